@@ -1,0 +1,117 @@
+"""The only ctypes of this package: system calls that Python's :mod:`os` lacks. Thin: typed values in, OSError out, no policy."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import NoReturn
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_SYS_OPENAT2 = 437  # the same number on every architecture (added after the tables were unified in Linux 5.1)
+_PR_SET_DUMPABLE = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+_libc.linkat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _raise_errno(path: bytes) -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), path)
+
+
+def renameat2(old_dirfd: int, old: bytes, new_dirfd: int, new: bytes, flags: int) -> None:
+    """Rename *old* to *new* as renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in *flags*."""
+    if _libc.renameat2(old_dirfd, old, new_dirfd, new, flags) < 0:
+        _raise_errno(new)
+
+
+def link_fd(fd: int, new_dirfd: int, new: bytes) -> None:
+    """Give the object of the descriptor *fd* (O_PATH will do) the additional name *new*.
+
+    Linking through AT_EMPTY_PATH wants CAP_DAC_READ_SEARCH (open(2), "O_TMPFILE"); the path under /proc does not.
+    """
+    if _libc.linkat(fd, b"", new_dirfd, new, _AT_EMPTY_PATH) < 0:
+        os.link(f"/proc/self/fd/{fd}".encode(), new, dst_dir_fd=new_dirfd, follow_symlinks=True)
+
+
+def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
+    """Open *path* below *dirfd* under the RESOLVE_* restrictions of openat2(2) (Linux 5.6). The descriptor is close-on-exec.
+
+    Raises:
+        OSError: EXDEV where *path* is on another mount and RESOLVE_NO_XDEV is given, ELOOP for a symbolic link under
+            RESOLVE_NO_SYMLINKS, EAGAIN when a concurrent rename made the answer unsafe, ENOSYS before Linux 5.6.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    fd: int = _libc.syscall(_SYS_OPENAT2, dirfd, path, ctypes.byref(how), ctypes.sizeof(how))
+    if fd < 0:
+        _raise_errno(path)
+    return fd
+
+
+def set_not_dumpable() -> None:
+    """Make /proc/PID of this process belong to root, and forbid ptrace and core dumps of it (prctl(2), PR_SET_DUMPABLE)."""
+    if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) < 0:
+        _raise_errno(b"")
+
+
+def have_openat2() -> bool:
+    """Tell whether this kernel has openat2."""
+    try:
+        os.close(openat2(_AT_FDCWD, b".", os.O_PATH, 0))
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
+
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP = 0, 1, 2, 3, 4, 27, 31
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
+_libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace *fd*, of the CLONE_NEW* *kind* (setns(2); os.setns needs Python 3.12)."""
+    if _libc.setns(fd, kind) < 0:
+        _raise_errno(b"setns")
+
+
+def unshare(flags: int) -> None:
+    """Leave the shared namespaces of the CLONE_NEW* *flags* for new ones (unshare(2); os.unshare needs Python 3.12)."""
+    if _libc.unshare(flags) < 0:
+        _raise_errno(b"unshare")
+
+
+def keep_capabilities(wanted: set[int]) -> None:
+    """Make *wanted* the permitted and effective capabilities, and none inheritable (capset(2))."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    mask = sum(1 << number for number in wanted)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    if _libc.capset(header, data) < 0:
+        _raise_errno(b"capset")

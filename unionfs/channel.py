@@ -1,0 +1,93 @@
+"""The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one socket.
+
+The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON packet::
+
+    {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
+     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...]}, ...],   # top first
+     "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL}
+
+where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS, unix(7)); ``upper`` and ``work`` may
+be null. The server answers ``ready`` when the mount can be used, or ``error: TEXT``. The end of the socket is the end of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from unionfs.errors import UnionError
+from unionfs.stack import LayerSource, StackSource
+from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
+
+VERSION = 1
+_MAX_PACKET = 1 << 20
+_BATCH = 64
+_POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=False, aufs=True)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the launcher asked for."""
+
+    stack: StackSource
+    fuse_fd: int
+    user_namespace_fd: int
+
+
+def receive(channel: socket.socket) -> Request:
+    """Receive the request.
+
+    Raises:
+        UnionError: it is not of the form above.
+        EOFError: the launcher went away first.
+    """
+    packet = channel.recv(_MAX_PACKET)
+    if not packet:
+        raise EOFError("the launcher went away")
+    try:
+        message = json.loads(packet)
+        count = int(message["descriptors"])
+        if message["version"] != VERSION:
+            raise UnionError(f"launcher speaks version {message['version']}, this server {VERSION}: install both from one release")
+        descriptors = _receive_descriptors(channel, count)
+        return _decode(message, descriptors)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UnionError(f"malformed request from the launcher: {error!r}") from None
+
+
+def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:
+    found: list[int] = []
+    while len(found) < count:
+        data, fds, _, _ = socket.recv_fds(channel, 16, _BATCH)
+        if not data:
+            raise EOFError("the launcher went away")
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        found += fds
+    return found
+
+
+def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
+    def take(index: int | None) -> int | None:
+        return None if index is None else descriptors[index]
+
+    lowers = tuple(
+        LayerSource(
+            fd=descriptors[layer["fd"]],
+            policy=_POLICIES[layer["marks"]],
+            squash=bool(layer["squash"]),
+            cross=tuple(os.fsencode(path).strip(b"/") for path in layer["cross"]),
+        )
+        for layer in message["layers"]
+    )
+    stack = StackSource(
+        lowers=lowers,
+        upper_fd=take(message["upper"]),
+        work_fd=take(message["work"]),
+        volatile=bool(message["volatile"]),
+        hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),
+    )
+    return Request(stack=stack, fuse_fd=descriptors[message["fuse"]], user_namespace_fd=descriptors[message["user_namespace"]])

@@ -1,0 +1,161 @@
+"""The command ``unionfs``: mounts a union, in the background once it can be used, or serves one for the launcher."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from unionfs import __version__
+from unionfs.errors import UnionError
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unionfs",
+        description="Mount a copy-on-write union of directories, without root and without kernel OverlayFS.",
+        epilog="example: unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt; unmount with fusermount3 -u /mnt",
+    )
+    parser.add_argument(
+        "-o",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="OPTION,...",
+        help="lowerdir=TOP:...:BOTTOM, upperdir=DIR, workdir=DIR, whiteouts=overlay|aufs, volatile, squash_unmapped, and options of mount(8)",
+    )
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("-d", "--debug", action="store_true", help="stay in the foreground and show tracebacks")
+    parser.add_argument("--serve-fd", type=int, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"unionfs {__version__}")
+    parser.add_argument("mountpoint", nargs="?", help="an existing directory outside of all layers")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0, 1 for a failure, 2 for a wrong command line."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(format="unionfs: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING)
+    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
+    try:
+        if arguments.serve_fd is not None:
+            return _serve_for_launcher(arguments.serve_fd)
+        if arguments.mountpoint is None:
+            parser.error("the mount point is missing")
+        return _mount(arguments.options, arguments.mountpoint, foreground=arguments.foreground or arguments.debug)
+    except (UnionError, OSError) as error:
+        print(f"unionfs: {_explain(error)}", file=sys.stderr)
+        if arguments.debug:
+            logging.getLogger(__name__).exception("failed here")
+    return EXIT_FAILURE
+
+
+def _explain(error: UnionError | OSError) -> str:
+    if isinstance(error, UnionError) or not isinstance(error.filename, bytes | str):
+        return str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
+def _mount(texts: list[str], mountpoint: str, *, foreground: bool) -> int:
+    from unionfs.options import parse_options
+    from unionfs.stack import open_stack, source_from_options
+
+    options = parse_options(texts)
+    for ignored in options.ignored:
+        print(f"unionfs: unknown option ignored: {ignored}", file=sys.stderr)
+    mountpoint = os.path.abspath(mountpoint)
+    source = source_from_options(options, mountpoint)
+    fuse = {"fsname=unionfs", "subtype=unionfs", "default_permissions", *options.fuse}
+    if os.geteuid() == 0:
+        fuse.add("allow_other")
+    if source.upper_fd is None:
+        fuse.add("ro")
+
+    def run(on_ready: Callable[[], None]) -> int:
+        from unionfs.fuse.server import serve
+
+        os.umask(0)
+        try:
+            return serve(open_stack(source), mountpoint, fuse, on_ready=on_ready, mounted_here=True)
+        except RuntimeError as error:
+            raise UnionError(f"cannot mount on {mountpoint}: {error}") from None
+
+    return run(lambda: None) if foreground else _in_background(run)
+
+
+def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
+    """Fork; the parent returns when the child has said that the mount can be used, or with its failure."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        status = EXIT_FAILURE
+        try:
+            os.setsid()
+            status = run(lambda: _become_daemon(writer))
+        except (UnionError, OSError) as error:
+            print(f"unionfs: {_explain(error)}", file=sys.stderr)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        if pipe.read() == b"ready":
+            return 0
+    _, wait_status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(wait_status) or EXIT_FAILURE
+
+
+def _become_daemon(writer: int) -> None:
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    os.write(writer, b"ready")
+    os.close(writer)
+
+
+def _serve_for_launcher(number: int) -> int:
+    # The imports come first: the launcher starts us early and sends the descriptors when it has them.
+    from unionfs.channel import receive
+    from unionfs.confine import enter_user_namespace
+    from unionfs.fuse.server import serve
+    from unionfs.stack import open_stack
+
+    channel = socket.socket(fileno=number)
+    try:
+        request = receive(channel)
+    except EOFError:
+        return 0
+    try:
+        enter_user_namespace(request.user_namespace_fd)
+        os.close(request.user_namespace_fd)
+        os.umask(0)
+        os.chdir("/")
+        fs = open_stack(request.stack)
+    except (UnionError, OSError) as error:
+        channel.send(f"error: {error}".encode())
+        return EXIT_FAILURE
+    return serve(
+        fs,
+        f"/dev/fd/{request.fuse_fd}",
+        set(),
+        on_ready=lambda: _report_ready(channel),
+        mounted_here=False,
+        lifeline=channel.fileno(),
+    )
+
+
+def _report_ready(channel: socket.socket) -> None:
+    try:
+        channel.send(b"ready")
+    except OSError:
+        pass  # the launcher is gone: the lifeline ends us

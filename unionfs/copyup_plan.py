@@ -1,0 +1,55 @@
+"""What a copy-up consists of, in order. Pure.
+
+The order is forced: owner before attributes and mode, because a change of owner clears ``security.capability`` and the set-id bits;
+mode after attributes, because an ACL rewrites it; times last, because everything before changes them; the name last of all, because the
+object must be whole when it appears.
+"""
+
+from __future__ import annotations
+
+import stat
+from enum import Enum
+
+
+class Step(Enum):
+    """One step of a copy-up, done on a temporary name in the work directory until the object is published."""
+
+    MAKE = "make"
+    DATA = "data"
+    OWNER = "owner"
+    XATTRS = "xattrs"
+    ORIGIN = "origin"
+    MODE = "mode"
+    TIMES = "times"
+    SYNC = "sync"
+    INDEX = "index"
+    PUBLISH = "publish"
+    PIN = "pin"
+
+
+def plan_copy_up(kind: int, *, data: bool, links: int, named: bool, durable: bool) -> tuple[Step, ...]:
+    """Plan the copy-up of one object.
+
+    Args:
+        kind: its type, as ``stat.S_IFMT`` gives it.
+        data: whether its contents are wanted; not where it is about to be truncated to nothing.
+        links: its link count in the lower layer.
+        named: whether the union still has a name for it; else the copy is kept by descriptor only.
+        durable: whether the contents must be on disk before the copy takes the original's place (the kernel's ``volatile`` says no).
+    """
+    regular = stat.S_ISREG(kind)
+    steps = [Step.MAKE]
+    if regular and data:
+        steps.append(Step.DATA)
+    steps += [Step.OWNER, Step.XATTRS]
+    if regular and named:
+        steps.append(Step.ORIGIN)
+    if not stat.S_ISLNK(kind):
+        steps.append(Step.MODE)
+    steps.append(Step.TIMES)
+    if regular and data and durable:
+        steps.append(Step.SYNC)
+    if regular and named and links > 1:
+        steps.append(Step.INDEX)
+    steps.append(Step.PUBLISH if named else Step.PIN)
+    return tuple(steps)

@@ -1,0 +1,379 @@
+"""The whole file system in terms of inode numbers, synchronous. Raises OSError; knows neither pyfuse3 nor trio.
+
+Every method is atomic to every other: nothing in here waits for another request.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from unionfs.copyup import CopyUp
+from unionfs.handles import DirHandle, FileHandle, HandleTable
+from unionfs.index import LinkIndex
+from unionfs.layer import NO_XATTR, follows
+from unionfs.namespace import Namespace
+from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.ownership import Ownership
+from unionfs.tree import Tree
+from unionfs.types import Ino
+from unionfs.upper import Upper
+from unionfs.whiteout import is_private_xattr
+
+_CAPABILITY = "security.capability"
+#: Flags of open(2) that are the kernel's business or done by position: never passed on to the file below.
+_NOT_PASSED = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_APPEND | os.O_DIRECT | os.O_TRUNC | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What setattr is to change; None leaves a value alone. Times in nanoseconds since the epoch, size in bytes."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the mount shows of a node."""
+
+    ino: Ino
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class UnionFs:
+    """One union, mounted or not."""
+
+    def __init__(self, tree: Tree, ownership: Ownership, writable: WritableParts | None, *, volatile: bool = False) -> None:
+        """Join the parts; without *writable* the file system is read-only."""
+        self.tree = tree
+        self.handles = HandleTable()
+        self.writable = writable
+        self._ownership = ownership
+        self._volatile = volatile
+
+    @property
+    def namespace(self) -> Namespace:
+        """The changes of names; EROFS where there is no writable layer."""
+        return self._parts().namespace
+
+    def _parts(self) -> WritableParts:
+        if self.writable is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.writable
+
+    def trim(self) -> None:
+        """Close descriptors over the limit. Called between requests."""
+        self.tree.layers[0].fds.trim()
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self.handles.close()
+        self.tree.close()
+        fds = self.tree.layers[0].fds
+        fds.capacity = 0
+        fds.trim()
+        for layer in self.tree.layers:
+            layer.close()
+        if self.writable is not None:
+            self.writable.index.close()
+            self.writable.upper.close()
+
+    # -- attributes ----------------------------------------------------------------------------------------------------------------
+
+    def attributes(self, node: Node) -> Attributes:
+        """Return what the mount shows of *node*."""
+        info = self._info(node)
+        uid, gid, mode = self._ownership.visible(info, node.layer)
+        size, blocks, rdev = info.st_size, info.st_blocks, info.st_rdev
+        if node.foreign:
+            size = blocks = 0
+        return Attributes(
+            node.ino, mode, self._links(node, info), uid, gid, rdev, size, blocks,
+            info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
+        )  # fmt: skip
+
+    def _info(self, node: Node) -> os.stat_result:
+        info = node.info
+        if info is None:
+            info = node.info = node.ref.stat()
+        return info
+
+    def _links(self, node: Node, info: os.stat_result) -> int:
+        if isinstance(node, DirNode):
+            # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown" (Corrections 12).
+            return 0 if node.removed else 1 if node.merged else info.st_nlink
+        if node.indexed and self.writable is not None:
+            return info.st_nlink - 1 + self.writable.index.lower_names(node.ino)
+        return info.st_nlink
+
+    def setattr(self, ino: int, change: Change, handle_number: int | None) -> Node:
+        """Apply *change*: owner before mode, as a change of owner clears set-id bits; size first; times last."""
+        node = self.tree.node(ino)
+        if isinstance(node, DirNode):
+            if change.size is not None:
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if node.removed and node.upper is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._parts().copy_up.directory(node)
+        else:
+            self._parts().copy_up.file(node, data=change.size != 0)
+            if change.size is not None:
+                self._truncate(node, change.size, handle_number)
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        if change.uid is not None or change.gid is not None:
+            uid = -1 if change.uid is None else change.uid
+            gid = -1 if change.gid is None else change.gid
+            os.chown(path, uid, gid, follow_symlinks=follow)
+        if change.mode is not None:
+            if isinstance(node, FileNode) and stat.S_ISLNK(node.kind):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            os.chmod(path, stat.S_IMODE(change.mode))
+        if change.atime_ns is not None or change.mtime_ns is not None:
+            now = os.stat(path, follow_symlinks=follow)
+            times = (
+                now.st_atime_ns if change.atime_ns is None else change.atime_ns,
+                now.st_mtime_ns if change.mtime_ns is None else change.mtime_ns,
+            )
+            os.utime(path, ns=times, follow_symlinks=follow)
+        node.touch()
+        if isinstance(node, FileNode):
+            node.privileged = None
+            node.xattrs = None
+        return node
+
+    def _truncate(self, node: FileNode, size: int, handle_number: int | None) -> None:
+        self._strip_privileges(node)
+        if handle_number is not None:
+            handle = self.handles.file(handle_number)
+            if handle.flags & os.O_ACCMODE != os.O_RDONLY:
+                os.ftruncate(handle.fd, size)
+                return
+        fd = node.ref.open(os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
+    def _strip_privileges(self, node: FileNode) -> None:
+        """Clear set-id bits and capabilities before contents change.
+
+        The kernel leaves this to us (FUSE_HANDLE_KILLPRIV, asked for by libfuse), and the file system below spares a server that
+        has CAP_FSETID.
+        """
+        if node.privileged is None:
+            mode = self._info(node).st_mode
+            bits = mode & stat.S_ISUID or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP
+            node.privileged = bool(bits) or _CAPABILITY in self._xattr_names(node)
+        if not node.privileged:
+            return
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        mode = stat.S_IMODE(self._info(node).st_mode)
+        cleared = mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            cleared &= ~stat.S_ISGID
+        if cleared != mode:
+            os.chmod(path, cleared)
+        if _CAPABILITY in self._xattr_names(node):
+            os.removexattr(path, _CAPABILITY, follow_symlinks=follow)
+        node.privileged, node.xattrs = False, None
+        node.touch()
+
+    # -- files ---------------------------------------------------------------------------------------------------------------------
+
+    def open(self, ino: int, flags: int) -> int:
+        """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up."""
+        node = self.tree.file(ino)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        if writing:
+            self._parts().copy_up.file(node, data=not flags & os.O_TRUNC)
+            if flags & os.O_TRUNC:
+                self._strip_privileges(node)
+        passed = flags & ~_NOT_PASSED
+        if node.foreign and not node.layer.writable:
+            fd = os.memfd_create("unionfs-foreign")
+        else:
+            fd = node.ref.open(passed | (flags & os.O_TRUNC))
+        if flags & os.O_TRUNC:
+            node.touch()
+        return self.handles.add_file(FileHandle(node, fd, passed))
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]) -> tuple[int, FileNode]:
+        """Make a file and open it; returns the number of the handle and the node."""
+        passed = flags & ~_NOT_PASSED
+        node, fd = self.namespace.create(self.tree.directory(parent), name, mode, passed, owner)
+        return self.handles.add_file(FileHandle(node, fd, passed)), node
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Read up to *size* bytes at *offset*."""
+        return os.pread(self.handles.file(number).fd, size, offset)
+
+    def write(self, number: int, offset: int, data: bytes) -> int:
+        """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between."""
+        handle = self.handles.file(number)
+        node = handle.node
+        if node.privileged is not False:
+            self._strip_privileges(node)
+        node.touch()
+        done = os.pwrite(handle.fd, data, offset)
+        if done < len(data):
+            view = memoryview(data)
+            while done < len(data):
+                try:
+                    more = os.pwrite(handle.fd, view[done:], offset + done)
+                except OSError:
+                    break
+                if more == 0:
+                    break
+                done += more
+        return done
+
+    def fsync(self, number: int, *, data_only: bool) -> None:
+        """Bring the contents, and unless *data_only* the attributes, to disk. A volatile mount promises nothing and does nothing."""
+        if not self._volatile:
+            (os.fdatasync if data_only else os.fsync)(self.handles.file(number).fd)
+
+    def readlink(self, ino: int) -> bytes:
+        """Return the target of a symbolic link."""
+        return self.tree.file(ino).ref.readlink()
+
+    # -- directories ---------------------------------------------------------------------------------------------------------------
+
+    def opendir(self, ino: int) -> int:
+        """Open a directory stream; EACCES where a layer's directory may not be read."""
+        node = self.tree.directory(ino)
+        handle = DirHandle(node)
+        handle.names = self._names(node)
+        return self.handles.add_directory(handle)
+
+    def _names(self, node: DirNode) -> list[bytes]:
+        return [] if node.removed else list(self.tree.listing(node))
+
+    def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+        """Yield name, node and next offset of the entries of a stream from *start* on, ``.`` and ``..`` first.
+
+        At 0 the names are read anew (rewinddir). An entry that has gone since is left out.
+        """
+        handle = self.handles.directory(number)
+        node = handle.node
+        if start == 0 or handle.names is None:
+            handle.names = self._names(node)
+        names = handle.names
+        if start <= 0:
+            yield b".", node, 1
+        if start <= 1:
+            yield b"..", node.parent or node, 2
+        for position in range(max(0, start - 2), len(names)):
+            name = names[position]
+            try:
+                child = self.tree.lookup(node, name)
+            except FileNotFoundError:
+                continue
+            yield name, child, position + 3
+
+    def fsyncdir(self, number: int) -> None:
+        """Bring a directory of the upper layer to disk."""
+        upper = self.handles.directory(number).node.upper
+        if upper is None or self._volatile:
+            return
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=upper.fd())
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def statfs(self) -> os.statvfs_result:
+        """Return the figures of the file system below the top layer."""
+        return os.fstatvfs(self.tree.root.parts[0].fd())
+
+    # -- extended attributes -------------------------------------------------------------------------------------------------------
+
+    def _has_no_contents(self, node: Node) -> bool:
+        return node.foreign or (isinstance(node, DirNode) and node.parts[0].foreign)
+
+    def _xattr_names(self, node: Node) -> frozenset[str]:
+        names = node.xattrs
+        if names is None:
+            if self._has_no_contents(node):
+                return frozenset()
+            path, follow = node.ref.proc_path(), follows(node.ref)
+            try:
+                found = os.listxattr(path, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in NO_XATTR:
+                    raise
+                found = []
+            names = node.xattrs = frozenset(name for name in found if not is_private_xattr(name))
+        return names
+
+    def listxattr(self, ino: int) -> list[str]:
+        """Return the names of the extended attributes, without those of union file systems."""
+        return sorted(self._xattr_names(self.tree.node(ino)))
+
+    def getxattr(self, ino: int, name: str) -> bytes:
+        """Return an extended attribute; ENODATA where there is none, asked from memory."""
+        node = self.tree.node(ino)
+        if name not in self._xattr_names(node):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        return os.getxattr(path, name, follow_symlinks=follow)
+
+    def setxattr(self, ino: int, name: str, value: bytes) -> None:
+        """Set an extended attribute; EPERM for those of union file systems."""
+        node = self._for_xattr_change(ino, name)
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        os.setxattr(path, name, value, follow_symlinks=follow)
+        self._changed_xattrs(node)
+
+    def removexattr(self, ino: int, name: str) -> None:
+        """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""
+        if name not in self._xattr_names(self.tree.node(ino)):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        node = self._for_xattr_change(ino, name)
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        os.removexattr(path, name, follow_symlinks=follow)
+        self._changed_xattrs(node)
+
+    def _for_xattr_change(self, ino: int, name: str) -> Node:
+        if is_private_xattr(name):
+            raise OSError(errno.EPERM, "an attribute of union file systems", name)
+        node = self.tree.node(ino)
+        copy_up = self._parts().copy_up
+        if isinstance(node, DirNode):
+            copy_up.directory(node)
+        else:
+            copy_up.file(node)
+        return node
+
+    @staticmethod
+    def _changed_xattrs(node: Node) -> None:
+        node.xattrs = None
+        node.touch()
+        if isinstance(node, FileNode):
+            node.privileged = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritableParts:
+    """What a writable mount has and a read-only one has not."""
+
+    upper: Upper
+    index: LinkIndex
+    copy_up: CopyUp
+    namespace: Namespace

@@ -1,0 +1,300 @@
+"""The requests of the kernel, each a few lines over the synchronous core.
+
+No request may kill the mount: :func:`replies` turns an OSError into its errno and anything else into a logged EIO. ENOSYS would switch an
+operation off for the life of the mount (fs/fuse), so only flush, where that is wanted, may answer it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from unionfs.core import Change, UnionFs
+from unionfs.nodes import Node
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Seconds for which the kernel may keep names and attributes: for ever, as layers are immutable and this server is the only writer.
+_FOREVER = 1e9
+
+
+def _negative() -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = 0  # "no such name", which the kernel may remember (struct fuse_entry_out)
+    entry.entry_timeout = _FOREVER
+    return entry
+
+
+def replies(
+    handler: Callable[Concatenate[UnionOperations, P], T],
+) -> Callable[Concatenate[UnionOperations, P], Coroutine[Any, Any, T]]:
+    """Make a handler for pyfuse3 of a plain method: counted, and with every exception turned into an errno."""
+    name = handler.__name__
+
+    async def request(self: UnionOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.requests[name] += 1
+        try:
+            return handler(self, *args, **kwargs)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise FUSEError(errno.EOPNOTSUPP if number == errno.ENOSYS else number) from None
+        except FUSEError:
+            raise
+        except Exception:
+            log.exception("request %s failed", name)
+            raise FUSEError(errno.EIO) from None
+        finally:
+            self.fs.trim()
+
+    request.__name__ = name
+    request.__doc__ = handler.__doc__
+    return request
+
+
+class UnionOperations(pyfuse3.Operations):
+    """Answers requests from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and nowhere else."""
+
+    enable_writeback_cache = False
+    supports_dot_lookup = False
+    enable_acl = False
+
+    def __init__(self, fs: UnionFs, on_init: Callable[[], None]) -> None:
+        """Serve *fs*; *on_init* is called when the kernel has opened the connection, so that the mount is usable."""
+        super().__init__()
+        self.fs = fs
+        self._on_init = on_init
+        self._none = _negative()
+        #: How many requests of each kind came.
+        self.requests: Counter[str] = Counter()
+
+    def init(self) -> None:
+        """Learn that the connection is open."""
+        self._on_init()
+
+    # -- replies -------------------------------------------------------------------------------------------------------------------
+
+    def _entry(self, node: Node) -> EntryAttributes:
+        cached = node.reply
+        if cached is not None:
+            return cached  # type: ignore[return-value]
+        shown = self.fs.attributes(node)
+        entry = EntryAttributes()
+        entry.st_ino = shown.ino
+        entry.entry_timeout = _FOREVER
+        entry.attr_timeout = _FOREVER
+        entry.st_mode = shown.mode
+        entry.st_nlink = shown.nlink
+        entry.st_uid = shown.uid
+        entry.st_gid = shown.gid
+        entry.st_rdev = shown.rdev
+        entry.st_size = shown.size
+        entry.st_blocks = shown.blocks
+        entry.st_atime_ns = shown.atime_ns
+        entry.st_mtime_ns = shown.mtime_ns
+        entry.st_ctime_ns = shown.ctime_ns
+        node.reply = entry
+        return entry
+
+    def _known(self, node: Node) -> EntryAttributes:
+        """Reply with *node*, of which the kernel then holds one more lookup."""
+        entry = self._entry(node)
+        node.lookups += 1
+        return entry
+
+    # -- names ---------------------------------------------------------------------------------------------------------------------
+
+    @replies
+    def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name; that there is none is worth remembering, too."""
+        try:
+            return self._known(self.fs.tree.lookup(self.fs.tree.directory(parent_inode), name))
+        except FileNotFoundError:
+            return self._none
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take lookups back. Never fails: pyfuse3 calls this outside the handling of errors."""
+        self.requests["forget"] += len(inode_list)
+        try:
+            for inode, count in inode_list:
+                self.fs.tree.forget(inode, count)
+            self.fs.trim()
+        except Exception:
+            log.exception("request forget failed")
+
+    @replies
+    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        """Make a file or special file."""
+        directory = self.fs.tree.directory(parent_inode)
+        return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
+
+    @replies
+    def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        """Make a directory."""
+        directory = self.fs.tree.directory(parent_inode)
+        return self._known(self.fs.namespace.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
+
+    @replies
+    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Make a symbolic link."""
+        directory = self.fs.tree.directory(parent_inode)
+        return self._known(self.fs.namespace.symlink(directory, name, target, (ctx.uid, ctx.gid)))
+
+    @replies
+    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Make a hard link."""
+        directory = self.fs.tree.directory(new_parent_inode)
+        return self._known(self.fs.namespace.link(self.fs.tree.file(inode), directory, new_name))
+
+    @replies
+    def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove a name."""
+        self.fs.namespace.unlink(self.fs.tree.directory(parent_inode), name)
+
+    @replies
+    def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove a directory."""
+        self.fs.namespace.rmdir(self.fs.tree.directory(parent_inode), name)
+
+    @replies
+    def rename(
+        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        """Rename, replace or exchange."""
+        old, new = self.fs.tree.directory(parent_inode_old), self.fs.tree.directory(parent_inode_new)
+        self.fs.namespace.rename(old, name_old, new, name_new, flags)
+
+    # -- attributes ----------------------------------------------------------------------------------------------------------------
+
+    @replies
+    def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """Return attributes."""
+        return self._entry(self.fs.tree.node(inode))
+
+    @replies
+    def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Change attributes."""
+        change = Change(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._entry(self.fs.setattr(inode, change, fh))
+
+    @replies
+    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """Return the target of a symbolic link."""
+        return self.fs.readlink(inode)
+
+    @replies
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Return the figures of the file system."""
+        info = self.fs.statfs()
+        data = StatvfsData()
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+            setattr(data, field, getattr(info, field))
+        return data
+
+    @replies
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """Set an extended attribute."""
+        self.fs.setxattr(inode, os.fsdecode(name), value)
+
+    @replies
+    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Return an extended attribute."""
+        return self.fs.getxattr(inode, os.fsdecode(name))
+
+    @replies
+    def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        """List extended attributes."""
+        return [os.fsencode(name) for name in self.fs.listxattr(inode)]
+
+    @replies
+    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an extended attribute."""
+        self.fs.removexattr(inode, os.fsdecode(name))
+
+    # -- files ---------------------------------------------------------------------------------------------------------------------
+
+    @replies
+    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """Open a file. What the kernel has of its contents stays good: nobody else writes."""
+        return FileInfo(fh=self.fs.open(inode, flags), keep_cache=True)
+
+    @replies
+    def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """Make a file and open it."""
+        handle, node = self.fs.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
+        return FileInfo(fh=handle, keep_cache=True), self._known(node)
+
+    @replies
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read."""
+        return self.fs.read(fh, off, size)
+
+    @replies
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write."""
+        return self.fs.write(fh, off, buf)
+
+    async def flush(self, fh: int) -> None:
+        """Say once that there is nothing to do at close(2): the kernel never asks again."""
+        raise FUSEError(errno.ENOSYS)
+
+    @replies
+    def release(self, fh: int) -> None:
+        """Close a file."""
+        self.fs.handles.close_file(fh)
+
+    @replies
+    def fsync(self, fh: int, datasync: bool) -> None:
+        """Bring a file to disk."""
+        self.fs.fsync(fh, data_only=datasync)
+
+    # -- directories ---------------------------------------------------------------------------------------------------------------
+
+    @replies
+    def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """Open a directory stream."""
+        return self.fs.opendir(inode)
+
+    @replies
+    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        """List entries with their attributes; the kernel then knows each of the nodes, except those of ``.`` and ``..``."""
+        for name, node, after in self.fs.entries(fh, start_id):
+            try:
+                entry = self._entry(node)
+            except FileNotFoundError:
+                continue
+            if not pyfuse3.readdir_reply(token, name, entry, after):
+                self.fs.tree.drop_if_unused(node)
+                break
+            if after > 2:
+                node.lookups += 1
+
+    @replies
+    def releasedir(self, fh: int) -> None:
+        """Close a directory stream."""
+        self.fs.handles.close_directory(fh)
+
+    @replies
+    def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Bring a directory to disk."""
+        self.fs.fsyncdir(fh)

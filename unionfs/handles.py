@@ -1,0 +1,93 @@
+"""Open files and directory streams, numbered for the kernel."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unionfs.nodes import DirNode, FileNode
+
+
+class FileHandle:
+    """One open(2) of a file: a descriptor of its own with its own access mode, used with positions only (pread, pwrite)."""
+
+    __slots__ = ("fd", "flags", "node")
+
+    def __init__(self, node: FileNode, fd: int, flags: int) -> None:
+        """Take over *fd*, opened with *flags*."""
+        self.node = node
+        self.fd = fd
+        self.flags = flags
+
+    def replace(self, fd: int) -> None:
+        """Go on with *fd*, the same file after copy-up; the old descriptor is closed."""
+        os.close(self.fd)
+        self.fd = fd
+
+
+class DirHandle:
+    """One opendir(3): the names as they were when the stream was opened or last rewound.
+
+    The offset of an entry is its place in that list, so an offset stays good however the directory changes: nothing is reported twice
+    or left out that was there all along, as POSIX asks of readdir.
+    """
+
+    __slots__ = ("names", "node")
+
+    def __init__(self, node: DirNode) -> None:
+        """Open a stream on *node*; the names are read at offset 0."""
+        self.node = node
+        self.names: list[bytes] | None = None
+
+
+class HandleTable:
+    """All open handles by number."""
+
+    def __init__(self) -> None:
+        """Start empty; the first number is 1, as 0 is what a kernel without a handle sends."""
+        self._numbers = itertools.count(1)
+        self._files: dict[int, FileHandle] = {}
+        self._directories: dict[int, DirHandle] = {}
+
+    def __len__(self) -> int:
+        """Return how many handles are open."""
+        return len(self._files) + len(self._directories)
+
+    def add_file(self, handle: FileHandle) -> int:
+        """Number *handle* and attach it to its node."""
+        number = next(self._numbers)
+        self._files[number] = handle
+        handle.node.handles.append(handle)
+        return number
+
+    def add_directory(self, handle: DirHandle) -> int:
+        """Number *handle*."""
+        number = next(self._numbers)
+        self._directories[number] = handle
+        return number
+
+    def file(self, number: int) -> FileHandle:
+        """Return the file handle of that number; the kernel names none that it was not given."""
+        return self._files[number]
+
+    def directory(self, number: int) -> DirHandle:
+        """Return the directory handle of that number."""
+        return self._directories[number]
+
+    def close_file(self, number: int) -> None:
+        """Close the file handle of that number."""
+        handle = self._files.pop(number)
+        handle.node.handles.remove(handle)
+        os.close(handle.fd)
+
+    def close_directory(self, number: int) -> None:
+        """Close the directory handle of that number."""
+        del self._directories[number]
+
+    def close(self) -> None:
+        """Close everything: the file system goes away."""
+        for number in list(self._files):
+            self.close_file(number)
+        self._directories.clear()

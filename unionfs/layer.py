@@ -1,0 +1,429 @@
+"""A layer: a directory tree reached by descriptors, one component at a time, never through a symbolic link of its own.
+
+``LayerDir`` is one directory of one layer. It knows its parent and name, keeps a descriptor only as long as the shared ``FdCache`` lets
+it, reads its names once and answers for them from memory. The server is the only writer of the upper layer and the lower ones are
+immutable, so what was read stays true; a lower directory that somebody changes all the same yields short reads or ENOENT, no more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from weakref import WeakValueDictionary
+
+from unionfs import _libc
+from unionfs.inodes import Identity
+from unionfs.types import Mark
+from unionfs.whiteout import NO_MARKS, OPAQUE_XATTRS, WHITEOUT_XATTRS, MarkPolicy, Raw, decode
+
+#: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
+OVERFLOW_ID = 65534
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RESOLVE = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS
+#: errno values that mean "this object has no extended attributes for us", not a failure.
+NO_XATTR = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES))
+
+
+class FdCache:
+    """The open directory descriptors of all layers, oldest use first. Bounded: a closed one is opened again through its parent."""
+
+    def __init__(self, capacity: int) -> None:
+        """Keep at most *capacity* descriptors (at least 16) between two calls of :meth:`trim`."""
+        self.capacity = max(16, capacity)
+        self._open: OrderedDict[LayerDir, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of descriptors that are open."""
+        return len(self._open)
+
+    def add(self, directory: LayerDir) -> None:
+        """Keep the descriptor that *directory* has just opened."""
+        self._open[directory] = None
+
+    def touch(self, directory: LayerDir) -> None:
+        """Note that *directory*'s descriptor was used just now; those that are not kept here (roots, pinned ones) do not count."""
+        if directory in self._open:
+            self._open.move_to_end(directory)
+
+    def drop(self, directory: LayerDir) -> None:
+        """Close the descriptor of *directory*, if it has one."""
+        if self._open.pop(directory, 0) is None:
+            directory.close()
+
+    def release(self, directory: LayerDir) -> None:
+        """Leave the descriptor of *directory* to its owner, open."""
+        self._open.pop(directory, None)
+
+    def trim(self) -> None:
+        """Close what is over the capacity. Called between requests only: within one, several descriptors are in use at once."""
+        while len(self._open) > self.capacity:
+            directory, _ = self._open.popitem(last=False)
+            directory.close()
+
+
+class Layer:
+    """One layer of the stack: its root and how it is to be read."""
+
+    __slots__ = ("cross", "device", "fds", "hidden", "policy", "root", "squash", "writable")
+
+    def __init__(
+        self,
+        root_fd: int,
+        fds: FdCache,
+        *,
+        policy: MarkPolicy = NO_MARKS,
+        writable: bool = False,
+        squash: bool = False,
+        cross: Iterable[bytes] = (),
+        hidden: Iterable[Identity] = (),
+    ) -> None:
+        """Take over *root_fd*, a descriptor of the layer's root directory.
+
+        Args:
+            root_fd: closed with the layer.
+            fds: where descriptors of its directories are kept.
+            policy: which whiteouts and opaque marks are honoured.
+            writable: this is the upper layer.
+            squash: show owners that the server's user namespace does not map as 0, without set-id bits (Corrections 16).
+            cross: paths relative to the root, without slashes at the ends, where other file systems mounted inside are entered.
+            hidden: directories that appear empty, by identity, wherever they are met (our own state directory).
+        """
+        self.fds = fds
+        self.policy = policy
+        self.writable = writable
+        self.squash = squash
+        self.cross = frozenset(cross)
+        self.hidden = frozenset(hidden)
+        self.root = LayerDir(self, None, b"")
+        self.root.adopt(root_fd)
+        self.device: int = self.root.device
+
+    def close(self) -> None:
+        """Close the root; directories below are closed by the cache."""
+        self.root.close()
+
+
+class LayerDir:
+    """One directory of one layer. It is also the :class:`Ref` of itself."""
+
+    __slots__ = ("__weakref__", "_entries", "_fd", "_kids", "_opaque", "_xwhiteouts", "device", "foreign", "layer", "name", "parent")
+
+    def __init__(self, layer: Layer, parent: LayerDir | None, name: bytes) -> None:
+        """Describe the directory *name* of *parent*; nothing is opened yet."""
+        self.layer = layer
+        self.parent = parent
+        self.name = name
+        #: A mount point of another file system, or a hidden directory: shown, but empty.
+        self.foreign = False
+        self.device: int = parent.device if parent is not None else 0
+        self._fd = -1
+        self._entries: dict[bytes, Mark] | None = None
+        self._opaque: bool | None = None
+        self._xwhiteouts = False
+        self._kids: WeakValueDictionary[bytes, LayerDir] = WeakValueDictionary()
+
+    # -- descriptors ---------------------------------------------------------------------------------------------------------------
+
+    def adopt(self, fd: int) -> None:
+        """Use *fd* as the descriptor of this directory."""
+        self._fd = fd
+        self.device = os.fstat(fd).st_dev
+
+    def close(self) -> None:
+        """Close the descriptor; the next use opens it again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def pin(self) -> None:
+        """Keep the descriptor open whatever the cache does: the directory is about to lose its name."""
+        self.fd()
+        self.layer.fds.release(self)
+
+    def fd(self) -> int:
+        """Return an O_PATH descriptor of this directory, valid until the cache is next trimmed.
+
+        Raises:
+            OSError: it cannot be reached any more; ESTALE if it is a mount point of another file system.
+        """
+        if self._fd >= 0:
+            self.layer.fds.touch(self)
+            return self._fd
+        chain: list[LayerDir] = []
+        at: LayerDir = self
+        while at._fd < 0 and at.parent is not None:
+            chain.append(at)
+            at = at.parent
+        for directory in reversed(chain):
+            directory._open()
+        return self._fd
+
+    def _open(self) -> None:
+        assert self.parent is not None
+        if self.foreign:
+            raise OSError(errno.ESTALE, "mount point inside a layer", self.name)
+        at = self.parent._fd
+        try:
+            fd = _libc.openat2(at, self.name, _OPEN_DIR, _RESOLVE | _libc.RESOLVE_NO_XDEV)
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                fd = os.open(self.name, _OPEN_DIR, dir_fd=at)
+            elif error.errno != errno.EXDEV:
+                raise
+            elif self.path() in self.layer.cross:
+                fd = _libc.openat2(at, self.name, _OPEN_DIR, _RESOLVE)
+                self.device = os.fstat(fd).st_dev
+            else:
+                self.foreign = True
+                raise OSError(errno.ESTALE, "mount point inside a layer", self.name) from None
+        if self.layer.hidden or self.device != self.parent.device:
+            info = os.fstat(fd)
+            if (info.st_dev, info.st_ino) in self.layer.hidden or info.st_dev != self.device:
+                os.close(fd)
+                self.foreign = True
+                raise OSError(errno.ESTALE, "hidden directory inside a layer", self.name)
+        self._fd = fd
+        self.layer.fds.add(self)
+
+    def reachable(self) -> bool:
+        """Open the directory unless it is; False for one that only shows as an empty directory.
+
+        Raises:
+            OSError: as :meth:`fd`, but for ESTALE.
+        """
+        try:
+            self.fd()
+        except OSError as error:
+            if self.foreign:
+                return False
+            # No search permission on it: it still has a name, attributes and no contents for us; say so when they are wanted.
+            if error.errno == errno.EACCES:
+                return True
+            raise
+        return True
+
+    def path(self) -> bytes:
+        """Return the path from the layer's root, without a leading slash. For messages and comparison only, never for opening."""
+        parts: list[bytes] = []
+        at: LayerDir | None = self
+        while at is not None and at.parent is not None:
+            parts.append(at.name)
+            at = at.parent
+        return b"/".join(reversed(parts))
+
+    # -- names: the View that resolve() works on -----------------------------------------------------------------------------------
+
+    def mark(self, name: bytes) -> Mark | None:
+        """Say what this layer has under *name* here."""
+        entries = self._entries
+        if entries is None:
+            entries = self._load()
+            if entries is None:
+                return self._probe(name)
+        return entries.get(name)
+
+    def names(self) -> Iterable[bytes]:
+        """List the names that have a mark.
+
+        Raises:
+            OSError: EACCES where the server may not read the directory.
+        """
+        entries = self._entries if self._entries is not None else self._load()
+        if entries is None:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), self.name)
+        return entries
+
+    def opaque(self, name: bytes) -> bool:
+        """Tell whether the directory *name* hides those of lower layers."""
+        return self.layer.policy.any and self.child(name).is_opaque()
+
+    def is_opaque(self) -> bool:
+        """Tell whether this directory hides those of its name in lower layers."""
+        if self._opaque is None:
+            self._load()
+        return bool(self._opaque)
+
+    def _load(self) -> dict[bytes, Mark] | None:
+        """Read the names and the opaque mark; None (and no cache) where the directory may be searched but not read."""
+        if not self.reachable():
+            self._entries, self._opaque = {}, False
+            return self._entries
+        policy = self.layer.policy
+        try:
+            fd = os.open(b".", _LIST_DIR, dir_fd=self.fd())
+        except PermissionError:
+            self._opaque = False
+            return None
+        try:
+            value = _first_xattr(fd, OPAQUE_XATTRS) if policy.overlay else b""
+            self._xwhiteouts = value == b"x"
+            entries, opaque = decode(self._scan(fd), policy)
+        finally:
+            os.close(fd)
+        self._opaque = opaque or value == b"y"
+        self._entries = entries
+        return entries
+
+    def _scan(self, fd: int) -> Iterator[tuple[bytes, Raw]]:
+        devices = self.layer.policy.overlay
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    yield name, Raw.DIRECTORY
+                elif not devices or entry.is_symlink():
+                    yield name, Raw.OTHER
+                elif entry.is_file(follow_symlinks=False):
+                    if self._xwhiteouts and _first_xattr(_at(fd, name), WHITEOUT_XATTRS, follow=False) is not None:
+                        yield name, Raw.NULL_DEVICE
+                    else:
+                        yield name, Raw.OTHER
+                else:
+                    yield name, Raw.NULL_DEVICE if is_null_device(entry.stat(follow_symlinks=False)) else Raw.OTHER
+
+    def _probe(self, name: bytes) -> Mark | None:
+        """Ask for one name of a directory that may be searched but not read (mode --x), where no listing is to be had."""
+        try:
+            info = os.stat(name, dir_fd=self.fd(), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return Mark.DIRECTORY if stat.S_ISDIR(info.st_mode) else Mark.OTHER
+
+    def child(self, name: bytes) -> LayerDir:
+        """Return the directory *name*, the same object for as long as somebody holds it."""
+        kid = self._kids.get(name)
+        if kid is None:
+            kid = self._kids[name] = LayerDir(self.layer, self, name)
+        return kid
+
+    # -- the Ref of the directory itself -------------------------------------------------------------------------------------------
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the directory."""
+        if self.parent is not None and (self.foreign or self._fd < 0):
+            return os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)
+        return os.fstat(self.fd())
+
+    def proc_path(self) -> bytes:
+        """Return a path of the directory itself for calls that take no descriptor (or no O_PATH one). Links in it are to be followed."""
+        return b"/proc/self/fd/%d" % self.fd()
+
+    # -- bookkeeping for the writable layer: called after the change on disk succeeded ----------------------------------------------
+
+    def note(self, name: bytes, mark: Mark | None) -> None:
+        """Record that *name* is now *mark* here, None for gone."""
+        if self._entries is not None:
+            if mark is None:
+                self._entries.pop(name, None)
+            else:
+                self._entries[name] = mark
+        if mark is not Mark.DIRECTORY:
+            self._kids.pop(name, None)
+
+    def note_new(self, *, opaque: bool) -> None:
+        """Record that this directory was made just now: empty, and nothing needs to be read."""
+        self._entries, self._opaque = {}, opaque
+
+    def note_opaque(self) -> None:
+        """Record that this directory has been made opaque."""
+        self._opaque = True
+
+    def note_moved(self, parent: LayerDir, name: bytes) -> None:
+        """Record that this directory is now *name* of *parent*; what is below it moved along."""
+        if self.parent is not None and self.parent._kids.get(self.name) is self:
+            del self.parent._kids[self.name]
+        self.parent, self.name = parent, name
+        parent._kids[name] = self
+
+
+class Named:
+    """A reference to a non-directory: a name in a directory of a layer."""
+
+    __slots__ = ("directory", "name")
+
+    def __init__(self, directory: LayerDir, name: bytes) -> None:
+        """Refer to *name* of *directory*."""
+        self.directory = directory
+        self.name = name
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the object, of a symbolic link its own."""
+        return os.stat(self.name, dir_fd=self.directory.fd(), follow_symlinks=False)
+
+    def open(self, flags: int) -> int:
+        """Open the object; never through a symbolic link."""
+        return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory.fd())
+
+    def readlink(self) -> bytes:
+        """Return the target of the symbolic link."""
+        return os.readlink(self.name, dir_fd=self.directory.fd())
+
+    def proc_path(self) -> bytes:
+        """Return a path for calls that take no descriptor; the last component is not to be followed."""
+        return _at(self.directory.fd(), self.name)
+
+
+class Pinned:
+    """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode number, alive."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        """Take over *fd*."""
+        self.fd = fd
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the object."""
+        return os.fstat(self.fd)
+
+    def open(self, flags: int) -> int:
+        """Open the object anew."""
+        return os.open(self.proc_path(), flags | os.O_CLOEXEC)
+
+    def readlink(self) -> bytes:
+        """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's own)."""
+        return os.readlink(b"", dir_fd=self.fd)
+
+    def proc_path(self) -> bytes:
+        """Return a path of the object itself. Links in it are to be followed."""
+        return b"/proc/self/fd/%d" % self.fd
+
+    def close(self) -> None:
+        """Let the object go."""
+        os.close(self.fd)
+
+
+#: What reaches one object on disk.
+Ref = LayerDir | Named | Pinned
+
+
+def follows(ref: Ref) -> bool:
+    """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of a layer."""
+    return not isinstance(ref, Named)
+
+
+def is_null_device(info: os.stat_result) -> bool:
+    """Tell whether *info* is of a character device 0:0, the kernel's whiteout."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def _at(fd: int, name: bytes) -> bytes:
+    return b"/proc/self/fd/%d/%s" % (fd, name)
+
+
+def _first_xattr(target: int | bytes, names: tuple[str, ...], *, follow: bool = True) -> bytes | None:
+    """Return the value of the first of *names* that *target* has; nothing readable counts as nothing there."""
+    try:
+        present = os.listxattr(target, follow_symlinks=follow)
+        for name in names:
+            if name in present:
+                return os.getxattr(target, name, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+    return None

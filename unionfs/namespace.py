@@ -1,0 +1,343 @@
+"""Changes of names: making, linking, renaming and removing entries of the union. Synchronous; each call is atomic to the others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from unionfs import _libc
+from unionfs.copyup import CopyUp
+from unionfs.index import LinkIndex
+from unionfs.layer import LayerDir, Named, Pinned
+from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.ownership import Ownership
+from unionfs.rename_plan import End, plan_rename
+from unionfs.tree import Tree
+from unionfs.types import Mark
+from unionfs.upper import Upper
+from unionfs.whiteout import is_reserved_name
+
+_OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+class Namespace:
+    """The entries of one writable mount."""
+
+    def __init__(self, tree: Tree, upper: Upper, index: LinkIndex, copy_up: CopyUp, ownership: Ownership) -> None:
+        """Join the parts."""
+        self._tree = tree
+        self._upper = upper
+        self._index = index
+        self._copy_up = copy_up
+        self._ownership = ownership
+        self._euid, self._egid = os.geteuid(), os.getegid()
+
+    # -- making --------------------------------------------------------------------------------------------------------------------
+
+    def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, owner: tuple[int, int]) -> FileNode:
+        """Make a file, FIFO, socket or device of type and permissions *mode*. A device 0:0 is a whiteout and refused (EPERM)."""
+        if stat.S_ISCHR(mode) and rdev == 0:
+            raise OSError(errno.EPERM, "a character device 0:0 is a whiteout", name)
+
+        def make(dirfd: int, at: bytes) -> None:
+            os.mknod(at, mode & ~_SET_ID, rdev, dir_fd=dirfd)
+
+        return self._make(parent, name, mode, owner, make)
+
+    def symlink(self, parent: DirNode, name: bytes, target: bytes, owner: tuple[int, int]) -> FileNode:
+        """Make a symbolic link to *target*."""
+
+        def make(dirfd: int, at: bytes) -> None:
+            os.symlink(target, at, dir_fd=dirfd)
+
+        return self._make(parent, name, stat.S_IFLNK | 0o777, owner, make)
+
+    def create(
+        self, parent: DirNode, name: bytes, mode: int, flags: int, owner: tuple[int, int]
+    ) -> tuple[FileNode, int]:
+        """Make a regular file and open it with *flags* (access mode); returns its node and the descriptor."""
+        opened = -1
+
+        def make(dirfd: int, at: bytes) -> None:
+            nonlocal opened
+            making = flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            opened = os.open(at, making, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
+
+        try:
+            return self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, make), opened
+        except OSError:
+            if opened >= 0:
+                os.close(opened)
+            raise
+
+    def _make(
+        self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int], make: Callable[[int, bytes], None]
+    ) -> FileNode:
+        directory = self._prepare(parent, name)
+        uid, gid, mode = self._ownership.for_new(*owner, mode, self._visible(parent))
+
+        def complete(dirfd: int, at: bytes) -> None:
+            make(dirfd, at)
+            try:
+                self._own(dirfd, at, uid, gid, mode, inherits=self._inherits_group(parent))
+            except OSError:
+                os.unlink(at, dir_fd=dirfd)
+                raise
+
+        self._upper.create(directory, name, complete)
+        parent.touch()
+        return self._tree.add_file(parent, name, Named(directory, name))
+
+    def mkdir(self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int]) -> DirNode:
+        """Make a directory; over a whiteout it is made opaque, or what was deleted below would show in it."""
+        directory = self._prepare(parent, name)
+        uid, gid, mode = self._ownership.for_new(*owner, stat.S_IFDIR | stat.S_IMODE(mode), self._visible(parent))
+
+        def make(dirfd: int, at: bytes) -> None:
+            os.mkdir(at, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
+            try:
+                self._own(dirfd, at, uid, gid, mode, inherits=self._inherits_group(parent))
+            except OSError:
+                os.rmdir(at, dir_fd=dirfd)
+                raise
+
+        opaque = directory.mark(name) is Mark.WHITEOUT
+        made = self._upper.create_directory(directory, name, make, opaque=opaque)
+        parent.touch()
+        return self._tree.add_new_directory(parent, name, made)
+
+    def link(self, node: FileNode, parent: DirNode, name: bytes) -> FileNode:
+        """Give *node* the additional name *name* in *parent*."""
+        directory = self._prepare(parent, name)
+        self._copy_up.file(node)
+        self._upper.create(directory, name, lambda dirfd, at: _link(node, dirfd, at))
+        node.touch()
+        parent.touch()
+        self._tree.attach(node, parent, name)
+        return node
+
+    def _prepare(self, parent: DirNode, name: bytes) -> LayerDir:
+        """Check that *name* can be made in *parent* and give *parent* a directory in the upper layer."""
+        if parent.removed:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        self._refuse_reserved(name)
+        if self._tree.exists(parent, name):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        self._copy_up.directory(parent)
+        directory = parent.upper
+        assert directory is not None
+        return directory
+
+    def _refuse_reserved(self, name: bytes) -> None:
+        if is_reserved_name(name, self._upper.layer.policy):
+            raise OSError(errno.EPERM, "names in .wh. are whiteouts in this layer", name)
+
+    def _own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
+        """Set owner and the mode bits that making an object does not give, where they differ from what it has got."""
+        if uid != self._euid or gid != self._egid or inherits:
+            os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
+        if mode & _SET_ID and not stat.S_ISLNK(mode):
+            # After the owner: chown clears them. The umask was applied by the kernel; ours is 0.
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd)
+
+    def _visible(self, node: DirNode) -> tuple[int, int, int]:
+        info = node.info
+        if info is None:
+            info = node.info = node.parts[0].stat()
+        return self._ownership.visible(info, node.parts[0].layer)
+
+    def _inherits_group(self, parent: DirNode) -> bool:
+        return bool(self._visible(parent)[2] & stat.S_ISGID)
+
+    # -- removing ------------------------------------------------------------------------------------------------------------------
+
+    def unlink(self, parent: DirNode, name: bytes) -> None:
+        """Remove the name of a non-directory; the object lives on while it is open or has other names."""
+        node = self._tree.lookup(parent, name)
+        if not isinstance(node, FileNode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        self._copy_up.directory(parent)
+        directory = parent.upper
+        assert directory is not None
+        lower = self._tree.below(parent, name) is not None
+        in_upper = directory.mark(name) is Mark.OTHER
+        self._keep_reachable(node, parent, name)
+        if in_upper:
+            self._upper.remove(directory, name, whiteout=lower)
+        else:
+            self._upper.whiteout(directory, name)
+        self._lost_name(node, was_link=in_upper)
+        self._tree.detach(parent, name)
+        parent.touch()
+        self._tree.drop_if_unused(node)
+
+    def rmdir(self, parent: DirNode, name: bytes) -> None:
+        """Remove an empty directory."""
+        node = self._tree.lookup(parent, name)
+        if not isinstance(node, DirNode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+        if not self._tree.is_empty(node):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        self._copy_up.directory(parent)
+        directory = parent.upper
+        assert directory is not None
+        lower = self._tree.below(parent, name) is not None
+        self._pin_directory(node)
+        if node.upper is not None:
+            self._upper.remove_directory(directory, name, whiteout=lower)
+        else:
+            self._upper.whiteout(directory, name)
+        self._tree.detach(parent, name)
+        node.touch()
+        parent.touch()
+        self._tree.drop_if_unused(node)
+
+    def _pin_directory(self, node: DirNode) -> None:
+        if not node.parts[0].foreign:
+            node.parts[0].pin()
+
+    def _keep_reachable(self, node: FileNode, parent: DirNode, name: bytes) -> None:
+        """Before *name* goes: see that *node* can be reached without it, by another name of its or by descriptor."""
+        ref = node.ref
+        if not isinstance(ref, Named) or ref.directory is not parent.upper or ref.name != name:
+            return
+        for other, other_name in node.names:
+            upper = other.upper
+            if upper is not None and (other, other_name) != (parent, name) and upper.mark(other_name) is Mark.OTHER:
+                node.ref = Named(upper, other_name)
+                return
+        node.ref = Pinned(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()))
+
+    def _lost_name(self, node: FileNode, *, was_link: bool) -> None:
+        """After a name of *node* is gone: bring the index up to date."""
+        if node.indexed:
+            if not was_link:
+                node.ref = self._index.lose_lower_name(node.ino) or node.ref
+            if node.ref.stat().st_nlink == 1 and self._index.lower_names(node.ino) == 0:
+                assert isinstance(node.ref, Named)
+                pinned = Pinned(os.open(node.ref.name, _OPEN_PATH, dir_fd=node.ref.directory.fd()))
+                self._index.remove(node.ino)
+                node.ref, node.indexed = pinned, False
+        node.touch()
+
+    # -- renaming ------------------------------------------------------------------------------------------------------------------
+
+    def rename(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes, flags: int) -> None:
+        """Rename as renameat2(2) with *flags* 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        self._refuse_reserved(new_name)
+        if new.removed:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+        source = self._tree.lookup(old, old_name)
+        target = self._tree.lookup(new, new_name) if self._tree.exists(new, new_name) else None
+        plan = plan_rename(self._end(old, old_name, source), self._end(new, new_name, target), flags)
+        self._copy_up.directory(old)
+        self._copy_up.directory(new)
+        old_dir, new_dir = old.upper, new.upper
+        assert old_dir is not None
+        assert new_dir is not None
+        if plan.copy_up:
+            self._put_in_upper(source, old, old_name)
+        if plan.opaque:
+            self._make_opaque(old_dir, old_name)
+        if plan.exchange:
+            assert target is not None
+            if plan.copy_up_second:
+                self._put_in_upper(target, new, new_name)
+            if plan.opaque_second:
+                self._make_opaque(new_dir, new_name)
+            self._upper.exchange((old_dir, old_name), (new_dir, new_name))
+            self._swap(old, old_name, new, new_name)
+        else:
+            was_link = target is not None and self._before_replacing(target, new, new_name)
+            self._upper.rename(
+                (old_dir, old_name), (new_dir, new_name), whiteout=plan.whiteout, is_dir=isinstance(source, DirNode)
+            )
+            if isinstance(target, FileNode):
+                self._lost_name(target, was_link=was_link)
+            if target is not None:
+                self._tree.detach(new, new_name)
+            self._tree.move(old, old_name, new, new_name)
+            self._renamed(source, old_dir, old_name, new_dir, new_name)
+        for node in (old, new, source, target):
+            if node is not None:
+                node.touch()
+        if target is not None and not plan.exchange:
+            self._tree.drop_if_unused(target)
+
+    def _end(self, parent: DirNode, name: bytes, node: Node | None) -> End:
+        lower = self._tree.below(parent, name) is not None
+        if node is None:
+            return End(exists=False, lower_has_name=lower)
+        upper = parent.upper
+        in_upper = upper is not None and upper.mark(name) not in (None, Mark.WHITEOUT)
+        if isinstance(node, DirNode):
+            return End(
+                exists=True,
+                is_dir=True,
+                merged_below=not node.parts[-1].layer.writable,
+                in_upper=in_upper,
+                lower_has_name=lower,
+                empty=self._tree.is_empty(node),
+            )
+        return End(exists=True, in_upper=in_upper, lower_has_name=lower)
+
+    def _put_in_upper(self, node: Node, parent: DirNode, name: bytes) -> None:
+        """See that *name* of *parent* is an entry of the upper layer, for a copied hard link by one more link to the copy."""
+        assert isinstance(node, FileNode)
+        self._copy_up.file(node)
+        directory = parent.upper
+        assert directory is not None
+        if directory.mark(name) is not Mark.OTHER:
+            self._upper.create(directory, name, lambda dirfd, at: _link(node, dirfd, at))
+            if node.indexed:
+                node.ref = self._index.lose_lower_name(node.ino) or node.ref
+
+    def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
+        self._upper.set_opaque(directory.fd(), name)
+        directory.child(name).note_opaque()
+
+    def _before_replacing(self, target: Node, parent: DirNode, name: bytes) -> bool:
+        """Keep *target* reachable without *name*; returns whether *name* is a link in the upper layer."""
+        if isinstance(target, DirNode):
+            self._pin_directory(target)
+            return False
+        assert isinstance(target, FileNode)
+        upper = parent.upper
+        self._keep_reachable(target, parent, name)
+        return upper is not None and upper.mark(name) is Mark.OTHER
+
+    def _renamed(self, node: Node, old_dir: LayerDir, old: bytes, new_dir: LayerDir, new: bytes) -> None:
+        if isinstance(node, FileNode) and isinstance(node.ref, Named):
+            if node.ref.directory is old_dir and node.ref.name == old:
+                node.ref = Named(new_dir, new)
+
+    def _swap(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes) -> None:
+        placeholder = b"/exchange"  # no name holds a slash, so none is in the way
+        old_dir, new_dir = old.upper, new.upper
+        assert old_dir is not None
+        assert new_dir is not None
+        first, second = old.children[old_name], new.children[new_name]
+        self._tree.move(old, old_name, new, placeholder)
+        self._tree.move(new, new_name, old, old_name)
+        self._tree.move(new, placeholder, new, new_name)
+        moved_first = isinstance(first, FileNode) and _is_at(first, old_dir, old_name)
+        moved_second = isinstance(second, FileNode) and _is_at(second, new_dir, new_name)
+        if moved_first and isinstance(first, FileNode):
+            first.ref = Named(new_dir, new_name)
+        if moved_second and isinstance(second, FileNode):
+            second.ref = Named(old_dir, old_name)
+
+
+def _is_at(node: FileNode, directory: LayerDir, name: bytes) -> bool:
+    return isinstance(node.ref, Named) and node.ref.directory is directory and node.ref.name == name
+
+
+def _link(node: FileNode, dirfd: int, name: bytes) -> None:
+    ref = node.ref
+    if isinstance(ref, Pinned):
+        _libc.link_fd(ref.fd, dirfd, name)
+    else:
+        os.link(ref.name, name, src_dir_fd=ref.directory.fd(), dst_dir_fd=dirfd, follow_symlinks=False)

@@ -1,0 +1,126 @@
+"""Nodes: the identities that the kernel knows by number, apart from the names and the layers through which they are reached.
+
+Invariants (unionfs/README.md, "Identity"):
+
+* a node is in the table as long as the kernel may name it (``lookups``) or a directory node has children in the table, so every ancestor
+  of a node in the table is in the table;
+* ``DirNode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent and name of a directory);
+* a file node without names is unlinked and reached through a :class:`~unionfs.layer.Pinned` reference.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unionfs.handles import FileHandle
+    from unionfs.inodes import Identity
+    from unionfs.layer import Layer, LayerDir, Named, Pinned
+    from unionfs.types import Ino
+
+
+class _Node:
+    """What directories and other objects have in common."""
+
+    __slots__ = ("foreign", "info", "ino", "lookups", "reply", "xattrs")
+
+    def __init__(self, ino: Ino, info: os.stat_result) -> None:
+        """Make a node of number *ino* whose attributes on disk are *info*."""
+        self.ino = ino
+        #: Attributes on disk as last read; None after a change.
+        self.info: os.stat_result | None = info
+        #: How many times the kernel was told this number and has not yet forgotten it.
+        self.lookups = 0
+        #: Whatever the rim built from ``info`` to answer with; dropped together with it.
+        self.reply: object = None
+        #: The names of its extended attributes that may be shown, once asked for.
+        self.xattrs: frozenset[str] | None = None
+        #: A file that another file system is mounted on: shown, but without contents.
+        self.foreign = False
+
+    # Every node has ``layer``, the layer that its attributes come from, and ``ref``, which reaches the object there.
+
+    def touch(self) -> None:
+        """Forget the attributes: they have changed on disk."""
+        self.info = None
+        self.reply = None
+
+
+class FileNode(_Node):
+    """Anything that is not a directory."""
+
+    __slots__ = ("handles", "identity", "indexed", "kind", "layer", "names", "privileged", "ref")
+
+    def __init__(self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Identity) -> None:
+        """Make a node for the object *identity* of *layer*, reached through *ref*."""
+        super().__init__(ino, info)
+        self.kind = stat.S_IFMT(info.st_mode)
+        self.layer = layer
+        self.ref = ref
+        self.identity = identity
+        #: The names in the union through which it has been seen.
+        self.names: list[tuple[DirNode, bytes]] = []
+        #: Open handles; at copy-up each is moved to the copy.
+        self.handles: list[FileHandle] = []
+        #: Writing must take set-id bits or capabilities away first; None while nobody has looked.
+        self.privileged: bool | None = None
+        #: A copied-up hard link that names in lower layers still lead to; the index counts them (index.py).
+        self.indexed = False
+
+
+class DirNode(_Node):
+    """A directory: the stack of layer directories that make it."""
+
+    __slots__ = ("children", "name", "parent", "parts")
+
+    def __init__(
+        self, ino: Ino, info: os.stat_result, parts: list[LayerDir], parent: DirNode | None, name: bytes
+    ) -> None:
+        """Make a node for the directory *name* of *parent* (None: the root), merged from *parts*, top first."""
+        super().__init__(ino, info)
+        self.parts = parts
+        #: None for the root and for a removed directory.
+        self.parent = parent
+        self.name = name
+        self.children: dict[bytes, FileNode | DirNode] = {}
+
+    @property
+    def ref(self) -> LayerDir:
+        """The topmost directory: names merge, attributes are its alone."""
+        return self.parts[0]
+
+    @property
+    def layer(self) -> Layer:
+        """The layer of the topmost directory."""
+        return self.parts[0].layer
+
+    @property
+    def upper(self) -> LayerDir | None:
+        """The directory of the writable layer, if this directory is there."""
+        top = self.parts[0]
+        return top if top.layer.writable else None
+
+    @property
+    def merged(self) -> bool:
+        """Tell whether more than one layer contributes."""
+        return len(self.parts) > 1
+
+    @property
+    def removed(self) -> bool:
+        """Tell whether this directory was removed while the kernel still knows it."""
+        return self.parent is None and self.name != b""
+
+    def path(self) -> bytes:
+        """Return the path in the union, for messages."""
+        names: list[bytes] = []
+        at: DirNode | None = self
+        while at is not None and at.parent is not None:
+            names.append(at.name)
+            at = at.parent
+        return b"/" + b"/".join(reversed(names))
+
+
+#: What the kernel knows by a number.
+Node = FileNode | DirNode

@@ -1,0 +1,85 @@
+"""What a rename needs, decided before anything is touched. Pure.
+
+The kernel checks types, emptiness is ours: rename(2) replaces only an empty directory.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+#: Flags of renameat2(2) that a caller may give (linux/fs.h).
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+KNOWN_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """One end of a rename as the union sees it."""
+
+    #: Something of that name exists in the union.
+    exists: bool
+    is_dir: bool = False
+    #: A directory to which lower layers contribute.
+    merged_below: bool = False
+    #: The object itself is in the writable layer.
+    in_upper: bool = False
+    #: Without the writable layer's entry a lower layer would show something of that name.
+    lower_has_name: bool = False
+    #: A directory without entries.
+    empty: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenamePlan:
+    """The steps of a rename, in order."""
+
+    copy_up: bool
+    #: The moved directory must hide a lower directory of its new name (for an exchange: of the first's new place).
+    opaque: bool
+    #: Likewise for the second of an exchange.
+    opaque_second: bool
+    copy_up_second: bool
+    exchange: bool
+    whiteout: bool
+
+
+def plan_rename(source: End, target: End, flags: int) -> RenamePlan:
+    """Plan the rename of *source* to *target*.
+
+    Raises:
+        OSError: EINVAL for flags that do not exist or exclude each other, EEXIST, ENOENT, ENOTEMPTY, EISDIR and ENOTDIR as
+            renameat2(2) gives them, EXDEV for a directory to which a lower layer contributes: the caller copies it then.
+    """
+    if flags & ~KNOWN_FLAGS or flags == KNOWN_FLAGS:
+        _fail(errno.EINVAL)
+    if not source.exists:
+        _fail(errno.ENOENT)
+    exchange = bool(flags & RENAME_EXCHANGE)
+    if flags & RENAME_NOREPLACE and target.exists:
+        _fail(errno.EEXIST)
+    if exchange and not target.exists:
+        _fail(errno.ENOENT)
+    if target.exists and not exchange:
+        if target.is_dir and not source.is_dir:
+            _fail(errno.EISDIR)
+        if source.is_dir and not target.is_dir:
+            _fail(errno.ENOTDIR)
+        if target.is_dir and not target.empty:
+            _fail(errno.ENOTEMPTY)
+    if source.merged_below or (exchange and target.merged_below):
+        _fail(errno.EXDEV)
+    return RenamePlan(
+        copy_up=not source.in_upper,
+        opaque=source.is_dir and target.lower_has_name,
+        copy_up_second=exchange and not target.in_upper,
+        opaque_second=exchange and target.is_dir and source.lower_has_name,
+        exchange=exchange,
+        whiteout=not exchange and source.lower_has_name,
+    )
+
+
+def _fail(number: int) -> None:
+    raise OSError(number, f"rename refused: {errno.errorcode[number]}")

@@ -1,0 +1,176 @@
+"""From a description of the stack to a :class:`~unionfs.core.UnionFs`: opens the layers, refuses stacks that cannot work."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from unionfs.copyup import CopyUp
+from unionfs.core import UnionFs, WritableParts
+from unionfs.errors import UnionError
+from unionfs.index import LinkIndex
+from unionfs.inodes import Identity
+from unionfs.layer import FdCache, Layer
+from unionfs.namespace import Namespace
+from unionfs.options import Options
+from unionfs.ownership import Ownership, maps_every_id
+from unionfs.tree import Tree
+from unionfs.upper import Upper
+from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+#: Descriptors left to open files, the connection and Python itself.
+_RESERVED_FDS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSource:
+    """One lower layer to open: its root by descriptor, and how to read it."""
+
+    fd: int
+    policy: MarkPolicy = ALL_MARKS
+    squash: bool = False
+    cross: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackSource:
+    """A stack to open. The descriptors are taken over."""
+
+    #: Top first.
+    lowers: tuple[LayerSource, ...]
+    upper_fd: int | None = None
+    work_fd: int | None = None
+    whiteouts: WhiteoutFormat | None = None
+    volatile: bool = False
+    #: Directories that appear empty wherever they are met in a lower layer.
+    hidden: tuple[Identity, ...] = ()
+
+
+def raise_fd_limit() -> int:
+    """Raise the soft limit on open files to the hard one; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError):
+            pass
+    return soft
+
+
+def open_stack(source: StackSource) -> UnionFs:
+    """Open *source*.
+
+    Raises:
+        UnionError: the layers cannot be combined.
+        OSError: a directory cannot be read or written.
+    """
+    limit = raise_fd_limit()
+    fds = FdCache(min(4096, (limit - _RESERVED_FDS) // 2))
+    layers = [
+        Layer(lower.fd, fds, policy=lower.policy, squash=lower.squash, cross=lower.cross, hidden=source.hidden)
+        for lower in source.lowers
+    ]
+    ownership = Ownership()
+    if source.upper_fd is None or source.work_fd is None:
+        return UnionFs(Tree(layers, None), ownership, None)
+    overlay_only = MarkPolicy(overlay=True, aufs=source.whiteouts is not WhiteoutFormat.OVERLAY)
+    top = Layer(source.upper_fd, fds, policy=overlay_only, writable=True)
+    upper = Upper(top, source.work_fd, source.whiteouts)
+    os.close(source.work_fd)
+    if upper.whiteouts is WhiteoutFormat.OVERLAY and source.whiteouts is None and not _has_aufs_marks(top):
+        # Nothing here was ever written in .wh. form and nothing will be: such names are then ordinary ones.
+        top.policy = MarkPolicy(overlay=True, aufs=False)
+    index = LinkIndex(top, upper.home_fd, _fingerprint(layers))
+    tree = Tree([top, *layers], index)
+    copy_up = CopyUp(tree, upper, index, ownership, durable=not source.volatile)
+    namespace = Namespace(tree, upper, index, copy_up, ownership)
+    parts = WritableParts(upper=upper, index=index, copy_up=copy_up, namespace=namespace)
+    return UnionFs(tree, ownership, parts, volatile=source.volatile)
+
+
+def _has_aufs_marks(top: Layer) -> bool:
+    return any(name.startswith(b".wh.") for name in os.listdir(top.root.proc_path()))
+
+
+def _fingerprint(layers: Sequence[Layer]) -> bytes:
+    """Name the lower layers, bottom first, by the identity of their roots as far as it survives a reboot: the inode number."""
+    return b" ".join(b"%d" % layer.root.stat().st_ino for layer in reversed(layers))
+
+
+def source_from_options(options: Options, mountpoint: str) -> StackSource:
+    """Open the directories that the command line names.
+
+    Raises:
+        UnionError: one is missing, not a directory or unreadable, or they contain each other or the mount point.
+    """
+    squash = options.squash_unmapped and not maps_every_id()
+    with ExitStack() as undo:
+
+        def open_directory(path: str, role: str) -> int:
+            try:
+                fd = os.open(path, _OPEN_DIR)
+            except OSError as error:
+                raise UnionError(f"{role} {path}: {error.strerror}") from None
+            undo.callback(os.close, fd)
+            return fd
+
+        lowers = [(path, open_directory(path, "lowerdir")) for path in options.lowerdirs]
+        mount_fd = open_directory(mountpoint, "mount point")
+        named = list(lowers)
+        upper_fd = work_fd = None
+        if options.upperdir is not None and options.workdir is not None:
+            upper_fd = open_directory(options.upperdir, "upperdir")
+            work_fd = open_directory(options.workdir, "workdir")
+            _refuse_inside([("upperdir " + options.upperdir, upper_fd)], [("workdir " + options.workdir, work_fd)])
+            _refuse_inside([("workdir " + options.workdir, work_fd)], [("upperdir " + options.upperdir, upper_fd)])
+            writable = [("upperdir " + options.upperdir, upper_fd), ("workdir " + options.workdir, work_fd)]
+            lower_named = [("lowerdir " + path, fd) for path, fd in lowers]
+            _refuse_inside(writable, lower_named)
+            _refuse_inside(lower_named, writable)
+            named += [(options.upperdir, upper_fd), (options.workdir, work_fd)]
+        # A server that looks a name up in a layer that holds its own mount point waits for itself, and only SIGKILL ends that.
+        _refuse_inside([("mount point " + mountpoint, mount_fd)], [("layer " + path, fd) for path, fd in named])
+        undo.pop_all()
+    os.close(mount_fd)
+    return StackSource(
+        lowers=tuple(LayerSource(fd=fd, squash=squash) for _, fd in lowers),
+        upper_fd=upper_fd,
+        work_fd=work_fd,
+        whiteouts=options.whiteouts,
+        volatile=options.volatile,
+    )
+
+
+def _refuse_inside(inner: list[tuple[str, int]], outer: list[tuple[str, int]]) -> None:
+    """Refuse if one of *inner* is one of *outer* or below it, whatever the paths say: ancestors are compared by identity."""
+    homes = {_identity(fd): name for name, fd in outer}
+    for name, fd in inner:
+        for ancestor in _ancestors(fd):
+            if ancestor in homes:
+                raise UnionError(f"{name} is inside {homes[ancestor]}: choose a directory outside it")
+
+
+def _ancestors(fd: int) -> list[Identity]:
+    found = [_identity(fd)]
+    at = os.dup(fd)
+    try:
+        while True:
+            up = os.open(b"..", _OPEN_DIR, dir_fd=at)
+            os.close(at)
+            at = up
+            identity = _identity(at)
+            if identity == found[-1]:
+                return found
+            found.append(identity)
+    finally:
+        os.close(at)
+
+
+def _identity(fd: int) -> Identity:
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino

@@ -1,0 +1,248 @@
+"""The table of nodes: from a directory and a name to a node, and back to nothing when the kernel forgets it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from unionfs.index import LinkIndex
+from unionfs.inodes import Identity, InodeNumbers
+from unionfs.layer import Layer, LayerDir, Named, Pinned
+from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.resolve import Resolved, merge, resolve
+from unionfs.types import ROOT_INO, Ino
+
+
+class Tree:
+    """All nodes of one mount over a stack of layers."""
+
+    def __init__(self, layers: Sequence[Layer], index: LinkIndex | None) -> None:
+        """Build the root over *layers*, ordered top first; *index* belongs to the writable one, if there is one."""
+        self.layers = layers
+        self.index = index
+        self.numbers = InodeNumbers()
+        for layer in reversed(layers):
+            self.numbers.announce(layer.device)
+        self._by_ino: dict[Ino, Node] = {}
+        self._by_identity: dict[Identity, FileNode] = {}
+        parts = [layer.root for layer in layers]
+        for position, part in enumerate(parts[:-1]):
+            if part.layer.policy.any and part.is_opaque():
+                del parts[position + 1 :]
+                break
+        self.root = DirNode(ROOT_INO, parts[0].stat(), parts, None, b"")
+        self._by_ino[ROOT_INO] = self.root
+
+    def __len__(self) -> int:
+        """Return the number of nodes in the table."""
+        return len(self._by_ino)
+
+    # -- from numbers to nodes -----------------------------------------------------------------------------------------------------
+
+    def node(self, ino: int) -> Node:
+        """Return the node of number *ino*.
+
+        Raises:
+            OSError: ESTALE, if the kernel names a number that it was not told or has forgotten.
+        """
+        node = self._by_ino.get(ino)  # type: ignore[call-overload]
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node  # type: ignore[no-any-return]
+
+    def directory(self, ino: int) -> DirNode:
+        """Return the directory of number *ino*; ENOTDIR if it is something else."""
+        node = self.node(ino)
+        if not isinstance(node, DirNode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return node
+
+    def file(self, ino: int) -> FileNode:
+        """Return the non-directory of number *ino*; EISDIR if it is a directory."""
+        node = self.node(ino)
+        if not isinstance(node, FileNode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return node
+
+    # -- from names to nodes -------------------------------------------------------------------------------------------------------
+
+    def lookup(self, directory: DirNode, name: bytes) -> Node:
+        """Return the node of *name* in *directory*; ENOENT where there is none."""
+        node: Node | None = directory.children.get(name)
+        if node is None:
+            found = resolve(directory.parts, name)
+            if found is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            node = self.materialise(directory, name, found)
+        return node
+
+    def exists(self, directory: DirNode, name: bytes) -> bool:
+        """Tell whether *directory* has *name*."""
+        return name in directory.children or resolve(directory.parts, name) is not None
+
+    def below(self, directory: DirNode, name: bytes) -> Resolved | None:
+        """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer had nothing there."""
+        parts = directory.parts
+        if directory.upper is not None:
+            parts = parts[1:]
+        return resolve(parts, name)
+
+    def listing(self, directory: DirNode) -> dict[bytes, Resolved]:
+        """Return every name in *directory* with its resolution."""
+        return merge(directory.parts)
+
+    def is_empty(self, directory: DirNode) -> bool:
+        """Tell whether *directory* has no entries."""
+        return not merge(directory.parts)
+
+    def materialise(self, directory: DirNode, name: bytes, found: Resolved) -> Node:
+        """Make, or find, the node of *name*, which :func:`resolve` found in *directory*, and attach it there."""
+        known = directory.children.get(name)
+        if known is not None:
+            return known
+        if found.is_dir:
+            return self._add_directory(directory, name, [directory.parts[i].child(name) for i in found.sources])
+        return self.add_file(directory, name, Named(directory.parts[found.sources[0]], name))
+
+    def _add_directory(self, parent: DirNode, name: bytes, parts: list[LayerDir]) -> DirNode:
+        for part in parts:
+            part.reachable()
+        info = parts[0].stat()
+        # The number of a merged directory is that of its topmost lower part: copy-up of the directory and a remount leave it alone.
+        origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].stat()
+        return self._attach_directory(DirNode(self._unique(self.numbers.number((origin.st_dev, origin.st_ino))), info, parts, parent, name))
+
+    def add_new_directory(self, parent: DirNode, name: bytes, part: LayerDir) -> DirNode:
+        """Attach a node for the directory *part*, which was made as *name* just now."""
+        info = part.stat()
+        ino = self._unique(self.numbers.number((info.st_dev, info.st_ino)))
+        return self._attach_directory(DirNode(ino, info, [part], parent, name))
+
+    def _attach_directory(self, node: DirNode) -> DirNode:
+        assert node.parent is not None
+        self._by_ino[node.ino] = node
+        node.parent.children[node.name] = node
+        return node
+
+    def add_file(self, directory: DirNode, name: bytes, ref: Named) -> FileNode:
+        """Attach the node of the object that *ref* reaches as *name* in *directory*, the same node for every name of one object."""
+        info = ref.stat()
+        if stat.S_ISDIR(info.st_mode):
+            # Somebody replaced a file of a layer by a directory under our hands: harmless, but not what was listed.
+            raise OSError(errno.ENOENT, "layer changed while mounted", name)
+        layer = ref.directory.layer
+        foreign = info.st_dev != ref.directory.device
+        identity = (info.st_dev, info.st_ino)
+        ino = self.numbers.number(identity)
+        if self.index is not None and not foreign and stat.S_ISREG(info.st_mode):
+            origin = self.index.origin(ref) if layer.writable else ino
+            if origin is not None:
+                ino = origin
+                copied = self.index.find(origin) if layer.writable or info.st_nlink > 1 else None
+                if copied is not None:
+                    ref, info, layer = copied, copied.stat(), copied.directory.layer
+                    identity = (info.st_dev, info.st_ino)
+        node = self._by_identity.get(identity)
+        if node is None:
+            node = FileNode(self._unique(ino), info, layer, ref, identity)
+            node.foreign = foreign
+            node.indexed = self.index is not None and layer.writable and self.index.find(ino) is not None
+            self._by_ino[node.ino] = node
+            if not foreign:
+                self._by_identity[identity] = node
+        node.names.append((directory, name))
+        directory.children[name] = node
+        return node
+
+    def _unique(self, ino: Ino) -> Ino:
+        # Taken where two layers are the same directory, or by an object whose origin says it has this number: never share a node.
+        return ino if ino not in self._by_ino else self.numbers.fresh()
+
+    # -- changes -------------------------------------------------------------------------------------------------------------------
+
+    def reidentify(self, node: FileNode, layer: Layer, ref: Named | Pinned, identity: Identity) -> None:
+        """Record that *node* is now the object *identity* of *layer*: it has been copied up. Its number stays."""
+        if self._by_identity.get(node.identity) is node:
+            del self._by_identity[node.identity]
+        node.layer, node.ref, node.identity = layer, ref, identity
+        self._by_identity[identity] = node
+        node.touch()
+
+    def attach(self, node: FileNode, directory: DirNode, name: bytes) -> None:
+        """Record that *name* in *directory* is now one of *node*'s."""
+        node.names.append((directory, name))
+        directory.children[name] = node
+
+    def detach(self, directory: DirNode, name: bytes) -> None:
+        """Record that *directory* has no *name* any more; does nothing where no node was attached to it."""
+        node = directory.children.pop(name, None)
+        if isinstance(node, FileNode):
+            node.names.remove((directory, name))
+        elif isinstance(node, DirNode):
+            node.parent = None
+
+    def move(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes) -> None:
+        """Record that what was *old_name* in *old* is *new_name* in *new*."""
+        node = old.children.pop(old_name)
+        if isinstance(node, FileNode):
+            node.names.remove((old, old_name))
+            node.names.append((new, new_name))
+        else:
+            node.parent, node.name = new, new_name
+        new.children[new_name] = node
+
+    def forget(self, ino: int, count: int) -> None:
+        """Take back *count* lookups of *ino*; drop the node, and then its ancestors, when nothing needs them any more."""
+        node = self._by_ino.get(ino)  # type: ignore[call-overload]
+        if node is None:
+            return
+        node.lookups = max(0, node.lookups - count)
+        self._drop_unused(node)
+
+    def drop_if_unused(self, node: Node) -> None:
+        """Drop *node* if the kernel was not told of it after all."""
+        self._drop_unused(node)
+
+    def _drop_unused(self, start: Node) -> None:
+        node: Node | None = start
+        while node is not None and node.lookups == 0 and node is not self.root:
+            if isinstance(node, DirNode):
+                if node.children:
+                    return
+                parent = node.parent
+                if parent is not None:
+                    del parent.children[node.name]
+                else:
+                    node.parts[0].close()  # removed: its descriptor was pinned
+                self._by_ino.pop(node.ino, None)
+                node = parent
+            else:
+                assert isinstance(node, FileNode)
+                self._drop_file(node)
+                return
+
+    def _drop_file(self, node: FileNode) -> None:
+        if self._by_ino.pop(node.ino, None) is None:
+            return
+        if self._by_identity.get(node.identity) is node:
+            del self._by_identity[node.identity]
+        if isinstance(node.ref, Pinned):
+            node.ref.close()
+        names, node.names = node.names, []
+        for directory, name in names:
+            if directory.children.get(name) is node:
+                del directory.children[name]
+        for directory, _ in names:
+            self._drop_unused(directory)
+
+    def close(self) -> None:
+        """Release the descriptors that unlinked objects hold."""
+        for node in self._by_ino.values():
+            if isinstance(node, FileNode) and isinstance(node.ref, Pinned):
+                node.ref.close()
+            elif isinstance(node, DirNode) and node.removed:
+                node.parts[0].close()
+        self._by_ino.clear()
+        self._by_identity.clear()

@@ -1,0 +1,115 @@
+"""Whiteouts, opaque marks and private attributes: how layers on disk say that something is gone. Pure codecs.
+
+Formats, each a property of a layer (DESIGN "Formats", Corrections 11):
+
+* overlay: a character device 0:0 named like the deleted entry; ``{trusted,user}.overlay.opaque=y`` on a directory (kernel,
+  Documentation/filesystems/overlayfs.rst); a zero-size file with ``{trusted,user}.overlay.whiteout`` in a directory whose opaque value is
+  ``x``; ``user.fuseoverlayfs.opaque=y`` (fuse-overlayfs).
+* aufs: an empty file ``.wh.NAME``; ``.wh..wh..opq`` makes its directory opaque (OCI image-spec layer.md, "Whiteouts"). These hide names of
+  *lower* layers only, never of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from unionfs.types import Mark
+
+WH_PREFIX = b".wh."
+WH_OPAQUE = b".wh..wh..opq"
+#: Names of AUFS's own bookkeeping (``.wh..wh.plnk`` ...): neither entries nor whiteouts.
+WH_META_PREFIX = b".wh..wh."
+#: Longest file name of the file systems that matter (NAME_MAX, limits.h).
+NAME_MAX = 255
+
+#: Extended attributes of these prefixes belong to union file systems: hidden from listings, ENODATA on reading, EPERM on writing.
+PRIVATE_PREFIXES = ("user.overlay.", "trusted.overlay.", "user.fuseoverlayfs.", "user.unionfs.", "user.containers.override_")
+
+OPAQUE_XATTRS = ("user.overlay.opaque", "trusted.overlay.opaque", "user.fuseoverlayfs.opaque")
+WHITEOUT_XATTRS = ("user.overlay.whiteout", "trusted.overlay.whiteout")
+
+
+class WhiteoutFormat(Enum):
+    """The form in which a writable layer records deletions."""
+
+    OVERLAY = "overlay"
+    AUFS = "aufs"
+
+
+class Raw(Enum):
+    """What a directory entry is before marks are read: as much as ``d_type`` and, for devices, a stat tells."""
+
+    DIRECTORY = "directory"
+    NULL_DEVICE = "null-device"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkPolicy:
+    """Which marks are honoured when a layer is read. A plain directory has none: there every name is just a name."""
+
+    overlay: bool
+    aufs: bool
+
+    @property
+    def any(self) -> bool:
+        """Tell whether the layer may hold marks at all."""
+        return self.overlay or self.aufs
+
+
+NO_MARKS = MarkPolicy(overlay=False, aufs=False)
+ALL_MARKS = MarkPolicy(overlay=True, aufs=True)
+
+
+def is_private_xattr(name: str) -> bool:
+    """Tell whether the extended attribute *name* is a union file system's own and must not show through the mount."""
+    return name.startswith(PRIVATE_PREFIXES)
+
+
+def is_reserved_name(name: bytes, policy: MarkPolicy) -> bool:
+    """Tell whether *name* cannot be an ordinary entry of a layer that is read under *policy*."""
+    return policy.aufs and name.startswith(WH_PREFIX)
+
+
+def whiteout_name(name: bytes) -> bytes:
+    """Return the ``.wh.`` form of *name*.
+
+    Raises:
+        ValueError: the result is longer than a file name may be (names of 252 to 255 bytes).
+    """
+    marked = WH_PREFIX + name
+    if len(marked) > NAME_MAX:
+        raise ValueError(f"no .wh. form of a name of {len(name)} bytes")
+    return marked
+
+
+def decode(raw: Iterable[tuple[bytes, Raw]], policy: MarkPolicy) -> tuple[dict[bytes, Mark], bool]:
+    """Turn the raw entries of one directory of one layer into marks.
+
+    Returns the marks by name, and whether a ``.wh..wh..opq`` makes the directory opaque. The order of the entries does not matter:
+    ``.wh.x`` beside an ``x`` of the same layer hides only the ``x`` below, so a directory ``x`` is then opaque.
+    """
+    entries: dict[bytes, Mark] = {}
+    hidden_below: list[bytes] = []
+    opaque = False
+    for name, kind in raw:
+        if policy.aufs and name.startswith(WH_PREFIX):
+            if name == WH_OPAQUE:
+                opaque = True
+            elif not name.startswith(WH_META_PREFIX) and len(name) > len(WH_PREFIX):
+                hidden_below.append(name[len(WH_PREFIX) :])
+        elif kind is Raw.DIRECTORY:
+            entries[name] = Mark.DIRECTORY
+        elif kind is Raw.NULL_DEVICE and policy.overlay:
+            entries[name] = Mark.WHITEOUT
+        else:
+            entries[name] = Mark.OTHER
+    for name in hidden_below:
+        own = entries.get(name)
+        if own is None:
+            entries[name] = Mark.WHITEOUT
+        elif own is Mark.DIRECTORY:
+            entries[name] = Mark.OPAQUE_DIRECTORY
+    return entries, opaque
