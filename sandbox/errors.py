@@ -1,0 +1,287 @@
+"""Every error that a user of the sandbox is meant to see, and the advice that belongs to a failed system call.
+
+    SandboxError                 message, hint, exit status
+    ├── SpecError       125      the environment file is wrong: a list of diagnostics, each with its place
+    ├── HostError       125      this machine lacks something that the file asks for
+    ├── SetupError      125      a step of coming up failed
+    ├── StateError      125      the recorded state of a sandbox forbids what was asked
+    ├── ImageError      125      a layer or an image cannot be used
+    └── CommandError    126/127  the program could not be executed / was not found
+
+Below these there is only plain OSError. The command line prints `message` and `hint` and exits with `exit_code`; it
+shows a traceback only with --debug. Texts are lower-case, without final period, name the path or value, and say the
+remedy. This module imports nothing but `errno`, because every process of the launcher imports it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs more than the rest of this module.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Protocol
+
+    class RenderableDiagnostic(Protocol):
+        """What SpecError needs of a diagnostic; `sandbox.spec.diagnostic.Diagnostic` is the one that exists."""
+
+        def render(self, *, color: bool = False) -> str: ...
+
+        def as_dict(self) -> dict[str, object]: ...
+
+
+EXIT_FAILURE = 125
+"""Exit status of every failure of our own, so that it cannot be taken for one of the program (env(1), chroot(1))."""
+
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
+
+
+class SandboxError(Exception):
+    """A failure to report to the user as one message, an optional remedy and an exit status."""
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = EXIT_FAILURE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def render(self, *, color: bool = False) -> str:
+        """Return the text for a terminal: the message and, on a line of its own, the hint."""
+        return self.message if self.hint is None else f"{self.message}\n{hint_line(self.hint, color=color)}"
+
+
+class SpecError(SandboxError):
+    """The environment file is wrong. Holds every mistake found in it, in the order of the file."""
+
+    def __init__(self, diagnostics: Iterable[RenderableDiagnostic]) -> None:
+        self.diagnostics = list(diagnostics)
+        super().__init__("\n".join(diagnostic.render() for diagnostic in self.diagnostics))
+
+    def render(self, *, color: bool = False) -> str:
+        """Return all diagnostics as text, each with its source line and caret."""
+        return "\n".join(diagnostic.render(color=color) for diagnostic in self.diagnostics)
+
+
+class HostError(SandboxError):
+    """The machine lacks something. The message names what is missing, the hint how to get it."""
+
+
+class SetupError(SandboxError):
+    """A step of bringing the sandbox up failed; `step` is its name, as the plan describes it."""
+
+    def __init__(self, step: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{step}: {message}", hint=hint)
+        self.step = step
+
+    @classmethod
+    def from_os_error(cls, step: str, operation: str, error: OSError) -> SetupError:
+        """Translate *error* of *operation* (a key of the advice table, such as "mount proc") in *step*."""
+        number = error.errno or 0
+        reason = error.strerror or str(error) or "unknown error"
+        path = "" if error.filename is None else f" {os.fsdecode(error.filename)}"
+        name = errno.errorcode.get(number)
+        code = f" ({name})" if name else ""
+        return cls(step, f"{operation}{path}: {reason.lower()}{code}", hint=describe_errno(operation, number))
+
+
+class StateError(SandboxError):
+    """The recorded state of a sandbox forbids what was asked: a name in use, a sandbox that is gone."""
+
+
+class ImageError(SandboxError):
+    """A layer or an image cannot be read, or is not what it claims to be."""
+
+
+class CommandError(SandboxError):
+    """The program of the sandbox could not be started; exit status 126 or 127, as a shell gives them."""
+
+    @classmethod
+    def not_found(cls, command: str) -> CommandError:
+        """*command* is not in the sandbox: exit status 127."""
+        return cls(
+            f"{command}: command not found in the sandbox",
+            hint="check process.command, PATH in process.env, and that a layer holds the program",
+            exit_code=EXIT_NOT_FOUND,
+        )
+
+    @classmethod
+    def not_executable(cls, command: str, error: OSError) -> CommandError:
+        """*command* is there, but execve(2) refused it with *error*: exit status 126."""
+        reason = (error.strerror or str(error)).lower()
+        hint = describe_errno("exec", error.errno or 0)
+        return cls(f"{command}: cannot be executed: {reason}", hint=hint, exit_code=EXIT_NOT_EXECUTABLE)
+
+
+def hint_line(hint: str, *, color: bool = False) -> str:
+    """Return the line that carries *hint* below a message that has no source line."""
+    return f"      \x1b[36mhint: {hint}\x1b[0m" if color else f"      hint: {hint}"
+
+
+def describe_errno(operation: str, number: int) -> str | None:
+    """Return advice for *operation* having failed with errno *number*, or None when errno says it all.
+
+    An operation is a system call or a system call and its object: "unshare", "mount proc". Advice for the object
+    wins over advice for the call alone.
+    """
+    advice = _ADVICE.get((operation, number))
+    if advice is None and " " in operation:
+        advice = _ADVICE.get((operation.partition(" ")[0], number))
+    return advice
+
+
+_FUSE_ACCESS = (
+    "as root: chmod 666 /dev/fuse (udev does so by itself); in a container: start it with --device /dev/fuse"
+)
+
+_ADVICE: Mapping[tuple[str, int], str] = {
+    # See user_namespaces(7), namespaces(7); Debian and Ubuntu add knobs of their own
+    ("unshare", errno.EPERM): (
+        "user namespaces are switched off for this user: as root set kernel.unprivileged_userns_clone=1 or "
+        "kernel.apparmor_restrict_unprivileged_userns=0 with sysctl; in a container its seccomp profile must allow unshare"
+    ),
+    ("unshare", errno.ENOSPC): (
+        "a limit on namespaces is reached: as root raise user.max_user_namespaces (and user.max_*_namespaces) with sysctl, "
+        "or nest fewer sandboxes"
+    ),
+    (
+        "unshare",
+        errno.EUSERS,
+    ): "user namespaces are nested too deeply (32 levels): start the sandbox further out",
+    (
+        "unshare",
+        errno.EINVAL,
+    ): "the kernel was built without one of the namespaces: see `zgrep _NS= /proc/config.gz`",
+    ("unshare", errno.ENOMEM): "the kernel has no memory for another namespace: free some and try again",
+    ("setns", errno.EPERM): "joining a namespace needs CAP_SYS_ADMIN in it: run as the user that made it",
+    ("setns", errno.EINVAL): "the descriptor is no namespace of the kind asked for",
+    # See newuidmap(1), subuid(5).
+    ("newuidmap", errno.ENOENT): 'install the package uidmap, or set ids.map = "single"',
+    ("newuidmap", errno.EPERM): (
+        "newuidmap must be set-user-id root or have cap_setuid: as root `apt-get install --reinstall uidmap`, and check that "
+        '/etc/subuid and /etc/subgid give this user a range; or set ids.map = "single"'
+    ),
+    (
+        "newuidmap",
+        errno.EINVAL,
+    ): "the range is not this user's in /etc/subuid and /etc/subgid, or is already mapped",
+    (
+        "newuidmap",
+        errno.EACCES,
+    ): "newuidmap may not be executed here: check its mode and that its file system is not noexec",
+    ("write uid_map", errno.EPERM): (
+        "the kernel refuses this id map: an ordinary user may map only its own id; install uidmap and give the user a range "
+        "in /etc/subuid and /etc/subgid for more"
+    ),
+    (
+        "write uid_map",
+        errno.EINVAL,
+    ): "the id map overlaps itself, or names ids that this user namespace does not have",
+    (
+        "write setgroups",
+        errno.EACCES,
+    ): 'setgroups was already denied by an outer user namespace: set ids.map = "single"',
+    # See fuse(4).
+    (
+        "open /dev/fuse",
+        errno.ENOENT,
+    ): "load the module as root: modprobe fuse; in a container: start it with --device /dev/fuse",
+    ("open /dev/fuse", errno.ENODEV): "the kernel has no FUSE: load the module as root: modprobe fuse",
+    ("open /dev/fuse", errno.ENXIO): "the kernel has no FUSE: load the module as root: modprobe fuse",
+    ("open /dev/fuse", errno.EACCES): _FUSE_ACCESS,
+    (
+        "open /dev/fuse",
+        errno.EPERM,
+    ): f"the device is refused by a device cgroup or a nodev mount; {_FUSE_ACCESS}",
+    ("mount fuse", errno.EPERM): (
+        "the kernel lets user namespaces mount FUSE since 4.18; in a container its seccomp or AppArmor profile must allow mount"
+    ),
+    ("mount fuse", errno.EINVAL): "/dev/fuse must be opened in the user namespace that mounts it",
+    ("mount fuse", errno.ENODEV): "the kernel has no FUSE: load the module as root: modprobe fuse",
+    # See mount(2); "too revealing" is mount_too_revealing() of fs/namespace.c
+    ("mount proc", errno.EPERM): (
+        'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer '
+        "container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker)"
+    ),
+    ("mount sysfs", errno.EPERM): (
+        "parts of the outer /sys are masked, or the network namespace is not the sandbox's own: start the outer container with "
+        "--security-opt unmask=ALL (podman) or systempaths=unconfined (docker)"
+    ),
+    ("mount", errno.EPERM): (
+        "mounting is refused here: in a container its seccomp or AppArmor profile must allow mount in a user namespace"
+    ),
+    ("mount", errno.ENOSPC): "too many mounts in this namespace: as root raise fs.mount-max with sysctl",
+    ("mount", errno.EINVAL): (
+        "a source that contains mounts of the host must be bound with them, and is refused without; see mount_namespaces(7), "
+        "locked mounts"
+    ),
+    (
+        "mount",
+        errno.ELOOP,
+    ): "the target is a symlink that leads out of the sandbox: name the directory itself",
+    ("mount", errno.ENOENT): "the source or the target is gone since it was checked: try again",
+    ("mount", errno.ENODEV): "the kernel does not have this file system",
+    ("mount", errno.ENOMEM): "the kernel has no memory for another mount: free some and try again",
+    (
+        "pivot_root",
+        errno.EPERM,
+    ): "pivot_root is refused here: in a container its seccomp profile must allow it",
+    (
+        "pivot_root",
+        errno.EINVAL,
+    ): "the present root is a ramfs (an initramfs), which pivot_root(2) cannot leave",
+    ("fork", errno.EAGAIN): (
+        "a limit on processes is reached: see `ulimit -u`, the pids limit of the cgroup (pids.max) and kernel.pid_max"
+    ),
+    ("fork", errno.ENOMEM): "there is no memory for another process: free some and try again",
+    (
+        "exec",
+        errno.EACCES,
+    ): "the file, or a directory on its way, lacks the x permission, or its mount is noexec",
+    ("exec", errno.ENOEXEC): "the file is no program of this machine's architecture, and has no `#!` line",
+    (
+        "exec",
+        errno.E2BIG,
+    ): "arguments and environment are too large together: shorten process.args, process.env or inherit_env",
+    ("exec", errno.ETXTBSY): "the file is open for writing: try again when its writer is done",
+    ("exec", errno.ELOOP): "symlinks or `#!` lines lead in a circle",
+    ("exec", errno.ENOMEM): "the program does not fit into limits.memory: raise it",
+    ("open", errno.EMFILE): "too many open files in this process: raise `ulimit -n`",
+    ("open", errno.ENFILE): "too many open files on this machine: as root raise fs.file-max with sysctl",
+    (
+        "write",
+        errno.ENOSPC,
+    ): "no space left: free some where the writable layer and the state are kept (see `df`)",
+    (
+        "write",
+        errno.EDQUOT,
+    ): "the disk quota is used up: free some space where the writable layer and the state are kept",
+    ("write", errno.EROFS): "the file system is read-only: choose another state directory",
+    ("mkdir", errno.EROFS): "the file system is read-only: choose another state directory",
+    (
+        "mkdir",
+        errno.ENOSPC,
+    ): "no space left: free some where the writable layer and the state are kept (see `df`)",
+    (
+        "setrlimit",
+        errno.EPERM,
+    ): "the limit is above the hard limit of this process (see `ulimit -H -a`): ask for less",
+    (
+        "sethostname",
+        errno.EPERM,
+    ): 'the host name belongs to an outer user namespace: set namespaces.uts = "private"',
+    (
+        "write cgroup",
+        errno.EACCES,
+    ): "this cgroup is not delegated to the user: start under `systemd-run --user --scope -p Delegate=yes`",
+    (
+        "write cgroup",
+        errno.EBUSY,
+    ): "the cgroup has processes of its own, so it cannot have children with controllers (cgroups(7))",
+    (
+        "write cgroup",
+        errno.ENOENT,
+    ): "the controller is not enabled in the parent cgroup (cgroup.subtree_control)",
+}

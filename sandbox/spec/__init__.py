@@ -1,0 +1,54 @@
+"""The environment file: TOML text to frozen, typed objects, every mistake with its place.
+
+    notation, units, names      how keys and quantities are written; pure text
+    locate, diagnostic, origin  where things stand in a text, and how to point there
+    document                    bytes to a TOML tree with places
+    settings, codecs, decode    the mechanism: one declaration per setting, and what is read by it
+    values, tables, model       the language itself
+    expand, rules               references in strings; what settings say together
+    load                        all of it, from a path
+
+A line imports only lines above it. Use `load`, and `Spec.diagnose` to report what only the host can tell.
+"""
+
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.load import load, parse
+from sandbox.spec.model import Spec
+from sandbox.spec.names import signal_number
+from sandbox.spec.origin import Place
+from sandbox.spec.tables import (
+    Capabilities,
+    Device,
+    Ids,
+    Limits,
+    Namespaces,
+    Network,
+    Process,
+    Root,
+    Sandbox,
+    Security,
+    Volume,
+)
+from sandbox.spec.values import Layer, User
+
+__all__ = [
+    "Capabilities",
+    "Device",
+    "Diagnostic",
+    "Ids",
+    "Layer",
+    "Limits",
+    "Namespaces",
+    "Network",
+    "Place",
+    "Process",
+    "Root",
+    "Sandbox",
+    "Security",
+    "Spec",
+    "User",
+    "Volume",
+    "load",
+    "parse",
+    "signal_number",
+]

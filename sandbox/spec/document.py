@@ -1,0 +1,210 @@
+"""From bytes to a parsed TOML document, or to diagnostics that point at the character that is wrong.
+
+tomllib parses; its messages are put into our words, and where it only says that something ended too early, the
+scanner of `locate` knows where it began.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sandbox.errors import SpecError
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.locate import MAX_DEPTH, Located, Span, Statement, locate
+from sandbox.spec.notation import KeyPath, format_key_path
+from sandbox.spec.origin import Origins, Source
+from sandbox.spec.units import INT64_MAX
+
+_BYTE_ORDER_MARK = "\ufeff"
+_PLACED = re.compile(
+    r"(?P<message>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL
+)
+_QUOTED_CHARACTER = re.compile(r"(?:Illegal|Found invalid) character (?P<character>.+)", re.DOTALL)
+_BARE_INTEGER = re.compile(r"[+-]?[0-9_]+")
+_LONGEST_INTEGER = 25  # digits and underscores of a 64-bit integer, with room to spare
+
+_NOT_A_VALUE = "not a value"
+
+# What tomllib says (tomllib/_parser.py, the same from 3.11 to 3.13), what we say, and the remedy.
+_SYNTAX: tuple[tuple[str, str, str | None], ...] = (
+    ("Invalid statement", "expected a key or a [table]", None),
+    (
+        "Invalid initial character for a key part",
+        "not a key",
+        'letters, digits, "_" and "-" make a key; others need quotes',
+    ),
+    ("Expected '=' after a key", 'expected "=" after the key', "write key = value"),
+    ("Invalid value", _NOT_A_VALUE, "text needs quotes; booleans are true and false"),
+    (
+        "Expected newline or end of document after a statement",
+        "expected the end of the line",
+        "text needs quotes, and so does a number with a unit; one key to a line",
+    ),
+    ("Expected ']' at the end of a table", 'expected "]" after the name of the table', None),
+    ("Expected ']]' at the end of an array", 'expected "]]" after the name of the array', None),
+    ("Unclosed array", 'expected "," or "]" in the array', None),
+    (
+        "Unclosed inline table",
+        'expected "," or "}" in the inline table',
+        "an inline table ends on the line that it begins on",
+    ),
+    (
+        "Unescaped '\\' in a string",
+        "unknown escape in the string",
+        "write \\\\ for a backslash, or use '...' quotes",
+    ),
+    ("Invalid hex value", "expected hexadecimal digits after \\u or \\U", None),
+    ("Escaped character is not a Unicode scalar value", "the escape is not a Unicode character", None),
+    ("Invalid date or datetime", "there is no such date", None),
+)
+_BARE_WORD = re.compile(r"[^\s,\]}#=]+")
+_NOT_CLOSED = "the string is not closed"
+
+
+def parse_document(data: bytes, *, file: str, directory: str) -> tuple[dict[str, Any], Origins]:
+    """Return the TOML tree that *data* holds, and where each of its values stands.
+
+    *file* is its name for messages, *directory* what relative paths in it are relative to. Raises SpecError when it is
+    not UTF-8, not TOML, nested too deeply, or holds an integer that TOML does not have.
+    """
+    source = Source(file=file, directory=directory, text=_decode(data, file, directory))
+    if source.text.startswith(_BYTE_ORDER_MARK):
+        hint = "save the file as UTF-8 without byte order mark"
+        raise SpecError([source.diagnostic(Span(0, 1), "the file starts with a byte order mark", hint)])
+    located = locate(source.text)
+    if located.too_deep and located.stopped is not None:
+        span = Span(located.stopped, located.stopped + 1)
+        raise SpecError([source.diagnostic(span, f"nested more than {MAX_DEPTH} levels deep", "flatten it")])
+    tree = _parse(source, located)
+    origins = Origins.of(source, located.entries)
+    too_large = [
+        origins.diagnose(path, "the integer does not fit into 64 bits")
+        for path, value in _scalars(tree)
+        if isinstance(value, int) and not -INT64_MAX - 1 <= value <= INT64_MAX
+    ]
+    too_large.sort(key=Diagnostic.sort_key)
+    if too_large:
+        raise SpecError(too_large)
+    return tree, origins
+
+
+def _decode(data: bytes, file: str, directory: str) -> str:
+    """Return the text of *data*, with line ends as tomllib sees them."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        good = data[: error.start].decode().replace("\r\n", "\n")
+        source = Source(
+            file=file, directory=directory, text=good + data[error.start :].decode(errors="replace")
+        )
+        span = Span(len(good), len(good) + 1)
+        message = f"the file is not UTF-8: byte 0x{data[error.start]:02x}"
+        raise SpecError([source.diagnostic(span, message, "save it as UTF-8")]) from None
+    return text.replace("\r\n", "\n")
+
+
+def _parse(source: Source, located: Located) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(source.text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError([_syntax_error(str(error), source, located)]) from None
+    except ValueError:
+        # int() refuses thousands of digits, see sys.set_int_max_str_digits().
+        raise SpecError([_long_integer(source, located)]) from None
+    except RecursionError:
+        raise SpecError([source.diagnostic(None, "nested too deeply", "flatten it")]) from None
+
+
+def _long_integer(source: Source, located: Located) -> Diagnostic:
+    for path, entry in located.entries.items():
+        span = entry.value
+        if span.end - span.start > _LONGEST_INTEGER and _BARE_INTEGER.fullmatch(
+            source.text, span.start, span.end
+        ):
+            return source.diagnostic(span, "the integer does not fit into 64 bits", key=format_key_path(path))
+    return source.diagnostic(None, "a number is too long")
+
+
+def _syntax_error(text: str, source: Source, located: Located) -> Diagnostic:
+    match = _PLACED.fullmatch(text)
+    message = match["message"] if match else text
+    at_end = match is None or match["line"] is None
+    offset = (
+        len(source.text)
+        if match is None or at_end
+        else source.offset(int(match["line"]), int(match["column"]))
+    )
+    if message.startswith(("Cannot ", "Duplicate ")):
+        repeated = _repetition(offset, source, located)
+        if repeated is not None:
+            return repeated
+    message, hint, unclosed = _in_our_words(message)
+    word = _BARE_WORD.match(source.text, offset)
+    span = Span(offset, word.end() if word and message == _NOT_A_VALUE else offset + 1)
+    if unclosed and located.stopped is not None:
+        # tomllib points at where the string should have ended; its beginning says more.
+        line_end = source.text.find("\n", located.stopped)
+        span = Span(located.stopped, len(source.text) if line_end < 0 else line_end)
+    elif at_end:
+        end = len(source.text.rstrip())
+        span = Span(end, end + 1)
+    return source.diagnostic(span, message, hint)
+
+
+def _in_our_words(message: str) -> tuple[str, str | None, bool]:
+    """Return message and hint for a *message* of tomllib, and whether it is about a string without an end."""
+    for prefix, ours, hint in _SYNTAX:
+        if message.startswith(prefix):
+            return ours, hint, False
+    character = _QUOTED_CHARACTER.fullmatch(message)
+    if character and character["character"] == "'\\n'":
+        return f"{_NOT_CLOSED} on its line", "close it, or use three quotes for a text of several lines", True
+    if character:
+        return (
+            "control characters are not allowed here",
+            'write an escape such as \\t or \\u001B in a "..." string',
+            False,
+        )
+    if message == "Unterminated string" or re.fullmatch(r"""Expected (["']).*\1""", message):
+        return _NOT_CLOSED, None, True
+    return message[:1].lower() + message[1:], None, False
+
+
+def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | None:
+    """Return the diagnostic for a key or table that is defined again by the statement at *offset*."""
+    statement = next((item for item in located.statements if _is_at(item, offset)), None)
+    if statement is None:
+        return None
+    # [a] after [[a]] reads as its last element, but it is the array that is there already.
+    path = statement.path[:-1] if isinstance(statement.path[-1], int) else statement.path
+    for length in range(len(path), 0, -1):
+        first = located.entries.get(path[:length])
+        if first is not None and first.key.start < statement.key.start:
+            line = source.position(first.key.start)[0]
+            message = f"already defined on line {line}"
+            return source.diagnostic(
+                statement.key, message, "join the two", key=format_key_path(path[:length])
+            )
+    return None
+
+
+def _is_at(statement: Statement, offset: int) -> bool:
+    """Return whether tomllib, having read *statement*, would complain at *offset*."""
+    return statement.end == offset or (statement.header and statement.key.end <= offset <= statement.end)
+
+
+def _scalars(tree: dict[str, Any]) -> Iterator[tuple[KeyPath, object]]:
+    """Yield every value of *tree* that is neither table nor array, with its path."""
+    pending: list[tuple[KeyPath, object]] = [((), tree)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(((*path, key), item) for key, item in value.items())
+        elif isinstance(value, list):
+            pending.extend(((*path, index), item) for index, item in enumerate(value))
+        else:
+            yield path, value

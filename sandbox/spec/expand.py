@@ -1,0 +1,79 @@
+"""References in strings: `${env:NAME}`, `${env:NAME:-default}`, `${config_dir}`, and `$${` for a literal `${`.
+
+As in sh(1), `:-` gives the default for a variable that is unset or empty. What comes in by a reference is not
+expanded again. A `$` before anything but `{` means itself, so shell commands with $HOME and $(...) need no escapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sandbox.spec.notation import nearest, shown
+from sandbox.spec.settings import Cursor, Invalid
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
+_ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+_SYNTAX = "write ${env:NAME}, ${env:NAME:-default} or ${config_dir}; $${ for a literal ${"
+
+
+def expand_tree(tree: dict[str, Any], environ: Mapping[str, str], cursor: Cursor) -> dict[str, Any]:
+    """Return *tree* with the references in all its strings replaced; keys are left alone.
+
+    Mistakes are reported below *cursor*; a string with a mistake stays as it is.
+    """
+    return {key: _expand_value(value, environ, cursor.child(key)) for key, value in tree.items()}
+
+
+def _expand_value(value: Any, environ: Mapping[str, str], cursor: Cursor) -> Any:
+    # The depth of the recursion is that of the document, which locate.MAX_DEPTH bounds.
+    if isinstance(value, dict):
+        return expand_tree(value, environ, cursor)
+    if isinstance(value, list):
+        return [_expand_value(item, environ, cursor.child(index)) for index, item in enumerate(value)]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    try:
+        return expand(value, environ, cursor.context.origins.directory(cursor.path))
+    except Invalid as error:
+        cursor.report(error.message, error.hint, fragment=error.fragment)
+        return value
+
+
+def expand(text: str, environ: Mapping[str, str], config_dir: str) -> str:
+    """Return *text* with its references replaced. Raises Invalid, with the reference as fragment."""
+
+    def replacement(match: re.Match[str]) -> str:
+        reference, body = match[0], match["body"]
+        if reference == "$${":
+            return "${"
+        if body is None:
+            raise Invalid('"${" is not closed, or holds another reference', _SYNTAX, fragment="${")
+        if body == "config_dir":
+            return config_dir
+        variable = _ENV.fullmatch(body)
+        if variable is None:
+            raise Invalid(f"unknown reference {shown(reference)}", _meant(body), fragment=reference)
+        name, default = variable["name"], variable["default"]
+        value = environ.get(name)
+        if default is not None:
+            return value or default
+        if value is None:
+            raise Invalid(
+                f"the environment variable {name} is not set",
+                f"set it, or give a default: ${{env:{name}:-default}}",
+                fragment=reference,
+            )
+        return value
+
+    return _REFERENCE.sub(replacement, text)
+
+
+def _meant(body: str) -> str:
+    """Return the hint for an unknown reference, whose inside is *body*."""
+    if nearest(body, ("config_dir",)):
+        return "did you mean ${config_dir}?"
+    if body.isidentifier():
+        return f"write $${{{body}}} for a literal ${{{body}}}, ${{env:{body}}} for a variable of this machine"
+    return _SYNTAX

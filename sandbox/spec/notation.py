@@ -1,0 +1,141 @@
+"""How keys and values are written in messages: key paths, quoted strings, TOML literals, names of TOML types.
+
+Messages quote what the user wrote, so everything here makes control characters visible instead of sending them to a
+terminal. Pure; knows nothing of files or positions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+KeyPath = tuple[str | int, ...]
+"""The way to a value: table keys as strings, array positions as integers, e.g. ("root", "layers", 1)."""
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_PATH_PART = re.compile(
+    r"""\[(?P<index>[0-9]+)\]
+      | (?:^|\.)(?:(?P<bare>[A-Za-z0-9_-]+)|(?P<quoted>"(?:[^"\\]|\\.)*"))""",
+    re.VERBOSE,
+)
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
+_MESSAGE_LIMIT = 60
+
+
+def format_key_path(path: KeyPath) -> str:
+    """Return *path* as text: `root.layers[1]`, `process.env."odd key"`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + format_key(part)
+    return text
+
+
+def format_key(key: str) -> str:
+    """Return *key* bare where TOML allows it, else quoted."""
+    return key if _BARE_KEY.fullmatch(key) else quote(key)
+
+
+def parse_key_path(text: str) -> KeyPath:
+    """Return the path that `format_key_path` writes as *text*.
+
+    Raises ValueError when *text* is no such path.
+    """
+    parts: list[str | int] = []
+    position = 0
+    while position < len(text):
+        match = _PATH_PART.match(text, position)
+        if match is None or text.startswith("."):
+            raise ValueError(f"{quote(text)} is not a key path")
+        if match["index"] is not None:
+            parts.append(int(match["index"]))
+        elif match["bare"] is not None:
+            parts.append(match["bare"])
+        else:
+            parts.append(unquote(match["quoted"]))
+        position = match.end()
+    return tuple(parts)
+
+
+def quote(text: str, *, limit: int = 0) -> str:
+    """Return *text* as a TOML basic string; with *limit*, cut after that many characters."""
+    shown = text if not limit or len(text) <= limit else text[:limit] + "…"
+    return '"' + "".join(_ESCAPES.get(char) or visible(char) for char in shown) + '"'
+
+
+def visible(char: str) -> str:
+    """Return *char*, or its TOML escape when printing it would not show it."""
+    if char.isprintable():
+        return char
+    number = ord(char)
+    return f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
+
+
+def shown(text: str) -> str:
+    """Return *text* quoted and shortened, to stand in a message."""
+    return quote(text, limit=_MESSAGE_LIMIT)
+
+
+def shown_list(values: Iterable[str]) -> str:
+    """Return *values* quoted and separated by commas, for lists of what is allowed."""
+    return ", ".join(quote(value) for value in values)
+
+
+def unquote(literal: str) -> str:
+    """Return the value of a quoted TOML key or single-line string.
+
+    Raises ValueError when *literal* is not one.
+    """
+    if "\\" not in literal:
+        return literal[1:-1]
+    import tomllib
+
+    value = tomllib.loads(f"k={literal}")["k"]
+    return str(value)
+
+
+def literal(value: object) -> str:
+    """Return *value*, made of the types that tomllib gives (dates apart), as TOML on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    if isinstance(value, dict):
+        if not value:
+            return "{}"
+        return "{ " + ", ".join(f"{format_key(key)} = {literal(item)}" for key, item in value.items()) + " }"
+    return str(value)
+
+
+def type_name(value: object) -> str:
+    """Return the TOML name of the type of *value*, as messages and the reference use it."""
+    # By name, because the date types would cost an import and bool is a subclass of int that TOML keeps apart.
+    return _TYPE_NAMES.get(type(value).__name__, type(value).__name__)
+
+
+_TYPE_NAMES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "float",
+    "str": "string",
+    "list": "array",
+    "dict": "table",
+    "datetime": "date-time",
+    "date": "date",
+    "time": "time",
+}
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that *name* was probably meant to be, or None when none is close."""
+    if len(name) > _MESSAGE_LIMIT:
+        return None
+    from difflib import get_close_matches  # slow to import, and only needed when there is a mistake
+
+    by_folded = {candidate.replace("-", "_").casefold(): candidate for candidate in candidates}
+    close = get_close_matches(name.replace("-", "_").casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None

@@ -1,0 +1,187 @@
+"""The mechanism of the specification language: one declaration per setting.
+
+A setting is a dataclass field made by `setting(codec, doc=..., example=...)`. Everything that is said about it - how a
+TOML value becomes a Python value, what is allowed, default, unit, documentation - stands in that one call, and
+decoding, messages, and whatever else describes the language are derived from it (`settings_of`).
+
+A codec reports a mistake by raising `Invalid`; who called it knows the key path. A codec of a container goes on after
+a mistake, so that all of them are found in one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar, cast, overload
+
+from sandbox.spec.notation import KeyPath
+from sandbox.spec.origin import Origins, Part
+
+T = TypeVar("T")
+
+_METADATA_KEY = "sandbox.spec.setting"
+
+
+class Invalid(Exception):  # noqa: N818 - control flow between a codec and its caller, never seen by a user
+    """A value is not what its setting takes. *fragment* is the piece of a string that is wrong, if not all of it."""
+
+    def __init__(self, message: str, hint: str | None = None, *, fragment: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.fragment = fragment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A mistake at a key path, before its place in the text is looked up."""
+
+    path: KeyPath
+    message: str
+    hint: str | None = None
+    part: Part = "value"
+    fragment: str | None = None
+
+
+class Problems:
+    """The mistakes found so far."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+        self._paths: set[KeyPath] = set()
+
+    def add(self, problem: Problem) -> None:
+        """Note *problem*, unless its key has one already: the first mistake of a value explains the next ones."""
+        if problem.path not in self._paths:
+            self._paths.add(problem.path)
+            self.found.append(problem)
+
+    def touch(self, path: KeyPath) -> bool:
+        """Return whether a mistake lies at *path*, below it, or in a table around it: its value means nothing then."""
+        return any(
+            problem.path[: len(path)] == path or path[: len(problem.path)] == problem.path
+            for problem in self.found
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """What the meaning of a value can depend on beside the value: where it was written, and the user's home."""
+
+    origins: Origins
+    home: str | None
+    root: type | None = None  # the class of the whole language, to say where a misplaced key belongs
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The place in the document that is being decoded, and where to report what is wrong there."""
+
+    context: Context
+    problems: Problems
+    path: KeyPath = ()
+
+    def child(self, key: str | int) -> Cursor:
+        """Return the cursor for the value *key* of the table or array here."""
+        return Cursor(self.context, self.problems, (*self.path, key))
+
+    def report(
+        self, message: str, hint: str | None = None, *, part: Part = "value", fragment: str | None = None
+    ) -> None:
+        """Note a mistake here."""
+        self.problems.add(Problem(path=self.path, message=message, hint=hint, part=part, fragment=fragment))
+
+
+class Codec(Generic[T]):
+    """How the values of one kind are read.
+
+    `expects` completes "expected ..." in messages, and names the type in the reference. `toml_types` are the TOML
+    types that are taken, by their names in `notation.type_name`. `choices` lists all allowed values where they are few.
+    """
+
+    expects: str
+    toml_types: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+
+    def decode(self, value: object, cursor: Cursor, /) -> T:
+        """Return the Python value for the TOML *value*; raise Invalid, or report below *cursor* and go on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting(Generic[T]):
+    """All that is known about one key of the language.
+
+    `example` is a value as tomllib would give it. A setting that is not `enforced` is part of the vocabulary, but
+    setting it is an error: this version would not do what it says. `default` is None for what has none.
+    """
+
+    codec: Codec[T]
+    doc: str
+    example: object
+    default: T | None
+    required: bool
+    unit: str | None
+    enforced: bool
+
+
+@overload
+def setting(
+    codec: Codec[T], *, doc: str, example: object, default: T, unit: str | None = None, enforced: bool = True
+) -> T: ...
+
+
+@overload
+def setting(
+    codec: Codec[T], *, doc: str, example: object, required: Literal[True], unit: str | None = None
+) -> T: ...
+
+
+@overload
+def setting(
+    codec: Codec[T], *, doc: str, example: object, unit: str | None = None, enforced: bool = True
+) -> T | None: ...
+
+
+def setting(
+    codec: Codec[Any],
+    *,
+    doc: str,
+    example: object,
+    default: object = None,
+    required: bool = False,
+    unit: str | None = None,
+    enforced: bool = True,
+) -> Any:
+    """Declare a dataclass field to be a setting whose key is the name of the field.
+
+    Give *default*, or *required*, or neither for a setting that is None when absent. *unit* names what a number counts.
+    """
+    declaration = Setting(
+        codec=codec,
+        doc=doc,
+        example=example,
+        default=default,
+        required=required,
+        unit=unit,
+        enforced=enforced,
+    )
+    metadata = {_METADATA_KEY: declaration}
+    if required:
+        return field(metadata=metadata)
+    if default is not None and type(default).__hash__ is None:
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def settings_of(cls: type) -> Mapping[str, Setting[Any]]:
+    """Return the settings that *cls* declares, by key, in the order of declaration."""
+    return dict(_declared(cls))
+
+
+def _declared(cls: type) -> Iterator[tuple[str, Setting[Any]]]:
+    for item in dataclasses.fields(cls):
+        declaration = item.metadata.get(_METADATA_KEY)
+        if declaration is not None:
+            yield item.name, cast("Setting[Any]", declaration)

@@ -1,0 +1,94 @@
+"""`sandbox.spec.notation`: key paths, quoting, literals, suggestions."""
+
+from __future__ import annotations
+
+import datetime as dt
+import tomllib
+
+import pytest
+
+from sandbox.spec.notation import (
+    KeyPath,
+    format_key_path,
+    literal,
+    nearest,
+    parse_key_path,
+    quote,
+    shown,
+    type_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ((), ""),
+        (("root",), "root"),
+        (("root", "layers", 1), "root.layers[1]"),
+        (("volumes", 0, "source"), "volumes[0].source"),
+        (("a", 0, 12), "a[0][12]"),
+        (("process", "env", "odd key"), 'process.env."odd key"'),
+        (("a.b", 'quo"te', "back\\slash"), '"a.b"."quo\\"te"."back\\\\slash"'),
+        (("", "\n", "\x7f"), '""."\\n"."\\u007F"'),
+        (("cpu-weight", "日本"), 'cpu-weight."日本"'),
+    ],
+)
+def test_a_key_path_is_written_and_read_back(path: KeyPath, text: str) -> None:
+    assert format_key_path(path) == text
+    assert parse_key_path(text) == path
+
+
+@pytest.mark.parametrize("text", ["a..b", ".a", "a[", "a[x]", "a b", '"open', "a."])
+def test_what_is_no_key_path_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a key path"):
+        parse_key_path(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "plain", 'a"b\\c', "\t\n\r\b\f", "\0\x1b\x7f\x85\u202e", "日本\U0001f40d", "\U000e0001"]
+)
+def test_a_quoted_string_is_toml_and_holds_no_control_character(text: str) -> None:
+    quoted = quote(text)
+    assert quoted.isprintable()
+    assert tomllib.loads(f"k = {quoted}") == {"k": text}
+
+
+def test_a_value_in_a_message_is_cut() -> None:
+    assert shown("x" * 100) == '"' + "x" * 60 + '…"'
+    assert shown("x" * 60) == '"' + "x" * 60 + '"'
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, 0, -5, 1.5, "a\nb", [], ["a", 1], {}, {"a": [{"b c": "d"}], "e": False}]
+)
+def test_a_literal_is_toml_for_the_value(value: object) -> None:
+    assert tomllib.loads(f"k = {literal(value)}") == {"k": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (True, "boolean"),
+        (1, "integer"),
+        (1.0, "float"),
+        ("", "string"),
+        ([], "array"),
+        ({}, "table"),
+        (dt.datetime(2024, 1, 1, tzinfo=dt.UTC), "date-time"),
+        (dt.date(2024, 1, 1), "date"),
+        (dt.time(1), "time"),
+    ],
+)
+def test_types_have_their_toml_names(value: object, name: str) -> None:
+    assert type_name(value) == name
+
+
+def test_the_nearest_name_overlooks_case_and_hyphens() -> None:
+    assert nearest("Read-Only", ["source", "read_only"]) == "read_only"
+    assert nearest("memroy", ["memory", "memory_high"]) == "memory"
+
+
+def test_nothing_is_near_to_an_unlike_or_endless_name() -> None:
+    assert nearest("zzz", ["memory"]) is None
+    assert nearest("memory" * 100, ["memory"]) is None
+    assert nearest("", ["memory"]) is None

@@ -1,0 +1,77 @@
+"""`sandbox.spec.origin`: from key paths to places."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.spec.locate import locate
+from sandbox.spec.origin import Origins, Place, Source
+
+TEXT = '[root]\nlayers = ["dir:/", "dir:${x}"]\n\n[[volumes]]\ntarget = "/a"\n'
+
+
+@pytest.fixture
+def origins() -> Origins:
+    return Origins.of(Source(file="f.toml", directory="/d", text=TEXT), locate(TEXT).entries)
+
+
+def test_offsets_and_positions_are_inverse() -> None:
+    source = Source(file="f", directory="/", text="ab\n\ncd\n")
+    positions = [source.position(offset) for offset in range(8)]
+    assert positions == [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (3, 2), (3, 3), (4, 1)]
+    assert [source.offset(line, column) for line, column in positions] == list(range(8))
+
+
+def test_what_is_written_has_a_place(origins: Origins) -> None:
+    origin = origins.find("root.layers[1]")
+    assert origin is not None
+    assert origin.source.place(origin.entry.value) == Place("f.toml", 2, 20)
+
+
+def test_what_is_not_written_has_none(origins: Origins) -> None:
+    assert origins.find(("root", "writable")) is None
+    assert origins.find("root.layers[2]") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "place"),
+    [
+        ("root.layers[1]", "value", (2, 20, 30)),
+        ("root.layers", "key", (2, 1, 7)),
+        ("root.layers", "value", (2, 10, 31)),
+        ("root.writable", "value", (1, 2, 6)),
+        ("root.layers[1].cross[0]", "value", (2, 20, 30)),
+        ("volumes[0].source", "key", (4, 3, 10)),
+        ("limits.memory", "value", (None, None, None)),
+        ("", "value", (None, None, None)),
+    ],
+)
+def test_a_diagnostic_is_at_the_part_or_at_the_innermost_table_around_it(
+    origins: Origins, path: str, part: str, place: tuple[int | None, ...]
+) -> None:
+    diagnostic = origins.diagnose(path, "m", "h", part="key" if part == "key" else "value")
+    assert (diagnostic.line, diagnostic.column, diagnostic.end_column) == place
+    assert (diagnostic.file, diagnostic.key, diagnostic.message, diagnostic.hint) == (
+        "f.toml",
+        path,
+        "m",
+        "h",
+    )
+
+
+def test_a_fragment_is_marked_if_it_is_there(origins: Origins) -> None:
+    marked = origins.diagnose("root.layers[1]", "m", fragment="${x}")
+    assert (marked.column, marked.end_column) == (25, 29)
+    whole = origins.diagnose("root.layers[0]", "m", fragment="${x}")
+    assert (whole.column, whole.end_column) == (11, 18)
+
+
+def test_each_value_keeps_the_directory_of_its_source(origins: Origins) -> None:
+    other = Source(file="g.toml", directory="/e", text="[limits]\npids = 1\n")
+    merged = Origins(
+        origins.main, {**origins.by_path, **Origins.of(other, locate(other.text).entries).by_path}
+    )
+    assert merged.directory(("limits", "pids")) == "/e"
+    assert merged.directory(("root", "layers", 0)) == "/d"
+    assert merged.directory(("ids", "map")) == "/d"
+    assert merged.diagnose("limits.pids", "m").file == "g.toml"

@@ -1,0 +1,90 @@
+"""`sandbox.spec.rules`: what settings say together. The wording is in bad/."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.errors import SpecError
+from sandbox.spec import Spec, parse
+from sandbox.spec.notation import parse_key_path
+from sandbox.spec.rules import RULES
+from sandbox.spec.settings import settings_of
+
+MINIMAL = '[root]\nlayers = ["dir:/"]\n'
+
+
+def keys_of_problems(text: str) -> list[object]:
+    with pytest.raises(SpecError) as caught:
+        parse((MINIMAL + text).encode(), path="/conf/f.toml", environ={})
+    return [diagnostic.as_dict()["key"] for diagnostic in caught.value.diagnostics]
+
+
+def test_the_keys_that_rules_read_exist() -> None:
+    for rule in RULES:
+        for key in rule.reads:
+            table, name = parse_key_path(key)
+            assert name in settings_of(
+                type(getattr(parse(MINIMAL.encode(), path="f", environ={}), str(table)))
+            )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[sandbox]\nhostname = "a"\n[namespaces]\nuts = "host"\n', "sandbox.hostname"),
+        ('[network]\nmode = "host"\n[namespaces]\nnet = "private"\n', "namespaces.net"),
+        ('[network]\nmode = "none"\n[namespaces]\nnet = "host"\n', "namespaces.net"),
+        ('[limits]\nswap = "1G"\n', "limits.swap"),
+        ('[limits]\noptional = ["cpu"]\n', "limits.optional[0]"),
+        ('[ids]\nmap = "single"\n[process]\ngroups = [1]\n', "process.groups"),
+        ('[ids]\nmap = "single"\n[process]\nuser = 1\n', "process.user"),
+        ('[[volumes]]\ntype = "bind"\ntarget = "/a"\n', "volumes[0].source"),
+        ('[[volumes]]\ntype = "bind"\nsource = "."\ntarget = "/a"\nsize = 1\n', "volumes[0].size"),
+        ('[[volumes]]\ntype = "tmpfs"\nsource = "."\ntarget = "/a"\n', "volumes[0].source"),
+        (
+            '[[volumes]]\ntype = "tmpfs"\ntarget = "/a"\n[[volumes]]\ntype = "tmpfs"\ntarget = "//a/."\n',
+            "volumes[1].target",
+        ),
+    ],
+)
+def test_a_broken_rule_is_one_problem(text: str, key: str) -> None:
+    assert keys_of_problems(text) == [key]
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ('[limits]\nmemory = "x"\nswap = "1G"\n', ["limits.memory"]),
+        ('[limits]\nmemory = "1G"\nswap = "x"\n', ["limits.swap"]),
+        ('[ids]\nmap = "x"\n[process]\nuser = 1\n', ["ids.map"]),
+        ('[sandbox]\nhostname = "_"\n[namespaces]\nuts = "host"\n', ["sandbox.hostname"]),
+        ("limits = 1\n", ["limits"]),
+    ],
+)
+def test_a_rule_over_a_value_that_is_wrong_already_is_left_out(text: str, keys: list[str]) -> None:
+    # Top-level keys have to come before the first header.
+    whole = text + MINIMAL if text.startswith("limits") else MINIMAL + text
+    with pytest.raises(SpecError) as caught:
+        parse(whole.encode(), path="/conf/f.toml", environ={})
+    assert [diagnostic.as_dict()["key"] for diagnostic in caught.value.diagnostics] == keys
+
+
+def test_a_mistake_in_one_volume_does_not_hide_those_of_the_others() -> None:
+    text = '[[volumes]]\ntype = "x"\ntarget = "/a"\n[[volumes]]\ntype = "bind"\ntarget = "/a"\n'
+    assert keys_of_problems(text) == ["volumes[0].type", "volumes[1].source", "volumes[1].target"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[sandbox]\nhostname = "a"\n',
+        '[namespaces]\nuts = "host"\n',
+        '[limits]\nmemory = "4M"\nswap = 0\noptional = ["memory", "swap", "io"]\n',
+        '[ids]\nmap = "single"\n',
+        "[process]\nuser = 1\ngroups = [1]\n",
+        '[[volumes]]\ntype = "tmpfs"\ntarget = "/a"\n[[volumes]]\ntype = "tmpfs"\ntarget = "/a/b"\n',
+        '[[volumes]]\ntype = "bind"\nsource = "."\ntarget = "/device"\n',
+    ],
+)
+def test_what_breaks_no_rule_is_accepted(text: str) -> None:
+    assert isinstance(parse((MINIMAL + text).encode(), path="/conf/f.toml", environ={}), Spec)
