@@ -1,0 +1,240 @@
+"""What this machine and this account can do, as values. Gathering reads a few small files and starts nothing.
+
+Whether user namespaces work is not among them: making one *is* the trial, and :func:`explain_userns_failure` finds the
+reason after one has failed. Nothing here raises; what cannot be read counts as absent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sandbox.kernel import cgroups
+from sandbox.kernel.idmaps import (
+    MAP_SIZE,
+    IdMap,
+    SubidRange,
+    auto_map,
+    covers,
+    parse_map,
+    parse_subid,
+    root_map,
+)
+
+FuseState = Literal["ok", "missing", "not accessible"]
+
+_HELPER_PATH = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
+_INITIAL_MAP = (IdMap(inside=0, outside=0, count=2**32 - 1),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdHelper:
+    """newuidmap or newgidmap: where it is, and why it would not work (None: it should)."""
+
+    path: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """The facts that a plan depends on. Ids are effective ones."""
+
+    uid: int
+    gid: int
+    user_name: str | None
+    groups: tuple[int, ...]
+    uid_ranges: tuple[SubidRange, ...]
+    gid_ranges: tuple[SubidRange, ...]
+    own_uid_map: tuple[IdMap, ...]
+    own_gid_map: tuple[IdMap, ...]
+    newuidmap: IdHelper
+    newgidmap: IdHelper
+    fuse: FuseState
+    cgroups: cgroups.Hierarchy
+    kernel_version: tuple[int, int]
+    terminal: bool
+
+    @property
+    def is_real_root(self) -> bool:
+        """Whether we are root of the machine and not of some user namespace on it."""
+        return self.uid == 0 and self.own_uid_map == _INITIAL_MAP
+
+    @property
+    def id_map_problem(self) -> str | None:
+        """Why only a single id can be mapped; None when a whole range can."""
+        if self.is_real_root:
+            return None
+        if not self.uid_ranges or not self.gid_ranges:
+            lacking = "/etc/subuid" if not self.uid_ranges else "/etc/subgid"
+            return f"{lacking} has no range for {self.user_name or self.uid}"
+        if self.uid == 0:
+            # Root of a container needs no helper, but ids that the container has.
+            uids, gids = auto_map(self.uid, self.uid_ranges), auto_map(self.gid, self.gid_ranges)
+            if covers(self.own_uid_map, uids) and covers(self.own_gid_map, gids):
+                return None
+            return "the ranges of /etc/subuid and /etc/subgid lie outside of this user namespace"
+        return self.newuidmap.problem or self.newgidmap.problem
+
+    def whole_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
+        """Return the uid and gid map of up to 65536 ids, None where :attr:`id_map_problem` stands against it."""
+        if self.id_map_problem is not None:
+            return None
+        if self.is_real_root:
+            return root_map(), root_map()
+        return auto_map(self.uid, self.uid_ranges, MAP_SIZE), auto_map(self.gid, self.gid_ranges, MAP_SIZE)
+
+    @property
+    def map_helpers(self) -> tuple[str, str] | None:
+        """The paths of newuidmap and newgidmap where the whole maps need them, None where we write them ourselves."""
+        if self.uid == 0 or self.newuidmap.path is None or self.newgidmap.path is None:
+            return None
+        return self.newuidmap.path, self.newgidmap.path
+
+
+def gather(
+    *,
+    proc_root: str = "/proc",
+    etc_root: str = "/etc",
+    fuse_device: str = "/dev/fuse",
+    helper_path: Sequence[str] = _HELPER_PATH,
+    cgroup_files: cgroups.CgroupFiles | None = None,
+) -> HostFacts:
+    """Look at this machine; the parameters are for tests."""
+    uid, gid = os.geteuid(), os.getegid()
+    name = _user_name(uid)
+    status = _read(f"{proc_root}/self/status")
+    return HostFacts(
+        uid=uid,
+        gid=gid,
+        user_name=name,
+        groups=tuple(os.getgroups()),
+        uid_ranges=tuple(parse_subid(_read(f"{etc_root}/subuid"), uid, name)),
+        gid_ranges=tuple(parse_subid(_read(f"{etc_root}/subgid"), uid, name)),
+        own_uid_map=parse_map(_read(f"{proc_root}/self/uid_map")),
+        own_gid_map=parse_map(_read(f"{proc_root}/self/gid_map")),
+        newuidmap=find_helper("newuidmap", helper_path, status),
+        newgidmap=find_helper("newgidmap", helper_path, status),
+        fuse=fuse_state(fuse_device),
+        cgroups=cgroups.detect(
+            _read(f"{proc_root}/self/mountinfo"), _read(f"{proc_root}/self/cgroup"), files=cgroup_files
+        ),
+        kernel_version=parse_kernel_version(os.uname().release),
+        terminal=os.isatty(0) and os.isatty(1),
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _user_name(uid: int) -> str | None:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
+
+
+def parse_kernel_version(release: str) -> tuple[int, int]:
+    """Return the first two numbers of a kernel release such as ``6.12.3-amd64``; what is no number counts as 0."""
+    numbers = []
+    for part in release.split(".")[:2]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        numbers.append(int(digits) if digits else 0)
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (numbers[0], 0)
+
+
+def fuse_state(device: str = "/dev/fuse") -> FuseState:
+    """Return whether the FUSE device can be opened by this account (it is not opened: that loads a module)."""
+    try:
+        if not stat.S_ISCHR(os.stat(device).st_mode):
+            return "missing"
+    except PermissionError:
+        return "not accessible"
+    except OSError:
+        return "missing"
+    return "ok" if os.access(device, os.R_OK | os.W_OK, effective_ids=True) else "not accessible"
+
+
+def find_helper(name: str, directories: Sequence[str], own_status: str) -> IdHelper:
+    """Find newuidmap or newgidmap in *directories* and say why it would not gain the privilege that it needs.
+
+    It needs the set-user-id bit of root or a file capability, a mount that is not nosuid, and a caller without
+    no_new_privs, which *own_status*, the text of /proc/self/status, tells.
+    """
+    for directory in directories:
+        path = f"{directory}/{name}"
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if not os.access(path, os.X_OK, effective_ids=True):
+            return IdHelper(path=path, problem=f"{path} may not be executed by this account")
+        if not (status.st_mode & stat.S_ISUID and status.st_uid == 0) and not _has_file_capabilities(path):
+            return IdHelper(
+                path=path, problem=f"{path} has neither the set-user-id bit of root nor file capabilities"
+            )
+        if os.statvfs(path).f_flag & os.ST_NOSUID:
+            return IdHelper(path=path, problem=f"{path} is on a file system mounted nosuid")
+        if _status_field(own_status, "NoNewPrivs") == "1":
+            return IdHelper(
+                path=path, problem=f"{path} gains no privilege: this process runs under no_new_privs"
+            )
+        return IdHelper(path=path, problem=None)
+    return IdHelper(path=None, problem=f"{name} is not installed (Debian: uidmap, Fedora: shadow-utils)")
+
+
+def _has_file_capabilities(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def _status_field(status: str, key: str) -> str | None:
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return value.strip()
+    return None
+
+
+def explain_userns_failure(number: int, *, proc_root: str = "/proc") -> str:
+    """Return why making a user namespace failed with errno *number*, and what to do about it.
+
+    Also for a failure soon after: where AppArmor restricts them, Ubuntu lets an unconfined program make one without any
+    capability in it, so that the id map or the first mount is what fails.
+    """
+    if not os.path.lexists(f"{proc_root}/self/ns/user"):
+        return "this kernel has no user namespaces (CONFIG_USER_NS)"
+    if _read(f"{proc_root}/sys/user/max_user_namespaces").strip() == "0":
+        return "user namespaces are switched off: as root, sysctl user.max_user_namespaces=15000"
+    if number == errno.ENOSPC:
+        limit = _read(f"{proc_root}/sys/user/max_user_namespaces").strip() or "unknown"
+        return f"too many user namespaces: the limit user.max_user_namespaces is {limit}, and they nest at most 32 deep"
+    if _read(f"{proc_root}/sys/kernel/unprivileged_userns_clone").strip() == "0" and os.geteuid() != 0:
+        return (
+            "user namespaces are root's on this machine: as root, sysctl kernel.unprivileged_userns_clone=1"
+        )
+    if _read(f"{proc_root}/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
+        return (
+            "AppArmor restricts user namespaces on this machine: as root, give this Python interpreter a profile with the "
+            "rule `userns,`, or sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    if _status_field(_read(f"{proc_root}/self/status"), "Seccomp") == "2":
+        return (
+            "a seccomp filter around this process forbids it, as container engines do by default: run the outer container "
+            "with a profile that allows unshare and mount (podman, docker: --security-opt seccomp=unconfined)"
+        )
+    if number == errno.EPERM:
+        return "the kernel refuses it to this process: it may run in a chroot, whose processes may make none"
+    return f"the kernel refuses it: {os.strerror(number)}"

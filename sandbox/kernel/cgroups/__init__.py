@@ -1,0 +1,191 @@
+"""cgroups: where this process may make some, which limits they can hold, and one sandbox's own; cgroups(7).
+
+:func:`detect` looks and changes nothing; its :class:`Hierarchy` says which limits cannot be held and why, and makes the
+:class:`Cgroup` of a sandbox. ``v1`` and ``v2`` have the same methods.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sandbox.kernel.cgroups import base, v1, v2
+from sandbox.kernel.cgroups.base import (
+    NO_LIMITS,
+    Cgroup,
+    CgroupFiles,
+    CgroupLimits,
+    Counters,
+    Hierarchy,
+    Leaf,
+)
+from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
+
+__all__ = [
+    "NO_LIMITS",
+    "Cgroup",
+    "CgroupFiles",
+    "CgroupLimits",
+    "Counters",
+    "Hierarchy",
+    "Leaf",
+    "NoHierarchy",
+    "detect",
+    "remove_stale",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoHierarchy:
+    """No cgroup can be made here, for *reason*."""
+
+    reason: str
+
+    @property
+    def version(self) -> int:
+        """0."""
+        return 0
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
+        """Return every given limit with the reason."""
+        return dict.fromkeys(limits.given(), self.reason)
+
+    def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
+        """Raise.
+
+        Raises:
+            ValueError: always; :meth:`unenforceable` and version 0 told so.
+        """
+        raise ValueError(f"no cgroup for {name}, {limits}, {server}: {self.reason}")
+
+
+def detect(
+    mountinfo_text: str,
+    self_cgroup_text: str,
+    *,
+    euid: int | None = None,
+    root: str = "",
+    files: CgroupFiles | None = None,
+) -> Hierarchy:
+    """Return where this process may make cgroups, from its /proc/self/mountinfo and /proc/self/cgroup.
+
+    Whether we may is asked of the kernel (access(2)), not concluded from ids. Where both versions are mounted the one that
+    has more of the usable controllers is taken. *euid* is our effective user id (None asks); *root* is put before every mount
+    point, and *files* replaces the file access, for tests.
+    """
+    files = files or CgroupFiles()
+    is_root = (os.geteuid() if euid is None else euid) == 0
+    mounted = [entry for entry in parse_mountinfo(mountinfo_text) if entry.fstype in ("cgroup", "cgroup2")]
+    memberships = _parse_self_cgroup(self_cgroup_text)
+    found = [
+        _detect_v2(mounted, memberships, root, files, is_root=is_root),
+        _detect_v1(mounted, memberships, root, files),
+    ]
+    usable = [hierarchy for hierarchy in found if not isinstance(hierarchy, str | None)]
+    if usable:
+        return max(usable, key=lambda hierarchy: len(hierarchy.controllers & set(v2.CONTROLLERS)))
+    reasons = [reason for reason in found if isinstance(reason, str)]
+    return NoHierarchy(reason=reasons[0] if reasons else "no cgroup file system is mounted")
+
+
+def _parse_self_cgroup(text: str) -> dict[str, str]:
+    """Return our cgroup's path by controller, "" standing for version 2."""
+    result = {}
+    for line in text.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if path:
+            result.update(dict.fromkeys(controllers.split(","), path))
+    return result
+
+
+def _own_directory(entry: MountEntry, path: str, root: str) -> str | None:
+    """Return the directory of the cgroup *path* under the mount *entry*, None when that mount does not show it."""
+    if path.startswith("/.."):
+        return None  # outside of our cgroup namespace
+    if entry.root != "/":
+        if path != entry.root and not path.startswith(entry.root + "/"):
+            return None
+        path = path[len(entry.root) :]
+    return root + entry.mount_point.rstrip("/") + path.rstrip("/")
+
+
+def _detect_v2(
+    mounted: Iterable[MountEntry],
+    memberships: dict[str, str],
+    root: str,
+    files: CgroupFiles,
+    *,
+    is_root: bool,
+) -> v2.V2Hierarchy | str | None:
+    reason = None
+    for entry in mounted:
+        if entry.fstype != "cgroup2" or "" not in memberships:
+            continue
+        own = _own_directory(entry, memberships[""], root)
+        if own is None or not files.exists(f"{own}/cgroup.controllers"):
+            reason = f"our cgroup {memberships['']} is not visible under {entry.mount_point}"
+            continue
+        result = v2.examine(own, root + entry.mount_point.rstrip("/"), is_root=is_root, files=files)
+        if not isinstance(result, str):
+            return result
+        reason = result
+    return reason
+
+
+def _detect_v1(
+    mounted: Iterable[MountEntry], memberships: dict[str, str], root: str, files: CgroupFiles
+) -> v1.V1Hierarchy | str | None:
+    directories: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for entry in mounted:
+        if entry.fstype != "cgroup":
+            continue
+        for controller in (name for name in v1.CONTROLLERS if name in entry.super_options):
+            if controller in directories or controller not in memberships:
+                continue
+            own = _own_directory(entry, memberships[controller], root)
+            if own is None or not files.exists(f"{own}/cgroup.procs"):
+                refused[controller] = (
+                    f"our cgroup {memberships[controller]} is not visible under {entry.mount_point}"
+                )
+            elif not files.writable(own):
+                refused[controller] = (
+                    f"{own} is not writable: cgroups version 1 are root's, unless the administrator gives this directory away"
+                )
+            else:
+                directories[controller] = own
+                refused.pop(controller, None)
+    if directories:
+        return v1.V1Hierarchy(
+            directories=tuple(directories.items()), refused=tuple(refused.items()), files=files
+        )
+    return next(iter(refused.values()), None)
+
+
+def remove_stale(
+    paths: Iterable[str], *, timeout: float = 5, files: CgroupFiles | None = None
+) -> tuple[str, ...]:
+    """Kill what is left in the cgroups *paths* of a sandbox whose supervisor is gone, remove them, return those that stayed.
+
+    Only a directory that is named as ours and is a cgroup is touched. Never raises for one that is gone or may not be removed.
+    """
+    files = files or CgroupFiles()
+    left = []
+    for path in paths:
+        if not os.path.basename(path).startswith(base.PREFIX) or not files.exists(f"{path}/cgroup.procs"):
+            if files.exists(path):
+                left.append(path)
+            continue
+        try:
+            base.kill_processes(files, base.all_directories(files, path), timeout)
+            base.remove_tree(files, path, timeout)
+        except OSError:
+            left.append(path)
+    return tuple(left)

@@ -1,0 +1,275 @@
+"""cgroups version 2: one hierarchy, delegated to us in part; Documentation/admin-guide/cgroup-v2.rst of Linux.
+
+Two of its rules shape this module. Delegation: we may make cgroups only below a directory whose files we may write, and
+move processes only where we may write the common ancestor's cgroup.procs too. No internal processes: a cgroup hands
+controllers to its children only while it holds no process itself. So the supervisor, where it is alone in the cgroup that
+was delegated to it, moves itself into the leaf ``supervisor`` of it first, and back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass, field
+
+from sandbox.kernel.cgroups import base
+from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
+
+CONTROLLERS = ("memory", "cpu", "pids")
+SUPERVISOR = "supervisor"
+
+_ADVICE = "start in a cgroup of your own: systemd-run --user --scope -p Delegate=yes sandbox up ..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class V2Hierarchy:
+    """The cgroup *directory*, below which sandboxes are made.
+
+    *available* controllers can be handed to children, *enabled* ones are already. With *vacate* it holds this process,
+    which has to leave it first. *refused* holds the other controllers, each with the reason.
+    """
+
+    directory: str
+    available: frozenset[str]
+    enabled: frozenset[str]
+    vacate: bool = False
+    refused: tuple[tuple[str, str], ...] = ()
+    has_swap: bool = True
+    files: CgroupFiles = field(default_factory=CgroupFiles, repr=False, compare=False)
+
+    @property
+    def version(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """Those that can be used."""
+        return self.available
+
+    def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
+        """See :class:`base.Hierarchy`."""
+        result = {}
+        for limit in limits.given():
+            controller = base.CONTROLLER_OF[limit]
+            if controller not in self.available:
+                reason = f"the {controller} controller is not delegated to {self.directory}"
+                result[limit] = dict(self.refused).get(controller, reason)
+            elif limit == "swap" and not self.has_swap:
+                result[limit] = "this kernel does not account swap (CONFIG_SWAP, swapaccount=1)"
+        return result
+
+    def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> V2Cgroup:
+        """See :class:`base.Hierarchy`.
+
+        Raises:
+            OSError: EEXIST when *name* is in use; EBUSY when a process of someone else came into our cgroup; EINVAL for a
+                value that the kernel refuses; EAGAIN when cgroup.max.descendants is reached.
+        """
+        top = f"{self.directory}/{base.directory_of(name)}"
+        needed = {base.CONTROLLER_OF[limit] for limit in (*limits.given(), *server.given())}
+        group = V2Cgroup(directory=top, vacated=self.directory if self.vacate else None, files=self.files)
+        try:
+            if self.vacate:
+                self._vacate()
+            handed_on = self._enable(self.directory, self.available, needed, self.enabled)
+            self.files.mkdir(top)
+            try:
+                self._enable(top, handed_on, needed, frozenset())
+                for leaf, wanted in zip(base.LEAVES, (limits, server), strict=True):
+                    self.files.mkdir(f"{top}/{leaf}")
+                    for file, value in settings(wanted):
+                        self.files.write(f"{top}/{leaf}/{file}", value)
+            except OSError:
+                base.remove_tree(self.files, top, timeout=1)
+                raise
+        except OSError:
+            group.return_supervisor()
+            raise
+        return group
+
+    def _vacate(self) -> None:
+        """Move every process of our cgroup, which are this one and its children, into the leaf ``supervisor``."""
+        leaf = f"{self.directory}/{SUPERVISOR}"
+        with contextlib.suppress(FileExistsError):
+            self.files.mkdir(leaf)
+        for pid in base.processes(self.files, self.directory):
+            if not is_ours(self.files, pid):
+                raise OSError(errno.EBUSY, f"process {pid} came into our cgroup", self.directory)
+            with contextlib.suppress(ProcessLookupError):
+                self.files.write(f"{leaf}/cgroup.procs", str(pid))
+
+    def _enable(
+        self, directory: str, controllers: frozenset[str], needed: set[str], enabled: frozenset[str]
+    ) -> frozenset[str]:
+        """Hand *controllers* to the children of *directory* and return those that were; only *needed* ones must succeed."""
+        result = set(controllers & enabled)
+        for controller in sorted(controllers - enabled):
+            try:
+                self.files.write(f"{directory}/cgroup.subtree_control", f"+{controller}")
+                result.add(controller)
+            except OSError:
+                if controller in needed:
+                    raise
+        return frozenset(result)
+
+
+def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
+    """Return what to write for *limits*, as (file, value). Pure."""
+    result = []
+    if limits.memory is not None:
+        result.append(("memory.max", str(limits.memory)))
+    if limits.swap is not None:
+        result.append(("memory.swap.max", str(limits.swap)))
+    if limits.cpus is not None:
+        result.append(("cpu.max", f"{base.cpu_quota(limits.cpus)} {base.CPU_PERIOD}"))
+    if limits.cpu_weight is not None:
+        result.append(("cpu.weight", str(limits.cpu_weight)))
+    if limits.pids is not None:
+        result.append(("pids.max", str(limits.pids)))
+    return result
+
+
+def is_ours(files: CgroupFiles, pid: int) -> bool:
+    """Tell whether *pid* is this process or a descendant of it."""
+    own = os.getpid()
+    while pid > 1:
+        if pid == own:
+            return True
+        pid = files.parent_of(pid)
+    return pid == own
+
+
+def examine(own: str, top: str, *, is_root: bool, files: CgroupFiles) -> V2Hierarchy | str:
+    """Return where sandboxes can be made when our cgroup is *own* in the hierarchy mounted on *top*, or why nowhere.
+
+    In order: beside our own cgroup, when it is the leaf ``supervisor`` that an outer supervisor made; below it; as real root
+    (*is_root*) directly below the root of the hierarchy, as container engines without systemd do.
+    """
+    parent, _, name = own.rpartition("/")
+    if name == SUPERVISOR and len(parent) >= len(top):
+        outer = _outer(parent, files)
+        if outer is not None:
+            return outer
+    found = _below(own, files)
+    if isinstance(found, V2Hierarchy):
+        return found
+    # The real root, unlike that of a cgroup namespace, has no cgroup.events, and may hold processes.
+    if is_root and own != top and not files.exists(f"{top}/cgroup.events"):
+        at_top = _below(top, files)
+        if isinstance(at_top, V2Hierarchy):
+            return at_top
+    return found
+
+
+def _below(directory: str, files: CgroupFiles) -> V2Hierarchy | str:
+    available = frozenset(_words(files, f"{directory}/cgroup.controllers")) & set(CONTROLLERS)
+    if not _delegated(directory, files):
+        return f"the cgroup {directory} is not delegated to us: {_ADVICE}"
+    if not available:
+        return f"no controller is delegated to the cgroup {directory}: {_ADVICE}"
+    present = base.processes(files, directory)
+    real_root = not files.exists(f"{directory}/cgroup.events")
+    if present and not real_root:
+        others = [pid for pid in present if not is_ours(files, pid)]
+        if others:
+            count = f"{len(others)} other process" + ("es" if len(others) > 1 else "")
+            return f"{count} in the cgroup {directory}, which then can hold no limits: {_ADVICE}"
+    return _hierarchy(directory, available, files, vacate=bool(present) and not real_root)
+
+
+def _outer(directory: str, files: CgroupFiles) -> V2Hierarchy | None:
+    available = frozenset(_words(files, f"{directory}/cgroup.subtree_control")) & set(CONTROLLERS)
+    if not available or not _delegated(directory, files):
+        return None
+    return _hierarchy(directory, available, files, vacate=False)
+
+
+def _hierarchy(directory: str, available: frozenset[str], files: CgroupFiles, *, vacate: bool) -> V2Hierarchy:
+    # The real root has no limits of its own, so it does not show whether its children would have this one.
+    has_swap = not files.exists(f"{directory}/memory.max") or files.exists(f"{directory}/memory.swap.max")
+    return V2Hierarchy(
+        directory=directory,
+        available=available,
+        enabled=frozenset(_words(files, f"{directory}/cgroup.subtree_control")) & available,
+        vacate=vacate,
+        has_swap=has_swap,
+        files=files,
+    )
+
+
+def _delegated(directory: str, files: CgroupFiles) -> bool:
+    names = ("", "/cgroup.procs", "/cgroup.subtree_control")
+    return all(files.writable(directory + name) for name in names)
+
+
+def _words(files: CgroupFiles, path: str) -> list[str]:
+    return (base.read_optional(files, path) or "").split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class V2Cgroup:
+    """The cgroup of one sandbox; *vacated* is the one that the supervisor left for it."""
+
+    directory: str
+    vacated: str | None = None
+    files: CgroupFiles = field(default_factory=CgroupFiles, repr=False, compare=False)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """See :class:`base.Cgroup`."""
+        return (self.directory,)
+
+    def add(self, pid: int, leaf: Leaf = "payload") -> None:
+        """See :class:`base.Cgroup`.
+
+        Raises:
+            OSError: ESRCH: no such process; EACCES: it is in a cgroup outside of what is delegated to us.
+        """
+        self.files.write(f"{self.directory}/{leaf}/cgroup.procs", str(pid))
+
+    def kill(self, leaf: Leaf | None = None, *, timeout: float = 10) -> None:
+        """See :class:`base.Cgroup`. By cgroup.kill (Linux 5.14), which no fork escapes, else one by one."""
+        for name in base.LEAVES if leaf is None else (leaf,):
+            top = f"{self.directory}/{name}"
+            if self.files.exists(f"{top}/cgroup.kill"):
+                self.files.write(f"{top}/cgroup.kill", "1")
+            elif self.files.exists(f"{top}/pids.max"):
+                self.files.write(f"{top}/pids.max", "0")
+            base.kill_processes(self.files, base.all_directories(self.files, top), timeout)
+
+    def counters(self, leaf: Leaf | None = None) -> Counters:
+        """See :class:`base.Cgroup`. memory_peak needs Linux 5.19."""
+        where = self.directory if leaf is None else f"{self.directory}/{leaf}"
+        # Before Linux 6.11 this is counted only where the limit is.
+        limited = f"{self.directory}/{leaf or 'payload'}"
+        microseconds = base.read_field(self.files, f"{where}/cpu.stat", "usage_usec")
+        return Counters(
+            memory_peak=base.read_number(self.files, f"{where}/memory.peak"),
+            cpu_nanoseconds=None if microseconds is None else microseconds * 1000,
+            oom_kills=base.read_field(self.files, f"{where}/memory.events", "oom_kill"),
+            pids_max_events=base.read_field(self.files, f"{limited}/pids.events", "max"),
+        )
+
+    def remove(self, *, timeout: float = 5) -> None:
+        """See :class:`base.Cgroup`."""
+        base.remove_tree(self.files, self.directory, timeout)
+        self.return_supervisor()
+
+    def return_supervisor(self) -> None:
+        """Undo the supervisor's move as far as others allow: another sandbox beside us may still need it so."""
+        if self.vacated is None:
+            return
+        leaf = f"{self.vacated}/{SUPERVISOR}"
+        try:
+            for controller in _words(self.files, f"{self.vacated}/cgroup.subtree_control"):
+                self.files.write(f"{self.vacated}/cgroup.subtree_control", f"-{controller}")
+            for pid in base.processes(self.files, leaf):
+                with contextlib.suppress(ProcessLookupError):
+                    self.files.write(f"{self.vacated}/cgroup.procs", str(pid))
+            self.files.rmdir(leaf)
+        except OSError as error:
+            # EBUSY: a sibling uses the controllers. ENOENT: never made, or undone already. EOPNOTSUPP: still handed on.
+            if error.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTEMPTY):
+                raise

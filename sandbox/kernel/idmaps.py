@@ -1,0 +1,201 @@
+"""Id maps of a user namespace: reading subordinate ranges, computing a map (both pure), writing it; user_namespaces(7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+ROOT_RANGE_START = 0x6FFF0000
+"""First host id of sandboxes that real root starts: 1878982656. Above every subordinate range that useradd hands out
+(login.defs: up to 600100000); the last slot of those that systemd keeps for containers (524288 to 1879048191); below
+2^31, so that no tool reads it as negative."""
+
+MAP_SIZE = 65536
+"""Ids in a whole map: 0 to 65535, which holds every id of a distribution and nobody (65534)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdMap:
+    """One line of a map: *count* ids from *inside* on are *outside* on in the parent user namespace."""
+
+    inside: int
+    outside: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.inside} {self.outside} {self.count}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubidRange:
+    """One range of subordinate ids of a user: *count* ids from *start* on; subuid(5)."""
+
+    start: int
+    count: int
+
+
+def parse_subid(text: str, uid: int, user_name: str | None) -> list[SubidRange]:
+    """Return the ranges that *text* (of /etc/subuid or /etc/subgid) gives to the user, by name or by number, in order.
+
+    Lines of another form and ranges of no ids are passed over, as newuidmap(1) does: one bad line of an administrator is
+    no reason to refuse everyone. Both files name the *user*, never a group.
+    """
+    owners = {str(uid)} if user_name is None else {str(uid), user_name}
+    ranges = []
+    for line in text.splitlines():
+        fields = line.strip().split(":")
+        if len(fields) != 3 or fields[0] not in owners:
+            continue
+        start, count = fields[1], fields[2]
+        if start.isascii() and start.isdigit() and count.isascii() and count.isdigit() and int(count) > 0:
+            ranges.append(SubidRange(start=int(start), count=int(count)))
+    return ranges
+
+
+def single_map(own_id: int, inside: int = 0) -> tuple[IdMap, ...]:
+    """Map one id: *own_id* appears as *inside*. The one map that needs no privilege and no helper."""
+    return (IdMap(inside=inside, outside=own_id, count=1),)
+
+
+def auto_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE) -> tuple[IdMap, ...]:
+    """Map 0 to *own_id* and 1 on to the subordinate *ranges* in their order, up to *size* ids in all.
+
+    A range that holds *own_id* is cut there, since no outside id may appear twice in a map (EINVAL).
+    """
+    result = [IdMap(inside=0, outside=own_id, count=1)]
+    following = 1
+    taken = [(own_id, own_id + 1)]
+    for entry in ranges:
+        for start, end in _without(entry.start, entry.start + entry.count, taken):
+            count = min(end - start, size - following)
+            if count <= 0:
+                return tuple(result)
+            result.append(IdMap(inside=following, outside=start, count=count))
+            taken.append((start, start + count))
+            following += count
+    return tuple(result)
+
+
+def root_map(start: int = ROOT_RANGE_START, size: int = MAP_SIZE) -> tuple[IdMap, ...]:
+    """Map 0 to *size* - 1 to a range that belongs to nobody; for real root, whose own id stays outside."""
+    return (IdMap(inside=0, outside=start, count=size),)
+
+
+def _without(start: int, end: int, taken: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the parts of [start, end) that lie in none of *taken*."""
+    free = [(start, end)]
+    for low, high in taken:
+        parts = []
+        for first, last in free:
+            parts += [(first, min(last, low)), (max(first, high), last)]
+        free = [(first, last) for first, last in parts if first < last]
+    return free
+
+
+def parse_map(text: str) -> tuple[IdMap, ...]:
+    """Return the map that *text* (of /proc/PID/uid_map or gid_map) shows."""
+    lines = (line.split() for line in text.splitlines())
+    return tuple(
+        IdMap(inside=int(line[0]), outside=int(line[1]), count=int(line[2])) for line in lines if line
+    )
+
+
+def covers(own_map: Iterable[IdMap], wanted: Iterable[IdMap]) -> bool:
+    """Tell whether every outside id of *wanted* exists in a user namespace whose own map is *own_map*.
+
+    The kernel refuses (EPERM) a map of ids that the parent namespace lacks, as in a container of fewer ids.
+    """
+    have = [(entry.inside, entry.inside + entry.count) for entry in own_map]
+    return not any(_without(entry.outside, entry.outside + entry.count, have) for entry in wanted)
+
+
+def lookup(id_map: Iterable[IdMap], inside: int) -> int | None:
+    """Return the outside id of *inside*, None when the map lacks it."""
+    for entry in id_map:
+        if entry.inside <= inside < entry.inside + entry.count:
+            return entry.outside + inside - entry.inside
+    return None
+
+
+def is_single(id_map: Sequence[IdMap]) -> bool:
+    """Tell whether the map has one id only, which is when an ordinary user may write it."""
+    return len(id_map) == 1 and id_map[0].count == 1
+
+
+def write_maps(
+    pid: int,
+    uid_map: Sequence[IdMap],
+    gid_map: Sequence[IdMap],
+    *,
+    newuidmap: str | None = None,
+    newgidmap: str | None = None,
+    proc_root: str = "/proc",
+) -> None:
+    """Write both maps of the user namespace that process *pid* has just made; once, from its parent namespace.
+
+    With *newuidmap* and *newgidmap* these programs write them, which they do for subordinate ranges of the calling user.
+    Otherwise they are written directly: by root any map; by an ordinary user only that of one id, its own, and then
+    setgroups(2) is denied in the namespace for good (else a process could drop a group that denies it something).
+
+    Raises:
+        OSError: EPERM, EINVAL: refused; the text holds what was tried, and what the helper wrote to its standard error.
+        ProcessLookupError, FileNotFoundError: there is no such process, or it has ended.
+        ValueError: a map is empty.
+    """
+    if not uid_map or not gid_map:
+        raise ValueError("an id map must have at least one entry")
+    directory = f"{proc_root}/{pid}"
+    if newuidmap and newgidmap:
+        _run_helper(newuidmap, pid, uid_map)
+        _run_helper(newgidmap, pid, gid_map)
+        return
+    if is_single(gid_map) and os.geteuid() != 0:
+        _write(f"{directory}/setgroups", "deny")
+    _write(f"{directory}/uid_map", "\n".join(map(str, uid_map)))
+    _write(f"{directory}/gid_map", "\n".join(map(str, gid_map)))
+
+
+def _write(path: str, text: str) -> None:
+    # One write(2) for the whole map: the kernel takes no second one.
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode("ascii"))
+    except OSError as error:
+        shown = text.replace("\n", ", ")
+        raise OSError(error.errno, f"writing {shown!r}: {error.strerror}", path) from None
+    finally:
+        os.close(fd)
+
+
+def _run_helper(program: str, pid: int, id_map: Sequence[IdMap]) -> None:
+    """Run newuidmap(1) or newgidmap(1); spawned and not forked, since importing subprocess costs more than the call."""
+    numbers = [str(number) for entry in id_map for number in (entry.inside, entry.outside, entry.count)]
+    arguments = [program, str(pid), *numbers]
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        actions = [  # 0 last: the pipe's end may be 0 where the standard descriptors are closed
+            (os.POSIX_SPAWN_DUP2, writer, 1),
+            (os.POSIX_SPAWN_DUP2, writer, 2),
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        ]
+        child = os.posix_spawn(
+            program, arguments, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, file_actions=actions
+        )
+        os.close(writer)
+        writer = -1
+        said = b""
+        while block := os.read(reader, 4096):
+            said += block
+        _, status = os.waitpid(child, 0)
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+    if status != 0:
+        text = (
+            " ".join(said.decode(errors="replace").split())
+            or f"ended with status {os.waitstatus_to_exitcode(status)}"
+        )
+        raise OSError(errno.EPERM, text, " ".join(arguments))

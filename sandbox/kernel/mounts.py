@@ -1,0 +1,436 @@
+"""Mounts: what is mounted where, by descriptors below the new root, never by path strings.
+
+A path below the new root is the sandbox's to shape, so it is opened once, by :func:`open_in_root`, which cannot leave the
+root, and everything after works on that descriptor. The new mount API is used (fsopen(2) and open_tree(2), Linux 5.2;
+openat2(2), Linux 5.6, is needed anyway); only mount_setattr(2) (Linux 5.12) has a fallback.
+
+Two rules of the kernel hold for every descriptor given to a function here:
+- its mount must be one of this process's *own* mount namespace, hence opened after :func:`namespaces.unshare` (else EINVAL);
+- it refers to what it was opened on: a mount placed on it later is not seen through it, but by opening the path again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sandbox.kernel import _libc
+from sandbox.kernel.mountinfo import parse_mountinfo, reachable, subtree
+
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/proc/scsi",
+    "/sys/devices/virtual/tpm",
+)
+"""What ``runc spec`` masks: parts of /proc and /sys that belong to the host and are no namespace's."""
+
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""What ``runc spec`` makes read-only."""
+
+_EAGAIN_TRIES = (
+    128  # openat2(2): EAGAIN is a rename somewhere on the machine during the walk; systemd tries as often
+)
+
+_OPTION_NAMES = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "nosuid": ("nosuid", True),
+    "suid": ("nosuid", False),
+    "nodev": ("nodev", True),
+    "dev": ("nodev", False),
+    "noexec": ("noexec", True),
+    "exec": ("noexec", False),
+}
+
+_PRESENT_OPTIONS = {
+    "ro": _libc.MS_RDONLY,
+    "nosuid": _libc.MS_NOSUID,
+    "nodev": _libc.MS_NODEV,
+    "noexec": _libc.MS_NOEXEC,
+    "noatime": _libc.MS_NOATIME,
+    "nodiratime": _libc.MS_NODIRATIME,
+    "relatime": _libc.MS_RELATIME,
+    "nosymfollow": _libc.MS_NOSYMFOLLOW,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFlags:
+    """What may not be done through a mount. Flags are only ever added: a user namespace may not clear inherited ones."""
+
+    read_only: bool = False
+    nosuid: bool = False
+    nodev: bool = False
+    noexec: bool = False
+
+    def attributes(self) -> int:
+        """Return the MOUNT_ATTR_* bits of mount_setattr(2) and fsmount(2)."""
+        return (
+            (_libc.MOUNT_ATTR_RDONLY if self.read_only else 0)
+            | (_libc.MOUNT_ATTR_NOSUID if self.nosuid else 0)
+            | (_libc.MOUNT_ATTR_NODEV if self.nodev else 0)
+            | (_libc.MOUNT_ATTR_NOEXEC if self.noexec else 0)
+        )
+
+    def mount_flags(self) -> int:
+        """Return the MS_* bits of mount(2)."""
+        return (
+            (_libc.MS_RDONLY if self.read_only else 0)
+            | (_libc.MS_NOSUID if self.nosuid else 0)
+            | (_libc.MS_NODEV if self.nodev else 0)
+            | (_libc.MS_NOEXEC if self.noexec else 0)
+        )
+
+
+_TMPFS_FLAGS = MountFlags(nosuid=True, nodev=True)
+_KERNEL_FLAGS = MountFlags(nosuid=True, nodev=True, noexec=True)
+_SEALED_FLAGS = MountFlags(read_only=True, nosuid=True, nodev=True, noexec=True)
+
+
+def parse_options(options: Iterable[str]) -> MountFlags:
+    """Return the flags that *options*, such as ``["ro", "nosuid"]``, ask for.
+
+    Raises:
+        ValueError: an option is unknown, or contradicts one before it.
+    """
+    given: dict[str, tuple[str, bool]] = {}
+    for option in options:
+        if option not in _OPTION_NAMES:
+            raise ValueError(f"unknown mount option {option!r}: one of {', '.join(_OPTION_NAMES)}")
+        field, value = _OPTION_NAMES[option]
+        if field in given and given[field][1] != value:
+            raise ValueError(f"mount options {given[field][0]!r} and {option!r} contradict each other")
+        given[field] = (option, value)
+    return MountFlags(**{field: value for field, (_, value) in given.items()})
+
+
+def open_in_root(root_fd: int, path: str, *, directory: bool = False) -> int:
+    """Open *path*, absolute or not, as a process whose root is *root_fd* would find it; the descriptor is O_PATH.
+
+    Symbolic links and ``..`` are followed but stay below the root (RESOLVE_IN_ROOT), links of /proc that are no paths are
+    refused. Mounts are crossed: the topmost one at *path* is opened.
+
+    Raises:
+        OSError: ENOENT; ENOTDIR (with *directory* for anything else as well); ELOOP (too many links); EXDEV (a magic link).
+    """
+    flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
+    for _ in range(_EAGAIN_TRIES - 1):
+        try:
+            return _libc.openat2(root_fd, path, flags, 0, _libc.RESOLVE_IN_ROOT)
+        except BlockingIOError:
+            continue
+    return _libc.openat2(root_fd, path, flags, 0, _libc.RESOLVE_IN_ROOT)
+
+
+def path_of(fd: int) -> str:
+    """Return where the kernel says *fd* is, for messages."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return f"descriptor {fd}"
+
+
+def make_private() -> None:
+    """Stop mounts from travelling between this mount namespace and the one it was copied from; mount_namespaces(7)."""
+    _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_PRIVATE)
+
+
+def mount_fuse(
+    fuse_fd: int,
+    target_fd: int,
+    *,
+    source: str = "unionfs",
+    nosuid: bool = True,
+    read_only: bool = False,
+    posix_acl: bool = False,
+    options: Iterable[str] = (),
+) -> int:
+    """Mount the FUSE connection *fuse_fd* on the directory *target_fd* and return an O_PATH descriptor of its root.
+
+    *fuse_fd* is /dev/fuse, opened within this process's user namespace (else EINVAL). The caller closes its copy at once:
+    only the server may hold it (DESIGN, 2). The mount is always nodev. By mount(2), as nothing else takes MS_POSIXACL.
+
+    Raises:
+        OSError: EINVAL for a descriptor of another user namespace or one already mounted; EPERM without CAP_SYS_ADMIN.
+    """
+    data = ("rootmode=40000", "user_id=0", "group_id=0", "default_permissions", "allow_other", *options)
+    flags = MountFlags(nosuid=nosuid, nodev=True, read_only=read_only).mount_flags()
+    target = path_of(target_fd)
+    try:
+        _libc.mount(
+            source,
+            f"/proc/self/fd/{target_fd}",
+            "fuse",
+            flags | (_libc.MS_POSIXACL if posix_acl else 0),
+            f"fd={fuse_fd}," + ",".join(data),
+        )
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, target) from None
+    root_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if mount_id(root_fd) == mount_id(target_fd):
+        os.close(root_fd)
+        raise OSError(errno.ESTALE, "the mount point was moved away during the mount", target)
+    return root_fd
+
+
+def bind(
+    source_fd: int,
+    target_fd: int,
+    *,
+    recursive: bool = True,
+    read_only: bool = False,
+    nosuid: bool = False,
+    nodev: bool = False,
+    noexec: bool = False,
+    use_setattr: bool | None = None,
+) -> None:
+    """Show what *source_fd* refers to on *target_fd* as well, both directories or both something else.
+
+    The flags hold for every mount below the source too; those that the source has stay. Without *recursive* a source with
+    mounts below it that came from a more privileged mount namespace is EINVAL, for it would uncover what they cover.
+    *use_setattr* False is the way of kernels before Linux 5.12; None asks the kernel.
+
+    Raises:
+        OSError: EINVAL for a source of another mount namespace; ENOTDIR for a directory on a file or the reverse; ENOSPC
+            beyond /proc/sys/fs/mount-max.
+    """
+    flags = MountFlags(read_only=read_only, nosuid=nosuid, nodev=nodev, noexec=noexec)
+    if use_setattr is None:
+        use_setattr = _libc.have_mount_setattr()
+    source, target = path_of(source_fd), path_of(target_fd)
+    try:
+        clone = _libc.OPEN_TREE_CLONE | _libc.AT_EMPTY_PATH | (_libc.AT_RECURSIVE if recursive else 0)
+        tree_fd = _libc.open_tree(source_fd, "", clone)
+        try:
+            if flags.attributes() and use_setattr:
+                _libc.mount_setattr(tree_fd, flags.attributes(), recursive=True)
+            _libc.move_mount(tree_fd, target_fd)
+            if flags.attributes() and not use_setattr:
+                _remount_tree(tree_fd, flags)
+        finally:
+            os.close(tree_fd)
+    except OSError as error:
+        if error.errno == errno.EINVAL and _is_directory(source_fd) != _is_directory(target_fd):
+            text = "a directory can be bound on a directory only, and nothing else on one"
+            raise OSError(errno.ENOTDIR, text, source, None, target) from None
+        raise OSError(error.errno, error.strerror, source, None, target) from None
+
+
+def mount_tmpfs(
+    target_fd: int,
+    *,
+    size: int | None = None,
+    mode: int = 0o755,
+    inodes: int | None = None,
+    flags: MountFlags = _TMPFS_FLAGS,
+) -> None:
+    """Mount an empty tmpfs on the directory *target_fd*; *size* in bytes and *inodes* None are the kernel's halves of memory.
+
+    Its pages are charged to the memory cgroup of whoever writes them.
+    """
+    options = {"mode": f"{mode:o}"}
+    if size is not None:
+        options["size"] = str(size)
+    if inodes is not None:
+        options["nr_inodes"] = str(inodes)
+    mount_filesystem("tmpfs", target_fd, options=options, flags=flags)
+
+
+def mount_proc(target_fd: int) -> None:
+    """Mount the /proc of this process's pid namespace.
+
+    Raises:
+        OSError: EPERM when no /proc that is wholly visible is left in this mount namespace ("too revealing": a container
+            engine masked parts of it), or when the pid namespace is not this user namespace's.
+    """
+    mount_filesystem("proc", target_fd, flags=_KERNEL_FLAGS)
+
+
+def mount_sysfs(target_fd: int) -> None:
+    """Mount the /sys of this process's network namespace, read-only.
+
+    Raises:
+        OSError: EPERM as for :func:`mount_proc`, and when the network namespace is not this user namespace's.
+    """
+    mount_filesystem("sysfs", target_fd, flags=_SEALED_FLAGS)
+
+
+def mount_devpts(target_fd: int, *, tty_gid: int | None = None) -> None:
+    """Mount a new instance of pseudo-terminals. *tty_gid* is the group (5 is tty) that terminals belong to and may be
+    written by; it must be mapped (else EINVAL). With None they are their opener's alone.
+    """
+    options = {"newinstance": None, "ptmxmode": "0666", "mode": "0600"}
+    if tty_gid is not None:
+        options |= {"mode": "0620", "gid": str(tty_gid)}
+    mount_filesystem("devpts", target_fd, options=options, flags=MountFlags(nosuid=True, noexec=True))
+
+
+def mount_mqueue(target_fd: int) -> None:
+    """Mount the POSIX message queues of this process's ipc namespace.
+
+    Raises:
+        OSError: EPERM when the ipc namespace is not this user namespace's.
+    """
+    mount_filesystem("mqueue", target_fd, flags=_KERNEL_FLAGS)
+
+
+def mount_filesystem(
+    fstype: str, target_fd: int, *, options: Mapping[str, str | None] | None = None, flags: MountFlags
+) -> None:
+    """Mount a new file system of type *fstype* on *target_fd*; an option whose value is None is one without a value."""
+    try:
+        tree_fd = detached_filesystem(fstype, options=options, flags=flags)
+        try:
+            _libc.move_mount(tree_fd, target_fd)
+        finally:
+            os.close(tree_fd)
+    except OSError as error:
+        raise OSError(error.errno, f"mount {fstype}: {error.strerror}", path_of(target_fd)) from None
+
+
+def detached_filesystem(
+    fstype: str, *, options: Mapping[str, str | None] | None = None, flags: MountFlags
+) -> int:
+    """Return a descriptor of the root of a new file system that is mounted nowhere yet (and vanishes with it)."""
+    fs_fd = _libc.fsopen(fstype)
+    try:
+        # Otherwise mountinfo says "none". Not every type takes a source: proc and sysfs do.
+        _libc.fsconfig(fs_fd, _libc.FSCONFIG_SET_STRING, "source", fstype)
+        for key, value in (options or {}).items():
+            command = _libc.FSCONFIG_SET_FLAG if value is None else _libc.FSCONFIG_SET_STRING
+            _libc.fsconfig(fs_fd, command, key, value)
+        _libc.fsconfig(fs_fd, _libc.FSCONFIG_CMD_CREATE)
+        return _libc.fsmount(fs_fd, flags.attributes())
+    finally:
+        os.close(fs_fd)
+
+
+def attach(tree_fd: int, target_fd: int) -> None:
+    """Mount the detached tree *tree_fd* on *target_fd*."""
+    try:
+        _libc.move_mount(tree_fd, target_fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path_of(target_fd)) from None
+
+
+def pivot(new_root_fd: int) -> None:
+    """Make the mount whose root is *new_root_fd* the root of this mount namespace and let go of the old one.
+
+    The way of pivot_root(2), "pivot_root(".", ".")": the old root lands on top of the new one and is detached from there, so
+    no directory for it is needed. A descriptor of a directory of the old root, *new_root_fd* not among them, still leads
+    out: the caller closes them all.
+
+    Raises:
+        OSError: EINVAL when *new_root_fd* is no mount's root, or mounts are shared (see :func:`make_private`).
+    """
+    old_root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fchdir(new_root_fd)
+        _libc.pivot_root(".", ".")
+        # "." is the old root on every kernel there is; saying so does not depend on it.
+        os.fchdir(old_root_fd)
+        _libc.umount2(".", _libc.MNT_DETACH)
+        os.chdir("/")
+    finally:
+        os.close(old_root_fd)
+
+
+def mask(root_fd: int, paths: Iterable[str], null_fd: int) -> None:
+    """Hide each of *paths* below *root_fd*: a directory under an empty read-only tmpfs, anything else under *null_fd*.
+
+    *null_fd* is an O_PATH descriptor of /dev/null. A path that does not exist is no error, for the lists name things that
+    depend on the kernel.
+    """
+    for path in paths:
+        fd = _open_existing(root_fd, path)
+        if fd is None:
+            continue
+        try:
+            if _is_directory(fd):
+                mount_tmpfs(fd, inodes=2, size=4096, mode=0o555, flags=_SEALED_FLAGS)
+            else:
+                bind(null_fd, fd, recursive=False, read_only=True, nosuid=True, noexec=True)
+        finally:
+            os.close(fd)
+
+
+def make_read_only(root_fd: int, paths: Iterable[str]) -> None:
+    """Make each of *paths* below *root_fd*, and all mounts below it, read-only, by a bind of it on itself.
+
+    A path that does not exist is passed over, as in :func:`mask`.
+    """
+    for path in paths:
+        fd = _open_existing(root_fd, path)
+        if fd is None:
+            continue
+        try:
+            bind(fd, fd, read_only=True, nosuid=True, nodev=True, noexec=True)
+        finally:
+            os.close(fd)
+
+
+def _open_existing(root_fd: int, path: str) -> int | None:
+    try:
+        return open_in_root(root_fd, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_directory(fd: int) -> bool:
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def mount_id(fd: int) -> int:
+    """Return the id, as in mountinfo, of the mount that *fd* was opened through; proc_pid_fdinfo(5)."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(errno.ENODATA, "no mnt_id in fdinfo", path_of(fd))
+
+
+def remount_flags(options: Iterable[str], added: MountFlags) -> int:
+    """Return the mount(2) flags that keep a mount's present *options* (of mountinfo) and add *added*.
+
+    A remount that leaves one out asks to clear it, which is EPERM for flags that a user namespace inherited.
+    """
+    present = 0
+    for option in options:
+        present |= _PRESENT_OPTIONS.get(option, 0)
+    if not present & (_libc.MS_NOATIME | _libc.MS_RELATIME):
+        # strictatime is what mountinfo has no word for; without either flag mount(2) would set relatime.
+        present |= _libc.MS_STRICTATIME
+    return _libc.MS_REMOUNT | _libc.MS_BIND | added.mount_flags() | present
+
+
+def _remount_tree(tree_fd: int, added: MountFlags) -> None:
+    """Add flags to the attached mount *tree_fd* and to every mount below it, one by one (before Linux 5.12)."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        entries = parse_mountinfo(file.read())
+    tree = reachable(subtree(entries, mount_id(tree_fd)))
+    top = tree[0].mount_point.rstrip("/")
+    # What is out of reach for us is so for the sandbox too: what covers it came along and is locked in place.
+    for entry in tree:
+        if entry is tree[0]:
+            _libc.mount("none", f"/proc/self/fd/{tree_fd}", None, remount_flags(entry.options, added))
+            continue
+        fd = open_in_root(tree_fd, entry.mount_point[len(top) :])
+        try:
+            if mount_id(fd) != entry.mount_id:
+                raise OSError(
+                    errno.EBUSY, "a mount below the source changed during the bind", entry.mount_point
+                )
+            _libc.mount("none", f"/proc/self/fd/{fd}", None, remount_flags(entry.options, added))
+        finally:
+            os.close(fd)

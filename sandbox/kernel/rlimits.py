@@ -1,0 +1,94 @@
+"""Per-process resource limits by the names of the spec; getrlimit(2)."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Mapping
+
+UNLIMITED = resource.RLIM_INFINITY
+
+RESOURCES = {
+    "open_files": resource.RLIMIT_NOFILE,
+    "processes": resource.RLIMIT_NPROC,
+    "file_size": resource.RLIMIT_FSIZE,
+    "core": resource.RLIMIT_CORE,
+    "stack": resource.RLIMIT_STACK,
+    "cpu_time": resource.RLIMIT_CPU,
+}
+"""Units: open_files and processes are counts, file_size, core and stack bytes, cpu_time seconds.
+
+``processes`` counts the processes of one user id within one user namespace (Linux 5.14), not those of one sandbox.
+"""
+
+Value = int | str
+"""A limit: a number of 0 or more in the unit of its resource, or "unlimited"."""
+
+
+def encode(name: str, value: Value) -> int:
+    """Return *value* as setrlimit(2) wants it, "unlimited" as RLIM_INFINITY.
+
+    Raises:
+        ValueError: *name* is no known limit; *value* is negative, too large for the kernel, or another word.
+    """
+    if name not in RESOURCES:
+        raise ValueError(f"unknown limit {name!r}: one of {', '.join(RESOURCES)}")
+    if value == "unlimited":
+        return UNLIMITED
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f'{name}: expected a number from 0 to 2^63-1 or "unlimited", found {value!r}')
+    return value
+
+
+def check(
+    limits: Mapping[str, Value],
+    hard_limits: Mapping[str, int],
+    *,
+    may_raise: bool = False,
+    max_open_files: int | None = None,
+) -> None:
+    """Raise unless a process whose hard limits are *hard_limits* may set *limits*. Pure: nothing is asked of the kernel.
+
+    A hard limit can be raised only with CAP_SYS_RESOURCE in the *initial* user namespace (*may_raise*), so a sandbox with its
+    own user namespace never can; nor can it be raised before, by a supervisor without that capability. *max_open_files*
+    is /proc/sys/fs/nr_open, above which no open_files limit can be, whoever asks.
+
+    Raises:
+        ValueError: a limit is above its hard limit, or :func:`encode` refuses it.
+    """
+    for name, value in limits.items():
+        wanted, hard = encode(name, value), hard_limits[name]
+        if not may_raise and hard != UNLIMITED and (wanted == UNLIMITED or wanted > hard):
+            raise ValueError(
+                f"{name}: {value} is above this process's hard limit of {hard}: ask for at most {hard}, or raise the "
+                f"hard limit first (ulimit -H, limits.conf)"
+            )
+        if (
+            name == "open_files"
+            and max_open_files is not None
+            and (wanted == UNLIMITED or wanted > max_open_files)
+        ):
+            raise ValueError(
+                f"{name}: {value} is above the kernel's maximum of {max_open_files} (fs.nr_open)"
+            )
+
+
+def current_hard_limits() -> dict[str, int]:
+    """Return the hard limits of this process, by the names of :data:`RESOURCES`; RLIM_INFINITY is -1."""
+    return {name: resource.getrlimit(number)[1] for name, number in RESOURCES.items()}
+
+
+def apply(
+    limits: Mapping[str, Value], *, set_limit: Callable[[int, tuple[int, int]], None] = resource.setrlimit
+) -> None:
+    """Set *limits* on this process, soft and hard alike; every value is checked before the first is set.
+
+    Raises:
+        ValueError: :func:`encode` refuses a value, or the kernel does (above the hard limit).
+        OSError: EPERM likewise.
+    """
+    encoded = {name: encode(name, value) for name, value in limits.items()}
+    for name, value in encoded.items():
+        try:
+            set_limit(RESOURCES[name], (value, value))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,62 @@
+"""Removing a tree by descriptors, whatever is in it: following nothing, at any depth, with two descriptors."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PREFIX = b".removed-"
+
+
+def remove_contents(top_fd: int) -> None:
+    """Remove everything below the directory *top_fd*.
+
+    Directories found inside are first moved up to the top, so that depth costs nothing; those that their owner may not enter are
+    made accessible. A FileNotFoundError from a second remover at work is no error.
+
+    Raises:
+        OSError: EACCES, EPERM where the entries are another user's.
+    """
+    pending = _entries(top_fd, b".")
+    serial = 0
+    while pending:
+        name, is_directory = pending.pop()
+        if not is_directory:
+            _unlink(top_fd, name)
+            continue
+        try:
+            os.chmod(name, stat.S_IRWXU, dir_fd=top_fd)
+            fd = os.open(name, _OPEN_DIR, dir_fd=top_fd)
+        except FileNotFoundError:
+            continue
+        try:
+            for child, child_is_directory in _entries(fd, b"."):
+                if child_is_directory:
+                    serial += 1
+                    moved = _PREFIX + b"%d" % serial
+                    # A directory must be writable for its ".." to change (rename(2), EACCES).
+                    os.chmod(child, stat.S_IRWXU, dir_fd=fd)
+                    os.rename(child, moved, src_dir_fd=fd, dst_dir_fd=top_fd)
+                    pending.append((moved, True))
+                else:
+                    _unlink(fd, child)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=top_fd)
+
+
+def _entries(fd: int, name: bytes) -> list[tuple[bytes, bool]]:
+    listing = os.open(name, _OPEN_DIR, dir_fd=fd)
+    try:
+        with os.scandir(listing) as found:
+            return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]
+    finally:
+        os.close(listing)
+
+
+def _unlink(fd: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,119 @@
+"""Running a function of a test in new namespaces: in a forked child, which reports what the function returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+
+from sandbox import host
+from sandbox.kernel import idmaps, mounts, namespaces
+
+Inside = Callable[..., Any]
+
+
+class InNamespaces:
+    """Call it with a function; it returns what the function returned, as far as JSON can carry it."""
+
+    def __init__(self) -> None:
+        self.facts = host.gather()
+
+    def has_whole_map(self) -> bool:
+        """Tell whether this account can map a range of ids."""
+        return self.facts.whole_maps() is not None
+
+    def __call__(
+        self,
+        function: Inside,
+        *,
+        kinds: tuple[str, ...] = ("mount",),
+        single_id: bool = False,
+        with_fuse: bool = False,
+    ) -> Any:
+        """Run *function* as id 0 of a new user namespace and in new namespaces of *kinds*, mounts made private.
+
+        The map is the widest that the account can have, or one id. *with_fuse* passes a descriptor of /dev/fuse.
+        """
+        maps = None if single_id else self.facts.whole_maps()
+        helpers = self.facts.map_helpers if maps is not None else None
+        uid_map, gid_map = maps or (idmaps.single_map(os.geteuid()), idmaps.single_map(os.getegid()))
+        ready, made = os.pipe()
+        result, report = os.pipe()
+        go, mapped = os.pipe()
+        child = os.fork()
+        if child == 0:
+            for fd in (ready, result, mapped):
+                os.close(fd)
+            _run_and_exit(function, kinds, made, go, report, with_fuse=with_fuse)
+        for fd in (made, report, go):
+            os.close(fd)
+        try:
+            if os.read(ready, 1):
+                newuidmap, newgidmap = helpers or (None, None)
+                idmaps.write_maps(child, uid_map, gid_map, newuidmap=newuidmap, newgidmap=newgidmap)
+                os.write(mapped, b"x")
+            answer = b""
+            while block := os.read(result, 65536):
+                answer += block
+        finally:
+            for fd in (ready, result, mapped):
+                os.close(fd)
+            os.waitpid(child, 0)
+        if not answer:
+            pytest.fail("the child ended without a report")
+        outcome = json.loads(answer)
+        if "error" in outcome:
+            pytest.fail(f"inside the namespaces:\n{outcome['error']}", pytrace=False)
+        return outcome["value"]
+
+
+def _run_and_exit(
+    function: Inside, kinds: tuple[str, ...], made: int, go: int, report: int, *, with_fuse: bool
+) -> NoReturn:
+    try:
+        namespaces.unshare(["user"])
+        # As real root this must come before the change of ids: the new root is nobody to a device of mode 0600.
+        arguments = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)] if with_fuse else []
+        os.write(made, b"x")
+        if not os.read(go, 1):
+            os._exit(1)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        namespaces.unshare(kinds)
+        if "mount" in kinds:
+            mounts.make_private()
+        if "pid" in kinds:
+            inner = os.fork()
+            if inner:
+                os.waitpid(inner, 0)
+                os._exit(0)
+        outcome = {"value": function(*arguments)}
+    except BaseException:  # noqa: BLE001 - the parent shows it, this process must not return into pytest
+        outcome = {"error": traceback.format_exc()}
+    try:
+        os.write(report, json.dumps(outcome).encode())
+        sys.stdout.flush()
+    finally:
+        os._exit(0)
+
+
+@pytest.fixture(scope="session")
+def in_namespaces() -> InNamespaces:
+    """Return the runner."""
+    return InNamespaces()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[str]:
+    """A directory that everyone may write: root of a sandbox that real root made is nobody to pytest's own."""
+    path = tempfile.mkdtemp(prefix="sandbox-kernel-")
+    os.chmod(path, 0o777)
+    yield path
+    shutil.rmtree(path)
