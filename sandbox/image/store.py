@@ -1,0 +1,160 @@
+"""The layer store: archives unpacked once, under the ids they are used with, and shared by every sandbox that names them.
+
+A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and the id map, as owners on disk
+depend on it. A layer is built beside its place and renamed into it, so what is in the store is whole. Who uses a layer holds a shared
+lock on it; an older import of the same archive is removed when nobody does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+from sandbox.errors import ImageError
+from sandbox.kernel.idmaps import lookup
+from sandbox.kernel.trees import remove_contents
+from sandbox.plan import IdPlan
+from sandbox.state import StateDirectory
+from sandbox.userns import run_with_ids
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FORMAT = 1  # changes when unpacking does, so that layers of older versions are not taken for ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLayer:
+    """A layer of the store in use: its tree, and the shared lock that keeps it there."""
+
+    tree_fd: int
+    lock_fd: int
+    #: What could not be unpacked as it is; said once, when the layer is made.
+    notices: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Let go of the layer."""
+        os.close(self.tree_fd)
+        os.close(self.lock_fd)
+
+
+class LayerStore:
+    """The layers of one state directory."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        """Use the store of *state*."""
+        self._base = os.path.join(state.path, "layers")
+
+    def open_archive(self, path: str, ids: IdPlan) -> StoredLayer:
+        """Return the layer of the archive *path*, unpacking it first unless it is there.
+
+        Raises:
+            ImageError: the archive cannot be read or is damaged.
+            SandboxError: it cannot be unpacked under *ids*.
+        """
+        try:
+            archive_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        try:
+            info = os.fstat(archive_fd)
+            source = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+            facts = [_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, *map(str, (*ids.uid_map, *ids.gid_map))]
+            key = f"{source}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+            return self._open(key) or self._import(key, source, archive_fd, path, ids)
+        finally:
+            os.close(archive_fd)
+
+    def _open(self, key: str, notices: tuple[str, ...] = ()) -> StoredLayer | None:
+        place = os.path.join(self._base, key)
+        try:
+            lock_fd = os.open(os.path.join(place, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(lock_fd, fcntl.LOCK_SH)
+        try:
+            tree_fd = os.open(os.path.join(place, "tree"), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed between the two
+            os.close(lock_fd)
+            return None
+        return StoredLayer(tree_fd=tree_fd, lock_fd=lock_fd, notices=notices)
+
+    def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
+        guard = os.open(os.path.join(self._base, f"{source}.importing"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX)  # another process may be importing the same archive: wait, then find it made
+            made = self._open(key)
+            if made is not None:
+                return made
+            building = os.path.join(self._base, f"{source}.new")
+            self._discard(building, ids)
+            try:
+                notices = self._build(building, archive_fd, path, ids)
+                os.rename(building, os.path.join(self._base, key))
+            except BaseException:
+                self._discard(building, ids)
+                raise
+            self._remove_older(source, key, ids)
+            layer = self._open(key, notices)
+            assert layer is not None
+            return layer
+        finally:
+            os.close(guard)
+
+    def _build(self, building: str, archive_fd: int, path: str, ids: IdPlan) -> tuple[str, ...]:
+        os.mkdir(building, 0o700)
+        tree = os.path.join(building, "tree")
+        os.mkdir(tree, 0o755)
+        os.chmod(tree, 0o755)
+        if os.geteuid() == 0:
+            os.chown(tree, lookup(ids.uid_map, 0) or 0, lookup(ids.gid_map, 0) or 0)
+        with open(os.path.join(building, "lock"), "xb"):
+            pass
+        tree_fd = os.open(tree, _OPEN_DIR)
+        try:
+            said = run_with_ids(ids, lambda: _unpack(archive_fd, path, tree_fd, single_id=ids.single))
+        finally:
+            os.close(tree_fd)
+        return tuple(said.splitlines())
+
+    def _remove_older(self, source: str, key: str, ids: IdPlan) -> None:
+        for name in os.listdir(self._base):
+            if not name.startswith(f"{source}-") or name == key:
+                continue
+            place = os.path.join(self._base, name)
+            try:
+                lock_fd = os.open(os.path.join(place, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._discard(place, ids)
+            except BlockingIOError:
+                pass  # in use
+            finally:
+                os.close(lock_fd)
+
+    def _discard(self, place: str, ids: IdPlan) -> None:
+        try:
+            fd = os.open(place, _OPEN_DIR)
+        except FileNotFoundError:
+            return
+        try:
+            try:
+                remove_contents(fd)
+            except PermissionError:
+                run_with_ids(ids, lambda: remove_contents(fd) or "")
+        finally:
+            os.close(fd)
+        os.rmdir(place)
+
+
+def _unpack(archive_fd: int, path: str, tree_fd: int, *, single_id: bool) -> str:
+    """Unpack in the child that is root of the user namespace; returns notices, a line each."""
+    from sandbox.image.archive import open_archive
+    from sandbox.image.unpack import unpack
+
+    with open(archive_fd, "rb", closefd=False) as file, open_archive(file, path) as archive:
+        report = unpack(archive, tree_fd, single_id=single_id)
+    return "".join(f"{path}: {notice}\n" for notice in report.notices())

@@ -1,0 +1,161 @@
+"""The operations that bring a sandbox up inside its namespaces: values that can be printed, compared and carried out.
+
+The plan orders them; ``runtime/execute.py`` carries each out; ``describe()`` is what ``--debug`` shows. Targets are paths in the sandbox.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRoot:
+    """Mount the union of the layers as what will be the root."""
+
+    read_only: bool = False
+    nosuid: bool = True
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        flags = [flag for flag, on in (("read-only", self.read_only), ("nosuid", self.nosuid)) if on]
+        return f"mount unionfs on / [{' '.join([*flags, 'nodev'])}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindVolume:
+    """Show a file or directory of the host; it was opened before the host went out of sight."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    nosuid: bool = True
+    nodev: bool = True
+    noexec: bool = False
+    #: Make the target where it is missing: it lies in a tmpfs of this sandbox, not in the layers.
+    create: bool = False
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"bind {self.source} on {self.target} [{_flags(self)}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TmpfsVolume:
+    """Mount an empty file system in memory; *size* in bytes, None for half of the machine's."""
+
+    target: str
+    size: int | None = None
+    mode: int = 0o755
+    read_only: bool = False
+    nosuid: bool = True
+    nodev: bool = True
+    noexec: bool = False
+    create: bool = False
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        size = "" if self.size is None else f" size={self.size}"
+        return f"mount tmpfs on {self.target} [{_flags(self)} mode={self.mode:04o}{size}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountProc:
+    """Mount the /proc of the sandbox's own processes."""
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return "mount proc on /proc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSys:
+    """Mount /sys read-only: a new one for a network namespace of our own, else the host's."""
+
+    of_host: bool = False
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return "bind the host's /sys on /sys [read-only]" if self.of_host else "mount sysfs on /sys [read-only]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildDev:
+    """Build a minimal /dev: harmless devices, new pseudo-terminals, shared memory, message queues."""
+
+    tty_gid: int | None = None
+    mqueue: bool = True
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return "build /dev: null zero full random urandom tty ptmx pts shm" + (" mqueue" if self.mqueue else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPaths:
+    """Hide what /proc and /sys show of the host."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"mask {' '.join(self.paths)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOnlyPaths:
+    """Make what /proc and /sys let root change read-only."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"make read-only {' '.join(self.paths)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PivotRoot:
+    """Make the union the root and let go of the host's."""
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return "pivot_root; detach the host's root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetHostname:
+    """Set the host name of the sandbox's own uts namespace."""
+
+    name: str
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"set the host name {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackUp:
+    """Bring up the loopback interface, the only one of a new network namespace."""
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return "bring lo up"
+
+
+Operation = (
+    MountRoot
+    | BindVolume
+    | TmpfsVolume
+    | MountProc
+    | MountSys
+    | BuildDev
+    | MaskPaths
+    | ReadOnlyPaths
+    | PivotRoot
+    | SetHostname
+    | LoopbackUp
+)
+
+
+def _flags(volume: BindVolume | TmpfsVolume) -> str:
+    names = ("read_only", "nosuid", "nodev", "noexec")
+    return " ".join(name.replace("_", "-") for name in names if getattr(volume, name)) or "read-write"

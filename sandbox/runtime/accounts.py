@@ -1,0 +1,91 @@
+"""Looking a user up in the sandbox's own /etc/passwd and /etc/group, which are as hostile as any file of a layer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sandbox.kernel.mounts import open_in_root
+
+#: Bytes of an account file that are looked at; a larger one is no account file.
+_MAX_SIZE = 4 << 20
+_MAX_ID = 2**32 - 2
+
+
+class UnknownAccountError(Exception):
+    """There is no such user or group in the sandbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who the program runs as."""
+
+    uid: int
+    gid: int
+    home: str
+    name: str | None
+
+
+def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
+    """Find *user* and *group*, each an id or a name.
+
+    An id needs no entry; without one the group is 0 and the home is ``/``, as container engines have it.
+
+    Raises:
+        UnknownAccountError: a name is not there.
+    """
+    uid = user if isinstance(user, int) else _number(user)
+    entry = next(
+        (fields for fields in _entries(root_fd, "/etc/passwd", 7) if (fields[0] == user if uid is None else _number(fields[2]) == uid)),
+        None,
+    )
+    if uid is None:
+        uid = _number(entry[2]) if entry else None
+        if uid is None:
+            raise UnknownAccountError(f"user {user} is not in the sandbox's /etc/passwd")
+    gid = _number(entry[3]) if entry else 0
+    if group is not None:
+        gid = group if isinstance(group, int) else _find_group(root_fd, group)
+    home = entry[5] if entry and entry[5].startswith("/") else "/"
+    return Account(uid=uid, gid=gid or 0, home=home, name=entry[0] if entry else None)
+
+
+def _find_group(root_fd: int, name: str) -> int:
+    for fields in _entries(root_fd, "/etc/group", 4):
+        number = _number(fields[2])
+        if fields[0] == name and number is not None:
+            return number
+    raise UnknownAccountError(f"group {name} is not in the sandbox's /etc/group")
+
+
+def _entries(root_fd: int, path: str, width: int) -> Iterator[list[str]]:
+    text = _read(root_fd, path)
+    for line in text.splitlines():
+        fields = line.split(":")
+        if len(fields) == width and _number(fields[2]) is not None:
+            yield fields
+
+
+def _number(text: str) -> int | None:
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _MAX_ID:
+        return int(text)
+    return None
+
+
+def _read(root_fd: int, path: str) -> str:
+    try:
+        place = open_in_root(root_fd, path)
+    except OSError:
+        return ""
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):  # a FIFO would block, a device would answer for the host
+            return ""
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    finally:
+        os.close(place)
+    with open(fd, "rb") as file:
+        return file.read(_MAX_SIZE).decode("utf-8", "surrogateescape")

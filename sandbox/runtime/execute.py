@@ -1,0 +1,259 @@
+"""Carrying out the operations of a plan, one after the other, inside the sandbox's namespaces, before the host is out of sight."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sandbox.kernel import devices, mounts, network
+from sandbox.ops import (
+    BindVolume,
+    BuildDev,
+    LoopbackUp,
+    MaskPaths,
+    MountProc,
+    MountRoot,
+    MountSys,
+    Operation,
+    PivotRoot,
+    ReadOnlyPaths,
+    SetHostname,
+    TmpfsVolume,
+)
+
+#: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is put together.
+_STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class StepError(Exception):
+    """A step failed: which, what it was doing, and the OSError below it."""
+
+    def __init__(self, step: str, operation: str, error: OSError, hint: str = "") -> None:
+        """Name the step and the operation (a key of the advice table of sandbox.errors)."""
+        super().__init__(step)
+        self.step = step
+        self.operation = operation
+        self.error = error
+        self.hint = hint
+
+
+@dataclass(slots=True)
+class Workspace:
+    """What the operations work on, and leave to each other."""
+
+    #: /dev/fuse, opened in this user namespace.
+    fuse_fd: int
+    #: The sources of bind volumes by path, O_PATH, opened in this mount namespace.
+    source_fds: Mapping[str, int]
+    #: Hands the mounted connection to the server; the descriptor is closed then.
+    serve: Callable[[int], None]
+    devices: Mapping[str, int] = field(default_factory=dict)
+    sys_fd: int = -1
+    root_fd: int = -1
+
+
+def prepare_mounts(workspace: Workspace) -> None:
+    """Open what is needed of the host, and stop mounts from travelling between it and us."""
+    try:
+        mounts.make_private()
+    except OSError as error:
+        raise StepError("mount namespace", "mount", error) from None
+    try:
+        workspace.devices = devices.open_nodes()
+    except OSError as error:
+        raise StepError("open devices", "open", error) from None
+    try:
+        workspace.sys_fd = os.open("/sys", _OPEN_DIR)
+    except OSError as error:
+        raise StepError("open /sys", "open", error) from None
+
+
+def execute(operation: Operation, workspace: Workspace) -> None:
+    """Carry out one operation.
+
+    Raises:
+        StepError: it failed.
+    """
+    what, action = _ACTIONS[type(operation)]
+    try:
+        action(operation, workspace)
+    except OSError as error:
+        raise StepError(operation.describe(), what, error, _hint(operation, error)) from None
+
+
+def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
+    staging = _stage()
+    try:
+        os.mkdir("root", 0o755, dir_fd=staging)
+        target = os.open("root", _OPEN_DIR, dir_fd=staging)
+    finally:
+        os.close(staging)
+    try:
+        workspace.root_fd = mounts.mount_fuse(
+            workspace.fuse_fd, target, nosuid=operation.nosuid, read_only=operation.read_only
+        )
+    finally:
+        os.close(target)
+    fd, workspace.fuse_fd = workspace.fuse_fd, -1
+    workspace.serve(fd)
+
+
+def _stage() -> int:
+    """Mount a small tmpfs that nobody else sees, and return its root."""
+    for path in _STAGING:
+        try:
+            place = os.open(path, _OPEN_DIR)
+        except FileNotFoundError:
+            continue
+        try:
+            mounts.mount_tmpfs(place, size=65536, mode=0o700)
+        finally:
+            os.close(place)
+        return os.open(path, _OPEN_DIR)
+    raise OSError(errno.ENOENT, "no directory to build the root in", " ".join(_STAGING))
+
+
+def _bind_volume(operation: BindVolume, workspace: Workspace) -> None:
+    source = workspace.source_fds[operation.source]
+    is_directory = os.path.isdir(f"/proc/self/fd/{source}")
+    target = _open_target(workspace.root_fd, operation.target, is_directory=is_directory, create=operation.create)
+    try:
+        mounts.bind(
+            source,
+            target,
+            read_only=operation.read_only,
+            nosuid=operation.nosuid,
+            nodev=operation.nodev,
+            noexec=operation.noexec,
+        )
+    finally:
+        os.close(target)
+
+
+def _tmpfs_volume(operation: TmpfsVolume, workspace: Workspace) -> None:
+    target = _open_target(workspace.root_fd, operation.target, is_directory=True, create=operation.create)
+    flags = mounts.MountFlags(
+        read_only=operation.read_only, nosuid=operation.nosuid, nodev=operation.nodev, noexec=operation.noexec
+    )
+    try:
+        mounts.mount_tmpfs(target, size=operation.size, mode=operation.mode, flags=flags)
+    finally:
+        os.close(target)
+
+
+def _open_target(root_fd: int, path: str, *, is_directory: bool, create: bool) -> int:
+    if create:
+        _create_target(root_fd, path, is_directory=is_directory)
+    return mounts.open_in_root(root_fd, path, directory=is_directory)
+
+
+def _create_target(root_fd: int, path: str, *, is_directory: bool) -> None:
+    """Make *path*, of which a leading part is a tmpfs of this sandbox that holds nothing of anybody else's."""
+    parent, _, name = path.rpartition("/")
+    at = "/"
+    for part in filter(None, parent.split("/")):
+        above = mounts.open_in_root(root_fd, at, directory=True)
+        try:
+            os.mkdir(part, 0o755, dir_fd=above)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(above)
+        at = at.rstrip("/") + "/" + part
+    above = mounts.open_in_root(root_fd, at, directory=True)
+    try:
+        if is_directory:
+            os.mkdir(name, 0o755, dir_fd=above)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=above))
+    except FileExistsError:
+        pass
+    finally:
+        os.close(above)
+
+
+def _mount_proc(_operation: MountProc, workspace: Workspace) -> None:
+    with _Target(workspace.root_fd, "/proc") as target:
+        mounts.mount_proc(target)
+
+
+def _mount_sys(operation: MountSys, workspace: Workspace) -> None:
+    with _Target(workspace.root_fd, "/sys") as target:
+        if operation.of_host:
+            mounts.bind(workspace.sys_fd, target, read_only=True, nosuid=True, nodev=True, noexec=True)
+        else:
+            mounts.mount_sysfs(target)
+
+
+def _build_dev(operation: BuildDev, workspace: Workspace) -> None:
+    with _Target(workspace.root_fd, "/dev") as target:
+        devices.build(target, workspace.devices, tty_gid=operation.tty_gid, mqueue=operation.mqueue)
+
+
+def _mask(operation: MaskPaths, workspace: Workspace) -> None:
+    mounts.mask(workspace.root_fd, operation.paths, workspace.devices["null"])
+
+
+def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
+    mounts.make_read_only(workspace.root_fd, operation.paths)
+
+
+def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
+    mounts.pivot(workspace.root_fd)
+    # Each of these still leads to the host.
+    for fd in (*workspace.devices.values(), *workspace.source_fds.values(), workspace.sys_fd):
+        os.close(fd)
+    workspace.devices, workspace.source_fds, workspace.sys_fd = {}, {}, -1
+
+
+def _set_hostname(operation: SetHostname, _workspace: Workspace) -> None:
+    socket.sethostname(operation.name)
+
+
+def _loopback_up(_operation: LoopbackUp, _workspace: Workspace) -> None:
+    network.loopback_up()
+
+
+class _Target:
+    """A directory of the new root, open for the time of a mount on it."""
+
+    def __init__(self, root_fd: int, path: str) -> None:
+        self._root_fd, self._path = root_fd, path
+
+    def __enter__(self) -> int:
+        self._fd = mounts.open_in_root(self._root_fd, self._path, directory=True)
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _hint(operation: Operation, error: OSError) -> str:
+    """Advice that only the operation's meaning gives; that for the errno comes from sandbox.errors."""
+    if isinstance(operation, BindVolume | TmpfsVolume):
+        if error.errno == errno.ENOENT:
+            return f"a layer has a symbolic link on the way to {operation.target}: name the path that it leads to"
+        if error.errno == errno.ENOTDIR:
+            return f"{operation.target} in the layers and the source must both be directories or both be files"
+    if isinstance(operation, MountProc | MountSys | BuildDev) and error.errno in (errno.ENOTDIR, errno.ENOENT):
+        return "the layers have something else than a directory there: take that layer out"
+    return ""
+
+
+_ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
+    MountRoot: ("mount fuse", _mount_root),
+    BindVolume: ("mount", _bind_volume),
+    TmpfsVolume: ("mount", _tmpfs_volume),
+    MountProc: ("mount proc", _mount_proc),
+    MountSys: ("mount sysfs", _mount_sys),
+    BuildDev: ("mount", _build_dev),
+    MaskPaths: ("mount", _mask),
+    ReadOnlyPaths: ("mount", _make_read_only),
+    PivotRoot: ("pivot_root", _pivot),
+    SetHostname: ("sethostname", _set_hostname),
+    LoopbackUp: ("loopback", _loopback_up),
+}

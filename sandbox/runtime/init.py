@@ -1,0 +1,272 @@
+"""The processes inside: stage1, which makes the namespaces and ends, and init, process 1, which sets up, reaps and forwards signals.
+
+Both are forked from the supervisor and never return into its code. What goes wrong is said over the channel; the exit status is only for
+a supervisor that is gone. The end of the channel is the end of the sandbox: whoever sees it exits, and with process 1 goes everything.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
+from sandbox.kernel import namespaces, process
+from sandbox.ops import BindVolume
+from sandbox.plan import Plan
+from sandbox.runtime import accounts, payload
+from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
+from sandbox.runtime.messages import (
+    Adopted,
+    Channel,
+    ChannelError,
+    CommandFailed,
+    FuseMounted,
+    InitStarted,
+    Mapped,
+    SetupFailed,
+    Started,
+    TerminalOpened,
+    Unshared,
+)
+
+T = TypeVar("T")
+
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+_FORWARDED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCONT,
+    signal.SIGWINCH,
+    signal.SIGALRM,
+    signal.SIGIO,
+    signal.SIGPWR,
+)
+
+
+def run_stage1(plan: Plan, channel: Channel, trace: Callable[[str], None]) -> NoReturn:
+    """Make the namespaces, fork init into them, say its pid, and end."""
+    _guarded(channel, lambda: _stage1(plan, channel, trace))
+
+
+def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
+    status = EXIT_FAILURE
+    try:
+        status = action()
+    except StepError as error:
+        _report(channel, error.step, error.operation, error.error, error.hint)
+    except OSError as error:
+        _report(channel, "set-up", "set-up", error)
+    except ChannelError:
+        pass  # the supervisor is gone: nobody is left to tell
+    except BaseException as error:
+        import traceback
+
+        text = "".join(traceback.format_exception(error)).strip()
+        _send_quietly(channel, SetupFailed("internal error", "", 0, text, ""))
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _report(channel: Channel, step: str, operation: str, error: OSError, hint: str = "") -> None:
+    path = error.filename2 or error.filename or ""
+    path = os.fsdecode(path) if isinstance(path, bytes | str) else str(path)
+    _send_quietly(channel, SetupFailed(step, operation, error.errno or 0, error.strerror or str(error), path, hint))
+
+
+def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed) -> None:
+    try:
+        channel.send(message)
+    except OSError:
+        pass
+
+
+def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None]) -> int:
+    _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
+    channel.send(Unshared())
+    channel.expect(Mapped)
+    # Before the ids change, and in the new mount namespace: real root owns what root of the namespace may not even find, and a
+    # source can be bound only in the mount namespace that it was opened in.
+    _step("namespaces", "unshare", lambda: namespaces.unshare(sorted(plan.namespaces - {"user", "cgroup"})))
+    fuse_fd = _step("open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    sources = {
+        operation.source: _step(f"open {operation.source}", "open", _opener(operation.source))
+        for operation in plan.operations
+        if isinstance(operation, BindVolume)
+    }
+    _step("become root of the namespace", "setresuid", _become_root)
+    pid = _step("process 1", "fork", os.fork)
+    if pid == 0:
+        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, trace))
+    channel.send(InitStarted(pid))
+    return 0
+
+
+def _step(name: str, operation: str, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except OSError as error:
+        raise StepError(name, operation, error) from None
+
+
+def _opener(path: str) -> Callable[[], int]:
+    return lambda: os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _become_root() -> None:
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    process.set_dumpable(False)
+
+
+def _init(plan: Plan, channel: Channel, fuse_fd: int, sources: dict[str, int], trace: Callable[[str], None]) -> int:
+    channel.expect(Adopted)
+    process.set_parent_death_signal()
+    if "cgroup" in plan.namespaces:
+        # After the supervisor has put us into our cgroup: that is what the namespace takes for its root.
+        _step("cgroup namespace", "unshare", lambda: namespaces.unshare(["cgroup"]))
+    os.umask(0)
+    workspace = Workspace(fuse_fd=fuse_fd, source_fds=sources, serve=lambda fd: _hand_over(channel, fd))
+    prepare_mounts(workspace)
+    for operation in plan.operations:
+        trace(operation.describe())
+        execute(operation, workspace)
+    os.umask(0o022)
+    account = _find_account(plan, workspace.root_fd)
+    os.close(workspace.root_fd)
+    terminal_fd = _open_terminal(channel) if plan.process.terminal else -1
+    return _supervise(plan, account, terminal_fd, channel)
+
+
+def _hand_over(channel: Channel, fd: int) -> None:
+    try:
+        channel.send(FuseMounted(), fd)
+    finally:
+        # With a second holder a killed server would leave its clients hanging instead of ENOTCONN (Corrections 2).
+        os.close(fd)
+
+
+def _find_account(plan: Plan, root_fd: int) -> accounts.Account:
+    user = plan.process.user
+    try:
+        return accounts.resolve(root_fd, user.user, user.group)
+    except accounts.UnknownAccountError as error:
+        raise StepError("process.user", "", OSError(0, str(error)), "name one that is there, or an id") from None
+
+
+def _open_terminal(channel: Channel) -> int:
+    """Make a terminal in the sandbox's own devpts; the outer end goes to the supervisor, the inner one to the program."""
+    import fcntl
+    import struct
+    import termios
+
+    try:
+        outer = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fcntl.ioctl(outer, termios.TIOCSPTLCK, struct.pack("i", 0))
+        number = struct.unpack("i", fcntl.ioctl(outer, termios.TIOCGPTN, struct.pack("i", 0)))[0]
+        inner = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StepError("terminal", "open", error) from None
+    channel.send(TerminalOpened(), outer)
+    os.close(outer)
+    return inner
+
+
+def _supervise(plan: Plan, account: accounts.Account, terminal_fd: int, channel: Channel) -> int:
+    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with."""
+    wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    os.set_blocking(wake_reader, False)
+    # Blocked until the program's pid is known, so that none is lost before there is somebody to pass it on to.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
+    signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+    for number in (*_FORWARDED, signal.SIGCHLD):
+        signal.signal(number, _noted)
+    report_reader, report_writer = os.pipe()
+    pid = _step("process", "fork", os.fork)
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        for number in (*_FORWARDED, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        payload.run(plan.process, account, terminal_fd, report_writer, single_id=plan.ids.single)
+    os.close(report_writer)
+    _let_go_of_terminal(terminal_fd)
+    with open(report_reader, "rb") as pipe:
+        report = pipe.read()
+    if report:
+        return _report_failure(plan, channel, report)
+    channel.send(Started())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, signal.SIGCHLD))
+    return _loop(pid, wake_reader, channel)
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """Leave it to the wake-up descriptor."""
+
+
+def _let_go_of_terminal(terminal_fd: int) -> None:
+    """Hold no end of the program's input and output: their other ends must see when the program closes them."""
+    if terminal_fd >= 0:
+        os.close(terminal_fd)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+
+
+def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
+    step, number, text = payload.parse_report(report)
+    if step == "exec":
+        _send_quietly(channel, CommandFailed(plan.process.argv[0], number))
+        return EXIT_NOT_FOUND if number == 2 else EXIT_NOT_EXECUTABLE
+    path = plan.process.cwd if step == "process.cwd" else ""
+    _send_quietly(channel, SetupFailed(step, "", number, text, path))
+    return EXIT_FAILURE
+
+
+def _loop(program: int, wake_reader: int, channel: Channel) -> int:
+    poll = select.poll()
+    poll.register(wake_reader, select.POLLIN)
+    poll.register(channel.fileno(), select.POLLIN)
+    while True:
+        status = _reap(program)
+        if status is not None:
+            return status
+        for fd, _ in poll.poll():
+            if fd == channel.fileno():
+                return EXIT_FAILURE  # the supervisor is gone, and so are we: the kernel ends everything else
+            for number in os.read(wake_reader, 256):
+                if number in _FORWARDED:
+                    _forward(program, number)
+
+
+def _forward(program: int, number: int) -> None:
+    try:
+        if number in _FROM_KEYBOARD:
+            os.killpg(program, number)  # the program leads a session of its own; a terminal would tell the whole group, too
+        else:
+            os.kill(program, number)
+    except ProcessLookupError:
+        pass
+
+
+def _reap(program: int) -> int | None:
+    """Reap all that have ended; the program's exit status, as a shell gives it, if it is among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return EXIT_FAILURE
+        if pid == 0:
+            return None
+        if pid == program:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code

@@ -1,0 +1,164 @@
+"""Everything that the processes of one sandbox may say to each other, and the channel that carries it.
+
+A channel is one end of a SOCK_SEQPACKET pair: a message is one packet of JSON, with descriptors beside it where the message is about one.
+The set is closed: what is not expected at some point is a :class:`ChannelError` that says what was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+_MAX_PACKET = 1 << 16
+_MAX_FDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Unshared:
+    """stage1: the user namespace is made; write its maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """supervisor: the maps are written, the cgroup is joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitStarted:
+    """stage1: process 1 of the sandbox is *pid* (in the supervisor's numbers)."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """supervisor: process 1 is my child now; go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FuseMounted:
+    """init: the root is mounted; serve the descriptor beside this message. It closes its copy at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalOpened:
+    """init: the descriptor beside this message is the outer end of the program's terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """init: the program has been executed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetupFailed:
+    """stage1, init: *step* failed; *operation* and *errno* are a key of the advice table."""
+
+    step: str
+    operation: str
+    errno: int
+    text: str
+    path: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFailed:
+    """init: the program *command* could not be executed."""
+
+    command: str
+    errno: int
+
+
+Message = (
+    Unshared
+    | Mapped
+    | InitStarted
+    | Adopted
+    | FuseMounted
+    | TerminalOpened
+    | Started
+    | SetupFailed
+    | CommandFailed
+)
+
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (Unshared, Mapped, InitStarted, Adopted, FuseMounted, TerminalOpened, Started, SetupFailed, CommandFailed)
+}
+
+M = TypeVar("M")
+
+
+class ChannelError(Exception):
+    """The other side said something else than it should have, or went away."""
+
+
+class Channel:
+    """One end of the conversation."""
+
+    def __init__(self, end: socket.socket) -> None:
+        """Take over *end*."""
+        self._socket = end
+        self._received_fds: list[int] = []
+
+    @staticmethod
+    def pair() -> tuple[Channel, Channel]:
+        """Make both ends; close-on-exec, as all descriptors of Python are."""
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return Channel(one), Channel(other)
+
+    def fileno(self) -> int:
+        """Return the descriptor, to poll on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end and what was received and not taken."""
+        for fd in self._received_fds:
+            os.close(fd)
+        self._received_fds = []
+        self._socket.close()
+
+    def send(self, message: Message, *fds: int) -> None:
+        """Send *message* with *fds* beside it.
+
+        Raises:
+            OSError: EPIPE, the other side is gone.
+        """
+        packet = json.dumps([type(message).__name__, asdict(message)]).encode()
+        if fds:
+            socket.send_fds(self._socket, [packet], list(fds), socket.MSG_NOSIGNAL)
+        else:
+            self._socket.send(packet, socket.MSG_NOSIGNAL)
+
+    def receive(self) -> Message | None:
+        """Wait for a message; None when the other side is gone."""
+        packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        self._received_fds += fds
+        if not packet:
+            return None
+        name, fields = json.loads(packet)
+        return _KINDS[name](**fields)
+
+    def take_fd(self) -> int:
+        """Return the descriptor that came beside the last message; the caller closes it."""
+        if not self._received_fds:
+            raise ChannelError("a message came without its descriptor")
+        return self._received_fds.pop(0)
+
+    def expect(self, kind: type[M]) -> M:
+        """Wait for a message of *kind*.
+
+        Raises:
+            ChannelError: another one came, or the other side went away.
+        """
+        message = self.receive()
+        if not isinstance(message, kind):
+            received = "the end" if message is None else type(message).__name__
+            raise ChannelError(f"expected {kind.__name__}, received {received}")
+        return message

@@ -1,0 +1,158 @@
+"""The last steps of the program's own process, in the one order in which each is still allowed (Corrections 18), and exec."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Mapping
+from typing import NoReturn
+
+from sandbox.errors import EXIT_NOT_FOUND
+from sandbox.kernel import capabilities, process, rlimits
+from sandbox.plan import ProcessPlan
+from sandbox.runtime.accounts import Account
+
+_SEPARATOR = b"\0"
+
+
+class _Progress:
+    """Knows which step is under way, so that a failure can name it."""
+
+    def __init__(self) -> None:
+        self.step = ""
+
+    def at(self, step: str) -> None:
+        self.step = step
+
+
+def run(plan: ProcessPlan, account: Account, terminal_fd: int, report_fd: int, *, single_id: bool) -> NoReturn:
+    """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it (close-on-exec).
+
+    Args:
+        plan: the program.
+        account: who it runs as.
+        terminal_fd: its terminal, -1 for none: standard input, output and error are then what they are.
+        report_fd: the writing end of a pipe.
+        single_id: only one id is mapped.
+
+    Never returns and never raises: this is a forked child.
+    """
+    progress = _Progress()
+    try:
+        _take_terminal(progress, terminal_fd)
+        _drop_privileges(progress, plan, account, single_id=single_id)
+        progress.at("descriptors")
+        _close_all_but(report_fd)
+        progress.at("signals")
+        _reset_signals()
+        progress.at("exec")
+        _exec(plan.argv, _environment(plan, account))
+    except OSError as error:
+        _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
+    except BaseException as error:
+        _report(report_fd, progress.step, 0, repr(error))
+    finally:
+        os._exit(EXIT_NOT_FOUND)
+
+
+def parse_report(report: bytes) -> tuple[str, int, str]:
+    """Return step, errno and text of what :func:`run` wrote."""
+    step, number, text = report.split(_SEPARATOR, 2)
+    return step.decode(), int(number), text.decode(errors="replace")
+
+
+def _report(report_fd: int, step: str, number: int, text: str) -> None:
+    os.write(report_fd, _SEPARATOR.join((step.encode(), str(number).encode(), text.encode(errors="replace"))))
+
+
+def _take_terminal(progress: _Progress, terminal_fd: int) -> None:
+    progress.at("terminal")
+    os.setsid()
+    if terminal_fd >= 0:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(terminal_fd, termios.TIOCSCTTY, 0)
+        for standard in (0, 1, 2):
+            os.dup2(terminal_fd, standard)
+
+
+def _drop_privileges(progress: _Progress, plan: ProcessPlan, account: Account, *, single_id: bool) -> None:
+    sets = capabilities.sets_for(account.uid, plan.capabilities, plan.added_capabilities)
+    progress.at("process.cwd")
+    os.chdir(plan.cwd)
+    os.umask(plan.umask)
+    progress.at("keyring")
+    process.leave_session_keyring()
+    if plan.oom_score_adj is not None:
+        progress.at("limits.oom_score_adj")
+        process.set_dumpable(True)  # else the file is not ours to write; exec would allow it a moment later anyway
+        _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
+    progress.at("limits")
+    rlimits.apply(plan.rlimits)
+    progress.at("capabilities")
+    capabilities.limit_bounding_set(plan.capabilities)
+    progress.at("process.groups")
+    if not single_id:  # denied for good there (user_namespaces(7)); the plan has refused groups
+        os.setgroups(plan.groups)
+    progress.at("process.user")
+    if account.uid != 0 and sets.permitted:
+        capabilities.keep_over_id_change()
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    progress.at("capabilities")
+    capabilities.set_process_sets(sets)
+    progress.at("parent-death signal")
+    process.set_parent_death_signal()
+    if plan.no_new_privileges:
+        progress.at("no_new_privileges")
+        process.set_no_new_privileges()
+
+
+def _close_all_but(report_fd: int) -> None:
+    """Leave standard input, output and error, and the report, which is close-on-exec."""
+    process.close_descriptors_from(report_fd + 1)
+    for fd in range(3, report_fd):
+        try:
+            os.close(fd)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+
+
+def _reset_signals() -> None:
+    # Python ignores SIGPIPE and SIGXFSZ, and init blocks what it waits for: both would pass through exec.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _environment(plan: ProcessPlan, account: Account) -> Mapping[str, str]:
+    env = {"HOME": account.home}
+    if account.name is not None:
+        env["USER"] = account.name
+    return {**env, **plan.env}
+
+
+def _exec(argv: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    """Execute *argv*, looked up in the PATH of *env* unless it holds a slash; what a shell would find, a shell's errors."""
+    command = argv[0]
+    if "/" in command:
+        os.execve(command, argv, env)
+    refused: OSError | None = None
+    for directory in env.get("PATH", "").split(":"):
+        try:
+            os.execve(os.path.join(directory or ".", command), argv, env)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                refused = refused or error
+    raise refused or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command)

@@ -1,0 +1,140 @@
+"""The file system's server seen from the launcher: started early, handed its descriptors late, ended with the sandbox.
+
+The launcher knows the command ``python -m unionfs --serve-fd N`` and its request (unionfs/channel.py), and nothing else of unionfs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_VERSION = 1
+_BATCH = 64
+#: Seconds for the server to end by itself once its mount is gone.
+_GRACE = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedLayer:
+    """One layer as the server is to read it."""
+
+    fd: int
+    #: Which whiteouts are honoured: "none", "aufs" or "all".
+    marks: str
+    #: Show owners that the sandbox's ids do not hold as 0.
+    squash: bool
+    cross: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedStack:
+    """What the server serves; the descriptors stay the caller's."""
+
+    #: Top first.
+    layers: Sequence[ServedLayer]
+    upper_fd: int | None
+    work_fd: int | None
+    hidden: Sequence[tuple[int, int]]
+    volatile: bool
+
+
+class Server:
+    """One server process."""
+
+    def __init__(self) -> None:
+        """Start the process; it imports what it needs while the launcher goes on."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.pid = os.posix_spawn(
+                sys.executable,
+                # -P: a directory that we happen to be in must not lend its modules.
+                [sys.executable, "-P", "-m", "unionfs", "--serve-fd", "3"],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, null, 1),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                ],
+                # Ctrl-C is for the program: the server must outlive it.
+                setsid=True,
+            )
+        finally:
+            theirs.close()
+            os.close(null)
+        self._socket = ours
+        self._status: int | None = None
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll on."""
+        return self._socket.fileno()
+
+    def serve(self, fuse_fd: int, user_namespace_fd: int, stack: ServedStack) -> None:
+        """Send everything that serving takes.
+
+        Raises:
+            OSError: the server is gone.
+        """
+        descriptors: list[int] = []
+
+        def index(fd: int | None) -> int | None:
+            if fd is None:
+                return None
+            descriptors.append(fd)
+            return len(descriptors) - 1
+
+        message = {
+            "version": _VERSION,
+            "fuse": index(fuse_fd),
+            "user_namespace": index(user_namespace_fd),
+            "layers": [
+                {"fd": index(layer.fd), "marks": layer.marks, "squash": layer.squash, "cross": layer.cross}
+                for layer in stack.layers
+            ],
+            "upper": index(stack.upper_fd),
+            "work": index(stack.work_fd),
+            "hidden": list(stack.hidden),
+            "volatile": stack.volatile,
+            "descriptors": 0,
+        }
+        message["descriptors"] = len(descriptors)
+        self._socket.send(json.dumps(message).encode(), socket.MSG_NOSIGNAL)
+        for start in range(0, len(descriptors), _BATCH):
+            socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
+
+    def receive(self) -> str:
+        """Return what the server says: "ready", "error: TEXT", or "" when it is gone."""
+        try:
+            return self._socket.recv(65536).decode(errors="replace")
+        except ConnectionResetError:
+            return ""
+
+    def abandon(self) -> None:
+        """End a server that serves nothing yet, at once."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.stop()
+
+    def stop(self) -> int:
+        """End the server, kindly first, and return its exit status (negative for a signal)."""
+        self._socket.close()
+        if self._status is None:
+            deadline = time.monotonic() + _GRACE
+            pause = 0.001
+            while True:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    break
+                if time.monotonic() > deadline:
+                    os.kill(self.pid, signal.SIGKILL)
+                    _, status = os.waitpid(self.pid, 0)
+                    break
+                time.sleep(pause)
+                pause = min(pause * 2, 0.05)
+            self._status = os.waitstatus_to_exitcode(status)
+        return self._status

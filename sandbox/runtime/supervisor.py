@@ -1,0 +1,424 @@
+"""The supervisor: brings a planned sandbox up, waits for it, and undoes everything in reverse on every way out."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NoReturn
+
+from sandbox.errors import EXIT_FAILURE, CommandError, SandboxError, SetupError, describe_errno
+from sandbox.host import HostFacts, explain_userns_failure
+from sandbox.image.store import LayerStore
+from sandbox.kernel import idmaps, process
+from sandbox.kernel.cgroups import Cgroup
+from sandbox.plan import LayerPlan, Plan
+from sandbox.runtime import init
+from sandbox.runtime.messages import (
+    Adopted,
+    Channel,
+    CommandFailed,
+    FuseMounted,
+    InitStarted,
+    Mapped,
+    SetupFailed,
+    Started,
+    TerminalOpened,
+    Unshared,
+)
+from sandbox.runtime.server import ServedLayer, ServedStack, Server
+from sandbox.runtime.tty import TerminalRelay
+from sandbox.state import RunDirectory, StateDirectory
+
+#: Exit status of a sandbox that its wall_time ended (timeout(1)).
+EXIT_TIMED_OUT = 124
+_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGCHLD,
+)
+
+
+class Supervisor:
+    """One sandbox, from its plan to its end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        facts: HostFacts,
+        state: StateDirectory,
+        server: Server,
+        *,
+        trace: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Prepare to run *plan*; the server is started already and belongs to the supervisor from now on."""
+        self._plan = plan
+        self._facts = facts
+        self._state = state
+        self._server = server
+        self._trace = trace
+        self._warn = warn
+        self._layer_fds: list[ServedLayer] = []
+        self._upper_fd: int | None = None
+        self._work_fd: int | None = None
+        self._user_namespace_fd = -1
+        self._run: RunDirectory
+        self._cgroup: Cgroup | None = None
+        self._relay: TerminalRelay | None = None
+        self._init_pid = 0
+        self._serving = False
+        self._failure: SandboxError | None = None
+        self._timed_out = False
+        self._kill_at: float | None = None
+
+    def run(self) -> int:
+        """Run the sandbox; returns its exit status.
+
+        Raises:
+            SandboxError: it could not be brought up, or ended because a part of it failed.
+        """
+        with ExitStack() as undo:
+            undo.callback(self._server.stop)
+            self._prepare(undo)
+            wake_reader = _catch_signals(undo)
+            channel, theirs = Channel.pair()
+            undo.callback(channel.close)
+            process.become_subreaper()
+            undo.callback(self._close_descriptors)
+            stage1 = self._fork_stage1(theirs, channel)
+            undo.callback(self._end_init)
+            theirs.close()
+            self._start(stage1, channel)
+            return self._wait(channel, wake_reader)
+
+    # -- before the first process --------------------------------------------------------------------------------------------------
+
+    def _prepare(self, undo: ExitStack) -> None:
+        plan = self._plan
+        self._run = self._state.new_run(plan.ids, name=plan.name)
+        undo.callback(self._run.remove)
+        store = LayerStore(self._state)
+        layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
+        skeleton_fd = self._run.skeleton(plan.skeleton)
+        undo.callback(os.close, skeleton_fd)
+        skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True)
+        self._layer_fds = [*reversed(layers), skeleton]
+        if plan.writable != "none":
+            self._open_writable(undo)
+        if plan.cgroup.given():
+            self._make_cgroup(undo)
+
+    def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
+        if layer.kind == "tar":
+            stored = store.open_archive(layer.path, self._plan.ids)
+            undo.callback(stored.close)
+            for notice in stored.notices:
+                self._warn(notice)
+            return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False)
+        try:
+            fd = os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
+        undo.callback(os.close, fd)
+        return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
+
+    def _open_writable(self, undo: ExitStack) -> None:
+        plan = self._plan
+        home = self._run
+        if plan.writable == "persistent":
+            home = self._state.persistent(plan.ids, name=plan.name, file=plan.file)
+            undo.callback(home.close)
+        self._home = home
+        top = plan.layers[-1]
+        mode = top.mode if top.kind == "dir" else 0o755
+        self._upper_fd = home.subdirectory("upper", mode=mode)
+        undo.callback(os.close, self._upper_fd)
+        self._work_fd = home.subdirectory("work", mode=0o700)
+        undo.callback(os.close, self._work_fd)
+
+    def _make_cgroup(self, undo: ExitStack) -> None:
+        name = os.path.basename(self._run.path)
+        try:
+            self._cgroup = self._facts.cgroups.create(name, self._plan.cgroup)
+        except OSError as error:
+            raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
+        undo.callback(self._remove_cgroup)
+        self._run.record({"cgroups": list(self._cgroup.paths)})
+
+    def _remove_cgroup(self) -> None:
+        assert self._cgroup is not None
+        try:
+            self._cgroup.kill()
+            self._cgroup.remove()
+        except OSError as error:
+            self._warn(f"cgroup {self._cgroup.paths[0]} stays for the next command to remove: {error.strerror}")
+
+    # -- the processes -------------------------------------------------------------------------------------------------------------
+
+    def _fork_stage1(self, theirs: Channel, ours: Channel) -> int:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise SetupError.from_os_error("stage 1", "fork", error) from None
+        if pid == 0:
+            self._become_stage1(theirs, ours)
+        return pid
+
+    def _become_stage1(self, theirs: Channel, ours: Channel) -> NoReturn:
+        """Leave behind what is the supervisor's: its signals, its locks, its end of the channel, the server's socket."""
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        ours.close()
+        keep = {0, 1, 2, theirs.fileno()}
+        process.close_descriptors_but(keep)
+        init.run_stage1(self._plan, theirs, self._trace)
+
+    def _start(self, stage1: int, channel: Channel) -> None:
+        """Bring stage1 and init to where init works on its own."""
+        try:
+            self._expect(channel, Unshared)
+            self._write_maps(stage1)
+            self._user_namespace_fd = os.open(f"/proc/{stage1}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            if self._cgroup is not None:
+                self._cgroup.add(stage1)
+                self._cgroup.add(self._server.pid, "server")
+            channel.send(Mapped())
+            self._init_pid = self._expect(channel, InitStarted).pid
+        except OSError as error:
+            raise SetupError.from_os_error("stage 1", "start", error) from None
+        finally:
+            if not self._init_pid:
+                _kill_quietly(stage1)
+            os.waitpid(stage1, 0)
+        channel.send(Adopted())
+
+    def _expect(self, channel: Channel, kind):  # type: ignore[no-untyped-def]
+        message = channel.receive()
+        if isinstance(message, SetupFailed):
+            raise self._setup_error(message)
+        if not isinstance(message, kind):
+            raise SetupError("stage 1", "ended unexpectedly", hint="run again with --debug")
+        return message
+
+    def _write_maps(self, stage1: int) -> None:
+        ids = self._plan.ids
+        newuidmap, newgidmap = ids.helpers or (None, None)
+        try:
+            idmaps.write_maps(stage1, ids.uid_map, ids.gid_map, newuidmap=newuidmap, newgidmap=newgidmap)
+        except OSError as error:
+            raise SetupError.from_os_error("id maps", "newuidmap" if ids.helpers else "write uid_map", error) from None
+
+    # -- while it runs -------------------------------------------------------------------------------------------------------------
+
+    def _wait(self, channel: Channel, wake_reader: int) -> int:
+        deadline = None if self._plan.wall_time is None else time.monotonic() + self._plan.wall_time
+        pidfd = os.pidfd_open(self._init_pid)
+        try:
+            while True:
+                ready = self._poll([channel.fileno(), wake_reader, pidfd, self._server.fileno()], deadline)
+                if pidfd in ready:
+                    break
+                self._check_time(deadline)
+                if self._server.fileno() in ready:
+                    self._hear_server()
+                if channel.fileno() in ready:
+                    self._hear_init(channel)
+                if wake_reader in ready:
+                    for number in os.read(wake_reader, 256):
+                        self._on_signal(number)
+        finally:
+            os.close(pidfd)
+        self._drain(channel)
+        status = self._reap_init()
+        if self._relay is not None:
+            self._relay.finish()
+        return self._verdict(status)
+
+    def _poll(self, fds: list[int], deadline: float | None) -> dict[int, int]:
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        interest = self._relay.interest() if self._relay is not None else {}
+        for fd, events in interest.items():
+            poll.register(fd, events)
+        waits = [limit - time.monotonic() for limit in (deadline, self._kill_at) if limit is not None]
+        if self._relay is not None and (patience := self._relay.patience()) is not None:
+            waits.append(patience)
+        timeout = None if not waits else max(0, int(min(waits) * 1000) + 1)
+        ready = dict(poll.poll(timeout))
+        for fd in interest:
+            if fd in ready and self._relay is not None:
+                self._relay.handle(fd, ready[fd])
+        return ready
+
+    def _check_time(self, deadline: float | None) -> None:
+        now = time.monotonic()
+        if deadline is not None and now >= deadline and not self._timed_out:
+            self._timed_out = True
+            self._kill_init()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self._kill_init()
+
+    def _hear_server(self) -> None:
+        said = self._server.receive()
+        if said == "ready":
+            return
+        if self._failure is None:
+            detail = said.removeprefix("error: ") if said else "it ended unexpectedly"
+            self._failure = SetupError("the file system's server", detail, hint="run again with --debug" if not said else None)
+        self._kill_init()
+
+    def _hear_init(self, channel: Channel) -> None:
+        message = channel.receive()
+        if isinstance(message, FuseMounted):
+            fd = channel.take_fd()
+            try:
+                stack = ServedStack(
+                    layers=self._layer_fds,
+                    upper_fd=self._upper_fd,
+                    work_fd=self._work_fd,
+                    hidden=[self._state.identity],
+                    volatile=self._plan.writable == "ephemeral",
+                )
+                self._server.serve(fd, self._user_namespace_fd, stack)
+            except OSError:
+                pass  # the server is gone: its descriptor says so, too
+            finally:
+                os.close(fd)
+        elif isinstance(message, TerminalOpened):
+            self._relay = TerminalRelay(channel.take_fd())
+        elif isinstance(message, SetupFailed):
+            self._failure = self._failure or self._setup_error(message)
+        elif isinstance(message, CommandFailed):
+            self._failure = self._failure or _command_error(message)
+        elif isinstance(message, Started):
+            self._trace("started")
+
+    def _drain(self, channel: Channel) -> None:
+        """Hear what init said before it ended."""
+        while True:
+            poll = select.poll()
+            poll.register(channel.fileno(), select.POLLIN)
+            if not any(events & select.POLLIN for _, events in poll.poll(0)):
+                return
+            before = self._failure
+            self._hear_init(channel)
+            if self._failure is before:
+                return
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            return
+        if number == signal.SIGWINCH:
+            if self._relay is not None:
+                self._relay.resize()
+            return
+        if number == signal.SIGTERM:
+            number = getattr(signal, self._plan.process.stop_signal)
+            if self._kill_at is None:
+                self._kill_at = time.monotonic() + self._plan.process.stop_timeout
+        try:
+            os.kill(self._init_pid, number)
+        except ProcessLookupError:
+            pass
+
+    # -- the end -------------------------------------------------------------------------------------------------------------------
+
+    def _kill_init(self) -> None:
+        if self._init_pid:
+            _kill_quietly(self._init_pid)
+
+    def _reap_init(self) -> int:
+        _, status = os.waitpid(self._init_pid, 0)
+        self._init_pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def _end_init(self) -> None:
+        """On a way out that did not wait for init: end it, and with it everything in its pid namespace."""
+        if self._init_pid:
+            self._kill_init()
+            self._reap_init()
+        if self._relay is not None:
+            self._relay.close()
+
+    def _close_descriptors(self) -> None:
+        if self._user_namespace_fd >= 0:
+            os.close(self._user_namespace_fd)
+
+    def _verdict(self, status: int) -> int:
+        if self._failure is not None:
+            raise self._failure
+        if self._timed_out:
+            self._warn(f"the sandbox was ended after limits.wall_time, {self._plan.wall_time:g} seconds")
+            return EXIT_TIMED_OUT
+        if status < 0:
+            self._warn(f"process 1 of the sandbox was ended by signal {-status}")
+            return 128 - status
+        return status
+
+    def _setup_error(self, message: SetupFailed) -> SandboxError:
+        if message.operation == "unshare" and message.step == "user namespace":
+            return SetupError(message.step, message.text.lower(), hint=explain_userns_failure(message.errno))
+        if not message.operation and not message.errno:
+            return SetupError(message.step, message.text, hint=message.hint or None)
+        error = OSError(message.errno, message.text, message.path or None)
+        failure = SetupError.from_os_error(message.step, message.operation or message.step, error)
+        if message.hint:
+            failure.hint = message.hint
+        elif failure.hint is None:
+            failure.hint = describe_errno(message.step, message.errno)
+        return failure
+
+
+def _command_error(message: CommandFailed) -> SandboxError:
+    error = OSError(message.errno, os.strerror(message.errno))
+    if isinstance(error, FileNotFoundError):
+        return CommandError.not_found(message.command)
+    return CommandError.not_executable(message.command, error)
+
+
+def _catch_signals(undo: ExitStack) -> int:
+    """Turn signals into bytes of a pipe, so that one poll waits for everything; returns the pipe's reading end."""
+    reader, writer = os.pipe()
+    for fd in (reader, writer):
+        os.set_blocking(fd, False)
+    previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, _noted) for number in _SIGNALS}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(previous_fd)
+        os.close(reader)
+        os.close(writer)
+
+    undo.callback(restore)
+    return reader
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """Leave it to the wake-up descriptor."""
+
+
+def _kill_quietly(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+__all__ = ["EXIT_FAILURE", "EXIT_TIMED_OUT", "Supervisor"]

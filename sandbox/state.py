@@ -1,0 +1,287 @@
+"""The state directory: what sandboxes leave on disk while they run, and what of it outlives them.
+
+    STATE/lock                 held for a moment while run directories are made and swept
+    STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable layer
+    STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
+    STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py)
+
+A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A run directory whose lock is
+free belongs to a sandbox that is no more, and the next command removes it with everything it names (:meth:`StateDirectory.sweep`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sandbox.errors import SandboxError, StateError
+from sandbox.kernel import cgroups
+from sandbox.kernel.idmaps import IdMap, lookup
+from sandbox.kernel.trees import remove_contents
+from sandbox.plan import IdPlan
+from sandbox.userns import run_with_ids
+
+if TYPE_CHECKING:
+    from sandbox.plan import MountPoint
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def default_path(environ: Mapping[str, str], uid: int) -> str:
+    """Return where the state is kept: /var/lib/sandbox for root, else below XDG_STATE_HOME (~/.local/state).
+
+    Raises:
+        StateError: an ordinary user has no home directory to keep it in.
+    """
+    if chosen := environ.get("SANDBOX_STATE_DIR"):
+        return os.path.abspath(chosen)
+    if uid == 0:
+        return "/var/lib/sandbox"
+    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if not base.startswith("/"):
+        raise StateError("there is no home directory to keep state in", hint="set HOME or SANDBOX_STATE_DIR to a directory of yours")
+    return os.path.join(base, "sandbox")
+
+
+class StateDirectory:
+    """The state directory of this user."""
+
+    def __init__(self, path: str) -> None:
+        """Open *path*, making it (mode 0700) where it is missing.
+
+        Raises:
+            StateError: it cannot be made, is somebody else's, or others may write to it.
+        """
+        self.path = os.path.realpath(path)
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            self.fd = os.open(self.path, _OPEN_DIR)
+            info = os.fstat(self.fd)
+            if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+                owner = "is another user's" if info.st_uid != os.geteuid() else "can be written by others"
+                raise StateError(f"state directory {self.path} {owner}", hint=f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR")
+            for name in ("run", "sandboxes", "layers"):
+                os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StateError(
+                f"state directory {self.path}: {(error.strerror or str(error)).lower()}",
+                hint="set SANDBOX_STATE_DIR to a directory of yours that can be written",
+            ) from None
+        self.identity = (info.st_dev, info.st_ino)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the directory; for moments only."""
+        fd = _lock(os.path.join(self.path, "lock"), wait=True)
+        assert fd is not None
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def new_run(self, ids: IdPlan, *, name: str) -> RunDirectory:
+        """Make the directory of a sandbox that starts now, locked."""
+        with self.locked():
+            path = os.path.join(self.path, "run", f"{name}-{secrets.token_hex(4)}")
+            os.mkdir(path, 0o700)
+            return RunDirectory(path, ids)
+
+    def persistent(self, ids: IdPlan, *, name: str, file: str) -> RunDirectory:
+        """Open, or make, the persistent directory of the sandbox *name*, locked.
+
+        Raises:
+            StateError: it is in use, or its files belong to other ids than this sandbox has.
+        """
+        path = os.path.join(self.path, "sandboxes", name)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = _read_state(path)
+        directory = RunDirectory(path, ids, in_use=f"sandbox {name} is running")
+        if found is not None and found.get("ids") != _ids_as_json(ids):
+            directory.close()
+            raise StateError(
+                f"the writable layer of {name} was made under another id map",
+                hint=f"start it as before, or remove {path} (inside `sandbox` ids) to begin anew",
+            )
+        directory.record({"file": file})
+        return directory
+
+    def sweep(self) -> list[str]:
+        """Remove what sandboxes that are no more have left; returns the names of the run directories concerned."""
+        swept = []
+        base = os.path.join(self.path, "run")
+        with self.locked():
+            stale = [(path, fd) for path in _paths_in(base) if (fd := _lock(os.path.join(path, "lock"), wait=False)) is not None]
+        for path, fd in stale:
+            try:
+                state = _read_state(path) or {}
+                cgroups.remove_stale([str(entry) for entry in state.get("cgroups", [])])
+                _remove_directory(path, _ids_from_json(state.get("ids")))
+                swept.append(os.path.basename(path))
+            except SandboxError:
+                pass  # what cannot be removed now is found again by the next command
+            finally:
+                os.close(fd)
+        return swept
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
+class RunDirectory:
+    """The directory of one sandbox, locked for as long as this object is open."""
+
+    def __init__(self, path: str, ids: IdPlan, *, in_use: str = "") -> None:
+        """Lock *path*.
+
+        Raises:
+            StateError: *in_use*, if somebody else holds the lock.
+        """
+        self.path = path
+        self._ids = ids
+        fd = _lock(os.path.join(path, "lock"), wait=False)
+        if fd is None:
+            state = _read_state(path) or {}
+            raise StateError(
+                f"{in_use} (pid {state.get('pid', 'unknown')})", hint="wait for it to end, or give another sandbox.name"
+            )
+        self._lock_fd = fd
+        self._state: dict[str, Any] = {"pid": os.getpid(), "ids": _ids_as_json(ids)}
+        self.record({})
+
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor of the lock: a forked child closes it at once, or the lock would outlive the supervisor."""
+        return self._lock_fd
+
+    def record(self, facts: Mapping[str, Any]) -> None:
+        """Add *facts* to the state on disk, replacing the file as a whole."""
+        self._state.update(facts)
+        temporary = os.path.join(self.path, "state.json.new")
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(self._state, file)
+        os.rename(temporary, os.path.join(self.path, "state.json"))
+
+    def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
+        """Make the directory *name* for files of the sandbox, owned by its root, unless it exists; returns a descriptor."""
+        path = os.path.join(self.path, name)
+        try:
+            os.mkdir(path, 0o700)
+            os.chmod(path, mode)
+            if os.geteuid() == 0:
+                uid, gid = lookup(self._ids.uid_map, 0), lookup(self._ids.gid_map, 0)
+                os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+        except FileExistsError:
+            pass
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def skeleton(self, points: tuple[MountPoint, ...]) -> int:
+        """Make the generated layer that holds the mount points and nothing else; returns a descriptor."""
+        top = os.path.join(self.path, "skeleton")
+        _make_directory(top)
+        for point in points:
+            at = top
+            parts = point.path.strip("/").split("/")
+            for part in parts[:-1]:
+                at = os.path.join(at, part)
+                _make_directory(at)
+            last = os.path.join(at, parts[-1])
+            if point.is_directory:
+                _make_directory(last)
+            elif not os.path.lexists(last):
+                with open(last, "xb"):
+                    os.chmod(last, 0o644)
+        return os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def remove(self) -> None:
+        """Remove the directory with everything in it, and let go of the lock."""
+        try:
+            _remove_directory(self.path, self._ids)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+    except FileExistsError:
+        pass
+
+
+def _paths_in(base: str) -> list[str]:
+    with os.scandir(base) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _lock(path: str, *, wait: bool) -> int | None:
+    """Lock the file *path* for this process; None if another one has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _read_state(path: str) -> dict[str, Any] | None:
+    try:
+        with open(os.path.join(path, "state.json"), encoding="utf-8") as file:
+            state = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def _ids_as_json(ids: IdPlan) -> dict[str, Any]:
+    return {
+        "uid_map": [asdict(entry) for entry in ids.uid_map],
+        "gid_map": [asdict(entry) for entry in ids.gid_map],
+        "helpers": list(ids.helpers) if ids.helpers else None,
+        "single": ids.single,
+    }
+
+
+def _ids_from_json(value: Any) -> IdPlan | None:
+    try:
+        return IdPlan(
+            uid_map=tuple(IdMap(**entry) for entry in value["uid_map"]),
+            gid_map=tuple(IdMap(**entry) for entry in value["gid_map"]),
+            helpers=tuple(value["helpers"]) if value["helpers"] else None,
+            single=bool(value["single"]),
+        )
+    except (KeyError, TypeError):
+        return None
+
+
+def _remove_directory(path: str, ids: IdPlan | None) -> None:
+    """Remove *path* and everything in it; as root of *ids* where entries belong to subordinate ids."""
+    try:
+        fd = os.open(path, _OPEN_DIR)
+    except FileNotFoundError:
+        return
+    try:
+        try:
+            remove_contents(fd)
+        except OSError as error:
+            if ids is None or error.errno not in (errno.EACCES, errno.EPERM):
+                raise StateError(f"cannot remove {path}: {error.strerror}", hint="remove it by hand") from None
+            run_with_ids(ids, lambda: remove_contents(fd) or "")
+    finally:
+        os.close(fd)
+    os.rmdir(path)
+

@@ -1,0 +1,84 @@
+"""Doing something as id 0 of a sandbox's user namespace: files of subordinate ids can be made and removed nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sandbox.errors import SandboxError, SetupError
+from sandbox.kernel import idmaps, namespaces
+
+if TYPE_CHECKING:
+    from sandbox.plan import IdPlan
+
+
+def run_with_ids(ids: IdPlan, action: Callable[[], str]) -> str:
+    """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; returns the text that it returns.
+
+    Raises:
+        SandboxError: the namespace could not be made, or *action* raised; with the message of the error.
+    """
+    ready_reader, ready_writer = os.pipe()
+    go_reader, go_writer = os.pipe()
+    result_reader, result_writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(action, ready_writer, go_reader, result_writer, closing=(ready_reader, go_writer, result_reader))
+    for fd in (ready_writer, go_reader, result_writer):
+        os.close(fd)
+    try:
+        mapped = _map(pid, ids, ready_reader)
+        if mapped is None:
+            os.write(go_writer, b"go")
+        os.close(go_writer)
+        with open(result_reader, "rb", closefd=False) as pipe:
+            result = pipe.read().decode(errors="surrogateescape")
+    finally:
+        os.close(ready_reader)
+        os.close(result_reader)
+        _, status = os.waitpid(pid, 0)
+    if mapped is not None:
+        raise mapped
+    if status != 0:
+        raise SandboxError(result or "a helper process ended without a word")
+    return result
+
+
+def _map(pid: int, ids: IdPlan, ready_reader: int) -> SandboxError | None:
+    if not os.read(ready_reader, 1):
+        return None  # it could not unshare: the reason is its result
+    newuidmap, newgidmap = ids.helpers or (None, None)
+    try:
+        idmaps.write_maps(pid, ids.uid_map, ids.gid_map, newuidmap=newuidmap, newgidmap=newgidmap)
+    except OSError as error:
+        return SetupError.from_os_error("id maps", "newuidmap" if ids.helpers else "write uid_map", error)
+    return None
+
+
+def _child(action: Callable[[], str], ready_writer: int, go_reader: int, result_writer: int, *, closing: tuple[int, ...]) -> None:
+    status = 1
+    try:
+        for fd in closing:
+            os.close(fd)
+        namespaces.unshare(["user"])
+        os.write(ready_writer, b"1")
+        os.close(ready_writer)
+        if os.read(go_reader, 2) == b"go":
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            os.umask(0)
+            text, status = action(), 0
+            os.write(result_writer, text.encode(errors="surrogateescape"))
+    except SandboxError as error:
+        os.write(result_writer, error.render().encode(errors="surrogateescape"))
+    except OSError as error:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        os.write(result_writer, f"{where}{error.strerror or error}".encode(errors="surrogateescape"))
+    except BaseException as error:
+        os.write(result_writer, repr(error).encode(errors="surrogateescape"))
+    finally:
+        os._exit(status)
