@@ -1,4 +1,6 @@
-"""The command ``sandbox``: one function per verb. Renders errors, chooses exit statuses, and knows how nothing is done."""
+"""The command ``sandbox``: one function per verb. Renders errors, chooses exit statuses, and knows how
+nothing is done.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +8,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sandbox import __version__
-from sandbox.errors import EXIT_FAILURE, SandboxError
+from sandbox.errors import EXIT_FAILURE, SandboxError, SpecError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sandbox",
         description="Run programs in environments that one TOML file describes, without root.",
-        epilog="exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, 125 for a failure of sandbox, "
-        "126 and 127 for a command that cannot be executed or is not found",
+        epilog="exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, "
+        "125 for a failure of sandbox, 126 and 127 for a command that cannot be executed or is not found",
     )
     parser.add_argument("--version", action="version", version=f"sandbox {__version__}")
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_VerbParser)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     up = verbs.add_parser(
         "up",
         help="start the sandbox of an environment file and wait for it",
@@ -33,8 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _VerbParser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line with the exit status of all our failures; argparse's own 2 could be a
+        program's.
+        """
         self.print_usage(sys.stderr)
         print(f"sandbox: {message}", file=sys.stderr)
         sys.exit(EXIT_FAILURE)
@@ -51,21 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SandboxError as error:
         if debug:
             _print_traceback()
-        print(f"sandbox: {error.render(color=_colour())}" if not _has_places(error) else error.render(color=_colour()), file=sys.stderr)
+        text = error.render(color=_colour())
+        # Diagnostics of a file begin with its name, as compilers have it; everything else with ours.
+        print(text if isinstance(error, SpecError) else f"sandbox: {text}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, one line and our own exit status
         if debug:
             _print_traceback()
-        print(f"sandbox: internal error: {error!r}\n      hint: run again with --debug and report it", file=sys.stderr)
+        print(
+            f"sandbox: internal error: {error!r}\n      hint: run again with --debug and report it",
+            file=sys.stderr,
+        )
         return EXIT_FAILURE
-
-
-def _has_places(error: SandboxError) -> bool:
-    from sandbox.errors import SpecError
-
-    return isinstance(error, SpecError)
 
 
 def _print_traceback() -> None:

@@ -1,6 +1,8 @@
-"""The operations that bring a sandbox up inside its namespaces: values that can be printed, compared and carried out.
+"""The operations that bring a sandbox up inside its namespaces: values that can be printed, compared and
+carried out.
 
-The plan orders them; ``runtime/execute.py`` carries each out; ``describe()`` is what ``--debug`` shows. Targets are paths in the sandbox.
+The plan orders them; ``runtime/execute.py`` carries each out; ``describe()`` is what ``--debug`` shows.
+Targets are paths in the sandbox.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class MountSys:
 
     def describe(self) -> str:
         """Return the operation as one line."""
-        return "bind the host's /sys on /sys [read-only]" if self.of_host else "mount sysfs on /sys [read-only]"
+        return (
+            "bind the host's /sys on /sys [read-only]" if self.of_host else "mount sysfs on /sys [read-only]"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,9 @@ class BuildDev:
 
     def describe(self) -> str:
         """Return the operation as one line."""
-        return "build /dev: null zero full random urandom tty ptmx pts shm" + (" mqueue" if self.mqueue else "")
+        return "build /dev: null zero full random urandom tty ptmx pts shm" + (
+            " mqueue" if self.mqueue else ""
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """From a spec and the facts of this machine to a plan: what will be done, in order, all of it values. Pure.
 
-Every refusal is made here, before anything is touched, and points at its place in the file. Nothing that was asked for is dropped: it is
-in the plan, or it is an error, or, where the file lists it as optional, a warning.
+Every refusal is made here, before anything is touched, and points at its place in the file. Nothing that was
+asked for is dropped: it is in the plan, or it is an error, or, where the file lists it as optional, a
+warning.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_COMMAND = ("/bin/sh",)
 #: Directories that every root has, whatever the layers hold; they are what the sandbox mounts on.
 STANDARD_DIRECTORIES = ("/proc", "/sys", "/dev")
-_TTY_GID = 5  # group "tty" of Debian and of most others; devpts takes it only where it is mapped (Corrections 18)
+_TTY_GID = (
+    5  # group "tty" of Debian and of most others; devpts takes it only where it is mapped (Corrections 18)
+)
 _ALWAYS = frozenset(("user", "mount", "pid"))
 _RLIMITS = tuple(rlimits.RESOURCES)
 _CGROUP_LIMITS = ("memory", "swap", "cpus", "cpu_weight", "pids")
@@ -61,7 +64,9 @@ class IdPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """One layer, bottom first in the plan: a directory to serve, or an archive to unpack into the store first."""
+    """One layer, bottom first in the plan: a directory to serve, or an archive to unpack into the store
+    first.
+    """
 
     kind: str
     path: str
@@ -72,7 +77,9 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint:
-    """A path that must exist to be mounted on; it comes from a generated layer below all others (Corrections 22)."""
+    """A path that must exist to be mounted on; it comes from a generated layer below all others (Corrections
+    22).
+    """
 
     path: str
     is_directory: bool = True
@@ -170,7 +177,8 @@ def make_plan(
     limits = _plan_rlimits(spec, hard_limits or rlimits.current_hard_limits(), problems, warnings)
     process = _plan_process(spec, facts, ids, environ, command, limits, problems)
     if problems.found:
-        raise SpecError(sorted(problems.found, key=Diagnostic.sort_key))
+        problems.found.sort(key=Diagnostic.sort_key)
+        raise SpecError(problems.found)
     name = spec.sandbox.name or default_name(spec.file)
     return Plan(
         name=name,
@@ -189,8 +197,13 @@ def make_plan(
 
 
 def default_name(file: str) -> str:
-    """Name a sandbox after its file: the stem, and enough of a digest of the whole path that two ``dev.toml`` do not meet."""
-    stem = re.sub(r"[^a-z0-9_.-]+", "-", os.path.splitext(os.path.basename(file))[0].lower()).strip("-.") or "sandbox"
+    """Name a sandbox after its file: the stem, and enough of a digest of the whole path that two ``dev.toml``
+    do not meet.
+    """
+    stem = (
+        re.sub(r"[^a-z0-9_.-]+", "-", os.path.splitext(os.path.basename(file))[0].lower()).strip("-.")
+        or "sandbox"
+    )
     return f"{stem[:40]}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
 
 
@@ -203,7 +216,7 @@ def _require_host(facts: HostFacts) -> None:
     if facts.fuse != "ok":
         raise HostError(
             "/dev/fuse cannot be opened by this account",
-            hint="as root: chmod 666 /dev/fuse (systems with udev have it so); in a container: --device /dev/fuse",
+            hint="as root: chmod 666 /dev/fuse (udev has it so); in a container: --device /dev/fuse",
         )
 
 
@@ -223,7 +236,8 @@ def _plan_ids(spec: Spec, facts: HostFacts, problems: _Problems, warnings: list[
 
 
 _SUBID_HINT = (
-    "install uidmap and, as root, give yourself subordinate ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+    "install uidmap and, as root, give yourself subordinate ids: "
+    "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
 )
 
 
@@ -238,12 +252,22 @@ def _plan_layers(
         if fact.kind == "missing":
             problems.add(key, f"{layer.path}: {fact.reason}", _layer_hint(layer.path))
         elif fact.kind == "refused":
-            problems.add(key, f"{layer.path}: {fact.reason}", "a layer must be readable by the user who starts the sandbox")
+            problems.add(
+                key,
+                f"{layer.path}: {fact.reason}",
+                "a layer must be readable by the user who starts the sandbox",
+            )
         elif fact.kind != wanted:
             other = "tar" if fact.kind == "file" else "dir"
-            problems.add(key, f"{layer.path} is a {fact.kind}, not a {wanted}", f'write "{other}:{layer.path}"')
+            problems.add(
+                key, f"{layer.path} is a {fact.kind}, not a {wanted}", f'write "{other}:{layer.path}"'
+            )
         elif _inside(fact.real, state_directory):
-            problems.add(key, f"{layer.path} is in the sandboxes' own state directory", "copy it elsewhere and name the copy")
+            problems.add(
+                key,
+                f"{layer.path} is in the sandboxes' own state directory",
+                "copy it elsewhere and name the copy",
+            )
         mode = fact.mode if layer.kind == "dir" else 0o755
         planned.append(LayerPlan(kind=layer.kind, path=fact.real, cross=layer.cross, mode=mode))
     return tuple(planned)
@@ -259,7 +283,9 @@ def _inside(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def _plan_volumes(spec: Spec, paths: Mapping[str, PathFact], problems: _Problems) -> tuple[BindVolume | TmpfsVolume, ...]:
+def _plan_volumes(
+    spec: Spec, paths: Mapping[str, PathFact], problems: _Problems
+) -> tuple[BindVolume | TmpfsVolume, ...]:
     planned: list[BindVolume | TmpfsVolume] = []
     for number, volume in enumerate(spec.volumes):
         if volume.source is not None:
@@ -285,7 +311,10 @@ def _plan_volume(volume: Volume, paths: Mapping[str, PathFact]) -> BindVolume | 
         )
     assert volume.source is not None
     return BindVolume(
-        source=paths[volume.source].real, target=volume.target, read_only=volume.read_only, noexec="noexec" in options
+        source=paths[volume.source].real,
+        target=volume.target,
+        read_only=volume.read_only,
+        noexec="noexec" in options,
     )
 
 
@@ -298,7 +327,9 @@ def _created_in_tmpfs(
     return replace(volume, create=True)
 
 
-def _plan_skeleton(volumes: tuple[BindVolume | TmpfsVolume, ...], paths: Mapping[str, PathFact]) -> tuple[MountPoint, ...]:
+def _plan_skeleton(
+    volumes: tuple[BindVolume | TmpfsVolume, ...], paths: Mapping[str, PathFact]
+) -> tuple[MountPoint, ...]:
     points = [MountPoint(path=path) for path in STANDARD_DIRECTORIES]
     files = {fact.real for fact in paths.values() if fact.kind == "file"}
     for volume in volumes:
@@ -397,9 +428,19 @@ def _plan_process(
         allowed = added = frozenset()
     for number, group in enumerate(process.groups):
         if not ids.single and lookup(ids.gid_map, group) is None:
-            problems.add(f"process.groups[{number}]", f"group {group} does not exist in the sandbox", "use ids up to 65535")
-    if isinstance(process.user.user, int) and not ids.single and lookup(ids.uid_map, process.user.user) is None:
-        problems.add("process.user", f"user {process.user.user} does not exist in the sandbox", "use ids up to 65535")
+            problems.add(
+                f"process.groups[{number}]",
+                f"group {group} does not exist in the sandbox",
+                "use ids up to 65535",
+            )
+    if (
+        isinstance(process.user.user, int)
+        and not ids.single
+        and lookup(ids.uid_map, process.user.user) is None
+    ):
+        problems.add(
+            "process.user", f"user {process.user.user} does not exist in the sandbox", "use ids up to 65535"
+        )
     argv = command or (process.command or DEFAULT_COMMAND) + process.args
     return ProcessPlan(
         argv=argv,
@@ -425,7 +466,9 @@ def describe(plan: Plan) -> list[str]:
     lines = [f"sandbox {plan.name}"]
     lines += [f"layer {layer.kind}:{layer.path}" for layer in plan.layers]
     lines.append(f"writable layer: {plan.writable}")
-    lines.append("uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map)))
+    lines.append(
+        "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
+    )
     lines.append("new namespaces: " + " ".join(sorted(plan.namespaces)))
     lines += [operation.describe() for operation in plan.operations]
     lines += [f"limit {name} {getattr(plan.cgroup, name)} (cgroup)" for name in plan.cgroup.given()]

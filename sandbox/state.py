@@ -1,12 +1,13 @@
 """The state directory: what sandboxes leave on disk while they run, and what of it outlives them.
 
     STATE/lock                 held for a moment while run directories are made and swept
-    STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable layer
-    STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
+    STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable
+    layer STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
     STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py)
 
-A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A run directory whose lock is
-free belongs to a sandbox that is no more, and the next command removes it with everything it names (:meth:`StateDirectory.sweep`).
+A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A
+run directory whose lock is free belongs to a sandbox that is no more, and the next command removes it with
+everything it names (:meth:`StateDirectory.sweep`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -46,7 +46,10 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
         return "/var/lib/sandbox"
     base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     if not base.startswith("/"):
-        raise StateError("there is no home directory to keep state in", hint="set HOME or SANDBOX_STATE_DIR to a directory of yours")
+        raise StateError(
+            "there is no home directory to keep state in",
+            hint="set HOME or SANDBOX_STATE_DIR to a directory of yours",
+        )
     return os.path.join(base, "sandbox")
 
 
@@ -66,7 +69,10 @@ class StateDirectory:
             info = os.fstat(self.fd)
             if info.st_uid != os.geteuid() or info.st_mode & 0o022:
                 owner = "is another user's" if info.st_uid != os.geteuid() else "can be written by others"
-                raise StateError(f"state directory {self.path} {owner}", hint=f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR")
+                raise StateError(
+                    f"state directory {self.path} {owner}",
+                    hint=f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR",
+                )
             for name in ("run", "sandboxes", "layers"):
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
         except OSError as error:
@@ -89,7 +95,7 @@ class StateDirectory:
     def new_run(self, ids: IdPlan, *, name: str) -> RunDirectory:
         """Make the directory of a sandbox that starts now, locked."""
         with self.locked():
-            path = os.path.join(self.path, "run", f"{name}-{secrets.token_hex(4)}")
+            path = os.path.join(self.path, "run", f"{name}-{os.urandom(4).hex()}")
             os.mkdir(path, 0o700)
             return RunDirectory(path, ids)
 
@@ -113,11 +119,17 @@ class StateDirectory:
         return directory
 
     def sweep(self) -> list[str]:
-        """Remove what sandboxes that are no more have left; returns the names of the run directories concerned."""
+        """Remove what sandboxes that are no more have left; returns the names of the run directories
+        concerned.
+        """
         swept = []
         base = os.path.join(self.path, "run")
         with self.locked():
-            stale = [(path, fd) for path in _paths_in(base) if (fd := _lock(os.path.join(path, "lock"), wait=False)) is not None]
+            stale = [
+                (path, fd)
+                for path in _paths_in(base)
+                if (fd := _lock(os.path.join(path, "lock"), wait=False)) is not None
+            ]
         for path, fd in stale:
             try:
                 state = _read_state(path) or {}
@@ -150,7 +162,8 @@ class RunDirectory:
         if fd is None:
             state = _read_state(path) or {}
             raise StateError(
-                f"{in_use} (pid {state.get('pid', 'unknown')})", hint="wait for it to end, or give another sandbox.name"
+                f"{in_use} (pid {state.get('pid', 'unknown')})",
+                hint="wait for it to end, or give another sandbox.name",
             )
         self._lock_fd = fd
         self._state: dict[str, Any] = {"pid": os.getpid(), "ids": _ids_as_json(ids)}
@@ -158,7 +171,9 @@ class RunDirectory:
 
     @property
     def lock_fd(self) -> int:
-        """The descriptor of the lock: a forked child closes it at once, or the lock would outlive the supervisor."""
+        """The descriptor of the lock: a forked child closes it at once, or the lock would outlive the
+        supervisor.
+        """
         return self._lock_fd
 
     def record(self, facts: Mapping[str, Any]) -> None:
@@ -170,7 +185,9 @@ class RunDirectory:
         os.rename(temporary, os.path.join(self.path, "state.json"))
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
-        """Make the directory *name* for files of the sandbox, owned by its root, unless it exists; returns a descriptor."""
+        """Make the directory *name* for files of the sandbox, owned by its root, unless it exists; returns a
+        descriptor.
+        """
         path = os.path.join(self.path, name)
         try:
             os.mkdir(path, 0o700)
@@ -279,9 +296,10 @@ def _remove_directory(path: str, ids: IdPlan | None) -> None:
             remove_contents(fd)
         except OSError as error:
             if ids is None or error.errno not in (errno.EACCES, errno.EPERM):
-                raise StateError(f"cannot remove {path}: {error.strerror}", hint="remove it by hand") from None
-            run_with_ids(ids, lambda: remove_contents(fd) or "")
+                raise StateError(
+                    f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
+                ) from None
+            run_with_ids(ids, lambda: remove_contents(fd))
     finally:
         os.close(fd)
     os.rmdir(path)
-

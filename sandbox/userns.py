@@ -1,4 +1,6 @@
-"""Doing something as id 0 of a sandbox's user namespace: files of subordinate ids can be made and removed nowhere else."""
+"""Doing something as id 0 of a sandbox's user namespace: files of subordinate ids can be made and removed
+nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from sandbox.plan import IdPlan
 
 
-def run_with_ids(ids: IdPlan, action: Callable[[], str]) -> str:
-    """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; returns the text that it returns.
+def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
+    """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; returns the text
+    that it returns.
 
     Raises:
         SandboxError: the namespace could not be made, or *action* raised; with the message of the error.
@@ -27,7 +30,9 @@ def run_with_ids(ids: IdPlan, action: Callable[[], str]) -> str:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _child(action, ready_writer, go_reader, result_writer, closing=(ready_reader, go_writer, result_reader))
+        _child(
+            action, ready_writer, go_reader, result_writer, closing=(ready_reader, go_writer, result_reader)
+        )
     for fd in (ready_writer, go_reader, result_writer):
         os.close(fd)
     try:
@@ -59,7 +64,14 @@ def _map(pid: int, ids: IdPlan, ready_reader: int) -> SandboxError | None:
     return None
 
 
-def _child(action: Callable[[], str], ready_writer: int, go_reader: int, result_writer: int, *, closing: tuple[int, ...]) -> None:
+def _child(
+    action: Callable[[], str | None],
+    ready_writer: int,
+    go_reader: int,
+    result_writer: int,
+    *,
+    closing: tuple[int, ...],
+) -> None:
     status = 1
     try:
         for fd in closing:
@@ -71,14 +83,14 @@ def _child(action: Callable[[], str], ready_writer: int, go_reader: int, result_
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
             os.umask(0)
-            text, status = action(), 0
+            text, status = action() or "", 0
             os.write(result_writer, text.encode(errors="surrogateescape"))
     except SandboxError as error:
         os.write(result_writer, error.render().encode(errors="surrogateescape"))
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         os.write(result_writer, f"{where}{error.strerror or error}".encode(errors="surrogateescape"))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
         os.write(result_writer, repr(error).encode(errors="surrogateescape"))
     finally:
         os._exit(status)

@@ -1,8 +1,10 @@
-"""The layer store: archives unpacked once, under the ids they are used with, and shared by every sandbox that names them.
+"""The layer store: archives unpacked once, under the ids they are used with, and shared by every sandbox that
+names them.
 
-A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and the id map, as owners on disk
-depend on it. A layer is built beside its place and renamed into it, so what is in the store is whole. Who uses a layer holds a shared
-lock on it; an older import of the same archive is removed when nobody does.
+A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and
+the id map, as owners on disk depend on it. A layer is built beside its place and renamed into it, so what is
+in the store is whole. Who uses a layer holds a shared lock on it; an older import of the same archive is
+removed when nobody does.
 """
 
 from __future__ import annotations
@@ -60,7 +62,14 @@ class LayerStore:
         try:
             info = os.fstat(archive_fd)
             source = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-            facts = [_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, *map(str, (*ids.uid_map, *ids.gid_map))]
+            facts = [
+                _FORMAT,
+                info.st_dev,
+                info.st_ino,
+                info.st_size,
+                info.st_mtime_ns,
+                *map(str, (*ids.uid_map, *ids.gid_map)),
+            ]
             key = f"{source}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
             return self._open(key) or self._import(key, source, archive_fd, path, ids)
         finally:
@@ -74,16 +83,24 @@ class LayerStore:
             return None
         fcntl.flock(lock_fd, fcntl.LOCK_SH)
         try:
-            tree_fd = os.open(os.path.join(place, "tree"), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            tree_fd = os.open(
+                os.path.join(place, "tree"), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
         except FileNotFoundError:  # removed between the two
             os.close(lock_fd)
             return None
         return StoredLayer(tree_fd=tree_fd, lock_fd=lock_fd, notices=notices)
 
     def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
-        guard = os.open(os.path.join(self._base, f"{source}.importing"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        guard = os.open(
+            os.path.join(self._base, f"{source}.importing"),
+            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o600,
+        )
         try:
-            fcntl.flock(guard, fcntl.LOCK_EX)  # another process may be importing the same archive: wait, then find it made
+            fcntl.flock(
+                guard, fcntl.LOCK_EX
+            )  # another process may be importing the same archive: wait, then find it made
             made = self._open(key)
             if made is not None:
                 return made
@@ -144,7 +161,7 @@ class LayerStore:
             try:
                 remove_contents(fd)
             except PermissionError:
-                run_with_ids(ids, lambda: remove_contents(fd) or "")
+                run_with_ids(ids, lambda: remove_contents(fd))
         finally:
             os.close(fd)
         os.rmdir(place)

@@ -12,8 +12,8 @@ _PREFIX = b".removed-"
 def remove_contents(top_fd: int) -> None:
     """Remove everything below the directory *top_fd*.
 
-    Directories found inside are first moved up to the top, so that depth costs nothing; those that their owner may not enter are
-    made accessible. A FileNotFoundError from a second remover at work is no error.
+    Directories found inside are first moved up to the top, so that depth costs nothing; those that their
+    owner may not enter are made accessible. A FileNotFoundError from a second remover at work is no error.
 
     Raises:
         OSError: EACCES, EPERM where the entries are another user's.

@@ -1,4 +1,6 @@
-"""Looking a user up in the sandbox's own /etc/passwd and /etc/group, which are as hostile as any file of a layer."""
+"""Looking a user up in the sandbox's own /etc/passwd and /etc/group, which are as hostile as any file of a
+layer.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
     """
     uid = user if isinstance(user, int) else _number(user)
     entry = next(
-        (fields for fields in _entries(root_fd, "/etc/passwd", 7) if (fields[0] == user if uid is None else _number(fields[2]) == uid)),
+        (
+            fields
+            for fields in _entries(root_fd, "/etc/passwd", 7)
+            if (fields[0] == user if uid is None else _number(fields[2]) == uid)
+        ),
         None,
     )
     if uid is None:
@@ -80,7 +86,9 @@ def _read(root_fd: int, path: str) -> str:
     except OSError:
         return ""
     try:
-        if not stat.S_ISREG(os.fstat(place).st_mode):  # a FIFO would block, a device would answer for the host
+        if not stat.S_ISREG(
+            os.fstat(place).st_mode
+        ):  # a FIFO would block, a device would answer for the host
             return ""
         fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

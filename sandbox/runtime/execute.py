@@ -1,4 +1,4 @@
-"""Carrying out the operations of a plan, one after the other, inside the sandbox's namespaces, before the host is out of sight."""
+"""Carrying out the operations of a plan, one after the other, inside the sandbox's namespaces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from sandbox.ops import (
     TmpfsVolume,
 )
 
-#: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is put together.
+#: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is
+#: put together.
 _STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -120,7 +121,9 @@ def _stage() -> int:
 def _bind_volume(operation: BindVolume, workspace: Workspace) -> None:
     source = workspace.source_fds[operation.source]
     is_directory = os.path.isdir(f"/proc/self/fd/{source}")
-    target = _open_target(workspace.root_fd, operation.target, is_directory=is_directory, create=operation.create)
+    target = _open_target(
+        workspace.root_fd, operation.target, is_directory=is_directory, create=operation.create
+    )
     try:
         mounts.bind(
             source,
@@ -152,7 +155,8 @@ def _open_target(root_fd: int, path: str, *, is_directory: bool, create: bool) -
 
 
 def _create_target(root_fd: int, path: str, *, is_directory: bool) -> None:
-    """Make *path*, of which a leading part is a tmpfs of this sandbox that holds nothing of anybody else's."""
+    """Make *path*, of which a leading part is a tmpfs of this sandbox that holds nothing of anybody else's.
+    """
     parent, _, name = path.rpartition("/")
     at = "/"
     for part in filter(None, parent.split("/")):
@@ -236,10 +240,15 @@ def _hint(operation: Operation, error: OSError) -> str:
     """Advice that only the operation's meaning gives; that for the errno comes from sandbox.errors."""
     if isinstance(operation, BindVolume | TmpfsVolume):
         if error.errno == errno.ENOENT:
-            return f"a layer has a symbolic link on the way to {operation.target}: name the path that it leads to"
+            return f"a layer has a symbolic link on the way to {operation.target}: name where it leads to"
         if error.errno == errno.ENOTDIR:
-            return f"{operation.target} in the layers and the source must both be directories or both be files"
-    if isinstance(operation, MountProc | MountSys | BuildDev) and error.errno in (errno.ENOTDIR, errno.ENOENT):
+            return (
+                f"{operation.target} in the layers and the source must both be directories or both be files"
+            )
+    if isinstance(operation, MountProc | MountSys | BuildDev) and error.errno in (
+        errno.ENOTDIR,
+        errno.ENOENT,
+    ):
         return "the layers have something else than a directory there: take that layer out"
     return ""
 

@@ -1,7 +1,9 @@
-"""The processes inside: stage1, which makes the namespaces and ends, and init, process 1, which sets up, reaps and forwards signals.
+"""The processes inside: stage1, which makes the namespaces and ends, and init, process 1, which sets up,
+reaps and forwards signals.
 
-Both are forked from the supervisor and never return into its code. What goes wrong is said over the channel; the exit status is only for
-a supervisor that is gone. The end of the channel is the end of the sandbox: whoever sees it exits, and with process 1 goes everything.
+Both are forked from the supervisor and never return into its code. What goes wrong is said over the channel;
+the exit status is only for a supervisor that is gone. The end of the channel is the end of the sandbox:
+whoever sees it exits, and with process 1 goes everything.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
         _report(channel, "set-up", "set-up", error)
     except ChannelError:
         pass  # the supervisor is gone: nobody is left to tell
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
         import traceback
 
         text = "".join(traceback.format_exception(error)).strip()
@@ -79,7 +81,9 @@ def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
 def _report(channel: Channel, step: str, operation: str, error: OSError, hint: str = "") -> None:
     path = error.filename2 or error.filename or ""
     path = os.fsdecode(path) if isinstance(path, bytes | str) else str(path)
-    _send_quietly(channel, SetupFailed(step, operation, error.errno or 0, error.strerror or str(error), path, hint))
+    _send_quietly(
+        channel, SetupFailed(step, operation, error.errno or 0, error.strerror or str(error), path, hint)
+    )
 
 
 def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed) -> None:
@@ -93,10 +97,12 @@ def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None]) -> int:
     _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
     channel.send(Unshared())
     channel.expect(Mapped)
-    # Before the ids change, and in the new mount namespace: real root owns what root of the namespace may not even find, and a
-    # source can be bound only in the mount namespace that it was opened in.
+    # Before the ids change, and in the new mount namespace: real root owns what root of the namespace may not
+    # even find, and a source can be bound only in the mount namespace that it was opened in.
     _step("namespaces", "unshare", lambda: namespaces.unshare(sorted(plan.namespaces - {"user", "cgroup"})))
-    fuse_fd = _step("open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    fuse_fd = _step(
+        "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    )
     sources = {
         operation.source: _step(f"open {operation.source}", "open", _opener(operation.source))
         for operation in plan.operations
@@ -127,7 +133,9 @@ def _become_root() -> None:
     process.set_dumpable(False)
 
 
-def _init(plan: Plan, channel: Channel, fuse_fd: int, sources: dict[str, int], trace: Callable[[str], None]) -> int:
+def _init(
+    plan: Plan, channel: Channel, fuse_fd: int, sources: dict[str, int], trace: Callable[[str], None]
+) -> int:
     channel.expect(Adopted)
     process.set_parent_death_signal()
     if "cgroup" in plan.namespaces:
@@ -150,7 +158,8 @@ def _hand_over(channel: Channel, fd: int) -> None:
     try:
         channel.send(FuseMounted(), fd)
     finally:
-        # With a second holder a killed server would leave its clients hanging instead of ENOTCONN (Corrections 2).
+        # With a second holder a killed server would leave its clients hanging instead of ENOTCONN
+        # (Corrections 2).
         os.close(fd)
 
 
@@ -159,20 +168,15 @@ def _find_account(plan: Plan, root_fd: int) -> accounts.Account:
     try:
         return accounts.resolve(root_fd, user.user, user.group)
     except accounts.UnknownAccountError as error:
-        raise StepError("process.user", "", OSError(0, str(error)), "name one that is there, or an id") from None
+        raise StepError(
+            "process.user", "", OSError(0, str(error)), "name one that is there, or an id"
+        ) from None
 
 
 def _open_terminal(channel: Channel) -> int:
-    """Make a terminal in the sandbox's own devpts; the outer end goes to the supervisor, the inner one to the program."""
-    import fcntl
-    import struct
-    import termios
-
+    """Make a terminal in the sandbox's own devpts; its outer end goes to the supervisor."""
     try:
-        outer = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        fcntl.ioctl(outer, termios.TIOCSPTLCK, struct.pack("i", 0))
-        number = struct.unpack("i", fcntl.ioctl(outer, termios.TIOCGPTN, struct.pack("i", 0)))[0]
-        inner = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        outer, inner = os.openpty()  # of the sandbox's own /dev/ptmx: the host's is out of sight
     except OSError as error:
         raise StepError("terminal", "open", error) from None
     channel.send(TerminalOpened(), outer)
@@ -181,11 +185,13 @@ def _open_terminal(channel: Channel) -> int:
 
 
 def _supervise(plan: Plan, account: accounts.Account, terminal_fd: int, channel: Channel) -> int:
-    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with."""
+    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with.
+    """
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     os.set_blocking(wake_reader, False)
-    # Blocked until the program's pid is known, so that none is lost before there is somebody to pass it on to.
+    # Blocked until the program's pid is known, so that none is lost before there is somebody to pass it on
+    # to.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     for number in (*_FORWARDED, signal.SIGCHLD):
@@ -213,7 +219,8 @@ def _noted(_number: int, _frame: object) -> None:
 
 
 def _let_go_of_terminal(terminal_fd: int) -> None:
-    """Hold no end of the program's input and output: their other ends must see when the program closes them."""
+    """Hold no end of the program's input and output: their other ends must see when the program closes them.
+    """
     if terminal_fd >= 0:
         os.close(terminal_fd)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -251,7 +258,9 @@ def _loop(program: int, wake_reader: int, channel: Channel) -> int:
 def _forward(program: int, number: int) -> None:
     try:
         if number in _FROM_KEYBOARD:
-            os.killpg(program, number)  # the program leads a session of its own; a terminal would tell the whole group, too
+            os.killpg(
+                program, number
+            )  # the program leads a session of its own; a terminal would tell the whole group, too
         else:
             os.kill(program, number)
     except ProcessLookupError:

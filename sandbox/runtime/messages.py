@@ -1,7 +1,8 @@
 """Everything that the processes of one sandbox may say to each other, and the channel that carries it.
 
-A channel is one end of a SOCK_SEQPACKET pair: a message is one packet of JSON, with descriptors beside it where the message is about one.
-The set is closed: what is not expected at some point is a :class:`ChannelError` that says what was.
+A channel is one end of a SOCK_SEQPACKET pair: a message is one packet of JSON, with descriptors beside it
+where the message is about one. The set is closed: what is not expected at some point is a
+:class:`ChannelError` that says what was.
 """
 
 from __future__ import annotations
@@ -87,7 +88,17 @@ Message = (
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Unshared, Mapped, InitStarted, Adopted, FuseMounted, TerminalOpened, Started, SetupFailed, CommandFailed)
+    for kind in (
+        Unshared,
+        Mapped,
+        InitStarted,
+        Adopted,
+        FuseMounted,
+        TerminalOpened,
+        Started,
+        SetupFailed,
+        CommandFailed,
+    )
 }
 
 M = TypeVar("M")

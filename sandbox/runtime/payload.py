@@ -1,4 +1,6 @@
-"""The last steps of the program's own process, in the one order in which each is still allowed (Corrections 18), and exec."""
+"""The last steps of the program's own process, in the one order in which each is still allowed (Corrections
+18), and exec.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ class _Progress:
         self.step = step
 
 
-def run(plan: ProcessPlan, account: Account, terminal_fd: int, report_fd: int, *, single_id: bool) -> NoReturn:
-    """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it (close-on-exec).
+def run(
+    plan: ProcessPlan, account: Account, terminal_fd: int, report_fd: int, *, single_id: bool
+) -> NoReturn:
+    """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it
+    (close-on-exec).
 
     Args:
         plan: the program.
@@ -50,7 +55,7 @@ def run(plan: ProcessPlan, account: Account, terminal_fd: int, report_fd: int, *
         _exec(plan.argv, _environment(plan, account))
     except OSError as error:
         _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
         _report(report_fd, progress.step, 0, repr(error))
     finally:
         os._exit(EXIT_NOT_FOUND)
@@ -87,7 +92,9 @@ def _drop_privileges(progress: _Progress, plan: ProcessPlan, account: Account, *
     process.leave_session_keyring()
     if plan.oom_score_adj is not None:
         progress.at("limits.oom_score_adj")
-        process.set_dumpable(True)  # else the file is not ours to write; exec would allow it a moment later anyway
+        process.set_dumpable(
+            True
+        )  # else the file is not ours to write; exec would allow it a moment later anyway
         _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
     progress.at("limits")
     rlimits.apply(plan.rlimits)
@@ -144,7 +151,9 @@ def _environment(plan: ProcessPlan, account: Account) -> Mapping[str, str]:
 
 
 def _exec(argv: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
-    """Execute *argv*, looked up in the PATH of *env* unless it holds a slash; what a shell would find, a shell's errors."""
+    """Execute *argv*, looked up in the PATH of *env* unless it holds a slash; what a shell would find, a
+    shell's errors.
+    """
     command = argv[0]
     if "/" in command:
         os.execve(command, argv, env)

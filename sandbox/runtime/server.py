@@ -1,6 +1,8 @@
-"""The file system's server seen from the launcher: started early, handed its descriptors late, ended with the sandbox.
+"""The file system's server seen from the launcher: started early, handed its descriptors late, ended with the
+sandbox.
 
-The launcher knows the command ``python -m unionfs --serve-fd N`` and its request (unionfs/channel.py), and nothing else of unionfs.
+The launcher knows the command ``python -m unionfs --serve-fd N`` and its request (unionfs/channel.py), and
+nothing else of unionfs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The supervisor: brings a planned sandbox up, waits for it, and undoes everything in reverse on every way out."""
+"""The supervisor: brings a planned sandbox up, waits for it, and undoes everything in reverse on every way
+out.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
-from sandbox.errors import EXIT_FAILURE, CommandError, SandboxError, SetupError, describe_errno
+from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
 from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
 from sandbox.kernel import idmaps, process
@@ -33,6 +35,8 @@ from sandbox.runtime.messages import (
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.state import RunDirectory, StateDirectory
+
+M = TypeVar("M")
 
 #: Exit status of a sandbox that its wall_time ended (timeout(1)).
 EXIT_TIMED_OUT = 124
@@ -101,7 +105,7 @@ class Supervisor:
             self._start(stage1, channel)
             return self._wait(channel, wake_reader)
 
-    # -- before the first process --------------------------------------------------------------------------------------------------
+    # -- before the first process ------------------------------------------------------------------
 
     def _prepare(self, undo: ExitStack) -> None:
         plan = self._plan
@@ -161,9 +165,11 @@ class Supervisor:
             self._cgroup.kill()
             self._cgroup.remove()
         except OSError as error:
-            self._warn(f"cgroup {self._cgroup.paths[0]} stays for the next command to remove: {error.strerror}")
+            self._warn(
+                f"cgroup {self._cgroup.paths[0]} stays for the next command to remove: {error.strerror}"
+            )
 
-    # -- the processes -------------------------------------------------------------------------------------------------------------
+    # -- the processes -----------------------------------------------------------------------------
 
     def _fork_stage1(self, theirs: Channel, ours: Channel) -> int:
         sys.stdout.flush()
@@ -177,7 +183,9 @@ class Supervisor:
         return pid
 
     def _become_stage1(self, theirs: Channel, ours: Channel) -> NoReturn:
-        """Leave behind what is the supervisor's: its signals, its locks, its end of the channel, the server's socket."""
+        """Leave behind what is the supervisor's: its signals, its locks, its end of the channel, the server's
+        socket.
+        """
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -205,7 +213,7 @@ class Supervisor:
             os.waitpid(stage1, 0)
         channel.send(Adopted())
 
-    def _expect(self, channel: Channel, kind):  # type: ignore[no-untyped-def]
+    def _expect(self, channel: Channel, kind: type[M]) -> M:
         message = channel.receive()
         if isinstance(message, SetupFailed):
             raise self._setup_error(message)
@@ -219,9 +227,11 @@ class Supervisor:
         try:
             idmaps.write_maps(stage1, ids.uid_map, ids.gid_map, newuidmap=newuidmap, newgidmap=newgidmap)
         except OSError as error:
-            raise SetupError.from_os_error("id maps", "newuidmap" if ids.helpers else "write uid_map", error) from None
+            raise SetupError.from_os_error(
+                "id maps", "newuidmap" if ids.helpers else "write uid_map", error
+            ) from None
 
-    # -- while it runs -------------------------------------------------------------------------------------------------------------
+    # -- while it runs -----------------------------------------------------------------------------
 
     def _wait(self, channel: Channel, wake_reader: int) -> int:
         deadline = None if self._plan.wall_time is None else time.monotonic() + self._plan.wall_time
@@ -279,7 +289,9 @@ class Supervisor:
             return
         if self._failure is None:
             detail = said.removeprefix("error: ") if said else "it ended unexpectedly"
-            self._failure = SetupError("the file system's server", detail, hint="run again with --debug" if not said else None)
+            self._failure = SetupError(
+                "the file system's server", detail, hint="run again with --debug" if not said else None
+            )
         self._kill_init()
 
     def _hear_init(self, channel: Channel) -> None:
@@ -336,7 +348,7 @@ class Supervisor:
         except ProcessLookupError:
             pass
 
-    # -- the end -------------------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def _kill_init(self) -> None:
         if self._init_pid:
@@ -392,7 +404,9 @@ def _command_error(message: CommandFailed) -> SandboxError:
 
 
 def _catch_signals(undo: ExitStack) -> int:
-    """Turn signals into bytes of a pipe, so that one poll waits for everything; returns the pipe's reading end."""
+    """Turn signals into bytes of a pipe, so that one poll waits for everything; returns the pipe's reading
+    end.
+    """
     reader, writer = os.pipe()
     for fd in (reader, writer):
         os.set_blocking(fd, False)
@@ -419,6 +433,3 @@ def _kill_quietly(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-
-
-__all__ = ["EXIT_FAILURE", "EXIT_TIMED_OUT", "Supervisor"]
