@@ -248,6 +248,11 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     ("exec", errno.ETXTBSY): "the file is open for writing: try again when its writer is done",
     ("exec", errno.ELOOP): "symlinks or `#!` lines lead in a circle",
     ("exec", errno.ENOMEM): "the program does not fit into limits.memory: raise it",
+    (
+        "open",
+        errno.EACCES,
+    ): "this user may not read it: check its permissions, and x on the directories on its way",
+    ("open", errno.ENOENT): "it is gone since it was checked: try again",
     ("open", errno.EMFILE): "too many open files in this process: raise `ulimit -n`",
     ("open", errno.ENFILE): "too many open files on this machine: as root raise fs.file-max with sysctl",
     (

@@ -315,6 +315,7 @@ class ListOf(Codec[tuple[T, ...]]):
             least = f"hold at least {self.minimum} elements" if self.minimum > 1 else "not be empty"
             raise Invalid(f"must {least}")
         items: list[T] = []
+        seen: set[T] = set()
         for index, element in enumerate(value):
             here = cursor.child(index)
             try:
@@ -324,9 +325,11 @@ class ListOf(Codec[tuple[T, ...]]):
                 # Keeps the position of those behind it; a specification with a problem is never handed out.
                 items.append(cast("T", None))
                 continue
-            if self.distinct and item in items:
-                here.report(f"{shown(str(element))} is listed twice", "remove one of them")
             items.append(item)
+            if self.distinct:
+                if item in seen:
+                    here.report(f"{shown(str(element))} is listed twice", "remove one of them")
+                seen.add(item)
         return tuple(items)
 
     def _hint(self, value: object, cursor: Cursor) -> str | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from sandbox.spec.codecs import NOT_ENFORCED, ListOf, mismatch
+from sandbox.spec.codecs import NOT_ENFORCED, ListOf, joined, mismatch
 from sandbox.spec.notation import format_key, format_key_path, literal, nearest
+from sandbox.spec.origin import MAX_DIAGNOSTICS
 from sandbox.spec.settings import Codec, Cursor, Invalid, Setting, settings_of
 
 T = TypeVar("T")
@@ -68,18 +69,23 @@ def decode_table(cls: type[T], table: Mapping[str, object], cursor: Cursor, **gi
 
 
 def _report_unknown(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> None:
+    # Looking for what was meant takes time that is noticed in a large file that is not meant for us at all.
+    few = len(cursor.problems.found) < MAX_DIAGNOSTICS
+    cursor.child(key).report("unknown key", _meant(key, settings, cursor) if few else None, part="key")
+
+
+def _meant(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str:
+    """Return the hint for an unknown *key*: a similar one, the table that has it, or what there is."""
     meant = nearest(key, settings)
-    known = [name for name, setting in settings.items() if setting.enforced]
-    homes = _tables_with(key, cursor.context.root) if cursor.context.root else []
     if meant is not None:
-        hint = f"did you mean {format_key(meant)}?"
-    elif homes:
-        hint = f"{format_key(key)} belongs in {' or '.join(homes)}"
-    elif len(known) <= _LISTED_KEYS:
-        hint = f"known keys: {', '.join(known)}"
-    else:
-        hint = "see configs/REFERENCE.md for the keys of this table"
-    cursor.child(key).report("unknown key", hint, part="key")
+        return f"did you mean {format_key(meant)}?"
+    homes = _tables_with(key, cursor.context.root) if cursor.context.root else []
+    if homes:
+        return f"{format_key(key)} belongs in {joined(homes)}"
+    known = [name for name, setting in settings.items() if setting.enforced]
+    if len(known) <= _LISTED_KEYS:
+        return f"known keys: {', '.join(known)}"
+    return "see configs/REFERENCE.md for the keys of this table"
 
 
 def _tables_with(key: str, root: type) -> list[str]:

@@ -43,10 +43,11 @@ class Diagnostic:
             if self.hint:
                 lines.append(hint_line(self.hint, color=color))
             return "\n".join(lines)
-        start = min(self.column - 1, len(self.source_line))
+        length = len(self.source_line)
         source, start, end = _window(
-            _printable(self.source_line), start, self._last_column(len(self.source_line))
+            self.source_line, min(self.column - 1, length), self._last_column(length)
         )
+        source = _printable(source)
         lines.append(f"{self.line:5} | {source}".rstrip())
         caret = "^" + "~" * max(_cells(source[start:end]) - 1, 0)
         hint = f" {cyan}{self.hint}{reset}" if self.hint else ""

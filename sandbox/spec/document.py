@@ -14,7 +14,7 @@ from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.locate import MAX_DEPTH, Located, Span, Statement, locate
 from sandbox.spec.notation import KeyPath, format_key_path
-from sandbox.spec.origin import Origins, Source
+from sandbox.spec.origin import Origins, Problem, Source
 from sandbox.spec.units import INT64_MAX
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -25,6 +25,7 @@ _QUOTED_CHARACTER = re.compile(r"(?:Illegal|Found invalid) character (?P<charact
 _BARE_INTEGER = re.compile(r"[+-]?[0-9_]+")
 _LONGEST_INTEGER = 25  # digits and underscores of a 64-bit integer, with room to spare
 
+_TOO_LARGE = "the integer does not fit into 64 bits"
 _NOT_A_VALUE = "not a value"
 
 # What tomllib says (tomllib/_parser.py, the same from 3.11 to 3.13), what we say, and the remedy.
@@ -80,13 +81,12 @@ def parse_document(data: bytes, *, file: str, directory: str) -> tuple[dict[str,
     tree = _parse(source, located)
     origins = Origins.of(source, located.entries)
     too_large = [
-        origins.diagnose(path, "the integer does not fit into 64 bits")
+        Problem(path=path, message=_TOO_LARGE)
         for path, value in _scalars(tree)
         if isinstance(value, int) and not -INT64_MAX - 1 <= value <= INT64_MAX
     ]
-    too_large.sort(key=Diagnostic.sort_key)
     if too_large:
-        raise SpecError(too_large)
+        raise SpecError(origins.diagnose_all(too_large))
     return tree, origins
 
 
@@ -96,9 +96,8 @@ def _decode(data: bytes, file: str, directory: str) -> str:
         text = data.decode()
     except UnicodeDecodeError as error:
         good = data[: error.start].decode().replace("\r\n", "\n")
-        source = Source(
-            file=file, directory=directory, text=good + data[error.start :].decode(errors="replace")
-        )
+        rest = data[error.start :].decode(errors="replace").replace("\r\n", "\n")
+        source = Source(file=file, directory=directory, text=good + rest)
         span = Span(len(good), len(good) + 1)
         message = f"the file is not UTF-8: byte 0x{data[error.start]:02x}"
         raise SpecError([source.diagnostic(span, message, "save it as UTF-8")]) from None
@@ -125,7 +124,7 @@ def _long_integer(source: Source, located: Located) -> Diagnostic:
         if span.end - span.start > _LONGEST_INTEGER and _BARE_INTEGER.fullmatch(
             source.text, span.start, span.end
         ):
-            return source.diagnostic(span, "the integer does not fit into 64 bits", key=format_key_path(path))
+            return source.diagnostic(span, _TOO_LARGE, key=format_key_path(path))
     return source.diagnostic(None, "a number is too long")
 
 

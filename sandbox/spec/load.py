@@ -41,14 +41,7 @@ def parse(data: bytes, *, path: str, environ: Mapping[str, str]) -> Spec:
     spec = decode_table(Spec, tree, cursor, file=file, directory=directory, origins=origins)
     check_rules(spec, problems)
     if problems.found:
-        diagnostics = [
-            origins.diagnose(
-                problem.path, problem.message, problem.hint, part=problem.part, fragment=problem.fragment
-            )
-            for problem in problems.found
-        ]
-        diagnostics.sort(key=Diagnostic.sort_key)
-        raise SpecError(diagnostics)
+        raise SpecError(origins.diagnose_all(problems.found))
     return settle(spec)
 
 

@@ -6,7 +6,9 @@ sources can be behind one specification; whoever merges them merges the tables o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +17,11 @@ from sandbox.spec.locate import Entry, Span
 from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path
 
 Part = Literal["key", "value"]
+
+MAX_DIAGNOSTICS = 100
+"""More than this nobody reads; a file with more is probably none of ours."""
+
+_LINE_END = re.compile("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +40,21 @@ class Source:
     file: str
     directory: str
     text: str = field(repr=False)
+    _line_starts: list[int] = field(init=False, repr=False, compare=False)
+    _lines: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        starts = [0, *(match.end() for match in _LINE_END.finditer(self.text))]
+        object.__setattr__(self, "_line_starts", starts)
 
     def position(self, offset: int) -> tuple[int, int]:
         """Return line and column, from 1, of the character at *offset*."""
-        return self.text.count("\n", 0, offset) + 1, offset - (self.text.rfind("\n", 0, offset) + 1) + 1
+        line = bisect_right(self._line_starts, offset)
+        return line, offset - self._line_starts[line - 1] + 1
 
     def offset(self, line: int, column: int) -> int:
         """Return the offset of a line and column, both from 1."""
-        start = 0
-        for _ in range(line - 1):
-            start = self.text.find("\n", start) + 1
-        return start + column - 1
+        return self._line_starts[line - 1] + column - 1
 
     def place(self, span: Span) -> Place:
         """Return where *span* starts."""
@@ -58,8 +69,6 @@ class Source:
             return Diagnostic(file=self.file, key=key, message=message, hint=hint)
         line, column = self.position(span.start)
         end_line, end_column = self.position(span.end)
-        line_start = span.start - column + 1
-        line_end = self.text.find("\n", span.start)
         return Diagnostic(
             file=self.file,
             key=key,
@@ -69,8 +78,29 @@ class Source:
             column=column,
             end_line=end_line,
             end_column=end_column,
-            source_line=self.text[line_start : len(self.text) if line_end < 0 else line_end],
+            source_line=self._line(line),
         )
+
+    def _line(self, line: int) -> str:
+        """Return a line, always the same object: it may be long, and have many mistakes."""
+        if line not in self._lines:
+            end = self._line_starts[line] - 1 if line < len(self._line_starts) else len(self.text)
+            self._lines[line] = self.text[self._line_starts[line - 1] : end]
+        return self._lines[line]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A mistake at a key path, before its place is looked up.
+
+    *fragment* is the piece of the value, as it is written, that is wrong, if it is not all of it.
+    """
+
+    path: KeyPath
+    message: str
+    hint: str | None = None
+    part: Part = "value"
+    fragment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +133,43 @@ class Origins:
         return (self.main if origin is None else origin.source).directory
 
     def diagnose(
-        self,
-        path: KeyPath | str,
-        message: str,
-        hint: str | None = None,
-        *,
-        part: Part = "value",
-        fragment: str | None = None,
+        self, path: KeyPath | str, message: str, hint: str | None = None, *, part: Part = "value"
     ) -> Diagnostic:
-        """Return a diagnostic at the *part* of *path*, or at the innermost table around it that was written.
+        """Return a diagnostic at the *part* of *path*, or at the innermost table around it that was written."""
+        path = parse_key_path(path) if isinstance(path, str) else path
+        return self._diagnostic(Problem(path=path, message=message, hint=hint, part=part))
 
-        With *fragment*, a piece of the value as it is written, only that piece is marked if it can be found.
+    def diagnose_all(self, problems: Iterable[Problem]) -> list[Diagnostic]:
+        """Return diagnostics for *problems* in the order of the text, those without a place first.
+
+        Of very many only the first are told, and the number of the others.
         """
-        if isinstance(path, str):
-            path = parse_key_path(path)
-        key = format_key_path(path)
-        origin, exact = self._closest(path)
+        ordered = sorted(problems, key=self._order)
+        diagnostics = [self._diagnostic(problem) for problem in ordered[:MAX_DIAGNOSTICS]]
+        if len(ordered) > MAX_DIAGNOSTICS:
+            more = f"and more: {len(ordered)} mistakes in all"
+            diagnostics.append(self.main.diagnostic(None, more, "mend those above first"))
+        return diagnostics
+
+    def _diagnostic(self, problem: Problem) -> Diagnostic:
+        source, span = self._locate(problem)
+        return source.diagnostic(span, problem.message, problem.hint, key=format_key_path(problem.path))
+
+    def _order(self, problem: Problem) -> tuple[str, int]:
+        source, span = self._locate(problem)
+        return source.file, -1 if span is None else span.start
+
+    def _locate(self, problem: Problem) -> tuple[Source, Span | None]:
+        """Return where *problem* is: the fragment of its value, the value or key itself, or the table around it."""
+        origin, exact = self._closest(problem.path)
         if origin is None:
-            return self.main.diagnostic(None, message, hint, key=key)
-        span = origin.entry.value if exact and part == "value" else origin.entry.key
-        if fragment:
-            start = origin.source.text.find(fragment, span.start, span.end)
+            return self.main, None
+        span = origin.entry.value if exact and problem.part == "value" else origin.entry.key
+        if problem.fragment:
+            start = origin.source.text.find(problem.fragment, span.start, span.end)
             if start >= 0:
-                span = Span(start, start + len(fragment))
-        return origin.source.diagnostic(span, message, hint, key=key)
+                span = Span(start, start + len(problem.fragment))
+        return origin.source, span
 
     def _closest(self, path: KeyPath) -> tuple[Origin | None, bool]:
         """Return the origin of *path* or of the closest table around it, and whether it is that of *path* itself."""

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import nearest, parse_key_path, quote, shown
-from sandbox.spec.settings import Problem, Problems, settings_of
+from sandbox.spec.origin import Problem
+from sandbox.spec.settings import Problems, settings_of
 from sandbox.spec.tables import Limits, Volume
 
 Check = Callable[[Spec], Iterator[Problem]]

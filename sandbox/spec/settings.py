@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from sandbox.spec.notation import KeyPath
-from sandbox.spec.origin import Origins, Part
+from sandbox.spec.origin import Origins, Part, Problem
 
 T = TypeVar("T")
 
 _METADATA_KEY = "sandbox.spec.setting"
 
 
-class Invalid(Exception):  # noqa: N818 - control flow between a codec and its caller, never seen by a user
+class Invalid(Exception):
     """A value is not what its setting takes. *fragment* is the piece of a string that is wrong, if not all of it."""
 
     def __init__(self, message: str, hint: str | None = None, *, fragment: str | None = None) -> None:
@@ -31,17 +31,6 @@ class Invalid(Exception):  # noqa: N818 - control flow between a codec and its c
         self.message = message
         self.hint = hint
         self.fragment = fragment
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """A mistake at a key path, before its place in the text is looked up."""
-
-    path: KeyPath
-    message: str
-    hint: str | None = None
-    part: Part = "value"
-    fragment: str | None = None
 
 
 class Problems:

@@ -206,7 +206,7 @@ def check_entry(text: str, path: KeyPath, found: object, entry: Entry) -> None:
         assert key == written  # an element of an array has no key
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(documents())
 def test_every_path_of_a_document_has_a_span_that_parses_to_the_same_value(text: str) -> None:
     tree = dict(walk(tomllib.loads(text)))
@@ -229,7 +229,7 @@ def test_any_text_is_scanned_without_an_error_and_agrees_where_it_is_toml(text: 
     assert set(located.entries) == set(tree)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents(), st.data())
 def test_a_document_cut_anywhere_is_scanned_without_an_error(text: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))

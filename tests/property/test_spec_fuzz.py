@@ -69,6 +69,7 @@ def check(data: bytes) -> Spec | None:
 @given(st.binary(max_size=80))
 @example(b"\xef\xbb\xbf")
 @example(b"\r")
+@example(b"\x80\r\n")
 @example(b'a = "\x00"')
 @example(b"a=" + b"9" * 5000)
 @example(b"a=0x" + b"f" * 5000)

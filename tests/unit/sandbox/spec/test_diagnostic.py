@@ -107,3 +107,15 @@ def test_the_dictionary_holds_every_field_and_goes_through_json() -> None:
         "hint": "do it",
         "source_line": "b = 12",
     }
+
+
+def test_diagnostics_are_ordered_as_a_reader_meets_their_places() -> None:
+    nowhere = Diagnostic(file="f.toml", message="m")
+    later = Diagnostic(file="f.toml", message="m", line=10, column=1)
+    diagnostics = [later, at("b = 12", 4, 6), at("b = 12", 0, 1), nowhere]
+    assert sorted(diagnostics, key=Diagnostic.sort_key) == [
+        nowhere,
+        at("b = 12", 0, 1),
+        at("b = 12", 4, 6),
+        later,
+    ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sandbox.spec.locate import locate
-from sandbox.spec.origin import Origins, Place, Source
+from sandbox.spec.notation import KeyPath
+from sandbox.spec.origin import MAX_DIAGNOSTICS, Origins, Place, Problem, Source
 
 TEXT = '[root]\nlayers = ["dir:/", "dir:${x}"]\n\n[[volumes]]\ntarget = "/a"\n'
 
@@ -60,10 +61,19 @@ def test_a_diagnostic_is_at_the_part_or_at_the_innermost_table_around_it(
 
 
 def test_a_fragment_is_marked_if_it_is_there(origins: Origins) -> None:
-    marked = origins.diagnose("root.layers[1]", "m", fragment="${x}")
-    assert (marked.column, marked.end_column) == (25, 29)
-    whole = origins.diagnose("root.layers[0]", "m", fragment="${x}")
+    paths: list[KeyPath] = [("root", "layers", 1), ("root", "layers", 0)]
+    whole, marked = origins.diagnose_all(Problem(path=path, message="m", fragment="${x}") for path in paths)
     assert (whole.column, whole.end_column) == (11, 18)
+    assert (marked.column, marked.end_column) == (25, 29)
+
+
+def test_of_very_many_problems_the_first_are_told_and_the_others_counted(origins: Origins) -> None:
+    problems = [Problem(path=("volumes", 0, "target"), message="late")] * 250
+    problems += [Problem(path=("root", "layers"), message="early"), Problem(path=("ids",), message="nowhere")]
+    told = origins.diagnose_all(problems)
+    assert [diagnostic.message for diagnostic in told[:3]] == ["nowhere", "early", "late"]
+    assert len(told) == MAX_DIAGNOSTICS + 1
+    assert told[-1].render() == "f.toml: and more: 252 mistakes in all\n      hint: mend those above first"
 
 
 def test_each_value_keeps_the_directory_of_its_source(origins: Origins) -> None:
