@@ -6,6 +6,9 @@ One ioctl instead of netlink, because importing a netlink library costs more tha
 from __future__ import annotations
 
 import fcntl
+
+# Here and not in the function: after pivot_root an import would look for modules in the sandbox's files, and run them.
+import socket
 import struct
 
 _SIOCGIFFLAGS = 0x8913
@@ -33,8 +36,6 @@ def loopback_up() -> None:
 
 
 def _flags_ioctl(request: int, name: str, flags: int) -> int:
-    import socket
-
     # A unix socket carries interface ioctls as well, and exists where a kernel or a filter has no IPv4.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         try:

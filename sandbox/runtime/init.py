@@ -69,13 +69,21 @@ def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
     except ChannelError:
         pass  # the supervisor is gone: nobody is left to tell
     except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
-        import traceback
-
-        text = "".join(traceback.format_exception(error)).strip()
-        _send_quietly(channel, SetupFailed("internal error", "", 0, text, ""))
+        _send_quietly(channel, SetupFailed("internal error", "", 0, _locate(error), ""))
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _locate(error: BaseException) -> str:
+    """Describe *error* and where it came from, without the traceback module: it would be imported from the sandbox."""
+    places = []
+    frame = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        places.append(f"{os.path.basename(code.co_filename)}:{frame.tb_lineno} {code.co_name}")
+        frame = frame.tb_next
+    return f"{error!r} at {' > '.join(places)}"
 
 
 def _report(channel: Channel, step: str, operation: str, error: OSError, hint: str = "") -> None:
@@ -144,6 +152,9 @@ def _init(
     os.umask(0)
     workspace = Workspace(fuse_fd=fuse_fd, source_fds=sources, serve=lambda fd: _hand_over(channel, fd))
     prepare_mounts(workspace)
+    # From here on an import would look in what a layer holds, and run that as process 1: there shall be none.
+    sys.meta_path.clear()
+    sys.path.clear()
     for operation in plan.operations:
         trace(operation.describe())
         execute(operation, workspace)

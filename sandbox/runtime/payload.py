@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
+import termios
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -75,9 +77,6 @@ def _take_terminal(progress: _Progress, terminal_fd: int) -> None:
     progress.at("terminal")
     os.setsid()
     if terminal_fd >= 0:
-        import fcntl
-        import termios
-
         fcntl.ioctl(terminal_fd, termios.TIOCSCTTY, 0)
         for standard in (0, 1, 2):
             os.dup2(terminal_fd, standard)

@@ -16,8 +16,6 @@ from sandbox.spec.settings import Codec, Cursor, Invalid, Setting, settings_of
 
 T = TypeVar("T")
 
-_LISTED_KEYS = 12  # more names than this do not help in a hint
-
 
 class Record(Codec[T]):
     """A table whose keys are the settings of a dataclass. An absent one is the same as an empty one."""
@@ -83,9 +81,7 @@ def _meant(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> st
     if homes:
         return f"{format_key(key)} belongs in {joined(homes)}"
     known = [name for name, setting in settings.items() if setting.enforced]
-    if len(known) <= _LISTED_KEYS:
-        return f"known keys: {', '.join(known)}"
-    return "see configs/REFERENCE.md for the keys of this table"
+    return f"known keys: {', '.join(known)}"
 
 
 def _tables_with(key: str, root: type) -> list[str]:

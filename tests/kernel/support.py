@@ -16,8 +16,8 @@ def refusal(call: Callable[..., object], *arguments: object, **keywords: object)
     return None
 
 
-def in_child(function: Callable[[], bool]) -> int:
-    """Run *function* in a forked child and return its exit status: 0 for a true result, 1 for a false one."""
+def fork_and_run(function: Callable[[], bool]) -> int:
+    """Run *function* in a forked child, whose exit status is 0 for a true result, 1 for a false one; return its pid."""
     pid = os.fork()
     if pid == 0:
         status = 3
@@ -25,4 +25,9 @@ def in_child(function: Callable[[], bool]) -> int:
             status = 0 if function() else 1
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
+
+
+def in_child(function: Callable[[], bool]) -> int:
+    """Return the exit status of :func:`fork_and_run`."""
+    return os.waitstatus_to_exitcode(os.waitpid(fork_and_run(function), 0)[1])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sandbox.kernel import _libc, mounts, namespaces, process
+from sandbox.kernel import _libc, idmaps, mounts, namespaces, process
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 from sandbox.kernel.mounts import MountFlags
-from tests.kernel.support import refusal
+from tests.kernel.support import fork_and_run, refusal
 
 pytestmark = pytest.mark.userns
 
@@ -180,6 +180,41 @@ def test_a_source_opened_before_the_mount_namespace_was_made_is_refused(in_names
         assert in_namespaces(lambda: refusal(mounts.bind, source, os.open(target, O_DIR))) == "EINVAL"
     finally:
         os.close(source)
+
+
+@pytest.mark.root
+def test_what_only_real_root_may_reach_is_bound_by_a_descriptor_opened_before_the_change_of_ids(tree):
+    os.mkdir(f"{tree}/source/private")
+    os.chmod(f"{tree}/source/private", 0o700)
+    with open(f"{tree}/source/private/file", "w") as file:
+        file.write("content")
+    range_map = idmaps.root_map()
+    ready, made = os.pipe()
+    mapped, go = os.pipe()
+
+    def inside() -> bool:
+        os.close(go)
+        namespaces.unshare(["user"])
+        namespaces.unshare(["mount"])
+        mounts.make_private()
+        source = os.open(f"{tree}/source/private/file", os.O_PATH)
+        os.write(made, b"x")
+        os.read(mapped, 1)
+        os.setresuid(0, 0, 0)
+        unreachable = refusal(os.open, f"{tree}/source/private/file", os.O_PATH) == "EACCES"
+        mounts.bind(source, os.open(f"{tree}/plain", os.O_PATH))
+        with open(f"{tree}/plain") as file:
+            return unreachable and file.read() == "content"
+
+    pid = fork_and_run(inside)
+    try:
+        assert os.read(ready, 1) == b"x"
+        idmaps.write_maps(pid, range_map, range_map)
+        os.write(go, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        for fd in (ready, made, mapped, go):
+            os.close(fd)
 
 
 def test_a_bind_that_would_uncover_what_the_host_covers_is_refused(in_namespaces, tree):
@@ -355,14 +390,21 @@ def test_masked_paths_are_empty_and_read_only_paths_are_so(in_namespaces, tree, 
             keys = file.read()
         firmware = os.listdir(f"{below}/sys/firmware") if os.path.isdir(f"{below}/sys/firmware") else []
         write = refusal(os.open, f"{below}/proc/sys/net/ipv4/ip_forward", os.O_WRONLY)
-        trigger = refusal(os.open, f"{below}/proc/sysrq-trigger", os.O_WRONLY)
+        read_only = [
+            bool(os.statvfs(below + path).f_flag & os.ST_RDONLY)
+            for path in mounts.READONLY_PATHS
+            if os.path.exists(below + path)
+        ]
         create = refusal(touch, f"{below}/sys/firmware/x")
-        return keys, firmware, write, trigger, create, len(os.listdir(f"{below}/proc/sys"))
+        return keys, firmware, write, read_only, create, len(os.listdir(f"{below}/proc/sys"))
 
     kinds = ("mount", "pid", "net")
-    keys, firmware, write, trigger, create, entries = in_namespaces(inside, kinds=kinds, single_id=single_id)
+    keys, firmware, write, read_only, create, entries = in_namespaces(
+        inside, kinds=kinds, single_id=single_id
+    )
     assert (keys, firmware, write, create) == ("", [], "EROFS", "EROFS")
-    assert trigger in {"EROFS", "ENOENT"}  # not every kernel has it
+    assert len(read_only) >= 3
+    assert all(read_only)
     assert entries > 3
 
 

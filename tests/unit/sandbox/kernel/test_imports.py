@@ -1,0 +1,29 @@
+"""A rule that kernel modules keep because init runs them in the sandbox's root."""
+
+from __future__ import annotations
+
+import ast
+import glob
+import os
+
+import pytest
+
+import sandbox.kernel
+
+DIRECTORY = os.path.dirname(sandbox.kernel.__file__)
+MODULES = sorted(glob.glob(f"{DIRECTORY}/**/*.py", recursive=True))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[os.path.relpath(path, DIRECTORY) for path in MODULES])
+def test_nothing_is_imported_inside_a_function(path):
+    """After pivot_root an import finds its module in the sandbox's files: a hostile image would run code in init."""
+    with open(path) as file:
+        tree = ast.parse(file.read())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = [
+        node.lineno
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert late == []
