@@ -1,0 +1,379 @@
+"""The arrows between the packages and inside them, read from the source.
+
+A new part of `sandbox`, or a name of `sandbox.kernel` that the plan comes to use, is entered in the tables
+below: that is the moment to ask whether it points the right way.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+#: Part of `sandbox` -> the parts that it may import. What comes up is errors <- spec <- plan <- runtime <-
+#: cli.
+SANDBOX_ARROWS: dict[str, frozenset[str]] = {
+    "__init__": frozenset(),
+    "errors": frozenset(),
+    "spec": frozenset({"__init__", "errors"}),
+    "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
+    "host": frozenset({"kernel"}),
+    "sources": frozenset(),  # facts about host paths, as host has facts about the machine
+    "ops": frozenset(),  # what a plan consists of
+    "plan": frozenset(
+        {"errors", "spec", "host", "sources", "ops", "kernel"}
+    ),  # of the kernel, the values below
+    "userns": frozenset({"errors", "kernel", "plan"}),
+    "state": frozenset({"__init__", "errors", "kernel", "plan", "userns"}),
+    "image": frozenset({"errors", "kernel", "plan", "state", "userns"}),
+    "runtime": frozenset(
+        {"__init__", "errors", "spec", "plan", "host", "sources", "ops", "kernel", "userns", "state", "image"}
+    ),
+    "cli": frozenset(
+        {
+            "__init__",
+            "errors",
+            "spec",
+            "plan",
+            "host",
+            "sources",
+            "ops",
+            "userns",
+            "state",
+            "image",
+            "runtime",
+        }
+    ),
+    "__main__": frozenset({"cli"}),
+}
+
+#: What `sandbox.plan`, which calls nothing of the system, may take from `sandbox.kernel`: values and pure
+#: functions.
+KERNEL_VALUES: dict[str, frozenset[str]] = {
+    "sandbox.kernel.capabilities": frozenset(
+        {"DEFAULT", "CapabilitySets", "effective_set", "parse", "sets_for"}
+    ),
+    "sandbox.kernel.cgroups": frozenset({"CgroupLimits"}),
+    "sandbox.kernel.idmaps": frozenset(
+        {"IdMap", "SubidRange", "auto_map", "covers", "is_single", "lookup", "root_map", "single_map"}
+    ),
+    "sandbox.kernel.mounts": frozenset({"MASKED_PATHS", "READONLY_PATHS", "MountFlags", "parse_options"}),
+    "sandbox.kernel.namespaces": frozenset({"flags_of"}),
+    "sandbox.kernel.rlimits": frozenset({"RESOURCES", "Value", "check", "encode"}),
+}
+
+#: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
+PURE = frozenset({"types", "resolve", "whiteout", "inodes", "copyup_plan", "rename_plan"})
+PURE_STDLIB = frozenset(
+    (
+        "__future__ abc base64 bisect collections dataclasses enum errno functools hashlib heapq itertools "
+        "math operator re stat string struct typing"
+    ).split()
+)
+
+#: Too slow to import before anybody needs them: tens of milliseconds of each start of `sandbox`.
+SLOW = frozenset(
+    "asyncio email http importlib inspect multiprocessing pyfuse3 pyroute2 subprocess trio unittest urllib".split()
+)
+
+MAX_LINES = 700
+VAGUE_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc"})
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported thing: `from a.b import c` is module a.b and name c."""
+
+    module: str
+    name: str | None
+    line: int
+    lazy: bool  # inside a function
+    typing_only: bool
+
+    def target(self, modules: frozenset[str]) -> str:
+        """Return the module that is loaded for it, as far as *modules* tells."""
+        full = f"{self.module}.{self.name}"
+        return full if full in modules else self.module
+
+
+def source_files(*roots: str) -> list[str]:
+    """Return the Python files below *roots*, relative to the project."""
+    found = []
+    for root in roots:
+        for directory, names, files in os.walk(os.path.join(PROJECT, root)):
+            names[:] = [name for name in names if name != "__pycache__"]
+            found += [
+                os.path.relpath(os.path.join(directory, file), PROJECT)
+                for file in files
+                if file.endswith(".py")
+            ]
+    return sorted(found)
+
+
+def module_name(path: str) -> str:
+    """Return the dotted name of the module in *path*; a package is its own name."""
+    parts = path.removesuffix(".py").split(os.sep)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parse(path: str) -> ast.Module:
+    with open(os.path.join(PROJECT, path), encoding="utf-8") as file:
+        return ast.parse(file.read(), path)
+
+
+def imports_of(path: str) -> list[Import]:
+    module = module_name(path)
+    package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
+    return list(_imports(parse(path).body, package, lazy=False, typing_only=False))
+
+
+def _imports(body: list[ast.stmt], package: str, *, lazy: bool, typing_only: bool) -> Iterator[Import]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, None, node.lineno, lazy, typing_only)
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:
+                base = package.split(".")[: len(package.split(".")) - node.level + 1]
+                source = ".".join([*base, source] if source else base)
+            for alias in node.names:
+                yield Import(source, alias.name, node.lineno, lazy, typing_only)
+        else:
+            # Statements inside statements, and inside what is neither: handlers of try, cases of match.
+            inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            typing = typing_only or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, ast.stmt):
+                    yield from _imports([child], package, lazy=inside, typing_only=typing)
+                elif isinstance(child, ast.ExceptHandler | ast.match_case):
+                    yield from _imports(child.body, package, lazy=inside, typing_only=typing)
+
+
+def attributes_of(path: str, name: str | None) -> set[str | None]:
+    """Return the attributes of the imported module *name* that *path* uses."""
+    return {
+        node.attr
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+    }
+
+
+UNIONFS = source_files("unionfs")
+SANDBOX = source_files("sandbox")
+MODULES = frozenset(module_name(path) for path in UNIONFS + SANDBOX)
+
+
+def where(path: str, found: Import) -> str:
+    return f"{path}:{found.line}: imports {found.module}{'.' + found.name if found.name else ''}"
+
+
+def part_of(module: str) -> str:
+    """Return the part of `sandbox` that *module* belongs to."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = """
+import a
+try:
+    from b import c
+except ImportError:
+    import d
+if TYPE_CHECKING:
+    from . import e
+def function():
+    with x:
+        from ..f.g import h
+match x:
+    case 1:
+        import i.j
+class K:
+    import k
+"""
+    found = list(_imports(ast.parse(source).body, "top.inner", lazy=False, typing_only=False))
+    assert [(one.module, one.name) for one in found] == [
+        ("a", None),
+        ("b", "c"),
+        ("d", None),
+        ("top.inner", "e"),
+        ("top.f.g", "h"),
+        ("i.j", None),
+        ("k", None),
+    ]
+    assert [one.module for one in found if one.lazy] == ["top.f.g"]
+    assert [one.module for one in found if one.typing_only] == ["top.inner"]
+
+
+def test_unionfs_imports_only_itself_and_the_standard_library_outside_its_rim() -> None:
+    wrong = []
+    for path in UNIONFS:
+        allowed = {"unionfs", *sys.stdlib_module_names}
+        if path.startswith("unionfs/fuse/"):
+            allowed |= {"pyfuse3", "trio"}
+        wrong += [
+            where(path, found) for found in imports_of(path) if found.module.split(".")[0] not in allowed
+        ]
+    assert wrong == []
+
+
+def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
+    wrong = [
+        where(path, found)
+        for path in UNIONFS
+        if not path.startswith("unionfs/fuse/") and path not in {"unionfs/cli.py", "unionfs/__main__.py"}
+        for found in imports_of(path)
+        if found.target(MODULES).startswith("unionfs.fuse")
+    ]
+    assert wrong == []
+
+
+def test_sandbox_and_unionfs_never_import_each_other() -> None:
+    wrong = [
+        where(path, found)
+        for paths, other in ((UNIONFS, "sandbox"), (SANDBOX, "unionfs"))
+        for path in paths
+        for found in imports_of(path)
+        if found.module.split(".")[0] == other
+    ]
+    assert wrong == []
+
+
+def test_pure_modules_of_unionfs_import_nothing_that_calls_the_system() -> None:
+    wrong = []
+    for path in UNIONFS:
+        if module_name(path).removeprefix("unionfs.") not in PURE:
+            continue
+        for found in imports_of(path):
+            target = found.target(MODULES)
+            if target.removeprefix("unionfs.") in PURE or found.module.split(".")[0] in PURE_STDLIB:
+                continue
+            wrong.append(where(path, found))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", SANDBOX)
+def test_arrows_inside_sandbox(path: str) -> None:
+    part = part_of(module_name(path))
+    assert part in SANDBOX_ARROWS, f"enter {part} in SANDBOX_ARROWS"
+    wrong = []
+    for found in imports_of(path):
+        target = found.target(MODULES)
+        if target.split(".")[0] != "sandbox":
+            continue
+        other = part_of(target)
+        if other != part and other not in SANDBOX_ARROWS[part]:
+            wrong.append(where(path, found))
+        elif part == "plan" and other == "kernel":
+            # `from sandbox.kernel.a import B` is B; of `from sandbox.kernel import a` it is every a.B that is
+            # used.
+            used = attributes_of(path, found.name) if target != found.module else {found.name}
+            if unlisted := used - KERNEL_VALUES.get(target, frozenset()):
+                wrong.append(f"{where(path, found)}: {sorted(map(str, unlisted))} not in KERNEL_VALUES")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("paths", [UNIONFS, SANDBOX], ids=["unionfs", "sandbox"])
+def test_no_module_imports_itself_through_others(paths: list[str]) -> None:
+    arrows = {
+        module_name(path): {
+            found.target(MODULES)
+            for found in imports_of(path)
+            if not found.typing_only and found.target(MODULES) in MODULES
+        }
+        for path in paths
+    }
+    # Remove what imports nothing that is left, until only cycles and what leads to them remain.
+    while leaves := [module for module, targets in arrows.items() if not targets & arrows.keys() - {module}]:
+        for module in leaves:
+            del arrows[module]
+    assert {module: sorted(targets & arrows.keys()) for module, targets in arrows.items()} == {}
+
+
+def test_slow_modules_are_imported_where_they_are_needed() -> None:
+    wrong = [
+        where(path, found)
+        for path in [*SANDBOX, *(path for path in UNIONFS if not path.startswith("unionfs/fuse/"))]
+        for found in imports_of(path)
+        if not found.lazy and not found.typing_only and found.module.split(".")[0] in SLOW
+    ]
+    assert wrong == []
+
+
+def test_ctypes_is_imported_only_by_libc_modules() -> None:
+    wrong = [
+        where(path, found)
+        for path in [*UNIONFS, *SANDBOX, *source_files("tests")]
+        if os.path.basename(path) != "_libc.py"
+        for found in imports_of(path)
+        if found.module.split(".")[0] in {"ctypes", "_ctypes", "cffi"}
+    ]
+    assert wrong == []
+
+
+def test_there_is_one_libc_module_in_a_package() -> None:
+    packages = [path.split(os.sep)[0] for path in UNIONFS + SANDBOX if os.path.basename(path) == "_libc.py"]
+    assert len(packages) == len(set(packages))
+
+
+def test_no_file_is_longer_than_the_limit() -> None:
+    lengths = {}
+    for path in [*UNIONFS, *SANDBOX, *source_files("tests"), "scripts/bench"]:
+        with open(os.path.join(PROJECT, path), encoding="utf-8") as file:
+            lengths[path] = sum(1 for _ in file)
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    paths = [*UNIONFS, *SANDBOX, *source_files("tests")]
+    assert [path for path in paths if VAGUE_NAMES & set(path.removesuffix(".py").split(os.sep))] == []
+
+
+def project_table() -> dict[str, Any]:
+    with open(os.path.join(PROJECT, "pyproject.toml"), "rb") as file:
+        return dict(tomllib.load(file)["project"])
+
+
+def distribution(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None, requirement
+    return match.group()
+
+
+def test_every_import_from_elsewhere_is_a_declared_dependency() -> None:
+    declared = {distribution(line).replace("-", "_") for line in project_table()["dependencies"]}
+    known = {"sandbox", "unionfs", *sys.stdlib_module_names, *declared}
+    assert [
+        where(path, found)
+        for path in UNIONFS + SANDBOX
+        for found in imports_of(path)
+        if found.module.split(".")[0] not in known
+    ] == []
+
+
+def test_contributing_gives_a_reason_for_every_dependency() -> None:
+    table = project_table()
+    requirements = [*table["dependencies"], *table["optional-dependencies"]["dev"]]
+    with open(os.path.join(PROJECT, "CONTRIBUTING.md"), encoding="utf-8") as file:
+        text = file.read()
+    assert [
+        name
+        for name in map(distribution, requirements)
+        if not re.search(rf"^- `{name}`: \w", text, re.MULTILINE)
+    ] == []
+
+
+def test_scripts_of_the_project_are_functions_that_exist() -> None:
+    for target in project_table()["scripts"].values():
+        module, function = target.split(":")
+        tree = parse(module.replace(".", os.sep) + ".py")
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, target

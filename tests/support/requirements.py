@@ -1,0 +1,265 @@
+"""pytest plugin: what a test needs of the machine, as markers. Each need is tried once, not guessed.
+
+A test whose need is not met is skipped with a sentence that names what is missing and the remedy. With
+SANDBOX_TESTS_STRICT=1 that is a failure instead, unless nobody could have given the thing to this account on
+this machine (`Missing.removable` is false).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+STRICT = os.environ.get("SANDBOX_TESTS_STRICT") == "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why something cannot be tested here."""
+
+    what: str
+    remedy: str = ""
+    #: Whoever runs the tests as root on this machine could provide it.
+    removable: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.remedy})" if self.remedy else self.what
+
+
+Probe = Callable[[], Missing | None]
+
+
+def account() -> str:
+    """Return the name of the account that runs the tests, for messages."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
+
+
+def try_command(*command: str) -> str | None:
+    """Run *command* and return None if it succeeded, else the last line that it wrote or its exit status."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=30, check=False
+        )
+    except FileNotFoundError:
+        return f"{command[0]}: not found"
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return (
+        None
+        if done.returncode == 0
+        else (lines[-1] if lines else f"{command[0]} ended with {done.returncode}")
+    )
+
+
+def has_subordinate_ids() -> bool:
+    """Tell whether both /etc/subuid and /etc/subgid give this account a range."""
+    uid = os.geteuid()
+    owners = {account(), str(uid)}
+    for path in ("/etc/subuid", "/etc/subgid"):
+        try:
+            with open(path) as file:
+                if not any(line.split(":")[0] in owners for line in file if ":" in line):
+                    return False
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def probe_root() -> Missing | None:
+    """Real root: id 0 in a user namespace that maps every id."""
+    if os.geteuid() != 0:
+        return Missing("root", "run the tests as root as well", removable=False)
+    with open("/proc/self/uid_map") as file:
+        if file.read().split() != ["0", "0", "4294967295"]:
+            return Missing("root outside a user namespace", removable=False)
+    return None
+
+
+def probe_userns() -> Missing | None:
+    """A user namespace in which something can be mounted."""
+    failure = try_command("unshare", "--user", "--map-root-user", "--mount", "true")
+    if failure is None:
+        return None
+    return Missing(
+        f"user namespaces: {failure}",
+        "see the sysctls kernel.unprivileged_userns_clone, user.max_user_namespaces "
+        "and kernel.apparmor_restrict_unprivileged_userns",
+    )
+
+
+def probe_newuidmap() -> Missing | None:
+    """A range of subordinate ids, and the set-id programs that map it."""
+    if not has_subordinate_ids():
+        return Missing(
+            f"subordinate ids of {account()}",
+            f"usermod --add-subuids, --add-subgids {account()}",
+            removable=False,
+        )
+    for program in ("newuidmap", "newgidmap"):
+        if shutil.which(program) is None:
+            return Missing(program, "apt-get install uidmap")
+    failure = try_command("unshare", "--user", "--map-root-user", "--map-auto", "true")
+    return Missing(f"newuidmap: {failure}", "see subuid(5)") if failure is not None else None
+
+
+def probe_fuse() -> Missing | None:
+    """/dev/fuse, open to this account."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        remedy = (
+            "modprobe fuse"
+            if error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}
+            else "chmod 666 /dev/fuse"
+        )
+        return Missing(f"/dev/fuse: {error.strerror}", remedy)
+    return None
+
+
+def probe_fusermount() -> Missing | None:
+    """fusermount3, which mounts for the stand-alone `unionfs` command of an ordinary user."""
+    if shutil.which("fusermount3") is None:
+        return Missing("fusermount3", "apt-get install fuse3")
+    return probe_fuse()
+
+
+def probe_cgroup() -> Missing | None:
+    """A writable cgroup with a memory controller: v1 as root, v2 by delegation."""
+    found = "no cgroup hierarchy with a memory controller is mounted"
+    for mount_point, path in memory_cgroups():
+        directory = os.path.join(mount_point + path, f"sandbox-test-probe-{os.getpid()}")
+        try:
+            os.mkdir(directory)
+        except OSError as error:
+            found = f"{os.path.dirname(directory)}: {error.strerror}"
+        else:
+            os.rmdir(directory)
+            return None
+    # An ordinary user's cgroup is delegated by the session manager, before the tests begin.
+    return Missing(
+        f"a writable cgroup: {found}", "systemd-run --user --scope -p Delegate=yes", os.geteuid() == 0
+    )
+
+
+def memory_cgroups() -> list[tuple[str, str]]:
+    """Return (mount point, path of this process in it) of the hierarchies that can limit memory, v1 first."""
+    with open("/proc/self/cgroup") as file:
+        paths = {line.split(":")[1]: line.rstrip("\n").split(":", 2)[2] for line in file}
+    result: list[tuple[str, str]] = []
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            fields, (fs_type, _, options) = before.split(), after.split()
+            if fs_type == "cgroup" and "memory" in options.split(","):
+                own = next((path for names, path in paths.items() if "memory" in names.split(",")), "/")
+                result.insert(0, (fields[4], own))
+            elif fs_type == "cgroup2" and _lists_memory(fields[4] + paths.get("", "/")):
+                result.append((fields[4], paths.get("", "/")))
+    return result
+
+
+def _lists_memory(directory: str) -> bool:
+    try:
+        with open(os.path.join(directory, "cgroup.controllers")) as file:
+            return "memory" in file.read().split()
+    except OSError:
+        return False
+
+
+def probe_overlay() -> Missing | None:
+    """The kernel's OverlayFS, mountable by this account: the oracle that unionfs is compared with."""
+    with open("/proc/filesystems") as file:
+        if "overlay" not in file.read().split():
+            return Missing("the kernel's OverlayFS", "modprobe overlay")
+    options = "lowerdir=l,upperdir=u,workdir=w" + ("" if os.geteuid() == 0 else ",userxattr")
+    with tempfile.TemporaryDirectory() as scratch:
+        script = f'cd "{scratch}" && mkdir l u w m && mount -t overlay -o {options} overlay m && rm -rf w'
+        enter = (
+            ["unshare", "--mount"]
+            if os.geteuid() == 0
+            else ["unshare", "--user", "--map-root-user", "--mount"]
+        )
+        failure = try_command(*enter, "sh", "-c", script)
+    # tmpfs or ext4 will do as upper directory; another union file system, as in a container, will not.
+    return (
+        Missing(f"the kernel's OverlayFS: {failure}", "set TMPDIR to a tmpfs")
+        if failure is not None
+        else None
+    )
+
+
+def probe_fuse_overlayfs() -> Missing | None:
+    """fuse-overlayfs, the peer that results and speed are compared with."""
+    if shutil.which("fuse-overlayfs") is None:
+        return Missing("fuse-overlayfs", "apt-get install fuse-overlayfs")
+    return probe_fuse()
+
+
+def probe_rootfs() -> Missing | None:
+    """A Debian root file system: given in SANDBOX_TEST_ROOTFS, or what scripts/mkrootfs needs to make one."""
+    given = os.environ.get("SANDBOX_TEST_ROOTFS")
+    if given:
+        return None if os.access(given, os.R_OK) else Missing(f"$SANDBOX_TEST_ROOTFS: {given} cannot be read")
+    if shutil.which("mmdebstrap") is None:
+        return Missing("mmdebstrap", "apt-get install mmdebstrap")
+    return None if os.geteuid() == 0 else probe_newuidmap()
+
+
+def not_long() -> Missing | None:
+    """Tests of minutes and hours."""
+    return Missing("--long was not given", removable=False)
+
+
+PROBES: dict[str, Probe] = {
+    "root": probe_root,
+    "userns": probe_userns,
+    "newuidmap": probe_newuidmap,
+    "fuse": probe_fuse,
+    "fusermount": probe_fusermount,
+    "cgroup": probe_cgroup,
+    "overlay": probe_overlay,
+    "fuse_overlayfs": probe_fuse_overlayfs,
+    "rootfs": probe_rootfs,
+}
+
+
+@functools.cache
+def missing(name: str) -> Missing | None:
+    """Return what the marker *name* finds missing on this machine, or None."""
+    return PROBES[name]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --long."""
+    parser.addoption("--long", action="store_true", help="also run the tests marked long: minutes to hours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers; what they mean is the docstring of their probe."""
+    for name, probe in PROBES.items():
+        config.addinivalue_line("markers", f"{name}: {(probe.__doc__ or '').strip()}")
+    config.addinivalue_line("markers", f"long: {not_long.__doc__} They run with --long.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or under SANDBOX_TESTS_STRICT=1 fail, a test that this machine cannot run."""
+    if item.get_closest_marker("long") is not None and not item.config.getoption("--long"):
+        pytest.skip(str(not_long()))
+    for marker in item.iter_markers():
+        lack = missing(marker.name) if marker.name in PROBES else None
+        if lack is not None:
+            if STRICT and lack.removable:
+                pytest.fail(f"needs {lack}", pytrace=False)
+            pytest.skip(f"needs {lack}")
