@@ -93,6 +93,7 @@ def _up(arguments: argparse.Namespace) -> int:
     server = Server()
     try:
         from sandbox import host, state
+        from sandbox.kernel import rlimits
         from sandbox.plan import host_paths, make_plan
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
@@ -106,6 +107,7 @@ def _up(arguments: argparse.Namespace) -> int:
             inspect_all(host_paths(spec)),
             environ=os.environ,
             state_directory=directory.path,
+            hard_limits=rlimits.current_hard_limits(),
             command=tuple(arguments.command) or None,
         )
     except BaseException:
