@@ -275,7 +275,7 @@ def _plan_layers(
 
 def _layer_hint(path: str) -> str:
     if os.path.basename(path).startswith("debian"):
-        return "make one: scripts/mkrootfs"
+        return f"make one: scripts/mkrootfs {path}"
     return "name an existing directory or archive; relative paths start at the file's directory"
 
 

@@ -130,10 +130,25 @@ class LayerStore:
             pass
         tree_fd = os.open(tree, _OPEN_DIR)
         try:
-            said = run_with_ids(ids, lambda: _unpack(archive_fd, path, tree_fd, single_id=ids.single))
+            said = self._unpack(archive_fd, path, tree_fd, ids)
         finally:
             os.close(tree_fd)
         return tuple(said.splitlines())
+
+    def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:
+        """Unpack in a child that is root of a user namespace; returns notices, a line each."""
+        # Imported here, and the archive opened, which imports what its compression takes: the child may not be
+        # able to read our Python any more.
+        from sandbox.image.archive import open_archive
+        from sandbox.image.unpack import unpack
+
+        with open(archive_fd, "rb", closefd=False) as file, open_archive(file, path) as archive:
+
+            def action() -> str:
+                report = unpack(archive, tree_fd, single_id=ids.single)
+                return "".join(f"{path}: {notice}\n" for notice in report.notices())
+
+            return run_with_ids(ids, action)
 
     def _remove_older(self, source: str, key: str, ids: IdPlan) -> None:
         for name in os.listdir(self._base):
@@ -165,13 +180,3 @@ class LayerStore:
         finally:
             os.close(fd)
         os.rmdir(place)
-
-
-def _unpack(archive_fd: int, path: str, tree_fd: int, *, single_id: bool) -> str:
-    """Unpack in the child that is root of the user namespace; returns notices, a line each."""
-    from sandbox.image.archive import open_archive
-    from sandbox.image.unpack import unpack
-
-    with open(archive_fd, "rb", closefd=False) as file, open_archive(file, path) as archive:
-        report = unpack(archive, tree_fd, single_id=single_id)
-    return "".join(f"{path}: {notice}\n" for notice in report.notices())

@@ -19,6 +19,8 @@ def remove_contents(top_fd: int) -> None:
         OSError: EACCES, EPERM where the entries are another user's.
     """
     pending = _entries(top_fd, b".")
+    # An earlier call that failed half-way has left such names.
+    prefix = _PREFIX + os.urandom(4).hex().encode() + b"-"
     serial = 0
     while pending:
         name, is_directory = pending.pop()
@@ -34,7 +36,7 @@ def remove_contents(top_fd: int) -> None:
             for child, child_is_directory in _entries(fd, b"."):
                 if child_is_directory:
                     serial += 1
-                    moved = _PREFIX + b"%d" % serial
+                    moved = prefix + b"%d" % serial
                     # A directory must be writable for its ".." to change (rename(2), EACCES).
                     os.chmod(child, stat.S_IRWXU, dir_fd=fd)
                     os.rename(child, moved, src_dir_fd=fd, dst_dir_fd=top_fd)
