@@ -1,4 +1,6 @@
-"""The only ctypes of this package: system calls that Python's :mod:`os` lacks. Thin: typed values in, OSError out, no policy."""
+"""The only ctypes of this package: system calls that Python's :mod:`os` lacks. Thin: typed values in, OSError
+out, no policy.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,45 @@ _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c
 _libc.syscall.restype = ctypes.c_long
 
 
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_NO_AUTOMOUNT = 0x800
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_BASIC_STATS = 0x7FF
+_libc.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _Timestamp(ctypes.Structure):
+    _fields_ = (("sec", ctypes.c_int64), ("nsec", ctypes.c_uint32), ("reserved", ctypes.c_int32))
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("blksize", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint64),
+        ("nlink", ctypes.c_uint32),
+        ("uid", ctypes.c_uint32),
+        ("gid", ctypes.c_uint32),
+        ("mode", ctypes.c_uint16),
+        ("spare", ctypes.c_uint16),
+        ("ino", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("attributes_mask", ctypes.c_uint64),
+        ("atime", _Timestamp),
+        ("btime", _Timestamp),
+        ("ctime", _Timestamp),
+        ("mtime", _Timestamp),
+        ("rdev_major", ctypes.c_uint32),
+        ("rdev_minor", ctypes.c_uint32),
+        ("dev_major", ctypes.c_uint32),
+        ("dev_minor", ctypes.c_uint32),
+        ("later_fields", ctypes.c_uint64 * 14),
+    )
 
 
 def _raise_errno(path: bytes) -> NoReturn:
@@ -39,7 +78,9 @@ def _raise_errno(path: bytes) -> NoReturn:
 
 
 def renameat2(old_dirfd: int, old: bytes, new_dirfd: int, new: bytes, flags: int) -> None:
-    """Rename *old* to *new* as renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in *flags*."""
+    """Rename *old* to *new* as renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in
+    *flags*.
+    """
     if _libc.renameat2(old_dirfd, old, new_dirfd, new, flags) < 0:
         _raise_errno(new)
 
@@ -47,18 +88,21 @@ def renameat2(old_dirfd: int, old: bytes, new_dirfd: int, new: bytes, flags: int
 def link_fd(fd: int, new_dirfd: int, new: bytes) -> None:
     """Give the object of the descriptor *fd* (O_PATH will do) the additional name *new*.
 
-    Linking through AT_EMPTY_PATH wants CAP_DAC_READ_SEARCH (open(2), "O_TMPFILE"); the path under /proc does not.
+    Linking through AT_EMPTY_PATH wants CAP_DAC_READ_SEARCH (open(2), "O_TMPFILE"); the path under /proc does
+    not.
     """
     if _libc.linkat(fd, b"", new_dirfd, new, _AT_EMPTY_PATH) < 0:
         os.link(f"/proc/self/fd/{fd}".encode(), new, dst_dir_fd=new_dirfd, follow_symlinks=True)
 
 
 def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
-    """Open *path* below *dirfd* under the RESOLVE_* restrictions of openat2(2) (Linux 5.6). The descriptor is close-on-exec.
+    """Open *path* below *dirfd* under the RESOLVE_* restrictions of openat2(2) (Linux 5.6). The descriptor is
+    close-on-exec.
 
     Raises:
-        OSError: EXDEV where *path* is on another mount and RESOLVE_NO_XDEV is given, ELOOP for a symbolic link under
-            RESOLVE_NO_SYMLINKS, EAGAIN when a concurrent rename made the answer unsafe, ENOSYS before Linux 5.6.
+        OSError: EXDEV where *path* is on another mount and RESOLVE_NO_XDEV is given, ELOOP for a symbolic
+            link under RESOLVE_NO_SYMLINKS, EAGAIN when a concurrent rename made the answer unsafe, ENOSYS
+            before Linux 5.6.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     fd: int = _libc.syscall(_SYS_OPENAT2, dirfd, path, ctypes.byref(how), ctypes.sizeof(how))
@@ -67,8 +111,40 @@ def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
     return fd
 
 
+def stat_cached(dirfd: int, name: bytes) -> os.stat_result:
+    """Return the attributes of *name* as the kernel has them, without asking a server for newer ones.
+
+    The entry may be the root of another file system whose server does not answer, or waits for us: statx(2),
+    AT_STATX_DONT_SYNC. A symbolic link is not followed, an automount not triggered.
+    """
+    found = _Statx()
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
+    if _libc.statx(dirfd, name, flags, _STATX_BASIC_STATS, ctypes.byref(found)) < 0:
+        _raise_errno(name)
+    times = (found.atime, found.mtime, found.ctime)
+    return os.stat_result(
+        (
+            found.mode,
+            found.ino,
+            os.makedev(found.dev_major, found.dev_minor),
+            found.nlink,
+            found.uid,
+            found.gid,
+            found.size,
+            *(time.sec for time in times),
+            *(time.sec + time.nsec / 1e9 for time in times),
+            *(time.sec * 1_000_000_000 + time.nsec for time in times),
+            found.blksize,
+            found.blocks,
+            os.makedev(found.rdev_major, found.rdev_minor),
+        )
+    )
+
+
 def set_not_dumpable() -> None:
-    """Make /proc/PID of this process belong to root, and forbid ptrace and core dumps of it (prctl(2), PR_SET_DUMPABLE)."""
+    """Make /proc/PID of this process belong to root, and forbid ptrace and core dumps of it (prctl(2),
+    PR_SET_DUMPABLE).
+    """
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) < 0:
         _raise_errno(b"")
 
@@ -87,7 +163,15 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
-CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP = 0, 1, 2, 3, 4, 27, 31
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    27,
+    31,
+)
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
@@ -102,7 +186,9 @@ def setns(fd: int, kind: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave the shared namespaces of the CLONE_NEW* *flags* for new ones (unshare(2); os.unshare needs Python 3.12)."""
+    """Leave the shared namespaces of the CLONE_NEW* *flags* for new ones (unshare(2); os.unshare needs Python
+    3.12).
+    """
     if _libc.unshare(flags) < 0:
         _raise_errno(b"unshare")
 

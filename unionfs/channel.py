@@ -1,13 +1,16 @@
-"""The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one socket.
+"""The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
+socket.
 
-The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON packet::
+The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON
+packet::
 
     {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...]}, ...],   # top first
      "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL}
 
-where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS, unix(7)); ``upper`` and ``work`` may
-be null. The server answers ``ready`` when the mount can be used, or ``error: TEXT``. The end of the socket is the end of the server.
+where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
+unix(7)); ``upper`` and ``work`` may be null. The server answers ``ready`` when the mount can be used, or
+``error: TEXT``. The end of the socket is the end of the server.
 """
 
 from __future__ import annotations
@@ -51,7 +54,9 @@ def receive(channel: socket.socket) -> Request:
         message = json.loads(packet)
         count = int(message["descriptors"])
         if message["version"] != VERSION:
-            raise UnionError(f"launcher speaks version {message['version']}, this server {VERSION}: install both from one release")
+            raise UnionError(
+                f"launcher speaks version {message['version']}, this server {VERSION}: install both from one release"
+            )
         descriptors = _receive_descriptors(channel, count)
         return _decode(message, descriptors)
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -90,4 +95,8 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         volatile=bool(message["volatile"]),
         hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),
     )
-    return Request(stack=stack, fuse_fd=descriptors[message["fuse"]], user_namespace_fd=descriptors[message["user_namespace"]])
+    return Request(
+        stack=stack,
+        fuse_fd=descriptors[message["fuse"]],
+        user_namespace_fd=descriptors[message["user_namespace"]],
+    )

@@ -1,4 +1,6 @@
-"""The command ``unionfs``: mounts a union, in the background once it can be used, or serves one for the launcher."""
+"""The command ``unionfs``: mounts a union, in the background once it can be used, or serves one for the
+launcher.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
         help="lowerdir=TOP:...:BOTTOM, upperdir=DIR, workdir=DIR, whiteouts=overlay|aufs, volatile, squash_unmapped, and options of mount(8)",
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
-    parser.add_argument("-d", "--debug", action="store_true", help="stay in the foreground and show tracebacks")
+    parser.add_argument(
+        "-d", "--debug", action="store_true", help="stay in the foreground and show tracebacks"
+    )
     parser.add_argument("--serve-fd", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"unionfs {__version__}")
     parser.add_argument("mountpoint", nargs="?", help="an existing directory outside of all layers")
@@ -42,14 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for a failure, 2 for a wrong command line."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    logging.basicConfig(format="unionfs: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING)
+    logging.basicConfig(
+        format="unionfs: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING
+    )
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
     try:
         if arguments.serve_fd is not None:
             return _serve_for_launcher(arguments.serve_fd)
         if arguments.mountpoint is None:
             parser.error("the mount point is missing")
-        return _mount(arguments.options, arguments.mountpoint, foreground=arguments.foreground or arguments.debug)
+        return _mount(
+            arguments.options, arguments.mountpoint, foreground=arguments.foreground or arguments.debug
+        )
     except (UnionError, OSError) as error:
         print(f"unionfs: {_explain(error)}", file=sys.stderr)
         if arguments.debug:

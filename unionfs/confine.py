@@ -1,4 +1,5 @@
-"""Putting the server into the sandbox's user namespace, and taking from it what serving does not need (Corrections 20).
+"""Putting the server into the sandbox's user namespace, and taking from it what serving does not need
+(Corrections 20).
 
 The server stays outside the sandbox's pid and mount namespaces: it must never walk a path of its own mount.
 """
@@ -23,7 +24,8 @@ _KEPT = {
 
 
 def enter_user_namespace(fd: int) -> None:
-    """Become id 0 of the user namespace *fd*, with mount, network and IPC namespaces of our own in it, and few capabilities.
+    """Become id 0 of the user namespace *fd*, with mount, network and IPC namespaces of our own in it, and
+    few capabilities.
 
     Raises:
         OSError: the namespace cannot be entered, or it does not map id 0.
@@ -36,7 +38,8 @@ def enter_user_namespace(fd: int) -> None:
             raise
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    # A mount namespace owned by a lesser user namespace receives mounts but passes none on (mount_namespaces(7)).
+    # A mount namespace owned by a lesser user namespace receives mounts but passes none on
+    # (mount_namespaces(7)).
     _libc.unshare(_libc.CLONE_NEWNS | _libc.CLONE_NEWNET | _libc.CLONE_NEWIPC)
     _libc.keep_capabilities(_KEPT)
     _libc.set_not_dumpable()

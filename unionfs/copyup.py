@@ -1,9 +1,10 @@
 """Copy-up: gives an object of a lower layer a copy in the writable one, whole or not at all.
 
-The steps come from :mod:`unionfs.copyup_plan`. A directory is copied without its contents, after its ancestors. These failures are
-tolerated, everything else undoes the copy-up and reaches the caller:
+The steps come from :mod:`unionfs.copyup_plan`. A directory is copied without its contents, after its
+ancestors. These failures are tolerated, everything else undoes the copy-up and reaches the caller:
 
-* attributes that the upper file system cannot hold (EOPNOTSUPP), and ``trusted.*`` or ``security.*`` ones that we may not set (EPERM);
+* attributes that the upper file system cannot hold (EOPNOTSUPP), and ``trusted.*`` or ``security.*`` ones
+  that we may not set (EPERM);
 * a file system that gives no holes (EINVAL from SEEK_DATA): the copy has none.
 """
 
@@ -13,11 +14,12 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from unionfs.copyup_plan import Step, plan_copy_up
 from unionfs.index import LinkIndex
-from unionfs.layer import Layer, Named, Pinned, Ref, follows
+from unionfs.layer import Layer, LayerDir, Named, Pinned, Ref, follows, is_null_device
 from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.tree import Tree
@@ -27,7 +29,9 @@ from unionfs.whiteout import is_private_xattr
 _FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
 _CHUNK = 1 << 20
 #: copy_file_range and FICLONE say these where the two files cannot share or hand over blocks.
-_NO_OFFLOAD = frozenset((errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM))
+_NO_OFFLOAD = frozenset(
+    (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM)
+)
 
 
 @dataclass(slots=True)
@@ -49,7 +53,9 @@ class _Job:
 class CopyUp:
     """Copies objects of one mount up."""
 
-    def __init__(self, tree: Tree, upper: Upper, index: LinkIndex, ownership: Ownership, *, durable: bool) -> None:
+    def __init__(
+        self, tree: Tree, upper: Upper, index: LinkIndex, ownership: Ownership, *, durable: bool
+    ) -> None:
         """Join the parts; *durable*: contents are synced before a copy takes the original's place."""
         self._tree = tree
         self._upper = upper
@@ -77,6 +83,7 @@ class CopyUp:
         assert parent is not None
         target = parent.upper
         assert target is not None
+        self._upper.refuse_reserved(node.name)
         source = node.parts[0]
         info = source.stat()
         times = _times(target.stat())
@@ -89,12 +96,11 @@ class CopyUp:
             os.chmod(tmp, job.mode, dir_fd=tmp_fd)
             os.utime(tmp, ns=_times(info), dir_fd=tmp_fd, follow_symlinks=False)
             self._upper.publish_directory(tmp, target, node.name)
-        os.utime(target.proc_path(), ns=times)
         copy = target.child(node.name)
         copy.note_new(opaque=False)
         node.parts.insert(0, copy)
         node.touch()
-        parent.touch()
+        self._restore_times(parent, target, times)
         self.copies += 1
 
     def file(self, node: FileNode, *, data: bool = True) -> None:
@@ -103,10 +109,18 @@ class CopyUp:
             return
         named = bool(node.names)
         if named:
+            self._upper.refuse_reserved(node.names[0][1])
             self.directory(node.names[0][0])
         info = node.ref.stat()
+        if is_null_device(info):
+            raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
         steps = plan_copy_up(
-            node.kind, data=data and not node.foreign, links=info.st_nlink, named=named, durable=self._durable
+            node.kind,
+            data=data and not node.foreign,
+            links=info.st_nlink,
+            named=named,
+            durable=self._durable,
+            lasting=self._tree.numbers.lasts(node.ino),
         )
         with self._upper.building() as (tmp_fd, tmp):
             self._run(node, steps, self._job(node.ref, node.layer, info, tmp_fd, tmp))
@@ -117,38 +131,57 @@ class CopyUp:
         return _Job(source, info, (uid, gid), stat.S_IMODE(mode), tmp_fd, tmp)
 
     def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job) -> None:
-        lower_ref = node.ref
-        fd = -1
-        index_ref: Named | None = None
-        try:
-            for step in steps:
-                if step is Step.MAKE:
-                    fd = _make(node.kind, job)
-                elif step is Step.DATA:
-                    self.bytes += _copy_data(lower_ref, fd, job.info.st_size)
-                elif step is Step.OWNER:
-                    self._owner(job)
-                elif step is Step.XATTRS:
-                    if not node.foreign:
-                        self._xattrs(job)
-                elif step is Step.ORIGIN:
-                    self._index.set_origin(fd, node.ino)
-                elif step is Step.MODE:
-                    os.chmod(job.tmp, job.mode, dir_fd=job.tmp_fd)
-                elif step is Step.TIMES:
-                    os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
-                elif step is Step.SYNC:
-                    os.fdatasync(fd)
-                elif step is Step.INDEX:
-                    index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, job.info.st_nlink - 1)
-                elif step is Step.PUBLISH:
-                    self._publish(node, job, index_ref)
-                else:
-                    self._pin(node, job)
-            self._move_handles(node, fd)
-        finally:
+        with ExitStack() as undo:
+            fd = _make(node.kind, job)
             if fd >= 0:
-                os.close(fd)
+                undo.callback(os.close, fd)
+            # Open handles go on with the copy, so that a reader from before sees what is written after. They are
+            # opened while the copy still has the mode that it was made with, and before anything is irrevocable.
+            reopened = ExitStack()
+            undo.push(reopened)
+            moves = [(handle, _reopen(fd, handle.flags, reopened)) for handle in node.handles]
+            index_ref = self._prepare(node, steps, job, fd, undo)
+            if Step.PUBLISH in steps:
+                self._publish(node, job, index_ref)
+            else:
+                self._pin(node, job)
+            reopened.pop_all()
+            for handle, replacement in moves:
+                handle.replace(replacement)
+            node.indexed = index_ref is not None
+            if index_ref is not None:
+                undo.pop_all()
+                if fd >= 0:
+                    os.close(fd)
+                self._index.settle_lost_names(node.ino, lasting=self._tree.numbers.lasts(node.ino))
+
+    def _prepare(
+        self, node: FileNode, steps: tuple[Step, ...], job: _Job, fd: int, undo: ExitStack
+    ) -> Named | None:
+        """Do the steps up to the irrevocable one; returns the copy's reference in the index, if it has one."""
+        index_ref: Named | None = None
+        for step in steps:
+            if step is Step.DATA:
+                self.bytes += _copy_data(node.ref, fd, job.info.st_size)
+            elif step is Step.OWNER:
+                self._owner(job)
+            elif step is Step.XATTRS:
+                if not node.foreign:
+                    self._xattrs(job)
+            elif step is Step.ORIGIN:
+                self._index.set_origin(fd, node.ino)
+            elif step is Step.MODE:
+                os.chmod(job.tmp, job.mode, dir_fd=job.tmp_fd)
+            elif step is Step.TIMES:
+                os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
+            elif step is Step.SYNC:
+                os.fdatasync(fd)
+            elif step is Step.INDEX:
+                others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
+                lasting = self._tree.numbers.lasts(node.ino)
+                index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, others, lasting=lasting)
+                undo.callback(self._index.remove, node.ino)
+        return index_ref
 
     def _publish(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
         parent, name = node.names[0]
@@ -157,10 +190,19 @@ class CopyUp:
         times = _times(target.stat())
         copy = os.stat(job.tmp, dir_fd=job.tmp_fd, follow_symlinks=False)
         self._upper.publish(job.tmp, target, name)
-        os.utime(target.proc_path(), ns=times)
+        self._tree.reidentify(
+            node, self._upper.layer, index_ref or Named(target, name), (copy.st_dev, copy.st_ino)
+        )
+        self._restore_times(parent, target, times)
+
+    @staticmethod
+    def _restore_times(parent: DirNode, target: LayerDir, times: tuple[int, int]) -> None:
+        """Undo what a copy-up did to the times of the directory that it put a name in: nothing changed there."""
+        try:
+            os.utime(target.proc_path(), ns=times)
+        except PermissionError:
+            pass  # a directory of somebody else in which we may write; the copy-up itself is done
         parent.touch()
-        node.indexed = index_ref is not None
-        self._tree.reidentify(node, self._upper.layer, index_ref or Named(target, name), (copy.st_dev, copy.st_ino))
 
     def _pin(self, node: FileNode, job: _Job) -> None:
         pinned = os.open(job.tmp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=job.tmp_fd)
@@ -168,11 +210,6 @@ class CopyUp:
         if isinstance(node.ref, Pinned):
             node.ref.close()
         self._tree.reidentify(node, self._upper.layer, Pinned(pinned), (copy.st_dev, copy.st_ino))
-
-    def _move_handles(self, node: FileNode, fd: int) -> None:
-        """Let every open handle go on with the copy, so that a reader from before sees what is written after."""
-        for handle in node.handles:
-            handle.replace(os.open(b"/proc/self/fd/%d" % fd, handle.flags | os.O_CLOEXEC))
 
     def _owner(self, job: _Job) -> None:
         uid, gid = job.owner
@@ -200,6 +237,12 @@ class CopyUp:
                     raise
 
 
+def _reopen(fd: int, flags: int, undo: ExitStack) -> int:
+    copy = os.open(b"/proc/self/fd/%d" % fd, flags | os.O_CLOEXEC)
+    undo.callback(os.close, copy)
+    return copy
+
+
 def _make(kind: int, job: _Job) -> int:
     """Make the empty object; returns a descriptor of a regular file, else -1."""
     if stat.S_ISREG(kind):
@@ -218,7 +261,9 @@ def _target(source: Ref) -> bytes:
 
 
 def _copy_data(source: Ref, to: int, size: int) -> int:
-    """Copy the contents of *source* to the empty file *to*, holes kept; returns the number of bytes that are no hole."""
+    """Copy the contents of *source* to the empty file *to*, holes kept; returns the number of bytes that are
+    no hole.
+    """
     assert isinstance(source, Named | Pinned)
     if size == 0:
         return 0

@@ -1,8 +1,9 @@
 """What a copy-up consists of, in order. Pure.
 
-The order is forced: owner before attributes and mode, because a change of owner clears ``security.capability`` and the set-id bits;
-mode after attributes, because an ACL rewrites it; times last, because everything before changes them; the name last of all, because the
-object must be whole when it appears.
+The order is forced: owner before attributes and mode, because a change of owner clears
+``security.capability`` and the set-id bits; mode after attributes, because an ACL rewrites it; times last,
+because everything before changes them; the name last of all, because the object must be whole when it appears.
+The index comes before the name: once a lower name is covered, the other names must find the copy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Step(Enum):
     PIN = "pin"
 
 
-def plan_copy_up(kind: int, *, data: bool, links: int, named: bool, durable: bool) -> tuple[Step, ...]:
+def plan_copy_up(
+    kind: int, *, data: bool, links: int, named: bool, durable: bool, lasting: bool
+) -> tuple[Step, ...]:
     """Plan the copy-up of one object.
 
     Args:
@@ -35,21 +38,23 @@ def plan_copy_up(kind: int, *, data: bool, links: int, named: bool, durable: boo
         data: whether its contents are wanted; not where it is about to be truncated to nothing.
         links: its link count in the lower layer.
         named: whether the union still has a name for it; else the copy is kept by descriptor only.
-        durable: whether the contents must be on disk before the copy takes the original's place (the kernel's ``volatile`` says no).
+        durable: whether the contents must be on disk before the copy takes the original's place (the kernel's
+            ``volatile`` says no).
+        lasting: whether the object's number will mean the same object at the next mount.
     """
     regular = stat.S_ISREG(kind)
     steps = [Step.MAKE]
     if regular and data:
         steps.append(Step.DATA)
     steps += [Step.OWNER, Step.XATTRS]
-    if regular and named:
+    if regular and named and lasting:
         steps.append(Step.ORIGIN)
     if not stat.S_ISLNK(kind):
         steps.append(Step.MODE)
     steps.append(Step.TIMES)
     if regular and data and durable:
         steps.append(Step.SYNC)
-    if regular and named and links > 1:
+    if named and (links > 1 or not regular):
         steps.append(Step.INDEX)
     steps.append(Step.PUBLISH if named else Step.PIN)
     return tuple(steps)

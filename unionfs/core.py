@@ -1,4 +1,5 @@
-"""The whole file system in terms of inode numbers, synchronous. Raises OSError; knows neither pyfuse3 nor trio.
+"""The whole file system in terms of inode numbers, synchronous. Raises OSError; knows neither pyfuse3 nor
+trio.
 
 Every method is atomic to every other: nothing in here waits for another request.
 """
@@ -30,7 +31,9 @@ _NOT_PASSED = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_APPEND | os.O_DIRECT |
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What setattr is to change; None leaves a value alone. Times in nanoseconds since the epoch, size in bytes."""
+    """What setattr is to change; None leaves a value alone. Times in nanoseconds since the epoch, size in
+    bytes.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -60,7 +63,9 @@ class Attributes:
 class UnionFs:
     """One union, mounted or not."""
 
-    def __init__(self, tree: Tree, ownership: Ownership, writable: WritableParts | None, *, volatile: bool = False) -> None:
+    def __init__(
+        self, tree: Tree, ownership: Ownership, writable: WritableParts | None, *, volatile: bool = False
+    ) -> None:
         """Join the parts; without *writable* the file system is read-only."""
         self.tree = tree
         self.handles = HandleTable()
@@ -95,7 +100,7 @@ class UnionFs:
             self.writable.index.close()
             self.writable.upper.close()
 
-    # -- attributes ----------------------------------------------------------------------------------------------------------------
+    # -- attributes --------------------------------------------------------------------------------
 
     def attributes(self, node: Node) -> Attributes:
         """Return what the mount shows of *node*."""
@@ -117,11 +122,19 @@ class UnionFs:
 
     def _links(self, node: Node, info: os.stat_result) -> int:
         if isinstance(node, DirNode):
-            # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown" (Corrections 12).
+            # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown"
+            # (Corrections 12).
             return 0 if node.removed else 1 if node.merged else info.st_nlink
-        if node.indexed and self.writable is not None:
+        if self.writable is None:
+            return info.st_nlink
+        if node.indexed:
             return info.st_nlink - 1 + self.writable.index.lower_names(node.ino)
-        return info.st_nlink
+        if node.layer.writable:
+            return info.st_nlink
+        # The lower file keeps its names; those deleted in the union are counted apart.
+        if info.st_nlink > 1 and node.names:
+            return max(1, info.st_nlink - self.writable.index.lost_names(node.ino))
+        return 1 if node.names else 0
 
     def setattr(self, ino: int, change: Change, handle_number: int | None) -> Node:
         """Apply *change*: owner before mode, as a change of owner clears set-id bits; size first; times last."""
@@ -174,8 +187,8 @@ class UnionFs:
     def _strip_privileges(self, node: FileNode) -> None:
         """Clear set-id bits and capabilities before contents change.
 
-        The kernel leaves this to us (FUSE_HANDLE_KILLPRIV, asked for by libfuse), and the file system below spares a server that
-        has CAP_FSETID.
+        The kernel leaves this to us (FUSE_HANDLE_KILLPRIV, asked for by libfuse), and the file system below
+        spares a server that has CAP_FSETID.
         """
         if node.privileged is None:
             mode = self._info(node).st_mode
@@ -195,7 +208,7 @@ class UnionFs:
         node.privileged, node.xattrs = False, None
         node.touch()
 
-    # -- files ---------------------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def open(self, ino: int, flags: int) -> int:
         """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up."""
@@ -214,7 +227,9 @@ class UnionFs:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))
 
-    def create(self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]) -> tuple[int, FileNode]:
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]
+    ) -> tuple[int, FileNode]:
         """Make a file and open it; returns the number of the handle and the node."""
         passed = flags & ~_NOT_PASSED
         node, fd = self.namespace.create(self.tree.directory(parent), name, mode, passed, owner)
@@ -222,7 +237,10 @@ class UnionFs:
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Read up to *size* bytes at *offset*."""
-        return os.pread(self.handles.file(number).fd, size, offset)
+        handle = self.handles.file(number)
+        if handle.node.layer.writable:
+            handle.node.touch()  # the access time; that of an immutable layer is not shown to change
+        return os.pread(handle.fd, size, offset)
 
     def write(self, number: int, offset: int, data: bytes) -> int:
         """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between."""
@@ -245,7 +263,9 @@ class UnionFs:
         return done
 
     def fsync(self, number: int, *, data_only: bool) -> None:
-        """Bring the contents, and unless *data_only* the attributes, to disk. A volatile mount promises nothing and does nothing."""
+        """Bring the contents, and unless *data_only* the attributes, to disk. A volatile mount promises
+        nothing and does nothing.
+        """
         if not self._volatile:
             (os.fdatasync if data_only else os.fsync)(self.handles.file(number).fd)
 
@@ -253,27 +273,28 @@ class UnionFs:
         """Return the target of a symbolic link."""
         return self.tree.file(ino).ref.readlink()
 
-    # -- directories ---------------------------------------------------------------------------------------------------------------
+    # -- directories -------------------------------------------------------------------------------
 
     def opendir(self, ino: int) -> int:
         """Open a directory stream; EACCES where a layer's directory may not be read."""
         node = self.tree.directory(ino)
-        handle = DirHandle(node)
-        handle.names = self._names(node)
-        return self.handles.add_directory(handle)
+        return self.handles.add_directory(DirHandle(node, self._names(node)))
 
     def _names(self, node: DirNode) -> list[bytes]:
         return [] if node.removed else list(self.tree.listing(node))
 
     def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
-        """Yield name, node and next offset of the entries of a stream from *start* on, ``.`` and ``..`` first.
+        """Yield name, node and next offset of the entries of a stream from *start* on, ``.`` and ``..``
+        first.
 
         At 0 the names are read anew (rewinddir). An entry that has gone since is left out.
         """
         handle = self.handles.directory(number)
         node = handle.node
-        if start == 0 or handle.names is None:
-            handle.names = self._names(node)
+        if start == 0:
+            if handle.started:
+                handle.names = self._names(node)
+            handle.started = True
         names = handle.names
         if start <= 0:
             yield b".", node, 1
@@ -302,7 +323,7 @@ class UnionFs:
         """Return the figures of the file system below the top layer."""
         return os.fstatvfs(self.tree.root.parts[0].fd())
 
-    # -- extended attributes -------------------------------------------------------------------------------------------------------
+    # -- extended attributes -----------------------------------------------------------------------
 
     def _has_no_contents(self, node: Node) -> bool:
         return node.foreign or (isinstance(node, DirNode) and node.parts[0].foreign)

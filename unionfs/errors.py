@@ -1,7 +1,8 @@
 """The one exception of this package that is not an :class:`OSError`.
 
-While the file system serves, everything that can fail is an ``OSError`` whose errno reaches the caller. ``UnionError`` is for what is found
-before that: options, layers and directories from which no file system can be made.
+While the file system serves, everything that can fail is an ``OSError`` whose errno reaches the caller.
+``UnionError`` is for what is found before that: options, layers and directories from which no file system can
+be made.
 """
 
 from __future__ import annotations

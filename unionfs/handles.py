@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class FileHandle:
-    """One open(2) of a file: a descriptor of its own with its own access mode, used with positions only (pread, pwrite)."""
+    """One open(2) of a file: a descriptor of its own with its own access mode, used with positions only
+    (pread, pwrite).
+    """
 
     __slots__ = ("fd", "flags", "node")
 
@@ -30,16 +33,18 @@ class FileHandle:
 class DirHandle:
     """One opendir(3): the names as they were when the stream was opened or last rewound.
 
-    The offset of an entry is its place in that list, so an offset stays good however the directory changes: nothing is reported twice
-    or left out that was there all along, as POSIX asks of readdir.
+    The offset of an entry is its place in that list, so an offset stays good however the directory changes:
+    nothing is reported twice or left out that was there all along, as POSIX asks of readdir.
     """
 
-    __slots__ = ("names", "node")
+    __slots__ = ("names", "node", "started")
 
-    def __init__(self, node: DirNode) -> None:
-        """Open a stream on *node*; the names are read at offset 0."""
+    def __init__(self, node: DirNode, names: list[bytes]) -> None:
+        """Open a stream on *node*, which has *names* now."""
         self.node = node
-        self.names: list[bytes] | None = None
+        self.names = names
+        #: Entries have been read: the next reading from the start (rewinddir) has to see the names of that time.
+        self.started = False
 
 
 class HandleTable:
@@ -69,21 +74,29 @@ class HandleTable:
         return number
 
     def file(self, number: int) -> FileHandle:
-        """Return the file handle of that number; the kernel names none that it was not given."""
-        return self._files[number]
+        """Return the file handle of that number; EBADF where there is none, though the kernel names none such."""
+        try:
+            return self._files[number]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def directory(self, number: int) -> DirHandle:
-        """Return the directory handle of that number."""
-        return self._directories[number]
+        """Return the directory handle of that number; EBADF where there is none."""
+        try:
+            return self._directories[number]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def close_file(self, number: int) -> None:
         """Close the file handle of that number."""
-        handle = self._files.pop(number)
+        handle = self.file(number)
+        del self._files[number]
         handle.node.handles.remove(handle)
         os.close(handle.fd)
 
     def close_directory(self, number: int) -> None:
         """Close the directory handle of that number."""
+        self.directory(number)
         del self._directories[number]
 
     def close(self) -> None:

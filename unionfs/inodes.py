@@ -1,8 +1,10 @@
 """Inode numbers: one number for one object, from the first lookup over copy-up to the next mount. Pure.
 
-The number that the kernel gets is the device of the object, as a small index in order of appearance, above the object's own inode number.
-Layers are announced bottom first, so a layer added on top changes no number. What does not fit (inode numbers of 2**48 and above)
-gets a number from a range of its own that lasts for this mount only, as kernel OverlayFS does on an xino overflow.
+The number that the kernel gets is the device of the object, as a small index in order of appearance, above the
+object's own inode number. The devices of the layers are announced bottom first, so a layer added on top changes
+no number. What lies on another device (a mount point that a layer is told to cross) has its index by the order
+of first use, and what does not fit (inode numbers of 2**48 and above) gets a number from a range of its own, as
+with kernel OverlayFS on an xino overflow: both kinds last for this mount only.
 """
 
 from __future__ import annotations
@@ -25,15 +27,22 @@ class InodeNumbers:
     def __init__(self) -> None:
         """Start with no device known."""
         self._devices: dict[int, int] = {}
+        self._announced = 0
         self._overflow: dict[Identity, Ino] = {}
         self._next_overflow = _OVERFLOW_BASE
 
-    def announce(self, device: int) -> None:
-        """Give *device* the next index unless it has one. Call it bottom layer first."""
-        self._devices.setdefault(device, len(self._devices))
+    def announce(self, device: int) -> int:
+        """Give *device* the next index unless it has one; returns it. Call it bottom layer first, before numbering."""
+        index = self._devices.setdefault(device, len(self._devices))
+        self._announced = len(self._devices)
+        return index
+
+    def lasts(self, ino: int) -> bool:
+        """Tell whether *ino* means the same object at the next mount of the same layers."""
+        return _INODE_LIMIT <= ino < (self._announced + 1) << _INODE_BITS
 
     def number(self, identity: Identity) -> Ino:
-        """Return the number of the object *identity*: the same at each call, never that of another, never 0 or 1."""
+        """Return the number of the object *identity*: the same at each call, no other object's, never 0 or 1."""
         device, inode = identity
         index = self._devices.get(device)
         if index is None:

@@ -1,8 +1,10 @@
-"""A layer: a directory tree reached by descriptors, one component at a time, never through a symbolic link of its own.
+"""A layer: a directory tree reached by descriptors, one component at a time, never through a symbolic link of
+its own.
 
-``LayerDir`` is one directory of one layer. It knows its parent and name, keeps a descriptor only as long as the shared ``FdCache`` lets
-it, reads its names once and answers for them from memory. The server is the only writer of the upper layer and the lower ones are
-immutable, so what was read stays true; a lower directory that somebody changes all the same yields short reads or ENOENT, no more.
+``LayerDir`` is one directory of one layer. It knows its parent and name, keeps a descriptor only as long as
+the shared ``FdCache`` lets it, reads its names once and answers for them from memory. The server is the only
+writer of the upper layer and the lower ones are immutable, so what was read stays true; a lower directory
+that somebody changes all the same yields short reads or ENOENT, no more.
 """
 
 from __future__ import annotations
@@ -17,20 +19,36 @@ from weakref import WeakValueDictionary
 from unionfs import _libc
 from unionfs.inodes import Identity
 from unionfs.types import Mark
-from unionfs.whiteout import NO_MARKS, OPAQUE_XATTRS, WHITEOUT_XATTRS, MarkPolicy, Raw, decode
+from unionfs.whiteout import (
+    NAME_MAX,
+    NO_MARKS,
+    OPAQUE_XATTRS,
+    WH_OPAQUE,
+    WH_PREFIX,
+    WHITEOUT_XATTRS,
+    MarkPolicy,
+    Raw,
+    decode,
+    is_reserved_name,
+)
 
 #: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS
+#: For a last component that may be a symbolic link, which O_PATH | O_NOFOLLOW opens itself.
+_RESOLVE_NO_XDEV_LAST = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS | _libc.RESOLVE_NO_XDEV
 #: errno values that mean "this object has no extended attributes for us", not a failure.
 NO_XATTR = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES))
 
 
 class FdCache:
-    """The open directory descriptors of all layers, oldest use first. Bounded: a closed one is opened again through its parent."""
+    """The open directory descriptors of all layers, oldest use first. Bounded: a closed one is opened again
+    through its parent.
+    """
 
     def __init__(self, capacity: int) -> None:
         """Keep at most *capacity* descriptors (at least 16) between two calls of :meth:`trim`."""
@@ -46,7 +64,9 @@ class FdCache:
         self._open[directory] = None
 
     def touch(self, directory: LayerDir) -> None:
-        """Note that *directory*'s descriptor was used just now; those that are not kept here (roots, pinned ones) do not count."""
+        """Note that *directory*'s descriptor was used just now; those that are not kept here (roots, pinned
+        ones) do not count.
+        """
         if directory in self._open:
             self._open.move_to_end(directory)
 
@@ -60,7 +80,9 @@ class FdCache:
         self._open.pop(directory, None)
 
     def trim(self) -> None:
-        """Close what is over the capacity. Called between requests only: within one, several descriptors are in use at once."""
+        """Close what is over the capacity. Called between requests only: within one, several descriptors are
+        in use at once.
+        """
         while len(self._open) > self.capacity:
             directory, _ = self._open.popitem(last=False)
             directory.close()
@@ -89,9 +111,12 @@ class Layer:
             fds: where descriptors of its directories are kept.
             policy: which whiteouts and opaque marks are honoured.
             writable: this is the upper layer.
-            squash: show owners that the server's user namespace does not map as 0, without set-id bits (Corrections 16).
-            cross: paths relative to the root, without slashes at the ends, where other file systems mounted inside are entered.
-            hidden: directories that appear empty, by identity, wherever they are met (our own state directory).
+            squash: show owners that the server's user namespace does not map as 0, without set-id bits
+                (Corrections 16).
+            cross: paths relative to the root, without slashes at the ends, where other file systems mounted
+                inside are entered.
+            hidden: directories that appear empty, by identity, wherever they are met (our own state
+                directory).
         """
         self.fds = fds
         self.policy = policy
@@ -111,7 +136,19 @@ class Layer:
 class LayerDir:
     """One directory of one layer. It is also the :class:`Ref` of itself."""
 
-    __slots__ = ("__weakref__", "_entries", "_fd", "_kids", "_opaque", "_xwhiteouts", "device", "foreign", "layer", "name", "parent")
+    __slots__ = (
+        "__weakref__",
+        "_entries",
+        "_fd",
+        "_kids",
+        "_opaque",
+        "_xwhiteouts",
+        "device",
+        "foreign",
+        "layer",
+        "name",
+        "parent",
+    )
 
     def __init__(self, layer: Layer, parent: LayerDir | None, name: bytes) -> None:
         """Describe the directory *name* of *parent*; nothing is opened yet."""
@@ -127,7 +164,7 @@ class LayerDir:
         self._xwhiteouts = False
         self._kids: WeakValueDictionary[bytes, LayerDir] = WeakValueDictionary()
 
-    # -- descriptors ---------------------------------------------------------------------------------------------------------------
+    # -- descriptors -------------------------------------------------------------------------------
 
     def adopt(self, fd: int) -> None:
         """Use *fd* as the descriptor of this directory."""
@@ -144,6 +181,11 @@ class LayerDir:
         """Keep the descriptor open whatever the cache does: the directory is about to lose its name."""
         self.fd()
         self.layer.fds.release(self)
+
+    def unpin(self) -> None:
+        """Give the descriptor back to the cache: the directory has kept its name after all."""
+        if self._fd >= 0 and self.parent is not None:
+            self.layer.fds.add(self)
 
     def fd(self) -> int:
         """Return an O_PATH descriptor of this directory, valid until the cache is next trimmed.
@@ -170,23 +212,26 @@ class LayerDir:
         at = self.parent._fd
         try:
             fd = _libc.openat2(at, self.name, _OPEN_DIR, _RESOLVE | _libc.RESOLVE_NO_XDEV)
+            entered = True
         except OSError as error:
             if error.errno == errno.ENOSYS:
-                fd = os.open(self.name, _OPEN_DIR, dir_fd=at)
+                fd, entered = os.open(self.name, _OPEN_DIR, dir_fd=at), False
             elif error.errno != errno.EXDEV:
                 raise
             elif self.path() in self.layer.cross:
-                fd = _libc.openat2(at, self.name, _OPEN_DIR, _RESOLVE)
-                self.device = os.fstat(fd).st_dev
+                fd, entered = _libc.openat2(at, self.name, _OPEN_DIR, _RESOLVE), True
             else:
                 self.foreign = True
                 raise OSError(errno.ESTALE, "mount point inside a layer", self.name) from None
-        if self.layer.hidden or self.device != self.parent.device:
-            info = os.fstat(fd)
-            if (info.st_dev, info.st_ino) in self.layer.hidden or info.st_dev != self.device:
-                os.close(fd)
-                self.foreign = True
-                raise OSError(errno.ESTALE, "hidden directory inside a layer", self.name)
+        # A file system may have several devices without a mount (Btrfs subvolumes): only openat2 knows mounts.
+        info = os.fstat(fd)
+        if (info.st_dev, info.st_ino) in self.layer.hidden or not (
+            entered or info.st_dev == self.parent.device
+        ):
+            os.close(fd)
+            self.foreign = True
+            raise OSError(errno.ESTALE, "hidden directory inside a layer", self.name)
+        self.device = info.st_dev
         self._fd = fd
         self.layer.fds.add(self)
 
@@ -201,14 +246,17 @@ class LayerDir:
         except OSError as error:
             if self.foreign:
                 return False
-            # No search permission on it: it still has a name, attributes and no contents for us; say so when they are wanted.
+            # No search permission on it: it still has a name, attributes and no contents for us; say so when
+            # they are wanted.
             if error.errno == errno.EACCES:
                 return True
             raise
         return True
 
     def path(self) -> bytes:
-        """Return the path from the layer's root, without a leading slash. For messages and comparison only, never for opening."""
+        """Return the path from the layer's root, without a leading slash. For messages and comparison only,
+        never for opening.
+        """
         parts: list[bytes] = []
         at: LayerDir | None = self
         while at is not None and at.parent is not None:
@@ -216,7 +264,16 @@ class LayerDir:
             at = at.parent
         return b"/".join(reversed(parts))
 
-    # -- names: the View that resolve() works on -----------------------------------------------------------------------------------
+    def is_mount_point(self, name: bytes) -> bool:
+        """Tell whether something is mounted on the non-directory *name*, whose device is not this directory's."""
+        try:
+            os.close(_libc.openat2(self.fd(), name, os.O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_XDEV_LAST))
+        except OSError as error:
+            # Before Linux 5.6 the device is all that can be asked for.
+            return error.errno in (errno.EXDEV, errno.ENOSYS)
+        return False
+
+    # -- names: the View that resolve() works on ---------------------------------------------------
 
     def mark(self, name: bytes) -> Mark | None:
         """Say what this layer has under *name* here."""
@@ -249,7 +306,9 @@ class LayerDir:
         return bool(self._opaque)
 
     def _load(self) -> dict[bytes, Mark] | None:
-        """Read the names and the opaque mark; None (and no cache) where the directory may be searched but not read."""
+        """Read the names and the opaque mark; None (and no cache) where the directory may be searched but not
+        read.
+        """
         if not self.reachable():
             self._entries, self._opaque = {}, False
             return self._entries
@@ -257,7 +316,7 @@ class LayerDir:
         try:
             fd = os.open(b".", _LIST_DIR, dir_fd=self.fd())
         except PermissionError:
-            self._opaque = False
+            self._opaque = self._looks_opaque()
             return None
         try:
             value = _first_xattr(fd, OPAQUE_XATTRS) if policy.overlay else b""
@@ -279,20 +338,49 @@ class LayerDir:
                 elif not devices or entry.is_symlink():
                     yield name, Raw.OTHER
                 elif entry.is_file(follow_symlinks=False):
-                    if self._xwhiteouts and _first_xattr(_at(fd, name), WHITEOUT_XATTRS, follow=False) is not None:
+                    if (
+                        self._xwhiteouts
+                        and _first_xattr(_at(fd, name), WHITEOUT_XATTRS, follow=False) is not None
+                    ):
                         yield name, Raw.NULL_DEVICE
                     else:
                         yield name, Raw.OTHER
                 else:
-                    yield name, Raw.NULL_DEVICE if is_null_device(entry.stat(follow_symlinks=False)) else Raw.OTHER
+                    yield (
+                        name,
+                        Raw.NULL_DEVICE if is_null_device(entry.stat(follow_symlinks=False)) else Raw.OTHER,
+                    )
+
+    def _looks_opaque(self) -> bool:
+        """Look for an opaque mark on a directory that cannot be read; one whose value cannot be read counts."""
+        policy = self.layer.policy
+        if policy.overlay and _first_xattr(self.proc_path(), OPAQUE_XATTRS, unreadable=b"y") == b"y":
+            return True
+        return policy.aufs and self._has(WH_OPAQUE)
+
+    def _has(self, name: bytes) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd(), follow_symlinks=False)
+        except (FileNotFoundError, PermissionError):
+            return False
+        return True
 
     def _probe(self, name: bytes) -> Mark | None:
-        """Ask for one name of a directory that may be searched but not read (mode --x), where no listing is to be had."""
+        """Ask for one name of a directory that may be searched but not read (mode --x).
+
+        The marks of the name are asked for one by one, as there is no listing to take them from.
+        """
+        policy = self.layer.policy
+        if is_reserved_name(name, policy):
+            return None
+        hidden = policy.aufs and len(name) <= NAME_MAX - len(WH_PREFIX) and self._has(WH_PREFIX + name)
         try:
             info = os.stat(name, dir_fd=self.fd(), follow_symlinks=False)
         except FileNotFoundError:
-            return None
-        return Mark.DIRECTORY if stat.S_ISDIR(info.st_mode) else Mark.OTHER
+            return Mark.WHITEOUT if hidden else None
+        if stat.S_ISDIR(info.st_mode):
+            return Mark.OPAQUE_DIRECTORY if hidden else Mark.DIRECTORY
+        return Mark.WHITEOUT if policy.overlay and is_null_device(info) else Mark.OTHER
 
     def child(self, name: bytes) -> LayerDir:
         """Return the directory *name*, the same object for as long as somebody holds it."""
@@ -301,19 +389,23 @@ class LayerDir:
             kid = self._kids[name] = LayerDir(self.layer, self, name)
         return kid
 
-    # -- the Ref of the directory itself -------------------------------------------------------------------------------------------
+    # -- the Ref of the directory itself -----------------------------------------------------------
 
     def stat(self) -> os.stat_result:
         """Return the attributes of the directory."""
-        if self.parent is not None and (self.foreign or self._fd < 0):
+        if self.parent is not None and self.foreign:
+            return _libc.stat_cached(self.parent.fd(), self.name)
+        if self.parent is not None and self._fd < 0:
             return os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)
         return os.fstat(self.fd())
 
     def proc_path(self) -> bytes:
-        """Return a path of the directory itself for calls that take no descriptor (or no O_PATH one). Links in it are to be followed."""
+        """Return a path of the directory itself for calls that take no descriptor (or no O_PATH one). Links
+        in it are to be followed.
+        """
         return b"/proc/self/fd/%d" % self.fd()
 
-    # -- bookkeeping for the writable layer: called after the change on disk succeeded ----------------------------------------------
+    # -- bookkeeping for the writable layer: called after the change on disk succeeded -------------
 
     def note(self, name: bytes, mark: Mark | None) -> None:
         """Record that *name* is now *mark* here, None for gone."""
@@ -356,8 +448,17 @@ class Named:
         return os.stat(self.name, dir_fd=self.directory.fd(), follow_symlinks=False)
 
     def open(self, flags: int) -> int:
-        """Open the object; never through a symbolic link."""
-        return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory.fd())
+        """Open the object, a regular file; never through a symbolic link.
+
+        Raises:
+            OSError: ESTALE where it is no regular file any more. Opening the FIFO that somebody put in its place
+                would have to wait for a writer (fifo(7)), and every client with it.
+        """
+        fd = os.open(self.name, flags | _OPEN_FILE, dir_fd=self.directory.fd())
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+        return fd
 
     def readlink(self) -> bytes:
         """Return the target of the symbolic link."""
@@ -369,7 +470,9 @@ class Named:
 
 
 class Pinned:
-    """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode number, alive."""
+    """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode
+    number, alive.
+    """
 
     __slots__ = ("fd",)
 
@@ -386,7 +489,9 @@ class Pinned:
         return os.open(self.proc_path(), flags | os.O_CLOEXEC)
 
     def readlink(self) -> bytes:
-        """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's own)."""
+        """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's
+        own).
+        """
         return os.readlink(b"", dir_fd=self.fd)
 
     def proc_path(self) -> bytes:
@@ -403,7 +508,9 @@ Ref = LayerDir | Named | Pinned
 
 
 def follows(ref: Ref) -> bool:
-    """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of a layer."""
+    """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of
+    a layer.
+    """
     return not isinstance(ref, Named)
 
 
@@ -416,14 +523,26 @@ def _at(fd: int, name: bytes) -> bytes:
     return b"/proc/self/fd/%d/%s" % (fd, name)
 
 
-def _first_xattr(target: int | bytes, names: tuple[str, ...], *, follow: bool = True) -> bytes | None:
-    """Return the value of the first of *names* that *target* has; nothing readable counts as nothing there."""
+def _first_xattr(
+    target: int | bytes, names: tuple[str, ...], *, follow: bool = True, unreadable: bytes | None = None
+) -> bytes | None:
+    """Return the value of the first of *names* that *target* has; nothing readable counts as nothing there.
+
+    A value that exists but may not be read is *unreadable*: listing names needs no permission, values do.
+    """
     try:
         present = os.listxattr(target, follow_symlinks=follow)
-        for name in names:
-            if name in present:
-                return os.getxattr(target, name, follow_symlinks=follow)
     except OSError as error:
         if error.errno not in NO_XATTR:
             raise
+        return None
+    for name in names:
+        if name in present:
+            try:
+                return os.getxattr(target, name, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in NO_XATTR:
+                    raise
+                if unreadable is not None:
+                    return unreadable
     return None

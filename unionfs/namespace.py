@@ -1,11 +1,14 @@
-"""Changes of names: making, linking, renaming and removing entries of the union. Synchronous; each call is atomic to the others."""
+"""Changes of names: making, linking, renaming and removing entries of the union. Synchronous; each call is
+atomic to the others.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from unionfs import _libc
 from unionfs.copyup import CopyUp
@@ -17,7 +20,6 @@ from unionfs.rename_plan import End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper import Upper
-from unionfs.whiteout import is_reserved_name
 
 _OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -26,7 +28,9 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 class Namespace:
     """The entries of one writable mount."""
 
-    def __init__(self, tree: Tree, upper: Upper, index: LinkIndex, copy_up: CopyUp, ownership: Ownership) -> None:
+    def __init__(
+        self, tree: Tree, upper: Upper, index: LinkIndex, copy_up: CopyUp, ownership: Ownership
+    ) -> None:
         """Join the parts."""
         self._tree = tree
         self._upper = upper
@@ -35,10 +39,12 @@ class Namespace:
         self._ownership = ownership
         self._euid, self._egid = os.geteuid(), os.getegid()
 
-    # -- making --------------------------------------------------------------------------------------------------------------------
+    # -- making ------------------------------------------------------------------------------------
 
     def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, owner: tuple[int, int]) -> FileNode:
-        """Make a file, FIFO, socket or device of type and permissions *mode*. A device 0:0 is a whiteout and refused (EPERM)."""
+        """Make a file, FIFO, socket or device of type and permissions *mode*. A device 0:0 is a whiteout and
+        refused (EPERM).
+        """
         if stat.S_ISCHR(mode) and rdev == 0:
             raise OSError(errno.EPERM, "a character device 0:0 is a whiteout", name)
 
@@ -74,7 +80,12 @@ class Namespace:
             raise
 
     def _make(
-        self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int], make: Callable[[int, bytes], None]
+        self,
+        parent: DirNode,
+        name: bytes,
+        mode: int,
+        owner: tuple[int, int],
+        make: Callable[[int, bytes], None],
     ) -> FileNode:
         directory = self._prepare(parent, name)
         uid, gid, mode = self._ownership.for_new(*owner, mode, self._visible(parent))
@@ -94,7 +105,9 @@ class Namespace:
     def mkdir(self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int]) -> DirNode:
         """Make a directory; over a whiteout it is made opaque, or what was deleted below would show in it."""
         directory = self._prepare(parent, name)
-        uid, gid, mode = self._ownership.for_new(*owner, stat.S_IFDIR | stat.S_IMODE(mode), self._visible(parent))
+        uid, gid, mode = self._ownership.for_new(
+            *owner, stat.S_IFDIR | stat.S_IMODE(mode), self._visible(parent)
+        )
 
         def make(dirfd: int, at: bytes) -> None:
             os.mkdir(at, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
@@ -123,7 +136,7 @@ class Namespace:
         """Check that *name* can be made in *parent* and give *parent* a directory in the upper layer."""
         if parent.removed:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        self._refuse_reserved(name)
+        self._upper.refuse_reserved(name)
         if self._tree.exists(parent, name):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         self._copy_up.directory(parent)
@@ -131,12 +144,10 @@ class Namespace:
         assert directory is not None
         return directory
 
-    def _refuse_reserved(self, name: bytes) -> None:
-        if is_reserved_name(name, self._upper.layer.policy):
-            raise OSError(errno.EPERM, "names in .wh. are whiteouts in this layer", name)
-
     def _own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
-        """Set owner and the mode bits that making an object does not give, where they differ from what it has got."""
+        """Set owner and the mode bits that making an object does not give, where they differ from what it has
+        got.
+        """
         if uid != self._euid or gid != self._egid or inherits:
             os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
         if mode & _SET_ID and not stat.S_ISLNK(mode):
@@ -152,7 +163,7 @@ class Namespace:
     def _inherits_group(self, parent: DirNode) -> bool:
         return bool(self._visible(parent)[2] & stat.S_ISGID)
 
-    # -- removing ------------------------------------------------------------------------------------------------------------------
+    # -- removing ----------------------------------------------------------------------------------
 
     def unlink(self, parent: DirNode, name: bytes) -> None:
         """Remove the name of a non-directory; the object lives on while it is open or has other names."""
@@ -164,14 +175,14 @@ class Namespace:
         assert directory is not None
         lower = self._tree.below(parent, name) is not None
         in_upper = directory.mark(name) is Mark.OTHER
-        self._keep_reachable(node, parent, name)
-        if in_upper:
-            self._upper.remove(directory, name, whiteout=lower)
-        else:
-            self._upper.whiteout(directory, name)
-        self._lost_name(node, was_link=in_upper)
+        with self._kept_reachable(node, parent, name):
+            if in_upper:
+                self._upper.remove(directory, name, whiteout=lower)
+            else:
+                self._upper.whiteout(directory, name)
         self._tree.detach(parent, name)
         parent.touch()
+        self._lost_name(node, was_link=in_upper)
         self._tree.drop_if_unused(node)
 
     def rmdir(self, parent: DirNode, name: bytes) -> None:
@@ -185,28 +196,55 @@ class Namespace:
         directory = parent.upper
         assert directory is not None
         lower = self._tree.below(parent, name) is not None
-        self._pin_directory(node)
-        if node.upper is not None:
-            self._upper.remove_directory(directory, name, whiteout=lower)
-        else:
-            self._upper.whiteout(directory, name)
+        with self._kept_reachable(node, parent, name):
+            if node.upper is not None:
+                self._upper.remove_directory(directory, name, whiteout=lower)
+            else:
+                self._upper.whiteout(directory, name)
         self._tree.detach(parent, name)
         node.touch()
         parent.touch()
         self._tree.drop_if_unused(node)
 
-    def _pin_directory(self, node: DirNode) -> None:
-        if not node.parts[0].foreign:
-            node.parts[0].pin()
+    @contextmanager
+    def _kept_reachable(self, node: Node, parent: DirNode, name: bytes) -> Iterator[None]:
+        """While *name* goes: see that *node* can be reached without it after, and as before if it stays.
 
-    def _keep_reachable(self, node: FileNode, parent: DirNode, name: bytes) -> None:
-        """Before *name* goes: see that *node* can be reached without it, by another name of its or by descriptor."""
+        A directory keeps its descriptor; a file is reached by another of its names, or by descriptor.
+        """
+        if isinstance(node, DirNode):
+            top = node.parts[0]
+            if top.foreign:
+                yield
+                return
+            top.pin()
+            try:
+                yield
+            except BaseException:
+                top.unpin()
+                raise
+            return
+        before = node.ref
+        self._leave_name(node, parent, name)
+        try:
+            yield
+        except BaseException:
+            if isinstance(node.ref, Pinned) and node.ref is not before:
+                node.ref.close()
+            node.ref = before
+            raise
+
+    def _leave_name(self, node: FileNode, parent: DirNode, name: bytes) -> None:
         ref = node.ref
         if not isinstance(ref, Named) or ref.directory is not parent.upper or ref.name != name:
             return
         for other, other_name in node.names:
             upper = other.upper
-            if upper is not None and (other, other_name) != (parent, name) and upper.mark(other_name) is Mark.OTHER:
+            if (
+                upper is not None
+                and (other, other_name) != (parent, name)
+                and upper.mark(other_name) is Mark.OTHER
+            ):
                 node.ref = Named(upper, other_name)
                 return
         node.ref = Pinned(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()))
@@ -221,18 +259,35 @@ class Namespace:
                 pinned = Pinned(os.open(node.ref.name, _OPEN_PATH, dir_fd=node.ref.directory.fd()))
                 self._index.remove(node.ino)
                 node.ref, node.indexed = pinned, False
+        elif not node.layer.writable:
+            links = node.ref.stat().st_nlink
+            lasting = self._tree.numbers.lasts(node.ino)
+            if links > self._index.lost_names(node.ino) + 1:
+                self._index.lose_name(node.ino, lasting=lasting)
+            else:
+                self._index.settle_lost_names(node.ino, lasting=lasting)
         node.touch()
 
-    # -- renaming ------------------------------------------------------------------------------------------------------------------
+    # -- renaming ----------------------------------------------------------------------------------
 
     def rename(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes, flags: int) -> None:
-        """Rename as renameat2(2) with *flags* 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
-        self._refuse_reserved(new_name)
+        """Rename as renameat2(2) with *flags* 0, RENAME_NOREPLACE or RENAME_EXCHANGE.
+
+        Raises:
+            OSError: as :func:`~unionfs.rename_plan.plan_rename`, or what the file system below says.
+        """
+        self._upper.refuse_reserved(new_name)
         if new.removed:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
         source = self._tree.lookup(old, old_name)
         target = self._tree.lookup(new, new_name) if self._tree.exists(new, new_name) else None
         plan = plan_rename(self._end(old, old_name, source), self._end(new, new_name, target), flags)
+        if source is target:  # two names of one file: rename(2) does nothing then
+            return
+        _refuse_loop(source, new)
+        if plan.exchange:
+            assert target is not None
+            _refuse_loop(target, old)
         self._copy_up.directory(old)
         self._copy_up.directory(new)
         old_dir, new_dir = old.upper, new.upper
@@ -251,21 +306,44 @@ class Namespace:
             self._upper.exchange((old_dir, old_name), (new_dir, new_name))
             self._swap(old, old_name, new, new_name)
         else:
-            was_link = target is not None and self._before_replacing(target, new, new_name)
-            self._upper.rename(
-                (old_dir, old_name), (new_dir, new_name), whiteout=plan.whiteout, is_dir=isinstance(source, DirNode)
-            )
-            if isinstance(target, FileNode):
-                self._lost_name(target, was_link=was_link)
-            if target is not None:
-                self._tree.detach(new, new_name)
-            self._tree.move(old, old_name, new, new_name)
-            self._renamed(source, old_dir, old_name, new_dir, new_name)
+            self._move(source, (old, old_name), target, (new, new_name), whiteout=plan.whiteout)
         for node in (old, new, source, target):
             if node is not None:
                 node.touch()
         if target is not None and not plan.exchange:
             self._tree.drop_if_unused(target)
+
+    def _move(
+        self,
+        source: Node,
+        start: tuple[DirNode, bytes],
+        target: Node | None,
+        end: tuple[DirNode, bytes],
+        *,
+        whiteout: bool,
+    ) -> None:
+        """Rename *source*, which is in the upper layer, over *target*."""
+        (old, old_name), (new, new_name) = start, end
+        old_dir, new_dir = old.upper, new.upper
+        assert old_dir is not None
+        assert new_dir is not None
+        was_link = new_dir.mark(new_name) is Mark.OTHER
+        with ExitStack() as keeping:
+            if target is not None:
+                keeping.enter_context(self._kept_reachable(target, new, new_name))
+            self._upper.rename(
+                (old_dir, old_name),
+                (new_dir, new_name),
+                whiteout=whiteout,
+                is_dir=isinstance(source, DirNode),
+            )
+        if target is not None:
+            self._tree.detach(new, new_name)
+        self._tree.move(old, old_name, new, new_name)
+        if isinstance(source, FileNode) and _is_at(source, old_dir, old_name):
+            source.ref = Named(new_dir, new_name)
+        if isinstance(target, FileNode):
+            self._lost_name(target, was_link=was_link)
 
     def _end(self, parent: DirNode, name: bytes, node: Node | None) -> End:
         lower = self._tree.below(parent, name) is not None
@@ -285,7 +363,9 @@ class Namespace:
         return End(exists=True, in_upper=in_upper, lower_has_name=lower)
 
     def _put_in_upper(self, node: Node, parent: DirNode, name: bytes) -> None:
-        """See that *name* of *parent* is an entry of the upper layer, for a copied hard link by one more link to the copy."""
+        """See that *name* of *parent* is an entry of the upper layer, for a copied hard link by one more link
+        to the copy.
+        """
         assert isinstance(node, FileNode)
         self._copy_up.file(node)
         directory = parent.upper
@@ -298,21 +378,6 @@ class Namespace:
     def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
         self._upper.set_opaque(directory.fd(), name)
         directory.child(name).note_opaque()
-
-    def _before_replacing(self, target: Node, parent: DirNode, name: bytes) -> bool:
-        """Keep *target* reachable without *name*; returns whether *name* is a link in the upper layer."""
-        if isinstance(target, DirNode):
-            self._pin_directory(target)
-            return False
-        assert isinstance(target, FileNode)
-        upper = parent.upper
-        self._keep_reachable(target, parent, name)
-        return upper is not None and upper.mark(name) is Mark.OTHER
-
-    def _renamed(self, node: Node, old_dir: LayerDir, old: bytes, new_dir: LayerDir, new: bytes) -> None:
-        if isinstance(node, FileNode) and isinstance(node.ref, Named):
-            if node.ref.directory is old_dir and node.ref.name == old:
-                node.ref = Named(new_dir, new)
 
     def _swap(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes) -> None:
         placeholder = b"/exchange"  # no name holds a slash, so none is in the way
@@ -329,6 +394,15 @@ class Namespace:
             first.ref = Named(new_dir, new_name)
         if moved_second and isinstance(second, FileNode):
             second.ref = Named(old_dir, old_name)
+
+
+def _refuse_loop(node: Node, parent: DirNode) -> None:
+    """Raise EINVAL if *node* is *parent* or above it: it would become its own descendant."""
+    at: DirNode | None = parent
+    while at is not None:
+        if at is node:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        at = at.parent
 
 
 def _is_at(node: FileNode, directory: LayerDir, name: bytes) -> bool:

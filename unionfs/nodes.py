@@ -1,10 +1,12 @@
-"""Nodes: the identities that the kernel knows by number, apart from the names and the layers through which they are reached.
+"""Nodes: the identities that the kernel knows by number, apart from the names and the layers through which
+they are reached.
 
 Invariants (unionfs/README.md, "Identity"):
 
-* a node is in the table as long as the kernel may name it (``lookups``) or a directory node has children in the table, so every ancestor
-  of a node in the table is in the table;
-* ``DirNode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent and name of a directory);
+* a node is in the table as long as the kernel may name it (``lookups``) or a directory node has children in
+  the table, so every ancestor of a node in the table is in the table;
+* ``DirNode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent
+  and name of a directory);
 * a file node without names is unlinked and reached through a :class:`~unionfs.layer.Pinned` reference.
 """
 
@@ -40,7 +42,8 @@ class _Node:
         #: A file that another file system is mounted on: shown, but without contents.
         self.foreign = False
 
-    # Every node has ``layer``, the layer that its attributes come from, and ``ref``, which reaches the object there.
+    # Every node has ``layer``, the layer that its attributes come from, and ``ref``, which reaches the object
+    # there.
 
     def touch(self) -> None:
         """Forget the attributes: they have changed on disk."""
@@ -53,7 +56,9 @@ class FileNode(_Node):
 
     __slots__ = ("handles", "identity", "indexed", "kind", "layer", "names", "privileged", "ref")
 
-    def __init__(self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Identity) -> None:
+    def __init__(
+        self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Identity
+    ) -> None:
         """Make a node for the object *identity* of *layer*, reached through *ref*."""
         super().__init__(ino, info)
         self.kind = stat.S_IFMT(info.st_mode)

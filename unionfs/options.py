@@ -33,7 +33,9 @@ class Options:
 
 
 def split_escaped(text: str, separator: str) -> list[str]:
-    r"""Split *text* at *separator*, except where a backslash precedes it; ``\:``, ``\,`` and ``\\`` lose the backslash."""
+    r"""Split *text* at *separator*, except where a backslash precedes it; ``\:``, ``\,`` and ``\\`` lose the
+    backslash.
+    """
     parts = [""]
     escaped = False
     for character in text:

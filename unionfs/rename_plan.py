@@ -37,7 +37,8 @@ class RenamePlan:
     """The steps of a rename, in order."""
 
     copy_up: bool
-    #: The moved directory must hide a lower directory of its new name (for an exchange: of the first's new place).
+    #: The moved directory must hide a lower directory of its new name (for an exchange: of the first's new
+    #: place).
     opaque: bool
     #: Likewise for the second of an exchange.
     opaque_second: bool
@@ -50,8 +51,9 @@ def plan_rename(source: End, target: End, flags: int) -> RenamePlan:
     """Plan the rename of *source* to *target*.
 
     Raises:
-        OSError: EINVAL for flags that do not exist or exclude each other, EEXIST, ENOENT, ENOTEMPTY, EISDIR and ENOTDIR as
-            renameat2(2) gives them, EXDEV for a directory to which a lower layer contributes: the caller copies it then.
+        OSError: EINVAL for flags that do not exist or exclude each other, EEXIST, ENOENT, ENOTEMPTY, EISDIR
+            and ENOTDIR as renameat2(2) gives them, EXDEV for a directory to which a lower layer contributes:
+            the caller copies it then.
     """
     if flags & ~KNOWN_FLAGS or flags == KNOWN_FLAGS:
         _fail(errno.EINVAL)

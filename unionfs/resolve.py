@@ -1,9 +1,9 @@
 """What a name is in the union of several layers. Pure: runs on dictionaries in the tests.
 
-There is one rule, :func:`resolve`; a lookup asks it for one name and a listing (:func:`merge`) for every name, so the two cannot
-disagree. The rule is that of the kernel's Documentation/filesystems/overlayfs.rst ("Merged directories", "whiteouts and opaque
-directories"): the topmost layer that has the name decides; directories merge downwards until a whiteout, a non-directory or an opaque
-directory ends the search.
+There is one rule, :func:`resolve`; a lookup asks it for one name and a listing (:func:`merge`) for every
+name, so the two cannot disagree. The rule is that of the kernel's Documentation/filesystems/overlayfs.rst
+("Merged directories", "whiteouts and opaque directories"): the topmost layer that has the name decides;
+directories merge downwards until a whiteout, a non-directory or an opaque directory ends the search.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ class View(Protocol):
         """List every name that this layer has a mark for, whiteouts included."""
 
     def opaque(self, name: bytes) -> bool:
-        """Tell whether the directory *name* hides those of lower layers. Asked only where a lower layer has the name."""
+        """Tell whether the directory *name* hides those of lower layers. Asked only where a lower layer has
+        the name.
+        """
 
 
 class Resolved(NamedTuple):
-    """An existing name: its kind and the indexes, top first, of the views that contribute to it (one, unless directories merge)."""
+    """An existing name: its kind and the indexes, top first, of the views that contribute to it (one, unless
+    directories merge).
+    """
 
     is_dir: bool
     sources: tuple[int, ...]
@@ -57,7 +61,9 @@ def resolve(views: Sequence[View], name: bytes) -> Resolved | None:
 
 
 def merge(views: Sequence[View]) -> dict[bytes, Resolved]:
-    """List the union of *views*: every name that exists, with what :func:`resolve` says of it; upper names first, none twice."""
+    """List the union of *views*: every name that exists, with what :func:`resolve` says of it; upper names
+    first, none twice.
+    """
     listing: dict[bytes, Resolved] = {}
     for view in views:
         for name in view.names():

@@ -1,4 +1,6 @@
-"""From a description of the stack to a :class:`~unionfs.core.UnionFs`: opens the layers, refuses stacks that cannot work."""
+"""From a description of the stack to a :class:`~unionfs.core.UnionFs`: opens the layers, refuses stacks that
+cannot work.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def open_stack(source: StackSource) -> UnionFs:
     limit = raise_fd_limit()
     fds = FdCache(min(4096, (limit - _RESERVED_FDS) // 2))
     layers = [
-        Layer(lower.fd, fds, policy=lower.policy, squash=lower.squash, cross=lower.cross, hidden=source.hidden)
+        Layer(
+            lower.fd, fds, policy=lower.policy, squash=lower.squash, cross=lower.cross, hidden=source.hidden
+        )
         for lower in source.lowers
     ]
     ownership = Ownership()
@@ -98,7 +102,9 @@ def _has_aufs_marks(top: Layer) -> bool:
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:
-    """Name the lower layers, bottom first, by the identity of their roots as far as it survives a reboot: the inode number."""
+    """Name the lower layers, bottom first, by the identity of their roots as far as it survives a reboot: the
+    inode number.
+    """
     return b" ".join(b"%d" % layer.root.stat().st_ino for layer in reversed(layers))
 
 
@@ -106,7 +112,8 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
     """Open the directories that the command line names.
 
     Raises:
-        UnionError: one is missing, not a directory or unreadable, or they contain each other or the mount point.
+        UnionError: one is missing, not a directory or unreadable, or they contain each other or the mount
+            point.
     """
     squash = options.squash_unmapped and not maps_every_id()
     with ExitStack() as undo:
@@ -126,15 +133,22 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         if options.upperdir is not None and options.workdir is not None:
             upper_fd = open_directory(options.upperdir, "upperdir")
             work_fd = open_directory(options.workdir, "workdir")
-            _refuse_inside([("upperdir " + options.upperdir, upper_fd)], [("workdir " + options.workdir, work_fd)])
-            _refuse_inside([("workdir " + options.workdir, work_fd)], [("upperdir " + options.upperdir, upper_fd)])
+            _refuse_inside(
+                [("upperdir " + options.upperdir, upper_fd)], [("workdir " + options.workdir, work_fd)]
+            )
+            _refuse_inside(
+                [("workdir " + options.workdir, work_fd)], [("upperdir " + options.upperdir, upper_fd)]
+            )
             writable = [("upperdir " + options.upperdir, upper_fd), ("workdir " + options.workdir, work_fd)]
             lower_named = [("lowerdir " + path, fd) for path, fd in lowers]
             _refuse_inside(writable, lower_named)
             _refuse_inside(lower_named, writable)
             named += [(options.upperdir, upper_fd), (options.workdir, work_fd)]
-        # A server that looks a name up in a layer that holds its own mount point waits for itself, and only SIGKILL ends that.
-        _refuse_inside([("mount point " + mountpoint, mount_fd)], [("layer " + path, fd) for path, fd in named])
+        # A server that looks a name up in a layer that holds its own mount point waits for itself, and only
+        # SIGKILL ends that.
+        _refuse_inside(
+            [("mount point " + mountpoint, mount_fd)], [("layer " + path, fd) for path, fd in named]
+        )
         undo.pop_all()
     os.close(mount_fd)
     return StackSource(
@@ -147,7 +161,9 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
 
 
 def _refuse_inside(inner: list[tuple[str, int]], outer: list[tuple[str, int]]) -> None:
-    """Refuse if one of *inner* is one of *outer* or below it, whatever the paths say: ancestors are compared by identity."""
+    """Refuse if one of *inner* is one of *outer* or below it, whatever the paths say: ancestors are compared
+    by identity.
+    """
     homes = {_identity(fd): name for name, fd in outer}
     for name, fd in inner:
         for ancestor in _ancestors(fd):

@@ -13,13 +13,16 @@ from unionfs.layer import Layer, LayerDir, Named, Pinned
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.resolve import Resolved, merge, resolve
 from unionfs.types import ROOT_INO, Ino
+from unionfs.whiteout import NAME_MAX
 
 
 class Tree:
     """All nodes of one mount over a stack of layers."""
 
     def __init__(self, layers: Sequence[Layer], index: LinkIndex | None) -> None:
-        """Build the root over *layers*, ordered top first; *index* belongs to the writable one, if there is one."""
+        """Build the root over *layers*, ordered top first; *index* belongs to the writable one, if there is
+        one.
+        """
         self.layers = layers
         self.index = index
         self.numbers = InodeNumbers()
@@ -39,7 +42,7 @@ class Tree:
         """Return the number of nodes in the table."""
         return len(self._by_ino)
 
-    # -- from numbers to nodes -----------------------------------------------------------------------------------------------------
+    # -- from numbers to nodes ---------------------------------------------------------------------
 
     def node(self, ino: int) -> Node:
         """Return the node of number *ino*.
@@ -66,7 +69,7 @@ class Tree:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         return node
 
-    # -- from names to nodes -------------------------------------------------------------------------------------------------------
+    # -- from names to nodes -----------------------------------------------------------------------
 
     def lookup(self, directory: DirNode, name: bytes) -> Node:
         """Return the node of *name* in *directory*; ENOENT where there is none."""
@@ -74,6 +77,9 @@ class Tree:
         if node is None:
             found = resolve(directory.parts, name)
             if found is None:
+                # The kernel lets names of up to 1024 bytes through to a FUSE server (FUSE_NAME_MAX).
+                if len(name) > NAME_MAX:
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
             node = self.materialise(directory, name, found)
         return node
@@ -83,7 +89,9 @@ class Tree:
         return name in directory.children or resolve(directory.parts, name) is not None
 
     def below(self, directory: DirNode, name: bytes) -> Resolved | None:
-        """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer had nothing there."""
+        """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer
+        had nothing there.
+        """
         parts = directory.parts
         if directory.upper is not None:
             parts = parts[1:]
@@ -103,16 +111,23 @@ class Tree:
         if known is not None:
             return known
         if found.is_dir:
-            return self._add_directory(directory, name, [directory.parts[i].child(name) for i in found.sources])
+            return self._add_directory(
+                directory, name, [directory.parts[i].child(name) for i in found.sources]
+            )
         return self.add_file(directory, name, Named(directory.parts[found.sources[0]], name))
 
     def _add_directory(self, parent: DirNode, name: bytes, parts: list[LayerDir]) -> DirNode:
         for part in parts:
             part.reachable()
         info = parts[0].stat()
-        # The number of a merged directory is that of its topmost lower part: copy-up of the directory and a remount leave it alone.
+        # The number of a merged directory is that of its topmost lower part: copy-up of the directory and a
+        # remount leave it alone.
         origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].stat()
-        return self._attach_directory(DirNode(self._unique(self.numbers.number((origin.st_dev, origin.st_ino))), info, parts, parent, name))
+        return self._attach_directory(
+            DirNode(
+                self._unique(self.numbers.number((origin.st_dev, origin.st_ino))), info, parts, parent, name
+            )
+        )
 
     def add_new_directory(self, parent: DirNode, name: bytes, part: LayerDir) -> DirNode:
         """Attach a node for the directory *part*, which was made as *name* just now."""
@@ -127,17 +142,20 @@ class Tree:
         return node
 
     def add_file(self, directory: DirNode, name: bytes, ref: Named) -> FileNode:
-        """Attach the node of the object that *ref* reaches as *name* in *directory*, the same node for every name of one object."""
+        """Attach the node of the object that *ref* reaches as *name* in *directory*, the same node for every
+        name of one object.
+        """
         info = ref.stat()
         if stat.S_ISDIR(info.st_mode):
-            # Somebody replaced a file of a layer by a directory under our hands: harmless, but not what was listed.
+            # Somebody replaced a file of a layer by a directory under our hands: harmless, but not what was
+            # listed.
             raise OSError(errno.ENOENT, "layer changed while mounted", name)
         layer = ref.directory.layer
-        foreign = info.st_dev != ref.directory.device
+        foreign = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         identity = (info.st_dev, info.st_ino)
         ino = self.numbers.number(identity)
-        if self.index is not None and not foreign and stat.S_ISREG(info.st_mode):
-            origin = self.index.origin(ref) if layer.writable else ino
+        if self.index is not None and not foreign:
+            origin = self.index.origin(ref, info) if layer.writable else ino
             if origin is not None:
                 ino = origin
                 copied = self.index.find(origin) if layer.writable or info.st_nlink > 1 else None
@@ -157,13 +175,16 @@ class Tree:
         return node
 
     def _unique(self, ino: Ino) -> Ino:
-        # Taken where two layers are the same directory, or by an object whose origin says it has this number: never share a node.
+        # Taken where two layers are the same directory, or by an object whose origin says it has this number:
+        # never share a node.
         return ino if ino not in self._by_ino else self.numbers.fresh()
 
-    # -- changes -------------------------------------------------------------------------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------------
 
     def reidentify(self, node: FileNode, layer: Layer, ref: Named | Pinned, identity: Identity) -> None:
-        """Record that *node* is now the object *identity* of *layer*: it has been copied up. Its number stays."""
+        """Record that *node* is now the object *identity* of *layer*: it has been copied up. Its number
+        stays.
+        """
         if self._by_identity.get(node.identity) is node:
             del self._by_identity[node.identity]
         node.layer, node.ref, node.identity = layer, ref, identity
@@ -194,7 +215,9 @@ class Tree:
         new.children[new_name] = node
 
     def forget(self, ino: int, count: int) -> None:
-        """Take back *count* lookups of *ino*; drop the node, and then its ancestors, when nothing needs them any more."""
+        """Take back *count* lookups of *ino*; drop the node, and then its ancestors, when nothing needs them
+        any more.
+        """
         node = self._by_ino.get(ino)  # type: ignore[call-overload]
         if node is None:
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NewType
 
-#: An inode number as the kernel sees it: the FUSE node id and ``st_ino`` at once (pyfuse3 sets both from one value).
+#: An inode number as the kernel sees it: the FUSE node id and ``st_ino`` at once (pyfuse3 sets both from one
+#: value).
 Ino = NewType("Ino", int)
 
 #: The inode number of the root directory (FUSE_ROOT_ID, include/uapi/linux/fuse.h).
@@ -17,7 +18,8 @@ class Mark(IntEnum):
 
     #: The name is deleted: nothing of it in lower layers shows.
     WHITEOUT = 0
-    #: A directory. Whether it hides lower directories of its name is known only after asking the directory itself.
+    #: A directory. Whether it hides lower directories of its name is known only after asking the directory
+    #: itself.
     DIRECTORY = 1
     #: Anything that is not a directory. It hides everything below, as a directory never merges with it.
     OTHER = 2

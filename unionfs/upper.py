@@ -1,29 +1,36 @@
 """The writable layer: every change on disk, each one rename away from either its old or its new state.
 
-A new object that must replace a whiteout, carry a mark, or be seen complete is built in the work directory under a temporary name and
-renamed into place. What a crash leaves there is cleared at the next mount. Nothing here knows nodes; the caller records the effects
-on its tables, this module on the ``LayerDir`` concerned.
+A new object that must replace a whiteout, carry a mark, or be seen complete is built in the work directory
+under a temporary name and renamed into place. What a crash leaves there is cleared at the next mount. Nothing
+here knows nodes; the caller records the effects on its tables, this module on the ``LayerDir`` concerned.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from unionfs import _libc
 from unionfs.errors import UnionError
-from unionfs.layer import Layer, LayerDir, is_null_device
+from unionfs.layer import NO_XATTR, Layer, LayerDir, is_null_device
 from unionfs.types import Mark
-from unionfs.whiteout import WH_OPAQUE, WhiteoutFormat, whiteout_name
+from unionfs.whiteout import WH_OPAQUE, MarkPolicy, WhiteoutFormat, is_reserved_name, whiteout_name
 
-#: Our directory in the work directory; kernel OverlayFS's own are ``work`` and ``index``, so both can take turns.
+#: Our directory in the work directory; kernel OverlayFS's own are ``work`` and ``index``, so both can take
+#: turns.
 HOME = b"unionfs"
 _TMP = b"tmp"
 _OPAQUE_WRITTEN = "user.overlay.opaque"
+#: On the root of the upper layer: the format that it was begun with, when it was empty.
+_FORMAT_XATTR = "user.unionfs.whiteouts"
+#: Seconds to wait for a server that is ending to let go of the work directory.
+_LOCK_PATIENCE = 5.0
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Makes an object under a name of a directory: ``make(dirfd, name)``.
@@ -37,48 +44,100 @@ class Upper:
         """Prepare the work directory *work_fd* (borrowed) and find out which marks this file system can hold.
 
         Args:
-            layer: the upper layer.
+            layer: the upper layer. Its policy is set to what has to be honoured in it.
             work_fd: the work directory, on the same file system as the layer.
-            whiteouts: the format to write; None takes overlay where it works, else aufs.
+            whiteouts: the format to write; None takes the one recorded, else overlay where it works, else aufs.
 
         Raises:
-            UnionError: the two are on different file systems, or *whiteouts* does not work here.
+            UnionError: the two are on different file systems, in use, or *whiteouts* does not work here.
             OSError: the work directory cannot be written.
         """
         self.layer = layer
         if os.fstat(work_fd).st_dev != layer.device:
             raise UnionError("upperdir and workdir are on different file systems: put both in one")
-        self.home_fd = _make_directory(work_fd, HOME)
-        self._tmp_fd = _make_directory(self.home_fd, _TMP)
         self._serial = itertools.count()
-        self.leftovers = remove_tree(self._tmp_fd)
-        self.whiteouts = self._choose_format(whiteouts)
+        with ExitStack() as undo:
+            self.home_fd = _make_directory(work_fd, HOME)
+            undo.callback(os.close, self.home_fd)
+            self._lock_fd = _lock(self.home_fd)
+            undo.callback(os.close, self._lock_fd)
+            self._tmp_fd = _make_directory(self.home_fd, _TMP)
+            undo.callback(os.close, self._tmp_fd)
+            #: How many objects a server that ended before its time left in the work directory.
+            self.leftovers = remove_tree(self._tmp_fd)
+            recorded = self._recorded_format()
+            self.whiteouts = self._choose_format(whiteouts or recorded, required=whiteouts is not None)
+            self._settle_policy(recorded)
+            undo.pop_all()
 
     def close(self) -> None:
-        """Close the descriptors of the work directory."""
+        """Close the descriptors of the work directory, which is then free for another mount."""
         os.close(self._tmp_fd)
+        os.close(self._lock_fd)
         os.close(self.home_fd)
 
-    def _choose_format(self, wanted: WhiteoutFormat | None) -> WhiteoutFormat:
+    # -- the format of marks -----------------------------------------------------------------------
+
+    def _recorded_format(self) -> WhiteoutFormat | None:
+        try:
+            return WhiteoutFormat(os.fsdecode(os.getxattr(self.layer.root.proc_path(), _FORMAT_XATTR)))
+        except ValueError:
+            return None
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+            return None
+
+    def _settle_policy(self, recorded: WhiteoutFormat | None) -> None:
+        """Decide which marks are honoured in the upper layer.
+
+        ``.wh.`` names are ordinary ones only where none can be a mark: the layer was empty when the overlay format
+        was chosen for it, which is recorded on its root, and it was never written in another since.
+        """
+        if recorded is None and not os.listdir(self.layer.root.proc_path()) and self._record_format():
+            recorded = self.whiteouts
+        elif recorded is WhiteoutFormat.OVERLAY and self.whiteouts is WhiteoutFormat.AUFS:
+            self._record_format()
+        plain = recorded is self.whiteouts is WhiteoutFormat.OVERLAY
+        self.layer.policy = MarkPolicy(overlay=True, aufs=not plain)
+
+    def _record_format(self) -> bool:
+        try:
+            os.setxattr(self.layer.root.proc_path(), _FORMAT_XATTR, os.fsencode(self.whiteouts.value))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
+                raise
+            return False
+        return True
+
+    def _choose_format(self, wanted: WhiteoutFormat | None, *, required: bool) -> WhiteoutFormat:
         if wanted is WhiteoutFormat.AUFS:
             return wanted
-        # Found out by doing: an unprivileged device 0:0 wants Linux 5.8 and a file system that has it, marks want user attributes.
-        name = self._temporary()
         try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._tmp_fd)
-            os.unlink(name, dir_fd=self._tmp_fd)
-            os.mkdir(name, 0o700, dir_fd=self._tmp_fd)
-            try:
-                os.setxattr(_at(self._tmp_fd, name), _OPAQUE_WRITTEN, b"y", follow_symlinks=False)
-            finally:
-                os.rmdir(name, dir_fd=self._tmp_fd)
+            self._try_overlay_format()
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-            if wanted is WhiteoutFormat.OVERLAY:
-                raise UnionError(f"upperdir cannot hold overlay whiteouts: {error.strerror}; use whiteouts=aufs") from None
+            if required:
+                raise UnionError(
+                    f"upperdir cannot hold overlay whiteouts: {error.strerror}; use whiteouts=aufs"
+                ) from None
             return WhiteoutFormat.AUFS
         return WhiteoutFormat.OVERLAY
+
+    def _try_overlay_format(self) -> None:
+        """Do once what the format needs.
+
+        An unprivileged device 0:0 wants Linux 5.8 and a file system that has it, marks want user attributes, and
+        moving either without a moment in between wants RENAME_EXCHANGE and RENAME_WHITEOUT.
+        """
+        fd = self._tmp_fd
+        with self.building() as (_, device), self.building() as (_, directory), self.building() as (_, moved):
+            self._make_whiteout(fd, device)
+            os.mkdir(directory, 0o700, dir_fd=fd)
+            os.setxattr(_at(fd, directory), _OPAQUE_WRITTEN, b"y", follow_symlinks=False)
+            _libc.renameat2(fd, device, fd, directory, _libc.RENAME_EXCHANGE)
+            _libc.renameat2(fd, device, fd, moved, _libc.RENAME_WHITEOUT)
 
     def _temporary(self) -> bytes:
         return b"#%x" % next(self._serial)
@@ -107,13 +166,19 @@ class Upper:
                 os.close(fd)
             os.rmdir(name, dir_fd=self._tmp_fd)
 
-    # -- marks ---------------------------------------------------------------------------------------------------------------------
+    # -- marks -------------------------------------------------------------------------------------
+
+    def refuse_reserved(self, name: bytes) -> None:
+        """Raise EPERM if *name* cannot be an entry of this layer, because it would be read as a mark."""
+        if is_reserved_name(name, self.layer.policy):
+            raise OSError(errno.EPERM, "names in .wh. are whiteouts in this layer", name)
 
     def _make_whiteout(self, dirfd: int, name: bytes) -> None:
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=dirfd)
 
     def whiteout(self, directory: LayerDir, name: bytes) -> None:
         """Hide the lower *name* of *directory*, which has nothing of that name here."""
+        self.refuse_reserved(name)
         if self.whiteouts is WhiteoutFormat.OVERLAY:
             self._make_whiteout(directory.fd(), name)
         else:
@@ -138,16 +203,19 @@ class Upper:
             if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
                 raise
 
-    def _is_device_whiteout(self, directory: LayerDir, name: bytes) -> bool:
+    def _is_device(self, directory: LayerDir, name: bytes) -> bool:
+        """Tell whether a whiteout in the form of a device lies at *name*."""
         try:
             return is_null_device(os.stat(name, dir_fd=directory.fd(), follow_symlinks=False))
         except FileNotFoundError:
             return False
 
-    # -- new objects ---------------------------------------------------------------------------------------------------------------
+    # -- new objects -------------------------------------------------------------------------------
 
     def create(self, directory: LayerDir, name: bytes, make: Maker) -> None:
-        """Make a non-directory as *name* in *directory*, where the union has none; a whiteout there is replaced."""
+        """Make a non-directory as *name* in *directory*, where the union has none; a whiteout there is
+        replaced.
+        """
         if directory.mark(name) is Mark.WHITEOUT:
             with self.building() as (tmp_fd, tmp):
                 make(tmp_fd, tmp)
@@ -157,7 +225,9 @@ class Upper:
             directory.note(name, Mark.OTHER)
 
     def create_directory(self, directory: LayerDir, name: bytes, make: Maker, *, opaque: bool) -> LayerDir:
-        """Make a directory as *name* in *directory*; *opaque* hides lower ones. Returns it, known to be empty."""
+        """Make a directory as *name* in *directory*; *opaque* hides lower ones. Returns it, known to be
+        empty.
+        """
         if opaque or directory.mark(name) is Mark.WHITEOUT:
             with self.building() as (tmp_fd, tmp):
                 make(tmp_fd, tmp)
@@ -172,26 +242,47 @@ class Upper:
         return child
 
     def publish(self, tmp: bytes, directory: LayerDir, name: bytes) -> None:
-        """Rename the finished non-directory *tmp* of the work directory to *name*, over a whiteout or a file that may be there."""
+        """Rename the finished non-directory *tmp* of the work directory to *name*, over a whiteout or a file
+        that may be there.
+        """
         os.rename(tmp, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory.fd())
         if directory.mark(name) is Mark.WHITEOUT:
             self._remove_aufs_whiteout(directory, name)
         directory.note(name, Mark.OTHER)
 
     def publish_directory(self, tmp: bytes, directory: LayerDir, name: bytes) -> None:
-        """Rename the finished directory *tmp* of the work directory to *name*, in exchange for a whiteout that may be there."""
-        if directory.mark(name) is Mark.WHITEOUT:
-            if self._is_device_whiteout(directory, name):
-                _libc.renameat2(self._tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
-                os.unlink(tmp, dir_fd=self._tmp_fd)
-            else:
-                os.rename(tmp, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory.fd())
-                self._remove_aufs_whiteout(directory, name)
+        """Rename the finished directory *tmp* of the work directory to *name*, in exchange for a whiteout
+        that may be there.
+        """
+        if directory.mark(name) is Mark.WHITEOUT and self._is_device(directory, name):
+            self._move_directory(self._tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
+            os.unlink(tmp, dir_fd=self._tmp_fd)
         else:
-            os.rename(tmp, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory.fd())
+            self._move_directory(self._tmp_fd, tmp, directory.fd(), name, 0)
+            if directory.mark(name) is Mark.WHITEOUT:
+                self._remove_aufs_whiteout(directory, name)
         directory.note(name, Mark.DIRECTORY)
 
-    # -- removal -------------------------------------------------------------------------------------------------------------------
+    def _move_directory(self, old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+        """Rename the directory *old* to another parent, whatever its mode.
+
+        Its entry ``..`` changes, which wants write permission on it: without privileges it has it for a moment.
+        """
+        try:
+            _libc.renameat2(old_fd, old, new_fd, new, flags)
+        except PermissionError as error:
+            mode = stat.S_IMODE(os.stat(old, dir_fd=old_fd, follow_symlinks=False).st_mode)
+            if error.errno != errno.EACCES or mode & 0o200:
+                raise
+            os.chmod(old, mode | 0o200, dir_fd=old_fd)
+            try:
+                _libc.renameat2(old_fd, old, new_fd, new, flags)
+            except OSError:
+                os.chmod(old, mode, dir_fd=old_fd)
+                raise
+            os.chmod(new, mode, dir_fd=new_fd)
+
+    # -- removal -----------------------------------------------------------------------------------
 
     def remove(self, directory: LayerDir, name: bytes, *, whiteout: bool) -> None:
         """Remove the non-directory *name* of *directory*, leaving a whiteout if a lower layer has the name."""
@@ -209,19 +300,28 @@ class Upper:
             directory.note(name, Mark.WHITEOUT)
 
     def remove_directory(self, directory: LayerDir, name: bytes, *, whiteout: bool) -> None:
-        """Remove the directory *name* of *directory*, which holds nothing but marks, leaving a whiteout if a lower layer has the name."""
-        with self.building() as (tmp_fd, tmp):
-            if whiteout and self.whiteouts is WhiteoutFormat.OVERLAY:
+        """Remove the directory *name* of *directory*, which holds nothing but marks, leaving a whiteout if a
+        lower layer has the name.
+        """
+        if whiteout and self.whiteouts is WhiteoutFormat.OVERLAY:
+            with self.building() as (tmp_fd, tmp):
                 self._make_whiteout(tmp_fd, tmp)
-                # At no instant is the name free: a lower directory, with names that this one hid, would show after a crash.
-                _libc.renameat2(tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
-            else:
-                if whiteout:
-                    _touch(directory.fd(), _whiteout_name(name))
-                os.rename(name, tmp, src_dir_fd=directory.fd(), dst_dir_fd=tmp_fd)
-            directory.note(name, Mark.WHITEOUT if whiteout else None)
+                # At no instant is the name free: a lower directory, with names that this one hid, would show
+                # after a crash.
+                self._move_directory(directory.fd(), name, tmp_fd, tmp, _libc.RENAME_EXCHANGE)
+        else:
+            if whiteout:
+                _touch(directory.fd(), _whiteout_name(name))
+            try:
+                os.rmdir(name, dir_fd=directory.fd())
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                with self.building() as (tmp_fd, tmp):
+                    self._move_directory(directory.fd(), name, tmp_fd, tmp, 0)
+        directory.note(name, Mark.WHITEOUT if whiteout else None)
 
-    # -- renaming ------------------------------------------------------------------------------------------------------------------
+    # -- renaming ----------------------------------------------------------------------------------
 
     def rename(
         self,
@@ -231,7 +331,9 @@ class Upper:
         whiteout: bool,
         is_dir: bool,
     ) -> None:
-        """Rename within the upper layer, replacing what *target* has here (a file, an emptied directory, a whiteout).
+        """Rename within the upper layer, replacing what *target* has here.
+
+        That may be a whiteout, a file, or a directory that shows as empty but may hold marks.
 
         Args:
             source: directory and name; the object is in this layer, complete.
@@ -241,55 +343,67 @@ class Upper:
         """
         (old_dir, old), (new_dir, new) = source, target
         target_mark = new_dir.mark(new)
-        target_whiteout = target_mark is Mark.WHITEOUT
-        displaced = is_dir and target_mark is not None
-        if displaced and target_whiteout and not self._is_device_whiteout(new_dir, new):
-            displaced = False
-        leave_device = whiteout and self.whiteouts is WhiteoutFormat.OVERLAY
-        if whiteout and not leave_device:
-            _touch(old_dir.fd(), _whiteout_name(old))
-        kind = Mark.DIRECTORY if is_dir else Mark.OTHER
-        if displaced:
-            # A directory cannot be renamed over a whiteout or a directory that holds marks: they change places, and what was
-            # displaced leaves through the work directory or stays behind as the whiteout that is wanted there.
-            _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, _libc.RENAME_EXCHANGE)
-            if not (leave_device and target_whiteout):
-                self._retire(old_dir, old, replace_by_whiteout=leave_device)
+        if self.whiteouts is WhiteoutFormat.OVERLAY:
+            self._rename_overlay(source, target, whiteout=whiteout, is_dir=is_dir)
         else:
-            flags = _libc.RENAME_WHITEOUT if leave_device else 0
-            self._rename(old_dir.fd(), old, new_dir.fd(), new, flags)
-        if target_whiteout:
+            self._rename_aufs(source, target, whiteout=whiteout, is_dir=is_dir)
+        if target_mark is Mark.WHITEOUT:
             self._remove_aufs_whiteout(new_dir, new)
         moved = old_dir.child(old) if is_dir else None
-        new_dir.note(new, kind)
+        new_dir.note(new, Mark.DIRECTORY if is_dir else Mark.OTHER)
         old_dir.note(old, Mark.WHITEOUT if whiteout else None)
         if moved is not None:
             moved.note_moved(new_dir, new)
 
-    def _rename(self, old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
-        try:
-            if flags:
-                _libc.renameat2(old_fd, old, new_fd, new, flags)
+    def _rename_overlay(
+        self, source: tuple[LayerDir, bytes], target: tuple[LayerDir, bytes], *, whiteout: bool, is_dir: bool
+    ) -> None:
+        (old_dir, old), (new_dir, new) = source, target
+        flags = _libc.RENAME_WHITEOUT if whiteout else 0
+        if is_dir and new_dir.mark(new) is not None:
+            if self._is_device(new_dir, new):
+                # A directory cannot be renamed over the device: they change places, and the device stays behind
+                # as the whiteout that is wanted there, or hides nothing for the moment until it is removed.
+                _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, _libc.RENAME_EXCHANGE)
+                if not whiteout:
+                    os.unlink(old, dir_fd=old_dir.fd())
                 return
-        except OSError as error:
-            # No RENAME_WHITEOUT on this file system (or none for us): the same by hand. The whiteout takes the source's place in one
-            # exchange, and the object goes on to the target from the work directory.
-            if error.errno not in (errno.EINVAL, errno.EPERM):
-                raise
-            with self.building() as (tmp_fd, tmp):
-                self._make_whiteout(tmp_fd, tmp)
-                _libc.renameat2(tmp_fd, tmp, old_fd, old, _libc.RENAME_EXCHANGE)
-                os.rename(tmp, new, src_dir_fd=tmp_fd, dst_dir_fd=new_fd)
-            return
-        os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+            if os.path.lexists(_at(new_dir.fd(), new)):
+                self._clear_marks(new_dir, new)
+        _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, flags)
 
-    def _retire(self, directory: LayerDir, name: bytes, *, replace_by_whiteout: bool) -> None:
+    def _clear_marks(self, directory: LayerDir, name: bytes) -> None:
+        """Replace the directory *name*, which shows as empty, by one that is empty on disk and opaque.
+
+        A directory that holds whiteouts cannot be renamed over, and without them what they hide would show.
+        """
+        at = os.open(name, _OPEN_DIR, dir_fd=directory.fd())
+        try:
+            if not os.listdir(_listable(at)):
+                return
+            info = os.fstat(at)
+        finally:
+            os.close(at)
         with self.building() as (tmp_fd, tmp):
-            if replace_by_whiteout:
-                self._make_whiteout(tmp_fd, tmp)
-                _libc.renameat2(tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
-            else:
-                os.rename(name, tmp, src_dir_fd=directory.fd(), dst_dir_fd=tmp_fd)
+            os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
+            os.chown(tmp, info.st_uid, info.st_gid, dir_fd=tmp_fd, follow_symlinks=False)
+            self.set_opaque(tmp_fd, tmp)
+            os.chmod(tmp, stat.S_IMODE(info.st_mode), dir_fd=tmp_fd)
+            _libc.renameat2(tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
+
+    def _rename_aufs(
+        self, source: tuple[LayerDir, bytes], target: tuple[LayerDir, bytes], *, whiteout: bool, is_dir: bool
+    ) -> None:
+        (old_dir, old), (new_dir, new) = source, target
+        if whiteout:
+            # Beside the entry it changes nothing that shows: it hides lower layers only.
+            _touch(old_dir.fd(), _whiteout_name(old))
+        with self.building() as (tmp_fd, tmp):
+            if is_dir and os.path.lexists(_at(new_dir.fd(), new)):
+                # A directory that holds marks, or a device, is in the way. For a moment neither is there: opaque
+                # marks are files in this format, so no empty directory could stand in.
+                self._move_directory(new_dir.fd(), new, tmp_fd, tmp, 0)
+            os.rename(old, new, src_dir_fd=old_dir.fd(), dst_dir_fd=new_dir.fd())
 
     def exchange(self, first: tuple[LayerDir, bytes], second: tuple[LayerDir, bytes]) -> None:
         """Let two names of this layer change places (RENAME_EXCHANGE); both exist here and both are complete."""
@@ -307,7 +421,9 @@ class Upper:
 
 
 def remove_tree(fd: int) -> int:
-    """Remove everything below the directory *fd*, by descriptors, following nothing. Returns the number of entries removed."""
+    """Remove everything below the directory *fd*, by descriptors, following nothing. Returns the number of
+    entries removed.
+    """
     removed = 0
     with os.scandir(_listable(fd)) as entries:
         found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -326,7 +442,9 @@ def remove_tree(fd: int) -> int:
 
 
 def _listable(fd: int) -> bytes:
-    """Return a path of the O_PATH descriptor *fd* of a directory of ours, after making sure that it can be listed and emptied."""
+    """Return a path of the O_PATH descriptor *fd* of a directory of ours, after making sure that it can be
+    listed and emptied.
+    """
     path = b"/proc/self/fd/%d" % fd
     if os.fstat(fd).st_mode & 0o700 != 0o700:
         os.chmod(path, 0o700)
@@ -339,6 +457,30 @@ def _make_directory(dirfd: int, name: bytes) -> int:
     except FileExistsError:
         pass
     return os.open(name, _OPEN_DIR, dir_fd=dirfd)
+
+
+def _lock(home_fd: int) -> int:
+    """Take the work directory for this process; returns the descriptor that holds the lock.
+
+    Raises:
+        UnionError: another server has it, and did not end within a few seconds.
+    """
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=home_fd)
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            os.close(fd)
+            raise UnionError(
+                "workdir is in use by another mount: unmount that one, or use another upperdir and workdir"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks, as NFS without its lock daemon
+        return fd
 
 
 def _touch(dirfd: int, name: bytes) -> None:

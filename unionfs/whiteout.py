@@ -2,11 +2,12 @@
 
 Formats, each a property of a layer (DESIGN "Formats", Corrections 11):
 
-* overlay: a character device 0:0 named like the deleted entry; ``{trusted,user}.overlay.opaque=y`` on a directory (kernel,
-  Documentation/filesystems/overlayfs.rst); a zero-size file with ``{trusted,user}.overlay.whiteout`` in a directory whose opaque value is
-  ``x``; ``user.fuseoverlayfs.opaque=y`` (fuse-overlayfs).
-* aufs: an empty file ``.wh.NAME``; ``.wh..wh..opq`` makes its directory opaque (OCI image-spec layer.md, "Whiteouts"). These hide names of
-  *lower* layers only, never of their own.
+* overlay: a character device 0:0 named like the deleted entry; ``{trusted,user}.overlay.opaque=y`` on a
+  directory (kernel, Documentation/filesystems/overlayfs.rst); a zero-size file with
+  ``{trusted,user}.overlay.whiteout`` in a directory whose opaque value is ``x``;
+  ``user.fuseoverlayfs.opaque=y`` (fuse-overlayfs).
+* aufs: an empty file ``.wh.NAME``; ``.wh..wh..opq`` makes its directory opaque (OCI image-spec layer.md,
+  "Whiteouts"). These hide names of *lower* layers only, never of their own.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ WH_META_PREFIX = b".wh..wh."
 #: Longest file name of the file systems that matter (NAME_MAX, limits.h).
 NAME_MAX = 255
 
-#: Extended attributes of these prefixes belong to union file systems: hidden from listings, ENODATA on reading, EPERM on writing.
-PRIVATE_PREFIXES = ("user.overlay.", "trusted.overlay.", "user.fuseoverlayfs.", "user.unionfs.", "user.containers.override_")
+#: Extended attributes of these prefixes belong to union file systems: hidden from listings, ENODATA on
+#: reading, EPERM on writing.
+PRIVATE_PREFIXES = (
+    "user.overlay.",
+    "trusted.overlay.",
+    "user.fuseoverlayfs.",
+    "user.unionfs.",
+    "user.containers.override_",
+)
 
 OPAQUE_XATTRS = ("user.overlay.opaque", "trusted.overlay.opaque", "user.fuseoverlayfs.opaque")
 WHITEOUT_XATTRS = ("user.overlay.whiteout", "trusted.overlay.whiteout")
@@ -48,7 +56,9 @@ class Raw(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MarkPolicy:
-    """Which marks are honoured when a layer is read. A plain directory has none: there every name is just a name."""
+    """Which marks are honoured when a layer is read. A plain directory has none: there every name is just a
+    name.
+    """
 
     overlay: bool
     aufs: bool
@@ -64,7 +74,9 @@ ALL_MARKS = MarkPolicy(overlay=True, aufs=True)
 
 
 def is_private_xattr(name: str) -> bool:
-    """Tell whether the extended attribute *name* is a union file system's own and must not show through the mount."""
+    """Tell whether the extended attribute *name* is a union file system's own and must not show through the
+    mount.
+    """
     return name.startswith(PRIVATE_PREFIXES)
 
 
@@ -88,8 +100,9 @@ def whiteout_name(name: bytes) -> bytes:
 def decode(raw: Iterable[tuple[bytes, Raw]], policy: MarkPolicy) -> tuple[dict[bytes, Mark], bool]:
     """Turn the raw entries of one directory of one layer into marks.
 
-    Returns the marks by name, and whether a ``.wh..wh..opq`` makes the directory opaque. The order of the entries does not matter:
-    ``.wh.x`` beside an ``x`` of the same layer hides only the ``x`` below, so a directory ``x`` is then opaque.
+    Returns the marks by name, and whether a ``.wh..wh..opq`` makes the directory opaque. The order of the
+    entries does not matter: ``.wh.x`` beside an ``x`` of the same layer hides only the ``x`` below, so a
+    directory ``x`` is then opaque.
     """
     entries: dict[bytes, Mark] = {}
     hidden_below: list[bytes] = []

@@ -1,7 +1,8 @@
 """The requests of the kernel, each a few lines over the synchronous core.
 
-No request may kill the mount: :func:`replies` turns an OSError into its errno and anything else into a logged EIO. ENOSYS would switch an
-operation off for the life of the mount (fs/fuse), so only flush, where that is wanted, may answer it.
+No request may kill the mount: :func:`replies` turns an OSError into its errno and anything else into a logged
+EIO. ENOSYS would switch an operation off for the life of the mount (fs/fuse), so only flush, where that is
+wanted, may answer it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
 
 from unionfs.core import Change, UnionFs
 from unionfs.nodes import Node
@@ -24,7 +33,8 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds for which the kernel may keep names and attributes: for ever, as layers are immutable and this server is the only writer.
+#: Seconds for which the kernel may keep names and attributes: for ever, as layers are immutable and this
+#: server is the only writer.
 _FOREVER = 1e9
 
 
@@ -62,14 +72,18 @@ def replies(
 
 
 class UnionOperations(pyfuse3.Operations):
-    """Answers requests from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and nowhere else."""
+    """Answers requests from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and
+    nowhere else.
+    """
 
     enable_writeback_cache = False
     supports_dot_lookup = False
     enable_acl = False
 
     def __init__(self, fs: UnionFs, on_init: Callable[[], None]) -> None:
-        """Serve *fs*; *on_init* is called when the kernel has opened the connection, so that the mount is usable."""
+        """Serve *fs*; *on_init* is called when the kernel has opened the connection, so that the mount is
+        usable.
+        """
         super().__init__()
         self.fs = fs
         self._on_init = on_init
@@ -81,7 +95,7 @@ class UnionOperations(pyfuse3.Operations):
         """Learn that the connection is open."""
         self._on_init()
 
-    # -- replies -------------------------------------------------------------------------------------------------------------------
+    # -- replies -----------------------------------------------------------------------------------
 
     def _entry(self, node: Node) -> EntryAttributes:
         cached = node.reply
@@ -111,7 +125,7 @@ class UnionOperations(pyfuse3.Operations):
         node.lookups += 1
         return entry
 
-    # -- names ---------------------------------------------------------------------------------------------------------------------
+    # -- names -------------------------------------------------------------------------------------
 
     @replies
     def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -132,7 +146,9 @@ class UnionOperations(pyfuse3.Operations):
             log.exception("request forget failed")
 
     @replies
-    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+    def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
         """Make a file or special file."""
         directory = self.fs.tree.directory(parent_inode)
         return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
@@ -150,7 +166,9 @@ class UnionOperations(pyfuse3.Operations):
         return self._known(self.fs.namespace.symlink(directory, name, target, (ctx.uid, ctx.gid)))
 
     @replies
-    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+    def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
         """Make a hard link."""
         directory = self.fs.tree.directory(new_parent_inode)
         return self._known(self.fs.namespace.link(self.fs.tree.file(inode), directory, new_name))
@@ -167,13 +185,19 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def rename(
-        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: RequestContext
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
     ) -> None:
         """Rename, replace or exchange."""
         old, new = self.fs.tree.directory(parent_inode_old), self.fs.tree.directory(parent_inode_new)
         self.fs.namespace.rename(old, name_old, new, name_new, flags)
 
-    # -- attributes ----------------------------------------------------------------------------------------------------------------
+    # -- attributes --------------------------------------------------------------------------------
 
     @replies
     def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -205,7 +229,17 @@ class UnionOperations(pyfuse3.Operations):
         """Return the figures of the file system."""
         info = self.fs.statfs()
         data = StatvfsData()
-        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+        for field in (
+            "f_bsize",
+            "f_frsize",
+            "f_blocks",
+            "f_bfree",
+            "f_bavail",
+            "f_files",
+            "f_ffree",
+            "f_favail",
+            "f_namemax",
+        ):
             setattr(data, field, getattr(info, field))
         return data
 
@@ -229,7 +263,7 @@ class UnionOperations(pyfuse3.Operations):
         """Remove an extended attribute."""
         self.fs.removexattr(inode, os.fsdecode(name))
 
-    # -- files ---------------------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     @replies
     def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -268,7 +302,7 @@ class UnionOperations(pyfuse3.Operations):
         """Bring a file to disk."""
         self.fs.fsync(fh, data_only=datasync)
 
-    # -- directories ---------------------------------------------------------------------------------------------------------------
+    # -- directories -------------------------------------------------------------------------------
 
     @replies
     def opendir(self, inode: int, ctx: RequestContext) -> int:
@@ -277,15 +311,30 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """List entries with their attributes; the kernel then knows each of the nodes, except those of ``.`` and ``..``."""
-        for name, node, after in self.fs.entries(fh, start_id):
+        """List entries with their attributes; the kernel then knows each of the nodes, except those of ``.``
+        and ``..``.
+        """
+        replied = False
+        entries = self.fs.entries(fh, start_id)
+        while True:
             try:
+                found = next(entries, None)
+                if found is None:
+                    return
+                name, node, after = found
                 entry = self._entry(node)
-            except FileNotFoundError:
+            except FileNotFoundError:  # somebody changes the layer: an entry that has gone is left out
                 continue
+            except OSError:
+                # What is in the buffer counts as seen by the kernel, so it has to be sent. The next request starts
+                # at this entry and gets the error.
+                if replied:
+                    return
+                raise
             if not pyfuse3.readdir_reply(token, name, entry, after):
                 self.fs.tree.drop_if_unused(node)
-                break
+                return
+            replied = True
             if after > 2:
                 node.lookups += 1
 

@@ -1,4 +1,6 @@
-"""The serving loop: from a :class:`~unionfs.core.UnionFs` and a mount point, or an open /dev/fuse, to the end of the mount."""
+"""The serving loop: from a :class:`~unionfs.core.UnionFs` and a mount point, or an open /dev/fuse, to the end
+of the mount.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ from unionfs.fuse.operations import UnionOperations
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's lock held; a client that is
-#: killed between readiness and read takes its request along, and the read waits for the next one. A signal ends the wait (EINTR).
+#: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's
+#: lock held; a client that is killed between readiness and read takes its request along, and the read waits
+#: for the next one. A signal ends the wait (EINTR).
 _TICK = 0.02
-#: An exception that gets out of pyfuse3's loop is a bug; after this many the mount is given up rather than served by luck.
+#: An exception that gets out of pyfuse3's loop is a bug; after this many the mount is given up rather than
+#: served by luck.
 _MAX_RESTARTS = 100
 
 
@@ -127,7 +131,11 @@ async def _end_with(lifeline: int) -> None:
 def statistics(operations: UnionOperations) -> str:
     """Return one line of figures: nodes, handles, descriptors, copies and requests by kind."""
     fs = operations.fs
-    fields = [f"nodes={len(fs.tree)}", f"handles={len(fs.handles)}", f"directory-fds={len(fs.tree.layers[0].fds)}"]
+    fields = [
+        f"nodes={len(fs.tree)}",
+        f"handles={len(fs.handles)}",
+        f"directory-fds={len(fs.tree.layers[0].fds)}",
+    ]
     if fs.writable is not None:
         fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes}"]
     fields += [f"{kind}={count}" for kind, count in sorted(operations.requests.items())]
