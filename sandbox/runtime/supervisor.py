@@ -93,6 +93,7 @@ class Supervisor:
         """
         with ExitStack() as undo:
             undo.callback(self._server.stop)
+            _open_pipes_for_reopening()
             self._prepare(undo)
             wake_reader = _catch_signals(undo)
             channel, theirs = Channel.pair()
@@ -422,6 +423,20 @@ def _catch_signals(undo: ExitStack) -> int:
 
     undo.callback(restore)
     return reader
+
+
+def _open_pipes_for_reopening() -> None:
+    """Let the program open /dev/stdout and its like, whoever it runs as.
+
+    An anonymous pipe belongs to whoever made it, an id that the sandbox may not have. Only who holds a descriptor
+    of it, or may trace such a process, can get at it, so its mode protects nothing.
+    """
+    for fd in (0, 1, 2):
+        if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:["):
+            try:
+                os.fchmod(fd, 0o666)
+            except PermissionError:
+                pass  # somebody else made it: then only opening it anew is refused
 
 
 def _noted(_number: int, _frame: object) -> None:

@@ -1,0 +1,541 @@
+"""Writes the members of a tar below a directory descriptor, and nothing anywhere else.
+
+The archive is hostile: its names are followed by this module, never by the kernel. Each component of a path is opened from
+its parent's descriptor with O_NOFOLLOW; a symbolic link on the way to a member is read here and resolved with the destination
+as its root, as containerd, umoci and (in a chroot) containers/storage do. The last component is never followed. `..` in the
+name of a member is refused; absolute names are taken as relative to the destination, as tar -x takes them.
+
+It runs in a child of its own that has id 0 of a user namespace, which decides what cannot be made here: device nodes, and
+owners that the namespace does not map. Whiteouts (`.wh.*`) are files like any other, whoever serves the layer reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sandbox.errors import ImageError
+from sandbox.image.archive import Kind, Member, TarStream, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_PATH_MAX = 4095  # bytes of a path without its final zero (limits.h): beyond, no program could name the file
+_MAX_LINKS = 40  # symbolic links in one path, as path_resolution(7) has it
+_MAX_OPEN = 128  # directories kept open from member to member
+_MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF is chown(2)'s "leave it as it is"
+_MAX_TIME_NS = 10**9 << 62  # seconds are 64-bit numbers; what a file system cannot keep the kernel clamps
+_NAMES = 5  # that a report holds of what was left out
+
+# Attributes by which union file systems recognise their own: an archive that sets them would speak in their name.
+_MARKS = (
+    b"user.overlay.",
+    b"user.fuseoverlayfs.",
+    b"user.unionfs.",
+    b"user.containers.override_",
+)
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_CAPABILITY = b"security.capability"
+
+_TOLERATED: Mapping[tuple[bytes, int], str] = {
+    (
+        b"user",
+        errno.ENOTSUP,
+    ): "the file system has none (tmpfs before Linux 6.6); no program fails to start for it",
+    (
+        b"user",
+        errno.EPERM,
+    ): "only files and directories can have them (xattr(7)); other systems' archives may differ",
+    (b"security", errno.ENOTSUP): "the file system has none; the program gets fewer capabilities, never more",
+    (b"security", errno.EPERM): "no CAP_SETFCAP, as in some containers; likewise",
+}
+"""Failures of setxattr(2) that leave the attribute out: namespace of the attribute and errno, and why that is right. Not
+among them are access control lists, without which the mode would allow more than the archive does."""
+
+_FAULTS: Mapping[int, str] = {
+    errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
+    errno.ELOOP: "its path leads through too many symbolic links",
+    errno.EINVAL: "the file system refuses it as invalid",
+    errno.EFBIG: "it is larger than the file system allows",
+    errno.EOVERFLOW: "it is larger than the file system allows",
+}
+"""Errors of system calls that are the archive's fault. All others are the machine's and stay OSError."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpackReport:
+    """What `unpack` wrote, and what it left out. Names are fit for messages, at most five of each kind."""
+
+    entries: int  # members of the archive that were made
+    data_bytes: int  # content of files, without holes
+    skipped_devices: int  # outside of dev/
+    skipped_device_names: tuple[str, ...]
+    skipped_xattrs: int
+    skipped_xattr_names: tuple[str, ...]  # as "member: attribute"
+
+    def notices(self) -> list[str]:
+        """Return a line for each kind of thing that was left out."""
+        return [
+            f"{count} {what} left out: {', '.join(names)}{', ...' if count > len(names) else ''}"
+            for count, what, names in (
+                (self.skipped_devices, "device nodes", self.skipped_device_names),
+                (self.skipped_xattrs, "extended attributes", self.skipped_xattr_names),
+            )
+            if count
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Attributes:
+    """What a directory will get when nothing is made in it any more."""
+
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int | None = None
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+def unpack(archive: TarStream, destination_fd: int, *, single_id: bool) -> UnpackReport:
+    """Write every member of *archive* below the directory *destination_fd*, of which the caller has to be the only user.
+
+    Of members with one name the last one wins. Directories that the archive does not list get mode 0755 and owner 0.
+    With *single_id* no owner is set, because the namespace has but one, and no access control list, which could name no
+    other. After an error the destination holds a part of the tree; throw it away.
+
+    Raises:
+        ImageError: the archive is damaged, or holds what cannot be unpacked: the message names the member.
+        OSError: the machine fails: ENOSPC, EDQUOT, EROFS, EIO, EMFILE and so on, with the member as its filename.
+    """
+    unpacker = _Unpacker(archive, destination_fd, single_id=single_id)
+    try:
+        return unpacker.run()
+    finally:
+        unpacker.close()
+
+
+class _RefusedError(Exception):
+    """A member that cannot be unpacked; the text says why."""
+
+
+class _Unpacker:
+    def __init__(self, archive: TarStream, root: int, *, single_id: bool) -> None:
+        self._archive = archive
+        self._root = root
+        self._single_id = single_id
+        # Paths here are canonical: relative to the root, which is b"", and free of links, `.` and `..`.
+        self._open: dict[bytes, int] = {}
+        self._directories: dict[bytes, _Attributes] = {}  # all that were made or listed, and still exist
+        self._absent: set[bytes] = set()  # names of devices that were left out
+        self._entries = 0
+        self._bytes = 0
+        self._devices = 0
+        self._device_names: list[str] = []
+        self._xattrs = 0
+        self._xattr_names: list[str] = []
+
+    def run(self) -> UnpackReport:
+        for member in self._archive:
+            if len(self._open) > _MAX_OPEN:
+                self.close()
+            try:
+                self._unpack(member)
+            except (_RefusedError, OSError) as error:
+                raise self._explain(member.name, error) from error
+        # A directory's times change with what is made in it, and its mode may forbid to enter it: the innermost first.
+        for path in sorted(self._directories, reverse=True):
+            if len(self._open) > _MAX_OPEN:
+                self.close()
+            try:
+                self._finish_directory(path)
+            except (_RefusedError, OSError) as error:
+                raise self._explain(path, error) from error
+        return UnpackReport(
+            entries=self._entries,
+            data_bytes=self._bytes,
+            skipped_devices=self._devices,
+            skipped_device_names=tuple(self._device_names),
+            skipped_xattrs=self._xattrs,
+            skipped_xattr_names=tuple(self._xattr_names),
+        )
+
+    def close(self) -> None:
+        """Close the directories that are open."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+    def _explain(self, name: bytes, error: _RefusedError | OSError) -> ImageError | OSError:
+        """Return the archive's faults as ImageError, the machine's as they are, both with the name of the member."""
+        if isinstance(error, OSError):
+            reason = _FAULTS.get(error.errno or 0)
+            if reason is None:
+                return OSError(error.errno, error.strerror, printable(name))
+        else:
+            reason = str(error)
+        return ImageError(
+            f"{self._archive.name}: {printable(name or b'.')}: {reason}",
+            hint="leave this member out of the archive, or pack it again",
+        )
+
+    def _unpack(self, member: Member) -> None:
+        path = _relative(member.name)
+        if not path:
+            if member.kind is not Kind.DIRECTORY:
+                raise _RefusedError("the root of a layer has to be a directory")
+            self._list_directory(b"", member)
+            return
+        parent, _, leaf = path.rpartition(b"/")
+        parent, parent_fd = self._directory(parent)
+        path = parent + b"/" + leaf if parent else leaf
+        if self._absent:
+            self._absent.discard(path)
+        match member.kind:
+            case Kind.FILE:
+                self._file(member, path, parent_fd, leaf)
+            case Kind.DIRECTORY:
+                self._make_directory(path, parent_fd, leaf)
+                self._list_directory(path, member)
+                return
+            case Kind.HARD_LINK:
+                if not self._hard_link(member, path, parent_fd, leaf):
+                    return
+            case Kind.SYMLINK:
+                if not member.link or len(member.link) > _PATH_MAX:
+                    raise _RefusedError(f"a symbolic link to {len(member.link)} bytes")
+                self._replacing(
+                    path, parent_fd, leaf, lambda: os.symlink(member.link, leaf, dir_fd=parent_fd)
+                )
+                self._set_unopened(member, parent_fd, leaf)
+            case Kind.FIFO:
+                self._replacing(path, parent_fd, leaf, lambda: os.mkfifo(leaf, 0o600, dir_fd=parent_fd))
+                self._set_unopened(member, parent_fd, leaf)
+            case Kind.CHARACTER_DEVICE | Kind.BLOCK_DEVICE:
+                self._skip_device(member, path, parent_fd, leaf)
+                return
+        self._entries += 1
+
+    # Making one member
+
+    def _replacing(self, path: bytes, parent_fd: int, leaf: bytes, make: Callable[[], None]) -> None:
+        """Run *make*; if there is something of that name already, remove it first."""
+        try:
+            make()
+        except FileExistsError:
+            self._remove(path, parent_fd, leaf)
+            make()
+
+    def _file(self, member: Member, path: bytes, parent_fd: int, leaf: bytes) -> None:
+        try:
+            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent_fd)
+        except FileExistsError:
+            # Never written over: it may be a hard link, and its other names keep what they have.
+            self._remove(path, parent_fd, leaf)
+            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent_fd)
+        try:
+            for start, piece in self._archive.data():
+                position, rest = start, piece
+                while rest:
+                    written = os.pwrite(fd, rest, position)
+                    position += written
+                    rest = rest[written:]
+                self._bytes += len(piece)
+            if member.extents is not None:
+                os.ftruncate(fd, member.size)  # for the hole at the end
+            self._set_opened(member.name, fd, member)
+        finally:
+            os.close(fd)
+
+    def _make_directory(self, path: bytes, parent_fd: int, leaf: bytes) -> None:
+        if path in self._directories:
+            return
+        try:
+            os.mkdir(leaf, 0o700, dir_fd=parent_fd)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(leaf, dir_fd=parent_fd).st_mode):
+                self._remove(path, parent_fd, leaf)
+                os.mkdir(leaf, 0o700, dir_fd=parent_fd)
+
+    def _list_directory(self, path: bytes, member: Member) -> None:
+        self._directories[path] = _Attributes(
+            mode=member.mode,
+            uid=member.uid,
+            gid=member.gid,
+            mtime_ns=member.mtime_ns,
+            xattrs=member.xattrs,
+        )
+        self._entries += 1
+
+    def _hard_link(self, member: Member, path: bytes, parent_fd: int, leaf: bytes) -> bool:
+        """Make a hard link. False if it is one to a device that was left out, and so left out as well."""
+        source_path = _relative(member.link)
+        source_parent, _, source = source_path.rpartition(b"/")
+
+        def link() -> None:
+            _, source_fd = self._directory(source_parent, create=False)
+            # Without following: a hard link to a symbolic link is another name of the link.
+            os.link(source, leaf, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+
+        try:
+            source_parent, source_fd = self._directory(source_parent, create=False)
+            source_path = source_parent + b"/" + source if source_parent else source
+            if source_path in self._absent:
+                self._skip_device(member, path, parent_fd, leaf)
+                return False
+            there = os.lstat(source, dir_fd=source_fd)
+            if stat.S_ISDIR(there.st_mode):
+                raise _RefusedError("a hard link to a directory")
+            try:
+                link()
+            except FileExistsError:
+                here = os.lstat(leaf, dir_fd=parent_fd)
+                if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+                    self._remove(path, parent_fd, leaf)
+                    link()
+        except (FileNotFoundError, NotADirectoryError):
+            raise _RefusedError(
+                f"a hard link to {printable(member.link)}, which is no earlier member"
+            ) from None
+        return True
+
+    def _skip_device(self, member: Member, path: bytes, parent_fd: int, leaf: bytes) -> None:
+        """Leave out a device node, which nobody can make in a user namespace (mknod(2)); the sandbox has its own /dev."""
+        try:
+            self._remove(path, parent_fd, leaf)
+        except FileNotFoundError:
+            pass
+        self._absent.add(path)
+        if not path.startswith(b"dev/"):
+            self._devices += 1
+            if len(self._device_names) < _NAMES:
+                self._device_names.append(printable(member.name))
+
+    # Attributes
+
+    def _set_opened(self, name: bytes, fd: int, attributes: Member | _Attributes) -> None:
+        """Set owner, attributes, mode and times, in this order: chown(2) and writing clear set-id bits and capabilities."""
+        if not self._single_id:
+            self._chown(fd, None, attributes)
+        for key, value in attributes.xattrs.items():
+            self._set_xattr(name, fd, key, value, follow=True)
+        os.fchmod(fd, attributes.mode)
+        if attributes.mtime_ns is not None:
+            time = _time(attributes.mtime_ns)
+            os.utime(fd, ns=(time, time))
+
+    def _set_unopened(self, member: Member, parent_fd: int, leaf: bytes) -> None:
+        """Do the same for a symbolic link or a FIFO, which has just been made: the name can be nothing else."""
+        if not self._single_id:
+            self._chown(leaf, parent_fd, member)
+        for key, value in member.xattrs.items():
+            # lsetxattr(2) has no form with a descriptor. Of the path only the last component comes from the archive.
+            self._set_xattr(member.name, b"/proc/self/fd/%d/%s" % (parent_fd, leaf), key, value, follow=False)
+        if member.kind is not Kind.SYMLINK:
+            os.chmod(leaf, member.mode, dir_fd=parent_fd)
+        time = _time(member.mtime_ns)
+        os.utime(leaf, ns=(time, time), dir_fd=parent_fd, follow_symlinks=False)
+
+    def _chown(self, target: int | bytes, parent_fd: int | None, attributes: Member | _Attributes) -> None:
+        uid, gid = attributes.uid, attributes.gid
+        for what, number in (("user", uid), ("group", gid)):
+            if not 0 <= number <= _MAX_ID:
+                raise _RefusedError(f"its owner, {what} {number}, is no valid id")
+        try:
+            if isinstance(target, int):
+                os.fchown(target, uid, gid)
+            else:
+                os.chown(target, uid, gid, dir_fd=parent_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise _RefusedError(
+                f"its owner {uid}:{gid} is outside of the ids of the sandbox: a larger range in /etc/subuid and "
+                '/etc/subgid is needed, or ids.map = "single"'
+            ) from None
+
+    def _set_xattr(self, name: bytes, target: int | bytes, key: bytes, value: bytes, *, follow: bool) -> None:
+        namespace = key.partition(b".")[0]
+        wanted = (
+            (namespace == b"user" and not key.startswith(_MARKS))
+            or key == _CAPABILITY
+            # In a namespace with one id there is nobody whom a list could give or refuse anything.
+            or (key in _ACLS and not self._single_id)
+        )
+        if wanted:
+            try:
+                os.setxattr(target, key, value, follow_symlinks=follow)
+            except OSError as error:
+                if (namespace, error.errno) not in _TOLERATED:
+                    if error.errno in {errno.EINVAL, errno.ENOTSUP, errno.E2BIG, errno.ERANGE}:
+                        reason = (error.strerror or "").lower()
+                        raise _RefusedError(
+                            f"its attribute {printable(key)} cannot be set: {reason}"
+                        ) from None
+                    raise
+            else:
+                return
+        self._xattrs += 1
+        if len(self._xattr_names) < _NAMES:
+            self._xattr_names.append(f"{printable(name)}: {printable(key)}")
+
+    def _finish_directory(self, path: bytes) -> None:
+        _, fd = self._directory(path, create=False)
+        self._set_opened(path or b".", fd, self._directories[path])
+
+    # Ways through the tree
+
+    def _directory(self, path: bytes, *, create: bool = True) -> tuple[bytes, int]:
+        """Return the canonical form of *path* and a descriptor of that directory, valid until the next member.
+
+        What lacks on the way is made if *create* is set, and what is neither directory nor link is replaced by a
+        directory, as umoci does it.
+        """
+        fd = self._open.get(path)
+        if fd is not None:
+            return path, fd
+        # From the innermost directory that is open; what remains is a stack, its next component at the end.
+        done, remaining = path, []
+        while done and done not in self._open:
+            done, _, component = done.rpartition(b"/")
+            remaining.append(component)
+        fd = os.dup(self._open.get(done, self._root))
+        links = 0
+        try:
+            while remaining:
+                component = remaining.pop()
+                if component in {b"", b"."}:
+                    continue
+                if component == b"..":  # of a link; nobody else moves directories of this tree
+                    if done:
+                        fd = _reopen(fd, b"..")
+                        done = done.rpartition(b"/")[0]
+                    continue
+                target = self._enter(fd, done, component, create=create)
+                if target is None:
+                    fd = _reopen(fd, component)
+                    done = done + b"/" + component if done else component
+                    if len(done) > _PATH_MAX:
+                        raise _RefusedError(f"its path is longer than {_PATH_MAX} bytes")
+                    continue
+                links += 1
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                if target.startswith(b"/"):
+                    os.dup2(self._root, fd, inheritable=False)
+                    done = b""
+                remaining += reversed(target.split(b"/"))
+        except BaseException:
+            os.close(fd)
+            raise
+        if done in self._open:
+            os.close(fd)
+        else:
+            self._open[done] = fd
+        return done, self._open[done]
+
+    def _enter(self, fd: int, path: bytes, component: bytes, *, create: bool) -> bytes | None:
+        """Make sure that *component* in the directory *path* can be opened as one; if it is a link, return its target."""
+        own = path + b"/" + component if path else component
+        if own in self._directories:
+            return None
+        try:
+            mode = os.lstat(component, dir_fd=fd).st_mode
+        except FileNotFoundError:
+            if not create:
+                raise
+        else:
+            if stat.S_ISDIR(mode):
+                return None
+            if stat.S_ISLNK(mode):
+                return os.readlink(component, dir_fd=fd)
+            if not create:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            os.unlink(component, dir_fd=fd)
+        os.mkdir(component, 0o700, dir_fd=fd)
+        self._absent.discard(own)
+        self._directories[own] = _Attributes()
+        return None
+
+    # Removing what a later member replaces
+
+    def _remove(self, path: bytes, parent_fd: int, leaf: bytes) -> None:
+        """Remove *leaf*, whatever it is."""
+        try:
+            os.unlink(leaf, dir_fd=parent_fd)
+        except IsADirectoryError:
+            self._remove_tree(path, parent_fd, leaf)
+
+    def _remove_tree(self, path: bytes, parent_fd: int, leaf: bytes) -> None:
+        """Remove a directory with all that is in it; however deep it is, with one descriptor and without recursion."""
+        fd = os.open(leaf, _DIRECTORY, dir_fd=parent_fd)
+        try:
+            pending = [_remove_entries(fd)]
+            while True:
+                if pending[-1]:
+                    name = pending[-1][-1]
+                    fd = _reopen(fd, name)
+                    path = path + b"/" + name
+                    pending.append(_remove_entries(fd))
+                    continue
+                self._forget(path)
+                pending.pop()
+                if not pending:
+                    break
+                fd = _reopen(fd, b"..")
+                os.rmdir(pending[-1].pop(), dir_fd=fd)
+                path = path.rpartition(b"/")[0]
+        finally:
+            os.close(fd)
+        os.rmdir(leaf, dir_fd=parent_fd)
+
+    def _forget(self, path: bytes) -> None:
+        self._directories.pop(path, None)
+        fd = self._open.pop(path, None)
+        if fd is not None:
+            os.close(fd)
+
+
+def _relative(name: bytes) -> bytes:
+    """Return *name* relative to the root of the archive, without `.` and needless slashes."""
+    parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
+    if b".." in parts:
+        raise _RefusedError(f"a path with `..` in it ({printable(name)})")
+    path = b"/".join(parts)
+    if len(path) > _PATH_MAX:
+        raise _RefusedError(f"its path is longer than {_PATH_MAX} bytes")
+    return path
+
+
+def _reopen(fd: int, name: bytes) -> int:
+    """Return *fd*, which now refers to the directory *name* in what it referred to before."""
+    inner = os.open(name, _DIRECTORY, dir_fd=fd)
+    try:
+        os.dup2(inner, fd, inheritable=False)
+    finally:
+        os.close(inner)
+    return fd
+
+
+def _remove_entries(fd: int) -> list[bytes]:
+    """Remove what is in the directory *fd* but for directories, whose names are returned."""
+    directories = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(name)
+            else:
+                os.unlink(name, dir_fd=fd)
+    return directories
+
+
+def _time(nanoseconds: int) -> int:
+    if not -_MAX_TIME_NS <= nanoseconds <= _MAX_TIME_NS:
+        raise _RefusedError(f"its time, {nanoseconds // 1_000_000_000} seconds from 1970, is out of range")
+    return nanoseconds

@@ -1,0 +1,182 @@
+"""`sandbox up` from outside, and what it is like inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Seconds for a sandbox that only starts and ends; generous, as other tests may run beside it.
+PATIENCE = 30
+
+#: The smallest environment: the host's own root.
+HOST_ROOT = '[root]\nlayers = ["dir:/"]\n'
+
+#: Prints what it is like inside as one JSON object; runs under the host's python3.
+PROBE = """
+import json, os
+def read(path):
+    try:
+        with open(path) as file: return file.read()
+    except OSError as error: return f"errno {error.errno}"
+def listing(path):
+    try: return sorted(os.listdir(path))
+    except OSError as error: return f"errno {error.errno}"
+status = dict(line.split(":", 1) for line in read("/proc/self/status").splitlines() if ":" in line)
+print(json.dumps({
+    "pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(), "cwd": os.getcwd(),
+    "env": dict(os.environ), "hostname": os.uname().nodename, "umask": int(status["Umask"].strip(), 8),
+    "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in listing("/proc/self/ns")},
+    "uid_map": read("/proc/self/uid_map").split(), "gid_map": read("/proc/self/gid_map").split(),
+    "capabilities": {key: status[key].strip() for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")},
+    "no_new_privs": status["NoNewPrivs"].strip(), "session": os.getsid(0),
+    "mounts": [line.split() for line in read("/proc/self/mountinfo").splitlines()],
+    "processes": [name for name in listing("/proc") if name.isdigit()],
+    "dev": listing("/dev"), "root": listing("/"), "interfaces": listing("/sys/class/net"),
+    "fds": {name: os.readlink(f"/proc/self/fd/{name}") for name in ("0", "1", "2")},
+    "open": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished command left."""
+
+    status: int
+    out: str
+    err: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the probe printed."""
+        assert self.status == 0, (self.status, self.err)
+        facts: dict[str, Any] = json.loads(self.out)
+        return facts
+
+
+class Launcher:
+    """Runs `sandbox` with a state directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        """Keep environment files and state below *directory*."""
+        self.directory = directory
+        self.state = directory / "state"
+        self.environ: dict[str, str] = {**os.environ, "SANDBOX_STATE_DIR": str(self.state)}
+
+    def write(self, text: str, name: str = "test.toml") -> str:
+        """Write an environment file and return its path."""
+        path = self.directory / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def arguments(self, spec: str, command: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:
+        """Return the command line for the environment *spec* (its text, or the path of a file)."""
+        path = spec if spec.endswith(".toml") and "\n" not in spec else self.write(spec)
+        return [sys.executable, "-m", "sandbox", "up", *options, path, *(["--", *command] if command else [])]
+
+    def up(
+        self,
+        spec: str = HOST_ROOT,
+        command: Sequence[str] = (),
+        *,
+        options: Sequence[str] = (),
+        stdin: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Run a sandbox to its end."""
+        done = subprocess.run(
+            self.arguments(spec, command, options),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env={**self.environ, **(environ or {})},
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def shell(self, script: str, spec: str = HOST_ROOT, **others: Any) -> Outcome:
+        """Run a shell script inside."""
+        return self.up(spec, ["sh", "-c", script], **others)
+
+    def probe(self, spec: str = HOST_ROOT, **others: Any) -> dict[str, Any]:
+        """Run the probe inside and return its facts."""
+        return self.up(spec, ["/usr/bin/python3", "-c", PROBE], **others).facts()
+
+    @contextmanager
+    def start(
+        self, spec: str = HOST_ROOT, command: Sequence[str] = (), **others: Any
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Start a sandbox and give its supervisor; standard output and error are pipes. Killed at the end."""
+        with subprocess.Popen(
+            self.arguments(spec, command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environ,
+            start_new_session=True,
+            **others,
+        ) as supervisor:
+            try:
+                yield supervisor
+            finally:
+                supervisor.kill()
+
+    def runs(self) -> list[str]:
+        """List the run directories that exist."""
+        try:
+            return sorted(os.listdir(self.state / "run"))
+        except FileNotFoundError:
+            return []
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Wait until *condition* is true and return what it returned."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} seconds for {what}")
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Return the first line that the program prints: it is running then."""
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+def children(pid: int) -> dict[int, list[str]]:
+    """Return the command lines of the direct children of *pid*."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as file:
+                line = file.read().split("\0")[:-1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == pid:
+            found[int(name)] = line
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Tell whether *pid* is a process that has not ended (a zombie has)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,158 @@
+"""What the program of a sandbox can see and reach: /proc, /dev, /sys, the network, and nothing of the host."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, alive, children, first_line, wait_for
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+
+def test_proc_shows_the_sandboxs_processes_only(launcher: Launcher) -> None:
+    facts = launcher.probe()
+    assert facts["processes"] == ["1", str(facts["pid"])]
+
+
+def test_dev_holds_the_harmless_devices_and_no_others(launcher: Launcher) -> None:
+    assert set(launcher.probe()["dev"]) == {
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
+    }  # fmt: skip
+
+
+def test_devices_work(launcher: Launcher) -> None:
+    script = (
+        "head -c 4 /dev/zero | od -An -tx1; head -c 9 /dev/urandom | wc -c; echo x > /dev/null;"
+        " echo x > /dev/full || echo full; echo y > /dev/shm/y && cat /dev/shm/y; echo via > /dev/stdout"
+    )
+    assert launcher.shell(script).out.split() == ["00", "00", "00", "00", "9", "full", "y", "via"]
+
+
+def test_sys_is_read_only_and_shows_the_sandboxs_network(launcher: Launcher) -> None:
+    done = launcher.shell("touch /sys/x 2>&1; ls /sys/class/net")
+    assert "Read-only file system" in done.out
+    assert done.out.split()[-1] == "lo"
+
+
+def test_kernel_settings_cannot_be_written(launcher: Launcher) -> None:
+    script = "echo x > /proc/sys/kernel/hostname; cat /proc/keys; ls -A /proc/acpi /sys/firmware"
+    done = launcher.shell(script)
+    assert "/proc/sys/kernel/hostname: Read-only file system" in done.err
+    assert [line for line in done.out.split("\n") if line and not line.endswith(":")] == []
+
+
+def test_no_mount_of_the_host_is_left(launcher: Launcher) -> None:
+    mounts = launcher.probe()["mounts"]
+    targets = [mount[4] for mount in mounts]
+    assert targets.count("/") == 1
+    allowed = ("/proc", "/sys", "/dev")
+    assert [target for target in targets if target != "/" and not target.startswith(allowed)] == []
+    types = {mount[mount.index("-") + 1] for mount in mounts}
+    assert types <= {"fuse", "proc", "sysfs", "tmpfs", "devtmpfs", "devpts", "mqueue", "bind"}
+
+
+def test_root_is_nosuid_and_nodev(launcher: Launcher) -> None:
+    root = next(mount for mount in launcher.probe()["mounts"] if mount[4] == "/")
+    assert {"nosuid", "nodev"} <= set(root[5].split(","))
+
+
+def test_loopback_is_up_and_the_hosts_ports_are_out_of_reach(launcher: Launcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        script = (
+            "import socket\n"
+            "own = socket.create_server(('127.0.0.1', 0))\n"
+            "socket.create_connection(own.getsockname(), timeout=5)\n"
+            "print('own reached')\n"
+            f"try: socket.create_connection(('127.0.0.1', {port}), timeout=5)\n"
+            "except ConnectionRefusedError: print('host refused')\n"
+        )
+        done = launcher.up(command=["/usr/bin/python3", "-c", script])
+    assert done.out.split("\n")[:2] == ["own reached", "host refused"], done.err
+
+
+def test_hostname_is_the_files_and_the_hosts_stays(launcher: Launcher) -> None:
+    before = os.uname().nodename
+    assert launcher.probe(HOST_ROOT + '[sandbox]\nhostname = "inside"\n')["hostname"] == "inside"
+    assert os.uname().nodename == before
+
+
+def test_process_one_cannot_be_looked_into_killed_or_traced(launcher: Launcher) -> None:
+    script = (
+        "kill -9 1; ls /proc/1/fd || echo no-fd; ls /proc/1/root/ || echo no-root; cat /proc/1/environ || echo no-environ;"
+        " head -c 1 /proc/1/mem || echo no-mem; echo alive"
+    )
+    assert launcher.shell(script).out.split() == ["no-fd", "no-root", "no-environ", "no-mem", "alive"]
+
+
+def test_making_devices_and_mounting_are_refused(launcher: Launcher) -> None:
+    script = (
+        "mknod /x b 8 0 || echo no-mknod; mount -t tmpfs none /mnt || echo no-mount;"
+        " unshare --mount true || echo no-unshare; chroot / true && echo chroot"
+    )
+    assert launcher.shell(script).out.split() == ["no-mknod", "no-mount", "no-unshare", "chroot"]
+
+
+def test_only_the_server_holds_the_fuse_connection(launcher: Launcher) -> None:
+    def holders(pids: list[int]) -> dict[int, int]:
+        found = {}
+        for pid in pids:
+            devices = [os.stat(f"/proc/{pid}/fd/{fd}").st_rdev for fd in os.listdir(f"/proc/{pid}/fd")]
+            found[pid] = devices.count(os.makedev(10, 229))
+        return found
+
+    with launcher.start(command=["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        family = children(supervisor.pid)
+        server = next(pid for pid, line in family.items() if "--serve-fd" in line)
+        init = next(pid for pid in family if pid != server)
+        program = next(iter(children(init)))
+        readable = [supervisor.pid, *([server, init, program] if os.geteuid() == 0 else [])]
+        held = holders(readable)
+        if os.geteuid() == 0:
+            assert held == {supervisor.pid: 0, server: 1, init: 0, program: 0}
+        else:  # the others do not let us look, being not dumpable
+            assert held == {supervisor.pid: 0}
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+        wait_for(lambda: not alive(server), "the server to end")
+
+
+def test_hosts_mounts_in_a_directory_layer_appear_empty(launcher: Launcher) -> None:
+    # /proc, /sys and /dev are mounted over; a layer below another path shows what is under them.
+    spec = '[root]\nlayers = [{ dir = "/" }]\n'
+    done = launcher.shell("umount /sys 2>/dev/null; ls /dev/pts | sort | tr '\\n' ' '", spec)
+    assert done.out.split() in (["ptmx"], ["0", "ptmx"])
+
+
+def test_state_directory_appears_empty(launcher: Launcher) -> None:
+    done = launcher.shell(f"ls -A {launcher.state} | wc -l")
+    assert done.out.strip() == "0", done.err
+
+
+def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launcher, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        secret = tmp_path / "secret"
+        secret.write_text("for real root only\n")
+        secret.chmod(0o600)
+        path = str(secret)
+        for directory in tmp_path, tmp_path.parent, tmp_path.parent.parent:
+            directory.chmod(0o755)
+    else:
+        path = "/etc/shadow"
+    done = launcher.up(command=["cat", path])
+    assert (done.status, done.out) == (1, "")
+    assert "Permission denied" in done.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root's Python may lie where the sandbox's root cannot read")
+def test_sandbox_in_a_sandbox_says_what_is_missing(launcher: Launcher) -> None:
+    inner = launcher.arguments(HOST_ROOT, ["true"])
+    spec = HOST_ROOT + '[process]\ninherit_env = ["PYTHONPATH"]\n[process.env]\nSANDBOX_STATE_DIR = "/inner"\n'
+    done = launcher.up(launcher.write(spec, "outer.toml"), inner)
+    assert done.status == 125
+    assert done.err.startswith("sandbox: /dev/fuse is missing")
