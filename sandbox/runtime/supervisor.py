@@ -38,6 +38,8 @@ from sandbox.state import RunDirectory, StateDirectory
 
 M = TypeVar("M")
 
+#: Seconds for init to end after its mounts are gone.
+_GRACE = 5.0
 #: Exit status of a sandbox that its wall_time ended (timeout(1)).
 EXIT_TIMED_OUT = 124
 _SIGNALS = (
@@ -80,7 +82,8 @@ class Supervisor:
         self._cgroup: Cgroup | None = None
         self._relay: TerminalRelay | None = None
         self._init_pid = 0
-        self._serving = False
+        self._server_gone = False
+        self._give_up_at: float | None = None
         self._failure: SandboxError | None = None
         self._timed_out = False
         self._kill_at: float | None = None
@@ -239,11 +242,12 @@ class Supervisor:
         pidfd = os.pidfd_open(self._init_pid)
         try:
             while True:
-                ready = self._poll([channel.fileno(), wake_reader, pidfd, self._server.fileno()], deadline)
+                server = [] if self._server_gone else [self._server.fileno()]
+                ready = self._poll([channel.fileno(), wake_reader, pidfd, *server], deadline)
                 if pidfd in ready:
                     break
                 self._check_time(deadline)
-                if self._server.fileno() in ready:
+                if server and server[0] in ready:
                     self._hear_server()
                 if channel.fileno() in ready:
                     self._hear_init(channel)
@@ -265,7 +269,8 @@ class Supervisor:
         interest = self._relay.interest() if self._relay is not None else {}
         for fd, events in interest.items():
             poll.register(fd, events)
-        waits = [limit - time.monotonic() for limit in (deadline, self._kill_at) if limit is not None]
+        limits = (deadline, self._kill_at, self._give_up_at)
+        waits = [limit - time.monotonic() for limit in limits if limit is not None]
         if self._relay is not None and (patience := self._relay.patience()) is not None:
             waits.append(patience)
         timeout = None if not waits else max(0, int(min(waits) * 1000) + 1)
@@ -283,16 +288,27 @@ class Supervisor:
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self._kill_init()
+        if self._give_up_at is not None and now >= self._give_up_at:
+            self._give_up_at = None
+            self._server_failed("it ended before the sandbox", "run again with --debug")
 
     def _hear_server(self) -> None:
         said = self._server.receive()
         if said == "ready":
             return
+        if said:
+            self._server_failed(said.removeprefix("error: "), None)
+            return
+        self._server_gone = True
+        if self._server.stop() == 0:
+            # Its mount is gone, so init is ending: the kernel lets go of the mounts before it reports the exit.
+            self._give_up_at = time.monotonic() + _GRACE
+        else:
+            self._server_failed("it ended unexpectedly", "run again with --debug")
+
+    def _server_failed(self, detail: str, hint: str | None) -> None:
         if self._failure is None:
-            detail = said.removeprefix("error: ") if said else "it ended unexpectedly"
-            self._failure = SetupError(
-                "the file system's server", detail, hint="run again with --debug" if not said else None
-            )
+            self._failure = SetupError("the file system's server", detail, hint=hint)
         self._kill_init()
 
     def _hear_init(self, channel: Channel) -> None:

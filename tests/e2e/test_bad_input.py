@@ -1,0 +1,161 @@
+"""Every mistake is a message that names the file, the place and the remedy; exit status 125; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+
+def refused(launcher: Launcher, spec: str, *parts: str) -> None:
+    done = launcher.up(spec, ["true"])
+    assert done.status == 125, done
+    assert done.out == ""
+    for part in parts:
+        assert part in done.err
+    assert "Traceback" not in done.err
+    assert launcher.runs() == []
+
+
+def test_missing_file(launcher: Launcher, tmp_path: Path) -> None:
+    path = str(tmp_path / "absent.toml")
+    done = launcher.up(path)
+    assert (done.status, done.err.split("\n")[0]) == (125, f"{path}: no such file")
+
+
+def test_malformed_file_points_at_the_character(launcher: Launcher) -> None:
+    refused(launcher, "[root\nlayers = []\n", "test.toml:1:6: ")
+
+
+def test_unknown_key_names_the_nearest(launcher: Launcher) -> None:
+    refused(launcher, '[root]\nlayer = ["dir:/"]\n', 'test.toml:2:1: root.layer: unknown key', "did you mean layers?")
+
+
+def test_wrong_type_says_both_types(launcher: Launcher) -> None:
+    refused(launcher, HOST_ROOT + '[process]\nargs = "x"\n', "test.toml:4:8: process.args: expected array", "found string")
+
+
+def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -> None:
+    refused(launcher, HOST_ROOT + '[limits]\nio = "1M"\n', "limits.io: not enforced by this version")
+
+
+def test_missing_layer(launcher: Launcher, tmp_path: Path) -> None:
+    refused(launcher, '[root]\nlayers = ["dir:absent"]\n', "test.toml:2:11: root.layers[0]: ", "no such file or directory")
+
+
+def test_layer_that_is_a_file_offers_the_other_kind(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(launcher, '[root]\nlayers = ["dir:file"]\n', "root.layers[0]: ", "is a file, not a directory", 'write "tar:')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_layer_that_cannot_be_read(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    refused(launcher, '[root]\nlayers = ["dir:closed"]\n', "root.layers[0]: ", "permission denied")
+
+
+def test_archive_that_is_none(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("no archive at all, and not a short one either\n" * 50)
+    refused(launcher, '[root]\nlayers = ["tar:text.tar"]\n', "sandbox: ", "text.tar")
+
+
+def test_truncated_archive_leaves_no_layer(launcher: Launcher, tmp_path: Path) -> None:
+    source = tmp_path / "tree"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(100_000))
+    subprocess.run(["tar", "-cf", tmp_path / "whole.tar", "-C", source, "."], check=True)
+    (tmp_path / "half.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:50_000])
+    refused(launcher, '[root]\nlayers = ["tar:half.tar"]\n', "half.tar: truncated")
+    assert [name for name in os.listdir(launcher.state / "layers") if not name.endswith(".importing")] == []
+
+
+def test_layer_inside_the_state_directory(launcher: Launcher) -> None:
+    assert launcher.up(command=["true"]).status == 0
+    refused(launcher, f'[root]\nlayers = ["dir:{launcher.state}/run"]\n', "in the sandboxes' own state directory")
+
+
+def test_limit_that_cannot_be_enforced_is_refused_unless_optional(launcher: Launcher) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root has cgroups")
+    done = launcher.up(HOST_ROOT + "[limits]\npids = 10\n", ["true"])
+    if done.status == 0:
+        pytest.skip("this account has a delegated cgroup")
+    assert done.status == 125
+    assert "test.toml:4:8: limits.pids: cannot be enforced here: " in done.err
+    assert 'optional = ["pids"]' in done.err
+    allowed = launcher.up(HOST_ROOT + '[limits]\npids = 10\noptional = ["pids"]\n', ["true"])
+    assert allowed.status == 0
+    assert allowed.err.startswith("sandbox: warning: ")
+
+
+def test_all_mistakes_are_shown_at_once(launcher: Launcher) -> None:
+    spec = '[root]\nlayers = ["dir:absent", "tar:absent.tar"]\n[[volumes]]\ntype = "bind"\nsource = "absent"\ntarget = "/v"\n'
+    done = launcher.up(spec, ["true"])
+    assert [line.split(": ")[1] for line in done.err.split("\n") if line.count(".toml:")] == [
+        "root.layers[0]", "root.layers[1]", "volumes[0].source",
+    ]  # fmt: skip
+
+
+def test_state_directory_that_others_may_write_is_refused(launcher: Launcher) -> None:
+    launcher.state.mkdir()
+    launcher.state.chmod(0o777)
+    done = launcher.up(command=["true"])
+    assert done.status == 125
+    assert "can be written by others" in done.err
+
+
+def test_wrong_command_lines_are_125_with_the_usage(launcher: Launcher) -> None:
+    for arguments in ([], ["up"], ["no-such-verb"], ["up", "--no-such-option", "x.toml"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sandbox", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 125, arguments
+        assert done.stderr.startswith("usage: sandbox"), arguments
+
+
+def test_traceback_is_shown_only_with_debug(launcher: Launcher) -> None:
+    spec = '[root]\nlayers = ["dir:absent"]\n'
+    assert "Traceback" not in launcher.up(spec).err
+    assert "Traceback" in launcher.up(spec, options=["--debug"]).err
+
+
+def test_host_without_user_namespaces_says_so_and_how_to_get_them(launcher: Launcher) -> None:
+    # A user namespace in which no further one may be made stands for a host where they are switched off.
+    script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
+    arguments = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *launcher.arguments(HOST_ROOT, ["true"])]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=PATIENCE, check=False, env=launcher.environ
+    )
+    assert done.returncode == 125, done
+    assert "user namespaces are switched off: as root, sysctl user.max_user_namespaces=" in done.stderr
+    assert launcher.runs() == []
+
+
+def test_host_without_fuse_says_so_and_how_to_get_it(launcher: Launcher) -> None:
+    hide = (
+        "mount -t tmpfs none /mnt && for node in null zero full random urandom tty; do"
+        " touch /mnt/$node && mount --bind /dev/$node /mnt/$node; done && mount --rbind /mnt /dev && exec \"$@\""
+    )
+    arguments = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", hide, "sh"]
+    done = subprocess.run(
+        [*arguments, *launcher.arguments(HOST_ROOT, ["true"])],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=launcher.environ,
+    )
+    assert done.returncode == 125, done
+    assert "/dev/fuse is missing" in done.stderr
+    assert "modprobe fuse" in done.stderr
