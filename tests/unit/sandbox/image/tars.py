@@ -1,0 +1,149 @@
+"""Tar archives made by hand, block by block: the `tarfile` module would refuse to write most of them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from sandbox.image.archive import Member, TarStream, open_archive
+from sandbox.image.unpack import UnpackReport, unpack
+
+FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (b"%d" % flag for flag in range(7))
+END = bytes(1024)
+USTAR = b"ustar\x0000"
+GNU = b"ustar  \0"
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def octal(number: int, width: int) -> bytes:
+    """Return a number field; in base 256 if it is negative or does not fit."""
+    if 0 <= number < 8 ** (width - 1):
+        return b"%0*o\0" % (width - 1, number)
+    field = bytearray(number.to_bytes(width, "big", signed=True))
+    field[0] |= 0x80
+    return bytes(field)
+
+
+def header(
+    name: bytes,
+    *,
+    flag: bytes = FILE,
+    size: int = 0,
+    mode: int = 0o644,
+    uid: int = 0,
+    gid: int = 0,
+    mtime: int = 1_700_000_000,
+    link: bytes = b"",
+    magic: bytes = USTAR,
+    device: tuple[int, int] = (0, 0),
+    tail: bytes = b"",
+) -> bytes:
+    """Return one header block; *tail* is what follows the device numbers: a prefix, or the fields of GNU tar."""
+    block = bytearray(512)
+    for start, value in (
+        (0, name),
+        (100, octal(mode, 8)),
+        (108, octal(uid, 8)),
+        (116, octal(gid, 8)),
+        (124, octal(size, 12)),
+        (136, octal(mtime, 12)),
+        (148, b" " * 8),
+        (156, flag),
+        (157, link),
+        (257, magic),
+        (329, octal(device[0], 8)),
+        (337, octal(device[1], 8)),
+        (345, tail),
+    ):
+        block[start : start + len(value)] = value
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def file(
+    name: bytes,
+    data: bytes = b"",
+    *,
+    mode: int = 0o644,
+    uid: int = 0,
+    gid: int = 0,
+    mtime: int = 1_700_000_000,
+) -> bytes:
+    return header(name, size=len(data), mode=mode, uid=uid, gid=gid, mtime=mtime) + padded(data)
+
+
+def directory(
+    name: bytes, *, mode: int = 0o755, uid: int = 0, gid: int = 0, mtime: int = 1_700_000_000
+) -> bytes:
+    return header(name, flag=DIRECTORY, mode=mode, uid=uid, gid=gid, mtime=mtime)
+
+
+def symlink(name: bytes, target: bytes) -> bytes:
+    return header(name, flag=SYMLINK, mode=0o777, link=target)
+
+
+def hard_link(name: bytes, target: bytes) -> bytes:
+    return header(name, flag=HARD_LINK, link=target)
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    body = b" %s=%s\n" % (key, value)
+    length = len(body) + 1
+    while len(b"%d" % length) + len(body) != length:
+        length += 1
+    return b"%d%s" % (length, body)
+
+
+def record(content: bytes, flag: bytes) -> bytes:
+    """Return a header record: pax (x or g), or a long name (L) or link (K) of GNU tar."""
+    return header(b"././@header", flag=flag, size=len(content)) + padded(content)
+
+
+def pax(records: Iterable[tuple[bytes, bytes]], flag: bytes = b"x") -> bytes:
+    return record(b"".join(pax_record(key, value) for key, value in records), flag)
+
+
+def tar(*parts: bytes) -> bytes:
+    return b"".join(parts) + END
+
+
+def read(data: bytes) -> TarStream:
+    return open_archive(io.BytesIO(data), "a.tar")
+
+
+def members(data: bytes) -> list[Member]:
+    return list(read(data))
+
+
+def contents(data: bytes) -> dict[bytes, bytes]:
+    """Return the content of every file, holes filled."""
+    result = {}
+    archive = read(data)
+    for member in archive:
+        content = bytearray()
+        for offset, piece in archive.data():
+            content += bytes(offset - len(content)) + piece
+        content += bytes(member.size - len(content))
+        result[member.name] = bytes(content)
+    return result
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def extract(data: bytes, destination: str | os.PathLike[str], *, single_id: bool = True) -> UnpackReport:
+    """Unpack *data* into the directory *destination*, which is made if it is missing."""
+    os.makedirs(destination, exist_ok=True)
+    with opened(destination) as fd, read(data) as archive:
+        return unpack(archive, fd, single_id=single_id)
