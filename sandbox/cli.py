@@ -83,9 +83,9 @@ def _open_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             os.set_inheritable(fd, True)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _print_traceback() -> None:
@@ -108,7 +108,6 @@ def _up(arguments: argparse.Namespace) -> int:
     server = Server()
     try:
         from sandbox import host, state
-        from sandbox.kernel import rlimits
         from sandbox.plan import host_paths, make_plan
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
@@ -122,7 +121,6 @@ def _up(arguments: argparse.Namespace) -> int:
             inspect_all(host_paths(spec)),
             environ=os.environ,
             state_directory=directory.path,
-            hard_limits=rlimits.current_hard_limits(),
             command=tuple(arguments.command) or None,
         )
     except BaseException:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sandbox.kernel import cgroups
+from sandbox.kernel import cgroups, rlimits
 from sandbox.kernel.idmaps import (
     MAP_SIZE,
     IdMap,
@@ -57,6 +57,7 @@ class HostFacts:
     cgroups: cgroups.Hierarchy
     kernel_version: tuple[int, int]
     terminal: bool
+    hard_limits: Mapping[str, int]
 
     @property
     def is_real_root(self) -> bool:
@@ -124,6 +125,7 @@ def gather(
         ),
         kernel_version=parse_kernel_version(os.uname().release),
         terminal=os.isatty(0) and os.isatty(1),
+        hard_limits=rlimits.current_hard_limits(),
     )
 
 

@@ -148,7 +148,6 @@ def make_plan(
     *,
     environ: Mapping[str, str],
     state_directory: str,
-    hard_limits: Mapping[str, int],
     command: tuple[str, ...] | None = None,
 ) -> Plan:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe.
@@ -159,7 +158,6 @@ def make_plan(
         paths: facts of :func:`host_paths`.
         environ: where ``inherit_env`` takes values from.
         state_directory: no layer may be inside it.
-        hard_limits: this process's, by the names of :data:`sandbox.kernel.rlimits.RESOURCES`.
         command: replaces command and arguments of the file.
 
     Raises:
@@ -174,7 +172,7 @@ def make_plan(
     volumes = _plan_volumes(spec, paths, problems)
     private = _private_namespaces(spec)
     cgroup = _plan_cgroup(spec, facts, problems, warnings)
-    limits = _plan_rlimits(spec, hard_limits, problems, warnings)
+    limits = _plan_rlimits(spec, facts.hard_limits, problems, warnings)
     process = _plan_process(spec, facts, ids, environ, command, limits, problems)
     if problems.found:
         problems.found.sort(key=Diagnostic.sort_key)

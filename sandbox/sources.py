@@ -1,5 +1,4 @@
-"""What the host paths of a spec are, looked at once, before the plan: facts as values. Nothing here raises.
-"""
+"""What the host paths of a spec are, looked at once, before the plan: facts as values. Nothing here raises."""
 
 from __future__ import annotations
 

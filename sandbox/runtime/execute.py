@@ -155,8 +155,7 @@ def _open_target(root_fd: int, path: str, *, is_directory: bool, create: bool) -
 
 
 def _create_target(root_fd: int, path: str, *, is_directory: bool) -> None:
-    """Make *path*, of which a leading part is a tmpfs of this sandbox that holds nothing of anybody else's.
-    """
+    """Make *path*, of which a leading part is a tmpfs of this sandbox that holds nothing of anybody else's."""
     parent, _, name = path.rpartition("/")
     at = "/"
     for part in filter(None, parent.split("/")):

@@ -196,8 +196,7 @@ def _open_terminal(channel: Channel) -> int:
 
 
 def _supervise(plan: Plan, account: accounts.Account, terminal_fd: int, channel: Channel) -> int:
-    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with.
-    """
+    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with."""
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     os.set_blocking(wake_reader, False)
@@ -230,8 +229,7 @@ def _noted(_number: int, _frame: object) -> None:
 
 
 def _let_go_of_terminal(terminal_fd: int) -> None:
-    """Hold no end of the program's input and output: their other ends must see when the program closes them.
-    """
+    """Hold no end of the program's input and output: their other ends must see when the program closes them."""
     if terminal_fd >= 0:
         os.close(terminal_fd)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

@@ -35,11 +35,21 @@ def test_malformed_file_points_at_the_character(launcher: Launcher) -> None:
 
 
 def test_unknown_key_names_the_nearest(launcher: Launcher) -> None:
-    refused(launcher, '[root]\nlayer = ["dir:/"]\n', 'test.toml:2:1: root.layer: unknown key', "did you mean layers?")
+    refused(
+        launcher,
+        '[root]\nlayer = ["dir:/"]\n',
+        "test.toml:2:1: root.layer: unknown key",
+        "did you mean layers?",
+    )
 
 
 def test_wrong_type_says_both_types(launcher: Launcher) -> None:
-    refused(launcher, HOST_ROOT + '[process]\nargs = "x"\n', "test.toml:4:8: process.args: expected array", "found string")
+    refused(
+        launcher,
+        HOST_ROOT + '[process]\nargs = "x"\n',
+        "test.toml:4:8: process.args: expected array",
+        "found string",
+    )
 
 
 def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -> None:
@@ -47,12 +57,23 @@ def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -
 
 
 def test_missing_layer(launcher: Launcher, tmp_path: Path) -> None:
-    refused(launcher, '[root]\nlayers = ["dir:absent"]\n', "test.toml:2:11: root.layers[0]: ", "no such file or directory")
+    refused(
+        launcher,
+        '[root]\nlayers = ["dir:absent"]\n',
+        "test.toml:2:11: root.layers[0]: ",
+        "no such file or directory",
+    )
 
 
 def test_layer_that_is_a_file_offers_the_other_kind(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    refused(launcher, '[root]\nlayers = ["dir:file"]\n', "root.layers[0]: ", "is a file, not a directory", 'write "tar:')
+    refused(
+        launcher,
+        '[root]\nlayers = ["dir:file"]\n',
+        "root.layers[0]: ",
+        "is a file, not a directory",
+        'write "tar:',
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -78,7 +99,9 @@ def test_truncated_archive_leaves_no_layer(launcher: Launcher, tmp_path: Path) -
 
 def test_layer_inside_the_state_directory(launcher: Launcher) -> None:
     assert launcher.up(command=["true"]).status == 0
-    refused(launcher, f'[root]\nlayers = ["dir:{launcher.state}/run"]\n', "in the sandboxes' own state directory")
+    refused(
+        launcher, f'[root]\nlayers = ["dir:{launcher.state}/run"]\n', "in the sandboxes' own state directory"
+    )
 
 
 def test_limit_that_cannot_be_enforced_is_refused_unless_optional(launcher: Launcher) -> None:
@@ -132,8 +155,17 @@ def test_traceback_is_shown_only_with_debug(launcher: Launcher) -> None:
 
 def test_host_without_user_namespaces_says_so_and_how_to_get_them(launcher: Launcher) -> None:
     # A user namespace in which no further one may be made stands for a host where they are switched off.
-    script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
-    arguments = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *launcher.arguments(HOST_ROOT, ["true"])]
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    arguments = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        *launcher.arguments(HOST_ROOT, ["true"]),
+    ]
     done = subprocess.run(
         arguments, capture_output=True, text=True, timeout=PATIENCE, check=False, env=launcher.environ
     )
@@ -145,7 +177,7 @@ def test_host_without_user_namespaces_says_so_and_how_to_get_them(launcher: Laun
 def test_host_without_fuse_says_so_and_how_to_get_it(launcher: Launcher) -> None:
     hide = (
         "mount -t tmpfs none /mnt && for node in null zero full random urandom tty; do"
-        " touch /mnt/$node && mount --bind /dev/$node /mnt/$node; done && mount --rbind /mnt /dev && exec \"$@\""
+        ' touch /mnt/$node && mount --bind /dev/$node /mnt/$node; done && mount --rbind /mnt /dev && exec "$@"'
     )
     arguments = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", hide, "sh"]
     done = subprocess.run(

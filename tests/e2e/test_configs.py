@@ -28,7 +28,9 @@ def test_no_file_is_forgotten_here() -> None:
 
 
 def test_hello_shows_a_changed_etc_and_leaves_the_host_alone(launcher: Launcher) -> None:
-    before = {path: os.path.lexists(path) and os.lstat(path).st_mtime_ns for path in ("/etc/motd", "/etc/hostname")}
+    before = {
+        path: os.path.lexists(path) and os.lstat(path).st_mtime_ns for path in ("/etc/motd", "/etc/hostname")
+    }
     done = launcher.up(str(CONFIGS / "hello.toml"))
     assert done.status == 0, done.err
     lines = done.out.splitlines()
@@ -42,16 +44,23 @@ def test_hello_shows_a_changed_etc_and_leaves_the_host_alone(launcher: Launcher)
 
 
 def test_shell_runs_commands_on_a_copy_of_this_machine(launcher: Launcher) -> None:
-    done = launcher.up(str(CONFIGS / "shell.toml"), stdin="hostname; touch /tmp/x /usr/y && echo touched; exit 9\n")
+    done = launcher.up(
+        str(CONFIGS / "shell.toml"), stdin="hostname; touch /tmp/x /usr/y && echo touched; exit 9\n"
+    )
     assert (done.status, done.out.split()) == (9, ["try", "touched"])
     assert not os.path.exists("/usr/y")
 
 
-@pytest.mark.skipif(not os.path.exists("/usr/bin/cc"), reason="needs a compiler on the host (apt-get install gcc)")
+@pytest.mark.skipif(
+    not os.path.exists("/usr/bin/cc"), reason="needs a compiler on the host (apt-get install gcc)"
+)
 def test_build_compiles_from_a_read_only_volume_into_memory(launcher: Launcher) -> None:
     before = sorted(os.listdir(CONFIGS / "build"))
     done = launcher.up(str(CONFIGS / "build.toml"))
-    assert (done.status, done.out.splitlines()) == (0, ["built in the sandbox", "the sources cannot be written"]), done
+    assert (done.status, done.out.splitlines()) == (
+        0,
+        ["built in the sandbox", "the sources cannot be written"],
+    ), done
     assert sorted(os.listdir(CONFIGS / "build")) == before
 
 
@@ -127,7 +136,9 @@ def make_package(directory: Path) -> Path:
     program.chmod(0o755)
     (top / "etc" / "sandbox-test" / "conf").write_text("x\n")
     package = directory / "sandbox-test.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", top, package], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "--build", top, package], check=True, stdout=subprocess.DEVNULL
+    )
     return package
 
 
@@ -154,7 +165,11 @@ def test_package_installs_and_the_writable_layer_holds_it_and_the_records_only(
     )
     assert listing.status == 0, listing.err
     changed = listing.out.split()
-    own = [path for path in changed if not path.startswith(("./var/lib/dpkg/", "./var/log/", "./var/cache/", "./var/lib/apt/"))]
+    own = [
+        path
+        for path in changed
+        if not path.startswith(("./var/lib/dpkg/", "./var/log/", "./var/cache/", "./var/lib/apt/"))
+    ]
     assert own == ["./etc/sandbox-test/conf", "./usr/bin/sandbox-test"]
     assert "./var/lib/dpkg/info/sandbox-test.list" in changed
     assert launcher.shell("dpkg -s sandbox-test | grep Status", spec).out == "Status: install ok installed\n"

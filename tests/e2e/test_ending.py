@@ -86,7 +86,7 @@ def test_files_of_other_ids_of_the_sandbox_are_removed_too(launcher: Launcher) -
 
 def test_killed_at_any_moment_of_its_start_a_sandbox_leaves_nothing(launcher: Launcher) -> None:
     before = mounts()
-    generator = random.Random(20261123)  # noqa: S311 - not for secrets
+    generator = random.Random(20261123)
     for _ in range(12):
         with launcher.start(command=READY) as supervisor:
             time.sleep(generator.uniform(0.02, 0.5))
@@ -103,7 +103,9 @@ def test_twenty_sandboxes_at_once_do_not_disturb_each_other(launcher: Launcher) 
     path = launcher.write('[root]\nlayers = ["dir:/"]\n', "many.toml")
     started = [
         subprocess.Popen(
-            launcher.arguments(path, ["sh", "-c", f"echo {number} > /etc/number; sleep 0.5; exit $(cat /etc/number)"]),
+            launcher.arguments(
+                path, ["sh", "-c", f"echo {number} > /etc/number; sleep 0.5; exit $(cat /etc/number)"]
+            ),
             env=launcher.environ,
         )
         for number in range(20)
@@ -117,7 +119,11 @@ def test_twenty_sandboxes_at_once_do_not_disturb_each_other(launcher: Launcher) 
 @pytest.mark.parametrize("victim", ["supervisor", "init"])
 def test_cgroups_go_with_the_sandbox_or_the_next_command(launcher: Launcher, victim: str) -> None:
     def cgroups() -> list[str]:
-        return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith("sandbox-limited")]
+        return [
+            path
+            for path, _, _ in os.walk("/sys/fs/cgroup")
+            if os.path.basename(path).startswith("sandbox-limited")
+        ]
 
     spec = '[sandbox]\nname = "limited"\n[root]\nlayers = ["dir:/"]\n[limits]\npids = 50\n'
     with launcher.start(spec, READY) as supervisor:

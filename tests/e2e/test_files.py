@@ -42,7 +42,12 @@ def test_persistent_layer_is_found_by_the_next_up_of_the_same_file(launcher: Lau
 
 def test_writable_layer_holds_exactly_what_changed(launcher: Launcher) -> None:
     spec = '[sandbox]\nname = "exact"\n[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n'
-    assert launcher.shell("echo new > /etc/new; rm /etc/passwd; mkdir /made; cat /etc/group > /dev/null", spec).status == 0
+    assert (
+        launcher.shell(
+            "echo new > /etc/new; rm /etc/passwd; mkdir /made; cat /etc/group > /dev/null", spec
+        ).status
+        == 0
+    )
     upper = launcher.state / "sandboxes" / "exact" / "upper"
     if os.geteuid() != 0 and not os.access(upper / "etc", os.R_OK):
         pytest.fail("the owner cannot look into the writable layer")
@@ -100,7 +105,10 @@ def shared(tmp_path: Path) -> Path:
 
 def test_bind_volume_bypasses_the_writable_layer(launcher: Launcher, shared: Path) -> None:
     spec = HOST_ROOT + bind(shared, "/volume/deep/down")
-    assert launcher.shell("cat /volume/deep/down/file; echo made > /volume/deep/down/made", spec).out == "of the host\n"
+    assert (
+        launcher.shell("cat /volume/deep/down/file; echo made > /volume/deep/down/made", spec).out
+        == "of the host\n"
+    )
     assert (shared / "made").read_text() == "made\n"
 
 
@@ -127,13 +135,17 @@ def test_tmpfs_volume_has_its_size_and_mode_and_leaves_nothing(launcher: Launche
     assert launcher.shell(script, spec).out.split() == ["750", str(1 << 20)]
 
 
-def test_volume_in_a_tmpfs_volume_is_mounted_after_it_whatever_their_order(launcher: Launcher, shared: Path) -> None:
+def test_volume_in_a_tmpfs_volume_is_mounted_after_it_whatever_their_order(
+    launcher: Launcher, shared: Path
+) -> None:
     spec = HOST_ROOT + bind(shared, "/scratch/in/side") + '[[volumes]]\ntype = "tmpfs"\ntarget = "/scratch"\n'
     assert launcher.shell("cat /scratch/in/side/file", spec).out == "of the host\n"
 
 
 def test_mount_points_leave_no_trace_in_the_writable_layer(launcher: Launcher, shared: Path) -> None:
-    spec = '[sandbox]\nname = "clean"\n[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n' + bind(shared, "/a/b/c")
+    spec = '[sandbox]\nname = "clean"\n[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n' + bind(
+        shared, "/a/b/c"
+    )
     assert launcher.up(spec, ["test", "-e", "/a/b/c/file"]).status == 0
     assert os.listdir(launcher.state / "sandboxes" / "clean" / "upper") == []
 

@@ -152,7 +152,9 @@ def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launch
 @pytest.mark.skipif(os.geteuid() == 0, reason="root's Python may lie where the sandbox's root cannot read")
 def test_sandbox_in_a_sandbox_says_what_is_missing(launcher: Launcher) -> None:
     inner = launcher.arguments(HOST_ROOT, ["true"])
-    spec = HOST_ROOT + '[process]\ninherit_env = ["PYTHONPATH"]\n[process.env]\nSANDBOX_STATE_DIR = "/inner"\n'
+    spec = (
+        HOST_ROOT + '[process]\ninherit_env = ["PYTHONPATH"]\n[process.env]\nSANDBOX_STATE_DIR = "/inner"\n'
+    )
     done = launcher.up(launcher.write(spec, "outer.toml"), inner)
     assert done.status == 125
     assert done.err.startswith("sandbox: /dev/fuse is missing")

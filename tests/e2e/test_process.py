@@ -184,7 +184,9 @@ def test_sigterm_becomes_the_stop_signal(launcher: Launcher) -> None:
 
 def test_program_that_ignores_the_stop_signal_is_killed_after_stop_timeout(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[process]\nstop_timeout = "500ms"\n'
-    with launcher.start(spec, ["sh", "-c", 'trap "" TERM; echo ready; while :; do sleep 0.05; done']) as supervisor:
+    with launcher.start(
+        spec, ["sh", "-c", 'trap "" TERM; echo ready; while :; do sleep 0.05; done']
+    ) as supervisor:
         assert first_line(supervisor) == "ready"
         supervisor.send_signal(signal.SIGTERM)
         assert supervisor.wait(PATIENCE) == 128 + signal.SIGKILL

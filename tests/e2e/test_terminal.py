@@ -85,7 +85,9 @@ def person_at(launcher: Launcher, command: list[str], spec: str = HOST_ROOT) -> 
 
 
 def test_program_has_a_terminal_of_the_sandboxs_own(launcher: Launcher) -> None:
-    with person_at(launcher, ["sh", "-c", "tty; test -t 0 && echo yes; ls -1 /dev/pts; echo over > /dev/tty"]) as person:
+    with person_at(
+        launcher, ["sh", "-c", "tty; test -t 0 && echo yes; ls -1 /dev/pts; echo over > /dev/tty"]
+    ) as person:
         person.read_until("/dev/pts/0\r\nyes\r\n0\r\nptmx\r\nover\r\n")
         assert person.status() == 0
 
@@ -109,7 +111,9 @@ def test_what_is_typed_reaches_the_program_and_is_echoed_once(launcher: Launcher
 
 
 def test_ctrl_c_reaches_the_program_and_not_the_launcher(launcher: Launcher) -> None:
-    with person_at(launcher, ["sh", "-c", 'trap "echo caught" INT; echo go; while :; do sleep 0.05; done']) as person:
+    with person_at(
+        launcher, ["sh", "-c", 'trap "echo caught" INT; echo go; while :; do sleep 0.05; done']
+    ) as person:
         person.read_until("go")
         person.type("\x03")
         person.read_until("caught")

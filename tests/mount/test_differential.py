@@ -112,7 +112,21 @@ VISIBLE: Tree = {
 }
 
 #: Names for what is made: some exist below, one is a whiteout's in the other format, one as long as may be, one longer.
-NEW_NAMES = [b"a", b"b", b"new", b"w", b"gone", b"only", b"x", b"e", b"hard2", b"\xff\xfe", b"n" * 251, b"m" * 255, b"l" * 256]
+NEW_NAMES = [
+    b"a",
+    b"b",
+    b"new",
+    b"w",
+    b"gone",
+    b"only",
+    b"x",
+    b"e",
+    b"hard2",
+    b"\xff\xfe",
+    b"n" * 251,
+    b"m" * 255,
+    b"l" * 256,
+]
 #: Root's own files may have any mode; another user could not look into the trees any more.
 MODES = [0o600, 0o644, 0o700, 0o755, 0o1777, 0o000, 0o444, 0o555] if _ROOT else [0o700, 0o750, 0o755, 0o1777]
 ATTRIBUTES = ["user.color", "user.size", "user." + "n" * 200]
@@ -242,7 +256,8 @@ class UnionMachine(RuleBasedStateMachine):
         """Mount all layers read-only. Hard links to lower files need our index, which the kernel does not read."""
         layers = ":".join(os.path.join(self._base, name) for name in ("upper", "middle", "bottom"))
         subprocess.run(
-            ["mount", "-t", "overlay", "-o", f"ro,userxattr,lowerdir={layers}", "overlay", self.mount], check=True
+            ["mount", "-t", "overlay", "-o", f"ro,userxattr,lowerdir={layers}", "overlay", self.mount],
+            check=True,
         )
         try:
             seen = look(self.mount)
@@ -250,7 +265,9 @@ class UnionMachine(RuleBasedStateMachine):
             subprocess.run(["umount", self.mount], check=True)
 
         def comparable(path: bytes, entry: Entry) -> Entry:
-            public = {name: value for name, value in entry.xattrs.items() if not name.startswith("user.unionfs.")}
+            public = {
+                name: value for name, value in entry.xattrs.items() if not name.startswith("user.unionfs.")
+            }
             return replace(entry, nlink=None, xattrs=public)
 
         expected = look(self.plain)
@@ -269,7 +286,11 @@ class UnionMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(walk(self.plain)[0]), label="directory")
 
     def _file(self, data: st.DataObject) -> bytes | None:
-        files = [path for path in walk(self.plain)[1] if stat.S_ISREG(os.lstat(os.path.join(self.plain, path)).st_mode)]
+        files = [
+            path
+            for path in walk(self.plain)[1]
+            if stat.S_ISREG(os.lstat(os.path.join(self.plain, path)).st_mode)
+        ]
         return data.draw(st.sampled_from(files), label="file") if files else None
 
     def _new(self, data: st.DataObject) -> bytes:
@@ -285,7 +306,9 @@ class UnionMachine(RuleBasedStateMachine):
         """Before anything was done the union shows what is written out above."""
         self.compare()
 
-    @rule(data=st.data(), mode=st.sampled_from(MODES), content=st.binary(max_size=20), exclusive=st.booleans())
+    @rule(
+        data=st.data(), mode=st.sampled_from(MODES), content=st.binary(max_size=20), exclusive=st.booleans()
+    )
     def create(self, data: st.DataObject, mode: int, content: bytes, exclusive: bool) -> None:
         """Create a file, or write over one from the start."""
         path = self._any(data)
@@ -366,7 +389,11 @@ class UnionMachine(RuleBasedStateMachine):
         path = self._any(data)
         self.both(f"symlink {path!r}", lambda root: os.symlink(content, os.path.join(root, path)))
 
-    @rule(data=st.data(), kind=st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG]), mode=st.sampled_from(MODES))
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG]),
+        mode=st.sampled_from(MODES),
+    )
     def mknod(self, data: st.DataObject, kind: int, mode: int) -> None:
         """Make a special file."""
         path = self._any(data)
@@ -385,13 +412,19 @@ class UnionMachine(RuleBasedStateMachine):
     def chown(self, data: st.DataObject, uid: int, gid: int) -> None:
         """Change the owner, of a symbolic link its own."""
         path = self._existing(data, root=True)
-        self.both(f"chown {path!r} {uid}:{gid}", lambda root: os.chown(os.path.join(root, path), uid, gid, follow_symlinks=False))
+        self.both(
+            f"chown {path!r} {uid}:{gid}",
+            lambda root: os.chown(os.path.join(root, path), uid, gid, follow_symlinks=False),
+        )
 
     @rule(data=st.data(), time=st.integers(0, _RECENT - 1))
     def utime(self, data: st.DataObject, time: int) -> None:
         """Set the times, of a symbolic link its own."""
         path = self._existing(data, root=True)
-        self.both(f"utime {path!r} {time}", lambda root: os.utime(os.path.join(root, path), ns=(time, time), follow_symlinks=False))
+        self.both(
+            f"utime {path!r} {time}",
+            lambda root: os.utime(os.path.join(root, path), ns=(time, time), follow_symlinks=False),
+        )
 
     @rule(
         data=st.data(),
@@ -420,8 +453,14 @@ class UnionMachine(RuleBasedStateMachine):
     def getxattr(self, data: st.DataObject, name: str) -> None:
         """Read an attribute, and the names of all."""
         path = self._existing(data)
-        self.both(f"listxattr {path!r}", lambda root: sorted(os.listxattr(os.path.join(root, path), follow_symlinks=False)))
-        self.both(f"getxattr {path!r}", lambda root: os.getxattr(os.path.join(root, path), name, follow_symlinks=False))
+        self.both(
+            f"listxattr {path!r}",
+            lambda root: sorted(os.listxattr(os.path.join(root, path), follow_symlinks=False)),
+        )
+        self.both(
+            f"getxattr {path!r}",
+            lambda root: os.getxattr(os.path.join(root, path), name, follow_symlinks=False),
+        )
 
     # -- operations on contents --------------------------------------------------------------------
 
@@ -432,7 +471,10 @@ class UnionMachine(RuleBasedStateMachine):
         if path is not None:
             self.both(f"truncate {path!r} {size}", lambda root: os.truncate(os.path.join(root, path), size))
 
-    @rule(data=st.data(), flags=st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_TRUNC]))
+    @rule(
+        data=st.data(),
+        flags=st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_TRUNC]),
+    )
     def open(self, data: st.DataObject, flags: int) -> None:
         """Open a file and keep it open, whatever becomes of its name."""
         path = self._file(data)
@@ -452,7 +494,11 @@ class UnionMachine(RuleBasedStateMachine):
         self.both(f"{what} handle {number}", lambda root: operation(pair[root]))
 
     @precondition(lambda self: self._handles)
-    @rule(data=st.data(), content=st.binary(min_size=1, max_size=5000), at=st.sampled_from([0, 3, 4096, 100_000]))
+    @rule(
+        data=st.data(),
+        content=st.binary(min_size=1, max_size=5000),
+        at=st.sampled_from([0, 3, 4096, 100_000]),
+    )
     def write_handle(self, data: st.DataObject, content: bytes, at: int) -> None:
         """Write through an open file."""
         self._on_handle(data, f"write {len(content)} at {at}", lambda fd: os.pwrite(fd, content, at))

@@ -1,0 +1,228 @@
+"""Mounting a union for a test with ``python -m unionfs`` in the foreground, and ending it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import IO, Self
+
+from tests.support.tree import Tree, make_tree
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+#: Seconds that a mount may take to appear or to go, on a busy machine.
+PATIENCE = 30.0
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which the checkout's ``unionfs`` is imported from any directory."""
+    return {**os.environ, "PYTHONPATH": PROJECT}
+
+
+def run_unionfs(*arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, as a shell would."""
+    return subprocess.run(
+        [sys.executable, "-m", "unionfs", *arguments],
+        env=environment(),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount as the account's own means allow."""
+    if os.geteuid() == 0:
+        command = ["umount", *(["--lazy"] if lazy else []), mountpoint]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
+    subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)
+
+
+def is_mounted(path: str) -> bool:
+    """Tell whether something is mounted on *path*, without asking the file system there."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        return any(line.split(b" ")[4] == os.fsencode(path) for line in file)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Wait for *condition*; fails with *what* when it does not come about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting after {seconds} s: {what}"
+        time.sleep(0.005)
+
+
+class Union:
+    """Layers below one directory, and the server that shows their union while it is mounted."""
+
+    def __init__(
+        self,
+        base: str,
+        lowers: Sequence[str],
+        *,
+        writable: bool = True,
+        options: str = "",
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """Describe a union of *lowers*, top first; nothing is mounted yet.
+
+        Args:
+            base: an empty directory; the mount point, the upper and the work directory are made in it.
+            lowers: paths.
+            writable: with an upper directory.
+            options: more of ``-o``.
+            wrapper: a command that runs the server, such as unshare(1).
+        """
+        self.path = os.path.join(base, "mnt")
+        self.upper = os.path.join(base, "upper")
+        self.work = os.path.join(base, "work")
+        self._log_path = os.path.join(base, "log")
+        for path in (self.path, self.upper, self.work):
+            os.makedirs(path, exist_ok=True)
+        parts = ["lowerdir=" + ":".join(lowers)]
+        if writable:
+            parts += [f"upperdir={self.upper}", f"workdir={self.work}"]
+        self.options = ",".join([*parts, *filter(None, [options])])
+        self._wrapper = list(wrapper)
+        self._log: IO[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        #: The server says nothing while all is well; a test of what goes wrong sets this.
+        self.may_complain = False
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        assert self.process is not None
+        return self.process.pid
+
+    def log(self) -> str:
+        """Return what the server wrote."""
+        with open(self._log_path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def mount(self) -> Union:
+        """Start the server and wait until the mount can be used."""
+        assert self.process is None
+        with open(self._log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self._wrapper, sys.executable, "-m", "unionfs", "-f", "-o", self.options, self.path],
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        device = os.stat(self.path).st_dev
+
+        def usable() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the server ended: {self.log()}"
+            return os.stat(self.path).st_dev != device
+
+        try:
+            wait_until(usable, "the mount can be used")
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def unmount(self) -> None:
+        """Unmount and wait for the server's end, which has to be a good one without a complaint."""
+        assert self.process is not None
+        unmount(self.path)
+        status = self.process.wait(PATIENCE)
+        self.process = None
+        assert status == 0, f"the server ended with {status}: {self.log()}"
+        assert self.may_complain or self.log() == ""
+
+    def remount(self) -> Union:
+        """Unmount and mount again: what shows then is what is on disk."""
+        self.unmount()
+        return self.mount()
+
+    def terminate(self) -> int:
+        """End the server by SIGTERM; returns its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(PATIENCE)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        """End the server by SIGKILL and clear the dead mount away."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+            self.process = None
+        if is_mounted(self.path):
+            unmount(self.path, lazy=True)
+
+    def __enter__(self) -> Self:
+        self.mount()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is None:
+            return
+        if kind is None:
+            self.unmount()
+        else:
+            self.kill()
+
+
+def make_union(
+    base: str | os.PathLike[str],
+    *lowers: Tree,
+    upper: Tree | None = None,
+    writable: bool = True,
+    options: str = "",
+    wrapper: Sequence[str] = (),
+) -> Union:
+    """Write *lowers* (top first) and *upper* below *base* and describe their union; it is not mounted yet."""
+    paths = []
+    for number, lower in enumerate(lowers):
+        paths.append(os.path.join(base, f"lower{number}"))
+        make_tree(paths[-1], lower)
+    union = Union(os.fspath(base), paths, writable=writable, options=options, wrapper=wrapper)
+    if upper is not None:
+        make_tree(union.upper, upper)
+    return union
+
+
+@contextmanager
+def scratch(parent: str | None = None) -> Iterator[str]:
+    """Give a directory that goes away with everything in it, however deep and whatever its modes."""
+    path = tempfile.mkdtemp(prefix="unionfs-test-", dir=parent)
+    try:
+        yield path
+    finally:
+        subprocess.run(["chmod", "-R", "u+rwX", path], check=False, capture_output=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
+
+
+def inode_numbers(root: str) -> Mapping[bytes, int]:
+    """Return the inode number of everything below *root* by relative path; each must be what readdir says, too."""
+    found: dict[bytes, int] = {b".": os.lstat(root).st_ino}
+    pending = [b""]
+    while pending:
+        relative = pending.pop()
+        with os.scandir(os.path.join(os.fsencode(root), relative)) as entries:
+            for entry in entries:
+                path = os.path.join(relative, entry.name)
+                info = os.lstat(os.path.join(os.fsencode(root), path))
+                assert entry.inode() == info.st_ino, path
+                found[path] = info.st_ino
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+    return found
