@@ -66,21 +66,28 @@ class StateDirectory:
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             self.fd = os.open(self.path, _OPEN_DIR)
-            info = os.fstat(self.fd)
+        except OSError as error:
+            raise self._unusable(error) from None
+        info = os.fstat(self.fd)
+        try:
             if info.st_uid != os.geteuid() or info.st_mode & 0o022:
                 owner = "is another user's" if info.st_uid != os.geteuid() else "can be written by others"
-                raise StateError(
-                    f"state directory {self.path} {owner}",
-                    hint=f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR",
-                )
+                hint = f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR"
+                raise StateError(f"state directory {self.path} {owner}", hint=hint)
             for name in ("run", "sandboxes", "layers"):
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
         except OSError as error:
-            raise StateError(
-                f"state directory {self.path}: {(error.strerror or str(error)).lower()}",
-                hint="set SANDBOX_STATE_DIR to a directory of yours that can be written",
-            ) from None
+            os.close(self.fd)
+            raise self._unusable(error) from None
+        except StateError:
+            os.close(self.fd)
+            raise
         self.identity = (info.st_dev, info.st_ino)
+
+    def _unusable(self, error: OSError) -> StateError:
+        reason = (error.strerror or str(error)).lower()
+        hint = "set SANDBOX_STATE_DIR to a directory of yours that can be written"
+        return StateError(f"state directory {self.path}: {reason}", hint=hint)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -107,14 +114,7 @@ class StateDirectory:
         """
         path = os.path.join(self.path, "sandboxes", name)
         os.makedirs(path, mode=0o700, exist_ok=True)
-        found = _read_state(path)
-        directory = RunDirectory(path, ids, in_use=f"sandbox {name} is running")
-        if found is not None and found.get("ids") != _ids_as_json(ids):
-            directory.close()
-            raise StateError(
-                f"the writable layer of {name} was made under another id map",
-                hint=f"start it as before, or remove {path} (inside `sandbox` ids) to begin anew",
-            )
+        directory = RunDirectory(path, ids, in_use=f"sandbox {name} is running", resume=True)
         directory.record({"file": file})
         return directory
 
@@ -150,11 +150,11 @@ class StateDirectory:
 class RunDirectory:
     """The directory of one sandbox, locked for as long as this object is open."""
 
-    def __init__(self, path: str, ids: IdPlan, *, in_use: str = "") -> None:
-        """Lock *path*.
+    def __init__(self, path: str, ids: IdPlan, *, in_use: str = "", resume: bool = False) -> None:
+        """Lock *path*; with *resume* it may hold a writable layer from before.
 
         Raises:
-            StateError: *in_use*, if somebody else holds the lock.
+            StateError: *in_use*, if somebody else holds the lock; or what is there belongs to other ids.
         """
         self.path = path
         self._ids = ids
@@ -166,15 +166,15 @@ class RunDirectory:
                 hint="wait for it to end, or give another sandbox.name",
             )
         self._lock_fd = fd
+        before = _read_state(path) if resume else None
+        if before is not None and before.get("ids") != _ids_as_json(ids):
+            self.close()
+            raise StateError(
+                f"the writable layer in {path} was made under another id map",
+                hint="start it as it was started before, or remove the directory to begin anew",
+            )
         self._state: dict[str, Any] = {"pid": os.getpid(), "ids": _ids_as_json(ids)}
         self.record({})
-
-    @property
-    def lock_fd(self) -> int:
-        """The descriptor of the lock: a forked child closes it at once, or the lock would outlive the
-        supervisor.
-        """
-        return self._lock_fd
 
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add *facts* to the state on disk, replacing the file as a whole."""

@@ -39,6 +39,7 @@ def facts(**changes: object) -> host.HostFacts:
         "cgroups": NoHierarchy(reason="none here"),
         "kernel_version": (6, 1),
         "terminal": False,
+        "hard_limits": {},
     }
     return host.HostFacts(**(values | changes))  # type: ignore[arg-type]
 

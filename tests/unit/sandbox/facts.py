@@ -1,0 +1,63 @@
+"""Facts of machines that do not exist, to plan for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sandbox.host import HostFacts, IdHelper
+from sandbox.kernel.cgroups import NoHierarchy
+from sandbox.kernel.idmaps import IdMap, SubidRange
+from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
+from sandbox.plan import Plan, host_paths, make_plan
+from sandbox.sources import PathFact
+from sandbox.spec.load import parse
+
+EVERY_ID = (IdMap(inside=0, outside=0, count=2**32 - 1),)
+
+
+def host(**changes: Any) -> HostFacts:
+    """Return an ordinary user's machine: uid 1000, subordinate ids, /dev/fuse, no cgroup."""
+    facts: dict[str, Any] = {
+        "uid": 1000,
+        "gid": 1000,
+        "user_name": "user",
+        "groups": (1000,),
+        "uid_ranges": (SubidRange(start=100000, count=65536),),
+        "gid_ranges": (SubidRange(start=100000, count=65536),),
+        "own_uid_map": EVERY_ID,
+        "own_gid_map": EVERY_ID,
+        "newuidmap": IdHelper(path="/usr/bin/newuidmap", problem=None),
+        "newgidmap": IdHelper(path="/usr/bin/newgidmap", problem=None),
+        "fuse": "ok",
+        "cgroups": NoHierarchy(reason="there is none"),
+        "kernel_version": (6, 12),
+        "terminal": False,
+        "hard_limits": dict.fromkeys(RESOURCES, UNLIMITED),
+    }
+    return HostFacts(**{**facts, **changes})
+
+
+def directory(path: str, real: str | None = None) -> PathFact:
+    """Return the fact of a directory that is there."""
+    return PathFact(path=path, real=real or path, kind="directory", identity=(1, 2))
+
+
+def plan(
+    text: str,
+    facts: HostFacts | None = None,
+    paths: Mapping[str, PathFact] | None = None,
+    environ: Mapping[str, str] | None = None,
+    command: tuple[str, ...] | None = None,
+) -> Plan:
+    """Plan the environment file *text*; host paths without a fact are directories that are there."""
+    spec = parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/user", **(environ or {})})
+    known = {path: directory(path) for path in host_paths(spec)}
+    return make_plan(
+        spec,
+        facts or host(),
+        {**known, **(paths or {})},
+        environ=environ or {},
+        state_directory="/state",
+        command=command,
+    )

@@ -1,0 +1,213 @@
+"""The plan: what is done in which order, and what is refused where; no machine is asked anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox import ops
+from sandbox.errors import HostError, SpecError
+from sandbox.host import IdHelper
+from sandbox.kernel.idmaps import IdMap
+from sandbox.plan import DEFAULT_PATH, default_name, describe
+from sandbox.sources import PathFact
+from tests.unit.sandbox.facts import directory, host, plan
+
+ROOT = '[root]\nlayers = ["dir:/"]\n'
+
+
+def refusal(text: str, **others: object) -> str:
+    with pytest.raises(SpecError) as caught:
+        plan(text, **others)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_operations_come_in_the_order_in_which_the_kernel_allows_them() -> None:
+    kinds = [type(operation) for operation in plan(ROOT).operations]
+    assert kinds == [
+        ops.MountRoot,
+        ops.MountProc,
+        ops.MountSys,
+        ops.BuildDev,
+        ops.ReadOnlyPaths,
+        ops.MaskPaths,
+        ops.PivotRoot,
+        ops.SetHostname,
+        ops.LoopbackUp,
+    ]
+
+
+def test_defaults_are_the_safe_ones() -> None:
+    made = plan(ROOT)
+    assert made.namespaces == {"user", "mount", "pid", "net", "ipc", "uts", "cgroup"}
+    assert made.writable == "ephemeral"
+    assert made.process.no_new_privileges
+    assert "SYS_ADMIN" not in made.process.capabilities
+    assert ops.MountRoot(read_only=False, nosuid=True) in made.operations
+    assert dict(made.process.env) == {"PATH": DEFAULT_PATH, "container": "sandbox"}
+
+
+def test_namespace_of_the_host_is_not_made_and_nothing_is_set_in_it() -> None:
+    made = plan(ROOT + '[namespaces]\nuts = "host"\nnet = "host"\nipc = "host"\n')
+    assert made.namespaces == {"user", "mount", "pid", "cgroup"}
+    kinds = {type(operation) for operation in made.operations}
+    assert ops.SetHostname not in kinds
+    assert ops.LoopbackUp not in kinds
+    assert ops.MountSys(of_host=True) in made.operations
+    assert ops.BuildDev(tty_gid=5, mqueue=False) in made.operations
+
+
+def test_user_with_subordinate_ids_gets_them_through_the_helpers() -> None:
+    ids = plan(ROOT).ids
+    assert ids.uid_map == (
+        IdMap(inside=0, outside=1000, count=1),
+        IdMap(inside=1, outside=100000, count=65535),
+    )
+    assert ids.helpers == ("/usr/bin/newuidmap", "/usr/bin/newgidmap")
+    assert not ids.single
+
+
+def test_user_without_subordinate_ids_gets_one_id_and_no_helper() -> None:
+    made = plan(ROOT, host(uid_ranges=()))
+    assert made.ids.uid_map == (IdMap(inside=0, outside=1000, count=1),)
+    assert (made.ids.helpers, made.ids.single) == (None, True)
+    assert ops.BuildDev(tty_gid=None, mqueue=True) in made.operations
+
+
+def test_root_gets_a_range_that_belongs_to_nobody() -> None:
+    made = plan(ROOT, host(uid=0, gid=0))
+    assert made.ids.uid_map == (IdMap(inside=0, outside=1878982656, count=65536),)
+
+
+def test_second_user_without_subordinate_ids_is_refused_with_the_reason() -> None:
+    text = refusal(ROOT + '[process]\nuser = "www-data"\n', facts=host(uid_ranges=()))
+    assert (
+        "/specs/test.toml:4:8: process.user: only user 0 exists here: /etc/subuid has no range for user"
+        in text
+    )
+
+
+def test_groups_without_subordinate_ids_are_refused() -> None:
+    facts = host(newgidmap=IdHelper(path=None, problem="newgidmap is not installed"))
+    assert "process.groups: only group 0 exists here: newgidmap is not installed" in refusal(
+        ROOT + "[process]\ngroups = [5]\n", facts=facts
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "message"), [("missing", "is missing"), ("not accessible", "cannot be opened")]
+)
+def test_machine_without_fuse_is_refused_with_the_remedy(state: str, message: str) -> None:
+    with pytest.raises(HostError, match=f"/dev/fuse {message}") as caught:
+        plan(ROOT, host(fuse=state))
+    assert "as root: " in (caught.value.hint or "")
+
+
+def test_every_host_path_that_cannot_be_used_is_named_at_its_place() -> None:
+    spec = (
+        '[root]\nlayers = ["dir:gone", "dir:closed", "dir:file", "tar:tree"]\n'
+        '[[volumes]]\ntype = "bind"\nsource = "gone"\ntarget = "/v"\n'
+    )
+    paths = {
+        "/specs/gone": PathFact(path="", real="", kind="missing", reason="no such file or directory"),
+        "/specs/closed": PathFact(path="", real="", kind="refused", reason="permission denied"),
+        "/specs/file": PathFact(path="", real="", kind="file"),
+        "/specs/tree": directory("/specs/tree"),
+    }
+    heads = [line for line in refusal(spec, paths=paths).split("\n") if line.startswith("/specs/test.toml:")]
+    assert heads == [
+        "/specs/test.toml:2:11: root.layers[0]: /specs/gone: no such file or directory",
+        "/specs/test.toml:2:23: root.layers[1]: /specs/closed: permission denied",
+        "/specs/test.toml:2:37: root.layers[2]: /specs/file is a file, not a directory",
+        "/specs/test.toml:2:49: root.layers[3]: /specs/tree is a directory, not a file",
+        "/specs/test.toml:5:10: volumes[0].source: /specs/gone: no such file or directory",
+    ]
+
+
+def test_layer_whose_real_path_is_in_the_state_directory_is_refused() -> None:
+    paths = {"/specs/link": directory("/specs/link", real="/state/run/x")}
+    assert "in the sandboxes' own state directory" in refusal('[root]\nlayers = ["dir:link"]\n', paths=paths)
+
+
+def test_volumes_are_mounted_parents_first_and_made_inside_a_tmpfs() -> None:
+    spec = ROOT + (
+        '[[volumes]]\ntype = "bind"\nsource = "/x"\ntarget = "/a/b"\n'
+        '[[volumes]]\ntype = "tmpfs"\ntarget = "/a"\n'
+        '[[volumes]]\ntype = "tmpfs"\ntarget = "/a-b"\n'
+    )
+    volumes = [op for op in plan(spec).operations if isinstance(op, ops.BindVolume | ops.TmpfsVolume)]
+    assert [(volume.target, volume.create) for volume in volumes] == [
+        ("/a", False),
+        ("/a/b", True),
+        ("/a-b", False),
+    ]
+
+
+def test_volumes_are_nosuid_and_nodev_always() -> None:
+    spec = (
+        ROOT
+        + '[[volumes]]\ntype = "bind"\nsource = "/x"\ntarget = "/v"\nread_only = true\noptions = ["noexec"]\n'
+    )
+    assert (
+        ops.BindVolume(source="/x", target="/v", read_only=True, nosuid=True, nodev=True, noexec=True)
+        in plan(spec).operations
+    )
+
+
+def test_mount_points_come_from_a_layer_of_their_own() -> None:
+    spec = ROOT + '[[volumes]]\ntype = "bind"\nsource = "/file"\ntarget = "/etc/conf"\n'
+    paths = {"/file": PathFact(path="/file", real="/file", kind="file")}
+    made = plan(spec, paths=paths)
+    assert [(point.path, point.is_directory) for point in made.skeleton] == [
+        ("/proc", True), ("/sys", True), ("/dev", True), ("/etc/conf", False),
+    ]  # fmt: skip
+
+
+def test_limit_without_a_cgroup_is_refused_or_where_optional_a_warning() -> None:
+    text = refusal(ROOT + '[limits]\nmemory = "1G"\n')
+    assert "limits.memory: cannot be enforced here: there is none" in text
+    made = plan(ROOT + '[limits]\nmemory = "1G"\noptional = ["memory"]\n')
+    assert made.cgroup.memory is None
+    assert made.warnings == ("limits.memory is not enforced: there is none",)
+
+
+def test_process_limit_above_the_hard_one_is_refused_or_where_optional_a_warning() -> None:
+    facts = host(hard_limits={**host().hard_limits, "open_files": 100})
+    assert "limits.open_files: 200 is above" in refusal(ROOT + "[limits]\nopen_files = 200\n", facts=facts)
+    made = plan(ROOT + '[limits]\nopen_files = 200\noptional = ["open_files"]\n', facts)
+    assert "open_files" not in made.process.rlimits
+    assert len(made.warnings) == 1
+
+
+def test_command_of_the_command_line_replaces_that_of_the_file() -> None:
+    spec = ROOT + '[process]\ncommand = ["from-file"]\nargs = ["a"]\n'
+    assert plan(spec).process.argv == ("from-file", "a")
+    assert plan(spec, command=("other", "b")).process.argv == ("other", "b")
+    assert plan(ROOT).process.argv == ("/bin/sh",)
+
+
+def test_environment_is_what_the_file_sets_over_what_it_inherits() -> None:
+    spec = ROOT + '[process]\ninherit_env = ["A", "B", "C"]\n[process.env]\nB = "file"\n'
+    env = plan(spec, environ={"A": "host", "B": "host", "D": "host"}).process.env
+    assert {name: env.get(name) for name in "ABCD"} == {"A": "host", "B": "file", "C": None, "D": None}
+
+
+def test_capabilities_are_the_default_less_dropped_and_more_added() -> None:
+    spec = ROOT + '[security]\ncapabilities = { drop = ["CHOWN"], add = ["NET_ADMIN"] }\n'
+    made = plan(spec).process
+    assert "CHOWN" not in made.capabilities
+    assert "NET_ADMIN" in made.capabilities
+    assert made.added_capabilities == {"NET_ADMIN"}
+
+
+def test_sandboxes_of_two_files_of_one_name_do_not_meet() -> None:
+    assert default_name("/a/dev.toml") != default_name("/b/dev.toml")
+    assert default_name("/a/dev.toml").startswith("dev-")
+    assert default_name("/a/Ünïcode name!.toml").isascii()
+
+
+def test_description_names_every_operation() -> None:
+    lines = describe(plan(ROOT + "[limits]\nopen_files = 9\n"))
+    assert "layer dir:/" in lines
+    assert "limit open_files 9 (rlimit)" in lines
+    assert "pivot_root; detach the host's root" in lines
+    assert lines[-1] == "exec /bin/sh"

@@ -1,0 +1,140 @@
+"""The state directory: locks, what is swept, and trees that are hard to remove."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import StateError
+from sandbox.kernel.idmaps import single_map
+from sandbox.kernel.trees import remove_contents
+from sandbox.plan import IdPlan, MountPoint
+from sandbox.state import StateDirectory, default_path
+
+IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateDirectory]:
+    directory = StateDirectory(str(tmp_path / "state"))
+    yield directory
+    directory.close()
+
+
+def test_default_place_follows_the_base_directory_specification() -> None:
+    assert default_path({}, 0) == "/var/lib/sandbox"
+    assert default_path({"XDG_STATE_HOME": "/x"}, 1000) == "/x/sandbox"
+    assert default_path({"SANDBOX_STATE_DIR": "/y"}, 0) == "/y"
+
+
+def test_directory_is_the_owners_alone(state: StateDirectory) -> None:
+    assert stat.S_IMODE(os.stat(state.path).st_mode) == 0o700
+
+
+def test_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o770)
+    with pytest.raises(StateError, match="can be written by others"):
+        StateDirectory(str(tmp_path / "open"))
+
+
+def test_directory_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError) as caught:
+        StateDirectory(str(tmp_path / "file" / "state"))
+    assert "SANDBOX_STATE_DIR" in (caught.value.hint or "")
+
+
+def test_run_directory_in_use_is_not_swept_and_one_left_behind_is(state: StateDirectory) -> None:
+    used = state.new_run(IDS, name="used")
+    left = state.new_run(IDS, name="left")
+    left.close()  # as the death of its supervisor does
+    assert state.sweep() == [os.path.basename(left.path)]
+    assert os.listdir(os.path.join(state.path, "run")) == [os.path.basename(used.path)]
+    used.remove()
+    assert os.listdir(os.path.join(state.path, "run")) == []
+
+
+def test_run_directory_whose_state_is_garbage_is_swept_too(state: StateDirectory) -> None:
+    left = state.new_run(IDS, name="left")
+    Path(left.path, "state.json").write_text("not json")
+    left.close()
+    assert len(state.sweep()) == 1
+
+
+def test_second_sandbox_of_a_name_is_refused_and_told_whose_it_is(state: StateDirectory) -> None:
+    first = state.persistent(IDS, name="db", file="/db.toml")
+    with pytest.raises(StateError, match=f"sandbox db is running \\(pid {os.getpid()}\\)"):
+        state.persistent(IDS, name="db", file="/db.toml")
+    first.close()
+    state.persistent(IDS, name="db", file="/db.toml").close()
+
+
+def test_writable_layer_of_other_ids_is_refused(state: StateDirectory) -> None:
+    state.persistent(IDS, name="db", file="/db.toml").close()
+    others = IdPlan(uid_map=single_map(4242), gid_map=IDS.gid_map, helpers=None, single=True)
+    with pytest.raises(StateError, match="another id map"):
+        state.persistent(others, name="db", file="/db.toml")
+    state.persistent(IDS, name="db", file="/db.toml").close()
+
+
+def test_state_is_replaced_as_a_whole(state: StateDirectory) -> None:
+    run = state.new_run(IDS, name="x")
+    run.record({"cgroups": ["/a"]})
+    recorded = json.loads(Path(run.path, "state.json").read_text())
+    assert (recorded["cgroups"], recorded["pid"]) == (["/a"], os.getpid())
+    assert not Path(run.path, "state.json.new").exists()
+    run.remove()
+
+
+def test_skeleton_holds_the_mount_points_and_nothing_else(state: StateDirectory) -> None:
+    run = state.new_run(IDS, name="x")
+    points = (
+        MountPoint(path="/proc"),
+        MountPoint(path="/a/b/file", is_directory=False),
+        MountPoint(path="/a/b"),
+    )
+    os.close(run.skeleton(points))
+    top = Path(run.path, "skeleton")
+    found = {str(path.relative_to(top)): path.is_dir() for path in top.rglob("*")}
+    assert found == {"proc": True, "a": True, "a/b": True, "a/b/file": False}
+    assert stat.S_IMODE((top / "a").stat().st_mode) == 0o755
+    run.remove()
+
+
+def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
+    top = os.open(tmp_path, os.O_RDONLY)
+    at = os.dup(top)
+    for _ in range(3000):
+        os.mkdir(b"deep", dir_fd=at)
+        below = os.open(b"deep", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open(b"file", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    remove_contents(top)
+    os.close(top)
+    assert os.listdir(tmp_path) == []
+
+
+def test_removal_enters_closed_directories_and_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    tree = tmp_path / "tree"
+    (tree / "closed" / "inner").mkdir(parents=True)
+    (tree / "closed" / "file").touch()
+    (tree / "link").symlink_to(outside)
+    (tree / "closed" / "link").symlink_to(outside)
+    (tree / "closed" / "inner").chmod(0)
+    (tree / "closed").chmod(0)
+    fd = os.open(tree, os.O_RDONLY)
+    remove_contents(fd)
+    os.close(fd)
+    assert os.listdir(tree) == []
+    assert os.listdir(outside) == ["kept"]
