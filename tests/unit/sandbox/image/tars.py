@@ -84,7 +84,9 @@ def directory(
 
 
 def symlink(name: bytes, target: bytes) -> bytes:
-    return header(name, flag=SYMLINK, mode=0o777, link=target)
+    # A longer target than the field holds goes into a record before it, and the record wins.
+    long = pax([(b"linkpath", target)]) if len(target) > 100 else b""
+    return long + header(name, flag=SYMLINK, mode=0o777, link=target[:100])
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:

@@ -1,0 +1,67 @@
+"""Fixtures of the tests of unionfs that need no mount."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.unit.unionfs.support import Union
+from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.tree import Tree
+
+
+class MakeUnion(Protocol):
+    """Makes a union of trees, ordered top first."""
+
+    def __call__(
+        self,
+        *lowers: Tree,
+        upper: Tree | None = ...,
+        whiteouts: WhiteoutFormat | None = ...,
+        policy: MarkPolicy = ...,
+    ) -> Union:
+        """Write the trees, open the stack over them."""
+
+
+@pytest.fixture(autouse=True)
+def _no_umask() -> Iterator[None]:
+    """The server applies none, as the kernel has applied the caller's."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def make_union(tmp_path: Path) -> Iterator[MakeUnion]:
+    """Return a function that makes a union; those made are closed at the end of the test."""
+    made: list[Union] = []
+
+    def make(
+        *lowers: Tree,
+        upper: Tree | None = {},  # noqa: B006 - only read
+        whiteouts: WhiteoutFormat | None = None,
+        policy: MarkPolicy = ALL_MARKS,
+    ) -> Union:
+        base = tmp_path / f"union{len(made)}"
+        base.mkdir()
+        made.append(Union(base, lowers or ({},), upper, whiteouts=whiteouts, policy=policy))
+        return made[-1]
+
+    yield make
+    for union in made:
+        union.close()
+
+
+@pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
+def whiteouts(request: pytest.FixtureRequest) -> WhiteoutFormat:
+    """Return each format in which deletions are written."""
+    form = request.param
+    assert isinstance(form, WhiteoutFormat)
+    return form

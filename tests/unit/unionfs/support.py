@@ -1,0 +1,261 @@
+"""A union over directories of a test, driven in this process and without a mount: what the kernel would ask, by
+path.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.support.tree import Tree, make_tree
+from unionfs.core import Attributes, Change, UnionFs, WritableParts
+from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.stack import LayerSource, StackSource, open_stack
+from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the union shows of one object; None where it has no such thing or it was not asked for."""
+
+    mode: int
+    uid: int
+    gid: int
+    ino: int | None
+    nlink: int | None
+    data: bytes | None
+    target: bytes | None
+    mtime_ns: int | None
+    xattrs: tuple[tuple[str, bytes], ...]
+
+
+class Union:
+    """One stack on disk and the file system over it, which can be closed and opened again."""
+
+    def __init__(
+        self,
+        base: Path,
+        lowers: Sequence[Tree],
+        upper: Tree | None,
+        *,
+        whiteouts: WhiteoutFormat | None = None,
+        policy: MarkPolicy = ALL_MARKS,
+    ) -> None:
+        """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them."""
+        self.lowers = [base / f"lower{position}" for position in range(len(lowers))]
+        for path, tree in zip(self.lowers, lowers, strict=True):
+            make_tree(path, tree)
+        self.upper = base / "upper"
+        self.work = base / "work"
+        self.writable = upper is not None
+        if upper is not None:
+            make_tree(self.upper, upper)
+            self.work.mkdir()
+        self.whiteouts = whiteouts
+        self.policy = policy
+        self.fs = self._open()
+
+    def _open(self) -> UnionFs:
+        lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=self.policy) for path in self.lowers)
+        if not self.writable:
+            return open_stack(StackSource(lowers=lowers))
+        return open_stack(
+            StackSource(
+                lowers=lowers,
+                upper_fd=os.open(self.upper, _OPEN_DIR),
+                work_fd=os.open(self.work, _OPEN_DIR),
+                whiteouts=self.whiteouts,
+            )
+        )
+
+    def close(self) -> None:
+        """Close the file system; the directories stay."""
+        self.fs.close()
+
+    def reopen(self) -> None:
+        """Do what unmounting and mounting again does."""
+        self.fs.close()
+        self.fs = self._open()
+
+    @property
+    def parts(self) -> WritableParts:
+        """The parts of the writable layer."""
+        assert self.fs.writable is not None
+        return self.fs.writable
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def node(self, path: str) -> Node:
+        """Look *path* up, one name after the other."""
+        node: Node = self.fs.tree.root
+        for name in filter(None, os.fsencode(path).split(b"/")):
+            assert isinstance(node, DirNode)
+            node = self.fs.tree.lookup(node, name)
+        return node
+
+    def directory(self, path: str) -> DirNode:
+        """Look up a directory."""
+        node = self.node(path)
+        assert isinstance(node, DirNode)
+        return node
+
+    def file(self, path: str) -> FileNode:
+        """Look up anything else."""
+        node = self.node(path)
+        assert isinstance(node, FileNode)
+        return node
+
+    def exists(self, path: str) -> bool:
+        """Tell whether *path* can be looked up."""
+        try:
+            self.node(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def stat(self, path: str) -> Attributes:
+        """Return the attributes of *path*."""
+        return self.fs.attributes(self.node(path))
+
+    def names(self, path: str = "") -> list[str]:
+        """List *path* as readdir does, sorted, without ``.`` and ``..``."""
+        number = self.fs.opendir(self.node(path).ino)
+        try:
+            return sorted(os.fsdecode(name) for name, _, after in self.fs.entries(number, 0) if after > 2)
+        finally:
+            self.fs.handles.close_directory(number)
+
+    def read(self, path: str) -> bytes:
+        """Return the contents of *path*."""
+        node = self.file(path)
+        number = self.fs.open(node.ino, os.O_RDONLY)
+        try:
+            return self.fs.read(number, 0, 1 << 20)
+        finally:
+            self.fs.handles.close_file(number)
+
+    def show(self, *, ino: bool = False, nlink: bool = True) -> dict[str, Shown]:
+        """Return everything that the union shows, by path. Times of directories are left out."""
+        found: dict[str, Shown] = {}
+        pending = [""]
+        while pending:
+            path = pending.pop()
+            found[path] = self._shown(path, ino=ino, nlink=nlink)
+            if stat.S_ISDIR(found[path].mode):
+                pending += [f"{path}/{name}" for name in self.names(path)]
+        return found
+
+    def _shown(self, path: str, *, ino: bool, nlink: bool) -> Shown:
+        node = self.node(path)
+        attributes = self.fs.attributes(node)
+        is_dir, is_file = stat.S_ISDIR(attributes.mode), stat.S_ISREG(attributes.mode)
+        return Shown(
+            mode=attributes.mode,
+            uid=attributes.uid,
+            gid=attributes.gid,
+            ino=attributes.ino if ino else None,
+            nlink=attributes.nlink if nlink and not is_dir else None,
+            data=self.read(path) if is_file else None,
+            target=self.fs.readlink(node.ino) if stat.S_ISLNK(attributes.mode) else None,
+            mtime_ns=None if is_dir else attributes.mtime_ns,
+            xattrs=tuple((name, self.fs.getxattr(node.ino, name)) for name in self.fs.listxattr(node.ino)),
+        )
+
+    # -- changing ----------------------------------------------------------------------------------
+
+    def _split(self, path: str) -> tuple[DirNode, bytes]:
+        parent, _, name = path.rpartition("/")
+        return self.directory(parent), os.fsencode(name)
+
+    def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """Open a file; returns the number of the handle."""
+        return self.fs.open(self.file(path).ino, flags)
+
+    def write(self, path: str, data: bytes, offset: int = 0) -> None:
+        """Write into an existing file."""
+        number = self.open(path, os.O_WRONLY)
+        try:
+            assert self.fs.write(number, offset, data) == len(data)
+        finally:
+            self.fs.handles.close_file(number)
+
+    def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> None:
+        """Make a regular file with *data*."""
+        parent, name = self._split(path)
+        number, _ = self.fs.create(parent.ino, name, mode, os.O_RDWR, owner())
+        try:
+            if data:
+                self.fs.write(number, 0, data)
+        finally:
+            self.fs.handles.close_file(number)
+
+    def mkdir(self, path: str, mode: int = 0o755) -> None:
+        """Make a directory."""
+        parent, name = self._split(path)
+        self.fs.namespace.mkdir(parent, name, mode, owner())
+
+    def mknod(self, path: str, mode: int, rdev: int = 0) -> None:
+        """Make a special file."""
+        parent, name = self._split(path)
+        self.fs.namespace.mknod(parent, name, mode, rdev, owner())
+
+    def symlink(self, path: str, target: str) -> None:
+        """Make a symbolic link."""
+        parent, name = self._split(path)
+        self.fs.namespace.symlink(parent, name, os.fsencode(target), owner())
+
+    def link(self, existing: str, path: str) -> None:
+        """Make a hard link."""
+        parent, name = self._split(path)
+        self.fs.namespace.link(self.file(existing), parent, name)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name."""
+        parent, name = self._split(path)
+        self.fs.namespace.unlink(parent, name)
+
+    def rmdir(self, path: str) -> None:
+        """Remove a directory."""
+        parent, name = self._split(path)
+        self.fs.namespace.rmdir(parent, name)
+
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Rename."""
+        old_parent, old_name = self._split(old)
+        new_parent, new_name = self._split(new)
+        self.fs.namespace.rename(old_parent, old_name, new_parent, new_name, flags)
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Change the mode."""
+        self.fs.setattr(self.node(path).ino, Change(mode=mode), None)
+
+    def truncate(self, path: str, size: int) -> None:
+        """Change the size."""
+        self.fs.setattr(self.node(path).ino, Change(size=size), None)
+
+    def setxattr(self, path: str, name: str, value: bytes) -> None:
+        """Set an extended attribute."""
+        self.fs.setxattr(self.node(path).ino, name, value)
+
+    # -- on disk -----------------------------------------------------------------------------------
+
+    def leftovers(self) -> list[str]:
+        """List what is in the work directory under temporary names."""
+        return os.listdir(self.work / "unionfs" / "tmp")
+
+    def index(self) -> list[str]:
+        """List the entries of the index."""
+        return sorted(os.listdir(self.work / "unionfs" / "index"))
+
+
+def owner() -> tuple[int, int]:
+    """Return the ids of this account, as the caller of a request that makes something."""
+    return os.geteuid(), os.getegid()

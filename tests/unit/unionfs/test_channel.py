@@ -1,0 +1,169 @@
+"""The request of the launcher: decoded, or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from unionfs.channel import VERSION, Request, receive
+from unionfs.errors import UnionError
+from unionfs.whiteout import ALL_MARKS, NO_MARKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Ends = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """Return the launcher's end and the server's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    """Return a descriptor to send copies of."""
+    fd = os.open(os.devnull, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    """Return a request for one lower layer and a writable one, over five descriptors."""
+    layer = {"fd": 2, "marks": "none", "squash": True, "cross": ["/usr/", "home"]}
+    return {
+        "version": VERSION,
+        "descriptors": 5,
+        "fuse": 0,
+        "user_namespace": 1,
+        "layers": [layer],
+        "upper": 3,
+        "work": 4,
+        "hidden": [[7, 12]],
+        "volatile": True,
+    } | changes
+
+
+def test_a_request_is_decoded_with_its_descriptors(ends: Ends, null: int) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message()).encode())
+    socket.send_fds(launcher, [b"x"], [null] * 5)
+    request = receive(server)
+    stack = request.stack
+    descriptors = descriptors_of(request)
+    try:
+        assert len(set(descriptors)) == 5
+        assert not any(os.get_inheritable(fd) for fd in descriptors)
+        layer = stack.lowers[0]
+        assert (layer.policy, layer.squash, layer.cross) == (NO_MARKS, True, (b"usr", b"home"))
+        assert stack.hidden == ((7, 12),)
+        assert stack.volatile
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def test_more_descriptors_than_one_packet_holds_come_in_several(ends: Ends, null: int) -> None:
+    launcher, server = ends
+    count = 150
+    layers = [{"fd": 2 + i, "marks": "all", "squash": False, "cross": []} for i in range(count - 2)]
+    launcher.send(
+        json.dumps(message(descriptors=count, layers=layers, upper=None, work=None, hidden=[])).encode()
+    )
+    for start in range(0, count, 64):
+        socket.send_fds(launcher, [b"x"], [null] * min(64, count - start))
+    request = receive(server)
+    try:
+        assert len(request.stack.lowers) == count - 2
+        assert request.stack.lowers[0].policy == ALL_MARKS
+        assert request.stack.upper_fd is None
+    finally:
+        for fd in descriptors_of(request):
+            os.close(fd)
+
+
+def descriptors_of(request: Request) -> list[int]:
+    """Return the descriptors that are in *request*."""
+    stack = request.stack
+    found = [request.fuse_fd, request.user_namespace_fd, stack.upper_fd, stack.work_fd]
+    return [fd for fd in [*found, *(layer.fd for layer in stack.lowers)] if fd is not None]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"{}",
+        json.dumps(message(descriptors="many")).encode(),
+        json.dumps(message(descriptors=None)).encode(),
+        json.dumps({"descriptors": 0}).encode(),
+    ],
+)
+def test_a_packet_that_is_no_request_is_refused(ends: Ends, packet: bytes) -> None:
+    launcher, server = ends
+    launcher.send(packet)
+    with pytest.raises(UnionError, match="malformed request from the launcher"):
+        receive(server)
+
+
+def _layer(**changes: Any) -> dict[str, Any]:
+    return {"fd": 0, "marks": "none", "squash": False, "cross": []} | changes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fuse": 0},
+        {"fuse": -1},
+        {"fuse": "0"},
+        {"fuse": None},
+        {"layers": None},
+        {"layers": [3]},
+        {"layers": [{"fd": 0}]},
+        {"layers": [_layer()]},
+        {"layers": [_layer(marks="some")]},
+        {"layers": [_layer(cross=[3])]},
+        {"hidden": [[1]]},
+        {"hidden": [["x", "y"]]},
+        {"upper": 1},
+    ],
+    ids=str,
+)
+def test_a_request_whose_parts_do_not_fit_is_refused(ends: Ends, change: dict[str, Any]) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message(descriptors=0) | {"layers": [], "hidden": []} | change).encode())
+    with pytest.raises(UnionError, match="malformed request from the launcher"):
+        receive(server)
+
+
+def test_another_version_is_refused_before_any_descriptor_is_awaited(ends: Ends) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message(version=VERSION + 1)).encode())
+    with pytest.raises(UnionError, match=f"launcher speaks version {VERSION + 1}, this server {VERSION}"):
+        receive(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [lambda _end: None, lambda end: end.send(json.dumps(message()).encode())],
+    ids=["before the request", "before the descriptors"],
+)
+def test_a_launcher_that_goes_away_ends_the_server_quietly(
+    ends: Ends, sent: Callable[[socket.socket], object]
+) -> None:
+    launcher, server = ends
+    sent(launcher)
+    launcher.close()
+    with pytest.raises(EOFError):
+        receive(server)

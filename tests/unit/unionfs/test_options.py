@@ -1,0 +1,89 @@
+"""The ``-o`` options of the command line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unionfs.errors import UnionError
+from unionfs.options import parse_options, split_escaped
+from unionfs.whiteout import WhiteoutFormat
+
+
+def test_lower_directories_are_kept_in_the_order_given_top_first() -> None:
+    assert parse_options(["lowerdir=/top:/middle:/bottom"]).lowerdirs == ("/top", "/middle", "/bottom")
+
+
+def test_options_of_several_o_are_taken_together_and_the_last_of_one_name_counts() -> None:
+    options = parse_options(["lowerdir=/a,volatile", "upperdir=/u,workdir=/w", "lowerdir=/b"])
+    assert (options.lowerdirs, options.upperdir, options.workdir) == (("/b",), "/u", "/w")
+    assert options.volatile
+
+
+def test_a_backslash_lets_colons_commas_and_backslashes_be_part_of_a_path() -> None:
+    # As a shell would pass it: one level for the comma of the option list, one for the colon of the paths.
+    options = parse_options([r"lowerdir=/a\\:b:/c\,d,upperdir=/u\,v,workdir=/w\\x"])
+    assert options.lowerdirs == ("/a:b", "/c,d")
+    assert options.upperdir == "/u,v"
+    assert options.workdir == "/w\\x"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (r"a\:b:c", ["a:b", "c"]),
+        (r"a\\:b", ["a\\", "b"]),
+        (r"a\n:b", [r"a\n", "b"]),  # a backslash before anything else stays
+        ("a\\", ["a\\"]),
+        ("", [""]),
+        ("::", ["", "", ""]),
+    ],
+)
+def test_splitting_honours_backslashes(text: str, parts: list[str]) -> None:
+    assert split_escaped(text, ":") == parts
+
+
+@given(st.lists(st.text(alphabet="a:\\,"), min_size=1))
+def test_what_was_escaped_is_found_again(parts: list[str]) -> None:
+    escaped = ":".join(part.replace("\\", "\\\\").replace(":", "\\:") for part in parts)
+    assert split_escaped(escaped, ":") == parts
+
+
+def test_options_for_the_mount_are_handed_on_and_unknown_ones_named() -> None:
+    options = parse_options(["lowerdir=/a,nosuid,fsname=x,squash_to_uid=0,metacopy=on,fsname"])
+    assert options.fuse == ("nosuid", "fsname=x")
+    assert options.ignored == ("squash_to_uid=0", "metacopy=on", "fsname")
+
+
+def test_empty_options_are_nothing() -> None:
+    assert parse_options([",lowerdir=/a,,"]).ignored == ()
+
+
+@pytest.mark.parametrize("form", WhiteoutFormat)
+def test_the_format_of_whiteouts_can_be_chosen(form: WhiteoutFormat) -> None:
+    assert parse_options([f"lowerdir=/a,whiteouts={form.value}"]).whiteouts is form
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM"),
+        (["lowerdir=:"], "option lowerdir names no directory"),
+        (["lowerdir="], "option lowerdir needs a value: lowerdir=..."),
+        (["lowerdir=/a,upperdir"], "option upperdir needs a value: upperdir=..."),
+        (
+            ["lowerdir=/a,upperdir=/u"],
+            "option upperdir needs workdir, an empty directory on the same file system",
+        ),
+        (
+            ["lowerdir=/a,workdir=/w"],
+            "option workdir needs upperdir, an empty directory on the same file system",
+        ),
+        (["lowerdir=/a,whiteouts=oci"], "option whiteouts=oci is unknown: use one of overlay, aufs"),
+    ],
+)
+def test_what_cannot_be_mounted_is_an_error_that_says_the_remedy(texts: list[str], message: str) -> None:
+    with pytest.raises(UnionError) as caught:
+        parse_options(texts)
+    assert str(caught.value) == message
