@@ -370,13 +370,15 @@ def _hostname(name: str) -> str:
 
 def _plan_cgroup(spec: Spec, facts: HostFacts, problems: _Problems, warnings: list[str]) -> CgroupLimits:
     wanted = {name: getattr(spec.limits, name) for name in _CGROUP_LIMITS}
+    allowed: dict[str, list[str]] = {}
     for name, reason in facts.cgroups.unenforceable(CgroupLimits(**wanted)).items():
         if name in spec.limits.optional:
-            warnings.append(f"limits.{name} is not enforced: {reason}")
+            allowed.setdefault(reason, []).append(f"limits.{name}")
             wanted[name] = None
         else:
             hint = f'remove it, or allow the sandbox to run without it: optional = ["{name}"]'
             problems.add(f"limits.{name}", f"cannot be enforced here: {reason}", hint)
+    warnings += [f"not enforced: {', '.join(names)}: {reason}" for reason, names in allowed.items()]
     return CgroupLimits(**wanted)
 
 

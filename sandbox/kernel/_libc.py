@@ -68,6 +68,7 @@ RESOLVE_IN_ROOT = 0x10
 
 PR_SET_PDEATHSIG = 1
 PR_GET_DUMPABLE = 3
+PR_SET_NAME = 15
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_CAPBSET_READ = 23
@@ -323,3 +324,14 @@ def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
     arguments = (_int(pidfd), _int(signal_number), None, _uint(0))
     if _libc.syscall(_long(_SYS_PIDFD_SEND_SIGNAL), *arguments) < 0:
         _raise_errno("pidfd_send_signal")
+
+
+def overwrite(address: int, size: int, data: bytes) -> None:
+    """Write *data*, cut or filled up with zeros to *size* bytes, to *address* of this process's own memory."""
+    ctypes.memmove(address, data[: size - 1].ljust(size, b"\0"), size)
+
+
+def set_thread_name(name: bytes) -> None:
+    """Name this thread, at most 15 bytes, as /proc/PID/comm shows it (prctl(2), PR_SET_NAME)."""
+    buffer = ctypes.create_string_buffer(name[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))

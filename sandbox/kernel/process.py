@@ -106,3 +106,17 @@ def close_descriptors_but(keep: set[int]) -> None:
                 if error.errno != errno.EBADF:
                     raise
     close_descriptors_from(last + 1)
+
+
+def set_title(title: str) -> None:
+    """Show *title* as this process's name and command line, in place of the command line that started it.
+
+    The kernel reads the command line from the process's own memory, at the place that proc_pid_stat(5) tells
+    (fields 48 and 49); the interpreter has copied it long before.
+    """
+    _libc.set_thread_name(title.encode())
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # counted from field 3, which follows the name
+    if 0 < start < end:
+        _libc.overwrite(start, end - start, title.encode())

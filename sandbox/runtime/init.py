@@ -145,6 +145,7 @@ def _init(
     plan: Plan, channel: Channel, fuse_fd: int, sources: dict[str, int], trace: Callable[[str], None]
 ) -> int:
     channel.expect(Adopted)
+    process.set_title("sandbox-init")  # the command line that started us names paths of the host
     process.set_parent_death_signal()
     if "cgroup" in plan.namespaces:
         # After the supervisor has put us into our cgroup: that is what the namespace takes for its root.

@@ -258,6 +258,7 @@ class Supervisor:
             os.close(pidfd)
         self._drain(channel)
         status = self._reap_init()
+        self._say_what_was_short()
         if self._relay is not None:
             self._relay.finish()
         return self._verdict(status)
@@ -387,6 +388,12 @@ class Supervisor:
     def _close_descriptors(self) -> None:
         if self._user_namespace_fd >= 0:
             os.close(self._user_namespace_fd)
+
+    def _say_what_was_short(self) -> None:
+        """Tell a program that the kernel killed for want of memory from one that somebody killed."""
+        counters = self._cgroup.counters("payload") if self._cgroup is not None else None
+        if counters is not None and counters.oom_kills:
+            self._warn(f"out of memory: the kernel ended {counters.oom_kills} process(es) for limits.memory")
 
     def _verdict(self, status: int) -> int:
         if self._failure is not None:

@@ -18,6 +18,11 @@ def test_proc_shows_the_sandboxs_processes_only(launcher: Launcher) -> None:
     assert facts["processes"] == ["1", str(facts["pid"])]
 
 
+def test_process_one_says_nothing_of_the_host(launcher: Launcher) -> None:
+    done = launcher.shell("tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/comm")
+    assert done.out.split() == ["sandbox-init", "sandbox-init"]
+
+
 def test_dev_holds_the_harmless_devices_and_no_others(launcher: Launcher) -> None:
     assert set(launcher.probe()["dev"]) == {
         "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",

@@ -167,7 +167,12 @@ def test_limit_without_a_cgroup_is_refused_or_where_optional_a_warning() -> None
     assert "limits.memory: cannot be enforced here: there is none" in text
     made = plan(ROOT + '[limits]\nmemory = "1G"\noptional = ["memory"]\n')
     assert made.cgroup.memory is None
-    assert made.warnings == ("limits.memory is not enforced: there is none",)
+    assert made.warnings == ("not enforced: limits.memory: there is none",)
+
+
+def test_limits_that_cannot_be_enforced_for_one_reason_are_one_warning() -> None:
+    made = plan(ROOT + '[limits]\nmemory = "1G"\npids = 9\noptional = ["memory", "pids"]\n')
+    assert made.warnings == ("not enforced: limits.memory, limits.pids: there is none",)
 
 
 def test_process_limit_above_the_hard_one_is_refused_or_where_optional_a_warning() -> None:
