@@ -8,51 +8,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from types import FrameType
 
 import pyfuse3
 import trio
 
 from unionfs.core import UnionFs
 from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.waiting import TrioForPyfuse3, ignore_tick
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's
-#: lock held; a client that is killed between readiness and read takes its request along, and the read waits
-#: for the next one. A signal ends the wait (EINTR).
-_TICK = 0.02
 #: An exception that gets out of pyfuse3's loop is a bug; after this many the mount is given up rather than
 #: served by luck.
 _MAX_RESTARTS = 100
-
-
-class _TickingWait:
-    """Stands in for ``trio.lowlevel`` in pyfuse3: lets the timer run only while somebody is awake to serve."""
-
-    def __init__(self) -> None:
-        self._running = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(trio.lowlevel, name)
-
-    async def wait_readable(self, fd: int) -> None:
-        if self._running:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self._running = False
-        await trio.lowlevel.wait_readable(fd)
-        signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
-        self._running = True
-
-
-class _TrioForPyfuse3:
-    """What pyfuse3 sees as its module ``trio`` (pyfuse3.asyncio replaces it in the same way)."""
-
-    def __init__(self) -> None:
-        self.lowlevel = _TickingWait()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(trio, name)
 
 
 def serve(
@@ -91,8 +59,8 @@ def serve(
 
 
 async def _main(operations: UnionOperations, lifeline: int | None) -> int:
-    signal.signal(signal.SIGALRM, _do_nothing)
-    pyfuse3.trio = _TrioForPyfuse3()  # type: ignore[attr-defined]
+    signal.signal(signal.SIGALRM, ignore_tick)
+    pyfuse3.trio = TrioForPyfuse3()  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_handle_signals, operations)
         if lifeline is not None:
@@ -105,7 +73,8 @@ async def _main(operations: UnionOperations, lifeline: int | None) -> int:
 async def _serve_until_unmounted() -> int:
     for _ in range(_MAX_RESTARTS):
         try:
-            await pyfuse3.main()
+            # One worker: handlers never wait, so a second one would only be scheduled in between.
+            await pyfuse3.main(max_tasks=1)
         except Exception:
             log.exception("the serving loop failed; going on")
         else:
@@ -141,6 +110,3 @@ def statistics(operations: UnionOperations) -> str:
     fields += [f"{kind}={count}" for kind, count in sorted(operations.requests.items())]
     return " ".join([*fields, f"pid={os.getpid()}"])
 
-
-def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
-    """Interrupt a blocking read; that is all the tick is for."""

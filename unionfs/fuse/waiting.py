@@ -1,0 +1,150 @@
+"""Waiting for requests: awake for a moment, then lightly asleep, and only then parked in trio.
+
+A request costs a wake-up of a sleeping processor and a round through trio's scheduler, together several times what
+answering it costs. Requests come in bursts, so after one the server looks for the next by itself: a few polls without
+sleeping, then one of a millisecond, and only when nothing came does it hand the wait to trio, which costs nothing while
+idle. trio still runs everything else: it gets a checkpoint each millisecond or 64 requests.
+
+pyfuse3 reaches trio through its module attribute ``trio``, which :mod:`pyfuse3.asyncio` replaces in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from types import FrameType, TracebackType
+
+import trio
+
+#: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's lock
+#: held; a client that is killed between readiness and read takes its request along, and the read waits for the
+#: next one. A signal ends the wait (EINTR).
+_TICK = 0.02
+#: Polls without sleeping before the one that sleeps: some tens of microseconds, about one wake-up.
+_SPINS = 40
+#: Milliseconds of the poll that sleeps.
+_NAP = 1
+_REQUESTS_PER_CHECKPOINT = 64
+_SECONDS_PER_CHECKPOINT = 0.001
+#: Of so many waits, spinning must have spared at least a third a sleep, or it pauses for as many.
+_TRIAL = 64
+
+
+class RequestWait:
+    """Stands in for ``trio.lowlevel`` in pyfuse3."""
+
+    def __init__(self, *, spins: int | None = None) -> None:
+        """Spin *spins* times before sleeping; None finds out: not at all on one processor, where nobody would answer."""
+        alone = len(os.sched_getaffinity(0)) == 1
+        self._spins = (0 if alone else _SPINS) if spins is None else spins
+        self._poll: select.poll | None = None
+        self._ticking = False
+        self._closed = False
+        self._since_checkpoint = 0
+        self._checkpoint_at = 0.0
+        self._trials = self._hits = 0
+        self._resting = 0
+        #: Waits that ended while spinning, while napping, and in trio; for the statistics.
+        self.spun = self.napped = self.parked = 0
+
+    def __getattr__(self, name: str) -> object:
+        """Be ``trio.lowlevel`` in everything else."""
+        return getattr(trio.lowlevel, name)
+
+    def notify_closing(self, fd: int) -> None:
+        """Learn that the session is to end; a wait that is not parked would not be told."""
+        self._closed = True
+        trio.lowlevel.notify_closing(fd)
+
+    async def wait_readable(self, fd: int) -> None:
+        """Wait until a request can be read from *fd*.
+
+        Raises:
+            trio.ClosedResourceError: the session is to end.
+        """
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(fd, select.POLLIN)
+        self._since_checkpoint += 1
+        now = time.monotonic()
+        if self._since_checkpoint >= _REQUESTS_PER_CHECKPOINT or now >= self._checkpoint_at:
+            await trio.lowlevel.checkpoint()
+            self._since_checkpoint = 0
+            self._checkpoint_at = now + _SECONDS_PER_CHECKPOINT
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._ticking and (self._spin(poll) or self._nap(poll)):
+            return
+        self._tick(on=False)
+        await trio.lowlevel.wait_readable(fd)
+        self._tick(on=True)
+        self.parked += 1
+
+    def _spin(self, poll: select.poll) -> bool:
+        if not self._spins:
+            return False
+        if self._resting:
+            self._resting -= 1
+            return False
+        self._trials += 1
+        for _ in range(self._spins):
+            if poll.poll(0):
+                self._hits += 1
+                self.spun += 1
+                break
+        else:
+            self._judge()
+            return False
+        self._judge()
+        return True
+
+    def _judge(self) -> None:
+        if self._trials >= _TRIAL:
+            if self._hits * 3 < self._trials:
+                self._resting = _TRIAL
+            self._trials = self._hits = 0
+
+    def _nap(self, poll: select.poll) -> bool:
+        if poll.poll(_NAP):
+            self.napped += 1
+            return True
+        return False
+
+    def _tick(self, *, on: bool) -> None:
+        if self._ticking != on:
+            interval = _TICK if on else 0
+            signal.setitimer(signal.ITIMER_REAL, interval, interval)
+            self._ticking = on
+
+
+class _NoLock:
+    """Stands in for the lock around the wait: there is one worker, and no handler waits for anything."""
+
+    async def __aenter__(self) -> None:
+        """Have it at once."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let it go."""
+
+
+class TrioForPyfuse3:
+    """What pyfuse3 sees as its module ``trio``."""
+
+    Lock = _NoLock
+
+    def __init__(self) -> None:
+        """Wait as :class:`RequestWait` does."""
+        self.lowlevel = RequestWait()
+
+    def __getattr__(self, name: str) -> object:
+        """Be trio in everything else."""
+        return getattr(trio, name)
+
+
+def ignore_tick(_signum: int, _frame: FrameType | None) -> None:
+    """Interrupt a blocking read; that is all the tick is for."""
