@@ -103,12 +103,17 @@ def test_making_devices_and_mounting_are_refused(launcher: Launcher) -> None:
 
 
 def test_only_the_server_holds_the_fuse_connection(launcher: Launcher) -> None:
+    def is_fuse_device(path: str) -> bool:
+        try:
+            return os.stat(path).st_rdev == os.makedev(10, 229)
+        except (FileNotFoundError, PermissionError):
+            return False  # closed meanwhile; or a file of the sandbox, which is nobody's business outside
+
     def holders(pids: list[int]) -> dict[int, int]:
-        found = {}
-        for pid in pids:
-            devices = [os.stat(f"/proc/{pid}/fd/{fd}").st_rdev for fd in os.listdir(f"/proc/{pid}/fd")]
-            found[pid] = devices.count(os.makedev(10, 229))
-        return found
+        return {
+            pid: sum(is_fuse_device(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+            for pid in pids
+        }
 
     with launcher.start(command=["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
         assert first_line(supervisor) == "ready"
