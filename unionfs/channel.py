@@ -66,22 +66,37 @@ def receive(channel: socket.socket) -> Request:
 def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
-        data, fds, _, _ = socket.recv_fds(channel, 16, _BATCH)
-        if not data:
-            raise EOFError("the launcher went away")
+        data, fds, flags, _ = socket.recv_fds(channel, 16, _BATCH)
         for fd in fds:
             os.set_inheritable(fd, False)
         found += fds
+        if flags & socket.MSG_CTRUNC:
+            # The kernel has dropped those that did not fit; waiting for them would last for ever (unix(7)).
+            raise UnionError(
+                f"only {len(found)} of {count} descriptors arrived: raise the limit on open files"
+            )
+        if not data:
+            raise EOFError("the launcher went away")
+        if not fds:
+            raise ValueError("a packet without descriptors")
+    if len(found) > count:
+        raise ValueError(f"{len(found)} descriptors instead of {count}")
     return found
 
 
 def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
-    def take(index: int | None) -> int | None:
-        return None if index is None else descriptors[index]
+    def take(index: object) -> int:
+        # Python would take -1 for the last one, and true for the second.
+        if type(index) is not int or not 0 <= index < len(descriptors):
+            raise ValueError(f"no descriptor {index!r} among {len(descriptors)}")
+        return descriptors[index]
+
+    def take_optional(index: object) -> int | None:
+        return None if index is None else take(index)
 
     lowers = tuple(
         LayerSource(
-            fd=descriptors[layer["fd"]],
+            fd=take(layer["fd"]),
             policy=_POLICIES[layer["marks"]],
             squash=bool(layer["squash"]),
             cross=tuple(os.fsencode(path).strip(b"/") for path in layer["cross"]),
@@ -90,13 +105,13 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     )
     stack = StackSource(
         lowers=lowers,
-        upper_fd=take(message["upper"]),
-        work_fd=take(message["work"]),
+        upper_fd=take_optional(message["upper"]),
+        work_fd=take_optional(message["work"]),
         volatile=bool(message["volatile"]),
         hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),
     )
     return Request(
         stack=stack,
-        fuse_fd=descriptors[message["fuse"]],
-        user_namespace_fd=descriptors[message["user_namespace"]],
+        fuse_fd=take(message["fuse"]),
+        user_namespace_fd=take(message["user_namespace"]),
     )

@@ -80,7 +80,10 @@ def _mount(texts: list[str], mountpoint: str, *, foreground: bool) -> int:
         print(f"unionfs: unknown option ignored: {ignored}", file=sys.stderr)
     mountpoint = os.path.abspath(mountpoint)
     source = source_from_options(options, mountpoint)
-    fuse = {"fsname=unionfs", "subtype=unionfs", "default_permissions", *options.fuse}
+    fuse = {"default_permissions", *options.fuse}
+    # A set has no order, in which the caller's could come last: ours are added only where there is none.
+    given = {option.partition("=")[0] for option in fuse}
+    fuse.update(f"{key}=unionfs" for key in ("fsname", "subtype") if key not in given)
     if os.geteuid() == 0:
         fuse.add("allow_other")
     if source.upper_fd is None:
@@ -141,16 +144,18 @@ def _serve_for_launcher(number: int) -> int:
     channel = socket.socket(fileno=number)
     try:
         request = receive(channel)
-    except EOFError:
-        return 0
-    try:
         enter_user_namespace(request.user_namespace_fd)
         os.close(request.user_namespace_fd)
         os.umask(0)
         os.chdir("/")
         fs = open_stack(request.stack)
+    except EOFError:
+        return 0
     except (UnionError, OSError) as error:
-        channel.send(f"error: {error}".encode())
+        try:
+            channel.send(f"error: {error}".encode())
+        except OSError:
+            pass  # the launcher is gone, and nobody else is to be told
         return EXIT_FAILURE
     return serve(
         fs,

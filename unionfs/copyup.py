@@ -5,7 +5,8 @@ ancestors. These failures are tolerated, everything else undoes the copy-up and 
 
 * attributes that the upper file system cannot hold (EOPNOTSUPP), and ``trusted.*`` or ``security.*`` ones
   that we may not set (EPERM);
-* a file system that gives no holes (EINVAL from SEEK_DATA): the copy has none.
+* a file system that gives no holes (EINVAL from SEEK_DATA): the copy has none;
+* times of the parent directory that cannot be set back: by then the copy has its name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from unionfs.layer import Layer, LayerDir, Named, Pinned, Ref, follows, is_null_
 from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.tree import Tree
-from unionfs.upper import Upper
+from unionfs.upper import COPY_PREFIX, Upper
 from unionfs.whiteout import is_private_xattr
 
 _FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
@@ -76,6 +77,8 @@ class CopyUp:
             missing.append(at)
             at = at.parent
         for directory in reversed(missing):
+            # Nothing is in use between two of them, and there may be more than descriptors.
+            self._upper.layer.fds.trim()
             self._one_directory(directory)
 
     def _one_directory(self, node: DirNode) -> None:
@@ -122,7 +125,7 @@ class CopyUp:
             durable=self._durable,
             lasting=self._tree.numbers.lasts(node.ino),
         )
-        with self._upper.building() as (tmp_fd, tmp):
+        with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             self._run(node, steps, self._job(node.ref, node.layer, info, tmp_fd, tmp))
         self.copies += 1
 
@@ -200,8 +203,8 @@ class CopyUp:
         """Undo what a copy-up did to the times of the directory that it put a name in: nothing changed there."""
         try:
             os.utime(target.proc_path(), ns=times)
-        except PermissionError:
-            pass  # a directory of somebody else in which we may write; the copy-up itself is done
+        except OSError:
+            pass  # as in a directory of somebody else in which we may write; the copy-up itself is done
         parent.touch()
 
     def _pin(self, node: FileNode, job: _Job) -> None:

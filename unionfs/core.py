@@ -287,14 +287,13 @@ class UnionFs:
         """Yield name, node and next offset of the entries of a stream from *start* on, ``.`` and ``..``
         first.
 
-        At 0 the names are read anew (rewinddir). An entry that has gone since is left out.
+        At 0 the names are those of now: a descriptor may be read long after it was opened, and rewound. An entry
+        that has gone since is left out.
         """
         handle = self.handles.directory(number)
         node = handle.node
-        if start == 0:
-            if handle.started:
-                handle.names = self._names(node)
-            handle.started = True
+        if start == 0 and (node.info is None or node.info is not handle.info):
+            handle.names, handle.info = self._names(node), node.info
         names = handle.names
         if start <= 0:
             yield b".", node, 1

@@ -31,20 +31,21 @@ class FileHandle:
 
 
 class DirHandle:
-    """One opendir(3): the names as they were when the stream was opened or last rewound.
+    """One opendir(3): the names as they were when the stream was first read from its start, or last rewound.
 
     The offset of an entry is its place in that list, so an offset stays good however the directory changes:
     nothing is reported twice or left out that was there all along, as POSIX asks of readdir.
     """
 
-    __slots__ = ("names", "node", "started")
+    __slots__ = ("info", "names", "node")
 
     def __init__(self, node: DirNode, names: list[bytes]) -> None:
         """Open a stream on *node*, which has *names* now."""
         self.node = node
         self.names = names
-        #: Entries have been read: the next reading from the start (rewinddir) has to see the names of that time.
-        self.started = False
+        #: The node's attributes when the names were read. Every change of names replaces them (``Node.touch``), so
+        #: that a reading from the start knows whether it has to read the names again.
+        self.info = node.info
 
 
 class HandleTable:

@@ -24,6 +24,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Collection
 
 from unionfs.layer import NO_XATTR, Layer, LayerDir, Named, follows
 from unionfs.types import Ino
@@ -38,13 +39,17 @@ _LOST = re.compile(rb"([0-9a-f]{1,16})-([0-9]{1,9})")
 class LinkIndex:
     """The index of one writable layer."""
 
-    def __init__(self, upper: Layer, home_fd: int, fingerprint: bytes) -> None:
+    def __init__(
+        self, upper: Layer, home_fd: int, fingerprint: bytes, unpublished: Collection[int] = ()
+    ) -> None:
         """Open the index below *home_fd*, the directory of ours in the work directory.
 
         Args:
             upper: the writable layer, on the same file system.
             home_fd: borrowed; its entries ``index`` and ``stack`` are made where missing.
             fingerprint: names the lower layers; facts written over others are dropped.
+            unpublished: inode numbers of copies that got no name, as the server was killed before: their entries
+                are dropped.
         """
         try:
             os.mkdir(b"index", 0o700, dir_fd=home_fd)
@@ -58,7 +63,7 @@ class LinkIndex:
         self._lost: dict[Ino, int] = {}
         try:
             self._generation = self._read_stack(home_fd, fingerprint)
-            self._load()
+            self._load(unpublished)
         except OSError:
             self._directory.close()
             raise
@@ -81,12 +86,12 @@ class LinkIndex:
         os.rename(temporary, _STACK_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
         return generation
 
-    def _load(self) -> None:
+    def _load(self, unpublished: Collection[int]) -> None:
         lost: dict[Ino, tuple[int, bytes]] = {}
         with os.scandir(self._directory.proc_path()) as entries:
             found = [(os.fsencode(entry.name), entry.inode()) for entry in entries]
         for name, inode in found:
-            if (match := _COPY.fullmatch(name)) is not None:
+            if (match := _COPY.fullmatch(name)) is not None and inode not in unpublished:
                 number = Ino(int(match[1], 16))
                 self._copies[number] = name
                 self._numbers[inode] = number
@@ -176,7 +181,12 @@ class LinkIndex:
             return None
         new = b"%s.%d" % (old.partition(b".")[0], max(0, self.lower_names(ino) - 1))
         fd = self._directory.fd()
-        os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+        try:
+            os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+        except OSError:
+            return Named(
+                self._directory, old
+            )  # the name is gone already; a count that is too high does no harm
         self._copies[ino] = new
         return Named(self._directory, new)
 
@@ -187,7 +197,10 @@ class LinkIndex:
             return
         fd = self._directory.fd()
         inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
-        os.unlink(name, dir_fd=fd)
+        try:
+            os.unlink(name, dir_fd=fd)
+        except OSError:
+            return  # no name leads to it; the next copy-up of the same object tries again
         del self._copies[ino]
         self._numbers.pop(inode, None)
 
@@ -198,19 +211,30 @@ class LinkIndex:
         return self._lost.get(ino, 0)
 
     def lose_name(self, ino: Ino, *, lasting: bool) -> None:
-        """Record that one more name of the lower file *ino*, which was not copied up, has been deleted."""
+        """Record that one more name of the lower file *ino*, which was not copied up, has been deleted.
+
+        It is gone by now, so where the record cannot be made the count stays too high; that does no harm.
+        """
         count = self._lost.get(ino, 0)
         prefix = b"" if lasting else b"t"
         fd = self._directory.fd()
         new = b"%s%x-%d" % (prefix, ino, count + 1)
-        if count:
-            os.rename(b"%s%x-%d" % (prefix, ino, count), new, src_dir_fd=fd, dst_dir_fd=fd)
-        else:
-            os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd))
+        try:
+            if count:
+                os.rename(b"%s%x-%d" % (prefix, ino, count), new, src_dir_fd=fd, dst_dir_fd=fd)
+            else:
+                os.close(
+                    os.open(new, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+                )
+        except OSError:
+            return
         self._lost[ino] = count + 1
 
     def settle_lost_names(self, ino: Ino, *, lasting: bool) -> None:
         """Drop the fact about lost names of *ino*: it is copied up now, and the copy's entry counts them."""
         count = self._lost.pop(ino, 0)
         if count:
-            os.unlink(b"%s%x-%d" % (b"" if lasting else b"t", ino, count), dir_fd=self._directory.fd())
+            try:
+                os.unlink(b"%s%x-%d" % (b"" if lasting else b"t", ino, count), dir_fd=self._directory.fd())
+            except OSError:
+                pass  # the next mount drops it, for the copy's entry

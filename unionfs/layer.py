@@ -79,6 +79,10 @@ class FdCache:
         """Leave the descriptor of *directory* to its owner, open."""
         self._open.pop(directory, None)
 
+    def is_full(self) -> bool:
+        """Tell whether a descriptor more would be over the capacity."""
+        return len(self._open) >= self.capacity
+
     def trim(self) -> None:
         """Close what is over the capacity. Called between requests only: within one, several descriptors are
         in use at once.
@@ -201,8 +205,13 @@ class LayerDir:
         while at._fd < 0 and at.parent is not None:
             chain.append(at)
             at = at.parent
+        opened: LayerDir | None = None
         for directory in reversed(chain):
             directory._open()
+            if opened is not None and self.layer.fds.is_full():
+                # Nobody else has it in use yet, and the path may be deeper than there are descriptors.
+                self.layer.fds.drop(opened)
+            opened = directory
         return self._fd
 
     def _open(self) -> None:

@@ -73,6 +73,18 @@ def open_stack(source: StackSource) -> UnionFs:
     """
     limit = raise_fd_limit()
     fds = FdCache(min(4096, (limit - _RESERVED_FDS) // 2))
+    with ExitStack() as undo:
+        for taken in (*(lower.fd for lower in source.lowers), source.upper_fd, source.work_fd):
+            if taken is not None:
+                undo.callback(os.close, taken)
+        fs = _join(source, fds, undo)
+        undo.pop_all()
+    if source.work_fd is not None:
+        os.close(source.work_fd)
+    return fs
+
+
+def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     layers = [
         Layer(
             lower.fd, fds, policy=lower.policy, squash=lower.squash, cross=lower.cross, hidden=source.hidden
@@ -82,23 +94,16 @@ def open_stack(source: StackSource) -> UnionFs:
     ownership = Ownership()
     if source.upper_fd is None or source.work_fd is None:
         return UnionFs(Tree(layers, None), ownership, None)
-    overlay_only = MarkPolicy(overlay=True, aufs=source.whiteouts is not WhiteoutFormat.OVERLAY)
-    top = Layer(source.upper_fd, fds, policy=overlay_only, writable=True)
+    top = Layer(source.upper_fd, fds, writable=True)
     upper = Upper(top, source.work_fd, source.whiteouts)
-    os.close(source.work_fd)
-    if upper.whiteouts is WhiteoutFormat.OVERLAY and source.whiteouts is None and not _has_aufs_marks(top):
-        # Nothing here was ever written in .wh. form and nothing will be: such names are then ordinary ones.
-        top.policy = MarkPolicy(overlay=True, aufs=False)
-    index = LinkIndex(top, upper.home_fd, _fingerprint(layers))
+    undo.callback(upper.close)
+    index = LinkIndex(top, upper.home_fd, _fingerprint(layers), upper.unpublished)
+    undo.callback(index.close)
     tree = Tree([top, *layers], index)
     copy_up = CopyUp(tree, upper, index, ownership, durable=not source.volatile)
     namespace = Namespace(tree, upper, index, copy_up, ownership)
     parts = WritableParts(upper=upper, index=index, copy_up=copy_up, namespace=namespace)
     return UnionFs(tree, ownership, parts, volatile=source.volatile)
-
-
-def _has_aufs_marks(top: Layer) -> bool:
-    return any(name.startswith(b".wh.") for name in os.listdir(top.root.proc_path()))
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:

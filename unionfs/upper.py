@@ -26,6 +26,8 @@ from unionfs.whiteout import WH_OPAQUE, MarkPolicy, WhiteoutFormat, is_reserved_
 #: turns.
 HOME = b"unionfs"
 _TMP = b"tmp"
+#: Begins the temporary names of copies of lower files.
+COPY_PREFIX = b"+"
 _OPAQUE_WRITTEN = "user.overlay.opaque"
 #: On the root of the upper layer: the format that it was begun with, when it was empty.
 _FORMAT_XATTR = "user.unionfs.whiteouts"
@@ -63,6 +65,8 @@ class Upper:
             undo.callback(os.close, self._lock_fd)
             self._tmp_fd = _make_directory(self.home_fd, _TMP)
             undo.callback(os.close, self._tmp_fd)
+            #: The inode numbers of the copies that a killed server had finished but not published.
+            self.unpublished = _copies_in(self._tmp_fd)
             #: How many objects a server that ended before its time left in the work directory.
             self.leftovers = remove_tree(self._tmp_fd)
             recorded = self._recorded_format()
@@ -139,17 +143,17 @@ class Upper:
             _libc.renameat2(fd, device, fd, directory, _libc.RENAME_EXCHANGE)
             _libc.renameat2(fd, device, fd, moved, _libc.RENAME_WHITEOUT)
 
-    def _temporary(self) -> bytes:
-        return b"#%x" % next(self._serial)
-
     @contextmanager
-    def building(self) -> Iterator[tuple[int, bytes]]:
+    def building(self, prefix: bytes = b"#") -> Iterator[tuple[int, bytes]]:
         """Give the work directory and a name in it; whatever still has that name at the end is removed."""
-        name = self._temporary()
+        name = b"%s%x" % (prefix, next(self._serial))
         try:
             yield self._tmp_fd, name
         finally:
-            self._discard(name)
+            try:
+                self._discard(name)
+            except OSError:
+                pass  # the change itself is done, or has failed for its own reason; the next mount clears this
 
     def _discard(self, name: bytes) -> None:
         try:
@@ -199,9 +203,10 @@ class Upper:
     def _remove_aufs_whiteout(self, directory: LayerDir, name: bytes) -> None:
         try:
             os.unlink(_whiteout_name(name), dir_fd=directory.fd())
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
-                raise
+        except OSError:
+            # Seldom there, and where it stays it does no harm: beside an entry it hides lower layers only, and the
+            # entry does that already, a directory being opaque where lower layers have the name.
+            pass
 
     def _is_device(self, directory: LayerDir, name: bytes) -> bool:
         """Tell whether a whiteout in the form of a device lies at *name*."""
@@ -256,7 +261,6 @@ class Upper:
         """
         if directory.mark(name) is Mark.WHITEOUT and self._is_device(directory, name):
             self._move_directory(self._tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
-            os.unlink(tmp, dir_fd=self._tmp_fd)
         else:
             self._move_directory(self._tmp_fd, tmp, directory.fd(), name, 0)
             if directory.mark(name) is Mark.WHITEOUT:
@@ -344,7 +348,7 @@ class Upper:
         (old_dir, old), (new_dir, new) = source, target
         target_mark = new_dir.mark(new)
         if self.whiteouts is WhiteoutFormat.OVERLAY:
-            self._rename_overlay(source, target, whiteout=whiteout, is_dir=is_dir)
+            whiteout = self._rename_overlay(source, target, whiteout=whiteout, is_dir=is_dir)
         else:
             self._rename_aufs(source, target, whiteout=whiteout, is_dir=is_dir)
         if target_mark is Mark.WHITEOUT:
@@ -357,7 +361,8 @@ class Upper:
 
     def _rename_overlay(
         self, source: tuple[LayerDir, bytes], target: tuple[LayerDir, bytes], *, whiteout: bool, is_dir: bool
-    ) -> None:
+    ) -> bool:
+        """Rename; returns whether a whiteout lies at *source* now."""
         (old_dir, old), (new_dir, new) = source, target
         flags = _libc.RENAME_WHITEOUT if whiteout else 0
         if is_dir and new_dir.mark(new) is not None:
@@ -366,11 +371,15 @@ class Upper:
                 # as the whiteout that is wanted there, or hides nothing for the moment until it is removed.
                 _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, _libc.RENAME_EXCHANGE)
                 if not whiteout:
-                    os.unlink(old, dir_fd=old_dir.fd())
-                return
+                    try:
+                        os.unlink(old, dir_fd=old_dir.fd())
+                    except OSError:
+                        return True
+                return whiteout
             if os.path.lexists(_at(new_dir.fd(), new)):
                 self._clear_marks(new_dir, new)
         _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, flags)
+        return whiteout
 
     def _clear_marks(self, directory: LayerDir, name: bytes) -> None:
         """Replace the directory *name*, which shows as empty, by one that is empty on disk and opaque.
@@ -398,12 +407,30 @@ class Upper:
         if whiteout:
             # Beside the entry it changes nothing that shows: it hides lower layers only.
             _touch(old_dir.fd(), _whiteout_name(old))
-        with self.building() as (tmp_fd, tmp):
-            if is_dir and os.path.lexists(_at(new_dir.fd(), new)):
-                # A directory that holds marks, or a device, is in the way. For a moment neither is there: opaque
-                # marks are files in this format, so no empty directory could stand in.
-                self._move_directory(new_dir.fd(), new, tmp_fd, tmp, 0)
-            os.rename(old, new, src_dir_fd=old_dir.fd(), dst_dir_fd=new_dir.fd())
+        in_the_way = is_dir and os.path.lexists(_at(new_dir.fd(), new))
+        if in_the_way:
+            self._clear_the_way(new_dir, new)
+        os.rename(old, new, src_dir_fd=old_dir.fd(), dst_dir_fd=new_dir.fd())
+        if in_the_way:
+            self._remove_aufs_whiteout(new_dir, new)
+
+    def _clear_the_way(self, directory: LayerDir, name: bytes) -> None:
+        """Make it possible to rename a directory over *name*: a directory that shows as empty, or a device.
+
+        A whiteout beside the directory hides all that the marks inside it hide, so they can go; one beside the
+        device does what the device does.
+        """
+        if self._is_device(directory, name):
+            _touch(directory.fd(), _whiteout_name(name))
+            os.unlink(name, dir_fd=directory.fd())
+            return
+        fd = os.open(name, _OPEN_DIR, dir_fd=directory.fd())
+        try:
+            if os.listdir(_listable(fd)):
+                _touch(directory.fd(), _whiteout_name(name))
+                remove_tree(fd)
+        finally:
+            os.close(fd)
 
     def exchange(self, first: tuple[LayerDir, bytes], second: tuple[LayerDir, bytes]) -> None:
         """Let two names of this layer change places (RENAME_EXCHANGE); both exist here and both are complete."""
@@ -418,6 +445,13 @@ class Upper:
             a_child.note_moved(b_dir, b)
         if b_child is not None:
             b_child.note_moved(a_dir, a)
+
+
+def _copies_in(tmp_fd: int) -> frozenset[int]:
+    with os.scandir(_listable(tmp_fd)) as entries:
+        return frozenset(
+            entry.inode() for entry in entries if os.fsencode(entry.name).startswith(COPY_PREFIX)
+        )
 
 
 def remove_tree(fd: int) -> int:

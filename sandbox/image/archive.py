@@ -6,8 +6,9 @@ Format"), GNU long names and every GNU form of sparse files (the manual of GNU t
 attributes as star, GNU tar and libarchive write them.
 
 The headers are not read with `tarfile`, which is made for archives of friends: behind the first member it takes a damaged
-header for the end of the archive, it keeps times as floats, reads header records of any size into memory, and up to
-Python 3.11.7 a record of 1 MiB of digits takes it an hour (CVE-2024-6232). Names are bytes here from beginning to end.
+header for the end of the archive, takes the times in GNU tar's incremental archives for a part of the name, keeps times as
+floats, and reads header records of any size into memory; in Python 3.11.7 a record of 1 MiB of digits costs it half an hour
+(CVE-2024-6232). Names are bytes here from beginning to end.
 """
 
 from __future__ import annotations
@@ -564,7 +565,7 @@ def _pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
         blank = data.find(b" ", position, position + 21)
         end = position + _digits(data[position:blank]) if blank > 0 else 0
         key, equals, value = data[blank + 1 : max(end - 1, blank + 1)].partition(b"=")
-        if not key or not equals or not blank < end <= len(data) or data[end - 1] != 0x0A:
+        if not key or not equals or end > len(data) or data[end - 1] != 0x0A:
             raise _MalformedError("a pax header whose records do not fit together")
         records.append((key, value))
         position = end

@@ -200,6 +200,13 @@ def make_union(
     return union
 
 
+def now_and_remounted(union: Union) -> Iterator[None]:
+    """Let the body of a loop look at *union* as it is, and again at what is found on disk."""
+    yield
+    union.remount()
+    yield
+
+
 @contextmanager
 def scratch(parent: str | None = None) -> Iterator[str]:
     """Give a directory that goes away with everything in it, however deep and whatever its modes."""

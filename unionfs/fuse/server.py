@@ -109,4 +109,3 @@ def statistics(operations: UnionOperations) -> str:
         fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes}"]
     fields += [f"{kind}={count}" for kind, count in sorted(operations.requests.items())]
     return " ".join([*fields, f"pid={os.getpid()}"])
-

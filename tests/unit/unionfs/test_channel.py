@@ -147,6 +147,30 @@ def test_a_request_whose_parts_do_not_fit_is_refused(ends: Ends, change: dict[st
         receive(server)
 
 
+@pytest.mark.parametrize("index", [-1, 2, True, "0", None, 0.0])
+def test_a_descriptor_is_named_by_its_place_among_those_sent_and_nothing_else(
+    ends: Ends, null: int, index: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, server = ends
+    received: list[int] = []
+    monkeypatch.setattr(os, "set_inheritable", lambda fd, _inheritable: received.append(fd))
+    launcher.send(json.dumps(message(descriptors=2, layers=[], upper=None, work=None, fuse=index)).encode())
+    socket.send_fds(launcher, [b"x"], [null] * 2)
+    with pytest.raises(UnionError, match="malformed request from the launcher"):
+        receive(server)
+    assert len(received) == 2
+    for fd in received:  # the server ends now, and we do not
+        os.close(fd)
+
+
+def test_a_packet_without_descriptors_is_refused_rather_than_waited_out(ends: Ends) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message()).encode())
+    launcher.send(b"x")
+    with pytest.raises(UnionError, match="a packet without descriptors"):
+        receive(server)
+
+
 def test_another_version_is_refused_before_any_descriptor_is_awaited(ends: Ends) -> None:
     launcher, server = ends
     launcher.send(json.dumps(message(version=VERSION + 1)).encode())

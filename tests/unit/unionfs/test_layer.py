@@ -55,7 +55,9 @@ def descend(layer: Layer, path: bytes) -> LayerDir:
 
 
 def test_marks_say_what_each_name_is(open_layer: Callable[..., Layer]) -> None:
-    layer = open_layer({"file": b"", "dir": {}, "link": Symlink(target=b"dir"), "pipe": Fifo(), "gone": Whiteout()})
+    layer = open_layer(
+        {"file": b"", "dir": {}, "link": Symlink(target=b"dir"), "pipe": Fifo(), "gone": Whiteout()}
+    )
     expected = {
         b"file": Mark.OTHER,
         b"dir": Mark.DIRECTORY,
@@ -268,7 +270,7 @@ def test_a_deep_directory_is_opened_again_through_its_parents(
     deep = descend(layer, b"/".join([b"d"] * 40))
     deep.fd()
     fds.trim()
-    assert len(fds) == fds.capacity
+    assert len(fds) <= fds.capacity
     assert Named(deep, b"f").stat().st_size == 4
 
 

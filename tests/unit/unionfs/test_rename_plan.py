@@ -51,7 +51,7 @@ def test_a_full_directory_in_the_way_is_named_before_a_move_across_layers() -> N
 
 def test_renaming_what_only_the_upper_layer_has_needs_nothing_else() -> None:
     plan = plan_rename(UPPER_FILE, ABSENT, 0)
-    assert not (plan.copy_up or plan.whiteout or plan.opaque or plan.exchange)
+    assert not any((plan.copy_up, plan.whiteout, plan.opaque, plan.exchange))
 
 
 def test_a_lower_file_is_copied_up_and_leaves_a_whiteout() -> None:

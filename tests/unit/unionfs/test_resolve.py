@@ -117,7 +117,9 @@ def test_a_lookup_and_a_listing_always_agree(views: list[Names], name: bytes) ->
 
 
 @given(_VIEWS)
-def test_what_a_listing_names_exists_in_its_first_source_and_is_a_directory_in_all(views: list[Names]) -> None:
+def test_what_a_listing_names_exists_in_its_first_source_and_is_a_directory_in_all(
+    views: list[Names],
+) -> None:
     for name, found in merge(views).items():
         kinds = [views[source].mark(name) for source in found.sources]
         assert list(found.sources) == sorted(set(found.sources))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
@@ -496,6 +496,11 @@ def test_a_negative_size_is_an_error() -> None:
     error_of(tar(file(b"first"), header(b"x", size=-512)))
 
 
+def test_a_sparse_file_beyond_what_a_file_can_be_is_an_error() -> None:
+    records = [(b"GNU.sparse.size", b"%d" % 2**63), (b"GNU.sparse.map", b"")]
+    assert "9223372036854775808 bytes" in error_of(tar(file(b"first"), pax(records), file(b"s"))).message
+
+
 @pytest.mark.parametrize("size", [2**40, 2**63, 2**90])
 def test_a_size_beyond_the_archive_is_an_error(size: int) -> None:
     error_of(tar(file(b"first"), header(b"x", size=size)))
@@ -535,9 +540,10 @@ def test_global_headers_do_not_pile_up() -> None:
 
 def test_a_megabyte_of_digits_costs_no_time() -> None:
     data = tar(file(b"a"), record(b"1" * RECORD_LIMIT, b"x"), file(b"b"))
-    start = time.monotonic()
+    start = time.process_time()
     error_of(data)
-    assert time.monotonic() - start < 2
+    # It takes milliseconds; with backtracking, in proportion to the square of the length, it takes an hour.
+    assert time.process_time() - start < 20
 
 
 # Properties
@@ -560,6 +566,7 @@ EVERYTHING = tar(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, len(EVERYTHING) - 1), st.binary(min_size=1, max_size=12)), max_size=4
@@ -596,6 +603,7 @@ def refusal_of(data: bytes) -> ImageError | None:
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@settings(deadline=None)  # the machine may be busy
 @given(
     entries=st.lists(
         st.tuples(

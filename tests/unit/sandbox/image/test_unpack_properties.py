@@ -81,7 +81,7 @@ def parts(members: Iterable[tuple[str, bytes, bytes]]) -> list[bytes]:
     return made
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(members=st.lists(hostile, min_size=1, max_size=12))
 def test_nothing_is_ever_written_outside(members: list[tuple[str, bytes, bytes]]) -> None:
     place = tempfile.mkdtemp()
@@ -135,7 +135,7 @@ def expected(members: list[tuple[str, bytes]]) -> dict[bytes, str]:
     return tree
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     members=st.lists(
         st.tuples(st.sampled_from(["file", "dir", "fifo", "device"]), st.sampled_from(NAMES)), max_size=12
@@ -150,7 +150,7 @@ def test_without_links_the_tree_is_what_the_last_members_say(members: list[tuple
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["kept-open", "found-again"])
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(members=st.lists(hostile, min_size=1, max_size=12))
 def test_it_makes_no_difference_which_directories_are_kept_open(
     cached: bool, members: list[tuple[str, bytes, bytes]]

@@ -1,0 +1,16 @@
+"""Fixtures of the mount tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.mount.support import scratch
+
+
+@pytest.fixture
+def base() -> Iterator[str]:
+    """Give an empty directory for one union; it goes away whatever the test puts into it."""
+    with scratch() as path:
+        yield path

@@ -1,0 +1,202 @@
+"""The command ``unionfs`` as a shell sees it: exit statuses, messages, the daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from contextlib import suppress
+
+import pytest
+
+from tests.mount.support import Union, is_mounted, make_union, run_unionfs, unmount, wait_until
+from tests.support.tree import make_tree
+from unionfs import __version__
+
+pytestmark = pytest.mark.fusermount
+
+
+def server_of(mountpoint: str) -> int | None:
+    """Return the process that serves *mountpoint*."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                arguments = file.read().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if os.fsencode(mountpoint) in arguments and b"unionfs" in arguments:
+            return int(name)
+    return None
+
+
+@pytest.fixture
+def stack(base: str) -> str:
+    """Give a base with a lower layer, an upper and a work directory and a mount point."""
+    make_tree(
+        base, {"lower": {"file": b"content", "inner": {}}, "upper": {"inner": {}}, "work": {}, "mnt": {}}
+    )
+    return base
+
+
+def refusal(*arguments: str, cwd: str) -> str:
+    """Run the command, which has to fail with one line; returns what the line says."""
+    done = run_unionfs(*arguments, cwd=cwd)
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert re.fullmatch(r"unionfs: [^\n]+\n", done.stderr), done.stderr
+    assert not is_mounted(os.path.join(cwd, "mnt"))
+    return done.stderr.removeprefix("unionfs: ").rstrip("\n")
+
+
+# -- mounting and ending -------------------------------------------------------------------------------
+
+
+def test_the_command_returns_once_the_mount_is_usable_and_leaves_a_daemon(stack: str) -> None:
+    mountpoint = os.path.join(stack, "mnt")
+    done = run_unionfs("-o", "lowerdir=lower,upperdir=upper,workdir=work", "mnt", cwd=stack)
+    try:
+        # That run_unionfs came back at all means that the daemon keeps none of our pipes open.
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        with open(os.path.join(mountpoint, "file"), "rb") as file:
+            assert file.read() == b"content"
+        server = server_of(mountpoint) or server_of("mnt")
+        assert server is not None
+        assert os.readlink(f"/proc/{server}/cwd") == "/"
+        assert os.getsid(server) != os.getsid(0)
+        assert {os.readlink(f"/proc/{server}/fd/{fd}") for fd in (0, 1, 2)} == {os.devnull}
+    finally:
+        unmount(mountpoint)
+    wait_until(lambda: server_of("mnt") is None, "the daemon ends with its mount")
+
+
+def test_in_the_foreground_the_command_stays_silent_until_it_is_unmounted(base: str) -> None:
+    union = make_union(base, {"file": b"x"}).mount()
+    assert union.process is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        union.process.wait(0.1)
+    union.unmount()  # which asserts status 0 and an empty log
+
+
+def test_sigterm_unmounts_and_ends_with_status_0(base: str) -> None:
+    union = make_union(base, {"file": b"x"}).mount()
+    assert union.terminate() == 0
+    assert not is_mounted(union.path)
+    assert union.log() == ""
+
+
+def test_sigterm_unmounts_although_a_file_is_open(base: str) -> None:
+    union = make_union(base, {"file": b"x"}).mount()
+    fd = os.open(os.path.join(union.path, "file"), os.O_RDONLY)
+    try:
+        assert union.terminate() == 0
+        assert not is_mounted(union.path)
+    finally:
+        # The connection is gone, and close(2) says so unless the kernel knew already that flush does nothing.
+        with suppress(OSError):
+            os.close(fd)
+
+
+def test_an_unknown_option_is_mentioned_and_ignored(stack: str) -> None:
+    done = run_unionfs("-o", "lowerdir=lower,squash_to_uid=5", "mnt", cwd=stack)
+    try:
+        assert done.returncode == 0
+        assert done.stderr == "unionfs: unknown option ignored: squash_to_uid=5\n"
+        assert os.listdir(os.path.join(stack, "mnt")) != []
+    finally:
+        unmount(os.path.join(stack, "mnt"))
+
+
+def test_directories_whose_names_hold_separators_can_be_named(base: str) -> None:
+    make_tree(base, {"a:b,c": {"file": b"x"}, "mnt": {}})
+    with Union(base, [os.path.join(base, r"a\:b\,c")], writable=False) as union:
+        assert os.listdir(union.path) == ["file"]
+
+
+def test_the_version_is_printed() -> None:
+    done = run_unionfs("--version")
+    assert (done.returncode, done.stdout) == (0, f"unionfs {__version__}\n")
+
+
+# -- refusals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["-o", "lowerdir=lower"], ["--no-such-option", "mnt"]],
+    ids=["none", "no mount point", "unknown"],
+)
+def test_a_wrong_command_line_ends_with_status_2_and_the_usage(stack: str, arguments: list[str]) -> None:
+    done = run_unionfs(*arguments, cwd=stack)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: unionfs ")
+
+
+def test_without_lowerdir_the_option_is_asked_for(stack: str) -> None:
+    assert refusal("mnt", cwd=stack) == "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("lowerdir=nowhere", "lowerdir nowhere: No such file or directory"),
+        ("lowerdir=lower:lower/file", "lowerdir lower/file: Not a directory"),
+        ("lowerdir=lower,upperdir=nowhere,workdir=work", "upperdir nowhere: No such file or directory"),
+        ("lowerdir=lower,upperdir=upper,workdir=nowhere", "workdir nowhere: No such file or directory"),
+    ],
+)
+def test_a_missing_directory_is_named_with_its_role(stack: str, options: str, message: str) -> None:
+    assert refusal("-o", options, "mnt", cwd=stack) == message
+
+
+def test_a_missing_mount_point_is_named(stack: str) -> None:
+    message = refusal("-o", "lowerdir=lower", "nowhere", cwd=stack)
+    assert message == f"mount point {stack}/nowhere: No such file or directory"
+
+
+def test_an_upper_directory_without_a_work_directory_is_refused(stack: str) -> None:
+    message = refusal("-o", "lowerdir=lower,upperdir=upper", "mnt", cwd=stack)
+    assert message.startswith("option upperdir needs workdir")
+
+
+@pytest.mark.parametrize(
+    ("options", "inner", "outer"),
+    [
+        ("lowerdir=lower,upperdir=lower/inner,workdir=work", "upperdir lower/inner", "lowerdir lower"),
+        ("lowerdir=upper/inner,upperdir=upper,workdir=work", "lowerdir upper/inner", "upperdir upper"),
+        ("lowerdir=lower,upperdir=lower,workdir=work", "upperdir lower", "lowerdir lower"),
+        ("lowerdir=lower,upperdir=upper,workdir=upper", "upperdir upper", "workdir upper"),
+        ("lowerdir=lower,upperdir=upper,workdir=upper/inner", "workdir upper/inner", "upperdir upper"),
+    ],
+)
+def test_directories_inside_each_other_are_refused_with_both_names(
+    stack: str, options: str, inner: str, outer: str
+) -> None:
+    message = refusal("-o", options, "mnt", cwd=stack)
+    assert message == f"{inner} is inside {outer}: choose a directory outside it"
+
+
+@pytest.mark.parametrize("mountpoint", ["lower/inner", "lower", "upper/inner"])
+def test_a_mount_point_inside_a_layer_is_refused(stack: str, mountpoint: str) -> None:
+    message = refusal("-o", "lowerdir=lower,upperdir=upper,workdir=work", mountpoint, cwd=stack)
+    layer = mountpoint.split("/", maxsplit=1)[0]
+    assert (
+        message == f"mount point {stack}/{mountpoint} is inside layer {layer}: choose a directory outside it"
+    )
+
+
+def test_a_mount_point_inside_a_layer_is_found_through_a_symbolic_link(stack: str) -> None:
+    os.symlink("lower/inner", os.path.join(stack, "link"))
+    message = refusal("-o", "lowerdir=lower", "link", cwd=stack)
+    assert "is inside layer lower" in message
+
+
+def test_a_file_system_that_cannot_be_written_is_one_line(stack: str) -> None:
+    options = "lowerdir=lower,upperdir=/proc,workdir=work"
+    assert "different file systems" in refusal("-o", options, "mnt", cwd=stack)
+
+
+def test_debugging_shows_the_traceback_of_a_failure(stack: str) -> None:
+    done = run_unionfs("-d", "-o", "lowerdir=nowhere", "mnt", cwd=stack)
+    assert done.returncode == 1
+    assert "unionfs: lowerdir nowhere: No such file or directory\n" in done.stderr
+    assert "Traceback" in done.stderr

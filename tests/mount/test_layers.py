@@ -1,0 +1,215 @@
+"""What can be a layer: many of them, ones with mounts inside, ones that the server may not read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.mount.support import Union, make_union
+from tests.support.tree import Dir, File, Tree, make_tree, snapshot
+
+pytestmark = pytest.mark.fusermount
+
+#: A server that, as root, may not pass by modes. An ordinary user's never may.
+WITHOUT_OVERRIDE = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    if os.geteuid() == 0
+    else []
+)
+
+
+@contextmanager
+def mounted(*arguments: str) -> Iterator[None]:
+    """Mount with the arguments of mount(8), of which the last is the target."""
+    subprocess.run(["mount", *arguments], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", arguments[-1]], check=True)
+
+
+# -- number and order ----------------------------------------------------------------------------------
+
+
+def test_a_hundred_layers_show_each_of_their_files_and_the_topmost_of_a_name(base: str) -> None:
+    count = 100
+    lowers: list[Tree] = [
+        {f"only{number}": b"%d" % number, "all": b"%d" % number, "d": {f"in{number}": b""}}
+        for number in range(count)
+    ]
+    with make_union(base, *lowers) as union:
+        assert set(os.listdir(union.path)) == {"all", "d"} | {f"only{number}" for number in range(count)}
+        assert set(os.listdir(f"{union.path}/d")) == {f"in{number}" for number in range(count)}
+        tree = snapshot(union.path)
+        assert tree[b"all"].data == b"0"
+        assert all(tree[b"only%d" % number].data == b"%d" % number for number in range(count))
+        os.unlink(f"{union.path}/all")
+        os.unlink(f"{union.path}/d/in99")
+        union.remount()
+        assert "all" not in os.listdir(union.path)
+        assert len(os.listdir(f"{union.path}/d")) == count - 1
+
+
+def test_directories_merge_but_attributes_are_those_of_the_topmost(base: str) -> None:
+    top = Dir({"a": b"top", "x": b"a file over a directory"}, mode=0o700, xattrs={"user.from": b"top"})
+    bottom = Dir(
+        {"a": b"bottom", "b": b"bottom", "x": {"hidden": b""}}, mode=0o755, xattrs={"user.from": b"bottom"}
+    )
+    with make_union(base, {"d": top}, {"d": bottom}) as union:
+        tree = snapshot(union.path)
+        assert set(tree) == {b".", b"d", b"d/a", b"d/b", b"d/x"}
+        assert (tree[b"d"].mode, tree[b"d"].xattrs) == (0o700, {"user.from": b"top"})
+        assert (tree[b"d/a"].data, tree[b"d/b"].data) == (b"top", b"bottom")
+
+
+def test_a_file_between_directories_ends_the_merging(base: str) -> None:
+    with make_union(base, {"d": {"top": b""}}, {"d": b"a file"}, {"d": {"bottom": b""}}) as union:
+        assert os.listdir(f"{union.path}/d") == ["top"]
+
+
+def test_a_symbolic_link_of_a_layer_does_not_lead_out_of_the_union(base: str) -> None:
+    os.mkdir(f"{base}/lower")
+    make_tree(f"{base}/outside", {"secret": b"secret"})
+    os.symlink(f"{base}/outside", f"{base}/lower/link")
+    make_tree(f"{base}/below", {"link": {"mine": b"mine"}})
+    with Union(base, [f"{base}/lower", f"{base}/below"]) as union:
+        # The link covers the directory below it; it is resolved by the client, and the server follows none.
+        assert os.readlink(f"{union.path}/link") == f"{base}/outside"
+        os.unlink(f"{union.path}/link")
+        os.mkdir(f"{union.path}/link")
+        assert os.listdir(f"{union.path}/link") == []
+    assert os.listdir(f"{base}/outside") == ["secret"]
+
+
+def test_a_union_can_be_a_layer_of_another(base: str) -> None:
+    os.mkdir(f"{base}/outer")
+    with (
+        make_union(base, {"d": {"f": b"f", "g": b"g"}}) as inner,
+        Union(f"{base}/outer", [inner.path]) as outer,
+    ):
+        os.unlink(f"{outer.path}/d/f")
+        with open(f"{outer.path}/d/g", "wb") as file:
+            file.write(b"changed")
+        assert os.listdir(f"{outer.path}/d") == ["g"]
+        assert sorted(os.listdir(f"{inner.path}/d")) == ["f", "g"]
+        assert os.listdir(inner.upper) == []
+
+
+# -- mounts inside a layer -----------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_mount_points_inside_a_layer_appear_empty(base: str) -> None:
+    lower = {"mnt": {"covered": b"covered"}, "file": b"covered", "beside": b"beside"}
+    make_tree(f"{base}/lower", lower)
+    make_tree(f"{base}/other", {"secret": b"secret"})
+    with ExitStack() as mounts:
+        mounts.enter_context(mounted("-t", "tmpfs", "tmpfs", f"{base}/lower/mnt"))
+        make_tree(f"{base}/lower/mnt", {"inside": {"deep": b"deep"}})
+        mounts.enter_context(mounted("--bind", f"{base}/other/secret", f"{base}/lower/file"))
+        union = mounts.enter_context(Union(base, [f"{base}/lower"]))
+        assert sorted(os.listdir(union.path)) == ["beside", "file", "mnt"]
+        assert os.listdir(f"{union.path}/mnt") == []
+        with pytest.raises(FileNotFoundError):
+            os.lstat(f"{union.path}/mnt/inside")
+        make_tree(f"{union.path}/mnt", {"new": b"new"})
+        union.remount()
+        assert os.listdir(f"{union.path}/mnt") == ["new"]
+        assert os.listdir(f"{base}/lower/mnt") == ["inside"]
+
+
+@pytest.mark.root
+def test_a_file_of_another_file_system_that_is_mounted_in_a_layer_appears_empty(base: str) -> None:
+    make_tree(f"{base}/lower", {"file": b"covered"})
+    os.mkdir(f"{base}/tmpfs")
+    with ExitStack() as mounts:
+        mounts.enter_context(mounted("-t", "tmpfs", "tmpfs", f"{base}/tmpfs"))
+        make_tree(f"{base}/tmpfs", {"secret": File(b"secret", mode=0o640)})
+        mounts.enter_context(mounted("--bind", f"{base}/tmpfs/secret", f"{base}/lower/file"))
+        union = mounts.enter_context(Union(base, [f"{base}/lower"]))
+        info = os.lstat(f"{union.path}/file")
+        assert stat.S_ISREG(info.st_mode)
+        assert info.st_size == 0
+        with open(f"{union.path}/file", "r+b") as file:
+            assert file.read() == b""
+            file.write(b"new")
+        assert snapshot(union.upper)[b"file"].data == b"new"
+        assert snapshot(f"{base}/tmpfs")[b"secret"].data == b"secret"
+
+
+@pytest.mark.root
+def test_a_layer_that_holds_another_mount_of_a_union_does_not_make_the_server_wait_for_itself(
+    base: str,
+) -> None:
+    make_tree(f"{base}/lower", {"f": b"f", "inner": {}})
+    # Only a mount made later can get there: the command refuses such a stack.
+    with Union(base, [f"{base}/lower"]) as union, mounted("--bind", union.path, f"{base}/lower/inner"):
+        done = subprocess.run(["ls", f"{union.path}/inner"], capture_output=True, timeout=5, check=True)
+        assert done.stdout == b""
+
+
+# -- what the server may not read ----------------------------------------------------------------------
+
+
+def test_a_directory_that_the_server_may_not_read_is_eacces(base: str) -> None:
+    lower = {"shut": Dir({"f": b"f"}, mode=0o000), "beside": b"beside"}
+    with make_union(base, lower, wrapper=WITHOUT_OVERRIDE) as union:
+        assert sorted(os.listdir(union.path)) == ["beside", "shut"]
+        for attempt in (os.listdir, lambda path: os.lstat(f"{path}/f"), lambda path: os.mkdir(f"{path}/new")):
+            with pytest.raises(OSError) as caught:
+                attempt(f"{union.path}/shut")
+            assert caught.value.errno == errno.EACCES
+        assert stat.S_IMODE(os.lstat(f"{union.path}/shut").st_mode) == 0
+
+
+def test_an_unreadable_directory_does_not_show_what_is_below_it(base: str) -> None:
+    # What it deletes of the lower one cannot be known: the merged directory is not to be listed without it.
+    lowers: list[Tree] = [{"d": Dir({"own": b"x"}, mode=0o000)}, {"d": {"perhaps deleted": b"y"}}]
+    with make_union(base, *lowers, wrapper=WITHOUT_OVERRIDE) as union:
+        with pytest.raises(PermissionError):
+            os.listdir(f"{union.path}/d")
+        with pytest.raises(PermissionError):
+            os.lstat(f"{union.path}/d/perhaps deleted")
+
+
+def test_a_directory_that_may_only_be_searched_answers_for_names_that_are_known(base: str) -> None:
+    with make_union(base, {"d": Dir({"f": b"f"}, mode=0o111)}, wrapper=WITHOUT_OVERRIDE) as union:
+        with open(f"{union.path}/d/f", "rb") as file:
+            assert file.read() == b"f"
+        with pytest.raises(FileNotFoundError):
+            os.lstat(f"{union.path}/d/other")
+        with pytest.raises(PermissionError):
+            os.listdir(f"{union.path}/d")
+
+
+def test_a_file_that_the_server_may_not_read_is_eacces_and_not_copied(base: str) -> None:
+    with make_union(base, {"f": File(b"secret", mode=0o000)}, wrapper=WITHOUT_OVERRIDE) as union:
+        with pytest.raises(PermissionError):
+            os.open(f"{union.path}/f", os.O_RDONLY)
+        with pytest.raises(PermissionError):
+            os.chmod(f"{union.path}/f", 0o600)
+        assert os.listdir(union.upper) == []
+        assert os.listdir(f"{union.work}/unionfs/tmp") == []
+
+
+def test_a_layer_that_somebody_changes_harms_nothing_else(base: str) -> None:
+    with make_union(base, {"d": {"f": b"f" * 5000, "g": b"g"}, "h": b"h"}) as union:
+        os.listdir(f"{union.path}/d")
+        reader = os.open(f"{union.path}/d/f", os.O_RDONLY)
+        try:
+            subprocess.run(["rm", "-r", f"{base}/lower0/d"], check=True)
+            make_tree(f"{base}/lower0", {"d": b"a file now"})
+            with pytest.raises(FileNotFoundError):
+                os.open(f"{union.path}/d/g", os.O_RDWR)
+            assert os.pread(reader, 5, 0) == b"fffff"
+        finally:
+            os.close(reader)
+        with open(f"{union.path}/h", "ab") as file:
+            file.write(b" changed")
+        assert snapshot(union.upper)[b"h"].data == b"h changed"

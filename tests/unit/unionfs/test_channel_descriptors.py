@@ -1,0 +1,126 @@
+"""The descriptors that come with the launcher's request: each one that is named arrives, or the request is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.mount.support import environment
+from unionfs.channel import VERSION, receive
+from unionfs.errors import UnionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Ends = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """Return the launcher's end and the server's; whatever was received is closed after."""
+    before = set(os.listdir("/proc/self/fd"))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.settimeout(10)  # a request that is waited for in vain is a failure, not a hang
+        yield ours, theirs
+    for name in set(os.listdir("/proc/self/fd")) - before:
+        try:
+            os.close(int(name))
+        except OSError:
+            continue  # the one that listed the directory
+
+
+def send(launcher: socket.socket, count: int, **changes: Any) -> None:
+    """Send a request that announces three descriptors, and *count* of them."""
+    layer = {"fd": 2, "marks": "none", "squash": False, "cross": []}
+    request = {
+        "version": VERSION,
+        "descriptors": 3,
+        "fuse": 0,
+        "user_namespace": 1,
+        "layers": [layer],
+        "upper": None,
+        "work": None,
+        "hidden": [],
+        "volatile": False,
+    }
+    launcher.send(json.dumps(request | changes).encode())
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        socket.send_fds(launcher, [b"x"], [null] * count)
+    finally:
+        os.close(null)
+
+
+@pytest.mark.parametrize("index", [-1, 3, True, 1.0, "1", None], ids=repr)
+@pytest.mark.parametrize("role", ["fuse", "user_namespace"])
+def test_an_index_that_names_no_descriptor_is_refused(ends: Ends, role: str, index: object) -> None:
+    launcher, server = ends
+    send(launcher, 3, **{role: index})
+    with pytest.raises(UnionError, match=r"malformed request from the launcher: .*no descriptor"):
+        receive(server)
+
+
+@pytest.mark.parametrize("role", ["upper", "work"])
+def test_a_directory_that_may_be_absent_is_no_other_than_the_one_that_was_named(
+    ends: Ends, role: str
+) -> None:
+    launcher, server = ends
+    send(launcher, 3, **{role: -1})
+    with pytest.raises(UnionError, match="no descriptor -1 among 3"):
+        receive(server)
+
+
+def test_more_descriptors_than_announced_are_refused(ends: Ends) -> None:
+    launcher, server = ends
+    send(launcher, 4)
+    with pytest.raises(UnionError, match="4 descriptors instead of 3"):
+        receive(server)
+
+
+def test_a_packet_without_descriptors_is_refused(ends: Ends) -> None:
+    launcher, server = ends
+    send(launcher, 1)
+    launcher.send(b"x")
+    with pytest.raises(UnionError, match="a packet without descriptors"):
+        receive(server)
+
+
+def test_descriptors_for_which_there_is_no_room_are_not_waited_for(ends: Ends) -> None:
+    launcher, server = ends
+    send(launcher, 3)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest free number is the next to be given out, so this leaves room for one.
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, before[1]))
+    try:
+        with pytest.raises(
+            UnionError, match="only 1 of 3 descriptors arrived: raise the limit on open files"
+        ):
+            receive(server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_launcher_is_told_why_its_request_is_refused() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "unionfs", "--serve-fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment(),
+                stderr=subprocess.DEVNULL,
+            )
+        ours.settimeout(10)
+        ours.send(b"{}")
+        assert ours.recv(1000).startswith(b"error: malformed request from the launcher")
+    assert server.wait(10) == 1

@@ -1,0 +1,99 @@
+"""Which stacks are refused, before anything is touched, and that refusing one leaves nothing open."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from unionfs.errors import UnionError
+from unionfs.options import Options
+from unionfs.stack import LayerSource, StackSource, open_stack, source_from_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Return a directory with one directory for each role, and one inside each."""
+    for name in ("lower", "other", "upper", "work", "mnt"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("lower")
+    return tmp_path
+
+
+def source(base: Path, mountpoint: str = "mnt", **changes: str) -> StackSource:
+    """Open a stack of which *changes* name other directories."""
+    names = {"lower": "lower", "upper": "upper", "work": "work"} | changes
+    options = Options(
+        lowerdirs=(str(base / "other"), str(base / names["lower"])),
+        upperdir=str(base / names["upper"]),
+        workdir=str(base / names["work"]),
+    )
+    return source_from_options(options, str(base / mountpoint))
+
+
+def test_directories_apart_are_opened_top_first(base: Path) -> None:
+    found = source(base)
+    fs = open_stack(found)
+    assert [layer.root.stat().st_ino for layer in fs.tree.layers] == [
+        (base / name).stat().st_ino for name in ("upper", "other", "lower")
+    ]
+    fs.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lower": "absent"}, "lowerdir {base}/absent: No such file or directory"),
+        ({"mountpoint": "absent"}, "mount point {base}/absent: No such file or directory"),
+        ({"upper": "lower"}, "upperdir {base}/lower is inside lowerdir {base}/lower"),
+        ({"upper": "lower/inner"}, "upperdir {base}/lower/inner is inside lowerdir {base}/lower"),
+        ({"lower": "upper/inner"}, "lowerdir {base}/upper/inner is inside upperdir {base}/upper"),
+        ({"work": "upper"}, "upperdir {base}/upper is inside workdir {base}/upper"),
+        ({"work": "upper/inner"}, "workdir {base}/upper/inner is inside upperdir {base}/upper"),
+        ({"upper": "work/inner"}, "upperdir {base}/work/inner is inside workdir {base}/work"),
+        ({"work": "link/inner"}, "workdir {base}/link/inner is inside lowerdir {base}/lower"),
+        ({"mountpoint": "lower/inner"}, "mount point {base}/lower/inner is inside layer {base}/lower"),
+        ({"mountpoint": "upper"}, "mount point {base}/upper is inside layer {base}/upper"),
+        ({"mountpoint": "link"}, "mount point {base}/link is inside layer {base}/lower"),
+        ({"mountpoint": "work/inner"}, "mount point {base}/work/inner is inside layer {base}/work"),
+    ],
+    ids=str,
+)
+def test_directories_that_contain_each_other_are_refused_by_name(
+    base: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UnionError) as caught:
+        source(base, **changes)
+    assert message.format(base=base) in str(caught.value)
+
+
+def test_a_file_is_no_layer(base: Path) -> None:
+    (base / "file").write_bytes(b"")
+    with pytest.raises(UnionError, match="Not a directory"):
+        source(base, lower="file")
+
+
+def test_a_stack_that_cannot_be_opened_closes_what_was_given(base: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    fds = [os.open(base / name, os.O_PATH) for name in ("lower", "upper")]
+    elsewhere = os.open("/proc/self", os.O_PATH)
+    with pytest.raises(UnionError, match="different file systems"):
+        open_stack(StackSource(lowers=(LayerSource(fd=fds[0]),), upper_fd=fds[1], work_fd=elsewhere))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_five_hundred_layers_are_one_union(tmp_path: Path) -> None:
+    for number in range(500):
+        (tmp_path / f"{number}" / "d").mkdir(parents=True)
+        (tmp_path / f"{number}" / "d" / f"f{number}").write_bytes(b"")
+    lowers = tuple(LayerSource(fd=os.open(tmp_path / f"{number}", os.O_PATH)) for number in range(500))
+    fs = open_stack(StackSource(lowers=lowers))
+    directory = fs.tree.lookup(fs.tree.root, b"d")
+    stream = fs.opendir(directory.ino)
+    assert len(list(fs.entries(stream, 0))) == 502
+    fs.trim()
+    fs.close()
