@@ -5,6 +5,7 @@ launcher.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import socket
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="unionfs: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING
     )
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
+    logging.getLogger("pyfuse3").addFilter(_is_worth_saying)
     try:
         if arguments.serve_fd is not None:
             return _serve_for_launcher(arguments.serve_fd)
@@ -63,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             logging.getLogger(__name__).exception("failed here")
     return EXIT_FAILURE
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Keep quiet of a reply that nobody waits for: its client was killed, or the mount is gone (ENOENT, fs/fuse/dev.c)."""
+    return "fuse_reply_" not in record.msg or record.args != (os.strerror(errno.ENOENT),)
 
 
 def _explain(error: UnionError | OSError) -> str:

@@ -26,7 +26,7 @@ def encoded(names: object) -> list[bytes]:
 
 
 def test_ten_thousand_entries_of_three_layers_are_listed_once_each(base: str) -> None:
-    trees = [many("same-", 2000) | many(prefix, 2700) for prefix in ("upper-", "top-", "bottom-")]
+    trees = [many("same-", 100) | many(prefix, 3400) for prefix in ("upper-", "top-", "bottom-")]
     with make_union(base, {"d": trees[1]}, {"d": trees[2]}, upper={"d": trees[0]}) as union:
         expected = sorted(set().union(*trees))
         assert len(expected) > 10_000
