@@ -1,4 +1,4 @@
-"""The only ctypes of the tests."""
+"""The ctypes of the test harness."""
 
 from __future__ import annotations
 
