@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from unionfs import _libc
 from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
@@ -107,10 +109,24 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:
-    """Name the lower layers, bottom first, by the identity of their roots as far as it survives a reboot: the
-    inode number.
+    """Name the lower layers, bottom first, so that no other stack has the same name.
+
+    An inode number alone names nothing: the roots of all tmpfs have the same, and ext4 gives that of a
+    directory which was removed to the next one that is made. With the id of its file system and the time of
+    its birth it does, and all three outlast a change of what is in the layer. Where a file system has no id
+    or no such times, the name is one that will not come again: facts about another layer would show wrong
+    contents.
     """
-    return b" ".join(b"%d" % layer.root.stat().st_ino for layer in reversed(layers))
+    return b" ".join(_layer_name(layer) for layer in reversed(layers))
+
+
+def _layer_name(layer: Layer) -> bytes:
+    fd = layer.root.fd()
+    file_system = os.fstatvfs(fd).f_fsid
+    born = _libc.birth_time_ns(fd)
+    if not file_system or born is None:
+        return b"once-" + secrets.token_hex(8).encode()
+    return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)
 
 
 def source_from_options(options: Options, mountpoint: str) -> StackSource:
