@@ -5,7 +5,8 @@ The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-
 packet::
 
     {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
-     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...]}, ...],   # top first
+     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
+                 "transient": BOOL}, ...],   # top first
      "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
@@ -100,6 +101,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             policy=_POLICIES[layer["marks"]],
             squash=bool(layer["squash"]),
             cross=tuple(os.fsencode(path).strip(b"/") for path in layer["cross"]),
+            transient=bool(layer.get("transient", False)),
         )
         for layer in message["layers"]
     )

@@ -18,17 +18,26 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from unionfs.copyup_plan import Step, plan_copy_up
+from unionfs.copyup_plan import Contents, Step, plan_copy_up
 from unionfs.index import LinkIndex
-from unionfs.layer import Layer, LayerDir, Named, Pinned, Ref, follows, is_null_device
+from unionfs.layer import Layer, LayerDir, Ref
+from unionfs.metacopy import redirect_of
 from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
+from unionfs.permissions import Permissions
+from unionfs.refs import NO_XATTR, Named, Pinned, follows, is_null_device
 from unionfs.tree import Tree
+from unionfs.types import Mark
 from unionfs.upper import COPY_PREFIX, Upper
-from unionfs.whiteout import is_private_xattr
+from unionfs.xattrs import shown_name
 
 _FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
 _CHUNK = 1 << 20
+_CAPABILITY = "security.capability"
+#: Bytes from which on contents are left below when only metadata changes. Less is copied as fast as marked.
+_WORTH_METACOPY = 16384
+#: Bytes; the kernel writes no longer redirects (redirect_max, fs/overlayfs/super.c).
+_LONGEST_METACOPY_REDIRECT = 256
 #: copy_file_range and FICLONE say these where the two files cannot share or hand over blocks.
 _NO_OFFLOAD = frozenset(
     (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM)
@@ -42,9 +51,14 @@ class _Job:
     source: Ref
     info: os.stat_result
     owner: tuple[int, int]
+    #: With the type.
     mode: int
     tmp_fd: int
     tmp: bytes
+    #: For a copy of metadata alone: where the layers below have the contents.
+    redirect: bytes = b""
+    #: The name that the copy gets; None for the first one that is known.
+    place: tuple[DirNode, bytes] | None = None
 
     @property
     def target(self) -> bytes:
@@ -55,13 +69,21 @@ class CopyUp:
     """Copies objects of one mount up."""
 
     def __init__(
-        self, tree: Tree, upper: Upper, index: LinkIndex, ownership: Ownership, *, durable: bool
+        self,
+        tree: Tree,
+        upper: Upper,
+        index: LinkIndex,
+        ownership: Ownership,
+        permissions: Permissions,
+        *,
+        durable: bool,
     ) -> None:
         """Join the parts; *durable*: contents are synced before a copy takes the original's place."""
         self._tree = tree
         self._upper = upper
         self._index = index
         self._ownership = ownership
+        self._permissions = permissions
         self._durable = durable
         #: Number of copies and of bytes copied since the mount, for the statistics.
         self.copies = 0
@@ -96,7 +118,7 @@ class CopyUp:
             self._owner(job)
             if not source.foreign:
                 self._xattrs(job)
-            os.chmod(tmp, job.mode, dir_fd=tmp_fd)
+            self._permissions.restrict(tmp_fd, tmp, job.mode)
             os.utime(tmp, ns=_times(info), dir_fd=tmp_fd, follow_symlinks=False)
             self._upper.publish_directory(tmp, target, node.name)
         copy = target.child(node.name)
@@ -106,43 +128,157 @@ class CopyUp:
         self._restore_times(parent, target, times)
         self.copies += 1
 
-    def file(self, node: FileNode, *, data: bool = True) -> None:
-        """Give *node* a copy in the upper layer; without its contents if *data* is false."""
-        if node.layer.writable:
-            return
-        named = bool(node.names)
-        if named:
+    def file(self, node: FileNode, contents: Contents = Contents.COPY) -> None:
+        """Give *node* a copy in the upper layer, with *contents*; one that was a copy of metadata alone gets them."""
+        if not node.layer.writable:
+            redirect = self._lower_place(node) if contents is Contents.LATER else None
+            if contents is Contents.LATER and redirect is None:
+                contents = Contents.COPY
+            self._new_copy(node, contents, redirect or b"")
+        elif node.metacopy and contents is Contents.COPY:
+            self._complete(node)
+        elif node.metacopy and contents is Contents.NONE:
+            self._abandon_contents(node)
+
+    def _lower_place(self, node: FileNode) -> bytes | None:
+        """Return where the layers below have *node*; None if a copy of its metadata alone is not to be made."""
+        if not (self._upper.metacopy and stat.S_ISREG(node.kind) and node.names) or node.foreign:
+            return None
+        if node.ref.stat().st_size < _WORTH_METACOPY:
+            return None
+        directory, name = node.names[0]
+        place = self._tree.lower_path(directory) + b"/" + name
+        return place if len(place) <= _LONGEST_METACOPY_REDIRECT else None
+
+    def _new_copy(self, node: FileNode, contents: Contents, redirect: bytes) -> None:
+        if node.names:
             self._upper.refuse_reserved(node.names[0][1])
             self.directory(node.names[0][0])
         info = node.ref.stat()
         if is_null_device(info):
             raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
-        steps = plan_copy_up(
+        if redirect:
+            self._upper.use_feature("metacopy")
+        steps = self._plan(node, Contents.NONE if node.foreign else contents, info.st_nlink)
+        with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
+            job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
+            job.redirect = redirect
+            self._run(node, steps, job)
+        self.copies += 1
+
+    def _plan(self, node: FileNode, contents: Contents, links: int) -> tuple[Step, ...]:
+        return plan_copy_up(
             node.kind,
-            data=data and not node.foreign,
-            links=info.st_nlink,
-            named=named,
+            contents=contents,
+            links=links,
+            named=bool(node.names),
             durable=self._durable,
             lasting=self._tree.numbers.lasts(node.ino),
         )
+
+    def remake(self, node: FileNode, owner: tuple[int, int] | None = None) -> None:
+        """Replace *node*, in the upper layer with a single name, by a new object that is the same but for *owner*.
+
+        Raises:
+            OSError: EPERM if it has more names: they would be left with the old object.
+        """
+        info = node.ref.stat()
+        place = _name_in_upper(node)
+        if info.st_nlink > 1 + node.indexed or (node.names and place is None):
+            raise OSError(errno.EPERM, "an object with several names cannot be made anew")
+        contents = Contents.COPY if stat.S_ISREG(node.kind) else Contents.NONE
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
-            self._run(node, steps, self._job(node.ref, node.layer, info, tmp_fd, tmp))
+            job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
+            job.owner, job.place = owner or job.owner, place
+            steps = self._plan(node, contents, 2 if node.indexed else 1)
+            self._run(node, tuple(step for step in steps if node.indexed or step is not Step.INDEX), job)
+
+    def _complete(self, node: FileNode) -> None:
+        """Give a copy of metadata alone its contents."""
+        if node.ref.stat().st_nlink <= 1:
+            self.remake(node)
+        else:
+            self._complete_in_place(node)
+        node.metacopy, node.data = False, None
+        node.touch()
         self.copies += 1
 
+    def _complete_in_place(self, node: FileNode) -> None:
+        """Fill a copy that has several names. The mark goes last: until then the contents are those below.
+
+        What writing takes away or changes is put back; a kill in between leaves the time of the kill.
+        """
+        info = os.stat(node.ref.proc_path(), follow_symlinks=follows(node.ref))
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        capability = _getxattr(path, _CAPABILITY, follow=follow)
+        with ExitStack() as undo:
+            if not info.st_mode & stat.S_IWUSR:
+                os.chmod(path, stat.S_IMODE(info.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+                undo.callback(os.chmod, path, stat.S_IMODE(info.st_mode))
+            fd = node.ref.open(os.O_RDWR)
+            undo.callback(os.close, fd)
+            reopened = ExitStack()
+            undo.push(reopened)
+            moves = [(handle, _reopen(fd, handle.flags, reopened)) for handle in node.handles]
+            try:
+                self.bytes += _copy_data(node.contents, fd, info.st_size)
+                if self._durable:
+                    os.fdatasync(fd)
+                if capability is not None:
+                    os.setxattr(path, _CAPABILITY, capability, follow_symlinks=follow)
+                self._upper.clear_metacopy(path, follow=follow)
+            finally:
+                if stat.S_IMODE(os.fstat(fd).st_mode) != stat.S_IMODE(info.st_mode):
+                    os.chmod(path, stat.S_IMODE(info.st_mode))
+                os.utime(path, ns=_times(info), follow_symlinks=follow)
+            reopened.pop_all()
+            for handle, replacement in moves:
+                handle.replace(replacement)
+
+    def _abandon_contents(self, node: FileNode) -> None:
+        """Make a copy of metadata alone an empty file of its own: it is about to be truncated.
+
+        Emptied first, then unmarked: in between it is empty already.
+        """
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        with ExitStack() as undo:
+            fd = node.ref.open(os.O_RDWR)
+            undo.callback(os.close, fd)
+            reopened = ExitStack()
+            undo.push(reopened)
+            moves = [(handle, _reopen(fd, handle.flags, reopened)) for handle in node.handles]
+            os.ftruncate(fd, 0)
+            self._upper.clear_metacopy(path, follow=follow)
+            reopened.pop_all()
+            for handle, replacement in moves:
+                handle.replace(replacement)
+        node.metacopy, node.data = False, None
+        node.touch()
+
+    def settle_contents(self, node: FileNode) -> None:
+        """See that the mark of a copy of metadata alone leads to its contents from any name: it gets another one.
+
+        Ours do; one that the kernel wrote may lead to "the same name below".
+        """
+        if node.metacopy and node.layer.writable and not (redirect_of(node.ref) or b"").startswith(b"/"):
+            self.file(node)
+
     def _job(self, source: Ref, layer: Layer, info: os.stat_result, tmp_fd: int, tmp: bytes) -> _Job:
-        uid, gid, mode = self._ownership.visible(info, layer)
-        return _Job(source, info, (uid, gid), stat.S_IMODE(mode), tmp_fd, tmp)
+        uid, gid, mode = self._ownership.for_copy(info, layer)
+        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp)
 
     def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job) -> None:
         with ExitStack() as undo:
-            fd = _make(node.kind, job)
+            fd = self._make(node.kind, job)
             if fd >= 0:
                 undo.callback(os.close, fd)
             # Open handles go on with the copy, so that a reader from before sees what is written after. They are
             # opened while the copy still has the mode that it was made with, and before anything is irrevocable.
             reopened = ExitStack()
             undo.push(reopened)
-            moves = [(handle, _reopen(fd, handle.flags, reopened)) for handle in node.handles]
+            keep_lower = Step.METACOPY in steps
+            moves = [] if keep_lower else [(h, _reopen(fd, h.flags, reopened)) for h in node.handles]
+            lower = node.ref
             index_ref = self._prepare(node, steps, job, fd, undo)
             if Step.PUBLISH in steps:
                 self._publish(node, job, index_ref)
@@ -151,6 +287,9 @@ class CopyUp:
             reopened.pop_all()
             for handle, replacement in moves:
                 handle.replace(replacement)
+            if keep_lower:
+                assert isinstance(lower, Named)
+                node.metacopy, node.data = True, lower
             node.indexed = index_ref is not None
             if index_ref is not None:
                 undo.pop_all()
@@ -165,29 +304,35 @@ class CopyUp:
         index_ref: Named | None = None
         for step in steps:
             if step is Step.DATA:
-                self.bytes += _copy_data(node.ref, fd, job.info.st_size)
+                self.bytes += _copy_data(node.contents, fd, job.info.st_size)
             elif step is Step.OWNER:
                 self._owner(job)
             elif step is Step.XATTRS:
                 if not node.foreign:
                     self._xattrs(job)
+            elif step is Step.METACOPY:
+                os.ftruncate(fd, job.info.st_size)
+                self._upper.set_metacopy(fd, job.redirect)
             elif step is Step.ORIGIN:
                 self._index.set_origin(fd, node.ino)
             elif step is Step.MODE:
-                os.chmod(job.tmp, job.mode, dir_fd=job.tmp_fd)
+                self._permissions.restrict(job.tmp_fd, job.tmp, job.mode)
             elif step is Step.TIMES:
                 os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
             elif step is Step.SYNC:
                 os.fdatasync(fd)
             elif step is Step.INDEX:
-                others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
+                if node.layer.writable:
+                    others = self._index.lower_names(node.ino)
+                else:
+                    others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
                 lasting = self._tree.numbers.lasts(node.ino)
                 index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, others, lasting=lasting)
                 undo.callback(self._index.remove, node.ino)
         return index_ref
 
     def _publish(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
-        parent, name = node.names[0]
+        parent, name = job.place or node.names[0]
         target = parent.upper
         assert target is not None
         times = _times(target.stat())
@@ -212,13 +357,30 @@ class CopyUp:
         copy = os.fstat(pinned)
         if isinstance(node.ref, Pinned):
             node.ref.close()
-        self._tree.reidentify(node, self._upper.layer, Pinned(pinned), (copy.st_dev, copy.st_ino))
+        reference = Pinned(pinned, self._upper.layer)
+        self._tree.reidentify(node, self._upper.layer, reference, (copy.st_dev, copy.st_ino))
+
+    def _make(self, kind: int, job: _Job) -> int:
+        """Make the empty object; returns a descriptor of a regular file, else -1."""
+        disk_kind = self._permissions.disk_kind(kind, *job.owner)
+        if stat.S_ISREG(disk_kind):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(job.tmp, flags, 0o600, dir_fd=job.tmp_fd)
+            if stat.S_ISREG(kind):
+                return fd
+            try:
+                if stat.S_ISLNK(kind):
+                    os.write(fd, _target(job.source))
+            finally:
+                os.close(fd)
+        elif stat.S_ISLNK(kind):
+            os.symlink(_target(job.source), job.tmp, dir_fd=job.tmp_fd)
+        else:
+            os.mknod(job.tmp, kind | 0o600, job.info.st_rdev, dir_fd=job.tmp_fd)
+        return -1
 
     def _owner(self, job: _Job) -> None:
-        uid, gid = job.owner
-        made = os.stat(job.tmp, dir_fd=job.tmp_fd, follow_symlinks=False)
-        if (made.st_uid, made.st_gid) != (uid, gid):
-            os.chown(job.tmp, uid, gid, dir_fd=job.tmp_fd, follow_symlinks=False)
+        self._permissions.own(job.tmp_fd, job.tmp, *job.owner, job.mode, job.info.st_rdev)
 
     def _xattrs(self, job: _Job) -> None:
         source, follow = job.source.proc_path(), follows(job.source)
@@ -229,7 +391,7 @@ class CopyUp:
                 raise
             return
         for name in names:
-            if is_private_xattr(name):
+            if shown_name(name) is None:
                 continue
             try:
                 value = os.getxattr(source, name, follow_symlinks=follow)
@@ -246,16 +408,21 @@ def _reopen(fd: int, flags: int, undo: ExitStack) -> int:
     return copy
 
 
-def _make(kind: int, job: _Job) -> int:
-    """Make the empty object; returns a descriptor of a regular file, else -1."""
-    if stat.S_ISREG(kind):
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(job.tmp, flags, 0o600, dir_fd=job.tmp_fd)
-    if stat.S_ISLNK(kind):
-        os.symlink(_target(job.source), job.tmp, dir_fd=job.tmp_fd)
-    else:
-        os.mknod(job.tmp, kind | 0o600, job.info.st_rdev, dir_fd=job.tmp_fd)
-    return -1
+def _name_in_upper(node: FileNode) -> tuple[DirNode, bytes] | None:
+    """Return a known name of *node* that is an entry of the upper layer."""
+    for directory, name in node.names:
+        if directory.upper is not None and directory.upper.mark(name) is Mark.OTHER:
+            return directory, name
+    return None
+
+
+def _getxattr(path: bytes, name: str, *, follow: bool) -> bytes | None:
+    try:
+        return os.getxattr(path, name, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+        return None
 
 
 def _target(source: Ref) -> bytes:

@@ -12,6 +12,17 @@ import stat
 from enum import Enum
 
 
+class Contents(Enum):
+    """What is wanted of a file's contents."""
+
+    #: All of them: somebody is going to write.
+    COPY = "copy"
+    #: They can stay in the layer below for now: only attributes or names are going to change.
+    LATER = "later"
+    #: None: the file is about to be truncated to nothing.
+    NONE = "none"
+
+
 class Step(Enum):
     """One step of a copy-up, done on a temporary name in the work directory until the object is published."""
 
@@ -19,6 +30,7 @@ class Step(Enum):
     DATA = "data"
     OWNER = "owner"
     XATTRS = "xattrs"
+    METACOPY = "metacopy"
     ORIGIN = "origin"
     MODE = "mode"
     TIMES = "times"
@@ -29,13 +41,13 @@ class Step(Enum):
 
 
 def plan_copy_up(
-    kind: int, *, data: bool, links: int, named: bool, durable: bool, lasting: bool
+    kind: int, *, contents: Contents, links: int, named: bool, durable: bool, lasting: bool
 ) -> tuple[Step, ...]:
     """Plan the copy-up of one object.
 
     Args:
         kind: its type, as ``stat.S_IFMT`` gives it.
-        data: whether its contents are wanted; not where it is about to be truncated to nothing.
+        contents: what is wanted of its contents. LATER marks the copy as one of metadata alone.
         links: its link count in the lower layer.
         named: whether the union still has a name for it; else the copy is kept by descriptor only.
         durable: whether the contents must be on disk before the copy takes the original's place (the kernel's
@@ -43,16 +55,19 @@ def plan_copy_up(
         lasting: whether the object's number will mean the same object at the next mount.
     """
     regular = stat.S_ISREG(kind)
+    copied = regular and contents is Contents.COPY
     steps = [Step.MAKE]
-    if regular and data:
+    if copied:
         steps.append(Step.DATA)
     steps += [Step.OWNER, Step.XATTRS]
+    if regular and contents is Contents.LATER:
+        steps.append(Step.METACOPY)
     if regular and named and lasting:
         steps.append(Step.ORIGIN)
     if not stat.S_ISLNK(kind):
         steps.append(Step.MODE)
     steps.append(Step.TIMES)
-    if regular and data and durable:
+    if copied and durable:
         steps.append(Step.SYNC)
     if named and (links > 1 or not regular):
         steps.append(Step.INDEX)

@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unionfs.copyup import CopyUp
+from unionfs.copyup_plan import Contents
 from unionfs.handles import DirHandle, FileHandle, HandleTable
 from unionfs.index import LinkIndex
-from unionfs.layer import NO_XATTR, follows
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
+from unionfs.permissions import Permissions
+from unionfs.refs import NO_XATTR, follows
 from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.upper import Upper
-from unionfs.whiteout import is_private_xattr
+from unionfs.xattrs import shown_name, stored_name
 
 _CAPABILITY = "security.capability"
 #: Flags of open(2) that are the kernel's business or done by position: never passed on to the file below.
@@ -64,14 +66,29 @@ class UnionFs:
     """One union, mounted or not."""
 
     def __init__(
-        self, tree: Tree, ownership: Ownership, writable: WritableParts | None, *, volatile: bool = False
+        self,
+        tree: Tree,
+        ownership: Ownership,
+        writable: WritableParts | None,
+        *,
+        volatile: bool = False,
+        static_nlink: bool = False,
     ) -> None:
-        """Join the parts; without *writable* the file system is read-only."""
+        """Join the parts; without *writable* the file system is read-only.
+
+        Args:
+            tree: the nodes.
+            ownership: how owners are shown.
+            writable: what a writable mount has besides.
+            volatile: nothing is ever synced.
+            static_nlink: every directory has a link count of 1.
+        """
         self.tree = tree
         self.handles = HandleTable()
         self.writable = writable
         self._ownership = ownership
         self._volatile = volatile
+        self._static_nlink = static_nlink
 
     @property
     def namespace(self) -> Namespace:
@@ -109,6 +126,8 @@ class UnionFs:
         size, blocks, rdev = info.st_size, info.st_blocks, info.st_rdev
         if node.foreign:
             size = blocks = 0
+        elif isinstance(node, FileNode) and node.data is not None:
+            blocks = node.data.stat().st_blocks
         return Attributes(
             node.ino, mode, self._links(node, info), uid, gid, rdev, size, blocks,
             info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
@@ -124,7 +143,7 @@ class UnionFs:
         if isinstance(node, DirNode):
             # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown"
             # (Corrections 12).
-            return 0 if node.removed else 1 if node.merged else info.st_nlink
+            return 0 if node.removed else 1 if node.merged or self._static_nlink else info.st_nlink
         if self.writable is None:
             return info.st_nlink
         if node.indexed:
@@ -146,19 +165,18 @@ class UnionFs:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._parts().copy_up.directory(node)
         else:
-            self._parts().copy_up.file(node, data=change.size != 0)
+            contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
+            self._parts().copy_up.file(node, contents)
             if change.size is not None:
                 self._truncate(node, change.size, handle_number)
-        path, follow = node.ref.proc_path(), follows(node.ref)
         if change.uid is not None or change.gid is not None:
-            uid = -1 if change.uid is None else change.uid
-            gid = -1 if change.gid is None else change.gid
-            os.chown(path, uid, gid, follow_symlinks=follow)
+            self._chown(node, change.uid, change.gid)
         if change.mode is not None:
             if isinstance(node, FileNode) and stat.S_ISLNK(node.kind):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            os.chmod(path, stat.S_IMODE(change.mode))
+            self._parts().permissions.chmod(node.ref, change.mode)
         if change.atime_ns is not None or change.mtime_ns is not None:
+            path, follow = node.ref.proc_path(), follows(node.ref)
             now = os.stat(path, follow_symlinks=follow)
             times = (
                 now.st_atime_ns if change.atime_ns is None else change.atime_ns,
@@ -170,6 +188,16 @@ class UnionFs:
             node.privileged = None
             node.xattrs = None
         return node
+
+    def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
+        parts = self._parts()
+        info = self._info(node)
+        uid, gid = self._ownership.on_disk(uid, gid)
+        wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
+        if isinstance(node, FileNode) and not parts.permissions.holds_owner(node.kind, *wanted):
+            parts.copy_up.remake(node, wanted)
+        else:
+            parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
 
     def _truncate(self, node: FileNode, size: int, handle_number: int | None) -> None:
         self._strip_privileges(node)
@@ -202,7 +230,7 @@ class UnionFs:
         if mode & stat.S_IXGRP:
             cleared &= ~stat.S_ISGID
         if cleared != mode:
-            os.chmod(path, cleared)
+            self._parts().permissions.chmod(node.ref, cleared)
         if _CAPABILITY in self._xattr_names(node):
             os.removexattr(path, _CAPABILITY, follow_symlinks=follow)
         node.privileged, node.xattrs = False, None
@@ -215,14 +243,14 @@ class UnionFs:
         node = self.tree.file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if writing:
-            self._parts().copy_up.file(node, data=not flags & os.O_TRUNC)
+            self._parts().copy_up.file(node, Contents.NONE if flags & os.O_TRUNC else Contents.COPY)
             if flags & os.O_TRUNC:
                 self._strip_privileges(node)
         passed = flags & ~_NOT_PASSED
         if node.foreign and not node.layer.writable:
             fd = os.memfd_create("unionfs-foreign")
         else:
-            fd = node.ref.open(passed | (flags & os.O_TRUNC))
+            fd = node.contents.open(passed | (flags & os.O_TRUNC))
         if flags & os.O_TRUNC:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))
@@ -339,7 +367,7 @@ class UnionFs:
                 if error.errno not in NO_XATTR:
                     raise
                 found = []
-            names = node.xattrs = frozenset(name for name in found if not is_private_xattr(name))
+            names = node.xattrs = frozenset(filter(None, map(shown_name, found)))
         return names
 
     def listxattr(self, ino: int) -> list[str]:
@@ -352,33 +380,31 @@ class UnionFs:
         if name not in self._xattr_names(node):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         path, follow = node.ref.proc_path(), follows(node.ref)
-        return os.getxattr(path, name, follow_symlinks=follow)
+        return os.getxattr(path, stored_name(name), follow_symlinks=follow)
 
     def setxattr(self, ino: int, name: str, value: bytes) -> None:
-        """Set an extended attribute; EPERM for those of union file systems."""
-        node = self._for_xattr_change(ino, name)
+        """Set an extended attribute; those of union file systems are kept apart from our own (xattrs.py)."""
+        node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
-        os.setxattr(path, name, value, follow_symlinks=follow)
+        os.setxattr(path, stored_name(name), value, follow_symlinks=follow)
         self._changed_xattrs(node)
 
     def removexattr(self, ino: int, name: str) -> None:
         """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""
         if name not in self._xattr_names(self.tree.node(ino)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        node = self._for_xattr_change(ino, name)
+        node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
-        os.removexattr(path, name, follow_symlinks=follow)
+        os.removexattr(path, stored_name(name), follow_symlinks=follow)
         self._changed_xattrs(node)
 
-    def _for_xattr_change(self, ino: int, name: str) -> Node:
-        if is_private_xattr(name):
-            raise OSError(errno.EPERM, "an attribute of union file systems", name)
+    def _for_xattr_change(self, ino: int) -> Node:
         node = self.tree.node(ino)
         copy_up = self._parts().copy_up
         if isinstance(node, DirNode):
             copy_up.directory(node)
         else:
-            copy_up.file(node)
+            copy_up.file(node, Contents.LATER)
         return node
 
     @staticmethod
@@ -397,3 +423,4 @@ class WritableParts:
     index: LinkIndex
     copy_up: CopyUp
     namespace: Namespace
+    permissions: Permissions

@@ -26,7 +26,8 @@ import secrets
 import stat
 from collections.abc import Collection
 
-from unionfs.layer import NO_XATTR, Layer, LayerDir, Named, follows
+from unionfs.layer import Layer, LayerDir
+from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.types import Ino
 
 ORIGIN_XATTR = "user.unionfs.origin"

@@ -13,36 +13,33 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs import _libc
 from unionfs.inodes import Identity
+from unionfs.refs import Named, Pinned, at_path, first_xattr, is_null_device, overridden
 from unionfs.types import Mark
 from unionfs.whiteout import (
     NAME_MAX,
     NO_MARKS,
-    OPAQUE_XATTRS,
     WH_OPAQUE,
     WH_PREFIX,
-    WHITEOUT_XATTRS,
     MarkPolicy,
     Raw,
     decode,
     is_reserved_name,
 )
+from unionfs.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS
 
 #: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS
 #: For a last component that may be a symbolic link, which O_PATH | O_NOFOLLOW opens itself.
 _RESOLVE_NO_XDEV_LAST = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS | _libc.RESOLVE_NO_XDEV
-#: errno values that mean "this object has no extended attributes for us", not a failure.
-NO_XATTR = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES))
 
 
 class FdCache:
@@ -95,7 +92,7 @@ class FdCache:
 class Layer:
     """One layer of the stack: its root and how it is to be read."""
 
-    __slots__ = ("cross", "device", "fds", "hidden", "policy", "root", "squash", "writable")
+    __slots__ = ("below", "cross", "device", "fds", "hidden", "policy", "root", "squash", "writable")
 
     def __init__(
         self,
@@ -128,6 +125,8 @@ class Layer:
         self.squash = squash
         self.cross = frozenset(cross)
         self.hidden = frozenset(hidden)
+        #: The roots of the layers below this one that take part in the union, top first; set by the tree.
+        self.below: tuple[LayerDir, ...] = ()
         self.root = LayerDir(self, None, b"")
         self.root.adopt(root_fd)
         self.device: int = self.root.device
@@ -146,6 +145,7 @@ class LayerDir:
         "_fd",
         "_kids",
         "_opaque",
+        "_redirect",
         "_xwhiteouts",
         "device",
         "foreign",
@@ -165,6 +165,8 @@ class LayerDir:
         self._fd = -1
         self._entries: dict[bytes, Mark] | None = None
         self._opaque: bool | None = None
+        #: b"" for none; None while nobody has looked.
+        self._redirect: bytes | None = None
         self._xwhiteouts = False
         self._kids: WeakValueDictionary[bytes, LayerDir] = WeakValueDictionary()
 
@@ -308,6 +310,35 @@ class LayerDir:
         """Tell whether the directory *name* hides those of lower layers."""
         return self.layer.policy.any and self.child(name).is_opaque()
 
+    def redirect(self, name: bytes) -> bytes | None:
+        """Return where the layers below have the directory *name*, if not under its own name."""
+        return self.child(name).redirected() if self.layer.policy.redirect else None
+
+    def redirected(self) -> bytes | None:
+        """Return where the layers below have this directory, if not under its own name.
+
+        Raises:
+            OSError: EACCES where its attributes may not be read: without them, wrong contents would show.
+        """
+        if not self.layer.policy.redirect or self.foreign:
+            return None
+        if self._redirect is None:
+            path = self.proc_path()
+            for name in REDIRECT_XATTRS:
+                try:
+                    self._redirect = os.getxattr(path, name)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                        raise
+            else:
+                self._redirect = b""
+        return self._redirect or None
+
+    def roots_below(self) -> Sequence[LayerDir]:
+        """List the roots of the layers below this one's, top first."""
+        return self.layer.below
+
     def is_opaque(self) -> bool:
         """Tell whether this directory hides those of its name in lower layers."""
         if self._opaque is None:
@@ -328,7 +359,7 @@ class LayerDir:
             self._opaque = self._looks_opaque()
             return None
         try:
-            value = _first_xattr(fd, OPAQUE_XATTRS) if policy.overlay else b""
+            value = first_xattr(fd, OPAQUE_XATTRS) if policy.overlay else b""
             self._xwhiteouts = value == b"x"
             entries, opaque = decode(self._scan(fd), policy)
         finally:
@@ -349,7 +380,7 @@ class LayerDir:
                 elif entry.is_file(follow_symlinks=False):
                     if (
                         self._xwhiteouts
-                        and _first_xattr(_at(fd, name), WHITEOUT_XATTRS, follow=False) is not None
+                        and first_xattr(at_path(fd, name), WHITEOUT_XATTRS, follow=False) is not None
                     ):
                         yield name, Raw.NULL_DEVICE
                     else:
@@ -363,7 +394,7 @@ class LayerDir:
     def _looks_opaque(self) -> bool:
         """Look for an opaque mark on a directory that cannot be read; one whose value cannot be read counts."""
         policy = self.layer.policy
-        if policy.overlay and _first_xattr(self.proc_path(), OPAQUE_XATTRS, unreadable=b"y") == b"y":
+        if policy.overlay and first_xattr(self.proc_path(), OPAQUE_XATTRS, unreadable=b"y") == b"y":
             return True
         return policy.aufs and self._has(WH_OPAQUE)
 
@@ -405,8 +436,10 @@ class LayerDir:
         if self.parent is not None and self.foreign:
             return _libc.stat_cached(self.parent.fd(), self.name)
         if self.parent is not None and self._fd < 0:
-            return os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)
-        return os.fstat(self.fd())
+            info = os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)
+        else:
+            info = os.fstat(self.fd())
+        return overridden(info, self) if self.layer.policy.override_stat else info
 
     def proc_path(self) -> bytes:
         """Return a path of the directory itself for calls that take no descriptor (or no O_PATH one). Links
@@ -428,11 +461,15 @@ class LayerDir:
 
     def note_new(self, *, opaque: bool) -> None:
         """Record that this directory was made just now: empty, and nothing needs to be read."""
-        self._entries, self._opaque = {}, opaque
+        self._entries, self._opaque, self._redirect = {}, opaque, b""
 
     def note_opaque(self) -> None:
         """Record that this directory has been made opaque."""
         self._opaque = True
+
+    def note_redirect(self, redirect: bytes) -> None:
+        """Record that the layers below have this directory at *redirect*."""
+        self._redirect = redirect
 
     def note_moved(self, parent: LayerDir, name: bytes) -> None:
         """Record that this directory is now *name* of *parent*; what is below it moved along."""
@@ -442,116 +479,5 @@ class LayerDir:
         parent._kids[name] = self
 
 
-class Named:
-    """A reference to a non-directory: a name in a directory of a layer."""
-
-    __slots__ = ("directory", "name")
-
-    def __init__(self, directory: LayerDir, name: bytes) -> None:
-        """Refer to *name* of *directory*."""
-        self.directory = directory
-        self.name = name
-
-    def stat(self) -> os.stat_result:
-        """Return the attributes of the object, of a symbolic link its own."""
-        return os.stat(self.name, dir_fd=self.directory.fd(), follow_symlinks=False)
-
-    def open(self, flags: int) -> int:
-        """Open the object, a regular file; never through a symbolic link.
-
-        Raises:
-            OSError: ESTALE where it is no regular file any more. Opening the FIFO that somebody put in its place
-                would have to wait for a writer (fifo(7)), and every client with it.
-        """
-        fd = os.open(self.name, flags | _OPEN_FILE, dir_fd=self.directory.fd())
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
-        return fd
-
-    def readlink(self) -> bytes:
-        """Return the target of the symbolic link."""
-        return os.readlink(self.name, dir_fd=self.directory.fd())
-
-    def proc_path(self) -> bytes:
-        """Return a path for calls that take no descriptor; the last component is not to be followed."""
-        return _at(self.directory.fd(), self.name)
-
-
-class Pinned:
-    """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode
-    number, alive.
-    """
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        """Take over *fd*."""
-        self.fd = fd
-
-    def stat(self) -> os.stat_result:
-        """Return the attributes of the object."""
-        return os.fstat(self.fd)
-
-    def open(self, flags: int) -> int:
-        """Open the object anew."""
-        return os.open(self.proc_path(), flags | os.O_CLOEXEC)
-
-    def readlink(self) -> bytes:
-        """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's
-        own).
-        """
-        return os.readlink(b"", dir_fd=self.fd)
-
-    def proc_path(self) -> bytes:
-        """Return a path of the object itself. Links in it are to be followed."""
-        return b"/proc/self/fd/%d" % self.fd
-
-    def close(self) -> None:
-        """Let the object go."""
-        os.close(self.fd)
-
-
 #: What reaches one object on disk.
 Ref = LayerDir | Named | Pinned
-
-
-def follows(ref: Ref) -> bool:
-    """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of
-    a layer.
-    """
-    return not isinstance(ref, Named)
-
-
-def is_null_device(info: os.stat_result) -> bool:
-    """Tell whether *info* is of a character device 0:0, the kernel's whiteout."""
-    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-
-
-def _at(fd: int, name: bytes) -> bytes:
-    return b"/proc/self/fd/%d/%s" % (fd, name)
-
-
-def _first_xattr(
-    target: int | bytes, names: tuple[str, ...], *, follow: bool = True, unreadable: bytes | None = None
-) -> bytes | None:
-    """Return the value of the first of *names* that *target* has; nothing readable counts as nothing there.
-
-    A value that exists but may not be read is *unreadable*: listing names needs no permission, values do.
-    """
-    try:
-        present = os.listxattr(target, follow_symlinks=follow)
-    except OSError as error:
-        if error.errno not in NO_XATTR:
-            raise
-        return None
-    for name in names:
-        if name in present:
-            try:
-                return os.getxattr(target, name, follow_symlinks=follow)
-            except OSError as error:
-                if error.errno not in NO_XATTR:
-                    raise
-                if unreadable is not None:
-                    return unreadable
-    return None

@@ -12,10 +12,13 @@ from contextlib import ExitStack, contextmanager
 
 from unionfs import _libc
 from unionfs.copyup import CopyUp
+from unionfs.copyup_plan import Contents
 from unionfs.index import LinkIndex
-from unionfs.layer import LayerDir, Named, Pinned
+from unionfs.layer import LayerDir
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
+from unionfs.permissions import Permissions
+from unionfs.refs import Named, Pinned
 from unionfs.rename_plan import End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
@@ -29,7 +32,13 @@ class Namespace:
     """The entries of one writable mount."""
 
     def __init__(
-        self, tree: Tree, upper: Upper, index: LinkIndex, copy_up: CopyUp, ownership: Ownership
+        self,
+        tree: Tree,
+        upper: Upper,
+        index: LinkIndex,
+        copy_up: CopyUp,
+        ownership: Ownership,
+        permissions: Permissions,
     ) -> None:
         """Join the parts."""
         self._tree = tree
@@ -37,7 +46,7 @@ class Namespace:
         self._index = index
         self._copy_up = copy_up
         self._ownership = ownership
-        self._euid, self._egid = os.geteuid(), os.getegid()
+        self._permissions = permissions
 
     # -- making ------------------------------------------------------------------------------------
 
@@ -48,16 +57,26 @@ class Namespace:
         if stat.S_ISCHR(mode) and rdev == 0:
             raise OSError(errno.EPERM, "a character device 0:0 is a whiteout", name)
 
-        def make(dirfd: int, at: bytes) -> None:
-            os.mknod(at, mode & ~_SET_ID, rdev, dir_fd=dirfd)
+        kind = self._permissions.disk_kind(stat.S_IFMT(mode), *owner)
 
-        return self._make(parent, name, mode, owner, make)
+        def make(dirfd: int, at: bytes) -> None:
+            os.mknod(at, kind | stat.S_IMODE(mode) & ~_SET_ID, rdev, dir_fd=dirfd)
+
+        return self._make(parent, name, mode, owner, make, rdev)
 
     def symlink(self, parent: DirNode, name: bytes, target: bytes, owner: tuple[int, int]) -> FileNode:
         """Make a symbolic link to *target*."""
+        kind = self._permissions.disk_kind(stat.S_IFLNK, *self._group_of(parent, owner))
 
         def make(dirfd: int, at: bytes) -> None:
-            os.symlink(target, at, dir_fd=dirfd)
+            if stat.S_ISLNK(kind):
+                os.symlink(target, at, dir_fd=dirfd)
+            else:
+                fd = os.open(at, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dirfd)
+                try:
+                    os.write(fd, target)
+                finally:
+                    os.close(fd)
 
         return self._make(parent, name, stat.S_IFLNK | 0o777, owner, make)
 
@@ -86,14 +105,16 @@ class Namespace:
         mode: int,
         owner: tuple[int, int],
         make: Callable[[int, bytes], None],
+        rdev: int = 0,
     ) -> FileNode:
         directory = self._prepare(parent, name)
-        uid, gid, mode = self._ownership.for_new(*owner, mode, self._visible(parent))
+        uid, gid, mode = self._ownership.for_new(*owner, mode, self._owner_of(parent))
 
         def complete(dirfd: int, at: bytes) -> None:
             make(dirfd, at)
             try:
-                self._own(dirfd, at, uid, gid, mode, inherits=self._inherits_group(parent))
+                inherits = self._inherits_group(parent)
+                self._permissions.settle(dirfd, at, uid, gid, mode, rdev, inherits=inherits)
             except OSError:
                 os.unlink(at, dir_fd=dirfd)
                 raise
@@ -106,13 +127,14 @@ class Namespace:
         """Make a directory; over a whiteout it is made opaque, or what was deleted below would show in it."""
         directory = self._prepare(parent, name)
         uid, gid, mode = self._ownership.for_new(
-            *owner, stat.S_IFDIR | stat.S_IMODE(mode), self._visible(parent)
+            *owner, stat.S_IFDIR | stat.S_IMODE(mode), self._owner_of(parent)
         )
 
         def make(dirfd: int, at: bytes) -> None:
             os.mkdir(at, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
             try:
-                self._own(dirfd, at, uid, gid, mode, inherits=self._inherits_group(parent))
+                inherits = self._inherits_group(parent)
+                self._permissions.settle(dirfd, at, uid, gid, mode, 0, inherits=inherits)
             except OSError:
                 os.rmdir(at, dir_fd=dirfd)
                 raise
@@ -125,7 +147,8 @@ class Namespace:
     def link(self, node: FileNode, parent: DirNode, name: bytes) -> FileNode:
         """Give *node* the additional name *name* in *parent*."""
         directory = self._prepare(parent, name)
-        self._copy_up.file(node)
+        self._copy_up.file(node, Contents.LATER)
+        self._copy_up.settle_contents(node)
         self._upper.create(directory, name, lambda dirfd, at: _link(node, dirfd, at))
         node.touch()
         parent.touch()
@@ -144,24 +167,18 @@ class Namespace:
         assert directory is not None
         return directory
 
-    def _own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
-        """Set owner and the mode bits that making an object does not give, where they differ from what it has
-        got.
-        """
-        if uid != self._euid or gid != self._egid or inherits:
-            os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
-        if mode & _SET_ID and not stat.S_ISLNK(mode):
-            # After the owner: chown clears them. The umask was applied by the kernel; ours is 0.
-            os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd)
+    def _group_of(self, parent: DirNode, owner: tuple[int, int]) -> tuple[int, int]:
+        uid, gid, _ = self._ownership.for_new(*owner, 0, self._owner_of(parent))
+        return uid, gid
 
-    def _visible(self, node: DirNode) -> tuple[int, int, int]:
+    def _owner_of(self, node: DirNode) -> tuple[int, int, int]:
         info = node.info
         if info is None:
             info = node.info = node.parts[0].stat()
-        return self._ownership.visible(info, node.parts[0].layer)
+        return self._ownership.for_copy(info, node.parts[0].layer)
 
     def _inherits_group(self, parent: DirNode) -> bool:
-        return bool(self._visible(parent)[2] & stat.S_ISGID)
+        return bool(self._owner_of(parent)[2] & stat.S_ISGID)
 
     # -- removing ----------------------------------------------------------------------------------
 
@@ -247,7 +264,7 @@ class Namespace:
             ):
                 node.ref = Named(upper, other_name)
                 return
-        node.ref = Pinned(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()))
+        node.ref = Pinned(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()), ref.directory.layer)
 
     def _lost_name(self, node: FileNode, *, was_link: bool) -> None:
         """After a name of *node* is gone: bring the index up to date."""
@@ -256,7 +273,8 @@ class Namespace:
                 node.ref = self._index.lose_lower_name(node.ino) or node.ref
             if node.ref.stat().st_nlink == 1 and self._index.lower_names(node.ino) == 0:
                 assert isinstance(node.ref, Named)
-                pinned = Pinned(os.open(node.ref.name, _OPEN_PATH, dir_fd=node.ref.directory.fd()))
+                at = node.ref.directory
+                pinned = Pinned(os.open(node.ref.name, _OPEN_PATH, dir_fd=at.fd()), at.layer)
                 self._index.remove(node.ino)
                 node.ref, node.indexed = pinned, False
         elif not node.layer.writable:
@@ -281,7 +299,12 @@ class Namespace:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
         source = self._tree.lookup(old, old_name)
         target = self._tree.lookup(new, new_name) if self._tree.exists(new, new_name) else None
-        plan = plan_rename(self._end(old, old_name, source), self._end(new, new_name, target), flags)
+        plan = plan_rename(
+            self._end(old, old_name, source),
+            self._end(new, new_name, target),
+            flags,
+            redirects=self._upper.redirect,
+        )
         if source is target:  # two names of one file: rename(2) does nothing then
             return
         _refuse_loop(source, new)
@@ -295,12 +318,14 @@ class Namespace:
         assert new_dir is not None
         if plan.copy_up:
             self._put_in_upper(source, old, old_name)
+        self._keep_below(source, old is new, redirect=plan.redirect)
         if plan.opaque:
             self._make_opaque(old_dir, old_name)
         if plan.exchange:
             assert target is not None
             if plan.copy_up_second:
                 self._put_in_upper(target, new, new_name)
+            self._keep_below(target, old is new, redirect=plan.redirect_second)
             if plan.opaque_second:
                 self._make_opaque(new_dir, new_name)
             self._upper.exchange((old_dir, old_name), (new_dir, new_name))
@@ -364,16 +389,31 @@ class Namespace:
 
     def _put_in_upper(self, node: Node, parent: DirNode, name: bytes) -> None:
         """See that *name* of *parent* is an entry of the upper layer, for a copied hard link by one more link
-        to the copy.
+        to the copy. Of a directory no contents are copied, and of a large file neither.
         """
-        assert isinstance(node, FileNode)
-        self._copy_up.file(node)
+        if isinstance(node, DirNode):
+            self._copy_up.directory(node)
+            return
+        self._copy_up.file(node, Contents.LATER)
         directory = parent.upper
         assert directory is not None
         if directory.mark(name) is not Mark.OTHER:
             self._upper.create(directory, name, lambda dirfd, at: _link(node, dirfd, at))
             if node.indexed:
                 node.ref = self._index.lose_lower_name(node.ino) or node.ref
+
+    def _keep_below(self, node: Node, same_parent: bool, *, redirect: bool) -> None:
+        """Before *node* of the upper layer moves: see that what the layers below have of it is found from there."""
+        if isinstance(node, FileNode):
+            self._copy_up.settle_contents(node)
+        elif redirect:
+            directory = node.upper
+            assert directory is not None
+            present = directory.redirected()
+            if present is not None and (same_parent or present.startswith(b"/")):
+                return
+            place = node.name if same_parent else self._tree.lower_path(node)
+            self._upper.set_redirect(directory, place)
 
     def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
         self._upper.set_opaque(directory.fd(), name)

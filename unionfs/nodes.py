@@ -12,6 +12,7 @@ Invariants (unionfs/README.md, "Identity"):
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unionfs.handles import FileHandle
     from unionfs.inodes import Identity
-    from unionfs.layer import Layer, LayerDir, Named, Pinned
+    from unionfs.layer import Layer, LayerDir
+    from unionfs.refs import Named, Pinned
     from unionfs.types import Ino
 
 
@@ -54,7 +56,18 @@ class _Node:
 class FileNode(_Node):
     """Anything that is not a directory."""
 
-    __slots__ = ("handles", "identity", "indexed", "kind", "layer", "names", "privileged", "ref")
+    __slots__ = (
+        "data",
+        "handles",
+        "identity",
+        "indexed",
+        "kind",
+        "layer",
+        "metacopy",
+        "names",
+        "privileged",
+        "ref",
+    )
 
     def __init__(
         self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Identity
@@ -73,6 +86,22 @@ class FileNode(_Node):
         self.privileged: bool | None = None
         #: A copied-up hard link that names in lower layers still lead to; the index counts them (index.py).
         self.indexed = False
+        #: A copy without contents; they are those of ``data``, a file of a layer below (None: it is not there).
+        self.metacopy = False
+        self.data: Named | None = None
+
+    @property
+    def contents(self) -> Named | Pinned:
+        """What reaches the contents.
+
+        Raises:
+            OSError: EIO, if the layer below that should have them has not.
+        """
+        if not self.metacopy:
+            return self.ref
+        if self.data is None:
+            raise OSError(errno.EIO, "the layer below has not the contents of this copy of its metadata")
+        return self.data
 
 
 class DirNode(_Node):

@@ -1,17 +1,36 @@
-"""The ``-o`` options of the command line, as fuse-overlayfs and mount(8) give them. Pure."""
+"""The ``-o`` options of the command line, as fuse-overlayfs, kernel OverlayFS and mount(8) give them. Pure."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from unionfs.errors import UnionError
+from unionfs.layer_format import WantedFormat
+from unionfs.ownership import IdPolicy, IdRange
 from unionfs.whiteout import WhiteoutFormat
+
+T = TypeVar("T")
 
 #: Options for the mount itself, handed to libfuse as they are.
 _FUSE_OPTIONS = frozenset(
-    "allow_other allow_root default_permissions ro rw suid nosuid dev nodev exec noexec atime noatime sync async dirsync".split()
+    "allow_other allow_root auto_unmount default_permissions ro rw suid nosuid dev nodev exec noexec "
+    "atime noatime diratime nodiratime sync async dirsync".split()
 )
 _FUSE_VALUES = frozenset(("fsname", "subtype", "max_read"))
+_VALUES = frozenset(
+    "lowerdir upperdir workdir whiteouts redirect_dir metacopy xattr_permissions uidmapping gidmapping "
+    "squash_to_uid squash_to_gid size inodes fsync".split()
+)
+_FLAGS = frozenset("volatile squash_unmapped squash_to_root static_nlink noacl userxattr debug".split())
+#: What we do whatever they say, or what is asked for by not knowing better: nothing to mention.
+_IMPLIED = re.compile(
+    r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
+)
+_SIZE = re.compile(r"(\d{1,15})([kKmMgGtT]?)")
+_MAX_ID = (1 << 32) - 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +41,19 @@ class Options:
     lowerdirs: tuple[str, ...]
     upperdir: str | None = None
     workdir: str | None = None
-    whiteouts: WhiteoutFormat | None = None
+    form: WantedFormat = field(default_factory=WantedFormat)
+    ids: IdPolicy = field(default_factory=IdPolicy)
     volatile: bool = False
     #: Show owners that this user namespace does not map as 0.
     squash_unmapped: bool = False
+    #: Show the link count of every directory as 1.
+    static_nlink: bool = False
+    #: POSIX ACLs.
+    acl: bool = True
+    #: Bytes and objects that the writable layer may have; None for as many as fit.
+    size: int | None = None
+    inodes: int | None = None
+    debug: bool = False
     #: For libfuse.
     fuse: tuple[str, ...] = ()
     #: Not known here; to be mentioned and otherwise ignored, as callers of fuse-overlayfs rely on.
@@ -68,15 +96,15 @@ def parse_options(texts: list[str]) -> Options:
     for text in texts:
         for option in filter(None, split_escaped(text, ",")):
             key, equals, value = option.partition("=")
-            if key in ("lowerdir", "upperdir", "workdir", "whiteouts"):
+            if key in _VALUES:
                 if not value:
                     raise UnionError(f"option {key} needs a value: {key}=...")
                 values[key] = value
-            elif key in ("volatile", "squash_unmapped") and not equals:
+            elif key in _FLAGS and not equals:
                 flags.add(key)
             elif (key in _FUSE_OPTIONS and not equals) or (key in _FUSE_VALUES and equals):
                 fuse.append(option)
-            else:
+            elif not _IMPLIED.fullmatch(option):
                 ignored.append(option)
     if "lowerdir" not in values:
         raise UnionError("option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM")
@@ -86,23 +114,94 @@ def parse_options(texts: list[str]) -> Options:
     lowerdirs = tuple(filter(None, split_escaped(values["lowerdir"], ":")))
     if not lowerdirs:
         raise UnionError("option lowerdir names no directory")
+
+    def of(key: str, parse: Callable[[str, str], T]) -> T | None:
+        return parse(key, values[key]) if key in values else None
+
+    synced = of("fsync", _choice("0", "1", "true", "false"))
     return Options(
         lowerdirs=lowerdirs,
         upperdir=values.get("upperdir"),
         workdir=values.get("workdir"),
-        whiteouts=_whiteouts(values.get("whiteouts")),
-        volatile="volatile" in flags,
+        form=_form(values, user_marks="userxattr" in flags),
+        ids=_ids(values, squash="squash_to_root" in flags),
+        volatile="volatile" in flags or synced in ("0", "false"),
         squash_unmapped="squash_unmapped" in flags,
+        static_nlink="static_nlink" in flags,
+        acl="noacl" not in flags,
+        size=of("size", _bytes),
+        inodes=of("inodes", _number),
+        debug="debug" in flags,
         fuse=tuple(fuse),
         ignored=tuple(ignored),
     )
 
 
-def _whiteouts(value: str | None) -> WhiteoutFormat | None:
-    if value is None:
-        return None
-    try:
-        return WhiteoutFormat(value)
-    except ValueError:
-        known = ", ".join(form.value for form in WhiteoutFormat)
-        raise UnionError(f"option whiteouts={value} is unknown: use one of {known}") from None
+def _form(values: dict[str, str], *, user_marks: bool) -> WantedFormat:
+    def of(key: str, *known: str) -> str | None:
+        return _choice(*known)(key, values[key]) if key in values else None
+
+    whiteouts = of("whiteouts", *(form.value for form in WhiteoutFormat))
+    redirect = of("redirect_dir", "on", "follow", "nofollow", "off")
+    metacopy = of("metacopy", "on", "off")
+    override = of("xattr_permissions", "0", "1", "2")
+    return WantedFormat(
+        whiteouts=None if whiteouts is None else WhiteoutFormat(whiteouts),
+        user_marks=user_marks,
+        redirect=redirect in (None, "on"),
+        metacopy=metacopy in (None, "on"),
+        override_stat=None if override is None else override != "0",
+    )
+
+
+def _ids(values: dict[str, str], *, squash: bool) -> IdPolicy:
+    default = 0 if squash else None
+
+    def squashed(key: str) -> int | None:
+        return _id(key, values[key]) if key in values else default
+
+    return IdPolicy(
+        uids=_ranges("uidmapping", values.get("uidmapping", "")),
+        gids=_ranges("gidmapping", values.get("gidmapping", "")),
+        squash_uid=squashed("squash_to_uid"),
+        squash_gid=squashed("squash_to_gid"),
+    )
+
+
+def _choice(*known: str) -> Callable[[str, str], str]:
+    def parse(key: str, value: str) -> str:
+        if value not in known:
+            raise UnionError(f"option {key}={value} is unknown: use one of {', '.join(known)}")
+        return value
+
+    return parse
+
+
+def _number(key: str, value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and len(value) <= 15):
+        raise UnionError(f"option {key}={value} is no number")
+    return int(value)
+
+
+def _id(key: str, value: str) -> int:
+    number = _number(key, value)
+    if number > _MAX_ID:
+        raise UnionError(f"option {key}={value} is no user or group id: they end at {_MAX_ID}")
+    return number
+
+
+def _bytes(key: str, value: str) -> int:
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise UnionError(f"option {key}={value} is no size: use a number of bytes, or one with k, m, g or t")
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
+
+
+def _ranges(key: str, value: str) -> tuple[IdRange, ...]:
+    """Parse ``DISK:SHOWN:COUNT[:DISK:SHOWN:COUNT]...``."""
+    numbers = [_id(key, text) for text in value.split(":") if text]
+    if len(numbers) % 3:
+        raise UnionError(
+            f"option {key}={value} is no map: use DISK:SHOWN:COUNT, and more such triples after a colon"
+        )
+    return tuple(IdRange(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))

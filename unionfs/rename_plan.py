@@ -37,23 +37,26 @@ class RenamePlan:
     """The steps of a rename, in order."""
 
     copy_up: bool
+    #: The moved directory must say where the layers below have it.
+    redirect: bool
     #: The moved directory must hide a lower directory of its new name (for an exchange: of the first's new
-    #: place).
+    #: place). One with a redirect does so by itself.
     opaque: bool
     #: Likewise for the second of an exchange.
-    opaque_second: bool
     copy_up_second: bool
+    redirect_second: bool
+    opaque_second: bool
     exchange: bool
     whiteout: bool
 
 
-def plan_rename(source: End, target: End, flags: int) -> RenamePlan:
-    """Plan the rename of *source* to *target*.
+def plan_rename(source: End, target: End, flags: int, *, redirects: bool) -> RenamePlan:
+    """Plan the rename of *source* to *target*; *redirects*: the writable layer can hold them.
 
     Raises:
         OSError: EINVAL for flags that do not exist or exclude each other, EEXIST, ENOENT, ENOTEMPTY, EISDIR
-            and ENOTDIR as renameat2(2) gives them, EXDEV for a directory to which a lower layer contributes:
-            the caller copies it then.
+            and ENOTDIR as renameat2(2) gives them, EXDEV for a directory to which a lower layer contributes
+            where no redirect can say so: the caller copies it then.
     """
     if flags & ~KNOWN_FLAGS or flags == KNOWN_FLAGS:
         _fail(errno.EINVAL)
@@ -71,13 +74,15 @@ def plan_rename(source: End, target: End, flags: int) -> RenamePlan:
             _fail(errno.ENOTDIR)
         if target.is_dir and not target.empty:
             _fail(errno.ENOTEMPTY)
-    if source.merged_below or (exchange and target.merged_below):
+    if (source.merged_below or (exchange and target.merged_below)) and not redirects:
         _fail(errno.EXDEV)
     return RenamePlan(
         copy_up=not source.in_upper,
-        opaque=source.is_dir and target.lower_has_name,
+        redirect=source.merged_below,
+        opaque=source.is_dir and target.lower_has_name and not source.merged_below,
         copy_up_second=exchange and not target.in_upper,
-        opaque_second=exchange and target.is_dir and source.lower_has_name,
+        redirect_second=exchange and target.merged_below,
+        opaque_second=exchange and target.is_dir and source.lower_has_name and not target.merged_below,
         exchange=exchange,
         whiteout=not exchange and source.lower_has_name,
     )

@@ -2,16 +2,19 @@
 
 There is one rule, :func:`resolve`; a lookup asks it for one name and a listing (:func:`merge`) for every
 name, so the two cannot disagree. The rule is that of the kernel's Documentation/filesystems/overlayfs.rst
-("Merged directories", "whiteouts and opaque directories"): the topmost layer that has the name decides;
-directories merge downwards until a whiteout, a non-directory or an opaque directory ends the search.
+("Merged directories", "whiteouts and opaque directories", "redirect_dir"): the topmost layer that has the name
+decides; directories merge downwards until a whiteout, a non-directory or an opaque directory ends the search. A
+directory that was moved says where the layers below have it (its redirect), and the search goes on there.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from unionfs.types import Mark
+from unionfs.xattrs import parse_redirect
 
 
 class View(Protocol):
@@ -28,18 +31,43 @@ class View(Protocol):
         the name.
         """
 
+    def redirect(self, name: bytes) -> bytes | None:
+        """Return the redirect of the directory *name*; None where it has none, so that lower layers have it
+        under its own name.
+        """
 
-class Resolved(NamedTuple):
-    """An existing name: its kind and the indexes, top first, of the views that contribute to it (one, unless
-    directories merge).
+    def child(self, name: bytes) -> Self:
+        """Return the directory *name*."""
+
+    def roots_below(self) -> Sequence[Self]:
+        """List the roots of the layers below this one's, top first."""
+
+
+V = TypeVar("V", bound=View)
+
+
+class Resolved(NamedTuple, Generic[V]):
+    """An existing name: its kind, and where it comes from.
+
+    *sources* are the indexes, top first, of the views that contribute to it (one, unless directories merge);
+    *moved* are directories and names in them that contribute by a redirect, below all of *sources*.
     """
 
     is_dir: bool
     sources: tuple[int, ...]
+    moved: tuple[tuple[V, bytes], ...] = ()
+
+    def places(self, views: Sequence[V], name: bytes) -> list[tuple[V, bytes]]:
+        """List the directories, and the names in them, that contribute, top first."""
+        return [*((views[index], name) for index in self.sources), *self.moved]
 
 
-def resolve(views: Sequence[View], name: bytes) -> Resolved | None:
-    """Resolve *name* over *views*, which are ordered top first. None: the name does not exist in the union."""
+def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
+    """Resolve *name* over *views*, which are ordered top first. None: the name does not exist in the union.
+
+    Raises:
+        OSError: EIO for a redirect that is no path.
+    """
     found: list[int] = []
     for index, view in enumerate(views):
         mark = view.mark(name)
@@ -57,14 +85,49 @@ def resolve(views: Sequence[View], name: bytes) -> Resolved | None:
         found.append(index)
         if mark is Mark.OPAQUE_DIRECTORY:
             break
+        redirect = view.redirect(name)
+        if redirect is not None:
+            # An opaque directory hides what its redirect leads to, too.
+            if view.opaque(name):
+                break
+            below = _merging(*locate(view, views[index + 1 :], redirect))
+            return Resolved(is_dir=True, sources=tuple(found), moved=below)
     return Resolved(is_dir=True, sources=tuple(found)) if found else None
 
 
-def merge(views: Sequence[View]) -> dict[bytes, Resolved]:
+def locate(view: V, rest: Sequence[V], redirect: bytes) -> tuple[Sequence[V], bytes]:
+    """Find the directory in which *redirect*, met in *view*, continues; *rest* are the same directory below it.
+
+    Returns the views of that directory, top first and all of layers below *view*'s, and the name in it. There are
+    none where nothing is there.
+
+    Raises:
+        OSError: EIO for a redirect that is no path.
+    """
+    try:
+        absolute, names = parse_redirect(redirect)
+    except ValueError as error:
+        raise OSError(errno.EIO, str(error)) from None
+    views = view.roots_below() if absolute else rest
+    for name in names[:-1]:
+        found = resolve(views, name)
+        if found is None or not found.is_dir:
+            return (), names[-1]
+        views = [directory.child(at) for directory, at in found.places(views, name)]
+    return views, names[-1]
+
+
+def _merging(views: Sequence[V], name: bytes) -> tuple[tuple[V, bytes], ...]:
+    """List what of *name* in *views* merges with a directory above."""
+    found = resolve(views, name)
+    return tuple(found.places(views, name)) if found is not None and found.is_dir else ()
+
+
+def merge(views: Sequence[V]) -> dict[bytes, Resolved[V]]:
     """List the union of *views*: every name that exists, with what :func:`resolve` says of it; upper names
     first, none twice.
     """
-    listing: dict[bytes, Resolved] = {}
+    listing: dict[bytes, Resolved[V]] = {}
     for view in views:
         for name in view.names():
             if name not in listing:

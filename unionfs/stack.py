@@ -18,12 +18,14 @@ from unionfs.errors import UnionError
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
 from unionfs.layer import FdCache, Layer
+from unionfs.layer_format import ANY_FORMAT, WantedFormat
 from unionfs.namespace import Namespace
 from unionfs.options import Options
-from unionfs.ownership import Ownership, maps_every_id
+from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
+from unionfs.permissions import NativePermissions, OverridePermissions
 from unionfs.tree import Tree
 from unionfs.upper import Upper
-from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
+from unionfs.whiteout import ALL_MARKS, MarkPolicy
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Descriptors left to open files, the connection and Python itself.
@@ -38,6 +40,8 @@ class LayerSource:
     policy: MarkPolicy = ALL_MARKS
     squash: bool = False
     cross: tuple[bytes, ...] = ()
+    #: Generated for this mount alone: left out of the name of the stack, which facts about it outlast.
+    transient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +52,10 @@ class StackSource:
     lowers: tuple[LayerSource, ...]
     upper_fd: int | None = None
     work_fd: int | None = None
-    whiteouts: WhiteoutFormat | None = None
+    form: WantedFormat = ANY_FORMAT
+    ids: IdPolicy = SAME_IDS
     volatile: bool = False
+    static_nlink: bool = False
     #: Directories that appear empty wherever they are met in a lower layer.
     hidden: tuple[Identity, ...] = ()
 
@@ -93,19 +99,24 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
         )
         for lower in source.lowers
     ]
-    ownership = Ownership()
+    ownership = Ownership(source.ids)
     if source.upper_fd is None or source.work_fd is None:
-        return UnionFs(Tree(layers, None), ownership, None)
+        return UnionFs(Tree(layers, None), ownership, None, static_nlink=source.static_nlink)
     top = Layer(source.upper_fd, fds, writable=True)
-    upper = Upper(top, source.work_fd, source.whiteouts)
+    upper = Upper(top, source.work_fd, source.form)
     undo.callback(upper.close)
-    index = LinkIndex(top, upper.home_fd, _fingerprint(layers), upper.unpublished)
+    lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.transient]
+    index = LinkIndex(top, upper.home_fd, _fingerprint(lasting), upper.unpublished)
     undo.callback(index.close)
+    upper.clear_leftovers()
     tree = Tree([top, *layers], index)
-    copy_up = CopyUp(tree, upper, index, ownership, durable=not source.volatile)
-    namespace = Namespace(tree, upper, index, copy_up, ownership)
-    parts = WritableParts(upper=upper, index=index, copy_up=copy_up, namespace=namespace)
-    return UnionFs(tree, ownership, parts, volatile=source.volatile)
+    permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
+    copy_up = CopyUp(tree, upper, index, ownership, permissions, durable=not source.volatile)
+    namespace = Namespace(tree, upper, index, copy_up, ownership, permissions)
+    parts = WritableParts(
+        upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions
+    )
+    return UnionFs(tree, ownership, parts, volatile=source.volatile, static_nlink=source.static_nlink)
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:
@@ -176,8 +187,10 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         lowers=tuple(LayerSource(fd=fd, squash=squash) for _, fd in lowers),
         upper_fd=upper_fd,
         work_fd=work_fd,
-        whiteouts=options.whiteouts,
+        form=options.form,
+        ids=options.ids,
         volatile=options.volatile,
+        static_nlink=options.static_nlink,
     )
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity, InodeNumbers
-from unionfs.layer import Layer, LayerDir, Named, Pinned
+from unionfs.layer import Layer, LayerDir
+from unionfs.metacopy import find_contents, is_metacopy
 from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.refs import Named, Pinned
 from unionfs.resolve import Resolved, merge, resolve
 from unionfs.types import ROOT_INO, Ino
 from unionfs.whiteout import NAME_MAX
@@ -35,6 +37,8 @@ class Tree:
             if part.layer.policy.any and part.is_opaque():
                 del parts[position + 1 :]
                 break
+        for position, part in enumerate(parts):
+            part.layer.below = tuple(parts[position + 1 :])
         self.root = DirNode(ROOT_INO, parts[0].stat(), parts, None, b"")
         self._by_ino[ROOT_INO] = self.root
 
@@ -88,7 +92,7 @@ class Tree:
         """Tell whether *directory* has *name*."""
         return name in directory.children or resolve(directory.parts, name) is not None
 
-    def below(self, directory: DirNode, name: bytes) -> Resolved | None:
+    def below(self, directory: DirNode, name: bytes) -> Resolved[LayerDir] | None:
         """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer
         had nothing there.
         """
@@ -97,7 +101,7 @@ class Tree:
             parts = parts[1:]
         return resolve(parts, name)
 
-    def listing(self, directory: DirNode) -> dict[bytes, Resolved]:
+    def listing(self, directory: DirNode) -> dict[bytes, Resolved[LayerDir]]:
         """Return every name in *directory* with its resolution."""
         return merge(directory.parts)
 
@@ -105,15 +109,14 @@ class Tree:
         """Tell whether *directory* has no entries."""
         return not merge(directory.parts)
 
-    def materialise(self, directory: DirNode, name: bytes, found: Resolved) -> Node:
+    def materialise(self, directory: DirNode, name: bytes, found: Resolved[LayerDir]) -> Node:
         """Make, or find, the node of *name*, which :func:`resolve` found in *directory*, and attach it there."""
         known = directory.children.get(name)
         if known is not None:
             return known
         if found.is_dir:
-            return self._add_directory(
-                directory, name, [directory.parts[i].child(name) for i in found.sources]
-            )
+            places = found.places(directory.parts, name)
+            return self._add_directory(directory, name, [part.child(at) for part, at in places])
         return self.add_file(directory, name, Named(directory.parts[found.sources[0]], name))
 
     def _add_directory(self, parent: DirNode, name: bytes, parts: list[LayerDir]) -> DirNode:
@@ -166,6 +169,9 @@ class Tree:
         if node is None:
             node = FileNode(self._unique(ino), info, layer, ref, identity)
             node.foreign = foreign
+            if layer.policy.metacopy and not foreign and is_metacopy(ref, info):
+                node.metacopy = True
+                node.data = find_contents(ref, _parts_below(directory, ref.directory))
             node.indexed = self.index is not None and layer.writable and self.index.find(ino) is not None
             self._by_ino[node.ino] = node
             if not foreign:
@@ -173,6 +179,20 @@ class Tree:
         node.names.append((directory, name))
         directory.children[name] = node
         return node
+
+    def lower_path(self, directory: DirNode) -> bytes:
+        """Return where the layers below the writable one have *directory*, as a redirect says it: with a leading
+        slash, empty for the root.
+        """
+        names: list[bytes] = []
+        at = directory
+        while at.parent is not None:
+            redirect = at.upper.redirected() if at.upper is not None else None
+            if redirect is not None and redirect.startswith(b"/"):
+                return b"/".join([redirect, *reversed(names)])
+            names.append(redirect or at.name)
+            at = at.parent
+        return b"".join(b"/" + name for name in reversed(names))
 
     def _unique(self, ino: Ino) -> Ino:
         # Taken where two layers are the same directory, or by an object whose origin says it has this number:
@@ -269,3 +289,8 @@ class Tree:
                 node.parts[0].close()
         self._by_ino.clear()
         self._by_identity.clear()
+
+
+def _parts_below(directory: DirNode, part: LayerDir) -> list[LayerDir]:
+    """Return the parts of *directory* below *part*; none where that is not one of them, as with the index's."""
+    return directory.parts[directory.parts.index(part) + 1 :] if part in directory.parts else []

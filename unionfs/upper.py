@@ -18,21 +18,25 @@ from contextlib import ExitStack, contextmanager
 
 from unionfs import _libc
 from unionfs.errors import UnionError
-from unionfs.layer import NO_XATTR, Layer, LayerDir, is_null_device
+from unionfs.layer import Layer, LayerDir
+from unionfs.layer_format import ANY_FORMAT, WantedFormat, open_format
+from unionfs.refs import at_path, is_null_device
 from unionfs.types import Mark
-from unionfs.whiteout import WH_OPAQUE, MarkPolicy, WhiteoutFormat, is_reserved_name, whiteout_name
+from unionfs.whiteout import WH_OPAQUE, WhiteoutFormat, is_reserved_name, whiteout_name
+from unionfs.xattrs import METACOPY, METACOPY_XATTRS, OPAQUE, REDIRECT, REDIRECT_XATTRS
 
 #: Our directory in the work directory; kernel OverlayFS's own are ``work`` and ``index``, so both can take
 #: turns.
 HOME = b"unionfs"
 _TMP = b"tmp"
+#: Where it is tried what the file system can hold.
+_SCRATCH = b"scratch"
 #: Begins the temporary names of copies of lower files.
 COPY_PREFIX = b"+"
-_OPAQUE_WRITTEN = "user.overlay.opaque"
-#: On the root of the upper layer: the format that it was begun with, when it was empty.
-_FORMAT_XATTR = "user.unionfs.whiteouts"
 #: Seconds to wait for a server that is ending to let go of the work directory.
 _LOCK_PATIENCE = 5.0
+#: Bytes of an attribute that every file system has room for.
+_ATTRIBUTE_ROOM = 1024
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Makes an object under a name of a directory: ``make(dirfd, name)``.
@@ -42,16 +46,16 @@ Maker = Callable[[int, bytes], None]
 class Upper:
     """The writable layer and its work directory."""
 
-    def __init__(self, layer: Layer, work_fd: int, whiteouts: WhiteoutFormat | None = None) -> None:
+    def __init__(self, layer: Layer, work_fd: int, wanted: WantedFormat = ANY_FORMAT) -> None:
         """Prepare the work directory *work_fd* (borrowed) and find out which marks this file system can hold.
 
         Args:
             layer: the upper layer. Its policy is set to what has to be honoured in it.
             work_fd: the work directory, on the same file system as the layer.
-            whiteouts: the format to write; None takes the one recorded, else overlay where it works, else aufs.
+            wanted: the format to write; None takes what is recorded, and then what works.
 
         Raises:
-            UnionError: the two are on different file systems, in use, or *whiteouts* does not work here.
+            UnionError: the two are on different file systems, in use, or what is *wanted* does not work here.
             OSError: the work directory cannot be written.
         """
         self.layer = layer
@@ -67,81 +71,26 @@ class Upper:
             undo.callback(os.close, self._tmp_fd)
             #: The inode numbers of the copies that a killed server had finished but not published.
             self.unpublished = _copies_in(self._tmp_fd)
-            #: How many objects a server that ended before its time left in the work directory.
-            self.leftovers = remove_tree(self._tmp_fd)
-            recorded = self._recorded_format()
-            self.whiteouts = self._choose_format(whiteouts or recorded, required=whiteouts is not None)
-            self._settle_policy(recorded)
+            scratch = _make_directory(self.home_fd, _SCRATCH)
+            undo.callback(os.close, scratch)
+            remove_tree(scratch)
+            self._format = open_format(layer, scratch, wanted, shared=_kernel_was_here(work_fd))
+            self.whiteouts = self._format.whiteouts
             undo.pop_all()
+        os.close(scratch)
+
+    def clear_leftovers(self) -> int:
+        """Remove what a server that ended before its time left in the work directory; returns how many objects.
+
+        Only after the index has dropped the entries of unpublished copies: it knows them by what lies here.
+        """
+        return remove_tree(self._tmp_fd)
 
     def close(self) -> None:
         """Close the descriptors of the work directory, which is then free for another mount."""
         os.close(self._tmp_fd)
         os.close(self._lock_fd)
         os.close(self.home_fd)
-
-    # -- the format of marks -----------------------------------------------------------------------
-
-    def _recorded_format(self) -> WhiteoutFormat | None:
-        try:
-            return WhiteoutFormat(os.fsdecode(os.getxattr(self.layer.root.proc_path(), _FORMAT_XATTR)))
-        except ValueError:
-            return None
-        except OSError as error:
-            if error.errno not in NO_XATTR:
-                raise
-            return None
-
-    def _settle_policy(self, recorded: WhiteoutFormat | None) -> None:
-        """Decide which marks are honoured in the upper layer.
-
-        ``.wh.`` names are ordinary ones only where none can be a mark: the layer was empty when the overlay format
-        was chosen for it, which is recorded on its root, and it was never written in another since.
-        """
-        if recorded is None and not os.listdir(self.layer.root.proc_path()) and self._record_format():
-            recorded = self.whiteouts
-        elif recorded is WhiteoutFormat.OVERLAY and self.whiteouts is WhiteoutFormat.AUFS:
-            self._record_format()
-        plain = recorded is self.whiteouts is WhiteoutFormat.OVERLAY
-        self.layer.policy = MarkPolicy(overlay=True, aufs=not plain)
-
-    def _record_format(self) -> bool:
-        try:
-            os.setxattr(self.layer.root.proc_path(), _FORMAT_XATTR, os.fsencode(self.whiteouts.value))
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
-                raise
-            return False
-        return True
-
-    def _choose_format(self, wanted: WhiteoutFormat | None, *, required: bool) -> WhiteoutFormat:
-        if wanted is WhiteoutFormat.AUFS:
-            return wanted
-        try:
-            self._try_overlay_format()
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            if required:
-                raise UnionError(
-                    f"upperdir cannot hold overlay whiteouts: {error.strerror}; use whiteouts=aufs"
-                ) from None
-            return WhiteoutFormat.AUFS
-        return WhiteoutFormat.OVERLAY
-
-    def _try_overlay_format(self) -> None:
-        """Do once what the format needs.
-
-        An unprivileged device 0:0 wants Linux 5.8 and a file system that has it, marks want user attributes, and
-        moving either without a moment in between wants RENAME_EXCHANGE and RENAME_WHITEOUT.
-        """
-        fd = self._tmp_fd
-        with self.building() as (_, device), self.building() as (_, directory), self.building() as (_, moved):
-            self._make_whiteout(fd, device)
-            os.mkdir(directory, 0o700, dir_fd=fd)
-            os.setxattr(_at(fd, directory), _OPAQUE_WRITTEN, b"y", follow_symlinks=False)
-            _libc.renameat2(fd, device, fd, directory, _libc.RENAME_EXCHANGE)
-            _libc.renameat2(fd, device, fd, moved, _libc.RENAME_WHITEOUT)
 
     @contextmanager
     def building(self, prefix: bytes = b"#") -> Iterator[tuple[int, bytes]]:
@@ -192,13 +141,56 @@ class Upper:
     def set_opaque(self, dirfd: int, name: bytes) -> None:
         """Make the directory *name* of *dirfd* hide those of lower layers."""
         if self.whiteouts is WhiteoutFormat.OVERLAY:
-            os.setxattr(_at(dirfd, name), _OPAQUE_WRITTEN, b"y", follow_symlinks=False)
+            os.setxattr(at_path(dirfd, name), self._format.prefix + OPAQUE, b"y", follow_symlinks=False)
         else:
             fd = os.open(name, _OPEN_DIR, dir_fd=dirfd)
             try:
                 _touch(fd, WH_OPAQUE)
             finally:
                 os.close(fd)
+
+    @property
+    def redirect(self) -> bool:
+        """Whether directories of lower layers can be renamed."""
+        return self._format.redirect
+
+    @property
+    def metacopy(self) -> bool:
+        """Whether metadata can be copied alone."""
+        return self._format.metacopy
+
+    def use_feature(self, name: str) -> None:
+        """Record that marks of the feature *name* (``redirect``, ``metacopy``) are going to be in the layer."""
+        self._format.use_feature(name)
+
+    def set_redirect(self, directory: LayerDir, redirect: bytes) -> None:
+        """Say on *directory*, of this layer, where the layers below have it; at its place, that changes nothing.
+
+        Raises:
+            OSError: EXDEV where *redirect* is longer than an attribute may be.
+        """
+        self.use_feature("redirect")
+        try:
+            os.setxattr(directory.proc_path(), self._format.prefix + REDIRECT, redirect)
+        except OSError as error:
+            # ext4 and others give all attributes of an object one block, and say ENOSPC when that is full.
+            too_long = error.errno == errno.ENOSPC and len(redirect) > _ATTRIBUTE_ROOM
+            if not too_long and error.errno not in (errno.E2BIG, errno.ERANGE):
+                raise
+            raise OSError(errno.EXDEV, "path too long for a redirect", redirect) from None
+        directory.note_redirect(redirect)
+
+    def set_metacopy(self, fd: int, redirect: bytes) -> None:
+        """Mark the new file *fd* as a copy of metadata alone, whose contents the layers below have at *redirect*."""
+        os.setxattr(fd, self._format.prefix + REDIRECT, redirect)
+        os.setxattr(fd, self._format.prefix + METACOPY, b"")
+
+    def clear_metacopy(self, path: bytes, *, follow: bool) -> None:
+        """Take that mark away: the file has its contents now."""
+        present = os.listxattr(path, follow_symlinks=follow)
+        for name in (*METACOPY_XATTRS, *REDIRECT_XATTRS):
+            if name in present:
+                os.removexattr(path, name, follow_symlinks=follow)
 
     def _remove_aufs_whiteout(self, directory: LayerDir, name: bytes) -> None:
         try:
@@ -376,7 +368,7 @@ class Upper:
                     except OSError:
                         return True
                 return whiteout
-            if os.path.lexists(_at(new_dir.fd(), new)):
+            if os.path.lexists(at_path(new_dir.fd(), new)):
                 self._clear_marks(new_dir, new)
         _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, flags)
         return whiteout
@@ -407,7 +399,7 @@ class Upper:
         if whiteout:
             # Beside the entry it changes nothing that shows: it hides lower layers only.
             _touch(old_dir.fd(), _whiteout_name(old))
-        in_the_way = is_dir and os.path.lexists(_at(new_dir.fd(), new))
+        in_the_way = is_dir and os.path.lexists(at_path(new_dir.fd(), new))
         if in_the_way:
             self._clear_the_way(new_dir, new)
         os.rename(old, new, src_dir_fd=old_dir.fd(), dst_dir_fd=new_dir.fd())
@@ -445,6 +437,11 @@ class Upper:
             a_child.note_moved(b_dir, b)
         if b_child is not None:
             b_child.note_moved(a_dir, a)
+
+
+def _kernel_was_here(work_fd: int) -> bool:
+    """Tell whether kernel OverlayFS has used the work directory: it leaves ``work`` there, and ``index``."""
+    return any(os.path.lexists(at_path(work_fd, name)) for name in (b"work", b"index"))
 
 
 def _copies_in(tmp_fd: int) -> frozenset[int]:
@@ -526,7 +523,3 @@ def _whiteout_name(name: bytes) -> bytes:
         return whiteout_name(name)
     except ValueError:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name) from None
-
-
-def _at(fd: int, name: bytes) -> bytes:
-    return b"/proc/self/fd/%d/%s" % (fd, name)

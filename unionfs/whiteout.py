@@ -25,19 +25,6 @@ WH_META_PREFIX = b".wh..wh."
 #: Longest file name of the file systems that matter (NAME_MAX, limits.h).
 NAME_MAX = 255
 
-#: Extended attributes of these prefixes belong to union file systems: hidden from listings, ENODATA on
-#: reading, EPERM on writing.
-PRIVATE_PREFIXES = (
-    "user.overlay.",
-    "trusted.overlay.",
-    "user.fuseoverlayfs.",
-    "user.unionfs.",
-    "user.containers.override_",
-)
-
-OPAQUE_XATTRS = ("user.overlay.opaque", "trusted.overlay.opaque", "user.fuseoverlayfs.opaque")
-WHITEOUT_XATTRS = ("user.overlay.whiteout", "trusted.overlay.whiteout")
-
 
 class WhiteoutFormat(Enum):
     """The form in which a writable layer records deletions."""
@@ -62,22 +49,24 @@ class MarkPolicy:
 
     overlay: bool
     aufs: bool
+    #: Directories may be marked as moved here from elsewhere in the layers below (``redirect``).
+    redirect: bool = False
+    #: Files may be marked as having their contents in a layer below (``metacopy``).
+    metacopy: bool = False
+    #: Owner, mode and type may be kept in an attribute (``override_stat``).
+    override_stat: bool = False
 
     @property
     def any(self) -> bool:
-        """Tell whether the layer may hold marks at all."""
+        """Tell whether the layer may hold whiteouts or opaque marks at all."""
         return self.overlay or self.aufs
 
 
 NO_MARKS = MarkPolicy(overlay=False, aufs=False)
 ALL_MARKS = MarkPolicy(overlay=True, aufs=True)
-
-
-def is_private_xattr(name: str) -> bool:
-    """Tell whether the extended attribute *name* is a union file system's own and must not show through the
-    mount.
-    """
-    return name.startswith(PRIVATE_PREFIXES)
+#: For layers that unionfs wrote itself. Anybody can put such attributes into a tar, where they would show files
+#: of other layers under names and modes of the tar's choice (Corrections 11).
+TRUSTED_MARKS = MarkPolicy(overlay=True, aufs=True, redirect=True, metacopy=True, override_stat=True)
 
 
 def is_reserved_name(name: bytes, policy: MarkPolicy) -> bool:

@@ -248,14 +248,15 @@ def test_a_full_upper_layer_is_enospc_and_goes_on_serving(base: str) -> None:
         with Union(top, [f"{base}/lower"]) as union:
             make_tree(union.path, {"taken": b"z" * 500_000})
             with pytest.raises(OSError) as caught:
-                os.chmod(f"{union.path}/f", 0o600)
+                os.open(f"{union.path}/f", os.O_RDWR)
             assert caught.value.errno == errno.ENOSPC
             assert mode_of(f"{union.path}/f") == 0o644
             assert os.listdir(f"{union.work}/unionfs/tmp") == []
             os.unlink(f"{union.path}/taken")
             # The space is free once the kernel has forgotten the file, which it tells the server when it likes.
             wait_until(
-                lambda: finds_space(lambda: os.chmod(f"{union.path}/f", 0o600)), "the space is free again"
+                lambda: finds_space(lambda: os.close(os.open(f"{union.path}/f", os.O_RDWR))),
+                "the space is free again",
             )
             assert os.lstat(f"{union.upper}/f").st_size == 900_000
     finally:

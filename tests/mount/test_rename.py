@@ -116,8 +116,8 @@ def test_a_directory_replaces_an_empty_lower_one_only(base: str, form: str) -> N
         assert not os.path.exists(f"{union.path}/new")
 
 
-def test_a_directory_of_a_lower_layer_is_exdev_and_unchanged(base: str) -> None:
-    with make_union(base, LOWER, upper={"e": {"own": b"own"}}) as union:
+def test_without_redirects_a_directory_of_a_lower_layer_is_exdev_and_unchanged(base: str) -> None:
+    with make_union(base, LOWER, upper={"e": {"own": b"own"}}, options="redirect_dir=off") as union:
         before = contents(union.path)
         for name in ("d", "e"):  # one purely lower, one merged
             with pytest.raises(OSError) as caught:
@@ -127,8 +127,9 @@ def test_a_directory_of_a_lower_layer_is_exdev_and_unchanged(base: str) -> None:
 
 
 @FORMATS
-def test_mv_moves_a_directory_of_a_lower_layer_by_copying(base: str, form: str) -> None:
-    with make_union(base, LOWER, upper={"d": {"own": b"own"}}, options=f"whiteouts={form}") as union:
+def test_without_redirects_mv_moves_a_directory_of_a_lower_layer_by_copying(base: str, form: str) -> None:
+    options = f"whiteouts={form},redirect_dir=off"
+    with make_union(base, LOWER, upper={"d": {"own": b"own"}}, options=options) as union:
         subprocess.run(["mv", f"{union.path}/d", f"{union.path}/moved"], check=True)
         for _ in now_and_remounted(union):
             found = contents(union.path)

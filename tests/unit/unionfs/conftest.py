@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.tree import Tree
+    from unionfs.layer_format import WantedFormat
 
 
 class MakeUnion(Protocol):
@@ -25,6 +26,7 @@ class MakeUnion(Protocol):
         *lowers: Tree,
         upper: Tree | None = ...,
         whiteouts: WhiteoutFormat | None = ...,
+        form: WantedFormat | None = ...,
         policy: MarkPolicy = ...,
     ) -> Union:
         """Write the trees, open the stack over them."""
@@ -47,11 +49,12 @@ def make_union(tmp_path: Path) -> Iterator[MakeUnion]:
         *lowers: Tree,
         upper: Tree | None = {},  # noqa: B006 - only read
         whiteouts: WhiteoutFormat | None = None,
+        form: WantedFormat | None = None,
         policy: MarkPolicy = ALL_MARKS,
     ) -> Union:
         base = tmp_path / f"union{len(made)}"
         base.mkdir()
-        made.append(Union(base, lowers or ({},), upper, whiteouts=whiteouts, policy=policy))
+        made.append(Union(base, lowers or ({},), upper, whiteouts=whiteouts, form=form, policy=policy))
         return made[-1]
 
     yield make

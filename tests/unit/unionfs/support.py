@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.tree import Tree, make_tree
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
+from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.stack import LayerSource, StackSource, open_stack
 from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
@@ -47,9 +48,13 @@ class Union:
         upper: Tree | None,
         *,
         whiteouts: WhiteoutFormat | None = None,
+        form: WantedFormat | None = None,
         policy: MarkPolicy = ALL_MARKS,
     ) -> None:
-        """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them."""
+        """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them.
+
+        *whiteouts* is short for a *form* that asks for nothing else.
+        """
         self.lowers = [base / f"lower{position}" for position in range(len(lowers))]
         for path, tree in zip(self.lowers, lowers, strict=True):
             make_tree(path, tree)
@@ -59,7 +64,7 @@ class Union:
         if upper is not None:
             make_tree(self.upper, upper)
             self.work.mkdir()
-        self.whiteouts = whiteouts
+        self.form = form or WantedFormat(whiteouts=whiteouts)
         self.policy = policy
         self.fs = self._open()
 
@@ -72,7 +77,7 @@ class Union:
                 lowers=lowers,
                 upper_fd=os.open(self.upper, _OPEN_DIR),
                 work_fd=os.open(self.work, _OPEN_DIR),
-                whiteouts=self.whiteouts,
+                form=self.form,
             )
         )
 

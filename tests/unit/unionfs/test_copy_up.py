@@ -78,7 +78,7 @@ def test_a_copy_keeps_holes(make_union: MakeUnion, monkeypatch: pytest.MonkeyPat
         file.write(b"middle")
         file.truncate(4 * HOLE)
     _deny_offload(monkeypatch)
-    _change(union, "f")
+    union.write("f", b"")
     copy = union.upper / "f"
     assert copy.read_bytes() == b"\0" * HOLE + b"middle" + b"\0" * (3 * HOLE - 6)
     assert copy.stat().st_blocks * 512 < HOLE
@@ -107,7 +107,7 @@ def test_a_copy_is_whole_where_the_file_system_knows_no_holes(
 
     monkeypatch.setattr(os, "lseek", seeking)
     _deny_offload(monkeypatch)
-    _change(union, "f")
+    union.write("f", b"")
     assert (union.upper / "f").read_bytes() == b"begin".ljust(3_000_000, b"\0")
 
 

@@ -7,18 +7,24 @@ import stat
 
 import pytest
 
-from unionfs.copyup_plan import Step, plan_copy_up
+from unionfs.copyup_plan import Contents, Step, plan_copy_up
 
 KINDS = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK]
-FLAGS = [dict(zip(("data", "named", "durable", "lasting"), bits, strict=True)) for bits in itertools.product((True, False), repeat=4)]  # fmt: skip
+FLAGS = [dict(zip(("named", "durable", "lasting"), bits, strict=True)) for bits in itertools.product((True, False), repeat=3)]  # fmt: skip
 EVERY_PLAN = [
-    plan_copy_up(kind, links=links, **flags) for kind in KINDS for links in (1, 2) for flags in FLAGS
+    plan_copy_up(kind, links=links, contents=contents, **flags)
+    for kind in KINDS
+    for links in (1, 2)
+    for contents in Contents
+    for flags in FLAGS
 ]
 
 
-def plan(kind: int = stat.S_IFREG, *, links: int = 1, **changes: bool) -> tuple[Step, ...]:
-    flags = {"data": True, "named": True, "durable": True, "lasting": True} | changes
-    return plan_copy_up(kind, links=links, **flags)
+def plan(
+    kind: int = stat.S_IFREG, *, links: int = 1, contents: Contents = Contents.COPY, **changes: bool
+) -> tuple[Step, ...]:
+    flags = {"named": True, "durable": True, "lasting": True} | changes
+    return plan_copy_up(kind, links=links, contents=contents, **flags)
 
 
 def test_a_regular_file_is_copied_whole_before_it_gets_its_name() -> None:
@@ -43,6 +49,8 @@ def test_a_regular_file_is_copied_whole_before_it_gets_its_name() -> None:
         (Step.OWNER, Step.MODE),  # and set-id bits
         (Step.XATTRS, Step.MODE),  # an ACL rewrites the mode
         (Step.MODE, Step.TIMES),
+        (Step.METACOPY, Step.MODE),  # a file that may not be written takes no attributes
+        (Step.METACOPY, Step.TIMES),  # giving it its size changes them
         (Step.TIMES, Step.SYNC),
         (Step.SYNC, Step.PUBLISH),
         (Step.INDEX, Step.PUBLISH),  # once a lower name is covered, the others must find the copy
@@ -63,7 +71,18 @@ def test_every_plan_begins_with_making_and_ends_with_becoming_visible_or_kept() 
 
 
 def test_contents_that_are_about_to_be_truncated_are_not_copied() -> None:
-    assert {Step.DATA, Step.SYNC}.isdisjoint(plan(data=False))
+    assert {Step.DATA, Step.SYNC, Step.METACOPY}.isdisjoint(plan(contents=Contents.NONE))
+
+
+def test_a_copy_of_metadata_alone_is_marked_and_neither_copies_nor_waits_for_contents() -> None:
+    steps = plan(contents=Contents.LATER)
+    assert Step.METACOPY in steps
+    assert {Step.DATA, Step.SYNC}.isdisjoint(steps)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_only_a_regular_file_can_have_its_contents_elsewhere(kind: int) -> None:
+    assert Step.METACOPY not in plan(kind, contents=Contents.LATER)
 
 
 def test_a_volatile_mount_does_not_wait_for_the_disk() -> None:

@@ -311,15 +311,32 @@ def test_a_link_has_times_and_no_mode_to_change(make_union: MakeUnion) -> None:
     assert union.fs.readlink(union.node("l").ino) == b"absent"
 
 
-def test_private_attributes_are_hidden_and_cannot_be_set(make_union: MakeUnion) -> None:
+def test_the_marks_of_a_layer_are_hidden_and_out_of_reach(make_union: MakeUnion) -> None:
     union = make_union({"d": Opaque(xattrs={"user.mine": b"1"})})
     ino = union.node("d").ino
     assert union.fs.listxattr(ino) == ["user.mine"]
     for name in ("user.overlay.opaque", "user.unionfs.origin", "trusted.overlay.redirect"):
         assert number_of(union.fs.getxattr, ino, name) == errno.ENODATA
-        assert number_of(union.fs.setxattr, ino, name, b"y") == errno.EPERM
         assert number_of(union.fs.removexattr, ino, name) == errno.ENODATA
     assert list(union.upper.iterdir()) == []
+
+
+def test_an_attribute_named_like_a_mark_is_an_ordinary_one_to_those_who_set_it(make_union: MakeUnion) -> None:
+    union = make_union({"d": {"f": b""}})
+    ino = union.node("d").ino
+    for name in ("user.overlay.opaque", "user.unionfs.origin", "user.containers.override_stat"):
+        union.setxattr("d", name, b"y")
+        assert union.fs.getxattr(ino, name) == b"y"
+    union.reopen()
+    assert union.names("d") == ["f"]
+    ino = union.node("d").ino
+    assert union.fs.listxattr(ino) == [
+        "user.containers.override_stat",
+        "user.overlay.opaque",
+        "user.unionfs.origin",
+    ]
+    union.fs.removexattr(ino, "user.overlay.opaque")
+    assert number_of(union.fs.getxattr, ino, "user.overlay.opaque") == errno.ENODATA
 
 
 def test_attributes_are_set_read_and_removed_on_files_and_directories(make_union: MakeUnion) -> None:

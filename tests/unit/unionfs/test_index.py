@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from unionfs.index import ORIGIN_XATTR, LinkIndex
-from unionfs.layer import FdCache, Layer, Named
+from unionfs.layer import FdCache, Layer
+from unionfs.refs import Named
 from unionfs.types import Ino
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tree import Dir, Fifo, Opaque, Symlink, Tree, Whiteout, make_tree
-from unionfs.layer import FdCache, Layer, LayerDir, Named, Pinned, follows, is_null_device
+from unionfs.layer import FdCache, Layer, LayerDir
+from unionfs.refs import Named, Pinned, follows, is_null_device
 from unionfs.types import Mark
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
@@ -317,9 +318,9 @@ def test_a_layer_given_in_two_places_keeps_its_directories_apart(open_layer: Cal
 def test_a_pinned_object_can_be_read_when_it_has_no_name_any_more(
     open_layer: Callable[..., Layer], tmp_path: Path
 ) -> None:
-    open_layer({"f": b"content", "link": Symlink(target=b"somewhere")})
-    file = Pinned(os.open(tmp_path / "f", os.O_PATH | os.O_NOFOLLOW))
-    link = Pinned(os.open(tmp_path / "link", os.O_PATH | os.O_NOFOLLOW))
+    layer = open_layer({"f": b"content", "link": Symlink(target=b"somewhere")})
+    file = Pinned(os.open(tmp_path / "f", os.O_PATH | os.O_NOFOLLOW), layer)
+    link = Pinned(os.open(tmp_path / "link", os.O_PATH | os.O_NOFOLLOW), layer)
     (tmp_path / "f").unlink()
     (tmp_path / "link").unlink()
     fd = file.open(os.O_RDONLY)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from unionfs.errors import UnionError
 from unionfs.options import parse_options, split_escaped
+from unionfs.ownership import IdPolicy, IdRange
 from unionfs.whiteout import WhiteoutFormat
 
 
@@ -51,9 +52,43 @@ def test_what_was_escaped_is_found_again(parts: list[str]) -> None:
 
 
 def test_options_for_the_mount_are_handed_on_and_unknown_ones_named() -> None:
-    options = parse_options(["lowerdir=/a,nosuid,fsname=x,squash_to_uid=0,metacopy=on,fsname"])
+    options = parse_options(["lowerdir=/a,nosuid,fsname=x,threaded=1,timeout=0,fsname"])
     assert options.fuse == ("nosuid", "fsname=x")
-    assert options.ignored == ("squash_to_uid=0", "metacopy=on", "fsname")
+    assert options.ignored == ("threaded=1", "timeout=0", "fsname")
+
+
+def test_what_mount_8_keeps_in_fstab_and_what_holds_anyway_is_not_worth_a_word() -> None:
+    assert parse_options(["lowerdir=/a,defaults,_netdev,noauto,x-systemd.automount,xino=on"]).ignored == ()
+
+
+def test_the_options_of_fuse_overlayfs_are_known() -> None:
+    options = parse_options(
+        [
+            "lowerdir=/a,uidmapping=0:1000:1:1:110000:65536,gidmapping=:0:5:9",
+            "squash_to_gid=7,static_nlink,noacl,xattr_permissions=2,fsync=0,size=5m,inodes=100",
+        ]
+    )
+    assert options.ids == IdPolicy(
+        uids=(IdRange(0, 1000, 1), IdRange(1, 110000, 65536)), gids=(IdRange(0, 5, 9),), squash_gid=7
+    )
+    assert options.static_nlink
+    assert not options.acl
+    assert options.form.override_stat
+    assert options.volatile
+    assert (options.size, options.inodes) == (5 << 20, 100)
+    assert options.ignored == ()
+
+
+def test_one_id_for_users_has_precedence_over_root_for_all() -> None:
+    ids = parse_options(["lowerdir=/a,squash_to_root,squash_to_uid=8"]).ids
+    assert (ids.squash_uid, ids.squash_gid) == (8, 0)
+
+
+@pytest.mark.parametrize("text", ["redirect_dir=off,metacopy=off", "redirect_dir=nofollow,metacopy=off"])
+def test_what_only_root_could_have_the_kernel_read_can_be_left_unwritten(text: str) -> None:
+    form = parse_options([f"lowerdir=/a,{text}"]).form
+    assert not form.redirect
+    assert not form.metacopy
 
 
 def test_empty_options_are_nothing() -> None:
@@ -62,7 +97,7 @@ def test_empty_options_are_nothing() -> None:
 
 @pytest.mark.parametrize("form", WhiteoutFormat)
 def test_the_format_of_whiteouts_can_be_chosen(form: WhiteoutFormat) -> None:
-    assert parse_options([f"lowerdir=/a,whiteouts={form.value}"]).whiteouts is form
+    assert parse_options([f"lowerdir=/a,whiteouts={form.value}"]).form.whiteouts is form
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,15 @@ class Names:
         self.asked.append(name)
         return name in self._opaque
 
+    def redirect(self, name: bytes) -> bytes | None:
+        return None
+
+    def child(self, name: bytes) -> Names:
+        raise AssertionError(name)
+
+    def roots_below(self) -> list[Names]:
+        raise AssertionError
+
 
 def layers(*marks: Mark | None, opaque: Iterable[int] = ()) -> list[Names]:
     """Return views, top first, of which each has the name ``x`` so marked."""

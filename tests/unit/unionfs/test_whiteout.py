@@ -15,7 +15,6 @@ from unionfs.whiteout import (
     MarkPolicy,
     Raw,
     decode,
-    is_private_xattr,
     is_reserved_name,
     whiteout_name,
 )
@@ -74,28 +73,6 @@ def test_a_wh_form_has_at_most_255_bytes() -> None:
 @given(st.binary(min_size=1, max_size=251).filter(lambda name: not name.startswith(b".wh.")))
 def test_writing_a_wh_form_and_reading_it_gives_the_whiteout_of_the_name(name: bytes) -> None:
     assert decode([(whiteout_name(name), Raw.OTHER)], AUFS) == ({name: Mark.WHITEOUT}, False)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "user.overlay.opaque",
-        "user.overlay.origin",
-        "trusted.overlay.redirect",
-        "user.fuseoverlayfs.opaque",
-        "user.unionfs.origin",
-        "user.containers.override_stat",
-    ],
-)
-def test_attributes_of_union_file_systems_are_private(name: str) -> None:
-    assert is_private_xattr(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["user.overlay", "user.overlayfoo", "security.capability", "user.containers.x", "user.mine"]
-)
-def test_other_attributes_are_not_private(name: str) -> None:
-    assert not is_private_xattr(name)
 
 
 def test_wh_names_are_reserved_where_they_are_read_as_marks() -> None:

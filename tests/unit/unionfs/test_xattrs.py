@@ -1,0 +1,65 @@
+"""Which attributes are a union file system's own, and how a program's of such a name are kept."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unionfs.xattrs import PRIVATE_PREFIXES, parse_redirect, shown_name, stored_name
+
+PRIVATE = [
+    "user.overlay.opaque",
+    "user.overlay.origin",
+    "trusted.overlay.redirect",
+    "user.fuseoverlayfs.opaque",
+    "user.unionfs.origin",
+    "user.containers.override_stat",
+]
+_NAMES = st.one_of(
+    st.builds(str.__add__, st.sampled_from(PRIVATE_PREFIXES), st.text(max_size=8)),
+    st.builds(str.__add__, st.sampled_from(PRIVATE_PREFIXES), st.sampled_from(PRIVATE)),
+    st.sampled_from(PRIVATE),
+    st.text(max_size=20),
+)
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_attributes_of_union_file_systems_are_hidden(name: str) -> None:
+    assert shown_name(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["user.overlay", "user.overlayfoo", "security.capability", "user.containers.x", "user.mine"]
+)
+def test_other_attributes_show_as_they_are(name: str) -> None:
+    assert shown_name(name) == name == stored_name(name)
+
+
+def test_an_escaped_name_is_that_of_kernel_overlayfs() -> None:
+    assert stored_name("user.overlay.opaque") == "user.overlay.overlay.opaque"
+    assert stored_name("trusted.overlay.overlay.opaque") == "trusted.overlay.overlay.overlay.opaque"
+    assert shown_name("trusted.overlay.overlay.opaque") == "trusted.overlay.opaque"
+
+
+@given(_NAMES)
+def test_what_a_program_sets_shows_under_the_name_that_it_set(name: str) -> None:
+    assert shown_name(stored_name(name)) == name
+
+
+@given(_NAMES)
+def test_nothing_that_a_program_sets_is_taken_for_a_mark(name: str) -> None:
+    assert stored_name(name) not in PRIVATE
+
+
+def test_a_redirect_is_a_path_from_the_root_or_a_name_beside() -> None:
+    assert parse_redirect(b"/a/b") == (True, (b"a", b"b"))
+    assert parse_redirect(b"old name") == (False, (b"old name",))
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"/", b"//", b"/a//b", b"/a/", b"a/b", b"..", b"/..", b"/a/../b", b".", b"/a\0b"]
+)
+def test_a_redirect_that_leads_nowhere_or_elsewhere_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="no path of a layer"):
+        parse_redirect(value)

@@ -1,0 +1,202 @@
+"""The form in which a writable layer records what it changes, found out when the layer is opened.
+
+Two attributes on the layer's root say what a reader has to expect:
+
+* ``user.unionfs.whiteouts``: ``overlay``, ``overlay-trusted`` or ``aufs``, the format that the layer was begun with
+  when it was empty. In the overlay formats ``.wh.`` names are ordinary ones; in ``overlay-trusted``, which root
+  writes as kernel OverlayFS reads it without ``userxattr``, marks are ``trusted.overlay.*``, which nobody else sees.
+* ``user.unionfs.features``: which of ``redirect``, ``metacopy`` and ``override_stat`` occur in it. Asking each object
+  for marks that cannot be there would cost as much as everything else about a lookup. Set before the first one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from unionfs import _libc
+from unionfs.errors import UnionError
+from unionfs.layer import Layer
+from unionfs.permissions import owns_single_id
+from unionfs.refs import NO_XATTR, at_path
+from unionfs.whiteout import MarkPolicy, WhiteoutFormat
+from unionfs.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX
+
+_FORMAT_XATTR = "user.unionfs.whiteouts"
+_FEATURES_XATTR = "user.unionfs.features"
+_TRUSTED_FORMAT = "overlay-trusted"
+_FEATURES = frozenset(("redirect", "metacopy", "override_stat"))
+#: errno values that mean "this file system, or this account, cannot hold that".
+_CANNOT = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedFormat:
+    """What was asked for; None leaves it to what is recorded, and then to what works."""
+
+    whiteouts: WhiteoutFormat | None = None
+    #: Write ``user.overlay.*`` also as root (the kernel's ``userxattr``).
+    user_marks: bool = False
+    #: Rename directories of lower layers by a redirect; otherwise that is EXDEV.
+    redirect: bool = True
+    #: Copy metadata alone where contents do not change.
+    metacopy: bool = True
+    #: Keep owners, modes and types in an attribute; None: where the server owns a single id.
+    override_stat: bool | None = None
+
+
+#: Whatever is recorded, and then whatever works.
+ANY_FORMAT = WantedFormat()
+
+
+class LayerFormat:
+    """What one writable layer can hold, and how."""
+
+    def __init__(self, layer: Layer, whiteouts: WhiteoutFormat, prefix: str, *, marks: bool) -> None:
+        """Describe *layer*: *prefix* of the marks it gets, if it can hold *marks* at all."""
+        self._layer = layer
+        self.whiteouts = whiteouts
+        self.prefix = prefix
+        self.marks = marks
+        self.redirect = self.metacopy = False
+
+    def use_feature(self, name: str) -> None:
+        """Record, before the first such mark is made, that the layer has marks of the feature *name*."""
+        policy = self._layer.policy
+        if getattr(policy, name):
+            return
+        used = {feature for feature in _FEATURES if getattr(policy, feature)} | {name}
+        self._record(_FEATURES_XATTR, ",".join(sorted(used)))
+        self._layer.policy = replace(policy, **{name: True})
+
+    def _record(self, name: str, value: str) -> None:
+        os.setxattr(self._layer.root.proc_path(), name, value.encode())
+
+    def read(self, name: str) -> str | None:
+        """Return the attribute *name* of the layer's root; None where it has none."""
+        try:
+            return os.fsdecode(os.getxattr(self._layer.root.proc_path(), name))
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+            return None
+
+    def settle(self, wanted: WantedFormat, *, shared: bool) -> None:
+        """Decide which marks are honoured in the layer, and record it.
+
+        ``.wh.`` names are ordinary ones only where none can be a mark: the layer was empty when the overlay format
+        was chosen for it, and it was never written in another since. *shared*: kernel OverlayFS has written to it,
+        too, and keeps no record of features.
+        """
+        recorded = self.read(_FORMAT_XATTR)
+        own = _TRUSTED_FORMAT if self._is_trusted() else self.whiteouts.value
+        if recorded is None and not os.listdir(self._layer.root.proc_path()):
+            with suppress(OSError):
+                self._record(_FORMAT_XATTR, own)
+                recorded = own
+        elif recorded is not None and recorded != own and self.whiteouts is WhiteoutFormat.AUFS:
+            with suppress(OSError):
+                self._record(_FORMAT_XATTR, own)
+        plain = recorded is not None and recorded != "aufs" and self.whiteouts is WhiteoutFormat.OVERLAY
+        used = frozenset((self.read(_FEATURES_XATTR) or "").split(","))
+        anything = recorded is None or shared
+        self._layer.policy = MarkPolicy(
+            overlay=True,
+            aufs=not plain,
+            redirect=anything or "redirect" in used,
+            metacopy=anything or "metacopy" in used,
+            override_stat="override_stat" in used,
+        )
+        self.redirect = wanted.redirect and self.marks
+        self.metacopy = wanted.metacopy and self.marks
+        self._settle_override(wanted.override_stat)
+
+    def _settle_override(self, wanted: bool | None) -> None:
+        if wanted and not self.marks:
+            raise UnionError("upperdir cannot keep owners in attributes: its file system has no user.* ones")
+        if wanted or (wanted is None and self.marks and owns_single_id()):
+            self.use_feature("override_stat")
+
+    def _is_trusted(self) -> bool:
+        return self.whiteouts is WhiteoutFormat.OVERLAY and self.prefix == TRUSTED_PREFIX
+
+
+def open_format(layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: bool) -> LayerFormat:
+    """Find out what *layer* can hold, trying it in the empty directory *scratch_fd* of its file system.
+
+    Raises:
+        UnionError: what was asked for, or recorded, does not work here.
+    """
+    form = LayerFormat(layer, WhiteoutFormat.AUFS, USER_PREFIX, marks=False)
+    recorded = form.read(_FORMAT_XATTR)
+    whiteouts = wanted.whiteouts or _whiteouts_of(recorded)
+    trusted = not wanted.user_marks and os.geteuid() == 0
+    if recorded is not None:
+        trusted = recorded == _TRUSTED_FORMAT
+    form.prefix = TRUSTED_PREFIX if trusted else USER_PREFIX
+    form.marks = _works(_try_mark, scratch_fd, form.prefix)
+    if trusted and not form.marks:
+        if recorded is not None:
+            raise UnionError(
+                "upperdir was written by root, whose marks (trusted.overlay.*) this account cannot see: mount it as root"
+            )
+        form.prefix = USER_PREFIX
+        form.marks = _works(_try_mark, scratch_fd, form.prefix)
+    if whiteouts is not WhiteoutFormat.AUFS:
+        if form.marks and _works(_try_whiteouts, scratch_fd, form.prefix):
+            form.whiteouts = WhiteoutFormat.OVERLAY
+        elif wanted.whiteouts is not None:
+            raise UnionError("upperdir cannot hold overlay whiteouts: use whiteouts=aufs")
+    form.settle(wanted, shared=shared)
+    return form
+
+
+def _whiteouts_of(recorded: str | None) -> WhiteoutFormat | None:
+    if recorded == _TRUSTED_FORMAT:
+        return WhiteoutFormat.OVERLAY
+    try:
+        return WhiteoutFormat(recorded)
+    except ValueError:
+        return None
+
+
+def _works(attempt: Callable[[int, str], None], scratch_fd: int, prefix: str) -> bool:
+    try:
+        attempt(scratch_fd, prefix)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    finally:
+        for name in os.listdir(b"/proc/self/fd/%d" % scratch_fd):
+            _remove(scratch_fd, os.fsencode(name))
+    return True
+
+
+def _remove(dirfd: int, name: bytes) -> None:
+    info = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    (os.rmdir if stat.S_ISDIR(info.st_mode) else os.unlink)(name, dir_fd=dirfd)
+
+
+def _try_mark(dirfd: int, prefix: str) -> None:
+    """Mark a directory and a file."""
+    os.mkdir(b"directory", 0o700, dir_fd=dirfd)
+    os.close(os.open(b"file", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dirfd))
+    for name in (b"directory", b"file"):
+        os.setxattr(at_path(dirfd, name), prefix + OPAQUE, b"y", follow_symlinks=False)
+
+
+def _try_whiteouts(dirfd: int, _prefix: str) -> None:
+    """Make a whiteout, and move it without a moment in between.
+
+    An unprivileged device 0:0 wants Linux 5.8 and a file system that has it; RENAME_EXCHANGE and RENAME_WHITEOUT
+    are not everywhere either.
+    """
+    os.mknod(b"device", stat.S_IFCHR, 0, dir_fd=dirfd)
+    os.mkdir(b"directory", 0o700, dir_fd=dirfd)
+    _libc.renameat2(dirfd, b"device", dirfd, b"directory", _libc.RENAME_EXCHANGE)
+    _libc.renameat2(dirfd, b"device", dirfd, b"moved", _libc.RENAME_WHITEOUT)

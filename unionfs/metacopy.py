@@ -1,0 +1,54 @@
+"""Copies of metadata alone: a file of a layer whose contents are those of a file of a layer below.
+
+The mark is the kernel's ``overlay.metacopy``, with an empty value, and a redirect that says where the layers below
+have the contents if not under the same name (Documentation/filesystems/overlayfs.rst, "Metadata only copy up").
+Ours always has an absolute one, so that the file can be renamed and linked at no cost.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+
+from unionfs.layer import LayerDir
+from unionfs.refs import Named, Pinned, first_xattr, follows
+from unionfs.resolve import locate, resolve
+from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS
+
+
+def is_metacopy(ref: Named | Pinned, info: os.stat_result) -> bool:
+    """Tell whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
+    return (
+        stat.S_ISREG(info.st_mode)
+        and first_xattr(ref.proc_path(), METACOPY_XATTRS, follow=follows(ref), unreadable=b"") is not None
+    )
+
+
+def redirect_of(ref: Named | Pinned) -> bytes | None:
+    """Return where the layers below have the contents of the marked file *ref*, if it says so."""
+    return first_xattr(ref.proc_path(), REDIRECT_XATTRS, follow=follows(ref), unreadable=b"")
+
+
+def find_contents(ref: Named, rest: Sequence[LayerDir]) -> Named | None:
+    """Find the file that has the contents of the marked file *ref*; None where it is not there.
+
+    *rest* are the parts of its directory in the layers below.
+    """
+    at: Named = ref
+    while True:
+        redirect = redirect_of(at)
+        if redirect == b"":  # there, but not readable for us
+            return None
+        views, name = locate(at.directory, rest, redirect or at.name)
+        found = resolve(views, name)
+        if found is None or found.is_dir:
+            return None
+        position = found.sources[0]
+        at = Named(views[position], name)
+        info = at.stat()
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        if not (at.directory.layer.policy.metacopy and is_metacopy(at, info)):
+            return at
+        rest = views[position + 1 :]

@@ -1,0 +1,157 @@
+"""How owner, mode and type are put on disk in the writable layer: as they are, or in an attribute.
+
+A server that owns a single id cannot give a file away, nor make a device; with ``override_stat`` (override.py) the
+file on disk is an ordinary one of its own, and the attribute says what is shown. What the disk can hold as it is
+gets no attribute. On disk the owner keeps the right to read and write (and to search a directory), whatever mode is
+shown, so that the layer can be read, copied and removed by plain tools.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from unionfs.layer import Ref
+from unionfs.override import OVERRIDE_XATTR, Override, encode
+from unionfs.refs import at_path, follows
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+class NativePermissions:
+    """Owner, mode and type are those on disk."""
+
+    def __init__(self) -> None:
+        """Remember who makes the objects."""
+        self._euid, self._egid = os.geteuid(), os.getegid()
+
+    def disk_kind(self, kind: int, uid: int, gid: int) -> int:
+        """Return the type (``stat.S_IFMT``) under which an object of type *kind* of that owner is made on disk."""
+        del uid, gid
+        return kind
+
+    def own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
+        """Give the new object *name* of *dirfd* its owner; *mode* (with type) and *rdev* as far as the disk has none.
+
+        Before its attributes and its mode: a change of owner clears file capabilities and set-id bits.
+        """
+        del mode, rdev
+        made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        if (made.st_uid, made.st_gid) != (uid, gid):
+            os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
+
+    def restrict(self, dirfd: int, name: bytes, mode: int) -> None:
+        """Give the new object *name* of *dirfd* its permission bits *mode*."""
+        os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd)
+
+    def settle(
+        self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int, *, inherits: bool
+    ) -> None:
+        """Give the object *name*, which was made with *mode* less its set-id bits, its owner and those bits.
+
+        *inherits*: its directory gives it a group.
+        """
+        del rdev
+        if uid != self._euid or gid != self._egid or inherits:
+            os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
+        if mode & _SET_ID and not stat.S_ISLNK(mode):
+            # After the owner: chown clears them. The umask was applied by the kernel; ours is 0.
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd)
+
+    def holds_owner(self, kind: int, uid: int, gid: int) -> bool:
+        """Tell whether an object of *kind* as it is on disk can be given that owner; else it has to be made anew."""
+        del kind, uid, gid
+        return True
+
+    def chown(self, ref: Ref, uid: int, gid: int) -> None:
+        """Change the owner as chown(2); -1 leaves one alone."""
+        os.chown(ref.proc_path(), uid, gid, follow_symlinks=follows(ref))
+
+    def chmod(self, ref: Ref, mode: int) -> None:
+        """Change the permission bits."""
+        os.chmod(ref.proc_path(), stat.S_IMODE(mode))
+
+
+class OverridePermissions(NativePermissions):
+    """What the disk cannot hold is in the attribute."""
+
+    def disk_kind(self, kind: int, uid: int, gid: int) -> int:
+        """Return the type on disk: what can carry no attribute and needs one is a regular file."""
+        if kind in (stat.S_IFREG, stat.S_IFDIR):
+            return kind
+        return kind if stat.S_ISLNK(kind) and self._is_mine(uid, gid) else stat.S_IFREG
+
+    def holds_owner(self, kind: int, uid: int, gid: int) -> bool:
+        """Only a symbolic link that is one on disk cannot."""
+        return not stat.S_ISLNK(kind) or self._is_mine(uid, gid)
+
+    def own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
+        """Write the attribute, where the disk cannot hold all of it."""
+        disk = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(disk):
+            return
+        if stat.S_IFMT(disk) != stat.S_IFMT(mode) or not self._fits_disk(uid, gid, mode):
+            value = encode(Override(uid, gid, mode, rdev))
+            os.setxattr(at_path(dirfd, name), OVERRIDE_XATTR, value, follow_symlinks=False)
+
+    def restrict(self, dirfd: int, name: bytes, mode: int) -> None:
+        """Set the permission bits on disk."""
+        disk = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode
+        if not stat.S_ISLNK(disk):
+            os.chmod(name, _disk_mode(mode, stat.S_ISDIR(disk)), dir_fd=dirfd)
+
+    def settle(
+        self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int, *, inherits: bool
+    ) -> None:
+        """Write the attribute and set the permission bits on disk."""
+        del inherits
+        self.own(dirfd, name, uid, gid, mode, rdev)
+        self.restrict(dirfd, name, mode)
+
+    def chown(self, ref: Ref, uid: int, gid: int) -> None:
+        """Change the owner, and clear set-id bits as chown(2) does."""
+        info = ref.stat()
+        mode = info.st_mode
+        if not stat.S_ISDIR(mode):
+            mode &= ~stat.S_ISUID
+            if mode & stat.S_IXGRP:
+                mode &= ~stat.S_ISGID
+        self._change(ref, info, info.st_uid if uid == -1 else uid, info.st_gid if gid == -1 else gid, mode)
+
+    def chmod(self, ref: Ref, mode: int) -> None:
+        """Change the permission bits."""
+        info = ref.stat()
+        self._change(ref, info, info.st_uid, info.st_gid, stat.S_IFMT(info.st_mode) | stat.S_IMODE(mode))
+
+    def _change(self, ref: Ref, info: os.stat_result, uid: int, gid: int, mode: int) -> None:
+        path, follow = ref.proc_path(), follows(ref)
+        disk = os.stat(path, follow_symlinks=follow)
+        if stat.S_ISLNK(disk.st_mode):
+            return
+        value = encode(Override(uid, gid, mode, info.st_rdev))
+        os.setxattr(path, OVERRIDE_XATTR, value, follow_symlinks=follow)
+        wanted = _disk_mode(mode, stat.S_ISDIR(disk.st_mode))
+        if stat.S_IMODE(disk.st_mode) != wanted:
+            os.chmod(path, wanted)
+
+    def _is_mine(self, uid: int, gid: int) -> bool:
+        return uid == self._euid and gid == self._egid
+
+    def _fits_disk(self, uid: int, gid: int, mode: int) -> bool:
+        return self._is_mine(uid, gid) and stat.S_IMODE(mode) == _disk_mode(mode, stat.S_ISDIR(mode))
+
+
+Permissions = NativePermissions | OverridePermissions
+
+
+def _disk_mode(mode: int, is_dir: bool) -> int:
+    """Return the permission bits on disk for an object that is shown with *mode*."""
+    return (mode & 0o777) | (0o700 if is_dir else 0o600)
+
+
+def owns_single_id() -> bool:
+    """Tell whether this process's user namespace maps a single user id, so that nothing can be given away
+    (user_namespaces(7)).
+    """
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file) == 1

@@ -1,0 +1,167 @@
+"""References: what reaches one object of a layer, by a name in an open directory or by a descriptor of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from unionfs.override import OVERRIDE_XATTRS, applied, decode
+
+if TYPE_CHECKING:
+    from unionfs.layer import Layer, LayerDir
+
+_PATH_MAX = 4096
+_OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: errno values that mean "this object has no extended attributes for us", not a failure.
+NO_XATTR = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES))
+
+
+class Named:
+    """A reference to a non-directory: a name in a directory of a layer."""
+
+    __slots__ = ("directory", "name")
+
+    def __init__(self, directory: LayerDir, name: bytes) -> None:
+        """Refer to *name* of *directory*."""
+        self.directory = directory
+        self.name = name
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the object, of a symbolic link its own."""
+        info = os.stat(self.name, dir_fd=self.directory.fd(), follow_symlinks=False)
+        return overridden(info, self) if self.directory.layer.policy.override_stat else info
+
+    def open(self, flags: int) -> int:
+        """Open the object, a regular file; never through a symbolic link.
+
+        Raises:
+            OSError: ESTALE where it is no regular file any more. Opening the FIFO that somebody put in its place
+                would have to wait for a writer (fifo(7)), and every client with it.
+        """
+        fd = os.open(self.name, flags | _OPEN_FILE, dir_fd=self.directory.fd())
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+        return fd
+
+    def readlink(self) -> bytes:
+        """Return the target of the symbolic link."""
+        try:
+            return os.readlink(self.name, dir_fd=self.directory.fd())
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.directory.layer.policy.override_stat:
+                raise
+        return _target_in(self.open(os.O_RDONLY))
+
+    def proc_path(self) -> bytes:
+        """Return a path for calls that take no descriptor; the last component is not to be followed."""
+        return at_path(self.directory.fd(), self.name)
+
+
+class Pinned:
+    """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode
+    number, alive.
+    """
+
+    __slots__ = ("fd", "layer")
+
+    def __init__(self, fd: int, layer: Layer) -> None:
+        """Take over *fd*, of an object of *layer*."""
+        self.fd = fd
+        self.layer = layer
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the object."""
+        info = os.fstat(self.fd)
+        return overridden(info, self) if self.layer.policy.override_stat else info
+
+    def open(self, flags: int) -> int:
+        """Open the object anew."""
+        return os.open(self.proc_path(), flags | os.O_CLOEXEC)
+
+    def readlink(self) -> bytes:
+        """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's
+        own).
+        """
+        try:
+            return os.readlink(b"", dir_fd=self.fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT) or not self.layer.policy.override_stat:
+                raise
+        return _target_in(self.open(os.O_RDONLY))
+
+    def proc_path(self) -> bytes:
+        """Return a path of the object itself. Links in it are to be followed."""
+        return b"/proc/self/fd/%d" % self.fd
+
+    def close(self) -> None:
+        """Let the object go."""
+        os.close(self.fd)
+
+
+def follows(ref: LayerDir | Named | Pinned) -> bool:
+    """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of
+    a layer.
+    """
+    return not isinstance(ref, Named)
+
+
+def is_null_device(info: os.stat_result) -> bool:
+    """Tell whether *info* is of a character device 0:0, the kernel's whiteout."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def overridden(info: os.stat_result, ref: LayerDir | Named | Pinned) -> os.stat_result:
+    """Return what is to be shown of *ref*, which has *info* on disk: what its ``override_stat`` says, if it has one."""
+    if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
+        return info
+    path, follow = ref.proc_path(), follows(ref)
+    for name in OVERRIDE_XATTRS:
+        try:
+            shown = decode(os.getxattr(path, name, follow_symlinks=follow), info.st_mode)
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+        else:
+            return applied(info, shown) if shown is not None else info
+    return info
+
+
+def _target_in(fd: int) -> bytes:
+    """Read the target of a symbolic link that is kept as the contents of the file *fd*, which is closed."""
+    try:
+        return os.pread(fd, _PATH_MAX, 0)
+    finally:
+        os.close(fd)
+
+
+def at_path(fd: int, name: bytes) -> bytes:
+    """Return a path of *name* in the directory *fd*, for calls that take no descriptor."""
+    return b"/proc/self/fd/%d/%s" % (fd, name)
+
+
+def first_xattr(
+    target: int | bytes, names: tuple[str, ...], *, follow: bool = True, unreadable: bytes | None = None
+) -> bytes | None:
+    """Return the value of the first of *names* that *target* has; nothing readable counts as nothing there.
+
+    A value that exists but may not be read is *unreadable*: listing names needs no permission, values do.
+    """
+    try:
+        present = os.listxattr(target, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+        return None
+    for name in names:
+        if name in present:
+            try:
+                return os.getxattr(target, name, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in NO_XATTR:
+                    raise
+                if unreadable is not None:
+                    return unreadable
+    return None
