@@ -273,7 +273,9 @@ class UnionMachine(RuleBasedStateMachine):
 
         def comparable(path: bytes, entry: Entry) -> Entry:
             public = {
-                name: value for name, value in entry.xattrs.items() if not name.startswith("user.unionfs.")
+                name: value
+                for name, value in entry.xattrs.items()
+                if not name.startswith(("user.unionfs.", "user.overlay."))
             }
             return replace(entry, nlink=None, xattrs=public)
 
