@@ -156,6 +156,33 @@ def birth_time_ns(fd: int) -> int | None:
     return int(found.btime.sec) * 1_000_000_000 + int(found.btime.nsec)
 
 
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_SYNCHRONOUS = 16
+MS_DIRSYNC = 128
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
+    """Mount a file system of type *kind* on *target* as mount(2) with MS_* *flags*."""
+    if _libc.mount(source, target, kind, flags, data) < 0:
+        _raise_errno(target)
+
+
+def umount2(target: bytes, flags: int) -> None:
+    """Unmount *target* as umount2(2) with MNT_DETACH or UMOUNT_NOFOLLOW in *flags*."""
+    if _libc.umount2(target, flags) < 0:
+        _raise_errno(target)
+
+
 def set_not_dumpable() -> None:
     """Make /proc/PID of this process belong to root, and forbid ptrace and core dumps of it (prctl(2),
     PR_SET_DUMPABLE).

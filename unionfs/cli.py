@@ -11,9 +11,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from unionfs import __version__
 from unionfs.errors import UnionError
+
+if TYPE_CHECKING:
+    from unionfs.stack import StackSource
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -22,6 +26,7 @@ EXIT_USAGE = 2
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unionfs",
+        allow_abbrev=False,
         description="Mount a copy-on-write union of directories, without root and without kernel OverlayFS.",
         epilog="example: unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt; unmount with fusermount3 -u /mnt",
     )
@@ -31,22 +36,30 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION,...",
-        help="lowerdir=TOP:...:BOTTOM, upperdir=DIR, workdir=DIR, whiteouts=overlay|aufs, volatile, squash_unmapped, and options of mount(8)",
+        help="lowerdir=TOP:...:BOTTOM, upperdir=DIR, workdir=DIR, others of this program (its README lists them), and those of mount(8)",
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument(
         "-d", "--debug", action="store_true", help="stay in the foreground and show tracebacks"
     )
     parser.add_argument("--serve-fd", type=int, metavar="N", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"unionfs {__version__}")
-    parser.add_argument("mountpoint", nargs="?", help="an existing directory outside of all layers")
+    parser.add_argument("-V", "--version", action="version", version=f"unionfs {__version__}")
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="[SOURCE] MOUNTPOINT",
+        help="an existing directory outside of all layers, after what mount(8) is to show as its source",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for a failure, 2 for a wrong command line."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    # Callers of fuse-overlayfs, and mount(8), give flags that mean nothing here; they rely on their being ignored.
+    arguments, unknown = parser.parse_known_args(argv)
+    for flag in unknown:
+        print(f"unionfs: unknown argument ignored: {flag}", file=sys.stderr)
     logging.basicConfig(
         format="unionfs: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING
     )
@@ -55,11 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.serve_fd is not None:
             return _serve_for_launcher(arguments.serve_fd)
-        if arguments.mountpoint is None:
-            parser.error("the mount point is missing")
-        return _mount(
-            arguments.options, arguments.mountpoint, foreground=arguments.foreground or arguments.debug
-        )
+        if len(arguments.arguments) not in (1, 2):
+            parser.error("the mount point is missing" if not arguments.arguments else "too many arguments")
+        return _mount(arguments)
     except (UnionError, OSError) as error:
         print(f"unionfs: {_explain(error)}", file=sys.stderr)
         if arguments.debug:
@@ -78,34 +89,52 @@ def _explain(error: UnionError | OSError) -> str:
     return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
-def _mount(texts: list[str], mountpoint: str, *, foreground: bool) -> int:
+def _mount(arguments: argparse.Namespace) -> int:
     from unionfs.options import parse_options
-    from unionfs.stack import open_stack, source_from_options
+    from unionfs.stack import source_from_options
 
-    options = parse_options(texts)
+    options = parse_options(arguments.options)
     for ignored in options.ignored:
         print(f"unionfs: unknown option ignored: {ignored}", file=sys.stderr)
-    mountpoint = os.path.abspath(mountpoint)
+    mountpoint = os.path.abspath(arguments.arguments[-1])
     source = source_from_options(options, mountpoint)
     fuse = {"default_permissions", *options.fuse}
     # A set has no order, in which the caller's could come last: ours are added only where there is none.
     given = {option.partition("=")[0] for option in fuse}
-    fuse.update(f"{key}=unionfs" for key in ("fsname", "subtype") if key not in given)
+    shown = arguments.arguments[0] if len(arguments.arguments) > 1 else "unionfs"
+    fuse.update(
+        f"{key}={value}" for key, value in (("fsname", shown), ("subtype", "unionfs")) if key not in given
+    )
     if os.geteuid() == 0:
         fuse.add("allow_other")
     if source.upper_fd is None:
         fuse.add("ro")
 
     def run(on_ready: Callable[[], None]) -> int:
-        from unionfs.fuse.server import serve
+        return _serve_on(mountpoint, source, fuse, on_ready)
 
-        os.umask(0)
-        try:
-            return serve(open_stack(source), mountpoint, fuse, on_ready=on_ready, mounted_here=True)
-        except RuntimeError as error:
-            raise UnionError(f"cannot mount on {mountpoint}: {error}") from None
+    if arguments.foreground or arguments.debug or options.debug:
+        return run(lambda: None)
+    return _in_background(run)
 
-    return run(lambda: None) if foreground else _in_background(run)
+
+def _serve_on(mountpoint: str, source: StackSource, fuse: set[str], on_ready: Callable[[], None]) -> int:
+    from unionfs.fuse.server import serve
+    from unionfs.mounting import mount
+    from unionfs.stack import open_stack
+
+    os.umask(0)
+    fs = open_stack(source)
+    try:
+        mounted = mount(mountpoint, fuse)
+    except BaseException:
+        fs.close()
+        raise
+    try:
+        return serve(fs, os.dup(mounted.fd), on_ready=on_ready)
+    finally:
+        mounted.unmount()
+        os.close(mounted.fd)
 
 
 def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
@@ -166,10 +195,8 @@ def _serve_for_launcher(number: int) -> int:
         return EXIT_FAILURE
     return serve(
         fs,
-        f"/dev/fd/{request.fuse_fd}",
-        set(),
+        request.fuse_fd,
         on_ready=lambda: _report_ready(channel),
-        mounted_here=False,
         lifeline=channel.fileno(),
     )
 

@@ -3,8 +3,8 @@
 The steps come from :mod:`unionfs.copyup_plan`. A directory is copied without its contents, after its
 ancestors. These failures are tolerated, everything else undoes the copy-up and reaches the caller:
 
-* attributes that the upper file system cannot hold (EOPNOTSUPP), and ``trusted.*`` or ``security.*`` ones
-  that we may not set (EPERM);
+* attributes that the upper file system cannot hold (EOPNOTSUPP), but for access control lists, without which more
+  would be allowed; and ``trusted.*`` or ``security.*`` ones that we may not set (EPERM);
 * a file system that gives no holes (EINVAL from SEEK_DATA): the copy has none;
 * times of the parent directory that cannot be set back: by then the copy has its name.
 """
@@ -18,6 +18,7 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from unionfs import acl
 from unionfs.copyup_plan import Contents, Step, plan_copy_up
 from unionfs.index import LinkIndex
 from unionfs.layer import Layer, LayerDir, Ref
@@ -398,7 +399,8 @@ class CopyUp:
                 os.setxattr(job.target, name, value, follow_symlinks=False)
             except OSError as error:
                 unprivileged = error.errno == errno.EPERM and name.startswith(("trusted.", "security."))
-                if not unprivileged and error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
+                impossible = error.errno == errno.EOPNOTSUPP and name not in (acl.ACCESS, acl.DEFAULT)
+                if not (unprivileged or impossible or error.errno == errno.ENODATA):
                     raise
 
 

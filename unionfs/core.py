@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from unionfs import acl
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.handles import DirHandle, FileHandle, HandleTable
@@ -27,6 +28,7 @@ from unionfs.upper import Upper
 from unionfs.xattrs import shown_name, stored_name
 
 _CAPABILITY = "security.capability"
+_ACLS = frozenset((acl.ACCESS, acl.DEFAULT))
 #: Flags of open(2) that are the kernel's business or done by position: never passed on to the file below.
 _NOT_PASSED = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_APPEND | os.O_DIRECT | os.O_TRUNC | os.O_NOFOLLOW
 
@@ -73,6 +75,7 @@ class UnionFs:
         *,
         volatile: bool = False,
         static_nlink: bool = False,
+        acls: bool = False,
     ) -> None:
         """Join the parts; without *writable* the file system is read-only.
 
@@ -82,6 +85,7 @@ class UnionFs:
             writable: what a writable mount has besides.
             volatile: nothing is ever synced.
             static_nlink: every directory has a link count of 1.
+            acls: POSIX access control lists are shown and can be set; who asks honours them.
         """
         self.tree = tree
         self.handles = HandleTable()
@@ -89,6 +93,7 @@ class UnionFs:
         self._ownership = ownership
         self._volatile = volatile
         self._static_nlink = static_nlink
+        self.acls = acls
 
     @property
     def namespace(self) -> Namespace:
@@ -367,8 +372,13 @@ class UnionFs:
                 if error.errno not in NO_XATTR:
                     raise
                 found = []
-            names = node.xattrs = frozenset(filter(None, map(shown_name, found)))
+            names = frozenset(filter(None, map(shown_name, found)))
+            node.xattrs = names = names if self.acls else names - _ACLS
         return names
+
+    def has_default_acl(self, node: DirNode) -> bool:
+        """Tell whether what is made in *node* gets its permissions from a list rather than from the umask."""
+        return self.acls and acl.DEFAULT in self._xattr_names(node)
 
     def listxattr(self, ino: int) -> list[str]:
         """Return the names of the extended attributes, without those of union file systems."""
@@ -376,6 +386,7 @@ class UnionFs:
 
     def getxattr(self, ino: int, name: str) -> bytes:
         """Return an extended attribute; ENODATA where there is none, asked from memory."""
+        self._refuse_acl(name)
         node = self.tree.node(ino)
         if name not in self._xattr_names(node):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
@@ -384,10 +395,15 @@ class UnionFs:
 
     def setxattr(self, ino: int, name: str, value: bytes) -> None:
         """Set an extended attribute; those of union file systems are kept apart from our own (xattrs.py)."""
+        self._refuse_acl(name)
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
         os.setxattr(path, stored_name(name), value, follow_symlinks=follow)
         self._changed_xattrs(node)
+
+    def _refuse_acl(self, name: str) -> None:
+        if name in _ACLS and not self.acls:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), name)
 
     def removexattr(self, ino: int, name: str) -> None:
         """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from unionfs import _libc
+from unionfs import _libc, acl
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.index import LinkIndex
@@ -18,7 +18,7 @@ from unionfs.layer import LayerDir
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
-from unionfs.refs import Named, Pinned
+from unionfs.refs import NO_XATTR, Named, Pinned, at_path
 from unionfs.rename_plan import End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
@@ -115,6 +115,8 @@ class Namespace:
             try:
                 inherits = self._inherits_group(parent)
                 self._permissions.settle(dirfd, at, uid, gid, mode, rdev, inherits=inherits)
+                if dirfd != directory.fd():
+                    _inherit_acl(directory, dirfd, at, mode)
             except OSError:
                 os.unlink(at, dir_fd=dirfd)
                 raise
@@ -135,6 +137,8 @@ class Namespace:
             try:
                 inherits = self._inherits_group(parent)
                 self._permissions.settle(dirfd, at, uid, gid, mode, 0, inherits=inherits)
+                if dirfd != directory.fd():
+                    _inherit_acl(directory, dirfd, at, mode)
             except OSError:
                 os.rmdir(at, dir_fd=dirfd)
                 raise
@@ -434,6 +438,25 @@ class Namespace:
             first.ref = Named(new_dir, new_name)
         if moved_second and isinstance(second, FileNode):
             second.ref = Named(old_dir, old_name)
+
+
+def _inherit_acl(directory: LayerDir, dirfd: int, name: bytes, mode: int) -> None:
+    """Give the object *name*, made with *mode* outside of *directory*, what making it there would have given it."""
+    if stat.S_ISLNK(mode):
+        return
+    try:
+        default = os.getxattr(directory.proc_path(), acl.DEFAULT)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+        return
+    path = at_path(dirfd, name)
+    access, mode = acl.inherit(default, mode)
+    os.chmod(path, stat.S_IMODE(mode))
+    if access is not None:
+        os.setxattr(path, acl.ACCESS, access, follow_symlinks=False)
+    if stat.S_ISDIR(mode):
+        os.setxattr(path, acl.DEFAULT, default, follow_symlinks=False)
 
 
 def _refuse_loop(node: Node, parent: DirNode) -> None:

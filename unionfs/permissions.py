@@ -55,8 +55,9 @@ class NativePermissions:
         if uid != self._euid or gid != self._egid or inherits:
             os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
         if mode & _SET_ID and not stat.S_ISLNK(mode):
-            # After the owner: chown clears them. The umask was applied by the kernel; ours is 0.
-            os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd)
+            # After the owner: chown clears them. The others are as they were made, or as a default ACL has them.
+            made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+            os.chmod(name, stat.S_IMODE(made.st_mode) | mode & _SET_ID, dir_fd=dirfd)
 
     def holds_owner(self, kind: int, uid: int, gid: int) -> bool:
         """Tell whether an object of *kind* as it is on disk can be given that owner; else it has to be made anew."""

@@ -56,6 +56,8 @@ class StackSource:
     ids: IdPolicy = SAME_IDS
     volatile: bool = False
     static_nlink: bool = False
+    #: POSIX access control lists, where owners are kept and shown as they are on disk.
+    acl: bool = True
     #: Directories that appear empty wherever they are met in a lower layer.
     hidden: tuple[Identity, ...] = ()
 
@@ -101,7 +103,8 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     ]
     ownership = Ownership(source.ids)
     if source.upper_fd is None or source.work_fd is None:
-        return UnionFs(Tree(layers, None), ownership, None, static_nlink=source.static_nlink)
+        acls = source.acl and source.ids == SAME_IDS
+        return UnionFs(Tree(layers, None), ownership, None, static_nlink=source.static_nlink, acls=acls)
     top = Layer(source.upper_fd, fds, writable=True)
     upper = Upper(top, source.work_fd, source.form)
     undo.callback(upper.close)
@@ -116,7 +119,14 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     parts = WritableParts(
         upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions
     )
-    return UnionFs(tree, ownership, parts, volatile=source.volatile, static_nlink=source.static_nlink)
+    return UnionFs(
+        tree,
+        ownership,
+        parts,
+        volatile=source.volatile,
+        static_nlink=source.static_nlink,
+        acls=source.acl and source.ids == SAME_IDS and not top.policy.override_stat,
+    )
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:
@@ -191,6 +201,7 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         ids=options.ids,
         volatile=options.volatile,
         static_nlink=options.static_nlink,
+        acl=options.acl,
     )
 
 

@@ -92,6 +92,14 @@ class Upper:
         os.close(self._lock_fd)
         os.close(self.home_fd)
 
+    def save(self, name: bytes, data: bytes) -> None:
+        """Make *data* the contents of the file *name* of our part of the work directory: old or new, never half."""
+        with self.building() as (tmp_fd, tmp):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(tmp, flags, 0o600, dir_fd=tmp_fd), "wb") as file:
+                file.write(data)
+            os.rename(tmp, name, src_dir_fd=tmp_fd, dst_dir_fd=self.home_fd)
+
     @contextmanager
     def building(self, prefix: bytes = b"#") -> Iterator[tuple[int, bytes]]:
         """Give the work directory and a name in it; whatever still has that name at the end is removed."""

@@ -32,6 +32,8 @@ class ServedLayer:
     #: Show owners that the sandbox's ids do not hold as 0.
     squash: bool
     cross: tuple[str, ...] = ()
+    #: Made anew for each start: what the writable layer records about the layers outlasts it.
+    transient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,13 @@ class Server:
             "fuse": index(fuse_fd),
             "user_namespace": index(user_namespace_fd),
             "layers": [
-                {"fd": index(layer.fd), "marks": layer.marks, "squash": layer.squash, "cross": layer.cross}
+                {
+                    "fd": index(layer.fd),
+                    "marks": layer.marks,
+                    "squash": layer.squash,
+                    "cross": layer.cross,
+                    "transient": layer.transient,
+                }
                 for layer in stack.layers
             ],
             "upper": index(stack.upper_fd),

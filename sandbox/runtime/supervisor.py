@@ -119,7 +119,7 @@ class Supervisor:
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         skeleton_fd = self._run.skeleton(plan.skeleton)
         undo.callback(os.close, skeleton_fd)
-        skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True)
+        skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True, transient=True)
         self._layer_fds = [*reversed(layers), skeleton]
         if plan.writable != "none":
             self._open_writable(undo)

@@ -72,7 +72,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 }
 
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
-PURE = frozenset({"types", "resolve", "whiteout", "xattrs", "inodes", "copyup_plan", "rename_plan"})
+PURE = frozenset({"types", "resolve", "whiteout", "xattrs", "inodes", "copyup_plan", "rename_plan", "acl"})
 PURE_STDLIB = frozenset(
     (
         "__future__ abc base64 bisect collections dataclasses enum errno functools hashlib heapq itertools "

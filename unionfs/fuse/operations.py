@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,8 +26,9 @@ from pyfuse3 import (
     StatvfsData,
 )
 
+from unionfs import acl
 from unionfs.core import Change, UnionFs
-from unionfs.nodes import Node
+from unionfs.nodes import DirNode, Node
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ T = TypeVar("T")
 #: Seconds for which the kernel may keep names and attributes: for ever, as layers are immutable and this
 #: server is the only writer.
 _FOREVER = 1e9
+_ACCESS_ACL = os.fsencode(acl.ACCESS)
 
 
 def _negative() -> EntryAttributes:
@@ -80,20 +83,15 @@ class UnionOperations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_acl = False
 
-    def __init__(self, fs: UnionFs, on_init: Callable[[], None]) -> None:
-        """Serve *fs*; *on_init* is called when the kernel has opened the connection, so that the mount is
-        usable.
-        """
+    def __init__(self, fs: UnionFs, *, masks: bool) -> None:
+        """Serve *fs*; *masks*: the umask of callers is left to us (FUSE_DONT_MASK)."""
         super().__init__()
+        self.enable_acl = fs.acls
+        self._masks = masks
         self.fs = fs
-        self._on_init = on_init
         self._none = _negative()
         #: How many requests of each kind came.
         self.requests: Counter[str] = Counter()
-
-    def init(self) -> None:
-        """Learn that the connection is open."""
-        self._on_init()
 
     # -- replies -----------------------------------------------------------------------------------
 
@@ -151,13 +149,21 @@ class UnionOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Make a file or special file."""
         directory = self.fs.tree.directory(parent_inode)
+        mode = self._masked(directory, mode, ctx)
         return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
 
     @replies
     def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
         directory = self.fs.tree.directory(parent_inode)
+        mode = self._masked(directory, mode, ctx)
         return self._known(self.fs.namespace.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
+
+    def _masked(self, directory: DirNode, mode: int, ctx: RequestContext) -> int:
+        """Return *mode* as something new in *directory* has it (umask(2))."""
+        if not self._masks or self.fs.has_default_acl(directory):
+            return mode
+        return mode & ~ctx.umask
 
     @replies
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -247,6 +253,22 @@ class UnionOperations(pyfuse3.Operations):
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute."""
         self.fs.setxattr(inode, os.fsdecode(name), value)
+        if name == _ACCESS_ACL and ctx.uid != 0:
+            self._drop_foreign_sgid(inode, ctx)
+
+    def _drop_foreign_sgid(self, inode: int, ctx: RequestContext) -> None:
+        """Clear the set-group-id bit after a change of the access list, as for a change of the mode, unless the caller
+        is in the group. The kernel leaves that to us: FUSE_SETXATTR_EXT is libfuse's to understand.
+        """
+        shown = self.fs.attributes(self.fs.tree.node(inode))
+        if not shown.mode & stat.S_ISGID or shown.gid == ctx.gid:
+            return
+        try:
+            groups = pyfuse3.get_sup_groups(ctx.pid)
+        except (OSError, RuntimeError):
+            groups = set()  # gone, or of another pid namespace
+        if shown.gid not in groups:
+            self.fs.setattr(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
 
     @replies
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -275,6 +297,7 @@ class UnionOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make a file and open it."""
+        mode = self._masked(self.fs.tree.directory(parent_inode), mode, ctx)
         handle, node = self.fs.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
         return FileInfo(fh=handle, keep_cache=True), self._known(node)
 

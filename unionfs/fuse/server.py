@@ -1,6 +1,4 @@
-"""The serving loop: from a :class:`~unionfs.core.UnionFs` and a mount point, or an open /dev/fuse, to the end
-of the mount.
-"""
+"""The serving loop: from a :class:`~unionfs.core.UnionFs` and a mounted /dev/fuse to the end of the mount."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import pyfuse3
 import trio
 
 from unionfs.core import UnionFs
+from unionfs.fuse.negotiation import FUSE_DONT_MASK, begin
 from unionfs.fuse.operations import UnionOperations
 from unionfs.fuse.waiting import TrioForPyfuse3, ignore_tick
 
@@ -25,42 +24,45 @@ _MAX_RESTARTS = 100
 
 def serve(
     fs: UnionFs,
-    mountpoint: str,
-    options: set[str],
+    fuse_fd: int,
     *,
     on_ready: Callable[[], None],
-    mounted_here: bool,
     lifeline: int | None = None,
 ) -> int:
     """Serve *fs* until it is unmounted or a signal asks for the end.
 
     Args:
         fs: closed at the end.
-        mountpoint: a directory, or ``/dev/fd/N`` for a /dev/fuse that somebody has mounted already.
-        options: for libfuse.
+        fuse_fd: a /dev/fuse that has been mounted; taken over.
         on_ready: called when the mount can be used.
-        mounted_here: unmount at the end.
         lifeline: a socket whose other end's closing ends the serving, too.
 
     Returns:
         The exit status: 0, or 1 if the loop had to be given up.
 
     Raises:
-        RuntimeError: libfuse could not mount; it says why on standard error.
+        OSError: the mount went away before it was served.
     """
-    operations = UnionOperations(fs, on_ready)
-    pyfuse3.init(operations, mountpoint, options)
+    connection = begin(fuse_fd)
+    operations = UnionOperations(fs, masks=bool(connection.agreed & FUSE_DONT_MASK))
+
+    def introduced() -> None:
+        connection.finish()
+        on_ready()
+
+    pyfuse3.init(operations, f"/dev/fd/{connection.fd}", set())
     try:
-        return trio.run(_main, operations, lifeline)
+        return trio.run(_main, operations, introduced, lifeline)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pyfuse3.close(unmount=mounted_here)
+        pyfuse3.close(unmount=False)
+        connection.close()
         fs.close()
 
 
-async def _main(operations: UnionOperations, lifeline: int | None) -> int:
+async def _main(operations: UnionOperations, introduced: Callable[[], None], lifeline: int | None) -> int:
     signal.signal(signal.SIGALRM, ignore_tick)
-    pyfuse3.trio = TrioForPyfuse3()  # type: ignore[attr-defined]
+    pyfuse3.trio = TrioForPyfuse3(introduced)  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_handle_signals, operations)
         if lifeline is not None:
@@ -86,9 +88,19 @@ async def _handle_signals(operations: UnionOperations) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         async for number in signals:
             if number == signal.SIGUSR1:
-                log.warning("statistics: %s", statistics(operations))
+                _report(statistics(operations), operations.fs)
             else:
                 pyfuse3.terminate()
+
+
+def _report(line: str, fs: UnionFs) -> None:
+    """Say the statistics on standard error, and in the work directory as a server in the background has no other place."""
+    log.warning("statistics: %s", line)
+    if fs.writable is not None:
+        try:
+            fs.writable.upper.save(b"statistics", line.encode() + b"\n")
+        except OSError as error:
+            log.warning("statistics could not be written: %s", error)
 
 
 async def _end_with(lifeline: int) -> None:

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import trio
@@ -35,8 +36,16 @@ _TRIAL = 64
 class RequestWait:
     """Stands in for ``trio.lowlevel`` in pyfuse3."""
 
-    def __init__(self, *, spins: int | None = None) -> None:
-        """Spin *spins* times before sleeping; None finds out: not at all on one processor, where nobody would answer."""
+    def __init__(self, *, spins: int | None = None, after_first: Callable[[], None] | None = None) -> None:
+        """Wait for requests.
+
+        Args:
+            spins: times to look before sleeping; None finds out: not at all on one processor, where nobody would
+                answer.
+            after_first: called once, when the first request has been answered.
+        """
+        self._after_first = after_first
+        self._started = False
         alone = len(os.sched_getaffinity(0)) == 1
         self._spins = (0 if alone else _SPINS) if spins is None else spins
         self._poll: select.poll | None = None
@@ -64,6 +73,10 @@ class RequestWait:
         Raises:
             trio.ClosedResourceError: the session is to end.
         """
+        if self._after_first is not None and self._started:
+            then, self._after_first = self._after_first, None
+            then()
+        self._started = True
         poll = self._poll
         if poll is None:
             poll = self._poll = select.poll()
@@ -137,9 +150,9 @@ class TrioForPyfuse3:
 
     Lock = _NoLock
 
-    def __init__(self) -> None:
+    def __init__(self, after_first: Callable[[], None]) -> None:
         """Wait as :class:`RequestWait` does."""
-        self.lowlevel = RequestWait()
+        self.lowlevel = RequestWait(after_first=after_first)
 
     def __getattr__(self, name: str) -> object:
         """Be trio in everything else."""

@@ -1,0 +1,157 @@
+"""Mounting: from a directory to an open /dev/fuse that the kernel sends its requests to, and back.
+
+As root, or with CAP_SYS_ADMIN in a user namespace, by mount(2); otherwise by the set-user-id program fusermount3,
+which hands the descriptor over a socket (fusermount3(1), libfuse lib/mount.c). Done here rather than by libfuse,
+because the first request on the descriptor is ours to answer (fuse/negotiation.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from unionfs import _libc
+from unionfs.errors import UnionError
+
+_DEVICE = "/dev/fuse"
+_HELPER = "fusermount3"
+#: Options that are flags of mount(2); those that are off by default need nothing.
+_FLAGS = {
+    "ro": _libc.MS_RDONLY,
+    "nosuid": _libc.MS_NOSUID,
+    "nodev": _libc.MS_NODEV,
+    "noexec": _libc.MS_NOEXEC,
+    "sync": _libc.MS_SYNCHRONOUS,
+    "dirsync": _libc.MS_DIRSYNC,
+    "noatime": _libc.MS_NOATIME,
+    "nodiratime": _libc.MS_NODIRATIME,
+}
+_NOTHING = frozenset("rw suid dev exec async atime diratime".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A mount, and the descriptor to serve it on."""
+
+    fd: int
+    mountpoint: str
+
+    def is_gone(self) -> bool:
+        """Tell whether somebody has unmounted it: the descriptor then only reports errors."""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+
+    def unmount(self) -> None:
+        """Take the mount away, now or, where it is in use, as soon as it is not; does nothing if it is gone."""
+        if self.is_gone():
+            return
+        try:
+            _libc.umount2(os.fsencode(self.mountpoint), _libc.MNT_DETACH | _libc.UMOUNT_NOFOLLOW)
+        except PermissionError:
+            import subprocess
+
+            subprocess.run(
+                [_HELPER, "-u", "-q", "-z", "--", self.mountpoint],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            )
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # not a mount point any more
+                raise
+
+
+def mount(mountpoint: str, options: Collection[str]) -> Mounted:
+    """Mount on the directory *mountpoint*, an absolute path.
+
+    Args:
+        mountpoint: where.
+        options: of mount(8) and of the kernel's fuse (Documentation/filesystems/fuse.rst); ``fsname=`` and
+            ``subtype=`` are what mount(8) shows.
+
+    Raises:
+        UnionError: it cannot be mounted, with the reason and the remedy.
+    """
+    if os.geteuid() == 0:
+        try:
+            return _mount_directly(mountpoint, options)
+        except PermissionError:
+            pass  # root by name only, as in a container that took CAP_SYS_ADMIN away: the helper may still help
+        except OSError as error:
+            raise UnionError(f"cannot mount on {mountpoint}: {error.strerror}") from None
+    return _mount_by_helper(mountpoint, options)
+
+
+def _open_device() -> int:
+    try:
+        return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise UnionError(
+            f"{_DEVICE} does not exist: load the module as root (modprobe fuse), or pass it in"
+        ) from None
+    except PermissionError:
+        raise UnionError(f"{_DEVICE} is not open to you: as root, chmod 666 {_DEVICE}") from None
+
+
+def _mount_directly(mountpoint: str, options: Collection[str]) -> Mounted:
+    fd = _open_device()
+    try:
+        # Device nodes in layers are just files unless somebody asks for them, as with libfuse; set-id programs of root's
+        # own mounts work, as with fuse-overlayfs.
+        flags = 0 if "dev" in options else _libc.MS_NODEV
+        source, subtype = "unionfs", "unionfs"
+        data = [f"fd={fd}", "rootmode=40000", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
+        for option in options:
+            key, _, value = option.partition("=")
+            if key == "fsname":
+                source = value
+            elif key == "subtype":
+                subtype = value
+            elif option in _FLAGS:
+                flags |= _FLAGS[option]
+            elif option not in _NOTHING:
+                data.append(option)
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(mountpoint),
+            os.fsencode(f"fuse.{subtype}"),
+            flags,
+            ",".join(data).encode(),
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return Mounted(fd, mountpoint)
+
+
+def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
+    import subprocess
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        given = ",".join(option.replace("\\", "\\\\").replace(",", "\\,") for option in sorted(options))
+        try:
+            done = subprocess.run(
+                [_HELPER, "-o", given, "--", mountpoint],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise UnionError(f"{_HELPER} is not installed: as root, apt-get install fuse3") from None
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip().removeprefix(f"{_HELPER}: ")
+            raise UnionError(f"cannot mount on {mountpoint}: {said or f'{_HELPER} failed'}")
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    if not fds:
+        raise UnionError(f"cannot mount on {mountpoint}: {_HELPER} sent no descriptor")
+    os.set_inheritable(fds[0], False)
+    return Mounted(fds[0], mountpoint)
