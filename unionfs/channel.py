@@ -7,10 +7,11 @@ packet::
     {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
                  "transient": BOOL}, ...],   # top first
-     "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL}
+     "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
+     "size": BYTES, "inodes": COUNT}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
-unix(7)); ``upper`` and ``work`` may be null. The server answers ``ready`` when the mount can be used, or
+unix(7)); ``upper``, ``work``, ``size`` and ``inodes`` may be null, and the latter two left out. The server answers ``ready`` when the mount can be used, or
 ``error: TEXT``. The end of the socket is the end of the server.
 """
 
@@ -85,6 +86,14 @@ def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:
     return found
 
 
+def _optional_count(value: object) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < 0:
+        raise ValueError(f"no count: {value!r}")
+    return value
+
+
 def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     def take(index: object) -> int:
         # Python would take -1 for the last one, and true for the second.
@@ -110,6 +119,8 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         upper_fd=take_optional(message["upper"]),
         work_fd=take_optional(message["work"]),
         volatile=bool(message["volatile"]),
+        size=_optional_count(message.get("size")),
+        inodes=_optional_count(message.get("inodes")),
         hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),
     )
     return Request(

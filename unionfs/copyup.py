@@ -26,6 +26,7 @@ from unionfs.metacopy import redirect_of
 from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
+from unionfs.quota import Quota
 from unionfs.refs import NO_XATTR, Named, Pinned, follows, is_null_device
 from unionfs.tree import Tree
 from unionfs.types import Mark
@@ -78,14 +79,18 @@ class CopyUp:
         permissions: Permissions,
         *,
         durable: bool,
+        quota: Quota | None = None,
     ) -> None:
-        """Join the parts; *durable*: contents are synced before a copy takes the original's place."""
+        """Join the parts; *durable*: contents are synced before a copy takes the original's place; *quota* bounds
+        the copies.
+        """
         self._tree = tree
         self._upper = upper
         self._index = index
         self._ownership = ownership
         self._permissions = permissions
         self._durable = durable
+        self._quota = quota
         #: Number of copies and of bytes copied since the mount, for the statistics.
         self.copies = 0
         self.bytes = 0
@@ -112,6 +117,8 @@ class CopyUp:
         self._upper.refuse_reserved(node.name)
         source = node.parts[0]
         info = source.stat()
+        if self._quota is not None:
+            self._quota.require(1, 1)
         times = _times(target.stat())
         with self._upper.building() as (tmp_fd, tmp):
             os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
@@ -124,6 +131,8 @@ class CopyUp:
             self._upper.publish_directory(tmp, target, node.name)
         copy = target.child(node.name)
         copy.note_new(opaque=False)
+        if self._quota is not None:
+            self._quota.made(copy.stat())
         node.parts.insert(0, copy)
         node.touch()
         self._restore_times(parent, target, times)
@@ -160,11 +169,18 @@ class CopyUp:
             raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
         if redirect:
             self._upper.use_feature("metacopy")
-        steps = self._plan(node, Contents.NONE if node.foreign else contents, info.st_nlink)
+        if node.foreign:
+            contents = Contents.NONE
+        if self._quota is not None:
+            size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
+            self._quota.require(max(1, size), 1)
+        steps = self._plan(node, contents, info.st_nlink)
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
             job.redirect = redirect
             self._run(node, steps, job)
+        if self._quota is not None:
+            self._quota.made(node.ref.stat())
         self.copies += 1
 
     def _plan(self, node: FileNode, contents: Contents, links: int) -> tuple[Step, ...]:
@@ -196,12 +212,17 @@ class CopyUp:
 
     def _complete(self, node: FileNode) -> None:
         """Give a copy of metadata alone its contents."""
+        before = node.ref.stat()
+        if self._quota is not None:
+            self._quota.require(before.st_size)
         if node.ref.stat().st_nlink <= 1:
             self.remake(node)
         else:
             self._complete_in_place(node)
         node.metacopy, node.data = False, None
         node.touch()
+        if self._quota is not None:
+            self._quota.changed(before.st_blocks, node.ref.stat().st_blocks)
         self.copies += 1
 
     def _complete_in_place(self, node: FileNode) -> None:

@@ -21,6 +21,7 @@ from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
+from unionfs.quota import FileSystemFigures, Quota
 from unionfs.refs import NO_XATTR, follows
 from unionfs.tree import Tree
 from unionfs.types import Ino
@@ -90,6 +91,7 @@ class UnionFs:
         self.tree = tree
         self.handles = HandleTable()
         self.writable = writable
+        self._quota = writable.quota if writable is not None else None
         self._ownership = ownership
         self._volatile = volatile
         self._static_nlink = static_nlink
@@ -209,13 +211,19 @@ class UnionFs:
         if handle_number is not None:
             handle = self.handles.file(handle_number)
             if handle.flags & os.O_ACCMODE != os.O_RDONLY:
-                os.ftruncate(handle.fd, size)
+                self._resize(handle.fd, size)
                 return
         fd = node.ref.open(os.O_WRONLY | os.O_NONBLOCK)
         try:
-            os.ftruncate(fd, size)
+            self._resize(fd, size)
         finally:
             os.close(fd)
+
+    def _resize(self, fd: int, size: int) -> None:
+        before = os.fstat(fd).st_blocks
+        os.ftruncate(fd, size)
+        if self._quota is not None:
+            self._quota.changed(before, os.fstat(fd).st_blocks)
 
     def _strip_privileges(self, node: FileNode) -> None:
         """Clear set-id bits and capabilities before contents change.
@@ -282,12 +290,24 @@ class UnionFs:
         if node.privileged is not False:
             self._strip_privileges(node)
         node.touch()
-        done = os.pwrite(handle.fd, data, offset)
+        quota = self._quota
+        if quota is not None:
+            before = os.fstat(handle.fd)
+            data = data[: quota.writable(before, offset, len(data))]
+            try:
+                return self._write_all(handle.fd, offset, data)
+            finally:
+                quota.changed(before.st_blocks, os.fstat(handle.fd).st_blocks)
+        return self._write_all(handle.fd, offset, data)
+
+    @staticmethod
+    def _write_all(fd: int, offset: int, data: bytes) -> int:
+        done = os.pwrite(fd, data, offset)
         if done < len(data):
             view = memoryview(data)
             while done < len(data):
                 try:
-                    more = os.pwrite(handle.fd, view[done:], offset + done)
+                    more = os.pwrite(fd, view[done:], offset + done)
                 except OSError:
                     break
                 if more == 0:
@@ -351,9 +371,21 @@ class UnionFs:
         finally:
             os.close(fd)
 
-    def statfs(self) -> os.statvfs_result:
-        """Return the figures of the file system below the top layer."""
-        return os.fstatvfs(self.tree.root.parts[0].fd())
+    def statfs(self) -> FileSystemFigures:
+        """Return the figures of the file system below the top layer, within the bounds of the layer's own."""
+        info = os.fstatvfs(self.tree.root.parts[0].fd())
+        found = FileSystemFigures(
+            f_bsize=info.f_bsize,
+            f_frsize=info.f_frsize,
+            f_blocks=info.f_blocks,
+            f_bfree=info.f_bfree,
+            f_bavail=info.f_bavail,
+            f_files=info.f_files,
+            f_ffree=info.f_ffree,
+            f_favail=info.f_favail,
+            f_namemax=info.f_namemax,
+        )
+        return found if self._quota is None else self._quota.within(found)
 
     # -- extended attributes -----------------------------------------------------------------------
 
@@ -398,7 +430,10 @@ class UnionFs:
         self._refuse_acl(name)
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
+        before = node.ref.stat().st_blocks
         os.setxattr(path, stored_name(name), value, follow_symlinks=follow)
+        if self._quota is not None:
+            self._quota.changed(before, node.ref.stat().st_blocks)
         self._changed_xattrs(node)
 
     def _refuse_acl(self, name: str) -> None:
@@ -440,3 +475,4 @@ class WritableParts:
     copy_up: CopyUp
     namespace: Namespace
     permissions: Permissions
+    quota: Quota | None = None

@@ -18,6 +18,7 @@ from unionfs.layer import LayerDir
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
+from unionfs.quota import Quota
 from unionfs.refs import NO_XATTR, Named, Pinned, at_path
 from unionfs.rename_plan import End, plan_rename
 from unionfs.tree import Tree
@@ -39,14 +40,16 @@ class Namespace:
         copy_up: CopyUp,
         ownership: Ownership,
         permissions: Permissions,
+        quota: Quota | None = None,
     ) -> None:
-        """Join the parts."""
+        """Join the parts; *quota* bounds what can be made."""
         self._tree = tree
         self._upper = upper
         self._index = index
         self._copy_up = copy_up
         self._ownership = ownership
         self._permissions = permissions
+        self._quota = quota
 
     # -- making ------------------------------------------------------------------------------------
 
@@ -121,9 +124,12 @@ class Namespace:
                 os.unlink(at, dir_fd=dirfd)
                 raise
 
+        self._require_room()
         self._upper.create(directory, name, complete)
         parent.touch()
-        return self._tree.add_file(parent, name, Named(directory, name))
+        node = self._tree.add_file(parent, name, Named(directory, name))
+        self._count(node)
+        return node
 
     def mkdir(self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int]) -> DirNode:
         """Make a directory; over a whiteout it is made opaque, or what was deleted below would show in it."""
@@ -144,9 +150,20 @@ class Namespace:
                 raise
 
         opaque = directory.mark(name) is Mark.WHITEOUT
+        self._require_room()
         made = self._upper.create_directory(directory, name, make, opaque=opaque)
         parent.touch()
-        return self._tree.add_new_directory(parent, name, made)
+        node = self._tree.add_new_directory(parent, name, made)
+        self._count(node)
+        return node
+
+    def _require_room(self) -> None:
+        if self._quota is not None:
+            self._quota.require(1, 1)
+
+    def _count(self, node: Node) -> None:
+        if self._quota is not None:
+            self._quota.made(node.info or node.ref.stat())
 
     def link(self, node: FileNode, parent: DirNode, name: bytes) -> FileNode:
         """Give *node* the additional name *name* in *parent*."""

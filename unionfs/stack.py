@@ -23,6 +23,7 @@ from unionfs.namespace import Namespace
 from unionfs.options import Options
 from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.permissions import NativePermissions, OverridePermissions
+from unionfs.quota import Quota
 from unionfs.tree import Tree
 from unionfs.upper import Upper
 from unionfs.whiteout import ALL_MARKS, MarkPolicy
@@ -56,6 +57,9 @@ class StackSource:
     ids: IdPolicy = SAME_IDS
     volatile: bool = False
     static_nlink: bool = False
+    #: Bytes and objects that the upper layer may have; None for as many as fit.
+    size: int | None = None
+    inodes: int | None = None
     #: POSIX access control lists, where owners are kept and shown as they are on disk.
     acl: bool = True
     #: Directories that appear empty wherever they are met in a lower layer.
@@ -114,10 +118,14 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     upper.clear_leftovers()
     tree = Tree([top, *layers], index)
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
-    copy_up = CopyUp(tree, upper, index, ownership, permissions, durable=not source.volatile)
-    namespace = Namespace(tree, upper, index, copy_up, ownership, permissions)
+    quota = None
+    if source.size is not None or source.inodes is not None:
+        quota = Quota(top, source.size, source.inodes)
+        quota.nameless, tree.on_gone, upper.on_mark = tree.nameless, quota.gone, quota.marked
+    copy_up = CopyUp(tree, upper, index, ownership, permissions, durable=not source.volatile, quota=quota)
+    namespace = Namespace(tree, upper, index, copy_up, ownership, permissions, quota)
     parts = WritableParts(
-        upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions
+        upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions, quota=quota
     )
     return UnionFs(
         tree,
@@ -201,6 +209,8 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         ids=options.ids,
         volatile=options.volatile,
         static_nlink=options.static_nlink,
+        size=options.size,
+        inodes=options.inodes,
         acl=options.acl,
     )
 

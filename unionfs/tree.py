@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity, InodeNumbers
@@ -27,6 +27,8 @@ class Tree:
         """
         self.layers = layers
         self.index = index
+        #: Told of each object of the writable layer without names that is let go.
+        self.on_gone: Callable[[os.stat_result], None] = _ignore
         self.numbers = InodeNumbers()
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
@@ -258,7 +260,7 @@ class Tree:
                 if parent is not None:
                     del parent.children[node.name]
                 else:
-                    node.parts[0].close()  # removed: its descriptor was pinned
+                    self._let_go(node)
                 self._by_ino.pop(node.ino, None)
                 node = parent
             else:
@@ -271,14 +273,30 @@ class Tree:
             return
         if self._by_identity.get(node.identity) is node:
             del self._by_identity[node.identity]
-        if isinstance(node.ref, Pinned):
-            node.ref.close()
+        self._let_go(node)
         names, node.names = node.names, []
         for directory, name in names:
             if directory.children.get(name) is node:
                 del directory.children[name]
         for directory, _ in names:
             self._drop_unused(directory)
+
+    def nameless(self) -> Iterator[os.stat_result]:
+        """Give the attributes of the known objects of the writable layer that have no name any more."""
+        for node in self._by_ino.values():
+            info = _nameless(node)
+            if info is not None:
+                yield info
+
+    def _let_go(self, node: Node) -> None:
+        """Close the descriptor that holds *node*, if it has no name."""
+        info = _nameless(node)
+        if info is not None:
+            self.on_gone(info)
+        if isinstance(node, DirNode):
+            node.parts[0].close()  # removed: it was pinned
+        elif isinstance(node.ref, Pinned):
+            node.ref.close()
 
     def close(self) -> None:
         """Release the descriptors that unlinked objects hold."""
@@ -289,6 +307,21 @@ class Tree:
                 node.parts[0].close()
         self._by_ino.clear()
         self._by_identity.clear()
+
+
+def _nameless(node: Node) -> os.stat_result | None:
+    """Return the attributes of *node*, if it is an object of the writable layer that only we hold."""
+    if isinstance(node, DirNode):
+        top = node.parts[0]
+        return top.stat() if node.removed and top.layer.writable else None
+    if not isinstance(node.ref, Pinned) or not node.layer.writable:
+        return None
+    info = os.fstat(node.ref.fd)
+    return info if info.st_nlink == 0 else None
+
+
+def _ignore(_info: os.stat_result) -> None:
+    pass
 
 
 def _parts_below(directory: DirNode, part: LayerDir) -> list[LayerDir]:

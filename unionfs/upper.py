@@ -62,6 +62,8 @@ class Upper:
         if os.fstat(work_fd).st_dev != layer.device:
             raise UnionError("upperdir and workdir are on different file systems: put both in one")
         self._serial = itertools.count()
+        #: Called for each deletion mark that is made.
+        self.on_mark: Callable[[], None] = _ignore
         with ExitStack() as undo:
             self.home_fd = _make_directory(work_fd, HOME)
             undo.callback(os.close, self.home_fd)
@@ -136,6 +138,11 @@ class Upper:
 
     def _make_whiteout(self, dirfd: int, name: bytes) -> None:
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=dirfd)
+        self.on_mark()
+
+    def _mark_by_name(self, directory: LayerDir, name: bytes) -> None:
+        _touch(directory.fd(), _whiteout_name(name))
+        self.on_mark()
 
     def whiteout(self, directory: LayerDir, name: bytes) -> None:
         """Hide the lower *name* of *directory*, which has nothing of that name here."""
@@ -143,7 +150,7 @@ class Upper:
         if self.whiteouts is WhiteoutFormat.OVERLAY:
             self._make_whiteout(directory.fd(), name)
         else:
-            _touch(directory.fd(), _whiteout_name(name))
+            self._mark_by_name(directory, name)
         directory.note(name, Mark.WHITEOUT)
 
     def set_opaque(self, dirfd: int, name: bytes) -> None:
@@ -299,7 +306,7 @@ class Upper:
                 os.rename(tmp, name, src_dir_fd=tmp_fd, dst_dir_fd=directory.fd())
             directory.note(name, Mark.WHITEOUT)
         else:
-            _touch(directory.fd(), _whiteout_name(name))
+            self._mark_by_name(directory, name)
             os.unlink(name, dir_fd=directory.fd())
             directory.note(name, Mark.WHITEOUT)
 
@@ -315,7 +322,7 @@ class Upper:
                 self._move_directory(directory.fd(), name, tmp_fd, tmp, _libc.RENAME_EXCHANGE)
         else:
             if whiteout:
-                _touch(directory.fd(), _whiteout_name(name))
+                self._mark_by_name(directory, name)
             try:
                 os.rmdir(name, dir_fd=directory.fd())
             except OSError as error:
@@ -406,7 +413,7 @@ class Upper:
         (old_dir, old), (new_dir, new) = source, target
         if whiteout:
             # Beside the entry it changes nothing that shows: it hides lower layers only.
-            _touch(old_dir.fd(), _whiteout_name(old))
+            self._mark_by_name(old_dir, old)
         in_the_way = is_dir and os.path.lexists(at_path(new_dir.fd(), new))
         if in_the_way:
             self._clear_the_way(new_dir, new)
@@ -421,13 +428,13 @@ class Upper:
         device does what the device does.
         """
         if self._is_device(directory, name):
-            _touch(directory.fd(), _whiteout_name(name))
+            self._mark_by_name(directory, name)
             os.unlink(name, dir_fd=directory.fd())
             return
         fd = os.open(name, _OPEN_DIR, dir_fd=directory.fd())
         try:
             if os.listdir(_listable(fd)):
-                _touch(directory.fd(), _whiteout_name(name))
+                self._mark_by_name(directory, name)
                 remove_tree(fd)
         finally:
             os.close(fd)
@@ -445,6 +452,10 @@ class Upper:
             a_child.note_moved(b_dir, b)
         if b_child is not None:
             b_child.note_moved(a_dir, a)
+
+
+def _ignore() -> None:
+    pass
 
 
 def _kernel_was_here(work_fd: int) -> bool:

@@ -122,13 +122,18 @@ def test_the_version_is_printed() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["-o", "lowerdir=lower"], ["--no-such-option", "mnt"]],
-    ids=["none", "no mount point", "unknown"],
+    [[], ["-o", "lowerdir=lower"], ["-o", "lowerdir=lower", "a", "b", "mnt"]],
+    ids=["none", "no mount point", "too many"],
 )
 def test_a_wrong_command_line_ends_with_status_2_and_the_usage(stack: str, arguments: list[str]) -> None:
     done = run_unionfs(*arguments, cwd=stack)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: unionfs ")
+
+
+def test_a_flag_that_means_nothing_here_is_named_and_ignored(stack: str) -> None:
+    done = run_unionfs("--no-such-flag", "mnt", cwd=stack)
+    assert done.stderr.splitlines()[0] == "unionfs: unknown argument ignored: --no-such-flag"
 
 
 def test_without_lowerdir_the_option_is_asked_for(stack: str) -> None:

@@ -28,6 +28,8 @@ class MakeUnion(Protocol):
         whiteouts: WhiteoutFormat | None = ...,
         form: WantedFormat | None = ...,
         policy: MarkPolicy = ...,
+        size: int | None = ...,
+        inodes: int | None = ...,
     ) -> Union:
         """Write the trees, open the stack over them."""
 
@@ -51,10 +53,15 @@ def make_union(tmp_path: Path) -> Iterator[MakeUnion]:
         whiteouts: WhiteoutFormat | None = None,
         form: WantedFormat | None = None,
         policy: MarkPolicy = ALL_MARKS,
+        size: int | None = None,
+        inodes: int | None = None,
     ) -> Union:
         base = tmp_path / f"union{len(made)}"
         base.mkdir()
-        made.append(Union(base, lowers or ({},), upper, whiteouts=whiteouts, form=form, policy=policy))
+        bounds = {"size": size, "inodes": inodes}
+        made.append(
+            Union(base, lowers or ({},), upper, whiteouts=whiteouts, form=form, policy=policy, **bounds)
+        )
         return made[-1]
 
     yield make

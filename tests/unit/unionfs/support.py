@@ -50,6 +50,8 @@ class Union:
         whiteouts: WhiteoutFormat | None = None,
         form: WantedFormat | None = None,
         policy: MarkPolicy = ALL_MARKS,
+        size: int | None = None,
+        inodes: int | None = None,
     ) -> None:
         """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them.
 
@@ -66,6 +68,7 @@ class Union:
             self.work.mkdir()
         self.form = form or WantedFormat(whiteouts=whiteouts)
         self.policy = policy
+        self.size, self.inodes = size, inodes
         self.fs = self._open()
 
     def _open(self) -> UnionFs:
@@ -78,6 +81,8 @@ class Union:
                 upper_fd=os.open(self.upper, _OPEN_DIR),
                 work_fd=os.open(self.work, _OPEN_DIR),
                 form=self.form,
+                size=self.size,
+                inodes=self.inodes,
             )
         )
 

@@ -1,0 +1,184 @@
+"""A bound on what the writable layer takes, as a quota of its own file system would set it.
+
+Counted is what st_blocks says of everything in the layer, and one object each, marks included. What grows is counted
+at once and never missed; what becomes free may be missed (a mark that makes room for a file, say), so before anything
+is refused the layer is counted anew. Deletion marks are counted and never refused: making room must not need room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from unionfs.layer import Layer, LayerDir
+
+_BLOCK = 512  # the unit of st_blocks, whatever the file system's is (stat(2))
+_PAGE = 4096
+#: Seconds after which a layer that seems full is counted again.
+_STALE = 1.0
+_LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: Gives the attributes of what is open or known in the layer and has no name there any more.
+Nameless = Callable[[], Iterable[os.stat_result]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSystemFigures:
+    """What statvfs(3) tells of a file system, under its names."""
+
+    f_bsize: int
+    f_frsize: int
+    f_blocks: int
+    f_bfree: int
+    f_bavail: int
+    f_files: int
+    f_ffree: int
+    f_favail: int
+    f_namemax: int
+
+
+class Quota:
+    """What a layer may take, and takes."""
+
+    def __init__(self, layer: Layer, size: int | None, inodes: int | None) -> None:
+        """Bound *layer* to *size* bytes and *inodes* objects; None for no bound."""
+        self.size = size
+        self.inodes = inodes
+        self._layer = layer
+        self.bytes = 0
+        self.objects = 0
+        #: Something was seen to become free since the last count; and when what was not seen is looked for.
+        self._freed = True
+        self._stale_at = 0.0
+        #: Set once there are nodes.
+        self.nameless: Nameless = tuple
+        self.recount()
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    def require(self, size: int, objects: int = 0) -> None:
+        """See that *size* bytes and *objects* more are within the bounds.
+
+        Raises:
+            OSError: ENOSPC where they are not.
+        """
+        if not self._fits(size, objects):
+            if self._freed or time.monotonic() >= self._stale_at:
+                self.recount()
+            if not self._fits(size, objects):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _fits(self, size: int, objects: int) -> bool:
+        return (self.size is None or size <= 0 or self.bytes + size <= self.size) and (
+            self.inodes is None or objects <= 0 or self.objects + objects <= self.inodes
+        )
+
+    def writable(self, info: os.stat_result, offset: int, length: int) -> int:
+        """Return how much of *length* bytes at *offset* of the file *info* can be written.
+
+        Raises:
+            OSError: ENOSPC where nothing can.
+        """
+        if self.size is None:
+            return length
+        allocated = info.st_blocks * _BLOCK
+        sparse = allocated < info.st_size
+        # Without holes only what lies behind the end is new; with them, all of it may be.
+        start = offset if sparse else max(offset, allocated)
+        need = _up(offset + length) - start // _PAGE * _PAGE
+        if need <= 0:
+            return length
+        try:
+            self.require(need)
+        except OSError:
+            room = (self.size - self.bytes) // _PAGE * _PAGE
+            fitting = start // _PAGE * _PAGE + room - offset
+            if fitting <= 0:
+                raise
+            return min(length, fitting)
+        return length
+
+    def within(self, found: FileSystemFigures) -> FileSystemFigures:
+        """Return *found*, of the file system below, within the bounds: it may have less than they allow."""
+        unit = found.f_frsize or _PAGE
+        if self.size is not None:
+            left = max(0, self.size - self.bytes) // unit
+            found = replace(
+                found,
+                f_blocks=self.size // unit,
+                f_bfree=min(left, found.f_bfree),
+                f_bavail=min(left, found.f_bavail),
+            )
+        if self.inodes is not None:
+            left = max(0, self.inodes - self.objects)
+            # Some file systems have no limit of their own and say that they have 0.
+            free = min(left, found.f_ffree) if found.f_files else left
+            found = replace(found, f_files=self.inodes, f_ffree=free, f_favail=free)
+        return found
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def made(self, info: os.stat_result) -> None:
+        """Count a new object."""
+        self.bytes += info.st_blocks * _BLOCK
+        self.objects += 1
+
+    def changed(self, before: int, after: int) -> None:
+        """Count that an object has *after* blocks instead of *before*."""
+        self.bytes += (after - before) * _BLOCK
+        if after < before:
+            self._freed = True
+
+    def marked(self) -> None:
+        """Count a deletion mark."""
+        self.objects += 1
+
+    def gone(self, info: os.stat_result) -> None:
+        """Count that an object without names is given up."""
+        self.bytes = max(0, self.bytes - info.st_blocks * _BLOCK)
+        self.objects = max(0, self.objects - 1)
+
+    # -- counting ----------------------------------------------------------------------------------
+
+    def recount(self) -> None:
+        """Count the layer as it is on disk."""
+        self.bytes = self.objects = 0
+        self._freed = False
+        self._stale_at = time.monotonic() + _STALE
+        seen: set[int] = set()
+        pending = [self._layer.root]
+        while pending:
+            directory = pending.pop()
+            # Nothing is in use between two of them, and the layer may be deeper than there are descriptors.
+            self._layer.fds.trim()
+            try:
+                fd = os.open(b".", _LIST_DIR, dir_fd=directory.fd())
+            except PermissionError:
+                continue  # a server without privileges, and a directory of mode 000: what is in it is not counted
+            try:
+                pending += [LayerDir(self._layer, directory, name) for name in self._count_entries(fd, seen)]
+            finally:
+                os.close(fd)
+        for info in self.nameless():
+            self.made(info)
+
+    def _count_entries(self, fd: int, seen: set[int]) -> Iterator[bytes]:
+        """Count what is in one directory; yields the names of directories."""
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                info = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(info.st_mode):
+                    yield os.fsencode(entry.name)
+                elif info.st_nlink > 1:
+                    if info.st_ino in seen:
+                        continue
+                    seen.add(info.st_ino)
+                self.made(info)
+
+
+def _up(size: int) -> int:
+    return (size + _PAGE - 1) // _PAGE * _PAGE
