@@ -30,7 +30,7 @@ from unionfs.whiteout import (
     decode,
     is_reserved_name,
 )
-from unionfs.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS
+from unionfs.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS, readable
 
 #: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
@@ -324,7 +324,7 @@ class LayerDir:
             return None
         if self._redirect is None:
             path = self.proc_path()
-            for name in REDIRECT_XATTRS:
+            for name in readable(REDIRECT_XATTRS, user_marks=self.layer.policy.user_marks):
                 try:
                     self._redirect = os.getxattr(path, name)
                     break

@@ -43,6 +43,8 @@ class WantedFormat:
     user_marks: bool = False
     #: Rename directories of lower layers by a redirect; otherwise that is EXDEV.
     redirect: bool = True
+    #: Honour redirects and copies of metadata that are there.
+    follow: bool = True
     #: Copy metadata alone where contents do not change.
     metacopy: bool = True
     #: Keep owners, modes and types in an attribute; None: where the server owns a single id.
@@ -67,23 +69,18 @@ class LayerFormat:
     def use_feature(self, name: str) -> None:
         """Record, before the first such mark is made, that the layer has marks of the feature *name*."""
         policy = self._layer.policy
-        if getattr(policy, name):
+        if getattr(policy, name) and (policy.user_marks or name == "override_stat"):
             return
-        used = {feature for feature in _FEATURES if getattr(policy, feature)} | {name}
+        used = (_features(self.read(_FEATURES_XATTR)) & _FEATURES) | {name}
         self._record(_FEATURES_XATTR, ",".join(sorted(used)))
-        self._layer.policy = replace(policy, **{name: True})
+        self._layer.policy = replace(policy, **{name: True}, user_marks=bool(used & {"redirect", "metacopy"}))
 
     def _record(self, name: str, value: str) -> None:
         os.setxattr(self._layer.root.proc_path(), name, value.encode())
 
     def read(self, name: str) -> str | None:
         """Return the attribute *name* of the layer's root; None where it has none."""
-        try:
-            return os.fsdecode(os.getxattr(self._layer.root.proc_path(), name))
-        except OSError as error:
-            if error.errno not in NO_XATTR:
-                raise
-            return None
+        return _read(self._layer.root.proc_path(), name)
 
     def settle(self, wanted: WantedFormat, *, shared: bool) -> None:
         """Decide which marks are honoured in the layer, and record it.
@@ -102,14 +99,9 @@ class LayerFormat:
             with suppress(OSError):
                 self._record(_FORMAT_XATTR, own)
         plain = recorded is not None and recorded != "aufs" and self.whiteouts is WhiteoutFormat.OVERLAY
-        used = frozenset((self.read(_FEATURES_XATTR) or "").split(","))
-        anything = recorded is None or shared
-        self._layer.policy = MarkPolicy(
-            overlay=True,
-            aufs=not plain,
-            redirect=anything or "redirect" in used,
-            metacopy=anything or "metacopy" in used,
-            override_stat="override_stat" in used,
+        used = _features(self.read(_FEATURES_XATTR))
+        self._layer.policy = _policy(
+            used, plain=plain, marked=recorded is None or shared, follow=wanted.follow
         )
         self.redirect = wanted.redirect and self.marks
         self.metacopy = wanted.metacopy and self.marks
@@ -153,6 +145,49 @@ def open_format(layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: 
             raise UnionError("upperdir cannot hold overlay whiteouts: use whiteouts=aufs")
     form.settle(wanted, shared=shared)
     return form
+
+
+def lower_policy(root_fd: int, wanted: WantedFormat) -> MarkPolicy:
+    """Find out which marks count in the lower layer of the directory *root_fd*.
+
+    What it records itself is believed, as with kernel OverlayFS: whoever names a directory as a layer vouches for
+    it. *wanted* may say otherwise (``redirect_dir=nofollow``), and that all layers keep owners in attributes.
+    """
+    recorded, features = (
+        _read(b"/proc/self/fd/%d" % root_fd, name) for name in (_FORMAT_XATTR, _FEATURES_XATTR)
+    )
+    used = _features(features) | ({"override_stat"} if wanted.override_stat else frozenset())
+    plain = recorded not in (None, WhiteoutFormat.AUFS.value)
+    return _policy(used, plain=plain, marked=recorded is None, follow=wanted.follow)
+
+
+def _features(recorded: str | None) -> frozenset[str]:
+    return frozenset((recorded or "").split(","))
+
+
+def _policy(used: frozenset[str], *, plain: bool, marked: bool, follow: bool) -> MarkPolicy:
+    """Say what counts in a layer with the features *used*.
+
+    *plain*: ``.wh.`` names are ordinary ones. *marked*: somebody else may have written to it, who keeps no record;
+    then ``redirect`` and ``metacopy`` count as root has them, which nobody else can forge.
+    """
+    return MarkPolicy(
+        overlay=True,
+        aufs=not plain,
+        redirect=follow and (marked or "redirect" in used),
+        metacopy=follow and (marked or "metacopy" in used),
+        override_stat="override_stat" in used,
+        user_marks=bool(used & {"redirect", "metacopy"}),
+    )
+
+
+def _read(path: bytes, name: str) -> str | None:
+    try:
+        return os.fsdecode(os.getxattr(path, name))
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+        return None
 
 
 def _whiteouts_of(recorded: str | None) -> WhiteoutFormat | None:

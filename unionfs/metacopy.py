@@ -14,20 +14,23 @@ from collections.abc import Sequence
 from unionfs.layer import LayerDir
 from unionfs.refs import Named, Pinned, first_xattr, follows
 from unionfs.resolve import locate, resolve
-from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS
+from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 
 
 def is_metacopy(ref: Named | Pinned, info: os.stat_result) -> bool:
     """Tell whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
-    return (
-        stat.S_ISREG(info.st_mode)
-        and first_xattr(ref.proc_path(), METACOPY_XATTRS, follow=follows(ref), unreadable=b"") is not None
-    )
+    return stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
 
 
 def redirect_of(ref: Named | Pinned) -> bytes | None:
     """Return where the layers below have the contents of the marked file *ref*, if it says so."""
-    return first_xattr(ref.proc_path(), REDIRECT_XATTRS, follow=follows(ref), unreadable=b"")
+    return _mark(ref, REDIRECT_XATTRS)
+
+
+def _mark(ref: Named | Pinned, names: tuple[str, ...]) -> bytes | None:
+    layer = ref.directory.layer if isinstance(ref, Named) else ref.layer
+    names = readable(names, user_marks=layer.policy.user_marks)
+    return first_xattr(ref.proc_path(), names, follow=follows(ref), unreadable=b"")
 
 
 def find_contents(ref: Named, rest: Sequence[LayerDir]) -> Named | None:

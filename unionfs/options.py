@@ -149,6 +149,7 @@ def _form(values: dict[str, str], *, user_marks: bool) -> WantedFormat:
         whiteouts=None if whiteouts is None else WhiteoutFormat(whiteouts),
         user_marks=user_marks,
         redirect=redirect in (None, "on"),
+        follow=redirect != "nofollow",
         metacopy=metacopy in (None, "on"),
         override_stat=None if override is None else override != "0",
     )

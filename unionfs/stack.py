@@ -18,7 +18,7 @@ from unionfs.errors import UnionError
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
 from unionfs.layer import FdCache, Layer
-from unionfs.layer_format import ANY_FORMAT, WantedFormat
+from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.namespace import Namespace
 from unionfs.options import Options
 from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
@@ -202,7 +202,9 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         undo.pop_all()
     os.close(mount_fd)
     return StackSource(
-        lowers=tuple(LayerSource(fd=fd, squash=squash) for _, fd in lowers),
+        lowers=tuple(
+            LayerSource(fd=fd, policy=lower_policy(fd, options.form), squash=squash) for _, fd in lowers
+        ),
         upper_fd=upper_fd,
         work_fd=work_fd,
         form=options.form,

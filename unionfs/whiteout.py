@@ -55,6 +55,9 @@ class MarkPolicy:
     metacopy: bool = False
     #: Owner, mode and type may be kept in an attribute (``override_stat``).
     override_stat: bool = False
+    #: ``redirect`` and ``metacopy`` count as ``user.*`` attributes, too, which anybody may have set; those of
+    #: ``trusted.*`` only root can have.
+    user_marks: bool = True
 
     @property
     def any(self) -> bool:

@@ -29,6 +29,11 @@ REDIRECT_XATTRS = (USER_PREFIX + REDIRECT, TRUSTED_PREFIX + REDIRECT)
 METACOPY_XATTRS = (USER_PREFIX + METACOPY, TRUSTED_PREFIX + METACOPY)
 
 
+def readable(names: tuple[str, ...], *, user_marks: bool) -> tuple[str, ...]:
+    """Return those of the marks *names* that count in a layer: without *user_marks* root's only."""
+    return names if user_marks else tuple(name for name in names if name.startswith(TRUSTED_PREFIX))
+
+
 def is_private(name: str) -> bool:
     """Tell whether the attribute *name*, as a layer has it, is a union file system's own or an escaped one."""
     return name.startswith(PRIVATE_PREFIXES)

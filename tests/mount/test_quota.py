@@ -1,0 +1,63 @@
+"""size= and inodes=: what programs see of a writable layer that is bounded."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+
+import pytest
+
+from tests.mount.support import make_union, wait_until
+
+pytestmark = pytest.mark.fusermount
+
+MIB = 1 << 20
+
+
+def test_a_program_fills_the_layer_to_its_bound_and_no_further(base: str) -> None:
+    with make_union(base, {"lower": b"x" * 100}, options="size=2m") as union:
+        assert os.statvfs(union.path).f_blocks * os.statvfs(union.path).f_frsize == 2 * MIB
+        done = subprocess.run(
+            ["dd", "if=/dev/zero", f"of={union.path}/f", "bs=64k", "count=100"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert 2 * MIB - 65536 <= os.stat(f"{union.path}/f").st_size <= 2 * MIB
+        assert os.statvfs(union.path).f_bavail * os.statvfs(union.path).f_frsize < 65536
+        with open(f"{union.path}/lower", "rb") as file:
+            assert len(file.read()) == 100
+        os.unlink(f"{union.path}/f")
+
+        def fits_again() -> bool:
+            try:
+                with open(f"{union.path}/g", "wb") as file:
+                    file.write(b"y" * MIB)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return False
+            return True
+
+        wait_until(fits_again, "the space of the deleted file is free again")
+
+
+def test_a_layer_can_hold_so_many_objects(base: str) -> None:
+    with make_union(base, {}, options="inodes=10") as union:
+        with pytest.raises(OSError) as caught:
+            for number in range(20):
+                os.mkdir(f"{union.path}/{number}")
+        assert caught.value.errno == errno.ENOSPC
+        assert len(os.listdir(union.path)) == 10
+        assert os.statvfs(union.path).f_favail == 0
+        union.remount()
+        with pytest.raises(OSError) as caught:
+            os.mkdir(f"{union.path}/more")
+        assert caught.value.errno == errno.ENOSPC
+        os.rmdir(f"{union.path}/0")
+        wait_until(lambda: os.statvfs(union.path).f_favail == 1, "the directory is forgotten")
+        os.mkdir(f"{union.path}/more")
