@@ -121,8 +121,9 @@ def parse_options(texts: list[str]) -> Options:
     synced = of("fsync", _choice("0", "1", "true", "false"))
     return Options(
         lowerdirs=lowerdirs,
-        upperdir=values.get("upperdir"),
-        workdir=values.get("workdir"),
+        # A colon needs no backslash in these, but kernel OverlayFS takes one away that it finds.
+        upperdir=values["upperdir"].replace("\\:", ":") if "upperdir" in values else None,
+        workdir=values["workdir"].replace("\\:", ":") if "workdir" in values else None,
         form=_form(values, user_marks="userxattr" in flags),
         ids=_ids(values, squash="squash_to_root" in flags),
         volatile="volatile" in flags or synced in ("0", "false"),

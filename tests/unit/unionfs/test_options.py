@@ -31,6 +31,21 @@ def test_a_backslash_lets_colons_commas_and_backslashes_be_part_of_a_path() -> N
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/u:2", "/u:2"),
+        (r"/u\:2", "/u:2"),  # as kernel OverlayFS reads it
+        (r"/u\\:2", "/u:2"),  # with the level more that libfuse takes away
+        (r"/u\\\:2", r"/u\:2"),
+        (r"/u\\\\2", r"/u\\2"),
+    ],
+)
+def test_the_writable_directories_may_have_their_colons_escaped_like_the_others(text: str, path: str) -> None:
+    options = parse_options([f"lowerdir=/a,upperdir={text},workdir={text}"])
+    assert (options.upperdir, options.workdir) == (path, path)
+
+
+@pytest.mark.parametrize(
     ("text", "parts"),
     [
         (r"a\:b:c", ["a:b", "c"]),
