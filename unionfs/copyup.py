@@ -31,7 +31,7 @@ from unionfs.refs import NO_XATTR, Named, Pinned, follows, is_null_device
 from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper import COPY_PREFIX, Upper
-from unionfs.xattrs import shown_name
+from unionfs.xattrs import shown_name, stored_name
 
 _FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
 _CHUNK = 1 << 20
@@ -61,6 +61,8 @@ class _Job:
     redirect: bytes = b""
     #: The name that the copy gets; None for the first one that is known.
     place: tuple[DirNode, bytes] | None = None
+    #: The source's layer keeps owners in attributes.
+    override: bool = False
 
     @property
     def target(self) -> bytes:
@@ -287,7 +289,8 @@ class CopyUp:
 
     def _job(self, source: Ref, layer: Layer, info: os.stat_result, tmp_fd: int, tmp: bytes) -> _Job:
         uid, gid, mode = self._ownership.for_copy(info, layer)
-        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp)
+        override = layer.policy.override_stat
+        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, override=override)
 
     def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job) -> None:
         with ExitStack() as undo:
@@ -413,11 +416,13 @@ class CopyUp:
                 raise
             return
         for name in names:
-            if shown_name(name) is None:
+            shown = shown_name(name, override=job.override)
+            if shown is None:
                 continue
+            copy = stored_name(shown, override=self._upper.layer.policy.override_stat)
             try:
                 value = os.getxattr(source, name, follow_symlinks=follow)
-                os.setxattr(job.target, name, value, follow_symlinks=False)
+                os.setxattr(job.target, copy, value, follow_symlinks=False)
             except OSError as error:
                 unprivileged = error.errno == errno.EPERM and name.startswith(("trusted.", "security."))
                 impossible = error.errno == errno.EOPNOTSUPP and name not in (acl.ACCESS, acl.DEFAULT)

@@ -245,7 +245,7 @@ class UnionFs:
         if cleared != mode:
             self._parts().permissions.chmod(node.ref, cleared)
         if _CAPABILITY in self._xattr_names(node):
-            os.removexattr(path, _CAPABILITY, follow_symlinks=follow)
+            os.removexattr(path, _stored_name(node, _CAPABILITY), follow_symlinks=follow)
         node.privileged, node.xattrs = False, None
         node.touch()
 
@@ -404,7 +404,9 @@ class UnionFs:
                 if error.errno not in NO_XATTR:
                     raise
                 found = []
-            names = frozenset(filter(None, map(shown_name, found)))
+            override = node.layer.policy.override_stat
+            shown = (shown_name(name, override=override) for name in found)
+            names = frozenset(filter(None, shown))
             node.xattrs = names = names if self.acls else names - _ACLS
         return names
 
@@ -423,7 +425,7 @@ class UnionFs:
         if name not in self._xattr_names(node):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         path, follow = node.ref.proc_path(), follows(node.ref)
-        return os.getxattr(path, stored_name(name), follow_symlinks=follow)
+        return os.getxattr(path, _stored_name(node, name), follow_symlinks=follow)
 
     def setxattr(self, ino: int, name: str, value: bytes) -> None:
         """Set an extended attribute; those of union file systems are kept apart from our own (xattrs.py)."""
@@ -431,7 +433,7 @@ class UnionFs:
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
         before = node.ref.stat().st_blocks
-        os.setxattr(path, stored_name(name), value, follow_symlinks=follow)
+        os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
         if self._quota is not None:
             self._quota.changed(before, node.ref.stat().st_blocks)
         self._changed_xattrs(node)
@@ -446,7 +448,7 @@ class UnionFs:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
-        os.removexattr(path, stored_name(name), follow_symlinks=follow)
+        os.removexattr(path, _stored_name(node, name), follow_symlinks=follow)
         self._changed_xattrs(node)
 
     def _for_xattr_change(self, ino: int) -> Node:
@@ -464,6 +466,10 @@ class UnionFs:
         node.touch()
         if isinstance(node, FileNode):
             node.privileged = None
+
+
+def _stored_name(node: Node, name: str) -> str:
+    return stored_name(name, override=node.layer.policy.override_stat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,10 @@ import stat
 
 from unionfs.layer import Ref
 from unionfs.override import OVERRIDE_XATTR, Override, encode
-from unionfs.refs import at_path, follows
+from unionfs.refs import NO_XATTR, at_path, follows
+from unionfs.xattrs import stored_name
 
+_CAPABILITY = stored_name("security.capability", override=True)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -110,13 +112,18 @@ class OverridePermissions(NativePermissions):
         self.restrict(dirfd, name, mode)
 
     def chown(self, ref: Ref, uid: int, gid: int) -> None:
-        """Change the owner, and clear set-id bits as chown(2) does."""
+        """Change the owner, and clear set-id bits and capabilities as chown(2) does."""
         info = ref.stat()
         mode = info.st_mode
         if not stat.S_ISDIR(mode):
             mode &= ~stat.S_ISUID
             if mode & stat.S_IXGRP:
                 mode &= ~stat.S_ISGID
+            try:
+                os.removexattr(ref.proc_path(), _CAPABILITY, follow_symlinks=follows(ref))
+            except OSError as error:
+                if error.errno not in NO_XATTR:
+                    raise
         self._change(ref, info, info.st_uid if uid == -1 else uid, info.st_gid if gid == -1 else gid, mode)
 
     def chmod(self, ref: Ref, mode: int) -> None:

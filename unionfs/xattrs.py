@@ -4,6 +4,10 @@ such a name are kept apart. Pure codecs.
 A mark is never visible through the mount. A program that sets an attribute of such a name, as a union mounted on
 this one does, gets it stored under an escaped name, as with kernel OverlayFS ("Nesting overlayfs mounts",
 Documentation/filesystems/overlayfs.rst): ``user.overlay.X`` as ``user.overlay.overlay.X``.
+
+In a layer that keeps owners in attributes (override.py), ``security.X`` is kept as
+``user.containers.override_security.X``, as fuse-overlayfs does: its server may not set the former, and those that the
+disk has are not for those inside.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ TRUSTED_PREFIX = "trusted.overlay."
 _OVERLAY_PREFIXES = (USER_PREFIX, TRUSTED_PREFIX)
 _OVERLAY_ESCAPE = "overlay."
 #: The other attributes of union file systems.
-_OTHER_PREFIXES = ("user.fuseoverlayfs.", "user.unionfs.", "user.containers.override_")
+_KEPT_PREFIX = "user.containers.override_"
+_SECURITY_PREFIX = "security."
+_OTHER_PREFIXES = ("user.fuseoverlayfs.", "user.unionfs.", _KEPT_PREFIX)
 _OTHER_ESCAPE = "user.unionfs.escaped."
 PRIVATE_PREFIXES = _OVERLAY_PREFIXES + _OTHER_PREFIXES
 
@@ -39,8 +45,13 @@ def is_private(name: str) -> bool:
     return name.startswith(PRIVATE_PREFIXES)
 
 
-def stored_name(name: str) -> str:
-    """Return the name under which a layer keeps the attribute that the mount shows as *name*."""
+def stored_name(name: str, *, override: bool = False) -> str:
+    """Return the name under which a layer keeps the attribute that the mount shows as *name*.
+
+    *override*: the layer keeps owners in attributes.
+    """
+    if override and name.startswith(_SECURITY_PREFIX):
+        return _KEPT_PREFIX + name
     for prefix in _OVERLAY_PREFIXES:
         if name.startswith(prefix):
             return prefix + _OVERLAY_ESCAPE + name[len(prefix) :]
@@ -49,8 +60,15 @@ def stored_name(name: str) -> str:
     return name
 
 
-def shown_name(name: str) -> str | None:
-    """Return the name that the mount shows for the attribute *name* of a layer; None for one that is hidden."""
+def shown_name(name: str, *, override: bool = False) -> str | None:
+    """Return the name that the mount shows for the attribute *name* of a layer; None for one that is hidden.
+
+    *override*: the layer keeps owners in attributes.
+    """
+    if override and name.startswith(_SECURITY_PREFIX):
+        return None
+    if override and name.startswith(_KEPT_PREFIX + _SECURITY_PREFIX):
+        return name[len(_KEPT_PREFIX) :]
     if not name.startswith(PRIVATE_PREFIXES):
         return name
     for prefix in _OVERLAY_PREFIXES:

@@ -38,7 +38,7 @@ def test_a_layer_that_was_written_shows_the_same_tree_as_a_lower_one(base: str, 
         expected = snapshot(union.path, mtime=True)
         with open(f"{union.path}/d/big", "rb") as file:
             assert file.read() == BIG
-    assert os.stat(f"{union.upper}/d/big").st_blocks == 0  # its contents are below
+    assert os.stat(f"{union.upper}/d/big").st_blocks <= 8  # attributes: its contents are below
     os.rename(union.upper, f"{base}/middle")
     next_one = f"{base}/next"
     os.mkdir(next_one)

@@ -14,6 +14,7 @@ from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Whiteout
 from tests.unit.unionfs.support import Union, owner
 from unionfs.core import Change
 from unionfs.layer import OVERFLOW_ID
+from unionfs.layer_format import WantedFormat
 from unionfs.ownership import Ownership
 from unionfs.types import ROOT_INO
 from unionfs.whiteout import NO_MARKS
@@ -355,6 +356,42 @@ def test_removing_an_attribute_that_is_not_there_copies_nothing_up(make_union: M
     union = make_union({"f": b""})
     assert number_of(union.fs.removexattr, union.node("f").ino, "user.a") == errno.ENODATA
     assert list(union.upper.iterdir()) == []
+
+
+def test_where_owners_are_kept_in_attributes_those_of_security_are_the_unions_own(
+    make_union: MakeUnion,
+) -> None:
+    union = make_union({}, form=WantedFormat(override_stat=True))
+    union.create("f", mode=0o755)
+    for take_away in (
+        lambda: union.write("f", b"x"),
+        lambda: union.fs.setattr(union.node("f").ino, Change(uid=owner()[0]), None),
+    ):
+        union.setxattr("f", "security.capability", b"any value")
+        assert union.fs.listxattr(union.node("f").ino) == ["security.capability"]
+        union.reopen()
+        assert union.fs.getxattr(union.node("f").ino, "security.capability") == b"any value"
+        assert "security.capability" not in os.listxattr(union.upper / "f")
+        take_away()
+        assert union.fs.listxattr(union.node("f").ino) == []
+    union.setxattr("f", "security.other", b"x")
+    union.fs.removexattr(union.node("f").ino, "security.other")
+    assert union.fs.listxattr(union.node("f").ino) == []
+
+
+@pytest.mark.root
+def test_where_owners_are_kept_in_attributes_a_copy_has_its_capabilities_there(make_union: MakeUnion) -> None:
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    lower = {"f": File(b"", xattrs={"security.capability": capability})}
+    # What the disk of such a layer has of its own was not given by anybody inside.
+    upper = {"g": File(b"", xattrs={"security.capability": capability})}
+    union = make_union(lower, upper=upper, form=WantedFormat(override_stat=True))
+    assert union.fs.listxattr(union.node("g").ino) == []
+    for _ in range(2):
+        assert union.fs.listxattr(union.node("f").ino) == ["security.capability"]
+        assert union.fs.getxattr(union.node("f").ino, "security.capability") == capability
+        union.chmod("f", 0o711)
+    assert "security.capability" not in os.listxattr(union.upper / "f")
 
 
 def test_ids_that_are_not_mapped_show_as_root_without_set_id_bits_in_squashed_layers_only(

@@ -47,6 +47,20 @@ def test_what_a_program_sets_shows_under_the_name_that_it_set(name: str) -> None
     assert shown_name(stored_name(name)) == name
 
 
+@given(st.one_of(_NAMES, st.builds("security.".__add__, st.text(max_size=8))))
+def test_so_it_does_where_owners_are_kept_in_attributes(name: str) -> None:
+    assert shown_name(stored_name(name, override=True), override=True) == name
+
+
+def test_where_owners_are_kept_in_attributes_those_of_security_are_kept_as_fuse_overlayfs_does() -> None:
+    kept = "user.containers.override_security.capability"
+    assert stored_name("security.capability", override=True) == kept
+    assert shown_name(kept) is None
+    # What the disk has was given to the file on disk, and not to the one that is shown.
+    assert shown_name("security.capability", override=True) is None
+    assert shown_name("user.containers.override_stat", override=True) is None
+
+
 @given(_NAMES)
 def test_nothing_that_a_program_sets_is_taken_for_a_mark(name: str) -> None:
     assert stored_name(name) not in PRIVATE
