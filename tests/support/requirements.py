@@ -216,6 +216,22 @@ def probe_rootfs() -> Missing | None:
     return None if os.geteuid() == 0 else probe_newuidmap()
 
 
+def probe_pjdfstest() -> Missing | None:
+    """A built checkout of pjdfstest in $PJDFSTEST, the peers' suite of POSIX semantics."""
+    given = os.environ.get("PJDFSTEST")
+    if given is None:
+        return Missing(
+            "pjdfstest",
+            "git clone https://github.com/pjd/pjdfstest && cd pjdfstest && autoreconf -ifs && ./configure && make, "
+            "then set PJDFSTEST to that directory",
+        )
+    if not os.access(os.path.join(given, "pjdfstest"), os.X_OK):
+        return Missing(
+            f"$PJDFSTEST: {given}/pjdfstest is no program", "autoreconf -ifs && ./configure && make"
+        )
+    return None
+
+
 def not_long() -> Missing | None:
     """Tests of minutes and hours."""
     return Missing("--long was not given", removable=False)
@@ -231,6 +247,7 @@ PROBES: dict[str, Probe] = {
     "overlay": probe_overlay,
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
+    "pjdfstest": probe_pjdfstest,
 }
 
 

@@ -1,0 +1,129 @@
+"""pjdfstest, which asks for the POSIX semantics of each system call, on a mount and on the file system below it.
+
+$PJDFSTEST is a built checkout of https://github.com/pjd/pjdfstest. One run takes a minute or two, most of it sleeping.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mount.support import make_union, scratch
+from tests.support.tree import Dir, File, Tree
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.root,
+    pytest.mark.fusermount,
+    pytest.mark.pjdfstest,
+    pytest.mark.timeout(1200),
+]
+
+#: Scripts that run at a time: they sleep more than they work.
+_AT_ONCE = 4
+#: The suite has 8,827 for ext4 on Linux; far fewer means that it was not understood.
+_AT_LEAST = 8000
+
+_PLAN = re.compile(r"1\.\.(\d+)")
+_ASSERTION = re.compile(r"(?P<failed>not )?ok (?P<number>\d+)")
+
+#: By script and number, whether the assertion held.
+Results = dict[tuple[str, int], bool]
+
+
+def scripts() -> list[str]:
+    """Return the test scripts, relative to the suite's directory of them."""
+    top = Path(os.environ["PJDFSTEST"], "tests")
+    return sorted(str(path.relative_to(top)) for path in top.glob("*/*.t"))
+
+
+def directory_of(script: str) -> str:
+    """Return the name of the directory in which *script* runs, apart from all others."""
+    return script.replace("/", "-")
+
+
+def run_script(script: str, top: str, tools: str) -> Results:
+    """Run one script below *top*. An assertion that it announced and never came to has failed."""
+    done = subprocess.run(
+        ["sh", os.path.join(os.environ["PJDFSTEST"], "tests", script)],
+        cwd=os.path.join(top, directory_of(script)),
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        umask=0o022,
+        timeout=600,
+        check=False,
+    )
+    plan = _PLAN.search(done.stdout)
+    assert plan is not None, f"{script} announced nothing and ended with {done.returncode}: {done.stdout!r}"
+    results = {(script, number): False for number in range(1, int(plan[1]) + 1)}
+    for line in done.stdout.splitlines():
+        if (match := _ASSERTION.match(line)) is not None:
+            results[script, int(match["number"])] = match["failed"] is None
+    return results
+
+
+def run_suite(top: str) -> Results:
+    """Run every script below *top*."""
+    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    with tools_directory() as tools, ThreadPoolExecutor(_AT_ONCE) as pool:
+        results: Results = {}
+        for part in pool.map(lambda script: run_script(script, top, tools), scripts()):
+            results.update(part)
+        return results
+
+
+@contextmanager
+def tools_directory() -> Iterator[str]:
+    """Give a directory with a df(1) that calls a union ext4.
+
+    The suite asks it for the type, and leaves assertions out for those of which it does not know better.
+    """
+    with scratch() as tools:
+        Path(tools, "df").write_text(
+            f"#!/bin/sh\n{shutil.which('df')} \"$@\" | sed 's/ fuse[.]unionfs / ext4 /'\n"
+        )
+        os.chmod(os.path.join(tools, "df"), 0o755)
+        yield tools
+
+
+@pytest.fixture(scope="module")
+def plain() -> Results:
+    """Run the suite in a directory beside those of the unions."""
+    with scratch() as top:
+        os.chmod(top, 0o755)
+        for script in scripts():
+            os.mkdir(os.path.join(top, directory_of(script)))
+        return run_suite(top)
+
+
+@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
+def test_a_union_passes_what_the_file_system_below_it_passes(
+    plain: Results, base: str, whiteouts: str
+) -> None:
+    os.chmod(base, 0o755)
+    # Each script runs in a merged directory with entries of its own, which comes up with its first change.
+    upper_half: Tree = {
+        directory_of(script): Dir({"above": File(b"a"), "both": File(b"a")}) for script in scripts()
+    }
+    lower_half: Tree = {
+        directory_of(script): Dir({"below": File(b"b"), "both": Dir()}) for script in scripts()
+    }
+    with make_union(base, upper_half, lower_half, options=f"whiteouts={whiteouts}") as union:
+        results = run_suite(union.path)
+
+    assert len(results) >= _AT_LEAST
+    assert results.keys() == plain.keys()
+    assert [name for name, held in results.items() if plain[name] and not held] == []
