@@ -217,11 +217,12 @@ class CopyUp:
         before = node.ref.stat()
         if self._quota is not None:
             self._quota.require(before.st_size)
-        if node.ref.stat().st_nlink <= 1:
+        # One that only names of lower layers lead to is in the index alone and has no name to be replaced at.
+        if before.st_nlink <= 1 and not node.indexed:
             self.remake(node)
         else:
             self._complete_in_place(node)
-        node.metacopy, node.data = False, None
+            node.metacopy, node.data = False, None
         node.touch()
         if self._quota is not None:
             self._quota.changed(before.st_blocks, node.ref.stat().st_blocks)
@@ -303,7 +304,8 @@ class CopyUp:
             undo.push(reopened)
             keep_lower = Step.METACOPY in steps
             moves = [] if keep_lower else [(h, _reopen(fd, h.flags, reopened)) for h in node.handles]
-            lower = node.ref
+            # In a layer below it may be a copy of metadata alone itself.
+            lower = node.contents if keep_lower else None
             index_ref = self._prepare(node, steps, job, fd, undo)
             if Step.PUBLISH in steps:
                 self._publish(node, job, index_ref)
@@ -312,9 +314,8 @@ class CopyUp:
             reopened.pop_all()
             for handle, replacement in moves:
                 handle.replace(replacement)
-            if keep_lower:
-                assert isinstance(lower, Named)
-                node.metacopy, node.data = True, lower
+            assert lower is None or isinstance(lower, Named)
+            node.metacopy, node.data = keep_lower, lower
             node.indexed = index_ref is not None
             if index_ref is not None:
                 undo.pop_all()

@@ -263,7 +263,8 @@ class UnionFs:
         if node.foreign and not node.layer.writable:
             fd = os.memfd_create("unionfs-foreign")
         else:
-            fd = node.contents.open(passed | (flags & os.O_TRUNC))
+            # What is written never goes to a layer below, whatever a copy says of its contents.
+            fd = (node.ref if writing else node.contents).open(passed | (flags & os.O_TRUNC))
         if flags & os.O_TRUNC:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))
