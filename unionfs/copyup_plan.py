@@ -1,7 +1,7 @@
 """What a copy-up consists of, in order. Pure.
 
-The order is forced: owner before attributes and mode, because a change of owner clears
-``security.capability`` and the set-id bits; mode after attributes, because an ACL rewrites it; times last,
+The order is forced: contents, or their length, and the owner before attributes and mode, because a change of any of
+them clears ``security.capability`` and the set-id bits; mode after attributes, because an ACL rewrites it; times last,
 because everything before changes them; the name last of all, because the object must be whole when it appears.
 The index comes before the name: once a lower name is covered, the other names must find the copy.
 """
@@ -59,9 +59,9 @@ def plan_copy_up(
     steps = [Step.MAKE]
     if copied:
         steps.append(Step.DATA)
-    steps += [Step.OWNER, Step.XATTRS]
     if regular and contents is Contents.LATER:
         steps.append(Step.METACOPY)
+    steps += [Step.OWNER, Step.XATTRS]
     if regular and named and lasting:
         steps.append(Step.ORIGIN)
     if not stat.S_ISLNK(kind):

@@ -59,11 +59,19 @@ def test_a_copy_keeps_owner_capabilities_and_set_id_bits(make_union: MakeUnion) 
         "0100000200040000000000000000000000000000"
     )  # cap_net_bind_service, vfs_cap_data
     owned = File(b"", uid=12, gid=34, mode=0o755, xattrs={"security.capability": capability})
+    large = File(b"", size=1 << 20, mode=0o6755, xattrs=owned.xattrs)  # its contents stay below
     union = make_union(
-        {"f": owned, "setid": File(b"", uid=12, gid=34, mode=0o6755), "null": Device(1, 3, uid=5)}
+        {
+            "f": owned,
+            "setid": File(b"", uid=12, gid=34, mode=0o6755),
+            "null": Device(1, 3, uid=5),
+            "large": large,
+        }
     )
-    for name in ("f", "setid", "null"):
+    for name in ("f", "setid", "null", "large"):
         _change(union, name)
+    assert os.getxattr(union.upper / "large", "security.capability") == capability
+    assert stat.S_IMODE((union.upper / "large").stat().st_mode) == 0o6755
     assert ((union.upper / "f").stat().st_uid, (union.upper / "f").stat().st_gid) == (12, 34)
     assert os.getxattr(union.upper / "f", "security.capability") == capability
     assert stat.S_IMODE((union.upper / "setid").stat().st_mode) == 0o6755

@@ -45,6 +45,8 @@ def test_a_regular_file_is_copied_whole_before_it_gets_its_name() -> None:
     ("first", "then"),
     [
         (Step.DATA, Step.OWNER),  # a write clears set-id bits
+        (Step.DATA, Step.XATTRS),  # and security.capability
+        (Step.METACOPY, Step.XATTRS),  # as does giving the file its size
         (Step.OWNER, Step.XATTRS),  # a change of owner clears security.capability
         (Step.OWNER, Step.MODE),  # and set-id bits
         (Step.XATTRS, Step.MODE),  # an ACL rewrites the mode
