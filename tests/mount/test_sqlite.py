@@ -1,0 +1,184 @@
+"""SQLite databases that begin in a layer and are copied up while they are open.
+
+SQLite reads and writes by positions, maps its shared memory, locks ranges and trusts all of it: a reader that went on
+with the lower file, or a page cached from it, is silent corruption (fuse-overlayfs issue 475).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tests.mount.support import PATIENCE, PROJECT, Union, make_union, now_and_remounted
+
+pytestmark = pytest.mark.fusermount
+
+JOURNALS = [
+    "delete",
+    "wal",
+    pytest.param("truncate", marks=pytest.mark.long),
+    pytest.param("persist", marks=pytest.mark.long),
+]
+
+
+def fill(path: str, rows: int, journal: str = "delete") -> None:
+    """Make a database of so many rows of a kilobyte, each with a sum that the check below looks at."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("CREATE TABLE row (number INTEGER PRIMARY KEY, round INTEGER, body BLOB)")
+        connection.execute("CREATE INDEX by_round ON row (round, number)")
+        connection.executemany(
+            "INSERT INTO row VALUES (?, 0, ?)", ((number, body(number, 0)) for number in range(rows))
+        )
+        connection.commit()
+
+
+def body(number: int, turn: int) -> bytes:
+    return b"%08d-%08d " % (number, turn) * 55
+
+
+def check(connection: sqlite3.Connection, rows: int) -> int:
+    """See that the database is whole and every row is of one and the same round; returns it."""
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.create_function("body", 2, body, deterministic=True)
+    found = connection.execute(
+        "SELECT count(*), min(round), max(round), sum(body = body(number, round)) FROM row"
+    ).fetchone()
+    turn = int(found[1])
+    assert found == (rows, turn, turn, rows)
+    return turn
+
+
+def connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+
+
+#: Rewrites every row in one transaction, so many times; its cache is small, so that it spills to the file in between.
+REWRITE = """
+import sqlite3, sys
+from tests.mount.test_sqlite import body
+path, turns = sys.argv[1], int(sys.argv[2])
+connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+connection.execute("PRAGMA cache_size=50")
+connection.create_function("body", 2, body, deterministic=True)
+for _ in range(turns):
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE row SET round = round + 1, body = body(number, round + 1)")
+    connection.execute("COMMIT")
+connection.close()
+"""
+
+
+@contextmanager
+def rewriting(path: str, turns: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", REWRITE, path, str(turns)], cwd=PROJECT)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def lower_database(base: str, rows: int, journal: str) -> Union:
+    union = make_union(base, {"d": {}})
+    fill(f"{base}/lower0/d/db", rows, journal)
+    return union
+
+
+def drop_caches(union: Union) -> None:
+    """Let the kernel forget what it has of every file; without root, of those of the mount only."""
+    union.remount()
+    if os.geteuid() == 0:
+        try:
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+                file.write("3")
+        except OSError:
+            pass  # a container may not; the remount is what matters
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+def test_a_database_that_is_copied_up_while_it_is_open_stays_whole_for_all_who_have_it_open(
+    base: str, journal: str
+) -> None:
+    rows = 800
+    with lower_database(base, rows, journal) as union:
+        path = f"{union.path}/d/db"
+        with closing(connect(path)) as reader:
+            assert check(reader, rows) == 0
+            os.chmod(path, 0o600)  # its contents stay below, and are copied by the first write
+            with rewriting(path, 4) as writer:
+                seen = {check(reader, rows) for _ in range(12)}
+                assert writer.wait(PATIENCE * 2) == 0
+            seen.add(check(reader, rows))
+            assert max(seen) == 4
+        for _ in now_and_remounted(union):
+            with closing(connect(path)) as connection:
+                assert check(connection, rows) == 4
+    with closing(connect(f"{base}/lower0/d/db")) as connection:
+        assert check(connection, rows) == 0
+
+
+def test_a_reader_that_may_only_read_sees_what_a_writer_commits_after_copy_up(base: str) -> None:
+    rows = 300
+    with lower_database(base, rows, "delete") as union:
+        path = f"{union.path}/d/db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE)) as reader:
+            reader.execute("PRAGMA mmap_size=268435456")
+            assert check(reader, rows) == 0
+            for turn in (1, 2):
+                with rewriting(path, 1) as writer:
+                    assert writer.wait(PATIENCE) == 0
+                assert check(reader, rows) == turn
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_writer_that_is_killed_leaves_a_database_that_is_rolled_back(base: str, journal: str) -> None:
+    rows = 300
+    with lower_database(base, rows, journal) as union:
+        path = f"{union.path}/d/db"
+        turn = 0
+        for _ in range(2):
+            with rewriting(path, 1000) as writer:
+                with closing(connect(path)) as reader:
+                    while check(reader, rows) <= turn:
+                        assert writer.poll() is None
+                writer.kill()
+            for _ in now_and_remounted(union):
+                with closing(connect(path)) as connection:
+                    turn = check(connection, rows)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_database_of_ninety_megabytes_survives_being_rewritten_with_cold_caches(
+    base: str, journal: str
+) -> None:
+    rows = 75_000
+    union = make_union(base, {"d": {}})
+    fill(f"{base}/lower0/d/db", rows, journal)
+    assert os.stat(f"{base}/lower0/d/db").st_size > 90_000_000
+    with union:
+        path = f"{union.path}/d/db"
+        for turn in range(4):
+            with closing(connect(path)) as reader:
+                assert check(reader, rows) == turn
+                with rewriting(path, 1) as writer:
+                    while writer.poll() is None:
+                        assert check(reader, rows) in (turn, turn + 1)
+                    assert writer.returncode == 0
+                assert check(reader, rows) == turn + 1
+            drop_caches(union)
+            with closing(connect(path)) as reader:
+                assert check(reader, rows) == turn + 1
+            os.chmod(path, 0o600 + turn)
+            os.rename(path, path + "2")
+            os.rename(path + "2", path)
+    with closing(connect(f"{base}/lower0/d/db")) as connection:
+        assert check(connection, rows) == 0
