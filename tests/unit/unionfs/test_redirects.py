@@ -88,7 +88,8 @@ def model(roots: list[Entry], path: tuple[bytes, ...]) -> list[Entry]:
             elif entry.redirect is not None:
                 rest = path[depth + 1 :]
                 if entry.redirect.startswith(b"/"):
-                    rewritten = (*entry.redirect[1:].split(b"/"), *rest)
+                    # From the root on, whatever hides the layers below on the way here.
+                    rewritten, last = (*entry.redirect[1:].split(b"/"), *rest), False
                 else:
                     # Its directory as this layer's own redirects have it for the layers below.
                     rewritten = (*rewritten[: len(rewritten) - len(rest) - 1], entry.redirect, *rest)
