@@ -65,7 +65,7 @@ class HandleTable:
         """Number *handle* and attach it to its node."""
         number = next(self._numbers)
         self._files[number] = handle
-        handle.node.handles.append(handle)
+        handle.node.handles = (*handle.node.handles, handle)
         return number
 
     def add_directory(self, handle: DirHandle) -> int:
@@ -92,7 +92,7 @@ class HandleTable:
         """Close the file handle of that number."""
         handle = self.file(number)
         del self._files[number]
-        handle.node.handles.remove(handle)
+        handle.node.handles = tuple(other for other in handle.node.handles if other is not handle)
         os.close(handle.fd)
 
     def close_directory(self, number: int) -> None:

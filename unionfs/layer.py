@@ -168,7 +168,8 @@ class LayerDir:
         #: b"" for none; None while nobody has looked.
         self._redirect: bytes | None = None
         self._xwhiteouts = False
-        self._kids: WeakValueDictionary[bytes, LayerDir] = WeakValueDictionary()
+        #: None while there is none: most directories hold no others.
+        self._kids: WeakValueDictionary[bytes, LayerDir] | None = None
 
     # -- descriptors -------------------------------------------------------------------------------
 
@@ -424,9 +425,12 @@ class LayerDir:
 
     def child(self, name: bytes) -> LayerDir:
         """Return the directory *name*, the same object for as long as somebody holds it."""
-        kid = self._kids.get(name)
+        kids = self._kids
+        if kids is None:
+            kids = self._kids = WeakValueDictionary()
+        kid = kids.get(name)
         if kid is None:
-            kid = self._kids[name] = LayerDir(self.layer, self, name)
+            kid = kids[name] = LayerDir(self.layer, self, name)
         return kid
 
     # -- the Ref of the directory itself -----------------------------------------------------------
@@ -456,7 +460,7 @@ class LayerDir:
                 self._entries.pop(name, None)
             else:
                 self._entries[name] = mark
-        if mark is not Mark.DIRECTORY:
+        if mark is not Mark.DIRECTORY and self._kids is not None:
             self._kids.pop(name, None)
 
     def note_new(self, *, opaque: bool) -> None:
@@ -473,9 +477,12 @@ class LayerDir:
 
     def note_moved(self, parent: LayerDir, name: bytes) -> None:
         """Record that this directory is now *name* of *parent*; what is below it moved along."""
-        if self.parent is not None and self.parent._kids.get(self.name) is self:
-            del self.parent._kids[self.name]
+        kids = self.parent._kids if self.parent is not None else None
+        if kids is not None and kids.get(self.name) is self:
+            del kids[self.name]
         self.parent, self.name = parent, name
+        if parent._kids is None:
+            parent._kids = WeakValueDictionary()
         parent._kids[name] = self
 
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unionfs.handles import FileHandle
-    from unionfs.inodes import Identity
     from unionfs.layer import Layer, LayerDir
     from unionfs.refs import Named, Pinned
     from unionfs.types import Ino
@@ -33,7 +32,7 @@ class _Node:
     def __init__(self, ino: Ino, info: os.stat_result) -> None:
         """Make a node of number *ino* whose attributes on disk are *info*."""
         self.ino = ino
-        #: Attributes on disk as last read; None after a change.
+        #: Attributes on disk as last read; None after a change, and of a file where a reply says the same.
         self.info: os.stat_result | None = info
         #: How many times the kernel was told this number and has not yet forgotten it.
         self.lookups = 0
@@ -70,9 +69,9 @@ class FileNode(_Node):
     )
 
     def __init__(
-        self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Identity
+        self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Ino
     ) -> None:
-        """Make a node for the object *identity* of *layer*, reached through *ref*."""
+        """Make a node for an object of *layer*, reached through *ref*; *identity* is what it is on disk, as a number."""
         super().__init__(ino, info)
         self.kind = stat.S_IFMT(info.st_mode)
         self.layer = layer
@@ -81,7 +80,7 @@ class FileNode(_Node):
         #: The names in the union through which it has been seen.
         self.names: list[tuple[DirNode, bytes]] = []
         #: Open handles; at copy-up each is moved to the copy.
-        self.handles: list[FileHandle] = []
+        self.handles: tuple[FileHandle, ...] = ()
         #: Writing must take set-id bits or capabilities away first; None while nobody has looked.
         self.privileged: bool | None = None
         #: A copied-up hard link that names in lower layers still lead to; the index counts them (index.py).

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity, InodeNumbers
@@ -33,7 +34,8 @@ class Tree:
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
         self._by_ino: dict[Ino, Node] = {}
-        self._by_identity: dict[Identity, FileNode] = {}
+        #: Copied-up files, and others whose number is not that of what they are on disk, by the latter.
+        self._renumbered: dict[Ino, FileNode] = {}
         parts = [layer.root for layer in layers]
         for position, part in enumerate(parts[:-1]):
             if part.layer.policy.any and part.is_opaque():
@@ -157,8 +159,7 @@ class Tree:
             raise OSError(errno.ENOENT, "layer changed while mounted", name)
         layer = ref.directory.layer
         foreign = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
-        identity = (info.st_dev, info.st_ino)
-        ino = self.numbers.number(identity)
+        number = ino = self.numbers.number((info.st_dev, info.st_ino))
         if self.index is not None and not foreign:
             origin = self.index.origin(ref, info) if layer.writable else ino
             if origin is not None:
@@ -166,10 +167,10 @@ class Tree:
                 copied = self.index.find(origin) if layer.writable or info.st_nlink > 1 else None
                 if copied is not None:
                     ref, info, layer = copied, copied.stat(), copied.directory.layer
-                    identity = (info.st_dev, info.st_ino)
-        node = self._by_identity.get(identity)
+                    number = self.numbers.number((info.st_dev, info.st_ino))
+        node = self._of_identity(number)
         if node is None:
-            node = FileNode(self._unique(ino), info, layer, ref, identity)
+            node = FileNode(self._unique(ino), info, layer, ref, number)
             node.foreign = foreign
             if layer.policy.metacopy and not foreign and is_metacopy(ref, info):
                 node.metacopy = True
@@ -177,7 +178,7 @@ class Tree:
             node.indexed = self.index is not None and layer.writable and self.index.find(ino) is not None
             self._by_ino[node.ino] = node
             if not foreign:
-                self._by_identity[identity] = node
+                self._identify(node)
         node.names.append((directory, name))
         directory.children[name] = node
         return node
@@ -207,11 +208,21 @@ class Tree:
         """Record that *node* is now the object *identity* of *layer*: it has been copied up. Its number
         stays.
         """
-        if self._by_identity.get(node.identity) is node:
-            del self._by_identity[node.identity]
-        node.layer, node.ref, node.identity = layer, ref, identity
-        self._by_identity[identity] = node
+        if self._renumbered.get(node.identity) is node:
+            del self._renumbered[node.identity]
+        node.layer, node.ref, node.identity = layer, ref, self.numbers.number(identity)
+        self._identify(node)
         node.touch()
+
+    def _identify(self, node: FileNode) -> None:
+        if node.ino != node.identity:
+            self._renumbered[node.identity] = node
+
+    def _of_identity(self, number: Ino) -> FileNode | None:
+        node = self._by_ino.get(number)
+        if isinstance(node, FileNode) and node.identity == number and not node.foreign:
+            return node
+        return self._renumbered.get(number)
 
     def attach(self, node: FileNode, directory: DirNode, name: bytes) -> None:
         """Record that *name* in *directory* is now one of *node*'s."""
@@ -271,8 +282,8 @@ class Tree:
     def _drop_file(self, node: FileNode) -> None:
         if self._by_ino.pop(node.ino, None) is None:
             return
-        if self._by_identity.get(node.identity) is node:
-            del self._by_identity[node.identity]
+        if self._renumbered.get(node.identity) is node:
+            del self._renumbered[node.identity]
         self._let_go(node)
         names, node.names = node.names, []
         for directory, name in names:
@@ -298,6 +309,18 @@ class Tree:
         elif isinstance(node.ref, Pinned):
             node.ref.close()
 
+    def oldest(self, count: int) -> list[Ino]:
+        """Name *count* of the nodes that have been known for longest, which from now on count as the newest.
+
+        Those that are in use, or only known as ancestors of others, are among those looked at but not named.
+        """
+        named: list[Ino] = []
+        for ino in list(islice(self._by_ino, count)):
+            node = self._by_ino[ino] = self._by_ino.pop(ino)
+            if node.lookups and not (isinstance(node, FileNode) and node.handles):
+                named.append(ino)
+        return named
+
     def close(self) -> None:
         """Release the descriptors that unlinked objects hold."""
         for node in self._by_ino.values():
@@ -306,7 +329,7 @@ class Tree:
             elif isinstance(node, DirNode) and node.removed:
                 node.parts[0].close()
         self._by_ino.clear()
-        self._by_identity.clear()
+        self._renumbered.clear()
 
 
 def _nameless(node: Node) -> os.stat_result | None:

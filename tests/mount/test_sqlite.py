@@ -160,7 +160,7 @@ def test_a_writer_that_is_killed_leaves_a_database_that_is_rolled_back(base: str
 def test_a_database_of_ninety_megabytes_survives_being_rewritten_with_cold_caches(
     base: str, journal: str
 ) -> None:
-    rows = 75_000
+    rows = 90_000
     union = make_union(base, {"d": {}})
     fill(f"{base}/lower0/d/db", rows, journal)
     assert os.stat(f"{base}/lower0/d/db").st_size > 90_000_000

@@ -28,7 +28,8 @@ from pyfuse3 import (
 
 from unionfs import acl
 from unionfs.core import Change, UnionFs
-from unionfs.nodes import DirNode, Node
+from unionfs.fuse.forgetting import Forgetting
+from unionfs.nodes import DirNode, FileNode, Node
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class UnionOperations(pyfuse3.Operations):
         self._masks = masks
         self.fs = fs
         self._none = _negative()
+        self._forgetting = Forgetting(fs.tree)
         #: How many requests of each kind came.
         self.requests: Counter[str] = Counter()
 
@@ -115,6 +117,9 @@ class UnionOperations(pyfuse3.Operations):
         entry.st_mtime_ns = shown.mtime_ns
         entry.st_ctime_ns = shown.ctime_ns
         node.reply = entry
+        if isinstance(node, FileNode):
+            node.info = None  # the reply has it all, in a third of the memory
+        self._forgetting.check()
         return entry
 
     def _known(self, node: Node) -> EntryAttributes:

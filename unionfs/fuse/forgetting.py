@@ -1,0 +1,94 @@
+"""Letting the kernel forget what it has known for longest, so that the table of nodes stays bounded.
+
+A lookup lives as long as the kernel's cache has the name, and that shrinks only when the machine is short of memory:
+a walk over a million files would make a million nodes. Above a limit the oldest are named to the kernel, which drops
+those that nobody uses (FUSE_NOTIFY_PRUNE, Linux 6.18) and says so by FORGET as ever.
+
+Older kernels only know how to drop a name whether it is used or not (FUSE_NOTIFY_INVAL_ENTRY): below it volumes would
+be unmounted, and a process that works there would have lost its directory (d_invalidate, fs/dcache.c). With them the
+kernel alone decides what is remembered.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from threading import Thread
+
+from unionfs.tree import Tree
+from unionfs.types import Ino
+
+#: Nodes to keep: of 0.8 KiB each, so 80 MB.
+LIMIT = 100_000
+_FUSE_DEVICE = os.makedev(10, 229)
+_NOTIFY_PRUNE = 9  # FUSE_NOTIFY_PRUNE, include/uapi/linux/fuse.h
+#: struct fuse_out_header; a notification has its code in the place of an error, and belongs to no request.
+_HEADER = struct.Struct("=IiQ")
+#: struct fuse_notify_prune_out: count, padding, spare.
+_PRUNE = struct.Struct("=IIQ")
+_PER_MESSAGE = 512
+
+
+class Forgetting:
+    """Keeps the nodes of one tree near a limit."""
+
+    def __init__(self, tree: Tree) -> None:
+        """Watch *tree*; :meth:`check` is to be called when it has grown."""
+        self._tree = tree
+        self._limit = LIMIT
+        self._batch = max(1, LIMIT // 8)
+        #: Above so many nodes the next batch is due. Where all are in use, it would be for nothing at each one more.
+        self._due = LIMIT
+        self._thread: Thread | None = None
+        self._supported = True
+
+    def check(self) -> None:
+        """Ask the kernel to forget the oldest nodes if there are too many.
+
+        From a thread: dropping a file may wait for pages that this server has yet to deliver.
+        """
+        size = len(self._tree)
+        if size <= self._due:
+            if size <= self._limit:
+                self._due = self._limit
+            return
+        if not self._supported or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due = size + self._batch
+        connection = _connection()
+        if connection is None:
+            return
+        numbers = self._tree.oldest(size - self._limit + self._batch)
+        self._thread = Thread(target=self._prune, args=(connection, numbers), name="forgetting", daemon=True)
+        self._thread.start()
+
+    def _prune(self, connection: int, numbers: Sequence[Ino]) -> None:
+        try:
+            for start in range(0, len(numbers), _PER_MESSAGE):
+                os.write(connection, _message(numbers[start : start + _PER_MESSAGE]))
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOSYS):
+                self._supported = False
+            # Anything else is the end of the mount.
+        finally:
+            os.close(connection)
+
+
+def _message(numbers: Sequence[Ino]) -> bytes:
+    body = _PRUNE.pack(len(numbers), 0, 0) + struct.pack(f"={len(numbers)}Q", *numbers)
+    return _HEADER.pack(_HEADER.size + len(body), _NOTIFY_PRUNE, 0) + body
+
+
+def _connection() -> int | None:
+    """Return another descriptor of the connection, which libfuse keeps to itself."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            info = os.fstat(int(name))
+            if stat.S_ISCHR(info.st_mode) and info.st_rdev == _FUSE_DEVICE:
+                return os.dup(int(name))
+        except OSError:
+            continue  # the descriptor of the listing itself
+    return None
