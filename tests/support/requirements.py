@@ -216,6 +216,16 @@ def probe_rootfs() -> Missing | None:
     return None if os.geteuid() == 0 else probe_newuidmap()
 
 
+def probe_podman() -> Missing | None:
+    """Podman and runc for an ordinary user, whose storage unionfs mounts."""
+    if os.geteuid() == 0:
+        return Missing("an ordinary account", "podman is tested rootless", removable=False)
+    for program in ("podman", "runc"):
+        if shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:
+            return Missing(program, f"apt-get install {program}")
+    return probe_newuidmap() or probe_fuse()
+
+
 def probe_pjdfstest() -> Missing | None:
     """A built checkout of pjdfstest in $PJDFSTEST, the peers' suite of POSIX semantics."""
     given = os.environ.get("PJDFSTEST")
@@ -248,6 +258,7 @@ PROBES: dict[str, Probe] = {
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
     "pjdfstest": probe_pjdfstest,
+    "podman": probe_podman,
 }
 
 
