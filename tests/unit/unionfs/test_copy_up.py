@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.tree import Device, Dir, Fifo, File, HardLink, Node, Socket, Symlink, Tree, Whiteout
 from unionfs.core import Change
-from unionfs.whiteout import NO_MARKS
+from unionfs.whiteout import NO_MARKS, TRUSTED_MARKS
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
@@ -160,6 +160,27 @@ def test_truncating_to_nothing_copies_no_data_and_to_something_does(make_union: 
     assert union.parts.copy_up.bytes == 0
     union.truncate("g", 3)
     assert union.read("g") == b"yyy"
+
+
+@pytest.mark.parametrize("first", ["chmod", "nothing"])
+def test_what_is_written_to_a_copy_of_metadata_alone_goes_to_no_lower_layer(
+    make_union: MakeUnion, first: str
+) -> None:
+    data = b"x" * 20_000
+    below = make_union({"file": data})
+    below.chmod("file", 0o600)
+    assert (below.upper / "file").read_bytes() == bytes(len(data))
+    union = make_union({}, {}, policy=TRUSTED_MARKS)
+    union.lowers = [below.upper, *below.lowers]
+    union.reopen()
+    if first == "chmod":
+        union.chmod("file", 0o640)
+        assert union.read("file") == data
+    union.write("file", b"changed")
+    assert union.read("file") == b"changed" + data[7:]
+    assert (below.lowers[0] / "file").read_bytes() == data
+    union.reopen()
+    assert union.read("file") == b"changed" + data[7:]
 
 
 def test_a_reader_from_before_the_copy_up_sees_what_is_written_after(make_union: MakeUnion) -> None:
