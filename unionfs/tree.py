@@ -265,14 +265,15 @@ class Tree:
         node: Node | None = start
         while node is not None and node.lookups == 0 and node is not self.root:
             if isinstance(node, DirNode):
-                if node.children:
+                # One that held two names of a file may have gone with the first of them.
+                if node.children or self._by_ino.get(node.ino) is not node:
                     return
                 parent = node.parent
                 if parent is not None:
                     del parent.children[node.name]
                 else:
                     self._let_go(node)
-                self._by_ino.pop(node.ino, None)
+                del self._by_ino[node.ino]
                 node = parent
             else:
                 assert isinstance(node, FileNode)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import pytest
 
-from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Whiteout
+from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Whiteout, make_tree
 from tests.unit.unionfs.support import Union, owner
 from unionfs.core import Change
 from unionfs.layer import OVERFLOW_ID
@@ -20,6 +20,8 @@ from unionfs.types import ROOT_INO
 from unionfs.whiteout import NO_MARKS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.unit.unionfs.conftest import MakeUnion
 
 P = ParamSpec("P")
@@ -139,6 +141,15 @@ def test_forgetting_everything_leaves_the_root_only(make_union: MakeUnion) -> No
         union.fs.tree.forget(node.ino, 1)
     assert len(union.fs.tree) == 1
     assert union.fs.tree.node(ROOT_INO) is union.fs.tree.root
+
+
+def test_a_directory_that_holds_two_names_of_a_file_is_forgotten_with_it(make_union: MakeUnion) -> None:
+    union = make_union({"a/b/f": b"", "a/b/g": HardLink("a/b/f"), "h": HardLink("a/b/f")})
+    file = union.node("h")
+    assert union.node("a/b/f") is union.node("a/b/g") is file
+    file.lookups = 1
+    union.fs.tree.forget(file.ino, 1)
+    assert len(union.fs.tree) == 1
 
 
 def test_a_directory_stays_known_as_long_as_something_in_it_is(make_union: MakeUnion) -> None:
@@ -302,6 +313,30 @@ def test_each_attribute_is_changed_alone(make_union: MakeUnion) -> None:
     union.fs.setattr(node.ino, Change(uid=owner()[0], gid=owner()[1]), None)
     assert (union.stat("f").uid, union.stat("f").gid) == owner()
     assert union.read("f") == b"data"
+
+
+def test_setting_the_size_changes_the_modification_time_as_in_a_plain_directory(
+    make_union: MakeUnion, tmp_path: Path
+) -> None:
+    sizes = {"same": 4, "empty": 0, "short": 1, "long": 9}
+    tree = {name: File(b"data", mtime_ns=10**18) for name in sizes}
+    union = make_union(tree)
+    make_tree(tmp_path / "plain", tree)
+
+    def unchanged(name: str) -> bool:
+        """Set the size of both; tells whether that left the time alone, where file systems differ if it is the same."""
+        plain = tmp_path / "plain" / name
+        os.truncate(plain, sizes[name])
+        union.truncate(name, sizes[name])
+        times = {plain.stat().st_mtime_ns == 10**18, union.stat(name).mtime_ns == 10**18}
+        assert len(times) == 1, name
+        return times.pop()
+
+    assert not any(unchanged(name) for name in ("empty", "short", "long"))
+    for name in sizes:
+        os.utime(tmp_path / "plain" / name, ns=(10**18, 10**18))
+        union.fs.setattr(union.node(name).ino, Change(mtime_ns=10**18), None)
+        unchanged(name)
 
 
 def test_a_link_has_times_and_no_mode_to_change(make_union: MakeUnion) -> None:
