@@ -172,10 +172,11 @@ class UnionFs:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._parts().copy_up.directory(node)
         else:
+            before = self._info(node).st_size
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
             self._parts().copy_up.file(node, contents)
             if change.size is not None:
-                self._truncate(node, change.size, handle_number)
+                self._truncate(node, change.size, handle_number, changes=change.size != before)
         if change.uid is not None or change.gid is not None:
             self._chown(node, change.uid, change.gid)
         if change.mode is not None:
@@ -206,7 +207,7 @@ class UnionFs:
         else:
             parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
 
-    def _truncate(self, node: FileNode, size: int, handle_number: int | None) -> None:
+    def _truncate(self, node: FileNode, size: int, handle_number: int | None, *, changes: bool) -> None:
         self._strip_privileges(node)
         if handle_number is not None:
             handle = self.handles.file(handle_number)
@@ -215,7 +216,10 @@ class UnionFs:
                 return
         fd = node.ref.open(os.O_WRONLY | os.O_NONBLOCK)
         try:
-            self._resize(fd, size)
+            if changes:
+                self._resize(fd, size)  # sets the modification time, also of a copy that was made empty
+            else:
+                os.truncate(b"/proc/self/fd/%d" % fd, size)  # leaves it alone
         finally:
             os.close(fd)
 
