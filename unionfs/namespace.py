@@ -20,7 +20,7 @@ from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
 from unionfs.quota import Quota
 from unionfs.refs import NO_XATTR, Named, Pinned, at_path
-from unionfs.rename_plan import End, plan_rename
+from unionfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper import Upper
@@ -322,7 +322,7 @@ class Namespace:
         target = self._tree.lookup(new, new_name) if self._tree.exists(new, new_name) else None
         plan = plan_rename(
             self._end(old, old_name, source),
-            self._end(new, new_name, target),
+            self._end(new, new_name, target, replaced=not flags & RENAME_EXCHANGE),
             flags,
             redirects=self._upper.redirect,
         )
@@ -391,7 +391,7 @@ class Namespace:
         if isinstance(target, FileNode):
             self._lost_name(target, was_link=was_link)
 
-    def _end(self, parent: DirNode, name: bytes, node: Node | None) -> End:
+    def _end(self, parent: DirNode, name: bytes, node: Node | None, *, replaced: bool = False) -> End:
         lower = self._tree.below(parent, name) is not None
         if node is None:
             return End(exists=False, lower_has_name=lower)
@@ -404,7 +404,8 @@ class Namespace:
                 merged_below=not node.parts[-1].layer.writable,
                 in_upper=in_upper,
                 lower_has_name=lower,
-                empty=self._tree.is_empty(node),
+                # Only asked of what is replaced, as it means to read the directory.
+                empty=not replaced or self._tree.is_empty(node),
             )
         return End(exists=True, in_upper=in_upper, lower_has_name=lower)
 

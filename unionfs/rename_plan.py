@@ -28,7 +28,7 @@ class End:
     in_upper: bool = False
     #: Without the writable layer's entry a lower layer would show something of that name.
     lower_has_name: bool = False
-    #: A directory without entries.
+    #: A directory without entries; asked of the target only, where it is replaced.
     empty: bool = True
 
 
