@@ -31,84 +31,15 @@ from hypothesis.stateful import (
 )
 
 from tests.mount.support import Union, inode_numbers
+from tests.support.layers import BOTTOM, MIDDLE, OLD, RECENT, VISIBLE, age, comparable_time
 from tests.support.requirements import missing
-from tests.support.tree import (
-    Dir,
-    Entry,
-    Fifo,
-    File,
-    HardLink,
-    Opaque,
-    Symlink,
-    Tree,
-    Whiteout,
-    make_tree,
-    snapshot,
-)
+from tests.support.tree import Entry, make_tree, snapshot
 from unionfs import _libc
 
 pytestmark = pytest.mark.fusermount
 
 _AT_FDCWD = -100
 _ROOT = os.geteuid() == 0
-#: Modification time of everything at the start, and the end of the range that utimes are drawn from: whatever is
-#: later was set by an operation "now" and cannot be compared exactly.
-_OLD = 10**18
-_RECENT = 1_500_000_000 * 10**9
-
-BOTTOM: Tree = {
-    "a": b"bottom a",
-    "big": File(b"x" * 70_000, size=300_000),
-    "d": {"a": b"d/a", "b": b"d/b", "sub": {"a": b"d/sub/a", "deep": {"x": b"x"}}, "link": Symlink(b"../a")},
-    "e": {"a": b"hidden by the layer above", "gone": b"whited out above"},
-    "f": {"only": b"in the bottom"},
-    "hard1": b"three names",
-    "hard2": HardLink("hard1"),
-    "hd": {"hard3": HardLink("hard1")},
-    "s": Symlink(b"d/a"),
-    "p": Fifo(mode=0o640),
-    "w": b"whited out above",
-    "dir-then-file": {"x": b"x"},
-    "file-then-dir": b"file",
-    "mode": File(b"read only", mode=0o444, xattrs={"user.color": b"blue"}),
-}
-MIDDLE: Tree = {
-    "b": b"middle b",
-    "d": Dir({"b": b"d/b from the middle", "c": b"d/c", "m": {"x": b"d/m/x"}}, mode=0o775),
-    "e": Opaque({"b": b"e/b"}),
-    "f": {"only": Whiteout(), "mine": b"f/mine"},
-    "w": Whiteout(),
-    "dir-then-file": b"now a file",
-    "file-then-dir": {"y": b"y"},
-}
-#: What the two show together, written out by hand.
-VISIBLE: Tree = {
-    "a": b"bottom a",
-    "b": b"middle b",
-    "big": File(b"x" * 70_000, size=300_000),
-    "d": Dir(
-        {
-            "a": b"d/a",
-            "b": b"d/b from the middle",
-            "c": b"d/c",
-            "m": {"x": b"d/m/x"},
-            "sub": {"a": b"d/sub/a", "deep": {"x": b"x"}},
-            "link": Symlink(b"../a"),
-        },
-        mode=0o775,
-    ),
-    "e": {"b": b"e/b"},
-    "f": {"mine": b"f/mine"},
-    "hard1": b"three names",
-    "hard2": HardLink("hard1"),
-    "hd": {"hard3": HardLink("hard1")},
-    "s": Symlink(b"d/a"),
-    "p": Fifo(mode=0o640),
-    "dir-then-file": b"now a file",
-    "file-then-dir": {"y": b"y"},
-    "mode": File(b"read only", mode=0o444, xattrs={"user.color": b"blue"}),
-}
-
 #: Names for what is made: some exist below, one is a whiteout's in the other format, one as long as may be, one longer.
 NEW_NAMES = [
     b"a",
@@ -137,14 +68,6 @@ _MAX_REMOUNTS = 2
 Outcome = tuple[str, Any]
 
 
-def age(root: bytes) -> None:
-    """Give everything below *root* the same old modification time."""
-    for directory, names, files in os.walk(root, topdown=False):
-        for name in [*names, *files]:
-            os.utime(os.path.join(directory, name), ns=(_OLD, _OLD), follow_symlinks=False)
-    os.utime(root, ns=(_OLD, _OLD))
-
-
 def outcome(operation: Callable[[bytes], Any], root: bytes) -> Outcome:
     """Return what *operation* returns for *root*, or the name of its errno."""
     try:
@@ -156,7 +79,7 @@ def outcome(operation: Callable[[bytes], Any], root: bytes) -> Outcome:
 def look(root: bytes) -> Mapping[bytes, Entry]:
     """Return the tree below *root* with times that can be compared."""
     return {
-        path: replace(entry, mtime_ns=entry.mtime_ns if entry.mtime_ns and entry.mtime_ns < _RECENT else -1)
+        path: replace(entry, mtime_ns=comparable_time(entry.mtime_ns))
         for path, entry in snapshot(root, nlink=True, mtime=True).items()
     }
 
@@ -197,7 +120,7 @@ class UnionMachine(RuleBasedStateMachine):
             [os.path.join(self._base, "middle"), os.path.join(self._base, "bottom")],
             options=self.options,
         )
-        os.utime(self._union.upper, ns=(_OLD, _OLD))
+        os.utime(self._union.upper, ns=(OLD, OLD))
         self.plain = os.path.join(base, b"plain")
         self.mount = os.fsencode(self._union.path)
         self._union.mount()
@@ -289,7 +212,8 @@ class UnionMachine(RuleBasedStateMachine):
 
     def _existing(self, data: st.DataObject, *, root: bool = False) -> bytes:
         directories, others = walk(self.plain)
-        return data.draw(st.sampled_from(directories[0 if root else 1 :] + others), label="path")
+        paths = directories[0 if root else 1 :] + others
+        return data.draw(st.sampled_from(paths or [b"a"]), label="path")
 
     def _directory(self, data: st.DataObject) -> bytes:
         return data.draw(st.sampled_from(walk(self.plain)[0]), label="directory")
@@ -410,7 +334,7 @@ class UnionMachine(RuleBasedStateMachine):
             lambda root: os.chown(os.path.join(root, path), uid, gid, follow_symlinks=False),
         )
 
-    @rule(data=st.data(), time=st.integers(0, _RECENT - 1))
+    @rule(data=st.data(), time=st.integers(0, RECENT - 1))
     def utime(self, data: st.DataObject, time: int) -> None:
         """Set the times, of a symbolic link its own."""
         path = self._existing(data, root=True)
@@ -563,14 +487,14 @@ SHORT = settings(
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],  # shrinking takes minutes: each try mounts
+    # Shrinking takes minutes, as each try mounts. tests/unit/unionfs/test_histories.py can afford it.
+    phases=[Phase.generate],
 )
 LONG = settings(
     SHORT,
     max_examples=2000,
     stateful_step_count=120,
     derandomize=False,
-    phases=[Phase.generate, Phase.shrink],
 )
 FORMATS = pytest.mark.parametrize("machine", [UnionMachine, AufsMachine], ids=["overlay", "aufs"])
 

@@ -1,0 +1,114 @@
+"""A union driven as the kernel drives a mount: it counts what it was told of, forgets, and drops what lost its last name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.unit.unionfs.support import Union
+from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.stack import LayerSource, StackSource, open_stack
+from unionfs.whiteout import TRUSTED_MARKS, WhiteoutFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.tree import Tree
+    from unionfs.core import UnionFs
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+#: Descriptors kept between requests: few, so that directories are opened again all the time.
+_FEW = 16
+
+
+class Client(Union):
+    """One union, whose layers may have been written by unionfs themselves."""
+
+    def __init__(self, base: Path, lowers: Sequence[Tree], whiteouts: WhiteoutFormat) -> None:
+        """Write *lowers* below *base* and open them under an empty upper layer."""
+        self.base = base
+        #: Every node that the kernel would hold a lookup of.
+        self._known: dict[int, Node] = {}
+        self._generation = 0
+        super().__init__(base, lowers, {}, whiteouts=whiteouts, policy=TRUSTED_MARKS)
+
+    def _open(self) -> UnionFs:
+        self._known = {}
+        fs = open_stack(self._source(writable=True))
+        fs.tree.layers[0].fds.capacity = _FEW
+        return fs
+
+    def _source(self, *, writable: bool) -> StackSource:
+        def opened(path: Path) -> int:
+            return os.open(path, _OPEN_DIR)
+
+        return StackSource(
+            lowers=tuple(LayerSource(fd=opened(path), policy=self.policy) for path in self.lowers),
+            upper_fd=opened(self.upper) if writable else None,
+            work_fd=opened(self.work) if writable else None,
+            form=self.form,
+            volatile=True,
+        )
+
+    def node(self, path: str) -> Node:
+        """Look *path* up, one name after the other, and remember what was told."""
+        node: Node = self.fs.tree.root
+        for name in filter(None, os.fsencode(path).split(b"/")):
+            assert isinstance(node, DirNode)
+            node = self.fs.tree.lookup(node, name)
+            if node.lookups == 0:
+                node.lookups = 1
+                self._known[node.ino] = node
+        return node
+
+    def end_request(self) -> None:
+        """Do what comes between two requests: close descriptors, forget what has lost its last name."""
+        self.fs.trim()
+        for node in list(self._known.values()):
+            gone = not node.names if isinstance(node, FileNode) else node.removed
+            if gone:
+                self._forget(node)
+
+    def forget_everything(self) -> None:
+        """Forget all that is not open, entries before their directories."""
+        for node in reversed(list(self._known.values())):
+            self._forget(node)
+
+    def _forget(self, node: Node) -> None:
+        if not (isinstance(node, FileNode) and node.handles):
+            del self._known[node.ino]
+            self.fs.tree.forget(node.ino, node.lookups)
+
+    def freeze(self) -> None:
+        """Make the upper layer the topmost lower one, and open all layers read-only.
+
+        What the index knows goes with the work directory.
+        """
+        self.close()
+        shutil.rmtree(self.work)
+        self.lowers.insert(0, self.upper)
+        self._known = {}
+        self.fs = open_stack(self._source(writable=False))
+
+    def begin_layer(self) -> None:
+        """Open the layers under a new and empty upper layer."""
+        self.close()
+        self._generation += 1
+        self.upper = self.base / f"upper{self._generation}"
+        self.upper.mkdir()
+        self._copy_root(self.lowers[0], self.upper)
+        self.work.mkdir()
+        self.fs = self._open()
+
+    @staticmethod
+    def _copy_root(old: Path, new: Path) -> None:
+        """The union's root is the upper layer's, which nothing copies up."""
+        info = old.stat()
+        os.chown(new, info.st_uid, info.st_gid)
+        for name in os.listxattr(old):
+            if not name.startswith(("user.unionfs.whiteouts", "user.unionfs.features")):
+                os.setxattr(new, name, os.getxattr(old, name))
+        os.chmod(new, info.st_mode)
+        os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns))
