@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from unionfs import _libc
 from unionfs.errors import UnionError
@@ -160,7 +160,12 @@ class Upper:
         else:
             fd = os.open(name, _OPEN_DIR, dir_fd=dirfd)
             try:
+                before = os.fstat(fd)
                 _touch(fd, WH_OPAQUE)
+                with suppress(
+                    OSError
+                ):  # not ours to change; that of a directory of somebody else is then now
+                    os.utime(b"/proc/self/fd/%d" % fd, ns=(before.st_atime_ns, before.st_mtime_ns))
             finally:
                 os.close(fd)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.tree import Dir, HardLink, Opaque, Tree, Whiteout, make_tree
 from unionfs import upper as upper_module
+from unionfs.core import Change
 from unionfs.errors import UnionError
 from unionfs.layer_format import ANY_FORMAT, WantedFormat
 from unionfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -411,3 +412,17 @@ def test_an_opaque_upper_directory_hides_lower_names_at_the_first_lookup(make_un
     assert not union.exists("d/old")
     with pytest.raises(FileNotFoundError):
         union.unlink("d/old")
+
+
+def test_a_directory_that_is_moved_over_a_lower_name_keeps_its_time(
+    make_union: MakeUnion, whiteouts: WhiteoutFormat
+) -> None:
+    union = make_union({"file": b"", "other": {"x": b""}}, whiteouts=whiteouts)
+    for name in ("first", "second"):
+        union.mkdir(name)
+        union.fs.setattr(union.node(name).ino, Change(mtime_ns=10**18), None)
+    union.unlink("other/x")
+    union.rmdir("other")
+    union.rename("first", "file", RENAME_EXCHANGE)
+    union.rename("second", "other")
+    assert [union.stat(name).mtime_ns for name in ("file", "other")] == [10**18, 10**18]
