@@ -200,6 +200,16 @@ def make_union(
     return union
 
 
+@contextmanager
+def kernel_overlay(target: str, options: str) -> Iterator[str]:
+    """Mount kernel OverlayFS on *target*; needs root."""
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True)
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
 def now_and_remounted(union: Union) -> Iterator[None]:
     """Let the body of a loop look at *union* as it is, and again at what is found on disk."""
     yield

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.mount.support import Union, inode_numbers
+from tests.mount.support import Union, inode_numbers, kernel_overlay
 from tests.support.layers import BOTTOM, MIDDLE, OLD, RECENT, VISIBLE, age, comparable_time
 from tests.support.requirements import missing
 from tests.support.tree import Entry, make_tree, snapshot
@@ -180,20 +180,23 @@ class UnionMachine(RuleBasedStateMachine):
             shutil.rmtree(self._base)
 
     def _compare_with_the_kernel(self, hard_linked: set[bytes]) -> None:
-        """Mount all layers read-only. Hard links to lower files need our index, which the kernel does not read."""
-        layers = ":".join(os.path.join(self._base, name) for name in ("upper", "middle", "bottom"))
-        subprocess.run(
-            [
-                *("mount", "-t", "overlay", "-o", f"ro,redirect_dir=on,metacopy=on,lowerdir={layers}"),
-                *("overlay", self.mount),
-            ],
-            check=True,
-        )
-        try:
-            seen = look(self.mount)
-        finally:
-            subprocess.run(["umount", self.mount], check=True)
+        """Let kernel OverlayFS mount the layers, with ours as a lower layer and, a copy of it, as the upper one.
 
+        Hard links to lower files need our index, which the kernel does not read.
+        """
+        upper, lower = (os.path.join(self._base, name) for name in ("upper", "middle"))
+        lower += ":" + os.path.join(self._base, "bottom")
+        copy, work = (os.path.join(self._base, name) for name in ("copy-of-upper", "kernel-work"))
+        subprocess.run(["cp", "--archive", upper, copy], check=True)
+        os.mkdir(work)
+        for options in (
+            f"ro,redirect_dir=on,metacopy=on,lowerdir={upper}:{lower}",
+            f"redirect_dir=on,metacopy=on,index=on,xino=on,lowerdir={lower},upperdir={copy},workdir={work}",
+        ):
+            with kernel_overlay(os.fsdecode(self.mount), options):
+                self._compare_but_for_hard_links(look(self.mount), hard_linked)
+
+    def _compare_but_for_hard_links(self, seen: Mapping[bytes, Entry], hard_linked: set[bytes]) -> None:
         def comparable(path: bytes, entry: Entry) -> Entry:
             public = {
                 name: value

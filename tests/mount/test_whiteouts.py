@@ -6,12 +6,10 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.mount.support import Union, make_union, now_and_remounted
+from tests.mount.support import Union, kernel_overlay, make_union, now_and_remounted
 from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Tree, Whiteout, make_tree, snapshot
 
 pytestmark = pytest.mark.fusermount
@@ -216,15 +214,6 @@ def test_marks_are_not_shown_and_attributes_named_like_them_are_no_marks(base: s
 
 
 # -- the kernel's own OverlayFS ------------------------------------------------------------------------
-
-
-@contextmanager
-def kernel_overlay(target: str, options: str) -> Iterator[str]:
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True)
-    try:
-        yield target
-    finally:
-        subprocess.run(["umount", target], check=True)
 
 
 @pytest.mark.root
