@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unionfs import inodes
 from unionfs.inodes import InodeNumbers
 
 LIMIT = 1 << 48
@@ -38,12 +40,24 @@ def test_a_number_below_2_to_the_48_lasts_on_an_announced_device_only() -> None:
     assert not made.lasts(made.number((8, 5)))
 
 
-def test_inode_numbers_that_do_not_fit_get_numbers_of_this_mount() -> None:
-    made = numbers(7)
+def test_inode_numbers_that_do_not_fit_last_as_well_on_an_announced_device() -> None:
+    made, again = numbers(7), numbers(7, 9)
     for inode in (LIMIT, LIMIT + 1, 1 << 63, 0):
         number = made.number((7, inode))
-        assert number == made.number((7, inode))
-        assert not made.lasts(number)
+        assert number == made.number((7, inode)) == again.number((7, inode))
+        assert made.lasts(number)
+        assert not made.lasts(made.number((8, inode)))
+
+
+def test_of_two_objects_that_are_spread_to_one_number_the_second_gets_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inodes, "_spread", lambda _index, _inode: 5)
+    made = numbers(7)
+    first, second = made.number((7, LIMIT)), made.number((7, LIMIT + 1))
+    assert first != second
+    assert made.lasts(first)
+    assert not made.lasts(second)
 
 
 def test_a_fresh_number_is_nobody_elses_and_does_not_last() -> None:
