@@ -115,6 +115,9 @@ class Plan:
     ids: IdPlan
     layers: tuple[LayerPlan, ...]
     writable: str
+    #: Bytes and objects that the writable layer may hold; None for as many as fit.
+    size: int | None
+    inodes: int | None
     skeleton: tuple[MountPoint, ...]
     namespaces: frozenset[str]
     operations: tuple[Operation, ...]
@@ -184,6 +187,8 @@ def make_plan(
         ids=ids,
         layers=layers,
         writable=spec.root.writable,
+        size=spec.root.size,
+        inodes=spec.root.inodes,
         skeleton=_plan_skeleton(volumes, paths),
         namespaces=private,
         operations=_plan_operations(spec, ids, private, volumes, name),
@@ -465,7 +470,12 @@ def describe(plan: Plan) -> list[str]:
     ids = plan.ids
     lines = [f"sandbox {plan.name}"]
     lines += [f"layer {layer.kind}:{layer.path}" for layer in plan.layers]
-    lines.append(f"writable layer: {plan.writable}")
+    bounds = [
+        f"{count} {unit}"
+        for count, unit in ((plan.size, "bytes"), (plan.inodes, "objects"))
+        if count is not None
+    ]
+    lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
     lines.append(
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
     )

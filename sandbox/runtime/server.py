@@ -46,6 +46,9 @@ class ServedStack:
     work_fd: int | None
     hidden: Sequence[tuple[int, int]]
     volatile: bool
+    #: Bytes and objects that the writable layer may hold; None for as many as fit.
+    size: int | None = None
+    inodes: int | None = None
 
 
 class Server:
@@ -111,6 +114,8 @@ class Server:
             "work": index(stack.work_fd),
             "hidden": list(stack.hidden),
             "volatile": stack.volatile,
+            "size": stack.size,
+            "inodes": stack.inodes,
             "descriptors": 0,
         }
         message["descriptors"] = len(descriptors)

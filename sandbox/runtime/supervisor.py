@@ -323,6 +323,8 @@ class Supervisor:
                     work_fd=self._work_fd,
                     hidden=[self._state.identity],
                     volatile=self._plan.writable == "ephemeral",
+                    size=self._plan.size,
+                    inodes=self._plan.inodes,
                 )
                 self._server.serve(fd, self._user_namespace_fd, stack)
             except OSError:

@@ -114,6 +114,17 @@ def _single_id_is_zero(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def _only_a_writable_layer_is_bounded(spec: Spec) -> Iterator[Problem]:
+    for key in ("size", "inodes"):
+        if spec.root.writable == "none" and spec.is_set(("root", key)):
+            yield Problem(
+                path=("root", key),
+                message='with root.writable = "none" there is no writable layer',
+                hint="remove one of the two",
+                part="key",
+            )
+
+
 def _volume_fields_fit_its_type(spec: Spec) -> Iterator[Problem]:
     for index, volume in _volumes(spec):
         if volume.type == "bind":
@@ -171,6 +182,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("limits.optional",), _optional_names_limits),
     Rule(("ids.map", "process.groups"), _single_id_has_no_groups),
     Rule(("ids.map", "process.user"), _single_id_is_zero),
+    Rule(("root.writable",), _only_a_writable_layer_is_bounded),
     # These two look at one volume at a time, so that a mistake in one does not hide those of the others.
     Rule((), _volume_fields_fit_its_type),
     Rule((), _volume_targets_differ),

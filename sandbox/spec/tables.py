@@ -99,14 +99,16 @@ class Root:
         Choice("unionfs"), doc="What joins the layers.", example="unionfs", default="unionfs"
     )
     size: int | None = setting(
-        Size(1), doc="Most that the writable layer may hold.", example="2G", unit="bytes", enforced=False
+        Size(1),
+        doc="Most that the writable layer may hold. Copies of what a program changes in other layers count, too.",
+        example="2G",
+        unit="bytes",
     )
     inodes: int | None = setting(
         Integer(1),
-        doc="Most files that the writable layer may hold.",
+        doc="Most files, directories and other objects that the writable layer may hold.",
         example=100_000,
         unit="files",
-        enforced=False,
     )
     native: bool | None = setting(
         Boolean(), doc="Bind a single read-only layer instead of serving it.", example=True, enforced=False

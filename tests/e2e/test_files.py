@@ -26,6 +26,19 @@ def test_host_is_untouched_whatever_the_program_does(launcher: Launcher, tmp_pat
     assert (victim / "kept").read_text() == "as it was\n"
 
 
+def test_the_writable_layer_holds_so_much_and_no_more(launcher: Launcher) -> None:
+    spec = '[root]\nlayers = ["dir:/"]\nsize = "1M"\ninodes = 20\n'
+    script = (
+        "dd if=/dev/zero of=/etc/f bs=64k count=100 2>&1 | grep -o 'No space'; stat -c %s /etc/f; rm /etc/f; "
+        "i=0; while mkdir /etc/d$i 2>/dev/null; do i=$((i+1)); done; echo $i; stat -f -c %c /"
+    )
+    said = launcher.shell(script, spec).out.split()
+    assert said[:2] == ["No", "space"]
+    assert 900_000 < int(said[2]) <= 1 << 20
+    assert 15 <= int(said[3]) <= 20
+    assert said[4] == "20"
+
+
 def test_ephemeral_layer_is_gone_after_the_sandbox(launcher: Launcher) -> None:
     assert launcher.shell("echo x > /etc/left-behind").status == 0
     assert launcher.shell("test -e /etc/left-behind").status == 1
