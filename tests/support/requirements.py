@@ -242,6 +242,22 @@ def probe_pjdfstest() -> Missing | None:
     return None
 
 
+def probe_unionmount_testsuite() -> Missing | None:
+    """A checkout of unionmount-testsuite in $UNIONMOUNT_TESTSUITE, the suite of kernel OverlayFS."""
+    given = os.environ.get("UNIONMOUNT_TESTSUITE")
+    if given is None:
+        return Missing(
+            "unionmount-testsuite",
+            "git clone https://github.com/amir73il/unionmount-testsuite, "
+            "then set UNIONMOUNT_TESTSUITE to that directory",
+        )
+    if not os.access(os.path.join(given, "run"), os.X_OK):
+        return Missing(f"$UNIONMOUNT_TESTSUITE: {given}/run is no program")
+    if shutil.which("mount.fuse3") is None:
+        return Missing("mount.fuse3", "apt-get install fuse3")
+    return None
+
+
 def not_long() -> Missing | None:
     """Tests of minutes and hours."""
     return Missing("--long was not given", removable=False)
@@ -259,6 +275,7 @@ PROBES: dict[str, Probe] = {
     "rootfs": probe_rootfs,
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
+    "unionmount_testsuite": probe_unionmount_testsuite,
 }
 
 

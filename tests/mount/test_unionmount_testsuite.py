@@ -1,0 +1,58 @@
+"""unionmount-testsuite, by which kernel OverlayFS is tested, on a mount made by mount(8).
+
+$UNIONMOUNT_TESTSUITE is a checkout of https://github.com/amir73il/unionmount-testsuite. It writes, looks at where
+that went, and goes on after a remount and over its former writable layers. One run takes some minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mount.support import PROJECT
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.root,
+    pytest.mark.fusermount,
+    pytest.mark.unionmount_testsuite,
+    pytest.mark.timeout(3600),
+]
+
+#: A complete run has 3,502 operations; far fewer means that it was not understood.
+_AT_LEAST = 3000
+
+
+@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
+def test_the_kernels_suite_passes_with_a_writable_layer_after_the_other(base: str, whiteouts: str) -> None:
+    tools, layers = Path(base, "tools"), Path(base, "layers")
+    tools.mkdir()
+    layers.mkdir()
+    # mount -t fuse.NAME runs NAME SOURCE MOUNTPOINT -o OPTIONS, and looks for it in the usual places only.
+    command = tools / "unionfs-under-test"
+    command.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={PROJECT} exec {sys.executable} -m unionfs "$@"\n')
+    command.chmod(0o755)
+    suite = ["./run", "--ov=2", f"--fuse={command.name}", "--verify"]
+    done = subprocess.run(
+        # With the namespace go the mounts, and with them the servers, whatever happens.
+        [*"unshare --mount sh -c".split(), 'mount --bind "$0" /usr/local/sbin && exec "$@"', tools, *suite],
+        cwd=os.environ["UNIONMOUNT_TESTSUITE"],
+        env={
+            **os.environ,
+            "PYTHONPATH": "",  # its own tests are to be found, and not ours
+            "UNIONMOUNT_BASEDIR": str(layers),
+            "UNIONMOUNT_MNTOPTIONS": f"whiteouts={whiteouts}",
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert done.stdout.count("\n ./run --") >= _AT_LEAST
