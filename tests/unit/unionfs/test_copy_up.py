@@ -285,6 +285,18 @@ def test_a_copy_whose_linked_names_are_all_gone_is_found_through_its_lower_names
     assert union.stat("b").nlink == 2
 
 
+def test_a_copy_of_metadata_that_only_lower_names_lead_to_gets_its_contents(make_union: MakeUnion) -> None:
+    data = b"x" * 20_000
+    union = make_union({"a": data, "b": HardLink("a"), "c": HardLink("a")})
+    union.chmod("a", 0o600)
+    union.unlink("a")
+    union.write("b", b"changed")
+    for _ in range(2):
+        assert union.read("b") == union.read("c") == b"changed" + data[7:]
+        assert (union.stat("c").mode & 0o777, union.stat("c").nlink) == (0o600, 2)
+        union.reopen()
+
+
 def test_renaming_one_name_of_a_copied_file_keeps_the_others(make_union: MakeUnion) -> None:
     union = make_union(LINKED)
     union.write("a", b"new")
