@@ -201,13 +201,36 @@ def make_union(
 
 
 @contextmanager
-def kernel_overlay(target: str, options: str) -> Iterator[str]:
-    """Mount kernel OverlayFS on *target*; needs root."""
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True)
+def kernel_overlay(target: str, options: str, *, cwd: str | None = None) -> Iterator[str]:
+    """Mount kernel OverlayFS on *target*; needs root. Paths may be relative to *cwd*: an option has 255 bytes."""
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True, cwd=cwd)
     try:
         yield target
     finally:
         subprocess.run(["umount", target], check=True)
+
+
+@contextmanager
+def fuse_overlayfs(target: str, layers: str, *, cwd: str | None = None) -> Iterator[str]:
+    """Mount fuse-overlayfs on *target*, to write ``.wh.`` whiteouts."""
+    before = os.stat(target).st_dev
+    process = subprocess.Popen(
+        ["fuse-overlayfs", "-f", "-o", layers, target],
+        env={**os.environ, "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT": "1"},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: os.stat(target).st_dev != before, "fuse-overlayfs mounts")
+        yield target
+        unmount(target)
+        process.wait(PATIENCE)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(PATIENCE)
+            unmount(target, lazy=True)
 
 
 def now_and_remounted(union: Union) -> Iterator[None]:

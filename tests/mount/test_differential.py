@@ -123,7 +123,7 @@ class UnionMachine(RuleBasedStateMachine):
         os.utime(self._union.upper, ns=(OLD, OLD))
         self.plain = os.path.join(base, b"plain")
         self.mount = os.fsencode(self._union.path)
-        self._union.mount()
+        self.begin()
         self._handles: list[tuple[int, int]] = []
         self._steps = 0
         self._remounts = 0
@@ -134,6 +134,15 @@ class UnionMachine(RuleBasedStateMachine):
             for info in (os.lstat(os.path.join(self.mount, path)) for path in others)
             if info.st_nlink > 1
         }
+
+    def begin(self) -> None:
+        """Mount."""
+        self._union.mount()
+
+    def again(self) -> None:
+        """Mount again, and compare."""
+        self._union.remount()
+        self.compare()
 
     # -- what is compared --------------------------------------------------------------------------
 
@@ -472,8 +481,7 @@ class UnionMachine(RuleBasedStateMachine):
     def remount(self) -> None:
         """Mount again: from here on everything is found on disk."""
         self._remounts += 1
-        self._union.remount()
-        self.compare()
+        self.again()
 
 
 class AufsMachine(UnionMachine):

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from tests.unit.unionfs.support import Union
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.stack import LayerSource, StackSource, open_stack
-from unionfs.whiteout import TRUSTED_MARKS, WhiteoutFormat
+from unionfs.whiteout import TRUSTED_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.support.tree import Tree
     from unionfs.core import UnionFs
+    from unionfs.layer_format import WantedFormat
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Descriptors kept between requests: few, so that directories are opened again all the time.
@@ -26,13 +27,13 @@ _FEW = 16
 class Client(Union):
     """One union, whose layers may have been written by unionfs themselves."""
 
-    def __init__(self, base: Path, lowers: Sequence[Tree], whiteouts: WhiteoutFormat) -> None:
+    def __init__(self, base: Path, lowers: Sequence[Tree], form: WantedFormat) -> None:
         """Write *lowers* below *base* and open them under an empty upper layer."""
         self.base = base
         #: Every node that the kernel would hold a lookup of.
         self._known: dict[int, Node] = {}
         self._generation = 0
-        super().__init__(base, lowers, {}, whiteouts=whiteouts, policy=TRUSTED_MARKS)
+        super().__init__(base, lowers, {}, form=form, policy=TRUSTED_MARKS)
 
     def _open(self) -> UnionFs:
         self._known = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.support.tree import Tree, make_tree
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
@@ -70,6 +70,17 @@ class Union:
         self.policy = policy
         self.size, self.inodes = size, inodes
         self.fs = self._open()
+
+    @classmethod
+    def over(
+        cls, lowers: Sequence[Path], upper: Path, work: Path, whiteouts: WhiteoutFormat | None = None
+    ) -> Self:
+        """Open layers that are there already, ordered top first."""
+        union = cls.__new__(cls)
+        union.lowers, union.upper, union.work = list(lowers), upper, work
+        union.writable, union.form, union.policy = True, WantedFormat(whiteouts=whiteouts), ALL_MARKS
+        union.fs = union._open()
+        return union
 
     def _open(self) -> UnionFs:
         lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=self.policy) for path in self.lowers)
