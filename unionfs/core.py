@@ -108,7 +108,8 @@ class UnionFs:
         return self.writable
 
     def trim(self) -> None:
-        """Close descriptors over the limit. Called between requests."""
+        """Let go of what no reply has told the kernel of, and of descriptors over the limit. Called between requests."""
+        self.tree.settle()
         self.tree.layers[0].fds.trim()
 
     def close(self) -> None:
@@ -173,6 +174,8 @@ class UnionFs:
             self._parts().copy_up.directory(node)
         else:
             before = self._info(node).st_size
+            if change.size is not None:
+                self._regular_file(ino)
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
             self._parts().copy_up.file(node, contents)
             if change.size is not None:
@@ -257,7 +260,7 @@ class UnionFs:
 
     def open(self, ino: int, flags: int) -> int:
         """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up."""
-        node = self.tree.file(ino)
+        node = self._regular_file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if writing:
             self._parts().copy_up.file(node, Contents.NONE if flags & os.O_TRUNC else Contents.COPY)
@@ -272,6 +275,14 @@ class UnionFs:
         if flags & os.O_TRUNC:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))
+
+    def _regular_file(self, ino: int) -> FileNode:
+        # The kernel deals with FIFOs, sockets and devices itself. To open one here could wait for another process, or
+        # do what the device does when it is opened.
+        node = self.tree.file(ino)
+        if not stat.S_ISREG(node.kind):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return node
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]

@@ -45,6 +45,8 @@ class Tree:
             part.layer.below = tuple(parts[position + 1 :])
         self.root = DirNode(ROOT_INO, parts[0].stat(), parts, None, b"")
         self._by_ino[ROOT_INO] = self.root
+        #: Nodes that were made in this request, or lost a child: perhaps nothing needs them after it.
+        self._unsettled: list[Node] = []
 
     def __len__(self) -> int:
         """Return the number of nodes in the table."""
@@ -145,6 +147,7 @@ class Tree:
     def _attach_directory(self, node: DirNode) -> DirNode:
         assert node.parent is not None
         self._by_ino[node.ino] = node
+        self._unsettled.append(node)
         node.parent.children[node.name] = node
         return node
 
@@ -177,8 +180,11 @@ class Tree:
                 node.data = find_contents(ref, _parts_below(directory, ref.directory))
             node.indexed = self.index is not None and layer.writable and self.index.find(ino) is not None
             self._by_ino[node.ino] = node
+            self._unsettled.append(node)
             if not foreign:
                 self._identify(node)
+        elif ref.directory.layer is node.layer:
+            _reach_by_name(node, ref)
         node.names.append((directory, name))
         directory.children[name] = node
         return node
@@ -226,12 +232,15 @@ class Tree:
 
     def attach(self, node: FileNode, directory: DirNode, name: bytes) -> None:
         """Record that *name* in *directory* is now one of *node*'s."""
+        if directory.upper is not None:
+            _reach_by_name(node, Named(directory.upper, name))
         node.names.append((directory, name))
         directory.children[name] = node
 
     def detach(self, directory: DirNode, name: bytes) -> None:
         """Record that *directory* has no *name* any more; does nothing where no node was attached to it."""
         node = directory.children.pop(name, None)
+        self._unsettled.append(directory)
         if isinstance(node, FileNode):
             node.names.remove((directory, name))
         elif isinstance(node, DirNode):
@@ -240,6 +249,7 @@ class Tree:
     def move(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes) -> None:
         """Record that what was *old_name* in *old* is *new_name* in *new*."""
         node = old.children.pop(old_name)
+        self._unsettled.append(old)
         if isinstance(node, FileNode):
             node.names.remove((old, old_name))
             node.names.append((new, new_name))
@@ -257,12 +267,18 @@ class Tree:
         node.lookups = max(0, node.lookups - count)
         self._drop_unused(node)
 
+    def settle(self) -> None:
+        """Drop the nodes of this request that no reply told the kernel of: it failed, or only looked on its way."""
+        unsettled, self._unsettled = self._unsettled, []
+        for node in unsettled:
+            self._drop_unused(node)
+
     def drop_if_unused(self, node: Node) -> None:
         """Drop *node* if the kernel was not told of it after all."""
         self._drop_unused(node)
 
     def _drop_unused(self, start: Node) -> None:
-        node: Node | None = start
+        node: Node | None = start if self._by_ino.get(start.ino) is start else None
         while node is not None and node.lookups == 0 and node is not self.root:
             if isinstance(node, DirNode):
                 # One that held two names of a file may have gone with the first of them.
@@ -281,8 +297,7 @@ class Tree:
                 return
 
     def _drop_file(self, node: FileNode) -> None:
-        if self._by_ino.pop(node.ino, None) is None:
-            return
+        del self._by_ino[node.ino]
         if self._renumbered.get(node.identity) is node:
             del self._renumbered[node.identity]
         self._let_go(node)
@@ -346,6 +361,13 @@ def _nameless(node: Node) -> os.stat_result | None:
 
 def _ignore(_info: os.stat_result) -> None:
     pass
+
+
+def _reach_by_name(node: FileNode, ref: Named) -> None:
+    """Give the descriptor back through which *node* was reached while none of its names was known."""
+    if isinstance(node.ref, Pinned):
+        node.ref.close()
+        node.ref = ref
 
 
 def _parts_below(directory: DirNode, part: LayerDir) -> list[LayerDir]:

@@ -41,6 +41,7 @@ _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Makes an object under a name of a directory: ``make(dirfd, name)``.
 Maker = Callable[[int, bytes], None]
+_NO_NAMES = frozenset((b"", b".", b".."))
 
 
 class Upper:
@@ -132,7 +133,12 @@ class Upper:
     # -- marks -------------------------------------------------------------------------------------
 
     def refuse_reserved(self, name: bytes) -> None:
-        """Raise EPERM if *name* cannot be an entry of this layer, because it would be read as a mark."""
+        """Raise EPERM if *name* cannot be an entry of this layer, because it would be read as a mark.
+
+        A name that is a path, which the kernel asks for by no request, is EINVAL: it would lead out of the layer.
+        """
+        if b"/" in name or name in _NO_NAMES:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
         if is_reserved_name(name, self.layer.policy):
             raise OSError(errno.EPERM, "names in .wh. are whiteouts in this layer", name)
 

@@ -1,0 +1,80 @@
+"""What holds of the tables of a union between any two requests (unionfs/README.md, "Identity")."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from unionfs.core import UnionFs
+from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.refs import Named, Pinned
+from unionfs.types import ROOT_INO
+
+
+def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None:
+    """Look at every table of *fs*; *told*: how many lookups the kernel holds of each number."""
+    tree = fs.tree
+    fds = tree.layers[0].fds
+    assert len(fds) <= fds.capacity
+    assert all(directory._fd >= 0 for directory in fds._open)
+    nodes: dict[int, Node] = dict(tree._by_ino)
+    assert nodes[ROOT_INO] is tree.root
+    for ino, node in nodes.items():
+        assert node.ino == ino
+        if isinstance(node, DirNode):
+            _check_directory(nodes, node)
+        else:
+            _check_file(fs, nodes, node)
+        if told is not None and ino != ROOT_INO:
+            assert node.lookups == told.get(ino, 0), ino
+            # A node that nobody was told of is there for those below it.
+            assert node.lookups or (isinstance(node, DirNode) and node.children), ino
+    if told is not None:
+        assert {ino for ino, count in told.items() if count} <= nodes.keys()
+    for number, file in tree._renumbered.items():
+        assert file.identity == number != file.ino
+        assert nodes.get(file.ino) is file
+    for handle in fs.handles._files.values():
+        assert handle in handle.node.handles
+        os.fstat(handle.fd)
+    fds.trim()  # what this needed itself
+
+
+def _check_directory(nodes: Mapping[int, Node], node: DirNode) -> None:
+    for name, child in node.children.items():
+        assert nodes.get(child.ino) is child, name
+        if isinstance(child, DirNode):
+            assert (child.parent, child.name) == (node, name)
+        else:
+            assert (node, name) in child.names
+    assert node.parts
+    assert all(not part.layer.writable for part in node.parts[1:])
+    if node.removed:
+        assert not node.children
+        return
+    if node.parent is not None:
+        assert nodes.get(node.parent.ino) is node.parent
+        assert node.parent.children.get(node.name) is node
+    if node.upper is not None:
+        assert node.parent is None or node.parent.upper is node.upper.parent
+        assert node.upper.path() == node.path().strip(b"/")
+
+
+def _check_file(fs: UnionFs, nodes: Mapping[int, Node], node: FileNode) -> None:
+    assert len(set(node.names)) == len(node.names)
+    for directory, name in node.names:
+        assert directory.children.get(name) is node
+        assert nodes.get(directory.ino) is directory
+    if node.foreign:
+        return
+    assert fs.tree._of_identity(node.identity) is node
+    found = node.ref.stat()
+    assert fs.tree.numbers.number((found.st_dev, found.st_ino)) == node.identity
+    if not node.layer.writable:
+        return
+    if not node.names:
+        assert isinstance(node.ref, Pinned) or node.indexed
+    elif not node.indexed:
+        assert isinstance(node.ref, Named)
+        places = [(directory.upper, name) for directory, name in node.names]
+        assert (node.ref.directory, node.ref.name) in places
