@@ -62,8 +62,15 @@ class Forgetting:
         if connection is None:
             return
         numbers = self._tree.oldest(size - self._limit + self._batch)
-        self._thread = Thread(target=self._prune, args=(connection, numbers), name="forgetting", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._prune, args=(connection, numbers), name="forgetting", daemon=True)
+        try:
+            thread.start()
+        except (
+            RuntimeError
+        ):  # no more threads are allowed; what is asked of the mount is answered all the same
+            os.close(connection)
+        else:
+            self._thread = thread
 
     def _prune(self, connection: int, numbers: Sequence[Ino]) -> None:
         try:
@@ -83,8 +90,12 @@ def _message(numbers: Sequence[Ino]) -> bytes:
 
 
 def _connection() -> int | None:
-    """Return another descriptor of the connection, which libfuse keeps to itself."""
-    for name in os.listdir("/proc/self/fd"):
+    """Return another descriptor of the connection, which libfuse keeps to itself; None where there is none."""
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:  # as many descriptors as there can be
+        return None
+    for name in names:
         try:
             info = os.fstat(int(name))
             if stat.S_ISCHR(info.st_mode) and info.st_rdev == _FUSE_DEVICE:

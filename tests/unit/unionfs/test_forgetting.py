@@ -1,0 +1,117 @@
+"""The kernel is asked to forget the oldest nodes, in its own words, and asked no more than it is of use."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from unionfs.fuse import forgetting
+from unionfs.fuse.forgetting import Forgetting
+
+if TYPE_CHECKING:
+    from tests.unit.unionfs.conftest import MakeUnion
+    from tests.unit.unionfs.support import Union
+
+FILES = 40
+
+
+@pytest.fixture
+def union(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Union:
+    """Give a union whose nodes the kernel knows, one too many of them."""
+    monkeypatch.setattr(forgetting, "LIMIT", FILES - 1)
+    made = make_union({f"f{number:02}": b"x" for number in range(FILES)})
+    for number in range(FILES):
+        made.file(f"f{number:02}").lookups = 1
+    return made
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Give the end of a pipe at which notifications arrive."""
+    end, start = os.pipe()
+    os.set_blocking(end, False)
+    monkeypatch.setattr(forgetting, "_connection", lambda: os.dup(start))
+    yield end
+    os.close(end)
+    os.close(start)
+
+
+def ask(asking: Forgetting) -> None:
+    asking.check()
+    if asking._thread is not None:
+        asking._thread.join()
+
+
+def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: int) -> None:
+    handle = union.open("f01")
+    oldest = [
+        union.file(f"f{number:02}").ino for number in (0, 2, 3, 4)
+    ]  # after the root; two too many, and a batch
+    ask(Forgetting(union.fs.tree))
+    message = os.read(connection, 1000)
+    length, code, unique, count = struct.unpack_from("=IiQI", message)
+    assert (length, code, unique) == (len(message), 9, 0)
+    assert list(struct.unpack_from(f"={count}Q", message, 32)) == oldest
+    union.fs.handles.close_file(handle)
+
+
+def test_what_was_named_is_the_newest_then(union: Union, connection: int) -> None:
+    asking = Forgetting(union.fs.tree)
+    ask(asking)
+    first = os.read(connection, 1000)[32:]
+    asking._due = 0
+    ask(asking)
+    assert set(struct.iter_unpack("=Q", first)).isdisjoint(
+        struct.iter_unpack("=Q", os.read(connection, 1000)[32:])
+    )
+
+
+def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, connection: int) -> None:
+    asking = Forgetting(union.fs.tree)
+    ask(asking)
+    os.read(connection, 1000)
+    ask(asking)
+    with pytest.raises(BlockingIOError):
+        os.read(connection, 1000)
+
+
+def _refused(_fd: int, _data: bytes) -> int:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def test_a_kernel_that_does_not_know_the_notification_is_asked_once(
+    union: Union, connection: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Forgetting(union.fs.tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", _refused)
+        ask(asking)
+    asking._due = 0
+    ask(asking)
+    with pytest.raises(BlockingIOError):
+        os.read(connection, 1000)
+
+
+def _no_thread(_self: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def _no_descriptor(_path: str) -> list[str]:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"), [("Thread.start", _no_thread), ("os.listdir", _no_descriptor)], ids=["thread", "fd"]
+)
+def test_a_request_is_answered_though_nothing_can_be_asked(
+    union: Union, monkeypatch: pytest.MonkeyPatch, name: str, failure: Callable[..., object]
+) -> None:
+    if name == "Thread.start":
+        monkeypatch.setattr(forgetting, "_connection", lambda: os.open(os.devnull, os.O_RDWR))
+    monkeypatch.setattr(f"unionfs.fuse.forgetting.{name}", failure)
+    Forgetting(union.fs.tree).check()
