@@ -150,11 +150,15 @@ def open_format(layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: 
 def lower_policy(root_fd: int, wanted: WantedFormat) -> MarkPolicy:
     """Find out which marks count in the lower layer of the directory *root_fd*.
 
-    What it records itself is believed, as with kernel OverlayFS: whoever names a directory as a layer vouches for
-    it. *wanted* may say otherwise (``redirect_dir=nofollow``), and that all layers keep owners in attributes.
+    What it records itself is believed where the directory is root's or our own, as with kernel OverlayFS: whoever names
+    a directory as a layer vouches for it. *wanted* may say otherwise (``redirect_dir=nofollow``), and that all layers
+    keep owners in attributes.
     """
+    ours = os.fstat(root_fd).st_uid in (0, os.geteuid())
     recorded, features = (
-        _read(b"/proc/self/fd/%d" % root_fd, name) for name in (_FORMAT_XATTR, _FEATURES_XATTR)
+        (None, None)
+        if not ours
+        else (_read(b"/proc/self/fd/%d" % root_fd, name) for name in (_FORMAT_XATTR, _FEATURES_XATTR))
     )
     used = _features(features) | ({"override_stat"} if wanted.override_stat else frozenset())
     plain = recorded not in (None, WhiteoutFormat.AUFS.value)

@@ -97,7 +97,7 @@ class Kernel:
     def __init__(self, union: Union, seed: int) -> None:
         self.random = random.Random(seed)
         self.union = union
-        self.operations = UnionOperations(union.fs, lambda: None)
+        self.operations = UnionOperations(union.fs, masks=True)
         self.told: Counter[int] = Counter()
         #: The modes of what was told once, by number; most are good.
         self.modes: dict[int, int] = {}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.unionfs.support import Union
-from unionfs.layer_format import WantedFormat, policy_of_lower
+from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.options import Options
 from unionfs.stack import open_stack, source_from_options
-from unionfs.whiteout import ALL_MARKS, WhiteoutFormat
+from unionfs.whiteout import WhiteoutFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,10 +62,13 @@ def test_what_another_account_says_of_its_directory_is_not_believed(tmp_path: Pa
     os.setxattr(tmp_path, "user.unionfs.features", b"redirect,overlay,metacopy,nonsense")
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        policy = policy_of_lower(fd)
+        policy = lower_policy(fd, ANY_FORMAT)
         assert (policy.redirect, policy.metacopy, policy.override_stat) == (True, True, False)
+        assert policy.user_marks
         assert not policy.aufs
         os.chown(tmp_path, 7, 7)
-        assert policy_of_lower(fd) == ALL_MARKS
+        policy = lower_policy(fd, ANY_FORMAT)
+        assert not policy.user_marks
+        assert policy.aufs
     finally:
         os.close(fd)
