@@ -107,7 +107,7 @@ def test_after_a_kill_the_stack_mounts_again_with_everything_that_was_done(base:
 def test_a_kill_during_copy_up_leaves_the_old_file_or_the_new_one(base: str) -> None:
     size = 24 * MIB
     make_tree(f"{base}/lower", {str(number): b"%d" % number * size for number in range(4)})
-    union = Union(base, [f"{base}/lower"])
+    union = Union(base, [f"{base}/lower"], options="metacopy=off")
     tmp = f"{union.work}/unionfs/tmp"
     interrupted = 0
     for number in range(4):
