@@ -236,7 +236,11 @@ class LayerDir:
                 self.foreign = True
                 raise OSError(errno.ESTALE, "mount point inside a layer", self.name) from None
         # A file system may have several devices without a mount (Btrfs subvolumes): only openat2 knows mounts.
-        info = os.fstat(fd)
+        try:
+            info = os.fstat(fd)
+        except OSError:
+            os.close(fd)
+            raise
         if (info.st_dev, info.st_ino) in self.layer.hidden or not (
             entered or info.st_dev == self.parent.device
         ):
