@@ -83,15 +83,16 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
                 break
             return Resolved(is_dir=False, sources=(index,))
         found.append(index)
-        if mark is Mark.OPAQUE_DIRECTORY:
-            break
         redirect = view.redirect(name)
         if redirect is not None:
-            # An opaque directory hides what its redirect leads to, too.
+            # A whiteout beside a directory hides what lower layers have under its name, not what its redirect leads
+            # to. A mark in the directory itself hides that, too.
             if view.opaque(name):
                 break
             below = _merging(*locate(view, views[index + 1 :], redirect))
             return Resolved(is_dir=True, sources=tuple(found), moved=below)
+        if mark is Mark.OPAQUE_DIRECTORY:
+            break
     return Resolved(is_dir=True, sources=tuple(found)) if found else None
 
 

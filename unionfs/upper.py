@@ -444,8 +444,12 @@ class Upper:
             return
         fd = os.open(name, _OPEN_DIR, dir_fd=directory.fd())
         try:
-            if os.listdir(_listable(fd)):
+            path = _listable(fd)
+            if os.listdir(path):
                 self._mark_by_name(directory, name)
+                for attribute in os.listxattr(path):
+                    if attribute in REDIRECT_XATTRS:  # the whiteout does not hide what it leads to
+                        os.removexattr(path, attribute)
                 remove_tree(fd)
         finally:
             os.close(fd)
