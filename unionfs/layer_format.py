@@ -32,6 +32,7 @@ _TRUSTED_FORMAT = "overlay-trusted"
 _FEATURES = frozenset(("redirect", "metacopy", "override_stat"))
 #: errno values that mean "this file system, or this account, cannot hold that".
 _CANNOT = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS))
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +205,14 @@ def _whiteouts_of(recorded: str | None) -> WhiteoutFormat | None:
 
 
 def _works(attempt: Callable[[int, str], None], scratch_fd: int, prefix: str) -> bool:
+    """Tell whether *attempt* works. Where there is no room to find out it is taken to, as nearly everywhere: somebody
+    mounts this to make room, and a mark that cannot be made is an error later.
+    """
     try:
         attempt(scratch_fd, prefix)
     except OSError as error:
+        if error.errno in _FULL:
+            return True
         if error.errno not in _CANNOT:
             raise
         return False
