@@ -142,15 +142,17 @@ def stat_cached(dirfd: int, name: bytes) -> os.stat_result:
     )
 
 
-def birth_time_ns(fd: int) -> int | None:
-    """Return when the object of the descriptor *fd* (O_PATH will do) was made; None where nobody recorded it.
+def birth_time_ns(fd: int, name: bytes = b"") -> int | None:
+    """Return when the object of the descriptor *fd* (O_PATH will do), or the entry *name* of that directory, was
+    made; None where nobody recorded it.
 
     Nanoseconds since the epoch (statx(2), STATX_BTIME). It tells two objects apart that had one inode number
     in turn.
     """
     found = _Statx()
-    if _libc.statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, ctypes.byref(found)) < 0:
-        _raise_errno(b"")
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | (0 if name else _AT_EMPTY_PATH)
+    if _libc.statx(fd, name, flags, _STATX_BTIME, ctypes.byref(found)) < 0:
+        _raise_errno(name)
     if not found.mask & _STATX_BTIME:
         return None
     return int(found.btime.sec) * 1_000_000_000 + int(found.btime.nsec)

@@ -27,7 +27,7 @@ from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
 from unionfs.quota import Quota
-from unionfs.refs import NO_XATTR, Named, Pinned, follows, is_null_device
+from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper import COPY_PREFIX, Upper
@@ -321,7 +321,7 @@ class CopyUp:
                 undo.pop_all()
                 if fd >= 0:
                     os.close(fd)
-                self._index.settle_lost_names(node.ino, lasting=self._tree.numbers.lasts(node.ino))
+                self._index.settle_lost_names(node.ino)
 
     def _prepare(
         self, node: FileNode, steps: tuple[Step, ...], job: _Job, fd: int, undo: ExitStack
@@ -353,7 +353,9 @@ class CopyUp:
                 else:
                     others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
                 lasting = self._tree.numbers.lasts(node.ino)
-                index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, others, lasting=lasting)
+                assert isinstance(job.source, Named | Pinned)
+                born = birth_time_ns(job.source)
+                index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, others, lasting=lasting, born=born)
                 undo.callback(self._index.remove, node.ino)
         return index_ref
 

@@ -6,11 +6,15 @@ directory (``WORK/unionfs``) and belongs to the upper layer. These facts are kep
 * **origin**: each regular file that was copied up carries ``user.unionfs.origin=GENERATION:NUMBER``, the inode
   number that it had before.
 * **copies**: the copy of a lower file with several names, and of anything but a regular file (Linux has no
-  ``user.*`` attributes on those), has one more link, ``index/NUMBER.COUNT``. COUNT is how many of its lower names
+  ``user.*`` attributes on those), has one more link, ``index/NUMBER.COUNT.BORN``. COUNT is how many of its lower names
   are not yet links of the copy; a lookup of such a name finds the copy by the number. The visible link count is
   the copy's, less the index's own link, plus COUNT.
-* **lost names**: ``index/NUMBER-COUNT``, an empty file, says that COUNT names of a lower file, which was not
+* **lost names**: ``index/NUMBER-COUNT.BORN``, an empty file, says that COUNT names of a lower file, which was not
   copied up, have been deleted. The visible link count is the file's less COUNT.
+
+BORN is the birth time of the lower object, and left away where none is known. The owner of a layer may replace
+files in it between two mounts, and the new ones get the numbers of the old: a fact about an object of another birth
+time is dropped when a lookup meets the new one.
 
 GENERATION names the stack of lower layers under which the facts were written. Over another stack they mean
 nothing and are dropped. Entries whose NUMBER lasts for this mount only start with ``t`` and are dropped at the
@@ -24,7 +28,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from unionfs.layer import Layer, LayerDir
 from unionfs.refs import NO_XATTR, Named, follows
@@ -32,9 +37,14 @@ from unionfs.types import Ino
 
 ORIGIN_XATTR = "user.unionfs.origin"
 _STACK_FILE = b"stack"
+#: A link that is about to become an entry; no entry is called so.
+_NEW = b"new"
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_COPY = re.compile(rb"([0-9a-f]{1,16})\.([0-9]{1,9})")
-_LOST = re.compile(rb"([0-9a-f]{1,16})-([0-9]{1,9})")
+#: Begins entries whose number lasts for this mount only.
+_PASSING = b"t"
+#: What comes before COUNT, the count, and BORN with its dot.
+_COPY = re.compile(rb"(t?([0-9a-f]{1,16})\.)([0-9]{1,9})((?:\.-?[0-9a-f]{1,16})?)")
+_LOST = re.compile(rb"(t?([0-9a-f]{1,16})-)([0-9]{1,9})((?:\.-?[0-9a-f]{1,16})?)")
 
 
 class LinkIndex:
@@ -61,7 +71,9 @@ class LinkIndex:
         #: The entries of copies by number, and the numbers of copies by inode number on disk.
         self._copies: dict[Ino, bytes] = {}
         self._numbers: dict[int, Ino] = {}
-        self._lost: dict[Ino, int] = {}
+        self._inodes: dict[Ino, int] = {}
+        #: The entries of lost names by number.
+        self._lost: dict[Ino, bytes] = {}
         try:
             self._generation = self._read_stack(home_fd, fingerprint)
             self._load(unpublished)
@@ -88,23 +100,32 @@ class LinkIndex:
         return generation
 
     def _load(self, unpublished: Collection[int]) -> None:
-        lost: dict[Ino, tuple[int, bytes]] = {}
         with os.scandir(self._directory.proc_path()) as entries:
             found = [(os.fsencode(entry.name), entry.inode()) for entry in entries]
         for name, inode in found:
-            if (match := _COPY.fullmatch(name)) is not None and inode not in unpublished:
-                number = Ino(int(match[1], 16))
-                self._copies[number] = name
-                self._numbers[inode] = number
+            if name.startswith(_PASSING):
+                os.unlink(name, dir_fd=self._directory.fd())
+            elif (
+                (match := _COPY.fullmatch(name)) is not None
+                and inode not in unpublished
+                and (match[3] != b"0" or self._links(name) > 1)  # or no name is left that leads to it
+            ):
+                self._know(Ino(int(match[2], 16)), name, inode)
             elif (match := _LOST.fullmatch(name)) is not None:
-                lost[Ino(int(match[1], 16))] = (int(match[2]), name)
+                self._lost[Ino(int(match[2], 16))] = name
             else:
                 os.unlink(name, dir_fd=self._directory.fd())
-        for number, (count, name) in lost.items():
-            if number in self._copies:  # a crash came between the copy-up and the end of the other fact
-                os.unlink(name, dir_fd=self._directory.fd())
-            else:
-                self._lost[number] = count
+        for number in self._lost.keys() & self._copies.keys():
+            # A crash came between the copy-up and the end of the other fact.
+            os.unlink(self._lost.pop(number), dir_fd=self._directory.fd())
+
+    def _links(self, entry: bytes) -> int:
+        return os.stat(entry, dir_fd=self._directory.fd(), follow_symlinks=False).st_nlink
+
+    def _know(self, ino: Ino, entry: bytes, inode: int) -> None:
+        self._copies[ino] = entry
+        self._numbers.pop(self._inodes.get(ino, 0), None)
+        self._numbers[inode], self._inodes[ino] = ino, inode
 
     def close(self) -> None:
         """Close the index's directory."""
@@ -152,9 +173,38 @@ class LinkIndex:
     def lower_names(self, ino: Ino) -> int:
         """Return how many lower names lead to the copy *ino* without being links of it."""
         name = self._copies.get(ino)
-        return int(name.partition(b".")[2]) if name is not None else 0
+        return _count(_COPY, name) if name is not None else 0
 
-    def add(self, ino: Ino, dirfd: int, name: bytes, lower_names: int, *, lasting: bool) -> Named:
+    def holds(self, inode: int) -> bool:
+        """Tell whether the object of the upper layer with that inode number on disk is in the index."""
+        return inode in self._numbers
+
+    def is_about(self, ino: Ino, born: Callable[[], int | None]) -> bool:
+        """Tell whether the facts about *ino*, if there are any, are about the object of that birth time, which is
+        asked for only then. Those of which one is unknown are.
+        """
+        for entry, form in ((self._copies.get(ino), _COPY), (self._lost.get(ino), _LOST)):
+            match = form.fullmatch(entry) if entry is not None else None
+            if match is not None and match[4]:
+                at = born()
+                return at is None or match[4] == _born(at)
+        return True
+
+    def drop(self, ino: Ino) -> None:
+        """Drop the facts about *ino*: they are about an object that is no more."""
+        self.remove(ino)
+        self._drop_lost(ino)
+
+    def add(
+        self,
+        ino: Ino,
+        dirfd: int,
+        name: bytes,
+        lower_names: int,
+        *,
+        lasting: bool,
+        born: int | None = None,
+    ) -> Named:
         """Link the finished copy *name* of *dirfd* into the index.
 
         Args:
@@ -163,13 +213,34 @@ class LinkIndex:
             name: its name there.
             lower_names: how many names of the lower object lead to it without being links of it.
             lasting: whether *ino* means the same object at the next mount.
+            born: the birth time of the lower object.
         """
-        entry = b"%s%x.%d" % (b"" if lasting else b"t", ino, max(0, lower_names))
+        entry = b"%s%x.%d%s" % (b"" if lasting else _PASSING, ino, max(0, lower_names), _born(born))
         fd = self._directory.fd()
         self.remove(ino)  # left by a copy-up that a crash ended before its last step
+        inode = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_ino
         os.link(name, entry, src_dir_fd=dirfd, dst_dir_fd=fd, follow_symlinks=False)
-        self._copies[ino] = entry
-        self._numbers[os.stat(entry, dir_fd=fd, follow_symlinks=False).st_ino] = ino
+        self._know(ino, entry, inode)
+        return Named(self._directory, entry)
+
+    def replace(self, ino: Ino, copy: Named) -> Named | None:
+        """Let the entry of *ino*, to which no lower name leads, be one more link of *copy* instead.
+
+        *copy* has its name already. Where the entry cannot be had it goes, and with it the number at the next mount;
+        None then.
+        """
+        entry = self._copies[ino]
+        fd = self._directory.fd()
+        try:
+            inode = copy.stat().st_ino
+            os.link(copy.name, _NEW, src_dir_fd=copy.directory.fd(), dst_dir_fd=fd, follow_symlinks=False)
+            os.rename(_NEW, entry, src_dir_fd=fd, dst_dir_fd=fd)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(_NEW, dir_fd=fd)
+            self.remove(ino)
+            return None
+        self._know(ino, entry, inode)
         return Named(self._directory, entry)
 
     def lose_lower_name(self, ino: Ino) -> Named | None:
@@ -180,7 +251,7 @@ class LinkIndex:
         old = self._copies.get(ino)
         if old is None:
             return None
-        new = b"%s.%d" % (old.partition(b".")[0], max(0, self.lower_names(ino) - 1))
+        new = _counting(_COPY, old, -1)
         fd = self._directory.fd()
         try:
             os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
@@ -196,46 +267,63 @@ class LinkIndex:
         name = self._copies.get(ino)
         if name is None:
             return
-        fd = self._directory.fd()
-        inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
         try:
-            os.unlink(name, dir_fd=fd)
+            os.unlink(name, dir_fd=self._directory.fd())
         except OSError:
             return  # no name leads to it; the next copy-up of the same object tries again
         del self._copies[ino]
-        self._numbers.pop(inode, None)
+        self._numbers.pop(self._inodes.pop(ino), None)
 
     # -- lost names --------------------------------------------------------------------------------
 
     def lost_names(self, ino: Ino) -> int:
         """Return how many names of the lower file *ino*, which was not copied up, have been deleted."""
-        return self._lost.get(ino, 0)
+        entry = self._lost.get(ino)
+        return _count(_LOST, entry) if entry is not None else 0
 
-    def lose_name(self, ino: Ino, *, lasting: bool) -> None:
-        """Record that one more name of the lower file *ino*, which was not copied up, has been deleted.
+    def lose_name(self, ino: Ino, *, lasting: bool, born: int | None = None) -> None:
+        """Record that one more name of the lower file *ino*, born at *born*, has been deleted; it was not copied up.
 
         It is gone by now, so where the record cannot be made the count stays too high; that does no harm.
         """
-        count = self._lost.get(ino, 0)
-        prefix = b"" if lasting else b"t"
+        old = self._lost.get(ino)
         fd = self._directory.fd()
-        new = b"%s%x-%d" % (prefix, ino, count + 1)
         try:
-            if count:
-                os.rename(b"%s%x-%d" % (prefix, ino, count), new, src_dir_fd=fd, dst_dir_fd=fd)
+            if old is not None:
+                new = _counting(_LOST, old, 1)
+                os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
             else:
+                new = b"%s%x-1%s" % (b"" if lasting else _PASSING, ino, _born(born))
                 os.close(
                     os.open(new, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
                 )
         except OSError:
             return
-        self._lost[ino] = count + 1
+        self._lost[ino] = new
 
-    def settle_lost_names(self, ino: Ino, *, lasting: bool) -> None:
+    def settle_lost_names(self, ino: Ino) -> None:
         """Drop the fact about lost names of *ino*: it is copied up now, and the copy's entry counts them."""
-        count = self._lost.pop(ino, 0)
-        if count:
-            try:
-                os.unlink(b"%s%x-%d" % (b"" if lasting else b"t", ino, count), dir_fd=self._directory.fd())
-            except OSError:
-                pass  # the next mount drops it, for the copy's entry
+        self._drop_lost(ino)
+
+    def _drop_lost(self, ino: Ino) -> None:
+        entry = self._lost.pop(ino, None)
+        if entry is not None:
+            with suppress(OSError):  # the next mount drops it, for the copy's entry
+                os.unlink(entry, dir_fd=self._directory.fd())
+
+
+def _count(form: re.Pattern[bytes], entry: bytes) -> int:
+    match = form.fullmatch(entry)
+    assert match is not None
+    return int(match[3])
+
+
+def _counting(form: re.Pattern[bytes], entry: bytes, change: int) -> bytes:
+    """Return the name of *entry* with another count."""
+    match = form.fullmatch(entry)
+    assert match is not None
+    return b"%s%d%s" % (match[1], max(0, int(match[3]) + change), match[4])
+
+
+def _born(at: int | None) -> bytes:
+    return b".%x" % at if at is not None else b""

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from unionfs import _libc, acl
 from unionfs.copyup import CopyUp
@@ -19,7 +19,7 @@ from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
 from unionfs.quota import Quota
-from unionfs.refs import NO_XATTR, Named, Pinned, at_path
+from unionfs.refs import NO_XATTR, Named, Pinned, at_path, birth_time_ns
 from unionfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
@@ -302,10 +302,9 @@ class Namespace:
             links = node.ref.stat().st_nlink
             lasting = self._tree.numbers.lasts(node.ino)
             if links > self._index.lost_names(node.ino) + 1:
-                self._index.lose_name(node.ino, lasting=lasting)
+                self._index.lose_name(node.ino, lasting=lasting, born=birth_time_ns(node.ref))
             else:
-                self._index.settle_lost_names(node.ino, lasting=lasting)
-        node.touch()
+                self._index.settle_lost_names(node.ino)
 
     # -- renaming ----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from unionfs import _libc
 from unionfs.override import OVERRIDE_XATTRS, applied, decode
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ class Named:
                 would have to wait for a writer (fifo(7)), and every client with it.
         """
         fd = os.open(self.name, flags | _OPEN_FILE, dir_fd=self.directory.fd())
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+        except OSError:
             os.close(fd)
-            raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+            raise
         return fd
 
     def readlink(self) -> bytes:
@@ -54,6 +58,11 @@ class Named:
             if error.errno != errno.EINVAL or not self.directory.layer.policy.override_stat:
                 raise
         return _target_in(self.open(os.O_RDONLY))
+
+    def pinned(self) -> Pinned:
+        """Return a reference to the object by a descriptor of its own: it is about to lose this name."""
+        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory.fd())
+        return Pinned(fd, self.directory.layer)
 
     def proc_path(self) -> bytes:
         """Return a path for calls that take no descriptor; the last component is not to be followed."""
@@ -99,6 +108,13 @@ class Pinned:
     def close(self) -> None:
         """Let the object go."""
         os.close(self.fd)
+
+
+def birth_time_ns(ref: Named | Pinned) -> int | None:
+    """Return when the object of *ref* was made; None where nobody recorded it."""
+    if isinstance(ref, Pinned):
+        return _libc.birth_time_ns(ref.fd)
+    return _libc.birth_time_ns(ref.directory.fd(), ref.name)
 
 
 def follows(ref: LayerDir | Named | Pinned) -> bool:

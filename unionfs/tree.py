@@ -13,9 +13,9 @@ from unionfs.inodes import Identity, InodeNumbers
 from unionfs.layer import Layer, LayerDir
 from unionfs.metacopy import find_contents, is_metacopy
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.refs import Named, Pinned
+from unionfs.refs import Named, Pinned, birth_time_ns
 from unionfs.resolve import Resolved, merge, resolve
-from unionfs.types import ROOT_INO, Ino
+from unionfs.types import ROOT_INO, Ino, Mark
 from unionfs.whiteout import NAME_MAX
 
 
@@ -164,10 +164,13 @@ class Tree:
         foreign = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         number = ino = self.numbers.number((info.st_dev, info.st_ino))
         if self.index is not None and not foreign:
+            if not layer.writable:
+                self._drop_stale_facts(ino, ref)
             origin = self.index.origin(ref, info) if layer.writable else ino
             if origin is not None:
                 ino = origin
-                copied = self.index.find(origin) if layer.writable or info.st_nlink > 1 else None
+                known = self.index.holds(info.st_ino) if layer.writable else info.st_nlink > 1
+                copied = self.index.find(origin) if known else None
                 if copied is not None:
                     ref, info, layer = copied, copied.stat(), copied.directory.layer
                     number = self.numbers.number((info.st_dev, info.st_ino))
@@ -178,7 +181,7 @@ class Tree:
             if layer.policy.metacopy and not foreign and is_metacopy(ref, info):
                 node.metacopy = True
                 node.data = find_contents(ref, _parts_below(directory, ref.directory))
-            node.indexed = self.index is not None and layer.writable and self.index.find(ino) is not None
+            node.indexed = self.index is not None and layer.writable and self.index.holds(info.st_ino)
             self._by_ino[node.ino] = node
             self._unsettled.append(node)
             if not foreign:
@@ -188,6 +191,23 @@ class Tree:
         node.names.append((directory, name))
         directory.children[name] = node
         return node
+
+    def _drop_stale_facts(self, ino: Ino, ref: Named) -> None:
+        """Drop what the index says of *ino*, if that is about another object than *ref*, which has the number now."""
+        assert self.index is not None
+        if self.index.is_about(ino, lambda: birth_time_ns(ref)):
+            return
+        copied = self.index.find(ino)
+        if copied is not None:
+            info = copied.stat()
+            node = self._by_identity.get((info.st_dev, info.st_ino))
+            if node is not None:
+                names = [Named(at.upper, name) for at, name in node.names if at.upper is not None]
+                entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
+                node.indexed = False
+                node.ref = entries[0] if entries else copied.pinned()
+                node.touch()
+        self.index.drop(ino)
 
     def lower_path(self, directory: DirNode) -> bytes:
         """Return where the layers below the writable one have *directory*, as a redirect says it: with a leading

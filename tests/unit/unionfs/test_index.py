@@ -99,6 +99,18 @@ def test_a_number_that_is_not_indexed_has_no_lower_names_to_lose(home: Home) -> 
     assert home.open().lose_lower_name(NUMBER) is None
 
 
+def test_a_copy_to_which_no_name_leads_any_more_is_dropped(home: Home) -> None:
+    index = home.open()
+    index.add(NUMBER, *home.copy("a"), 1, lasting=True)
+    index.add(Ino(NUMBER + 1), *home.copy("b"), 0, lasting=True)
+    for name in ("a", "b"):
+        (home.upper / name).unlink()
+    again = home.open()
+    assert again.find(NUMBER) is not None
+    assert again.find(Ino(NUMBER + 1)) is None
+    assert home.entries() == [f"{NUMBER:x}.1"]
+
+
 def test_removing_a_copy_leaves_nothing(home: Home) -> None:
     index = home.open()
     index.add(NUMBER, *home.copy("a"), 1, lasting=True)
@@ -116,7 +128,7 @@ def test_lost_names_are_counted_over_mounts_until_they_are_settled(home: Home) -
     index.lose_name(NUMBER, lasting=True)
     again = home.open()
     assert again.lost_names(NUMBER) == 2
-    again.settle_lost_names(NUMBER, lasting=True)
+    again.settle_lost_names(NUMBER)
     assert again.lost_names(NUMBER) == 0
     assert home.entries() == []
 

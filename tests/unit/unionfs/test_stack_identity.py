@@ -63,7 +63,7 @@ def test_a_layer_that_cannot_be_told_from_another_is_not_believed_to_be_the_same
     make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     if lacking == "birth time":
-        monkeypatch.setattr(_libc, "birth_time_ns", lambda _fd: None)
+        monkeypatch.setattr(_libc, "birth_time_ns", lambda *_at: None)
     else:
         real: Callable[[int], os.statvfs_result] = os.fstatvfs
 
@@ -119,3 +119,49 @@ def test_another_file_system_in_the_place_of_a_layer_shows_its_own_files(tmp_pat
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'another' b'another' []\n", "")
+
+
+def replace_hard_links(union: Union, names: tuple[str, str], data: bytes) -> bool:
+    """Replace, in the layer, the hard-linked file *names*; tells whether the new one has the old one's number."""
+    lower = union.lowers[0]
+    before = (lower / names[0]).stat().st_ino
+    for name in names:
+        (lower / name).unlink()
+    made = []  # an inode number comes again at once on ext4, and not at all on tmpfs
+    for attempt in range(50):
+        path = lower / f"made{attempt}"
+        path.write_bytes(data)
+        made.append(path)
+        if path.stat().st_ino == before:
+            break
+    for name in names:
+        os.link(made[-1], lower / name)
+    found = made[-1].stat().st_ino == before
+    for path in made:
+        path.unlink()
+    return found
+
+
+def test_files_that_the_owner_of_a_layer_puts_in_the_place_of_others_show_as_they_are(
+    make_union: MakeUnion,
+) -> None:
+    union = make_union({})
+    for first, second in (("a", "b"), ("c", "d")):
+        (union.lowers[0] / first).write_bytes(b"before!")
+        os.link(union.lowers[0] / first, union.lowers[0] / second)
+    union.reopen()
+    union.write("a", b"CHANGED")
+    union.unlink("c")
+    for order in (["a", "b"], ["b", "a"]):
+        union.fs.close()
+        if not replace_hard_links(union, ("a", "b"), b"another"):
+            pytest.skip("the file system gives no number again, as tmpfs")
+        replace_hard_links(union, ("c", "d"), b"another")
+        union.fs = union._open()
+        # The upper layer has a copy under the name a, and nothing under b.
+        assert {name: union.read(name) for name in order} == {"a": b"CHANGED", "b": b"another"}
+        assert {name: union.stat(name).nlink for name in order} == {"a": 1, "b": 2}
+        union.write("a", b"ANOTHER")
+        assert (union.read("a"), union.read("b")) == (b"ANOTHER", b"another")
+        assert (union.read("d"), union.stat("d").nlink) == (b"another", 2)
+        union.write("a", b"CHANGED")
