@@ -395,28 +395,50 @@ class Upper:
                         return True
                 return whiteout
             if os.path.lexists(at_path(new_dir.fd(), new)):
-                self._clear_marks(new_dir, new)
+                with self._without_marks(new_dir, new):
+                    _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, flags)
+                return whiteout
         _libc.renameat2(old_dir.fd(), old, new_dir.fd(), new, flags)
         return whiteout
 
-    def _clear_marks(self, directory: LayerDir, name: bytes) -> None:
-        """Replace the directory *name*, which shows as empty, by one that is empty on disk and opaque.
+    @contextmanager
+    def _without_marks(self, directory: LayerDir, name: bytes) -> Iterator[None]:
+        """Replace the directory *name*, which shows as empty, by one that is empty on disk and opaque; if what is
+        done then fails, it comes back.
 
-        A directory that holds whiteouts cannot be renamed over, and without them what they hide would show.
+        A directory that holds whiteouts cannot be renamed over, and without them what they hide would show. Its
+        attributes come along: a kill may leave the replacement.
         """
         at = os.open(name, _OPEN_DIR, dir_fd=directory.fd())
         try:
-            if not os.listdir(_listable(at)):
+            path = _listable(at)
+            if not os.listdir(path):
+                yield
                 return
-            info = os.fstat(at)
+            with self.building() as (tmp_fd, tmp):
+                self._make_empty_like(at, tmp_fd, tmp)
+                _libc.renameat2(tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
+                try:
+                    yield
+                except OSError:
+                    _libc.renameat2(tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
+                    raise
         finally:
             os.close(at)
-        with self.building() as (tmp_fd, tmp):
-            os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
-            os.chown(tmp, info.st_uid, info.st_gid, dir_fd=tmp_fd, follow_symlinks=False)
-            self.set_opaque(tmp_fd, tmp)
-            os.chmod(tmp, stat.S_IMODE(info.st_mode), dir_fd=tmp_fd)
-            _libc.renameat2(tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
+
+    def _make_empty_like(self, model: int, dirfd: int, name: bytes) -> None:
+        """Make an opaque directory that shows as the directory of the descriptor *model* does."""
+        info = os.fstat(model)
+        os.mkdir(name, 0o700, dir_fd=dirfd)
+        os.chown(name, info.st_uid, info.st_gid, dir_fd=dirfd, follow_symlinks=False)
+        source = b"/proc/self/fd/%d" % model
+        for attribute in os.listxattr(source):
+            if attribute not in REDIRECT_XATTRS:
+                value = os.getxattr(source, attribute)
+                os.setxattr(at_path(dirfd, name), attribute, value, follow_symlinks=False)
+        self.set_opaque(dirfd, name)
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=dirfd)
+        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=dirfd, follow_symlinks=False)
 
     def _rename_aufs(
         self, source: tuple[LayerDir, bytes], target: tuple[LayerDir, bytes], *, whiteout: bool, is_dir: bool
