@@ -25,7 +25,7 @@ from unionfs.layer import Layer, LayerDir, Ref
 from unionfs.metacopy import redirect_of
 from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
-from unionfs.permissions import Permissions
+from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import Quota
 from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.tree import Tree
@@ -57,12 +57,16 @@ class _Job:
     mode: int
     tmp_fd: int
     tmp: bytes
-    #: For a copy of metadata alone: where the layers below have the contents.
-    redirect: bytes = b""
+    #: How many names it has, or is going to have.
+    links: int
     #: The name that the copy gets; None for the first one that is known.
     place: tuple[DirNode, bytes] | None = None
     #: The source's layer keeps owners in attributes.
     override: bool = False
+    #: For a copy of metadata alone: where the layers below have the contents.
+    redirect: bytes = b""
+    #: It is made empty: what a program does by opening it with O_TRUNC.
+    truncated: bool = False
 
     @property
     def target(self) -> bytes:
@@ -140,8 +144,11 @@ class CopyUp:
         self._restore_times(parent, target, times)
         self.copies += 1
 
-    def file(self, node: FileNode, contents: Contents = Contents.COPY) -> None:
-        """Give *node* a copy in the upper layer, with *contents*; one that was a copy of metadata alone gets them."""
+    def file(self, node: FileNode, contents: Contents = Contents.COPY) -> bool:
+        """Give *node* a copy in the upper layer, with *contents*; one that was a copy of metadata alone gets them.
+
+        Returns whether it has been emptied, which is all of what was going to be done.
+        """
         if not node.layer.writable:
             redirect = self._lower_place(node) if contents is Contents.LATER else None
             if contents is Contents.LATER and redirect is None:
@@ -151,6 +158,9 @@ class CopyUp:
             self._complete(node)
         elif node.metacopy and contents is Contents.NONE:
             self._abandon_contents(node)
+        else:
+            return False
+        return contents is Contents.NONE
 
     def _lower_place(self, node: FileNode) -> bytes | None:
         """Return where the layers below have *node*; None if a copy of its metadata alone is not to be made."""
@@ -180,6 +190,8 @@ class CopyUp:
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
             job.redirect = redirect
+            if contents is Contents.NONE and stat.S_ISREG(node.kind):
+                job.truncated, job.mode = True, without_privileges(job.mode)
             self._run(node, steps, job)
         if self._quota is not None:
             self._quota.made(node.ref.stat())
@@ -195,22 +207,28 @@ class CopyUp:
             lasting=self._tree.numbers.lasts(node.ino),
         )
 
-    def remake(self, node: FileNode, owner: tuple[int, int] | None = None) -> None:
-        """Replace *node*, in the upper layer with a single name, by a new object that is the same but for *owner*.
+    def remake(self, node: FileNode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
+        """Replace *node*, in the upper layer with a single name, by a new object that is the same but for *owner*,
+        and fit to have *links* names.
 
         Raises:
             OSError: EPERM if it has more names: they would be left with the old object.
         """
         info = node.ref.stat()
         place = _name_in_upper(node)
-        if info.st_nlink > 1 + node.indexed or (node.names and place is None):
+        indexed = node.indexed
+        below = self._index.lower_names(node.ino) if indexed else 0
+        if info.st_nlink + below > 1 + indexed or (node.names and place is None):
             raise OSError(errno.EPERM, "an object with several names cannot be made anew")
         contents = Contents.COPY if stat.S_ISREG(node.kind) else Contents.NONE
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
-            job.owner, job.place = owner or job.owner, place
-            steps = self._plan(node, contents, 2 if node.indexed else 1)
-            self._run(node, tuple(step for step in steps if node.indexed or step is not Step.INDEX), job)
+            job.owner, job.place, job.links = owner or job.owner, place, links
+            steps = self._plan(node, contents, 1)
+            self._run(node, tuple(step for step in steps if step is not Step.INDEX), job)
+        if indexed and isinstance(node.ref, Named):
+            copy = self._index.replace(node.ino, node.ref)
+            node.ref, node.indexed = copy or node.ref, copy is not None
 
     def _complete(self, node: FileNode) -> None:
         """Give a copy of metadata alone its contents."""
@@ -263,9 +281,10 @@ class CopyUp:
     def _abandon_contents(self, node: FileNode) -> None:
         """Make a copy of metadata alone an empty file of its own: it is about to be truncated.
 
-        Emptied first, then unmarked: in between it is empty already.
+        Emptied first, then unmarked: in between it is empty already, and can still be what it was.
         """
         path, follow = node.ref.proc_path(), follows(node.ref)
+        info = os.stat(path, follow_symlinks=follow)
         with ExitStack() as undo:
             fd = node.ref.open(os.O_RDWR)
             undo.callback(os.close, fd)
@@ -273,7 +292,12 @@ class CopyUp:
             undo.push(reopened)
             moves = [(handle, _reopen(fd, handle.flags, reopened)) for handle in node.handles]
             os.ftruncate(fd, 0)
-            self._upper.clear_metacopy(path, follow=follow)
+            try:
+                self._upper.clear_metacopy(path, follow=follow)
+            except OSError:
+                os.ftruncate(fd, info.st_size)
+                os.utime(path, ns=_times(info), follow_symlinks=follow)
+                raise
             reopened.pop_all()
             for handle, replacement in moves:
                 handle.replace(replacement)
@@ -291,7 +315,7 @@ class CopyUp:
     def _job(self, source: Ref, layer: Layer, info: os.stat_result, tmp_fd: int, tmp: bytes) -> _Job:
         uid, gid, mode = self._ownership.for_copy(info, layer)
         override = layer.policy.override_stat
-        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, override=override)
+        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, info.st_nlink, override=override)
 
     def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job) -> None:
         with ExitStack() as undo:
@@ -343,15 +367,12 @@ class CopyUp:
                 self._index.set_origin(fd, node.ino)
             elif step is Step.MODE:
                 self._permissions.restrict(job.tmp_fd, job.tmp, job.mode)
-            elif step is Step.TIMES:
+            elif step is Step.TIMES and not job.truncated:
                 os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
             elif step is Step.SYNC:
                 os.fdatasync(fd)
             elif step is Step.INDEX:
-                if node.layer.writable:
-                    others = self._index.lower_names(node.ino)
-                else:
-                    others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
+                others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
                 lasting = self._tree.numbers.lasts(node.ino)
                 assert isinstance(job.source, Named | Pinned)
                 born = birth_time_ns(job.source)
@@ -390,7 +411,7 @@ class CopyUp:
 
     def _make(self, kind: int, job: _Job) -> int:
         """Make the empty object; returns a descriptor of a regular file, else -1."""
-        disk_kind = self._permissions.disk_kind(kind, *job.owner)
+        disk_kind = self._permissions.disk_kind(kind, *job.owner, links=job.links)
         if stat.S_ISREG(disk_kind):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(job.tmp, flags, 0o600, dir_fd=job.tmp_fd)
@@ -420,7 +441,7 @@ class CopyUp:
             return
         for name in names:
             shown = shown_name(name, override=job.override)
-            if shown is None:
+            if shown is None or (job.truncated and shown == _CAPABILITY):
                 continue
             copy = stored_name(shown, override=self._upper.layer.policy.override_stat)
             try:

@@ -20,7 +20,7 @@ from unionfs.index import LinkIndex
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
-from unionfs.permissions import Permissions
+from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import FileSystemFigures, Quota
 from unionfs.refs import NO_XATTR, follows
 from unionfs.tree import Tree
@@ -177,8 +177,10 @@ class UnionFs:
             if change.size is not None:
                 self._regular_file(ino)
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
-            self._parts().copy_up.file(node, contents)
-            if change.size is not None:
+            if change.size is not None and node.layer.writable:
+                self._strip_privileges(node)
+            emptied = self._parts().copy_up.file(node, contents)
+            if change.size is not None and not emptied:
                 self._truncate(node, change.size, handle_number, changes=change.size != before)
         if change.uid is not None or change.gid is not None:
             self._chown(node, change.uid, change.gid)
@@ -205,7 +207,7 @@ class UnionFs:
         info = self._info(node)
         uid, gid = self._ownership.on_disk(uid, gid)
         wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
-        if isinstance(node, FileNode) and not parts.permissions.holds_owner(node.kind, *wanted):
+        if isinstance(node, FileNode) and not parts.permissions.holds_owner(node.ref, node.kind, *wanted):
             parts.copy_up.remake(node, wanted)
         else:
             parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
@@ -246,9 +248,7 @@ class UnionFs:
             return
         path, follow = node.ref.proc_path(), follows(node.ref)
         mode = stat.S_IMODE(self._info(node).st_mode)
-        cleared = mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            cleared &= ~stat.S_ISGID
+        cleared = without_privileges(mode)
         if cleared != mode:
             self._parts().permissions.chmod(node.ref, cleared)
         if _CAPABILITY in self._xattr_names(node):
@@ -262,16 +262,21 @@ class UnionFs:
         """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up."""
         node = self._regular_file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        emptied = False
         if writing:
-            self._parts().copy_up.file(node, Contents.NONE if flags & os.O_TRUNC else Contents.COPY)
-            if flags & os.O_TRUNC:
+            if flags & os.O_TRUNC and node.layer.writable:
                 self._strip_privileges(node)
+            contents = Contents.NONE if flags & os.O_TRUNC else Contents.COPY
+            emptied = self._parts().copy_up.file(node, contents)
+            if emptied:
+                node.privileged = node.xattrs = None  # it has been made without capabilities
         passed = flags & ~_NOT_PASSED
         if node.foreign and not node.layer.writable:
             fd = os.memfd_create("unionfs-foreign")
         else:
             # What is written never goes to a layer below, whatever a copy says of its contents.
-            fd = (node.ref if writing else node.contents).open(passed | (flags & os.O_TRUNC))
+            source = node.ref if writing else node.contents
+            fd = source.open(passed | (0 if emptied else flags & os.O_TRUNC))
         if flags & os.O_TRUNC:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))

@@ -124,8 +124,9 @@ class Namespace:
                 os.unlink(at, dir_fd=dirfd)
                 raise
 
+        whole = self._permissions.made_whole(mode, uid, gid, inherits=self._inherits_group(parent))
         self._require_room()
-        self._upper.create(directory, name, complete)
+        self._upper.create(directory, name, complete, whole=whole)
         parent.touch()
         node = self._tree.add_file(parent, name, Named(directory, name))
         self._count(node)
@@ -150,8 +151,9 @@ class Namespace:
                 raise
 
         opaque = directory.mark(name) is Mark.WHITEOUT
+        whole = self._permissions.made_whole(mode, uid, gid, inherits=self._inherits_group(parent))
         self._require_room()
-        made = self._upper.create_directory(directory, name, make, opaque=opaque)
+        made = self._upper.create_directory(directory, name, make, opaque=opaque, whole=whole)
         parent.touch()
         node = self._tree.add_new_directory(parent, name, made)
         self._count(node)
@@ -170,6 +172,8 @@ class Namespace:
         directory = self._prepare(parent, name)
         self._copy_up.file(node, Contents.LATER)
         self._copy_up.settle_contents(node)
+        if not self._permissions.holds_any_owner(node.ref, node.kind):
+            self._copy_up.remake(node, links=2)
         self._upper.create(directory, name, lambda dirfd, at: _link(node, dirfd, at))
         node.touch()
         parent.touch()
@@ -288,7 +292,14 @@ class Namespace:
         node.ref = Pinned(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()), ref.directory.layer)
 
     def _lost_name(self, node: FileNode, *, was_link: bool) -> None:
-        """After a name of *node* is gone: bring the index up to date."""
+        """After a name of *node* is gone: bring the index up to date. Where that fails the entry stays, or counts a
+        name too many.
+        """
+        with suppress(OSError):
+            self._count_lost_name(node, was_link=was_link)
+        node.touch()
+
+    def _count_lost_name(self, node: FileNode, *, was_link: bool) -> None:
         if node.indexed:
             if not was_link:
                 node.ref = self._index.lose_lower_name(node.ino) or node.ref

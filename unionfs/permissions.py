@@ -13,7 +13,7 @@ import stat
 
 from unionfs.layer import Ref
 from unionfs.override import OVERRIDE_XATTR, Override, encode
-from unionfs.refs import NO_XATTR, at_path, follows
+from unionfs.refs import NO_XATTR, Pinned, at_path, follows
 from unionfs.xattrs import stored_name
 
 _CAPABILITY = stored_name("security.capability", override=True)
@@ -27,10 +27,19 @@ class NativePermissions:
         """Remember who makes the objects."""
         self._euid, self._egid = os.geteuid(), os.getegid()
 
-    def disk_kind(self, kind: int, uid: int, gid: int) -> int:
-        """Return the type (``stat.S_IFMT``) under which an object of type *kind* of that owner is made on disk."""
-        del uid, gid
+    def disk_kind(self, kind: int, uid: int, gid: int, *, links: int = 1) -> int:
+        """Return the type (``stat.S_IFMT``) under which an object of type *kind* of that owner, which is going to
+        have *links* names, is made on disk.
+        """
+        del uid, gid, links
         return kind
+
+    def made_whole(self, mode: int, uid: int, gid: int, *, inherits: bool) -> bool:
+        """Tell whether the call that makes an object of *mode* (with type) and that owner leaves :meth:`settle`
+        nothing to do. Otherwise a kill in between must not leave its name.
+        """
+        mine = uid == self._euid and gid == self._egid
+        return mine and not inherits and (stat.S_ISLNK(mode) or not mode & _SET_ID)
 
     def own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
         """Give the new object *name* of *dirfd* its owner; *mode* (with type) and *rdev* as far as the disk has none.
@@ -61,9 +70,14 @@ class NativePermissions:
             made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
             os.chmod(name, stat.S_IMODE(made.st_mode) | mode & _SET_ID, dir_fd=dirfd)
 
-    def holds_owner(self, kind: int, uid: int, gid: int) -> bool:
-        """Tell whether an object of *kind* as it is on disk can be given that owner; else it has to be made anew."""
-        del kind, uid, gid
+    def holds_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
+        """Tell whether the object *ref* of *kind* can be given that owner as it is; else it has to be made anew."""
+        del ref, kind, uid, gid
+        return True
+
+    def holds_any_owner(self, ref: Ref, kind: int) -> bool:
+        """Tell whether that goes for every owner: one with several names cannot be made anew."""
+        del ref, kind
         return True
 
     def chown(self, ref: Ref, uid: int, gid: int) -> None:
@@ -78,15 +92,26 @@ class NativePermissions:
 class OverridePermissions(NativePermissions):
     """What the disk cannot hold is in the attribute."""
 
-    def disk_kind(self, kind: int, uid: int, gid: int) -> int:
-        """Return the type on disk: what can carry no attribute and needs one is a regular file."""
+    def disk_kind(self, kind: int, uid: int, gid: int, *, links: int = 1) -> int:
+        """Return the type on disk: what can carry no attribute and needs one, or may come to, is a regular file."""
         if kind in (stat.S_IFREG, stat.S_IFDIR):
             return kind
-        return kind if stat.S_ISLNK(kind) and self._is_mine(uid, gid) else stat.S_IFREG
+        return kind if stat.S_ISLNK(kind) and links == 1 and self._is_mine(uid, gid) else stat.S_IFREG
 
-    def holds_owner(self, kind: int, uid: int, gid: int) -> bool:
+    def made_whole(self, mode: int, uid: int, gid: int, *, inherits: bool) -> bool:
+        """So is what needs no attribute."""
+        if stat.S_ISLNK(mode):
+            return self._is_mine(uid, gid)
+        kind = stat.S_IFMT(mode)
+        return self.disk_kind(kind, uid, gid) == kind and self._fits_disk(uid, gid, mode) and not inherits
+
+    def holds_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
         """Only a symbolic link that is one on disk cannot."""
-        return not stat.S_ISLNK(kind) or self._is_mine(uid, gid)
+        return self._is_mine(uid, gid) or self.holds_any_owner(ref, kind)
+
+    def holds_any_owner(self, ref: Ref, kind: int) -> bool:
+        """Again, only a symbolic link that is one on disk cannot."""
+        return not stat.S_ISLNK(kind) or not stat.S_ISLNK(_on_disk(ref).st_mode)
 
     def own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
         """Write the attribute, where the disk cannot hold all of it."""
@@ -116,9 +141,7 @@ class OverridePermissions(NativePermissions):
         info = ref.stat()
         mode = info.st_mode
         if not stat.S_ISDIR(mode):
-            mode &= ~stat.S_ISUID
-            if mode & stat.S_IXGRP:
-                mode &= ~stat.S_ISGID
+            mode = without_privileges(mode)
             try:
                 os.removexattr(ref.proc_path(), _CAPABILITY, follow_symlinks=follows(ref))
             except OSError as error:
@@ -133,14 +156,19 @@ class OverridePermissions(NativePermissions):
 
     def _change(self, ref: Ref, info: os.stat_result, uid: int, gid: int, mode: int) -> None:
         path, follow = ref.proc_path(), follows(ref)
-        disk = os.stat(path, follow_symlinks=follow)
+        disk = _on_disk(ref)
         if stat.S_ISLNK(disk.st_mode):
             return
         value = encode(Override(uid, gid, mode, info.st_rdev))
         os.setxattr(path, OVERRIDE_XATTR, value, follow_symlinks=follow)
         wanted = _disk_mode(mode, stat.S_ISDIR(disk.st_mode))
         if stat.S_IMODE(disk.st_mode) != wanted:
-            os.chmod(path, wanted)
+            try:
+                os.chmod(path, wanted)
+            except OSError:
+                value = encode(Override(info.st_uid, info.st_gid, info.st_mode, info.st_rdev))
+                os.setxattr(path, OVERRIDE_XATTR, value, follow_symlinks=follow)
+                raise
 
     def _is_mine(self, uid: int, gid: int) -> bool:
         return uid == self._euid and gid == self._egid
@@ -152,9 +180,22 @@ class OverridePermissions(NativePermissions):
 Permissions = NativePermissions | OverridePermissions
 
 
+def _on_disk(ref: Ref) -> os.stat_result:
+    """Return the attributes of *ref* without what an attribute says instead."""
+    if isinstance(ref, Pinned):
+        return os.fstat(ref.fd)
+    return os.stat(ref.proc_path(), follow_symlinks=follows(ref))
+
+
 def _disk_mode(mode: int, is_dir: bool) -> int:
     """Return the permission bits on disk for an object that is shown with *mode*."""
     return (mode & 0o777) | (0o700 if is_dir else 0o600)
+
+
+def without_privileges(mode: int) -> int:
+    """Return *mode* of a file without the set-id bits that a change of its contents or owner takes away."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
 
 
 def owns_single_id() -> bool:

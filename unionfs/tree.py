@@ -200,7 +200,7 @@ class Tree:
         copied = self.index.find(ino)
         if copied is not None:
             info = copied.stat()
-            node = self._by_identity.get((info.st_dev, info.st_ino))
+            node = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
             if node is not None:
                 names = [Named(at.upper, name) for at, name in node.names if at.upper is not None]
                 entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]

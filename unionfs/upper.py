@@ -214,9 +214,13 @@ class Upper:
     def clear_metacopy(self, path: bytes, *, follow: bool) -> None:
         """Take that mark away: the file has its contents now."""
         present = os.listxattr(path, follow_symlinks=follow)
-        for name in (*METACOPY_XATTRS, *REDIRECT_XATTRS):
+        for name in METACOPY_XATTRS:
             if name in present:
                 os.removexattr(path, name, follow_symlinks=follow)
+        for name in REDIRECT_XATTRS:
+            if name in present:
+                with suppress(OSError):  # it says nothing on a file that has its contents
+                    os.removexattr(path, name, follow_symlinks=follow)
 
     def _remove_aufs_whiteout(self, directory: LayerDir, name: bytes) -> None:
         try:
@@ -235,11 +239,11 @@ class Upper:
 
     # -- new objects -------------------------------------------------------------------------------
 
-    def create(self, directory: LayerDir, name: bytes, make: Maker) -> None:
+    def create(self, directory: LayerDir, name: bytes, make: Maker, *, whole: bool = True) -> None:
         """Make a non-directory as *name* in *directory*, where the union has none; a whiteout there is
-        replaced.
+        replaced. *whole*: *make* is one system call, so that no half of the object can be seen.
         """
-        if directory.mark(name) is Mark.WHITEOUT:
+        if not whole or directory.mark(name) is Mark.WHITEOUT:
             with self.building() as (tmp_fd, tmp):
                 make(tmp_fd, tmp)
                 self.publish(tmp, directory, name)
@@ -247,11 +251,13 @@ class Upper:
             make(directory.fd(), name)
             directory.note(name, Mark.OTHER)
 
-    def create_directory(self, directory: LayerDir, name: bytes, make: Maker, *, opaque: bool) -> LayerDir:
-        """Make a directory as *name* in *directory*; *opaque* hides lower ones. Returns it, known to be
-        empty.
+    def create_directory(
+        self, directory: LayerDir, name: bytes, make: Maker, *, opaque: bool, whole: bool = True
+    ) -> LayerDir:
+        """Make a directory as *name* in *directory*; *opaque* hides lower ones, *whole* as for :meth:`create`.
+        Returns it, known to be empty.
         """
-        if opaque or directory.mark(name) is Mark.WHITEOUT:
+        if opaque or not whole or directory.mark(name) is Mark.WHITEOUT:
             with self.building() as (tmp_fd, tmp):
                 make(tmp_fd, tmp)
                 if opaque:
