@@ -21,6 +21,7 @@ from tests.mount.support import fuse_overlayfs, kernel_overlay
 from tests.mount.test_differential import LONG, SHORT, Outcome, UnionMachine, outcome, walk
 from tests.unit.unionfs.seen import differences, tree_in_union, tree_on_disk
 from tests.unit.unionfs.support import Union
+from unionfs.layer_format import WantedFormat
 from unionfs.whiteout import WhiteoutFormat
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class OtherWriter(UnionMachine):
         self._mounted.close()
         self._is_mounted = False
         lowers = [Path(self._base, name) for name in ("middle", "bottom")]
-        ours = Union.over(lowers, Path(union.upper), Path(union.work), self.whiteouts)
+        ours = Union.over(Path(union.upper).parent, lowers, WantedFormat(whiteouts=self.whiteouts))
         try:
             different = differences(tree_in_union(ours), theirs, but_for=linked)
         finally:

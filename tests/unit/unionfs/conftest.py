@@ -58,9 +58,16 @@ def make_union(tmp_path: Path) -> Iterator[MakeUnion]:
     ) -> Union:
         base = tmp_path / f"union{len(made)}"
         base.mkdir()
-        bounds = {"size": size, "inodes": inodes}
         made.append(
-            Union(base, lowers or ({},), upper, whiteouts=whiteouts, form=form, policy=policy, **bounds)
+            Union(
+                base,
+                lowers or ({},),
+                upper,
+                whiteouts=whiteouts,
+                form=form,
+                policy=policy,
+                more={"size": size, "inodes": inodes},
+            )
         )
         return made[-1]
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, TypedDict
 
 from tests.support.tree import Tree, make_tree
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
 from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.ownership import IdPolicy
 from unionfs.stack import LayerSource, StackSource, open_stack
 from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
 
@@ -34,8 +35,20 @@ class Shown:
     nlink: int | None
     data: bytes | None
     target: bytes | None
+    size: int | None
+    rdev: int
     mtime_ns: int | None
     xattrs: tuple[tuple[str, bytes], ...]
+
+
+class StackOptions(TypedDict, total=False):
+    """Fields of :class:`~unionfs.stack.StackSource` that few tests set."""
+
+    ids: IdPolicy
+    volatile: bool
+    static_nlink: bool
+    size: int | None
+    inodes: int | None
 
 
 class Union:
@@ -50,37 +63,53 @@ class Union:
         whiteouts: WhiteoutFormat | None = None,
         form: WantedFormat | None = None,
         policy: MarkPolicy = ALL_MARKS,
-        size: int | None = None,
-        inodes: int | None = None,
+        more: StackOptions | None = None,
     ) -> None:
         """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them.
 
         *whiteouts* is short for a *form* that asks for nothing else.
         """
-        self.lowers = [base / f"lower{position}" for position in range(len(lowers))]
-        for path, tree in zip(self.lowers, lowers, strict=True):
+        paths = [base / f"lower{position}" for position in range(len(lowers))]
+        for path, tree in zip(paths, lowers, strict=True):
             make_tree(path, tree)
-        self.upper = base / "upper"
-        self.work = base / "work"
-        self.writable = upper is not None
         if upper is not None:
-            make_tree(self.upper, upper)
-            self.work.mkdir()
-        self.form = form or WantedFormat(whiteouts=whiteouts)
-        self.policy = policy
-        self.size, self.inodes = size, inodes
-        self.fs = self._open()
+            make_tree(base / "upper", upper)
+            (base / "work").mkdir()
+        self._set(
+            base,
+            paths,
+            form or WantedFormat(whiteouts=whiteouts),
+            policy,
+            writable=upper is not None,
+            more=more,
+        )
 
     @classmethod
-    def over(
-        cls, lowers: Sequence[Path], upper: Path, work: Path, whiteouts: WhiteoutFormat | None = None
-    ) -> Self:
-        """Open layers that are there already, ordered top first."""
+    def over(cls, base: Path, lowers: Sequence[Path], form: WantedFormat) -> Union:
+        """Open a stack that is on disk already: *lowers*, and ``upper`` and ``work`` below *base*."""
         union = cls.__new__(cls)
-        union.lowers, union.upper, union.work = list(lowers), upper, work
-        union.writable, union.form, union.policy = True, WantedFormat(whiteouts=whiteouts), ALL_MARKS
-        union.fs = union._open()
+        union._set(base, lowers, form, ALL_MARKS, writable=True)
         return union
+
+    def _set(
+        self,
+        base: Path,
+        lowers: Sequence[Path],
+        form: WantedFormat,
+        policy: MarkPolicy,
+        *,
+        writable: bool,
+        more: StackOptions | None = None,
+    ) -> None:
+        self.lowers = list(lowers)
+        self.upper = base / "upper"
+        self.work = base / "work"
+        self.writable = writable
+        self.form = form
+        self.policy = policy
+        #: What else a stack can be opened with; takes effect at the next :meth:`reopen`.
+        self.more: StackOptions = more or {}
+        self.fs = self._open()
 
     def _open(self) -> UnionFs:
         lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=self.policy) for path in self.lowers)
@@ -92,8 +121,7 @@ class Union:
                 upper_fd=os.open(self.upper, _OPEN_DIR),
                 work_fd=os.open(self.work, _OPEN_DIR),
                 form=self.form,
-                size=self.size,
-                inodes=self.inodes,
+                **self.more,
             )
         )
 
@@ -159,7 +187,8 @@ class Union:
         node = self.file(path)
         number = self.fs.open(node.ino, os.O_RDONLY)
         try:
-            return self.fs.read(number, 0, 1 << 20)
+            # The kernel asks for nothing behind the end.
+            return self.fs.read(number, 0, min(1 << 20, self.fs.attributes(node).size))
         finally:
             self.fs.handles.close_file(number)
 
@@ -186,6 +215,8 @@ class Union:
             nlink=attributes.nlink if nlink and not is_dir else None,
             data=self.read(path) if is_file else None,
             target=self.fs.readlink(node.ino) if stat.S_ISLNK(attributes.mode) else None,
+            size=attributes.size if is_file else None,
+            rdev=attributes.rdev,
             mtime_ns=None if is_dir else attributes.mtime_ns,
             xattrs=tuple((name, self.fs.getxattr(node.ino, name)) for name in self.fs.listxattr(node.ino)),
         )
@@ -208,30 +239,32 @@ class Union:
         finally:
             self.fs.handles.close_file(number)
 
-    def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> None:
-        """Make a regular file with *data*."""
+    def create(
+        self, path: str, data: bytes = b"", mode: int = 0o644, by: tuple[int, int] | None = None
+    ) -> None:
+        """Make a regular file with *data*, as a request of the user and group *by*."""
         parent, name = self._split(path)
-        number, _ = self.fs.create(parent.ino, name, mode, os.O_RDWR, owner())
+        number, _ = self.fs.create(parent.ino, name, mode, os.O_RDWR, by or owner())
         try:
             if data:
                 self.fs.write(number, 0, data)
         finally:
             self.fs.handles.close_file(number)
 
-    def mkdir(self, path: str, mode: int = 0o755) -> None:
+    def mkdir(self, path: str, mode: int = 0o755, by: tuple[int, int] | None = None) -> None:
         """Make a directory."""
         parent, name = self._split(path)
-        self.fs.namespace.mkdir(parent, name, mode, owner())
+        self.fs.namespace.mkdir(parent, name, mode, by or owner())
 
-    def mknod(self, path: str, mode: int, rdev: int = 0) -> None:
+    def mknod(self, path: str, mode: int, rdev: int = 0, by: tuple[int, int] | None = None) -> None:
         """Make a special file."""
         parent, name = self._split(path)
-        self.fs.namespace.mknod(parent, name, mode, rdev, owner())
+        self.fs.namespace.mknod(parent, name, mode, rdev, by or owner())
 
-    def symlink(self, path: str, target: str) -> None:
+    def symlink(self, path: str, target: str, by: tuple[int, int] | None = None) -> None:
         """Make a symbolic link."""
         parent, name = self._split(path)
-        self.fs.namespace.symlink(parent, name, os.fsencode(target), owner())
+        self.fs.namespace.symlink(parent, name, os.fsencode(target), by or owner())
 
     def link(self, existing: str, path: str) -> None:
         """Make a hard link."""
@@ -257,6 +290,14 @@ class Union:
     def chmod(self, path: str, mode: int) -> None:
         """Change the mode."""
         self.fs.setattr(self.node(path).ino, Change(mode=mode), None)
+
+    def chown(self, path: str, uid: int | None, gid: int | None) -> None:
+        """Change the owner."""
+        self.fs.setattr(self.node(path).ino, Change(uid=uid, gid=gid), None)
+
+    def utime(self, path: str, mtime_ns: int) -> None:
+        """Change the modification time."""
+        self.fs.setattr(self.node(path).ino, Change(mtime_ns=mtime_ns), None)
 
     def truncate(self, path: str, size: int) -> None:
         """Change the size."""

@@ -7,64 +7,83 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.tree import File, HardLink, Node, Symlink
-from tests.unit.unionfs.faults import Faults, disk_full
+from tests.unit.unionfs.faults import Faults, failing_with
+from tests.unit.unionfs.operations import (
+    CLEARS_SET_ID,
+    FILLS_IN_PLACE,
+    FORMS,
+    LONG_AGO,
+    LOSES_A_LOWER_NAME,
+    OPERATIONS,
+    SPAN,
+    Operation,
+    Prepared,
+)
 from tests.unit.unionfs.support import Shown, Union
-from unionfs.rename_plan import RENAME_EXCHANGE
-from unionfs.whiteout import WhiteoutFormat
-
-if TYPE_CHECKING:
-    from tests.unit.unionfs.conftest import MakeUnion
 
 #: More calls than any operation makes: the loops below have to end by themselves.
-_MANY = 100
-#: A modification time, and a span around it that is long before now.
-_LONG_AGO = 10**18
-_SPAN = 10**9
+_MANY = 400
+CASES = [(form, name) for form, operations in OPERATIONS.items() for name in operations]
 
-LOWER: dict[str, Node] = {
-    "d/f": File(b"lower", mode=0o4755, mtime_ns=_LONG_AGO, xattrs={"user.a": b"1"}),
-    "d/big": File(b"x" * 5000, size=50_000, mode=0o640, mtime_ns=_LONG_AGO + 7),
-    "d/name": b"linked",
-    "d/other": HardLink("d/name"),
-    "d/link": Symlink(target=b"f"),
-    "d/sub": {},
-    "c/one": b"copied",
-    "c/two": HardLink("c/one"),
-    "c/link": Symlink(target=b"one"),
-    "empty": {},
-    "below": b"below",
-    "gone": b"deleted",
-    "gonedir/f": b"deleted",
-    "marked/f": b"deleted",
-}
-UPPER: dict[str, Node] = {"upper": b"upper", "new/f": b"new"}
+State = dict[str, Shown]
 
 
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Work in memory if it keeps user attributes (tmpfs since Linux 6.6): thousands of unions are made here."""
     try:
-        memory = tempfile.mkdtemp(dir="/dev/shm")
+        path = tempfile.mkdtemp(dir="/dev/shm")
     except OSError:
-        yield tmp_path
+        yield tmp_path_factory.mktemp("unions")
         return
     try:
-        os.setxattr(memory, "user.test", b"")
-        yield Path(memory)
+        os.setxattr(path, "user.test", b"")
+        yield Path(path)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        yield tmp_path
+        yield tmp_path_factory.mktemp("unions")
     finally:
-        shutil.rmtree(memory)
+        shutil.rmtree(path)
+
+
+Fresh = Callable[[], Union]
+
+
+@pytest.fixture(scope="module")
+def _states(memory: Path) -> dict[str, Prepared]:
+    before = os.umask(0)
+    try:
+        return {name: Prepared(memory / name, form) for name, form in FORMS.items()}
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def fresh(_states: dict[str, Prepared], form: str) -> Iterator[Fresh]:
+    """Return a function that opens a union in the prepared state, and closes the one before."""
+    opened: list[Union] = []
+
+    def close() -> None:
+        while opened:
+            union = opened.pop()
+            union.close()
+            shutil.rmtree(union.upper.parent)
+
+    def make() -> Union:
+        close()
+        opened.append(_states[form].fresh())
+        return opened[-1]
+
+    yield make
+    close()
 
 
 @pytest.fixture(autouse=True)
@@ -73,109 +92,64 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fdatasync", lambda _fd: None)
 
 
-def _prepare(make_union: MakeUnion, whiteouts: WhiteoutFormat) -> Union:
-    """Make a union in which some lower names have been deleted and some objects copied up."""
-    union = make_union(LOWER, upper=UPPER, whiteouts=whiteouts)
-    for name in ("gone", "gonedir/f", "marked/f"):
-        union.unlink(name)
-    union.rmdir("gonedir")
-    union.write("c/one", b"COPIED")
-    union.setxattr("c", "user.copied", b"")
-    union.link("c/link", "upperlink")
-    union.unlink("upperlink")
-    return union
-
-
-def _open_for_writing(union: Union, path: str) -> None:
-    union.fs.handles.close_file(union.open(path, os.O_WRONLY))
-
-
-#: Operations that write no mark and remove none: one format is enough.
-WITHOUT_MARKS: Mapping[str, Callable[[Union], None]] = {
-    "copy a file up by opening it": lambda union: _open_for_writing(union, "d/f"),
-    "copy a file with holes up": lambda union: _open_for_writing(union, "d/big"),
-    "copy a hard link up": lambda union: _open_for_writing(union, "d/name"),
-    "copy a symbolic link up": lambda union: union.link("d/link", "linked"),
-    "change the mode of a directory": lambda union: union.chmod("d/sub", 0o700),
-    "set an attribute": lambda union: union.setxattr("d/f", "user.b", b"2"),
-    "make a file": lambda union: union.create("d/sub/file"),
-    "make a directory": lambda union: union.mkdir("d/sub/dir"),
-    "make a symbolic link": lambda union: union.symlink("d/sub/link", "target"),
-    "make a FIFO": lambda union: union.mknod("fifo", stat.S_IFIFO | 0o600),
-}
-WITH_MARKS: Mapping[str, Callable[[Union], None]] = {
-    "make a file where one was deleted": lambda union: union.create("gone"),
-    "make a directory where one was deleted": lambda union: union.mkdir("gonedir"),
-    "link a lower file": lambda union: union.link("below", "again"),
-    "unlink a lower file": lambda union: union.unlink("d/f"),
-    "unlink an upper file": lambda union: union.unlink("upper"),
-    "unlink one of two lower names": lambda union: union.unlink("d/name"),
-    "unlink the linked name of a copy": lambda union: union.unlink("c/one"),
-    "unlink the lower name of a copy": lambda union: union.unlink("c/two"),
-    "unlink a copied symbolic link": lambda union: union.unlink("c/link"),
-    "link a copy to where a file was deleted": lambda union: union.link("c/two", "gone"),
-    "rename the lower name of a copy": lambda union: union.rename("c/two", "new/two"),
-    "rename over the lower name of a copy": lambda union: union.rename("upper", "c/two"),
-    "remove an empty lower directory": lambda union: union.rmdir("empty"),
-    "remove a directory with marks": lambda union: union.rmdir("marked"),
-    "rename a lower file": lambda union: union.rename("below", "new/below"),
-    "rename an upper file": lambda union: union.rename("upper", "d/upper"),
-    "rename over a lower file": lambda union: union.rename("upper", "below"),
-    "rename to where a file was deleted": lambda union: union.rename("upper", "gone"),
-    "rename a directory over an empty lower one": lambda union: union.rename("new", "empty"),
-    "rename a directory over one with marks": lambda union: union.rename("new", "marked"),
-    "rename a directory to where one was deleted": lambda union: union.rename("new", "gonedir"),
-    "exchange an upper and a lower file": lambda union: union.rename("upper", "below", RENAME_EXCHANGE),
-    "exchange a file and a directory": lambda union: union.rename("upper", "new", RENAME_EXCHANGE),
-}
-OPERATIONS = {**WITHOUT_MARKS, **WITH_MARKS}
-CASES = [
-    *((WhiteoutFormat.OVERLAY, name) for name in WITHOUT_MARKS),
-    *((form, name) for form in WhiteoutFormat for name in WITH_MARKS),
-]
-#: Operations that take a name from an object which has more in lower layers: the count of those is written
-#: after the name has gone. If that fails it stays too high, which costs an entry in the index. Too low, it would
-#: let the copy go while names lead to it.
-LOSES_A_LOWER_NAME = {
-    "unlink one of two lower names",
-    "unlink the lower name of a copy",
-    "rename over the lower name of a copy",
-    "rename the lower name of a copy",
-}
-
-
-def _state(union: Union) -> dict[str, Shown]:
+def _state(union: Union) -> State:
     """Return what *union* shows, but for times that are those of the test itself."""
     return {
         path: one
-        if one.mtime_ns is not None and abs(one.mtime_ns - _LONG_AGO) < _SPAN
+        if one.mtime_ns is not None and abs(one.mtime_ns - LONG_AGO) < SPAN
         else replace(one, mtime_ns=None)
         for path, one in union.show().items()
     }
 
 
-def _difference(
-    one: dict[str, Shown], other: dict[str, Shown]
-) -> dict[str, tuple[Shown | None, Shown | None]]:
-    """Return what differs: a whole state is too long to read."""
-    paths = sorted(one.keys() | other.keys())
-    return {path: (one.get(path), other.get(path)) for path in paths if one.get(path) != other.get(path)}
+def _difference(one: State, other: State) -> dict[str, tuple[str, str]]:
+    """Return what differs, of each attribute: a whole state is too long to read."""
+    found = {}
+    for path in sorted(one.keys() | other.keys()):
+        ours, theirs = one.get(path), other.get(path)
+        if ours != theirs:
+            fields = [
+                name for name in Shown.__slots__ if getattr(ours, name, None) != getattr(theirs, name, None)
+            ]
+            values = [
+                str({name: getattr(each, name) for name in fields})[:200] if each else "nothing"
+                for each in (ours, theirs)
+            ]
+            found[path] = (values[0], values[1])
+    return found
 
 
-def _differs(name: str, expected: dict[str, Shown], shown: dict[str, Shown]) -> bool:
-    """Tell whether *shown* is another state than *expected* after the operation *name*."""
-    if name in LOSES_A_LOWER_NAME:
-        shown = {path: _with_links_of(expected.get(path), one) for path, one in shown.items()}
-    return shown != expected
+def _accepted(name: str, expected: State, shown: State) -> State:
+    """Return *shown*, with what may differ from *expected* after the operation *name* set to what is there."""
+    return {path: _accepted_one(name, expected.get(path), one) for path, one in shown.items()}
 
 
-def _with_links_of(expected: Shown | None, shown: Shown) -> Shown:
-    if expected is None or expected.nlink is None or shown.nlink != expected.nlink + 1:
-        return shown
-    return replace(shown, nlink=expected.nlink)
+def _accepted_one(name: str, wanted: Shown | None, one: Shown) -> Shown:
+    if wanted is None:
+        return one
+    if name in LOSES_A_LOWER_NAME and wanted.nlink is not None and one.nlink == wanted.nlink + 1:
+        one = replace(one, nlink=wanted.nlink)
+    if name in CLEARS_SET_ID and one.mode == wanted.mode & ~0o6000:
+        one = replace(one, mode=wanted.mode)
+    if name in FILLS_IN_PLACE and one.mtime_ns is None:
+        one = replace(one, mtime_ns=wanted.mtime_ns)
+    return one
 
 
-def _run(union: Union, operation: Callable[[Union], None], faults: Faults) -> OSError | None:
+def _check(name: str, expected: State, union: Union, when: str) -> None:
+    """Fail unless *union* shows *expected*."""
+    shown = _accepted(name, expected, _state(union))
+    assert shown == expected, (when, _difference(expected, shown))
+
+
+def _check_old_or_new(name: str, old: State, new: State, union: Union, when: str) -> None:
+    shown = _state(union)
+    states = [(each, _accepted(name, each, shown)) for each in (old, new)]
+    differences = [_difference(expected, accepted) for expected, accepted in states]
+    assert any(expected == accepted for expected, accepted in states), (when, *differences)
+
+
+def _run(union: Union, operation: Operation, faults: Faults) -> OSError | None:
     """Run *operation* under *faults*; returns the error that came out of it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         faults.install(monkeypatch)
@@ -186,13 +160,13 @@ def _run(union: Union, operation: Callable[[Union], None], faults: Faults) -> OS
     return None
 
 
-def _run_and_kill(union: Union, operation: Callable[[Union], None], number: int) -> bool:
-    """Run *operation* in a process that ends before its call *number*; tells whether it came so far."""
+def _run_and_kill(run: Callable[[Faults], None], number: int) -> bool:
+    """Call *run* in a process that ends before its call *number*; tells whether it came so far."""
     child = os.fork()
     if child == 0:
         status = 2
         try:
-            _run(union, operation, Faults(number, lambda: os._exit(1)))
+            run(Faults(number, lambda: os._exit(1)))
             status = 0
         finally:
             os._exit(status)
@@ -201,53 +175,201 @@ def _run_and_kill(union: Union, operation: Callable[[Union], None], number: int)
     return status == 1
 
 
-@pytest.mark.parametrize(("whiteouts", "name"), CASES)
-def test_whichever_step_finds_the_disk_full_the_change_is_done_or_not_done(
-    make_union: MakeUnion, whiteouts: WhiteoutFormat, name: str
-) -> None:
-    operation = OPERATIONS[name]
-    done = _prepare(make_union, whiteouts)
-    operation(done)
-    new = _state(done)
-    for number in range(1, _MANY):
-        union = _prepare(make_union, whiteouts)
+#: What each operation makes of the prepared state, for all tests of it.
+_KNOWN: dict[tuple[str, str], tuple[State, State]] = {}
+
+
+def _old_and_new(fresh: Fresh, form: str, name: str) -> tuple[State, State]:
+    if (form, name) not in _KNOWN:
+        union = fresh()
         old = _state(union)
-        faults = Faults(number, disk_full)
+        OPERATIONS[form][name](union)
+        _KNOWN[form, name] = old, _state(union)
+    return _KNOWN[form, name]
+
+
+def _numbers(name: str, stride: int) -> range:
+    """Return numbers of calls of the operation *name*: each *stride*-th, beginning anywhere."""
+    return range(1 + zlib.crc32(name.encode()) % stride, _MANY, stride)
+
+
+def _every(stride: int) -> pytest.MarkDecorator:
+    """Let a test try each *stride*-th call, and every call where there is time."""
+    return pytest.mark.parametrize(
+        "stride", [pytest.param(stride, id="sampled"), pytest.param(1, id="every", marks=pytest.mark.long)]
+    )
+
+
+@_every(3)
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_whichever_step_finds_the_disk_full_the_change_is_done_or_not_done(
+    fresh: Fresh, form: str, name: str, stride: int
+) -> None:
+    operation = OPERATIONS[form][name]
+    old, new = _old_and_new(fresh, form, name)
+    for number in _numbers(name, stride):
+        union = fresh()
+        _state(union)  # what is known of every object has to stay true
+        faults = Faults(number, failing_with(errno.ENOSPC))
         error = _run(union, operation, faults)
         if not faults.reached:
             assert error is None
             break
-        call = f"call {number}, {faults.names[number - 1]}"
+        call = f"{faults.call}: {error}"
         expected = new if error is None else old
         assert error is None or error.errno == errno.ENOSPC, call
-        shown = _state(union)
-        assert not _differs(name, expected, shown), (call, _difference(expected, shown))
+        _check(name, expected, union, call)
         assert error is None or union.leftovers() == [], call
         union.reopen()
+        _check(name, expected, union, f"{call}, mounted again")
+        assert union.leftovers() == [], call
+        if error is not None:
+            operation(union)
+            _check(name, new, union, f"{call}, mounted again and repeated")
+    else:
+        pytest.fail(f"more than {_MANY} calls")
+
+
+@_every(9)
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_whichever_call_the_disk_fails_the_state_is_the_old_or_the_new_one_and_the_same_after_a_remount(
+    fresh: Fresh, form: str, name: str, stride: int
+) -> None:
+    operation = OPERATIONS[form][name]
+    old, new = _old_and_new(fresh, form, name)
+    for number in _numbers(name, stride):
+        union = fresh()
+        _state(union)
+        faults = Faults(number, failing_with(errno.EIO), reading=True)
+        error = _run(union, operation, faults)
+        if not faults.reached:
+            break
+        call = f"{faults.call}: {error}"
+        assert error is None or error.errno == errno.EIO, call
+        # After the step that cannot be undone an error can still come out of asking what has become of it.
+        _check_old_or_new(name, old, new, union, call)
         shown = _state(union)
-        assert not _differs(name, expected, shown), (call, "mounted again", _difference(expected, shown))
+        assert error is None or union.leftovers() == [], call
+        union.reopen()
+        _check(name, shown, union, f"{call}, mounted again")
         assert union.leftovers() == [], call
     else:
         pytest.fail(f"more than {_MANY} calls")
 
 
-@pytest.mark.parametrize(("whiteouts", "name"), CASES)
-def test_at_whichever_step_the_server_is_killed_the_next_mount_shows_the_old_or_the_new_state(
-    make_union: MakeUnion, whiteouts: WhiteoutFormat, name: str
+@_every(6)
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_after_a_disk_that_stopped_working_the_next_mount_shows_the_old_or_the_new_state(
+    fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
-    operation = OPERATIONS[name]
-    done = _prepare(make_union, whiteouts)
-    old = _state(done)
-    operation(done)
-    new = _state(done)
-    for number in range(1, _MANY):
-        union = _prepare(make_union, whiteouts)
-        if not _run_and_kill(union, operation, number):
+    operation = OPERATIONS[form][name]
+    old, new = _old_and_new(fresh, form, name)
+    for number in _numbers(name, stride):
+        union = fresh()
+        faults = Faults(number, failing_with(errno.EIO), lasting=True)
+        error = _run(union, operation, faults)
+        if not faults.reached:
             break
         union.reopen()
-        shown = _state(union)
-        differences = _difference(old, shown), _difference(new, shown)
-        assert not _differs(name, old, shown) or not _differs(name, new, shown), (number, *differences)
+        if error is None:
+            _check(name, new, union, faults.call)
+        else:
+            _check_old_or_new(name, old, new, union, faults.call)
         assert union.leftovers() == []
     else:
         pytest.fail(f"more than {_MANY} calls")
+
+
+@_every(3)
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_at_whichever_step_the_server_is_killed_the_next_mount_shows_the_old_or_the_new_state(
+    fresh: Fresh, form: str, name: str, stride: int
+) -> None:
+    operation = OPERATIONS[form][name]
+    old, new = _old_and_new(fresh, form, name)
+    for number in _numbers(name, stride):
+        union = fresh()
+        if not _run_and_kill(_operate(union, operation), number):
+            break
+        union.reopen()
+        _check_old_or_new(name, old, new, union, f"call {number}")
+        assert union.leftovers() == []
+    else:
+        pytest.fail(f"more than {_MANY} calls")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_on_a_full_disk_can_be_mounted_as_before(
+    fresh: Fresh, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    union = fresh()
+    expected, format_before = _state(union), vars(union.parts.upper)["_format"]
+
+    def no_room(_dirfd: int, _prefix: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("_try_mark", "_try_whiteouts"):
+        monkeypatch.setattr(f"unionfs.layer_format.{name}", no_room)
+    union.reopen()
+    assert _state(union) == expected
+    format_now = vars(union.parts.upper)["_format"]
+    for name in ("whiteouts", "prefix", "marks", "redirect", "metacopy"):
+        assert getattr(format_now, name) == getattr(format_before, name), name
+
+
+#: Operations that put a copy into the index before it has its name.
+INDEXES = [
+    ("overlay", "copy a hard link up"),
+    ("overlay", "change the mode of a large hard link"),
+    ("overlay", "rename a large hard link"),
+    ("override", "copy a symbolic link up"),
+]
+
+
+@_every(11)
+@pytest.mark.parametrize(("form", "name"), INDEXES)
+def test_a_second_kill_at_whichever_step_of_the_next_mount_changes_nothing(
+    fresh: Fresh, form: str, name: str, stride: int
+) -> None:
+    operation = OPERATIONS[form][name]
+    old, new = _old_and_new(fresh, form, name)
+    for number in _numbers(name, 1):
+        for second in _numbers(f"{name} {number}", stride):
+            union = fresh()
+            if not _run_and_kill(_operate(union, operation), number):
+                return
+            union.fs.close()
+            killed = _run_and_kill(_mount(union), second)
+            union.fs = union._open()
+            when = f"call {number}, then call {second} of the next mount"
+            _check_old_or_new(name, old, new, union, when)
+            assert union.leftovers() == [], when
+            _lose_every_name(union)
+            union.reopen()
+            assert union.index() == [], when
+            if not killed:
+                break
+    pytest.fail(f"more than {_MANY} calls")
+
+
+def _lose_every_name(union: Union) -> None:
+    """Unlink whatever is no directory: an entry of the index that is there after that leads to nothing."""
+    for path, shown in union.show().items():
+        if not stat.S_ISDIR(shown.mode):
+            union.unlink(path)
+
+
+def _operate(union: Union, operation: Operation) -> Callable[[Faults], None]:
+    def run(faults: Faults) -> None:
+        assert _run(union, operation, faults) is None
+
+    return run
+
+
+def _mount(union: Union) -> Callable[[Faults], None]:
+    def run(faults: Faults) -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            faults.install(monkeypatch)
+            union._open()
+
+    return run
