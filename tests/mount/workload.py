@@ -1,0 +1,93 @@
+"""Changes of a tree, one system call each but for opening, drawn from a seed: the same on any file system.
+
+As a script it makes them one after the other in the directory given, from the number given on, and prints the number
+of each one that has returned: ``workload.py ROOT SEED FIRST``. It ends when the file system is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import sys
+
+_DIRECTORIES = ["d", "d/sub", "e", "e/deep/er", "new", "new/er", "moved"]
+_NAMES = ["one", "two", "large", "linked", "sub", "f"]
+_GONE = (errno.ENOTCONN, errno.ECONNABORTED)
+
+#: What is done, and to which paths.
+Step = tuple[str, str, str]
+
+#: The tree that it is made for: every path of it is one that steps take.
+LOWER: dict[str, bytes] = {
+    **{
+        f"{at}/{name}": name.encode() * 10 for at in ("d", "d/sub", "e", "e/deep/er") for name in ("one", "f")
+    },
+    "d/large": b"large" * 8000,
+    "e/deep/er/large": b"LARGE" * 8000,
+}
+
+
+def step(seed: int, number: int) -> Step:
+    """Return step *number* of the workload *seed*."""
+    generator = random.Random(f"{seed} {number}")
+    kind = generator.choice(
+        "create write write sync chmod truncate unlink rename rename link symlink mkdir rmdir movedir".split()
+    )
+
+    def path() -> str:
+        return f"{generator.choice(_DIRECTORIES)}/{generator.choice(_NAMES)}"
+
+    if kind in ("mkdir", "rmdir", "movedir"):
+        return kind, generator.choice(_DIRECTORIES), generator.choice(_DIRECTORIES)
+    return kind, path(), path()
+
+
+def run(root: str, one: Step) -> int:
+    """Do *one* below *root*; returns the errno with which it failed, or 0."""
+    kind, first, second = one
+    path, other = os.path.join(root, first), os.path.join(root, second)
+    try:
+        if kind in ("create", "write", "sync"):
+            flags = os.O_WRONLY | (os.O_CREAT | os.O_EXCL if kind == "create" else 0)
+            fd = os.open(path, flags, 0o644)
+            try:
+                if kind != "create":
+                    os.pwrite(fd, second.encode() * 20, 7)
+                if kind == "sync":
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+        elif kind == "chmod":
+            os.chmod(path, 0o600 | len(second))
+        elif kind == "truncate":
+            os.truncate(path, len(second) % 3 * 50)
+        elif kind == "unlink":
+            os.unlink(path)
+        elif kind in ("rename", "movedir"):
+            os.rename(path, other)
+        elif kind == "link":
+            os.link(path, other)
+        elif kind == "symlink":
+            os.symlink(second, path)
+        elif kind == "mkdir":
+            os.mkdir(path)
+        else:
+            os.rmdir(path)
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def main() -> None:
+    """Run as the module says."""
+    root, seed, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    while True:
+        if run(root, step(seed, number)) in _GONE:
+            return
+        os.write(1, b"%d\n" % number)
+        number += 1
+
+
+if __name__ == "__main__":
+    main()
