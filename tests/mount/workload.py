@@ -59,7 +59,7 @@ def run(root: str, one: Step) -> int:
             finally:
                 os.close(fd)
         elif kind == "chmod":
-            os.chmod(path, 0o600 | len(second))
+            os.chmod(path, 0o700 | len(second) % 8)  # some are directories
         elif kind == "truncate":
             os.truncate(path, len(second) % 3 * 50)
         elif kind == "unlink":

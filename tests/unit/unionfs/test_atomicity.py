@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,15 +193,16 @@ def _numbers(name: str, stride: int) -> range:
     return range(1 + zlib.crc32(name.encode()) % stride, _MANY, stride)
 
 
-def _every(stride: int) -> pytest.MarkDecorator:
-    """Let a test try each *stride*-th call, and every call where there is time."""
-    return pytest.mark.parametrize(
-        "stride", [pytest.param(stride, id="sampled"), pytest.param(1, id="every", marks=pytest.mark.long)]
-    )
+def _every(
+    stride: int, cases: Sequence[tuple[str, str]] = CASES, *, of_cases: int = 1
+) -> pytest.MarkDecorator:
+    """Let a test try each *stride*-th call of each *of_cases*-th case, and every one where there is time."""
+    sampled = [pytest.param(*case, stride, id="-".join(case)) for case in cases[::of_cases]]
+    every = [pytest.param(*case, 1, id="-".join((*case, "every")), marks=pytest.mark.long) for case in cases]
+    return pytest.mark.parametrize(("form", "name", "stride"), sampled + every)
 
 
 @_every(3)
-@pytest.mark.parametrize(("form", "name"), CASES)
 def test_whichever_step_finds_the_disk_full_the_change_is_done_or_not_done(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
@@ -230,8 +231,7 @@ def test_whichever_step_finds_the_disk_full_the_change_is_done_or_not_done(
         pytest.fail(f"more than {_MANY} calls")
 
 
-@_every(9)
-@pytest.mark.parametrize(("form", "name"), CASES)
+@_every(5, of_cases=3)
 def test_whichever_call_the_disk_fails_the_state_is_the_old_or_the_new_one_and_the_same_after_a_remount(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
@@ -257,8 +257,7 @@ def test_whichever_call_the_disk_fails_the_state_is_the_old_or_the_new_one_and_t
         pytest.fail(f"more than {_MANY} calls")
 
 
-@_every(6)
-@pytest.mark.parametrize(("form", "name"), CASES)
+@_every(4, of_cases=3)
 def test_after_a_disk_that_stopped_working_the_next_mount_shows_the_old_or_the_new_state(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
@@ -281,7 +280,6 @@ def test_after_a_disk_that_stopped_working_the_next_mount_shows_the_old_or_the_n
 
 
 @_every(3)
-@pytest.mark.parametrize(("form", "name"), CASES)
 def test_at_whichever_step_the_server_is_killed_the_next_mount_shows_the_old_or_the_new_state(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
@@ -326,8 +324,7 @@ INDEXES = [
 ]
 
 
-@_every(11)
-@pytest.mark.parametrize(("form", "name"), INDEXES)
+@_every(11, INDEXES)
 def test_a_second_kill_at_whichever_step_of_the_next_mount_changes_nothing(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
