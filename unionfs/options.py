@@ -14,9 +14,9 @@ from unionfs.whiteout import WhiteoutFormat
 
 T = TypeVar("T")
 
-#: Options for the mount itself, handed to libfuse as they are.
+#: Options for the mount itself, handed on as they are.
 _FUSE_OPTIONS = frozenset(
-    "allow_other allow_root auto_unmount default_permissions ro rw suid nosuid dev nodev exec noexec "
+    "allow_other default_permissions ro rw suid nosuid dev nodev exec noexec "
     "atime noatime diratime nodiratime sync async dirsync".split()
 )
 _FUSE_VALUES = frozenset(("fsname", "subtype", "max_read"))
@@ -54,7 +54,7 @@ class Options:
     size: int | None = None
     inodes: int | None = None
     debug: bool = False
-    #: For libfuse.
+    #: For the mount.
     fuse: tuple[str, ...] = ()
     #: Not known here; to be mentioned and otherwise ignored, as callers of fuse-overlayfs rely on.
     ignored: tuple[str, ...] = field(default=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -41,9 +42,15 @@ def serve(
         The exit status: 0, or 1 if the loop had to be given up.
 
     Raises:
-        OSError: the mount went away before it was served.
+        OSError: the descriptor is of no mount.
     """
-    connection = begin(fuse_fd)
+    try:
+        connection = begin(fuse_fd)
+    except OSError as error:
+        fs.close()
+        if error.errno == errno.ENODEV:  # unmounted before it was served
+            return 0
+        raise
     operations = UnionOperations(fs, masks=bool(connection.agreed & FUSE_DONT_MASK))
 
     def introduced() -> None:
