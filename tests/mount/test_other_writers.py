@@ -146,7 +146,7 @@ class FuseOverlayfsWriter(OtherWriter):
         super().look_at_the_layers()
 
 
-BRIEF = settings(SHORT, max_examples=6)
+BRIEF = settings(SHORT, max_examples=20)
 KERNEL = pytest.mark.parametrize("machine", [KernelWriter, KernelUserWriter], ids=["trusted", "user"])
 
 
