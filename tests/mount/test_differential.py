@@ -503,7 +503,7 @@ SHORT = settings(
 )
 LONG = settings(
     SHORT,
-    max_examples=2000,
+    max_examples=1000,
     stateful_step_count=120,
     derandomize=False,
 )

@@ -70,6 +70,7 @@ class ReadByFuseOverlayfs(ReadByOthers):
 
 
 BRIEF = settings(SHORT, max_examples=10)
+FOR_LONG = settings(LONG, max_examples=1000)
 
 
 @pytest.mark.overlay
@@ -80,7 +81,7 @@ def test_kernel_overlayfs_shows_layers_of_a_random_history_alike() -> None:
 @pytest.mark.overlay
 @pytest.mark.long
 def test_kernel_overlayfs_shows_layers_of_a_long_history_alike() -> None:
-    run_state_machine_as_test(ReadByTheKernel, settings=LONG)
+    run_state_machine_as_test(ReadByTheKernel, settings=FOR_LONG)
 
 
 @pytest.mark.fuse_overlayfs
@@ -91,4 +92,4 @@ def test_fuse_overlayfs_shows_layers_of_a_random_history_alike() -> None:
 @pytest.mark.fuse_overlayfs
 @pytest.mark.long
 def test_fuse_overlayfs_shows_layers_of_a_long_history_alike() -> None:
-    run_state_machine_as_test(ReadByFuseOverlayfs, settings=LONG)
+    run_state_machine_as_test(ReadByFuseOverlayfs, settings=FOR_LONG)

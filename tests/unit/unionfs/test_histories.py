@@ -630,7 +630,7 @@ SHORT = settings(
 )
 LONG = settings(
     SHORT,
-    max_examples=20_000,
+    max_examples=2000,
     stateful_step_count=500,
     derandomize=False,
     phases=[Phase.generate, Phase.shrink],
