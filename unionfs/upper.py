@@ -441,7 +441,12 @@ class Upper:
         for attribute in os.listxattr(source):
             if attribute not in REDIRECT_XATTRS:
                 value = os.getxattr(source, attribute)
-                os.setxattr(at_path(dirfd, name), attribute, value, follow_symlinks=False)
+                try:
+                    os.setxattr(at_path(dirfd, name), attribute, value, follow_symlinks=False)
+                except OSError as error:
+                    # As a security module's label: the replacement has been given one of its own.
+                    if error.errno != errno.EPERM or not attribute.startswith(("trusted.", "security.")):
+                        raise
         self.set_opaque(dirfd, name)
         os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=dirfd)
         os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=dirfd, follow_symlinks=False)
