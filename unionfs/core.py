@@ -374,6 +374,7 @@ class UnionFs:
         if start <= 1:
             yield b"..", node.parent or node, 2
         for position in range(max(0, start - 2), len(names)):
+            self.trim()  # nothing is in use between two, and a reply may hold many
             name = names[position]
             try:
                 child = self.tree.lookup(node, name)

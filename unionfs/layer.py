@@ -325,7 +325,9 @@ class LayerDir:
         Raises:
             OSError: EACCES where its attributes may not be read: without them, wrong contents would show.
         """
-        if not self.layer.policy.redirect or self.foreign:
+        # Below the bottom there is nothing to be redirected to. What another file system has mounted here is not asked:
+        # it may be a union that waits for us.
+        if not (self.layer.policy.redirect and self.layer.below and self.reachable()):
             return None
         if self._redirect is None:
             path = self.proc_path()

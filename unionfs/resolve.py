@@ -1,7 +1,7 @@
 """What a name is in the union of several layers. Pure: runs on dictionaries in the tests.
 
-There is one rule, :func:`resolve`; a lookup asks it for one name and a listing (:func:`merge`) for every
-name, so the two cannot disagree. The rule is that of the kernel's Documentation/filesystems/overlayfs.rst
+There is one rule for whether a name exists, :func:`first`: a lookup (:func:`resolve`) begins with it, and a listing
+(:func:`merge`) asks it for every name, so the two cannot disagree. The rule is that of the kernel's Documentation/filesystems/overlayfs.rst
 ("Merged directories", "whiteouts and opaque directories", "redirect_dir"): the topmost layer that has the name
 decides; directories merge downwards until a whiteout, a non-directory or an opaque directory ends the search. A
 directory that was moved says where the layers below have it (its redirect), and the search goes on there.
@@ -62,26 +62,39 @@ class Resolved(NamedTuple, Generic[V]):
         return [*((views[index], name) for index in self.sources), *self.moved]
 
 
+def first(views: Sequence[V], name: bytes) -> tuple[int, Mark] | None:
+    """Find the topmost of *views* that has *name*, which decides what it is: its index and its mark, which is no
+    whiteout. None: the name does not exist in the union.
+    """
+    for index, view in enumerate(views):
+        mark = view.mark(name)
+        if mark is not None:
+            return None if mark is Mark.WHITEOUT else (index, mark)
+    return None
+
+
 def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
     """Resolve *name* over *views*, which are ordered top first. None: the name does not exist in the union.
 
     Raises:
         OSError: EIO for a redirect that is no path.
     """
+    top = first(views, name)
+    if top is None:
+        return None
+    if top[1] is Mark.OTHER:
+        return Resolved(is_dir=False, sources=(top[0],))
     found: list[int] = []
-    for index, view in enumerate(views):
+    for index in range(top[0], len(views)):
+        view = views[index]
         mark = view.mark(name)
         if mark is None:
             continue
         # Asked as late as this because it may cost system calls: most directories exist in one layer only.
         if found and views[found[-1]].opaque(name):
             break
-        if mark is Mark.WHITEOUT:
+        if mark in (Mark.WHITEOUT, Mark.OTHER):
             break
-        if mark is Mark.OTHER:
-            if found:
-                break
-            return Resolved(is_dir=False, sources=(index,))
         found.append(index)
         redirect = view.redirect(name)
         if redirect is not None:
@@ -93,7 +106,7 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
             return Resolved(is_dir=True, sources=tuple(found), moved=below)
         if mark is Mark.OPAQUE_DIRECTORY:
             break
-    return Resolved(is_dir=True, sources=tuple(found)) if found else None
+    return Resolved(is_dir=True, sources=tuple(found))
 
 
 def locate(view: V, rest: Sequence[V], redirect: bytes) -> tuple[Sequence[V], bytes]:
@@ -124,15 +137,15 @@ def _merging(views: Sequence[V], name: bytes) -> tuple[tuple[V, bytes], ...]:
     return tuple(found.places(views, name)) if found is not None and found.is_dir else ()
 
 
-def merge(views: Sequence[V]) -> dict[bytes, Resolved[V]]:
-    """List the union of *views*: every name that exists, with what :func:`resolve` says of it; upper names
-    first, none twice.
+def merge(views: Sequence[V]) -> dict[bytes, bool]:
+    """List the union of *views*: every name that exists, and whether it is a directory; upper names first, none
+    twice. What lower directories contribute to one is not asked: it may cost system calls for each.
     """
-    listing: dict[bytes, Resolved[V]] = {}
+    listing: dict[bytes, bool] = {}
     for view in views:
         for name in view.names():
             if name not in listing:
-                resolved = resolve(views, name)
-                if resolved is not None:
-                    listing[name] = resolved
+                top = first(views, name)
+                if top is not None:
+                    listing[name] = top[1] is not Mark.OTHER
     return listing

@@ -107,8 +107,8 @@ class Tree:
             parts = parts[1:]
         return resolve(parts, name)
 
-    def listing(self, directory: DirNode) -> dict[bytes, Resolved[LayerDir]]:
-        """Return every name in *directory* with its resolution."""
+    def listing(self, directory: DirNode) -> dict[bytes, bool]:
+        """Return every name in *directory*, and whether it is a directory."""
         return merge(directory.parts)
 
     def is_empty(self, directory: DirNode) -> bool:

@@ -162,14 +162,8 @@ def test_lookup_and_listing_agree_about_moved_directories(roots: list[Entry]) ->
     views = [View(root) for root in roots]
     listing = merge(views)
     for name in (b"a", b"b", b"c"):
-        one = resolve(views, name)
-        listed = listing.get(name)
-        assert (one is None) == (listed is None)
-        if one is not None and listed is not None:
-            assert one.is_dir == listed.is_dir
-            assert [(v.entry, n) for v, n in one.places(views, name)] == [
-                (v.entry, n) for v, n in listed.places(views, name)
-            ]
+        found = resolve(views, name)
+        assert listing.get(name) == (None if found is None else found.is_dir)
 
 
 def directory(redirect: bytes | None = None, **entries: Entry) -> Entry:

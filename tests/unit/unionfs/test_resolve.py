@@ -122,14 +122,22 @@ _VIEWS = st.lists(
 
 @given(_VIEWS, _NAMES)
 def test_a_lookup_and_a_listing_always_agree(views: list[Names], name: bytes) -> None:
-    assert merge(views).get(name) == resolve(views, name)
+    found = resolve(views, name)
+    assert merge(views).get(name) == (None if found is None else found.is_dir)
 
 
 @given(_VIEWS)
-def test_what_a_listing_names_exists_in_its_first_source_and_is_a_directory_in_all(
-    views: list[Names],
+def test_a_listing_asks_nothing_of_the_directories_that_it_names(views: list[Names]) -> None:
+    merge(views)
+    assert all(view.asked == [] for view in views)
+
+
+@given(_VIEWS, _NAMES)
+def test_what_is_found_exists_in_its_first_source_and_is_a_directory_in_all(
+    views: list[Names], name: bytes
 ) -> None:
-    for name, found in merge(views).items():
+    found = resolve(views, name)
+    if found is not None:
         kinds = [views[source].mark(name) for source in found.sources]
         assert list(found.sources) == sorted(set(found.sources))
         assert kinds == [OTHER] if not found.is_dir else set(kinds) <= {DIRECTORY, OPAQUE}
