@@ -52,8 +52,8 @@ class Forgetting:
         """
         size = len(self._tree)
         if size <= self._due:
-            if size <= self._limit:
-                self._due = self._limit
+            # What was in use then may not be any more.
+            self._due = max(self._limit, min(self._due, size + self._batch))
             return
         if not self._supported or (self._thread is not None and self._thread.is_alive()):
             return
