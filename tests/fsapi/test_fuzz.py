@@ -202,7 +202,7 @@ class Kernel:
         names = ("mode", "uid", "gid", "size", "atime", "mtime")
         fields = SimpleNamespace(**{"update_" + name: self.random.random() < 0.3 for name in names})
         value = SimpleNamespace(
-            st_mode=self.random.getrandbits(12) | stat.S_IRUSR | stat.S_IWUSR,
+            st_mode=self.random.getrandbits(12) | stat.S_IRWXU,  # not only root looks at what comes of it
             st_uid=os.getuid(),
             st_gid=os.getgid(),
             st_size=self.random.choice([0, 1, 5000, 30_000, -1, 1 << 62]),

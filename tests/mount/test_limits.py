@@ -228,7 +228,7 @@ def test_random_system_calls_end_in_results_or_errors_and_the_server_lives(base:
         calls = {
             "open": opened,
             "mkdir": lambda: os.mkdir(path(), dice.getrandbits(12) | 0o700),
-            "mknod": lambda: os.mknod(path(), dice.getrandbits(16), 0),
+            "mknod": lambda: os.mknod(path(), dice.getrandbits(16) | 0o600, 0),
             "symlink": lambda: os.symlink(b"x" * dice.choice([1, 4095]), path()),
             "link": lambda: os.link(path(), path(), follow_symlinks=False),
             "rename": lambda: os.rename(path(), path()),

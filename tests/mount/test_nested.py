@@ -55,6 +55,7 @@ def test_a_union_is_a_lower_layer_of_another(base: str) -> None:
         assert snapshot(inner.path, nlink=True) == expected
 
 
+@pytest.mark.root  # fusermount3 does not mount inside another FUSE mount
 def test_the_writable_layer_of_a_union_may_lie_in_another(base: str) -> None:
     """Marks of the outer one are ordinary files and attributes to the inner one, and none of its own marks."""
     with make_union(base, {"outer": {}}) as inner:

@@ -117,7 +117,9 @@ def go_through(podman: Podman, rootfs: str) -> tuple[list[str], str]:
     podman("import", rootfs, "localhost/base:1")
     with open(f"{podman.base}/Dockerfile", "w", encoding="utf-8") as file:
         file.write(DOCKERFILE)
-    podman("build", "--network=host", "--isolation=chroot", "-t", "localhost/img:1", "-f", "Dockerfile", ".")
+    podman(
+        "build", "--network=none", "--isolation=rootless", "-t", "localhost/img:1", "-f", "Dockerfile", "."
+    )
     said = podman(
         "run", "--network=none", "--name", "c1", "localhost/img:1", "sh", "-c", f"cat /etc/link; {CHANGE}"
     )

@@ -332,8 +332,9 @@ FILLS_IN_PLACE = {
     "empty a copy of a hard link's metadata",
     "empty a copy of metadata with two names",
 }
-#: Operations that change the contents of a file with set-id bits. These go first, as in every file system.
-CLEARS_SET_ID = {
+#: Operations that change the contents of a file with set-id bits. These go first, as in every file system; where it is
+#: filled in place by a server without privileges, the kernel takes them, and a kill may come before they are put back.
+CLEARS_SET_ID = FILLS_IN_PLACE | {
     name
     for name in WITHOUT_MARKS
     if name.startswith(("truncate a ", "empty a ", "open a copy of metadata, truncating"))
