@@ -8,6 +8,7 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from unionfs import __version__
 from unionfs.errors import UnionError
 
 if TYPE_CHECKING:
+    from unionfs.core import UnionFs
     from unionfs.stack import StackSource
 
 EXIT_FAILURE = 1
@@ -96,7 +98,8 @@ def _mount(arguments: argparse.Namespace) -> int:
     options = parse_options(arguments.options)
     for ignored in options.ignored:
         print(f"unionfs: unknown option ignored: {ignored}", file=sys.stderr)
-    mountpoint = os.path.abspath(arguments.arguments[-1])
+    # What a symbolic link led to is mounted on, and has to be found again to unmount it.
+    mountpoint = os.path.realpath(arguments.arguments[-1])
     source = source_from_options(options, mountpoint)
     fuse = {"default_permissions", *options.fuse}
     # A set has no order, in which the caller's could come last: ours are added only where there is none.
@@ -119,12 +122,23 @@ def _mount(arguments: argparse.Namespace) -> int:
 
 
 def _serve_on(mountpoint: str, source: StackSource, fuse: set[str], on_ready: Callable[[], None]) -> int:
-    from unionfs.fuse.server import serve
-    from unionfs.mounting import mount
+    from unionfs.fuse.server import ENDING
     from unionfs.stack import open_stack
 
     os.umask(0)
     fs = open_stack(source)
+    # From here until it is served, and while it is taken away, a signal has to wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        return _mount_and_serve(fs, mountpoint, fuse, on_ready)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _mount_and_serve(fs: UnionFs, mountpoint: str, fuse: set[str], on_ready: Callable[[], None]) -> int:
+    from unionfs.fuse.server import serve
+    from unionfs.mounting import mount
+
     try:
         mounted = mount(mountpoint, fuse)
     except BaseException:

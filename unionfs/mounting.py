@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import socket
 from collections.abc import Collection
@@ -30,6 +31,8 @@ _FLAGS = {
     "noatime": _libc.MS_NOATIME,
     "nodiratime": _libc.MS_NODIRATIME,
 }
+#: How mountinfo writes blanks and backslashes.
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 _NOTHING = frozenset("rw suid dev exec async atime diratime".split())
 
 
@@ -39,6 +42,8 @@ class Mounted:
 
     fd: int
     mountpoint: str
+    #: The device number of the mount, by which it is told from another on the same directory.
+    device: str | None
 
     def is_gone(self) -> bool:
         """Tell whether somebody has unmounted it: the descriptor then only reports errors."""
@@ -47,8 +52,11 @@ class Mounted:
         return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def unmount(self) -> None:
-        """Take the mount away, now or, where it is in use, as soon as it is not; does nothing if it is gone."""
-        if self.is_gone():
+        """Take the mount away, now or, where it is in use, as soon as it is not; does nothing if it is gone.
+
+        One that somebody has mounted over stays: the name leads to the other, which is not ours to take away.
+        """
+        if self.is_gone() or _device_on(self.mountpoint) != self.device:
             return
         try:
             _libc.umount2(os.fsencode(self.mountpoint), _libc.MNT_DETACH | _libc.UMOUNT_NOFOLLOW)
@@ -126,7 +134,7 @@ def _mount_directly(mountpoint: str, options: Collection[str]) -> Mounted:
     except BaseException:
         os.close(fd)
         raise
-    return Mounted(fd, mountpoint)
+    return Mounted(fd, mountpoint, _device_on(mountpoint))
 
 
 def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
@@ -154,4 +162,17 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
     if not fds:
         raise UnionError(f"cannot mount on {mountpoint}: {_HELPER} sent no descriptor")
     os.set_inheritable(fds[0], False)
-    return Mounted(fds[0], mountpoint)
+    return Mounted(fds[0], mountpoint, _device_on(mountpoint))
+
+
+def _device_on(mountpoint: str) -> str | None:
+    """Return MAJOR:MINOR of the topmost mount on *mountpoint*, without asking the file system there, as it may be ours
+    (proc_pid_mountinfo(5)); None where there is none.
+    """
+    found = None
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        for line in mounts:
+            fields = line.split(b" ", 5)
+            if _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), fields[4]) == os.fsencode(mountpoint):
+                found = fields[2].decode()
+    return found

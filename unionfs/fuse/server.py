@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 #: An exception that gets out of pyfuse3's loop is a bug; after this many the mount is given up rather than
 #: served by luck.
 _MAX_RESTARTS = 100
+#: Signals that ask for the end.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(
@@ -92,12 +94,17 @@ async def _serve_until_unmounted() -> int:
 
 
 async def _handle_signals(operations: UnionOperations) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
-        async for number in signals:
-            if number == signal.SIGUSR1:
-                _report(statistics(operations), operations.fs)
-            else:
-                pyfuse3.terminate()
+    with trio.open_signal_receiver(*ENDING, signal.SIGUSR1) as signals:
+        # Whoever mounted held them back: to die of one would leave a dead mount behind.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        try:
+            async for number in signals:
+                if number == signal.SIGUSR1:
+                    _report(statistics(operations), operations.fs)
+                else:
+                    pyfuse3.terminate()
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def _report(line: str, fs: UnionFs) -> None:

@@ -1,0 +1,77 @@
+"""Mounts at their edges: ended while they begin, under a symbolic link, and under another mount."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from tests.mount.support import PATIENCE, Union, environment, is_mounted, make_union, unmount, wait_until
+
+pytestmark = pytest.mark.fusermount
+
+_SIGNALLED = """
+import os, signal, sys
+from unionfs import cli, mounting
+real = mounting.mount
+def mount(*arguments):
+    mounted = real(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return mounted
+mounting.mount = mount
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+# In the background it may have become ready just before it ends.
+@pytest.mark.parametrize(("arguments", "statuses"), [(["-f"], {0}), ([], {0, 1})])
+def test_a_signal_right_after_the_mount_leaves_no_dead_one(
+    base: str, arguments: list[str], statuses: set[int]
+) -> None:
+    union = make_union(base, {"f": b""})
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, *arguments, "-o", union.options, union.path],
+        env=environment(),
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode == 0 and not arguments:  # the parent does not wait for the end then
+        with suppress(AssertionError):
+            wait_until(lambda: not is_mounted(union.path), "it ends", 5)
+    left = is_mounted(union.path)
+    if left:
+        unmount(union.path, lazy=True)
+    assert not left
+    assert done.returncode in statuses
+
+
+def test_what_a_symbolic_link_led_to_is_unmounted_at_the_end(base: str) -> None:
+    os.mkdir(f"{base}/real")
+    os.symlink("real", f"{base}/mnt")
+    union = make_union(base, {"f": b""}).mount()
+    assert union.terminate() == 0
+    left = is_mounted(f"{base}/real")
+    if left:
+        unmount(f"{base}/real", lazy=True)
+    assert not left
+
+
+@pytest.mark.root
+def test_the_end_of_a_server_leaves_a_mount_over_its_own_alone(base: str) -> None:
+    union = make_union(base, {"first": b""}).mount()
+    os.mkdir(f"{base}/other")
+    os.makedirs(f"{base}/second/found")
+    over = Union(f"{base}/other", [f"{base}/second"], writable=False)
+    over.path = union.path
+    try:
+        over.mount()
+        assert union.terminate() == 0
+        assert os.listdir(union.path) == ["found"]
+        over.unmount()
+    finally:
+        over.kill()
+        while is_mounted(union.path):
+            unmount(union.path, lazy=True)
