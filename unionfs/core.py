@@ -276,7 +276,11 @@ class UnionFs:
         else:
             # What is written never goes to a layer below, whatever a copy says of its contents.
             source = node.ref if writing else node.contents
-            fd = source.open(passed | (0 if emptied else flags & os.O_TRUNC))
+            truncates = bool(flags & os.O_TRUNC) and not emptied
+            blocks = source.stat().st_blocks if truncates and self._quota is not None else 0
+            fd = source.open(passed | (os.O_TRUNC if truncates else 0))
+            if blocks and self._quota is not None:
+                self._quota.changed(blocks, os.fstat(fd).st_blocks)
         if flags & os.O_TRUNC:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))
@@ -454,6 +458,8 @@ class UnionFs:
         self._refuse_acl(name)
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
+        if self._quota is not None:
+            self._quota.require(1)
         before = node.ref.stat().st_blocks
         os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
         if self._quota is not None:

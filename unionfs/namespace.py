@@ -125,11 +125,11 @@ class Namespace:
                 raise
 
         whole = self._permissions.made_whole(mode, uid, gid, inherits=self._inherits_group(parent))
-        self._require_room()
+        blocks = self._require_room(directory)
         self._upper.create(directory, name, complete, whole=whole)
         parent.touch()
         node = self._tree.add_file(parent, name, Named(directory, name))
-        self._count(node)
+        self._count(node, directory, blocks)
         return node
 
     def mkdir(self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int]) -> DirNode:
@@ -152,20 +152,26 @@ class Namespace:
 
         opaque = directory.mark(name) is Mark.WHITEOUT
         whole = self._permissions.made_whole(mode, uid, gid, inherits=self._inherits_group(parent))
-        self._require_room()
+        blocks = self._require_room(directory)
         made = self._upper.create_directory(directory, name, make, opaque=opaque, whole=whole)
         parent.touch()
         node = self._tree.add_new_directory(parent, name, made)
-        self._count(node)
+        self._count(node, directory, blocks)
         return node
 
-    def _require_room(self) -> None:
-        if self._quota is not None:
-            self._quota.require(1, 1)
+    def _require_room(self, directory: LayerDir, objects: int = 1) -> int:
+        """See that there is room for so many *objects* more, with a name in *directory*; returns its blocks before."""
+        if self._quota is None:
+            return 0
+        self._quota.require(1, objects)
+        return directory.stat().st_blocks
 
-    def _count(self, node: Node) -> None:
+    def _count(self, node: Node | None, directory: LayerDir, blocks: int) -> None:
+        """Count the new object *node*, if it is one, and what *directory*, which had *blocks*, has grown by its name."""
         if self._quota is not None:
-            self._quota.made(node.info or node.ref.stat())
+            if node is not None:
+                self._quota.made(node.info or node.ref.stat())
+            self._quota.changed(blocks, directory.stat().st_blocks)
 
     def link(self, node: FileNode, parent: DirNode, name: bytes) -> FileNode:
         """Give *node* the additional name *name* in *parent*."""
@@ -174,7 +180,9 @@ class Namespace:
         self._copy_up.settle_contents(node)
         if not self._permissions.holds_any_owner(node.ref, node.kind):
             self._copy_up.remake(node, links=2)
+        blocks = self._require_room(directory, 0)
         self._upper.create(directory, name, lambda dirfd, at: _link(node, dirfd, at))
+        self._count(None, directory, blocks)
         node.touch()
         parent.touch()
         self._tree.attach(node, parent, name)

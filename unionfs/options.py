@@ -30,6 +30,8 @@ _IMPLIED = re.compile(
     r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
 )
 _SIZE = re.compile(r"(\d{1,15})([kKmMgGtT]?)")
+#: What statfs(2) has room for.
+_LARGEST = (1 << 63) - 1
 _MAX_ID = (1 << 32) - 2
 
 
@@ -196,7 +198,8 @@ def _bytes(key: str, value: str) -> int:
     match = _SIZE.fullmatch(value)
     if match is None:
         raise UnionError(f"option {key}={value} is no size: use a number of bytes, or one with k, m, g or t")
-    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
+    size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
+    return min(size, _LARGEST)
 
 
 def _ranges(key: str, value: str) -> tuple[IdRange, ...]:

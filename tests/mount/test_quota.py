@@ -61,3 +61,41 @@ def test_a_layer_can_hold_so_many_objects(base: str) -> None:
         os.rmdir(f"{union.path}/0")
         wait_until(lambda: os.statvfs(union.path).f_favail == 1, "the directory is forgotten")
         os.mkdir(f"{union.path}/more")
+
+
+def test_what_emptying_a_file_frees_can_be_used_at_once(base: str) -> None:
+    with make_union(base, {}, options="size=1m") as union:
+        for _ in range(3):
+            with open(f"{union.path}/f", "wb", buffering=0) as file:
+                assert file.write(b"x" * (MIB // 2)) == MIB // 2
+                with pytest.raises(OSError, match="No space left"):
+                    while file.write(b"x" * 65536):
+                        pass
+
+
+@pytest.mark.parametrize("what", ["names", "links", "attributes"])
+def test_what_has_no_contents_counts_too(base: str, what: str) -> None:
+    with make_union(base, {}, options="size=256k") as union:
+        with open(f"{union.path}/file", "wb"):
+            pass
+        try:
+            for number in range(1500):
+                path = f"{union.path}/{'n' * 240}{number}"
+                if what == "links":
+                    os.link(f"{union.path}/file", path)
+                    continue
+                with open(path, "wb"):
+                    pass
+                if what == "attributes":
+                    os.setxattr(path, "user.x", b"y" * 3000)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        taken = sum(os.lstat(entry.path).st_blocks for entry in os.scandir(union.upper) if "link" not in what)
+        taken += os.stat(union.upper).st_blocks
+        assert taken * 512 <= 256 * 1024 + 16384
+
+
+def test_a_bound_beyond_all_numbers_can_be_told(base: str) -> None:
+    with make_union(base, {}, options="size=999999999999999t") as union:
+        assert os.statvfs(union.path).f_bavail > 0
