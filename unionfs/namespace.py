@@ -118,7 +118,7 @@ class Namespace:
             try:
                 inherits = self._inherits_group(parent)
                 self._permissions.settle(dirfd, at, uid, gid, mode, rdev, inherits=inherits)
-                if dirfd != directory.fd():
+                if dirfd != directory.fd() and not directory.layer.policy.override_stat:
                     _inherit_acl(directory, dirfd, at, mode)
             except OSError:
                 os.unlink(at, dir_fd=dirfd)
@@ -144,7 +144,7 @@ class Namespace:
             try:
                 inherits = self._inherits_group(parent)
                 self._permissions.settle(dirfd, at, uid, gid, mode, 0, inherits=inherits)
-                if dirfd != directory.fd():
+                if dirfd != directory.fd() and not directory.layer.policy.override_stat:
                     _inherit_acl(directory, dirfd, at, mode)
             except OSError:
                 os.rmdir(at, dir_fd=dirfd)

@@ -174,3 +174,30 @@ def test_lists_hold_in_a_user_namespace(base: str) -> None:
         check=False,
     )
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("secret", "", 0)
+
+
+@pytest.mark.root
+def test_with_owners_in_attributes_a_default_list_puts_no_set_id_bit_on_disk(base: str) -> None:
+    with make_union(base, {"d/f": b""}, options="xattr_permissions=2", writable=True) as union:
+        os.mkdir(f"{union.path}/new")
+        os.setxattr(f"{union.upper}/new", DEFAULT, acl(7, 7, 7, named=(_OTHER_USER, 7)))
+        os.chown(f"{union.path}/new", 1000, 1000)
+        os.mknod(f"{union.path}/new/s", stat.S_IFREG | 0o755)
+        subprocess.run(
+            [sys.executable, "-c", _MAKE_SET_ID, f"{union.path}/new/t"], check=True, env=environment()
+        )
+        assert os.stat(f"{union.path}/new/t").st_uid == 1000
+        assert os.stat(f"{union.path}/new/t").st_mode & stat.S_ISUID
+        on_disk = os.stat(f"{union.upper}/new/t")
+        assert on_disk.st_uid == 0
+        assert not on_disk.st_mode & stat.S_ISUID
+
+
+_MAKE_SET_ID = """
+import os, sys
+fd = os.open(os.path.dirname(sys.argv[1]), os.O_PATH)
+os.setresgid(1000, 1000, 1000)
+os.setresuid(1000, 1000, 1000)
+os.umask(0)
+os.close(os.open("/proc/self/fd/%d/t" % fd, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o4755))
+"""
