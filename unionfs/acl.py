@@ -15,6 +15,8 @@ DEFAULT = "system.posix_acl_default"
 
 _VERSION = 2
 _USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
+_NAMED = frozenset((0x02, 0x08))
+_NO_ID = (1 << 32) - 1
 _EXTENDED = frozenset((0x02, 0x08, _MASK))  # entries that no mode can say
 
 
@@ -52,6 +54,18 @@ def inherit(default: bytes, mode: int) -> tuple[bytes | None, int]:
         result.append(entry._replace(permissions=allowed))
     access = _encode(result) if any(entry.tag in _EXTENDED for entry in result) else None
     return access, mode & ~0o777 | permissions
+
+
+def mapped(value: bytes) -> bytes:
+    """Return the list *value* without entries of users and groups that our user namespace does not map.
+
+    Nobody whom they are about can ask, and the kernel refuses the whole list for them: such a file could not be opened.
+    """
+    try:
+        entries = _parse(value)
+    except ValueError:
+        return value
+    return _encode([entry for entry in entries if entry.tag not in _NAMED or entry.id != _NO_ID])
 
 
 def _parse(value: bytes) -> list[_Entry]:

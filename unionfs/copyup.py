@@ -446,6 +446,8 @@ class CopyUp:
             copy = stored_name(shown, override=self._upper.layer.policy.override_stat)
             try:
                 value = os.getxattr(source, name, follow_symlinks=follow)
+                if name in (acl.ACCESS, acl.DEFAULT):
+                    value = acl.mapped(value)
                 os.setxattr(job.target, copy, value, follow_symlinks=False)
             except OSError as error:
                 unprivileged = error.errno == errno.EPERM and name.startswith(("trusted.", "security."))

@@ -451,7 +451,8 @@ class UnionFs:
         if name not in self._xattr_names(node):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         path, follow = node.ref.proc_path(), follows(node.ref)
-        return os.getxattr(path, _stored_name(node, name), follow_symlinks=follow)
+        value = os.getxattr(path, _stored_name(node, name), follow_symlinks=follow)
+        return acl.mapped(value) if name in _ACLS else value
 
     def setxattr(self, ino: int, name: str, value: bytes) -> None:
         """Set an extended attribute; those of union file systems are kept apart from our own (xattrs.py)."""

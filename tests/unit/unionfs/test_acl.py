@@ -74,3 +74,15 @@ def test_what_is_inherited_is_what_the_file_system_below_gives(
 def test_a_damaged_list_is_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match="malformed"):
         acl.inherit(value, 0o644)
+
+
+def test_entries_of_ids_that_are_not_mapped_are_left_out() -> None:
+    none = (1 << 32) - 1
+    kept = [(0x01, 6, none), (0x02, 4, 5), (0x04, 4, none), (0x10, 6, none), (0x20, 4, none)]
+    dropped = [(0x02, 6, none), (0x08, 6, none)]
+
+    def encoded(entries: list[tuple[int, int, int]]) -> bytes:
+        return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in sorted(entries))
+
+    assert acl.mapped(encoded(kept + dropped)) == encoded(kept)
+    assert acl.mapped(b"junk") == b"junk"
