@@ -111,6 +111,7 @@ def _mount(arguments: argparse.Namespace) -> int:
     if os.geteuid() == 0:
         fuse.add("allow_other")
     if source.upper_fd is None:
+        fuse.discard("rw")
         fuse.add("ro")
 
     def run(on_ready: Callable[[], None]) -> int:

@@ -113,6 +113,9 @@ def parse_options(texts: list[str]) -> Options:
     if ("upperdir" in values) != ("workdir" in values):
         given, missing = ("upperdir", "workdir") if "upperdir" in values else ("workdir", "upperdir")
         raise UnionError(f"option {given} needs {missing}, an empty directory on the same file system")
+    for key in ("size", "inodes"):
+        if key in values and "upperdir" not in values:
+            raise UnionError(f"option {key} bounds the upper layer: without upperdir there is none")
     lowerdirs = tuple(filter(None, split_escaped(values["lowerdir"], ":")))
     if not lowerdirs:
         raise UnionError("option lowerdir names no directory")
@@ -133,7 +136,7 @@ def parse_options(texts: list[str]) -> Options:
         static_nlink="static_nlink" in flags,
         acl="noacl" not in flags,
         size=of("size", _bytes),
-        inodes=of("inodes", _number),
+        inodes=of("inodes", _count),
         debug="debug" in flags,
         fuse=tuple(fuse),
         ignored=tuple(ignored),
@@ -199,13 +202,23 @@ def _bytes(key: str, value: str) -> int:
     if match is None:
         raise UnionError(f"option {key}={value} is no size: use a number of bytes, or one with k, m, g or t")
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
-    return min(size, _LARGEST)
+    return min(_at_least_one(key, size), _LARGEST)
+
+
+def _count(key: str, value: str) -> int:
+    return _at_least_one(key, _number(key, value))
+
+
+def _at_least_one(key: str, number: int) -> int:
+    if number == 0:
+        raise UnionError(f"option {key}=0: a layer holds at least 1")
+    return number
 
 
 def _ranges(key: str, value: str) -> tuple[IdRange, ...]:
     """Parse ``DISK:SHOWN:COUNT[:DISK:SHOWN:COUNT]...``."""
     numbers = [_id(key, text) for text in value.split(":") if text]
-    if len(numbers) % 3:
+    if len(numbers) % 3 or (value and not numbers):
         raise UnionError(
             f"option {key}={value} is no map: use DISK:SHOWN:COUNT, and more such triples after a colon"
         )

@@ -29,6 +29,7 @@ from unionfs.upper import Upper
 from unionfs.whiteout import ALL_MARKS, MarkPolicy
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_READABLE = os.R_OK | os.X_OK
 #: Descriptors left to open files, the connection and Python itself.
 _RESERVED_FDS = 256
 
@@ -168,21 +169,26 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
     squash = options.squash_unmapped and not maps_every_id()
     with ExitStack() as undo:
 
-        def open_directory(path: str, role: str) -> int:
+        def open_directory(path: str, role: str, access: int) -> int:
             try:
                 fd = os.open(path, _OPEN_DIR)
+                undo.callback(os.close, fd)
+                if not os.access(f"/proc/self/fd/{fd}", access, effective_ids=True):
+                    wanted = "written" if access & os.W_OK else "read"
+                    raise UnionError(
+                        f"{role} {path} cannot be {wanted} by you: choose another, or change its mode"
+                    )
             except OSError as error:
                 raise UnionError(f"{role} {path}: {error.strerror}") from None
-            undo.callback(os.close, fd)
             return fd
 
-        lowers = [(path, open_directory(path, "lowerdir")) for path in options.lowerdirs]
-        mount_fd = open_directory(mountpoint, "mount point")
+        lowers = [(path, open_directory(path, "lowerdir", _READABLE)) for path in options.lowerdirs]
+        mount_fd = open_directory(mountpoint, "mount point", os.X_OK)
         named = list(lowers)
         upper_fd = work_fd = None
         if options.upperdir is not None and options.workdir is not None:
-            upper_fd = open_directory(options.upperdir, "upperdir")
-            work_fd = open_directory(options.workdir, "workdir")
+            upper_fd = open_directory(options.upperdir, "upperdir", _READABLE | os.W_OK)
+            work_fd = open_directory(options.workdir, "workdir", _READABLE | os.W_OK)
             _refuse_inside(
                 [("upperdir " + options.upperdir, upper_fd)], [("workdir " + options.workdir, work_fd)]
             )
@@ -225,7 +231,8 @@ def _refuse_inside(inner: list[tuple[str, int]], outer: list[tuple[str, int]]) -
     for name, fd in inner:
         for ancestor in _ancestors(fd):
             if ancestor in homes:
-                raise UnionError(f"{name} is inside {homes[ancestor]}: choose a directory outside it")
+                relation = "is the same directory as" if ancestor == _identity(fd) else "is inside"
+                raise UnionError(f"{name} {relation} {homes[ancestor]}: choose a directory outside it")
 
 
 def _ancestors(fd: int) -> list[Identity]:

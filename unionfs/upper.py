@@ -68,8 +68,11 @@ class Upper:
         with ExitStack() as undo:
             self.home_fd = _make_directory(work_fd, HOME)
             undo.callback(os.close, self.home_fd)
-            self._lock_fd = _lock(self.home_fd)
-            undo.callback(os.close, self._lock_fd)
+            # Both: two servers that write to one layer from two work directories would lose each other's changes.
+            self._lock_fds = [_lock(self.home_fd, "workdir")]
+            undo.callback(os.close, self._lock_fds[0])
+            self._lock_fds.append(_lock(layer.root.fd(), "upperdir"))
+            undo.callback(os.close, self._lock_fds[1])
             self._tmp_fd = _make_directory(self.home_fd, _TMP)
             undo.callback(os.close, self._tmp_fd)
             #: The inode numbers of the copies that a killed server had finished but not published.
@@ -92,7 +95,8 @@ class Upper:
     def close(self) -> None:
         """Close the descriptors of the work directory, which is then free for another mount."""
         os.close(self._tmp_fd)
-        os.close(self._lock_fd)
+        for fd in self._lock_fds:
+            os.close(fd)
         os.close(self.home_fd)
 
     def save(self, name: bytes, data: bytes) -> None:
@@ -557,13 +561,14 @@ def _make_directory(dirfd: int, name: bytes) -> int:
     return os.open(name, _OPEN_DIR, dir_fd=dirfd)
 
 
-def _lock(home_fd: int) -> int:
-    """Take the work directory for this process; returns the descriptor that holds the lock.
+def _lock(directory_fd: int, role: str) -> int:
+    """Take a directory, the *role* of which is for messages, for this process; returns the descriptor that holds the
+    lock.
 
     Raises:
         UnionError: another server has it, and did not end within a few seconds.
     """
-    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=home_fd)
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
@@ -574,7 +579,7 @@ def _lock(home_fd: int) -> int:
                 continue
             os.close(fd)
             raise UnionError(
-                "workdir is in use by another mount: unmount that one, or use another upperdir and workdir"
+                f"{role} is in use by another mount: unmount that one, or use another upperdir and workdir"
             ) from None
         except OSError:
             pass  # a file system without such locks, as NFS without its lock daemon

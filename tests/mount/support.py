@@ -18,6 +18,12 @@ from tests.support.tree import Tree, make_tree
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: Seconds that a mount may take to appear or to go, on a busy machine.
 PATIENCE = 30.0
+#: A server that, as root, may not pass by modes. An ordinary user's never may.
+WITHOUT_OVERRIDE = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    if os.geteuid() == 0
+    else []
+)
 
 
 def environment() -> dict[str, str]:
@@ -25,10 +31,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": PROJECT}
 
 
-def run_unionfs(*arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, as a shell would."""
+def run_unionfs(
+    *arguments: str, cwd: str | None = None, wrapper: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the command, by *wrapper* if there is one, to its end, as a shell would."""
     return subprocess.run(
-        [sys.executable, "-m", "unionfs", *arguments],
+        [*wrapper, sys.executable, "-m", "unionfs", *arguments],
         env=environment(),
         cwd=cwd,
         stdin=subprocess.DEVNULL,

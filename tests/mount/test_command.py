@@ -9,7 +9,15 @@ from contextlib import suppress
 
 import pytest
 
-from tests.mount.support import Union, is_mounted, make_union, run_unionfs, unmount, wait_until
+from tests.mount.support import (
+    WITHOUT_OVERRIDE,
+    Union,
+    is_mounted,
+    make_union,
+    run_unionfs,
+    unmount,
+    wait_until,
+)
 from tests.support.tree import make_tree
 from unionfs import __version__
 
@@ -177,16 +185,17 @@ def test_directories_inside_each_other_are_refused_with_both_names(
     stack: str, options: str, inner: str, outer: str
 ) -> None:
     message = refusal("-o", options, "mnt", cwd=stack)
-    assert message == f"{inner} is inside {outer}: choose a directory outside it"
+    relation = "is the same directory as" if inner.split()[1] == outer.split()[1] else "is inside"
+    assert message == f"{inner} {relation} {outer}: choose a directory outside it"
 
 
 @pytest.mark.parametrize("mountpoint", ["lower/inner", "lower", "upper/inner"])
 def test_a_mount_point_inside_a_layer_is_refused(stack: str, mountpoint: str) -> None:
     message = refusal("-o", "lowerdir=lower,upperdir=upper,workdir=work", mountpoint, cwd=stack)
     layer = mountpoint.split("/", maxsplit=1)[0]
-    assert (
-        message == f"mount point {stack}/{mountpoint} is inside layer {layer}: choose a directory outside it"
-    )
+    relation = "is the same directory as" if mountpoint == layer else "is inside"
+    point = f"mount point {stack}/{mountpoint}"
+    assert message == f"{point} {relation} layer {layer}: choose a directory outside it"
 
 
 def test_a_mount_point_inside_a_layer_is_found_through_a_symbolic_link(stack: str) -> None:
@@ -205,3 +214,20 @@ def test_debugging_shows_the_traceback_of_a_failure(stack: str) -> None:
     assert done.returncode == 1
     assert "unionfs: lowerdir nowhere: No such file or directory\n" in done.stderr
     assert "Traceback" in done.stderr
+
+
+def test_a_directory_without_the_permissions_that_it_needs_is_named(stack: str) -> None:
+    for role, mode, verb in (
+        ("upperdir", 0o500, "written"),
+        ("workdir", 0o500, "written"),
+        ("lowerdir", 0o300, "read"),
+    ):
+        paths = {"lowerdir": "lower", "upperdir": "upper", "workdir": "work", role: "shut"}
+        os.makedirs(f"{stack}/shut", exist_ok=True)
+        os.chmod(f"{stack}/shut", mode)
+        options = ",".join(f"{key}={path}" for key, path in paths.items())
+        done = run_unionfs("-o", options, "mnt", cwd=stack, wrapper=WITHOUT_OVERRIDE)
+        assert done.returncode == 1
+        said = f"unionfs: {role} shut cannot be {verb} by you: choose another, or change its mode\n"
+        assert done.stderr == said
+        os.chmod(f"{stack}/shut", 0o700)

@@ -11,17 +11,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.mount.support import Union, make_union
+from tests.mount.support import WITHOUT_OVERRIDE, Union, make_union
 from tests.support.tree import Dir, File, Tree, make_tree, snapshot
 
 pytestmark = pytest.mark.fusermount
-
-#: A server that, as root, may not pass by modes. An ordinary user's never may.
-WITHOUT_OVERRIDE = (
-    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
-    if os.geteuid() == 0
-    else []
-)
 
 
 @contextmanager

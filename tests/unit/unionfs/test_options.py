@@ -79,7 +79,7 @@ def test_what_mount_8_keeps_in_fstab_and_what_holds_anyway_is_not_worth_a_word()
 def test_the_options_of_fuse_overlayfs_are_known() -> None:
     options = parse_options(
         [
-            "lowerdir=/a,uidmapping=0:1000:1:1:110000:65536,gidmapping=:0:5:9",
+            "lowerdir=/a,upperdir=/u,workdir=/w,uidmapping=0:1000:1:1:110000:65536,gidmapping=:0:5:9",
             "squash_to_gid=7,static_nlink,noacl,xattr_permissions=2,fsync=0,size=5m,inodes=100",
         ]
     )
@@ -129,6 +129,18 @@ def test_the_format_of_whiteouts_can_be_chosen(form: WhiteoutFormat) -> None:
         (
             ["lowerdir=/a,workdir=/w"],
             "option workdir needs upperdir, an empty directory on the same file system",
+        ),
+        (["lowerdir=/a,size=1g"], "option size bounds the upper layer: without upperdir there is none"),
+        (["lowerdir=/a,upperdir=/u,workdir=/w,size=0k"], "option size=0: a layer holds at least 1"),
+        (["lowerdir=/a,upperdir=/u,workdir=/w,inodes=0"], "option inodes=0: a layer holds at least 1"),
+        (["lowerdir=/a,upperdir=/u,workdir=/w,inodes=x"], "option inodes=x is no number"),
+        (
+            ["lowerdir=/a,uidmapping=::"],
+            "option uidmapping=:: is no map: use DISK:SHOWN:COUNT, and more such triples after a colon",
+        ),
+        (
+            ["lowerdir=/a,squash_to_uid=4294967295"],
+            "option squash_to_uid=4294967295 is no user or group id: they end at 4294967294",
         ),
         (["lowerdir=/a,whiteouts=oci"], "option whiteouts=oci is unknown: use one of overlay, aufs"),
     ],

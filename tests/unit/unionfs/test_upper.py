@@ -351,6 +351,17 @@ def test_a_work_directory_serves_one_mount_at_a_time(
         union._open()
 
 
+def test_a_writable_layer_serves_one_mount_at_a_time_whatever_its_work_directory(
+    make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    union = make_union()
+    monkeypatch.setattr(upper_module, "_LOCK_PATIENCE", 0.0)
+    (tmp_path / "other").mkdir()
+    union.work = tmp_path / "other"
+    with pytest.raises(UnionError, match="upperdir is in use by another mount"):
+        union._open()
+
+
 def test_a_format_once_chosen_is_gone_on_with(make_union: MakeUnion, whiteouts: WhiteoutFormat) -> None:
     union = make_union({"f": b"", "g": b""}, whiteouts=whiteouts)
     union.unlink("f")
