@@ -146,7 +146,8 @@ class Quota:
 
     def recount(self) -> None:
         """Count the layer as it is on disk."""
-        self.bytes = self.objects = 0
+        # The root is no object of the layer, but grows with the names in it beyond the page that an empty one may have.
+        self.bytes, self.objects = max(0, self._layer.root.stat().st_blocks * _BLOCK - _PAGE), 0
         self._freed = False
         self._stale_at = time.monotonic() + _STALE
         seen: set[int] = set()

@@ -32,7 +32,7 @@ LOWER = {
 
 def taken(union: Union) -> tuple[int, int]:
     """Count what the upper directory takes, from nothing but the directory."""
-    size = objects = 0
+    size, objects = max(0, os.stat(union.upper).st_blocks * 512 - 4096), 0
     seen = set()
     for directory, names, files in os.walk(union.upper):
         for name in [*names, *files]:
