@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from unionfs import acl
@@ -173,15 +174,16 @@ class UnionFs:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._parts().copy_up.directory(node)
         else:
-            before = self._info(node).st_size
+            resized = False
             if change.size is not None:
                 self._regular_file(ino)
+                resized = change.size != self._info(node).st_size
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
             if change.size is not None and node.layer.writable:
                 self._strip_privileges(node)
             emptied = self._parts().copy_up.file(node, contents)
             if change.size is not None and not emptied:
-                self._truncate(node, change.size, handle_number, changes=change.size != before)
+                self._truncate(node, change.size, handle_number, changes=resized)
         if change.uid is not None or change.gid is not None:
             self._chown(node, change.uid, change.gid)
         if change.mode is not None:
@@ -229,10 +231,20 @@ class UnionFs:
             os.close(fd)
 
     def _resize(self, fd: int, size: int) -> None:
-        before = os.fstat(fd).st_blocks
-        os.ftruncate(fd, size)
-        if self._quota is not None:
-            self._quota.changed(before, os.fstat(fd).st_blocks)
+        with self._counted(lambda: os.fstat(fd)):
+            os.ftruncate(fd, size)
+
+    @contextmanager
+    def _counted(self, look: Callable[[], os.stat_result]) -> Iterator[None]:
+        """While the object at which *look* looks changes: count what it takes more or less, where that is bounded."""
+        if self._quota is None:
+            yield
+            return
+        before = look().st_blocks
+        try:
+            yield
+        finally:
+            self._quota.changed(before, look().st_blocks)
 
     def _strip_privileges(self, node: FileNode) -> None:
         """Clear set-id bits and capabilities before contents change.
@@ -317,12 +329,9 @@ class UnionFs:
         node.touch()
         quota = self._quota
         if quota is not None:
-            before = os.fstat(handle.fd)
-            data = data[: quota.writable(before, offset, len(data))]
-            try:
+            data = data[: quota.writable(os.fstat(handle.fd), offset, len(data))]
+            with self._counted(lambda: os.fstat(handle.fd)):
                 return self._write_all(handle.fd, offset, data)
-            finally:
-                quota.changed(before.st_blocks, os.fstat(handle.fd).st_blocks)
         return self._write_all(handle.fd, offset, data)
 
     @staticmethod
@@ -461,10 +470,8 @@ class UnionFs:
         path, follow = node.ref.proc_path(), follows(node.ref)
         if self._quota is not None:
             self._quota.require(1)
-        before = node.ref.stat().st_blocks
-        os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
-        if self._quota is not None:
-            self._quota.changed(before, node.ref.stat().st_blocks)
+        with self._counted(node.ref.stat):
+            os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
         self._changed_xattrs(node)
 
     def _refuse_acl(self, name: str) -> None:
