@@ -52,6 +52,10 @@ class SandboxError(Exception):
         """Return the text for a terminal: the message and, on a line of its own, the hint."""
         return self.message if self.hint is None else f"{self.message}\n{hint_line(self.hint, color=color)}"
 
+    def as_dict(self) -> dict[str, object]:
+        """Return the failure for JSON."""
+        return {"message": self.message, "hint": self.hint, "exit_code": self.exit_code}
+
 
 class SpecError(SandboxError):
     """The environment file is wrong. Holds every mistake found in it, in the order of the file."""
@@ -63,6 +67,15 @@ class SpecError(SandboxError):
     def render(self, *, color: bool = False) -> str:
         """Return all diagnostics as text, each with its source line and caret."""
         return "\n".join(diagnostic.render(color=color) for diagnostic in self.diagnostics)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the failure for JSON: every diagnostic, with its place."""
+        return {
+            "message": f"{len(self.diagnostics)} mistakes" if len(self.diagnostics) != 1 else "1 mistake",
+            "hint": None,
+            "exit_code": self.exit_code,
+            "diagnostics": [diagnostic.as_dict() for diagnostic in self.diagnostics],
+        }
 
 
 class HostError(SandboxError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SpecError
 from sandbox.spec.decode import decode_table
@@ -18,7 +18,13 @@ MAX_FILE_SIZE = 1 << 20
 """Bytes. More than any environment needs, and little enough to parse at once."""
 
 
-def load(path: str, *, environ: Mapping[str, str] | None = None) -> Spec:
+def load(
+    path: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (),  # noqa: ARG001
+    assignments: Sequence[str] = (),  # noqa: ARG001
+) -> Spec:
     """Return the specification in the file *path*.
 
     *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. Raises SpecError with all

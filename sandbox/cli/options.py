@@ -1,0 +1,46 @@
+"""Arguments that several verbs have, and what they mean."""
+
+from __future__ import annotations
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from sandbox.spec.model import Spec
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """Add the environment file."""
+    parser.add_argument("file", metavar="FILE", help="the environment file (TOML); - for standard input")
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add what changes a file for one run: --profile and --set."""
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="apply [profile.NAME] of the file; several are applied in order",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="set a value for this run, e.g. limits.memory=1G; read as TOML, else as a string",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print the result, or the errors, as JSON")
+
+
+def load_spec(arguments: argparse.Namespace) -> Spec:
+    """Load the file that *arguments* name, with their overrides. Raises SpecError."""
+    from sandbox.spec.load import load
+
+    return load(arguments.file, profiles=arguments.profile, assignments=arguments.assignments)

@@ -1,0 +1,63 @@
+"""How results reach a terminal or a program: colour, tables, JSON.
+
+Colour and alignment are for terminals only; NO_COLOR (no-color.org) and TERM=dumb switch colour off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TextIO
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def use_colour(stream: TextIO) -> bool:
+    """Tell whether *stream* shows colour: it is a terminal, and nobody switched colour off."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def styled(text: str, style: str, *, colour: bool) -> str:
+    """Return *text* in a *style* ("bold", "dim", or a colour) where *colour* says so."""
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour and text else text
+
+
+def print_json(value: object) -> None:
+    """Print *value* as JSON, indented and in ASCII: bytes of a path that are no UTF-8 could not be printed otherwise."""
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def print_table(
+    rows: Iterable[Sequence[str]], *, header: Sequence[str] = (), stream: TextIO | None = None
+) -> None:
+    """Print *rows* in columns for a terminal, or separated by tabs, without *header*, for a program."""
+    stream = sys.stdout if stream is None else stream
+    rows = [tuple(row) for row in rows]
+    if not stream.isatty():
+        for row in rows:
+            print("\t".join(row), file=stream)
+        return
+    if header:
+        rows = [tuple(header), *rows]
+    widths = [
+        max((len(row[column]) for row in rows if column < len(row)), default=0)
+        for column in range(max(map(len, rows), default=0))
+    ]
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        line = "  ".join(cells).rstrip()
+        print(
+            styled(line, "bold", colour=use_colour(stream)) if header and number == 0 else line, file=stream
+        )
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error."""
+    print(f"sandbox: {styled('warning:', 'yellow', colour=use_colour(sys.stderr))} {text}", file=sys.stderr)

@@ -1,0 +1,128 @@
+"""The command line. Only the verb that was asked for is built; completion and the manual page build all of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from sandbox import __version__
+from sandbox.cli.verbs import GROUPS, VERBS
+from sandbox.errors import EXIT_FAILURE
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn, Protocol
+
+    class VerbModule(Protocol):
+        """What the module of a verb has."""
+
+        DESCRIPTION: str
+        add_arguments: Callable[[argparse.ArgumentParser], None]
+        run: Callable[[argparse.Namespace], int]
+
+
+DESCRIPTION = "Run programs in environments that one TOML file describes, without root."
+EPILOG = (
+    "exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, 125 for a failure of "
+    "sandbox, 126 and 127 for a command that cannot be executed or is not found"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that ends with the exit status of all our failures; argparse's own 2 could be a program's."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        self.print_usage(sys.stderr)
+        print(f"sandbox: {message}", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of *argv*; `run` among them is the verb. Exits for --help, --version and mistakes."""
+    position = next((index for index, word in enumerate(argv) if not word.startswith("-")), None)
+    if position is None or position > 0:
+        return _overview_only(argv)
+    verb, rest = argv[0], list(argv[1:])
+    if verb not in VERBS:
+        _top().error(_unknown(verb))
+    parser = Parser(prog=f"sandbox {verb}")
+    fill(parser, verb)
+    # What stands behind "--" is the program's own, whatever it looks like.
+    command: list[str] | None = None
+    if verb == "up" and "--" in rest:
+        end = rest.index("--")
+        rest, command = rest[:end], rest[end + 1 :]
+    arguments = parser.parse_args(rest)
+    if command is not None:
+        arguments.command = [*arguments.command, *command]
+    return arguments
+
+
+def fill(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Give *parser* the arguments of *verb*, and the verb itself as `run`."""
+    module: VerbModule = importlib.import_module(f"sandbox.cli.{verb}")
+    parser.description = module.DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = getattr(module, "EPILOG", None)
+    parser.usage = getattr(module, "USAGE", None)
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show what is done, and tracebacks of failures")
+    parser.set_defaults(run=module.run)
+
+
+def whole() -> Parser:
+    """Return the parser of the whole command, every verb with its arguments."""
+    top = _top(help_of_verbs=False)
+    verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for verb, summary in VERBS.items():
+        fill(verbs.add_parser(verb, help=summary), verb)
+    return top
+
+
+def _top(*, help_of_verbs: bool = True) -> Parser:
+    top = Parser(
+        prog="sandbox",
+        usage="sandbox COMMAND [OPTION ...]" if help_of_verbs else None,
+        description=DESCRIPTION + ("\n\n" + _verbs() if help_of_verbs else ""),
+        epilog="`sandbox COMMAND --help` says more about one of them.\n\n" + _wrapped(EPILOG),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"sandbox {__version__}")
+    return top
+
+
+def _overview_only(argv: Sequence[str]) -> NoReturn:
+    """Handle a command line that does not begin with a verb."""
+    top = _top()
+    top.parse_known_args(argv)  # --help and --version end here
+    options = [word for word in argv if word.startswith("-")]
+    top.error(f"{options[0]} belongs behind a command" if options else "which command?")
+
+
+def _unknown(verb: str) -> str:
+    from difflib import get_close_matches  # slow to import, and only needed when there is a mistake
+
+    close = get_close_matches(verb, VERBS, n=1)
+    if verb.endswith(".toml"):
+        return f"{verb} is no command; did you mean `sandbox up {verb}`?"
+    return f"{verb!r} is no command; " + (
+        f"did you mean {close[0]}?" if close else "`sandbox --help` lists them"
+    )
+
+
+def _verbs() -> str:
+    width = max(map(len, VERBS))
+    lines = []
+    for group, verbs in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:{width}}  {summary}" for name, summary in verbs.items()), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 80)

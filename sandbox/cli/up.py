@@ -1,0 +1,59 @@
+"""`sandbox up`: start the sandbox of an environment file and wait for its program."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from sandbox.cli.options import add_file, add_overrides, load_spec
+from sandbox.cli.output import warn
+
+DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
+USAGE = "sandbox up [OPTION ...] FILE [-- COMMAND [ARGUMENT ...]]"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file(parser)
+    parser.add_argument(
+        "command", nargs="*", metavar="COMMAND", help="run this instead of the file's command"
+    )
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the sandbox and wait; return the exit status of its program."""
+    spec = load_spec(arguments)
+    # From here on everything is imported beside the server's own imports, which take longest.
+    from sandbox.runtime.server import Server
+
+    server = Server()
+    try:
+        from sandbox import host, state
+        from sandbox.plan import host_paths, make_plan
+        from sandbox.runtime.supervisor import Supervisor
+        from sandbox.sources import inspect_all
+
+        facts = host.gather()
+        directory = state.StateDirectory(state.default_path(os.environ, facts.uid))
+        directory.sweep()
+        plan = make_plan(
+            spec,
+            facts,
+            inspect_all(host_paths(spec)),
+            environ=os.environ,
+            state_directory=directory.path,
+            command=tuple(arguments.command) or None,
+        )
+    except BaseException:
+        server.abandon()
+        raise
+    for warning in plan.warnings:
+        warn(warning)
+
+    def trace(text: str) -> None:
+        if arguments.debug:
+            print(f"+ {text}", file=sys.stderr, flush=True)
+
+    return Supervisor(plan, facts, directory, server, trace=trace, warn=warn).run()

@@ -1,0 +1,35 @@
+"""The verbs of the command, in the order in which help lists them. A verb is the module of this package that has its name.
+
+This module and `parser` are all that `sandbox --help` needs.
+"""
+
+from __future__ import annotations
+
+GROUPS: dict[str, dict[str, str]] = {
+    "run": {
+        "up": "start the sandbox of an environment file and wait for it",
+    },
+    "understand": {
+        "check": "find all mistakes in environment files",
+        "explain": "say what the program will be able to reach, and why",
+        "config": "print what a file means once everything is merged",
+        "doctor": "try what this machine can do, and say how to mend what it cannot",
+    },
+    "edit": {
+        "init": "write a commented environment file to start from",
+        "get": "print values of an environment file",
+        "set": "change values, keeping comments and layout",
+        "unset": "remove values",
+        "add": "append a volume, layer, port or other element of a list",
+        "edit": "open a file in $EDITOR and install it only if it is valid",
+        "fmt": "put a file into the usual layout",
+    },
+    "learn": {
+        "reference": "print what a setting is, takes and does",
+        "schema": "print the JSON Schema of environment files, for editors",
+        "completion": "print the completion script of a shell",
+        "man": "print a manual page",
+    },
+}
+
+VERBS: dict[str, str] = {name: summary for group in GROUPS.values() for name, summary in group.items()}
