@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 
 from sandbox import __version__
@@ -64,6 +63,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def fill(parser: argparse.ArgumentParser, verb: str) -> None:
     """Give *parser* the arguments of *verb*, and the verb itself as `run`."""
+    import importlib
+
     module: VerbModule = importlib.import_module(f"sandbox.cli.{verb}")
     parser.description = module.DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
