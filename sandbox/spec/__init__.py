@@ -3,9 +3,10 @@
     notation, units, names      how keys and quantities are written; pure text
     locate, diagnostic, origin  where things stand in a text, and how to point there
     document                    bytes to a TOML tree with places
-    settings, codecs, decode    the mechanism: one declaration per setting, and what is read by it
-    values, tables, model       the language itself
-    expand, rules               references in strings; what settings say together
+    settings, codecs/, decode   the mechanism: one declaration per setting, and what is derived from it
+    values/, tables/, model     the language itself
+    lookup, assignments         from a key to its declaration; KEY=VALUE
+    expand, compose, rules      references in strings; several files to one; what settings say together
     load                        all of it, from a path
 
 A line imports only lines above it. Use `load`, and `Spec.diagnose` to report what only the host can tell.

@@ -6,77 +6,199 @@ version does not enforce.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-from sandbox.spec.codecs import NOT_ENFORCED, ListOf, joined, mismatch
-from sandbox.spec.notation import format_key, format_key_path, literal, nearest
+from sandbox.spec.codecs.containers import APPEND, CHANGES, ListOf, joined
+from sandbox.spec.codecs.scalars import mismatch
+from sandbox.spec.notation import format_key, format_key_path, literal, nearest, type_name
 from sandbox.spec.origin import MAX_DIAGNOSTICS
-from sandbox.spec.settings import Codec, Cursor, Invalid, Setting, settings_of
+from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, Setting, settings_of
 
 T = TypeVar("T")
 
+_NO_CODECS: Mapping[str, Codec[Any]] = MappingProxyType({})
+
 
 class Record(Codec[T]):
-    """A table whose keys are the settings of a dataclass. An absent one is the same as an empty one."""
+    """A table whose keys are the settings of a dataclass.
+
+    With *key*, that setting tells the tables of a list apart: `{ remove = [...] }` takes its value.
+    """
 
     expects = "table"
     toml_types = ("table",)
 
-    def __init__(self, cls: type[T]) -> None:
+    def __init__(self, cls: type[T], *, key: str | None = None) -> None:
         self.cls = cls
+        self.key = key
 
     def decode(self, value: object, cursor: Cursor, /) -> T:
         if not isinstance(value, dict):
             raise mismatch(self, value)
         return decode_table(self.cls, value, cursor)
 
+    def encode(self, value: T, /) -> object:
+        return {
+            key: setting.codec.encode(item)
+            for key, setting in settings_of(self.cls).items()
+            if (item := getattr(value, key)) is not None
+        }
 
-def decode_table(cls: type[T], table: Mapping[str, object], cursor: Cursor, **given: object) -> T:
+    def schema(self) -> dict[str, object]:
+        return table_schema(self.cls)
+
+    def inside(self, key: str | int, /) -> Codec[Any] | None:
+        setting = settings_of(self.cls).get(key) if isinstance(key, str) else None
+        return setting.codec if setting else None
+
+    def names(self, value: object, /) -> tuple[object, ...]:
+        return (value, value[self.key]) if isinstance(value, dict) and self.key in value else (value,)
+
+
+def table_schema(cls: type, *, partial: bool = False) -> dict[str, object]:
+    """Return the JSON Schema of a table of *cls*; of a *partial* one nothing is required."""
+    settings = settings_of(cls)
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {key: _property(setting, partial=partial) for key, setting in settings.items()},
+        "additionalProperties": False,
+    }
+    required = [key for key, setting in settings.items() if setting.required]
+    return schema if partial or not required else schema | {"required": required}
+
+
+def _property(setting: Setting[Any], *, partial: bool) -> dict[str, object]:
+    description = setting.doc if setting.enforced else f"{setting.doc} {NOT_ENFORCED.capitalize()}: an error."
+    annotations: dict[str, object] = {"description": description}
+    default = None if setting.default is None else setting.codec.encode(setting.default)
+    if default not in (None, {}, []):
+        annotations["default"] = default
+    if partial and isinstance(setting.codec, Record):
+        return annotations | table_schema(setting.codec.cls, partial=True)
+    return annotations | {"examples": [setting.example]} | setting.codec.schema()
+
+
+def decode_table(
+    cls: type[T],
+    table: Mapping[str, object],
+    cursor: Cursor,
+    *,
+    codecs: Mapping[str, Codec[Any]] = _NO_CODECS,
+    **given: object,
+) -> T:
     """Return an object of *cls* made of the settings in *table* and of the fields *given*.
 
-    Mistakes are reported to *cursor*; the result means something only where there is none.
+    Mistakes are reported to *cursor*; the result means something only where there is none. *codecs* read settings whose
+    meaning depends on another one.
     """
     settings = settings_of(cls)
-    for key in table:
-        if key not in settings:
-            _report_unknown(key, settings, cursor)
+    misspelt = {_report_unknown(key, settings, cursor) for key in table if key not in settings}
     values = dict(given)
     for key, setting in settings.items():
         here = cursor.child(key)
+        codec = codecs.get(key, setting.codec)
         if key not in table:
-            if isinstance(setting.codec, Record):
-                values[key] = setting.codec.decode({}, here)
+            if isinstance(codec, Record) and (setting.required or setting.default is not None):
+                values[key] = codec.decode({}, here)
             elif setting.required:
-                here.report(
-                    "required, but missing", f"add {_example(key, setting)}{_to_table(cursor)}", part="key"
-                )
+                if key not in misspelt:
+                    _report_missing(key, setting, here, cursor)
                 values[key] = None
-            continue
-        if not setting.enforced:
-            here.report(NOT_ENFORCED, "remove it, or use a version that enforces it", part="key")
             continue
         try:
-            values[key] = setting.codec.decode(table[key], here)
+            values[key] = codec.decode(table[key], here)
         except Invalid as error:
-            hint = error.hint or f"for example: {_example(key, setting)}"
-            here.report(error.message, hint, fragment=error.fragment)
+            _report_invalid(error, key, setting, here)
             if setting.required:
                 values[key] = None
+        if not setting.enforced and not cursor.problems.touch(here.path):
+            here.unenforced(hint="remove it, or use a version that enforces it", part="key")
     return cls(**cast("dict[str, Any]", values))
 
 
-def _report_unknown(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> None:
+def check_partial(cls: type, table: Mapping[str, object], cursor: Cursor) -> None:
+    """Report what is wrong with *table* as a change to a table of *cls*: nothing has to be there.
+
+    Values with references are left alone: what these stand for may not exist where the change does not apply.
+    """
+    settings = settings_of(cls)
+    for key, value in table.items():
+        if key not in settings:
+            _report_unknown(key, settings, cursor)
+            continue
+        setting, here = settings[key], cursor.child(key)
+        if isinstance(setting.codec, Record) and isinstance(value, dict):
+            check_partial(setting.codec.cls, value, here)
+        elif not _holds_reference(value):
+            try:
+                for part, place in _elements(setting.codec, value, here):
+                    setting.codec.decode(part, place)
+            except Invalid as error:
+                _report_invalid(error, key, setting, here)
+
+
+def _elements(codec: Codec[Any], value: object, cursor: Cursor) -> Iterator[tuple[object, Cursor]]:
+    """Yield what *value* gives to the list that *codec* reads: itself, or what it appends."""
+    if not is_change(codec, value):
+        yield value, cursor
+        return
+    for key, part in cast("dict[str, object]", value).items():
+        if key not in CHANGES:
+            cursor.child(key).report("unknown key", f"known keys: {', '.join(sorted(CHANGES))}", part="key")
+        elif not isinstance(part, list):
+            cursor.child(key).report(f"expected array, found {type_name(part)}", "put it in brackets")
+        elif key == APPEND and part:
+            yield part, cursor.child(key)
+
+
+def is_change(codec: Codec[Any], value: object) -> bool:
+    """Tell whether *value* is a table that changes the list that *codec* reads: `{ append = [...] }`."""
+    return (
+        isinstance(value, dict)
+        and "array" in codec.toml_types
+        and "table" not in codec.toml_types
+        and not CHANGES.isdisjoint(value)
+    )
+
+
+def _holds_reference(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_reference, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_reference, value))
+    return isinstance(value, str) and "${" in value
+
+
+def _report_missing(key: str, setting: Setting[Any], here: Cursor, table: Cursor) -> None:
+    here.report("required, but missing", f"add {_example(key, setting)}{_to_table(table)}", part="key")
+
+
+def _report_invalid(error: Invalid, key: str, setting: Setting[Any], here: Cursor) -> None:
+    here.report(
+        error.message, error.hint or f"for example: {_example(key, setting)}", fragment=error.fragment
+    )
+
+
+def _report_unknown(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str | None:
+    """Report *key*; return the setting that was probably meant."""
     # Looking for what was meant takes time that is noticed in a large file that is not meant for us at all.
     few = len(cursor.problems.found) < MAX_DIAGNOSTICS
-    cursor.child(key).report("unknown key", _meant(key, settings, cursor) if few else None, part="key")
+    meant = nearest(key, settings) if few else None
+    hint = (
+        f"did you mean {format_key(meant)}?"
+        if meant
+        else _whereabouts(key, settings, cursor)
+        if few
+        else None
+    )
+    cursor.child(key).report("unknown key", hint, part="key")
+    return meant
 
 
-def _meant(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str:
-    """Return the hint for an unknown *key*: a similar one, the table that has it, or what there is."""
-    meant = nearest(key, settings)
-    if meant is not None:
-        return f"did you mean {format_key(meant)}?"
+def _whereabouts(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str:
+    """Return the hint for an unknown *key* that is like none that is known: the table that has it, or what there is."""
     homes = _tables_with(key, cursor.context.root) if cursor.context.root else []
     if homes:
         return f"{format_key(key)} belongs in {joined(homes)}"
@@ -89,6 +211,8 @@ def _tables_with(key: str, root: type) -> list[str]:
     headers = []
     for name, setting in settings_of(root).items():
         codec: Codec[Any] = setting.codec
+        if not setting.enforced:
+            continue
         array = isinstance(codec, ListOf)
         if isinstance(codec, ListOf):
             codec = codec.codec

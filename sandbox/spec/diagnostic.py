@@ -7,8 +7,11 @@ TOML.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sandbox.errors import hint_line
+
+Severity = Literal["error", "warning"]
 
 _BOLD, _RED, _CYAN, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"
 _LONGEST_LINE = 200  # characters of a source line that are shown; only generated files have more
@@ -30,6 +33,7 @@ class Diagnostic:
     end_line: int | None = None
     end_column: int | None = None
     source_line: str | None = None
+    severity: Severity = "error"
 
     def render(self, *, color: bool = False) -> str:
         """Return `file:line:col: key: message`, the source line, and a caret line that carries the hint."""
@@ -38,7 +42,8 @@ class Diagnostic:
         if self.line is not None:
             place += f":{self.line}:{self.column}"
         key = f"{self.key}: " if self.key else ""
-        lines = [f"{bold}{place}:{reset} {key}{red}{self.message}{reset}"]
+        warning = "warning: " if self.severity == "warning" else ""
+        lines = [f"{bold}{place}:{reset} {warning}{key}{red}{self.message}{reset}"]
         if self.source_line is None or self.line is None or self.column is None:
             if self.hint:
                 lines.append(hint_line(self.hint, color=color))
@@ -57,6 +62,7 @@ class Diagnostic:
     def as_dict(self) -> dict[str, object]:
         """Return the diagnostic for JSON, every field by its own name."""
         return {
+            "severity": self.severity,
             "file": self.file,
             "line": self.line,
             "column": self.column,

@@ -7,7 +7,7 @@ expanded again. A `$` before anything but `{` means itself, so shell commands wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sandbox.spec.notation import nearest, shown
@@ -18,12 +18,17 @@ _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?",
 _SYNTAX = "write ${env:NAME}, ${env:NAME:-default} or ${config_dir}; $${ for a literal ${"
 
 
-def expand_tree(tree: dict[str, Any], environ: Mapping[str, str], cursor: Cursor) -> dict[str, Any]:
-    """Return *tree* with the references in all its strings replaced; keys are left alone.
+def expand_tree(
+    tree: dict[str, Any], environ: Mapping[str, str], cursor: Cursor, *, except_for: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return *tree* with the references in all its strings replaced; keys, and what *except_for* names, are left alone.
 
     Mistakes are reported below *cursor*; a string with a mistake stays as it is.
     """
-    return {key: _expand_value(value, environ, cursor.child(key)) for key, value in tree.items()}
+    return {
+        key: value if key in except_for else _expand_value(value, environ, cursor.child(key))
+        for key, value in tree.items()
+    }
 
 
 def _expand_value(value: Any, environ: Mapping[str, str], cursor: Cursor) -> Any:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import stat
+import sys
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from sandbox.errors import SpecError
+from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
 from sandbox.spec.expand import expand_tree
 from sandbox.spec.model import Spec
+from sandbox.spec.origin import Problem
 from sandbox.spec.rules import check_rules, settle
 from sandbox.spec.settings import Context, Cursor, Problems
+
+Unenforced = Literal["refuse", "keep"]
+
+STDIN = "-"
 
 MAX_FILE_SIZE = 1 << 20
 """Bytes. More than any environment needs, and little enough to parse at once."""
@@ -22,44 +32,115 @@ def load(
     path: str,
     *,
     environ: Mapping[str, str] | None = None,
-    profiles: Sequence[str] = (),  # noqa: ARG001
-    assignments: Sequence[str] = (),  # noqa: ARG001
+    profiles: Sequence[str] = (),
+    assignments: Sequence[str] = (),
+    unenforced: Unenforced = "refuse",
 ) -> Spec:
-    """Return the specification in the file *path*.
+    """Return the specification in the file *path*, or on standard input if that is "-".
 
-    *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. Raises SpecError with all
-    mistakes, in the order of the file; a file that cannot be read is one, too.
+    *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. *profiles* are applied in
+    their order, then *assignments* ("KEY=VALUE"). What this version does not enforce is a mistake, unless *unenforced* is
+    "keep": then `Spec.unenforced` has it. Raises SpecError with all mistakes, in the order of the file; a file that
+    cannot be read is one, too.
     """
-    return parse(_read(path), path=path, environ=os.environ if environ is None else environ)
+    return parse(
+        _read(path),
+        path=path,
+        environ=os.environ if environ is None else environ,
+        profiles=profiles,
+        assignments=assignments,
+        unenforced=unenforced,
+    )
 
 
-def parse(data: bytes, *, path: str, environ: Mapping[str, str]) -> Spec:
+def parse(
+    data: bytes,
+    *,
+    path: str,
+    environ: Mapping[str, str],
+    profiles: Sequence[str] = (),
+    assignments: Sequence[str] = (),
+    unenforced: Unenforced = "refuse",
+) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
-    Raises SpecError with all mistakes, in the order of the file.
+    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file.
     """
     file = os.path.abspath(path)
-    directory = os.path.dirname(file)
-    written, origins = parse_document(data, file=path, directory=directory)
+    documents: dict[str, Document] = {}
+
+    def read(name: str) -> Document:
+        identity = os.path.realpath(name)
+        if identity not in documents:
+            documents[identity] = _document(_read(name, regular=True), name)
+        return documents[identity]
+
+    composition = compose(
+        _document(data, path),
+        read=read,
+        environ=environ,
+        profiles=profiles,
+        assignments=assignments,
+        directory=os.getcwd() if assignments else "/",
+    )
+    origins = composition.origins
     problems = Problems()
     cursor = Cursor(Context(origins=origins, home=environ.get("HOME"), root=Spec), problems)
-    tree = expand_tree(written, environ, cursor)
-    spec = decode_table(Spec, tree, cursor, file=file, directory=directory, origins=origins)
+    tree = expand_tree(composition.tree, environ, cursor, except_for=("extends", "profile"))
+    spec = decode_table(
+        Spec,
+        tree,
+        cursor,
+        file=file,
+        directory=os.path.dirname(file),
+        origins=origins,
+        files=composition.files,
+    )
     check_rules(spec, problems)
-    if problems.found:
-        raise SpecError(origins.diagnose_all(problems.found))
-    return settle(spec)
+    optional = [problem for problem in problems.found if problem.unenforced and _is_optional(spec, problem)]
+    refused = [problem for problem in problems.found if problem not in optional]
+    if problems.mistakes or (refused and unenforced == "refuse"):
+        raise SpecError(origins.diagnose_all(refused))
+    kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
+    return dataclasses.replace(settle(spec), problems=tuple(kept))
 
 
-def _read(path: str) -> bytes:
+def _is_optional(spec: Spec, problem: Problem) -> bool:
+    """Return whether the file allows that what *problem* is about goes unenforced: its table lists it as optional."""
+    table, *inside = problem.path
+    optional = getattr(getattr(spec, str(table)), "optional", ())
+    return bool(inside) and inside[0] in optional
+
+
+def _document(data: bytes, path: str) -> Document:
+    file = os.path.abspath(path)
+    tree, origins = parse_document(
+        data, file="<stdin>" if path == STDIN else path, directory=os.path.dirname(file)
+    )
+    return Document(tree, origins, os.path.realpath(file))
+
+
+def _read(path: str, *, regular: bool = False) -> bytes:
+    """Return what is in the file *path*; with *regular*, only if it is a regular file, which nobody has to feed."""
+    if path == STDIN and not regular:
+        data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
+        return _checked_size(data, "<stdin>")
     try:
-        with open(path, "rb") as file:
+        # O_NONBLOCK, so that opening a FIFO without a writer does not wait; it does nothing to a regular file.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if regular else 0))
+        with open(fd, "rb") as file:
+            if regular and not stat.S_ISREG(os.fstat(fd).st_mode) and not stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise SpecError([Diagnostic(file=path, message="is not a regular file")])
             data = file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(path, error)]) from None
+    return _checked_size(data, path)
+
+
+def _checked_size(data: bytes, name: str) -> bytes:
     if len(data) > MAX_FILE_SIZE:
         raise SpecError(
-            [Diagnostic(file=path, message="the file is larger than 1 MiB", hint="name an environment file")]
+            [Diagnostic(file=name, message="the file is larger than 1 MiB", hint="name an environment file")]
         )
     return data
 

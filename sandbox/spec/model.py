@@ -4,42 +4,136 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from sandbox.spec.codecs import ListOf, Reserved
-from sandbox.spec.decode import Record
+from sandbox.spec.codecs import ListOf, TableOf, expect_text, mismatch, text_schema
+from sandbox.spec.decode import Record, check_partial
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.notation import KeyPath
-from sandbox.spec.origin import Origins, Part, Place, Source
-from sandbox.spec.settings import setting
+from sandbox.spec.notation import KeyPath, shown
+from sandbox.spec.origin import Origins, Part, Place, Problem, Source
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting
 from sandbox.spec.tables import (
+    BuildStep,
     Device,
+    Health,
     Ids,
     Limits,
+    Member,
     Namespaces,
     Network,
+    NetworkDefinition,
     Process,
+    Restart,
     Root,
     Sandbox,
     Security,
     Volume,
+    VolumeCodec,
 )
+from sandbox.spec.tables.network import NETWORK_NAME, NETWORK_NAME_RULE
+from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
+
+_NO_PROFILES: Mapping[str, Any] = MappingProxyType({})
+
+NOT_IN_PROFILES = ("extends", "profile")
+"""Settings that say how files are put together, which a profile cannot change."""
+
+
+class ExtendsCodec(Codec["tuple[str, ...]"]):
+    """The path of a file, or several. Whoever composes files reads them; here only their form is checked."""
+
+    expects = "string or array of strings"
+    toml_types = ("string", "array")
+
+    def decode(self, value: object, cursor: Cursor, /) -> tuple[str, ...]:
+        if isinstance(value, list):
+            return tuple(_path(item, cursor.child(index)) for index, item in enumerate(value))
+        if not isinstance(value, str):
+            raise mismatch(self, value)
+        return (_path(value, cursor),)
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [text_schema(), {"type": "array", "items": text_schema()}]}
+
+
+def _path(value: object, cursor: Cursor) -> str:
+    try:
+        text = expect_text(_PATH, value)
+        if not text:
+            raise Invalid("the path is empty", "name an environment file, relative to this one")
+    except Invalid as error:
+        cursor.report(error.message, error.hint, fragment=error.fragment)
+        return ""
+    return text
+
+
+class _Path(Codec[str]):
+    expects = "string"
+
+
+_PATH = _Path()
+
+
+class ProfilesCodec(Codec["Mapping[str, Any]"]):
+    """Tables that change the file; their inside is that of the file itself, of which nothing is required."""
+
+    expects = "table of tables"
+    toml_types = ("table",)
+
+    def decode(self, value: object, cursor: Cursor, /) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise mismatch(self, value)
+        for name, changes in value.items():
+            here = cursor.child(name)
+            if not isinstance(changes, dict):
+                here.report(
+                    mismatch(TableOf(_PATH), changes).message, f"write [profile.{name}.limits], for example"
+                )
+                continue
+            for key in NOT_IN_PROFILES:
+                if key in changes:
+                    here.child(key).report(
+                        "cannot be part of a profile", "write it at the top of the file", part="key"
+                    )
+            check_partial(
+                Spec, {key: item for key, item in changes.items() if key not in NOT_IN_PROFILES}, here
+            )
+        return MappingProxyType(value)
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "object", "additionalProperties": {"$ref": "#/$defs/changes"}}
+
+
+def _check_network_name(name: str) -> None:
+    if not re.fullmatch(NETWORK_NAME, name):
+        raise Invalid(f"{shown(name)} cannot name a network", NETWORK_NAME_RULE)
+
+
+def _check_sandbox_name(name: str) -> None:
+    if not re.fullmatch(SANDBOX_NAME, name):
+        raise Invalid(f"{shown(name)} cannot name a sandbox", SANDBOX_NAME_RULE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
     """One environment file: where it is, what it says, and where in it each thing is said.
 
-    `file` is the absolute path, `directory` the directory that relative paths are relative to. Two specifications are
-    equal when they say the same, wherever it stands in their files.
+    `file` is the absolute path, `directory` the directory that relative paths are relative to, `files` all files that
+    it is put together from, as they were named. Two specifications are equal when they say the same, wherever it stands
+    in their files.
     """
 
     file: str
     directory: str
+    files: tuple[str, ...] = field(default=(), compare=False)
     origins: Origins = field(
         default=Origins(Source(file="", directory="/", text="")), repr=False, compare=False
     )
+    problems: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
 
     sandbox: Sandbox = setting(
         Record(Sandbox), doc="What the sandbox is called.", example={"name": "web"}, default=Sandbox()
@@ -51,13 +145,13 @@ class Spec:
         Record(Process), doc="The program.", example={"command": ["make"]}, default=Process()
     )
     volumes: tuple[Volume, ...] = setting(
-        ListOf(Record(Volume)),
+        ListOf(VolumeCodec()),
         doc="Paths that bypass the layers.",
         example=[{"type": "tmpfs", "target": "/tmp"}],
         default=(),
     )
     devices: tuple[Device, ...] = setting(
-        ListOf(Record(Device)),
+        ListOf(Record(Device, key="path")),
         doc="Devices of the host.",
         example=[{"path": "/dev/kvm"}],
         default=(),
@@ -80,45 +174,56 @@ class Spec:
         Record(Security), doc="What may be done.", example={"no_new_privileges": True}, default=Security()
     )
 
-    extends: Any = setting(
-        Reserved("string", "string", "array"),
-        doc="Files that this one completes.",
+    extends: tuple[str, ...] = setting(
+        ExtendsCodec(),
+        doc="Environment files that this one completes and changes, relative to it; of several the later ones win.",
         example="base.toml",
-        enforced=False,
+        default=(),
     )
-    profile: Any = setting(
-        Reserved("table", "table"),
-        doc="Named changes to this file.",
+    profile: Mapping[str, Any] = setting(
+        ProfilesCodec(),
+        doc="Changes to this file that --profile NAME applies: [profile.NAME.limits], and so on.",
         example={"debug": {"process": {"command": "sh"}}},
-        enforced=False,
+        default=_NO_PROFILES,
     )
-    health: Any = setting(
-        Reserved("table", "table"),
+    health: Health | None = setting(
+        Record(Health),
         doc="How to see whether the program is well.",
         example={"command": ["true"]},
         enforced=False,
     )
-    restart: Any = setting(
-        Reserved("table", "table"),
+    restart: Restart | None = setting(
+        Record(Restart),
         doc="When to start the program again.",
         example={"policy": "on-failure"},
         enforced=False,
     )
-    networks: Any = setting(
-        Reserved("table", "table"), doc="Networks between sandboxes.", example={"backend": {}}, enforced=False
-    )
-    sandboxes: Any = setting(
-        Reserved("table", "table"),
-        doc="Several sandboxes that belong together.",
-        example={"db": {}},
+    networks: Mapping[str, NetworkDefinition] = setting(
+        TableOf(Record(NetworkDefinition), _check_network_name),
+        doc="Networks between sandboxes.",
+        example={"backend": {}},
+        default=MappingProxyType({}),
         enforced=False,
     )
-    build: Any = setting(
-        Reserved("array of tables", "array"),
+    sandboxes: Mapping[str, Member] = setting(
+        TableOf(Record(Member), _check_sandbox_name),
+        doc="Several sandboxes that belong together.",
+        example={"db": {"file": "db.toml"}},
+        default=MappingProxyType({}),
+        enforced=False,
+    )
+    build: tuple[BuildStep, ...] = setting(
+        ListOf(Record(BuildStep)),
         doc="Steps that make a layer.",
         example=[{"run": "make"}],
+        default=(),
         enforced=False,
     )
+
+    @property
+    def unenforced(self) -> tuple[Diagnostic, ...]:
+        """What the file asks for and this version would not do; empty unless it was loaded to be looked at."""
+        return tuple(self.origins.diagnose_all(self.problems))
 
     def origin(self, key: KeyPath | str) -> Place | None:
         """Return where the value of *key* ("root.layers[1]") is written; None when it is a default."""

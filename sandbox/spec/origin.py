@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.diagnostic import Diagnostic, Severity
 from sandbox.spec.locate import Entry, Span
 from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path
 
@@ -62,11 +62,17 @@ class Source:
         return Place(self.file, line, column)
 
     def diagnostic(
-        self, span: Span | None, message: str, hint: str | None = None, *, key: str = ""
+        self,
+        span: Span | None,
+        message: str,
+        hint: str | None = None,
+        *,
+        key: str = "",
+        severity: Severity = "error",
     ) -> Diagnostic:
         """Return a diagnostic at *span*, or about the file as a whole."""
         if span is None:
-            return Diagnostic(file=self.file, key=key, message=message, hint=hint)
+            return Diagnostic(file=self.file, key=key, message=message, hint=hint, severity=severity)
         line, column = self.position(span.start)
         end_line, end_column = self.position(span.end)
         return Diagnostic(
@@ -79,6 +85,7 @@ class Source:
             end_line=end_line,
             end_column=end_column,
             source_line=self._line(line),
+            severity=severity,
         )
 
     def _line(self, line: int) -> str:
@@ -93,7 +100,8 @@ class Source:
 class Problem:
     """A mistake at a key path, before its place is looked up.
 
-    *fragment* is the piece of the value, as it is written, that is wrong, if it is not all of it.
+    *fragment* is the piece of the value, as it is written, that is wrong, if it is not all of it. *unenforced* is set
+    where the file is right, but this version would not do what it says; *warning*, where the file allows that.
     """
 
     path: KeyPath
@@ -101,6 +109,8 @@ class Problem:
     hint: str | None = None
     part: Part = "value"
     fragment: str | None = None
+    unenforced: bool = False
+    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,13 @@ class Origins:
 
     def _diagnostic(self, problem: Problem) -> Diagnostic:
         source, span = self._locate(problem)
-        return source.diagnostic(span, problem.message, problem.hint, key=format_key_path(problem.path))
+        return source.diagnostic(
+            span,
+            problem.message,
+            problem.hint,
+            key=format_key_path(problem.path),
+            severity="warning" if problem.warning else "error",
+        )
 
     def _order(self, problem: Problem) -> tuple[str, int]:
         source, span = self._locate(problem)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
+from sandbox.spec.codecs import joined
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import nearest, parse_key_path, quote, shown
 from sandbox.spec.origin import Problem
 from sandbox.spec.settings import Problems, settings_of
-from sandbox.spec.tables import Limits, Volume
+from sandbox.spec.tables import IdRange
+from sandbox.spec.units import format_size
 
 Check = Callable[[Spec], Iterator[Problem]]
 
@@ -72,6 +75,13 @@ def _network_agrees_with_namespace(spec: Spec) -> Iterator[Problem]:
             message=f'"host" contradicts network.mode = {quote(spec.network.mode)}',
             hint="remove one of the two",
         )
+    if ":" in spec.namespaces.net and spec.is_set("network.mode"):
+        yield Problem(
+            path=("network", "mode"),
+            message="the network is that of the namespace which namespaces.net joins",
+            hint="remove one of the two",
+            part="key",
+        )
 
 
 def _swap_needs_memory(spec: Spec) -> Iterator[Problem]:
@@ -83,16 +93,32 @@ def _swap_needs_memory(spec: Spec) -> Iterator[Problem]:
         )
 
 
-def _optional_names_limits(spec: Spec) -> Iterator[Problem]:
-    known = [key for key in settings_of(Limits) if key != "optional"]
-    for index, name in enumerate(spec.limits.optional):
-        if name not in known:
-            meant = nearest(name, known)
-            yield Problem(
-                path=("limits", "optional", index),
-                message=f"{shown(name)} is no limit",
-                hint=f"did you mean {quote(meant)}?" if meant else "the other keys of [limits] are its names",
-            )
+def _memory_high_is_below_memory(spec: Spec) -> Iterator[Problem]:
+    high, most = spec.limits.memory_high, spec.limits.memory
+    if high is not None and most is not None and high > most:
+        yield Problem(
+            path=("limits", "memory_high"),
+            message=f"above limits.memory, which is {format_size(most)}: it would never apply",
+            hint="lower it, or remove it",
+        )
+
+
+def _optional_names_settings(spec: Spec) -> Iterator[Problem]:
+    for table in settings_of(Spec):
+        value = getattr(spec, table)
+        if not isinstance(getattr(value, "optional", None), tuple):
+            continue
+        known = [key for key in settings_of(type(value)) if key != "optional"]
+        for index, name in _elements(value.optional):
+            if name not in known:
+                meant = nearest(name, known)
+                yield Problem(
+                    path=(table, "optional", index),
+                    message=f"{shown(name)} is not a key of [{table}]",
+                    hint=f"did you mean {quote(meant)}?"
+                    if meant
+                    else f"the other keys of [{table}] are its names",
+                )
 
 
 def _single_id_has_no_groups(spec: Spec) -> Iterator[Problem]:
@@ -125,65 +151,231 @@ def _only_a_writable_layer_is_bounded(spec: Spec) -> Iterator[Problem]:
             )
 
 
+_FIELDS_OF_VOLUMES = {
+    "bind": ("source",),
+    "tmpfs": ("size", "mode"),
+    "named": ("source",),
+    "file": ("content", "mode"),
+}
+_REQUIRED_OF_VOLUMES = {
+    "bind": ("source", 'source = "./src"'),
+    "named": ("source", 'source = "data"'),
+    "file": ("content", 'content = "text"'),
+}
+
+
 def _volume_fields_fit_its_type(spec: Spec) -> Iterator[Problem]:
-    for index, volume in _volumes(spec):
-        if volume.type == "bind":
-            if not spec.is_set(("volumes", index, "source")):
+    for index, volume in _elements(spec.volumes):
+        fields = _FIELDS_OF_VOLUMES.get(volume.type)
+        if fields is None:
+            continue
+        required, example = _REQUIRED_OF_VOLUMES.get(volume.type, ("", ""))
+        if required and not spec.is_set(("volumes", index, required)):
+            yield Problem(
+                path=("volumes", index, required),
+                message=f"required for a {volume.type} volume, but missing",
+                hint=f"add {example} to this table",
+                part="key",
+            )
+        for key in ("source", "size", "mode", "content"):
+            if key not in fields and spec.is_set(("volumes", index, key)):
+                owners = [kind for kind, keys in _FIELDS_OF_VOLUMES.items() if key in keys]
                 yield Problem(
-                    path=("volumes", index, "source"),
-                    message="required for a bind volume, but missing",
-                    hint='add source = "./src" to this table',
+                    path=("volumes", index, key),
+                    message=f"a {volume.type} volume has no {key}, only a {joined(owners)} volume",
+                    hint="remove it, or change the type",
                     part="key",
                 )
-            for key in ("size", "mode"):
-                if spec.is_set(("volumes", index, key)):
-                    yield Problem(
-                        path=("volumes", index, key),
-                        message="only a tmpfs volume has this",
-                        hint="remove it",
-                        part="key",
-                    )
-        if volume.type == "tmpfs" and spec.is_set(("volumes", index, "source")):
+
+
+def _volume_targets_differ(spec: Spec) -> Iterator[Problem]:
+    targets = [(index, volume.target) for index, volume in _elements(spec.volumes) if volume.target]
+    yield from _repeated(spec, "volumes", "target", targets, "the target")
+
+
+def _device_targets_differ(spec: Spec) -> Iterator[Problem]:
+    targets = [
+        (index, target)
+        for index, device in _elements(spec.devices)
+        if (target := device.target or device.path)
+    ]
+    yield from _repeated(spec, "devices", "path", targets, "the place")
+
+
+def _repeated(
+    spec: Spec, table: str, key: str, values: Sequence[tuple[int, str]], what: str
+) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, value in values:
+        if value in first:
+            place = spec.origin((table, first[value], key))
+            where = f" on line {place.line}" if place else ""
             yield Problem(
-                path=("volumes", index, "source"),
-                message="a tmpfs volume has no source",
-                hint='remove it, or set type = "bind"',
+                path=(table, index, key),
+                message=f"{shown(value)} is already {what} of {table}[{first[value]}]{where}",
+                hint="choose another target, or remove one of the two",
+            )
+        first.setdefault(value, index)
+
+
+def _ports_differ(spec: Spec) -> Iterator[Problem]:
+    first: dict[tuple[str, int, str], int] = {}
+    for index, port in _elements(spec.network.ports):
+        name = (port.address, port.host, port.protocol)
+        if name in first:
+            yield Problem(
+                path=("network", "ports", index),
+                message=f"port {port.host}/{port.protocol} of {port.address} leads to network.ports[{first[name]}] already",
+                hint="choose another port of the host",
+            )
+        first.setdefault(name, index)
+
+
+_NEED_A_PRIVATE_NETWORK = ("ports", "networks", "egress", "dns", "search", "host_access")
+
+
+def _some_settings_need_a_private_network(spec: Spec) -> Iterator[Problem]:
+    for key in _NEED_A_PRIVATE_NETWORK:
+        if spec.network.mode != "private" and getattr(spec.network, key) not in (None, ()):
+            yield Problem(
+                path=("network", key),
+                message=f'needs network.mode = "private", but the mode is {quote(spec.network.mode)}',
+                hint='set mode = "private", or remove it',
                 part="key",
             )
 
 
-def _volume_targets_differ(spec: Spec) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, volume in _volumes(spec):
-        if volume.target in first:
-            place = spec.origin(("volumes", first[volume.target], "target"))
-            where = f" on line {place.line}" if place else ""
+def _networks_are_defined(spec: Spec) -> Iterator[Problem]:
+    for index, name in _elements(spec.network.networks):
+        if name not in spec.networks:
+            meant = nearest(name, spec.networks)
             yield Problem(
-                path=("volumes", index, "target"),
-                message=f"{shown(volume.target)} is already the target of volumes[{first[volume.target]}]{where}",
-                hint="choose another target, or remove one of the two",
+                path=("network", "networks", index),
+                message=f"there is no network {shown(name)}",
+                hint=f"did you mean {quote(meant)}?" if meant else f"add [networks.{name}]",
             )
-        if volume.target:
-            first.setdefault(volume.target, index)
 
 
-def _volumes(spec: Spec) -> Iterator[tuple[int, Volume]]:
-    """Yield the volumes with their positions; one that is no table at all, which is reported already, is left out."""
-    volumes: Sequence[Volume | None] = spec.volumes
-    for index, volume in enumerate(volumes):
-        if volume is not None:
-            yield index, volume
+def _id_maps_are_whole(spec: Spec) -> Iterator[Problem]:
+    maps = {"uid_map": spec.ids.uid_map, "gid_map": spec.ids.gid_map}
+    for key, other in (("uid_map", "gid_map"), ("gid_map", "uid_map")):
+        if maps[key] and not maps[other]:
+            yield Problem(
+                path=("ids", key), message=f"needs ids.{other} beside it", hint="give both", part="key"
+            )
+        if maps[key] and spec.is_set("ids.map"):
+            yield Problem(
+                path=("ids", key),
+                message="cannot stand beside ids.map",
+                hint="remove one of the two",
+                part="key",
+            )
+        for side in ("inside", "outside"):
+            yield from _overlaps(key, side, maps[key])
+
+
+def _overlaps(key: str, side: str, ranges: Sequence[IdRange]) -> Iterator[Problem]:
+    complete = [
+        (getattr(item, side), item.count, index)
+        for index, item in _elements(ranges)
+        if getattr(item, side) is not None and item.count is not None
+    ]
+    for (start, count, first), (later, _, second) in pairwise(sorted(complete)):
+        if start + count > later:
+            yield Problem(
+                path=("ids", key, max(first, second), side),
+                message=f"overlaps ids.{key}[{min(first, second)}]",
+                hint="each id can be in one range only",
+            )
+
+
+def _build_steps_do_one_thing(spec: Spec) -> Iterator[Problem]:
+    for index, step in _elements(spec.build):
+        path = ("build", index)
+        if (step.run is None) == (step.copy is None):
+            yield Problem(
+                path=path, message='expected one of "run" and "copy"', hint="one thing a step", part="key"
+            )
+        elif step.copy is not None and step.target is None:
+            hint = 'add target = "/src" to this table'
+            yield Problem(
+                path=(*path, "target"), message="required for a copy, but missing", hint=hint, part="key"
+            )
+        elif step.run is not None and step.target is not None:
+            yield Problem(
+                path=(*path, "target"), message="only a copy has this", hint="remove it", part="key"
+            )
+
+
+def _restarting_is_wanted(spec: Spec) -> Iterator[Problem]:
+    if spec.restart is None or spec.restart.policy != "no":
+        return
+    for key in ("max", "delay"):
+        if spec.is_set(("restart", key)):
+            yield Problem(
+                path=("restart", key),
+                message='means nothing with restart.policy = "no"',
+                hint='set policy = "on-failure"',
+                part="key",
+            )
+
+
+def _dependencies_have_an_order(spec: Spec) -> Iterator[Problem]:
+    for name, member in spec.sandboxes.items():
+        for index, other in _elements(member.depends_on):
+            path = ("sandboxes", name, "depends_on", index)
+            if other not in spec.sandboxes:
+                meant = nearest(other, spec.sandboxes)
+                hint = f"did you mean {quote(meant)}?" if meant else f"add [sandboxes.{other}]"
+                yield Problem(path=path, message=f"there is no sandbox {shown(other)}", hint=hint)
+            elif _reaches(spec, other, name):
+                yield Problem(
+                    path=path, message=f"{other} depends on {name} itself", hint="one of them has to be first"
+                )
+
+
+def _reaches(spec: Spec, start: str, goal: str) -> bool:
+    pending, seen = [start], {start}
+    while pending:
+        name = pending.pop()
+        if name == goal:
+            return True
+        member = spec.sandboxes.get(name)
+        following = set(member.depends_on if member else ()) - seen
+        seen |= following
+        pending += following
+    return False
+
+
+E = TypeVar("E")
+
+
+def _elements(items: Sequence[E]) -> Iterator[tuple[int, E]]:
+    """Yield the elements with their positions; one that is not of its kind, which is reported already, is left out."""
+    elements: Sequence[E | None] = items
+    for index, item in enumerate(elements):
+        if item is not None:
+            yield index, item
 
 
 RULES: tuple[Rule, ...] = (
     Rule(("sandbox.hostname", "namespaces.uts"), _hostname_needs_private_uts),
     Rule(("network.mode", "namespaces.net"), _network_agrees_with_namespace),
     Rule(("limits.swap", "limits.memory"), _swap_needs_memory),
-    Rule(("limits.optional",), _optional_names_limits),
+    Rule(("limits.memory_high", "limits.memory"), _memory_high_is_below_memory),
     Rule(("ids.map", "process.groups"), _single_id_has_no_groups),
     Rule(("ids.map", "process.user"), _single_id_is_zero),
+    Rule(("ids",), _id_maps_are_whole),
     Rule(("root.writable",), _only_a_writable_layer_is_bounded),
-    # These two look at one volume at a time, so that a mistake in one does not hide those of the others.
+    Rule(("network",), _some_settings_need_a_private_network),
+    Rule(("network.networks", "networks"), _networks_are_defined),
+    Rule(("restart",), _restarting_is_wanted),
+    Rule(("sandboxes",), _dependencies_have_an_order),
+    # These look at one element at a time, so that a mistake in one does not hide those of the others.
+    Rule((), _optional_names_settings),
     Rule((), _volume_fields_fit_its_type),
     Rule((), _volume_targets_differ),
+    Rule((), _device_targets_differ),
+    Rule((), _ports_differ),
+    Rule((), _build_steps_do_one_thing),
 )

@@ -20,6 +20,8 @@ from sandbox.spec.origin import Origins, Part, Problem
 
 T = TypeVar("T")
 
+NOT_ENFORCED = "not enforced by this version"
+
 _METADATA_KEY = "sandbox.spec.setting"
 
 
@@ -46,11 +48,17 @@ class Problems:
             self._paths.add(problem.path)
             self.found.append(problem)
 
+    @property
+    def mistakes(self) -> list[Problem]:
+        """What is wrong whatever the version and the machine are."""
+        return [problem for problem in self.found if not problem.unenforced]
+
     def touch(self, path: KeyPath) -> bool:
         """Return whether a mistake lies at *path*, below it, or in a table around it: its value means nothing then."""
         return any(
             problem.path[: len(path)] == path or path[: len(problem.path)] == problem.path
             for problem in self.found
+            if not problem.unenforced
         )
 
 
@@ -81,6 +89,15 @@ class Cursor:
         """Note a mistake here."""
         self.problems.add(Problem(path=self.path, message=message, hint=hint, part=part, fragment=fragment))
 
+    def unenforced(
+        self, what: str = "", hint: str | None = None, *, part: Part = "value", fragment: str | None = None
+    ) -> None:
+        """Note that this version would not do what is asked for here: all of it, or the value that *what* quotes."""
+        message = f"{what} is {NOT_ENFORCED}" if what else NOT_ENFORCED
+        self.problems.add(
+            Problem(path=self.path, message=message, hint=hint, part=part, fragment=fragment, unenforced=True)
+        )
+
 
 class Codec(Generic[T]):
     """How the values of one kind are read.
@@ -96,6 +113,26 @@ class Codec(Generic[T]):
     def decode(self, value: object, cursor: Cursor, /) -> T:
         """Return the Python value for the TOML *value*; raise Invalid, or report below *cursor* and go on."""
         raise NotImplementedError
+
+    def encode(self, value: T, /) -> object:
+        """Return a TOML value that is decoded to *value*, whatever directory it is written in."""
+        return value
+
+    def schema(self) -> dict[str, object]:
+        """Return the JSON Schema (draft 2020-12) of the TOML values that are taken.
+
+        It takes whatever `decode` takes; what a schema cannot tell (that a path is absolute once its references are
+        expanded, say) it takes, too.
+        """
+        raise NotImplementedError
+
+    def inside(self, _key: str | int, /) -> Codec[Any] | None:
+        """Return the codec of the value *key* of a table or array that this codec reads; None where there is none."""
+        return None
+
+    def names(self, value: object, /) -> tuple[object, ...]:
+        """Return what the TOML *value* may be called as an element of a list: itself, and what identifies it."""
+        return (value,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

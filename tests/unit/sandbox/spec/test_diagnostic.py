@@ -97,6 +97,7 @@ def test_color_is_only_added() -> None:
 
 def test_the_dictionary_holds_every_field_and_goes_through_json() -> None:
     assert json.loads(json.dumps(at("b = 12", 4, 6).as_dict())) == {
+        "severity": "error",
         "file": "f.toml",
         "line": 7,
         "column": 5,

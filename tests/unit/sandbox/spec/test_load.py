@@ -40,11 +40,12 @@ def test_the_smallest_file_has_the_safe_defaults() -> None:
     )
     assert (dict(spec.process.env), spec.process.inherit_env, spec.process.groups) == ({}, (), ())
     namespaces = dataclasses.asdict(spec.namespaces)
-    assert namespaces.pop("time") is None
+    assert namespaces.pop("time") == "host"
+    assert namespaces.pop("optional") == ()
     assert set(namespaces.values()) == {"private"}
     assert (spec.network.mode, spec.ids.map, spec.volumes) == ("none", "auto", ())
     limits = dataclasses.asdict(spec.limits)
-    assert limits.pop("optional") == ()
+    assert (limits.pop("optional"), limits.pop("io")) == ((), ())
     assert set(limits.values()) == {None}
     assert spec.security.no_new_privileges
     assert (spec.security.capabilities.drop, spec.security.capabilities.add) == ((), ())

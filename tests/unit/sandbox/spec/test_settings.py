@@ -3,79 +3,123 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import datetime as dt
+import tomllib
 from typing import Any
 
 import pytest
+import tomli_w
 
 from sandbox.errors import SpecError
 from sandbox.spec import Spec, parse
-from sandbox.spec.codecs import ListOf
-from sandbox.spec.decode import Record
-from sandbox.spec.notation import literal, type_name
+from sandbox.spec.lookup import codec_at, declarations, is_enforced, keys, path_of, setting_at
+from sandbox.spec.notation import type_name
 from sandbox.spec.settings import Setting, settings_of
 from sandbox.spec.values import LayerTable
 
+ALL = dict(declarations()) | {f"layer.{key}": value for key, value in declarations(LayerTable)}
 
-def declarations(cls: type, path: str = "") -> Iterator[tuple[str, Setting[Any]]]:
-    for name, setting in settings_of(cls).items():
-        key = f"{path}.{name}" if path else name
-        yield key, setting
-        codec = setting.codec.codec if isinstance(setting.codec, ListOf) else setting.codec
-        if isinstance(codec, Record):
-            yield from declarations(codec.cls, key)
-
-
-ALL = dict(declarations(Spec)) | {f"layer.{key}": value for key, value in declarations(LayerTable)}
-
-# What has to stand beside a setting so that its example is allowed.
-BESIDE = {
-    "limits.swap": 'memory = "1G"',
-    "volumes.source": 'type = "bind"\ntarget = "/a"',
-    "volumes.target": 'type = "tmpfs"',
-    "volumes.type": 'source = "."\ntarget = "/a"',
-    "volumes.read_only": 'type = "tmpfs"\ntarget = "/a"',
-    "volumes.size": 'type = "tmpfs"\ntarget = "/a"',
-    "volumes.mode": 'type = "tmpfs"\ntarget = "/a"',
-    "volumes.options": 'type = "tmpfs"\ntarget = "/a"',
-    "volumes.content": 'type = "tmpfs"\ntarget = "/a"',
+# What has to stand beside a setting, or elsewhere in the file, so that its example is allowed.
+BESIDE: dict[str, dict[str, Any]] = {
+    "limits.swap": {"limits.memory": "1G"},
+    "volumes[].source": {"volumes[].type": "bind"},
+    "volumes[].target": {"volumes[].type": "tmpfs"},
+    "volumes[].type": {"volumes[].source": "."},
+    "volumes[].read_only": {"volumes[].type": "tmpfs"},
+    "volumes[].size": {"volumes[].type": "tmpfs"},
+    "volumes[].mode": {"volumes[].type": "tmpfs"},
+    "volumes[].options": {"volumes[].type": "tmpfs"},
+    "volumes[].content": {"volumes[].type": "file"},
+    "network.networks": {"networks.backend": {}},
+    "restart.max": {"restart.policy": "always"},
+    "restart.delay": {"restart.policy": "always"},
+    "build[].copy": {"build[].target": "/src"},
+    "build[].target": {"build[].copy": "./src"},
+    "build[].network": {"build[].run": "make"},
+    "sandboxes.NAME.depends_on": {"sandboxes.db.file": "db.toml"},
+    "ids.uid_map": {"ids.gid_map": [{"inside": 0, "outside": 1, "count": 1}]},
+    "ids.gid_map": {"ids.uid_map": [{"inside": 0, "outside": 1, "count": 1}]},
 }
 
 
 def with_example(key: str, setting: Setting[Any]) -> str:
-    table, _, name = key.rpartition(".")
-    line = f"{name} = {literal(setting.example)}"
-    root = "" if table in ("root", "layer") or key == "root" else '[root]\nlayers = ["dir:/"]\n'
-    if not table:
-        return line + "\n" + root
-    if table == "layer":
-        kind = '"dir" = "x", ' if name in ("cross", "immutable") else ""
-        return f"[root]\nlayers = [{{ {kind}{line} }}]\n"
-    header = f"[[{table}]]" if table in ("volumes", "devices") else f"[{table}]"
-    beside = BESIDE.get(key, 'layers = ["dir:/"]' if table == "root" and name != "layers" else "")
-    return f"{root}{header}\n{beside}\n{line}\n"
+    """Return a file in which *key* has its example, and what that needs is there."""
+    tree: dict[str, Any] = {"root": {"layers": ["dir:/"]}}
+    for other, value in BESIDE.get(key, {}).items():
+        place(tree, other, value)
+    if key.startswith("network.") and key not in ("network.mode", "network.hosts", "network.optional"):
+        place(tree, "network.mode", "private")
+    if key.startswith("ids.uid_map[]"):
+        place(tree, "ids.gid_map", [{"inside": 0, "outside": 1, "count": 1}])
+    if key.startswith("ids.gid_map[]"):
+        place(tree, "ids.uid_map", [{"inside": 0, "outside": 1, "count": 1}])
+    if key.startswith("layer."):
+        kind = {"dir": "x"} if key.endswith((".cross", ".immutable")) else {}
+        tree["root"]["layers"] = [{**kind, key.removeprefix("layer."): setting.example}]
+    elif key.startswith("profile"):
+        tree["profile"] = setting.example
+    else:
+        place(tree, key, setting.example)
+        complete(tree, key)
+    return tomli_w.dumps(tree)
+
+
+def place(tree: dict[str, Any], key: str, value: object) -> None:
+    """Set *key*, as `keys` writes it, in *tree*; tables and elements on the way are made."""
+    node: Any = tree
+    *parents, last = key.split(".")
+    for part in parents:
+        name = "web" if part == "NAME" else part.removesuffix("[]")
+        node = node.setdefault(name, [{}])[0] if part.endswith("[]") else node.setdefault(name, {})
+    node[last] = value
+
+
+def complete(tree: dict[str, Any], key: str) -> None:
+    """Give the tables on the way to *key* the settings that they require."""
+    for other, setting in ALL.items():
+        around = other.rpartition(".")[0]
+        inside = (
+            key == around
+            or key.startswith((f"{around}.", f"{around}[]."))
+            or key == around.removesuffix("[]")
+        )
+        if setting.required and around and inside and other != key:
+            node: Any = tree
+            for part in around.split("."):
+                name = "web" if part == "NAME" else part.removesuffix("[]")
+                node = node[name][0] if part.endswith("[]") else node[name]
+            node.setdefault(other.rpartition(".")[2], setting.example)
 
 
 def test_the_vocabulary_is_that_of_the_design() -> None:
     expected = {
         "sandbox": "name hostname description labels",
-        "root": "layers writable driver size inodes native",
+        "root": "layers writable driver size inodes native optional",
         "process": "command args cwd user groups umask env inherit_env terminal stop_signal stop_timeout init env_file",
-        "volumes": "type source target read_only size mode options content",
-        "devices": "path target",
-        "namespaces": "user mount pid net ipc uts cgroup time",
-        "ids": "map uid_map gid_map",
-        "network": "mode ports dns search hosts networks egress host_access",
+        "volumes[]": "type source target read_only size mode options content",
+        "devices[]": "path target",
+        "namespaces": "user mount pid net ipc uts cgroup time optional",
+        "ids": "map uid_map gid_map optional",
+        "ids.uid_map[]": "inside outside count",
+        "ids.gid_map[]": "inside outside count",
+        "network": "mode ports dns search hosts networks egress host_access optional",
+        "network.egress": "allow deny",
         "limits": "memory memory_high swap cpus cpu_weight cpuset pids io open_files processes file_size core stack cpu_time "
         "wall_time oom_score_adj optional",
-        "security": "capabilities no_new_privileges seccomp landlock masked_paths readonly_paths",
+        "limits.io[]": "path read write read_operations write_operations",
+        "security": "capabilities no_new_privileges seccomp landlock masked_paths readonly_paths optional",
         "security.capabilities": "drop add",
+        "security.landlock": "read write execute connect bind",
+        "health": "command interval timeout retries",
+        "restart": "policy max delay",
+        "networks.NAME": "subnet internal",
+        "sandboxes.NAME": "file profiles depends_on",
+        "build[]": "run copy target network",
         "layer": "dir tar oci image cross immutable",
     }
     keys = {f"{table}.{name}" for table, names in expected.items() for name in names.split()}
-    tables = {table for table in expected if "." not in table and table != "layer"}
-    reserved = {"extends", "profile", "health", "restart", "networks", "sandboxes", "build"}
-    assert set(ALL) == keys | tables | reserved
+    tables = {table.split("[")[0].split(".")[0] for table in expected} - {"layer"}
+    assert set(ALL) == keys | tables | {"extends", "profile"}
 
 
 @pytest.mark.parametrize("key", ALL)
@@ -87,39 +131,68 @@ def test_every_setting_is_documented(key: str) -> None:
     assert setting.required is False or setting.default is None
 
 
-@pytest.mark.parametrize(
-    "key", [key for key, setting in ALL.items() if setting.enforced and not key.startswith("devices.")]
-)
+ENFORCED = [
+    key
+    for key, setting in ALL.items()
+    if setting.enforced and (key.startswith("layer.") or is_enforced(path_of(key)))
+]
+#: Of these, some values are enforced, and the example is another.
+PLANNED_EXAMPLES = ["namespaces.time", "security.seccomp"]
+
+
+@pytest.mark.parametrize("key", [key for key in ENFORCED if key not in ("extends", *PLANNED_EXAMPLES)])
 def test_the_example_of_a_setting_is_accepted_and_shows_something_else_than_the_default(key: str) -> None:
     setting = ALL[key]
     text = with_example(key, setting)
-    spec = parse(text.encode(), path="/conf/f.toml", environ={})
+    spec = parse(text.encode(), path="/conf/f.toml", environ={}, unenforced="keep")
     assert spec.root.layers
-    if setting.default is not None and not key.startswith(("namespaces.", "root.driver", "security")):
+    if setting.default is not None and not key.startswith(
+        ("namespaces.", "root.driver", "security", "process.init")
+    ):
         value: object = spec
-        for part in key.replace("layer.", "root.layers.").split("."):
+        for part in key.replace("layer.", "root.layers.").replace("[]", "").split("."):
             value = getattr(value[0] if isinstance(value, tuple) else value, part)
         assert value != setting.default
 
 
-@pytest.mark.parametrize("key", [key for key, setting in ALL.items() if not setting.enforced])
-def test_a_setting_that_is_not_enforced_is_an_error_at_its_key(key: str) -> None:
+@pytest.mark.parametrize("key", [key for key in ALL if key not in ENFORCED or key in PLANNED_EXAMPLES])
+def test_what_is_not_enforced_is_read_and_then_an_error_at_its_key(key: str) -> None:
     text = with_example(key, ALL[key])
+    kept = parse(text.encode(), path="/conf/f.toml", environ={}, unenforced="keep")
     with pytest.raises(SpecError) as caught:
         parse(text.encode(), path="/conf/f.toml", environ={})
-    assert len(caught.value.diagnostics) == 1
-    found = caught.value.diagnostics[0].as_dict()
-    assert found["message"] == "not enforced by this version"
-    line, column, end = found["line"], found["column"], found["end_column"]
-    assert isinstance(line, int)
-    assert isinstance(column, int)
-    assert isinstance(end, int)
-    assert text.splitlines()[line - 1][column - 1 : end - 1] == key.rpartition(".")[2]
+    assert caught.value.diagnostics == list(kept.unenforced)
+    found = [diagnostic.as_dict() for diagnostic in caught.value.diagnostics]
+    assert all(str(item["message"]).endswith("not enforced by this version") for item in found)
+    assert all(item["line"] is not None for item in found)
+
+
+@pytest.mark.parametrize("key", [key for key in ALL if key not in ENFORCED])
+def test_what_is_not_enforced_is_checked_all_the_same(key: str) -> None:
+    tree = tomllib.loads(with_example(key, ALL[key]))
+    if key.startswith("layer."):
+        tree["root"]["layers"] = [{key.removeprefix("layer."): dt.date(2026, 1, 1)}]
+    else:
+        place(tree, key, dt.date(2026, 1, 1))
+    with pytest.raises(SpecError) as caught:
+        parse(tomli_w.dumps(tree).encode(), path="/conf/f.toml", environ={})
+    assert "found date" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [key for key in ALL if not key.startswith("layer.")])
+def test_a_key_is_found_by_its_path(key: str) -> None:
+    path = path_of(key)
+    assert setting_at(path) is ALL[key]
+    assert codec_at(path) is ALL[key].codec
+    assert codec_at((*path, "no such key", "at all")) is None
+    assert key in keys()
 
 
 def test_fields_that_are_no_settings_are_only_those_of_the_file_itself() -> None:
     assert {field.name for field in dataclasses.fields(Spec)} - set(settings_of(Spec)) == {
         "file",
         "directory",
+        "files",
         "origins",
+        "problems",
     }

@@ -1,0 +1,132 @@
+"""Codecs of arrays and of tables whose keys the user chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+from sandbox.spec.codecs.scalars import mismatch
+from sandbox.spec.notation import shown
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+T = TypeVar("T")
+
+APPEND, REMOVE = "append", "remove"
+CHANGES = frozenset((APPEND, REMOVE))
+"""The keys of a table that stands where a list is expected, and changes the one of the file that is extended."""
+
+
+class ListOf(Codec[tuple[T, ...]]):
+    """An array whose elements are all of one kind: at least *minimum*, and with *distinct*, none twice."""
+
+    toml_types = ("array",)
+
+    def __init__(self, codec: Codec[T], *, minimum: int = 0, distinct: bool = False) -> None:
+        self.codec = codec
+        self.minimum = minimum
+        self.distinct = distinct
+        self.expects = f"array of {plural(codec.expects)}"
+
+    def decode(self, value: object, cursor: Cursor, /) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise mismatch(self, value, self._hint(value, cursor))
+        if len(value) < self.minimum:
+            least = f"hold at least {self.minimum} elements" if self.minimum > 1 else "not be empty"
+            raise Invalid(f"must {least}")
+        items: list[T] = []
+        seen: set[T] = set()
+        for index, element in enumerate(value):
+            here = cursor.child(index)
+            try:
+                item = self.codec.decode(element, here)
+            except Invalid as error:
+                here.report(error.message, error.hint, fragment=error.fragment)
+                # Keeps the position of those behind it; a specification with a problem is never handed out.
+                items.append(cast("T", None))
+                continue
+            items.append(item)
+            if self.distinct:
+                if item in seen:
+                    here.report(f"{shown(str(element))} is listed twice", "remove one of them")
+                seen.add(item)
+        return tuple(items)
+
+    def encode(self, value: tuple[T, ...], /) -> object:
+        return [self.codec.encode(item) for item in value]
+
+    def schema(self) -> dict[str, object]:
+        array: dict[str, object] = {"type": "array", "items": self.codec.schema()}
+        whole = array | ({"minItems": self.minimum} if self.minimum else {})
+        return {"anyOf": [whole, _change_schema(array)]}
+
+    def inside(self, key: str | int, /) -> Codec[Any] | None:
+        return self.codec if isinstance(key, int) else None
+
+    def _hint(self, value: object, cursor: Cursor) -> str | None:
+        if isinstance(value, dict) and self.codec.toml_types == ("table",):
+            return f"write [[{cursor.path[-1]}]], with two brackets"
+        if isinstance(value, str) and "string" in self.codec.toml_types:
+            return f"put it in brackets: [{shown(value)}]"
+        return None
+
+
+class TableOf(Codec[Mapping[str, T]]):
+    """A table with keys of the user's choice and values of one kind. *check_key* raises Invalid for a bad key."""
+
+    toml_types = ("table",)
+
+    def __init__(self, codec: Codec[T], check_key: Callable[[str], object] | None = None) -> None:
+        self.codec = codec
+        self.check_key = check_key
+        self.expects = f"table of {plural(codec.expects)}"
+
+    def decode(self, value: object, cursor: Cursor, /) -> Mapping[str, T]:
+        if not isinstance(value, dict):
+            raise mismatch(self, value)
+        items: dict[str, T] = {}
+        for key, element in value.items():
+            here = cursor.child(key)
+            try:
+                if self.check_key is not None:
+                    self.check_key(key)
+            except Invalid as error:
+                here.report(error.message, error.hint, part="key")
+            try:
+                items[key] = self.codec.decode(element, here)
+            except Invalid as error:
+                here.report(error.message, error.hint, fragment=error.fragment)
+        return MappingProxyType(items)
+
+    def encode(self, value: Mapping[str, T], /) -> object:
+        return {key: self.codec.encode(item) for key, item in value.items()}
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "object", "additionalProperties": self.codec.schema()}
+
+    def inside(self, key: str | int, /) -> Codec[Any] | None:
+        return self.codec if isinstance(key, str) else None
+
+
+def _change_schema(array: dict[str, object]) -> dict[str, object]:
+    """Return the JSON Schema of what changes a list that another file or a profile gave."""
+    return {
+        "type": "object",
+        "description": "Changes the list of the file that this one extends; see the reference, Composition.",
+        "properties": {APPEND: array, REMOVE: {"type": "array"}},
+        "minProperties": 1,
+        "additionalProperties": False,
+    }
+
+
+def plural(noun: str) -> str:
+    """Return *noun*, a phrase that `Codec.expects` holds, in the plural."""
+    head, of, rest = noun.partition(" of ")
+    head = head[:-1] + "ies" if head.endswith("y") and head[-2:-1] not in "aeiou" else head + "s"
+    return head + of + rest
+
+
+def joined(values: Iterable[str]) -> str:
+    """Return "a, b or c"."""
+    *first, last = values
+    return f"{', '.join(first)} or {last}" if first else last

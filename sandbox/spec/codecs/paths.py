@@ -1,0 +1,71 @@
+"""Codecs of paths: on the host, where they are relative to the file that names them, and in the sandbox."""
+
+from __future__ import annotations
+
+import posixpath
+
+from sandbox.spec.codecs.scalars import expect_text, text_schema
+from sandbox.spec.notation import shown
+from sandbox.spec.settings import Codec, Context, Cursor, Invalid
+
+
+class HostPath(Codec[str]):
+    """A path on this machine: absolute, relative to the directory of the file, or below ~."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def decode(self, value: object, cursor: Cursor, /) -> str:
+        return resolve_host_path(expect_text(self, value), cursor)
+
+    def schema(self) -> dict[str, object]:
+        return text_schema()
+
+
+class SandboxPath(Codec[str]):
+    """An absolute path in the sandbox."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        return check_sandbox_path(expect_text(self, value))
+
+    def schema(self) -> dict[str, object]:
+        return text_schema("^/")
+
+
+def check_sandbox_path(text: str) -> str:
+    """Return *text* without repeated slashes and "." parts; raise Invalid unless it is absolute and free of ".."."""
+    if not text.startswith("/"):
+        raise Invalid(
+            f"{shown(text)} is not an absolute path", "start it with /: it is a path in the sandbox"
+        )
+    if ".." in text.split("/"):
+        raise Invalid(f'{shown(text)} contains ".."', "write the path that is meant")
+    # normpath() keeps exactly two leading slashes, to which POSIX allows a meaning that Linux does not give them.
+    return posixpath.normpath("/" + text.lstrip("/"))
+
+
+def resolve_host_path(text: str, cursor: Cursor) -> str:
+    """Return the absolute path of *text*, relative to the directory of the file that it is written in.
+
+    ".." stays as it is: behind a symlink it means something that only the kernel knows.
+    """
+    context = cursor.context
+    if not text:
+        raise Invalid("the path is empty", 'write "." for the directory of this file')
+    if text == "~" or text.startswith("~/"):
+        text = _home(context) + text[1:]
+    elif text.startswith("~"):
+        raise Invalid(
+            f"{shown(text)} is the home of another user", "write the path itself, or ./~ for a name with ~"
+        )
+    path = posixpath.join(context.origins.directory(cursor.path), text)
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _home(context: Context) -> str:
+    if not context.home or not context.home.startswith("/"):
+        raise Invalid("~ needs HOME to be set to an absolute path", "set HOME, or write the path itself")
+    return context.home

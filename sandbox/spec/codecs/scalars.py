@@ -1,0 +1,205 @@
+"""Codecs of single values: booleans, numbers, strings, words from a list.
+
+Messages say what was expected and found; hints say what to write.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from sandbox.spec import units
+from sandbox.spec.notation import literal, nearest, quote, shown, shown_list, type_name
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+ID_MAX = (1 << 32) - 2
+"""The largest user or group id: 4294967295 is (uid_t) -1, which means "unchanged" to chown(2)."""
+
+_REFERENCE = r"\$\{"
+
+
+def mismatch(codec: Codec[Any], value: object, hint: str | None = None) -> Invalid:
+    """Return the error for a value of the wrong TOML type."""
+    return Invalid(f"expected {codec.expects}, found {type_name(value)}", hint)
+
+
+def expect_text(codec: Codec[Any], value: object) -> str:
+    """Return *value* if it is a string that the kernel can take; raise Invalid otherwise."""
+    if not isinstance(value, str):
+        hint = f"put it in quotes: {quote(literal(value))}" if isinstance(value, (bool, int, float)) else None
+        raise mismatch(codec, value, hint)
+    if "\0" in value:
+        raise Invalid("a NUL character cannot be passed to the kernel", "remove \\u0000", fragment="\\u0000")
+    return value
+
+
+def text_schema(pattern: str = "") -> dict[str, object]:
+    """Return the JSON Schema of a string; one that holds a reference may become whatever *pattern* asks for."""
+    return {"type": "string", "pattern": f"{pattern}|{_REFERENCE}"} if pattern else {"type": "string"}
+
+
+def words_schema(words: Sequence[str]) -> dict[str, object]:
+    """Return the JSON Schema of one of *words*, or of a string that becomes one by a reference."""
+    return {"anyOf": [{"enum": list(words)}, {"type": "string", "pattern": _REFERENCE}]}
+
+
+def check_bounds(value: N, minimum: N, maximum: N, show: Callable[[N], str]) -> None:
+    """Raise Invalid when *value* is not between *minimum* and *maximum*; *show* writes a value as its setting does."""
+    if value < minimum:
+        # The formats of sizes, durations and modes have no sign.
+        raise Invalid(f"must be at least {show(minimum)}, found {show(value) if value >= 0 else value}")
+    if value > maximum:
+        raise Invalid(f"must be at most {show(maximum)}, found {show(value)}")
+
+
+class Boolean(Codec[bool]):
+    """true or false. One that is *planned* belongs to the language, but this version would not do what it says."""
+
+    expects = "boolean"
+    toml_types = ("boolean",)
+
+    def __init__(self, *, planned: bool | None = None) -> None:
+        self.planned = planned
+
+    def decode(self, value: object, cursor: Cursor, /) -> bool:
+        if not isinstance(value, bool):
+            raise mismatch(self, value, "write true or false, without quotes")
+        if value is self.planned:
+            cursor.unenforced(literal(value), f"write {literal(not value)}")
+        return value
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "boolean"}
+
+
+class Integer(Codec[int]):
+    """A whole number within bounds. TOML keeps booleans apart from integers, and so does this."""
+
+    expects = "integer"
+    toml_types = ("integer",)
+
+    def __init__(self, minimum: int, maximum: int = units.INT64_MAX) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def decode(self, value: object, _cursor: Cursor, /) -> int:
+        if type(value) is not int:
+            hint = "write it without quotes" if isinstance(value, str) and value.isdecimal() else None
+            raise mismatch(self, value, hint)
+        check_bounds(value, self.minimum, self.maximum, str)
+        return value
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+
+
+class Number(Codec[float]):
+    """A finite number, with or without a fraction."""
+
+    expects = "number"
+    toml_types = ("integer", "float")
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def decode(self, value: object, _cursor: Cursor, /) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise mismatch(self, value)
+        if not math.isfinite(value):
+            raise Invalid(f"must be a finite number, found {value}")
+        check_bounds(value, self.minimum, self.maximum, "{:g}".format)
+        return float(value)
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "number", "minimum": self.minimum, "maximum": self.maximum}
+
+
+class Text(Codec[str]):
+    """A string. *pattern* must match all of it, and *rule* says what that means."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def __init__(self, pattern: str = "", rule: str = "") -> None:
+        self.pattern = re.compile(pattern) if pattern else None
+        self.rule = rule
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        text = expect_text(self, value)
+        if self.pattern is not None and not self.pattern.fullmatch(text):
+            raise Invalid(f"{shown(text)} is not allowed", self.rule)
+        return text
+
+    def schema(self) -> dict[str, object]:
+        return text_schema(f"^({self.pattern.pattern})$" if self.pattern else "")
+
+
+class Choice(Codec[str]):
+    """One of a few words. Those *planned* belong to the language, but this version would not do what they say."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def __init__(self, *choices: str, planned: tuple[str, ...] = ()) -> None:
+        self.choices = choices
+        self.planned = planned
+
+    def decode(self, value: object, cursor: Cursor, /) -> str:
+        allowed = (
+            f"one of {shown_list(self.choices)}"
+            if len(self.choices) > 1
+            else f"write {quote(self.choices[0])}"
+        )
+        if not isinstance(value, str):
+            raise mismatch(self, value, allowed)
+        if value in self.planned:
+            cursor.unenforced(quote(value), allowed)
+            return value
+        if value not in self.choices:
+            meant = nearest(value, (*self.choices, *self.planned))
+            raise Invalid(
+                f"unknown value {shown(value)}", f"did you mean {quote(meant)}?" if meant else allowed
+            )
+        return value
+
+    def schema(self) -> dict[str, object]:
+        return words_schema((*self.choices, *self.planned))
+
+
+class Parsed(Codec[T]):
+    """A string that a function understands, which raises ValueError for the others.
+
+    Where what it understands is a list of names, *candidates* returns them.
+    """
+
+    toml_types = ("string",)
+
+    def __init__(
+        self,
+        parse: Callable[[str], T],
+        *,
+        expects: str,
+        hint: str,
+        candidates: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self.expects = expects
+        self.parse = parse
+        self.hint = hint
+        self.candidates = candidates
+
+    def decode(self, value: object, _cursor: Cursor, /) -> T:
+        text = expect_text(self, value)
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            meant = nearest(text, self.candidates())
+            raise Invalid(str(error), f"did you mean {quote(meant)}?" if meant else self.hint) from None
+
+    def schema(self) -> dict[str, object]:
+        return text_schema()

@@ -1,0 +1,47 @@
+"""Codecs of names that the kernel, or a convention of the system, gives to things."""
+
+from __future__ import annotations
+
+from sandbox.spec import names
+from sandbox.spec.codecs.scalars import Parsed, Text, expect_text
+from sandbox.spec.notation import shown
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+
+def check_env_name(name: str) -> str:
+    """Return *name* if environ(7) can hold it; raise Invalid otherwise."""
+    if not name or "=" in name or "\0" in name:
+        raise Invalid(
+            f"{shown(name)} cannot name an environment variable", 'a name is not empty, without "=" and NUL'
+        )
+    return name
+
+
+def capability() -> Codec[str]:
+    """Return the codec of a capability name or "all"."""
+    return Parsed(
+        names.parse_capability,
+        expects="string",
+        hint='a name such as "NET_RAW", or "all"; see capabilities(7)',
+        candidates=lambda: [name.removeprefix("CAP_") for name in names.CAPABILITIES],
+    )
+
+
+def signal_name() -> Codec[str]:
+    """Return the codec of a signal name."""
+    return Parsed(
+        names.parse_signal,
+        expects="string",
+        hint='a name such as "SIGTERM" or "SIGRTMIN+3"',
+        candidates=names.signal_names,
+    )
+
+
+def env_name() -> Codec[str]:
+    """Return the codec of the name of an environment variable."""
+    return _EnvName()
+
+
+class _EnvName(Text):
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        return check_env_name(expect_text(self, value))

@@ -1,0 +1,435 @@
+"""Several texts to one tree: files that extend others, profiles, and values from the command line.
+
+From the first to the last, each changed by the next:
+
+    the files that `extends` names, in their order, each put together with those that it extends itself
+    the file
+    the profiles that were asked for: [profile.NAME], as these files together give it
+    the assignments of the command line
+
+Tables merge key by key. Everything else replaces what was there, lists too; `key = { append = [...] }` puts elements
+behind those of a list, `{ remove = [...] }` takes elements away, by their value or by what identifies them (the target
+of a volume, the host port of a port), and with both, removing comes first. Where the tables of profiles are merged,
+such changes are kept until the profile is applied.
+
+Works on trees whose every node knows where it was written, so that diagnostics of the whole point into its parts. Pure:
+whoever calls gives a function that reads files.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from sandbox.errors import SpecError
+from sandbox.spec.assignments import parse_assignment
+from sandbox.spec.codecs.containers import APPEND, CHANGES, REMOVE
+from sandbox.spec.decode import is_change
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.expand import expand
+from sandbox.spec.locate import Entry, Span
+from sandbox.spec.lookup import codec_at
+from sandbox.spec.notation import KeyPath, format_key_path, literal, nearest, quote, shown, type_name
+from sandbox.spec.origin import Origin, Origins, Source
+from sandbox.spec.settings import Codec, Invalid
+
+MAX_FILES = 64
+"""How many files one specification may consist of, each counted as often as it is read."""
+
+Read = Callable[[str], "Document"]
+"""Reads the document in a file; raises SpecError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One parsed text: what tomllib makes of it, and where everything in it stands. `identity` tells files apart."""
+
+    tree: Mapping[str, Any]
+    origins: Origins
+    identity: object = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """The result: one tree, the origin of everything in it, and the files that it is made of, the main one last."""
+
+    tree: dict[str, Any]
+    origins: Origins
+    files: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Node:
+    """A value, and where it was written. In tables and lists the values are nodes, too."""
+
+    value: Any
+    origin: Origin | None
+
+
+@dataclass(slots=True)
+class _Composer:
+    environ: Mapping[str, str]
+    home: str | None
+    read: Read
+    files: list[str] = field(default_factory=list)
+    found: list[Diagnostic] = field(default_factory=list)
+
+    def report(
+        self, origin: Origin | None, path: KeyPath, message: str, hint: str | None, *, key: bool = False
+    ) -> None:
+        """Note a mistake at *origin*."""
+        assert origin is not None  # only the root of a tree has none, and nothing is wrong with that
+        span = origin.entry.key if key else origin.entry.value
+        self.found.append(origin.source.diagnostic(span, message, hint, key=format_key_path(path)))
+
+
+def compose(
+    main: Document,
+    *,
+    read: Read,
+    environ: Mapping[str, str],
+    profiles: Sequence[str] = (),
+    assignments: Sequence[str] = (),
+    directory: str = "/",
+) -> Composition:
+    """Return what *main* says together with all that it extends, with *profiles* and *assignments* applied.
+
+    *environ* is what references in `extends` mean, *directory* what relative paths in assignments are relative to.
+    Raises SpecError for what cannot be put together.
+    """
+    composer = _Composer(environ, environ.get("HOME"), read)
+    whole = _extended(main, composer, ())
+    _apply_profiles(whole, profiles, main.origins.main, composer)
+    for text in assignments:
+        _assign(whole, text, directory, composer)
+    _settle_changes(whole, (), composer)
+    if composer.found:
+        composer.found.sort(key=Diagnostic.sort_key)
+        raise SpecError(composer.found)
+    by_path: dict[KeyPath, Origin] = {}
+    tree = _flatten(whole, (), by_path)
+    return Composition(
+        tree=cast("dict[str, Any]", tree),
+        origins=Origins(main.origins.main, by_path),
+        files=tuple(dict.fromkeys(composer.files)),
+    )
+
+
+# --- extends ---
+
+
+def _extended(document: Document, composer: _Composer, chain: tuple[Document, ...]) -> _Node:
+    """Return the tree of *document* over those that it extends. *chain* leads here from the main file."""
+    node = _annotate(document)
+    whole = _Node({}, None)
+    if "extends" in node.value:
+        for reference, path in _references(node.value["extends"]):
+            base = _open_base(reference, path, composer, (*chain, document))
+            if base is not None:
+                under = _extended(base, composer, (*chain, document))
+                under.value.pop("extends", None)
+                _merge(whole, under, (), composer)
+    composer.files.append(document.origins.main.file)
+    _merge(whole, node, (), composer)
+    return whole
+
+
+def _references(node: _Node) -> Iterator[tuple[_Node, KeyPath]]:
+    """Yield the paths that `extends` names; what is none is reported where the tree is decoded."""
+    if isinstance(node.value, str):
+        yield node, ("extends",)
+    elif isinstance(node.value, list):
+        for index, item in enumerate(node.value):
+            if isinstance(item.value, str):
+                yield item, ("extends", index)
+
+
+def _open_base(
+    reference: _Node, path: KeyPath, composer: _Composer, chain: tuple[Document, ...]
+) -> Document | None:
+    assert reference.origin is not None
+    source = reference.origin.source
+    try:
+        name = expand(reference.value, composer.environ, source.directory)
+    except Invalid as error:
+        composer.report(reference.origin, path, error.message, error.hint)
+        return None
+    if not name or "\0" in name:
+        return None  # reported where the tree is decoded
+    if len(composer.files) + len(chain) >= MAX_FILES:
+        composer.report(reference.origin, path, f"more than {MAX_FILES} files", "extend fewer")
+        return None
+    if name.startswith("~/") and composer.home:
+        name = composer.home + name[1:]
+    # Named as the user would: relative to where the main file was named, absolute if that was.
+    file = posixpath.normpath(posixpath.join(posixpath.dirname(source.file), name))
+    try:
+        base = composer.read(file)
+    except SpecError as error:
+        alone = cast("list[Diagnostic]", error.diagnostics)
+        if len(alone) == 1 and alone[0].line is None:
+            # About the file as a whole: the place that names it says more.
+            composer.report(reference.origin, path, f"{file}: {alone[0].message}", alone[0].hint)
+        else:
+            composer.found += alone
+        return None
+    for position, document in enumerate(chain):
+        if document.identity == base.identity:
+            circle = [one.origins.main.file for one in chain[position:]] + [file]
+            composer.report(
+                reference.origin, path, f"extends itself: {' -> '.join(circle)}", "remove one of them"
+            )
+            return None
+    return base
+
+
+# --- merging ---
+
+
+def _merge(under: _Node, over: _Node, path: KeyPath, composer: _Composer) -> None:
+    """Change the table *under* to what *over* makes of it."""
+    for key, node in over.value.items():
+        here = (*path, key)
+        present = under.value.get(key)
+        if present is None:
+            under.value[key] = node
+        elif isinstance(present.value, dict) and isinstance(node.value, dict):
+            if _changes_list(node, here):
+                under.value[key] = _later(present, node)
+            elif _changes_list(present, here):
+                under.value[key] = node
+            else:
+                present.origin = node.origin
+                _merge(present, node, here, composer)
+        elif isinstance(present.value, list) and _changes_list(node, here):
+            under.value[key] = _changed(present, node, here, composer)
+        elif isinstance(node.value, dict) and _changes_list(node, here):
+            found = type_name(present.value)
+            composer.report(
+                node.origin, here, f"cannot change what is {_a(found)}", "write the whole value", key=True
+            )
+        else:
+            under.value[key] = node
+
+
+def _changes_list(node: _Node, path: KeyPath) -> bool:
+    codec = _codec(path)
+    return codec is not None and is_change(codec, node.value)
+
+
+def _codec(path: KeyPath) -> Codec[Any] | None:
+    """Return the codec at *path*, where [profile.NAME] is like the file itself."""
+    return codec_at(path[2:] if path[:1] == ("profile",) else path)
+
+
+def _later(first: _Node, second: _Node) -> _Node:
+    """Return one change that does what *first* and then *second* do to a list that is not known yet."""
+    merged = dict(first.value)
+    for key in (REMOVE, APPEND):
+        node = second.value.get(key)
+        if node is None:
+            continue
+        before = merged.get(key)
+        both = isinstance(before, _Node) and isinstance(before.value, list) and isinstance(node.value, list)
+        merged[key] = (
+            _Node([*before.value, *node.value], node.origin) if both and before is not None else node
+        )
+    return _Node(merged, second.origin)
+
+
+def _changed(present: _Node, change: _Node, path: KeyPath, composer: _Composer) -> _Node:
+    """Return the list *present* without what *change* removes and with what it appends."""
+    codec = _codec(path)
+    assert codec is not None
+    element = codec.inside(0)
+    items: list[_Node] = list(present.value)
+    for key in change.value.keys() - CHANGES:
+        node = change.value[key]
+        composer.report(
+            node.origin, (*path, key), "unknown key", f"known keys: {', '.join(sorted(CHANGES))}", key=True
+        )
+    for unwanted, where in _parts(change, REMOVE, path, composer):
+        wanted = _plain(unwanted)
+        left = [item for item in items if not _is_named(item, wanted, element)]
+        if len(left) == len(items):
+            composer.report(
+                unwanted.origin,
+                where,
+                f"{_literal(wanted)} is not in the list",
+                _available(items, wanted, element),
+            )
+        items = left
+    items += [node for node, _ in _parts(change, APPEND, path, composer)]
+    return _Node(items, change.origin)
+
+
+def _parts(change: _Node, key: str, path: KeyPath, composer: _Composer) -> Iterator[tuple[_Node, KeyPath]]:
+    node = change.value.get(key)
+    if node is None:
+        return
+    if not isinstance(node.value, list):
+        composer.report(
+            node.origin, (*path, key), f"expected array, found {type_name(node.value)}", "put it in brackets"
+        )
+        return
+    for index, item in enumerate(node.value):
+        yield item, (*path, key, index)
+
+
+def _is_named(item: _Node, wanted: object, element: Codec[Any] | None) -> bool:
+    names = element.names(_plain(item)) if element else (_plain(item),)
+    return any(type(name) is type(wanted) and name == wanted for name in names)
+
+
+def _available(items: Sequence[_Node], wanted: object, element: Codec[Any] | None) -> str:
+    # The last name is what identifies an element, the first all of it.
+    names = [(element.names(_plain(item)) if element else (_plain(item),)) for item in items]
+    known = [name for one in names for name in one if isinstance(name, str)]
+    meant = nearest(wanted, known) if isinstance(wanted, str) else None
+    if meant is not None:
+        return f"did you mean {quote(meant)}?"
+    short = [name if isinstance(name := one[min(1, len(one) - 1)], str) else literal(name) for one in names]
+    return f"it holds {', '.join(map(shown, short))}" if short else "it is empty"
+
+
+def _settle_changes(node: _Node, path: KeyPath, composer: _Composer) -> None:
+    """Apply the changes below *node* that no list was found for, to an empty one. Profiles are left alone."""
+    for key, child in node.value.items():
+        here = (*path, key)
+        if here == ("profile",) or not isinstance(child.value, dict):
+            continue
+        if _changes_list(child, here):
+            node.value[key] = _changed(_Node([], child.origin), child, here, composer)
+        else:
+            _settle_changes(child, here, composer)
+
+
+# --- profiles and assignments ---
+
+
+def _apply_profiles(whole: _Node, names: Sequence[str], main: Source, composer: _Composer) -> None:
+    table = whole.value.get("profile")
+    known = table.value if table is not None and isinstance(table.value, dict) else {}
+    for name in names:
+        node = known.get(name)
+        if node is None:
+            meant = nearest(name, known)
+            hint = (
+                f"did you mean {meant}?"
+                if meant
+                else f"profiles: {', '.join(known)}"
+                if known
+                else "it has no profiles"
+            )
+            composer.found.append(main.diagnostic(None, f"no profile {shown(name)}", hint))
+        elif isinstance(node.value, dict):
+            _merge(whole, _copy(node), (), composer)
+
+
+def _assign(whole: _Node, text: str, directory: str, composer: _Composer) -> None:
+    """Apply "KEY=VALUE" from the command line, whose places are those of its own text."""
+    source = Source(file="--set", directory=directory, text=text)
+    try:
+        path, value = parse_assignment(text)
+    except ValueError as error:
+        hint = "write --set KEY=VALUE, such as --set limits.memory=1G"
+        composer.found.append(source.diagnostic(Span(0, len(text)), str(error), hint))
+        return
+    start = text.index("=") + 1
+    origin = Origin(source, Entry(Span(0, start - 1), Span(start, len(text)), literal=True))
+    node = _annotate_value(value, lambda _: origin, ())
+    if path[0] in ("extends", "profile"):
+        composer.report(origin, path, "cannot be set for one run", "write it into the file", key=True)
+        return
+    parent = whole
+    for depth, part in enumerate(path[:-1]):
+        if isinstance(part, int):
+            child = _element(parent, part, path[:depth], origin, composer)
+        else:
+            following = path[depth + 1]
+            child = parent.value.setdefault(part, _Node([] if isinstance(following, int) else {}, origin))
+            if not isinstance(child.value, list if isinstance(following, int) else dict):
+                found = _a(type_name(child.value))
+                composer.report(
+                    origin,
+                    path[: depth + 1],
+                    f"has no {quote(str(following))}: it is {found}",
+                    None,
+                    key=True,
+                )
+                return
+        if child is None:
+            return
+        parent = child
+    last = path[-1]
+    if isinstance(last, int):
+        if _element(parent, last, path[:-1], origin, composer) is not None:
+            parent.value[last] = node
+    elif isinstance(parent.value, dict):
+        change = _Node({last: node}, origin)
+        _merge(parent, change, path[:-1], composer)
+
+
+def _element(parent: _Node, index: int, path: KeyPath, origin: Origin, composer: _Composer) -> _Node | None:
+    if isinstance(parent.value, list) and index < len(parent.value):
+        element: _Node = parent.value[index]
+        return element
+    length = len(parent.value) if isinstance(parent.value, list) else 0
+    composer.report(
+        origin, (*path, index), f"there is no element {index}: the list has {length}", None, key=True
+    )
+    return None
+
+
+# --- trees ---
+
+
+def _annotate(document: Document) -> _Node:
+    return _annotate_value(document.tree, document.origins.find, ())
+
+
+def _annotate_value(value: object, find: Callable[[KeyPath], Origin | None], path: KeyPath) -> _Node:
+    # The depth of the recursion is that of the document, which locate.MAX_DEPTH bounds.
+    if isinstance(value, Mapping):
+        inside: Any = {key: _annotate_value(item, find, (*path, key)) for key, item in value.items()}
+    elif isinstance(value, list):
+        inside = [_annotate_value(item, find, (*path, index)) for index, item in enumerate(value)]
+    else:
+        inside = value
+    return _Node(inside, find(path))
+
+
+def _copy(node: _Node) -> _Node:
+    value = node.value
+    if isinstance(value, dict):
+        return _Node({key: _copy(item) for key, item in value.items()}, node.origin)
+    return (
+        _Node([_copy(item) for item in value], node.origin)
+        if isinstance(value, list)
+        else _Node(value, node.origin)
+    )
+
+
+def _flatten(node: _Node, path: KeyPath, by_path: dict[KeyPath, Origin]) -> object:
+    if node.origin is not None:
+        by_path[path] = node.origin
+    if isinstance(node.value, dict):
+        return {key: _flatten(item, (*path, key), by_path) for key, item in node.value.items()}
+    if isinstance(node.value, list):
+        return [_flatten(item, (*path, index), by_path) for index, item in enumerate(node.value)]
+    return node.value
+
+
+def _plain(node: _Node) -> object:
+    return _flatten(node, (), {})
+
+
+def _literal(value: object) -> str:
+    text = literal(value)
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

@@ -1,0 +1,46 @@
+"""The tables of an environment file: each is a frozen class, every key a field declared by `setting`.
+
+The vocabulary is that of the field (OCI, compose, cgroups). These modules only declare; codecs check single values,
+`sandbox.spec.rules` checks what several settings say together.
+
+    root        [sandbox] [root]
+    process     [process] [health] [restart]
+    storage     [[volumes]] [[devices]]
+    isolation   [namespaces] [ids] [security]
+    network     [network] [networks]
+    limits      [limits]
+    parts       [sandboxes] [[build]]
+"""
+
+from sandbox.spec.tables.isolation import Capabilities, IdRange, Ids, Landlock, Namespaces, Seccomp, Security
+from sandbox.spec.tables.limits import IoLimit, Limits
+from sandbox.spec.tables.network import Egress, Network, NetworkDefinition
+from sandbox.spec.tables.parts import BuildStep, Member
+from sandbox.spec.tables.process import Health, Process, Restart
+from sandbox.spec.tables.root import Root, Sandbox
+from sandbox.spec.tables.storage import Device, Volume, VolumeCodec
+
+__all__ = [
+    "BuildStep",
+    "Capabilities",
+    "Device",
+    "Egress",
+    "Health",
+    "IdRange",
+    "Ids",
+    "IoLimit",
+    "Landlock",
+    "Limits",
+    "Member",
+    "Namespaces",
+    "Network",
+    "NetworkDefinition",
+    "Process",
+    "Restart",
+    "Root",
+    "Sandbox",
+    "Seccomp",
+    "Security",
+    "Volume",
+    "VolumeCodec",
+]

@@ -1,0 +1,274 @@
+"""[namespaces], [ids] and [security]: what is private, which ids exist, what the program may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.spec.codecs import (
+    ID_MAX,
+    Boolean,
+    Choice,
+    HostPath,
+    Integer,
+    ListOf,
+    SandboxPath,
+    Text,
+    capability,
+    mismatch,
+    text_schema,
+)
+from sandbox.spec.decode import Record
+from sandbox.spec.notation import quote, shown
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting
+from sandbox.spec.values.addresses import PORT_MAX
+from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Namespaces:
+    """[namespaces]: what the sandbox has for itself and what it shares with the host; see namespaces(7)."""
+
+    user: str = setting(
+        NamespaceCodec("private", planned=("host",)),
+        doc="User and group ids, capabilities.",
+        example="private",
+        default="private",
+    )
+    mount: str = setting(
+        NamespaceCodec("private", planned=("host",)),
+        doc="The tree of mounts.",
+        example="private",
+        default="private",
+    )
+    pid: str = setting(
+        NamespaceCodec("private", planned=("host",)), doc="Process ids.", example="private", default="private"
+    )
+    net: str = setting(
+        NamespaceCodec("private", "host"),
+        doc="Network interfaces; follows network.mode.",
+        example="private",
+        default="private",
+    )
+    ipc: str = setting(
+        NamespaceCodec("private", "host"),
+        doc="System V IPC and POSIX message queues.",
+        example="host",
+        default="private",
+    )
+    uts: str = setting(NamespaceCodec("private", "host"), doc="Host name.", example="host", default="private")
+    cgroup: str = setting(
+        NamespaceCodec("private", "host"), doc="View of the cgroup tree.", example="host", default="private"
+    )
+    time: str | TimeOffsets = setting(
+        TimeCodec(),
+        doc="Clocks that start elsewhere: monotonic and boottime are added to the host's.",
+        example={"boottime": "1d"},
+        default="host",
+    )
+    optional: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True),
+        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        example=["cgroup"],
+        default=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdRange:
+    """Consecutive ids of the sandbox, and the ids of the host that stand behind them."""
+
+    inside: int = setting(Integer(0, ID_MAX), doc="The first id in the sandbox.", example=0, required=True)
+    outside: int = setting(
+        Integer(0, ID_MAX), doc="The first id on the host.", example=100_000, required=True
+    )
+    count: int = setting(Integer(1, ID_MAX), doc="How many.", example=65_536, unit="ids", required=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ids:
+    """[ids]: which host ids stand behind the ids of the sandbox; see user_namespaces(7)."""
+
+    map: str = setting(
+        Choice("auto", "single", planned=("keep-id",)),
+        doc="auto: all subordinate ids of the user, with the user as 0. single: only the user, as 0.",
+        example="single",
+        default="auto",
+    )
+    uid_map: tuple[IdRange, ...] = setting(
+        ListOf(Record(IdRange)),
+        doc="User ids, range by range, instead of map.",
+        example=[{"inside": 0, "outside": 100000, "count": 65536}],
+        default=(),
+        enforced=False,
+    )
+    gid_map: tuple[IdRange, ...] = setting(
+        ListOf(Record(IdRange)),
+        doc="Group ids, range by range, instead of map.",
+        example=[{"inside": 0, "outside": 100000, "count": 65536}],
+        default=(),
+        enforced=False,
+    )
+    optional: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True),
+        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        example=["map"],
+        default=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """security.capabilities: changes to the default set; see capabilities(7)."""
+
+    drop: tuple[str, ...] = setting(
+        ListOf(capability(), distinct=True),
+        doc='Capabilities that the program does not get; "all" for none of the default ones.',
+        example=["all"],
+        default=(),
+    )
+    add: tuple[str, ...] = setting(
+        ListOf(capability(), distinct=True),
+        doc="Capabilities that the program gets beside the default ones, over its own namespaces only.",
+        example=["NET_RAW"],
+        default=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seccomp:
+    """A filter of system calls: a profile, and changes to it; see seccomp(2)."""
+
+    profile: str = setting(
+        Text(),
+        doc='The profile: "default", "unconfined", or a path (with a /) of a JSON profile of the containers ecosystem.',
+        example="./seccomp.json",
+        default="default",
+    )
+    allow: tuple[str, ...] = setting(
+        ListOf(Text(r"[a-z0-9_]+", "write the name of a system call"), distinct=True),
+        doc="System calls that are allowed whatever the profile says.",
+        example=["ptrace"],
+        default=(),
+    )
+    deny: tuple[str, ...] = setting(
+        ListOf(Text(r"[a-z0-9_]+", "write the name of a system call"), distinct=True),
+        doc="System calls that fail whatever the profile says.",
+        example=["mount"],
+        default=(),
+    )
+    log: bool = setting(
+        Boolean(), doc="Whether denied calls are logged and let through.", example=True, default=False
+    )
+
+
+class SeccompCodec(Codec["str | Seccomp"]):
+    """The word "default" or "unconfined", the path of a profile, or a table."""
+
+    expects = "string or table"
+    toml_types = ("string", "table")
+    choices = ("unconfined",)
+
+    def __init__(self) -> None:
+        self._table = Record(Seccomp)
+        self._path = HostPath()
+
+    def decode(self, value: object, cursor: Cursor, /) -> str | Seccomp:
+        hint = 'this version has no filter, which "unconfined" says'
+        if isinstance(value, dict):
+            seccomp = self._table.decode(value, cursor)
+            if not cursor.problems.touch(cursor.path):
+                cursor.unenforced("a filter", hint)
+            return seccomp
+        if not isinstance(value, str):
+            raise mismatch(self, value)
+        if value == "unconfined":
+            return value
+        profile = value if value == "default" or "/" not in value else self._path.decode(value, cursor)
+        if profile != "default" and "/" not in profile:
+            raise Invalid(
+                f"unknown profile {shown(value)}",
+                'write "default", "unconfined" or the path of a profile, with a /',
+            )
+        cursor.unenforced(quote(value), hint)
+        return profile
+
+    def encode(self, value: str | Seccomp, /) -> object:
+        return value if isinstance(value, str) else self._table.encode(value)
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [{"enum": ["default", "unconfined"]}, text_schema("/"), self._table.schema()]}
+
+    def inside(self, key: str | int, /) -> Codec[Any] | None:
+        return self._table.inside(key)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Landlock:
+    """What Landlock allows: all else is refused, whatever permissions say."""
+
+    read: tuple[str, ...] = setting(
+        ListOf(SandboxPath()), doc="Paths below which files may be read.", example=["/etc"], default=()
+    )
+    write: tuple[str, ...] = setting(
+        ListOf(SandboxPath()), doc="Paths below which files may be changed.", example=["/tmp"], default=()
+    )
+    execute: tuple[str, ...] = setting(
+        ListOf(SandboxPath()), doc="Paths below which programs may be run.", example=["/usr"], default=()
+    )
+    connect: tuple[int, ...] = setting(
+        ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be connected to.", example=[443], default=()
+    )
+    bind: tuple[int, ...] = setting(
+        ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be listened on.", example=[8080], default=()
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Security:
+    """[security]: what the program may do. The defaults are the safe ones."""
+
+    capabilities: Capabilities = setting(
+        Record(Capabilities),
+        doc="Changes to the default set of capabilities.",
+        example={"drop": ["all"], "add": ["CHOWN"]},
+        default=Capabilities(),
+    )
+    no_new_privileges: bool = setting(
+        Boolean(),
+        doc="Whether set-user-id programs and file capabilities are without effect; see PR_SET_NO_NEW_PRIVS(2const).",
+        example=False,
+        default=True,
+    )
+    seccomp: str | Seccomp = setting(
+        SeccompCodec(),
+        doc="Filter of system calls. This version has none, which is what unconfined says.",
+        example="default",
+        default="unconfined",
+    )
+    landlock: Landlock | None = setting(
+        Record(Landlock),
+        doc="Rules of Landlock, a second wall behind the mounts; see landlock(7).",
+        example={"read": ["/usr"]},
+        enforced=False,
+    )
+    masked_paths: tuple[str, ...] = setting(
+        ListOf(SandboxPath()),
+        doc="Paths that appear empty.",
+        example=["/proc/kcore"],
+        default=(),
+        enforced=False,
+    )
+    readonly_paths: tuple[str, ...] = setting(
+        ListOf(SandboxPath()),
+        doc="Paths that cannot be written.",
+        example=["/proc/sys"],
+        default=(),
+        enforced=False,
+    )
+    optional: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True),
+        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        example=["seccomp"],
+        default=(),
+    )

@@ -1,0 +1,123 @@
+"""[limits]: what the sandbox may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandbox.spec.codecs import (
+    Duration,
+    HostPath,
+    Integer,
+    ListOf,
+    Number,
+    OrUnlimited,
+    Size,
+    Text,
+    Unlimited,
+    WholeSeconds,
+)
+from sandbox.spec.decode import Record
+from sandbox.spec.settings import setting
+from sandbox.spec.units import MIB
+from sandbox.spec.values.resources import CpuSetCodec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IoLimit:
+    """limits.io: how much may be read and written on one block device; see io.max of cgroups."""
+
+    path: str = setting(
+        HostPath(), doc="The device, or a file on the file system that it holds.", example="/", required=True
+    )
+    read: int | None = setting(Size(1), doc="Reading.", example="10M", unit="bytes a second")
+    write: int | None = setting(Size(1), doc="Writing.", example="10M", unit="bytes a second")
+    read_operations: int | None = setting(
+        Integer(1), doc="Read requests.", example=1000, unit="operations a second"
+    )
+    write_operations: int | None = setting(
+        Integer(1), doc="Write requests.", example=1000, unit="operations a second"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """[limits]: what the sandbox may use. Each is enforced, or an error, or named in optional."""
+
+    memory: int | None = setting(
+        # Below this not even the dynamic loader of a small program gets through.
+        Size(4 * MIB),
+        doc="Memory of all processes together, at least 4M.",
+        example="512M",
+        unit="bytes",
+    )
+    memory_high: int | None = setting(
+        Size(4 * MIB),
+        doc="Memory above which processes are slowed down.",
+        example="400M",
+        unit="bytes",
+        enforced=False,
+    )
+    swap: int | None = setting(Size(), doc="Swap beside memory; 0 for none.", example="256M", unit="bytes")
+    cpus: float | None = setting(
+        # The kernel takes no quota below 1 ms (min_cfs_quota_period), of a period of 100 ms.
+        Number(0.01, 100_000),
+        doc="Processor time, in processors.",
+        example=1.5,
+        unit="processors",
+    )
+    cpu_weight: int | None = setting(
+        Integer(1, 10_000),
+        doc="Share of processor time when others want it too; 100 is what all have.",
+        example=50,
+    )
+    cpuset: str | None = setting(
+        CpuSetCodec(), doc="Processors that may be used; see cpuset(7).", example="0-3", enforced=False
+    )
+    pids: int | None = setting(
+        Integer(1), doc="Processes and threads at once.", example=256, unit="processes"
+    )
+    io: tuple[IoLimit, ...] = setting(
+        ListOf(Record(IoLimit, key="path")),
+        doc="Bandwidth of block devices.",
+        example=[{"path": "/", "read": "10M"}],
+        default=(),
+        enforced=False,
+    )
+    open_files: int | Unlimited | None = setting(
+        OrUnlimited(Integer(1)), doc="RLIMIT_NOFILE: open files of one process.", example=1024, unit="files"
+    )
+    processes: int | Unlimited | None = setting(
+        OrUnlimited(Integer(1)), doc="RLIMIT_NPROC: processes of the user.", example=256, unit="processes"
+    )
+    file_size: int | Unlimited | None = setting(
+        OrUnlimited(Size()), doc="RLIMIT_FSIZE: size of a file that is written.", example="1G", unit="bytes"
+    )
+    core: int | Unlimited | None = setting(
+        OrUnlimited(Size()), doc="RLIMIT_CORE: size of a core dump; 0 for none.", example=0, unit="bytes"
+    )
+    stack: int | Unlimited | None = setting(
+        OrUnlimited(Size(1)), doc="RLIMIT_STACK: stack of the main thread.", example="8M", unit="bytes"
+    )
+    cpu_time: int | Unlimited | None = setting(
+        OrUnlimited(WholeSeconds(1)),
+        doc="RLIMIT_CPU: processor time of one process.",
+        example="10m",
+        unit="seconds",
+    )
+    wall_time: float | None = setting(
+        Duration(0.001),
+        doc="How long the sandbox may run before it is stopped.",
+        example="1h",
+        unit="seconds",
+    )
+    oom_score_adj: int | None = setting(
+        Integer(0, 1000),
+        doc="How early the kernel kills here when memory runs out; see proc(5).",
+        example=500,
+    )
+    optional: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True),
+        doc="Limits that may go unenforced, with a warning, where they cannot be enforced.",
+        example=["cpus", "pids"],
+        default=(),
+    )

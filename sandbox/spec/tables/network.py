@@ -1,0 +1,115 @@
+"""[network] and [networks]: what the sandbox can reach, and what reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sandbox.spec.codecs import Boolean, Choice, ListOf, TableOf, Text
+from sandbox.spec.decode import Record
+from sandbox.spec.settings import setting
+from sandbox.spec.values.addresses import (
+    AddressCodec,
+    DomainCodec,
+    EndpointCodec,
+    Port,
+    PortCodec,
+    SubnetCodec,
+    check_domain,
+)
+
+NETWORK_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
+NETWORK_NAME_RULE = (
+    "a name has 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
+)
+
+_NO_STRINGS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Egress:
+    """network.egress: destinations by name, address or network; what is denied wins over what is allowed."""
+
+    allow: tuple[str, ...] = setting(
+        ListOf(EndpointCodec(), distinct=True),
+        doc="Destinations that may be connected to; all others may not.",
+        example=["example.org:443", "10.0.0.0/8"],
+        default=(),
+    )
+    deny: tuple[str, ...] = setting(
+        ListOf(EndpointCodec(), distinct=True),
+        doc="Destinations that may not be connected to.",
+        example=["169.254.0.0/16"],
+        default=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """[network]: what the sandbox can reach."""
+
+    mode: str = setting(
+        Choice("none", "host", planned=("private",)),
+        doc="none: only its own loopback. host: everything the host reaches, its loopback too.",
+        example="host",
+        default="none",
+    )
+    ports: tuple[Port, ...] = setting(
+        ListOf(PortCodec()),
+        doc="Ports of the host that lead into the sandbox: [ADDRESS:]HOST:SANDBOX[/udp].",
+        example=["127.0.0.1:8080:80/tcp"],
+        default=(),
+        enforced=False,
+    )
+    dns: tuple[str, ...] = setting(
+        ListOf(AddressCodec(), distinct=True),
+        doc="Name servers.",
+        example=["9.9.9.9"],
+        default=(),
+        enforced=False,
+    )
+    search: tuple[str, ...] = setting(
+        ListOf(DomainCodec(), distinct=True),
+        doc="Domains in which names are looked up.",
+        example=["example.org"],
+        default=(),
+        enforced=False,
+    )
+    hosts: Mapping[str, str] = setting(
+        TableOf(AddressCodec(), check_domain),
+        doc="Names with their addresses, for /etc/hosts.",
+        example={"db": "10.0.0.2"},
+        default=_NO_STRINGS,
+        enforced=False,
+    )
+    networks: tuple[str, ...] = setting(
+        ListOf(Text(NETWORK_NAME, NETWORK_NAME_RULE), distinct=True),
+        doc="Networks of [networks] that the sandbox is part of.",
+        example=["backend"],
+        default=(),
+        enforced=False,
+    )
+    egress: Egress | None = setting(
+        Record(Egress),
+        doc="Where connections may go; without it, everywhere that the network reaches.",
+        example={"allow": ["example.org:443"]},
+        enforced=False,
+    )
+    host_access: bool | None = setting(
+        Boolean(), doc="Whether the host's own services can be reached.", example=False, enforced=False
+    )
+    optional: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True),
+        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        example=["egress"],
+        default=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkDefinition:
+    """[networks.NAME]: a network that several sandboxes are part of."""
+
+    subnet: str | None = setting(SubnetCodec(), doc="Its addresses.", example="10.89.0.0/24")
+    internal: bool = setting(Boolean(), doc="Whether it leads nowhere else.", example=True, default=False)

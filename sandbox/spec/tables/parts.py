@@ -1,0 +1,42 @@
+"""[sandboxes.NAME] and [[build]]: several sandboxes that belong together, and the steps that make a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandbox.spec.codecs import Boolean, HostPath, ListOf, SandboxPath, Text
+from sandbox.spec.settings import setting
+from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
+from sandbox.spec.values.program import CommandCodec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """[sandboxes.NAME]: one of several sandboxes that are started together."""
+
+    file: str = setting(HostPath(), doc="Its environment file.", example="db.toml", required=True)
+    profiles: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True), doc="Profiles of it that apply.", example=["debug"], default=()
+    )
+    depends_on: tuple[str, ...] = setting(
+        ListOf(Text(SANDBOX_NAME, SANDBOX_NAME_RULE), distinct=True),
+        doc="Sandboxes that are started before, and are well.",
+        example=["db"],
+        default=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildStep:
+    """[[build]]: one step that makes a layer: a command that runs in it, or files that are copied into it."""
+
+    run: tuple[str, ...] | None = setting(
+        CommandCodec(ListOf(Text())), doc="A command, run on the layers so far.", example=["make", "install"]
+    )
+    copy: str | None = setting(
+        HostPath(), doc="A file or directory of the host that is copied.", example="./src"
+    )
+    target: str | None = setting(SandboxPath(), doc="Where the copy goes.", example="/src")
+    network: bool = setting(
+        Boolean(), doc="Whether the command reaches what the host reaches.", example=True, default=False
+    )

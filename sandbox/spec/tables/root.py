@@ -1,0 +1,82 @@
+"""[sandbox] and [root]: the name of the sandbox, and its root file system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sandbox.spec.codecs import Choice, Integer, ListOf, SandboxPath, Size, TableOf, Text
+from sandbox.spec.settings import setting
+from sandbox.spec.values.layers import Layer, LayerCodec
+from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE, HostnameCodec
+
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sandbox:
+    """[sandbox]: what the sandbox is called."""
+
+    name: str | None = setting(
+        Text(SANDBOX_NAME, SANDBOX_NAME_RULE),
+        doc="Name by which other commands refer to the sandbox.",
+        example="web",
+    )
+    hostname: str | None = setting(
+        HostnameCodec(),
+        doc="Host name in the sandbox; needs a private uts namespace.",
+        example="web.internal",
+    )
+    description: str | None = setting(
+        Text(), doc="One line for people, shown in listings.", example="throw-away shell over the host"
+    )
+    labels: Mapping[str, str] = setting(
+        TableOf(Text()), doc="Labels to select sandboxes by.", example={"team": "infra"}, default=_NO_LABELS
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Root:
+    """[root]: the layers that make the root file system, and where changes to it go."""
+
+    layers: tuple[Layer, ...] = setting(
+        ListOf(LayerCodec(), minimum=1),
+        doc="Layers of the root file system, bottom first: what a later one holds hides the same path of earlier ones.",
+        example=["dir:/"],
+        required=True,
+    )
+    writable: str = setting(
+        Choice("ephemeral", "persistent", "none"),
+        doc="Where changes go: gone after exit, kept for the next start of the same file, or refused.",
+        example="persistent",
+        default="ephemeral",
+    )
+    driver: str = setting(
+        Choice("unionfs"), doc="What joins the layers.", example="unionfs", default="unionfs"
+    )
+    size: int | None = setting(
+        Size(1),
+        doc="Most that the writable layer may hold. Copies of what a program changes in other layers count, too.",
+        example="2G",
+        unit="bytes",
+    )
+    inodes: int | None = setting(
+        Integer(1),
+        doc="Most files, directories and other objects that the writable layer may hold.",
+        example=100_000,
+        unit="files",
+    )
+    native: tuple[str, ...] = setting(
+        ListOf(SandboxPath(), distinct=True),
+        doc="Directories that only one layer has, bound read-only from it: they are used at the speed of its file system.",
+        example=["/usr"],
+        default=(),
+        enforced=False,
+    )
+    optional: tuple[str, ...] = setting(
+        ListOf(Text(), distinct=True),
+        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        example=["native"],
+        default=(),
+    )

@@ -1,0 +1,77 @@
+"""[[volumes]] and [[devices]]: what bypasses the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, SandboxPath, Size, Text, mismatch
+from sandbox.spec.decode import Record, decode_table
+from sandbox.spec.settings import Cursor, setting
+from sandbox.spec.values.volumes import VOLUME_NAME, VOLUME_NAME_RULE, VolumeTargetCodec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Volume:
+    """[[volumes]]: a path that bypasses the layers."""
+
+    type: str = setting(
+        Choice("bind", "tmpfs", planned=("named", "file")),
+        doc="A path of the host; memory that is gone after exit; a directory that is kept under a name; a file with content.",
+        example="bind",
+        required=True,
+    )
+    source: str | None = setting(
+        HostPath(),
+        doc="For bind: the directory or file of the host, relative to this file. For named: the name.",
+        example="./src",
+    )
+    target: str = setting(
+        VolumeTargetCodec(),
+        doc="Where it appears: an absolute path in the sandbox.",
+        example="/src",
+        required=True,
+    )
+    read_only: bool = setting(Boolean(), doc="Whether writing is refused.", example=True, default=False)
+    size: int | None = setting(
+        # tmpfs(5) takes 0 for "no limit", the opposite of what it says.
+        Size(1),
+        doc="For tmpfs: most that it may hold.",
+        example="64M",
+        unit="bytes",
+    )
+    mode: int | None = setting(
+        Octal(0o7777), doc="For tmpfs: permission bits of its top directory.", example="1777", unit="octal"
+    )
+    options: tuple[str, ...] = setting(
+        ListOf(Choice("nosuid", "nodev", "noexec"), distinct=True),
+        doc="Mount options, see mount(8).",
+        example=["nosuid", "noexec"],
+        default=(),
+    )
+    content: str | None = setting(
+        Text(), doc="For file: the text that it holds.", example="hello\n", enforced=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """[[devices]]: a device of the host that the program may use."""
+
+    path: str = setting(HostPath(), doc="The device node of the host.", example="/dev/kvm", required=True)
+    target: str | None = setting(SandboxPath(), doc="Where it appears, if elsewhere.", example="/dev/kvm")
+
+
+class VolumeCodec(Record[Volume]):
+    """A volume, whose `source` is a name where its `type` is "named"."""
+
+    def __init__(self) -> None:
+        super().__init__(Volume, key="target")
+
+    def decode(self, value: object, cursor: Cursor, /) -> Volume:
+        if not isinstance(value, dict):
+            raise mismatch(self, value)
+        named = value.get("type") == "named"
+        return decode_table(Volume, value, cursor, codecs={"source": _SOURCE_NAME} if named else {})
+
+
+_SOURCE_NAME = Text(VOLUME_NAME, VOLUME_NAME_RULE)

@@ -1,0 +1,17 @@
+"""Values with a syntax of their own, each a small frozen type where the language has more than a string to say.
+
+layers       "dir:/", { dir = "/", cross = [...] }
+accounts     1000, "1000:1000", "www-data"
+program      a command, a terminal
+namespaces   "private", "host", "path:...", offsets of clocks, a host name
+volumes      the target of a volume
+resources    "0-3,8"
+addresses    "127.0.0.1:8080:80/tcp", addresses, networks, destinations
+"""
+
+from sandbox.spec.values.accounts import User
+from sandbox.spec.values.addresses import Port
+from sandbox.spec.values.layers import Layer, LayerTable
+from sandbox.spec.values.namespaces import TimeOffsets
+
+__all__ = ["Layer", "LayerTable", "Port", "TimeOffsets", "User"]

@@ -1,0 +1,53 @@
+"""A user of the sandbox, as an id or a name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sandbox.spec.codecs import ID_MAX, check_bounds, mismatch, text_schema
+from sandbox.spec.notation import shown
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+# useradd(8) of Debian; the sandbox's own /etc/passwd decides whether the name exists.
+_ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
+_NUMBER = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user of the sandbox, and a group if one is given: numbers, or names of its own /etc/passwd and /etc/group."""
+
+    user: int | str
+    group: int | str | None = None
+
+
+class UserCodec(Codec[User]):
+    """A user id or name, or either with a group: 1000, "1000:1000", "www-data", "www-data:adm"."""
+
+    expects = "user"
+    toml_types = ("integer", "string")
+
+    def decode(self, value: object, _cursor: Cursor, /) -> User:
+        if type(value) is int:
+            check_bounds(value, 0, ID_MAX, str)
+            return User(value)
+        if not isinstance(value, str):
+            raise mismatch(self, value)
+        user, colon, group = value.partition(":")
+        return User(self._account(user, value), self._account(group, value) if colon else None)
+
+    def _account(self, part: str, text: str) -> int | str:
+        if _NUMBER.fullmatch(part):
+            if len(part) > len(str(ID_MAX)) or int(part) > ID_MAX:
+                raise Invalid(f"id {shown(part)} is larger than {ID_MAX}", fragment=part)
+            return int(part)
+        if not _ACCOUNT_NAME.fullmatch(part):
+            raise Invalid(f"{shown(text)} is not a user", 'write an id, a name, "ID:ID" or "NAME:GROUP"')
+        return part
+
+    def encode(self, value: User, /) -> object:
+        return value.user if value.group is None else f"{value.user}:{value.group}"
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": ID_MAX}, text_schema()]}

@@ -1,0 +1,195 @@
+"""Addresses, networks and ports, written as everywhere in the field."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from sandbox.spec.codecs import expect_text, mismatch, text_schema
+from sandbox.spec.notation import nearest, quote, shown
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+Protocol = Literal["tcp", "udp"]
+
+PORT_MAX = 65535
+
+_PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
+_PORT = re.compile(
+    r"(?:(?P<address>\[[^\]]*\]|[^:\[\]]*):)?(?P<host>[^:/]*):(?P<inside>[^:/]*)(?:/(?P<protocol>.*))?",
+    re.DOTALL,
+)
+_PORT_HINT = (
+    'write "HOST:SANDBOX", "ADDRESS:HOST:SANDBOX" or either with "/udp", such as "127.0.0.1:8080:80/tcp"'
+)
+_DOMAIN = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
+)
+_ENDPOINT = re.compile(
+    r"(?P<place>\[[^\]]*\](?:/\d+)?|[^:]*|[0-9a-fA-F:]*::?[0-9a-fA-F:]*(?:/\d+)?)(?::(?P<port>[0-9]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the host that leads to one of the sandbox."""
+
+    address: str
+    host: int
+    sandbox: int
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        """Return the port as it is written, nothing left out."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.host}:{self.sandbox}/{self.protocol}"
+
+
+class PortCodec(Codec[Port]):
+    """The form is "[ADDRESS:]HOST:SANDBOX[/PROTOCOL]"; without an address, only this machine reaches the port."""
+
+    expects = "port"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> Port:
+        if type(value) is int:
+            raise mismatch(self, value, f"write {quote(f'{value}:{value}')}")
+        text = expect_text(self, value)
+        match = _PORT.fullmatch(text)
+        if match is None:
+            raise Invalid(f"{shown(text)} is not a port", _PORT_HINT)
+        word = match["protocol"]
+        protocol = _PROTOCOLS.get("tcp" if word is None else word)
+        if protocol is None:
+            meant = nearest(word, _PROTOCOLS)
+            hint = f"did you mean {quote(meant)}?" if meant else 'write "tcp" or "udp"'
+            raise Invalid(f"unknown protocol {shown(word)}", hint, fragment="/" + word)
+        address = match["address"]
+        return Port(
+            "127.0.0.1" if address is None else parse_address(address.removeprefix("[").removesuffix("]")),
+            _port_number(match["host"], text),
+            _port_number(match["inside"], text),
+            protocol,
+        )
+
+    def encode(self, value: Port, /) -> object:
+        return str(value)
+
+    def schema(self) -> dict[str, object]:
+        return text_schema("^(.*:)?[0-9]+:[0-9]+(/(tcp|udp))?$")
+
+    def names(self, value: object, /) -> tuple[object, ...]:
+        match = _PORT.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return (value,)
+        short, protocol = f"{match['host']}:{match['inside']}", match["protocol"] or "tcp"
+        return (value, match["host"], short, f"{match['host']}/{protocol}", f"{short}/{protocol}")
+
+
+def _port_number(text: str, whole: str) -> int:
+    if not text.isdecimal() or not text.isascii():
+        raise Invalid(f"{shown(whole)} is not a port", _PORT_HINT)
+    if not 1 <= int(text[:8]) <= PORT_MAX or len(text) > 7:
+        raise Invalid(f"a port is a number from 1 to {PORT_MAX}, found {text[:20]}", fragment=text)
+    return int(text)
+
+
+def parse_address(text: str) -> str:
+    """Return the IPv4 or IPv6 address *text* in its usual form; raise Invalid for what is none."""
+    import ipaddress  # 4 ms to import, and few files name an address
+
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        hint = 'write a number such as "10.0.0.2" or "fd00::2"'
+        raise Invalid(f"{shown(text)} is not an IP address", hint, fragment=text or None) from None
+
+
+class AddressCodec(Codec[str]):
+    """An IPv4 or IPv6 address."""
+
+    expects = "IP address"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        return parse_address(expect_text(self, value))
+
+    def schema(self) -> dict[str, object]:
+        return text_schema("^[0-9a-fA-F.:]+(%.*)?$")
+
+
+class SubnetCodec(Codec[str]):
+    """An IPv4 or IPv6 network in CIDR notation."""
+
+    expects = "network"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        text = expect_text(self, value)
+        if "/" not in text:
+            raise Invalid(f"{shown(text)} has no prefix length", 'such as "10.1.0.0/24"')
+        return _parse_network(text)
+
+    def schema(self) -> dict[str, object]:
+        return text_schema("^[0-9a-fA-F.:]+/[0-9]+$")
+
+
+def _parse_network(text: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        if "host bits" in str(error):
+            meant = str(ipaddress.ip_network(text, strict=False))
+            raise Invalid(
+                f"{shown(text)} is an address inside a network", f"did you mean {quote(meant)}?"
+            ) from None
+        raise Invalid(f"{shown(text)} is not a network", 'such as "10.1.0.0/24"') from None
+
+
+class DomainCodec(Codec[str]):
+    """A domain name (RFC 1035), with underscores as they occur in practice."""
+
+    expects = "domain name"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        return check_domain(expect_text(self, value))
+
+    def schema(self) -> dict[str, object]:
+        return text_schema()
+
+
+def check_domain(text: str) -> str:
+    """Return *text* if it is a domain name; raise Invalid otherwise."""
+    if not _DOMAIN.fullmatch(text.removesuffix(".")):
+        raise Invalid(f"{shown(text)} is not a domain name", 'such as "example.org"')
+    return text
+
+
+class EndpointCodec(Codec[str]):
+    """Where a connection may go: a domain name, an address or a network, each with a port or without."""
+
+    expects = "destination"
+    toml_types = ("string",)
+    _hint = 'write "NAME:PORT", "ADDRESS:PORT", "[IPV6]:PORT" or "NETWORK", such as "example.org:443" or "10.0.0.0/8"'
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        text = expect_text(self, value)
+        match = _ENDPOINT.fullmatch(text)
+        if match is None or not match["place"]:
+            raise Invalid(f"{shown(text)} is not a destination", self._hint)
+        if match["port"] is not None:
+            _port_number(match["port"], text)
+        place = match["place"].replace("[", "").replace("]", "")
+        if "/" in place:
+            _parse_network(place)
+        elif ":" in place or re.fullmatch(r"[0-9.]+", place):
+            parse_address(place)
+        else:
+            check_domain(place.removeprefix("*."))
+        return text
+
+    def schema(self) -> dict[str, object]:
+        return text_schema()

@@ -1,0 +1,124 @@
+"""Namespaces, and the host name that one of them has."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.spec.codecs import Duration, expect_text, joined, mismatch, text_schema
+from sandbox.spec.decode import Record
+from sandbox.spec.notation import nearest, quote, shown
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting
+
+SANDBOX_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
+SANDBOX_NAME_RULE = "use 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
+
+_HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_HOST_NAME_MAX = 64  # gethostname(2); DNS would allow 253
+
+
+class NamespaceCodec(Codec[str]):
+    """The word "private", for some namespaces "host", or which one to join: "path:PATH", "sandbox:NAME".
+
+    Those *planned* belong to the language, but this version would not do what they say; joining is planned for all.
+    """
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def __init__(self, *choices: str, planned: tuple[str, ...] = ()) -> None:
+        self.choices = choices
+        self.planned = planned
+
+    def decode(self, value: object, cursor: Cursor, /) -> str:
+        allowed = "write " + joined([quote(choice) for choice in self.choices])
+        text = expect_text(self, value)
+        if text in self.choices:
+            return text
+        if text in self.planned:
+            cursor.unenforced(quote(text), allowed)
+            return text
+        kind, colon, rest = text.partition(":")
+        if colon and kind == "path":
+            if not rest.startswith("/"):
+                raise Invalid(f"{shown(rest)} is not an absolute path", 'such as "path:/proc/1234/ns/net"')
+        elif colon and kind == "sandbox":
+            if not re.fullmatch(SANDBOX_NAME, rest):
+                raise Invalid(f"{shown(rest)} is not the name of a sandbox", SANDBOX_NAME_RULE)
+        else:
+            meant = nearest(text, (*self.choices, *self.planned))
+            hint = f"did you mean {quote(meant)}?" if meant else allowed
+            raise Invalid(f"unknown value {shown(text)}", hint)
+        cursor.unenforced(quote(kind + ":"), allowed, fragment=kind + ":")
+        return text
+
+    def schema(self) -> dict[str, object]:
+        words = [*self.choices, *self.planned]
+        return {"anyOf": [{"enum": words}, text_schema("^(path:/|sandbox:)")]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeOffsets:
+    """A time namespace of its own, whose clocks differ from the host's; see time_namespaces(7)."""
+
+    monotonic: float | None = setting(
+        Duration(), doc="Added to CLOCK_MONOTONIC.", example="1h", unit="seconds"
+    )
+    boottime: float | None = setting(
+        Duration(), doc="Added to CLOCK_BOOTTIME, which uptime shows.", example="1d", unit="seconds"
+    )
+
+
+class TimeCodec(Codec["str | TimeOffsets"]):
+    """What other namespaces take, or a table of offsets."""
+
+    expects = "string or table"
+    toml_types = ("string", "table")
+    choices = ("host",)
+
+    def __init__(self) -> None:
+        self._word = NamespaceCodec("host", planned=("private",))
+        self._offsets = Record(TimeOffsets)
+
+    def decode(self, value: object, cursor: Cursor, /) -> str | TimeOffsets:
+        if isinstance(value, dict):
+            offsets = self._offsets.decode(value, cursor)
+            if not cursor.problems.touch(cursor.path):
+                cursor.unenforced("a table of offsets", 'write "host"')
+            return offsets
+        if not isinstance(value, str):
+            raise mismatch(self, value)
+        return self._word.decode(value, cursor)
+
+    def encode(self, value: str | TimeOffsets, /) -> object:
+        return value if isinstance(value, str) else self._offsets.encode(value)
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [self._word.schema(), self._offsets.schema()]}
+
+    def inside(self, key: str | int, /) -> Codec[Any] | None:
+        return self._offsets.inside(key)
+
+
+class HostnameCodec(Codec[str]):
+    """A host name: labels of letters, digits and inner hyphens (RFC 1123), at most 64 characters (gethostname(2))."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        text = expect_text(self, value)
+        if not all(_HOST_LABEL.fullmatch(label) for label in text.split(".")):
+            raise Invalid(
+                f"{shown(text)} is not a host name",
+                "use letters, digits and inner hyphens, in labels separated by dots",
+            )
+        if len(text) > _HOST_NAME_MAX:
+            raise Invalid(
+                f"host name of {len(text)} characters", f"the kernel takes at most {_HOST_NAME_MAX}"
+            )
+        return text
+
+    def schema(self) -> dict[str, object]:
+        return text_schema()

@@ -1,0 +1,62 @@
+"""The command of the program and its terminal."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sandbox.spec.codecs import ListOf, expect_text, mismatch, text_schema, words_schema
+from sandbox.spec.notation import shown
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+
+class CommandCodec(Codec[tuple[str, ...]]):
+    """The words of a command, or one string for the shell."""
+
+    expects = "array of strings or string"
+    toml_types = ("array", "string")
+
+    def __init__(self, words: ListOf[str]) -> None:
+        self._words = words
+
+    def decode(self, value: object, cursor: Cursor, /) -> tuple[str, ...]:
+        if isinstance(value, str):
+            text = expect_text(self, value)
+            if not text.strip():
+                raise Invalid("the command is empty", "write a command, or leave the key out for a shell")
+            # The word after the text is $0 (sh(1)), so that process.args become $1 and following.
+            return ("/bin/sh", "-c", text, "sh")
+        if not isinstance(value, list):
+            raise mismatch(self, value)
+        words = self._words.decode(value, cursor)
+        if not words or words[0] == "":
+            raise Invalid("the command is empty", "write a command, or leave the key out for a shell")
+        return words
+
+    def encode(self, value: tuple[str, ...], /) -> object:
+        return list(value)
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [text_schema(), self._words.schema()]}
+
+    def inside(self, key: str | int, /) -> Codec[Any] | None:
+        return self._words.inside(key)
+
+
+class TerminalCodec(Codec["bool | Literal['auto']"]):
+    """true, false, or "auto"."""
+
+    expects = 'boolean or "auto"'
+    toml_types = ("boolean", "string")
+    choices = ("auto",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> bool | Literal["auto"]:
+        if isinstance(value, bool):
+            return value
+        if value == "auto":
+            return "auto"
+        if isinstance(value, str):
+            raise Invalid(f"unknown value {shown(value)}", 'write true, false or "auto"')
+        raise mismatch(self, value, 'write true, false or "auto"')
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [{"type": "boolean"}, words_schema(self.choices)]}

@@ -1,0 +1,36 @@
+"""Where a volume appears, and the name of one that is kept."""
+
+from __future__ import annotations
+
+from sandbox.spec.codecs import check_sandbox_path, expect_text, text_schema
+from sandbox.spec.notation import shown
+from sandbox.spec.settings import Codec, Cursor, Invalid
+
+VOLUME_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
+VOLUME_NAME_RULE = (
+    "a name has 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
+)
+
+_MANAGED = ("/proc", "/sys", "/dev")
+
+
+class VolumeTargetCodec(Codec[str]):
+    """Where a volume appears: a path in the sandbox that is not one of those that the launcher sets up itself."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        path = check_sandbox_path(expect_text(self, value))
+        if path == "/":
+            raise Invalid('a volume cannot be the root "/"', "use root.layers for what / holds")
+        for managed in _MANAGED:
+            if path == managed or path.startswith(managed + "/"):
+                raise Invalid(
+                    f"{shown(path)} is under {managed}, which the sandbox sets up itself",
+                    "choose another target",
+                )
+        return path
+
+    def schema(self) -> dict[str, object]:
+        return text_schema("^/")
