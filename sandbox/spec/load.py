@@ -126,15 +126,18 @@ def _read(path: str, *, regular: bool = False) -> bytes:
         data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
         return _checked_size(data, "<stdin>")
     try:
-        # O_NONBLOCK, so that opening a FIFO without a writer does not wait; it does nothing to a regular file.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if regular else 0))
-        with open(fd, "rb") as file:
-            if regular and not stat.S_ISREG(os.fstat(fd).st_mode) and not stat.S_ISDIR(os.fstat(fd).st_mode):
+        with open(path, "rb", opener=_open_without_waiting if regular else None) as file:
+            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SpecError([Diagnostic(file=path, message="is not a regular file")])
             data = file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(path, error)]) from None
     return _checked_size(data, path)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a FIFO even if it has no writer; the flag does nothing to a regular file."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _checked_size(data: bytes, name: str) -> bytes:
