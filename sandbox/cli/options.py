@@ -7,6 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
 
 
@@ -39,8 +40,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result, or the errors, as JSON")
 
 
-def load_spec(arguments: argparse.Namespace) -> Spec:
-    """Load the file that *arguments* name, with their overrides. Raises SpecError."""
+def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse") -> Spec:
+    """Load the file that *arguments* name, with their overrides. Raises SpecError.
+
+    What this version does not enforce is a mistake, unless *unenforced* is "keep".
+    """
     from sandbox.spec.load import load
 
-    return load(arguments.file, profiles=arguments.profile, assignments=arguments.assignments)
+    return load(
+        arguments.file,
+        profiles=arguments.profile,
+        assignments=arguments.assignments,
+        unenforced=unenforced,
+    )

@@ -72,6 +72,8 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """Return *seconds* as `parse_duration` reads them: 5400 is "1h30m"."""
+    if seconds > 1e18:  # a mistake to report; in milliseconds it may be no finite number any more
+        return f"{seconds:g}s"
     milliseconds = round(seconds * 1000)
     parts = []
     for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ from sandbox.errors import SpecError
 from sandbox.spec import Spec, parse
 from sandbox.spec.codecs import ListOf
 from sandbox.spec.decode import Record
+from sandbox.spec.dump import text_of
 from sandbox.spec.notation import format_key, literal
 from sandbox.spec.settings import settings_of
 
 BAD = sorted((Path(__file__).parent.parent / "unit/sandbox/spec/bad").glob("*.toml"))
+NO_PROFILES: MappingProxyType[str, object] = MappingProxyType({})
 VALID = b"""\
 [sandbox]
 name = "web"
@@ -51,6 +55,7 @@ def check(data: bytes) -> Spec | None:
         diagnostics.extend(error.diagnostics)
     else:
         assert spec.root.layers
+        check_written_again(spec)
         return spec
     assert diagnostics
     lines = data.decode(errors="replace").replace("\r\n", "\n").split("\n")
@@ -63,6 +68,14 @@ def check(data: bytes) -> Spec | None:
             assert 1 <= diagnostic.column <= len(diagnostic.source_line) + 1
             assert (diagnostic.end_line, diagnostic.end_column) >= (diagnostic.line, diagnostic.column)
     return None
+
+
+def check_written_again(spec: Spec) -> None:
+    """Check that *spec*, written as a file, is read back as itself."""
+    bare = dataclasses.replace(spec, extends=(), profile=NO_PROFILES)
+    for defaults in (False, True):
+        text = text_of(spec, defaults=defaults, origins=defaults)
+        assert parse(text.encode(), path="/conf/f.toml", environ={}, unenforced="keep") == bare
 
 
 @settings(max_examples=500, deadline=None)

@@ -116,6 +116,9 @@ class Number(Codec[float]):
         check_bounds(value, self.minimum, self.maximum, "{:g}".format)
         return float(value)
 
+    def encode(self, value: float, /) -> object:
+        return int(value) if value.is_integer() else value
+
     def schema(self) -> dict[str, object]:
         return {"type": "number", "minimum": self.minimum, "maximum": self.maximum}
 

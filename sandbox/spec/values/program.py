@@ -8,6 +8,10 @@ from sandbox.spec.codecs import ListOf, expect_text, mismatch, text_schema, word
 from sandbox.spec.notation import shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
+_SHELL = ("/bin/sh", "-c")
+_SHELL_NAME = "sh"
+"""The word after the text is $0 (sh(1)), so that process.args become $1 and following."""
+
 
 class CommandCodec(Codec[tuple[str, ...]]):
     """The words of a command, or one string for the shell."""
@@ -23,8 +27,7 @@ class CommandCodec(Codec[tuple[str, ...]]):
             text = expect_text(self, value)
             if not text.strip():
                 raise Invalid("the command is empty", "write a command, or leave the key out for a shell")
-            # The word after the text is $0 (sh(1)), so that process.args become $1 and following.
-            return ("/bin/sh", "-c", text, "sh")
+            return (*_SHELL, text, _SHELL_NAME)
         if not isinstance(value, list):
             raise mismatch(self, value)
         words = self._words.decode(value, cursor)
@@ -33,7 +36,9 @@ class CommandCodec(Codec[tuple[str, ...]]):
         return words
 
     def encode(self, value: tuple[str, ...], /) -> object:
-        return list(value)
+        # The shorter way to say it, where somebody wrote that.
+        shell = len(value) == 4 and (*value[:2], value[3]) == (*_SHELL, _SHELL_NAME) and value[2].strip()
+        return value[2] if shell else list(value)
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [text_schema(), self._words.schema()]}

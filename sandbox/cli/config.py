@@ -1,0 +1,61 @@
+"""`sandbox config`: print what a file means once everything is put together."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sandbox.cli.options import add_file, add_json, add_overrides, load_spec
+from sandbox.cli.output import print_json
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.spec.model import Spec
+
+DESCRIPTION = """\
+Print what FILE means as one environment file: with all that it extends, with the profiles and values that were
+asked for, references replaced, paths absolute. What this version does not enforce is printed like the rest."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file(parser)
+    add_overrides(parser)
+    parser.add_argument("--defaults", action="store_true", help="also print what the file leaves to defaults")
+    parser.add_argument(
+        "--origins", action="store_true", help="say for every value which file and line it comes from"
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the file; the exit status is 0."""
+    from sandbox.spec.dump import text_of, tree_of
+
+    spec = load_spec(arguments, unenforced="keep")
+    if not arguments.json:
+        sys.stdout.write(text_of(spec, defaults=arguments.defaults, origins=arguments.origins))
+    elif arguments.origins:
+        print_json(_origins(spec, defaults=arguments.defaults))
+    else:
+        print_json(tree_of(spec, defaults=arguments.defaults))
+    return 0
+
+
+def _origins(spec: Spec, *, defaults: bool) -> list[dict[str, object]]:
+    """Return every value with its place, which is null for a default; a list from several places has one an element."""
+    from sandbox.spec.dump import values_of
+    from sandbox.spec.notation import format_key_path
+
+    return [
+        {
+            "key": format_key_path(value.path),
+            "value": value.value,
+            "origins": [
+                {"file": place.file, "line": place.line, "column": place.column} if place else None
+                for place in value.origins
+            ],
+        }
+        for value in values_of(spec, defaults=defaults)
+    ]

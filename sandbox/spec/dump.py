@@ -1,0 +1,228 @@
+"""From a specification back to TOML: what a file means once everything is put together.
+
+The text is an environment file itself: read back in, wherever it is put, it gives an equal specification. Paths are
+absolute, references are replaced, quantities stand in their usual form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.errors import SpecError
+from sandbox.spec.codecs import ListOf, TableOf
+from sandbox.spec.decode import Record
+from sandbox.spec.model import NOT_IN_PROFILES, Spec
+from sandbox.spec.notation import KeyPath, format_key, format_key_path, visible
+from sandbox.spec.origin import Place
+from sandbox.spec.settings import Codec, settings_of
+
+DEFAULT = "default"
+"""What stands for the place of a value that no file gives."""
+
+_LINE_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the text: its values, and the tables in it.
+
+    An `element` is one of an array of tables. What is `present` was written itself, and says something when it is empty.
+    """
+
+    path: KeyPath
+    element: bool
+    present: bool
+    values: tuple[Value, ...]
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One key and its TOML value. `origins` is the place of the value or, of a list, that of each element.
+
+    None stands for a default.
+    """
+
+    path: KeyPath
+    value: object
+    origins: tuple[Place | None, ...]
+
+
+def tables_of(spec: Spec, *, defaults: bool = False) -> tuple[Table, ...]:
+    """Return all that *spec* says, as tables; with *defaults*, also what it leaves to them."""
+    return _Dump(spec, defaults).record(Spec, spec, ()).tables
+
+
+def tree_of(spec: Spec, *, defaults: bool = False) -> dict[str, Any]:
+    """Return all that *spec* says as tomllib would give it; with *defaults*, also what it leaves to them."""
+    return _tree(_Dump(spec, defaults).record(Spec, spec, ()))
+
+
+def text_of(spec: Spec, *, defaults: bool = False, origins: bool = False) -> str:
+    """Return all that *spec* says as TOML; with *origins*, every value has its file and line behind it, as a comment.
+
+    Raises SpecError for a string that TOML cannot hold: bytes of an environment variable that are no UTF-8.
+    """
+    tables = list(_walk(tables_of(spec, defaults=defaults)))
+    unwritable = [
+        spec.diagnose(value.path, "holds bytes that are not UTF-8, which TOML cannot write", "use --json")
+        for table in tables
+        for value in table.values
+        if not _is_unicode(value.value)
+    ]
+    if unwritable:
+        raise SpecError(unwritable)
+    blocks = [_block(table, origins=origins) for table in tables]
+    return "\n".join(block for block in blocks if block)
+
+
+def values_of(spec: Spec, *, defaults: bool = False) -> Iterator[Value]:
+    """Yield every value that *spec* says, with its place; with *defaults*, also what it leaves to them."""
+    for table in _walk(tables_of(spec, defaults=defaults)):
+        yield from table.values
+
+
+def place_text(place: Place | None) -> str:
+    """Return *place* as it is shown: "FILE:LINE", "--set" for the command line, "default" for no place."""
+    if place is None:
+        return DEFAULT
+    file = "".join(map(visible, place.file))
+    return file if file.startswith("-") else f"{file}:{place.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Dump:
+    spec: Spec
+    defaults: bool
+
+    def record(self, cls: type, value: object, path: KeyPath, *, element: bool = False) -> Table:
+        """Return the table of *value*, an object of *cls*."""
+        items = {
+            key: (setting.codec, item)
+            for key, setting in settings_of(cls).items()
+            if not (cls is Spec and key in NOT_IN_PROFILES)
+            and (item := getattr(value, key)) is not None
+            and self._is_shown((*path, key), enforced=setting.enforced)
+        }
+        return self._table(items, path, element=element)
+
+    def _table(self, items: Mapping[str, tuple[Codec[Any], Any]], path: KeyPath, *, element: bool) -> Table:
+        values: list[Value] = []
+        tables: list[Table] = []
+        for key, (codec, item) in items.items():
+            here = (*path, key)
+            if isinstance(codec, Record):
+                tables.append(self.record(codec.cls, item, here))
+            elif isinstance(codec, TableOf):
+                inside = {name: (codec.codec, one) for name, one in item.items()}
+                tables.append(self._table(inside, here, element=False))
+            elif isinstance(codec, ListOf) and isinstance(codec.codec, Record) and item:
+                cls = codec.codec.cls
+                tables += [
+                    self.record(cls, one, (*here, index), element=True) for index, one in enumerate(item)
+                ]
+            else:
+                values.append(Value(here, _escaped(codec.encode(item)), self._origins(here, item)))
+        present = element or self.spec.is_set(path)
+        return Table(path, element, present, tuple(values), tuple(tables))
+
+    def _is_shown(self, path: KeyPath, *, enforced: bool) -> bool:
+        if self.spec.is_set(path):
+            return True
+        # Whoever writes a key asks for it, also for its default: `up` would refuse what is not enforced.
+        if not self.defaults or not enforced:
+            return False
+        # What another setting replaces would contradict it, if it were written.
+        if path == ("network", "mode"):
+            return ":" not in self.spec.namespaces.net
+        return path != ("ids", "map") or not self.spec.ids.uid_map
+
+    def _origins(self, path: KeyPath, item: object) -> tuple[Place | None, ...]:
+        if isinstance(item, tuple) and len(item) > 1:
+            places = tuple(self.spec.origin((*path, index)) for index in range(len(item)))
+            if None not in places and len({(place.file, place.line) for place in places if place}) > 1:
+                return places
+        return (self.spec.origin(path),)
+
+
+def _escaped(value: object) -> object:
+    """Return *value* with what would be a reference in its strings made literal."""
+    if isinstance(value, str):
+        return value.replace("${", "$${")
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return {key: _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _is_unicode(value: object) -> bool:
+    """Return whether the strings of *value* hold no lone surrogates, which stand for bytes that are no UTF-8."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, (list, dict)):
+        return all(map(_is_unicode, value.values() if isinstance(value, dict) else value))
+    return True
+
+
+def _walk(tables: tuple[Table, ...]) -> Iterator[Table]:
+    for table in tables:
+        yield table
+        yield from _walk(table.tables)
+
+
+def _tree(table: Table) -> dict[str, Any]:
+    tree: dict[str, Any] = {str(value.path[-1]): value.value for value in table.values}
+    for inside in table.tables:
+        if inside.element:
+            tree.setdefault(str(inside.path[-2]), []).append(_tree(inside))
+        elif inside.present or inside.values or inside.tables:
+            tree[str(inside.path[-1])] = _tree(inside)
+    return tree
+
+
+# --- text ---
+
+
+def _block(table: Table, *, origins: bool) -> str:
+    """Return *table* without the tables in it: nothing, if it need not be written for itself."""
+    if not table.values and (table.tables or not table.present):
+        return ""
+    names = format_key_path(tuple(part for part in table.path if isinstance(part, str)))
+    lines = [f"[[{names}]]" if table.element else f"[{names}]"]
+    lines += [_line(value, origins=origins) for value in table.values]
+    return "\n".join(lines) + "\n"
+
+
+def _line(value: Value, *, origins: bool) -> str:
+    key = format_key(str(value.path[-1]))
+    comments = [f"  # {place_text(place)}" for place in value.origins] if origins else [""]
+    text = f"{key} = {_literal(value.value)}"
+    if not isinstance(value.value, list) or (len(text) <= _LINE_WIDTH and len(comments) == 1):
+        return text + comments[0]
+    behind = comments if len(comments) > 1 else [""] * len(value.value)
+    rows = [f"    {_literal(item)},{comment}" for item, comment in zip(value.value, behind, strict=True)]
+    return "\n".join([f"{key} = [", *rows, f"]{comments[0] if len(comments) == 1 else ''}"])
+
+
+def _literal(value: object) -> str:
+    """Return *value* as TOML: on one line, but for a text of several lines where that needs no escapes.
+
+    The forms of single values are tomli_w's; it has no layout for comments, nor for a list on one line.
+    """
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{format_key(key)} = {_literal(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, str) and "\n" in value.rstrip("\n") and _is_plain(value):
+        return f"'''\n{value}'''"
+    import tomli_w
+
+    return tomli_w.dumps({"k": value}).removeprefix("k = ").rstrip("\n")
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether *text* can stand between three single quotes, where TOML knows no escapes."""
+    closed = "'''" not in text and not text.endswith("'")
+    return closed and all(char in "\n\t" or char.isprintable() for char in text)
