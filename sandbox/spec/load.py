@@ -44,7 +44,7 @@ def load(
     cannot be read is one, too.
     """
     return parse(
-        _read(path),
+        read(path),
         path=path,
         environ=os.environ if environ is None else environ,
         profiles=profiles,
@@ -69,15 +69,15 @@ def parse(
     file = os.path.abspath(path)
     documents: dict[str, Document] = {}
 
-    def read(name: str) -> Document:
+    def read_base(name: str) -> Document:
         identity = os.path.realpath(name)
         if identity not in documents:
-            documents[identity] = _document(_read(name, regular=True), name)
+            documents[identity] = _document(read(name, regular=True), name)
         return documents[identity]
 
     composition = compose(
         _document(data, path),
-        read=read,
+        read=read_base,
         environ=environ,
         profiles=profiles,
         assignments=assignments,
@@ -120,8 +120,11 @@ def _document(data: bytes, path: str) -> Document:
     return Document(tree, origins, os.path.realpath(file))
 
 
-def _read(path: str, *, regular: bool = False) -> bytes:
-    """Return what is in the file *path*; with *regular*, only if it is a regular file, which nobody has to feed."""
+def read(path: str, *, regular: bool = False) -> bytes:
+    """Return what is in the file *path*, or comes from standard input if that is "-"; raise SpecError otherwise.
+
+    With *regular*, it must be a regular file, which nobody has to feed.
+    """
     if path == STDIN and not regular:
         data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
         return _checked_size(data, "<stdin>")

@@ -62,14 +62,14 @@ def composed() -> Spec:
 def test_a_file_is_written_as_one_with_everything_put_together(directory: Path) -> None:
     assert (
         text_of(composed())
-        == f"""\
+        == """\
 [root]
-layers = ["dir:/", {{ dir = "/usr", cross = ["/usr/local"] }}, "tar:/x.tar"]
+layers = ["dir:/", { dir = "/usr", cross = ["/usr/local"] }, "tar:/x.tar"]
 
 [process]
 command = '''
-echo "$${{env:X}}"
-echo '$${{x}}'
+echo "$${env:X}"
+echo '$${x}'
 '''
 
 [process.env]
@@ -94,18 +94,18 @@ read = "1M"
 def test_every_value_says_where_it_comes_from(directory: Path) -> None:
     assert (
         text_of(composed(), origins=True)
-        == f"""\
+        == """\
 [root]
 layers = [
     "dir:/",  # base.toml:1
-    {{ dir = "/usr", cross = ["/usr/local"] }},  # base.toml:1
+    { dir = "/usr", cross = ["/usr/local"] },  # base.toml:1
     "tar:/x.tar",  # main.toml:4
 ]
 
 [process]
 command = '''
-echo "$${{env:X}}"
-echo '$${{x}}'
+echo "$${env:X}"
+echo '$${x}'
 '''  # main.toml:7
 
 [process.env]

@@ -1,0 +1,70 @@
+"""All that is wrong with a file: as it stands, and with each of its profiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from sandbox.errors import SpecError
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.document import parse_document
+from sandbox.spec.load import parse, read
+
+
+def check(
+    path: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (),
+    assignments: Sequence[str] = (),
+) -> list[Diagnostic]:
+    """Return what is wrong with the file *path*, or with standard input if that is "-", in the order of the file.
+
+    Without *profiles* the file is checked as it is and once more with each of its profiles, where a mistake of the
+    file itself is not repeated. What `up` would go on without, because the file lists it as optional, is a warning.
+    """
+    environ = os.environ if environ is None else environ
+    try:
+        data = read(path)
+    except SpecError as error:
+        return _of(error)
+
+    def check_with(names: Sequence[str]) -> list[Diagnostic]:
+        try:
+            spec = parse(data, path=path, environ=environ, profiles=names, assignments=assignments)
+        except SpecError as error:
+            return _of(error)
+        known.update(dict.fromkeys(spec.profile))
+        return list(spec.unenforced)
+
+    known = _profiles_of(data)
+    found = check_with(profiles)
+    seen = {_identity(diagnostic) for diagnostic in found}
+    for profile in () if profiles else known:
+        found += [
+            dataclasses.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
+            for diagnostic in check_with((profile,))
+            if _identity(diagnostic) not in seen
+        ]
+    return sorted(found, key=Diagnostic.sort_key)
+
+
+def _identity(diagnostic: Diagnostic) -> tuple[object, ...]:
+    """Return what a mistake in a profile has in common with what becomes of it where the profile is applied."""
+    return (*diagnostic.sort_key(), diagnostic.message)
+
+
+def _profiles_of(data: bytes) -> dict[str, None]:
+    """Return the names of the profiles in *data* itself, which are known although it may have mistakes."""
+    try:
+        tree, _ = parse_document(data, file="", directory="/")
+    except SpecError:
+        return {}
+    profiles = tree.get("profile")
+    return dict.fromkeys(profiles) if isinstance(profiles, dict) else {}
+
+
+def _of(error: SpecError) -> list[Diagnostic]:
+    return cast("list[Diagnostic]", error.diagnostics)

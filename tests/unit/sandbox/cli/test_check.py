@@ -1,0 +1,140 @@
+"""`sandbox check`: all mistakes of files, and an exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from sandbox.cli.main import main
+
+GOOD = 'root.layers = ["dir:/"]\n'
+WITH_PROFILES = """\
+root.layers = ["dir:/"]
+[profile.small]
+limits.swap = "1G"
+[profile.typo.limits]
+memry = "1G"
+[profile.fine.limits]
+pids = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "good.toml").write_text(GOOD)
+    (tmp_path / "profiles.toml").write_text(WITH_PROFILES)
+    (tmp_path / "base.toml").write_text("root.layers = 1\n")
+    (tmp_path / "a.toml").write_text('extends = "base.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "base.toml"\nlimits.pids = 0\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_files_without_a_mistake_give_nothing_but_the_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "good.toml", "good.toml"]) == 0
+    assert capsys.readouterr() == ("", "1 file checked: no mistakes\n")
+
+
+def test_every_profile_is_checked_and_no_mistake_is_told_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "profiles.toml", "good.toml"]) == 1
+    assert capsys.readouterr() == (
+        """\
+profiles.toml:3:15: limits.swap: needs limits.memory: without it, memory is not limited at all (with --profile small)
+    3 | limits.swap = "1G"
+      |               ^~~~ add memory = "512M" to [limits]
+profiles.toml:5:1: profile.typo.limits.memry: unknown key
+    5 | memry = "1G"
+      | ^~~~~ did you mean memory?
+""",
+        "2 files checked: 2 mistakes\n",
+    )
+
+
+def test_a_profile_that_is_asked_for_is_the_only_one_that_is_checked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["check", "--profile", "small", "--set", "limits.memory=2G", "profiles.toml"]) == 1
+    out = capsys.readouterr().out
+    assert [line.split(": ")[1] for line in out.splitlines() if line.startswith("profiles.toml")] == [
+        "profile.typo.limits.memry"
+    ]
+
+
+def test_a_mistake_in_a_file_that_several_extend_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "a.toml", "b.toml"]) == 1
+    assert capsys.readouterr() == (
+        """\
+base.toml:1:15: root.layers: expected array of layers, found integer
+    1 | root.layers = 1
+      |               ^ for example: layers = ["dir:/"]
+b.toml:2:15: limits.pids: must be at least 1, found 0
+    2 | limits.pids = 0
+      |               ^ for example: pids = 256
+""",
+        "2 files checked: 3 mistakes\n",
+    )
+
+
+def test_what_may_go_unenforced_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text(GOOD + '[security]\nseccomp = "default"\noptional = ["seccomp"]\n')
+    assert main(["check", "w.toml"]) == 0
+    assert capsys.readouterr() == (
+        """\
+w.toml:3:11: warning: security.seccomp: "default" is not enforced by this version
+    3 | seccomp = "default"
+      |           ^~~~~~~~~ this version has no filter, which "unconfined" says
+""",
+        "1 file checked: no mistakes\n",
+    )
+
+
+def test_json_tells_every_file_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", "good.toml", "b.toml", "missing.toml"]) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    result = json.loads(out)
+    assert result["ok"] is False
+    assert [(file["file"], file["ok"], len(file["diagnostics"])) for file in result["files"]] == [
+        ("good.toml", True, 0),
+        ("b.toml", False, 2),
+        ("missing.toml", False, 1),
+    ]
+    assert result["files"][1]["diagnostics"][0] == {
+        "severity": "error",
+        "file": "b.toml",
+        "line": 2,
+        "column": 15,
+        "end_line": 2,
+        "end_column": 16,
+        "key": "limits.pids",
+        "message": "must be at least 1, found 0",
+        "hint": "for example: pids = 256",
+        "source_line": "limits.pids = 0",
+    }
+    assert result["files"][2]["diagnostics"][0]["message"] == "no such file"
+
+
+def test_a_profile_that_does_not_exist_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--profile", "smal", "profiles.toml"]) == 1
+    assert capsys.readouterr().out == 'profiles.toml: no profile "smal"\n      hint: did you mean small?\n'
+
+
+def test_standard_input_is_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a = 1\nroot.layers = ['dir:/']")))
+    assert main(["check", "-"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("<stdin>:1:1: a: unknown key\n    1 | a = 1\n")
+
+
+@pytest.mark.parametrize("text", [GOOD, WITH_PROFILES])
+def test_the_status_agrees_with_what_config_says(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    without_profiles = main(["config", "x.toml"])
+    assert main(["check", "x.toml"]) == (1 if "typo" in text else without_profiles)
