@@ -38,11 +38,13 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "runtime": frozenset(
         {"__init__", "errors", "spec", "plan", "host", "sources", "ops", "kernel", "userns", "state", "image"}
     ),
+    "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "cli": frozenset(
         {
             "__init__",
             "errors",
             "spec",
+            "reference",
             "plan",
             "host",
             "sources",

@@ -5,90 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import tomllib
-from typing import Any
 
 import pytest
 import tomli_w
 
 from sandbox.errors import SpecError
 from sandbox.spec import Spec, parse
-from sandbox.spec.lookup import codec_at, declarations, is_enforced, keys, path_of, setting_at
+from sandbox.spec.lookup import codec_at, is_enforced, keys, path_of, setting_at
 from sandbox.spec.notation import type_name
-from sandbox.spec.settings import Setting, settings_of
-from sandbox.spec.values import LayerTable
-
-ALL = dict(declarations()) | {f"layer.{key}": value for key, value in declarations(LayerTable)}
-
-# What has to stand beside a setting, or elsewhere in the file, so that its example is allowed.
-BESIDE: dict[str, dict[str, Any]] = {
-    "limits.swap": {"limits.memory": "1G"},
-    "volumes[].source": {"volumes[].type": "bind"},
-    "volumes[].target": {"volumes[].type": "tmpfs"},
-    "volumes[].type": {"volumes[].source": "."},
-    "volumes[].read_only": {"volumes[].type": "tmpfs"},
-    "volumes[].size": {"volumes[].type": "tmpfs"},
-    "volumes[].mode": {"volumes[].type": "tmpfs"},
-    "volumes[].options": {"volumes[].type": "tmpfs"},
-    "volumes[].content": {"volumes[].type": "file"},
-    "network.networks": {"networks.backend": {}},
-    "restart.max": {"restart.policy": "always"},
-    "restart.delay": {"restart.policy": "always"},
-    "build[].copy": {"build[].target": "/src"},
-    "build[].target": {"build[].copy": "./src"},
-    "build[].network": {"build[].run": "make"},
-    "sandboxes.NAME.depends_on": {"sandboxes.db.file": "db.toml"},
-    "ids.uid_map": {"ids.gid_map": [{"inside": 0, "outside": 1, "count": 1}]},
-    "ids.gid_map": {"ids.uid_map": [{"inside": 0, "outside": 1, "count": 1}]},
-}
-
-
-def with_example(key: str, setting: Setting[Any]) -> str:
-    """Return a file in which *key* has its example, and what that needs is there."""
-    tree: dict[str, Any] = {"root": {"layers": ["dir:/"]}}
-    for other, value in BESIDE.get(key, {}).items():
-        place(tree, other, value)
-    if key.startswith("network.") and key not in ("network.mode", "network.hosts", "network.optional"):
-        place(tree, "network.mode", "private")
-    if key.startswith("ids.uid_map[]"):
-        place(tree, "ids.gid_map", [{"inside": 0, "outside": 1, "count": 1}])
-    if key.startswith("ids.gid_map[]"):
-        place(tree, "ids.uid_map", [{"inside": 0, "outside": 1, "count": 1}])
-    if key.startswith("layer."):
-        kind = {"dir": "x"} if key.endswith((".cross", ".immutable")) else {}
-        tree["root"]["layers"] = [{**kind, key.removeprefix("layer."): setting.example}]
-    elif key.startswith("profile"):
-        tree["profile"] = setting.example
-    else:
-        place(tree, key, setting.example)
-        complete(tree, key)
-    return tomli_w.dumps(tree)
-
-
-def place(tree: dict[str, Any], key: str, value: object) -> None:
-    """Set *key*, as `keys` writes it, in *tree*; tables and elements on the way are made."""
-    node: Any = tree
-    *parents, last = key.split(".")
-    for part in parents:
-        name = "web" if part == "NAME" else part.removesuffix("[]")
-        node = node.setdefault(name, [{}])[0] if part.endswith("[]") else node.setdefault(name, {})
-    node[last] = value
-
-
-def complete(tree: dict[str, Any], key: str) -> None:
-    """Give the tables on the way to *key* the settings that they require."""
-    for other, setting in ALL.items():
-        around = other.rpartition(".")[0]
-        inside = (
-            key == around
-            or key.startswith((f"{around}.", f"{around}[]."))
-            or key == around.removesuffix("[]")
-        )
-        if setting.required and around and inside and other != key:
-            node: Any = tree
-            for part in around.split("."):
-                name = "web" if part == "NAME" else part.removesuffix("[]")
-                node = node[name][0] if part.endswith("[]") else node[name]
-            node.setdefault(other.rpartition(".")[2], setting.example)
+from sandbox.spec.settings import settings_of
+from tests.unit.sandbox.spec.examples import ALL, place, with_example
 
 
 def test_the_vocabulary_is_that_of_the_design() -> None:
