@@ -110,6 +110,12 @@ def _optional_names_settings(spec: Spec) -> Iterator[Problem]:
             continue
         known = [key for key in settings_of(type(value)) if key != "optional"]
         for index, name in _elements(value.optional):
+            if name in known and settings_of(type(value))[name].required:
+                yield Problem(
+                    path=(table, "optional", index),
+                    message=f"{shown(name)} cannot go unenforced: it is required",
+                    hint="remove it from the list",
+                )
             if name not in known:
                 meant = nearest(name, known)
                 yield Problem(

@@ -11,11 +11,11 @@ a mistake, so that all of them are found in one run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
-from sandbox.spec.notation import KeyPath
+from sandbox.spec.notation import KeyPath, quote
 from sandbox.spec.origin import Origins, Part, Problem
 
 T = TypeVar("T")
@@ -99,6 +99,12 @@ class Cursor:
         )
 
 
+def words(values: Iterable[str]) -> str:
+    """Return *values* as TOML strings: `"a", "b" or "c"`."""
+    *first, last = map(quote, values)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 class Codec(Generic[T]):
     """How the values of one kind are read.
 
@@ -125,6 +131,10 @@ class Codec(Generic[T]):
         expanded, say) it takes, too.
         """
         raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return what is taken, in the words of the reference."""
+        return f"one of {words(self.choices)}" if len(self.choices) > 1 else self.expects
 
     def inside(self, _key: str | int, /) -> Codec[Any] | None:
         """Return the codec of the value *key* of a table or array that this codec reads; None where there is none."""

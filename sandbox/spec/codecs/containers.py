@@ -63,6 +63,10 @@ class ListOf(Codec[tuple[T, ...]]):
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self.codec if isinstance(key, int) else None
 
+    def describe(self) -> str:
+        element = self.codec.describe()
+        return self.expects if element == self.codec.expects else f"array, each: {element}"
+
     def _hint(self, value: object, cursor: Cursor) -> str | None:
         if isinstance(value, dict) and self.codec.toml_types == ("table",):
             return f"write [[{cursor.path[-1]}]], with two brackets"
@@ -107,6 +111,10 @@ class TableOf(Codec[Mapping[str, T]]):
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self.codec if isinstance(key, str) else None
 
+    def describe(self) -> str:
+        element = self.codec.describe()
+        return self.expects if element == self.codec.expects else f"table of names, each: {element}"
+
 
 def _change_schema(array: dict[str, object]) -> dict[str, object]:
     """Return the JSON Schema of what changes a list that another file or a profile gave."""
@@ -122,7 +130,9 @@ def _change_schema(array: dict[str, object]) -> dict[str, object]:
 def plural(noun: str) -> str:
     """Return *noun*, a phrase that `Codec.expects` holds, in the plural."""
     head, of, rest = noun.partition(" of ")
-    head = head[:-1] + "ies" if head.endswith("y") and head[-2:-1] not in "aeiou" else head + "s"
+    if head.endswith("y") and head[-2:-1] not in "aeiou":
+        head = head[:-1] + "i"
+    head += "es" if head.endswith(("s", "i")) else "s"
     return head + of + rest
 
 

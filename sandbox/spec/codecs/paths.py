@@ -21,6 +21,9 @@ class HostPath(Codec[str]):
     def schema(self) -> dict[str, object]:
         return text_schema()
 
+    def describe(self) -> str:
+        return "host path"
+
 
 class SandboxPath(Codec[str]):
     """An absolute path in the sandbox."""
@@ -33,6 +36,9 @@ class SandboxPath(Codec[str]):
 
     def schema(self) -> dict[str, object]:
         return text_schema("^/")
+
+    def describe(self) -> str:
+        return "sandbox path"
 
 
 def check_sandbox_path(text: str) -> str:

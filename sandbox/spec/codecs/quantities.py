@@ -41,10 +41,15 @@ class Size(Codec[int]):
         return size
 
     def encode(self, value: int, /) -> object:
-        return units.format_size(value)
+        text = units.format_size(value)
+        return value if text.isdecimal() else text
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [{"type": "integer", "minimum": self.minimum}, text_schema(_SIZE_PATTERN)]}
+
+    def describe(self) -> str:
+        least = f", at least {units.format_size(self.minimum)}" if self.minimum > 1 else ""
+        return f"{self.expects}{least}"
 
 
 class Duration(Codec[float]):
@@ -101,6 +106,9 @@ class WholeSeconds(Codec[int]):
     def schema(self) -> dict[str, object]:
         return self._duration.schema()
 
+    def describe(self) -> str:
+        return f"{self.expects} of whole seconds"
+
 
 class Octal(Codec[int]):
     """Permission bits, as a string so that 755 cannot be read as a decimal number."""
@@ -127,6 +135,9 @@ class Octal(Codec[int]):
 
     def schema(self) -> dict[str, object]:
         return text_schema("^[0-7]{1,6}$")
+
+    def describe(self) -> str:
+        return f'string of octal digits, at most "{units.format_octal(self.maximum)}"'
 
 
 class OrUnlimited(Codec["int | Unlimited"]):
@@ -155,3 +166,6 @@ class OrUnlimited(Codec["int | Unlimited"]):
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [{"enum": [units.UNLIMITED]}, self.codec.schema()]}
+
+    def describe(self) -> str:
+        return f'{self.codec.describe()}, or "{units.UNLIMITED}"'

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sandbox.spec import units
 from sandbox.spec.notation import literal, nearest, quote, shown, shown_list, type_name
-from sandbox.spec.settings import Codec, Cursor, Invalid
+from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, words
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -48,6 +48,12 @@ def words_schema(words: Sequence[str]) -> dict[str, object]:
     return {"anyOf": [{"enum": list(words)}, {"type": "string", "pattern": _REFERENCE}]}
 
 
+def described_words(choices: Sequence[str], planned: Sequence[str]) -> str:
+    """Return the description of a value that is one of a few words, some of which are not enforced yet."""
+    later = f"; {words(planned)}: {NOT_ENFORCED}" if planned else ""
+    return ("one of " if len(choices) > 1 else "") + words(choices) + later
+
+
 def check_bounds(value: N, minimum: N, maximum: N, show: Callable[[N], str]) -> None:
     """Raise Invalid when *value* is not between *minimum* and *maximum*; *show* writes a value as its setting does."""
     if value < minimum:
@@ -76,6 +82,10 @@ class Boolean(Codec[bool]):
     def schema(self) -> dict[str, object]:
         return {"type": "boolean"}
 
+    def describe(self) -> str:
+        later = "" if self.planned is None else f"; {literal(self.planned)}: {NOT_ENFORCED}"
+        return self.expects + later
+
 
 class Integer(Codec[int]):
     """A whole number within bounds. TOML keeps booleans apart from integers, and so does this."""
@@ -96,6 +106,11 @@ class Integer(Codec[int]):
 
     def schema(self) -> dict[str, object]:
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+
+    def describe(self) -> str:
+        return f"integer from {self.minimum}" + (
+            f" to {self.maximum}" if self.maximum != units.INT64_MAX else ""
+        )
 
 
 class Number(Codec[float]):
@@ -122,6 +137,9 @@ class Number(Codec[float]):
     def schema(self) -> dict[str, object]:
         return {"type": "number", "minimum": self.minimum, "maximum": self.maximum}
 
+    def describe(self) -> str:
+        return f"number from {self.minimum:g} to {self.maximum:g}"
+
 
 class Text(Codec[str]):
     """A string. *pattern* must match all of it, and *rule* says what that means."""
@@ -141,6 +159,9 @@ class Text(Codec[str]):
 
     def schema(self) -> dict[str, object]:
         return text_schema(f"^({self.pattern.pattern})$" if self.pattern else "")
+
+    def describe(self) -> str:
+        return f"{self.expects}: {self.rule}" if self.rule else self.expects
 
 
 class Choice(Codec[str]):
@@ -174,6 +195,9 @@ class Choice(Codec[str]):
     def schema(self) -> dict[str, object]:
         return words_schema((*self.choices, *self.planned))
 
+    def describe(self) -> str:
+        return described_words(self.choices, self.planned)
+
 
 class Parsed(Codec[T]):
     """A string that a function understands, which raises ValueError for the others.
@@ -206,3 +230,6 @@ class Parsed(Codec[T]):
 
     def schema(self) -> dict[str, object]:
         return text_schema()
+
+    def describe(self) -> str:
+        return f"{self.expects}: {self.hint}"

@@ -15,12 +15,13 @@ from sandbox.spec.codecs import (
     SandboxPath,
     Text,
     capability,
+    joined,
     mismatch,
     text_schema,
 )
 from sandbox.spec.decode import Record
 from sandbox.spec.notation import quote, shown
-from sandbox.spec.settings import Codec, Cursor, Invalid, setting
+from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
 
@@ -198,6 +199,10 @@ class SeccompCodec(Codec["str | Seccomp"]):
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [{"enum": ["default", "unconfined"]}, text_schema("/"), self._table.schema()]}
+
+    def describe(self) -> str:
+        keys = joined(settings_of(Seccomp))
+        return f'"unconfined"; "default", the path of a profile, and a table of {keys}: {NOT_ENFORCED}'
 
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self._table.inside(key)

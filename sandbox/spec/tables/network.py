@@ -57,7 +57,7 @@ class Network:
     )
     ports: tuple[Port, ...] = setting(
         ListOf(PortCodec()),
-        doc="Ports of the host that lead into the sandbox: [ADDRESS:]HOST:SANDBOX[/udp].",
+        doc="Ports of the host that lead into the sandbox; without an address, only this machine reaches them.",
         example=["127.0.0.1:8080:80/tcp"],
         default=(),
         enforced=False,

@@ -51,3 +51,6 @@ class UserCodec(Codec[User]):
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": ID_MAX}, text_schema()]}
+
+    def describe(self) -> str:
+        return 'an id, a name, "ID:ID" or "NAME:GROUP"'

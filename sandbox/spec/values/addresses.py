@@ -78,6 +78,9 @@ class PortCodec(Codec[Port]):
     def schema(self) -> dict[str, object]:
         return text_schema("^(.*:)?[0-9]+:[0-9]+(/(tcp|udp))?$")
 
+    def describe(self) -> str:
+        return '"[ADDRESS:]HOST:SANDBOX[/tcp|/udp]"'
+
     def names(self, value: object, /) -> tuple[object, ...]:
         match = _PORT.fullmatch(value) if isinstance(value, str) else None
         if match is None:
@@ -193,3 +196,6 @@ class EndpointCodec(Codec[str]):
 
     def schema(self) -> dict[str, object]:
         return text_schema()
+
+    def describe(self) -> str:
+        return '"NAME[:PORT]", "ADDRESS[:PORT]", "[IPV6]:PORT" or "NETWORK"'

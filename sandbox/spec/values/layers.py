@@ -19,7 +19,7 @@ from sandbox.spec.codecs import (
 )
 from sandbox.spec.decode import decode_table, table_schema
 from sandbox.spec.notation import nearest, quote, shown
-from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
+from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
 
 LayerKind = Literal["dir", "tar", "oci", "image"]
 
@@ -144,6 +144,9 @@ class LayerCodec(Codec[Layer]):
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [text_schema(f"^({'|'.join(_KINDS)}):"), table_schema(LayerTable)]}
+
+    def describe(self) -> str:
+        return f'"dir:PATH", "tar:PATH", or a table; "oci:", "image:": {NOT_ENFORCED}'
 
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         setting = settings_of(LayerTable).get(key) if isinstance(key, str) else None

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.spec.codecs import Duration, expect_text, joined, mismatch, text_schema
+from sandbox.spec.codecs import Duration, described_words, expect_text, joined, mismatch, text_schema
 from sandbox.spec.decode import Record
 from sandbox.spec.notation import nearest, quote, shown
-from sandbox.spec.settings import Codec, Cursor, Invalid, setting
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 
 SANDBOX_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 SANDBOX_NAME_RULE = "use 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
@@ -57,6 +57,9 @@ class NamespaceCodec(Codec[str]):
         words = [*self.choices, *self.planned]
         return {"anyOf": [{"enum": words}, text_schema("^(path:/|sandbox:)")]}
 
+    def describe(self) -> str:
+        return described_words(self.choices, (*self.planned, "path:/proc/PID/ns/KIND", "sandbox:NAME"))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeOffsets:
@@ -97,6 +100,10 @@ class TimeCodec(Codec["str | TimeOffsets"]):
     def schema(self) -> dict[str, object]:
         return {"anyOf": [self._word.schema(), self._offsets.schema()]}
 
+    def describe(self) -> str:
+        keys = joined(settings_of(TimeOffsets))
+        return f"{self._word.describe()}, and so is a table of {keys}"
+
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self._offsets.inside(key)
 
@@ -122,3 +129,6 @@ class HostnameCodec(Codec[str]):
 
     def schema(self) -> dict[str, object]:
         return text_schema()
+
+    def describe(self) -> str:
+        return f"host name of at most {_HOST_NAME_MAX} characters"

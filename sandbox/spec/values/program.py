@@ -43,6 +43,9 @@ class CommandCodec(Codec[tuple[str, ...]]):
     def schema(self) -> dict[str, object]:
         return {"anyOf": [text_schema(), self._words.schema()]}
 
+    def describe(self) -> str:
+        return "array of words, or one string that /bin/sh -c runs"
+
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self._words.inside(key)
 

@@ -31,3 +31,6 @@ class CpuSetCodec(Codec[str]):
 
     def schema(self) -> dict[str, object]:
         return text_schema("^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$")
+
+    def describe(self) -> str:
+        return f'{self.expects}: numbers and ranges, such as "0-3,8"'

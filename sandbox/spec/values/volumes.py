@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.spec.codecs import check_sandbox_path, expect_text, text_schema
+from sandbox.spec.codecs import check_sandbox_path, expect_text, joined, text_schema
 from sandbox.spec.notation import shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
@@ -34,3 +34,6 @@ class VolumeTargetCodec(Codec[str]):
 
     def schema(self) -> dict[str, object]:
         return text_schema("^/")
+
+    def describe(self) -> str:
+        return f"sandbox path, not / nor under {joined(_MANAGED)}"

@@ -1,0 +1,134 @@
+"""The settings of the language as a reference tells them: one value per key, made of its declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.spec.codecs import ListOf, TableOf
+from sandbox.spec.decode import Record
+from sandbox.spec.lookup import ANY_KEY, declarations, is_enforced, path_of, setting_at
+from sandbox.spec.model import Spec
+from sandbox.spec.notation import format_key, literal
+from sandbox.spec.settings import NOT_ENFORCED, Codec, Setting
+from sandbox.spec.values import LayerTable
+
+LAYER = "root.layers[]"
+"""What keys of a layer that is written as a table stand below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key. `table` is the header that it stands under: "[limits]", "[[volumes]]", "" at the top of the file.
+
+    `value` says what is taken, `default` is TOML, or None; `example` is a line of a file. What is not enforced and
+    `can_be_optional` is a warning where its table says so. What `is_table` has keys of its own.
+    """
+
+    key: str
+    table: str
+    doc: str
+    value: str
+    default: str | None
+    example: str
+    required: bool
+    enforced: bool
+    can_be_optional: bool
+    is_table: bool
+
+    @property
+    def note(self) -> str:
+        """What a reader has to know beside the documentation; empty for what this version does."""
+        if self.enforced:
+            return ""
+        unless = ", unless `optional` of its table names it" if self.can_be_optional else ""
+        return f"{NOT_ENFORCED.capitalize()}: an error{unless}."
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the entry for JSON."""
+        return {
+            "key": self.key,
+            "doc": self.doc,
+            "value": self.value,
+            "default": self.default,
+            "example": self.example,
+            "required": self.required,
+            "enforced": self.enforced,
+        }
+
+
+def entries() -> list[Entry]:
+    """Return every key of the language, tables before what is in them."""
+    found = []
+    for key, setting in declarations(Spec):
+        found.append(_entry(key, setting))
+        if f"{key}[]" == LAYER:
+            found += [_entry(inside, one) for inside, one in declarations(LayerTable, f"{LAYER}.")]
+    return found
+
+
+def _entry(key: str, setting: Setting[Any]) -> Entry:
+    default = None if setting.default is None else literal(setting.codec.encode(setting.default))
+    around, _, name = key.rpartition(".")
+    unit = f" ({setting.unit})" if setting.unit not in (None, "octal", "bytes", "seconds") else ""
+    return Entry(
+        key=key,
+        table=header_of(around),
+        doc=setting.doc,
+        value=setting.codec.describe() + unit,
+        default=None if isinstance(setting.codec, Record) else default,
+        example=f"{format_key(name)} = {literal(setting.example)}",
+        required=setting.required,
+        enforced=setting.enforced and _is_enforced_around(key),
+        can_be_optional=_can_be_optional(key),
+        is_table=_holds_settings(setting.codec),
+    )
+
+
+def _is_enforced_around(key: str) -> bool:
+    return key.startswith(f"{LAYER}.") or is_enforced(path_of(key))
+
+
+def _can_be_optional(key: str) -> bool:
+    table, *inside = path_of(key)
+    return bool(inside) and not key.startswith(LAYER) and setting_at((table, "optional")) is not None
+
+
+def header_of(key: str) -> str:
+    """Return the header of the table *key*, as `lookup.keys` writes keys: "[[volumes]]" for "volumes[]"."""
+    if not key:
+        return ""
+    name = key.replace("[]", "")
+    return f"[[{name}]]" if key.endswith("[]") else f"[{name}]"
+
+
+def _holds_settings(codec: Codec[Any]) -> bool:
+    while isinstance(codec, (ListOf, TableOf)):
+        codec = codec.codec
+    return isinstance(codec, Record)
+
+
+def tables(found: list[Entry]) -> Iterator[tuple[str, Entry | None, list[Entry]]]:
+    """Yield every table: its header, its own entry, and the entries of the keys in it. The top of the file comes last."""
+    owners = {_table_key(entry): entry for entry in found if entry.is_table}
+    headers = dict.fromkeys(entry.table for entry in found if entry.table)
+    for header in [*headers, ""]:
+        inside = [entry for entry in found if entry.table == header and not (header == "" and entry.is_table)]
+        if inside:
+            yield header, owners.get(header), inside
+
+
+def _table_key(entry: Entry) -> str:
+    """Return the header of the table that *entry* is about."""
+    codec_text = entry.value
+    if codec_text.startswith("array"):
+        return f"[[{entry.key.replace('[]', '')}]]"
+    if codec_text.startswith("table of"):
+        return f"[{entry.key}.{ANY_KEY}]"
+    return f"[{entry.key.replace('[]', '')}]"

@@ -1,0 +1,53 @@
+"""configs/REFERENCE.md: every key of the language on one page."""
+
+from __future__ import annotations
+
+from sandbox.reference.entries import Entry, entries, tables
+from sandbox.reference.prose import COMPOSITION, VALUES
+
+_INTRODUCTION = """\
+# Reference of the environment file
+
+Made by `sandbox reference --markdown` from the declarations in `sandbox/spec/`; a test keeps it equal to them. The same in a terminal: `sandbox
+reference`, `sandbox reference limits`, `sandbox reference limits.memory`. For an editor: `sandbox schema`.
+
+An environment file is TOML (toml.io, version 1.0) in UTF-8, of at most 1 MiB. Only `root.layers` is required. Unknown keys are errors. What this version does not
+enforce yet is checked like the rest, and is an error, too, unless its table lists it as `optional`: then it is a warning."""
+
+
+def markdown() -> str:
+    """Return the whole reference as one document."""
+    parts = [_INTRODUCTION, "## Values", VALUES, "## Composition", COMPOSITION]
+    for header, owner, inside in tables(entries()):
+        parts.append(f"## `{header}`" if header else "## At the top of the file")
+        if owner is not None:
+            parts.append(" ".join(filter(None, [owner.doc, owner.note])))
+        elif header == "[[root.layers]]":
+            parts.append(
+                "A layer that is written as a table, in the list `root.layers`: one of the first four keys, and options."
+            )
+        parts.append(_table(inside))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(inside: list[Entry]) -> str:
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    rows += [f"| {' | '.join(map(_cell, _row(entry)))} |" for entry in inside]
+    return "\n".join(rows)
+
+
+def _row(entry: Entry) -> tuple[str, str, str, str]:
+    if entry.is_table:
+        meaning = f"{entry.doc} See below."
+    else:
+        meaning = " ".join(filter(None, [entry.doc, entry.note, f"Example: `{_code(entry.example)}`"]))
+    default = "required" if entry.required else f"`{entry.default}`" if entry.default else ""
+    return f"`{entry.name}`", entry.value, default, meaning
+
+
+def _code(text: str) -> str:
+    return text.replace("`", "'")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
