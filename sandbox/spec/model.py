@@ -13,7 +13,7 @@ from typing import Any
 from sandbox.spec.codecs import ListOf, TableOf, expect_text, mismatch, text_schema
 from sandbox.spec.decode import Record, check_partial
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.notation import KeyPath, shown
+from sandbox.spec.notation import KeyPath, format_key, shown, type_name
 from sandbox.spec.origin import Origins, Part, Place, Problem, Source
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting
 from sandbox.spec.tables import (
@@ -90,9 +90,8 @@ class ProfilesCodec(Codec["Mapping[str, Any]"]):
         for name, changes in value.items():
             here = cursor.child(name)
             if not isinstance(changes, dict):
-                here.report(
-                    mismatch(TableOf(_PATH), changes).message, f"write [profile.{name}.limits], for example"
-                )
+                message = f"expected table, found {type_name(changes)}"
+                here.report(message, f"write [profile.{format_key(name)}.limits], for example")
                 continue
             for key in NOT_IN_PROFILES:
                 if key in changes:

@@ -195,33 +195,33 @@ def _volume_fields_fit_its_type(spec: Spec) -> Iterator[Problem]:
 
 
 def _volume_targets_differ(spec: Spec) -> Iterator[Problem]:
-    targets = [(index, volume.target) for index, volume in _elements(spec.volumes) if volume.target]
-    yield from _repeated(spec, "volumes", "target", targets, "the target")
+    targets = [(index, "target", volume.target) for index, volume in _elements(spec.volumes) if volume.target]
+    yield from _repeated(spec, "volumes", targets)
 
 
 def _device_targets_differ(spec: Spec) -> Iterator[Problem]:
     targets = [
-        (index, target)
+        (index, "target" if device.target else "path", target)
         for index, device in _elements(spec.devices)
         if (target := device.target or device.path)
     ]
-    yield from _repeated(spec, "devices", "path", targets, "the place")
+    yield from _repeated(spec, "devices", targets)
 
 
-def _repeated(
-    spec: Spec, table: str, key: str, values: Sequence[tuple[int, str]], what: str
-) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, value in values:
+def _repeated(spec: Spec, table: str, values: Sequence[tuple[int, str, str]]) -> Iterator[Problem]:
+    """Yield a problem for each of *values* (position, key, target) that an element before it has, too."""
+    first: dict[str, tuple[int, str]] = {}
+    for index, key, value in values:
         if value in first:
-            place = spec.origin((table, first[value], key))
+            position, other = first[value]
+            place = spec.origin((table, position, other))
             where = f" on line {place.line}" if place else ""
             yield Problem(
                 path=(table, index, key),
-                message=f"{shown(value)} is already {what} of {table}[{first[value]}]{where}",
+                message=f"{shown(value)} is already the target of {table}[{position}]{where}",
                 hint="choose another target, or remove one of the two",
             )
-        first.setdefault(value, index)
+        first.setdefault(value, (index, key))
 
 
 def _ports_differ(spec: Spec) -> Iterator[Problem]:
@@ -298,16 +298,17 @@ def _overlaps(key: str, side: str, ranges: Sequence[IdRange]) -> Iterator[Proble
 def _build_steps_do_one_thing(spec: Spec) -> Iterator[Problem]:
     for index, step in _elements(spec.build):
         path = ("build", index)
-        if (step.run is None) == (step.copy is None):
-            yield Problem(
-                path=path, message='expected one of "run" and "copy"', hint="one thing a step", part="key"
-            )
-        elif step.copy is not None and step.target is None:
+        run, copy = (spec.is_set((*path, key)) for key in ("run", "copy"))
+        if run == copy:
+            found = "both" if run else "neither"
+            message = f'expected one of "run" and "copy", found {found}'
+            yield Problem(path=path, message=message, hint="one thing a step", part="key")
+        elif copy and not spec.is_set((*path, "target")):
             hint = 'add target = "/src" to this table'
             yield Problem(
                 path=(*path, "target"), message="required for a copy, but missing", hint=hint, part="key"
             )
-        elif step.run is not None and step.target is not None:
+        elif run and step.target is not None:
             yield Problem(
                 path=(*path, "target"), message="only a copy has this", hint="remove it", part="key"
             )

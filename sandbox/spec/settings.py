@@ -40,12 +40,15 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[Problem] = []
-        self._paths: set[KeyPath] = set()
+        self._seen: set[tuple[KeyPath, bool]] = set()
 
     def add(self, problem: Problem) -> None:
-        """Note *problem*, unless its key has one already: the first mistake of a value explains the next ones."""
-        if problem.path not in self._paths:
-            self._paths.add(problem.path)
+        """Note *problem*, unless its key has one already: the first mistake of a value explains the next ones.
+
+        That a value is not enforced explains no mistake, nor the other way round.
+        """
+        if (problem.path, problem.unenforced) not in self._seen:
+            self._seen.add((problem.path, problem.unenforced))
             self.found.append(problem)
 
     @property

@@ -35,7 +35,7 @@ class Process:
     """[process]: the program, and what it starts with."""
 
     command: tuple[str, ...] | None = setting(
-        CommandCodec(ListOf(Text())),
+        CommandCodec(ListOf(Text()), otherwise="a shell"),
         doc="The program and its first arguments, or one string that /bin/sh -c runs. Without it, /bin/sh.",
         example=["python3", "-m", "http.server"],
     )

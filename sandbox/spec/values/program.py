@@ -19,20 +19,22 @@ class CommandCodec(Codec[tuple[str, ...]]):
     expects = "array of strings or string"
     toml_types = ("array", "string")
 
-    def __init__(self, words: ListOf[str]) -> None:
+    def __init__(self, words: ListOf[str], *, otherwise: str = "") -> None:
+        """Read *words* with their codec; without the key, *otherwise* runs."""
         self._words = words
+        self._hint = "write a command" + (f", or leave the key out for {otherwise}" if otherwise else "")
 
     def decode(self, value: object, cursor: Cursor, /) -> tuple[str, ...]:
         if isinstance(value, str):
             text = expect_text(self, value)
             if not text.strip():
-                raise Invalid("the command is empty", "write a command, or leave the key out for a shell")
+                raise Invalid("the command is empty", self._hint)
             return (*_SHELL, text, _SHELL_NAME)
         if not isinstance(value, list):
             raise mismatch(self, value)
         words = self._words.decode(value, cursor)
         if not words or words[0] == "":
-            raise Invalid("the command is empty", "write a command, or leave the key out for a shell")
+            raise Invalid("the command is empty", self._hint)
         return words
 
     def encode(self, value: tuple[str, ...], /) -> object:
