@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import SpecError
@@ -219,3 +219,59 @@ def test_any_value_of_any_key_gives_a_specification_or_diagnostics(
     )
     layers = 'root.layers = ["dir:/"]\n' if "[root]" not in tables and "root" not in named else ""
     check((layers + top + body).encode())
+
+
+ASSIGNMENTS = st.one_of(
+    st.text(st.sampled_from("abv.=[]{},'\"\\ \n#0-1:${}é\x00\r"), max_size=30),
+    st.tuples(
+        st.sampled_from(
+            "limits.memory limits volumes volumes[0] volumes[0].size volumes[1].target volumes[7] volumes[0][0] root.layers "
+            "root.layers[0] process.env process.env.A process.args process.args[0] profile.x extends a.b".split()
+        ),
+        st.one_of(
+            VALUES.map(literal),
+            st.sampled_from(
+                ["x", "", "{ append = [1] }", "{ remove = ['/tmp'] }", "[", '"', "true\nx = 1", "1979-05-27"]
+            ),
+        ),
+    ).map("=".join),
+)
+
+
+@settings(max_examples=800, deadline=None)
+@given(st.lists(ASSIGNMENTS, min_size=1, max_size=3))
+def test_any_values_of_the_command_line_give_a_specification_or_diagnostics(assignments: list[str]) -> None:
+    try:
+        spec = parse(VALID, path="/conf/f.toml", environ={"HOME": "/home/alice"}, assignments=assignments)
+    except SpecError as error:
+        diagnostics: list[Any] = list(error.diagnostics)
+        assert diagnostics
+        for diagnostic in diagnostics:
+            assert diagnostic.message
+            assert diagnostic.file in ("--set", "/conf/f.toml")
+            assert diagnostic.render()
+    else:
+        check_written_again(spec)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(base=st.binary(max_size=60), extends=st.text(st.sampled_from("b./~${}\x00é\n"), max_size=8))
+@example(base=b'root.layers=["dir:/"]', extends="b")
+@example(base=b'extends="f.toml"', extends="b")
+@example(base=b'extends="b"', extends="b")
+def test_any_file_that_is_extended_gives_a_specification_or_diagnostics(
+    base: bytes, extends: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("fuzz")
+    (directory / "b").write_bytes(base)
+    main = f"extends = {literal(extends)}\nroot.layers = {{ append = ['tar:x'] }}\n"
+    found: list[Any] = []
+    try:
+        spec = parse(main.encode(), path=str(directory / "f.toml"), environ={"HOME": str(directory)})
+    except SpecError as error:
+        found += error.diagnostics
+    else:
+        assert spec.root.layers
+        return
+    assert found
+    assert all(diagnostic.render() for diagnostic in found)
