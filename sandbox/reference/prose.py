@@ -42,7 +42,8 @@ Tables are merged key by key. Anything else replaces what was there, lists too. 
   that of the host.
 * With both, removing comes first. Where no list came before, it was an empty one.
 
-Every value keeps the place it was written at: paths and `${config_dir}` are relative to that file, and messages point into it.
+Every value keeps the place it was written at: paths and `${config_dir}` are relative to that file (those of `--set` to the current
+directory), and messages point into it.
 
 ```toml
 # base.toml

@@ -11,6 +11,7 @@ from sandbox.errors import SpecError
 from sandbox.spec import Spec, load, parse
 from sandbox.spec.dump import text_of, tree_of, values_of
 from sandbox.spec.notation import format_key_path
+from tests.unit.sandbox.spec.examples import ALL, with_example
 
 BASE = """\
 root.layers = ["dir:/", { dir = "/usr", cross = ["/usr/local"] }]
@@ -204,3 +205,14 @@ def test_bytes_that_are_no_unicode_are_refused_where_they_come_in() -> None:
         "      |                ^~~~~~~~~~~~~~~~~~~ use --json"
     )
     assert tree_of(spec)["process"]["args"] == ["x", "\udcff"]
+
+
+@pytest.mark.parametrize("key", [key for key in ALL if key not in ("extends", "profile")])
+def test_the_example_of_every_setting_is_written_and_read_back(key: str) -> None:
+    text = with_example(key, ALL[key])
+    spec = parse(text.encode(), path="/conf/f.toml", environ={}, unenforced="keep")
+    written = text_of(spec)
+    assert parse(written.encode(), path="/conf/f.toml", environ={}, unenforced="keep") == spec
+    assert key.removeprefix("layer.").rpartition(".")[2].removesuffix("[]") in written or spec == parse(
+        b'root.layers = ["dir:/"]', path="/conf/f.toml", environ={}
+    )
