@@ -69,12 +69,17 @@ class LayerFormat:
 
     def use_feature(self, name: str) -> None:
         """Record, before the first such mark is made, that the layer has marks of the feature *name*."""
-        policy = self._layer.policy
-        if getattr(policy, name) and (policy.user_marks or name == "override_stat"):
+        if self.has_feature(name):
             return
+        policy = self._layer.policy
         used = (_features(self.read(_FEATURES_XATTR)) & _FEATURES) | {name}
         self._record(_FEATURES_XATTR, ",".join(sorted(used)))
         self._layer.policy = replace(policy, **{name: True}, user_marks=bool(used & {"redirect", "metacopy"}))
+
+    def has_feature(self, name: str) -> bool:
+        """Return whether it is recorded that the layer has such marks."""
+        policy = self._layer.policy
+        return bool(getattr(policy, name)) and (policy.user_marks or name == "override_stat")
 
     def _record(self, name: str, value: str) -> None:
         os.setxattr(self._layer.root.proc_path(), name, value.encode())

@@ -453,7 +453,9 @@ class Namespace:
             if present is not None and (same_parent or present.startswith(b"/")):
                 return
             place = node.name if same_parent else self._tree.lower_path(node)
+            blocks = self._require_room(directory, 0)
             self._upper.set_redirect(directory, place)
+            self._count(None, directory, blocks)
 
     def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
         self._upper.set_opaque(directory.fd(), name)

@@ -137,6 +137,16 @@ class Quota:
         """Count a deletion mark."""
         self.objects += 1
 
+    def recorded(self) -> None:
+        """Count that an attribute is going to be written to the root, whose attributes may need another page.
+
+        Raises:
+            OSError: ENOSPC where there is no room for one.
+        """
+        self.require(_PAGE)
+        self.bytes += _PAGE
+        self._freed = True  # it may have found room where others are: the next count tells
+
     def gone(self, info: os.stat_result) -> None:
         """Count that an object without names is given up."""
         self.bytes = max(0, self.bytes - info.st_blocks * _BLOCK)

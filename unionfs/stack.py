@@ -122,7 +122,8 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     quota = None
     if source.size is not None or source.inodes is not None:
         quota = Quota(top, source.size, source.inodes)
-        quota.nameless, tree.on_gone, upper.on_mark = tree.nameless, quota.gone, quota.marked
+        quota.nameless, tree.on_gone = tree.nameless, quota.gone
+        upper.on_mark, upper.on_record = quota.marked, quota.recorded
     copy_up = CopyUp(tree, upper, index, ownership, permissions, durable=not source.volatile, quota=quota)
     namespace = Namespace(tree, upper, index, copy_up, ownership, permissions, quota)
     parts = WritableParts(

@@ -65,6 +65,8 @@ class Upper:
         self._serial = itertools.count()
         #: Called for each deletion mark that is made.
         self.on_mark: Callable[[], None] = _ignore
+        #: Called before a record is written to the root for the first time; may refuse it.
+        self.on_record: Callable[[], None] = _ignore
         with ExitStack() as undo:
             self.home_fd = _make_directory(work_fd, HOME)
             undo.callback(os.close, self.home_fd)
@@ -191,7 +193,9 @@ class Upper:
 
     def use_feature(self, name: str) -> None:
         """Record that marks of the feature *name* (``redirect``, ``metacopy``) are going to be in the layer."""
-        self._format.use_feature(name)
+        if not self._format.has_feature(name):
+            self.on_record()
+            self._format.use_feature(name)
 
     def set_redirect(self, directory: LayerDir, redirect: bytes) -> None:
         """Say on *directory*, of this layer, where the layers below have it; at its place, that changes nothing.
