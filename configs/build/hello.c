@@ -1,7 +1,6 @@
 #include <stdio.h>
 
-int main(void)
-{
-	puts("built in the sandbox");
-	return 0;
+int main(void) {
+    puts("built in the sandbox on " __DATE__);
+    return 0;
 }

@@ -216,6 +216,13 @@ def probe_rootfs() -> Missing | None:
     return None if os.geteuid() == 0 else probe_newuidmap()
 
 
+def probe_busybox() -> Missing | None:
+    """A BusyBox that needs no libraries: the whole of a minimal root file system."""
+    if try_command("unshare", "--user", "--map-root-user", "chroot", "/bin", "/busybox", "true") is None:
+        return None
+    return Missing("a static /bin/busybox", "apt-get install busybox-static")
+
+
 def probe_podman() -> Missing | None:
     """Podman and runc for an ordinary user, whose storage unionfs mounts."""
     if os.geteuid() == 0:
@@ -273,6 +280,7 @@ PROBES: dict[str, Probe] = {
     "overlay": probe_overlay,
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
+    "busybox": probe_busybox,
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
     "unionmount_testsuite": probe_unionmount_testsuite,
