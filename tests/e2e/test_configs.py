@@ -74,7 +74,7 @@ def test_example_says_for_whom_it_is_and_what_it_shows(name: str) -> None:
 
 def test_table_of_examples_lists_each_once_with_its_file() -> None:
     rows = re.findall(
-        r"^\| \[([a-z-]+)\]\((.+?)\) \| .+ \| .+ \|.*\|$", (CONFIGS / "README.md").read_text(), re.M
+        r"^\| \[([a-z-]+)\]\((.+?)\) \| .+ \| .+ \|.*\|$", (CONFIGS / "README.md").read_text(), re.MULTILINE
     )
     assert sorted(rows) == [(name, f"{name}.toml") for name in EXAMPLES]
 
@@ -444,7 +444,9 @@ def test_filter_has_nothing_but_its_input(launcher: Launcher) -> None:
 @pytest.mark.busybox
 def test_minimal_root_is_one_program(launcher: Launcher, tmp_path: Path) -> None:
     archive = tmp_path / "minimal.tar"
-    made = re.search(r"^# +(tar .*) configs/minimal.tar (.*)$", Path(config("minimal")).read_text(), re.M)
+    made = re.search(
+        r"^# +(tar .*) configs/minimal.tar (.*)$", Path(config("minimal")).read_text(), re.MULTILINE
+    )
     assert made is not None, "the command that makes the archive stands in the comment"
     subprocess.run(["sh", "-c", f"{made[1]} {archive} {made[2]}"], check=True)
     top, programs = succeeded(launcher.up(config("minimal"), environ={"MINIMAL_TAR": str(archive)}))
