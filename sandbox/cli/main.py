@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        from sandbox.cli.parser import whole
+        from sandbox.completion.asking import complete
+
+        complete(whole)
     _open_standard_descriptors()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     debug: bool = arguments.debug

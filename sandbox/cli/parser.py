@@ -12,7 +12,7 @@ from sandbox.errors import EXIT_FAILURE
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import NoReturn, Protocol
 
     class VerbModule(Protocol):
@@ -75,12 +75,14 @@ def fill(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.set_defaults(run=module.run)
 
 
-def whole() -> Parser:
-    """Return the parser of the whole command, every verb with its arguments."""
+def whole(filled: Collection[str] = VERBS) -> Parser:
+    """Return the parser of the whole command; of the verbs, those that are *filled* have their arguments."""
     top = _top(help_of_verbs=False)
     verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for verb, summary in VERBS.items():
-        fill(verbs.add_parser(verb, help=summary), verb)
+        parser = verbs.add_parser(verb, help=summary)
+        if verb in filled:
+            fill(parser, verb)
     return top
 
 

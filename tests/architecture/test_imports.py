@@ -39,9 +39,11 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"__init__", "errors", "spec", "plan", "host", "sources", "ops", "kernel", "userns", "state", "image"}
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
+    "completion": frozenset({"errors", "spec"}),  # is given the parser: it knows places, not verbs
     "cli": frozenset(
         {
             "__init__",
+            "completion",
             "errors",
             "spec",
             "reference",

@@ -216,6 +216,14 @@ def probe_rootfs() -> Missing | None:
     return None if os.geteuid() == 0 else probe_newuidmap()
 
 
+def _program(name: str, package: str) -> Probe:
+    def probe() -> Missing | None:
+        return None if shutil.which(name) is not None else Missing(name, f"apt-get install {package}")
+
+    probe.__doc__ = f"The program {name}."
+    return probe
+
+
 def probe_busybox() -> Missing | None:
     """A BusyBox that needs no libraries: the whole of a minimal root file system."""
     if try_command("unshare", "--user", "--map-root-user", "chroot", "/bin", "/busybox", "true") is None:
@@ -281,6 +289,10 @@ PROBES: dict[str, Probe] = {
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
     "busybox": probe_busybox,
+    "bash": _program("bash", "bash"),
+    "zsh": _program("zsh", "zsh"),
+    "fish": _program("fish", "fish"),
+    "man": _program("man", "man-db"),
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
     "unionmount_testsuite": probe_unionmount_testsuite,

@@ -1,0 +1,93 @@
+"""The answer to a shell that asks through the environment, in argcomplete's way: _ARGCOMPLETE, COMP_LINE, COMP_POINT.
+
+The command line's own parser says where options, verbs and choices stand. What else may stand somewhere is found by
+how help calls the place (its metavar), so that it is said once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Collection
+from typing import NoReturn
+
+from sandbox.completion import candidates
+from sandbox.completion.candidates import Candidates
+
+Build = Callable[[Collection[str]], argparse.ArgumentParser]
+Completer = Callable[..., Candidates]
+
+
+def complete(build: Build) -> NoReturn:
+    """Answer the shell that asks through the environment, and end the process.
+
+    *build* returns the parser of the whole command, in which the verbs that it is given have their arguments: the words of
+    the line, as importing all verbs would be noticed at every press of the key.
+    """
+    from argcomplete.finders import CompletionFinder
+
+    words = os.environ.get("COMP_LINE", "").split()
+    parser = build(words)
+    for verb, inner in _verbs(parser):
+        _attach(inner, verb, words)
+    CompletionFinder(parser)(
+        parser,
+        # Options where a dash is typed; files and keys would drown in them otherwise.
+        always_complete_options=False,
+        default_completer=_paths,
+    )
+    raise AssertionError("argcomplete ends the process")
+
+
+def _verbs(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
+    return [
+        (verb, inner)
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for verb, inner in action.choices.items()
+    ]
+
+
+def _attach(parser: argparse.ArgumentParser, verb: str, words: Collection[str]) -> None:
+    """Tell argcomplete what may stand at the places of *verb*."""
+    for action in parser._actions:
+        completer = _completer(action, verb, words)
+        if completer is not None and action.choices is None:
+            setattr(action, "completer", completer)  # noqa: B010 - argparse declares no such attribute
+
+
+def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Completer | None:
+    def environment_files(prefix: str, **_: object) -> Candidates:
+        return candidates.paths(prefix, suffix=".toml")
+
+    def assignments(prefix: str, **_: object) -> Candidates:
+        return candidates.assignments(prefix)
+
+    def keys(parsed_args: argparse.Namespace, **_: object) -> Candidates:
+        file = _file(parsed_args, words)
+        own = candidates.keys_of_file(file) if file else {}
+        # What a file does not have cannot be removed from it, but has a value, and a meaning that can be looked up.
+        return own if verb == "unset" else {**candidates.language_keys(), **own}
+
+    def profiles(parsed_args: argparse.Namespace, **_: object) -> Candidates:
+        file = _file(parsed_args, words)
+        return candidates.profiles(file) if file else {}
+
+    if "--profile" in action.option_strings:
+        return profiles
+    by_metavar: dict[object, Completer] = {
+        "FILE": environment_files,
+        "KEY=VALUE": assignments,
+        "KEY": keys,
+    }
+    return by_metavar.get(action.metavar)
+
+
+def _paths(prefix: str, **_: object) -> Candidates:
+    return candidates.paths(prefix)
+
+
+def _file(arguments: argparse.Namespace, words: Collection[str]) -> str | None:
+    """Return the environment file of the line: the argument, or else what looks like one, as behind the cursor."""
+    file = getattr(arguments, "file", None) or next((word for word in words if word.endswith(".toml")), None)
+    return os.path.expanduser(file) if isinstance(file, str) else None

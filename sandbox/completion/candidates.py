@@ -1,0 +1,110 @@
+"""What may stand at a place of the command line. Each function returns candidates with what is said about them.
+
+A shell asks while somebody types, so a file may be missing, unreadable or half written: then there are no candidates.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+
+from sandbox.errors import SpecError
+from sandbox.spec.decode import Record
+from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
+from sandbox.spec.notation import KeyPath, format_key_path, literal, parse_key_path
+from sandbox.spec.settings import Codec
+
+Candidates = Mapping[str, str]
+
+_LONGEST_VALUE = 40
+"""Characters of a value that are shown beside its key."""
+
+
+def paths(prefix: str, *, suffix: str = "") -> Candidates:
+    """Return the paths that begin with *prefix*: directories, with a slash, and files whose names end in *suffix*.
+
+    A leading ~ is the home directory. Hidden ones are offered to those who typed the dot.
+    """
+    head, _, start = prefix.rpartition("/")
+    head += "/" if "/" in prefix else ""
+    try:
+        with os.scandir(os.path.expanduser(head) or ".") as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries]
+    except OSError:
+        return {}
+    return {
+        f"{head}{name}/" if directory else f"{head}{name}": ""
+        for name, directory in sorted(found)
+        if name.startswith(start)
+        and (start or not name.startswith("."))
+        and (directory or name.endswith(suffix))
+    }
+
+
+def language_keys() -> Candidates:
+    """Return the keys that this version enforces, without those inside lists and of tables whose keys users choose."""
+    return {
+        key: setting.doc
+        for key, setting in declarations()
+        if "[]" not in key and ANY_KEY not in key.split(".") and is_enforced(parse_key_path(key))
+    }
+
+
+def assignments(prefix: str) -> Candidates:
+    """Return what KEY=VALUE may become: keys of single values with an equals sign; behind it, the values where they are few."""
+    key, equals, _ = prefix.partition("=")
+    if not equals:
+        return {
+            f"{name}=": doc
+            for name, doc in language_keys().items()
+            if not isinstance(codec_at(parse_key_path(name)), Record)
+        }
+    try:
+        codec = codec_at(parse_key_path(key))
+    except ValueError:
+        return {}
+    return {f"{key}={value}": "" for value in _values(codec)} if codec is not None else {}
+
+
+def _values(codec: Codec[object]) -> tuple[str, ...]:
+    """Return the values of *codec* that this version takes, where it takes few."""
+    if "boolean" not in codec.toml_types:
+        return codec.choices
+    refused = getattr(codec, "planned", None)
+    return (*codec.choices, *(literal(value) for value in (True, False) if value is not refused))
+
+
+def keys_of_file(file: str) -> Candidates:
+    """Return the keys that *file* itself has, with their values; in the file's order."""
+    try:
+        with open(file, "rb") as stream:
+            tree = tomllib.load(stream)
+    except (OSError, ValueError):  # tomllib's mistakes are ValueErrors
+        return {}
+    return {format_key_path(path): _shown(value) for path, value in _walk(tree, ())}
+
+
+def _walk(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield (*path, key), item
+        yield from _walk(item, (*path, key))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (dict, list)):
+        return ""
+    text = literal(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+def profiles(file: str) -> Candidates:
+    """Return the profiles of *file* and of the files that it extends."""
+    from sandbox.spec.load import load
+
+    try:
+        spec = load(file, unenforced="keep")
+    except SpecError:
+        return {}
+    return dict.fromkeys(spec.profile, "")

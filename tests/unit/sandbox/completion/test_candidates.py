@@ -1,0 +1,118 @@
+"""What may stand at a place of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandbox.completion.candidates import assignments, keys_of_file, language_keys, paths, profiles
+from sandbox.spec.lookup import setting_at
+from sandbox.spec.notation import parse_key_path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "configs").mkdir()
+    for name in ("web.toml", "web.md", "wide.toml", ".hidden.toml"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_files_end_in_the_suffix_and_directories_lead_further(tree: Path) -> None:
+    assert list(paths(f"{tree}/", suffix=".toml")) == [
+        f"{tree}/configs/",
+        f"{tree}/web.toml",
+        f"{tree}/wide.toml",
+    ]
+    assert list(paths(f"{tree}/we", suffix=".toml")) == [f"{tree}/web.toml"]
+    assert list(paths(f"{tree}/we")) == [f"{tree}/web.md", f"{tree}/web.toml"]
+
+
+def test_hidden_files_are_for_those_who_type_the_dot(tree: Path) -> None:
+    assert list(paths(f"{tree}/.", suffix=".toml")) == [f"{tree}/.hidden.toml"]
+
+
+def test_paths_stay_as_they_are_typed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    assert list(paths("~/wi")) == ["~/wide.toml"]
+    monkeypatch.chdir(tree)
+    assert list(paths("wi")) == ["wide.toml"]
+    assert list(paths("./wi")) == ["./wide.toml"]
+
+
+def test_directory_that_cannot_be_listed_has_no_candidates(tree: Path) -> None:
+    assert paths(f"{tree}/absent/") == {}
+    assert paths(f"{tree}/web.md/") == {}
+
+
+def test_keys_are_those_that_this_version_enforces_with_what_they_mean() -> None:
+    keys = language_keys()
+    assert keys["limits.memory"] == "Memory of all processes together, at least 4M."
+    assert "limits" in keys
+    assert "limits.io" not in keys
+    assert "health.command" not in keys
+    assert not [key for key in keys if setting_at(parse_key_path(key)) is None]
+
+
+def test_assignment_begins_with_a_key_of_a_value() -> None:
+    found = assignments("limits.m")
+    assert found["root.writable="].startswith("Where changes go")
+    assert "limits=" not in found
+    assert all(key.endswith("=") for key in found)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "values"),
+    [
+        ("root.writable=", ["ephemeral", "persistent", "none"]),
+        ("root.writable=per", ["ephemeral", "persistent", "none"]),  # the shell keeps those that fit
+        ("process.terminal=", ["auto", "true", "false"]),
+        ("process.init=", ["true"]),  # false is refused by this version
+        ("network.mode=", ["none", "host"]),
+        ("limits.core=", ["unlimited"]),
+        ("limits.memory=", []),
+        ("volumes[0].type=", ["bind", "tmpfs"]),
+        ("process.env.HOME=", []),
+        ("absent=", []),
+        ("a..b=", []),
+    ],
+)
+def test_values_are_offered_where_they_are_few(prefix: str, values: list[str]) -> None:
+    key = prefix.partition("=")[0]
+    assert list(assignments(prefix)) == [f"{key}={value}" for value in values]
+
+
+def test_keys_of_a_file_are_shown_with_their_values(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(
+        '[root]\nlayers = ["dir:/"]\n[process.env]\n"A B" = "x"\n[[volumes]]\ntarget = "'
+        + "/long" * 20
+        + '"\n'
+    )
+    assert keys_of_file(str(file)) == {
+        "root": "",
+        "root.layers": "",
+        "root.layers[0]": '"dir:/"',
+        "process": "",
+        "process.env": "",
+        'process.env."A B"': '"x"',
+        "volumes": "",
+        "volumes[0]": "",
+        "volumes[0].target": '"/long/long/long/long/long/long/long/...',
+    }
+
+
+@pytest.mark.parametrize("text", ["[root\n", "\udc80", None])
+def test_file_that_cannot_be_read_has_no_keys_and_no_profiles(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "a.toml"
+    if text is not None:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert keys_of_file(str(file)) == {}
+    assert profiles(str(file)) == {}
+
+
+def test_profiles_are_those_of_the_file_and_of_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('[root]\nlayers = ["dir:/"]\n[profile.ci]\n')
+    (tmp_path / "a.toml").write_text('extends = "base.toml"\n[profile.debug]\n')
+    assert sorted(profiles(str(tmp_path / "a.toml"))) == ["ci", "debug"]
