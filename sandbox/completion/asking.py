@@ -24,7 +24,19 @@ def complete(build: Build) -> NoReturn:
     *build* returns the parser of the whole command, in which the verbs that it is given have their arguments: the words of
     the line, as importing all verbs would be noticed at every press of the key.
     """
+    from argcomplete.completers import BaseCompleter
     from argcomplete.finders import CompletionFinder
+
+    class Paths(BaseCompleter):
+        def __call__(
+            self,
+            *,
+            prefix: str,
+            action: argparse.Action,  # noqa: ARG002 - argcomplete gives them by name
+            parser: argparse.ArgumentParser,  # noqa: ARG002
+            parsed_args: argparse.Namespace,  # noqa: ARG002
+        ) -> Candidates:
+            return candidates.paths(prefix)
 
     words = os.environ.get("COMP_LINE", "").split()
     parser = build(words)
@@ -34,7 +46,7 @@ def complete(build: Build) -> NoReturn:
         parser,
         # Options where a dash is typed; files and keys would drown in them otherwise.
         always_complete_options=False,
-        default_completer=_paths,
+        default_completer=Paths(),
     )
     raise AssertionError("argcomplete ends the process")
 
@@ -81,10 +93,6 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "KEY": keys,
     }
     return by_metavar.get(action.metavar)
-
-
-def _paths(prefix: str, **_: object) -> Candidates:
-    return candidates.paths(prefix)
 
 
 def _file(arguments: argparse.Namespace, words: Collection[str]) -> str | None:

@@ -413,7 +413,7 @@ def test_user_is_refused_where_there_is_none_but_0(launcher: Launcher) -> None:
     done = launcher.up(path)
     assert (done.status, done.out) == (125, "")
     lines = [line for line in done.err.splitlines() if line.startswith(path)]
-    reason = f"{account()} has no range in /etc/subuid"
+    reason = f"/etc/subuid has no range for {account()}"
     assert [line.split(": ", 1)[1] for line in lines] == [
         f"process.user: only user 0 exists here: {reason}",
         f"process.groups: only group 0 exists here: {reason}",

@@ -226,7 +226,10 @@ def _program(name: str, package: str) -> Probe:
 
 def probe_busybox() -> Missing | None:
     """A BusyBox that needs no libraries: the whole of a minimal root file system."""
-    if try_command("unshare", "--user", "--map-root-user", "chroot", "/bin", "/busybox", "true") is None:
+    if (
+        try_command("unshare", "--user", "--map-root-user", "/usr/sbin/chroot", "/bin", "/busybox", "true")
+        is None
+    ):
         return None
     return Missing("a static /bin/busybox", "apt-get install busybox-static")
 
