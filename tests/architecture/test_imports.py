@@ -40,10 +40,12 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset({"errors", "spec"}),  # is given the parser: it knows places, not verbs
+    "manual": frozenset({"spec"}),  # is given the parser, too
     "cli": frozenset(
         {
             "__init__",
             "completion",
+            "manual",
             "errors",
             "spec",
             "reference",
