@@ -10,9 +10,9 @@ DESCRIPTION = """\
 Print the script with which a shell completes the command: verbs, options, environment files, keys of the language and
 their values, profiles of the file."""
 EPILOG = """\
-in ~/.bashrc:    eval "$(sandbox completion bash)"
-in ~/.zshrc:     eval "$(sandbox completion zsh)"      # after compinit
-for fish:        sandbox completion fish > ~/.config/fish/completions/sandbox.fish"""
+in ~/.bashrc:  eval "$(sandbox completion bash)"
+in ~/.zshrc:   eval "$(sandbox completion zsh)"  # after compinit
+for fish:      sandbox completion fish > ~/.config/fish/completions/sandbox.fish"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

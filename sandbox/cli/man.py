@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 DESCRIPTION = "Print a manual page, in roff: of the command, or of the environment file."
-EPILOG = "read one: sandbox man sandbox.toml | man -l -"
+EPILOG = "read one:  sandbox man sandbox.toml | man -l -"
 
 PAGES = ("sandbox", "sandbox.toml")
 
@@ -28,8 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.page == "sandbox":
         from sandbox.cli.parser import DESCRIPTION as COMMAND
-        from sandbox.cli.parser import EPILOG as EXIT_STATUS
-        from sandbox.cli.parser import whole
+        from sandbox.cli.parser import PROGRAM_EXIT_STATUS, whole
         from sandbox.cli.verbs import GROUPS
         from sandbox.manual.command import command_page
 
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             GROUPS,
             version=__version__,
             description=COMMAND,
-            exit_status=EXIT_STATUS.removeprefix("exit status: "),
+            exit_status=PROGRAM_EXIT_STATUS.removeprefix("exit status: "),
         )
     else:
         from sandbox.manual.language import language_page

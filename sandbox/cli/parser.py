@@ -24,10 +24,30 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = "Run programs in environments that one TOML file describes, without root."
-EPILOG = (
+PROGRAM_EXIT_STATUS = (
     "exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, 125 for a failure of "
     "sandbox, 126 and 127 for a command that cannot be executed or is not found"
 )
+
+
+EXIT_STATUS = "exit status: 0, or 125 for a failure of sandbox"
+"""Of the verbs that say nothing about it."""
+
+
+class Formatter(argparse.HelpFormatter):
+    """Fills paragraphs, and leaves those alone that are laid out; argparse itself can do the one or the other."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        from sandbox.manual.paragraphs import is_laid_out, paragraphs
+
+        return "\n\n".join(
+            textwrap.indent(part, indent)
+            if is_laid_out(part)
+            else textwrap.fill(part, width, initial_indent=indent, subsequent_indent=indent)
+            for part in paragraphs(text)
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,8 +87,9 @@ def fill(parser: argparse.ArgumentParser, verb: str) -> None:
 
     module: VerbModule = importlib.import_module(f"sandbox.cli.{verb}")
     parser.description = module.DESCRIPTION
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = getattr(module, "EPILOG", None)
+    parser.formatter_class = Formatter
+    epilog = getattr(module, "EPILOG", "")
+    parser.epilog = epilog if "exit status: " in epilog else f"{epilog}\n\n{EXIT_STATUS}".lstrip()
     parser.usage = getattr(module, "USAGE", None)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show what is done, and tracebacks of failures")
@@ -93,8 +114,8 @@ def _top(*, help_of_verbs: bool = True) -> Parser:
         prog="sandbox",
         usage="sandbox COMMAND [OPTION ...]" if help_of_verbs else None,
         description=DESCRIPTION + ("\n\n" + _verbs() if help_of_verbs else ""),
-        epilog="`sandbox COMMAND --help` says more about one of them.\n\n" + _wrapped(EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"`sandbox COMMAND --help` says more about one of them.\n\n{PROGRAM_EXIT_STATUS}",
+        formatter_class=Formatter,
     )
     top.add_argument("--version", action="version", version=f"sandbox {__version__}")
     return top
@@ -125,9 +146,3 @@ def _verbs() -> str:
     for group, verbs in GROUPS.items():
         lines += [f"{group}:", *(f"  {name:{width}}  {summary}" for name, summary in verbs.items()), ""]
     return "\n".join(lines).rstrip()
-
-
-def _wrapped(text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 80)

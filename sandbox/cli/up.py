@@ -8,8 +8,10 @@ import sys
 
 from sandbox.cli.options import add_file, add_overrides, load_spec
 from sandbox.cli.output import warn
+from sandbox.cli.parser import PROGRAM_EXIT_STATUS
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
+EPILOG = PROGRAM_EXIT_STATUS
 USAGE = "sandbox up [OPTION ...] FILE [-- COMMAND [ARGUMENT ...]]"
 
 

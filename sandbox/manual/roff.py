@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sandbox.manual.paragraphs import is_laid_out, paragraphs
+
 _ESCAPES = {
     "\\": r"\e",
     "-": r"\-",  # a plain one is a hyphen, which no shell takes for the minus of an option
@@ -80,9 +82,9 @@ class Page:
         self._lines += [".PP", _line(roff)]
 
     def text(self, text: str) -> None:
-        """Add *text* as help writes it: paragraphs between empty lines. One that is laid out with spaces stays so."""
-        for part in re.split(r"\n\s*\n", text.strip("\n")):
-            if re.search(r"^ |\S {2,}", part, re.MULTILINE):
+        """Add *text* as help has it: a paragraph that is laid out stays so."""
+        for part in paragraphs(text):
+            if is_laid_out(part):
                 self._lines += [".PP", ".EX", *map(_line, map(escaped, part.splitlines())), ".EE"]
             else:
                 self.paragraph(inline(part))

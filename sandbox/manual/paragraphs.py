@@ -1,0 +1,15 @@
+"""Text as descriptions and epilogs of verbs have it: paragraphs between empty lines, some of them laid out."""
+
+from __future__ import annotations
+
+import re
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return the paragraphs of *text*."""
+    return re.split(r"\n\s*\n", text.strip("\n"))
+
+
+def is_laid_out(paragraph: str) -> bool:
+    """Tell whether the lines of *paragraph* are to stay as they are: one begins with a space, or has two together."""
+    return re.search(r"^ |\S {2,}", paragraph, re.MULTILINE) is not None

@@ -1,0 +1,249 @@
+"""What holds for the help of every verb, and for the start of the command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import pkgutil
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+import sandbox.cli
+from sandbox.cli.main import main
+from sandbox.cli.parser import Parser, fill
+from sandbox.cli.verbs import GROUPS, VERBS
+from tests.conftest import PROJECT
+
+#: Modules of the package that are no verbs.
+SHARED = {"main", "options", "output", "parser", "planning", "verbs"}
+
+#: Verbs whose result is for programs, too. (schema prints JSON and nothing else; up with --dry-run is asked for below.)
+PARSED = {"check", "config", "doctor", "explain", "get"}
+
+THERE = [verb for verb in VERBS if importlib.util.find_spec(f"sandbox.cli.{verb}")]
+
+each_verb = pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param(
+            verb,
+            marks=() if verb in THERE else pytest.mark.skip(f"needs sandbox/cli/{verb}.py: not written yet"),
+        )
+        for verb in VERBS
+    ],
+)
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=f"sandbox {verb}")
+    fill(parser, verb)
+    return parser
+
+
+def options_of(verb: str) -> dict[str, argparse.Action]:
+    return {option: action for action in parser_of(verb)._actions for option in action.option_strings}
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what `sandbox ... --help` prints."""
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    captured = capsys.readouterr()
+    assert (ended.value.code, captured.err) == (0, "")
+    return captured.out
+
+
+def run(*arguments: str, environ: Mapping[str, str] | None = None, terminal: bool = False) -> str:
+    """Return what the command prints to standard output and error, to a pipe or to a terminal."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")
+    }
+    environment |= {"TERM": "xterm", "PYTHONPATH": PROJECT, **(environ or {})}
+    command = [sys.executable, "-m", "sandbox", *arguments]
+    if not terminal:
+        return subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=30,
+        ).stdout
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 65536):
+                shown += part
+        except OSError:  # EIO: the last one who had the terminal open has gone
+            pass
+        os.close(ours)
+    return shown.decode()
+
+
+# --- the command ---
+
+
+def test_help_imports_little_of_ours_and_nothing_slow() -> None:
+    program = (
+        "import sys\nbefore = set(sys.modules)\n"
+        "from sandbox.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT, timeout=30
+    )
+    imported = done.stderr.split()
+    assert [name for name in imported if name.partition(".")[0] == "sandbox"] == [
+        "sandbox",
+        "sandbox.cli",
+        "sandbox.cli.main",
+        "sandbox.cli.output",
+        "sandbox.cli.parser",
+        "sandbox.cli.verbs",
+        "sandbox.errors",
+        "sandbox.manual",
+        "sandbox.manual.paragraphs",
+    ]
+    # All the others are argparse and what it imports; 43 with CPython 3.13.
+    assert len(imported) < 60
+    slow = "asyncio ctypes dataclasses difflib email importlib inspect json pathlib subprocess tempfile tomllib typing unittest"
+    assert not {name.partition(".")[0] for name in imported} & {
+        *slow.split(),
+        "argcomplete",
+        "tomlkit",
+        "pyroute2",
+    }
+
+
+def test_overview_lists_every_verb_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys)
+    listed = re.findall(r"^  ([a-z]+) +(.*)$", text, re.MULTILINE)
+    assert [(verb, summary) for verb, summary in listed if verb in VERBS] == list(VERBS.items())
+    assert re.findall(r"^([a-z]+):$", text, re.MULTILINE) == [*GROUPS, "options"]
+
+
+def test_overview_says_how_the_command_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(help_of(capsys).split())
+    assert text.endswith(
+        "exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, 125 for a failure of "
+        "sandbox, 126 and 127 for a command that cannot be executed or is not found"
+    )
+
+
+def test_every_module_of_the_package_is_a_verb_or_shared_by_verbs() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(sandbox.cli.__path__)}
+    assert modules - SHARED - VERBS.keys() == set()
+
+
+# --- each verb ---
+
+
+@each_verb
+def test_summary_is_a_phrase(verb: str) -> None:
+    summary = VERBS[verb]
+    assert summary[0].islower()
+    assert not summary.endswith(".")
+    assert len(f"  completion  {summary}") <= 80
+
+
+@each_verb
+def test_help_of_a_verb_says_what_it_does_takes_and_ends_with(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(capsys, verb)
+    assert text.startswith(f"usage: sandbox {verb} ")
+    description = parser_of(verb).description or ""
+    assert re.match(r"[A-Z].*[.:]$", description, re.DOTALL), description
+    assert " ".join(description.split()) in " ".join(text.split())
+    assert all(f" {option}" in text for option in options_of(verb))
+    assert len(re.findall(r"exit status: ", text)) == 1
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+@each_verb
+def test_arguments_of_a_verb_are_phrases_with_names(verb: str) -> None:
+    for action in parser_of(verb)._actions:
+        assert action.help
+        if action.help != argparse.SUPPRESS:
+            assert not action.help.endswith(".")
+            assert not re.match(r"[A-Z][a-z]", action.help)
+        if action.nargs != 0 and action.choices is None:
+            assert isinstance(action.metavar, (str, tuple))
+            assert all(
+                name.isupper()
+                for name in ([action.metavar] if isinstance(action.metavar, str) else action.metavar)
+            )
+        for option in action.option_strings:
+            assert re.fullmatch(r"--[a-z]+(-[a-z]+)*|-[a-zA-Z]", option)
+
+
+@each_verb
+def test_option_means_the_same_wherever_it_is(verb: str) -> None:
+    for other in THERE:
+        theirs = options_of(other)
+        for option, action in options_of(verb).items():
+            if option in theirs:
+                same = theirs[option]
+                assert (action.metavar, action.help, action.nargs, action.dest, action.default) == (
+                    same.metavar,
+                    same.help,
+                    same.nargs,
+                    same.dest,
+                    same.default,
+                ), f"{option} of {verb} and {other}"
+
+
+@each_verb
+def test_verb_whose_result_is_parsed_prints_json_when_asked(verb: str) -> None:
+    options = options_of(verb)
+    assert "--debug" in options
+    if verb in PARSED or "--dry-run" in options:
+        assert "--json" in options
+
+
+@each_verb
+def test_mistake_in_the_arguments_of_a_verb_is_ours(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--no-such-option"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (125, "")
+    assert err.startswith(f"usage: sandbox {verb} ")
+    assert re.search(r"^sandbox: ", err, re.MULTILINE)
+
+
+@each_verb
+def test_help_has_no_escape_codes_where_they_are_not_wanted(verb: str) -> None:
+    assert "\x1b" not in run(verb, "--help")
+    assert "\x1b" not in run(verb, "--help", terminal=True, environ={"NO_COLOR": "1"})
+
+
+# --- colour of messages ---
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environ", "coloured"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),  # no-color.org: when present and not an empty string
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+    ],
+)
+def test_messages_are_coloured_on_a_terminal_only(
+    terminal: bool, environ: Mapping[str, str], coloured: bool
+) -> None:
+    shown = run("up", "/absent.toml", terminal=terminal, environ=environ)
+    assert "no such file" in shown
+    assert ("\x1b[" in shown) is coloured
