@@ -163,7 +163,8 @@ def test_build_gives_the_same_bytes_whatever_the_caller_has_set(launcher: Launch
     assert first[0] == "built in the sandbox on Nov 14 2023"
     assert re.fullmatch(r"[0-9a-f]{64}  -", first[1])
     assert first[2:] == ["the sources cannot be written"]
-    assert again == first
+    single = succeeded(launcher.up(config("build"), options=["--set", "ids.map=single"]))
+    assert again == single == first
     assert sorted(os.listdir(CONFIGS / "build")) == before
 
 
@@ -201,9 +202,12 @@ def test_web_service_is_reached_from_the_host_and_ends_well(
 
 
 def test_web_service_serves_the_page_beside_it_and_can_change_nothing(launcher: Launcher) -> None:
-    script = "cat index.html; ls -A /home; for d in /srv /home /etc /tmp; do touch $d/x 2>/dev/null && echo $d; done; id -u"
-    done = launcher.shell(script, config("web"))
-    assert succeeded(done) == [(CONFIGS / "web" / "index.html").read_text().rstrip(), "0"]
+    script = "cat index.html; echo /*; for d in / /srv /usr /etc /tmp; do touch $d/x 2>/dev/null && echo $d; done; id -u"
+    assert succeeded(launcher.shell(script, config("web"))) == [
+        (CONFIGS / "web" / "index.html").read_text().rstrip(),
+        "/bin /dev /etc /lib /lib64 /proc /sbin /srv /sys /usr",
+        "0",
+    ]
 
 
 def test_database_keeps_its_rows_on_the_host(launcher: Launcher, shared: Path) -> None:
@@ -317,6 +321,13 @@ def test_agent_can_change_its_project_and_sees_no_home_and_no_token(launcher: La
         "the project can be written",
     ]
     assert (shared / "result").exists()
+
+
+def test_agent_reaches_the_network_of_the_host_only_when_told_so(launcher: Launcher) -> None:
+    command = ["readlink", "/proc/self/ns/net"]
+    host = os.readlink("/proc/self/ns/net")
+    assert succeeded(launcher.up(config("agent"), command)) != [host]
+    assert succeeded(launcher.up(config("agent"), command, options=["--set", "network.mode=host"])) == [host]
 
 
 def test_graphics_card_is_refused_until_devices_are_enforced(launcher: Launcher) -> None:
