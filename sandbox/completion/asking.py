@@ -75,7 +75,15 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
     def assignments(prefix: str, **_: object) -> Candidates:
         return candidates.assignments(prefix)
 
+    def lists(**_: object) -> Candidates:
+        return candidates.lists()
+
+    def elements(prefix: str, parsed_args: argparse.Namespace, **_: object) -> Candidates:
+        return candidates.elements(parsed_args.list, prefix)
+
     def keys(parsed_args: argparse.Namespace, **_: object) -> Candidates:
+        if not hasattr(parsed_args, "file"):  # it is the language that is asked about
+            return candidates.declared_keys()
         file = _file(parsed_args, words)
         own = candidates.keys_of_file(file) if file else {}
         # What a file does not have cannot be removed from it, but has a value, and a meaning that can be looked up.
@@ -91,6 +99,8 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "FILE": environment_files,
         "KEY=VALUE": assignments,
         "KEY": keys,
+        "LIST": lists,
+        "ELEMENT": elements,
     }
     return by_metavar.get(action.metavar)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sandbox.errors import SpecError
+from sandbox.spec.codecs import ListOf
 from sandbox.spec.decode import Record
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
 from sandbox.spec.notation import KeyPath, format_key_path, literal, parse_key_path
-from sandbox.spec.settings import Codec
+from sandbox.spec.settings import Codec, settings_of
 
 Candidates = Mapping[str, str]
 
@@ -51,6 +53,31 @@ def language_keys() -> Candidates:
     }
 
 
+def declared_keys() -> Candidates:
+    """Return every key of the language, as the reference names it: volumes[].target, networks.NAME.subnet."""
+    return {key: setting.doc for key, setting in declarations()}
+
+
+def lists() -> Candidates:
+    """Return the keys of lists to which this version lets elements be added."""
+    return {
+        key: doc for key, doc in language_keys().items() if isinstance(codec_at(parse_key_path(key)), ListOf)
+    }
+
+
+def elements(collection: str, prefix: str) -> Candidates:
+    """Return what an element of the list *collection* ("volumes", "volume") may be written as, value by value."""
+    for key in lists():
+        codec = codec_at((*parse_key_path(key), 0))
+        if isinstance(codec, Record) and collection in (key, key.removesuffix("s")):
+            settings = settings_of(codec.cls)
+            name, equals, _ = prefix.partition("=")
+            if equals:
+                return _assigned(name, settings[name].codec) if name in settings else {}
+            return {f"{name}=": setting.doc for name, setting in settings.items() if setting.enforced}
+    return {}
+
+
 def assignments(prefix: str) -> Candidates:
     """Return what KEY=VALUE may become: keys of single values with an equals sign; behind it, the values where they are few."""
     key, equals, _ = prefix.partition("=")
@@ -64,10 +91,14 @@ def assignments(prefix: str) -> Candidates:
         codec = codec_at(parse_key_path(key))
     except ValueError:
         return {}
-    return {f"{key}={value}": "" for value in _values(codec)} if codec is not None else {}
+    return {} if codec is None else _assigned(key, codec)
 
 
-def _values(codec: Codec[object]) -> tuple[str, ...]:
+def _assigned(key: str, codec: Codec[Any]) -> Candidates:
+    return {f"{key}={value}": "" for value in _values(codec)}
+
+
+def _values(codec: Codec[Any]) -> tuple[str, ...]:
     """Return the values of *codec* that this version takes, where it takes few."""
     if "boolean" not in codec.toml_types:
         return codec.choices

@@ -1,4 +1,4 @@
-"""Text as descriptions and epilogs of verbs have it: paragraphs between empty lines, some of them laid out."""
+"""Text as descriptions and epilogs of verbs have it: paragraphs between empty lines, and some of them are laid out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 
 def paragraphs(text: str) -> list[str]:
-    """Return the paragraphs of *text*."""
-    return re.split(r"\n\s*\n", text.strip("\n"))
+    """Return the paragraphs of *text*: what stands between empty lines, and what begins with its topic ("exit status: ")."""
+    return re.split(r"\n\s*\n|\n(?=[a-z][a-z ]*: )", text.strip("\n"))
 
 
 def is_laid_out(paragraph: str) -> bool:

@@ -18,6 +18,7 @@ import sandbox.cli
 from sandbox.cli.main import main
 from sandbox.cli.parser import Parser, fill
 from sandbox.cli.verbs import GROUPS, VERBS
+from sandbox.manual.paragraphs import paragraphs
 from tests.conftest import PROJECT
 
 #: Modules of the package that are no verbs.
@@ -164,7 +165,7 @@ def test_help_of_a_verb_says_what_it_does_takes_and_ends_with(
     text = help_of(capsys, verb)
     assert text.startswith(f"usage: sandbox {verb} ")
     description = parser_of(verb).description or ""
-    assert re.match(r"[A-Z].*[.:]$", description, re.DOTALL), description
+    assert re.fullmatch(r"[A-Z].*[.:]", paragraphs(description)[0], re.DOTALL)
     assert " ".join(description.split()) in " ".join(text.split())
     assert all(f" {option}" in text for option in options_of(verb))
     assert len(re.findall(r"exit status: ", text)) == 1
@@ -176,7 +177,7 @@ def test_arguments_of_a_verb_are_phrases_with_names(verb: str) -> None:
     for action in parser_of(verb)._actions:
         assert action.help
         if action.help != argparse.SUPPRESS:
-            assert not action.help.endswith(".")
+            assert not re.search(r"[^.]\.$", action.help)
             assert not re.match(r"[A-Z][a-z]", action.help)
         if action.nargs != 0 and action.choices is None:
             assert isinstance(action.metavar, (str, tuple))

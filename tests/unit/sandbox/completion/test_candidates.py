@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.completion.candidates import assignments, keys_of_file, language_keys, paths, profiles
-from sandbox.spec.lookup import setting_at
+from sandbox.completion.candidates import (
+    assignments,
+    declared_keys,
+    elements,
+    keys_of_file,
+    language_keys,
+    lists,
+    paths,
+    profiles,
+)
+from sandbox.spec.lookup import keys, setting_at
 from sandbox.spec.notation import parse_key_path
 
 
@@ -53,6 +62,32 @@ def test_keys_are_those_that_this_version_enforces_with_what_they_mean() -> None
     assert "limits.io" not in keys
     assert "health.command" not in keys
     assert not [key for key in keys if setting_at(parse_key_path(key)) is None]
+
+
+def test_declared_keys_are_all_of_the_language() -> None:
+    assert list(declared_keys()) == keys()
+    assert declared_keys()["volumes[].target"] == "Where it appears: an absolute path in the sandbox."
+
+
+def test_lists_are_what_elements_can_be_added_to() -> None:
+    found = lists()
+    assert {"volumes", "root.layers", "process.args", "security.capabilities.add"} <= found.keys()
+    assert not {"devices", "process.env", "limits.memory", "root"} & found.keys()
+
+
+@pytest.mark.parametrize("collection", ["volumes", "volume"])
+def test_element_is_written_value_by_value(collection: str) -> None:
+    found = elements(collection, "t")
+    assert found["target="] == "Where it appears: an absolute path in the sandbox."
+    assert "content=" not in found  # not enforced
+    assert list(elements(collection, "type=")) == ["type=bind", "type=tmpfs"]
+    assert list(elements(collection, "read_only=t")) == ["read_only=true", "read_only=false"]
+    assert elements(collection, "absent=") == {}
+
+
+@pytest.mark.parametrize("collection", ["root.layers", "device", "absent", ""])
+def test_elements_that_are_no_tables_have_no_keys(collection: str) -> None:
+    assert elements(collection, "") == {}
 
 
 def test_assignment_begins_with_a_key_of_a_value() -> None:

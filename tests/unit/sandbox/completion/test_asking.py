@@ -1,0 +1,105 @@
+"""Which places of the command line take what; they are known by what help calls them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+#: A command whose verbs are those of an editor of environment files, asked through the environment as shells do.
+PROGRAM = """
+import argparse
+from sandbox.completion.asking import complete
+def build(words):
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers()
+    for verb in ("get", "set", "unset", "add", "reference", "run"):
+        inner = verbs.add_parser(verb)
+        if verb not in words:
+            inner.add_argument("arguments of verbs that are not on the line are not looked at")
+            continue
+        if verb != "reference":
+            inner.add_argument("file", metavar="FILE")
+        if verb == "add":
+            inner.add_argument("list", metavar="LIST")
+            inner.add_argument("words", metavar="ELEMENT", nargs="+")
+        elif verb == "run":
+            inner.add_argument("--profile", metavar="NAME")
+            inner.add_argument("--name", metavar="NAME", choices=("one", "two"))
+            inner.add_argument("--directory", metavar="DIRECTORY")
+        else:
+            inner.add_argument("keys", metavar="KEY=VALUE" if verb == "set" else "KEY", nargs="+")
+    return parser
+complete(build)
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "a.toml").write_text('[limits]\nmemory = "1G"\n[profile.debug]\n[root]\nlayers = ["dir:/"]\n')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other.md").touch()
+    return tmp_path
+
+
+def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" 8>&1 >/dev/null', sys.executable, PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=directory,
+        timeout=30,
+        env={
+            "HOME": str(directory.parent),
+            "PYTHONPATH": PROJECT,
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line) if point is None else point),
+        },
+    )
+    assert done.stderr == ""
+    return done.stdout.split("\n") if done.stdout else []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tool set ", ["a.toml", "other/"]),
+        ("tool set a.toml limits.mem", ["limits.memory="]),
+        ("tool set a.toml limits.memory=1G root.writable=e", ["root.writable=ephemeral"]),
+        ("tool unset a.toml lim", ["limits", "limits.memory"]),
+        ("tool unset a.toml pro", ["profile", "profile.debug"]),
+        ("tool unset absent.toml lim", []),
+        ("tool get absent.toml limits.mem", ["limits.memory"]),
+        ("tool get a.toml prof", ["profile", "profile.debug"]),
+        ("tool reference volumes[].ta", ["volumes\\[\\].target"]),
+        ("tool add a.toml root.la", ["root.layers"]),
+        ("tool add a.toml volume ta", ["target="]),
+        ("tool add a.toml volume target=/x type=t", ["type=tmpfs"]),
+        ("tool run a.toml --profile ", ["debug"]),
+        ("tool run a.toml --name ", ["one", "two"]),
+        ("tool run a.toml --directory o", ["other.md", "other/"]),
+        ("tool run a.toml ", []),
+    ],
+)
+def test_place_takes(directory: Path, line: str, expected: list[str]) -> None:
+    assert sorted(ask(directory, line)) == expected
+
+
+def test_file_behind_the_cursor_counts(directory: Path) -> None:
+    assert ask(directory, "tool run --profile  a.toml", point=len("tool run --profile ")) == ["debug"]
+
+
+def test_file_may_be_in_the_home_directory(directory: Path) -> None:
+    assert ask(directory / "other", "tool run ~/a.toml --profile ") == ["debug"]
+
+
+def test_options_are_offered_where_a_dash_is_typed(directory: Path) -> None:
+    assert set(ask(directory, "tool run --")) == {"--help", "--profile", "--name", "--directory"}
