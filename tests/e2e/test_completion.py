@@ -45,12 +45,8 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
     return {"HOME": str(tmp_path), "PATH": path, "TERM": "dumb", "LC_ALL": "C.UTF-8", "WORK": str(work)}
 
 
-def script(shell: str, environ: Mapping[str, str]) -> str:
-    """Return the path of the script that `sandbox completion` prints."""
-    path = Path(environ["HOME"]) / f"completion.{shell}"
-    with open(path, "wb") as file:
-        subprocess.run(["sandbox", "completion", shell], stdout=file, check=True, env=environ, timeout=30)
-    return str(path)
+#: What `sandbox completion --help` has users write into their start-up files.
+EVALUATE = 'eval "$(sandbox completion {shell})"'
 
 
 CASES = [
@@ -71,7 +67,7 @@ CASES = [
 def test_bash_offers(environ: Mapping[str, str], line: str, expected: list[str]) -> None:
     # What readline does (bash(1), Programmable Completion): it sets these, and calls the function with the command.
     program = f"""
-        source {script("bash", environ)}
+        {EVALUATE.format(shell="bash")}
         [[ $(complete -p sandbox) == *"-F "* ]] || exit 3
         function=$(complete -p sandbox | sed 's/.*-F \\([^ ]*\\).*/\\1/')
         COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_TYPE=9
@@ -94,9 +90,14 @@ def test_bash_offers(environ: Mapping[str, str], line: str, expected: list[str])
 @pytest.mark.fish
 @pytest.mark.parametrize(("line", "expected"), CASES)
 def test_fish_offers(environ: Mapping[str, str], line: str, expected: list[str]) -> None:
-    program = f"source {script('fish', environ)}; complete -C {shlex.quote(line)}"
+    # As help has it: fish reads the file when the command is completed for the first time.
+    file = Path(environ["HOME"]) / ".config" / "fish" / "completions" / "sandbox.fish"
+    file.parent.mkdir(parents=True)
+    with open(file, "wb") as stream:
+        subprocess.run(["sandbox", "completion", "fish"], stdout=stream, check=True, env=environ, timeout=30)
+    program = f"complete -C {shlex.quote(line)}"
     done = subprocess.run(
-        ["fish", "--no-config", "-c", program],
+        ["fish", "-c", program],
         capture_output=True,
         text=True,
         check=True,
@@ -148,11 +149,11 @@ WHOLE_LINES = [
 @pytest.mark.parametrize(
     ("shell", "command", "prepare"),
     [
-        pytest.param("bash", ["bash", "--norc", "-i"], "PS1='> '; source {script}\n", marks=pytest.mark.bash),
+        pytest.param("bash", ["bash", "--norc", "-i"], "PS1='> '", marks=pytest.mark.bash),
         pytest.param(
             "zsh",
             ["zsh", "-f", "-i"],
-            "PS1='> '; unsetopt zle_bracketed_paste; bindkey -e; autoload -U compinit; compinit -u -D; source {script}\n",
+            "PS1='> '; bindkey -e; autoload -U compinit; compinit -u -D",
             marks=pytest.mark.zsh,
         ),
     ],
@@ -162,7 +163,7 @@ def test_tab_completes_what_is_typed(
 ) -> None:
     terminal = Terminal(command, environ)
     try:
-        terminal.type(prepare.format(script=script(shell, environ)) + "echo rea''dy\n", "ready\r?\n")
+        terminal.type(f"{prepare}; {EVALUATE.format(shell=shell)}; echo rea''dy\n", "ready\r?\n")
         for keys, line in WHOLE_LINES:
             # The shell itself says what stands on the line: ^A goes to its beginning.
             shown = terminal.type(f"{keys}\x01printf '<%s>' \x05\n", r"<[a-z]+><.*>")
@@ -175,14 +176,28 @@ def test_tab_completes_what_is_typed(
 def test_zsh_lists_what_is_possible_with_what_it_means(environ: Mapping[str, str]) -> None:
     terminal = Terminal(["zsh", "-f", "-i"], environ)
     try:
-        prepare = "PS1='> '; stty columns 200; bindkey -e; autoload -U compinit; compinit -u -D; source {}; echo rea''dy\n"
-        terminal.type(prepare.format(script("zsh", environ)), "ready\r?\n")
+        prepare = "PS1='> '; stty columns 200; bindkey -e; autoload -U compinit; compinit -u -D"
+        terminal.type(f"{prepare}; {EVALUATE.format(shell='zsh')}; echo rea''dy\n", "ready\r?\n")
         processors = r"limits\.cpus= +-- Processor time, in processors\."
         seconds = r"limits\.cpu_time= +-- RLIMIT_CPU: processor time of one process\."
         either_order = f"{processors}.*{seconds}|{seconds}.*{processors}"
         terminal.type("sandbox up --set limits.cp\t\t", either_order)
     finally:
         terminal.close()
+
+
+def test_help_tells_each_shell_how_to_read_its_script() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", "completion", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT,
+        timeout=30,
+    )
+    assert EVALUATE.format(shell="bash") in done.stdout
+    assert EVALUATE.format(shell="zsh") in done.stdout
+    assert "sandbox completion fish > ~/.config/fish/completions/sandbox.fish" in done.stdout
 
 
 def test_nothing_of_completion_is_imported_when_no_shell_asks() -> None:
