@@ -83,7 +83,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
 
     def keys(parsed_args: argparse.Namespace, **_: object) -> Candidates:
         if not hasattr(parsed_args, "file"):  # it is the language that is asked about
-            return candidates.declared_keys()
+            return candidates.topics()
         file = _file(parsed_args, words)
         own = candidates.keys_of_file(file) if file else {}
         # What a file does not have cannot be removed from it, but has a value, and a meaning that can be looked up.

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandbox.errors import SpecError
+from sandbox.reference.entries import entries
+from sandbox.reference.prose import TOPICS
 from sandbox.spec.codecs import ListOf
 from sandbox.spec.decode import Record
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
@@ -53,9 +55,9 @@ def language_keys() -> Candidates:
     }
 
 
-def declared_keys() -> Candidates:
-    """Return every key of the language, as the reference names it: volumes[].target, networks.NAME.subnet."""
-    return {key: setting.doc for key, setting in declarations()}
+def topics() -> Candidates:
+    """Return what the reference has something to say about: its topics, and every key (volumes[].target)."""
+    return {**dict.fromkeys(TOPICS, ""), **{entry.key: entry.doc for entry in entries()}}
 
 
 def lists() -> Candidates:

@@ -81,11 +81,15 @@ class Page:
         """Add a paragraph of roff."""
         self._lines += [".PP", _line(roff)]
 
+    def verbatim(self, text: str) -> None:
+        """Add *text* with its lines and spaces as they are."""
+        self._lines += [".PP", ".EX", *map(_line, map(escaped, text.splitlines())), ".EE"]
+
     def text(self, text: str) -> None:
         """Add *text* as help has it: a paragraph that is laid out stays so."""
         for part in paragraphs(text):
             if is_laid_out(part):
-                self._lines += [".PP", ".EX", *map(_line, map(escaped, part.splitlines())), ".EE"]
+                self.verbatim(part)
             else:
                 self.paragraph(inline(part))
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from sandbox.reference.entries import Entry, entries, tables
-from sandbox.reference.prose import COMPOSITION, VALUES
+from sandbox.reference.prose import COMPOSITION, LANGUAGE, VALUES
 
 _INTRODUCTION = """\
 # Reference of the environment file
 
 Made by `sandbox reference --markdown` from the declarations in `sandbox/spec/`; a test keeps it equal to them. The same in a terminal: `sandbox
-reference`, `sandbox reference limits`, `sandbox reference limits.memory`. For an editor: `sandbox schema`.
-
-An environment file is TOML (toml.io, version 1.0) in UTF-8, of at most 1 MiB. Only `root.layers` is required. Unknown keys are errors. What this version does not
-enforce yet is checked like the rest, and is an error, too, unless its table lists it as `optional`: then it is a warning."""
+reference`, `sandbox reference limits`, `sandbox reference limits.memory`. For an editor: `sandbox schema`."""
 
 
 def markdown() -> str:
     """Return the whole reference as one document."""
-    parts = [_INTRODUCTION, "## Values", VALUES, "## Composition", COMPOSITION]
+    parts = [_INTRODUCTION, LANGUAGE, "## Values", VALUES, "## Composition", COMPOSITION]
     for header, owner, inside in tables(entries()):
         parts.append(f"## `{header}`" if header else "## At the top of the file")
         if owner is not None:

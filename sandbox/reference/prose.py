@@ -5,6 +5,10 @@ The examples are run by tests: what a block says is printed is what the command 
 
 from __future__ import annotations
 
+LANGUAGE = """\
+An environment file is TOML (toml.io, version 1.0) in UTF-8, of at most 1 MiB. Only `root.layers` is required. Unknown keys are errors. What this version does not
+enforce yet is checked like the rest, and is an error, too, unless its table lists it as `optional`: then it is a warning."""
+
 VALUES = """\
 | kind | how it is written |
 |---|---|

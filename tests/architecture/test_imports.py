@@ -39,8 +39,10 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"__init__", "errors", "spec", "plan", "host", "sources", "ops", "kernel", "userns", "state", "image"}
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
-    "completion": frozenset({"errors", "spec"}),  # is given the parser: it knows places, not verbs
-    "manual": frozenset({"spec"}),  # is given the parser, too
+    "completion": frozenset(
+        {"errors", "spec", "reference"}
+    ),  # is given the parser: it knows places, not verbs
+    "manual": frozenset({"reference"}),  # is given the parser, too
     "cli": frozenset(
         {
             "__init__",

@@ -13,7 +13,8 @@ import pytest
 from sandbox.cli.parser import whole
 from sandbox.cli.verbs import GROUPS, VERBS
 from sandbox.manual.roff import Page, escaped
-from sandbox.spec.lookup import declarations, is_enforced, path_of
+from sandbox.reference.entries import entries, tables
+from sandbox.reference.prose import COMPOSITION, LANGUAGE, VALUES
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.man
@@ -93,42 +94,48 @@ def test_command_page_says_what_each_verb_does_and_how_it_ends() -> None:
     )
 
 
-def test_language_page_has_every_key_with_what_it_means() -> None:
-    text = shown(printed("sandbox.toml"))
-    said = words(text)
-    headings = sections(text)
-    for key, setting in declarations():
-        assert words(setting.doc) in said
-        top = key.split(".")[0].removesuffix("[]")
-        heading = next(name for name in headings if re.fullmatch(rf"\[*{top}(\.NAME)?\]*", name))
-        if "." in key:
-            entry = re.search(
-                rf"^ +{re.escape(key)}(\n| )(.*?)(?=^ {{7}}\S|\Z)",
-                headings[heading],
-                re.MULTILINE | re.DOTALL,
-            )
-            assert entry is not None, key
-            assert words(setting.doc) in words(entry[2])
-            assert ("Not enforced by this version." in entry[2]) == (not is_enforced(path_of(key)))
+def test_language_page_has_every_key_under_its_table_with_what_it_means() -> None:
+    found = sections(shown(printed("sandbox.toml")))
+    for header, owner, inside in tables(entries()):
+        section = found[header or "AT THE TOP OF THE FILE"]
+        assert owner is None or words(f"{owner.doc} {owner.note}") in words(section)
+        keys = re.split(r"^ {7}([\w.\[\]]+)(?:\n| {2,})", section, flags=re.MULTILINE)
+        said = dict(zip(keys[1::2], keys[2::2], strict=True))
+        assert list(said) == [entry.key for entry in inside]
+        for entry in inside:
+            assert words(said[entry.key]).startswith(words(f"{entry.doc} {entry.note}"))
+            if not entry.is_table:
+                assert words(said[entry.key]).endswith(words(f"; for example {entry.example}"))
+                assert ("; required;" in said[entry.key]) == entry.required
 
 
 @pytest.mark.parametrize(
     ("key", "facts"),
     [
         (
-            "root.writable",
-            'String: ephemeral, persistent, none; default "ephemeral"; for example writable = "persistent"',
+            "volumes[].target",
+            'Sandbox path, not / nor under /proc, /sys or /dev; required; for example target = "/src"',
         ),
-        ("root.layers", 'Array of layers; required; for example layers = ["dir:/"]'),
-        ("limits.memory", 'Size, in bytes; for example memory = "512M"'),
-        ("process.stop_signal", 'String; default "SIGTERM"; for example stop_signal = "SIGINT"'),
-        ("volumes[].target", 'String; required; for example target = "/src"'),
+        (
+            "process.stop_signal",
+            'String: a name such as "SIGTERM" or "SIGRTMIN+3"; default "SIGTERM"; for example stop_signal = "SIGINT"',
+        ),
+        ("limits.memory", 'Size, at least 4M; for example memory = "512M"'),
     ],
 )
 def test_language_page_says_what_a_value_is(key: str, facts: str) -> None:
     entry = re.search(rf"^ +{re.escape(key)}\n.*\n\n +(.*)$", shown(printed("sandbox.toml")), re.MULTILINE)
     assert entry is not None
     assert entry[1] == facts
+
+
+@pytest.mark.parametrize("prose", [LANGUAGE, VALUES, COMPOSITION])
+def test_language_page_has_the_prose_of_the_reference(prose: str) -> None:
+    def plain(text: str) -> str:
+        return " ".join(re.findall(r"\w+", text))
+
+    marks = r"^(\| kind .*|\| reference .*|\|---.*|```.*)$"  # heads of tables, ends of blocks
+    assert plain(re.sub(marks, "", prose, flags=re.MULTILINE)) in plain(shown(printed("sandbox.toml")))
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 
 from sandbox.completion.candidates import (
     assignments,
-    declared_keys,
     elements,
     keys_of_file,
     language_keys,
     lists,
     paths,
     profiles,
+    topics,
 )
 from sandbox.spec.lookup import keys, setting_at
 from sandbox.spec.notation import parse_key_path
@@ -64,9 +64,11 @@ def test_keys_are_those_that_this_version_enforces_with_what_they_mean() -> None
     assert not [key for key in keys if setting_at(parse_key_path(key)) is None]
 
 
-def test_declared_keys_are_all_of_the_language() -> None:
-    assert list(declared_keys()) == keys()
-    assert declared_keys()["volumes[].target"] == "Where it appears: an absolute path in the sandbox."
+def test_topics_are_those_of_the_reference_and_all_keys() -> None:
+    found = topics()
+    assert set(keys()) < found.keys()
+    assert found["volumes[].target"] == "Where it appears: an absolute path in the sandbox."
+    assert "composition" in found
 
 
 def test_lists_are_what_elements_can_be_added_to() -> None:

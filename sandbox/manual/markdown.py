@@ -1,0 +1,40 @@
+"""The Markdown that the prose of the reference is written in, as roff: paragraphs, lists, tables of two columns, blocks."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+from sandbox.manual.roff import Page, inline
+
+_ITEM = re.compile(r"(?:\*|(\d+\.)) ")
+
+
+def add_markdown(page: Page, text: str) -> None:
+    """Add *text* to *page*. The head of a table is left out: a page has its rows as tagged paragraphs."""
+    for index, part in enumerate(re.split(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)):
+        if index % 2:
+            page.verbatim(part.rstrip("\n"))
+            continue
+        for paragraph in filter(None, re.split(r"\n\s*\n", part.strip("\n"))):
+            _add_paragraph(page, paragraph)
+
+
+def _add_paragraph(page: Page, paragraph: str) -> None:
+    lines = paragraph.splitlines()
+    if paragraph.startswith("|"):
+        for line in lines[2:]:
+            tag, said = line.strip("| ").split(" | ", 1)
+            page.tagged(inline(tag), inline(said))
+        return
+    # A list may follow the line that introduces it; a line that begins no item belongs to the one before.
+    numbers: list[int] = []
+    for line in lines:
+        numbers.append((numbers[-1] if numbers else 0) + (1 if _ITEM.match(line) else 0))
+    for _, group in groupby(zip(numbers, lines, strict=True), key=lambda pair: pair[0]):
+        said = " ".join(line.strip() for _, line in group)
+        item = _ITEM.match(said)
+        if item:
+            page.tagged(inline(item[1] or "*"), inline(said[item.end() :]))
+        else:
+            page.paragraph(inline(said))
