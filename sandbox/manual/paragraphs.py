@@ -6,8 +6,8 @@ import re
 
 
 def paragraphs(text: str) -> list[str]:
-    """Return the paragraphs of *text*: what stands between empty lines, and what begins with its topic ("exit status: ")."""
-    return re.split(r"\n\s*\n|\n(?=[a-z][a-z ]*: )", text.strip("\n"))
+    """Return the paragraphs of *text*: what stands between empty lines, and what begins with its topic, of one word or two."""
+    return re.split(r"\n\s*\n|\n(?=[a-z]+(?: [a-z]+)?: )", text.strip("\n"))
 
 
 def is_laid_out(paragraph: str) -> bool:

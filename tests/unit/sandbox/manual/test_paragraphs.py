@@ -11,7 +11,7 @@ def test_paragraphs_stand_between_empty_lines() -> None:
 
 def test_topic_begins_a_paragraph() -> None:
     assert paragraphs("levels: ok\nexit status: 0,\nor 1") == ["levels: ok", "exit status: 0,\nor 1"]
-    assert paragraphs("A sentence\nof words: here.") == ["A sentence", "of words: here."]
+    assert paragraphs("A sentence\nof three words: here.") == ["A sentence\nof three words: here."]
 
 
 def test_spaces_lay_a_paragraph_out() -> None:
