@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import os
 import re
 import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +79,15 @@ def test_table_of_examples_lists_each_once_with_its_file() -> None:
         r"^\| \[([a-z-]+)\]\((.+?)\) \| .+ \| .+ \|.*\|$", (CONFIGS / "README.md").read_text(), re.MULTILINE
     )
     assert sorted(rows) == [(name, f"{name}.toml") for name in EXAMPLES]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("sandbox.cli.fmt") is None, reason="`sandbox fmt` is not written yet"
+)
+def test_examples_are_in_the_usual_layout() -> None:
+    command = [sys.executable, "-m", "sandbox", "fmt", "--check", *map(config, EXAMPLES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_root_file_systems_that_examples_name_are_not_for_the_repository() -> None:
