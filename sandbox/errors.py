@@ -6,6 +6,7 @@
     ├── SetupError      125      a step of coming up failed
     ├── StateError      125      the recorded state of a sandbox forbids what was asked
     ├── ImageError      125      a layer or an image cannot be used
+    ├── EditError       125      an environment file cannot be written, or not changed as asked
     └── CommandError    126/127  the program could not be executed / was not found
 
 Below these there is only plain OSError. The command line prints `message` and `hint` and exits with `exit_code`; it
@@ -106,6 +107,10 @@ class StateError(SandboxError):
 
 class ImageError(SandboxError):
     """A layer or an image cannot be read, or is not what it claims to be."""
+
+
+class EditError(SandboxError):
+    """An environment file cannot be written, or cannot be changed as asked; it is as it was."""
 
 
 class CommandError(SandboxError):

@@ -25,6 +25,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__init__": frozenset(),
     "errors": frozenset(),
     "spec": frozenset({"__init__", "errors"}),
+    "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
     "host": frozenset({"kernel"}),
     "sources": frozenset(),  # facts about host paths, as host has facts about the machine
@@ -59,6 +60,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "state",
             "image",
             "runtime",
+            "editing",
         }
     ),
     "__main__": frozenset({"cli"}),

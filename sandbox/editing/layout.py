@@ -1,0 +1,176 @@
+"""The statements of a TOML text, by table; its comments; its line ends. Pure text, changed by nobody here.
+
+Texts have "\\n" as line ends; `normalised` and `with_line_ends_of` lead there and back.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from sandbox.spec.locate import Located, Statement, locate
+from sandbox.spec.notation import KeyPath
+
+_COMMENT_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|$)")
+_STRING_OR_COMMENT = re.compile(
+    r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*''', re.DOTALL
+)
+_BLANK_LINE = re.compile(r"[ \t]*(?:\n|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One `key = value` on lines of its own: from the start of its first line to the end of its last, line end included."""
+
+    path: KeyPath
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class Section:
+    """A header with the pairs below it, or the pairs above the first header, whose `path` is () and `header` None.
+
+    The path of `[[volumes]]` ends with the number of the element.
+    """
+
+    path: KeyPath
+    header: Pair | None
+    pairs: list[Pair] = field(default_factory=list)
+
+    @property
+    def last(self) -> Pair | None:
+        """The last statement; None in an empty section above the first header."""
+        return self.pairs[-1] if self.pairs else self.header
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A text, where everything in it stands, and its sections in their order; the first is the one without header."""
+
+    text: str = field(repr=False)
+    located: Located = field(repr=False)
+    sections: list[Section]
+
+    def section(self, path: KeyPath) -> Section | None:
+        """Return the section whose header names the table *path*; for () the one above all headers."""
+        return next((section for section in self.sections if section.path == path), None)
+
+    def below(self, path: KeyPath) -> list[Section]:
+        """Return the sections of the table or array *path* and of what is in it."""
+        return [one for one in self.sections if one.header is not None and is_below(one.path, path)]
+
+    def end_of(self, section: Section) -> int:
+        """Return where *section* ends: behind its last statement, and the comment directly below that.
+
+        A comment directly above the next header belongs to that, as does all behind a blank line.
+        """
+        last = section.last
+        if last is None:
+            return 0
+        end = after_comments(self.text, last.end)
+        return end if end == len(self.text) or _is_blank(self.text, end) else last.end
+
+    def start_of(self, section: Section) -> int:
+        """Return where *section* starts: at its header, or at the comment directly above that.
+
+        The comment on the first line of a file is about the file.
+        """
+        assert section.header is not None
+        start = section.header.start
+        while start > 0:
+            line = self.text.rfind("\n", 0, start - 1) + 1
+            if not _COMMENT_LINE.fullmatch(self.text, line, start):
+                return start
+            if line == 0:
+                return section.header.start
+            start = line
+        return start
+
+
+def read_layout(text: str) -> Layout:
+    """Return the layout of *text*, which is valid TOML."""
+    located = locate(text)
+    sections = [Section((), None)]
+    for statement in top_statements(located):
+        start = text.rfind("\n", 0, statement.key.start) + 1
+        line_end = text.find("\n", statement.end)
+        pair = Pair(statement.path, start, len(text) if line_end < 0 else line_end + 1)
+        if statement.header:
+            sections.append(Section(statement.path, pair))
+        else:
+            sections[-1].pairs.append(pair)
+    return Layout(text, located, sections)
+
+
+def top_statements(located: Located) -> list[Statement]:
+    """Return the statements that are in no inline table."""
+    found: list[Statement] = []
+    for statement in located.statements:
+        # What is inside an inline table ends, and is noted, before it.
+        while found and found[-1].key.start > statement.key.start:
+            found.pop()
+        found.append(statement)
+    return found
+
+
+def is_below(path: KeyPath, around: KeyPath) -> bool:
+    """Tell whether *path* is *around* or something in it."""
+    return path[: len(around)] == around
+
+
+def after_comments(text: str, position: int) -> int:
+    """Return the end of the comment lines that start at *position*, the start of a line."""
+    while position < len(text) and (match := _COMMENT_LINE.match(text, position)):
+        position = match.end()
+    return position
+
+
+def after_blanks(text: str, position: int) -> int:
+    """Return the end of the blank lines that start at *position*, the start of a line."""
+    while position < len(text) and (match := _BLANK_LINE.match(text, position)):
+        position = match.end()
+    return position
+
+
+def _is_blank(text: str, position: int) -> bool:
+    return _BLANK_LINE.match(text, position) is not None
+
+
+def comments(text: str) -> list[str]:
+    """Return the comments of *text*, which is valid TOML, without the blanks behind them, in their order."""
+    return [match[0].rstrip() for match in _STRING_OR_COMMENT.finditer(text) if match[0].startswith("#")]
+
+
+# --- line ends ---
+
+
+def normalised(text: str) -> str:
+    """Return *text* with "\\n" as line ends, as tomllib reads it."""
+    return text.replace("\r\n", "\n")
+
+
+def with_line_ends_of(original: str, text: str) -> str:
+    """Return *text* with the line ends of *original*: an unchanged line keeps its own, new lines have the usual one."""
+    windows = original.count("\r\n")
+    if not windows:
+        return text
+    if windows == original.count("\n"):
+        return text.replace("\n", "\r\n")
+    usual = "\r\n" if windows * 2 > original.count("\n") else "\n"
+    from difflib import SequenceMatcher
+
+    before, after = _lines(original), _lines(text)
+    plain = [normalised(line) for line in before]
+    for tag, start, _, first, last in SequenceMatcher(None, plain, after, autojunk=False).get_opcodes():
+        for index in range(first, last):
+            if tag == "equal":
+                after[index] = before[start + index - first]
+            elif after[index].endswith("\n"):
+                after[index] = after[index][:-1] + usual
+    return "".join(after)
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of *text* with their ends; only "\\n" ends a line, unlike for str.splitlines()."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)

@@ -1,0 +1,153 @@
+"""Values as TOML text, and changes inside an array, whose comments and layout stay.
+
+Values are those that tomllib gives. tomlkit knows how the elements, commas and comments of an array hang together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandbox.errors import EditError
+from sandbox.spec.notation import format_key, quote
+
+INDENT = "    "
+LONGEST_LINE = 100
+"""Characters. An array that would make its line longer is written over several."""
+
+_HOLDER = "value"
+
+
+def same(one: object, other: object) -> bool:
+    """Tell whether two values of tomllib are the same TOML: 1, 1.0 and true differ, and nan is nan."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    # repr() tells -0.0 from 0.0, and calls every nan the same.
+    return repr(one) == repr(other) if isinstance(one, float) else one == other
+
+
+def literal(value: object) -> str:
+    """Return *value* as TOML on one line."""
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{format_key(key)} = {literal(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, str):
+        return quote(value)
+    import tomlkit
+
+    return tomlkit.item(value).as_string()
+
+
+def written(value: object, *, before: int = 0) -> str:
+    """Return *value* as TOML, as a person would write it behind the *before* characters of its line.
+
+    A text of several lines has them, and an array that does not fit into a line has one element to a line.
+    """
+    if isinstance(value, str) and "\n" in value.rstrip("\n"):
+        return _lines_of_text(value)
+    line = literal(value)
+    if isinstance(value, list) and value and before + len(line) > LONGEST_LINE:
+        return "[\n" + "".join(f"{INDENT}{literal(item)},\n" for item in value) + "]"
+    return line
+
+
+def _lines_of_text(text: str) -> str:
+    """Return *text* as a multi-line string: as it is where TOML allows that, else with escapes."""
+    if "'''" not in text and not text.endswith("'") and all(char.isprintable() or char in "\n\t" for char in text):
+        return f"'''\n{text}'''"
+    return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
+
+
+def changed_array(text: str, old: Sequence[object], new: Sequence[object]) -> str:
+    """Return *text*, an array with the elements *old*, changed to have those of *new*.
+
+    What is in both keeps its layout and comments. A comment behind an element that goes, on its line, goes with it.
+    """
+    if "#" not in text and not (old and new):
+        return written(list(new))
+    import tomlkit
+
+    array: Any = tomlkit.parse(f"{_HOLDER} = {text}\n")[_HOLDER]
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(None, list(map(repr, old)), list(map(repr, new)), autojunk=False)
+    # From the end, so that positions before a change stay what they are.
+    for tag, start, end, first, last in reversed(matcher.get_opcodes()):
+        if tag == "equal":
+            continue
+        common = min(end - start, last - first)
+        for offset in range(common):
+            array[start + offset] = _item(new[first + offset])
+        for index in reversed(range(start + common, end)):
+            del array[index]
+        for index in reversed(range(first + common, last)):
+            array.insert(start + common, _item(new[index]))
+    return str(array.as_string())
+
+
+def _item(value: object) -> Any:
+    """Return *value* as tomlkit has it, spelt as `literal` does."""
+    import tomlkit
+
+    return tomlkit.parse(f"{_HOLDER} = {literal(value)}\n")[_HOLDER]
+
+
+# --- trees, as tomllib gives them ---
+
+
+class Missing:
+    """The type of what is not there."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = Missing()
+
+
+def lookup(tree: Any, path: Sequence[str | int]) -> Any:
+    """Return the value at *path* of *tree*, or MISSING."""
+    for part in path:
+        if isinstance(part, int):
+            if not isinstance(tree, list) or part >= len(tree):
+                return MISSING
+        elif not isinstance(tree, dict) or part not in tree:
+            return MISSING
+        tree = tree[part]
+    return tree
+
+
+def tree_with(tree: Any, path: Sequence[str | int], value: object) -> Any:
+    """Return *tree* with *value* at *path*; tables on the way are made, elements of arrays are not."""
+    if not path:
+        return value
+    part, *rest = path
+    if isinstance(part, int):
+        return [tree_with(item, rest, value) if index == part else item for index, item in enumerate(tree)]
+    return {**tree, part: tree_with(tree.get(part, {}), rest, value)}
+
+
+def tree_without(tree: Any, path: Sequence[str | int]) -> Any:
+    """Return *tree* without what is at *path*, which exists."""
+    part, *rest = path
+    if isinstance(part, int):
+        if not rest:
+            return [item for index, item in enumerate(tree) if index != part]
+        return [tree_without(item, rest) if index == part else item for index, item in enumerate(tree)]
+    if not rest:
+        return {key: item for key, item in tree.items() if key != part}
+    return {key: tree_without(item, rest) if key == part else item for key, item in tree.items()}
+
+
+def unsafe(name: str) -> EditError:
+    """Return the refusal to write a change of *name* that would say something else than what was asked for."""
+    return EditError(
+        f"{name}: the change would say something else than what was asked for",
+        hint=f"make it by hand with `sandbox edit {name}`, and report this",
+    )
