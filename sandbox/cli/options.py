@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
+    from sandbox.spec.notation import KeyPath
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
@@ -53,3 +54,17 @@ def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse
         assignments=arguments.assignments,
         unenforced=unenforced,
     )
+
+
+def read_key(text: str) -> KeyPath:
+    """Return the key path *text*. Raises EditError when it is none."""
+    from sandbox.errors import EditError
+    from sandbox.spec.notation import parse_key_path
+
+    try:
+        path = parse_key_path(text)
+    except ValueError as error:
+        raise EditError(str(error), hint="write a key such as limits.memory or volumes[0].target") from None
+    if not path:
+        raise EditError("the key is empty", hint="write a key such as limits.memory")
+    return path

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import TextIO
 
+    from sandbox.errors import RenderableDiagnostic
+
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -61,3 +63,9 @@ def print_table(
 def warn(text: str) -> None:
     """Print a warning to standard error."""
     print(f"sandbox: {styled('warning:', 'yellow', colour=use_colour(sys.stderr))} {text}", file=sys.stderr)
+
+
+def print_warnings(diagnostics: Iterable[RenderableDiagnostic]) -> None:
+    """Print warnings that point into a file to standard error, as compilers write them."""
+    for diagnostic in diagnostics:
+        print(diagnostic.render(color=use_colour(sys.stderr)), file=sys.stderr)

@@ -139,7 +139,8 @@ class Document:
             column = span.start - (self.text.rfind("\n", 0, span.start) + 1)
             new = written(value, before=column)
             if "\n" in new and any(
-                _holds(layout, outer, span.start) for outer in (path[:length] for length in range(1, len(path)))
+                _holds(layout, outer, span.start)
+                for outer in (path[:length] for length in range(1, len(path)))
             ):
                 new = literal(value)  # an inline table ends on its line
         self._accept(self.text[: span.start] + new + self.text[span.end :], tree_with(self.tree, path, value))
@@ -187,12 +188,14 @@ class Document:
 
     def _insert(self, path: KeyPath, value: object) -> None:
         """Write *path*, which is not there. All parts of it that are missing are keys."""
-        depth = next(length for length in range(len(path)) if lookup(self.tree, path[: length + 1]) is MISSING)
+        depth = next(
+            length for length in range(len(path)) if lookup(self.tree, path[: length + 1]) is MISSING
+        )
         around, key = path[:depth], path[depth:]
         layout = self._layout()
-        entry = layout.located.entries.get(around)
-        if entry is not None and entry.literal:
-            self._insert_inline(around, key, value)
+        inline = self._innermost_inline(layout, path)
+        if inline is not None:
+            self._insert_inline(inline, path[len(inline) :], value)
             return
         section = layout.section(around) if around else None
         if section is not None:
@@ -314,7 +317,7 @@ class Document:
         if isinstance(path[-1], int):
             self._remove_element(path)
             return
-        parents: list[KeyPath] = [path[:length] for length in range(len(path) - 1, 0, -1)]
+        parents = [path[:length] for length in range(len(path) - 1, 0, -1)]
         layout = self._layout()
         going = path
         for parent in parents:
@@ -361,7 +364,11 @@ class Document:
             self._put(path[:-1], lookup(tree_without(self.tree, path), path[:-1]))
             return
         else:
-            cuts = [(section.header.start, layout.end_of(section)) for section in layout.below(path) if section.header]
+            cuts = [
+                (section.header.start, layout.end_of(section))
+                for section in layout.below(path)
+                if section.header
+            ]
             cuts += [
                 (pair.start, pair.end)
                 for section in layout.sections
@@ -467,9 +474,7 @@ def _is_dotted(layout: Layout) -> bool:
 def _is_spaced(layout: Layout) -> bool:
     """Tell whether blank lines stand between the tables of the file."""
     headers = [section for section in layout.sections[1:] if section is not layout.sections[1]]
-    return not headers or any(
-        layout.text[: layout.start_of(section)].endswith("\n\n") for section in headers
-    )
+    return not headers or any(layout.text[: layout.start_of(section)].endswith("\n\n") for section in headers)
 
 
 def _header_length(path: KeyPath) -> int:

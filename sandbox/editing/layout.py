@@ -13,7 +13,8 @@ from sandbox.spec.notation import KeyPath
 
 _COMMENT_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|$)")
 _STRING_OR_COMMENT = re.compile(
-    r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*''', re.DOTALL
+    r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*''',
+    re.DOTALL,
 )
 _BLANK_LINE = re.compile(r"[ \t]*(?:\n|$)")
 

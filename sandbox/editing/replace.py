@@ -48,7 +48,9 @@ def read_original(name: str) -> Original:
                 raise EditError(f"{name}: is {what}", hint="name an environment file")
             data = file.read(MAX_FILE_SIZE + 1)
     except FileNotFoundError:
-        raise EditError(f"{name}: no such file", hint=f"`sandbox init {name}` writes one to start from") from None
+        raise EditError(
+            f"{name}: no such file", hint=f"`sandbox init {name}` writes one to start from"
+        ) from None
     except (OSError, ValueError) as error:
         raise EditError(f"{name}: cannot be read: {_reason(error)}") from None
     if len(data) > MAX_FILE_SIZE:

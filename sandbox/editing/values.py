@@ -59,7 +59,11 @@ def written(value: object, *, before: int = 0) -> str:
 
 def _lines_of_text(text: str) -> str:
     """Return *text* as a multi-line string: as it is where TOML allows that, else with escapes."""
-    if "'''" not in text and not text.endswith("'") and all(char.isprintable() or char in "\n\t" for char in text):
+    if (
+        "'''" not in text
+        and not text.endswith("'")
+        and all(char.isprintable() or char in "\n\t" for char in text)
+    ):
         return f"'''\n{text}'''"
     return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
 

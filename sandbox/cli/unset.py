@@ -1,0 +1,41 @@
+"""`sandbox unset`: remove values from an environment file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from sandbox.cli.options import add_file, add_json, read_key
+from sandbox.cli.output import print_warnings
+
+DESCRIPTION = """Remove values from FILE, so that defaults hold again; its other lines stay as they are.
+
+A table goes with all that is in it, an element of a list by its number or by what identifies it: volumes[0], volumes[/src].
+The comment on the line of a value goes with it; comments on lines of their own above it stay.
+
+The file is replaced in one step, and only if the change makes no new mistake."""
+EPILOG = """examples:
+  sandbox unset web.toml limits.memory
+  sandbox unset web.toml volumes[/src]
+  sandbox unset web.toml profile.debug"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file(parser)
+    parser.add_argument("keys", metavar="KEY", nargs="+", help="what to remove")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Change the file; return the exit status."""
+    from sandbox.editing.change import change_file
+    from sandbox.editing.document import Document
+    from sandbox.editing.lists import resolve_names
+
+    def change(document: Document) -> None:
+        for key in arguments.keys:
+            document.remove(read_key(resolve_names(key, document)))
+
+    print_warnings(change_file(arguments.file, change, os.environ))
+    return 0

@@ -1,0 +1,83 @@
+"""What is newly wrong with an environment file after a change.
+
+A file that has mistakes may be mended step by step, so only what a change adds is held against it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from sandbox.errors import SpecError
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.load import parse
+from sandbox.spec.settings import NOT_ENFORCED
+
+_INDEX = re.compile(r"\[\d+\]")
+
+
+class Refused(SpecError):
+    """A change would make a file wrong, or more wrong than it is; the diagnostics are of the text that was not written."""
+
+    def __init__(self, name: str, diagnostics: Sequence[Diagnostic]) -> None:
+        super().__init__(diagnostics)
+        self.name = name
+
+    def render(self, *, color: bool = False) -> str:
+        """Return all diagnostics as text, and that the file is as it was."""
+        return f"{super().render(color=color)}\n{self.name} is unchanged"
+
+
+def new_warnings(name: str, before: bytes, after: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:
+    """Return what the change of the file *name* from *before* to *after* asks for and this version does not enforce.
+
+    Raises Refused when *after* has a mistake that *before* has not.
+    """
+    old_mistakes, old_unenforced = _found(name, before, environ)
+    mistakes, unenforced = _found(name, after, environ)
+    if new := _without(mistakes, old_mistakes):
+        raise Refused(name, new)
+    return _without(unenforced, old_unenforced)
+
+
+def all_warnings(name: str, content: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:
+    """Return what *content* asks for and this version does not enforce. Raises SpecError when it has mistakes."""
+    mistakes, unenforced = _found(name, content, environ)
+    if mistakes:
+        raise SpecError(mistakes)
+    return unenforced
+
+
+def _found(
+    name: str, content: bytes, environ: Mapping[str, str]
+) -> tuple[list[Diagnostic], list[Diagnostic]]:
+    """Return the mistakes of *content*, and what it asks for and this version would not do, as warnings."""
+    try:
+        found = list(parse(content, path=name, environ=environ, unenforced="keep").unenforced)
+    except SpecError as error:
+        found = cast("list[Diagnostic]", error.diagnostics)
+    mistakes = [one for one in found if not one.message.endswith(NOT_ENFORCED)]
+    unenforced = [
+        dataclasses.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
+    ]
+    return mistakes, unenforced
+
+
+def _without(found: list[Diagnostic], known: list[Diagnostic]) -> list[Diagnostic]:
+    """Return those of *found* that are not among *known*, wherever they stand: elements move when others go."""
+    left = Counter(map(_identity, known))
+    new = []
+    for one in found:
+        identity = _identity(one)
+        if left[identity]:
+            left[identity] -= 1
+        else:
+            new.append(one)
+    return new
+
+
+def _identity(one: Diagnostic) -> tuple[str, str, str]:
+    return (one.file, _INDEX.sub("[]", one.key), one.message)
