@@ -1,0 +1,177 @@
+"""The usual layout, which `sandbox fmt` gives to a file. Nothing is moved, and the file says what it said.
+
+* One blank line before a table and the comment directly above it; elsewhere at most one; none at the ends of the file.
+* No indentation, no blanks at the ends of lines, `key = value`, `[a.b]`; at least one blank before a comment.
+* A key is bare where TOML allows it, else in double quotes. A 'string' that needs no escapes in double quotes has them.
+* `[1, 2]` and `{ a = 1, b = 2 }`. An array stays on one line if it is on one, fits, and holds no comment; else it has one
+  element to a line, four blanks deep, each followed by a comma.
+* The order of keys and tables, numbers, dates, all other strings and the text of comments stay as they are written.
+* Lines end as most lines of the file do, and the last one has an end.
+
+Places come from `sandbox.spec.locate`; the result is read by tomllib and compared with what was there, and so are the
+comments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.editing.document import Document
+from sandbox.editing.layout import comments, top_statements
+from sandbox.editing.values import INDENT, LONGEST_LINE, same, unsafe
+from sandbox.spec.locate import Entry, Located, Span, Statement, locate
+from sandbox.spec.notation import KeyPath, format_key_path
+
+_GAP = re.compile(r"(?P<blank>[ \t]*)(?P<comment>#[^\n]*)|(?P<end>\n)|(?P<comma>,)|[ \t]+")
+_PLAIN_LITERAL = re.compile(r"'(?!'')([^'\"\\\n]*)'")
+
+
+def formatted(data: bytes, name: str) -> bytes:
+    """Return the content *data* of the file *name* in the usual layout.
+
+    Raises SpecError when it is not TOML, and EditError rather than return something that says anything else.
+    """
+    document = Document(data, name)
+    text = _Formatter(document.text, document.tree).text()
+    import tomllib
+
+    try:
+        found: object = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise unsafe(name) from None
+    if not same(found, document.tree) or comments(text) != comments(document.text):
+        raise unsafe(name)
+    windows = data.count(b"\r\n")
+    return (text.replace("\n", "\r\n") if windows * 2 > data.count(b"\n") else text).encode()
+
+
+@dataclass(slots=True)
+class _Element:
+    """An element of an array, or its end: comments on lines above it, and one behind it on its line."""
+
+    above: list[str]
+    text: str = ""
+    behind: str = ""
+
+
+class _Formatter:
+    def __init__(self, text: str, tree: Mapping[str, Any]) -> None:
+        self.source = text
+        self.tree = tree
+        self.located: Located = locate(text)
+        self.lines: list[str] = []
+        self._inside: dict[KeyPath, list[tuple[KeyPath, Entry]]] = {}
+        for path, entry in self.located.entries.items():
+            if entry.literal and (holder := self._holder(path, entry)) is not None:
+                self._inside.setdefault(holder, []).append((path, entry))
+
+    def text(self) -> str:
+        table: KeyPath = ()
+        position = 0
+        for statement in top_statements(self.located):
+            start = self.source.rfind("\n", 0, statement.key.start) + 1
+            self._between(position, start)
+            end = self.source.find("\n", statement.end)
+            position = len(self.source) if end < 0 else end + 1
+            comment = self.source[statement.end : position].rstrip()
+            comment = f" {comment}" if comment.startswith("#") else comment
+            if statement.header:
+                table = statement.path
+                self._header(statement, comment)
+            else:
+                key = format_key_path(statement.path[len(table) :])
+                value = self._value(statement.path, len(key) + 3, indent="")
+                self.lines.append(f"{key} = {value}{comment}")
+        self._between(position, len(self.source))
+        while self.lines and not self.lines[-1]:
+            self.lines.pop()
+        return "".join(f"{line}\n" for line in self.lines)
+
+    def _between(self, start: int, end: int) -> None:
+        """Take over blank lines and comments."""
+        if start == end:
+            return
+        for line in self.source[start:end].removesuffix("\n").split("\n"):
+            stripped = line.strip(" \t")
+            if stripped or (self.lines and self.lines[-1]):
+                self.lines.append(stripped)
+
+    def _header(self, statement: Statement, comment: str) -> None:
+        names = tuple(part for part in statement.path if isinstance(part, str))
+        array = isinstance(statement.path[-1], int)
+        name = f"[[{format_key_path(names)}]]" if array else f"[{format_key_path(names)}]"
+        first = len(self.lines)
+        while first > 0 and self.lines[first - 1].startswith("#"):
+            first -= 1
+        # The comment on the first line is about the file.
+        if first > 0 and self.lines[first - 1]:
+            self.lines.insert(first, "")
+        self.lines.append(name + comment)
+
+    def _holder(self, path: KeyPath, entry: Entry) -> KeyPath | None:
+        """Return the array or inline table that the value of *path* is directly written in."""
+        for length in range(len(path) - 1, 0, -1):
+            around = self.located.entries.get(path[:length])
+            if around is not None and around.literal:
+                inside = around.value.start < entry.value.start and entry.value.end < around.value.end
+                return path[:length] if inside else None
+        return None
+
+    # --- values ---
+
+    def _value(self, path: KeyPath, before: int, indent: str, *, breakable: bool = True) -> str:
+        """Return the value of *path*, which stands behind *before* characters of a line that is indented by *indent*."""
+        span = self.located.entries[path].value
+        text = self.source[span.start : span.end]
+        if text.startswith("["):
+            return self._array(path, span, before, indent, breakable=breakable)
+        if text.startswith("{"):
+            pairs = [
+                f"{key} = {self._value(inner, before, indent, breakable=False)}"
+                for inner, _ in self._inside.get(path, [])
+                for key in (format_key_path(inner[len(path) :]),)
+            ]
+            return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
+        plain = _PLAIN_LITERAL.fullmatch(text)
+        return f'"{plain[1]}"' if plain and plain[1].isprintable() else text
+
+    def _array(self, path: KeyPath, span: Span, before: int, indent: str, *, breakable: bool) -> str:
+        inside = self._inside.get(path, [])
+        elements, several_lines = self._elements(span, inside)
+        if not several_lines:
+            texts = [self._value(inner, before, indent, breakable=False) for inner, _ in inside]
+            line = f"[{', '.join(texts)}]"
+            if not breakable or before + len(line) <= LONGEST_LINE or not inside:
+                return line
+        deeper = indent + INDENT
+        for (inner, _), element in zip(inside, elements, strict=False):
+            element.text = self._value(inner, len(deeper), deeper)
+        lines = []
+        for element in elements:
+            lines += [deeper + comment for comment in element.above]
+            if element.text:
+                lines.append(f"{deeper}{element.text},{element.behind}")
+        return "\n".join(["[", *lines, f"{indent}]"]) if lines else "[]"
+
+    def _elements(self, span: Span, inside: list[tuple[KeyPath, Entry]]) -> tuple[list[_Element], bool]:
+        """Return the elements of an array with their comments, the last one being its end; and whether it has lines."""
+        elements = [_Element([])]
+        several_lines = False
+        position = span.start + 1
+        for _, entry in [*inside, (None, Entry(span, Span(span.end - 1, span.end), literal=True))]:
+            on_line_of_element = len(elements) > 1
+            for match in _GAP.finditer(self.source, position, entry.value.start):
+                if match["end"]:
+                    several_lines, on_line_of_element = True, False
+                elif match["comment"]:
+                    comment = match["comment"].rstrip()
+                    if on_line_of_element:
+                        elements[-2].behind = f"{match['blank'] or ' '}{comment}"
+                    else:
+                        elements[-1].above.append(comment)
+            elements.append(_Element([]))
+            position = entry.value.end
+        return elements[:-1], several_lines
