@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from sandbox.cli.options import add_file, add_json
+from sandbox.cli.options import add_json
 from sandbox.cli.output import print_warnings
 
 DESCRIPTION = """Add an element to a list of FILE, keeping its comments, order and layout.
@@ -30,7 +30,7 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_file(parser)
+    parser.add_argument("file", metavar="FILE", help="the environment file (TOML)")
     parser.add_argument("list", metavar="LIST", help="the list: volume, layer, port, device, env, ...")
     parser.add_argument("words", metavar="ELEMENT", nargs="+", help="the element, or KEY=VALUE of it")
     add_json(parser)
@@ -46,5 +46,5 @@ def run(arguments: argparse.Namespace) -> int:
         collection = find_collection(resolve_names(arguments.list, document))
         add_elements(document, collection, arguments.words)
 
-    print_warnings(change_file(arguments.file, change, os.environ))
+    print_warnings(change_file(arguments.file, change, os.environ), as_json=arguments.json)
     return 0

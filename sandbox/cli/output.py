@@ -65,7 +65,10 @@ def warn(text: str) -> None:
     print(f"sandbox: {styled('warning:', 'yellow', colour=use_colour(sys.stderr))} {text}", file=sys.stderr)
 
 
-def print_warnings(diagnostics: Iterable[RenderableDiagnostic]) -> None:
-    """Print warnings that point into a file to standard error, as compilers write them."""
+def print_warnings(diagnostics: Iterable[RenderableDiagnostic], *, as_json: bool = False) -> None:
+    """Print warnings that point into a file: as compilers do, to standard error, or as JSON, to standard output."""
+    if as_json:
+        print_json({"warnings": [diagnostic.as_dict() for diagnostic in diagnostics]})
+        return
     for diagnostic in diagnostics:
         print(diagnostic.render(color=use_colour(sys.stderr)), file=sys.stderr)

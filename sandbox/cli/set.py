@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from sandbox.cli.options import add_file, add_json
+from sandbox.cli.options import add_json
 from sandbox.cli.output import print_warnings
 
 DESCRIPTION = """Change values of FILE, keeping its comments, order and layout.
@@ -22,7 +22,7 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_file(parser)
+    parser.add_argument("file", metavar="FILE", help="the environment file (TOML)")
     parser.add_argument("assignments", metavar="KEY=VALUE", nargs="+", help="a key and its new value")
     add_json(parser)
 
@@ -44,5 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
                 raise EditError(str(error), hint="write KEY=VALUE, such as limits.memory=1G") from None
             document.put(path, parsed)
 
-    print_warnings(change_file(arguments.file, change, os.environ))
+    print_warnings(change_file(arguments.file, change, os.environ), as_json=arguments.json)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from sandbox.cli.options import add_file, add_json, read_key
+from sandbox.cli.options import add_json, read_key
 from sandbox.cli.output import print_warnings
 
 DESCRIPTION = """Remove values from FILE, so that defaults hold again; its other lines stay as they are.
@@ -22,7 +22,7 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_file(parser)
+    parser.add_argument("file", metavar="FILE", help="the environment file (TOML)")
     parser.add_argument("keys", metavar="KEY", nargs="+", help="what to remove")
     add_json(parser)
 
@@ -37,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
         for key in arguments.keys:
             document.remove(read_key(resolve_names(key, document)))
 
-    print_warnings(change_file(arguments.file, change, os.environ))
+    print_warnings(change_file(arguments.file, change, os.environ), as_json=arguments.json)
     return 0

@@ -1,0 +1,149 @@
+"""The dialogue of `sandbox edit`: an editor on a copy, which becomes the file only once it is valid, as visudo(8) does it.
+
+The copy lies beside the file, so that whatever the editor, the user or a plug-in makes of relative paths stays right. It
+is removed at the end, unless it holds work that could not be installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+from sandbox.editing.check import Refused, all_warnings
+from sandbox.editing.replace import Original, check_replaceable, read_original, replace
+from sandbox.errors import EditError, SpecError
+from sandbox.spec.diagnostic import Diagnostic
+
+DEFAULT_EDITOR = "vi"
+QUESTION = "What now? (e)dit again, e(x)it without saving: "
+_ANSWERS = "e: edit again, with what you have written\nx: exit without saving, and forget it"
+
+
+def editor_of(environ: Mapping[str, str]) -> list[str]:
+    """Return the command line of the user's editor: $VISUAL, $EDITOR or vi. Raises EditError when it is none."""
+    for variable in ("VISUAL", "EDITOR"):
+        if value := environ.get(variable, "").strip():
+            try:
+                return shlex.split(value)
+            except ValueError as error:
+                raise EditError(
+                    f"{variable} is no command: {str(error).lower()}", hint=f"{variable}={shlex.quote(value)}"
+                ) from None
+    return [DEFAULT_EDITOR]
+
+
+def edit_file(
+    name: str,
+    *,
+    environ: Mapping[str, str],
+    show: Callable[[str], None],
+    ask: Callable[[str], str] | None,
+    colour: bool = False,
+) -> list[Diagnostic] | None:
+    """Let the user edit the file *name*; return warnings about what was installed, None when nothing was.
+
+    *show* prints a text, *ask* asks a question and returns the answer, "" at the end of input; it is None where nobody
+    can answer. Raises EditError when the file or the editor cannot be used, and SpecError when the result is invalid and
+    nobody can be asked.
+    """
+    editor = editor_of(environ)
+    original = read_original(name)
+    check_replaceable(original)
+    copy = _copy(original)
+    keep = False
+    try:
+        while True:
+            _run(editor, copy, name)
+            data = _content(copy, name)
+            if data == original.data:
+                show(f"{name} is unchanged")
+                return None
+            try:
+                warnings = all_warnings(name, data, environ)
+            except SpecError as error:
+                if ask is None:
+                    raise Refused(
+                        name, [one for one in error.diagnostics if isinstance(one, Diagnostic)]
+                    ) from None
+                show(error.render(color=colour))
+                if not _wants_to_edit_again(ask, show):
+                    show(f"{name} is unchanged")
+                    return None
+                continue
+            try:
+                replace(original, data)
+            except EditError as error:
+                keep = True
+                raise EditError(error.message, hint=f"your version is kept in {copy}") from None
+            return warnings
+    finally:
+        if not keep:
+            _forget(copy)
+
+
+def _copy(original: Original) -> str:
+    directory, base = os.path.split(original.path)
+    path = os.path.join(directory, f".{base.removesuffix('.toml')}.{os.urandom(4).hex()}.toml")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(original.data)
+    except OSError as error:
+        _forget(path)
+        reason = (error.strerror or str(error)).lower()
+        raise EditError(f"{original.name}: no copy can be written beside it: {reason}") from None
+    return path
+
+
+def _run(editor: list[str], copy: str, name: str) -> None:
+    import subprocess
+
+    # Ctrl-C in the editor is the editor's: a handler of ours, unlike SIG_IGN, is not inherited through exec.
+    before = signal.signal(signal.SIGINT, _nothing)
+    try:
+        status = subprocess.run([*editor, copy], check=False).returncode
+    except OSError as error:
+        reason = (
+            "not found" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
+        )
+        raise EditError(
+            f"the editor {shlex.quote(editor[0])} cannot be started: {reason}", hint="set VISUAL or EDITOR"
+        ) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if status:
+        ending = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+        raise EditError(f"the editor {shlex.quote(editor[0])} {ending}; {name} is unchanged")
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _content(copy: str, name: str) -> bytes:
+    try:
+        # By its path, because many editors write a new file and rename it.
+        return read_original(copy).data
+    except EditError:
+        raise EditError(f"the editor has removed its copy; {name} is unchanged") from None
+
+
+def _wants_to_edit_again(ask: Callable[[str], str], show: Callable[[str], None]) -> bool:
+    while True:
+        answer = ask(QUESTION)
+        word = answer.strip().lower()
+        if word in {"e", "edit"}:
+            return True
+        if word in {"x", "exit"} or not answer:
+            return False
+        show(_ANSWERS)
+
+
+def _forget(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
