@@ -131,12 +131,12 @@ class Document:
         layout = self._layout()
         span = layout.located.entries[path].value
         text = self.text[span.start : span.end]
-        if isinstance(old, list) and isinstance(value, list) and not self._replace_elements(path, old, value):
-            new = changed_array(text, old, value)
-        elif isinstance(old, list) and isinstance(value, list):
-            return
+        column = span.start - (self.text.rfind("\n", 0, span.start) + 1)
+        if isinstance(old, list) and isinstance(value, list):
+            if self._replace_elements(path, old, value):
+                return
+            new = changed_array(text, old, value, before=column)
         else:
-            column = span.start - (self.text.rfind("\n", 0, span.start) + 1)
             new = written(value, before=column)
             if "\n" in new and any(
                 _holds(layout, outer, span.start)

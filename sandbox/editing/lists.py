@@ -32,6 +32,7 @@ from sandbox.spec.notation import (
 from sandbox.spec.settings import Codec, settings_of
 
 _OVER = "add"
+_TAKE_ES = ("s", "x", "z", "ch", "sh")
 _NAMED_ELEMENT = re.compile(r"\[(?![0-9]+\])(?P<name>[^\[\]\"]+)\]")
 
 
@@ -79,7 +80,7 @@ def find_collection(what: str) -> Collection:
         raise _unknown(what)
     known = collections()
     wanted = ".".join(map(str, words))
-    plurals = (plural(wanted), f"{wanted}es")
+    plurals = (f"{wanted}es",) if wanted.endswith(_TAKE_ES) else (plural(wanted),)
     for matches in (
         [one for name, one in _names(known) if name in plurals],
         [one for name, one in _names(known) if name.endswith("." + wanted)],

@@ -30,7 +30,8 @@ def editor_of(environ: Mapping[str, str]) -> list[str]:
                 return shlex.split(value)
             except ValueError as error:
                 raise EditError(
-                    f"{variable} is no command: {str(error).lower()}", hint=f"{variable}={shlex.quote(value)}"
+                    f"{variable} is no command: {str(error).lower()}",
+                    hint="quote its arguments as for a shell",
                 ) from None
     return [DEFAULT_EDITOR]
 

@@ -141,8 +141,12 @@ class _Formatter:
     def _array(self, path: KeyPath, span: Span, before: int, indent: str, *, breakable: bool) -> str:
         inside = self._inside.get(path, [])
         elements, several_lines = self._elements(span, inside)
-        if not several_lines:
-            texts = [self._value(inner, before, indent, breakable=False) for inner, _ in inside]
+        texts = [self._value(inner, before, indent, breakable=False) for inner, _ in inside]
+        nested = any(
+            "\n" in text and self.source[entry.value.start] in "[{"
+            for text, (_, entry) in zip(texts, inside, strict=True)
+        )
+        if not several_lines and not nested:
             line = f"[{', '.join(texts)}]"
             if not breakable or before + len(line) <= LONGEST_LINE or not inside:
                 return line
