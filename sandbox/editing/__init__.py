@@ -2,7 +2,8 @@
 
     replace      a file is read, and replaced by another content in one step or not at all
     layout       the statements of a text, by table; comments; line ends
-    values       values as TOML; changes inside arrays
+    values       values as TOML, trees of values
+    arrays       the elements and comments of an array, and changes to them
     document     a text and its tree, changed together and compared after every step
     lists        which list a word such as "volume" means, and its elements from command line words
     check        what is newly wrong after a change

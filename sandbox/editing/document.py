@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sandbox.editing.arrays import changed_array
 from sandbox.editing.layout import (
     Layout,
     Section,
@@ -32,7 +33,6 @@ from sandbox.editing.layout import (
 )
 from sandbox.editing.values import (
     MISSING,
-    changed_array,
     literal,
     lookup,
     same,
@@ -120,6 +120,9 @@ class Document:
             self._replace(path, old, value)
         elif isinstance(value, list) and _is_tables(value) and self._is_made_of_headers(path):
             self._put_elements(path, old, value)
+        elif isinstance(path[-1], int):
+            # A table of [[a]] cannot be anything but a table: the list becomes an array.
+            self._put(path[:-1], lookup(tree_with(self.tree, path, value), path[:-1]))
         else:
             self._cut(path)
             if lookup(self.tree, path) is MISSING:
@@ -135,7 +138,8 @@ class Document:
         if isinstance(old, list) and isinstance(value, list):
             if self._replace_elements(path, old, value):
                 return
-            new = changed_array(text, old, value, before=column)
+            indent = _indent(self.text, span.start - column)
+            new = changed_array(text, old, value, before=column, indent=indent)
         else:
             new = written(value, before=column)
             if "\n" in new and any(
@@ -210,7 +214,7 @@ class Document:
             for item in value:
                 self._new_section(path, item, array=True)
         else:
-            header = path[: _header_length(path)]
+            header = path[: max(_header_length(path), depth)]
             if isinstance(value, dict) and len(header) == len(path):
                 self._new_section(path, value)
             else:

@@ -39,14 +39,7 @@ def read_original(name: str) -> Original:
         raise EditError("standard input cannot be changed in place", hint="name an environment file")
     try:
         path = os.path.realpath(name, strict=True)
-        # O_NONBLOCK: a FIFO without a writer would keep us waiting. It does nothing to a regular file.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-                raise EditError(f"{name}: is {what}", hint="name an environment file")
-            data = file.read(MAX_FILE_SIZE + 1)
+        status, data = _read(path, name)
     except FileNotFoundError:
         raise EditError(
             f"{name}: no such file", hint=f"`sandbox init {name}` writes one to start from"
@@ -56,6 +49,20 @@ def read_original(name: str) -> Original:
     if len(data) > MAX_FILE_SIZE:
         raise EditError(f"{name}: the file is larger than 1 MiB", hint="name an environment file")
     return Original(name, path, data, status)
+
+
+def _read(path: str, name: str) -> tuple[os.stat_result, bytes]:
+    # O_NONBLOCK: a FIFO without a writer would keep us waiting. It does nothing to a regular file.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise EditError(f"{name}: is {what}", hint="name an environment file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return status, file.read(MAX_FILE_SIZE + 1)
+    finally:
+        os.close(descriptor)
 
 
 def replace(original: Original, data: bytes) -> None:

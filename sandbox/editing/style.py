@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from sandbox.editing.arrays import elements_of, in_lines
 from sandbox.editing.document import Document
 from sandbox.editing.layout import comments, top_statements
 from sandbox.editing.values import INDENT, LONGEST_LINE, same, unsafe
 from sandbox.spec.locate import Entry, Located, Span, Statement, locate
 from sandbox.spec.notation import KeyPath, format_key_path
 
-_GAP = re.compile(r"(?P<blank>[ \t]*)(?P<comment>#[^\n]*)|(?P<end>\n)|(?P<comma>,)|[ \t]+")
 _PLAIN_LITERAL = re.compile(r"'(?!'')([^'\"\\\n]*)'")
 
 
@@ -46,15 +45,6 @@ def formatted(data: bytes, name: str) -> bytes:
         raise unsafe(name)
     windows = data.count(b"\r\n")
     return (text.replace("\n", "\r\n") if windows * 2 > data.count(b"\n") else text).encode()
-
-
-@dataclass(slots=True)
-class _Element:
-    """An element of an array, or its end: comments on lines above it, and one behind it on its line."""
-
-    above: list[str]
-    text: str = ""
-    behind: str = ""
 
 
 class _Formatter:
@@ -140,11 +130,10 @@ class _Formatter:
 
     def _array(self, path: KeyPath, span: Span, before: int, indent: str, *, breakable: bool) -> str:
         inside = self._inside.get(path, [])
-        elements, several_lines = self._elements(span, inside)
+        elements, several_lines = elements_of(self.source, [entry.value for _, entry in inside], span)
         texts = [self._value(inner, before, indent, breakable=False) for inner, _ in inside]
         nested = any(
-            "\n" in text and self.source[entry.value.start] in "[{"
-            for text, (_, entry) in zip(texts, inside, strict=True)
+            "\n" in text and element.text[0] in "[{" for text, element in zip(texts, elements, strict=False)
         )
         if not several_lines and not nested:
             line = f"[{', '.join(texts)}]"
@@ -153,29 +142,4 @@ class _Formatter:
         deeper = indent + INDENT
         for (inner, _), element in zip(inside, elements, strict=False):
             element.text = self._value(inner, len(deeper), deeper)
-        lines = []
-        for element in elements:
-            lines += [deeper + comment for comment in element.above]
-            if element.text:
-                lines.append(f"{deeper}{element.text},{element.behind}")
-        return "\n".join(["[", *lines, f"{indent}]"]) if lines else "[]"
-
-    def _elements(self, span: Span, inside: list[tuple[KeyPath, Entry]]) -> tuple[list[_Element], bool]:
-        """Return the elements of an array with their comments, the last one being its end; and whether it has lines."""
-        elements = [_Element([])]
-        several_lines = False
-        position = span.start + 1
-        for _, entry in [*inside, (None, Entry(span, Span(span.end - 1, span.end), literal=True))]:
-            on_line_of_element = len(elements) > 1
-            for match in _GAP.finditer(self.source, position, entry.value.start):
-                if match["end"]:
-                    several_lines, on_line_of_element = True, False
-                elif match["comment"]:
-                    comment = match["comment"].rstrip()
-                    if on_line_of_element:
-                        elements[-2].behind = f"{match['blank'] or ' '}{comment}"
-                    else:
-                        elements[-1].above.append(comment)
-            elements.append(_Element([]))
-            position = entry.value.end
-        return elements[:-1], several_lines
+        return in_lines(elements, indent)

@@ -1,24 +1,16 @@
-"""Values as TOML text, and changes inside an array, whose comments and layout stay.
-
-Values are those that tomllib gives. tomlkit knows how the elements, commas and comments of an array hang together.
-"""
+"""Values, as tomllib gives them, as TOML text; and trees of them with a change."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 from sandbox.errors import EditError
-from sandbox.spec.locate import locate
 from sandbox.spec.notation import format_key, quote
 
 INDENT = "    "
 LONGEST_LINE = 100
 """Characters. An array that would make its line longer is written over several."""
-
-_HOLDER = "value"
 
 
 def same(one: object, other: object) -> bool:
@@ -69,76 +61,6 @@ def _lines_of_text(text: str) -> str:
     ):
         return f"'''\n{text}'''"
     return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
-
-
-def changed_array(text: str, old: Sequence[object], new: Sequence[object], *, before: int = 0) -> str:
-    """Return *text*, an array with the elements *old*, changed to have those of *new*.
-
-    What is in both keeps its spelling, layout and comments. A comment behind an element that goes, on its line, goes with
-    it. *before* is what stands before the array on its line, in characters.
-    """
-    if "#" not in text and not (old and new):
-        return written(list(new), before=before)
-    elements = _elements(text)
-    changes = SequenceMatcher(None, list(map(repr, old)), list(map(repr, new)), autojunk=False).get_opcodes()
-    if "\n" not in text:
-        texts: list[str] = []
-        for tag, start, end, first, last in changes:
-            texts += elements[start:end] if tag == "equal" else map(literal, new[first:last])
-        padding = text[1 : len(text) - len(text[1:].lstrip(" \t"))]
-        return f"[{padding}{', '.join(texts)}{padding}]"
-    import tomlkit
-
-    array: Any = tomlkit.parse(f"{_HOLDER} = {text}\n")[_HOLDER]
-    # From the end, so that positions before a change stay what they are.
-    for tag, start, end, first, last in reversed(changes):
-        if tag == "equal":
-            continue
-        common = min(end - start, last - first)
-        for offset in range(common):
-            array[start + offset] = _item(new[first + offset])
-        for index in reversed(range(start + common, end)):
-            del array[index]
-        for index in reversed(range(first + common, last)):
-            array.insert(start + common, _item(new[index]))
-    changed = str(array.as_string())
-    return _with_last_comma(changed) if _comma_behind_last(text) else changed
-
-
-def _elements(text: str) -> list[str]:
-    """Return the elements of the array *text* as they are written."""
-    entries = locate(f"{_HOLDER} = {text}\n").entries
-    offset = len(_HOLDER) + 3
-    spans = [entry.value for path, entry in entries.items() if len(path) == 2]
-    return [
-        text[span.start - offset : span.end - offset] for span in sorted(spans, key=lambda span: span.start)
-    ]
-
-
-def _last_end(text: str) -> int:
-    """Return where the last element of the array *text* ends; 0 if there is none."""
-    entries = locate(f"{_HOLDER} = {text}\n").entries
-    ends = [entry.value.end for path, entry in entries.items() if len(path) == 2]
-    return max(ends) - len(_HOLDER) - 3 if ends else 0
-
-
-def _comma_behind_last(text: str) -> bool:
-    """Tell whether the last element of the array *text* has a comma, too."""
-    end = _last_end(text)
-    return end > 0 and "," in re.sub(r"#[^\n]*", "", text[end:])
-
-
-def _with_last_comma(text: str) -> str:
-    """Return the array *text* with a comma behind its last element."""
-    end = _last_end(text)
-    return text if not end or _comma_behind_last(text) else f"{text[:end]},{text[end:]}"
-
-
-def _item(value: object) -> Any:
-    """Return *value* as tomlkit has it, spelt as `literal` does."""
-    import tomlkit
-
-    return tomlkit.parse(f"{_HOLDER} = {literal(value)}\n")[_HOLDER]
 
 
 # --- trees, as tomllib gives them ---

@@ -1,0 +1,165 @@
+"""The elements and comments of an array as it is written, and changes to them.
+
+tomlkit changes an array without touching the layout of the rest. Where it loses a comment or writes something else than
+was asked for, as with commas at the beginning of lines, the array gets the usual layout instead: one element to a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Any
+
+from sandbox.editing.layout import comments
+from sandbox.editing.values import INDENT, literal, same, written
+from sandbox.spec.locate import Span, locate
+
+_GAP = re.compile(r"(?P<blank>[ \t]*)(?P<comment>#[^\n]*)|(?P<end>\n)|,|[ \t]+")
+_HOLDER = "v"
+_BEFORE = f"{_HOLDER} = "
+
+
+@dataclass(slots=True)
+class Element:
+    """An element of an array: its text, the comments on lines above it, and the one behind it on its line.
+
+    The end of an array is the last element, with no text.
+    """
+
+    text: str = ""
+    above: list[str] = field(default_factory=list)
+    behind: str = ""
+
+
+def elements_of(text: str, spans: Sequence[Span], whole: Span) -> tuple[list[Element], bool]:
+    """Return the elements, with its end, of the array that is *whole* of *text*, and whether it has several lines.
+
+    *spans* are the places of its elements. The comments between two elements belong to the first if they are on its
+    line, and else to the second.
+    """
+    elements: list[Element] = []
+    several_lines = False
+    position = whole.start + 1
+    for span in [*spans, Span(whole.end - 1, whole.end)]:
+        element = Element(text[span.start : span.end] if span.end < whole.end else "")
+        on_line_of_last = bool(elements)
+        for match in _GAP.finditer(text, position, span.start):
+            if match["end"]:
+                several_lines, on_line_of_last = True, False
+            elif match["comment"] and on_line_of_last:
+                elements[-1].behind = f"{match['blank'] or ' '}{match['comment'].rstrip()}"
+            elif match["comment"]:
+                element.above.append(match["comment"].rstrip())
+        elements.append(element)
+        position = span.end
+    return elements, several_lines
+
+
+def in_lines(elements: Sequence[Element], indent: str) -> str:
+    """Return the array of *elements* with one to a line, deeper than *indent*."""
+    lines = []
+    for element in elements:
+        lines += [f"{indent}{INDENT}{comment}\n" for comment in element.above]
+        if element.text:
+            lines.append(f"{indent}{INDENT}{element.text},{element.behind}\n")
+    return f"[\n{''.join(lines)}{indent}]" if lines else "[]"
+
+
+def changed_array(
+    text: str, old: Sequence[object], new: Sequence[object], *, before: int = 0, indent: str = ""
+) -> str:
+    """Return *text*, an array with the elements *old*, changed to have those of *new*.
+
+    What is in both keeps its spelling, layout and comments. A comment behind an element that goes, on its line, goes with
+    it; all others stay. *before* is what stands before the array on its line, in characters, *indent* the blanks among it.
+    """
+    if "#" not in text and not (old and new):
+        return written(list(new), before=before)
+    whole = Span(len(_BEFORE), len(_BEFORE) + len(text))
+    entries = locate(f"{_BEFORE}{text}\n").entries
+    spans = sorted(
+        (entry.value for path, entry in entries.items() if len(path) == 2), key=lambda one: one.start
+    )
+    elements, _ = elements_of(_BEFORE + text, spans, whole)
+    changes = SequenceMatcher(None, list(map(repr, old)), list(map(repr, new)), autojunk=False).get_opcodes()
+    if "\n" not in text:
+        padding = text[1 : len(text) - len(text[1:].lstrip(" \t"))]
+        texts = [element.text for element in _changed(elements, changes, new)[:-1]]
+        return f"[{padding}{', '.join(texts)}{padding}]"
+    usual = in_lines(_changed(elements, changes, new), indent)
+    try:
+        found = _changed_by_tomlkit(text, changes, new)
+        if not same(_value(found), list(new)) or comments(found) != comments(usual):
+            return usual
+    except Exception:  # noqa: BLE001 - whatever a fault of tomlkit raises, there is another way
+        return usual
+    ends = [
+        entry.value.end for path, entry in locate(f"{_BEFORE}{found}\n").entries.items() if len(path) == 2
+    ]
+    if (
+        ends
+        and spans
+        and _has_comma(_BEFORE + text, spans[-1].end)
+        and not _has_comma(_BEFORE + found, max(ends))
+    ):
+        end = max(ends) - len(_BEFORE)
+        found = f"{found[:end]},{found[end:]}"
+    return found
+
+
+def _changed(
+    elements: Sequence[Element], changes: Sequence[tuple[str, int, int, int, int]], new: Sequence[object]
+) -> list[Element]:
+    """Return *elements* after *changes*; comments above one that goes are above the next then."""
+    result: list[Element] = []
+    waiting: list[str] = []
+    for tag, start, end, first, last in changes:
+        before = elements[start:end]
+        after = before if tag == "equal" else [Element(literal(item)) for item in new[first:last]]
+        for position, one in enumerate(after):
+            above = [*waiting, *(before[position].above if position < len(before) else [])]
+            behind = before[position].behind if position < len(before) else ""
+            result.append(Element(one.text, above, behind))
+            waiting = []
+        waiting += [comment for one in before[len(after) :] for comment in one.above]
+    return [*result, Element(above=[*waiting, *elements[-1].above])]
+
+
+def _changed_by_tomlkit(
+    text: str, changes: Sequence[tuple[str, int, int, int, int]], new: Sequence[object]
+) -> str:
+    import tomlkit
+
+    array: Any = tomlkit.parse(f"{_BEFORE}{text}\n")[_HOLDER]
+    # From the end, so that positions before a change stay what they are.
+    for tag, start, end, first, last in reversed(changes):
+        if tag == "equal":
+            continue
+        common = min(end - start, last - first)
+        for offset in range(common):
+            array[start + offset] = _item(new[first + offset])
+        for index in reversed(range(start + common, end)):
+            del array[index]
+        for index in reversed(range(first + common, last)):
+            array.insert(start + common, _item(new[index]))
+    return str(array.as_string())
+
+
+def _item(value: object) -> Any:
+    """Return *value* as tomlkit has it, spelt as `literal` does."""
+    import tomlkit
+
+    return tomlkit.parse(f"{_BEFORE}{literal(value)}\n")[_HOLDER]
+
+
+def _value(text: str) -> object:
+    import tomllib
+
+    return tomllib.loads(f"{_BEFORE}{text}\n")[_HOLDER]
+
+
+def _has_comma(text: str, position: int) -> bool:
+    """Tell whether a comma stands behind *position*, comments apart."""
+    return "," in re.sub(r"#[^\n]*", "", text[position:])

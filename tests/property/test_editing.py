@@ -1,0 +1,139 @@
+"""Changes to generated TOML documents, in all syntactic forms: the tree is what was asked for, and the comments stay."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from sandbox.editing.document import Document
+from sandbox.editing.layout import comments
+from sandbox.editing.style import formatted
+from sandbox.editing.values import MISSING, lookup, same, tree_with, tree_without
+from sandbox.spec.locate import locate
+from sandbox.spec.notation import KeyPath
+from tests.support.documents import documents
+
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.dates(),
+    st.times().filter(lambda one: one.tzinfo is None),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    st.text(st.sampled_from("a \"'\\\n\t#=[]{}"), max_size=12),
+)
+NEW_NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NEW_NAMES, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+def walk(tree: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield every value of *tree* with its path, *tree* itself first."""
+    yield path, tree
+    if isinstance(tree, dict):
+        for key, item in tree.items():
+            yield from walk(item, (*path, key))
+    elif isinstance(tree, list):
+        for index, item in enumerate(tree):
+            yield from walk(item, (*path, index))
+
+
+def read(document: Document) -> dict[str, Any]:
+    """Return what tomllib finds in the content that *document* would be written as."""
+    return tomllib.loads(document.encode().decode())
+
+
+def is_subsequence(some: list[str], of: list[str]) -> bool:
+    """Tell whether *some* are among *of*, in this order."""
+    left = iter(of)
+    return all(one in left for one in some)
+
+
+def without_empty_tables(tree: Any) -> Any:
+    """Return *tree* without the tables and arrays in it that hold nothing."""
+    if isinstance(tree, dict):
+        kept = {key: without_empty_tables(item) for key, item in tree.items()}
+        return {key: item for key, item in kept.items() if item not in ({}, [])}
+    return [without_empty_tables(item) for item in tree] if isinstance(tree, list) else tree
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents(), VALUES, st.data())
+def test_a_value_that_is_there_becomes_the_new_one_and_nothing_else_changes(
+    text: str, value: object, data: st.DataObject
+) -> None:
+    document = Document(text.encode(), "x.toml")
+    paths = [path for path, _ in walk(document.tree) if path]
+    assume(paths)
+    path = data.draw(st.sampled_from(paths))
+    before = document.tree
+    entry = locate(document.text).entries[path]
+    outside = document.text[: entry.value.start] + '""' + document.text[entry.value.end :]
+    document.put(path, value)
+    assert same(read(document), tree_with(before, path, value))
+    if entry.literal:
+        assert is_subsequence(comments(outside), comments(document.text))
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents(), NEW_NAMES, st.lists(NEW_NAMES, max_size=2), VALUES, st.data())
+def test_a_new_key_gets_its_value_in_any_table_and_all_comments_stay_in_their_order(
+    text: str, name: str, more: list[str], value: object, data: st.DataObject
+) -> None:
+    document = Document(text.encode(), "x.toml")
+    tables = [path for path, item in walk(document.tree) if isinstance(item, dict)]
+    around = data.draw(st.sampled_from(tables))
+    path = (*around, name, *more)
+    assume(lookup(document.tree, path[: len(around) + 1]) is MISSING)
+    before, told = document.tree, comments(document.text)
+    document.put(path, value)
+    assert same(read(document), tree_with(before, path, value))
+    assert comments(document.text) == told
+    document.remove(path)
+    assert same(without_empty_tables(read(document)), without_empty_tables(before))
+    assert is_subsequence(comments(document.text), told)
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents(), st.data())
+def test_what_is_removed_is_gone_and_nothing_else(text: str, data: st.DataObject) -> None:
+    document = Document(text.encode(), "x.toml")
+    paths = [path for path, _ in walk(document.tree) if path]
+    assume(paths)
+    path = data.draw(st.sampled_from(paths))
+    before, told = document.tree, comments(document.text)
+    document.remove(path)
+    wanted = without_empty_tables(tree_without(before, path))
+    assert same(without_empty_tables(read(document)), wanted)
+    assert is_subsequence(comments(document.text), told)
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents(), VALUES, st.data())
+def test_an_element_is_added_behind_the_others_and_all_comments_stay_in_their_order(
+    text: str, value: object, data: st.DataObject
+) -> None:
+    document = Document(text.encode(), "x.toml")
+    lists = [path for path, item in walk(document.tree) if isinstance(item, list)]
+    assume(lists)
+    path = data.draw(st.sampled_from(lists))
+    before, told = document.tree, comments(document.text)
+    document.append(path, value)
+    assert same(read(document), tree_with(before, path, [*lookup(before, path), value]))
+    assert comments(document.text) == told
+
+
+@settings(max_examples=300, deadline=None)
+@given(documents())
+def test_the_usual_layout_says_the_same_with_the_same_comments_and_is_stable(text: str) -> None:
+    once = formatted(text.encode(), "x.toml")
+    assert same(tomllib.loads(once.decode()), tomllib.loads(text))
+    assert comments(once.decode()) == comments(text.replace("\r\n", "\n"))
+    assert formatted(once, "x.toml") == once
