@@ -111,12 +111,14 @@ class Document:
             self._insert(path, value)
         elif same(old, value):
             return
-        elif isinstance(old, dict) and isinstance(value, dict) and old and value:
+        elif isinstance(old, dict) and isinstance(value, dict) and (value or not self._is_literal(path)):
             for key, item in value.items():
                 self._put((*path, key), item)
             for key in old.keys() - value.keys():
                 self._cut((*path, key))
-        elif self._layout().located.entries[path].literal:
+            if lookup(self.tree, path) is MISSING:
+                self._insert(path, {})
+        elif self._is_literal(path):
             self._replace(path, old, value)
         elif isinstance(value, list) and _is_tables(value) and self._is_made_of_headers(path):
             self._put_elements(path, old, value)
@@ -347,7 +349,7 @@ class Document:
     def _remove_element(self, path: KeyPath) -> None:
         around, index = path[:-1], path[-1]
         elements = lookup(self.tree, around)
-        if self._layout().located.entries[around].literal:
+        if self._is_literal(around):
             self._put(around, [item for number, item in enumerate(elements) if number != index])
         elif len(elements) > 1:
             self._cut(path)
@@ -448,7 +450,11 @@ class Document:
 
     def _is_made_of_headers(self, path: KeyPath) -> bool:
         value = lookup(self.tree, path)
-        return isinstance(value, list) and not self._layout().located.entries[path].literal
+        return isinstance(value, list) and not self._is_literal(path)
+
+    def _is_literal(self, path: KeyPath) -> bool:
+        """Tell whether the value at *path* is written in one piece."""
+        return self._layout().located.entries[path].literal
 
     def _nearest(self, path: KeyPath) -> str | None:
         from sandbox.spec.notation import nearest
@@ -503,6 +509,8 @@ def _is_tables(value: object) -> bool:
 
 def _is_void(path: KeyPath) -> bool:
     """Tell whether the table *path* without keys says the same as no table."""
+    if isinstance(path[-1], int):
+        return False
     inside = _inside_profile(path)
     if not inside:
         return len(path) < 2  # [profile.NAME] can be asked for by its name
