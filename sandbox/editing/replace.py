@@ -72,6 +72,8 @@ def replace(original: Original, data: bytes) -> None:
     names, when it is read-only, or when the new content cannot be written.
     """
     name, path = original.name, original.path
+    if not _is_unchanged(original):
+        raise changed_meanwhile(name)
     check_replaceable(original)
     with _written_beside(name, path, data, like=original) as temporary:
         if not _is_unchanged(original):
