@@ -15,7 +15,7 @@ called add is also known by its table: capability. In a profile: profile.debug.v
 
 An element that is a table is written KEY=VALUE, value by value; what identifies it may stand alone, such as the path of
 a device. Elements that are strings or numbers are written as they are, several of them as several words. Variables,
-labels and hosts are NAME=VALUE.
+labels and hosts are NAME=VALUE. Words that begin with - stand behind --.
 
 In a file that extends another and does not have the list itself, the element is added to the list of the other file.
 
@@ -25,7 +25,8 @@ EPILOG = """examples:
   sandbox add web.toml layer dir:/opt/tools
   sandbox add web.toml port 8080:80
   sandbox add web.toml env LANG=C.UTF-8
-  sandbox add web.toml capability NET_RAW"""
+  sandbox add web.toml capability NET_RAW
+  sandbox add web.toml arg -- --verbose"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

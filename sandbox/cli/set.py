@@ -17,6 +17,7 @@ The file is replaced in one step, and only if the change makes no new mistake.""
 EPILOG = """examples:
   sandbox set web.toml limits.memory=1G limits.pids=200
   sandbox set web.toml process.command='["python3", "-m", "http.server"]'
+  sandbox set web.toml 'volumes[/src].read_only=true'
   sandbox set web.toml profile.debug.process.command=bash"""
 
 

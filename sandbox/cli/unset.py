@@ -16,7 +16,7 @@ The comment on the line of a value goes with it; comments on lines of their own 
 The file is replaced in one step, and only if the change makes no new mistake."""
 EPILOG = """examples:
   sandbox unset web.toml limits.memory
-  sandbox unset web.toml volumes[/src]
+  sandbox unset web.toml 'volumes[/src]' 'volumes[0]'
   sandbox unset web.toml profile.debug"""
 
 
@@ -34,8 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sandbox.editing.lists import resolve_names
 
     def change(document: Document) -> None:
-        for key in arguments.keys:
-            document.remove(read_key(resolve_names(key, document)))
+        document.remove(*(read_key(resolve_names(key, document)) for key in arguments.keys))
 
     print_warnings(change_file(arguments.file, change, os.environ), as_json=arguments.json)
     return 0

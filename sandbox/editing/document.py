@@ -44,6 +44,7 @@ from sandbox.editing.values import (
 from sandbox.errors import EditError
 from sandbox.spec.decode import Record
 from sandbox.spec.document import parse_document
+from sandbox.spec.locate import MAX_DEPTH
 from sandbox.spec.lookup import codec_at, setting_at
 from sandbox.spec.notation import KeyPath, format_key_path, type_name
 
@@ -64,6 +65,7 @@ class Document:
         self.tree, origins = parse_document(data, file=name, directory=os.path.dirname(os.path.abspath(name)))
         self._original = data.decode()
         self.text = origins.main.text
+        self._known: Layout | None = None
 
     def encode(self) -> bytes:
         """Return the content for the file, with the line ends that it had."""
@@ -81,11 +83,15 @@ class Document:
         if not same(self.tree, wanted):
             raise unsafe(self.name)
 
-    def remove(self, path: KeyPath) -> None:
-        """Remove what is at *path*. Raises EditError when there is nothing."""
-        if lookup(self.tree, path) is MISSING:
-            raise EditError(f"{self.name}: {format_key_path(path)} is not set", hint=self._nearest(path))
-        self._remove(path)
+    def remove(self, *paths: KeyPath) -> None:
+        """Remove what is at *paths*, which count elements as they are now. Raises EditError when there is nothing."""
+        for path in paths:
+            if lookup(self.tree, path) is MISSING:
+                raise EditError(f"{self.name}: {format_key_path(path)} is not set", hint=self._nearest(path))
+        outermost = {path for path in paths if not any(path != one and is_below(path, one) for one in paths)}
+        # The last elements first, so that the others keep their numbers.
+        for path in sorted(outermost, key=_by_number, reverse=True):
+            self._remove(path)
 
     def append(self, path: KeyPath, value: object) -> None:
         """Add *value* to the list *path*, which is made if there is none. Raises EditError when it is no list."""
@@ -434,19 +440,30 @@ class Document:
     # --- what all of it rests on ---
 
     def _layout(self) -> Layout:
-        return read_layout(self.text)
+        if self._known is None or self._known.text is not self.text:
+            self._known = read_layout(self.text)
+        return self._known
 
     def _accept(self, text: str, tree: dict[str, Any]) -> None:
         """Make *text* the text of the document, if it says *tree*; raise EditError otherwise."""
         import tomllib
 
         try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise EditError(f"{self.name}: the value is not UTF-8, and all TOML is") from None
+        try:
             found: object = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, ValueError, RecursionError):
             raise unsafe(self.name) from None
         if not same(found, tree):
             raise unsafe(self.name)
-        self.text, self.tree = normalised(text), tree
+        layout = read_layout(normalised(text))
+        if layout.located.stopped is not None:
+            raise EditError(
+                f"{self.name}: the value is nested more than {MAX_DEPTH} levels deep", hint="flatten it"
+            )
+        self.text, self.tree, self._known = layout.text, tree, layout
 
     def _is_made_of_headers(self, path: KeyPath) -> bool:
         value = lookup(self.tree, path)
@@ -524,6 +541,10 @@ def _holds(layout: Layout, path: KeyPath, position: int) -> bool:
     """Tell whether *path* is an inline table or array around *position*."""
     entry = layout.located.entries.get(path)
     return entry is not None and entry.literal and entry.value.start < position < entry.value.end
+
+
+def _by_number(path: KeyPath) -> list[tuple[str, int]]:
+    return [(part, 0) if isinstance(part, str) else ("", part) for part in path]
 
 
 def _indent(text: str, start: int) -> str:

@@ -75,7 +75,7 @@ def replace(original: Original, data: bytes) -> None:
     if not _is_unchanged(original):
         raise changed_meanwhile(name)
     check_replaceable(original)
-    with _written_beside(name, path, data, like=original) as temporary:
+    with _written_beside(name, path, data, like=original) as temporary, _locked(original):
         if not _is_unchanged(original):
             raise changed_meanwhile(name)
         try:
@@ -154,6 +154,30 @@ def _written_beside(name: str, path: str, data: bytes, *, like: Original | None)
             os.unlink(temporary)
         except FileNotFoundError:
             pass
+
+
+@contextmanager
+def _locked(original: Original) -> Iterator[None]:
+    """Hold a lock (flock(2)) on the file that is replaced, so that of two commands that read it only one replaces it.
+
+    Raises EditError when another command holds it. A file system without locks has none.
+    """
+    import fcntl
+
+    try:
+        descriptor = os.open(original.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        raise changed_meanwhile(original.name) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise changed_meanwhile(original.name) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _inherit(descriptor: int, original: Original) -> None:

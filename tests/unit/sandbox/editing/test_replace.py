@@ -142,6 +142,42 @@ def test_a_change_that_keeps_the_size_and_the_time_is_noticed(file: Path) -> Non
     )
 
 
+def test_of_commands_that_read_the_same_file_only_one_replaces_it(file: Path) -> None:
+    """Eight processes read, wait for each other, and replace: the others are told."""
+    program = (
+        "import sys\n"
+        "from sandbox.editing.replace import read_original, replace\n"
+        "from sandbox.errors import EditError\n"
+        "original = read_original('x.toml')\n"
+        "print('read', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "try:\n    replace(original, sys.argv[1].encode())\nexcept EditError as error:\n    print(error)\n"
+        "else:\n    print('replaced')\n"
+    )
+    for _ in range(5):
+        commands = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, f"n = {number}\n"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(8)
+        ]
+        for command in commands:
+            assert command.stdout is not None
+            assert command.stdout.readline() == "read\n"
+        for command in commands:
+            assert command.stdin is not None
+            command.stdin.write("\n")
+            command.stdin.flush()
+        told = [command.communicate()[0] for command in commands]
+        winner = told.index("replaced\n")
+        told.pop(winner)
+        assert told == ["x.toml: was changed by somebody else meanwhile\n"] * 7
+        assert file.read_text() == f"n = {winner}\n"
+
+
 @pytest.mark.parametrize("how", ["removed", "replaced", "another target"])
 def test_a_name_that_means_another_file_is_refused(file: Path, tmp_path: Path, how: str) -> None:
     if how == "another target":

@@ -102,3 +102,11 @@ def test_values_that_python_takes_for_equal_and_toml_does_not_differ(one: object
 
 def test_not_a_number_is_what_it_was() -> None:
     assert same(float("nan"), float("nan"))
+
+
+def test_a_value_that_is_no_unicode_is_refused() -> None:
+    document = Document(b"a = 1\n", "x.toml")
+    with pytest.raises(EditError) as caught:
+        document.put(("b",), "\udcff")  # the byte 0xFF of a command line
+    assert caught.value.render() == "x.toml: the value is not UTF-8, and all TOML is"
+    assert document.text == "a = 1\n"
