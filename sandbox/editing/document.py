@@ -36,6 +36,7 @@ from sandbox.editing.values import (
     literal,
     lookup,
     same,
+    texts,
     tree_with,
     tree_without,
     unsafe,
@@ -77,7 +78,7 @@ class Document:
 
     def put(self, path: KeyPath, value: object) -> None:
         """Make *path* be *value*. Raises EditError when what is around it is no table."""
-        self._check_place(path)
+        self._check_place(path, value)
         wanted = tree_with(self.tree, path, value)
         self._put(path, value)
         if not same(self.tree, wanted):
@@ -95,9 +96,9 @@ class Document:
 
     def append(self, path: KeyPath, value: object) -> None:
         """Add *value* to the list *path*, which is made if there is none. Raises EditError when it is no list."""
+        self._check_place(path, value)
         present = lookup(self.tree, path)
         if present is MISSING:
-            self._check_place(path)
             if isinstance(value, dict) and _is_list_of_tables(path):
                 self._new_section(path, value, array=True)
             else:
@@ -177,8 +178,11 @@ class Document:
 
     # --- new values ---
 
-    def _check_place(self, path: KeyPath) -> None:
-        """Raise EditError unless a value can be put at *path*."""
+    def _check_place(self, path: KeyPath, value: object) -> None:
+        """Raise EditError unless *value* can be put at *path*."""
+        if any("\ud800" <= char <= "\udfff" for text in texts((list(path), value)) for char in text):
+            # How Python has the bytes of a command line that are not UTF-8.
+            raise EditError(f"{self.name}: the value is not UTF-8, and all TOML is")
         around: Any = self.tree
         for depth, part in enumerate(path):
             here = f"{self.name}: {format_key_path(path[:depth])}"
@@ -448,10 +452,6 @@ class Document:
         """Make *text* the text of the document, if it says *tree*; raise EditError otherwise."""
         import tomllib
 
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise EditError(f"{self.name}: the value is not UTF-8, and all TOML is") from None
         try:
             found: object = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, ValueError, RecursionError):

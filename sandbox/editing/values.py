@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sandbox.errors import EditError
@@ -23,6 +23,19 @@ def same(one: object, other: object) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     # repr() tells -0.0 from 0.0, and calls every nan the same.
     return repr(one) == repr(other) if isinstance(one, float) else one == other
+
+
+def texts(value: object) -> Iterator[str]:
+    """Yield the strings in *value*, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts(item)
 
 
 def literal(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -140,6 +141,15 @@ def test_a_change_that_keeps_the_size_and_the_time_is_noticed(file: Path) -> Non
     assert refusal(lambda: replace(original, NEW)).startswith(
         "x.toml: was changed by somebody else meanwhile"
     )
+
+
+def test_a_file_that_another_command_is_replacing_is_refused(file: Path) -> None:
+    with file.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        told = refusal(lambda: replace(read_original("x.toml"), NEW))
+    assert told == "x.toml: was changed by somebody else meanwhile\n      hint: look at it, and try again"
+    assert names() == ["x.toml"]
+    replace(read_original("x.toml"), NEW)
 
 
 def test_of_commands_that_read_the_same_file_only_one_replaces_it(file: Path) -> None:
