@@ -231,10 +231,8 @@ def unprivileged(script: str, directory: Path) -> str:
     return str(done.stdout)
 
 
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """Give a directory that every account reaches."""
-    if os.getuid() == 0:
+def _others_can_run_this() -> bool:
+    try:
         done = subprocess.run(
             [sys.executable, "-c", "import sandbox"],
             user=65534,
@@ -242,8 +240,16 @@ def public() -> Iterator[Path]:
             capture_output=True,
             check=False,
         )
-        if done.returncode:
-            pytest.skip("other accounts cannot read this checkout: chmod o+rx the directories on its way")
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Give a directory that every account reaches."""
+    if os.getuid() == 0 and not _others_can_run_this():
+        pytest.skip("other accounts cannot run this: chmod o+rx the directories of checkout and interpreter")
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o777)
         yield Path(directory)
