@@ -23,6 +23,7 @@ from typing import Any
 from sandbox.editing.arrays import changed_array
 from sandbox.editing.layout import (
     Layout,
+    Pair,
     Section,
     after_blanks,
     comments,
@@ -43,6 +44,7 @@ from sandbox.editing.values import (
     written,
 )
 from sandbox.errors import EditError
+from sandbox.spec.codecs.containers import APPEND
 from sandbox.spec.decode import Record
 from sandbox.spec.document import parse_document
 from sandbox.spec.locate import MAX_DEPTH
@@ -50,8 +52,6 @@ from sandbox.spec.lookup import codec_at, setting_at
 from sandbox.spec.notation import KeyPath, format_key_path, type_name
 
 PROFILE = "profile"
-CHANGED = "append"
-"""The key of a table that stands for a list, with the elements that it adds to the list of the file that is extended."""
 
 
 class Document:
@@ -99,7 +99,8 @@ class Document:
         self._check_place(path, value)
         present = lookup(self.tree, path)
         if present is MISSING:
-            if isinstance(value, dict) and _is_list_of_tables(path):
+            inline = self._innermost_inline(self._layout(), path) is not None
+            if isinstance(value, dict) and _is_list_of_tables(path) and not inline:
                 self._new_section(path, value, array=True)
             else:
                 self._put(path, [value])
@@ -121,7 +122,7 @@ class Document:
         elif isinstance(old, dict) and isinstance(value, dict) and (value or not self._is_literal(path)):
             for key, item in value.items():
                 self._put((*path, key), item)
-            for key in old.keys() - value.keys():
+            for key in [key for key in old if key not in value]:
                 self._cut((*path, key))
             if lookup(self.tree, path) is MISSING:
                 self._insert(path, {})
@@ -251,7 +252,7 @@ class Document:
         self._accept(text, tree_with(self.tree, (*around, *key), value))
 
     def _insert_pair(
-        self, section: Section, after: Any, around: KeyPath, key: KeyPath, value: object
+        self, section: Section, after: Pair | None, around: KeyPath, key: KeyPath, value: object
     ) -> None:
         """Write a pair of the table *around* into *section*, behind the pair or header *after*."""
         layout = self._layout()
@@ -481,7 +482,7 @@ class Document:
         return f"did you mean {meant}?" if meant else None
 
 
-def _pairs_below(layout: Layout, path: KeyPath) -> list[tuple[Section, Any]]:
+def _pairs_below(layout: Layout, path: KeyPath) -> list[tuple[Section, Pair]]:
     """Return the pairs of the table *path*, each with its section, except those below headers of tables inside it."""
     return [
         (section, pair)
@@ -517,7 +518,7 @@ def _inside_profile(path: KeyPath) -> KeyPath:
 def _is_list_of_tables(path: KeyPath) -> bool:
     """Tell whether new elements of the list *path* are written as `[[path]]`: it is at the top of a file or profile."""
     inside = _inside_profile(path)
-    return len(inside[:-1] if inside[-1:] == (CHANGED,) else inside) == 1
+    return len(inside[:-1] if inside[-1:] == (APPEND,) else inside) == 1
 
 
 def _is_tables(value: object) -> bool:

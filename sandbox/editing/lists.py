@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.editing.document import CHANGED, PROFILE, Document
+from sandbox.editing.document import PROFILE, Document
 from sandbox.editing.values import MISSING, lookup, same, tree_with
 from sandbox.errors import EditError
 from sandbox.spec.assignments import parse_value
 from sandbox.spec.codecs import TableOf, plural
-from sandbox.spec.codecs.containers import CHANGES
+from sandbox.spec.codecs.containers import APPEND, CHANGES
 from sandbox.spec.decode import Record
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations
 from sandbox.spec.notation import (
@@ -129,7 +129,7 @@ def add_elements(document: Document, collection: Collection, words: Sequence[str
     changes = isinstance(present, dict) and not CHANGES.isdisjoint(present)
     over_another = present is MISSING and (path[0] == PROFILE or "extends" in document.tree)
     if changes or over_another:
-        path = (*path, CHANGED)
+        path = (*path, APPEND)
     for element in _elements(collection, words):
         present = document.get(path)
         if isinstance(present, list) and any(same(element, item) for item in present):

@@ -64,7 +64,7 @@ def without_empty_tables(tree: Any) -> Any:
     return [without_empty_tables(item) for item in tree] if isinstance(tree, list) else tree
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents(), VALUES, st.data())
 def test_a_value_that_is_there_becomes_the_new_one_and_nothing_else_changes(
     text: str, value: object, data: st.DataObject
@@ -82,7 +82,7 @@ def test_a_value_that_is_there_becomes_the_new_one_and_nothing_else_changes(
         assert is_subsequence(comments(outside), comments(document.text))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents(), NEW_NAMES, st.lists(NEW_NAMES, max_size=2), VALUES, st.data())
 def test_a_new_key_gets_its_value_in_any_table_and_all_comments_stay_in_their_order(
     text: str, name: str, more: list[str], value: object, data: st.DataObject
@@ -101,7 +101,7 @@ def test_a_new_key_gets_its_value_in_any_table_and_all_comments_stay_in_their_or
     assert is_subsequence(comments(document.text), told)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents(), st.data())
 def test_what_is_removed_is_gone_and_nothing_else(text: str, data: st.DataObject) -> None:
     document = Document(text.encode(), "x.toml")
@@ -115,7 +115,7 @@ def test_what_is_removed_is_gone_and_nothing_else(text: str, data: st.DataObject
     assert is_subsequence(comments(document.text), told)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents(), VALUES, st.data())
 def test_an_element_is_added_behind_the_others_and_all_comments_stay_in_their_order(
     text: str, value: object, data: st.DataObject
@@ -132,7 +132,7 @@ def test_an_element_is_added_behind_the_others_and_all_comments_stay_in_their_or
         assert comments(document.text) == told
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(documents())
 def test_the_usual_layout_says_the_same_with_the_same_comments_and_is_stable(text: str) -> None:
     once = formatted(text.encode(), "x.toml")

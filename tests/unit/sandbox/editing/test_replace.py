@@ -164,7 +164,7 @@ def test_of_commands_that_read_the_same_file_only_one_replaces_it(file: Path) ->
         "try:\n    replace(original, sys.argv[1].encode())\nexcept EditError as error:\n    print(error)\n"
         "else:\n    print('replaced')\n"
     )
-    for _ in range(5):
+    for _ in range(2):
         commands = [
             subprocess.Popen(
                 [sys.executable, "-c", program, f"n = {number}\n"],
