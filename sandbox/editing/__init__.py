@@ -4,9 +4,12 @@
     layout       the statements of a text, by table; comments; line ends
     values       values as TOML, trees of values
     arrays       the elements and comments of an array, and changes to them
+    placement    where a new value goes, and in which form
     document     a text and its tree, changed together and compared after every step
     lists        which list a word such as "volume" means, and its elements from command line words
+    reading      what a file says, without what it extends and without defaults
     check        what is newly wrong after a change
+    change       a file read, changed, checked and replaced
     style        the usual layout, which `fmt` gives to a file
     session      the dialogue of `sandbox edit`
     templates    commented files to start from

@@ -17,7 +17,6 @@ Where things go:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sandbox.editing.arrays import changed_array
@@ -32,6 +31,17 @@ from sandbox.editing.layout import (
     read_layout,
     with_line_ends_of,
 )
+from sandbox.editing.placement import (
+    PROFILE,
+    header_length,
+    holds,
+    is_dotted,
+    is_list_of_tables,
+    is_spaced,
+    is_tables,
+    is_void,
+    pairs_below,
+)
 from sandbox.editing.values import (
     MISSING,
     literal,
@@ -44,14 +54,9 @@ from sandbox.editing.values import (
     written,
 )
 from sandbox.errors import EditError
-from sandbox.spec.codecs.containers import APPEND
-from sandbox.spec.decode import Record
 from sandbox.spec.document import parse_document
 from sandbox.spec.locate import MAX_DEPTH
-from sandbox.spec.lookup import codec_at, setting_at
 from sandbox.spec.notation import KeyPath, format_key_path, type_name
-
-PROFILE = "profile"
 
 
 class Document:
@@ -100,7 +105,7 @@ class Document:
         present = lookup(self.tree, path)
         if present is MISSING:
             inline = self._innermost_inline(self._layout(), path) is not None
-            if isinstance(value, dict) and _is_list_of_tables(path) and not inline:
+            if isinstance(value, dict) and is_list_of_tables(path) and not inline:
                 self._new_section(path, value, array=True)
             else:
                 self._put(path, [value])
@@ -128,7 +133,7 @@ class Document:
                 self._insert(path, {})
         elif self._is_literal(path):
             self._replace(path, old, value)
-        elif isinstance(value, list) and _is_tables(value) and self._is_made_of_headers(path):
+        elif is_tables(value) and self._is_made_of_headers(path):
             self._put_elements(path, old, value)
         elif isinstance(path[-1], int):
             # A table of [[a]] cannot be anything but a table: the list becomes an array.
@@ -153,7 +158,7 @@ class Document:
         else:
             new = written(value, before=column)
             if "\n" in new and any(
-                _holds(layout, outer, span.start)
+                holds(layout, outer, span.start)
                 for outer in (path[:length] for length in range(1, len(path)))
             ):
                 new = literal(value)  # an inline table ends on its line
@@ -217,17 +222,16 @@ class Document:
         section = layout.section(around) if around else None
         if section is not None:
             self._insert_pair(section, section.last, around, key, value)
-        elif (pairs := _pairs_below(layout, around)) and (around or _is_dotted(layout)):
+        elif (pairs := pairs_below(layout, around)) and (around or is_dotted(layout)):
             self._insert_pair(*pairs[-1], around, key, value)
-        elif len(path) == 1 and not (isinstance(value, dict) or _is_tables(value)):
+        elif len(path) == 1 and not (isinstance(value, dict) or is_tables(value)):
             top = layout.sections[0]
             self._insert_pair(top, top.last, (), key, value)
-        elif _is_tables(value) and _is_list_of_tables(path):
-            assert isinstance(value, list)
+        elif is_tables(value) and is_list_of_tables(path):
             for item in value:
                 self._new_section(path, item, array=True)
         else:
-            header = path[: max(_header_length(path), depth)]
+            header = path[: max(header_length(path), depth)]
             if isinstance(value, dict) and len(header) == len(path):
                 self._new_section(path, value)
             else:
@@ -299,9 +303,9 @@ class Document:
         before, after = self._split_for_section(layout, path, array=array)
         if before and not before.endswith("\n"):
             before += "\n"
-        if before and _is_spaced(layout) and not before.endswith("\n\n"):
+        if before and is_spaced(layout) and not before.endswith("\n\n"):
             before += "\n"
-        if after and _is_spaced(layout) and not after.startswith("\n"):
+        if after and is_spaced(layout) and not after.startswith("\n"):
             block += "\n"
         new = dict(content) if not key else tree_with(content, key, value)
         present = lookup(self.tree, path)
@@ -339,7 +343,7 @@ class Document:
         going = path
         for parent in parents:
             table = lookup(self.tree, parent)
-            if not isinstance(table, dict) or len(table) > 1 or not _is_void(parent):
+            if not isinstance(table, dict) or len(table) > 1 or not is_void(parent):
                 break
             section = layout.section(parent)
             if section is not None and comments(self._inside(layout, section, path)):
@@ -404,7 +408,7 @@ class Document:
             wanted = tree_without(wanted, outer)
             outer = outer[:-1]
         self._accept(text, wanted)
-        meant = next((table for table in gone if isinstance(table[-1], str) and not _is_void(table)), None)
+        meant = next((table for table in gone if isinstance(table[-1], str) and not is_void(table)), None)
         if meant is not None:
             self._insert(meant, {})
 
@@ -482,68 +486,6 @@ class Document:
         return f"did you mean {meant}?" if meant else None
 
 
-def _pairs_below(layout: Layout, path: KeyPath) -> list[tuple[Section, Pair]]:
-    """Return the pairs of the table *path*, each with its section, except those below headers of tables inside it."""
-    return [
-        (section, pair)
-        for section in layout.sections
-        if len(section.path) <= len(path) and is_below(path, section.path)
-        for pair in section.pairs
-        if is_below(pair.path, path) and len(pair.path) > len(path)
-    ]
-
-
-def _is_dotted(layout: Layout) -> bool:
-    """Tell whether the file is written with dotted keys instead of tables."""
-    tables = [one for one in layout.sections if one.header is not None and not isinstance(one.path[-1], int)]
-    return not tables and any(len(pair.path) > 1 for pair in layout.sections[0].pairs)
-
-
-def _is_spaced(layout: Layout) -> bool:
-    """Tell whether blank lines stand between the tables of the file."""
-    headers = [section for section in layout.sections[1:] if section is not layout.sections[1]]
-    return not headers or any(layout.text[: layout.start_of(section)].endswith("\n\n") for section in headers)
-
-
-def _header_length(path: KeyPath) -> int:
-    """Return how much of *path* its header holds: one key, or two where the user chooses the second."""
-    codec = codec_at(path[:1])
-    return 1 if codec is None or isinstance(codec, Record) else 2
-
-
-def _inside_profile(path: KeyPath) -> KeyPath:
-    return path[2:] if path[:1] == (PROFILE,) else path
-
-
-def _is_list_of_tables(path: KeyPath) -> bool:
-    """Tell whether new elements of the list *path* are written as `[[path]]`: it is at the top of a file or profile."""
-    inside = _inside_profile(path)
-    return len(inside[:-1] if inside[-1:] == (APPEND,) else inside) == 1
-
-
-def _is_tables(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def _is_void(path: KeyPath) -> bool:
-    """Tell whether the table *path* without keys says the same as no table."""
-    if isinstance(path[-1], int):
-        return False
-    inside = _inside_profile(path)
-    if not inside:
-        return len(path) < 2  # [profile.NAME] can be asked for by its name
-    setting = setting_at(inside)
-    if setting is None:
-        return codec_at(inside) is None
-    return setting.required or setting.default is not None
-
-
-def _holds(layout: Layout, path: KeyPath, position: int) -> bool:
-    """Tell whether *path* is an inline table or array around *position*."""
-    entry = layout.located.entries.get(path)
-    return entry is not None and entry.literal and entry.value.start < position < entry.value.end
-
-
 def _by_number(path: KeyPath) -> list[tuple[str, int]]:
     return [(part, 0) if isinstance(part, str) else ("", part) for part in path]
 
@@ -565,7 +507,3 @@ def _without_lines(text: str, start: int, end: int) -> str:
 def _a(value: object) -> str:
     noun = type_name(value)
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-Change = Callable[[Document], None]
-"""What changes a document; raises EditError when it cannot."""

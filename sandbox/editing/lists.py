@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.editing.document import PROFILE, Document
+from sandbox.editing.document import Document
+from sandbox.editing.placement import PROFILE, inside_profile
 from sandbox.editing.values import MISSING, lookup, same, tree_with
 from sandbox.errors import EditError
 from sandbox.spec.assignments import parse_value
@@ -217,7 +218,7 @@ def resolve_names(text: str, document: Document) -> str:
         except ValueError:
             return text  # inside a quoted key
         around = lookup(document.tree, path)
-        codec = codec_at(path[2:] if path[:1] == (PROFILE,) else path)
+        codec = codec_at(inside_profile(path))
         element = codec.inside(0) if codec is not None else None
         if not isinstance(around, list) or element is None:
             raise EditError(f"{document.name}: {format_key_path(path)} has no element {shown(name)}")

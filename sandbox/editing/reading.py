@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox.editing.document import PROFILE, Document
+from sandbox.editing.document import Document
+from sandbox.editing.placement import inside_profile
 from sandbox.editing.replace import read_original
 from sandbox.editing.values import literal
 from sandbox.errors import EditError
@@ -42,7 +43,7 @@ def leaves(tree: dict[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, 
 def unset_note(document: Document, path: KeyPath) -> str:
     """Return what to say of *path*, which has no value. Raises EditError when the language has no such key."""
     key = format_key_path(path)
-    inside = path[2:] if path[:1] == (PROFILE,) else path
+    inside = inside_profile(path)
     if inside and codec_at(inside) is None:
         meant = nearest(key, keys())
         hint = f"did you mean {meant}?" if meant else "`sandbox reference` lists the keys"
