@@ -12,7 +12,7 @@
     change       a file read, changed, checked and replaced
     style        the usual layout, which `fmt` gives to a file
     session      the dialogue of `sandbox edit`
-    templates    commented files to start from
+    starters     commented files to start from, which are in templates/
 
 A line imports only lines above it, and from outside only `sandbox.spec` and `sandbox.errors`.
 

@@ -101,7 +101,7 @@ def test_debian_is_debian_and_keeps_what_is_changed(launcher: Launcher, debian_r
 
 
 def test_every_template_is_run_here() -> None:
-    from sandbox.editing.templates import templates
+    from sandbox.editing.starters import templates
 
     text = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in templates() if f'"{name}"' not in text] == []

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.cli.main import main
 from sandbox.editing.style import formatted
-from sandbox.editing.templates import template, templates
+from sandbox.editing.starters import template, templates
 from sandbox.spec import parse
 
 NAMES = sorted(templates())

@@ -1,4 +1,4 @@
-"""Commented environment files to start from. Each is a file beside this module, and says in its first line what it is."""
+"""Commented environment files to start from. Each is a file in templates/, and says in its first line what it is."""
 
 from __future__ import annotations
 
