@@ -211,32 +211,45 @@ def _status_field(status: str, key: str) -> str | None:
 
 
 def explain_userns_failure(number: int, *, proc_root: str = "/proc") -> str:
-    """Return why making a user namespace failed with errno *number*, and what to do about it.
+    """Return why making a user namespace failed with errno *number*, and what to do about it; see :func:`userns_obstacle`."""
+    reason, remedy = userns_obstacle(number, proc_root=proc_root)
+    return f"{reason}: {remedy}" if remedy else reason
+
+
+def userns_obstacle(number: int, *, proc_root: str = "/proc") -> tuple[str, str]:
+    """Return why making a user namespace failed with errno *number*, and the remedy, "" where there is none to name.
 
     Also for a failure soon after: where AppArmor restricts them, Ubuntu lets an unconfined program make one without any
     capability in it, so that the id map or the first mount is what fails.
     """
     if not os.path.lexists(f"{proc_root}/self/ns/user"):
-        return "this kernel has no user namespaces (CONFIG_USER_NS)"
-    if _read(f"{proc_root}/sys/user/max_user_namespaces").strip() == "0":
-        return "user namespaces are switched off: as root, sysctl user.max_user_namespaces=15000"
+        return "this kernel has no user namespaces (CONFIG_USER_NS)", ""
+    limit = _read(f"{proc_root}/sys/user/max_user_namespaces").strip() or "unknown"
+    if limit == "0":
+        return "user namespaces are switched off", "as root, sysctl user.max_user_namespaces=15000"
     if number == errno.ENOSPC:
-        limit = _read(f"{proc_root}/sys/user/max_user_namespaces").strip() or "unknown"
-        return f"too many user namespaces: the limit user.max_user_namespaces is {limit}, and they nest at most 32 deep"
+        reason = f"too many user namespaces: the limit user.max_user_namespaces is {limit}, and they nest at most 32 deep"
+        return reason, "as root, raise that limit with sysctl, or nest fewer sandboxes"
     if _read(f"{proc_root}/sys/kernel/unprivileged_userns_clone").strip() == "0" and os.geteuid() != 0:
         return (
-            "user namespaces are root's on this machine: as root, sysctl kernel.unprivileged_userns_clone=1"
+            "user namespaces are root's on this machine",
+            "as root, sysctl kernel.unprivileged_userns_clone=1",
         )
     if _read(f"{proc_root}/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
-        return (
-            "AppArmor restricts user namespaces on this machine: as root, give this Python interpreter a profile with the "
+        remedy = (
+            "as root, give this Python interpreter a profile with the "
             "rule `userns,`, or sysctl kernel.apparmor_restrict_unprivileged_userns=0"
         )
+        return "AppArmor restricts user namespaces on this machine", remedy
     if _status_field(_read(f"{proc_root}/self/status"), "Seccomp") == "2":
-        return (
-            "a seccomp filter around this process forbids it, as container engines do by default: run the outer container "
+        remedy = (
+            "run the outer container "
             "with a profile that allows unshare and mount (podman, docker: --security-opt seccomp=unconfined)"
         )
+        return "a seccomp filter around this process forbids it, as container engines do by default", remedy
     if number == errno.EPERM:
-        return "the kernel refuses it to this process: it may run in a chroot, whose processes may make none"
-    return f"the kernel refuses it: {os.strerror(number)}"
+        return (
+            "the kernel refuses it to this process: it may run in a chroot, whose processes may make none",
+            "",
+        )
+    return f"the kernel refuses it: {os.strerror(number)}", ""

@@ -53,6 +53,13 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
     return os.path.join(base, "sandbox")
 
 
+def distrust(info: os.stat_result) -> str | None:
+    """Return why a state directory with the status *info* may not be used ("is another user's"), None where it may."""
+    if info.st_uid != os.geteuid():
+        return "is another user's"
+    return "can be written by others" if info.st_mode & 0o022 else None
+
+
 class StateDirectory:
     """The state directory of this user."""
 
@@ -70,10 +77,9 @@ class StateDirectory:
             raise self._unusable(error) from None
         info = os.fstat(self.fd)
         try:
-            if info.st_uid != os.geteuid() or info.st_mode & 0o022:
-                owner = "is another user's" if info.st_uid != os.geteuid() else "can be written by others"
+            if (reason := distrust(info)) is not None:
                 hint = f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR"
-                raise StateError(f"state directory {self.path} {owner}", hint=hint)
+                raise StateError(f"state directory {self.path} {reason}", hint=hint)
             for name in ("run", "sandboxes", "layers"):
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
         except OSError as error:

@@ -71,6 +71,7 @@ PR_GET_DUMPABLE = 3
 PR_SET_NAME = 15
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
+PR_SET_SECCOMP = 22
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -82,6 +83,12 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 CLOSE_RANGE_CLOEXEC = 0x4
 
+RENAME_EXCHANGE = 0x2
+RENAME_WHITEOUT = 0x4
+
+SECCOMP_MODE_FILTER = 2
+LANDLOCK_CREATE_RULESET_VERSION = 0x1
+
 _SYS_PIDFD_SEND_SIGNAL = 424
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -91,6 +98,7 @@ _SYS_FSMOUNT = 432
 _SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
+_SYS_LANDLOCK_CREATE_RULESET = 444
 # keyctl(2) is older than the common table, and no C library wraps it (libkeyutils does).
 _SYS_KEYCTL = {
     "x86_64": 250,
@@ -115,6 +123,7 @@ _libc.setns.argtypes = (_int, _int)
 _libc.mount.argtypes = (_str, _str, _str, _ulong, _str)
 _libc.umount2.argtypes = (_str, _int)
 _libc.pivot_root.argtypes = (_str, _str)
+_libc.renameat2.argtypes = (_int, _str, _int, _str, _uint)
 _libc.prctl.argtypes = (_int, _ulong, _ulong, _ulong, _ulong)
 _libc.capget.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
@@ -132,6 +141,10 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 class _CapHeader(ctypes.Structure):
@@ -183,6 +196,12 @@ def pivot_root(new_root: str, put_old: str) -> None:
     """Make *new_root* the root of this mount namespace and put the old one at *put_old*."""
     if _libc.pivot_root(_bytes(new_root), _bytes(put_old)) < 0:
         _raise_errno("pivot_root", new_root)
+
+
+def renameat2(source: str, target: str, flags: int) -> None:
+    """Rename *source* to *target* in the way of the RENAME_* flags."""
+    if _libc.renameat2(AT_FDCWD, _bytes(source), AT_FDCWD, _bytes(target), flags) < 0:
+        _raise_errno("renameat2", source)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
@@ -335,3 +354,36 @@ def set_thread_name(name: bytes) -> None:
     """Name this thread, at most 15 bytes, as /proc/PID/comm shows it (prctl(2), PR_SET_NAME)."""
     buffer = ctypes.create_string_buffer(name[:15])
     prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def set_seccomp_filter(program: bytes) -> None:
+    """Filter the system calls of this thread, for good, by *program*: BPF instructions of eight bytes (PR_SET_SECCOMP).
+
+    Raises:
+        OSError: EACCES without no_new_privs or CAP_SYS_ADMIN; EINVAL for a program, or a kernel without filters.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    description = _SockFprog(len(program) // 8, ctypes.addressof(buffer))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(description))
+
+
+def landlock_version() -> int:
+    """Return the version of Landlock's interface; landlock_create_ruleset(2).
+
+    Raises:
+        OSError: ENOSYS without Landlock in the kernel; EOPNOTSUPP where it was switched off at boot.
+    """
+    arguments = (None, ctypes.c_size_t(0), _uint(LANDLOCK_CREATE_RULESET_VERSION))
+    version: int = _libc.syscall(_long(_SYS_LANDLOCK_CREATE_RULESET), *arguments)
+    if version < 0:
+        _raise_errno("landlock_create_ruleset")
+    return version
+
+
+def library_loads(name: str) -> bool:
+    """Tell whether the shared library *name*, such as libseccomp.so.2, is found and loads; it stays loaded."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True

@@ -1,12 +1,35 @@
-"""Removing a tree by descriptors, whatever is in it: following nothing, at any depth, with two descriptors."""
+"""Removing a tree by descriptors, whatever is in it: following nothing, at any depth, with two descriptors.
+
+And two ways of renaming that not every file system has.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 
+from sandbox.kernel import _libc
+
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PREFIX = b".removed-"
+
+
+def exchange(one: str, other: str) -> None:
+    """Let the paths *one* and *other* trade what they name, without a moment in between; rename(2), RENAME_EXCHANGE.
+
+    Raises:
+        OSError: EINVAL where the file system cannot.
+    """
+    _libc.renameat2(one, other, _libc.RENAME_EXCHANGE)
+
+
+def rename_leaving_whiteout(source: str, target: str) -> None:
+    """Rename *source* to *target*, leaving a whiteout (a character device 0:0) there; rename(2), RENAME_WHITEOUT.
+
+    Raises:
+        OSError: EINVAL where the file system cannot.
+    """
+    _libc.renameat2(source, target, _libc.RENAME_WHITEOUT)
 
 
 def remove_contents(top_fd: int) -> None:

@@ -19,7 +19,7 @@ from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Co
 CONTROLLERS = ("memory", "cpu", "pids")
 SUPERVISOR = "supervisor"
 
-_ADVICE = "start in a cgroup of your own: systemd-run --user --scope -p Delegate=yes sandbox up ..."
+ADVICE = "start in a cgroup of your own: systemd-run --user --scope -p Delegate=yes sandbox up ..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,16 +166,16 @@ def examine(own: str, top: str, *, is_root: bool, files: CgroupFiles) -> V2Hiera
 def _below(directory: str, files: CgroupFiles) -> V2Hierarchy | str:
     available = frozenset(_words(files, f"{directory}/cgroup.controllers")) & set(CONTROLLERS)
     if not _delegated(directory, files):
-        return f"the cgroup {directory} is not delegated to us: {_ADVICE}"
+        return f"the cgroup {directory} is not delegated to us: {ADVICE}"
     if not available:
-        return f"no controller is delegated to the cgroup {directory}: {_ADVICE}"
+        return f"no controller is delegated to the cgroup {directory}: {ADVICE}"
     present = base.processes(files, directory)
     real_root = not files.exists(f"{directory}/cgroup.events")
     if present and not real_root:
         others = [pid for pid in present if not is_ours(files, pid)]
         if others:
             count = f"{len(others)} other process" + ("es" if len(others) > 1 else "")
-            return f"{count} in the cgroup {directory}, which then can hold no limits: {_ADVICE}"
+            return f"{count} in the cgroup {directory}, which then can hold no limits: {ADVICE}"
     return _hierarchy(directory, available, files, vacate=bool(present) and not real_root)
 
 

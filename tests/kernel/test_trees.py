@@ -1,0 +1,24 @@
+"""Renames that not every file system has, on the one of the temporary directory."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sandbox.kernel import trees
+from tests.kernel.support import refusal
+
+
+def test_names_are_exchanged_and_whiteouts_left_where_the_file_system_can(tmp_path):
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    (tmp_path / "one").write_text("1")
+    (tmp_path / "other").mkdir()
+    trees.exchange(one, other)
+    assert (tmp_path / "other").read_text() == "1"
+    assert refusal(trees.exchange, one, str(tmp_path / "absent")) == "ENOENT"
+    reason = refusal(trees.rename_leaving_whiteout, other, str(tmp_path / "moved"))
+    if reason is not None:
+        pytest.skip(f"the file system of {tmp_path} leaves no whiteouts: {reason}")
+    assert (tmp_path / "moved").read_text() == "1"
+    assert os.stat(other).st_rdev == 0
