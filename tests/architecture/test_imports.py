@@ -44,6 +44,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "spec", "reference"}
     ),  # is given the parser: it knows places, not verbs
     "manual": frozenset({"reference"}),  # is given the parser, too
+    "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "state"}),
     "cli": frozenset(
         {
             "__init__",
@@ -61,6 +62,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "image",
             "runtime",
             "editing",
+            "doctor",
         }
     ),
     "__main__": frozenset({"cli"}),

@@ -1,0 +1,87 @@
+"""`sandbox doctor`: try what this machine can do for sandboxes, and say how to mend what it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+from sandbox.cli.options import add_json, add_overrides, load_spec
+from sandbox.cli.output import print_json, styled, use_colour
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from sandbox.doctor.checks import Check
+
+DESCRIPTION = (
+    "Try what this machine and account can do for sandboxes, and say what is lacking, what that costs and what mends\n"
+    "it. With FILE, say whether `sandbox up FILE` would work here. Everything is tried for real, in processes that\n"
+    "leave nothing behind."
+)
+EPILOG = (
+    "levels: ok; note (worth knowing); warning (some settings are refused or unenforced); failure (`up` does not work)\n"
+    "what only a start can tell, such as a damaged archive or a program that is missing in the layers, is not tried\n"
+    "exit status: 0 if `sandbox up` would work, 1 if not, 125 for a failure of sandbox"
+)
+
+EXIT_WOULD_NOT_WORK = 1
+_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "failure": "red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="an environment file to plan on this machine; - for standard input",
+    )
+    add_overrides(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the trials and print what they say."""
+    from sandbox.doctor.checks import summary_line, would_work
+    from sandbox.doctor.examine import examine
+    from sandbox.errors import SandboxError
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    if arguments.file is None and (arguments.profile or arguments.assignments):
+        raise SandboxError("--profile and --set change an environment file", hint="name the file")
+    checks = examine(environ=os.environ, file=arguments.file, load=lambda: load_spec(arguments))
+    works = would_work(checks)
+    summary = summary_line(checks, file=arguments.file)
+    if arguments.json:
+        print_json({"would_work": works, "summary": summary, "checks": [check.as_dict() for check in checks]})
+    else:
+        _print(checks, summary)
+    return 0 if works else EXIT_WOULD_NOT_WORK
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """End by way of every clean-up, as an interrupt from the keyboard does."""
+    raise SystemExit(128 + number)
+
+
+def _print(checks: list[Check], summary: str) -> None:
+    colour = use_colour(sys.stdout)
+    levels = max(len(check.level) for check in checks)
+    names = max(len(check.id) for check in checks)
+    indent = " " * (levels + names + 4)
+    for check in checks:
+        level = styled(check.level, _STYLES[check.level], colour=colour) + " " * (levels - len(check.level))
+        print(f"{level}  {check.id:{names}}  {check.summary}")
+        for line in check.details:
+            print(f"{indent}{line}")
+        if check.cost:
+            print(f"{indent}cost: {check.cost}")
+        if check.remedy:
+            print(f"{indent}mend: {check.remedy}")
+    print()
+    print(styled(summary, "bold", colour=colour))

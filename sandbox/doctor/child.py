@@ -1,0 +1,156 @@
+"""Running a trial in a forked child that cannot outlive its time. What it says is kept, whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from sandbox.doctor.facts import Failure, Trial
+
+Say = Callable[[str, Any], None]
+"""Says one thing about a trial: a name, and a value that JSON can carry."""
+
+TIME_LIMIT = 5.0
+"""Seconds for one trial. They take hundredths; this long takes only what hangs, such as a server of files that is gone."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LAST_WAIT = 1.0  # seconds for a killed child to end; in an uninterruptible wait it does not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a child said, and why it ended early, if it did."""
+
+    said: Mapping[str, Any]
+    problem: str | None = None
+
+    def trial(self) -> Trial:
+        """Return what :func:`attempt` said in the child."""
+        attempts = {
+            step: None if value is None else Failure(errno=value[0], text=value[1])
+            for step, value in self.said.items()
+        }
+        return Trial(attempts=attempts, problem=self.problem)
+
+
+def attempt(say: Say, step: str, action: Callable[[], object], *, named: bool = True) -> bool:
+    """Do *action*, say how *step* went, and tell whether it went well; *named*: with the path that a failure is about."""
+    try:
+        action()
+    except OSError as error:
+        say(step, [error.errno or 0, reason_of(error) if named else error.strerror or str(error)])
+        return False
+    say(step, None)
+    return True
+
+
+def reason_of(error: OSError) -> str:
+    """Return the words for *error*, with the path that it is about."""
+    text = error.strerror or str(error)
+    path = error.filename2 or error.filename
+    return text if path is None else f"{os.fsdecode(path)}: {text}"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back the signals that end us, and those of children made meanwhile: for cleaning up, which is short."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def run_limited(action: Callable[[Say], None], *, seconds: float = TIME_LIMIT) -> Outcome:
+    """Run *action* in a forked child, killing it after *seconds*; what it starts itself must end with it."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A handler of ours that ran in the child would take it back into its parent's code.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        os.close(reader)
+        os.close(writer)
+        return Outcome(said={}, problem=f"no process could be started: {error.strerror}")
+    if pid == 0:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        os.close(reader)
+        _run(action, writer)
+    os.close(writer)
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        text, in_time = _read_until(reader, time.monotonic() + seconds)
+    finally:
+        os.close(reader)
+        ended = _end(pid)
+    lines = [json.loads(line) for line in text.split(b"\n")[:-1]]
+    problem = next((value for key, value in lines if key == ""), None)
+    said = {key: value for key, value in lines if key != ""}
+    if not in_time:
+        problem = f"no answer within {seconds:g} seconds"
+    elif problem is None and ended != 0:
+        problem = "it ended without a word" if ended is None or ended > 0 else f"signal {-ended} ended it"
+    return Outcome(said=said, problem=problem)
+
+
+def _run(action: Callable[[Say], None], writer: int) -> NoReturn:
+    status = 1
+
+    def say(key: str, value: Any) -> None:
+        os.write(writer, json.dumps([key, value]).encode() + b"\n")
+
+    try:
+        action(say)
+        status = 0
+    except OSError as error:
+        say("", reason_of(error))
+    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
+        say("", repr(error))
+    finally:
+        os._exit(status)
+
+
+def _read_until(reader: int, deadline: float) -> tuple[bytes, bool]:
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    text = b""
+    while (left := deadline - time.monotonic()) > 0:
+        if not poll.poll(int(left * 1000) + 1):
+            continue
+        block = os.read(reader, 65536)
+        if not block:
+            return text, True
+        text += block
+    return text, False
+
+
+def _end(pid: int) -> int | None:
+    """Kill the child, which has closed its pipe or is late, and return how it ended; None if it did not.
+
+    A child that ended by itself is a zombie until it is waited for, so its pid cannot be another process's by now.
+    """
+    deadline = time.monotonic() + _LAST_WAIT
+    # Its exit follows the end of the pipe within microseconds; only what does not follow is killed.
+    killed = False
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if not killed and time.monotonic() > deadline - _LAST_WAIT + 0.1:
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+        time.sleep(0.0005)
+    return None

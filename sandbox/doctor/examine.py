@@ -1,0 +1,173 @@
+"""Trials, then judgement: for this machine, and for one environment file on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbox import host
+from sandbox.doctor.checks import Check
+from sandbox.doctor.facts import MachineFacts, StateFacts
+from sandbox.doctor.judge.control import judge_control
+from sandbox.doctor.judge.namespaces import judge_namespaces
+from sandbox.doctor.judge.needs import Needs, default_needs, needs_of
+from sandbox.doctor.judge.programs import judge_base, judge_programs
+from sandbox.doctor.judge.storage import judge_storage
+from sandbox.doctor.trials import control, namespaces, storage, surroundings
+from sandbox.errors import SandboxError, SpecError
+from sandbox.host import HostFacts
+from sandbox.plan import Plan, host_paths, make_plan
+from sandbox.sources import inspect_all
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.model import Spec
+
+if TYPE_CHECKING:
+    from sandbox.errors import RenderableDiagnostic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOutcome:
+    """What became of an environment file: the plan, or the error that refused it.
+
+    *unenforced* is what the file allows to go unenforced and this version does not enforce on any machine.
+    """
+
+    file: str
+    plan: Plan | None = None
+    unenforced: tuple[Diagnostic, ...] = ()
+    error: SandboxError | None = None
+
+
+def examine(
+    *, environ: Mapping[str, str], file: str | None = None, load: Callable[[], Spec] | None = None
+) -> list[Check]:
+    """Try this machine and return every check, those of the environment file *file*, which *load* loads, last.
+
+    Nothing is left behind, and no trial takes longer than its limit.
+    """
+    facts = host.gather()
+    machine = try_machine(facts, environ)
+    outcome = None if file is None or load is None else plan_file(file, load, facts, machine, environ)
+    return judge(facts, machine, outcome)
+
+
+def try_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
+    """Make every trial."""
+    # Programs first: they start while the rest is tried.
+    running = surroundings.Running(environ.get("PATH", os.defpath))
+    mountinfo = _read("/proc/self/mountinfo")
+    try:
+        with storage.try_state(facts, environ, mountinfo) as tried:
+            found_namespaces = namespaces.try_namespaces(facts, tried.files)
+        cgroups = control.try_cgroups(facts.cgroups, mountinfo=mountinfo)
+        session = surroundings.look_at_session(facts, environ)
+        security = surroundings.try_security()
+        path = tried.facts.path if isinstance(tried.facts, StateFacts) else None
+        leftovers = storage.look_for_leftovers(path, mountinfo)
+    except BaseException:
+        running.abandon()
+        raise
+    programs = running.facts()
+    server = programs.pop("server")
+    return MachineFacts(
+        namespaces=found_namespaces,
+        cgroups=cgroups,
+        session=session,
+        security=security,
+        programs=programs,
+        server=server,
+        state=tried.facts,
+        leftovers=leftovers,
+        free_subid=surroundings.first_free_subid([_read("/etc/subuid"), _read("/etc/subgid")]),
+    )
+
+
+def plan_file(
+    file: str,
+    load: Callable[[], Spec],
+    facts: HostFacts,
+    machine: MachineFacts,
+    environ: Mapping[str, str],
+) -> FileOutcome:
+    """Load and plan *file* as `sandbox up` does."""
+    # A state directory that cannot be used is a failure of its own; any path serves to plan without it.
+    path = machine.state.path if isinstance(machine.state, StateFacts) else "/var/lib/sandbox"
+    try:
+        spec = load()
+        plan = make_plan(spec, facts, inspect_all(host_paths(spec)), environ=environ, state_directory=path)
+    except SandboxError as error:
+        return FileOutcome(file=file, error=error)
+    return FileOutcome(file=file, plan=plan, unenforced=spec.unenforced)
+
+
+def judge(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) -> list[Check]:
+    """Return every check, in the order in which they are shown. Pure."""
+    plan = None if outcome is None else outcome.plan
+    needs: Needs = default_needs(facts) if plan is None else needs_of(plan)
+    checks = [
+        *judge_base(facts, machine),
+        *judge_namespaces(facts, machine, needs),
+        *judge_control(facts, machine, needs),
+        *judge_programs(machine),
+        *judge_storage(machine, needs),
+    ]
+    return checks if outcome is None else [*checks, judge_file(outcome)]
+
+
+def judge_file(outcome: FileOutcome) -> Check:
+    """Return the check `file`: whether a plan could be made, with the diagnostics of what it refuses."""
+    error = outcome.error
+    if error is None:
+        warnings = () if outcome.plan is None else outcome.plan.warnings
+        if warnings or outcome.unenforced:
+            count = len(warnings) + len(outcome.unenforced)
+            return Check(
+                id="file",
+                level="warning",
+                summary=f"{outcome.file} can be planned here, with {count} warning{'s' if count != 1 else ''}",
+                cost="`up` starts without what is said above",
+                facts={
+                    "diagnostics": [one.as_dict() for one in outcome.unenforced],
+                    "warnings": list(warnings),
+                },
+                details=(*_lines(outcome.unenforced), *warnings),
+            )
+        return Check(
+            id="file",
+            level="ok",
+            summary=f"{outcome.file} can be planned here",
+            facts={"diagnostics": [], "warnings": []},
+        )
+    if isinstance(error, SpecError):
+        count = len(error.diagnostics)
+        return Check(
+            id="file",
+            level="failure",
+            summary=f"{outcome.file} is refused: {count} mistake{'s' if count != 1 else ''}",
+            cost="`up` refuses it",
+            remedy="mend each of them as said above",
+            facts={"diagnostics": [one.as_dict() for one in error.diagnostics], "warnings": []},
+            details=_lines(error.diagnostics),
+        )
+    return Check(
+        id="file",
+        level="failure",
+        summary=f"{outcome.file} cannot be planned: {error.message}",
+        cost="`up` refuses it",
+        remedy=error.hint or "",
+        facts={"diagnostics": [], "warnings": []},
+    )
+
+
+def _lines(diagnostics: Iterable[RenderableDiagnostic]) -> tuple[str, ...]:
+    return tuple(line for one in diagnostics for line in one.render().split("\n"))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""

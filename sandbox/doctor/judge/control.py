@@ -1,0 +1,218 @@
+"""Judging cgroups, and the session that hands them to an account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sandbox.doctor.checks import Check, Level
+from sandbox.doctor.facts import CgroupFacts, MachineFacts, SessionFacts
+from sandbox.doctor.judge.needs import Needs
+from sandbox.host import HostFacts
+from sandbox.kernel.cgroups import v2
+from sandbox.spec.lookup import is_enforced
+
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "memory": ("memory",),
+    "swap": ("swap",),
+    "pids": ("pids",),
+    "cpu": ("cpus", "cpu_weight"),
+    "io": ("io",),
+    "cpuset": ("cpuset",),
+}
+"""What was tried -> the settings of [limits] that depend on it."""
+
+SCOPE = "start it as systemd-run --user --scope -p Delegate=yes sandbox up FILE"
+
+
+def judge_control(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
+    """Return the checks `cgroups`, `cgroups.NAME` and `session`, and `linger` where systemd runs."""
+    found = machine.cgroups
+    remedy = _remedy(facts, found, machine.session)
+    checks = [_hierarchy(facts, found, needs, remedy)]
+    checks += [
+        _controller(name, facts, found, needs, remedy) for name in SETTINGS if name in found.controllers
+    ]
+    checks.append(_session(facts, machine.session))
+    if machine.session.lingers is not None:
+        checks.append(_linger(facts, machine.session))
+    return checks
+
+
+_MODES = {
+    "none": "no cgroup file system is mounted",
+    "v1": "cgroups version 1",
+    "v2": "cgroups version 2",
+    "hybrid": "cgroups versions 1 and 2",
+}
+
+
+def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) -> Check:
+    version = facts.cgroups.version
+    evidence: dict[str, Any] = {"mode": found.mode, "version": version}
+    mounted = _MODES[found.mode]
+    if version == 0:
+        reasons = [reason for reason in found.controllers.values() if reason is not None]
+        # The remedy says it for this machine.
+        reason = reasons[0].removesuffix(f": {v2.ADVICE}") if reasons and found.mode != "none" else ""
+        return Check(
+            id="cgroups",
+            level="failure" if needs.limits else "warning",
+            summary=f"{mounted}: none can be made here" + (f": {reason}" if reason else ""),
+            cost=(
+                "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of "
+                "them unless limits.optional lists it"
+            ),
+            remedy=remedy,
+            facts=evidence,
+        )
+    if found.problem is not None:
+        return Check(
+            id="cgroups",
+            level="failure" if needs.limits else "warning",
+            summary=f"{mounted}: making one went wrong: {found.problem}",
+            cost="`up` fails for a file with limits",
+            facts=evidence,
+        )
+    used = f"; sandboxes use version {version}" if found.mode == "hybrid" else ""
+    return Check(
+        id="cgroups", level="ok", summary=f"{mounted}{used}: cgroups can be made here", facts=evidence
+    )
+
+
+def _controller(name: str, facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) -> Check:
+    settings = [f"limits.{setting}" for setting in SETTINGS[name]]
+    shown, plural = " and ".join(settings), len(settings) > 1
+    problem = found.controllers[name]
+    evidence: dict[str, Any] = {"settings": settings, "problem": problem}
+    identity = f"cgroups.{name}"
+    if not is_enforced(("limits", SETTINGS[name][0])):
+        state = "could be used" if problem is None else f"could not be used: {problem}"
+        return Check(
+            id=identity,
+            level="ok" if problem is None else "note",
+            summary=f"the {name} controller {state}",
+            cost="" if problem is None else f"none yet: this version does not enforce {shown}",
+            facts=evidence,
+        )
+    if problem is None:
+        return Check(id=identity, level="ok", summary=f"{shown} can be enforced", facts=evidence)
+    level: Level = "failure" if name in needs.controllers else "warning"
+    if facts.cgroups.version == 0:
+        # The check of the hierarchy has said why, what it costs, and what mends it.
+        summary = f"{shown} cannot be enforced: no cgroup can be made"
+        return Check(id=identity, level=level, summary=summary, facts=evidence)
+    them, they = ("them", "they are") if plural else ("it", "it is")
+    return Check(
+        id=identity,
+        level=level,
+        summary=f"{shown} cannot be enforced: {problem}",
+        cost=f"`up` refuses a file that asks for {them} unless {they} optional",
+        remedy=_controller_remedy(name, problem, remedy),
+        facts=evidence,
+    )
+
+
+def _controller_remedy(name: str, problem: str, remedy: str) -> str:
+    if "swapaccount" in problem:
+        return (
+            "boot with swapaccount=1 on the kernel's command line (GRUB_CMDLINE_LINUX of /etc/default/grub)"
+        )
+    if name == "swap" and "together with memory" in problem:
+        return "set limits.memory as well"
+    return remedy
+
+
+def _remedy(facts: HostFacts, found: CgroupFacts, session: SessionFacts) -> str:
+    """Return how this account gets cgroups of its own, or the controllers that it lacks in them."""
+    user = facts.user_name or str(facts.uid)
+    if found.mode == "none":
+        if session.place == "container":
+            return "start the container with a cgroup namespace: --cgroupns private (podman, docker)"
+        return "as root: mount -t cgroup2 none /sys/fs/cgroup"
+    if session.place == "systemd":
+        return _remedy_of_systemd(facts, found, session, user)
+    if session.place == "container":
+        return "start the container on cgroups version 2 with --cgroupns private and /sys/fs/cgroup writable"
+    if found.mode == "v2":
+        return (
+            f"as root: mkdir /sys/fs/cgroup/{user} && chown -R {user} /sys/fs/cgroup/{user} && "
+            f"echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control && "
+            f"echo PID-OF-THE-SHELL > /sys/fs/cgroup/{user}/cgroup.procs"
+        )
+    return (
+        f"as root: for c in memory cpu cpuacct pids; do mkdir /sys/fs/cgroup/$c/{user}; chown -R {user} /sys/fs/cgroup/$c/{user}; "
+        f"echo PID-OF-THE-SHELL > /sys/fs/cgroup/$c/{user}/cgroup.procs; done"
+    )
+
+
+def _remedy_of_systemd(facts: HostFacts, found: CgroupFacts, session: SessionFacts, user: str) -> str:
+    if found.mode != "v2":
+        return "boot with systemd.unified_cgroup_hierarchy=1: systemd delegates cgroups of version 2 only"
+    if facts.uid == 0:
+        return "start it as systemd-run --scope -p Delegate=yes sandbox up FILE"
+    if session.manager is not None:
+        return (
+            f"log in as {user} (ssh, or as root: machinectl shell {user}@), then {SCOPE}"
+            if session.has_systemd_run
+            else "as root: apt-get install systemd dbus-user-session; then log in again"
+        )
+    if facts.cgroups.version == 0:
+        return SCOPE
+    return (
+        "as root: mkdir -p /etc/systemd/system/user@.service.d && "
+        "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf && "
+        f"systemctl daemon-reload && systemctl restart user@{facts.uid}.service (this ends {user}'s sessions)"
+    )
+
+
+def _session(facts: HostFacts, session: SessionFacts) -> Check:
+    evidence = {"place": session.place, "manager": session.manager, "systemd_run": session.has_systemd_run}
+    if session.place != "systemd":
+        where = "this is a container" if session.place == "container" else "systemd does not run here"
+        return Check(
+            id="session",
+            level="note",
+            summary=f"{where}: no service manager delegates cgroups to accounts",
+            cost="" if facts.uid == 0 else "an ordinary account has the cgroups that root gives it",
+            facts=evidence,
+        )
+    if facts.uid == 0 and session.has_systemd_run:
+        return Check(
+            id="session",
+            level="ok",
+            summary="systemd runs here: systemd-run --scope can be used",
+            facts=evidence,
+        )
+    if session.manager is not None or not session.has_systemd_run:
+        reason = session.manager or "systemd-run is not installed"
+        user = facts.user_name or str(facts.uid)
+        remedy = f"log in as {user} (ssh, or as root: machinectl shell {user}@)"
+        if session.manager is None:
+            remedy = f"as root: {'apt-get install systemd' if session.debian else 'install systemd-run'}"
+        return Check(
+            id="session",
+            level="note",
+            summary=f"the account's service manager cannot be used: {reason}",
+            cost="" if facts.uid == 0 else "no cgroup is delegated to sandboxes that are started from here",
+            remedy="" if facts.uid == 0 else remedy,
+            facts=evidence,
+        )
+    return Check(
+        id="session",
+        level="ok",
+        summary="the account's service manager answers: systemd-run --user can be used",
+        facts=evidence,
+    )
+
+
+def _linger(facts: HostFacts, session: SessionFacts) -> Check:
+    if session.lingers:
+        return Check(id="linger", level="ok", summary="what the account starts may outlast its last session")
+    return Check(
+        id="linger",
+        level="note",
+        summary="the account does not linger",
+        cost="sandboxes in scopes of its service manager end with its last session",
+        remedy=f"loginctl enable-linger {facts.user_name or facts.uid}",
+    )

@@ -1,0 +1,47 @@
+"""What a start depends on: what an environment file asks for, or the defaults where none was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandbox.host import HostFacts
+from sandbox.kernel.cgroups.base import CONTROLLER_OF
+from sandbox.plan import Plan
+
+ALWAYS = frozenset(("mount", "pid", "net", "ipc"))
+"""Namespaces without which nothing starts: the server of the file system makes itself a network and an ipc one, too."""
+
+ALL = ALWAYS | {"uts", "cgroup"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What has to work. *limits* are the limits that cgroups hold, by their names in [limits]."""
+
+    single_id: bool
+    namespaces: frozenset[str] = ALL
+    private_net: bool = True
+    terminal: bool = False
+    limits: frozenset[str] = frozenset()
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """The checks of sandbox.doctor.trials.control that the limits depend on."""
+        names = {CONTROLLER_OF[limit] for limit in self.limits}
+        return frozenset(names | {"swap"} if "swap" in self.limits else names)
+
+
+def default_needs(facts: HostFacts) -> Needs:
+    """Return what the smallest file needs: its ids are a whole map where *facts* allow one."""
+    return Needs(single_id=facts.whole_maps() is None)
+
+
+def needs_of(plan: Plan) -> Needs:
+    """Return what *plan* needs."""
+    return Needs(
+        single_id=plan.ids.single,
+        namespaces=ALWAYS | (plan.namespaces & ALL),
+        private_net="net" in plan.namespaces,
+        terminal=plan.process.terminal,
+        limits=frozenset(plan.cgroup.given()),
+    )

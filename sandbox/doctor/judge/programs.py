@@ -1,0 +1,140 @@
+"""Judging the kernel, the interpreter of the server, filters, and the helpers of private networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandbox.doctor.checks import Check
+from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
+from sandbox.host import HostFacts
+
+MINIMUM_KERNEL = (5, 6)
+"""The first with openat2(2), which opens every path below a new root; sandbox.kernel.mounts says what else is used."""
+
+
+def judge_base(facts: HostFacts, machine: MachineFacts) -> list[Check]:
+    """Return the checks `kernel` and `server`, which all else depends on."""
+    return [_kernel(facts), _server(machine.server, machine.session)]
+
+
+def judge_programs(machine: MachineFacts) -> list[Check]:
+    """Return the checks `seccomp`, `landlock` and `network`."""
+    security, session = machine.security, machine.session
+    return [_seccomp(security, session), _landlock(security), _network(machine.programs, session)]
+
+
+def _kernel(facts: HostFacts) -> Check:
+    release = ".".join(map(str, facts.kernel_version))
+    evidence = {"version": release}
+    if facts.kernel_version < MINIMUM_KERNEL:
+        return Check(
+            id="kernel",
+            level="failure",
+            summary=f"Linux {release} is too old",
+            cost="no sandbox starts: openat2(2) came with Linux 5.6",
+            remedy="boot a newer kernel; Debian 11 and Ubuntu 22.04 have one",
+            facts=evidence,
+        )
+    return Check(id="kernel", level="ok", summary=f"Linux {release}", facts=evidence)
+
+
+def _server(found: ProgramFacts, session: SessionFacts) -> Check:
+    evidence = {"interpreter": found.path, "version": found.version}
+    if found.problem is not None:
+        if "libfuse" in found.problem:
+            remedy = f"as root: {'apt-get install fuse3' if session.debian else 'install libfuse 3'}"
+        elif "No module named 'unionfs'" in found.problem:
+            remedy = (
+                "start sandbox by the environment that leads to its checkout: scripts/quickstart makes .venv"
+            )
+        elif "No module named" in found.problem:
+            remedy = f"install what the server needs: {found.path} -m pip install pyfuse3 trio"
+        else:
+            remedy = f"see what this says: {found.path} -P -c 'import unionfs, pyfuse3, trio'"
+        return Check(
+            id="server",
+            level="failure",
+            summary=f"the server of the file system cannot be started: {found.problem}",
+            cost="no sandbox starts",
+            remedy=remedy,
+            facts=evidence,
+        )
+    return Check(
+        id="server", level="ok", summary=f"the server has what it needs: {found.version}", facts=evidence
+    )
+
+
+def _seccomp(security: SecurityFacts, session: SessionFacts) -> Check:
+    evidence = {
+        "error": None if security.seccomp is None else security.seccomp.text,
+        "libseccomp": security.libseccomp,
+    }
+    if security.seccomp is not None:
+        return Check(
+            id="seccomp",
+            level="note",
+            summary=f"no filter of system calls can be set: {security.seccomp.text}",
+            cost="none yet: this version sets no filter",
+            facts=evidence,
+        )
+    if not security.libseccomp:
+        install = "apt-get install libseccomp2" if session.debian else "install libseccomp"
+        return Check(
+            id="seccomp",
+            level="note",
+            summary="filters of system calls can be set, but libseccomp is not installed",
+            cost="none yet: this version sets no filter",
+            remedy=f"as root: {install}",
+            facts=evidence,
+        )
+    return Check(
+        id="seccomp",
+        level="ok",
+        summary="filters of system calls can be set, with libseccomp",
+        facts=evidence,
+    )
+
+
+def _landlock(security: SecurityFacts) -> Check:
+    evidence = {"version": security.landlock}
+    if security.landlock:
+        return Check(
+            id="landlock", level="ok", summary=f"Landlock, version {security.landlock}", facts=evidence
+        )
+    return Check(
+        id="landlock",
+        level="note",
+        summary="the kernel has no Landlock, or it was switched off at boot",
+        cost="none yet: this version does not enforce security.landlock",
+        remedy="boot with lsm=landlock,... on the kernel's command line (Linux 5.13 or later)",
+        facts=evidence,
+    )
+
+
+def _network(programs: Mapping[str, ProgramFacts], session: SessionFacts) -> Check:
+    working = [name for name, found in programs.items() if found.path and found.problem is None]
+    evidence = {
+        name: {"path": found.path, "version": found.version, "problem": found.problem}
+        for name, found in programs.items()
+    }
+    if working:
+        what = " and ".join(working)
+        return Check(
+            id="network",
+            level="ok",
+            summary=f"{what} can connect private networks with the host's",
+            facts=evidence,
+        )
+    reasons = [
+        f"{name} is not installed" if found.path is None else f"{found.path}: {found.problem}"
+        for name, found in programs.items()
+    ]
+    install = "apt-get install passt" if session.debian else "install passt"
+    return Check(
+        id="network",
+        level="note",
+        summary=f"nothing connects private networks with the host's: {', '.join(reasons)}",
+        cost='none yet: this version does not offer network.mode = "private"',
+        remedy=f"as root: {install}",
+        facts=evidence,
+    )

@@ -1,0 +1,293 @@
+"""Judging the state directory, its file system, and what dead sandboxes left."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from sandbox.doctor.checks import Check
+from sandbox.doctor.facts import Leftovers, MachineFacts, Obstacle, StateFacts, Trial
+from sandbox.doctor.judge.needs import Needs
+from sandbox.errors import describe_errno
+
+MEMORY = frozenset(("tmpfs", "ramfs"))
+NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"))
+
+SCARCE_BYTES = 1 << 30
+"""Below this a package installation into the writable layer is likely to fail."""
+
+SCARCE_INODES = 20_000
+"""About as many as the files of a small distribution, which an archive is unpacked into."""
+
+_ELSEWHERE = "set SANDBOX_STATE_DIR to a directory of yours"
+
+
+def judge_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
+    """Return the checks from `state` to `leftovers`; of a directory that cannot be used only the first."""
+    if isinstance(machine.state, Obstacle):
+        return [
+            Check(
+                id="state",
+                level="failure",
+                summary=machine.state.reason,
+                cost="no sandbox starts",
+                remedy=machine.state.remedy,
+            )
+        ]
+    state = machine.state
+    first = _directory(state)
+    if first.level == "failure":
+        return [first, _leftovers(machine.leftovers)]
+    found = machine.namespaces
+    ids = found.whole if found.whole is not None and not needs.single_id else None
+    return [
+        first,
+        _filesystem(state),
+        _attributes(state),
+        _deletions(state),
+        _names(state),
+        *([_owners(state, ids)] if ids is not None else []),
+        _space(state),
+        _leftovers(machine.leftovers),
+    ]
+
+
+def _directory(state: StateFacts) -> Check:
+    evidence: dict[str, Any] = {"path": state.path, "exists": state.exists}
+
+    def refuse(summary: str, remedy: str) -> Check:
+        return Check(
+            id="state",
+            level="failure",
+            summary=summary,
+            cost="no sandbox starts",
+            remedy=remedy,
+            facts=evidence,
+        )
+
+    if state.untrusted is not None:
+        return refuse(
+            f"state directory {state.path} {state.untrusted}", f"chmod 700 {state.path}, or {_ELSEWHERE}"
+        )
+    if (failed := state.trial.failure("make")) is not None:
+        verb = "written" if state.exists else "made"
+        return refuse(
+            f"state directory {state.path} cannot be {verb}: {failed[1].text}",
+            (failed[1].errno == errno.ENOSPC and describe_errno("mkdir", errno.ENOSPC))
+            or f"{_ELSEWHERE} that can be written",
+        )
+    if (failed := state.trial.failure("write")) is not None:
+        return refuse(
+            f"nothing can be written to the state directory {state.path}: {failed[1].text}",
+            describe_errno("write", failed[1].errno) or _ELSEWHERE,
+        )
+    if (failed := state.trial.failure("lock")) is not None:
+        return refuse(
+            f"state directory {state.path} cannot hold locks: {failed[1].text}",
+            f"{_ELSEWHERE} on a local file system",
+        )
+    if state.trial.problem is not None:
+        return refuse(
+            f"state directory {state.path} cannot be used: {state.trial.problem}",
+            f"{_ELSEWHERE} on a local file system",
+        )
+    until = "" if state.exists else ", which the first sandbox makes"
+    return Check(id="state", level="ok", summary=f"state directory {state.path}{until}", facts=evidence)
+
+
+def _filesystem(state: StateFacts) -> Check:
+    options = [name for name in ("noexec", "nosuid", "nodev") if name in state.mount_options]
+    evidence = {"type": state.fstype, "options": list(state.mount_options)}
+    if state.fstype in NETWORK:
+        return Check(
+            id="state.filesystem",
+            level="warning",
+            summary=f"the state is kept on a network file system ({state.fstype})",
+            cost="sandboxes are slow, and files of other ids than your own are the server's to refuse",
+            remedy=f"{_ELSEWHERE} on a local file system",
+            facts=evidence,
+        )
+    if state.fstype in MEMORY:
+        return Check(
+            id="state.filesystem",
+            level="note",
+            summary=f"the state is kept in memory ({state.fstype})",
+            cost="persistent writable layers and unpacked archives are gone after the next boot",
+            remedy=f"{_ELSEWHERE} on a disk",
+            facts=evidence,
+        )
+    mounted = f" (mounted {', '.join(options)}, which does not matter inside)" if options else ""
+    return Check(
+        id="state.filesystem",
+        level="ok",
+        summary=f"the state is kept on {state.fstype}{mounted}",
+        facts=evidence,
+    )
+
+
+def _attributes(state: StateFacts) -> Check:
+    failed = state.trial.failure("attribute", "mark")
+    if failed is not None:
+        return Check(
+            id="state.attributes",
+            level="warning",
+            summary=f"{state.fstype} keeps no attributes of users: {failed[1].text}",
+            cost="directories of layers cannot be renamed (EXDEV: programs copy them instead)",
+            remedy=f"{_ELSEWHERE} on ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
+            facts={"error": failed[1].text},
+        )
+    return Check(
+        id="state.attributes",
+        level="ok",
+        summary="attributes can be kept: directories of layers can be renamed",
+        facts={"error": None},
+    )
+
+
+def _deletions(state: StateFacts) -> Check:
+    failed = state.trial.failure("whiteout", "mark")
+    evidence = {
+        "whiteout": state.trial.failure("whiteout") is None,
+        "mark": state.trial.failure("mark") is None,
+    }
+    if failed is not None:
+        return Check(
+            id="state.deletions",
+            level="note",
+            summary=f"deleted files of layers are recorded as .wh. names: {failed[1].text}",
+            cost="kernel OverlayFS cannot read persistent writable layers",
+            remedy=f"{_ELSEWHERE} on ext4, xfs or btrfs",
+            facts=evidence,
+        )
+    return Check(
+        id="state.deletions",
+        level="ok",
+        summary="deleted files of layers can be recorded as kernel OverlayFS does",
+        facts=evidence,
+    )
+
+
+def _names(state: StateFacts) -> Check:
+    failed = state.trial.failure("rename", "link")
+    if failed is None:
+        return Check(
+            id="state.names", level="ok", summary="hard links and renames work", facts={"error": None}
+        )
+    step, failure = failed
+    what = {
+        "rename": "files cannot be renamed",
+        "link": "hard links cannot be made",
+    }[step]
+    return Check(
+        id="state.names",
+        level="failure" if step == "rename" else "warning",
+        summary=f"{what}: {failure.text}",
+        cost="no sandbox starts: its state is replaced by renames"
+        if step == "rename"
+        else "programs that make hard links fail, dpkg and git among them",
+        remedy=f"{_ELSEWHERE} on ext4, xfs or btrfs",
+        facts={"error": failure.text},
+    )
+
+
+def _owners(state: StateFacts, whole: Trial) -> Check:
+    failed = whole.failure("chown")
+    if failed is not None:
+        return Check(
+            id="state.owners",
+            level="warning",
+            summary=f"{state.fstype} refuses files of subordinate ids: {failed[1].text}",
+            cost="programs that change owners fail, package managers among them; archives cannot be unpacked",
+            remedy=f'{_ELSEWHERE} on a local file system, or set ids.map = "single"',
+            facts={"error": failed[1].text},
+        )
+    if not whole.did("chown"):
+        return Check(id="state.owners", level="note", summary="not tried: something above failed first")
+    return Check(
+        id="state.owners",
+        level="ok",
+        summary="files can belong to every id of a sandbox",
+        facts={"error": None},
+    )
+
+
+def _space(state: StateFacts) -> Check:
+    evidence = {"bytes": state.free_bytes, "inodes": state.free_inodes}
+    if state.free_bytes is None:
+        return Check(
+            id="state.space", level="ok", summary=f"{state.fstype} has no bound but memory", facts=evidence
+        )
+    shown = f"{_size(state.free_bytes)} free for writable layers and unpacked archives"
+    remedy = f"free some (see `df {state.path}`), or {_ELSEWHERE.replace('of yours', 'with more')}"
+    if state.free_inodes is not None and state.free_inodes < SCARCE_INODES:
+        return Check(
+            id="state.space",
+            level="warning",
+            summary=f"{state.free_inodes} files more can be made",
+            cost="programs that make many files fail with ENOSPC",
+            remedy=remedy.replace("`df ", "`df -i "),
+            facts=evidence,
+        )
+    if state.free_bytes < SCARCE_BYTES:
+        return Check(
+            id="state.space",
+            level="warning",
+            summary=f"only {shown}",
+            cost="programs that write more fail with ENOSPC",
+            remedy=remedy,
+            facts=evidence,
+        )
+    return Check(id="state.space", level="ok", summary=shown, facts=evidence)
+
+
+def _size(count: int) -> str:
+    """Return *count* bytes in the largest unit that leaves a number of at least one, rounded down."""
+    for unit, bits in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >> bits:
+            return f"{count >> bits} {unit}"
+    return f"{count} bytes"
+
+
+def _leftovers(found: Leftovers) -> Check:
+    evidence = {
+        "running": list(found.running),
+        "dead": list(found.dead),
+        "cgroups": list(found.cgroups),
+        "mounts": list(found.mounts),
+    }
+    if found.problem is not None:
+        return Check(
+            id="leftovers",
+            level="note",
+            summary=f"what dead sandboxes left is not known: {found.problem}",
+            facts=evidence,
+        )
+    left, remedies = [], []
+    if found.dead:
+        left.append(_count(len(found.dead), "dead sandbox", "dead sandboxes"))
+        left += [_count(len(found.cgroups), "cgroup of theirs", "cgroups of theirs")] if found.cgroups else []
+        remedies.append("the next `sandbox up` removes them")
+    if found.mounts:
+        left.append(_count(len(found.mounts), "FUSE mount without a server", "FUSE mounts without a server"))
+        remedies += [f"umount -l {path} as root, or fusermount3 -uz {path}" for path in found.mounts]
+    running = _count(len(found.running), "sandbox runs", "sandboxes run") if found.running else ""
+    if not left:
+        nothing = "nothing is left of dead sandboxes"
+        return Check(
+            id="leftovers",
+            level="ok",
+            summary=f"{nothing}; {running}" if running else nothing,
+            facts=evidence,
+        )
+    return Check(
+        id="leftovers",
+        level="note",
+        summary=f"left over: {', '.join(left)}" + (f"; {running}" if running else ""),
+        cost="disk space and names" if found.dead else "what looks at these paths gets an error (ENOTCONN)",
+        remedy="; ".join(remedies),
+        facts=evidence,
+    )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

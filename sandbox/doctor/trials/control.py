@@ -1,0 +1,169 @@
+"""Making cgroups as a sandbox's are made: with a limit of each controller, and a child of ours put into them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sandbox.doctor.child import Say, reason_of, run_limited, undisturbed
+from sandbox.doctor.facts import CgroupFacts
+from sandbox.kernel.cgroups import Cgroup, CgroupFiles, CgroupLimits, Hierarchy, remove_stale, v1, v2
+from sandbox.kernel.cgroups.base import directory_of
+from sandbox.kernel.mountinfo import parse_mountinfo
+
+LIMITS: Mapping[str, CgroupLimits] = {
+    "memory": CgroupLimits(memory=1 << 28),
+    # Version 1 limits swap only together with memory.
+    "swap": CgroupLimits(memory=1 << 28, swap=0),
+    "pids": CgroupLimits(pids=64),
+    "cpu": CgroupLimits(cpus=0.5),
+}
+"""Limits of each kind that a sandbox can be given, wide enough for the child of the trial."""
+
+#: Controllers of limits that no version of sandbox.kernel.cgroups sets yet, by their name in version 1.
+LOOKED_AT = {"io": "blkio", "cpuset": "cpuset"}
+
+
+_REMOVAL_SECONDS = 2.0  # for a process of a killed trial to end
+
+
+def try_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | None = None) -> CgroupFacts:
+    """Try every controller of :data:`LIMITS` below *hierarchy*, and look at those of :data:`LOOKED_AT`.
+
+    *mountinfo* is the text of /proc/self/mountinfo.
+    """
+    files = files or CgroupFiles()
+    controllers: dict[str, str | None] = {}
+    wanted: list[str] = []
+    for name, limits in LIMITS.items():
+        reasons = hierarchy.unenforceable(limits)
+        if reasons:
+            controllers[name] = next(iter(reasons.values()))
+        else:
+            wanted.append(name)
+    said, problem = _try(hierarchy, wanted, files) if wanted else ({}, None)
+    for name in wanted:
+        controllers[name] = said.get(name, problem or "it was not reached")
+    controllers |= _look(hierarchy, mountinfo, files)
+    return CgroupFacts(mode=mode_of(mountinfo), controllers=controllers, problem=problem)
+
+
+def _try(
+    hierarchy: Hierarchy, names: Sequence[str], files: CgroupFiles
+) -> tuple[Mapping[str, Any], str | None]:
+    """Try the limits *names*; returns what was said of each, and what went wrong as a whole."""
+    token = secrets.token_hex(4)
+    if isinstance(hierarchy, v2.V2Hierarchy) and hierarchy.vacate:
+        # Leaving our cgroup for it is a move of this process and its children: a child could move only itself. To be
+        # interrupted before we are back would leave a cgroup behind.
+        said: dict[str, Any] = {}
+        with undisturbed():
+            try:
+                _try_each(said.__setitem__, hierarchy, names, token)
+            except OSError as error:
+                return said, reason_of(error)
+        return said, None
+    before = _handed_on(hierarchy, files)
+    try:
+        outcome = run_limited(lambda say: _try_each(say, hierarchy, names, token))
+    finally:
+        with undisturbed():
+            left = [path for name in names for path in _places(hierarchy, _name(token, name))]
+            remove_stale(filter(files.exists, left), files=files, timeout=_REMOVAL_SECONDS)
+            _take_back(hierarchy, files, _handed_on(hierarchy, files) - before)
+    return outcome.said, outcome.problem
+
+
+def _name(token: str, name: str) -> str:
+    return f"doctor-{token}-{name}"
+
+
+def _places(hierarchy: Hierarchy, name: str) -> list[str]:
+    """Return the directories that a cgroup *name* would have: of a child that was killed nobody else knows them."""
+    if isinstance(hierarchy, v2.V2Hierarchy):
+        directories = [hierarchy.directory]
+    elif isinstance(hierarchy, v1.V1Hierarchy):
+        directories = [directory for _, directory in hierarchy.directories]
+    else:
+        directories = []
+    return [f"{directory}/{directory_of(name)}" for directory in dict.fromkeys(directories)]
+
+
+def _try_each(say: Say, hierarchy: Hierarchy, names: Iterable[str], token: str) -> None:
+    for name in names:
+        try:
+            group = hierarchy.create(_name(token, name), LIMITS[name])
+        except OSError as error:
+            say(name, reason_of(error))
+            continue
+        try:
+            _put_child_into(group)
+            say(name, None)
+        except OSError as error:
+            say(name, f"no process could be put into it: {reason_of(error)}")
+        finally:
+            group.kill()
+            group.remove()
+
+
+def _put_child_into(group: Cgroup) -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)  # until the parent has closed its end, by itself or by ending
+        os._exit(0)
+    os.close(reader)
+    try:
+        group.add(pid)
+    finally:
+        os.close(writer)
+        os.waitpid(pid, 0)
+
+
+def _handed_on(hierarchy: Hierarchy, files: CgroupFiles) -> frozenset[str]:
+    """Return the controllers that the cgroup of *hierarchy* hands to its children; version 1 knows no such thing."""
+    if not isinstance(hierarchy, v2.V2Hierarchy):
+        return frozenset()
+    return frozenset(files.read(f"{hierarchy.directory}/cgroup.subtree_control").split())
+
+
+def _take_back(hierarchy: Hierarchy, files: CgroupFiles, controllers: frozenset[str]) -> None:
+    """Undo what making a cgroup does to the one above it, unless a sandbox that started meanwhile uses it."""
+    if isinstance(hierarchy, v2.V2Hierarchy):
+        for controller in sorted(controllers):
+            with contextlib.suppress(OSError):
+                files.write(f"{hierarchy.directory}/cgroup.subtree_control", f"-{controller}")
+
+
+def _look(hierarchy: Hierarchy, mountinfo: str, files: CgroupFiles) -> dict[str, str | None]:
+    """Say of each controller of :data:`LOOKED_AT` why it could not be used, None where it could."""
+    if isinstance(hierarchy, v2.V2Hierarchy):
+        available = files.read(f"{hierarchy.directory}/cgroup.controllers").split()
+        return {
+            name: None if name in available else f"it is not delegated to {hierarchy.directory}"
+            for name in LOOKED_AT
+        }
+    result: dict[str, str | None] = {}
+    entries = [entry for entry in parse_mountinfo(mountinfo) if entry.fstype == "cgroup"]
+    delegable = mode_of(mountinfo) == "v2"
+    for name, old in LOOKED_AT.items():
+        places = [entry.mount_point for entry in entries if old in entry.super_options]
+        if delegable:
+            result[name] = "no cgroup is delegated to us"
+        elif not places:
+            result[name] = f"the {old} controller of cgroups is not mounted"
+        else:
+            result[name] = None if files.writable(places[0]) else f"{places[0]} is not writable"
+    return result
+
+
+def mode_of(mountinfo: str) -> str:
+    """Return which versions are mounted: "v1", "v2", "hybrid" or "none"."""
+    types = {entry.fstype for entry in parse_mountinfo(mountinfo)}
+    if "cgroup" in types:
+        return "hybrid" if "cgroup2" in types else "v1"
+    return "v2" if "cgroup2" in types else "none"

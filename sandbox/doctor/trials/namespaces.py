@@ -1,0 +1,235 @@
+"""Coming up without layers: namespaces, id maps and mounts, in the order of sandbox.runtime.init and by the same calls.
+
+Three processes: the *mapper*, which is the child with the time limit and writes the maps as the supervisor does; the
+*first*, which makes the namespaces as stage 1 does; and the *inner* one, process 1 of the new pid namespace. What they
+mount goes with their mount namespace, and each ends when the one before it does.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sandbox import host
+from sandbox.doctor.child import Say, attempt, reason_of, run_limited
+from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
+from sandbox.host import HostFacts
+from sandbox.kernel import devices, idmaps, mounts, namespaces, network, process
+from sandbox.kernel.idmaps import IdMap, lookup
+
+USERNS_STEPS = ("unshare user", "unshare mount", "make private", "mount tmpfs")
+"""The steps that fail where user namespaces are restricted: some restrictions show only when one is used."""
+
+UNSHARED = ("mount", "net", "ipc", "uts", "pid")
+"""In this order, so that a refused kind does not stand in the way of the others."""
+
+_STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")  # as sandbox.runtime.execute has it
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_TTY_GID = 5
+
+
+def try_namespaces(facts: HostFacts, files: str | None) -> NamespaceFacts:
+    """Try it with a single id and, where *facts* say that it can be had, with a whole map.
+
+    *files* is a directory on the file system of the state, owned by id 0 of the whole map, where files are made under the
+    sandbox's ids; None for no such trial.
+    """
+    single = _try_map((idmaps.single_map(facts.uid), idmaps.single_map(facts.gid)), None, None)
+    maps = facts.whole_maps()
+    whole = None if maps is None else _try_map(maps, facts.map_helpers, files)
+    failed = single.failure(*USERNS_STEPS, "id map") or (whole and whole.failure(*USERNS_STEPS))
+    return NamespaceFacts(single=single, whole=whole, obstacle=_obstacle(failed[1]) if failed else None)
+
+
+def _obstacle(failure: Failure) -> Obstacle:
+    reason, remedy = host.userns_obstacle(failure.errno)
+    return Obstacle(reason=reason, remedy=remedy)
+
+
+def _try_map(
+    maps: tuple[Sequence[IdMap], Sequence[IdMap]],
+    helpers: tuple[str, str] | None,
+    files: str | None,
+) -> Trial:
+    tty_gid = _TTY_GID if lookup(maps[1], _TTY_GID) is not None else None
+    return run_limited(lambda say: _mapper(say, maps, helpers, files, tty_gid)).trial()
+
+
+def _mapper(
+    say: Say,
+    maps: tuple[Sequence[IdMap], Sequence[IdMap]],
+    helpers: tuple[str, str] | None,
+    files: str | None,
+    tty_gid: int | None,
+) -> None:
+    ready, made = os.pipe()
+    go, mapped = os.pipe()
+    first = os.fork()
+    if first == 0:
+        os.close(ready)
+        os.close(mapped)
+        _guarded(say, lambda: _first(say, made, go, files, tty_gid))
+    os.close(made)
+    os.close(go)
+    newuidmap, newgidmap = helpers or (None, None)
+    if os.read(ready, 1) and attempt(
+        say,
+        "id map",
+        lambda: idmaps.write_maps(first, *maps, newuidmap=newuidmap, newgidmap=newgidmap),
+        named=False,  # the words of a helper say who speaks, and its command line holds a pid
+    ):
+        os.write(mapped, b"x")
+    os.close(mapped)
+    os.waitpid(first, 0)
+
+
+def _guarded(say: Say, action: Callable[[], None]) -> NoReturn:
+    try:
+        action()
+    except OSError as error:
+        say("", reason_of(error))
+    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
+        say("", repr(error))
+    finally:
+        os._exit(0)
+
+
+def _first(say: Say, made: int, go: int, files: str | None, tty_gid: int | None) -> None:
+    files_fd = -1 if files is None else os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not attempt(say, "unshare user", lambda: namespaces.unshare(["user"])):
+        return
+    os.write(made, b"x")
+    if not os.read(go, 1):
+        return
+    refused = [kind for kind in UNSHARED if not attempt(say, f"unshare {kind}", _unsharing(kind))]
+    if "mount" in refused:
+        return
+    fuse_fd = -1
+
+    def open_fuse() -> None:
+        nonlocal fuse_fd
+        fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+
+    attempt(say, "open /dev/fuse", open_fuse)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    process.set_parent_death_signal()
+    if files_fd >= 0:
+        _make_files(say, files_fd)
+        os.close(files_fd)
+    # Without a pid namespace of our own no /proc could be mounted, nor anything of the rest be tried as it will be.
+    if "pid" in refused:
+        return
+    inner = os.fork()
+    if inner == 0:
+        _guarded(say, lambda: _inner(say, fuse_fd, tty_gid, frozenset(refused)))
+    if fuse_fd >= 0:
+        os.close(fuse_fd)
+    os.waitpid(inner, 0)
+
+
+def _unsharing(kind: str) -> Callable[[], None]:
+    return lambda: namespaces.unshare([kind])
+
+
+def _make_files(say: Say, directory: int) -> None:
+    """Make what the writable layer of a sandbox with many ids holds: files of its users, and whiteouts."""
+
+    def own() -> None:
+        os.close(os.open("owned", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory))
+        try:
+            os.chown("owned", 1, 1, dir_fd=directory)
+        finally:
+            os.unlink("owned", dir_fd=directory)
+
+    attempt(say, "chown", own)
+
+
+def _inner(say: Say, fuse_fd: int, tty_gid: int | None, refused: frozenset[str]) -> None:
+    process.set_parent_death_signal()
+    attempt(say, "unshare cgroup", lambda: namespaces.unshare(["cgroup"]))
+    os.umask(0)
+    if not attempt(say, "make private", mounts.make_private):
+        return
+    nodes: dict[str, int] = {}
+    attempt(say, "open devices", lambda: nodes.update(devices.open_nodes()))
+    staging = ""
+
+    def stage() -> None:
+        nonlocal staging
+        staging = next(filter(os.path.isdir, _STAGING), "/")
+        _mount_tmpfs(staging)
+        for name in ("fuse", "root"):
+            os.mkdir(f"{staging}/{name}")
+        _mount_tmpfs(f"{staging}/root")
+
+    if not attempt(say, "mount tmpfs", stage, named=False):
+        return
+    if fuse_fd >= 0:
+        attempt(say, "mount fuse", lambda: _mount_fuse(fuse_fd, f"{staging}/fuse"), named=False)
+        os.close(fuse_fd)
+    root = os.open(f"{staging}/root", _OPEN_DIR)
+    _fill_root(say, root, nodes, tty_gid, refused)
+    if attempt(say, "pivot_root", lambda: mounts.pivot(root)):
+        attempt(say, "open a terminal", _open_terminal)
+    if "uts" not in refused:
+        attempt(say, "sethostname", lambda: socket.sethostname("sandbox-doctor"))
+    if "net" not in refused:
+        attempt(say, "loopback", network.loopback_up)
+
+
+def _fill_root(
+    say: Say, root: int, nodes: dict[str, int], tty_gid: int | None, refused: frozenset[str]
+) -> None:
+    with _Directory(root, "proc") as target:
+        attempt(say, "mount proc", lambda: mounts.mount_proc(target), named=False)
+    with _Directory(root, "sys") as target:
+        if "net" not in refused:
+            attempt(say, "mount sysfs", lambda: mounts.mount_sysfs(target), named=False)
+    if not nodes:
+        return
+    with _Directory(root, "dev") as target:
+        queues = "ipc" not in refused
+        build = functools.partial(devices.build, target, nodes, tty_gid=tty_gid, mqueue=queues)
+        attempt(say, "build dev", build, named=False)
+    attempt(say, "read-only paths", lambda: mounts.make_read_only(root, mounts.READONLY_PATHS))
+    attempt(say, "masked paths", lambda: mounts.mask(root, mounts.MASKED_PATHS, nodes["null"]))
+
+
+def _mount_tmpfs(path: str) -> None:
+    place = os.open(path, _OPEN_DIR)
+    try:
+        mounts.mount_tmpfs(place, size=65536, mode=0o700)
+    finally:
+        os.close(place)
+
+
+def _mount_fuse(fuse_fd: int, path: str) -> None:
+    target = os.open(path, _OPEN_DIR)
+    try:
+        os.close(mounts.mount_fuse(fuse_fd, target))
+    finally:
+        os.close(target)
+
+
+def _open_terminal() -> None:
+    for fd in os.openpty():  # of the new root's own /dev/ptmx
+        os.close(fd)
+
+
+class _Directory:
+    """A new directory of the trial's root, open for the time of a mount on it."""
+
+    def __init__(self, root_fd: int, name: str) -> None:
+        self._root_fd, self._name = root_fd, name
+
+    def __enter__(self) -> int:
+        os.mkdir(self._name, 0o755, dir_fd=self._root_fd)
+        self._fd = os.open(self._name, _OPEN_DIR, dir_fd=self._root_fd)
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)

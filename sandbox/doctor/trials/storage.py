@@ -1,0 +1,254 @@
+"""The state directory: what its file system can hold, tried in a new directory that is removed, and what lies about in it.
+
+Nothing of the state itself is made or changed: a directory that does not exist yet is tried where it would be made.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from sandbox import state
+from sandbox.doctor.child import Outcome, Say, attempt, run_limited, undisturbed
+from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
+from sandbox.errors import StateError
+from sandbox.host import HostFacts
+from sandbox.kernel.idmaps import lookup
+from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
+from sandbox.kernel.trees import exchange, remove_contents, rename_leaving_whiteout
+
+PREFIX = ".sandbox-doctor-"
+"""What the directory of the trial is called, before random digits."""
+
+_ATTRIBUTE, _MARK = "user.sandbox.doctor", "user.overlay.opaque"
+
+
+@contextmanager
+def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> Iterator[_Tried]:
+    """Try the state directory of this account; gives the facts, and a place for trials under other ids until the end."""
+    try:
+        path = state.default_path(environ, facts.uid)
+    except StateError as error:
+        yield _Tried(Obstacle(reason=error.message, remedy=error.hint or ""), None)
+        return
+    name = f"{PREFIX}{secrets.token_hex(8)}"
+    try:
+        outcome = run_limited(lambda say: _try(say, path, name, facts))
+        found = _state_facts(path, outcome, mountinfo)
+        files = outcome.said.get("files") if found.trial.did("make") else None
+        yield _Tried(found, files)
+    finally:
+        # In a child as well: a file system that does not answer must not hold us either. It finds the place by itself,
+        # because whoever was interrupted has not heard where it is.
+        with undisturbed():
+            run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
+
+
+class _Tried:
+    """The facts, and a directory that id 0 of a sandbox owns, to make files in."""
+
+    def __init__(self, facts: StateFacts | Obstacle, files: str | None) -> None:
+        self.facts, self.files = facts, files
+
+
+def _try(say: Say, path: str, name: str, facts: HostFacts) -> None:
+    path = os.path.realpath(path)
+    say("path", path)
+    base = _nearest_directory(path)
+    say("exists", base == path)
+    below = os.path.join(base, os.path.relpath(path, base).split("/")[0])
+    if base != path and os.path.lexists(below):  # no directory could be made there
+        say("make", [errno.ENOTDIR, f"{below}: {os.strerror(errno.ENOTDIR)}"])
+        return
+    if base == path:
+        say("untrusted", state.distrust(os.stat(path)))
+    space = os.statvfs(base)
+    # A file system without bounds, such as ramfs, has none of either.
+    free = space.f_bavail * space.f_frsize if space.f_blocks else None
+    say("space", [free, space.f_favail if space.f_files else None])
+    say("base", base)
+    place = os.path.join(base, name)
+    try:
+        os.mkdir(place, 0o700)
+    except OSError as error:
+        say("make", [error.errno, f"{base}: {error.strerror}"])
+        return
+    say("make", None)
+    files = os.path.join(place, "files")
+    os.mkdir(files, 0o700)
+    maps = facts.whole_maps()
+    if facts.uid == 0 and maps is not None:
+        os.chown(files, lookup(maps[0], 0) or 0, lookup(maps[1], 0) or 0)
+    say("files", files)
+    for step, action in _steps(place).items():
+        attempt(say, step, action, named=False)
+
+
+def _nearest_directory(path: str) -> str:
+    """Return *path* or, where it does not exist, the directory above it that does."""
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path)
+    return path
+
+
+def _steps(place: str) -> dict[str, Callable[[], object]]:
+    """Return what is done in the directory *place*, in order."""
+    one, other, moved = (os.path.join(place, name) for name in ("one", "other", "moved"))
+
+    def lock() -> None:
+        fd = os.open(one, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(fd)
+
+    def write() -> None:
+        fd = os.open(one, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, bytes(4096))
+            os.fsync(fd)  # a full disk may say so only now
+        finally:
+            os.close(fd)
+
+    def mark() -> None:
+        for path in (moved, place):
+            os.setxattr(path, _MARK, b"y")
+
+    def whiteout() -> None:
+        """As unionfs tries it: made, moved without a moment in between, and left behind."""
+        device, directory = os.path.join(place, "device"), os.path.join(place, "directory")
+        os.mknod(device, stat.S_IFCHR, os.makedev(0, 0))
+        os.mkdir(directory)
+        exchange(device, directory)
+        rename_leaving_whiteout(device, os.path.join(place, "renamed"))
+
+    return {
+        "lock": lock,
+        "write": write,
+        "link": lambda: os.link(one, other),
+        "rename": lambda: os.rename(one, moved),
+        "attribute": lambda: os.setxattr(place, _ATTRIBUTE, b"1"),
+        "mark": mark,
+        "whiteout": whiteout,
+    }
+
+
+def _remove(place: str) -> None:
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    remove_contents(fd)
+    os.rmdir(place)
+
+
+_NO_STEPS = frozenset(("path", "exists", "untrusted", "space", "base", "files"))
+
+
+def _state_facts(path: str, outcome: Outcome, mountinfo: str) -> StateFacts:
+    said = outcome.said
+    steps = {key: value for key, value in said.items() if key not in _NO_STEPS}
+    path = said.get("path", path)
+    mount = mount_of(said.get("base", path), mountinfo)
+    free_bytes, free_inodes = said.get("space", (None, None))
+    return StateFacts(
+        path=path,
+        exists=said.get("exists", False),
+        untrusted=said.get("untrusted"),
+        trial=Outcome(said=steps, problem=outcome.problem).trial(),
+        fstype="unknown" if mount is None else mount.fstype,
+        mount_options=() if mount is None else mount.options,
+        free_bytes=free_bytes,
+        free_inodes=free_inodes,
+    )
+
+
+def mount_of(path: str, mountinfo: str) -> MountEntry | None:
+    """Return the mount that *path*, which has no symbolic links, is on; of several on one place, the last, which covers."""
+    found = None
+    for entry in parse_mountinfo(mountinfo):
+        top = entry.mount_point.rstrip("/")
+        if path != entry.mount_point and not path.startswith(top + "/"):
+            continue
+        if found is None or len(entry.mount_point) >= len(found.mount_point):
+            found = entry
+    return found
+
+
+def look_for_leftovers(path: str | None, mountinfo: str) -> Leftovers:
+    """Look for what dead sandboxes left in the state directory *path* and on this machine, touching nothing.
+
+    Which of them are alive only their locks tell, and those are asked as `sandbox up` asks: while nobody else can.
+    """
+    outcome = run_limited(lambda say: _look(say, path, mountinfo))
+    said = outcome.said
+    return Leftovers(
+        running=tuple(said.get("running", ())),
+        dead=tuple(said.get("dead", ())),
+        cgroups=tuple(said.get("cgroups", ())),
+        mounts=tuple(said.get("mounts", ())),
+        problem=outcome.problem,
+    )
+
+
+def _look(say: Say, path: str | None, mountinfo: str) -> None:
+    say("mounts", [entry.mount_point for entry in parse_mountinfo(mountinfo) if _is_dead(entry)])
+    if path is None:
+        return
+    try:
+        guard = os.open(os.path.join(path, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # no sandbox was ever started here
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        running, dead = _sort_runs(os.path.join(path, "run"))
+    finally:
+        os.close(guard)
+    say("running", running)
+    say("dead", dead)
+    recorded = [cgroup for name in dead for cgroup in _recorded_cgroups(os.path.join(path, "run", name))]
+    say("cgroups", [cgroup for cgroup in recorded if os.path.isdir(cgroup)])
+
+
+def _is_dead(entry: MountEntry) -> bool:
+    if entry.fstype.split(".")[0] != "fuse":
+        return False
+    try:
+        os.stat(entry.mount_point)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def _sort_runs(base: str) -> tuple[list[str], list[str]]:
+    """Return the names of the run directories whose lock is held, and of those whose lock is free."""
+    running: list[str] = []
+    dead: list[str] = []
+    for name in sorted(os.listdir(base)):
+        try:
+            fd = os.open(os.path.join(base, name, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            dead.append(name)
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            dead.append(name)
+        except BlockingIOError:
+            running.append(name)
+        finally:
+            os.close(fd)
+    return running, dead
+
+
+def _recorded_cgroups(directory: str) -> list[str]:
+    try:
+        with open(os.path.join(directory, "state.json"), encoding="utf-8") as file:
+            return [str(path) for path in json.load(file).get("cgroups", [])]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []

@@ -1,0 +1,185 @@
+"""Who runs this machine, what the account's session offers, and which programs and filters there are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+
+from sandbox.doctor.child import Say, attempt, reason_of, run_limited
+from sandbox.doctor.facts import Failure, Place, ProgramFacts, SecurityFacts, SessionFacts
+from sandbox.host import HostFacts
+from sandbox.kernel import filters
+
+PROGRAMS = ("pasta", "slirp4netns")
+"""Programs that connect a network namespace with the host's network without root."""
+
+PROGRAM_SECONDS = 2.0
+"""How long a program may take to say its version."""
+
+SERVER_SECONDS = 30.0
+"""The same for the interpreter with the modules of the server: a tenth here, seconds on a slow machine with a cold cache."""
+
+_SERVER_MODULES = ("unionfs", "pyfuse3", "trio")
+# -P, and this interpreter, as sandbox.runtime.server starts the server.
+_SERVER_SCRIPT = (
+    f"import {', '.join(_SERVER_MODULES)}; "
+    "print(f'pyfuse3 {pyfuse3.__version__}, trio {trio.__version__}, Python {__import__(\"platform\").python_version()}')"
+)
+
+
+def look_at_session(facts: HostFacts, environ: Mapping[str, str], *, root: str = "") -> SessionFacts:
+    """Look who runs the machine, and try to reach the account's service manager; *root* is put before paths, for tests."""
+    place = place_of(root)
+    return SessionFacts(
+        place=place,
+        debian="debian" in _distribution(f"{root}/etc/os-release"),
+        manager=None if place != "systemd" else _manager_problem(environ, root),
+        has_systemd_run=shutil.which("systemd-run", path=environ.get("PATH", os.defpath)) is not None,
+        lingers=None
+        if place != "systemd"
+        else facts.uid == 0 or os.path.exists(f"{root}/var/lib/systemd/linger/{facts.user_name}"),
+    )
+
+
+def place_of(root: str = "") -> Place:
+    """Return who set this machine up; sd_booted(3), and the marks that engines leave in containers."""
+    if os.path.isdir(f"{root}/run/systemd/system"):
+        return "systemd"
+    marks = (f"{root}/run/.containerenv", f"{root}/.dockerenv", f"{root}/run/host/container-manager")
+    return "container" if any(map(os.path.exists, marks)) else "plain"
+
+
+def _distribution(path: str) -> set[str]:
+    """Return the words of ID and ID_LIKE; os-release(5)."""
+    words: set[str] = set()
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.strip().partition("=")
+                if key in ("ID", "ID_LIKE"):
+                    words.update(value.strip("\"'").split())
+    except OSError:
+        pass
+    return words
+
+
+def _manager_problem(environ: Mapping[str, str], root: str) -> str | None:
+    """Connect to the bus of the user's service manager, as systemd-run --user does, and hang up."""
+    directory = environ.get("XDG_RUNTIME_DIR")
+    if not directory:
+        return "XDG_RUNTIME_DIR is not set: this is no login session"
+    path = f"{root}{directory}/bus"
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return f"{path} is no socket"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(1)
+            channel.connect(path)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    return None
+
+
+def try_security() -> SecurityFacts:
+    """Put a filter on a child, and ask for the rest there: what it loads goes with it."""
+
+    def action(say: Say) -> None:
+        attempt(say, "seccomp", filters.allow_every_call)
+        say("libseccomp", filters.has_libseccomp())
+        say("landlock", filters.landlock_version())
+
+    outcome = run_limited(action)
+    missing = [0, outcome.problem or "it was not reached"]
+    seccomp = outcome.said.get("seccomp", missing)
+    return SecurityFacts(
+        seccomp=None if seccomp is None else Failure(errno=seccomp[0], text=seccomp[1]),
+        libseccomp=bool(outcome.said.get("libseccomp", False)),
+        landlock=int(outcome.said.get("landlock", 0)),
+    )
+
+
+class Running:
+    """Programs that have been started and will be heard together, while something else is tried."""
+
+    def __init__(self, path: str) -> None:
+        """Start what there is of PROGRAMS on *path* (as in $PATH), and the interpreter of the server."""
+        import subprocess
+
+        self._started: dict[str, tuple[str, subprocess.Popen[str] | None, str | None]] = {}
+        self._missing: list[str] = []
+        for name in PROGRAMS:
+            found = shutil.which(name, path=path)
+            if found is None:
+                self._missing.append(name)
+            else:
+                self._start(name, found, [found, "--version"])
+        self._start("server", sys.executable, [sys.executable, "-P", "-c", _SERVER_SCRIPT])
+
+    def _start(self, name: str, path: str, command: list[str]) -> None:
+        import subprocess
+
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._started[name] = (path, None, reason_of(error))
+        else:
+            self._started[name] = (path, process, None)
+
+    def abandon(self) -> None:
+        """Kill them all."""
+        for _, process, _ in self._started.values():
+            if process is not None:
+                with process:
+                    process.kill()
+
+    def facts(self, *, seconds: float | None = None) -> dict[str, ProgramFacts]:
+        """Return what each said; who takes longer than its time, or than *seconds*, is killed."""
+        import subprocess
+
+        result = {name: ProgramFacts(path=None) for name in self._missing}
+        for name, (path, process, problem) in self._started.items():
+            if process is None:
+                result[name] = ProgramFacts(path=path, problem=problem)
+                continue
+            limit = seconds or (SERVER_SECONDS if name == "server" else PROGRAM_SECONDS)
+            with process:
+                try:
+                    said, _ = process.communicate(timeout=limit)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    result[name] = ProgramFacts(path=path, problem=f"no answer within {limit:g} seconds")
+                    continue
+            result[name] = _heard(path, process.returncode, said.strip().splitlines())
+        return result
+
+
+def _heard(path: str, status: int, lines: list[str]) -> ProgramFacts:
+    if status == 0:
+        return ProgramFacts(path=path, version=lines[0] if lines else "")
+    return ProgramFacts(path=path, problem=lines[-1] if lines else f"it ended with status {status}")
+
+
+def first_free_subid(texts: Iterable[str], *, count: int = 65536) -> int:
+    """Return the first id from 100000 on, in steps of *count*, behind every range of *texts* (/etc/subuid, /etc/subgid).
+
+    useradd(8) gives them out in the same way (SUB_UID_MIN, SUB_UID_COUNT of login.defs(5)).
+    """
+    end = 100000
+    for text in texts:
+        for line in text.splitlines():
+            fields = line.strip().split(":")
+            if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+                end = max(end, int(fields[1]) + int(fields[2]))
+    return 100000 + -(-(end - 100000) // count) * count

@@ -1,0 +1,165 @@
+"""Machines that do not exist, as the trials would have found them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sandbox.doctor.checks import Check
+from sandbox.doctor.examine import judge
+from sandbox.doctor.facts import (
+    CgroupFacts,
+    Failure,
+    Leftovers,
+    MachineFacts,
+    NamespaceFacts,
+    Obstacle,
+    ProgramFacts,
+    SecurityFacts,
+    SessionFacts,
+    StateFacts,
+    Trial,
+)
+from sandbox.host import HostFacts
+from tests.unit.sandbox.facts import host
+
+STEPS = (
+    "unshare user",
+    "id map",
+    "unshare mount",
+    "unshare net",
+    "unshare ipc",
+    "unshare uts",
+    "unshare pid",
+    "open /dev/fuse",
+    "chown",
+    "unshare cgroup",
+    "make private",
+    "open devices",
+    "mount tmpfs",
+    "mount fuse",
+    "mount proc",
+    "mount sysfs",
+    "build dev",
+    "read-only paths",
+    "masked paths",
+    "pivot_root",
+    "open a terminal",
+    "sethostname",
+    "loopback",
+)
+"""In the order of sandbox.doctor.trials.namespaces."""
+
+CONTROLLERS = ("memory", "swap", "pids", "cpu", "io", "cpuset")
+STATE_STEPS = ("make", "lock", "write", "link", "rename", "attribute", "mark", "whiteout")
+
+
+class Hierarchy:
+    """A place for cgroups as far as judgement looks at one."""
+
+    def __init__(self, version: int) -> None:
+        """Be of *version*, 0 for none."""
+        self.version = version
+        self.controllers: frozenset[str] = frozenset()
+
+    def unenforceable(self, limits: Any) -> dict[str, str]:
+        """Refuse nothing: what a plan may ask for is tested elsewhere."""
+        return {}
+
+
+def trial(
+    *, fails: dict[str, Failure] | None = None, last: str | None = None, problem: str | None = None
+) -> Trial:
+    """Return a trial in which everything went well but for the steps in *fails*; *last* is the last that was reached."""
+    steps: Sequence[str] = STEPS[: STEPS.index(last) + 1] if last else STEPS
+    return Trial(attempts={step: (fails or {}).get(step) for step in steps}, problem=problem)
+
+
+def namespaces(
+    fails: dict[str, Failure] | None = None,
+    last: str | None = None,
+    problem: str | None = None,
+    obstacle: Obstacle | None = None,
+    *,
+    single_only: bool = False,
+) -> dict[str, Any]:
+    """Return facts under which coming up went so, with either map or *single_only*."""
+    found = trial(fails=fails, last=last, problem=problem)
+    return {
+        "namespaces": NamespaceFacts(single=found, whole=None if single_only else found, obstacle=obstacle)
+    }
+
+
+def state_trial(**fails: Failure) -> Trial:
+    """Return a trial of a state directory in which only the steps *fails* went wrong."""
+    steps = STATE_STEPS[:1] if "make" in fails else STATE_STEPS
+    return Trial(attempts={step: fails.get(step) for step in steps})
+
+
+def session(**changes: Any) -> SessionFacts:
+    """Return a Debian with systemd whose account has a session."""
+    values: dict[str, Any] = {
+        "place": "systemd",
+        "debian": True,
+        "manager": None,
+        "has_systemd_run": True,
+        "lingers": True,
+    }
+    return SessionFacts(**{**values, **changes})
+
+
+def state(**changes: Any) -> StateFacts:
+    """Return a state directory on ext4 that holds everything."""
+    values: dict[str, Any] = {
+        "path": "/home/user/.local/state/sandbox",
+        "exists": True,
+        "trial": state_trial(),
+        "fstype": "ext4",
+        "mount_options": ("rw", "relatime"),
+        "free_bytes": 50 << 30,
+        "free_inodes": 1_000_000,
+    }
+    return StateFacts(**{**values, **changes})
+
+
+def cgroups(problems: dict[str, str] | None = None, **changes: Any) -> CgroupFacts:
+    """Return cgroups of version 2 that were all delegated, but for the controllers in *problems*."""
+    values: dict[str, Any] = {
+        "mode": "v2",
+        "controllers": {name: (problems or {}).get(name) for name in CONTROLLERS},
+    }
+    return CgroupFacts(**{**values, **changes})
+
+
+def machine(**changes: Any) -> MachineFacts:
+    """Return an ordinary account's machine on which everything works."""
+    values: dict[str, Any] = {
+        "namespaces": NamespaceFacts(single=trial(), whole=trial()),
+        "cgroups": cgroups(),
+        "session": session(),
+        "security": SecurityFacts(seccomp=None, libseccomp=True, landlock=7),
+        "programs": {
+            "pasta": ProgramFacts(path="/usr/bin/pasta", version="pasta 0.0"),
+            "slirp4netns": ProgramFacts(path=None),
+        },
+        "server": ProgramFacts(path="/usr/bin/python3", version="pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5"),
+        "state": state(),
+        "leftovers": Leftovers(),
+        "free_subid": 231072,
+    }
+    return MachineFacts(**{**values, **changes})
+
+
+def account(**changes: Any) -> HostFacts:
+    """Return the facts of an ordinary account that has cgroups of version 2."""
+    return host(**{"cgroups": Hierarchy(2), **changes})
+
+
+def checks(facts: HostFacts | None = None, outcome: Any = None, **changes: Any) -> dict[str, Check]:
+    """Judge a machine with *changes*; returns the checks by their id."""
+    return {check.id: check for check in judge(facts or account(), machine(**changes), outcome)}
+
+
+def shown(check: Check) -> tuple[str, str, str, str]:
+    """Return what a reader sees of *check*."""
+    return (check.level, check.summary, check.cost, check.remedy)

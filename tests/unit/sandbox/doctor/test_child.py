@@ -1,0 +1,102 @@
+"""Trials in forked children: what they say is kept, and none outlives its time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+
+import pytest
+
+from sandbox.doctor.child import attempt, reason_of, run_limited, undisturbed
+from sandbox.doctor.facts import Failure
+
+
+def refuse() -> None:
+    raise OSError(errno.EACCES, "Permission denied", "/x")
+
+
+def test_a_child_says_what_it_tried_and_how_it_went():
+    def action(say):
+        assert attempt(say, "good", lambda: None)
+        assert not attempt(say, "bad", refuse)
+        assert not attempt(say, "unnamed", refuse, named=False)
+
+    found = run_limited(action).trial()
+    assert found.attempts == {
+        "good": None,
+        "bad": Failure(errno=errno.EACCES, text="/x: Permission denied"),
+        "unnamed": Failure(errno=errno.EACCES, text="Permission denied"),
+    }
+    assert found.problem is None
+    assert found.did("good")
+    assert not found.did("bad")
+    assert not found.did("never")
+    assert found.failure("never", "good", "bad", "unnamed") == ("bad", found.attempts["bad"])
+    assert found.failure("good") is None
+
+
+def test_a_child_that_hangs_is_killed_and_what_it_said_before_is_kept():
+    def action(say):
+        say("pid", os.getpid())
+        time.sleep(60)
+
+    start = time.monotonic()
+    outcome = run_limited(action, seconds=0.2)
+    assert time.monotonic() - start < 5
+    assert outcome.problem == "no answer within 0.2 seconds"
+    with pytest.raises(ProcessLookupError):
+        os.kill(outcome.said["pid"], 0)
+
+
+def test_a_child_that_is_killed_says_by_which_signal():
+    assert run_limited(lambda say: os.kill(os.getpid(), signal.SIGKILL)).problem == "signal 9 ended it"
+
+
+def test_a_child_that_exits_by_itself_is_noticed():
+    assert run_limited(lambda say: os._exit(3)).problem == "it ended without a word"
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [
+        (refuse, "/x: Permission denied"),
+        (lambda: int("x"), "ValueError(\"invalid literal for int() with base 10: 'x'\")"),
+    ],
+)
+def test_an_error_in_a_child_is_its_problem_and_does_not_run_on_here(action, problem):
+    assert run_limited(lambda say: action()).problem == problem
+
+
+def test_text_longer_than_a_pipe_arrives_whole():
+    assert run_limited(lambda say: say("x", "y" * 300_000)).said["x"] == "y" * 300_000
+
+
+def test_a_signal_that_ends_us_waits_until_cleaning_up_is_done():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert run_limited(lambda say: os.kill(os.getpid(), signal.SIGTERM)).problem is None
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+        assert run_limited(lambda say: os.kill(os.getpid(), signal.SIGTERM)).problem == "signal 15 ended it"
+        assert seen == [signal.SIGTERM]  # the handler is ours, not the child's
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_without_a_process_to_be_had_that_is_the_problem(monkeypatch):
+    def fork():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    outcome = run_limited(lambda say: None)
+    assert outcome.problem == "no process could be started: Resource temporarily unavailable"
+
+
+def test_the_last_path_of_an_error_is_named():
+    assert reason_of(OSError(errno.EPERM, "no", "/a", None, "/b")) == "/b: no"
+    assert reason_of(OSError("only words")) == "only words"

@@ -1,0 +1,426 @@
+"""Judging cgroups and the session: every branch with its exact words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandbox.host import HostFacts
+from sandbox.kernel.cgroups import v2
+from tests.unit.sandbox.doctor.made_up import CONTROLLERS, Hierarchy, account, cgroups, checks, session, shown
+
+NOT_DELEGATED = f"the cgroup /user is not delegated to us: {v2.ADVICE}"
+
+
+CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
+    (
+        "cgroups of version 2",
+        "cgroups",
+        None,
+        {},
+        (
+            "ok",
+            "cgroups version 2: cgroups can be made here",
+            "",
+            "",
+        ),
+    ),
+    (
+        "cgroups of both versions",
+        "cgroups",
+        account(cgroups=Hierarchy(1)),
+        {"cgroups": cgroups(mode="hybrid")},
+        (
+            "ok",
+            "cgroups versions 1 and 2; sandboxes use version 1: cgroups can be made here",
+            "",
+            "",
+        ),
+    ),
+    (
+        "none delegated in a systemd session",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {"cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
+        (
+            "warning",
+            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "start it as systemd-run --user --scope -p Delegate=yes sandbox up FILE",
+        ),
+    ),
+    (
+        "none delegated without a session",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(manager="XDG_RUNTIME_DIR is not set: this is no login session"),
+        },
+        (
+            "warning",
+            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "log in as user (ssh, or as root: machinectl shell user@), then start it as systemd-run --user --scope -p Delegate=yes sandbox up FILE",
+        ),
+    ),
+    (
+        "none delegated and no systemd-run",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(
+                manager="/run/user/1000/bus: No such file or directory", has_systemd_run=False
+            ),
+        },
+        (
+            "warning",
+            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "as root: apt-get install systemd dbus-user-session; then log in again",
+        ),
+    ),
+    (
+        "none delegated to root",
+        "cgroups",
+        account(uid=0, gid=0, cgroups=Hierarchy(0)),
+        {"cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
+        (
+            "warning",
+            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "start it as systemd-run --scope -p Delegate=yes sandbox up FILE",
+        ),
+    ),
+    (
+        "none delegated on version 1 with systemd",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {"cgroups": cgroups(mode="hybrid", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
+        (
+            "warning",
+            "cgroups versions 1 and 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "boot with systemd.unified_cgroup_hierarchy=1: systemd delegates cgroups of version 2 only",
+        ),
+    ),
+    (
+        "none delegated in a container",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(place="container", lingers=None),
+        },
+        (
+            "warning",
+            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "start the container on cgroups version 2 with --cgroupns private and /sys/fs/cgroup writable",
+        ),
+    ),
+    (
+        "none delegated on version 2 without systemd",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(place="plain", lingers=None),
+        },
+        (
+            "warning",
+            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "as root: mkdir /sys/fs/cgroup/user && chown -R user /sys/fs/cgroup/user && echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control && echo PID-OF-THE-SHELL > /sys/fs/cgroup/user/cgroup.procs",
+        ),
+    ),
+    (
+        "none delegated on version 1 without systemd",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="v1", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(place="plain", lingers=None),
+        },
+        (
+            "warning",
+            "cgroups version 1: none can be made here: the cgroup /user is not delegated to us",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "as root: for c in memory cpu cpuacct pids; do mkdir /sys/fs/cgroup/$c/user; chown -R user /sys/fs/cgroup/$c/user; echo PID-OF-THE-SHELL > /sys/fs/cgroup/$c/user/cgroup.procs; done",
+        ),
+    ),
+    (
+        "none mounted",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="none", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(place="plain", lingers=None),
+        },
+        (
+            "warning",
+            "no cgroup file system is mounted: none can be made here",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "as root: mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+    ),
+    (
+        "none mounted in a container",
+        "cgroups",
+        account(cgroups=Hierarchy(0)),
+        {
+            "cgroups": cgroups(mode="none", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED)),
+            "session": session(place="container", lingers=None),
+        },
+        (
+            "warning",
+            "no cgroup file system is mounted: none can be made here",
+            "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
+            "start the container with a cgroup namespace: --cgroupns private (podman, docker)",
+        ),
+    ),
+    (
+        "making one went wrong",
+        "cgroups",
+        None,
+        {"cgroups": cgroups(problem="the cgroup still has processes")},
+        (
+            "warning",
+            "cgroups version 2: making one went wrong: the cgroup still has processes",
+            "`up` fails for a file with limits",
+            "",
+        ),
+    ),
+    (
+        "memory can be limited",
+        "cgroups.memory",
+        None,
+        {},
+        (
+            "ok",
+            "limits.memory can be enforced",
+            "",
+            "",
+        ),
+    ),
+    (
+        "both settings of a controller",
+        "cgroups.cpu",
+        None,
+        {},
+        (
+            "ok",
+            "limits.cpus and limits.cpu_weight can be enforced",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no hierarchy is said once",
+        "cgroups.memory",
+        account(cgroups=Hierarchy(0)),
+        {"cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
+        (
+            "warning",
+            "limits.memory cannot be enforced: no cgroup can be made",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a controller that systemd does not delegate",
+        "cgroups.cpu",
+        None,
+        {"cgroups": cgroups({"cpu": "the cpu controller is not delegated to /user"})},
+        (
+            "warning",
+            "limits.cpus and limits.cpu_weight cannot be enforced: the cpu controller is not delegated to /user",
+            "`up` refuses a file that asks for them unless they are optional",
+            "as root: mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload && systemctl restart user@1000.service (this ends user's sessions)",
+        ),
+    ),
+    (
+        "a kernel that does not account swap",
+        "cgroups.swap",
+        None,
+        {"cgroups": cgroups({"swap": "this kernel does not account swap (CONFIG_SWAP, swapaccount=1)"})},
+        (
+            "warning",
+            "limits.swap cannot be enforced: this kernel does not account swap (CONFIG_SWAP, swapaccount=1)",
+            "`up` refuses a file that asks for it unless it is optional",
+            "boot with swapaccount=1 on the kernel's command line (GRUB_CMDLINE_LINUX of /etc/default/grub)",
+        ),
+    ),
+    (
+        "a controller that a container lacks",
+        "cgroups.pids",
+        None,
+        {
+            "cgroups": cgroups({"pids": "the pids controller of cgroups is not mounted"}),
+            "session": session(place="container", lingers=None),
+        },
+        (
+            "warning",
+            "limits.pids cannot be enforced: the pids controller of cgroups is not mounted",
+            "`up` refuses a file that asks for it unless it is optional",
+            "start the container on cgroups version 2 with --cgroupns private and /sys/fs/cgroup writable",
+        ),
+    ),
+    (
+        "a controller of a setting to come",
+        "cgroups.io",
+        None,
+        {},
+        (
+            "ok",
+            "the io controller could be used",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a controller of a setting to come that is lacking",
+        "cgroups.io",
+        None,
+        {"cgroups": cgroups({"io": "it is not delegated to /user"})},
+        (
+            "note",
+            "the io controller could not be used: it is not delegated to /user",
+            "none yet: this version does not enforce limits.io",
+            "",
+        ),
+    ),
+    (
+        "the manager answers",
+        "session",
+        None,
+        {},
+        (
+            "ok",
+            "the account's service manager answers: systemd-run --user can be used",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no login session",
+        "session",
+        None,
+        {"session": session(manager="XDG_RUNTIME_DIR is not set: this is no login session")},
+        (
+            "note",
+            "the account's service manager cannot be used: XDG_RUNTIME_DIR is not set: this is no login session",
+            "no cgroup is delegated to sandboxes that are started from here",
+            "log in as user (ssh, or as root: machinectl shell user@)",
+        ),
+    ),
+    (
+        "root needs no manager of its own",
+        "session",
+        account(uid=0, gid=0),
+        {"session": session(manager="XDG_RUNTIME_DIR is not set: this is no login session")},
+        (
+            "ok",
+            "systemd runs here: systemd-run --scope can be used",
+            "",
+            "",
+        ),
+    ),
+    (
+        "root without systemd-run",
+        "session",
+        account(uid=0, gid=0),
+        {"session": session(has_systemd_run=False)},
+        (
+            "note",
+            "the account's service manager cannot be used: systemd-run is not installed",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no systemd-run",
+        "session",
+        None,
+        {"session": session(has_systemd_run=False)},
+        (
+            "note",
+            "the account's service manager cannot be used: systemd-run is not installed",
+            "no cgroup is delegated to sandboxes that are started from here",
+            "as root: apt-get install systemd",
+        ),
+    ),
+    (
+        "no systemd",
+        "session",
+        None,
+        {"session": session(place="plain", lingers=None)},
+        (
+            "note",
+            "systemd does not run here: no service manager delegates cgroups to accounts",
+            "an ordinary account has the cgroups that root gives it",
+            "",
+        ),
+    ),
+    (
+        "no systemd-run elsewhere",
+        "session",
+        None,
+        {"session": session(has_systemd_run=False, debian=False)},
+        (
+            "note",
+            "the account's service manager cannot be used: systemd-run is not installed",
+            "no cgroup is delegated to sandboxes that are started from here",
+            "as root: install systemd-run",
+        ),
+    ),
+    (
+        "a container",
+        "session",
+        account(uid=0, gid=0),
+        {"session": session(place="container", lingers=None)},
+        (
+            "note",
+            "this is a container: no service manager delegates cgroups to accounts",
+            "",
+            "",
+        ),
+    ),
+    (
+        "lingers",
+        "linger",
+        None,
+        {},
+        (
+            "ok",
+            "what the account starts may outlast its last session",
+            "",
+            "",
+        ),
+    ),
+    (
+        "does not linger",
+        "linger",
+        None,
+        {"session": session(lingers=False)},
+        (
+            "note",
+            "the account does not linger",
+            "sandboxes in scopes of its service manager end with its last session",
+            "loginctl enable-linger user",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("identity", "facts", "changes", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0].replace(" ", "-") for case in CASES],
+)
+def test_what_is_found_is_said_with_its_cost_and_remedy(
+    identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
+) -> None:
+    assert shown(checks(facts, **changes)[identity]) == expected

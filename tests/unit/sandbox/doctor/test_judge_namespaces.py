@@ -1,0 +1,441 @@
+"""Judging namespaces and what is mounted in them: every branch with its exact words."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from sandbox.doctor.facts import Failure
+from sandbox.host import HostFacts
+from tests.unit.sandbox.doctor.made_up import account, checks, namespaces, session, shown
+
+CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
+    (
+        "every kind",
+        "namespaces",
+        None,
+        {},
+        (
+            "ok",
+            "mount, pid, net, ipc, uts and cgroup namespaces can be made",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a kind that every sandbox has",
+        "namespaces",
+        None,
+        namespaces({"unshare net": Failure(errno=errno.ENOSPC, text="unshare: No space left on device")}),
+        (
+            "failure",
+            "net namespaces cannot be made: unshare: No space left on device",
+            "no sandbox starts",
+            "as root, sysctl user.max_net_namespaces=15000 (a line in /etc/sysctl.d/sandbox.conf keeps it)",
+        ),
+    ),
+    (
+        "mount namespaces have another name",
+        "namespaces",
+        None,
+        namespaces(
+            {"unshare mount": Failure(errno=errno.ENOSPC, text="unshare: No space left on device")},
+            last="unshare mount",
+        )
+        | {"session": session(place="container", lingers=None)},
+        (
+            "failure",
+            "mount namespaces cannot be made: unshare: No space left on device",
+            "no sandbox starts",
+            "on the machine that runs this container: as root, sysctl user.max_mnt_namespaces=15000",
+        ),
+    ),
+    (
+        "kinds that a file can leave to the host",
+        "namespaces",
+        None,
+        namespaces(
+            {
+                "unshare uts": Failure(errno=errno.EINVAL, text="unshare: Invalid argument"),
+                "unshare cgroup": Failure(errno=errno.EINVAL, text="unshare: Invalid argument"),
+            }
+        ),
+        (
+            "failure",
+            "uts and cgroup namespaces cannot be made: unshare: Invalid argument",
+            'a sandbox starts only with namespaces.uts = "host" and namespaces.cgroup = "host"',
+            "the kernel was built without one of the namespaces: see `zgrep _NS= /proc/config.gz`",
+        ),
+    ),
+    (
+        "kinds that were not reached",
+        "namespaces",
+        None,
+        namespaces(last="id map"),
+        (
+            "note",
+            "not tried: something above failed first",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a trial that was cut short",
+        "namespaces",
+        None,
+        namespaces(last="id map", problem="signal 9 ended it"),
+        (
+            "failure",
+            "not tried: signal 9 ended it",
+            "",
+            "",
+        ),
+    ),
+    (
+        "FUSE mounts",
+        "fuse",
+        None,
+        {},
+        (
+            "ok",
+            "/dev/fuse opens in a user namespace and mounts there",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no device with systemd",
+        "fuse",
+        account(fuse="missing"),
+        {},
+        (
+            "failure",
+            "/dev/fuse is missing",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root: modprobe fuse && echo fuse > /etc/modules-load.d/fuse.conf",
+        ),
+    ),
+    (
+        "no device in a container",
+        "fuse",
+        account(fuse="missing"),
+        {"session": session(place="container", lingers=None)},
+        (
+            "failure",
+            "/dev/fuse is missing",
+            "no sandbox starts: its root file system is served through FUSE",
+            "start the container with --device /dev/fuse (podman, docker)",
+        ),
+    ),
+    (
+        "no device elsewhere",
+        "fuse",
+        account(fuse="missing"),
+        {"session": session(place="plain", lingers=None)},
+        (
+            "failure",
+            "/dev/fuse is missing",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root: modprobe fuse; [ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229",
+        ),
+    ),
+    (
+        "closed device with systemd",
+        "fuse",
+        account(fuse="not accessible"),
+        {},
+        (
+            "failure",
+            "/dev/fuse cannot be opened by this account",
+            "no sandbox starts: its root file system is served through FUSE",
+            'as root: chmod 666 /dev/fuse; to keep it: echo \'KERNEL=="fuse", MODE="0666"\' > /etc/udev/rules.d/99-fuse.rules',
+        ),
+    ),
+    (
+        "closed device in a container",
+        "fuse",
+        account(fuse="not accessible"),
+        {"session": session(place="container", lingers=None)},
+        (
+            "failure",
+            "/dev/fuse cannot be opened by this account",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root of the container: chmod 666 /dev/fuse; if that does not help: start it with --device /dev/fuse",
+        ),
+    ),
+    (
+        "closed device elsewhere",
+        "fuse",
+        account(fuse="not accessible"),
+        {"session": session(place="plain", lingers=None)},
+        (
+            "failure",
+            "/dev/fuse cannot be opened by this account",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root: chmod 666 /dev/fuse",
+        ),
+    ),
+    (
+        "a device cgroup",
+        "fuse",
+        None,
+        namespaces({"open /dev/fuse": Failure(errno=errno.EPERM, text="/dev/fuse: Operation not permitted")})
+        | {"session": session(place="container", lingers=None)},
+        (
+            "failure",
+            "/dev/fuse cannot be opened: /dev/fuse: Operation not permitted",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root of the container: chmod 666 /dev/fuse; if that does not help: start it with --device /dev/fuse",
+        ),
+    ),
+    (
+        "no driver",
+        "fuse",
+        None,
+        namespaces({"open /dev/fuse": Failure(errno=errno.ENODEV, text="/dev/fuse: No such device")}),
+        (
+            "failure",
+            "/dev/fuse cannot be opened: /dev/fuse: No such device",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root: modprobe fuse && echo fuse > /etc/modules-load.d/fuse.conf",
+        ),
+    ),
+    (
+        "a mount that is forbidden",
+        "fuse",
+        None,
+        namespaces({"mount fuse": Failure(errno=errno.EPERM, text="mount: Operation not permitted")}),
+        (
+            "failure",
+            "FUSE cannot be mounted: mount: Operation not permitted",
+            "no sandbox starts: its root file system is served through FUSE",
+            "the kernel lets user namespaces mount FUSE since 4.18; in a container its seccomp or AppArmor profile must allow mount",
+        ),
+    ),
+    (
+        "another device",
+        "fuse",
+        None,
+        namespaces({"mount fuse": Failure(errno=errno.EINVAL, text="mount: Invalid argument")}),
+        (
+            "failure",
+            "FUSE cannot be mounted: mount: Invalid argument",
+            "no sandbox starts: its root file system is served through FUSE",
+            "as root: rm /dev/fuse && mknod -m 666 /dev/fuse c 10 229",
+        ),
+    ),
+    (
+        "FUSE was not reached",
+        "fuse",
+        None,
+        namespaces(last="unshare pid"),
+        (
+            "note",
+            "not tried: something above failed first",
+            "",
+            "",
+        ),
+    ),
+    (
+        "proc mounts",
+        "proc",
+        None,
+        {},
+        (
+            "ok",
+            "/proc of a new pid namespace can be mounted",
+            "",
+            "",
+        ),
+    ),
+    (
+        "proc is masked",
+        "proc",
+        None,
+        namespaces(
+            {
+                "mount proc": Failure(
+                    errno=errno.EPERM,
+                    text="mount proc: fsmount: Operation not permitted (VFS: Mount too revealing)",
+                )
+            }
+        ),
+        (
+            "failure",
+            "/proc cannot be mounted: mount proc: fsmount: Operation not permitted (VFS: Mount too revealing)",
+            "no sandbox starts",
+            'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker)',
+        ),
+    ),
+    (
+        "sysfs mounts",
+        "sysfs",
+        None,
+        {},
+        (
+            "ok",
+            "/sys of a new network namespace can be mounted",
+            "",
+            "",
+        ),
+    ),
+    (
+        "sysfs is masked",
+        "sysfs",
+        None,
+        namespaces(
+            {
+                "mount sysfs": Failure(
+                    errno=errno.EPERM,
+                    text="mount sysfs: fsmount: Operation not permitted (VFS: Mount too revealing)",
+                )
+            }
+        ),
+        (
+            "failure",
+            "/sys cannot be mounted: mount sysfs: fsmount: Operation not permitted (VFS: Mount too revealing)",
+            'a sandbox starts only with namespaces.net = "host"',
+            "parts of the outer /sys are masked, or the network namespace is not the sandbox's own: start the outer container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker)",
+        ),
+    ),
+    (
+        "dev is built",
+        "dev",
+        None,
+        {},
+        (
+            "ok",
+            "a /dev with its own terminals can be built",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a device is missing",
+        "dev",
+        None,
+        namespaces(
+            {"open devices": Failure(errno=errno.ENOENT, text="/dev/full: No such file or directory")}
+        ),
+        (
+            "failure",
+            "/dev cannot be built: /dev/full: No such file or directory",
+            "no sandbox starts",
+            "as root: rm -f /dev/full && mknod -m 666 /dev/full c 1 7",
+        ),
+    ),
+    (
+        "a mount of dev is refused",
+        "dev",
+        None,
+        namespaces({"build dev": Failure(errno=errno.ENOSPC, text="mount devpts: No space left on device")}),
+        (
+            "failure",
+            "/dev cannot be built: mount devpts: No space left on device",
+            "no sandbox starts",
+            "too many mounts in this namespace: as root raise fs.mount-max with sysctl",
+        ),
+    ),
+    (
+        "the root is entered",
+        "root",
+        None,
+        {},
+        (
+            "ok",
+            "a new root can be entered, with paths of the kernel masked",
+            "",
+            "",
+        ),
+    ),
+    (
+        "pivot_root is forbidden",
+        "root",
+        None,
+        namespaces(
+            {"pivot_root": Failure(errno=errno.EPERM, text="pivot_root: Operation not permitted")},
+            last="pivot_root",
+        ),
+        (
+            "failure",
+            "a new root cannot be entered: pivot_root: Operation not permitted",
+            "no sandbox starts",
+            "pivot_root is refused here: in a container its seccomp profile must allow it",
+        ),
+    ),
+    (
+        "masks are refused",
+        "root",
+        None,
+        namespaces(
+            {"masked paths": Failure(errno=errno.EPERM, text="mount_setattr: Operation not permitted")}
+        ),
+        (
+            "failure",
+            "a new root cannot be entered: mount_setattr: Operation not permitted",
+            "no sandbox starts",
+            "mounting is refused here: in a container its seccomp or AppArmor profile must allow mount in a user namespace",
+        ),
+    ),
+    (
+        "no terminal here",
+        "terminal",
+        None,
+        {},
+        (
+            "ok",
+            "a terminal can be opened in a sandbox; standard input and output are none",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a terminal here",
+        "terminal",
+        account(terminal=True),
+        {},
+        (
+            "ok",
+            "a terminal can be opened in a sandbox; standard input and output are one",
+            "",
+            "",
+        ),
+    ),
+    (
+        "terminals cannot be opened",
+        "terminal",
+        None,
+        namespaces({"open a terminal": Failure(errno=errno.ENOSPC, text="No space left on device")}),
+        (
+            "warning",
+            "no terminal can be opened in a sandbox: no space left on device",
+            "`up` fails where the program gets a terminal: process.terminal = true, or standard input and output are one",
+            "set process.terminal = false",
+        ),
+    ),
+    (
+        "terminals were not reached",
+        "terminal",
+        None,
+        namespaces(last="unshare pid"),
+        (
+            "note",
+            "not tried: something above failed first",
+            "",
+            "",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("identity", "facts", "changes", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0].replace(" ", "-") for case in CASES],
+)
+def test_what_is_found_is_said_with_its_cost_and_remedy(
+    identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
+) -> None:
+    assert shown(checks(facts, **changes)[identity]) == expected

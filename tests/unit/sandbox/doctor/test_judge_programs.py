@@ -1,0 +1,260 @@
+"""Judging the kernel, programs and filters: every branch with its exact words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandbox.doctor.facts import Failure, ProgramFacts, SecurityFacts
+from sandbox.host import HostFacts
+from tests.unit.sandbox.doctor.made_up import account, checks, session, shown
+
+CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
+    (
+        "a new kernel",
+        "kernel",
+        None,
+        {},
+        (
+            "ok",
+            "Linux 6.12",
+            "",
+            "",
+        ),
+    ),
+    (
+        "an old kernel",
+        "kernel",
+        account(kernel_version=(5, 5)),
+        {},
+        (
+            "failure",
+            "Linux 5.5 is too old",
+            "no sandbox starts: openat2(2) came with Linux 5.6",
+            "boot a newer kernel; Debian 11 and Ubuntu 22.04 have one",
+        ),
+    ),
+    (
+        "the server",
+        "server",
+        None,
+        {},
+        (
+            "ok",
+            "the server has what it needs: pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5",
+            "",
+            "",
+        ),
+    ),
+    (
+        "a module of the server is missing",
+        "server",
+        None,
+        {
+            "server": ProgramFacts(
+                path="/usr/bin/python3", problem="ModuleNotFoundError: No module named 'pyfuse3'"
+            )
+        },
+        (
+            "failure",
+            "the server of the file system cannot be started: ModuleNotFoundError: No module named 'pyfuse3'",
+            "no sandbox starts",
+            "install what the server needs: /usr/bin/python3 -m pip install pyfuse3 trio",
+        ),
+    ),
+    (
+        "the server is missing",
+        "server",
+        None,
+        {
+            "server": ProgramFacts(
+                path="/usr/bin/python3", problem="ModuleNotFoundError: No module named 'unionfs'"
+            )
+        },
+        (
+            "failure",
+            "the server of the file system cannot be started: ModuleNotFoundError: No module named 'unionfs'",
+            "no sandbox starts",
+            "start sandbox by the environment that leads to its checkout: scripts/quickstart makes .venv",
+        ),
+    ),
+    (
+        "libfuse is missing",
+        "server",
+        None,
+        {
+            "server": ProgramFacts(
+                path="/usr/bin/python3",
+                problem="ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            )
+        },
+        (
+            "failure",
+            "the server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            "no sandbox starts",
+            "as root: apt-get install fuse3",
+        ),
+    ),
+    (
+        "libfuse is missing elsewhere",
+        "server",
+        None,
+        {
+            "session": session(debian=False),
+            "server": ProgramFacts(
+                path="/usr/bin/python3",
+                problem="ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            ),
+        },
+        (
+            "failure",
+            "the server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            "no sandbox starts",
+            "as root: install libfuse 3",
+        ),
+    ),
+    (
+        "the server hangs",
+        "server",
+        None,
+        {"server": ProgramFacts(path="/usr/bin/python3", problem="no answer within 30 seconds")},
+        (
+            "failure",
+            "the server of the file system cannot be started: no answer within 30 seconds",
+            "no sandbox starts",
+            "see what this says: /usr/bin/python3 -P -c 'import unionfs, pyfuse3, trio'",
+        ),
+    ),
+    (
+        "filters",
+        "seccomp",
+        None,
+        {},
+        (
+            "ok",
+            "filters of system calls can be set, with libseccomp",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no filters",
+        "seccomp",
+        None,
+        {
+            "security": SecurityFacts(
+                seccomp=Failure(errno=22, text="prctl(22, 2): Invalid argument"), libseccomp=True, landlock=7
+            )
+        },
+        (
+            "note",
+            "no filter of system calls can be set: prctl(22, 2): Invalid argument",
+            "none yet: this version sets no filter",
+            "",
+        ),
+    ),
+    (
+        "no libseccomp",
+        "seccomp",
+        None,
+        {"security": SecurityFacts(seccomp=None, libseccomp=False, landlock=7)},
+        (
+            "note",
+            "filters of system calls can be set, but libseccomp is not installed",
+            "none yet: this version sets no filter",
+            "as root: apt-get install libseccomp2",
+        ),
+    ),
+    (
+        "no libseccomp elsewhere",
+        "seccomp",
+        None,
+        {
+            "session": session(debian=False),
+            "security": SecurityFacts(seccomp=None, libseccomp=False, landlock=7),
+        },
+        (
+            "note",
+            "filters of system calls can be set, but libseccomp is not installed",
+            "none yet: this version sets no filter",
+            "as root: install libseccomp",
+        ),
+    ),
+    (
+        "Landlock",
+        "landlock",
+        None,
+        {},
+        (
+            "ok",
+            "Landlock, version 7",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no Landlock",
+        "landlock",
+        None,
+        {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=0)},
+        (
+            "note",
+            "the kernel has no Landlock, or it was switched off at boot",
+            "none yet: this version does not enforce security.landlock",
+            "boot with lsm=landlock,... on the kernel's command line (Linux 5.13 or later)",
+        ),
+    ),
+    (
+        "a helper",
+        "network",
+        None,
+        {},
+        (
+            "ok",
+            "pasta can connect private networks with the host's",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no helper",
+        "network",
+        None,
+        {
+            "programs": {
+                "pasta": ProgramFacts(path=None),
+                "slirp4netns": ProgramFacts(path="/usr/bin/slirp4netns", problem="Permission denied"),
+            }
+        },
+        (
+            "note",
+            "nothing connects private networks with the host's: pasta is not installed, /usr/bin/slirp4netns: Permission denied",
+            'none yet: this version does not offer network.mode = "private"',
+            "as root: apt-get install passt",
+        ),
+    ),
+    (
+        "no helper elsewhere",
+        "network",
+        None,
+        {"session": session(debian=False), "programs": {"pasta": ProgramFacts(path=None)}},
+        (
+            "note",
+            "nothing connects private networks with the host's: pasta is not installed",
+            'none yet: this version does not offer network.mode = "private"',
+            "as root: install passt",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("identity", "facts", "changes", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0].replace(" ", "-") for case in CASES],
+)
+def test_what_is_found_is_said_with_its_cost_and_remedy(
+    identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
+) -> None:
+    assert shown(checks(facts, **changes)[identity]) == expected
