@@ -1,0 +1,447 @@
+"""`sandbox doctor` as a user runs it: what it says agrees with what `sandbox up` does, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+#: Starts what follows as root of a user namespace with mounts of its own.
+IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
+
+
+def shell(script: str) -> tuple[str, ...]:
+    """Return a prefix that runs *script* in such a namespace before what follows it."""
+    return (*IN_NAMESPACE, "sh", "-c", f'{script} && exec "$@"', "sh")
+
+
+def doctor(
+    launcher: Launcher,
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    stdin: str = "",
+) -> Outcome:
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "sandbox", "doctor", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**launcher.environ, **(environ or {})},
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def checks_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """Return the checks of a --json run by their id."""
+    return {check["id"]: check for check in json.loads(outcome.out)["checks"]}
+
+
+def agreed(
+    launcher: Launcher,
+    prefix: Sequence[str] = (),
+    *,
+    spec: str = HOST_ROOT,
+    environ: Mapping[str, str] | None = None,
+    name_file: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Run doctor and up in the same environment; their verdicts must agree. Returns the checks by id."""
+    file = [launcher.write(spec)] if name_file else []
+    said = doctor(launcher, "--json", *file, prefix=prefix, environ=environ)
+    assert said.status in (0, 1), said
+    done = subprocess.run(
+        [*prefix, *launcher.arguments(spec, ["true"])],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**launcher.environ, **(environ or {})},
+    )
+    assert (said.status == 0) == (done.returncode == 0), (said.out, done.stderr)
+    assert json.loads(said.out)["would_work"] == (said.status == 0)
+    return checks_of(said)
+
+
+def levels(checks: Mapping[str, Mapping[str, Any]], level: str) -> list[str]:
+    return [name for name, check in checks.items() if check["level"] == level]
+
+
+def test_where_everything_works_up_would_work_and_does(launcher: Launcher) -> None:
+    assert levels(agreed(launcher), "failure") == []
+    assert levels(agreed(launcher, name_file=False), "failure") == []
+
+
+def test_the_text_is_aligned_without_colour_and_ends_with_a_sum(launcher: Launcher) -> None:
+    done = doctor(launcher)
+    lines = done.out.splitlines()
+    assert (done.status, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    checks = checks_of(doctor(launcher, "--json"))
+    assert list(checks)[:3] == ["kernel", "server", "userns"]
+    column = lines[0].index("Linux ")
+    assert {line[column - 2 : column] for line in lines[:-2]} == {"  "}
+    assert lines[-2] == ""
+    assert lines[-1].startswith("`sandbox up` would work here: ")
+
+
+def test_a_terminal_sees_colour(launcher: Launcher) -> None:
+    outer, inner = pty.openpty()
+    try:
+        environ = {**launcher.environ, "TERM": "xterm"}
+        environ.pop("NO_COLOR", None)
+        done = subprocess.run(
+            [sys.executable, "-m", "sandbox", "doctor"],
+            stdin=inner,
+            stdout=inner,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+            env=environ,
+        )
+        text = os.read(outer, 65536).decode()
+    finally:
+        os.close(outer)
+        os.close(inner)
+    assert done.returncode == 0
+    assert text.startswith("\x1b[32mok\x1b[0m ")
+    assert "a terminal can be opened in a sandbox; standard input and output are one" in text
+
+
+def test_json_has_every_field_of_every_check(launcher: Launcher) -> None:
+    answer = json.loads(doctor(launcher, "--json").out)
+    assert list(answer) == ["would_work", "summary", "checks"]
+    assert {tuple(check) for check in answer["checks"]} == {
+        ("id", "level", "summary", "cost", "remedy", "facts")
+    }
+    assert {check["level"] for check in answer["checks"]} <= {"ok", "note", "warning", "failure"}
+
+
+def test_it_takes_less_than_two_seconds_and_leaves_nothing(launcher: Launcher) -> None:
+    launcher.state.mkdir(mode=0o700)
+    took = []
+    for _ in range(3):  # the best of three, as other tests run beside it
+        start = time.monotonic()
+        doctor(launcher)
+        took.append(time.monotonic() - start)
+    assert min(took) < 2
+    assert os.listdir(launcher.state) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Signals) -> None:
+    launcher.state.mkdir(mode=0o700)
+    interrupted = 0
+    for step in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandbox", "doctor"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=launcher.environ,
+            process_group=0,
+        )
+        end = time.monotonic() + 3
+        # From the moment on at which there is something to leave behind.
+        while not os.listdir(launcher.state) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.0005)
+        time.sleep(step * 0.004)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        interrupted += process.wait(PATIENCE) == 128 + number
+        # A child that nobody waits for any more may take a moment longer.
+        end = time.monotonic() + 3
+        while os.listdir(launcher.state) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert os.listdir(launcher.state) == []
+    assert interrupted > 3
+
+
+def test_a_state_directory_is_not_made(launcher: Launcher) -> None:
+    before = sorted(os.listdir(launcher.directory))
+    said = doctor(launcher)
+    assert f"state directory {launcher.state}, which the first sandbox makes" in said.out
+    assert sorted(os.listdir(launcher.directory)) == before
+
+
+def test_without_user_namespaces_the_sysctl_is_named(launcher: Launcher) -> None:
+    checks = agreed(launcher, shell("echo 0 > /proc/sys/user/max_user_namespaces"))
+    assert levels(checks, "failure") == ["userns"]
+    assert checks["userns"]["summary"] == "user namespaces cannot be used: user namespaces are switched off"
+    assert checks["userns"]["cost"] == "no sandbox starts"
+    assert "as root, sysctl user.max_user_namespaces=15000" in checks["userns"]["remedy"]
+
+
+@pytest.mark.parametrize("kind", ["net", "uts", "cgroup", "ipc", "pid", "mnt"])
+def test_without_a_kind_of_namespace_it_is_named_with_its_sysctl(launcher: Launcher, kind: str) -> None:
+    checks = agreed(launcher, shell(f"echo 0 > /proc/sys/user/max_{kind}_namespaces"))
+    ours = {"mnt": "mount"}.get(kind, kind)
+    found = checks["namespaces"] if kind != "mnt" else checks["userns"]
+    assert found["level"] == "failure"
+    if kind != "mnt":
+        assert found["summary"] == f"{ours} namespaces cannot be made: unshare: No space left on device"
+        assert f"as root, sysctl user.max_{kind}_namespaces=15000" in found["remedy"]
+
+
+@pytest.mark.parametrize("kind", ["uts", "cgroup"])
+def test_a_file_that_leaves_a_kind_to_the_host_works_without_it(launcher: Launcher, kind: str) -> None:
+    spec = HOST_ROOT + f'[namespaces]\n{kind} = "host"\n'
+    checks = agreed(launcher, shell(f"echo 0 > /proc/sys/user/max_{kind}_namespaces"), spec=spec)
+    assert levels(checks, "failure") == []
+    assert checks["namespaces"]["level"] == "warning"
+    assert checks["namespaces"]["cost"] == f'a sandbox starts only with namespaces.{kind} = "host"'
+
+
+#: Mounts over /dev that keep the devices that a sandbox shows, and no other.
+_BARE_DEV = (
+    "mount -t tmpfs none /mnt && for node in null zero full random urandom tty; do"
+    " touch /mnt/$node && mount --bind /dev/$node /mnt/$node; done"
+)
+
+
+def test_without_the_device_of_fuse_it_says_how_to_get_it(launcher: Launcher) -> None:
+    checks = agreed(launcher, shell(f"{_BARE_DEV} && mount --rbind /mnt /dev"))
+    assert levels(checks, "failure") == ["fuse", "file"]
+    assert checks["fuse"]["summary"] == "/dev/fuse is missing"
+    assert checks["fuse"]["cost"] == "no sandbox starts: its root file system is served through FUSE"
+    assert checks["file"]["summary"].endswith(
+        "cannot be planned: /dev/fuse is missing: the root file system is served through it"
+    )
+
+
+def test_a_file_in_place_of_the_device_of_fuse_is_no_device(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    checks = agreed(launcher, shell(f"mount --bind {tmp_path}/empty /dev/fuse"))
+    assert checks["fuse"]["summary"] == "/dev/fuse is missing"
+
+
+def test_another_device_in_place_of_the_device_of_fuse_cannot_be_mounted(launcher: Launcher) -> None:
+    checks = agreed(launcher, shell("mount --bind /dev/null /dev/fuse"))
+    assert levels(checks, "failure") == ["fuse"]
+    assert checks["fuse"]["summary"] == "FUSE cannot be mounted: mount: Invalid argument"
+    assert checks["fuse"]["remedy"] == "as root: rm /dev/fuse && mknod -m 666 /dev/fuse c 10 229"
+
+
+def test_a_device_that_is_missing_from_dev_is_named(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    checks = agreed(launcher, shell(f"mount --bind {tmp_path}/empty /dev/full"))
+    assert levels(checks, "failure") == ["dev"]
+    assert checks["dev"]["summary"] == "/dev cannot be built: /dev/full: not the character device 1:7"
+    assert checks["dev"]["remedy"] == "as root: rm -f /dev/full && mknod -m 666 /dev/full c 1 7"
+
+
+def test_masked_paths_of_proc_are_too_revealing(launcher: Launcher) -> None:
+    checks = agreed(launcher, shell("mount -t tmpfs none /proc/irq"))
+    assert levels(checks, "failure") == ["proc"]
+    assert checks["proc"]["summary"].startswith(
+        "/proc cannot be mounted: mount proc: fsmount: Operation not permitted"
+    )
+    assert "systempaths=unconfined (docker)" in checks["proc"]["remedy"]
+
+
+def test_masked_paths_of_sys_fail_all_but_the_hosts_network(launcher: Launcher) -> None:
+    mask = shell("mount -t tmpfs none /sys/kernel")
+    checks = agreed(launcher, mask)
+    assert levels(checks, "failure") == ["sysfs"]
+    assert checks["sysfs"]["cost"] == 'a sandbox starts only with namespaces.net = "host"'
+    checks = agreed(launcher, mask, spec=HOST_ROOT + '[network]\nmode = "host"\n')
+    assert levels(checks, "failure") == []
+    assert checks["sysfs"]["level"] == "warning"
+
+
+@pytest.mark.root
+def test_in_a_chroot_no_user_namespace_can_be_made(launcher: Launcher, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    script = f'mount --rbind / {root} && exec chroot {root} "$@"'
+    prefix = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
+    checks = agreed(launcher, prefix)
+    assert levels(checks, "failure") == ["userns"]
+    assert checks["userns"]["summary"].endswith("it may run in a chroot, whose processes may make none")
+
+
+@pytest.mark.newuidmap
+@pytest.mark.skipif(os.geteuid() == 0, reason="root needs no newuidmap")
+def test_a_newuidmap_without_privilege_leaves_a_single_id(launcher: Launcher) -> None:
+    checks = agreed(launcher, ("setpriv", "--no-new-privs"))
+    assert levels(checks, "failure") == []
+    assert checks["ids"]["level"] == "warning"
+    assert "gains no privilege: this process runs under no_new_privs" in checks["ids"]["summary"]
+    spec = HOST_ROOT + "[process]\nuser = 33\n"
+    assert levels(agreed(launcher, ("setpriv", "--no-new-privs"), spec=spec), "failure") == ["file"]
+
+
+def test_root_of_a_namespace_of_one_id_is_told_so(launcher: Launcher) -> None:
+    checks = agreed(launcher, IN_NAMESPACE)
+    assert checks["ids"]["level"] == "warning"
+    assert checks["ids"]["remedy"].startswith("start the outer container with more ids than one")
+
+
+def state_on(launcher: Launcher, mount: str) -> tuple[str, ...]:
+    """Return a prefix under which the state directory is a file system of its own."""
+    launcher.state.mkdir(mode=0o700)
+    return shell(f"mount {mount},mode=700 none {launcher.state}")
+
+
+def test_a_state_directory_without_exec_does_not_matter(launcher: Launcher) -> None:
+    checks = agreed(launcher, state_on(launcher, "-t tmpfs -o noexec"))
+    assert levels(checks, "failure") == []
+    assert "noexec" in checks["state.filesystem"]["facts"]["options"]
+    assert checks["state.filesystem"]["summary"] == "the state is kept in memory (tmpfs)"
+
+
+def test_a_program_of_the_writable_layer_runs_though_its_file_system_is_noexec(launcher: Launcher) -> None:
+    prefix = state_on(launcher, "-t tmpfs -o noexec")
+    command = ["sh", "-c", "cp /bin/true /opt/program && /opt/program"]
+    done = subprocess.run(
+        [*prefix, *launcher.arguments(HOST_ROOT, command)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=launcher.environ,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_state_directory_without_attributes_costs_what_is_said(launcher: Launcher) -> None:
+    prefix = state_on(launcher, "-t ramfs -o rw")
+    checks = agreed(launcher, prefix)
+    assert levels(checks, "failure") == []
+    found = checks["state.attributes"]
+    assert found["summary"] == "ramfs keeps no attributes of users: Operation not supported"
+    assert found["cost"] == "directories of layers cannot be renamed (EXDEV: programs copy them instead)"
+    assert checks["state.deletions"]["level"] == "note"
+    assert checks["state.space"]["summary"] == "ramfs has no bound but memory"
+    rename = "import os, errno\ntry: os.rename('/usr/share/doc', '/usr/share/renamed')\nexcept OSError as e: print(errno.errorcode[e.errno])\n"
+    done = subprocess.run(
+        [*prefix, *launcher.arguments(HOST_ROOT, ["/usr/bin/python3", "-c", rename])],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=launcher.environ,
+    )
+    assert (done.returncode, done.stdout) == (0, "EXDEV\n"), done.stderr
+
+
+def test_a_read_only_state_directory_is_a_failure(launcher: Launcher) -> None:
+    checks = agreed(launcher, state_on(launcher, "-t tmpfs -o ro"))
+    assert levels(checks, "failure") == ["state"]
+    assert checks["state"]["summary"] == (
+        f"state directory {launcher.state} cannot be written: {launcher.state}: Read-only file system"
+    )
+    assert checks["state"]["remedy"] == "set SANDBOX_STATE_DIR to a directory of yours that can be written"
+
+
+def test_a_full_state_directory_is_a_failure(launcher: Launcher) -> None:
+    launcher.state.mkdir(mode=0o700)
+    fill = f"mount -t tmpfs -o size=16k,mode=700 none {launcher.state} && (head -c 1M /dev/zero > {launcher.state}/x 2>/dev/null || true)"
+    checks = agreed(launcher, shell(fill))
+    assert levels(checks, "failure") == ["state"]
+    assert checks["state"]["summary"] == (
+        f"nothing can be written to the state directory {launcher.state}: No space left on device"
+    )
+
+
+def test_a_state_directory_that_others_may_write_is_a_failure(launcher: Launcher) -> None:
+    launcher.state.mkdir()
+    launcher.state.chmod(0o777)
+    checks = agreed(launcher)
+    assert levels(checks, "failure") == ["state"]
+    assert checks["state"]["summary"] == f"state directory {launcher.state} can be written by others"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root keeps its state in /var/lib")
+def test_without_a_home_directory_there_is_no_place_for_state(launcher: Launcher) -> None:
+    environ = {"SANDBOX_STATE_DIR": "", "XDG_STATE_HOME": "relative"}
+    checks = agreed(launcher, environ=environ)
+    assert levels(checks, "failure") == ["state"]
+    assert checks["state"]["summary"] == "there is no home directory to keep state in"
+
+
+def test_the_servers_modules_are_looked_for_by_importing_them(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "pyfuse3.py").write_text(
+        "raise ImportError('libfuse3.so.4: cannot open shared object file')\n"
+    )
+    checks = agreed(launcher, environ={"PYTHONPATH": str(tmp_path)})
+    assert levels(checks, "failure") == ["server"]
+    assert checks["server"]["summary"] == (
+        "the server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file"
+    )
+    assert "libfuse" in checks["server"]["remedy"] or "fuse3" in checks["server"]["remedy"]
+
+
+def test_limits_that_cannot_be_enforced_here_are_refused_by_both(launcher: Launcher) -> None:
+    spec = HOST_ROOT + "[limits]\npids = 50\n"
+    checks = agreed(launcher, spec=spec)
+    if levels(checks, "failure"):
+        assert "file" in levels(checks, "failure")
+        assert "limits.pids: cannot be enforced here: " in doctor(launcher, launcher.write(spec)).out
+        allowed = agreed(launcher, spec=spec + 'optional = ["pids"]\n')
+        assert (levels(allowed, "failure"), allowed["file"]["level"]) == ([], "warning")
+    else:
+        assert checks["cgroups.pids"]["summary"] == "limits.pids can be enforced"
+
+
+def test_a_file_with_mistakes_is_shown_with_its_places(launcher: Launcher) -> None:
+    path = launcher.write('[root]\nlayers = ["dir:/absent"]\n')
+    done = doctor(launcher, path)
+    assert (done.status, done.err) == (1, "")
+    assert f"{path} is refused: 1 mistake" in done.out
+    assert f"{path}:2:11: root.layers[0]: /absent: no such file or directory\n" in done.out
+    assert done.out.splitlines()[-1].startswith(f"`sandbox up {path}` would not work here: 1 failure")
+    diagnostics = checks_of(doctor(launcher, "--json", path))["file"]["facts"]["diagnostics"]
+    assert [(one["line"], one["column"], one["key"]) for one in diagnostics] == [(2, 11, "root.layers[0]")]
+
+
+def test_a_file_that_is_not_there_would_not_work(launcher: Launcher) -> None:
+    path = str(launcher.directory / "absent.toml")
+    done = doctor(launcher, path)
+    assert done.status == 1
+    assert f"{path}: no such file" in done.out
+
+
+def test_overrides_count_and_the_file_may_come_from_standard_input(launcher: Launcher) -> None:
+    path = launcher.write('[root]\nlayers = ["dir:/absent"]\n')
+    assert doctor(launcher, path, "--set", 'root.layers=["dir:/"]').status == 0
+    assert doctor(launcher, "-", stdin=HOST_ROOT).status == 0
+
+
+def test_an_override_without_a_file_is_our_own_failure(launcher: Launcher) -> None:
+    done = doctor(launcher, "--set", "limits.pids=5")
+    assert (done.status, done.out) == (125, "")
+    assert done.err == "sandbox: --profile and --set change an environment file\n      hint: name the file\n"
+
+
+def test_what_a_killed_sandbox_left_is_found_and_not_touched(launcher: Launcher) -> None:
+    with launcher.start(HOST_ROOT, ["sleep", "60"]) as supervisor:
+        end = time.monotonic() + PATIENCE
+        while not launcher.runs() and time.monotonic() < end:
+            time.sleep(0.02)
+        running = doctor(launcher)
+        assert "nothing is left of dead sandboxes; 1 sandbox runs" in running.out
+        supervisor.kill()
+        supervisor.wait()
+    left = launcher.runs()
+    assert len(left) == 1
+    found = checks_of(doctor(launcher, "--json"))["leftovers"]
+    assert found["level"] == "note"
+    assert found["summary"] == "left over: 1 dead sandbox"
+    assert found["remedy"] == "the next `sandbox up` removes them"
+    assert found["facts"]["dead"] == left == launcher.runs()
+    assert launcher.up(command=["true"]).status == 0
+    assert "nothing is left of dead sandboxes" in doctor(launcher).out

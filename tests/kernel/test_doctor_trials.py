@@ -1,0 +1,229 @@
+"""The trials of `sandbox doctor` on the running kernel: they find what is so, and leave nothing.
+
+That no mount, process, descriptor or cgroup is left is looked for after each test by tests.support.leaks.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sandbox import host
+from sandbox.doctor.child import run_limited
+from sandbox.doctor.facts import StateFacts
+from sandbox.doctor.trials import control, namespaces, storage, surroundings
+from sandbox.kernel import cgroups
+
+SHARED = (
+    "unshare user",
+    "id map",
+    "unshare mount",
+    "make private",
+    "mount tmpfs",
+    "mount proc",
+    "pivot_root",
+)
+
+
+def mountinfo() -> str:
+    with open("/proc/self/mountinfo") as file:
+        return file.read()
+
+
+@pytest.mark.userns
+@pytest.mark.fuse
+def test_coming_up_without_layers_works_under_either_map(tmp_path):
+    facts = host.gather()
+    found = namespaces.try_namespaces(facts, None)
+    assert found.obstacle is None
+    for trial in filter(None, (found.single, found.whole)):
+        assert trial.problem is None
+        assert {step: failure for step, failure in trial.attempts.items() if failure is not None} == {}
+        assert set(SHARED) | {"mount fuse", "mount sysfs", "build dev", "open a terminal"} <= set(
+            trial.attempts
+        )
+    assert (found.whole is None) == (facts.whole_maps() is None)
+
+
+@pytest.mark.userns
+def test_the_trial_takes_less_than_a_second():
+    facts = host.gather()
+    start = time.monotonic()
+    namespaces.try_namespaces(facts, None)
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.userns
+def test_a_trial_that_is_killed_leaves_no_process_in_any_of_its_namespaces(monkeypatch):
+    # The innermost process waits where the mounts are to be made; it has to go with the one that is killed.
+    monkeypatch.setattr(namespaces.mounts, "make_private", lambda: time.sleep(60))
+    before = set(os.listdir("/proc"))
+    single = (namespaces.idmaps.single_map(os.geteuid()), namespaces.idmaps.single_map(os.getegid()))
+    outcome = run_limited(lambda say: namespaces._mapper(say, single, None, None, None), seconds=1)
+    assert outcome.problem == "no answer within 1 seconds"
+    assert "unshare cgroup" in outcome.said
+    deadline = time.monotonic() + 5
+    while (left := waiting_here(before)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left == []
+
+
+def waiting_here(before: set[str]) -> list[str]:
+    """Return the new processes that are forks of this one: they have its command line."""
+    with open("/proc/self/cmdline", "rb") as file:
+        ours = file.read()
+    found = []
+    for name in set(os.listdir("/proc")) - before:
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    found += [name] if file.read() == ours else []
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def test_a_user_namespace_that_is_refused_says_why():
+    script = (
+        "from sandbox import host; from sandbox.doctor.trials.namespaces import try_namespaces;"
+        "found = try_namespaces(host.gather(), None); print(found.single.attempts); print(found.obstacle)"
+    )
+    limit = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", limit, "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare failed" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip("needs user namespaces")
+    assert done.stdout.splitlines() == [
+        "{'unshare user': Failure(errno=28, text='unshare: No space left on device')}",
+        "Obstacle(reason='user namespaces are switched off', remedy='as root, sysctl user.max_user_namespaces=15000')",
+    ], done
+
+
+def environ(path: object) -> dict[str, str]:
+    return {"SANDBOX_STATE_DIR": str(path)}
+
+
+def test_a_state_directory_is_tried_in_its_place_and_left_as_it_was(tmp_path):
+    with storage.try_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
+        assert isinstance(tried.facts, StateFacts)
+        assert tried.files is not None
+        assert os.path.dirname(os.path.dirname(tried.files)) == str(tmp_path)
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+    found = tried.facts
+    assert (found.path, found.exists, found.trial.problem) == (str(tmp_path), True, None)
+    assert set(found.trial.attempts) == {
+        "make", "lock", "write", "link", "rename", "attribute", "mark", "whiteout",
+    }  # fmt: skip
+    assert found.trial.failure("make", "lock", "write", "link", "rename") is None
+    assert found.free_bytes
+
+
+def test_a_state_directory_that_does_not_exist_is_tried_where_it_would_be_made(tmp_path):
+    with storage.try_state(host.gather(), environ(tmp_path / "a/b"), mountinfo()) as tried:
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+    assert isinstance(tried.facts, StateFacts)
+    assert not tried.facts.exists
+    assert tried.facts.trial.did("make")
+
+
+def test_a_state_directory_behind_a_link_is_shown_where_it_is(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with storage.try_state(host.gather(), environ(tmp_path / "link"), mountinfo()) as tried:
+        assert isinstance(tried.facts, StateFacts)
+        assert tried.facts.path == str(tmp_path / "real")
+    assert os.listdir(tmp_path / "real") == []
+
+
+def test_a_state_directory_below_a_file_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with storage.try_state(host.gather(), environ(tmp_path / "file"), mountinfo()) as tried:
+        assert isinstance(tried.facts, StateFacts)
+        failed = tried.facts.trial.failure("make")
+        assert failed is not None
+        assert failed[1].text == f"{tmp_path}/file: Not a directory"
+        assert tried.files is None
+
+
+def test_a_state_directory_that_others_may_write_is_not_trusted(tmp_path):
+    tmp_path.chmod(0o777)
+    with storage.try_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
+        assert isinstance(tried.facts, StateFacts)
+        assert tried.facts.untrusted == "can be written by others"
+
+
+def test_the_place_of_a_trial_is_removed_when_another_trial_fails(tmp_path):
+    with pytest.raises(KeyError), storage.try_state(host.gather(), environ(tmp_path), mountinfo()):
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.userns
+def test_files_of_every_id_can_be_made_where_a_whole_map_can(open_directory):
+    facts = host.gather()
+    if facts.whole_maps() is None:
+        pytest.skip("needs subordinate ids")
+    os.chmod(open_directory, 0o755)
+    with storage.try_state(facts, environ(open_directory), mountinfo()) as tried:
+        found = namespaces.try_namespaces(facts, tried.files)
+    assert found.whole is not None
+    assert found.whole.did("chown")
+    assert os.listdir(open_directory) == []
+
+
+@pytest.mark.cgroup
+def test_cgroups_that_can_be_made_are_made_and_removed():
+    facts = host.gather()
+    before = own_cgroups()
+    found = control.try_cgroups(facts.cgroups, mountinfo=mountinfo())
+    assert found.problem is None
+    for name, limits in control.LIMITS.items():
+        reasons = facts.cgroups.unenforceable(limits)
+        assert (found.controllers[name] is None) == (reasons == {}), name
+    assert own_cgroups() == before
+
+
+@pytest.mark.cgroup
+def test_a_trial_of_cgroups_that_is_killed_leaves_none(monkeypatch):
+    facts = host.gather()
+    if facts.cgroups.unenforceable(control.LIMITS["memory"]):
+        pytest.skip("needs a cgroup that can be made")
+    monkeypatch.setattr(control, "_put_child_into", lambda group: time.sleep(60))
+    monkeypatch.setattr(control, "run_limited", functools.partial(run_limited, seconds=0.5))
+    found = control.try_cgroups(facts.cgroups, mountinfo=mountinfo())
+    assert found.problem == "no answer within 0.5 seconds"
+    assert found.controllers["memory"] == found.problem
+
+
+def own_cgroups() -> str:
+    with open("/proc/self/cgroup") as file:
+        return file.read()
+
+
+def test_without_a_cgroup_to_make_nothing_is_tried():
+    found = control.try_cgroups(cgroups.NoHierarchy(reason="none here"), mountinfo=mountinfo())
+    assert {name: found.controllers[name] for name in control.LIMITS} == dict.fromkeys(
+        control.LIMITS, "none here"
+    )
+
+
+def test_a_filter_is_tried_on_a_child_only():
+    def mode() -> str:
+        with open("/proc/self/status") as file:
+            return next(line for line in file if line.startswith("Seccomp:"))
+
+    before = mode()
+    assert surroundings.try_security().seccomp is None
+    assert mode() == before
