@@ -58,6 +58,8 @@ class HostFacts:
     kernel_version: tuple[int, int]
     terminal: bool
     hard_limits: Mapping[str, int]
+    #: Whether systemd manages this machine, so that systemd-run works (sd_booted(3)).
+    systemd: bool = False
 
     @property
     def is_real_root(self) -> bool:
@@ -103,6 +105,7 @@ def gather(
     fuse_device: str = "/dev/fuse",
     helper_path: Sequence[str] = _HELPER_PATH,
     cgroup_files: cgroups.CgroupFiles | None = None,
+    run_root: str = "/run",
 ) -> HostFacts:
     """Look at this machine; the parameters are for tests."""
     uid, gid = os.geteuid(), os.getegid()
@@ -126,6 +129,7 @@ def gather(
         kernel_version=parse_kernel_version(os.uname().release),
         terminal=os.isatty(0) and os.isatty(1),
         hard_limits=rlimits.current_hard_limits(),
+        systemd=os.path.isdir(f"{run_root}/systemd/system"),
     )
 
 

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from sandbox.userns import run_with_ids
 if TYPE_CHECKING:
     from sandbox.plan import MountPoint
 
+#: What the state directory holds; the docstring of this module says what each is for.
+_PARTS = ("run", "sandboxes", "layers")
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -60,6 +63,43 @@ def distrust(info: os.stat_result) -> str | None:
     return "can be written by others" if info.st_mode & 0o022 else None
 
 
+def examine(path: str) -> StateError | None:
+    """Return why the state could not be kept in *path*, None where it could; makes and changes nothing."""
+    path = os.path.realpath(path)
+    at = path
+    while True:
+        try:
+            info = os.stat(at)
+            break
+        except FileNotFoundError:
+            at = os.path.dirname(at)
+        except OSError as error:
+            return _unusable(path, error)
+    if not stat.S_ISDIR(info.st_mode):
+        # makedirs(3) would say EEXIST of the directory itself, and ENOTDIR of one above it.
+        return _unusable(path, OSError(errno.ENOTDIR if at != path else errno.EEXIST, "", at))
+    if at == path and (foreign := _foreign(path, info)) is not None:
+        return foreign
+    if not os.access(at, os.W_OK | os.X_OK, effective_ids=True):
+        missing = at != path or not all(os.path.isdir(os.path.join(path, name)) for name in _PARTS)
+        return _unusable(path, OSError(errno.EACCES, "", at)) if missing else None
+    return None
+
+
+def _foreign(path: str, info: os.stat_result) -> StateError | None:
+    """Return why the state directory *path* cannot be trusted, if it cannot."""
+    if (reason := distrust(info)) is None:
+        return None
+    hint = f"chmod 700 {path}, or set SANDBOX_STATE_DIR"
+    return StateError(f"state directory {path} {reason}", hint=hint)
+
+
+def _unusable(path: str, error: OSError) -> StateError:
+    reason = (error.strerror or os.strerror(error.errno or 0)).lower()
+    hint = "set SANDBOX_STATE_DIR to a directory of yours that can be written"
+    return StateError(f"state directory {path}: {reason}", hint=hint)
+
+
 class StateDirectory:
     """The state directory of this user."""
 
@@ -74,26 +114,20 @@ class StateDirectory:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             self.fd = os.open(self.path, _OPEN_DIR)
         except OSError as error:
-            raise self._unusable(error) from None
+            raise _unusable(self.path, error) from None
         info = os.fstat(self.fd)
         try:
-            if (reason := distrust(info)) is not None:
-                hint = f"chmod 700 {self.path}, or set SANDBOX_STATE_DIR"
-                raise StateError(f"state directory {self.path} {reason}", hint=hint)
-            for name in ("run", "sandboxes", "layers"):
+            if (foreign := _foreign(self.path, info)) is not None:
+                raise foreign
+            for name in _PARTS:
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
         except OSError as error:
             os.close(self.fd)
-            raise self._unusable(error) from None
+            raise _unusable(self.path, error) from None
         except StateError:
             os.close(self.fd)
             raise
         self.identity = (info.st_dev, info.st_ino)
-
-    def _unusable(self, error: OSError) -> StateError:
-        reason = (error.strerror or str(error)).lower()
-        hint = "set SANDBOX_STATE_DIR to a directory of yours that can be written"
-        return StateError(f"state directory {self.path}: {reason}", hint=hint)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from sandbox.cli.options import add_file, add_overrides, load_spec
-from sandbox.cli.output import warn
+from sandbox.cli.output import print_json, warn
 from sandbox.cli.parser import PROGRAM_EXIT_STATUS
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
@@ -22,10 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "command", nargs="*", metavar="COMMAND", help="run this instead of the file's command"
     )
     add_overrides(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, in order, and do nothing"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="with --dry-run: print the plan, or the errors, as JSON"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the sandbox and wait; return the exit status of its program."""
+    if arguments.dry_run:
+        return _dry_run(arguments)
+    if arguments.json:
+        from sandbox.errors import SandboxError
+
+        arguments.json = False
+        raise SandboxError(
+            "--json needs --dry-run: the output of a sandbox is its program's", hint="add --dry-run"
+        )
     spec = load_spec(arguments)
     # From here on everything is imported beside the server's own imports, which take longest.
     from sandbox.runtime.server import Server
@@ -59,3 +74,22 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"+ {text}", file=sys.stderr, flush=True)
 
     return Supervisor(plan, facts, directory, server, trace=trace, warn=warn).run()
+
+
+def _dry_run(arguments: argparse.Namespace) -> int:
+    """Print the plan; touch neither the state directory nor a process."""
+    spec = load_spec(arguments)
+    from sandbox.cli.planning import plan
+    from sandbox.plan import as_dict, describe
+
+    planning = plan(spec, tuple(arguments.command) or None)
+    if planning.state is not None:
+        raise planning.state
+    accepted = planning.draft.accepted()
+    for warning in accepted.warnings:
+        warn(warning)
+    if arguments.json:
+        print_json(as_dict(accepted))
+    else:
+        print("\n".join(describe(accepted)))
+    return 0

@@ -58,10 +58,7 @@ def check(
     for name, value in limits.items():
         wanted, hard = encode(name, value), hard_limits[name]
         if not may_raise and hard != UNLIMITED and (wanted == UNLIMITED or wanted > hard):
-            raise ValueError(
-                f"{name}: {value} is above this process's hard limit of {hard}: ask for at most {hard}, or raise the "
-                f"hard limit first (ulimit -H, limits.conf)"
-            )
+            raise ValueError(f"{name}: {value} is above this process's hard limit of {hard}")
         if (
             name == "open_files"
             and max_open_files is not None

@@ -411,10 +411,13 @@ class Supervisor:
     def _setup_error(self, message: SetupFailed) -> SandboxError:
         if message.operation == "unshare" and message.step == "user namespace":
             return SetupError(message.step, message.text.lower(), hint=explain_userns_failure(message.errno))
+        # A step that is a setting, such as process.user, is said with its place in the file.
+        place = self._plan.places.get(message.step)
+        step = message.step if place is None else f"{place}: {message.step}"
         if not message.operation and not message.errno:
-            return SetupError(message.step, message.text, hint=message.hint or None)
+            return SetupError(step, message.text, hint=message.hint or None)
         error = OSError(message.errno, message.text, message.path or None)
-        failure = SetupError.from_os_error(message.step, message.operation or message.step, error)
+        failure = SetupError.from_os_error(step, message.operation or message.step, error)
         if message.hint:
             failure.hint = message.hint
         elif failure.hint is None:

@@ -9,7 +9,6 @@ from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import CgroupFacts, MachineFacts, SessionFacts
 from sandbox.doctor.judge.needs import Needs
 from sandbox.host import HostFacts
-from sandbox.kernel.cgroups import v2
 from sandbox.spec.lookup import is_enforced
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -54,7 +53,7 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
     if version == 0:
         reasons = [reason for reason in found.controllers.values() if reason is not None]
         # The remedy says it for this machine.
-        reason = reasons[0].removesuffix(f": {v2.ADVICE}") if reasons and found.mode != "none" else ""
+        reason = reasons[0] if reasons and found.mode != "none" else ""
         return Check(
             id="cgroups",
             level="failure" if needs.limits else "warning",

@@ -38,9 +38,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoHierarchy:
-    """No cgroup can be made here, for *reason*."""
+    """No cgroup can be made here, for *reason*; *delegable* if version 2 is mounted, which can be delegated."""
 
     reason: str
+    delegable: bool = False
 
     @property
     def version(self) -> int:
@@ -91,7 +92,8 @@ def detect(
     if usable:
         return max(usable, key=lambda hierarchy: len(hierarchy.controllers & set(v2.CONTROLLERS)))
     reasons = [reason for reason in found if isinstance(reason, str)]
-    return NoHierarchy(reason=reasons[0] if reasons else "no cgroup file system is mounted")
+    reason = reasons[0] if reasons else "no cgroup file system is mounted"
+    return NoHierarchy(reason=reason, delegable=isinstance(found[0], str))
 
 
 def _parse_self_cgroup(text: str) -> dict[str, str]:

@@ -99,6 +99,11 @@ class Hierarchy(Protocol):
         """Those of memory, cpu, cpuacct and pids that can be used."""
         ...
 
+    @property
+    def delegable(self) -> bool:
+        """Whether a service manager could give us a cgroup that holds more: only those of version 2 are given away."""
+        ...
+
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
         """Return the given limits that cannot be held here, each with the reason. No side effect."""
         ...

@@ -32,6 +32,11 @@ class V1Hierarchy:
         """The usable ones."""
         return frozenset(name for name, _ in self.directories)
 
+    @property
+    def delegable(self) -> bool:
+        """False: who may make cgroups of version 1 may make them already."""
+        return False
+
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
         """See :class:`base.Hierarchy`."""
         directories, refused = dict(self.directories), dict(self.refused)

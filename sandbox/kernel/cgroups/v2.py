@@ -19,8 +19,6 @@ from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Co
 CONTROLLERS = ("memory", "cpu", "pids")
 SUPERVISOR = "supervisor"
 
-ADVICE = "start in a cgroup of your own: systemd-run --user --scope -p Delegate=yes sandbox up ..."
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V2Hierarchy:
@@ -47,6 +45,11 @@ class V2Hierarchy:
     def controllers(self) -> frozenset[str]:
         """Those that can be used."""
         return self.available
+
+    @property
+    def delegable(self) -> bool:
+        """True."""
+        return True
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
         """See :class:`base.Hierarchy`."""
@@ -166,16 +169,16 @@ def examine(own: str, top: str, *, is_root: bool, files: CgroupFiles) -> V2Hiera
 def _below(directory: str, files: CgroupFiles) -> V2Hierarchy | str:
     available = frozenset(_words(files, f"{directory}/cgroup.controllers")) & set(CONTROLLERS)
     if not _delegated(directory, files):
-        return f"the cgroup {directory} is not delegated to us: {ADVICE}"
+        return f"the cgroup {directory} is not delegated to us"
     if not available:
-        return f"no controller is delegated to the cgroup {directory}: {ADVICE}"
+        return f"no controller is delegated to the cgroup {directory}"
     present = base.processes(files, directory)
     real_root = not files.exists(f"{directory}/cgroup.events")
     if present and not real_root:
         others = [pid for pid in present if not is_ours(files, pid)]
         if others:
             count = f"{len(others)} other process" + ("es" if len(others) > 1 else "")
-            return f"{count} in the cgroup {directory}, which then can hold no limits: {ADVICE}"
+            return f"{count} in the cgroup {directory}, which then can hold no limits"
     return _hierarchy(directory, available, files, vacate=bool(present) and not real_root)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from sandbox.host import HostFacts
-from sandbox.kernel.cgroups import v2
 from tests.unit.sandbox.doctor.made_up import CONTROLLERS, Hierarchy, account, cgroups, checks, session, shown
 
-NOT_DELEGATED = f"the cgroup /user is not delegated to us: {v2.ADVICE}"
+NOT_DELEGATED = "the cgroup /user is not delegated to us"
 
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [

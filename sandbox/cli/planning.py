@@ -1,0 +1,48 @@
+"""From an environment file that is loaded to its plan on this machine, for the verbs that plan. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.errors import SandboxError
+    from sandbox.host import HostFacts
+    from sandbox.plan import Draft
+    from sandbox.sources import PathFact
+    from sandbox.spec.model import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planning:
+    """A draft, and what it was made from."""
+
+    draft: Draft
+    facts: HostFacts
+    paths: Mapping[str, PathFact]
+    #: Where the state is kept; empty where it cannot be, for the reason *state*.
+    state_directory: str
+    state: SandboxError | None
+
+
+def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
+    """Look at this machine and draft the plan of *spec*, with *command* instead of the file's."""
+    from sandbox import host, state
+    from sandbox.errors import StateError
+    from sandbox.plan import draft, host_paths
+    from sandbox.sources import inspect_all
+
+    facts = host.gather()
+    problem: SandboxError | None
+    try:
+        directory = os.path.realpath(state.default_path(os.environ, facts.uid))
+        problem = state.examine(directory)
+    except StateError as error:
+        directory, problem = "", error
+    paths = inspect_all(host_paths(spec))
+    made = draft(spec, facts, paths, environ=os.environ, state_directory=directory, command=command)
+    return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem)

@@ -1,0 +1,47 @@
+"""From a spec and the facts of this machine to a plan: what will be done, in order, all of it values. Pure.
+
+    values      the plan, and what it is made of; `describe`
+    findings    what is refused, and what will differ from what the file asks for
+    ids, storage, limits, process, operations      one part of the plan each
+    make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
+
+A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in
+the file. Nothing that was asked for is dropped: it is in the plan, or it is refused, or, where the file allows that, it
+is a `Difference`.
+"""
+
+from sandbox.plan.findings import written
+from sandbox.plan.make import Draft, draft, host_paths, make_plan
+from sandbox.plan.process import DEFAULT_COMMAND, DEFAULT_PATH
+from sandbox.plan.storage import STANDARD_DIRECTORIES
+from sandbox.plan.values import (
+    Difference,
+    IdPlan,
+    LayerPlan,
+    MountPoint,
+    Plan,
+    ProcessPlan,
+    as_dict,
+    default_name,
+    describe,
+)
+
+__all__ = [
+    "DEFAULT_COMMAND",
+    "DEFAULT_PATH",
+    "STANDARD_DIRECTORIES",
+    "Difference",
+    "Draft",
+    "IdPlan",
+    "LayerPlan",
+    "MountPoint",
+    "Plan",
+    "ProcessPlan",
+    "as_dict",
+    "default_name",
+    "describe",
+    "draft",
+    "host_paths",
+    "make_plan",
+    "written",
+]

@@ -1,0 +1,74 @@
+"""What planning finds: what is refused, so that the user sees all of it at once, and what will be different."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.plan.values import Difference
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.lookup import codec_at
+from sandbox.spec.model import Spec
+from sandbox.spec.notation import KeyPath, literal, parse_key_path
+from sandbox.spec.settings import NOT_ENFORCED
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects refusals and differences of the plan for *spec*."""
+
+    spec: Spec
+    refusals: list[Diagnostic] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, spec: Spec) -> Findings:
+        """Begin with what this version does not enforce: refused, or different where the file allows it."""
+        findings = cls(spec)
+        for diagnostic in spec.unenforced:
+            if diagnostic.severity == "error":
+                findings.refusals.append(diagnostic)
+            else:
+                reason = (
+                    "this version does not enforce it"
+                    if diagnostic.message == NOT_ENFORCED
+                    else diagnostic.message
+                )
+                findings.differ(diagnostic.key, None, reason)
+        return findings
+
+    def refuse(self, key: str, message: str, hint: str | None = None) -> None:
+        """Note that the setting *key* cannot be had here."""
+        self.refusals.append(self.spec.diagnose(key, message, hint))
+
+    def differ(self, key: str, effective: str | None, reason: str, *, warned: bool = True) -> None:
+        """Note that something else than the setting *key* asks for will be in effect."""
+        self.differences.append(
+            Difference(
+                key=key,
+                asked=written(self.spec, parse_key_path(key)),
+                effective=effective,
+                reason=reason,
+                warned=warned,
+            )
+        )
+
+
+def written(spec: Spec, path: KeyPath) -> str:
+    """Return the value of *spec* at *path*, or of the innermost table around it that there is, as TOML on one line."""
+    value: Any = spec
+    for length, part in enumerate(path):
+        try:
+            value = getattr(value, part) if isinstance(part, str) and hasattr(value, part) else value[part]
+        except (LookupError, TypeError):
+            return written(spec, path[:length])
+    codec = codec_at(path)
+    return literal(_plain(value if codec is None or value is None else codec.encode(value)))
+
+
+def _plain(value: object) -> object:
+    """Return *value* with the types that tomllib gives."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,141 @@
+"""The whole plan, from a spec and the facts of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sandbox.errors import HostError, SpecError
+from sandbox.host import HostFacts
+from sandbox.plan.findings import Findings
+from sandbox.plan.ids import plan_ids
+from sandbox.plan.limits import plan_cgroup, plan_process_limits
+from sandbox.plan.operations import plan_operations, private_namespaces
+from sandbox.plan.process import plan_process
+from sandbox.plan.storage import LAYER_KINDS, VOLUME_TYPES, plan_layers, plan_skeleton, plan_volumes
+from sandbox.plan.values import Plan, default_name
+from sandbox.sources import PathFact
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.model import Spec
+
+#: Settings that may turn out wrong only in the running sandbox: its messages say where they are written.
+_FOUND_WRONG_LATER = ("process.user", "process.groups", "process.cwd", "limits.oom_score_adj")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A plan as far as it can be made, and what stands against it: nothing is to be carried out if anything does."""
+
+    #: Without what is refused.
+    plan: Plan
+    #: What is wrong with the file on this machine, in the order of the file.
+    refusals: tuple[Diagnostic, ...]
+    #: What this machine lacks that every sandbox needs.
+    host: HostError | None
+
+    def accepted(self) -> Plan:
+        """Return the plan if it can be carried out.
+
+        Raises:
+            SpecError: with every setting that cannot be had here, each at its place.
+            HostError: the machine lacks what every sandbox needs.
+        """
+        if self.host is not None:
+            raise self.host
+        if self.refusals:
+            raise SpecError(self.refusals)
+        return self.plan
+
+
+def host_paths(spec: Spec) -> list[str]:
+    """Return every path of the host that *spec* names, for :func:`sandbox.sources.inspect_all`."""
+    layers = [layer.path for layer in spec.root.layers if layer.kind in LAYER_KINDS]
+    volumes = (volume for volume in spec.volumes if volume.type in VOLUME_TYPES)
+    return layers + [volume.source for volume in volumes if volume.source is not None]
+
+
+def make_plan(
+    spec: Spec,
+    facts: HostFacts,
+    paths: Mapping[str, PathFact],
+    *,
+    environ: Mapping[str, str],
+    state_directory: str,
+    command: tuple[str, ...] | None = None,
+) -> Plan:
+    """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
+
+    Raises:
+        SpecError: with every setting that cannot be had here, each at its place.
+        HostError: the machine lacks what every sandbox needs.
+    """
+    made = draft(spec, facts, paths, environ=environ, state_directory=state_directory, command=command)
+    return made.accepted()
+
+
+def draft(
+    spec: Spec,
+    facts: HostFacts,
+    paths: Mapping[str, PathFact],
+    *,
+    environ: Mapping[str, str],
+    state_directory: str,
+    command: tuple[str, ...] | None = None,
+) -> Draft:
+    """Plan the sandbox that *spec* describes on the machine that *facts* describe, as far as that goes.
+
+    Args:
+        spec: the environment file; what it asks for and this version does not enforce is refused, too.
+        facts: what this machine and account can do.
+        paths: facts of :func:`host_paths`.
+        environ: where ``inherit_env`` takes values from.
+        state_directory: no layer may be inside it; empty where there is none.
+        command: replaces command and arguments of the file.
+    """
+    findings = Findings.of(spec)
+    ids = plan_ids(spec, facts, findings)
+    layers = plan_layers(spec, paths, state_directory, findings)
+    volumes = plan_volumes(spec, paths, findings)
+    private = private_namespaces(spec)
+    cgroup = plan_cgroup(spec, facts, findings)
+    limits = plan_process_limits(spec, facts, findings)
+    process = plan_process(spec, facts, environ, command, limits, findings)
+    name = spec.sandbox.name or default_name(spec.file)
+    plan = Plan(
+        name=name,
+        file=spec.file,
+        ids=ids,
+        layers=layers,
+        writable=spec.root.writable,
+        size=spec.root.size,
+        inodes=spec.root.inodes,
+        skeleton=plan_skeleton(volumes, paths),
+        namespaces=private,
+        operations=plan_operations(spec, ids, private, volumes, name),
+        process=process,
+        cgroup=cgroup,
+        wall_time=spec.limits.wall_time,
+        differences=tuple(findings.differences),
+        places=_places(spec),
+    )
+    refusals = sorted(findings.refusals, key=Diagnostic.sort_key)
+    return Draft(plan=plan, refusals=tuple(refusals), host=_host_problem(facts))
+
+
+def _places(spec: Spec) -> Mapping[str, str]:
+    found = {key: spec.origin(key) for key in _FOUND_WRONG_LATER}
+    return {key: f"{place.file}:{place.line}:{place.column}" for key, place in found.items() if place}
+
+
+def _host_problem(facts: HostFacts) -> HostError | None:
+    if facts.fuse == "missing":
+        return HostError(
+            "/dev/fuse is missing: the root file system is served through it",
+            hint="as root: modprobe fuse; in a container: start it with --device /dev/fuse",
+        )
+    if facts.fuse != "ok":
+        return HostError(
+            "/dev/fuse cannot be opened by this account",
+            hint="as root: chmod 666 /dev/fuse (udev has it so); in a container: --device /dev/fuse",
+        )
+    return None

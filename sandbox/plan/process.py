@@ -1,0 +1,67 @@
+"""The program and what it starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandbox.host import HostFacts
+from sandbox.kernel import capabilities
+from sandbox.plan.findings import Findings
+from sandbox.plan.values import ProcessPlan
+from sandbox.spec.model import Spec
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_COMMAND = ("/bin/sh",)
+
+
+def plan_process(
+    spec: Spec,
+    facts: HostFacts,
+    environ: Mapping[str, str],
+    command: tuple[str, ...] | None,
+    limits: Mapping[str, int | str],
+    findings: Findings,
+) -> ProcessPlan:
+    """Plan the program; *command* replaces that of the file."""
+    process = spec.process
+    security = spec.security
+    terminal = facts.terminal if process.terminal == "auto" else bool(process.terminal)
+    try:
+        allowed = capabilities.effective_set(
+            capabilities.DEFAULT, security.capabilities.drop, security.capabilities.add
+        )
+        added = capabilities.effective_set(frozenset(), (), security.capabilities.add)
+    except ValueError as error:
+        findings.refuse("security.capabilities", str(error))
+        allowed = added = frozenset()
+    return ProcessPlan(
+        argv=command or (process.command or DEFAULT_COMMAND) + process.args,
+        cwd=process.cwd,
+        env=_environment(spec, environ, findings, terminal=terminal),
+        user=process.user,
+        groups=process.groups,
+        umask=process.umask,
+        terminal=terminal,
+        stop_signal=process.stop_signal,
+        stop_timeout=process.stop_timeout,
+        capabilities=allowed,
+        added_capabilities=added,
+        no_new_privileges=security.no_new_privileges,
+        rlimits=limits,
+        oom_score_adj=spec.limits.oom_score_adj,
+    )
+
+
+def _environment(
+    spec: Spec, environ: Mapping[str, str], findings: Findings, *, terminal: bool
+) -> Mapping[str, str]:
+    env = {"PATH": DEFAULT_PATH, "container": "sandbox"}
+    if terminal:
+        env["TERM"] = environ.get("TERM", "xterm")
+    for number, name in enumerate(spec.process.inherit_env):
+        if name in environ:
+            env[name] = environ[name]
+        elif name not in spec.process.env:
+            reason = "not set where the sandbox is started"
+            findings.differ(f"process.inherit_env[{number}]", None, reason, warned=False)
+    return {**env, **spec.process.env}

@@ -1,0 +1,225 @@
+"""The plan and what it is made of: frozen values that can be printed, compared and carried out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sandbox.kernel.cgroups import CgroupLimits
+from sandbox.kernel.idmaps import IdMap
+from sandbox.ops import Operation
+from sandbox.spec.notation import quote, visible
+from sandbox.spec.values import User
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What will be otherwise than the file asks for, and why.
+
+    *asked* is the setting as TOML. *effective* completes "`ids.map = "auto"` ... here"; None: it goes unenforced.
+    """
+
+    key: str
+    asked: str
+    effective: str | None
+    reason: str
+    #: Whether `up` says so: not where nothing but a default, or "if it is there", asked for it.
+    warned: bool = True
+
+
+def warnings_of(differences: Iterable[Difference]) -> tuple[str, ...]:
+    """Return the warnings that `up` prints; settings that go unenforced for one reason are one warning."""
+    lines = []
+    unenforced: dict[str, list[str]] = {}
+    for difference in differences:
+        if not difference.warned:
+            continue
+        if difference.effective is None:
+            unenforced.setdefault(difference.reason, []).append(difference.key)
+        else:
+            told = f"{difference.key} = {difference.asked} {difference.effective} here: {difference.reason}"
+            lines.append(told)
+    lines += [f"not enforced: {', '.join(keys)}: {reason}" for reason, keys in unenforced.items()]
+    return tuple(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdPlan:
+    """The ids of the sandbox: its maps, and the programs that write them where we may not."""
+
+    uid_map: tuple[IdMap, ...]
+    gid_map: tuple[IdMap, ...]
+    helpers: tuple[str, str] | None
+    #: Only id 0 exists.
+    single: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """One layer, bottom first in the plan: a directory to serve, or an archive to unpack into the store
+    first.
+    """
+
+    kind: str
+    path: str
+    cross: tuple[str, ...] = ()
+    #: Permission bits that the root shows if this layer is the topmost.
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountPoint:
+    """A path that must exist to be mounted on; it comes from a generated layer below all others (Corrections
+    22).
+    """
+
+    path: str
+    is_directory: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessPlan:
+    """The program and what it starts with."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str]
+    user: User
+    groups: tuple[int, ...]
+    umask: int
+    terminal: bool
+    stop_signal: str
+    stop_timeout: float
+    capabilities: frozenset[str]
+    #: Those of them that the file asked for by name: a user other than root gets these only.
+    added_capabilities: frozenset[str]
+    no_new_privileges: bool
+    rlimits: Mapping[str, int | str]
+    oom_score_adj: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that will be done."""
+
+    name: str
+    file: str
+    ids: IdPlan
+    layers: tuple[LayerPlan, ...]
+    writable: str
+    #: Bytes and objects that the writable layer may hold; None for as many as fit.
+    size: int | None
+    inodes: int | None
+    skeleton: tuple[MountPoint, ...]
+    namespaces: frozenset[str]
+    operations: tuple[Operation, ...]
+    process: ProcessPlan
+    cgroup: CgroupLimits
+    wall_time: float | None
+    differences: tuple[Difference, ...] = ()
+    #: "FILE:LINE:COLUMN" of settings that only the running sandbox can find wrong, by key.
+    places: Mapping[str, str]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to tell the user before anything is done."""
+        return warnings_of(self.differences)
+
+
+def default_name(file: str) -> str:
+    """Name a sandbox after its file: the stem, and enough of a digest of the whole path that two ``dev.toml``
+    do not meet.
+    """
+    stem = (
+        re.sub(r"[^a-z0-9_.-]+", "-", os.path.splitext(os.path.basename(file))[0].lower()).strip("-.")
+        or "sandbox"
+    )
+    return f"{stem[:40]}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+
+
+def describe(plan: Plan) -> list[str]:
+    """Return the plan as lines, in the order in which it will be carried out.
+
+    Of the environment only names are told. What a terminal would not show is escaped, as TOML does it.
+    """
+    ids, process = plan.ids, plan.process
+    lines = [f"sandbox {plan.name}"]
+    lines += [f"layer {layer.kind}:{layer.path}" for layer in plan.layers]
+    bounds = [
+        f"{count} {unit}"
+        for count, unit in ((plan.size, "bytes"), (plan.inodes, "objects"))
+        if count is not None
+    ]
+    lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
+    lines.append(
+        "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
+    )
+    lines.append("new namespaces: " + " ".join(sorted(plan.namespaces)))
+    lines += [operation.describe() for operation in plan.operations]
+    lines += [f"limit {name} {getattr(plan.cgroup, name)} (cgroup)" for name in plan.cgroup.given()]
+    if plan.wall_time is not None:
+        lines.append(f"limit wall_time {plan.wall_time:g} seconds (timer of the supervisor)")
+    lines += [f"limit {name} {value} (rlimit)" for name, value in process.rlimits.items()]
+    if process.oom_score_adj is not None:
+        lines.append(f"oom_score_adj {process.oom_score_adj}")
+    lines.append("environment " + " ".join(process.env))
+    group = "" if process.user.group is None else f":{process.user.group}"
+    groups = f" with groups {' '.join(map(str, process.groups))}" if process.groups else ""
+    lines.append(f"user {process.user.user}{group}{groups}, umask {process.umask:04o}, in {process.cwd}")
+    lines.append("capabilities " + (" ".join(sorted(process.capabilities)) or "none"))
+    lines.append("no_new_privileges " + ("on" if process.no_new_privileges else "off"))
+    lines.append("terminal of its own" if process.terminal else "terminal: none of its own")
+    lines.append("exec " + " ".join(map(_word, process.argv)))
+    return ["".join(map(visible, line)) for line in lines]
+
+
+def _word(word: str) -> str:
+    return word if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", word) else quote(word)
+
+
+def as_dict(plan: Plan) -> dict[str, object]:
+    """Return the plan for JSON: every field by its name, of the environment names only, since a plan is for showing.
+
+    An operation is an object of its fields beside "operation", the name of its kind, and "description".
+    """
+    process, ids = plan.process, plan.ids
+    return {
+        "name": plan.name,
+        "file": plan.file,
+        "ids": {
+            "uid_map": [_fields(entry) for entry in ids.uid_map],
+            "gid_map": [_fields(entry) for entry in ids.gid_map],
+            "helpers": None if ids.helpers is None else list(ids.helpers),
+            "single": ids.single,
+        },
+        "layers": [_fields(layer) for layer in plan.layers],
+        "writable": plan.writable,
+        "size": plan.size,
+        "inodes": plan.inodes,
+        "namespaces": sorted(plan.namespaces),
+        "operations": [
+            {"operation": type(step).__name__, "description": step.describe()} | _fields(step)
+            for step in plan.operations
+        ],
+        "process": _fields(process)
+        | {
+            "env": list(process.env),
+            "user": {"user": process.user.user, "group": process.user.group},
+            "capabilities": sorted(process.capabilities),
+            "added_capabilities": sorted(process.added_capabilities),
+            "rlimits": dict(process.rlimits),
+        },
+        "cgroup": {name: getattr(plan.cgroup, name) for name in plan.cgroup.given()},
+        "wall_time": plan.wall_time,
+        "differences": [_fields(difference) for difference in plan.differences],
+    }
+
+
+def _fields(value: Any) -> dict[str, object]:
+    """Return the fields of a dataclass, tuples as lists."""
+    found = {item.name: getattr(value, item.name) for item in fields(value)}
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in found.items()}
