@@ -22,6 +22,8 @@ class PathFact:
     identity: tuple[int, int] | None = None
     #: Permission bits, for a directory that becomes the root.
     mode: int = 0o755
+    #: The user who owns it.
+    owner: int | None = None
     #: Why it cannot be used, for "missing" and "refused".
     reason: str = ""
 
@@ -45,6 +47,7 @@ def inspect(path: str) -> PathFact:
         kind="directory" if is_directory else "file",
         identity=(info.st_dev, info.st_ino),
         mode=stat.S_IMODE(info.st_mode),
+        owner=info.st_uid,
     )
 
 

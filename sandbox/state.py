@@ -67,14 +67,12 @@ def examine(path: str) -> StateError | None:
     """Return why the state could not be kept in *path*, None where it could; makes and changes nothing."""
     path = os.path.realpath(path)
     at = path
-    while True:
-        try:
-            info = os.stat(at)
-            break
-        except FileNotFoundError:
-            at = os.path.dirname(at)
-        except OSError as error:
-            return _unusable(path, error)
+    while not os.path.lexists(at):
+        at = os.path.dirname(at)
+    try:
+        info = os.stat(at)
+    except OSError as error:
+        return _unusable(path, error)
     if not stat.S_ISDIR(info.st_mode):
         # makedirs(3) would say EEXIST of the directory itself, and ENOTDIR of one above it.
         return _unusable(path, OSError(errno.ENOTDIR if at != path else errno.EEXIST, "", at))

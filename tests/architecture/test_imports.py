@@ -33,6 +33,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "plan": frozenset(
         {"errors", "spec", "host", "sources", "ops", "kernel"}
     ),  # of the kernel, the values below
+    "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
     "state": frozenset({"__init__", "errors", "kernel", "plan", "userns"}),
     "image": frozenset({"errors", "kernel", "plan", "state", "userns"}),
@@ -63,6 +64,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "runtime",
             "editing",
             "doctor",
+            "explain",
         }
     ),
     "__main__": frozenset({"cli"}),

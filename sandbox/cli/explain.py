@@ -1,0 +1,54 @@
+"""`sandbox explain`: what the program of an environment file will be able to reach, and why."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from sandbox.cli.options import add_file, add_json, add_overrides
+from sandbox.cli.output import print_json, use_colour
+
+DESCRIPTION = (
+    "Say what the program of FILE will be able to reach on this machine, and where each of it comes from."
+)
+EPILOG = (
+    "exit status: 0 if `sandbox up` would go ahead, 1 if it would refuse, 125 if the file itself is wrong.\n"
+    "Nothing is started or changed; what only a start can find out is not in the report."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file(parser)
+    add_overrides(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; return 1 if `up` would refuse."""
+    from sandbox.cli.planning import plan
+    from sandbox.explain import Case, look, make_report, render
+    from sandbox.spec.load import load
+
+    spec = load(
+        arguments.file, profiles=arguments.profile, assignments=arguments.assignments, unenforced="keep"
+    )
+    planning = plan(spec)
+    report = make_report(
+        Case(
+            spec=spec,
+            draft=planning.draft,
+            facts=planning.facts,
+            paths=planning.paths,
+            environ=os.environ,
+            state_directory=planning.state_directory,
+            state=planning.state,
+            surroundings=look(),
+        )
+    )
+    if arguments.json:
+        print_json(report.as_dict())
+    else:
+        sys.stdout.write(render(report, colour=use_colour(sys.stdout)))
+    return 1 if report.refused else 0

@@ -1,0 +1,59 @@
+"""What a report is made from, and how to say where a value of it comes from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sandbox.errors import SandboxError
+from sandbox.explain.report import DEFAULT, Origin
+from sandbox.explain.surroundings import Surroundings
+from sandbox.host import HostFacts
+from sandbox.plan import Draft, Plan
+from sandbox.sources import PathFact
+from sandbox.spec.model import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A specification, the machine that it is for, and the draft of its plan there."""
+
+    spec: Spec
+    draft: Draft
+    facts: HostFacts
+    paths: Mapping[str, PathFact]
+    environ: Mapping[str, str]
+    #: Where the state is kept; empty where it cannot be, which *state* says.
+    state_directory: str
+    state: SandboxError | None
+    surroundings: Surroundings
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, as far as it goes."""
+        return self.draft.plan
+
+    def origin(self, *keys: str) -> Origin:
+        """Return where the first of *keys* that is set is set; the default, if none is."""
+        for key in keys:
+            place = self.spec.origin(key)
+            if place is not None:
+                return Origin(
+                    kind="command line" if place.file == "--set" else "file",
+                    file=place.file,
+                    line=place.line,
+                    column=place.column,
+                )
+        return DEFAULT
+
+    def decided_here(self, reason: str, *keys: str) -> Origin:
+        """Return the origin of a value that this machine decided, and where the file asked for it to."""
+        asked = self.origin(*keys)
+        return Origin(kind="machine", reason=reason, file=asked.file, line=asked.line, column=asked.column)
+
+    def differs(self, key: str) -> str | None:
+        """Return why *key* will not be as the file has it; None if it will be."""
+        for difference in self.plan.differences:
+            if difference.key == key:
+                return difference.reason
+        return None

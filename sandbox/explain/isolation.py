@@ -1,0 +1,255 @@
+"""The sections about what is private: ids, namespaces, the network, capabilities and the other walls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sandbox.explain.case import Case
+from sandbox.explain.report import DEFAULT, Fact, Origin
+from sandbox.explain.storage import binds, sockets_below
+from sandbox.kernel import capabilities
+from sandbox.kernel.idmaps import IdMap, lookup
+from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
+from sandbox.ops import SetHostname
+
+_NAMESPACES = {
+    "user": ("ids and capabilities are the sandbox's own, and good for nothing outside", ""),
+    "mount": ("its tree of mounts is its own; nothing mounted inside shows outside", ""),
+    "pid": ("sees and signals its own processes only", ""),
+    "net": (
+        "network devices, ports and abstract sockets are its own",
+        "network devices, ports and abstract sockets are this machine's",
+    ),
+    "ipc": (
+        "System V IPC and POSIX message queues are its own",
+        "System V IPC and POSIX message queues are this machine's",
+    ),
+    "uts": ("has a host name of its own", "has the host name of this machine, and cannot change it"),
+    "cgroup": ("sees its own cgroup as the root of all", "sees where in the cgroups of this machine it is"),
+    "time": ("", "clocks are those of this machine"),
+}
+
+_CAPABILITIES = {
+    "CHOWN": "give files of its own ids to another id of the sandbox",
+    "DAC_OVERRIDE": "pass permission checks on files whose ids are the sandbox's",
+    "FOWNER": "act as the owner of such files",
+    "FSETID": "keep set-id bits when changing such files",
+    "KILL": "signal processes of other users of the sandbox",
+    "NET_BIND_SERVICE": "listen on ports below 1024 of a network of the sandbox's own",
+    "SETFCAP": "give file capabilities, which count in the sandbox only",
+    "SETGID": "become another group of the sandbox",
+    "SETPCAP": "drop capabilities for good",
+    "SETUID": "become another user of the sandbox",
+    "SYS_CHROOT": "call chroot(2)",
+}
+
+
+def map_text(id_map: Sequence[IdMap]) -> str:
+    """Return an id map in words: "0 is 1000, 1-65535 are 100000-165534"."""
+    return ", ".join(
+        f"{_span(entry.inside, entry.count)} {'is' if entry.count == 1 else 'are'} {_span(entry.outside, entry.count)}"
+        for entry in id_map
+    )
+
+
+def _span(start: int, count: int) -> str:
+    return str(start) if count == 1 else f"{start}-{start + count - 1}"
+
+
+def ids_section(case: Case) -> Iterator[Fact]:
+    """Yield the id maps, and who the sandbox's root is outside."""
+    ids, facts = case.plan.ids, case.facts
+    reason = case.differs("ids.map")
+    origin = case.decided_here(reason, "ids.map") if reason else _map_origin(case)
+    for label, id_map in (("user ids", ids.uid_map), ("group ids", ids.gid_map)):
+        value = [[entry.inside, entry.outside, entry.count] for entry in id_map]
+        text = f"{map_text(id_map)} outside"
+        yield Fact(label=label, text=text, value=value, origin=origin, keys=("ids.map",))
+    outside = lookup(ids.uid_map, 0)
+    you = f"you, {facts.user_name or 'user'} (uid {facts.uid})" if outside == facts.uid else ""
+    yield Fact(
+        label="uid 0 inside",
+        text=f"is {you}: files of yours in volumes are its own"
+        if you
+        else f"is uid {outside}, whom nobody else is",
+        value=outside,
+        origin=origin,
+    )
+    helpers = " and ".join(ids.helpers) if ids.helpers else "the launcher itself"
+    yield Fact(label="written by", text=helpers, value=list(ids.helpers or ()), origin=origin)
+    kept = [group for group in facts.groups if group != facts.gid] if ids.single and facts.uid != 0 else []
+    if kept:
+        groups = " ".join(map(str, kept))
+        yield Fact(
+            label="groups of yours",
+            text=f"{groups} stay, and with them what they may read: setgroups(2) is denied",
+            value=kept,
+            origin=origin,
+        )
+
+
+def _map_origin(case: Case) -> Origin:
+    if case.spec.ids.map == "single":
+        return case.origin("ids.map")
+    if case.facts.is_real_root:
+        return case.decided_here("root maps ids that belong to nobody", "ids.map")
+    name = case.facts.user_name or case.facts.uid
+    return case.decided_here(f"/etc/subuid and /etc/subgid give {name} these ids", "ids.map")
+
+
+def namespaces_section(case: Case) -> Iterator[Fact]:
+    """Yield every namespace, private or not, and the host name."""
+    for name, (private, shared) in _NAMESPACES.items():
+        own = name in case.plan.namespaces
+        keys = ("namespaces.net", "network.mode") if name == "net" else (f"namespaces.{name}",)
+        yield Fact(
+            label=name,
+            text=f"private: {private}" if own else f"the host's: {shared}",
+            value="private" if own else "host",
+            origin=case.origin(*keys),
+            keys=keys[:1],
+        )
+    for operation in case.plan.operations:
+        if isinstance(operation, SetHostname):
+            keys = ("sandbox.hostname", "sandbox.name")
+            origin = case.origin(*keys)
+            yield Fact(
+                label="host name", text=operation.name, value=operation.name, origin=origin, keys=keys[:1]
+            )
+
+
+def network_section(case: Case) -> Iterator[Fact]:
+    """Yield what can be reached over the network and over unix sockets."""
+    host = "net" not in case.plan.namespaces
+    keys = ("network.mode", "namespaces.net")
+    origin = case.origin(*keys)
+    yield Fact(
+        label="reaches",
+        text="all that this machine reaches, and the services on its loopback"
+        if host
+        else "nothing but a loopback of its own",
+        value="host" if host else "none",
+        origin=origin,
+        keys=keys[:1],
+    )
+    yield Fact(
+        label="listens",
+        text="on every address of this machine, at ports that you may listen on"
+        if host
+        else "on its own loopback; no port of this machine leads there",
+        value="host" if host else "none",
+        origin=origin,
+    )
+    abstract = list(case.surroundings.abstract_sockets) if host else []
+    text = "abstract ones of this machine can be connected to, whatever files it sees" + (
+        f"; at present {' '.join(abstract)}" if abstract else "; at present there is none"
+    )
+    yield Fact(
+        label="abstract sockets",
+        text=text if host else "its own only",
+        value=abstract,
+        origin=origin,
+    )
+    sources = [bind.source for bind in binds(case.plan.operations)]
+    found = sorted({socket for source in sources for socket in sockets_below(source, case)})
+    yield Fact(
+        label="sockets in volumes",
+        text=f"can be connected to, read-only or not: {' '.join(found)}"
+        if found
+        else "none at present; a socket that somebody makes there could be connected to"
+        if sources
+        else "none: there is no bind volume",
+        value=found,
+        origin=DEFAULT,
+    )
+    yield Fact(
+        label="sockets in layers",
+        text="cannot be connected to: unionfs shows them, and nobody listens there",
+        value=[],
+        origin=DEFAULT,
+    )
+
+
+def security_section(case: Case) -> Iterator[Fact]:
+    """Yield capabilities, each with its reason, and the other walls."""
+    process = case.plan.process
+    yield _sets(case)
+    order = sorted(process.capabilities, key=lambda name: capabilities.NUMBERS[name])
+    for name in order:
+        why = _CAPABILITIES.get(name, "asked for by the file; see capabilities(7)")
+        key = _capability_key(case, "add", name)
+        yield Fact(
+            label=name,
+            text=why if key is None else f"added: {_CAPABILITIES.get(name, 'see capabilities(7)')}",
+            value=name,
+            origin=DEFAULT if key is None else case.origin(key, "security.capabilities.add"),
+            keys=() if key is None else (key,),
+        )
+    for number, word in enumerate(case.spec.security.capabilities.drop):
+        key = f"security.capabilities.drop[{number}]"
+        yield Fact(label=f"without {word}", text="dropped", value=word, origin=case.origin(key), keys=(key,))
+    key = "security.no_new_privileges"
+    yield Fact(
+        label="no_new_privileges",
+        text="on: set-user-id programs and file capabilities are without effect"
+        if process.no_new_privileges
+        else "off: set-user-id programs and file capabilities in the layers work, within the sandbox's ids",
+        value=process.no_new_privileges,
+        origin=case.origin(key),
+        keys=(key,),
+    )
+    key = "security.seccomp"
+    yield Fact(
+        label="seccomp",
+        text="no filter: this version has none, so every system call reaches the kernel",
+        value=None,
+        origin=case.origin(key),
+        keys=(key,),
+    )
+    text = "no rules: this version has none"
+    yield Fact(label="landlock", text=text, value=None, origin=DEFAULT, keys=())
+    yield Fact(
+        label="masked",
+        text=" ".join(MASKED_PATHS),
+        value=list(MASKED_PATHS),
+        origin=DEFAULT,
+        notes=("those that there are; they appear empty",),
+    )
+    text = " ".join(READONLY_PATHS)
+    yield Fact(label="read-only", text=text, value=list(READONLY_PATHS), origin=DEFAULT)
+
+
+def _sets(case: Case) -> Fact:
+    """Say which capabilities the program starts with; that depends on its user id."""
+    process = case.plan.process
+    user = process.user.user
+    names = sorted(process.capabilities)
+    uid = 0 if user in (0, "root") else 1
+    sets = capabilities.sets_for(uid, process.capabilities, process.added_capabilities)
+    effective = sorted(sets.permitted)
+    if uid == 0:
+        text = f"{len(effective)}, over what belongs to the sandbox's ids and namespaces only"
+    else:
+        text = f"{' '.join(effective) or 'none'}: the default ones are root's, and user {user} gets those that are added"
+    notes = (
+        ("if that name is uid 0 in the sandbox's /etc/passwd, it gets all of these",)
+        if uid and isinstance(user, str)
+        else ()
+    )
+    return Fact(
+        label="capabilities",
+        text=text,
+        value={"bounding": names, "effective": effective, "ambient": sorted(sets.ambient)},
+        origin=case.origin("security.capabilities.add", "security.capabilities.drop", "process.user"),
+        notes=notes,
+    )
+
+
+def _capability_key(case: Case, table: str, name: str) -> str | None:
+    """Return the key of the element of security.capabilities.add that gives *name*; None if it is a default one."""
+    added = case.spec.security.capabilities.add
+    words = [capabilities.parse(word) for word in added]
+    for wanted in (name, "ALL"):
+        if wanted in words and (wanted == name or name not in capabilities.DEFAULT):
+            return f"security.capabilities.{table}[{words.index(wanted)}]"
+    return None

@@ -1,0 +1,143 @@
+"""The sections about the program: what is run, as whom, and with which environment; and settings that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sandbox.explain.case import Case
+from sandbox.explain.report import DEFAULT, Fact
+from sandbox.plan import written
+from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path, quote
+from sandbox.spec.units import format_duration
+
+
+def program_section(case: Case) -> Iterator[Fact]:
+    """Yield the command line and what the program starts with."""
+    plan, process = case.plan, case.plan.process
+    own = case.spec.process
+    argv = list(process.argv)
+    command = argv[: len(argv) - len(own.args)] if own.args else argv
+    yield Fact(
+        label="command",
+        text=" ".join(map(quote, command)),
+        value=argv,
+        origin=case.origin("process.command"),
+        keys=("process.command",),
+        notes=() if "/" in command[0] else ("looked up in PATH, inside the sandbox",),
+    )
+    if own.args:
+        text = " ".join(map(quote, own.args))
+        origin = case.origin("process.args")
+        yield Fact(label="arguments", text=text, value=list(own.args), origin=origin, keys=("process.args",))
+    user = process.user
+    group = "" if user.group is None else f", group {user.group}"
+    named = isinstance(user.user, str) or isinstance(user.group, str)
+    yield Fact(
+        label="user",
+        text=f"{user.user}{group}",
+        value={"user": user.user, "group": user.group},
+        origin=case.origin("process.user"),
+        keys=("process.user",),
+        notes=("names are looked up in the sandbox's own /etc/passwd and /etc/group",) if named else (),
+    )
+    groups = " ".join(map(str, process.groups))
+    yield Fact(
+        label="other groups",
+        text=groups or "none",
+        value=list(process.groups),
+        origin=case.origin("process.groups"),
+        keys=("process.groups",),
+    )
+    yield _simple(case, "directory", "process.cwd", process.cwd, process.cwd)
+    yield _simple(case, "umask", "process.umask", f"{process.umask:04o}", f"{process.umask:04o}")
+    yield _terminal(case)
+    wait = format_duration(process.stop_timeout)
+    yield _simple(case, "stop signal", "process.stop_signal", process.stop_signal, process.stop_signal)
+    yield _simple(
+        case, "stop timeout", "process.stop_timeout", f"{wait}, then it is killed", process.stop_timeout
+    )
+    text = "an init of the sandbox's own, which reaps and passes signals on"
+    yield _simple(case, "process 1", "process.init", text, own.init)
+    yield _simple(case, "sandbox", "sandbox.name", f"is called {plan.name}", plan.name)
+
+
+def _simple(case: Case, label: str, key: str, text: str, value: object) -> Fact:
+    return Fact(label=label, text=text, value=value, origin=case.origin(key), keys=(key,))
+
+
+def _terminal(case: Case) -> Fact:
+    asked, given = case.spec.process.terminal, case.plan.process.terminal
+    key = "process.terminal"
+    is_one = "are a terminal" if case.facts.terminal else "are not both a terminal"
+    return Fact(
+        label="terminal",
+        text="one of its own, inside"
+        if given
+        else "none of its own: standard input and output are those of `up`",
+        value=given,
+        origin=case.origin(key)
+        if asked != "auto"
+        else case.decided_here(f"standard input and output {is_one}", key),
+        keys=(key,),
+    )
+
+
+def environment_section(case: Case) -> Iterator[Fact]:
+    """Yield the variables. Values that are taken from outside are not shown: a report is passed on."""
+    own = case.spec.process
+    inherited = {name: number for number, name in enumerate(own.inherit_env)}
+    for name, value in case.plan.process.env.items():
+        if name in own.env:
+            key = format_key_path(("process", "env", name))
+            keys = (key, f"process.inherit_env[{inherited[name]}]") if name in inherited else (key,)
+            notes = ("wins over the inherited one",) if name in inherited else ()
+            yield Fact(
+                label=name,
+                text=quote(value),
+                value=value,
+                origin=case.origin(key),
+                keys=keys,
+                notes=notes,
+            )
+        elif name in inherited and name in case.environ:
+            key = f"process.inherit_env[{inherited[name]}]"
+            text = "the value that it has where the sandbox is started"
+            yield Fact(label=name, text=text, value=None, origin=case.origin(key), keys=(key,))
+        elif name == "TERM":
+            origin = case.decided_here("the program gets a terminal", "process.terminal")
+            yield Fact(label=name, text=quote(value), value=value, origin=origin)
+        else:
+            yield Fact(label=name, text=quote(value), value=value, origin=DEFAULT)
+    if "HOME" not in case.plan.process.env:
+        text = "the home directory of the user in the sandbox's /etc/passwd, or /"
+        yield Fact(label="HOME", text=text, value=None, origin=DEFAULT)
+    if "USER" not in case.plan.process.env:
+        text = "the name of the user in the sandbox's /etc/passwd, if it has one"
+        yield Fact(label="USER", text=text, value=None, origin=DEFAULT)
+    for name, number in inherited.items():
+        if name not in case.plan.process.env:
+            key = f"process.inherit_env[{number}]"
+            yield Fact(
+                label=name,
+                text="absent",
+                value=None,
+                origin=case.decided_here("not set where the sandbox is started", key),
+                keys=(key,),
+            )
+
+
+def settings_section(case: Case, told: Iterable[Fact]) -> Iterator[Fact]:
+    """Yield what the file sets and no fact of *told* answers for, so that nothing of a file is left out."""
+    answered = {parse_key_path(key) for fact in told for key in fact.keys}
+    for path in set_keys(case):
+        if not any(path[:length] in answered for length in range(1, len(path) + 1)):
+            key = format_key_path(path)
+            text = written(case.spec, path)
+            yield Fact(label=key, text=text, value=text, origin=case.origin(key), keys=(key,))
+
+
+def set_keys(case: Case) -> list[KeyPath]:
+    """Return the settings that the files set, without the tables and lists that only hold others, in order."""
+    paths = case.spec.origins.by_path
+    around = {path[:length] for path in paths for length in range(1, len(path))}
+    return [path for path in paths if path not in around]

@@ -1,0 +1,174 @@
+"""The report as values: facts with where they come from, and what stands out. Nothing here knows how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sandbox.plan import Difference
+from sandbox.spec.diagnostic import Diagnostic
+
+Level = Literal["danger", "caution", "note"]
+
+#: The sections with their headings, in the order in which they are shown.
+SECTIONS: Mapping[str, str] = {
+    "program": "Program",
+    "root": "Root file system, layers bottom first",
+    "mounts": "Mounts and volumes, in the order of mounting",
+    "ids": "User and group ids",
+    "namespaces": "Namespaces",
+    "network": "Network and sockets",
+    "environment": "Environment of the program",
+    "limits": "Limits",
+    "security": "Capabilities and other walls",
+    "settings": "Other settings of the file",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a value comes from: a place in a file, the command line, a default, or what this machine is.
+
+    *file*, *line* and *column* may be given beside *machine*: the file asked, and the machine decided.
+    """
+
+    kind: Literal["file", "command line", "default", "machine"]
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    reason: str | None = None
+
+    def text(self) -> str:
+        """Return "FILE:LINE", "--set", "default" or "this machine: REASON"."""
+        if self.kind == "default":
+            return "default"
+        # All of a --set is one line, and there is no file to look into.
+        place = "--set" if self.file == "--set" else f"{self.file}:{self.line}"
+        if self.kind != "machine":
+            return place
+        asked = "" if self.file is None else f" (asked for in {place})"
+        return f"this machine: {self.reason}{asked}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the origin for JSON."""
+        return {
+            "kind": self.kind,
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "reason": self.reason,
+        }
+
+
+DEFAULT = Origin(kind="default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One thing that holds in the sandbox.
+
+    *text* tells it to people, *value*, made of what JSON has, to programs. *keys* are the settings that it answers for,
+    each with all that is below it.
+    """
+
+    label: str
+    text: str
+    value: object
+    origin: Origin
+    keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fact for JSON."""
+        return {
+            "label": self.label,
+            "text": self.text,
+            "value": self.value,
+            "origin": self.origin.as_dict(),
+            "keys": list(self.keys),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Risk:
+    """One sentence of the summary. *keys* are the settings that it comes from, if it comes from any."""
+
+    level: Level
+    text: str
+    keys: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the risk for JSON."""
+        return {
+            "level": self.level,
+            "text": self.text,
+            "keys": list(self.keys),
+            "origins": [origin.as_dict() for origin in self.origins],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """A difference between what the file asks for and what will be, and where it is asked for; *refused* if `up` will
+    not go ahead with it.
+    """
+
+    difference: Difference
+    origin: Origin
+    refused: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the deviation for JSON."""
+        return {
+            "key": self.difference.key,
+            "asked": self.difference.asked,
+            "effective": self.difference.effective,
+            "reason": self.difference.reason,
+            "warned": self.difference.warned,
+            "refused": self.refused,
+            "origin": self.origin.as_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a reviewer reads. *refusals* are what `up` would say; it goes ahead if there are none."""
+
+    file: str
+    files: tuple[str, ...]
+    name: str
+    account: str
+    risks: tuple[Risk, ...]
+    sections: Mapping[str, tuple[Fact, ...]]
+    deviations: tuple[Deviation, ...]
+    refusals: tuple[Diagnostic, ...]
+    plan: tuple[str, ...]
+
+    @property
+    def refused(self) -> bool:
+        """Whether `up` would refuse the file here."""
+        return bool(self.refusals)
+
+    def facts(self) -> Iterator[Fact]:
+        """Yield the facts of all sections."""
+        for section in self.sections.values():
+            yield from section
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report for JSON; the docstring of the package describes it."""
+        return {
+            "version": 1,
+            "file": self.file,
+            "files": list(self.files),
+            "name": self.name,
+            "account": self.account,
+            "refused": self.refused,
+            "refusals": [diagnostic.as_dict() for diagnostic in self.refusals],
+            "risks": [risk.as_dict() for risk in self.risks],
+            **{name: [fact.as_dict() for fact in facts] for name, facts in self.sections.items()},
+            "differences": [deviation.as_dict() for deviation in self.deviations],
+            "plan": list(self.plan),
+        }

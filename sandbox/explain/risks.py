@@ -1,0 +1,180 @@
+"""The summary: what a reviewer should look at first, a sentence each, the worst first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from sandbox.explain.case import Case
+from sandbox.explain.report import Level, Risk
+from sandbox.explain.storage import binds, inside, sockets_below, trust_problem
+from sandbox.kernel import capabilities
+
+_LEVELS: tuple[Level, ...] = ("danger", "caution", "note")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(^|_)KEY|AUTH_SOCK", re.IGNORECASE)
+#: Capabilities that open large parts of the kernel to the program, even over namespaces of its own.
+_WIDE = frozenset(
+    {"SYS_ADMIN", "NET_ADMIN", "SYS_MODULE", "SYS_RAWIO", "BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"}
+)
+
+
+def risks(case: Case) -> tuple[Risk, ...]:
+    """Return what stands out, the worst first."""
+    found = [risk for rule in _RULES for risk in rule(case)]
+    return tuple(sorted(found, key=lambda risk: _LEVELS.index(risk.level)))
+
+
+def _risk(case: Case, level: Level, text: str, *keys: str) -> Risk:
+    origins = tuple(dict.fromkeys(case.origin(key) for key in keys if case.spec.is_set(key)))
+    return Risk(level=level, text=text, keys=keys, origins=origins)
+
+
+def _volumes(case: Case) -> Iterator[Risk]:
+    bound = binds(case.plan.operations)
+    keys = {volume.target: f"volumes[{number}]" for number, volume in enumerate(case.spec.volumes)}
+    home = case.environ.get("HOME", "")
+    for bind in bound:
+        key = keys[bind.target]
+        whole = ""
+        if bind.source == "/":
+            whole = ", which is all of it"
+        elif home.startswith("/") and inside(home, bind.source):
+            whole = ", with your home directory"
+        if not bind.read_only:
+            yield _risk(case, "danger", f"The program can change {bind.source} of this machine{whole}.", key)
+        elif whole:
+            yield _risk(case, "caution", f"The program can read {bind.source} of this machine{whole}.", key)
+        sockets = sockets_below(bind.source, case)
+        if sockets:
+            shown = ", ".join(sockets[:3]) + (f" and {len(sockets) - 3} more" if len(sockets) > 3 else "")
+            text = f"The program can talk to who listens on {shown}, even where it cannot write."
+            yield _risk(case, "danger", text, key)
+    readable = [bind for bind in bound if bind.read_only]
+    if readable:
+        sources = ", ".join(bind.source for bind in readable)
+        text = f"The program can read {sources} of this machine and connect to sockets there."
+        yield _risk(case, "note", text, *(keys[bind.target] for bind in readable))
+
+
+def _layers(case: Case) -> Iterator[Risk]:
+    home = case.environ.get("HOME", "")
+    for number, layer in enumerate(case.spec.root.layers):
+        fact = case.paths.get(layer.path)
+        key = f"root.layers[{number}]"
+        if fact is None or fact.kind not in ("directory", "file"):
+            continue
+        if layer.kind == "dir" and fact.real == "/":
+            if case.facts.is_real_root:
+                text = "The program can read every file of this machine that anybody may read (dir:/)."
+            else:
+                text = "The program can read every file that you can read, keys and passwords among them (dir:/)."
+            yield _risk(case, "caution", text, key)
+        elif layer.kind == "dir" and home.startswith("/") and inside(home, fact.real):
+            text = f"The program can read what you can read of {layer.path}, where your home directory is."
+            yield _risk(case, "caution", text, key)
+        problem = trust_problem(fact, case.facts.uid)
+        if problem is not None:
+            text = f"What the program runs on is not yours alone: {layer.path}: {problem}."
+            yield _risk(case, "caution", text, key)
+
+
+def _network(case: Case) -> Iterator[Risk]:
+    if "net" not in case.plan.namespaces:
+        text = (
+            "The network is this machine's: the program reaches all that this machine reaches, services on its loopback "
+            "and abstract unix sockets, and can send anywhere what it reads."
+        )
+        yield _risk(case, "danger", text, "network.mode", "namespaces.net")
+
+
+def _privileges(case: Case) -> Iterator[Risk]:
+    process = case.plan.process
+    extra = process.capabilities - capabilities.DEFAULT
+    keys = ["security.capabilities.add"]
+    if extra:
+        names = " ".join(sorted(extra)) if len(extra) <= 8 else f"all {len(process.capabilities)} there are"
+        level: Level = "danger" if extra & _WIDE else "caution"
+        text = (
+            f"The program gets capabilities beside the default ones: {names}; over its own namespaces only."
+        )
+        yield _risk(case, level, text, *keys)
+    if not process.no_new_privileges:
+        text = "Set-user-id programs and file capabilities in the layers work (no_new_privileges is off)."
+        yield _risk(case, "caution", text, "security.no_new_privileges")
+
+
+def _shared_namespaces(case: Case) -> Iterator[Risk]:
+    texts = {
+        "ipc": "System V IPC and POSIX message queues are shared with this machine.",
+        "uts": "The host name is this machine's.",
+        "cgroup": "The program sees where in the cgroups of this machine it is.",
+    }
+    for name, text in texts.items():
+        if name not in case.plan.namespaces:
+            yield _risk(case, "caution" if name == "ipc" else "note", text, f"namespaces.{name}")
+
+
+def _environment(case: Case) -> Iterator[Risk]:
+    passed = [
+        (name, f"process.inherit_env[{number}]")
+        for number, name in enumerate(case.spec.process.inherit_env)
+        if name in case.environ and name not in case.spec.process.env
+    ]
+    secret = [(name, key) for name, key in passed if _SECRET.search(name)]
+    plain = [(name, key) for name, key in passed if not _SECRET.search(name)]
+    if secret:
+        text = f"The program gets variables whose names suggest secrets: {', '.join(name for name, _ in secret)}."
+        yield _risk(case, "danger", text, *(key for _, key in secret))
+    if plain:
+        names = ", ".join(name for name, _ in plain)
+        text = f"Variables come from the environment that the sandbox is started in: {names}."
+        yield _risk(case, "note", text, *(key for _, key in plain))
+
+
+def _ids(case: Case) -> Iterator[Risk]:
+    if case.plan.ids.single and any(not bind.read_only for bind in binds(case.plan.operations)):
+        text = "All users of the sandbox are you outside: only a single id is mapped."
+        yield _risk(case, "note", text, "ids.map")
+
+
+def _limits(case: Case) -> Iterator[Risk]:
+    names = {
+        "memory": "memory",
+        "pids": "the number of processes",
+        "cpus": "processor time",
+        "wall_time": "the time it may run",
+    }
+    cgroup = case.plan.cgroup
+    held = {
+        "wall_time": case.plan.wall_time,
+        **{name: getattr(cgroup, name) for name in ("memory", "pids", "cpus")},
+    }
+    free = [names[name] for name in names if held[name] is None]
+    if free:
+        text = f"Nothing limits {', '.join(free)}."
+        yield _risk(case, "note", text, *(f"limits.{name}" for name in names if held[name] is None))
+
+
+def _kept(case: Case) -> Iterator[Risk]:
+    if case.plan.writable == "persistent":
+        text = "What the program changes is there again at the next start."
+        yield _risk(case, "note", text, "root.writable")
+
+
+def _kernel(case: Case) -> Iterator[Risk]:
+    text = "No filter of system calls: this version has no seccomp, so the kernel is the wall."
+    yield _risk(case, "note", text, "security.seccomp")
+
+
+_RULES: tuple[Callable[[Case], Iterator[Risk]], ...] = (
+    _volumes,
+    _network,
+    _layers,
+    _privileges,
+    _shared_namespaces,
+    _environment,
+    _ids,
+    _kept,
+    _limits,
+    _kernel,
+)

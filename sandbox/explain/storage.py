@@ -1,0 +1,273 @@
+"""The sections about files: the layers of the root, and what is mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sandbox.explain.case import Case
+from sandbox.explain.report import DEFAULT, Fact
+from sandbox.ops import (
+    BindVolume,
+    BuildDev,
+    MountProc,
+    MountRoot,
+    MountSys,
+    Operation,
+    TmpfsVolume,
+)
+from sandbox.plan import STANDARD_DIRECTORIES
+from sandbox.sources import PathFact
+from sandbox.spec.units import format_size
+from sandbox.spec.values import Layer
+
+
+def inside(path: str, directory: str) -> bool:
+    """Tell whether *path* is *directory* or lies below it; both absolute, without symbolic links."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def trust_problem(fact: PathFact, own: int) -> str | None:
+    """Return who else can change what is at the path of *fact*; None if that is the user *own* and root alone."""
+    if fact.mode & 0o002 and not fact.mode & 0o1000:
+        return "everybody on this machine can change it"
+    if fact.owner not in (None, 0, own):
+        return f"belongs to user {fact.owner}, who can change it"
+    return "its group can change it" if fact.mode & 0o020 else None
+
+
+def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
+    """Return the mount points of the host in a directory layer that appear empty, as paths in the sandbox.
+
+    Those that lie below another one are not named, nor those that the sandbox's own mounts cover. See Corrections 15 and
+    unionfs/layer.py: a mount is shown where the layer's `cross` names it.
+    """
+    own = [*STANDARD_DIRECTORIES, *(volume.target for volume in case.spec.volumes)]
+    found: list[str] = []
+    for mount in case.surroundings.mounts:  # sorted, so that one comes before those below it
+        if mount == real or not inside(mount, real):
+            continue
+        path = "/" + mount[len(real.rstrip("/")) :].lstrip("/")
+        if path in layer.cross or any(inside(path, other) for other in (*found, *own)):
+            continue
+        found.append(path)
+    return found
+
+
+def root_section(case: Case) -> Iterator[Fact]:
+    """Yield the layers, bottom first, and where changes go."""
+    points = [point.path for point in case.plan.skeleton]
+    yield Fact(
+        label="layer 0",
+        text=f"generated: empty directories and files to mount on: {' '.join(points)}",
+        value={"kind": "generated", "paths": points},
+        origin=DEFAULT,
+    )
+    for number, layer in enumerate(case.spec.root.layers):
+        yield _layer(number, layer, case)
+    yield from _writable(case)
+    yield Fact(
+        label="joined by",
+        text="unionfs: a server without privileges shows the layers as one through /dev/fuse",
+        value=case.spec.root.driver,
+        origin=case.origin("root.driver"),
+        keys=("root.driver",),
+    )
+
+
+def _layer(number: int, layer: Layer, case: Case) -> Fact:
+    key = f"root.layers[{number}]"
+    refused = next((item for item in case.draft.refusals if item.key.startswith(key)), None)
+    fact = case.paths.get(layer.path)
+    usable = fact is not None and refused is None and case.differs(key) is None
+    hidden = hidden_mounts(layer, fact.real, case) if usable and fact and layer.kind == "dir" else []
+    problem = trust_problem(fact, case.facts.uid) if usable and fact else None
+    notes = list(_layer_notes(layer, fact, hidden, problem)) if usable and fact else []
+    if refused is not None:
+        notes.append(f"refused: {refused.message}")
+    reference = f":{layer.reference}" if layer.reference else ""
+    return Fact(
+        label=f"layer {number + 1}",
+        text=f"{layer.kind}:{layer.path}{reference}: {_reading(layer, case) if usable else 'not used'}",
+        value={
+            "kind": layer.kind,
+            "path": layer.path,
+            "real_path": fact.real if fact else None,
+            "usable": usable,
+            "changed_by_others": problem,
+            "cross": list(layer.cross),
+            "hidden_mounts": hidden,
+        },
+        origin=case.origin(key),
+        keys=(key,),
+        notes=tuple(notes),
+    )
+
+
+def _reading(layer: Layer, case: Case) -> str:
+    if layer.kind == "tar":
+        return "an archive, unpacked once into the store under the ids of this sandbox"
+    who = "anybody" if case.facts.is_real_root else "you"
+    return (
+        f"a directory of this machine, of which the program can read what {who} can read and change nothing"
+    )
+
+
+def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str | None) -> Iterator[str]:
+    if fact.real != fact.path:
+        yield f"is really {fact.real}"
+    if problem is not None:
+        yield f"trust: {problem}, also while the program runs"
+    if layer.cross:
+        yield f"mounts of this machine in it that are shown: {' '.join(layer.cross)}"
+    if hidden:
+        yield f"mounts of this machine in it that appear empty: {' '.join(hidden)}"
+    if layer.immutable:
+        yield "promised not to change, of which this version makes no use"
+
+
+def _writable(case: Case) -> Iterator[Fact]:
+    plan = case.plan
+    state = case.state_directory or "the state directory"
+    texts = {
+        "ephemeral": f"changes go to {state}/run/{plan.name}-*/upper, which is removed when the program ends",
+        "persistent": f"changes are kept in {state}/sandboxes/{plan.name}/upper for the next start",
+        "none": "nothing can be changed: the root is mounted read-only",
+    }
+    places = {
+        "ephemeral": f"{state}/run/{plan.name}-*/upper",
+        "persistent": f"{state}/sandboxes/{plan.name}/upper",
+    }
+    notes = ["the state directory appears empty in every layer"] if case.state_directory else []
+    yield Fact(
+        label="writable layer",
+        text=f"{plan.writable}: {texts[plan.writable]}",
+        value={"kind": plan.writable, "path": places.get(plan.writable)},
+        origin=case.origin("root.writable"),
+        keys=("root.writable",),
+        notes=tuple(notes),
+    )
+    if plan.writable == "none":
+        return
+    for key, count, unit in (("size", plan.size, "bytes"), ("inodes", plan.inodes, "objects")):
+        shown = format_size(count) if count is not None and unit == "bytes" else count
+        yield Fact(
+            label=f"its {key}",
+            text="as much as the file system there has room for"
+            if count is None
+            else f"at most {shown} {unit}, counted by the server of the root file system",
+            value=count,
+            origin=case.origin(f"root.{key}"),
+            keys=(f"root.{key}",),
+        )
+
+
+def mounts_section(case: Case) -> Iterator[Fact]:
+    """Yield what is mounted where, in order, and volumes that are not mounted."""
+    for operation in case.plan.operations:
+        fact = _mount(operation, case)
+        if fact is not None:
+            yield fact
+    planned = {step.target for step in case.plan.operations if isinstance(step, BindVolume | TmpfsVolume)}
+    for number, volume in enumerate(case.spec.volumes):
+        if volume.target not in planned:
+            yield Fact(
+                label=volume.target,
+                text=f"{volume.type} volume: refused, not mounted",
+                value={"type": volume.type, "source": volume.source, "mounted": False},
+                origin=case.origin(f"volumes[{number}]"),
+                keys=(f"volumes[{number}]",),
+            )
+
+
+def _mount(operation: Operation, case: Case) -> Fact | None:
+    match operation:
+        case MountRoot():
+            options = [
+                "ro" if operation.read_only else "rw",
+                *(["nosuid"] if operation.nosuid else []),
+                "nodev",
+            ]
+            keys = ("root.writable", "security.no_new_privileges")
+            return _of_ours("/", "fuse", "the layers", options, case, *keys)
+        case MountProc():
+            options = ["rw", "nosuid", "nodev", "noexec"]
+            return _of_ours("/proc", "proc", "the sandbox's own processes", options, case)
+        case MountSys():
+            kind = "bind" if operation.of_host else "sysfs"
+            source = "the /sys of this machine" if operation.of_host else "the sandbox's own network devices"
+            options = ["ro", "nosuid", "nodev", "noexec"]
+            return _of_ours("/sys", kind, source, options, case, "network.mode", "namespaces.net")
+        case BuildDev():
+            queues = " mqueue" if operation.mqueue else ""
+            source = f"null zero full random urandom tty, new pts shm{queues}; no other device"
+            return _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
+        case BindVolume() | TmpfsVolume():
+            return _volume(operation, case)
+        case _:
+            return None
+
+
+def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case, *keys: str) -> Fact:
+    return Fact(
+        label=target,
+        text=f"{kind}: {source} ({' '.join(options)})",
+        value={"type": kind, "source": None, "target": target, "options": options, "mounted": True},
+        origin=case.origin(*keys),
+    )
+
+
+def _volume(operation: BindVolume | TmpfsVolume, case: Case) -> Fact:
+    number, volume = next(
+        (number, volume)
+        for number, volume in enumerate(case.spec.volumes)
+        if volume.target == operation.target
+    )
+    key = f"volumes[{number}]"
+    options = ["ro" if operation.read_only else "rw"]
+    options += [name for name in ("nosuid", "nodev", "noexec") if getattr(operation, name)]
+    notes = list(_elsewhere(key, case))
+    value: dict[str, object] = {
+        "type": volume.type,
+        "target": operation.target,
+        "options": options,
+        "mounted": True,
+    }
+    if isinstance(operation, BindVolume):
+        sockets = sockets_below(operation.source, case)
+        text = f"bind: {operation.source} of this machine, with what is mounted in it ({' '.join(options)})"
+        value |= {"source": operation.source, "sockets": sockets}
+        if volume.source != operation.source:
+            notes.append(f"{volume.source} is really {operation.source}")
+        if sockets:
+            notes.append(f"sockets in it, which can be connected to: {' '.join(sockets)}")
+    else:
+        size = "half of the memory" if operation.size is None else format_size(operation.size)
+        text = f"tmpfs: empty, at most {size}, mode {operation.mode:04o} ({' '.join(options)})"
+        value |= {"source": None, "size": operation.size, "mode": f"{operation.mode:04o}"}
+    return Fact(
+        label=operation.target,
+        text=text,
+        value=value,
+        origin=case.origin(key, f"{key}.target"),
+        keys=(key,),
+        notes=tuple(notes),
+    )
+
+
+def _elsewhere(key: str, case: Case) -> Iterator[str]:
+    """Yield where fields of a volume are written that are not written beside its target."""
+    target = case.origin(f"{key}.target")
+    for name in ("type", "source", "read_only", "size", "mode", "options"):
+        origin = case.origin(f"{key}.{name}")
+        if origin.file not in (None, target.file):
+            yield f"{name} comes from {origin.text()}"
+
+
+def sockets_below(path: str, case: Case) -> list[str]:
+    """Return the unix sockets of this machine at *path* or below it that somebody listens on."""
+    return [socket for socket in case.surroundings.sockets if inside(socket, path)]
+
+
+def binds(operations: Iterable[Operation]) -> list[BindVolume]:
+    """Return the bind volumes among *operations*."""
+    return [operation for operation in operations if isinstance(operation, BindVolume)]

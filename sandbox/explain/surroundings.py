@@ -1,0 +1,54 @@
+"""What of this machine only a report asks for: where mounts of the host are, and its unix sockets. Nothing here raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandbox.kernel.mountinfo import parse_mountinfo
+
+_LISTENING = 0x10000  # __SO_ACCEPTCON of net.h, the flags field of /proc/net/unix; proc_net(5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Mount points of the host, and the names of unix sockets that somebody listens on: paths, and of abstract ones
+    (unix(7)) the name with an @ for its leading NUL.
+    """
+
+    mounts: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()
+    abstract_sockets: tuple[str, ...] = ()
+
+
+def look(proc_root: str = "/proc") -> Surroundings:
+    """Look at this machine."""
+    mounts = {entry.mount_point for entry in parse_mountinfo(_read(f"{proc_root}/self/mountinfo"))}
+    names = listening_sockets(_read(f"{proc_root}/net/unix"))
+    return Surroundings(
+        mounts=tuple(sorted(mounts)),
+        sockets=tuple(name for name in names if name.startswith("/")),
+        abstract_sockets=tuple(name for name in names if name.startswith("@")),
+    )
+
+
+def listening_sockets(text: str) -> list[str]:
+    """Return the names of listening sockets in *text*, which is /proc/net/unix, each once and in order. Pure."""
+    names = set()
+    for line in text.splitlines()[1:]:
+        # Num RefCount Protocol Flags Type St Inode Path; a path may hold blanks
+        fields = line.split(None, 7)
+        if len(fields) == 8 and _is_number(fields[3]) and int(fields[3], 16) & _LISTENING:
+            names.add(fields[7])
+    return sorted(names)
+
+
+def _is_number(text: str) -> bool:
+    return bool(text) and all(digit in "0123456789abcdefABCDEF" for digit in text)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""

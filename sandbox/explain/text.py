@@ -1,0 +1,123 @@
+"""The report as text for a terminal: at most 100 columns, colour only where it is asked for."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from sandbox.explain.report import SECTIONS, Deviation, Fact, Report, Risk
+from sandbox.spec.notation import visible
+
+WIDTH = 100
+_LABEL = 20  # columns of labels at most; a longer one has a line of its own
+_CODES = {"bold": "1", "dim": "2", "red": "31", "yellow": "33"}
+_MARKS = {"danger": ("!!", "red"), "caution": ("! ", "yellow"), "note": ("- ", "")}
+
+
+def render(report: Report, *, colour: bool = False) -> str:
+    """Return *report* as text that ends with a line end.
+
+    What a terminal would not show, or would take for a command, is escaped as TOML escapes it: a file to be reviewed
+    must not be able to write the review.
+    """
+    return "".join(line + "\n" for line in _Painter(colour=colour).report(report))
+
+
+class _Painter:
+    def __init__(self, *, colour: bool) -> None:
+        self._colour = colour
+
+    def report(self, report: Report) -> Iterator[str]:
+        yield from self._wrap("", f"{report.file}: sandbox {report.name}", "bold")
+        others = [file for file in report.files[1:] if file]
+        if others:
+            yield from self._wrap("", f"put together with {', '.join(others)}")
+        count = len(report.refusals)
+        verdict = (
+            f"`sandbox up` refuses it here, for {report.account}: {count} reason{'s' if count > 1 else ''}, see the end."
+            if report.refused
+            else f"`sandbox up` would start it here, for {report.account}."
+        )
+        yield from self._wrap("", verdict, "red" if report.refused else "")
+        yield from self._heading("What stands out")
+        for risk in report.risks:
+            yield from self._risk(risk)
+        for name, heading in SECTIONS.items():
+            facts = report.sections.get(name, ())
+            if facts:
+                yield from self._heading(heading)
+                width = min(max(len(fact.label) for fact in facts), _LABEL)
+                for fact in facts:
+                    yield from self._fact(fact, width)
+        yield from self._heading("Different from what the file asks for")
+        for deviation in report.deviations:
+            yield from self._deviation(deviation)
+        if not report.deviations:
+            yield "  nothing"
+        title = "What would be done, in order" + (", without what is refused" if report.refused else "")
+        yield from self._heading(title)
+        for number, step in enumerate(report.plan, 1):
+            yield from self._wrap(f"  {number:2} ", step)
+        if report.refused:
+            yield from self._heading("Refused")
+            for diagnostic in report.refusals:
+                yield from self._refusal(diagnostic.render())
+
+    def _heading(self, text: str) -> Iterator[str]:
+        yield ""
+        yield self._styled(text, "bold")
+
+    def _risk(self, risk: Risk) -> Iterator[str]:
+        mark, style = _MARKS[risk.level]
+        places = "".join(f" [{origin.text()}]" for origin in risk.origins)
+        yield from self._wrap(f"  {mark} ", risk.text + places, style)
+
+    def _fact(self, fact: Fact, width: int) -> Iterator[str]:
+        label = _printable(fact.label)
+        before = f"  {label:{width}}  "
+        blank = " " * (width + 4)
+        if len(label) > width:
+            yield from self._wrap("  ", label)
+            before = blank
+        yield from self._wrap(before, f"{fact.text} [{fact.origin.text()}]")
+        for note in fact.notes:
+            yield from self._wrap(blank, note, "dim")
+
+    def _deviation(self, deviation: Deviation) -> Iterator[str]:
+        difference = deviation.difference
+        effective = difference.effective or "goes unenforced"
+        refused = "refused: " if deviation.refused else ""
+        text = f"{difference.key} = {difference.asked} {effective}: {refused}{difference.reason}"
+        yield from self._wrap("  - ", f"{text} [{deviation.origin.text()}]")
+
+    def _refusal(self, text: str) -> Iterator[str]:
+        # Source line and caret belong below each other; the message alone can be wrapped.
+        first, *rest = text.split("\n")
+        yield from self._wrap("  ", first)
+        yield from (f"  {line}" for line in rest)
+
+    def _wrap(self, before: str, text: str, style: str = "") -> Iterator[str]:
+        """Yield *text* behind *before*, in lines that begin below each other."""
+        room = WIDTH - len(before)
+        lines = textwrap.wrap(_printable(text), room, break_on_hyphens=False) or [""]
+        for number, line in enumerate(lines):
+            start = before if number == 0 else " " * len(before)
+            yield (start + self._styled(line, style)).rstrip()
+
+    def _styled(self, text: str, style: str) -> str:
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._colour and style and text else text
+
+
+def _printable(text: str) -> str:
+    return "".join(map(visible, text))
+
+
+def visible_length(line: str) -> int:
+    """Return the columns that *line* takes, without the codes of colours."""
+    return len(re.sub(r"\x1b\[[0-9;]*m", "", line))
+
+
+def widest(lines: Iterable[str]) -> int:
+    """Return the columns of the widest of *lines*."""
+    return max(map(visible_length, lines), default=0)
