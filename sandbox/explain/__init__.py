@@ -25,7 +25,7 @@ As JSON a report is an object:
                     null where the setting goes unenforced
     plan            the steps as lines, in order
 
-An origin is {kind: "file"|"command line"|"default"|"machine", file, line, column, reason}. `label` and `value` of facts
+An origin is {kind: "file"|"command line"|"default"|"machine"|"version", file, line, column, reason}. `label` and `value` of facts
 are for programs, `text` and `notes` for people. The values: of a mount {type, source, target, options, mounted, ...}, of
 ids the map as rows [inside, outside, count], of a namespace "private" or "host", of a variable its value, or null where
 that is taken from outside, of a limit {limit, enforced_by, where}, of "capabilities" {bounding, effective, ambient}.

@@ -12,6 +12,7 @@ from sandbox.host import HostFacts
 from sandbox.plan import Draft, Plan
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
+from sandbox.spec.settings import NOT_ENFORCED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,24 @@ class Case:
 
     def decided_here(self, reason: str, *keys: str) -> Origin:
         """Return the origin of a value that this machine decided, and where the file asked for it to."""
-        asked = self.origin(*keys)
-        return Origin(kind="machine", reason=reason, file=asked.file, line=asked.line, column=asked.column)
+        return self.origin(*keys).because("machine", reason)
+
+    def effective(self, *keys: str) -> Origin:
+        """Return the origin of what is in effect for *keys*: where it is set, or why that is not in effect."""
+        for key in keys:
+            for diagnostic in self.spec.unenforced:
+                # The whole table may be what is not enforced.
+                if (key + ".").startswith((diagnostic.key + ".", diagnostic.key + "[")):
+                    reason = diagnostic.message.replace(NOT_ENFORCED, "not enforced")
+                    return self.origin(key).because("version", reason)
+            reason = self.differs(key) or self.refused(key)
+            if reason is not None:
+                return self.decided_here(reason, key)
+        return self.origin(*keys)
+
+    def refused(self, key: str) -> str | None:
+        """Return why `up` refuses *key*; None if it does not."""
+        return next((item.message for item in self.draft.refusals if item.key == key), None)
 
     def differs(self, key: str) -> str | None:
         """Return why *key* will not be as the file has it; None if it will be."""

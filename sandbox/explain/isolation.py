@@ -106,7 +106,7 @@ def namespaces_section(case: Case) -> Iterator[Fact]:
             label=name,
             text=f"private: {private}" if own else f"the host's: {shared}",
             value="private" if own else "host",
-            origin=case.origin(*keys),
+            origin=case.effective(*keys),
             keys=keys[:1],
         )
     for operation in case.plan.operations:
@@ -122,7 +122,7 @@ def network_section(case: Case) -> Iterator[Fact]:
     """Yield what can be reached over the network and over unix sockets."""
     host = "net" not in case.plan.namespaces
     keys = ("network.mode", "namespaces.net")
-    origin = case.origin(*keys)
+    origin = case.effective(*keys)
     yield Fact(
         label="reaches",
         text="all that this machine reaches, and the services on its loopback"
@@ -136,9 +136,16 @@ def network_section(case: Case) -> Iterator[Fact]:
         label="listens",
         text="on every address of this machine, at ports that you may listen on"
         if host
-        else "on its own loopback; no port of this machine leads there",
+        else "on its own loopback",
         value="host" if host else "none",
         origin=origin,
+    )
+    yield Fact(
+        label="ports",
+        text="none of this machine is led in",
+        value=[],
+        origin=case.effective("network.ports"),
+        keys=("network.ports",),
     )
     abstract = list(case.surroundings.abstract_sockets) if host else []
     text = "abstract ones of this machine can be connected to, whatever files it sees" + (
@@ -187,7 +194,8 @@ def security_section(case: Case) -> Iterator[Fact]:
         )
     for number, word in enumerate(case.spec.security.capabilities.drop):
         key = f"security.capabilities.drop[{number}]"
-        yield Fact(label=f"without {word}", text="dropped", value=word, origin=case.origin(key), keys=(key,))
+        name = capabilities.parse(word)
+        yield Fact(label=f"without {name}", text="dropped", value=name, origin=case.origin(key), keys=(key,))
     key = "security.no_new_privileges"
     yield Fact(
         label="no_new_privileges",
@@ -203,20 +211,31 @@ def security_section(case: Case) -> Iterator[Fact]:
         label="seccomp",
         text="no filter: this version has none, so every system call reaches the kernel",
         value=None,
-        origin=case.origin(key),
+        origin=case.effective(key),
         keys=(key,),
     )
-    text = "no rules: this version has none"
-    yield Fact(label="landlock", text=text, value=None, origin=DEFAULT, keys=())
+    yield Fact(
+        label="landlock",
+        text="no rules: this version has none",
+        value=None,
+        origin=case.effective("security.landlock"),
+        keys=("security.landlock",),
+    )
     yield Fact(
         label="masked",
         text=" ".join(MASKED_PATHS),
         value=list(MASKED_PATHS),
-        origin=DEFAULT,
+        origin=case.effective("security.masked_paths"),
+        keys=("security.masked_paths",),
         notes=("those that there are; they appear empty",),
     )
-    text = " ".join(READONLY_PATHS)
-    yield Fact(label="read-only", text=text, value=list(READONLY_PATHS), origin=DEFAULT)
+    yield Fact(
+        label="read-only",
+        text=" ".join(READONLY_PATHS),
+        value=list(READONLY_PATHS),
+        origin=case.effective("security.readonly_paths"),
+        keys=("security.readonly_paths",),
+    )
 
 
 def _sets(case: Case) -> Fact:
@@ -231,17 +250,18 @@ def _sets(case: Case) -> Fact:
         text = f"{len(effective)}, over what belongs to the sandbox's ids and namespaces only"
     else:
         text = f"{' '.join(effective) or 'none'}: the default ones are root's, and user {user} gets those that are added"
-    notes = (
-        ("if that name is uid 0 in the sandbox's /etc/passwd, it gets all of these",)
-        if uid and isinstance(user, str)
-        else ()
-    )
+    notes = []
+    if uid and isinstance(user, str):
+        notes.append("if that name is uid 0 in the sandbox's /etc/passwd, it gets all of these")
+    if uid and names != effective:
+        within = "out of" if process.no_new_privileges else "within"
+        notes.append(f"the others of these are {within} the reach of set-user-id programs")
     return Fact(
         label="capabilities",
         text=text,
         value={"bounding": names, "effective": effective, "ambient": sorted(sets.ambient)},
         origin=case.origin("security.capabilities.add", "security.capabilities.drop", "process.user"),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

@@ -73,8 +73,7 @@ def _limit(
     }
     if text is not None:
         return Fact(label=name, text=text, value=held, origin=case.origin(key), keys=(key,))
-    dropped = case.differs(key)
-    refused = next((item.message for item in case.draft.refusals if item.key == key), None)
+    dropped, refused = case.differs(key), case.refused(key)
     if dropped is not None:
         origin = case.decided_here(dropped, key)
         return Fact(label=name, text="nothing holds it", value=held, origin=origin, keys=(key,))

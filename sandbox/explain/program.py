@@ -17,13 +17,16 @@ def program_section(case: Case) -> Iterator[Fact]:
     own = case.spec.process
     argv = list(process.argv)
     command = argv[: len(argv) - len(own.args)] if own.args else argv
+    # A script is read line by line; in between quotes nobody would find anything.
+    scripts = [line for word in command if "\n" in word for line in word.rstrip("\n").split("\n")]
+    looked_up = () if "/" in command[0] else ("looked up in PATH, inside the sandbox",)
     yield Fact(
         label="command",
-        text=" ".join(map(quote, command)),
+        text=" ".join("SCRIPT" if "\n" in word else quote(word) for word in command),
         value=argv,
         origin=case.origin("process.command"),
         keys=("process.command",),
-        notes=() if "/" in command[0] else ("looked up in PATH, inside the sandbox",),
+        notes=(*looked_up, *(f"| {line}" for line in scripts)),
     )
     if own.args:
         text = " ".join(map(quote, own.args))
@@ -129,11 +132,16 @@ def environment_section(case: Case) -> Iterator[Fact]:
 def settings_section(case: Case, told: Iterable[Fact]) -> Iterator[Fact]:
     """Yield what the file sets and no fact of *told* answers for, so that nothing of a file is left out."""
     answered = {parse_key_path(key) for fact in told for key in fact.keys}
-    for path in set_keys(case):
-        if not any(path[:length] in answered for length in range(1, len(path) + 1)):
-            key = format_key_path(path)
-            text = written(case.spec, path)
-            yield Fact(label=key, text=text, value=text, origin=case.origin(key), keys=(key,))
+    left = [
+        path
+        for path in set_keys(case)
+        if not any(path[:length] in answered for length in range(1, len(path) + 1))
+    ]
+    # A list of words is one setting.
+    for path in dict.fromkeys(path[:-1] if isinstance(path[-1], int) else path for path in left):
+        key = format_key_path(path)
+        text = written(case.spec, path)
+        yield Fact(label=key, text=text, value=text, origin=case.effective(key), keys=(key,))
 
 
 def set_keys(case: Case) -> list[KeyPath]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sandbox.plan import Difference
@@ -28,27 +28,32 @@ SECTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a value comes from: a place in a file, the command line, a default, or what this machine is.
+    """Where a value comes from: a place in a file, the command line, a default, what this machine is, or what this
+    version can do.
 
-    *file*, *line* and *column* may be given beside *machine*: the file asked, and the machine decided.
+    With these last two *file*, *line* and *column* are where something was asked for, and *reason* is why it is as it is.
     """
 
-    kind: Literal["file", "command line", "default", "machine"]
+    kind: Literal["file", "command line", "default", "machine", "version"]
     file: str | None = None
     line: int | None = None
     column: int | None = None
     reason: str | None = None
 
     def text(self) -> str:
-        """Return "FILE:LINE", "--set", "default" or "this machine: REASON"."""
+        """Return "FILE:LINE", "--set", "default", "this machine: REASON" or "this version: REASON"."""
         if self.kind == "default":
             return "default"
         # All of a --set is one line, and there is no file to look into.
         place = "--set" if self.file == "--set" else f"{self.file}:{self.line}"
-        if self.kind != "machine":
+        if self.kind not in ("machine", "version"):
             return place
         asked = "" if self.file is None else f" (asked for in {place})"
-        return f"this machine: {self.reason}{asked}"
+        return f"this {self.kind}: {self.reason}{asked}"
+
+    def because(self, kind: Literal["machine", "version"], reason: str) -> Origin:
+        """Return the origin of what is in effect instead of what is asked for here."""
+        return replace(self, kind=kind, reason=reason)
 
     def as_dict(self) -> dict[str, object]:
         """Return the origin for JSON."""

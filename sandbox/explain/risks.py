@@ -39,11 +39,15 @@ def _volumes(case: Case) -> Iterator[Risk]:
         if bind.source == "/":
             whole = ", which is all of it"
         elif home.startswith("/") and inside(home, bind.source):
-            whole = ", with your home directory"
+            whole = ", where your home directory is"
+        # Nobody on this machine has the ids of a sandbox of root's: to its program, the host is somebody else's.
+        may = "what anybody may {} of " if case.facts.is_real_root else ""
         if not bind.read_only:
-            yield _risk(case, "danger", f"The program can change {bind.source} of this machine{whole}.", key)
+            what = may.format("change") + bind.source
+            yield _risk(case, "danger", f"The program can change {what} on this machine{whole}.", key)
         elif whole:
-            yield _risk(case, "caution", f"The program can read {bind.source} of this machine{whole}.", key)
+            what = may.format("read") + bind.source
+            yield _risk(case, "caution", f"The program can read {what} on this machine{whole}.", key)
         sockets = sockets_below(bind.source, case)
         if sockets:
             shown = ", ".join(sockets[:3]) + (f" and {len(sockets) - 3} more" if len(sockets) > 3 else "")
@@ -52,7 +56,7 @@ def _volumes(case: Case) -> Iterator[Risk]:
     readable = [bind for bind in bound if bind.read_only]
     if readable:
         sources = ", ".join(bind.source for bind in readable)
-        text = f"The program can read {sources} of this machine and connect to sockets there."
+        text = f"The program can read {sources} on this machine, and connect to sockets there."
         yield _risk(case, "note", text, *(keys[bind.target] for bind in readable))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
@@ -200,7 +201,8 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
         case BuildDev():
             queues = " mqueue" if operation.mqueue else ""
             source = f"null zero full random urandom tty, new pts shm{queues}; no other device"
-            return _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
+            fact = _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
+            return replace(fact, origin=case.effective("devices"), keys=("devices",))
         case BindVolume() | TmpfsVolume():
             return _volume(operation, case)
         case _:

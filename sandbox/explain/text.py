@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from sandbox.explain.report import SECTIONS, Deviation, Fact, Report, Risk
+from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import visible
 
 WIDTH = 100
@@ -62,7 +64,7 @@ class _Painter:
         if report.refused:
             yield from self._heading("Refused")
             for diagnostic in report.refusals:
-                yield from self._refusal(diagnostic.render())
+                yield from self._refusal(diagnostic)
 
     def _heading(self, text: str) -> Iterator[str]:
         yield ""
@@ -86,16 +88,18 @@ class _Painter:
 
     def _deviation(self, deviation: Deviation) -> Iterator[str]:
         difference = deviation.difference
-        effective = difference.effective or "goes unenforced"
-        refused = "refused: " if deviation.refused else ""
-        text = f"{difference.key} = {difference.asked} {effective}: {refused}{difference.reason}"
+        effective = "is refused" if deviation.refused else difference.effective or "goes unenforced"
+        text = f"{difference.key} = {difference.asked} {effective}: {difference.reason}"
         yield from self._wrap("  - ", f"{text} [{deviation.origin.text()}]")
 
-    def _refusal(self, text: str) -> Iterator[str]:
-        # Source line and caret belong below each other; the message alone can be wrapped.
-        first, *rest = text.split("\n")
+    def _refusal(self, diagnostic: Diagnostic) -> Iterator[str]:
+        first, *marked = replace(diagnostic, hint=None).render().split("\n")
         yield from self._wrap("  ", first)
-        yield from (f"  {line}" for line in rest)
+        # Source line and caret belong below each other and cannot be wrapped: the place has to do where they are long.
+        if widest(marked) <= WIDTH:
+            yield from marked
+        if diagnostic.hint:
+            yield from self._wrap("      hint: ", diagnostic.hint)
 
     def _wrap(self, before: str, text: str, style: str = "") -> Iterator[str]:
         """Yield *text* behind *before*, in lines that begin below each other."""

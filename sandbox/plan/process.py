@@ -63,5 +63,5 @@ def _environment(
             env[name] = environ[name]
         elif name not in spec.process.env:
             reason = "not set where the sandbox is started"
-            findings.differ(f"process.inherit_env[{number}]", None, reason, warned=False)
+            findings.differ(f"process.inherit_env[{number}]", "is absent", reason, warned=False)
     return {**env, **spec.process.env}
