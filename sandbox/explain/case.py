@@ -57,8 +57,8 @@ class Case:
             for diagnostic in self.spec.unenforced:
                 # The whole table may be what is not enforced.
                 if (key + ".").startswith((diagnostic.key + ".", diagnostic.key + "[")):
-                    reason = diagnostic.message.replace(NOT_ENFORCED, "not enforced")
-                    return self.origin(key).because("version", reason)
+                    told = diagnostic.message.replace(NOT_ENFORCED, "not enforced")
+                    return self.origin(key).because("version", told)
             reason = self.differs(key) or self.refused(key)
             if reason is not None:
                 return self.decided_here(reason, key)

@@ -48,11 +48,12 @@ def _volumes(case: Case) -> Iterator[Risk]:
         elif whole:
             what = may.format("read") + bind.source
             yield _risk(case, "caution", f"The program can read {what} on this machine{whole}.", key)
-        sockets = sockets_below(bind.source, case)
-        if sockets:
-            shown = ", ".join(sockets[:3]) + (f" and {len(sockets) - 3} more" if len(sockets) > 3 else "")
-            text = f"The program can talk to who listens on {shown}, even where it cannot write."
-            yield _risk(case, "danger", text, key)
+    shared = {bind.target: sockets_below(bind.source, case) for bind in bound}
+    sockets = sorted({socket for found in shared.values() for socket in found})
+    if sockets:
+        shown = ", ".join(sockets[:3]) + (f" and {len(sockets) - 3} more" if len(sockets) > 3 else "")
+        text = f"The program can talk to who listens on {shown}, also where it cannot write."
+        yield _risk(case, "danger", text, *(keys[target] for target, found in shared.items() if found))
     readable = [bind for bind in bound if bind.read_only]
     if readable:
         sources = ", ".join(bind.source for bind in readable)

@@ -139,6 +139,8 @@ def _writable(case: Case) -> Iterator[Fact]:
         "persistent": f"{state}/sandboxes/{plan.name}/upper",
     }
     notes = ["the state directory appears empty in every layer"] if case.state_directory else []
+    if plan.writable == "persistent":
+        notes.append("what an earlier run left there hides the layers below it")
     yield Fact(
         label="writable layer",
         text=f"{plan.writable}: {texts[plan.writable]}",
@@ -150,12 +152,12 @@ def _writable(case: Case) -> Iterator[Fact]:
     if plan.writable == "none":
         return
     for key, count, unit in (("size", plan.size, "bytes"), ("inodes", plan.inodes, "objects")):
-        shown = format_size(count) if count is not None and unit == "bytes" else count
+        amount = format_size(count) if count is not None and unit == "bytes" else f"{count} {unit}"
         yield Fact(
             label=f"its {key}",
             text="as much as the file system there has room for"
             if count is None
-            else f"at most {shown} {unit}, counted by the server of the root file system",
+            else f"at most {amount}, counted by the server of the root file system",
             value=count,
             origin=case.origin(f"root.{key}"),
             keys=(f"root.{key}",),

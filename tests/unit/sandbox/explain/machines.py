@@ -1,0 +1,153 @@
+"""For each file of cases/ the machine that it is explained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox.errors import SandboxError, StateError
+from sandbox.explain import Case, Surroundings
+from sandbox.host import HostFacts, IdHelper
+from sandbox.kernel.cgroups import NoHierarchy
+from sandbox.kernel.cgroups.v1 import V1Hierarchy
+from sandbox.kernel.cgroups.v2 import V2Hierarchy
+from sandbox.plan import draft, host_paths
+from sandbox.sources import PathFact
+from sandbox.spec.load import parse
+from tests.unit.sandbox.facts import directory, host
+
+CASES = Path(__file__).parent / "cases"
+NAMES = sorted(path.stem for path in CASES.glob("*.toml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Everything but the file that a report depends on."""
+
+    facts: HostFacts = field(default_factory=host)
+    paths: tuple[PathFact, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    profiles: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+    state: SandboxError | None = None
+
+
+def file(path: str, **others: object) -> PathFact:
+    """Return the fact of a file that is there."""
+    return PathFact(path=path, real=path, kind="file", identity=(1, 3), mode=0o644, **others)  # type: ignore[arg-type]
+
+
+def missing(path: str) -> PathFact:
+    """Return the fact of a path that is not there."""
+    return PathFact(path=path, real=path, kind="missing", reason="no such file or directory")
+
+
+class FilesThatAreThere:
+    """Stands for a cgroup file system in which whatever is asked for exists."""
+
+    def exists(self, _path: str) -> bool:
+        """Say yes."""
+        return True
+
+
+MACHINES: Mapping[str, Machine] = {
+    "plain": Machine(
+        environ={"HOME": "/home/user"},
+        surroundings=Surroundings(
+            mounts=("/", "/boot", "/home", "/home/user/net", "/proc", "/sys/fs/cgroup")
+        ),
+    ),
+    "volumes": Machine(
+        facts=host(terminal=True),
+        paths=(
+            PathFact(path="/srv/base", real="/mnt/base", kind="directory", mode=0o755, owner=0),
+            file("/specs/base.tar", owner=1001),
+            PathFact(path="/specs/shared", real="/specs/shared", kind="directory", mode=0o777, owner=1000),
+            directory("/specs/src", real="/home/user/src"),
+        ),
+        environ={"HOME": "/home/user", "TERM": "vt100"},
+        surroundings=Surroundings(
+            mounts=("/", "/mnt/base", "/mnt/base/opt", "/mnt/base/tmp/x", "/mnt/base/var"),
+            sockets=("/home/user/src/a.sock", "/run/dbus/socket", "/running", "/tmp/b"),
+        ),
+    ),
+    "network": Machine(
+        facts=host(terminal=True),
+        environ={"HOME": "/home/user", "LANG": "de_DE.UTF-8", "SSH_AUTH_SOCK": "/run/agent", "TERM": "xterm"},
+        surroundings=Surroundings(abstract_sockets=("@/tmp/.X11-unix/X0", "@dbus")),
+    ),
+    "limits": Machine(
+        facts=host(
+            cgroups=V2Hierarchy(
+                directory="/sys/fs/cgroup/user.slice",
+                available=frozenset({"memory", "cpu", "pids"}),
+                enabled=frozenset(),
+            )
+        ),
+        profiles=("small",),
+        assignments=("limits.memory=1G",),
+    ),
+    "single": Machine(
+        facts=host(
+            groups=(1000, 27, 44),
+            newuidmap=IdHelper(path=None, problem="newuidmap is not installed"),
+            hard_limits={**host().hard_limits, "open_files": 1024},
+        )
+    ),
+    "refused": Machine(
+        facts=host(
+            fuse="missing",
+            cgroups=NoHierarchy(reason="the cgroup /user is not delegated to us", delegable=True),
+            hard_limits={**host().hard_limits, "open_files": 1024},
+            systemd=True,
+        ),
+        paths=(missing("/specs/gone"),),
+        state=StateError("state directory /state is another user's", hint="set SANDBOX_STATE_DIR"),
+    ),
+    "capable": Machine(
+        facts=host(
+            uid=0,
+            gid=0,
+            user_name="root",
+            cgroups=V1Hierarchy(
+                directories=(
+                    ("memory", "/sys/fs/cgroup/memory"),
+                    ("cpu", "/sys/fs/cgroup/cpu,cpuacct"),
+                ),
+                files=FilesThatAreThere(),  # type: ignore[arg-type]
+            ),
+        ),
+        paths=(file("/images/debian.tar.zst", owner=0),),
+    ),
+}
+
+
+def case(text: str, machine: Machine, name: str = "test") -> Case:
+    """Return the case of the environment file *text* on *machine*; host paths without a fact are directories."""
+    spec = parse(
+        text.encode(),
+        path=f"/specs/{name}.toml",
+        environ=machine.environ,
+        profiles=machine.profiles,
+        assignments=machine.assignments,
+        unenforced="keep",
+    )
+    paths = {path: directory(path) for path in host_paths(spec)} | {fact.path: fact for fact in machine.paths}
+    made = draft(spec, machine.facts, paths, environ=machine.environ, state_directory="/state")
+    return Case(
+        spec=spec,
+        draft=made,
+        facts=machine.facts,
+        paths=paths,
+        environ=machine.environ,
+        state_directory="/state",
+        state=machine.state,
+        surroundings=machine.surroundings,
+    )
+
+
+def case_of(name: str) -> Case:
+    """Return the case of the file *name* of cases/."""
+    return case((CASES / f"{name}.toml").read_text(encoding="utf-8"), MACHINES[name], name)
