@@ -97,7 +97,7 @@ def environment_section(case: Case) -> Iterator[Fact]:
             yield Fact(
                 label=name,
                 text=quote(value),
-                value=value,
+                value={"value": value, "present": True},
                 origin=case.origin(key),
                 keys=keys,
                 notes=notes,
@@ -105,25 +105,28 @@ def environment_section(case: Case) -> Iterator[Fact]:
         elif name in inherited and name in case.environ:
             key = f"process.inherit_env[{inherited[name]}]"
             text = "the value that it has where the sandbox is started"
-            yield Fact(label=name, text=text, value=None, origin=case.origin(key), keys=(key,))
+            unknown = {"value": None, "present": True}
+            yield Fact(label=name, text=text, value=unknown, origin=case.origin(key), keys=(key,))
         elif name == "TERM":
             origin = case.decided_here("the program gets a terminal", "process.terminal")
-            yield Fact(label=name, text=quote(value), value=value, origin=origin)
+            known = {"value": value, "present": True}
+            yield Fact(label=name, text=quote(value), value=known, origin=origin)
         else:
-            yield Fact(label=name, text=quote(value), value=value, origin=DEFAULT)
+            known = {"value": value, "present": True}
+            yield Fact(label=name, text=quote(value), value=known, origin=DEFAULT)
     if "HOME" not in case.plan.process.env:
         text = "the home directory of the user in the sandbox's /etc/passwd, or /"
-        yield Fact(label="HOME", text=text, value=None, origin=DEFAULT)
+        yield Fact(label="HOME", text=text, value={"value": None, "present": True}, origin=DEFAULT)
     if "USER" not in case.plan.process.env:
         text = "the name of the user in the sandbox's /etc/passwd, if it has one"
-        yield Fact(label="USER", text=text, value=None, origin=DEFAULT)
+        yield Fact(label="USER", text=text, value={"value": None, "present": None}, origin=DEFAULT)
     for name, number in inherited.items():
         if name not in case.plan.process.env:
             key = f"process.inherit_env[{number}]"
             yield Fact(
                 label=name,
                 text="absent",
-                value=None,
+                value={"value": None, "present": False},
                 origin=case.decided_here("not set where the sandbox is started", key),
                 keys=(key,),
             )

@@ -29,7 +29,8 @@ def inside(path: str, directory: str) -> bool:
 
 def trust_problem(fact: PathFact, own: int) -> str | None:
     """Return who else can change what is at the path of *fact*; None if that is the user *own* and root alone."""
-    if fact.mode & 0o002 and not fact.mode & 0o1000:
+    # The sticky bit keeps names from being replaced, not from being added.
+    if fact.mode & 0o002:
         return "everybody on this machine can change it"
     if fact.owner not in (None, 0, own):
         return f"belongs to user {fact.owner}, who can change it"

@@ -7,9 +7,11 @@ import pytest
 from sandbox import ops
 from sandbox.errors import HostError, SpecError
 from sandbox.host import IdHelper
+from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap
-from sandbox.plan import DEFAULT_PATH, default_name, describe
+from sandbox.plan import DEFAULT_PATH, Difference, Draft, as_dict, default_name, describe, draft, host_paths
 from sandbox.sources import PathFact
+from sandbox.spec.load import parse
 from tests.unit.sandbox.facts import directory, host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
@@ -180,7 +182,38 @@ def test_process_limit_above_the_hard_one_is_refused_or_where_optional_a_warning
     assert "limits.open_files: 200 is above" in refusal(ROOT + "[limits]\nopen_files = 200\n", facts=facts)
     made = plan(ROOT + '[limits]\nopen_files = 200\noptional = ["open_files"]\n', facts)
     assert "open_files" not in made.process.rlimits
-    assert len(made.warnings) == 1
+    assert made.warnings == (
+        "not enforced: limits.open_files: 200 is above this process's hard limit of 100",
+    )
+
+
+def test_process_limit_above_the_hard_one_is_refused_with_every_remedy() -> None:
+    facts = host(hard_limits={**host().hard_limits, "open_files": 100})
+    assert refusal(ROOT + "[limits]\nopen_files = 200\n", facts=facts) == (
+        "/specs/test.toml:4:14: limits.open_files: 200 is above this process's hard limit of 100\n"
+        "    4 | open_files = 200\n"
+        '      |              ^~~ ask for at most 100, write optional = ["open_files"], or let root raise the hard limit: '
+        "nofile in limits.conf(5), to 200 or more, and log in anew"
+    )
+
+
+@pytest.mark.parametrize(
+    ("systemd", "delegable", "uid", "command"),
+    [
+        (True, True, 1000, "systemd-run --user --scope -p Delegate=yes sandbox up ..."),
+        (True, True, 0, "systemd-run --scope -p Delegate=yes sandbox up ..."),
+        (True, False, 1000, None),
+        (False, True, 1000, None),
+    ],
+)
+def test_remedy_of_a_cgroup_limit_names_systemd_only_where_it_would_help(
+    *, systemd: bool, delegable: bool, uid: int, command: str | None
+) -> None:
+    cgroups = NoHierarchy(reason="there is none", delegable=delegable)
+    text = refusal(ROOT + "[limits]\npids = 9\n", facts=host(systemd=systemd, cgroups=cgroups, uid=uid))
+    hint = 'remove it, or allow the sandbox to run without it: optional = ["pids"]'
+    whole = hint if command is None else f"{hint}; or start it in a cgroup of its own: {command}"
+    assert text.endswith(f"^ {whole}")
 
 
 def test_command_of_the_command_line_replaces_that_of_the_file() -> None:
@@ -216,3 +249,119 @@ def test_description_names_every_operation() -> None:
     assert "limit open_files 9 (rlimit)" in lines
     assert "pivot_root; detach the host's root" in lines
     assert lines[-1] == "exec /bin/sh"
+
+
+def drafted(text: str, **paths: PathFact) -> Draft:
+    spec = parse(text.encode(), path="/specs/test.toml", environ={}, unenforced="keep")
+    known = {path: directory(path) for path in host_paths(spec)}
+    known |= {f"/specs/{name}": fact for name, fact in paths.items()}
+    return draft(spec, host(), known, environ={}, state_directory="/state")
+
+
+def test_draft_goes_on_without_what_is_refused() -> None:
+    text = (
+        '[root]\nlayers = ["dir:gone", "oci:image", "dir:/"]\n'
+        '[[volumes]]\ntype = "bind"\nsource = "gone"\ntarget = "/v"\n'
+        '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/w"\n'
+        "[limits]\nmemory = 4194304\n"
+    )
+    gone = PathFact(
+        path="/specs/gone", real="/specs/gone", kind="missing", reason="no such file or directory"
+    )
+    made = drafted(text, gone=gone)
+    assert [item.key for item in made.refusals] == [
+        "root.layers[0]", "root.layers[1]", "volumes[0].source", "volumes[1].type", "limits.memory",
+    ]  # fmt: skip
+    assert [layer.path for layer in made.plan.layers] == ["/"]
+    assert [point.path for point in made.plan.skeleton] == ["/proc", "/sys", "/dev"]
+    assert made.plan.cgroup.memory is None
+    with pytest.raises(SpecError) as caught:
+        made.accepted()
+    assert len(caught.value.diagnostics) == 5
+
+
+def test_setting_that_this_version_does_not_enforce_is_refused_even_if_the_file_was_loaded_to_be_looked_at() -> (
+    None
+):
+    made = drafted(ROOT + '[limits]\ncpuset = "0"\n')
+    with pytest.raises(SpecError, match=r"limits\.cpuset: not enforced by this version"):
+        made.accepted()
+
+
+def test_setting_that_may_go_unenforced_is_a_warning() -> None:
+    made = plan(
+        ROOT
+        + '[limits]\ncpuset = "0"\noptional = ["cpuset"]\n[network]\nmode = "private"\noptional = ["mode"]\n'
+    )
+    assert made.differences == (
+        Difference(
+            key="limits.cpuset", asked='"0"', effective=None, reason="this version does not enforce it"
+        ),
+        Difference(
+            key="network.mode",
+            asked='"private"',
+            effective=None,
+            reason='"private" is not enforced by this version',
+        ),
+    )
+    assert made.warnings == (
+        "not enforced: limits.cpuset: this version does not enforce it",
+        'not enforced: network.mode: "private" is not enforced by this version',
+    )
+
+
+@pytest.mark.parametrize("name", ["net", "ipc", "uts", "cgroup"])
+def test_namespace_that_may_go_unjoined_is_private_and_never_the_hosts(name: str) -> None:
+    made = plan(ROOT + f'[namespaces]\n{name} = "path:/proc/1/ns/{name}"\noptional = ["{name}"]\n')
+    assert name in made.namespaces
+    assert made.warnings == (f'not enforced: namespaces.{name}: "path:" is not enforced by this version',)
+
+
+def test_single_id_is_a_warning_only_where_more_were_asked_for() -> None:
+    facts = host(uid_ranges=())
+    assert plan(ROOT, facts).warnings == ()
+    assert plan(ROOT, facts).differences[0].key == "ids.map"
+    assert plan(ROOT + '[ids]\nmap = "auto"\n', facts).warnings == (
+        'ids.map = "auto" maps a single id here: /etc/subuid has no range for user',
+    )
+
+
+def test_layers_that_may_all_go_leave_no_root() -> None:
+    text = refusal('[root]\nlayers = ["oci:image"]\noptional = ["layers"]\n')
+    assert "root.layers: no layer is left that this version can use" in text
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        ("70000", "user 70000 does not exist in the sandbox"),
+        ("1:70000", "group 70000 does not exist in the sandbox"),
+    ],
+)
+def test_account_that_the_id_map_lacks_is_refused(user: str, message: str) -> None:
+    assert message in refusal(ROOT + f'[process]\nuser = "{user}"\n')
+
+
+def test_group_without_subordinate_ids_is_refused() -> None:
+    text = refusal(ROOT + '[process]\nuser = "0:5"\n', facts=host(uid_ranges=()))
+    assert "process.user: only group 0 exists here: /etc/subuid has no range for user" in text
+
+
+def test_plan_knows_where_the_settings_stand_that_only_the_sandbox_finds_wrong() -> None:
+    made = plan(ROOT + '[process]\nuser = "nobody-has-this-name"\n')
+    assert made.places == {"process.user": "/specs/test.toml:4:8"}
+
+
+def test_description_is_one_line_a_step_whatever_the_file_holds() -> None:
+    made = plan(ROOT + '[process]\ncommand = ["a b", "x\\ny", "plain"]\ncwd = "/a\\u001bb"\n')
+    assert describe(made)[-1] == 'exec "a b" "x\\ny" plain'
+    assert all(line.isprintable() for line in describe(made))
+
+
+def test_plan_for_a_program_has_names_of_variables_and_no_values() -> None:
+    made = plan(ROOT + '[process]\ninherit_env = ["SECRET"]\n', environ={"SECRET": "hunter2"})
+    shown = repr(as_dict(made))
+    assert "SECRET" in shown
+    assert "hunter2" not in shown
+    kinds = [step["operation"] for step in as_dict(made)["operations"]]  # type: ignore[attr-defined]
+    assert kinds == [type(operation).__name__ for operation in made.operations]

@@ -14,7 +14,7 @@ from sandbox.errors import StateError
 from sandbox.kernel.idmaps import single_map
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan, MountPoint
-from sandbox.state import StateDirectory, default_path
+from sandbox.state import StateDirectory, default_path, examine
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 
@@ -138,3 +138,37 @@ def test_removal_enters_closed_directories_and_follows_no_link(tmp_path: Path) -
     os.close(fd)
     assert os.listdir(tree) == []
     assert os.listdir(outside) == ["kept"]
+
+
+@pytest.mark.parametrize("kind", ["absent", "good", "open", "file", "below a file", "link", "dangling link"])
+def test_examining_says_what_making_would_and_makes_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "state"
+    if kind == "good":
+        StateDirectory(str(path)).close()
+    elif kind == "open":
+        path.mkdir()
+        path.chmod(0o777)
+    elif kind in ("file", "below a file"):
+        path.touch()
+        path = path if kind == "file" else path / "a" / "b"
+    elif kind == "link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        path.symlink_to("real")
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
+    before = sorted(str(item) for item in tmp_path.rglob("*"))
+    found = examine(str(path))
+    assert sorted(str(item) for item in tmp_path.rglob("*")) == before
+    try:
+        StateDirectory(str(path)).close()
+        made = None
+    except StateError as error:
+        made = error.render()
+    assert (None if found is None else found.render()) == made
+
+
+def test_examining_a_directory_of_somebody_else_says_so() -> None:
+    owner = os.stat("/proc/1").st_uid
+    if owner == os.geteuid():
+        pytest.skip("process 1 is this account's")
+    assert "is another user's" in (examine("/") or StateError("")).message

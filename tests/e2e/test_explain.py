@@ -1,0 +1,490 @@
+"""What `sandbox explain` and `sandbox up --dry-run` say is what a probe inside finds, and what `up` then does."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.kernel import capabilities
+from sandbox.kernel.rlimits import RESOURCES
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, first_line
+from tests.support.requirements import has_subordinate_ids
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+#: Beside the probe of every test: limits, which are the program's own.
+LIMITS_PROBE = """
+import json, resource
+limits = {name: resource.getrlimit(number) for name, number in %r.items()}
+with open("/proc/self/oom_score_adj") as file: print(json.dumps([limits, int(file.read())]))
+"""
+
+SPECS: dict[str, str] = {
+    "plain": HOST_ROOT,
+    "volumes": HOST_ROOT
+    + """
+[[volumes]]
+type = "bind"
+source = "."
+target = "/mnt"
+read_only = true
+options = ["noexec"]
+[[volumes]]
+type = "bind"
+source = "."
+target = "/opt"
+[[volumes]]
+type = "tmpfs"
+target = "/srv"
+size = "1M"
+mode = "0750"
+read_only = true
+""",
+    "shared": HOST_ROOT
+    + """
+[network]
+mode = "host"
+[namespaces]
+ipc = "host"
+uts = "host"
+cgroup = "host"
+""",
+    "capable": HOST_ROOT
+    + """
+[security]
+no_new_privileges = false
+capabilities = { drop = ["CHOWN", "SETFCAP"], add = ["NET_RAW", "SYS_PTRACE"] }
+""",
+    "bare": HOST_ROOT
+    + """
+[security]
+capabilities = { drop = ["all"] }
+""",
+    "limited": HOST_ROOT
+    + """
+[limits]
+open_files = 64
+file_size = "8M"
+core = 0
+stack = "1M"
+cpu_time = "10s"
+oom_score_adj = 700
+memory = "128M"
+pids = 50
+optional = ["memory", "pids"]
+""",
+    "process": """
+[sandbox]
+name = "some-name"
+hostname = "inside"
+[root]
+layers = ["dir:/"]
+writable = "none"
+[process]
+cwd = "/usr"
+umask = "0077"
+inherit_env = ["GIVEN", "ABSENT_HERE", "BOTH"]
+env = { OWN = "1", BOTH = "file" }
+[ids]
+map = "single"
+""",
+    "user": HOST_ROOT
+    + """
+[process]
+user = "1:2"
+groups = [3]
+[security]
+capabilities = { add = ["NET_RAW"] }
+""",
+}
+
+several_ids = pytest.mark.skipif(
+    os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
+)
+names = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[several_ids] if name == "user" else []) for name in SPECS]
+)
+
+
+def sandbox(launcher: Launcher, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
+    """Run `sandbox` with *arguments*."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**launcher.environ, **(environ or {})},
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def explained(launcher: Launcher, spec: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the report on *spec* as JSON."""
+    done = sandbox(launcher, "explain", "--json", launcher.write(spec), environ=environ)
+    assert done.status == 0, done.out
+    report: dict[str, Any] = json.loads(done.out)
+    return report
+
+
+def values(report: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Return the values of a section by their labels."""
+    return {fact["label"]: fact["value"] for fact in report[section]}
+
+
+@names
+def test_ids_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
+    ids = values(explained(launcher, SPECS[name]), "ids")
+    facts = launcher.probe(SPECS[name])
+    assert [number for row in ids["user ids"] for number in row] == list(map(int, facts["uid_map"]))
+    assert [number for row in ids["group ids"] for number in row] == list(map(int, facts["gid_map"]))
+
+
+@names
+def test_mounts_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
+    told = values(explained(launcher, SPECS[name]), "mounts")
+    found = {}
+    for mount in launcher.probe(SPECS[name])["mounts"]:
+        options = {
+            option for option in mount[5].split(",") if option in ("ro", "rw", "nosuid", "nodev", "noexec")
+        }
+        found[mount[4]] = (mount[mount.index("-") + 1], options)
+    for target, value in told.items():
+        kind, options = found.pop(target)
+        if value["type"] == "bind":
+            assert options >= set(value["options"])  # and what the mount of the source has
+        else:
+            assert (kind, options) == (value["type"], set(value["options"]))
+    # What is left lies in /proc, /sys and /dev, or came with a source.
+    around = (
+        "/proc/",
+        "/sys/",
+        "/dev/",
+        *(f"{target}/" for target, value in told.items() if value["source"]),
+    )
+    assert [target for target in found if not target.startswith(around)] == []
+
+
+@names
+def test_namespaces_network_and_host_name_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
+    report = explained(launcher, SPECS[name])
+    told = values(report, "namespaces")
+    facts = launcher.probe(SPECS[name])
+    file_of = {"mount": "mnt"}
+    for kind in ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time"):
+        link = file_of.get(kind, kind)
+        if not os.path.exists(f"/proc/self/ns/{link}"):
+            continue
+        same = facts["namespaces"][link] == os.readlink(f"/proc/self/ns/{link}")
+        assert same == (told[kind] == "host"), kind
+    assert facts["hostname"] == told.get("host name", os.uname().nodename)
+    shared = values(report, "network")["reaches"] == "host"
+    assert facts["interfaces"] == (sorted(os.listdir("/sys/class/net")) if shared else ["lo"])
+
+
+@names
+def test_capabilities_and_privileges_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
+    told = values(explained(launcher, SPECS[name]), "security")
+    facts = launcher.probe(SPECS[name])
+    found = {key: capabilities.names(int(value, 16)) for key, value in facts["capabilities"].items()}
+    sets = told["capabilities"]
+    assert found["CapEff"] == found["CapPrm"] == set(sets["effective"])
+    assert found["CapBnd"] == set(sets["bounding"])
+    assert found["CapAmb"] == set(sets["ambient"])
+    assert facts["no_new_privs"] == str(int(told["no_new_privileges"]))
+
+
+@names
+def test_environment_is_what_is_explained(launcher: Launcher, name: str) -> None:
+    environ = {"GIVEN": "value", "BOTH": "outer"}
+    told = values(explained(launcher, SPECS[name], environ), "environment")
+    found = launcher.probe(SPECS[name], environ=environ)["env"]
+    # Python sets LC_CTYPE for itself in the C locale (PEP 538).
+    found.pop("LC_CTYPE", None)
+    assert {name for name, fact in told.items() if fact["present"]} <= set(found)
+    assert set(found) <= {name for name, fact in told.items() if fact["present"] is not False}
+    known = {name: fact["value"] for name, fact in told.items() if fact["value"] is not None}
+    assert {name: found[name] for name in known} == known
+
+
+@names
+def test_program_starts_as_it_is_explained(launcher: Launcher, name: str) -> None:
+    told = values(explained(launcher, SPECS[name]), "program")
+    facts = launcher.probe(SPECS[name])
+    assert facts["cwd"] == told["directory"]
+    assert facts["umask"] == int(told["umask"], 8)
+    assert told["terminal"] is False
+    if isinstance(told["user"]["user"], int):
+        assert (facts["uid"], facts["gid"]) == (told["user"]["user"], told["user"]["group"] or 0)
+    if told["other groups"]:
+        assert set(told["other groups"]) <= set(facts["groups"])
+
+
+@names
+def test_process_limits_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
+    told = values(explained(launcher, SPECS[name]), "limits")
+    done = launcher.up(SPECS[name], ["/usr/bin/python3", "-c", LIMITS_PROBE % RESOURCES])
+    assert done.status == 0, done.err
+    found, adjustment = json.loads(done.out)
+    for limit, number in RESOURCES.items():
+        wanted = told[limit]["limit"]
+        expected = list(resource.getrlimit(number)) if wanted is None else [wanted, wanted]
+        assert found[limit] == expected, limit
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        inherited = int(file.read())
+    wanted = told["oom_score_adj"]["limit"]
+    assert adjustment == (inherited if wanted is None else wanted)
+
+
+def test_cgroup_limits_stand_in_the_files_that_are_explained(launcher: Launcher) -> None:
+    spec = SPECS["limited"]
+    told = values(explained(launcher, spec), "limits")
+    with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        for name, amount in (("memory", 128 << 20), ("pids", 50)):
+            if told[name]["limit"] is None:
+                assert told[name]["where"] is None
+                continue
+            (path,) = glob.glob(told[name]["where"])
+            assert Path(path).read_text(encoding="ascii").strip() == str(amount)
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+
+
+def test_sockets_are_reached_where_it_is_explained_and_nowhere_else(
+    launcher: Launcher, request: pytest.FixtureRequest
+) -> None:
+    # Below /tmp, since the name of a socket has at most 107 bytes (unix(7)).
+    directory = tempfile.mkdtemp(dir="/tmp")
+    request.addfinalizer(lambda: shutil.rmtree(directory))
+    spec = (
+        HOST_ROOT + f'[[volumes]]\ntype = "bind"\nsource = "{directory}"\ntarget = "/mnt"\nread_only = true\n'
+    )
+    path = f"{directory}/socket"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as abstract:
+        listener.bind(path)
+        os.chmod(path, 0o777)
+        os.chmod(directory, 0o755)
+        listener.listen()
+        abstract.bind("\0sandbox-test-explain")
+        abstract.listen()
+        for text, reaches_abstract in ((spec, False), (spec + '[network]\nmode = "host"\n', True)):
+            told = values(explained(launcher, text), "network")
+            script = (
+                "import socket\n"
+                f"for name in ('/mnt/socket', {path!r}, '\\0sandbox-test-explain'):\n"
+                "    try: socket.socket(socket.AF_UNIX).connect(name); print('reached')\n"
+                "    except OSError as error: print(error.strerror)\n"
+            )
+            done = launcher.up(text, ["/usr/bin/python3", "-c", script])
+            reached = [line == "reached" for line in done.out.splitlines()]
+            assert reached == [True, False, reaches_abstract], done
+            assert told["sockets in volumes"] == [os.path.realpath(path)]
+            assert ("@sandbox-test-explain" in told["abstract sockets"]) == reaches_abstract
+
+
+def test_mounts_that_are_explained_to_appear_empty_do(launcher: Launcher) -> None:
+    hidden = values(explained(launcher, HOST_ROOT), "root")["layer 1"]["hidden_mounts"]
+    script = 'for path; do test -d "$path" && ls -A "$path"; done; true'
+    done = launcher.up(HOST_ROOT, ["sh", "-c", script, "sh", *hidden])
+    assert (done.status, done.out) == (0, ""), done
+
+
+def refusing_specs() -> dict[str, str]:
+    """Return files that `up` refuses, or finds wrong."""
+    return {
+        "absent layer": '[root]\nlayers = ["dir:absent"]\n',
+        "unenforced": HOST_ROOT + '[limits]\ncpuset = "0"\n[security]\nseccomp = "default"\n',
+        "unknown image": '[root]\nlayers = ["oci:image"]\n',
+        "hard limit": HOST_ROOT
+        + f"[limits]\nfile_size = {1 << 40}\ncpu_time = 99999\nopen_files = 1073741816\n",
+        "wrong": "[root]\nlayers = 5\nlayer = 6\n",
+        "no toml": "[root\n",
+    }
+
+
+@pytest.mark.parametrize("name", list(refusing_specs()))
+def test_exit_status_and_mistakes_are_those_of_up_where_it_refuses(launcher: Launcher, name: str) -> None:
+    path = launcher.write(refusing_specs()[name])
+    up = sandbox(launcher, "up", path, "--", "true")
+    dry = sandbox(launcher, "up", "--dry-run", path, "--", "true")
+    why = sandbox(launcher, "explain", path)
+    assert up.status == 125
+    assert dry == up
+    assert why.status == (125 if name in ("wrong", "no toml") else 1)
+    if why.status == 125:
+        assert why.err == up.err
+    else:
+        heads = [line for line in up.err.splitlines() if line.startswith(path)]
+        told = json.loads(sandbox(launcher, "explain", "--json", path).out)
+        assert told["refused"]
+        assert len(told["refusals"]) == len(heads) > 0
+        assert all(item["message"] in up.err for item in told["refusals"])
+
+
+@names
+def test_exit_status_is_that_of_up_where_it_goes_ahead(launcher: Launcher, name: str) -> None:
+    path = launcher.write(SPECS[name])
+    statuses = [
+        sandbox(launcher, *arguments).status
+        for arguments in (("up", path, "--", "true"), ("up", "--dry-run", path), ("explain", path))
+    ]
+    assert statuses == [0, 0, 0]
+
+
+def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: Launcher) -> None:
+    launcher.state.mkdir(mode=0o777)
+    launcher.state.chmod(0o777)
+    path = launcher.write(HOST_ROOT)
+    up, dry = (sandbox(launcher, "up", *options, path, "--", "true") for options in ((), ("--dry-run",)))
+    assert (up.status, dry) == (125, up)
+    assert "can be written by others" in dry.err
+    why = sandbox(launcher, "explain", path)
+    assert why.status == 1
+    assert "can be written by others" in why.out
+
+
+def test_what_may_go_unenforced_is_said_by_all_three(launcher: Launcher) -> None:
+    path = launcher.write(HOST_ROOT + '[limits]\ncpuset = "0"\noptional = ["cpuset"]\n')
+    warning = "sandbox: warning: not enforced: limits.cpuset: this version does not enforce it\n"
+    assert sandbox(launcher, "up", path, "--", "true") == Outcome(0, "", warning)
+    assert sandbox(launcher, "up", "--dry-run", path).err == warning
+    why = sandbox(launcher, "explain", path)
+    assert why.status == 0
+    assert 'limits.cpuset = "0" goes unenforced: this version does not enforce it' in why.out
+
+
+def snapshot(*roots: Path) -> list[tuple[str, int, int, int]]:
+    """Return every object below *roots* with its mode, size and time of change."""
+    found = []
+    for root in roots:
+        for path in sorted([root, *root.rglob("*")]):
+            info = path.lstat()
+            found.append((str(path), info.st_mode, info.st_size, info.st_ctime_ns))
+    return found
+
+
+def session(pid: int) -> list[int]:
+    """Return the processes of the session that *pid* leads."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.getsid(int(name)) == pid:
+                found.append(int(name))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+AUDITED = """
+import os, runpy, sys
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+STARTS = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system", "subprocess.Popen", "_posixsubprocess.fork_exec")
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
+           "os.utime", "os.setxattr", "fcntl.flock", "fcntl.lockf", "socket.bind", "socket.connect", "os.kill", "os.putenv")
+def hook(event, arguments):
+    wrote = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
+    if wrote or event in STARTS + CHANGES:
+        os.write(2, f"did {event} {arguments!r}\\n".encode())
+sys.addaudithook(hook)
+sys.argv = ["sandbox", *sys.argv[1:]]
+runpy.run_module("sandbox", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("up", "--dry-run"), ("up", "--dry-run", "--json"), ("explain",), ("explain", "--json")]
+)
+def test_looking_has_no_side_effect(launcher: Launcher, arguments: Sequence[str]) -> None:
+    path = launcher.write(SPECS["limited"])
+    before = snapshot(launcher.directory)
+    with subprocess.Popen(
+        [sys.executable, "-B", "-c", AUDITED, *arguments, path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=launcher.environ,
+    ) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out != "") == (0, True), err
+        assert [line for line in err.splitlines() if line.startswith("did ")] == []
+        assert session(process.pid) == []
+    assert snapshot(launcher.directory) == before
+    assert not launcher.state.exists()
+
+
+def test_the_audit_of_side_effects_sees_those_of_a_start(launcher: Launcher) -> None:
+    path = launcher.write(HOST_ROOT)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", AUDITED, "up", path, "--", "true"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=launcher.environ,
+    )
+    assert {"os.mkdir", "os.fork", "fcntl.flock"} <= {
+        line.split()[1] for line in done.stderr.splitlines() if line.startswith("did ")
+    }
+
+
+def test_dry_run_prints_the_plan_for_the_command_that_is_given(launcher: Launcher) -> None:
+    path = launcher.write(SPECS["process"])
+    done = sandbox(launcher, "up", "--dry-run", path, "--", "echo", "a b")
+    lines = done.out.splitlines()
+    assert lines[0] == "sandbox some-name"
+    assert "set the host name inside" in lines
+    assert lines[-1] == 'exec echo "a b"'
+    plan = json.loads(sandbox(launcher, "up", "--dry-run", "--json", path, "--", "echo", "a b").out)
+    assert plan["process"]["argv"] == ["echo", "a b"]
+    assert [step["description"] for step in plan["operations"]] == [
+        line for line in lines if line in {step["description"] for step in plan["operations"]}
+    ]
+
+
+def test_dry_run_gives_its_mistakes_as_json(launcher: Launcher) -> None:
+    path = launcher.write(refusing_specs()["absent layer"])
+    done = sandbox(launcher, "up", "--dry-run", "--json", path)
+    assert done.status == 125
+    (mistake,) = json.loads(done.out)["error"]["diagnostics"]
+    assert mistake["key"] == "root.layers[0]"
+
+
+def test_json_without_dry_run_is_refused(launcher: Launcher) -> None:
+    done = sandbox(launcher, "up", "--json", launcher.write(HOST_ROOT))
+    assert (done.status, done.out) == (125, "")
+    assert done.err.startswith("sandbox: --json needs --dry-run")
+
+
+def test_user_that_the_sandbox_lacks_is_said_with_its_place(launcher: Launcher) -> None:
+    path = launcher.write(HOST_ROOT + '[process]\nuser = "no-such-user"\n')
+    if os.geteuid() != 0 and not has_subordinate_ids():
+        pytest.skip("this account has a single id")
+    done = sandbox(launcher, "up", path, "--", "true")
+    assert done.status == 125
+    assert done.err.startswith(
+        f"sandbox: {path}:4:8: process.user: user no-such-user is not in the sandbox's /etc/passwd\n"
+    )
+
+
+def test_directory_that_the_sandbox_lacks_is_said_with_its_place(launcher: Launcher) -> None:
+    path = launcher.write(HOST_ROOT + '[process]\ncwd = "/no/such"\n')
+    done = sandbox(launcher, "up", path, "--", "true")
+    assert done.status == 125
+    assert done.err.startswith(f"sandbox: {path}:4:7: process.cwd: ")
