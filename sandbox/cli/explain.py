@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from sandbox.cli.options import add_file, add_json, add_overrides
+from sandbox.cli.options import add_file, add_json, add_overrides, load_spec
 from sandbox.cli.output import print_json, use_colour
 
 DESCRIPTION = (
@@ -29,11 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if `up` would refuse."""
     from sandbox.cli.planning import plan
     from sandbox.explain import Case, look, make_report, render
-    from sandbox.spec.load import load
 
-    spec = load(
-        arguments.file, profiles=arguments.profile, assignments=arguments.assignments, unenforced="keep"
-    )
+    spec = load_spec(arguments, unenforced="keep")
     planning = plan(spec)
     report = make_report(
         Case(

@@ -41,8 +41,6 @@ def plan_layers(
             continue
         mode = fact.mode if layer.kind == "dir" else 0o755
         planned.append(LayerPlan(kind=layer.kind, path=fact.real, cross=layer.cross, mode=mode))
-    if not planned and not findings.refusals:
-        findings.refuse("root.layers", "no layer is left that this version can use", 'add one, "dir:/" say')
     return tuple(planned)
 
 

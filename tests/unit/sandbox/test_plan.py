@@ -326,11 +326,6 @@ def test_single_id_is_a_warning_only_where_more_were_asked_for() -> None:
     )
 
 
-def test_layers_that_may_all_go_leave_no_root() -> None:
-    text = refusal('[root]\nlayers = ["oci:image"]\noptional = ["layers"]\n')
-    assert "root.layers: no layer is left that this version can use" in text
-
-
 @pytest.mark.parametrize(
     ("user", "message"),
     [

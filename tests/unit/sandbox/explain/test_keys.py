@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +17,11 @@ from sandbox.explain import make_report, render
 from sandbox.explain.case import Case
 from sandbox.explain.program import set_keys
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
-from sandbox.spec.decode import Record
-from sandbox.spec.lookup import ANY_KEY, codec_at, declarations
-from sandbox.spec.lookup import path_of as path_in_the_reference
-from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path
-from sandbox.spec.settings import settings_of
+from sandbox.spec.lookup import declarations
+from sandbox.spec.notation import format_key_path, parse_key_path
 from tests.unit.sandbox.explain.machines import Machine, case
 from tests.unit.sandbox.facts import host
+from tests.unit.sandbox.spec.examples import with_example
 
 MACHINE = Machine(
     facts=host(
@@ -33,124 +32,62 @@ MACHINE = Machine(
     environ={"HOME": "/home/user", "TERM": "xterm", "LANG": "C"},
 )
 
-#: What has to stand beside a key for it to mean something, and examples that are no default.
-BESIDE: Mapping[str, Mapping[str, object]] = {
-    "ids.uid_map": {"ids.gid_map": [{"inside": 0, "outside": 100000, "count": 65536}]},
-    "ids.gid_map": {"ids.uid_map": [{"inside": 0, "outside": 100000, "count": 65536}]},
-    "limits.swap": {"limits.memory": "1G"},
-    "network.networks": {"networks.backend": {}},
-    "process.init": {"process.init": False},
-    "root.driver": {},
-    "volumes[].content": {"volumes[0].type": "file"},
-    "volumes[].mode": {"volumes[0].type": "tmpfs", "volumes[0].mode": "0700"},
-    "volumes[].size": {"volumes[0].type": "tmpfs"},
-    "volumes[].type": {"volumes[0].type": "tmpfs"},
-    "sandboxes.NAME.depends_on": {"sandboxes.db": {"file": "db.toml"}},
-    "restart.max": {"restart.policy": "always"},
-    "restart.delay": {"restart.policy": "always"},
-    "build[].target": {"build[0].copy": "./src"},
-    "build[].copy": {"build[0].target": "/src"},
-    "build[].network": {"build[0].run": "make"},
-}  # fmt: skip
-
-#: Keys of which the example is what holds anyhow, so that setting them changes nothing.
-SAME_AS_DEFAULT = {"root.driver", "volumes[].source"}
-#: What lies outside of the sandbox that is described: it is put together with the file, or chosen from it, before.
-NOT_OF_THE_RESULT = ("extends", "profile")
-
-
-def path_of(key: str) -> KeyPath:
-    """Return the path of *key*, with a name that anything may have."""
-    return tuple("name" if part == ANY_KEY else part for part in path_in_the_reference(key))
-
-
-def tree_with(key: str, example: object) -> dict[str, Any]:
-    """Return a file that sets *key*, with what is required beside it."""
-    tree: dict[str, Any] = {}
-    put(tree, ("root", "layers"), ["dir:/"])
-    path = path_of(key)
-    for length in range(1, len(path) + 1):
-        codec = codec_at(path[:length]) if length < len(path) else None
-        if isinstance(codec, Record):
-            for name, setting in settings_of(codec.cls).items():
-                if setting.required and (*path[:length], name) != ("root", "layers"):
-                    put(tree, (*path[:length], name), setting.example)
-    if key.startswith("volumes[].") and "type" not in BESIDE.get(key, {}):
-        put(tree, ("volumes", 0, "source"), "./src")
-    put(tree, path, example)
-    for other, value in BESIDE.get(key, {}).items():
-        put(tree, parse_key_path(other), value)
-        if value in ("tmpfs", "file"):
-            tree["volumes"][0].pop("source", None)
-    if key.startswith("build[].") and key.endswith(("copy", "target")):
-        tree["build"][0].pop("run", None)
-    return tree
-
-
-def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set *path* in *tree*, making the tables and lists around it."""
-    at: Any = tree
-    for part, following in zip(path, (*path[1:], None), strict=True):
-        new: Any = value if following is None else [] if isinstance(following, int) else {}
-        if isinstance(at, list):
-            assert isinstance(part, int)
-            if part >= len(at):
-                at.append(new)
-            elif following is None:
-                at[part] = new
-        elif following is None or part not in at:
-            at[part] = new
-        at = at[part]
-
-
-def case_of(tree: Mapping[str, Any]) -> Case:
-    """Return the case of the file that *tree* makes."""
-    return case(tomli_w.dumps(tree), MACHINE)
-
-
-def told(tree: Mapping[str, Any]) -> str:
-    """Return all that the report tells but where things are written."""
-    whole = make_report(case_of(tree)).as_dict()
-    return json.dumps(whole, default=str, sort_keys=True)
-
-
-def without_places(text: str) -> object:
-    """Return the JSON *text* without origins, places and names of keys."""
-    hidden = {"origin", "origins", "line", "column", "end_line", "end_column", "source_line", "keys"}
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: strip(item) for key, item in value.items() if key not in hidden}
-        return [strip(item) for item in value] if isinstance(value, list) else value
-
-    return strip(json.loads(text))
-
+#: Keys of which the example is the default, and what to write instead.
+OTHER_THAN_THE_DEFAULT: Mapping[str, object] = {
+    "process.init": False,
+    "security": {"no_new_privileges": False},
+    "volumes[].mode": "0700",
+}
+#: There is one choice only, so that setting it changes nothing.
+ONE_CHOICE = ("root.driver",)
+#: What the file is put together from is gone by the time that it is explained; a profile is chosen or it is not.
+PUT_TOGETHER = ("extends", "profile")
 
 EXAMPLES = {
-    key: setting.example
+    key: with_example(key, setting, OTHER_THAN_THE_DEFAULT.get(key))
     for key, setting in declarations()
-    if key.split(".")[0] not in NOT_OF_THE_RESULT and key != "root.layers"
+    if key not in PUT_TOGETHER
 }
 
 
+def told(text: str) -> object:
+    """Return what the report on *text* tells, but where it is written; None for a file that is wrong."""
+    try:
+        return without_places(make_report(case(text, MACHINE)).as_dict())
+    except SpecError:
+        return None
+
+
+def without_places(value: Any) -> object:
+    """Return a JSON value without origins, places and names of keys."""
+    hidden = {"origin", "origins", "line", "column", "end_line", "end_column", "source_line", "keys"}
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items() if key not in hidden}
+    return [without_places(item) for item in value] if isinstance(value, list) else value
+
+
+def without(text: str, key: str) -> str:
+    """Return the file *text* without *key*, which `with_example` has put there."""
+    tree = tomllib.loads(text)
+    at: Any = tree
+    *parents, last = key.split(".")
+    for part in parents:
+        at = at["web" if part == "NAME" else part.removesuffix("[]")]
+        at = at[0] if part.endswith("[]") else at
+    del at[last]
+    return tomli_w.dumps(tree)
+
+
 @pytest.mark.parametrize("key", sorted(EXAMPLES))
-def test_setting_a_key_shows_in_the_report(key: str) -> None:
-    tree = tree_with(key, EXAMPLES[key])
-    path = path_of(key)
-    before = tree_with(key, EXAMPLES[key])
-    at: Any = before
-    for part in path[:-1]:
-        at = at[part]
-    removed = at.pop(path[-1])
-    shown = render(make_report(case_of(tree)))
-    if key not in SAME_AS_DEFAULT and not isinstance(removed, dict):
-        try:
-            other = told(before)
-        except SpecError:
-            other = "null"  # it is required
-        assert without_places(told(tree)) != without_places(other)
-    lines = {place.line for item in set_keys(case_of(tree)) if (place := case_of(tree).spec.origin(item))}
-    assert any(f"test.toml:{line}" in shown for line in lines)
+def test_setting_a_key_changes_what_is_told(key: str) -> None:
+    text = EXAMPLES[key]
+    shown = told(text)
+    assert shown is not None
+    assert (shown == told(without(text, key))) == (key in ONE_CHOICE)
+    subject = case(text, MACHINE)
+    lines = {place.line for path in set_keys(subject) if (place := subject.spec.origin(path))}
+    rendered = render(make_report(subject))
+    assert any(f"test.toml:{line}" in rendered for line in lines)
 
 
 @given(st.sets(st.sampled_from(sorted(EXAMPLES)), max_size=6))
@@ -158,21 +95,30 @@ def test_setting_a_key_shows_in_the_report(key: str) -> None:
 def test_every_set_key_is_answered_for_by_a_fact(keys: set[str]) -> None:
     tree: dict[str, Any] = {}
     for key in keys:
-        merge(tree, tree_with(key, EXAMPLES[key]))
-    put(tree, ("root", "layers"), ["dir:/"])
+        merge(tree, tomllib.loads(EXAMPLES[key]))
+    merge(tree, {"root": {"layers": ["dir:/"]}})
     try:
-        subject = case_of(tree)
+        subject = case(tomli_w.dumps(tree), MACHINE)
     except SpecError:
-        assume(False)
+        assume(False)  # settings that contradict each other
         raise
-    report = make_report(subject)
-    answered = {parse_key_path(key) for fact in report.facts() for key in fact.keys}
-    missing = [
+    assert unanswered(subject) == []
+
+
+def unanswered(subject: Case) -> list[str]:
+    """Return the keys that are set and that no fact of the report answers for."""
+    answered = {parse_key_path(key) for fact in make_report(subject).facts() for key in fact.keys}
+    return [
         format_key_path(path)
         for path in set_keys(subject)
         if not any(path[:length] in answered for length in range(1, len(path) + 1))
     ]
-    assert missing == []
+
+
+def test_profiles_are_answered_for_like_everything_else() -> None:
+    subject = case('[root]\nlayers = ["dir:/"]\n[profile.a.limits]\npids = 3\n', MACHINE)
+    assert unanswered(subject) == []
+    assert "profile.a.limits.pids" in json.dumps(make_report(subject).as_dict())
 
 
 def merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
