@@ -28,7 +28,7 @@ As JSON a report is an object:
 An origin is {kind: "file"|"command line"|"default"|"machine"|"version", file, line, column, reason}. `label` and `value` of facts
 are for programs, `text` and `notes` for people. The values: of a mount {type, source, target, options, mounted, ...}, of
 ids the map as rows [inside, outside, count], of a namespace "private" or "host", of a variable {value, present}, value
-null where it is not the file's, present null where only the sandbox's /etc/passwd knows, of a limit {limit, enforced_by, where}, of "capabilities" {bounding, effective, ambient}.
+null where the environment file does not give it, present null where only the sandbox's /etc/passwd knows, of a limit {limit, enforced_by, where}, of "capabilities" {bounding, effective, ambient}.
 """
 
 from sandbox.explain.case import Case

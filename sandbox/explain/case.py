@@ -9,7 +9,7 @@ from sandbox.errors import SandboxError
 from sandbox.explain.report import DEFAULT, Origin
 from sandbox.explain.surroundings import Surroundings
 from sandbox.host import HostFacts
-from sandbox.plan import Draft, Plan
+from sandbox.plan import Draft, Plan, Variable, parse_variables
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.settings import NOT_ENFORCED
@@ -67,6 +67,13 @@ class Case:
     def refused(self, key: str) -> str | None:
         """Return why `up` refuses *key*; None if it does not."""
         return next((item.message for item in self.draft.refusals if item.key == key), None)
+
+    def variables(self) -> Mapping[str, Variable]:
+        """Return what process.env_file sets, by name; of two lines for one name the later one counts."""
+        fact = self.paths.get(self.spec.process.env_file or "")
+        if fact is None or fact.content is None:
+            return {}
+        return {variable.name: variable for variable in parse_variables(fact.content, fact.path)[0]}
 
     def differs(self, key: str) -> str | None:
         """Return why *key* will not be as the file has it; None if it will be."""

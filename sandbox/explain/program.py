@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sandbox.explain.case import Case
-from sandbox.explain.report import DEFAULT, Fact
-from sandbox.plan import written
+from sandbox.explain.report import DEFAULT, Fact, Origin
+from sandbox.plan import Variable, written
 from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path, quote
 from sandbox.spec.units import format_duration
 
@@ -51,6 +51,9 @@ def program_section(case: Case) -> Iterator[Fact]:
         origin=case.origin("process.groups"),
         keys=("process.groups",),
     )
+    if own.env_file is not None:
+        path, count = own.env_file, len(case.variables())
+        yield _simple(case, "variables", "process.env_file", f"{count} come from {path}", path)
     yield _simple(case, "directory", "process.cwd", process.cwd, process.cwd)
     yield _simple(case, "umask", "process.umask", f"{process.umask:04o}", f"{process.umask:04o}")
     yield _terminal(case)
@@ -87,41 +90,19 @@ def _terminal(case: Case) -> Fact:
 
 def environment_section(case: Case) -> Iterator[Fact]:
     """Yield the variables. Values that are taken from outside are not shown: a report is passed on."""
-    own = case.spec.process
-    inherited = {name: number for number, name in enumerate(own.inherit_env)}
-    for name, value in case.plan.process.env.items():
-        if name in own.env:
-            key = format_key_path(("process", "env", name))
-            keys = (key, f"process.inherit_env[{inherited[name]}]") if name in inherited else (key,)
-            notes = ("wins over the inherited one",) if name in inherited else ()
-            yield Fact(
-                label=name,
-                text=quote(value),
-                value={"value": value, "present": True},
-                origin=case.origin(key),
-                keys=keys,
-                notes=notes,
-            )
-        elif name in inherited and name in case.environ:
-            key = f"process.inherit_env[{inherited[name]}]"
-            text = "the value that it has where the sandbox is started"
-            unknown = {"value": None, "present": True}
-            yield Fact(label=name, text=text, value=unknown, origin=case.origin(key), keys=(key,))
-        elif name == "TERM":
-            origin = case.decided_here("the program gets a terminal", "process.terminal")
-            known = {"value": value, "present": True}
-            yield Fact(label=name, text=quote(value), value=known, origin=origin)
-        else:
-            known = {"value": value, "present": True}
-            yield Fact(label=name, text=quote(value), value=known, origin=DEFAULT)
-    if "HOME" not in case.plan.process.env:
+    env = case.plan.process.env
+    inherited = {name: number for number, name in enumerate(case.spec.process.inherit_env)}
+    from_file = case.variables()
+    for name, value in env.items():
+        yield _variable(case, name, value, inherited.get(name), from_file.get(name))
+    if "HOME" not in env:
         text = "the home directory of the user in the sandbox's /etc/passwd, or /"
         yield Fact(label="HOME", text=text, value={"value": None, "present": True}, origin=DEFAULT)
-    if "USER" not in case.plan.process.env:
+    if "USER" not in env:
         text = "the name of the user in the sandbox's /etc/passwd, if it has one"
         yield Fact(label="USER", text=text, value={"value": None, "present": None}, origin=DEFAULT)
     for name, number in inherited.items():
-        if name not in case.plan.process.env:
+        if name not in env:
             key = f"process.inherit_env[{number}]"
             yield Fact(
                 label=name,
@@ -130,6 +111,44 @@ def environment_section(case: Case) -> Iterator[Fact]:
                 origin=case.decided_here("not set where the sandbox is started", key),
                 keys=(key,),
             )
+
+
+def _variable(case: Case, name: str, value: str, inherited: int | None, from_file: Variable | None) -> Fact:
+    """Say where the variable comes from: the first of the places that have it, in the order in which they win."""
+    own = case.spec.process
+    key = format_key_path(("process", "env", name))
+    passed = f"process.inherit_env[{inherited or 0}]"
+    places = [
+        (key, case.origin(key), quote(value), name in own.env),
+        (
+            "process.env_file",
+            Origin(kind="file", file=own.env_file, line=from_file.line if from_file else None, column=1),
+            "the value that its file gives it",
+            from_file is not None,
+        ),
+        (
+            passed,
+            case.origin(passed),
+            "the value that it has where the sandbox is started",
+            inherited is not None and name in case.environ,
+        ),
+    ]
+    given = [(where, origin, text) for where, origin, text, there in places if there]
+    if not given:
+        terminal = case.decided_here("the program gets a terminal", "process.terminal")
+        origin = terminal if name == "TERM" else DEFAULT
+        return Fact(label=name, text=quote(value), value={"value": value, "present": True}, origin=origin)
+    where, origin, text = given[0]
+    lost = [other for other, _, _ in given[1:]]
+    keys = [where, *lost, *([passed] if inherited is not None and passed not in (where, *lost) else [])]
+    return Fact(
+        label=name,
+        text=text,
+        value={"value": value if where == key else None, "present": True},
+        origin=origin,
+        keys=tuple(keys),
+        notes=(f"wins over {' and '.join(lost)}",) if lost else (),
+    )
 
 
 def settings_section(case: Case, told: Iterable[Fact]) -> Iterator[Fact]:

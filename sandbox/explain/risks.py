@@ -120,11 +120,17 @@ def _shared_namespaces(case: Case) -> Iterator[Risk]:
 
 
 def _environment(case: Case) -> Iterator[Risk]:
+    own, from_file = case.spec.process, case.variables()
     passed = [
         (name, f"process.inherit_env[{number}]")
-        for number, name in enumerate(case.spec.process.inherit_env)
-        if name in case.environ and name not in case.spec.process.env
+        for number, name in enumerate(own.inherit_env)
+        if name in case.environ and name not in own.env and name not in from_file
     ]
+    if from_file:
+        names = ", ".join(name for name in from_file if name not in own.env)
+        yield _risk(
+            case, "note", f"The program gets the variables of {own.env_file}: {names}.", "process.env_file"
+        )
     secret = [(name, key) for name, key in passed if _SECRET.search(name)]
     plain = [(name, key) for name, key in passed if not _SECRET.search(name)]
     if secret:

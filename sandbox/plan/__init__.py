@@ -2,7 +2,7 @@
 
     values      the plan, and what it is made of; `describe`
     findings    what is refused, and what will differ from what the file asks for
-    ids, storage, limits, process, operations      one part of the plan each
+    ids, storage, limits, environment, process, operations      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
 A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in
@@ -10,9 +10,10 @@ the file. Nothing that was asked for is dropped: it is in the plan, or it is ref
 is a `Difference`.
 """
 
+from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.findings import written
-from sandbox.plan.make import Draft, draft, host_paths, make_plan
-from sandbox.plan.process import DEFAULT_COMMAND, DEFAULT_PATH
+from sandbox.plan.make import Draft, draft, host_files, host_paths, make_plan
+from sandbox.plan.process import DEFAULT_COMMAND
 from sandbox.plan.storage import STANDARD_DIRECTORIES
 from sandbox.plan.values import (
     Difference,
@@ -37,11 +38,14 @@ __all__ = [
     "MountPoint",
     "Plan",
     "ProcessPlan",
+    "Variable",
     "as_dict",
     "default_name",
     "describe",
     "draft",
+    "host_files",
     "host_paths",
     "make_plan",
+    "parse_variables",
     "written",
 ]

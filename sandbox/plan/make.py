@@ -51,7 +51,12 @@ def host_paths(spec: Spec) -> list[str]:
     """Return every path of the host that *spec* names, for :func:`sandbox.sources.inspect_all`."""
     layers = [layer.path for layer in spec.root.layers if layer.kind in LAYER_KINDS]
     volumes = (volume for volume in spec.volumes if volume.type in VOLUME_TYPES)
-    return layers + [volume.source for volume in volumes if volume.source is not None]
+    return layers + [volume.source for volume in volumes if volume.source is not None] + host_files(spec)
+
+
+def host_files(spec: Spec) -> list[str]:
+    """Return those of :func:`host_paths` of which the plan needs the content."""
+    return [] if spec.process.env_file is None else [spec.process.env_file]
 
 
 def make_plan(
@@ -99,7 +104,7 @@ def draft(
     private = private_namespaces(spec)
     cgroup = plan_cgroup(spec, facts, findings)
     limits = plan_process_limits(spec, facts, findings)
-    process = plan_process(spec, facts, environ, command, limits, findings)
+    process = plan_process(spec, facts, paths, environ, command, limits, findings)
     name = spec.sandbox.name or default_name(spec.file)
     plan = Plan(
         name=name,

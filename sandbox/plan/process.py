@@ -6,17 +6,19 @@ from collections.abc import Mapping
 
 from sandbox.host import HostFacts
 from sandbox.kernel import capabilities
+from sandbox.plan.environment import plan_environment
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import ProcessPlan
+from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_COMMAND = ("/bin/sh",)
 
 
 def plan_process(
     spec: Spec,
     facts: HostFacts,
+    paths: Mapping[str, PathFact],
     environ: Mapping[str, str],
     command: tuple[str, ...] | None,
     limits: Mapping[str, int | str],
@@ -37,7 +39,7 @@ def plan_process(
     return ProcessPlan(
         argv=command or (process.command or DEFAULT_COMMAND) + process.args,
         cwd=process.cwd,
-        env=_environment(spec, environ, findings, terminal=terminal),
+        env=plan_environment(spec, paths, environ, findings, terminal=terminal),
         user=process.user,
         groups=process.groups,
         umask=process.umask,
@@ -50,18 +52,3 @@ def plan_process(
         rlimits=limits,
         oom_score_adj=spec.limits.oom_score_adj,
     )
-
-
-def _environment(
-    spec: Spec, environ: Mapping[str, str], findings: Findings, *, terminal: bool
-) -> Mapping[str, str]:
-    env = {"PATH": DEFAULT_PATH, "container": "sandbox"}
-    if terminal:
-        env["TERM"] = environ.get("TERM", "xterm")
-    for number, name in enumerate(spec.process.inherit_env):
-        if name in environ:
-            env[name] = environ[name]
-        elif name not in spec.process.env:
-            reason = "not set where the sandbox is started"
-            findings.differ(f"process.inherit_env[{number}]", "is absent", reason, warned=False)
-    return {**env, **spec.process.env}

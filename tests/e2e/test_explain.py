@@ -488,3 +488,27 @@ def test_directory_that_the_sandbox_lacks_is_said_with_its_place(launcher: Launc
     done = sandbox(launcher, "up", path, "--", "true")
     assert done.status == 125
     assert done.err.startswith(f"sandbox: {path}:4:7: process.cwd: ")
+
+
+def test_variables_of_a_file_are_explained_without_values_and_reach_the_program(launcher: Launcher) -> None:
+    (launcher.directory / "web.env").write_text("# ours\nTOKEN=hunter2\nOWN=lost\n", encoding="utf-8")
+    spec = HOST_ROOT + '[process]\nenv_file = "web.env"\nenv = { OWN = "kept" }\n'
+    report = explained(launcher, spec)
+    told = values(report, "environment")
+    found = launcher.probe(spec)["env"]
+    assert (found["TOKEN"], found["OWN"]) == ("hunter2", "kept")
+    assert (told["TOKEN"], told["OWN"]["value"]) == ({"value": None, "present": True}, "kept")
+    assert "hunter2" not in json.dumps(report)
+
+
+def test_mistake_in_a_file_of_variables_is_said_at_its_line(launcher: Launcher) -> None:
+    (launcher.directory / "web.env").write_text("GOOD=1\nexport BAD=2\n", encoding="utf-8")
+    path = launcher.write(HOST_ROOT + '[process]\nenv_file = "web.env"\n')
+    done = sandbox(launcher, "up", path, "--", "true")
+    place = f"{launcher.directory}/web.env:2:1"
+    assert done.status == 125
+    assert done.err == (
+        f'{place}: "export BAD" cannot name an environment variable\n'
+        "      hint: a name is not empty, and without blanks\n"
+    )
+    assert sandbox(launcher, "up", "--dry-run", path, "--", "true") == done

@@ -97,7 +97,9 @@ class Process:
         default=True,
     )
     env_file: str | None = setting(
-        HostPath(), doc="File with NAME=VALUE lines for the environment.", example="web.env", enforced=False
+        HostPath(),
+        doc="File with NAME=VALUE lines for the environment, as docker's --env-file; env wins over it, it over inherit_env.",
+        example="web.env",
     )
 
     @property

@@ -78,6 +78,15 @@ MACHINES: Mapping[str, Machine] = {
         environ={"HOME": "/home/user", "LANG": "de_DE.UTF-8", "SSH_AUTH_SOCK": "/run/agent", "TERM": "xterm"},
         surroundings=Surroundings(abstract_sockets=("@/tmp/.X11-unix/X0", "@dbus")),
     ),
+    "variables": Machine(
+        paths=(
+            file(
+                "/specs/web.env",
+                content=b"# ours\n\nAPI_TOKEN=secret\nBOTH=from web.env\nALL=hidden\nTWICE=1\nTWICE=2\n",
+            ),
+        ),
+        environ={"LANG": "C.UTF-8", "BOTH": "outer", "ALL": "outer"},
+    ),
     "limits": Machine(
         facts=host(
             cgroups=V2Hierarchy(
