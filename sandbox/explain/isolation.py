@@ -134,7 +134,7 @@ def network_section(case: Case) -> Iterator[Fact]:
     )
     yield Fact(
         label="listens",
-        text="on every address of this machine, at ports that you may listen on"
+        text="on every address of this machine, at ports that any user may listen on"
         if host
         else "on its own loopback",
         value="host" if host else "none",

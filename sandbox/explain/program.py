@@ -162,8 +162,10 @@ def settings_section(case: Case, told: Iterable[Fact]) -> Iterator[Fact]:
     # A list of words is one setting.
     for path in dict.fromkeys(path[:-1] if isinstance(path[-1], int) else path for path in left):
         key = format_key_path(path)
-        text = written(case.spec, path)
-        yield Fact(label=key, text=text, value=text, origin=case.effective(key), keys=(key,))
+        value = written(case.spec, path)
+        # Those that do apply are told as what they change.
+        text = f"{value}, with --profile {path[1]}" if path[0] == "profile" and len(path) > 1 else value
+        yield Fact(label=key, text=text, value=value, origin=case.effective(key), keys=(key,))
 
 
 def set_keys(case: Case) -> list[KeyPath]:

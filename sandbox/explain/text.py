@@ -31,10 +31,11 @@ class _Painter:
         self._colour = colour
 
     def report(self, report: Report) -> Iterator[str]:
-        yield from self._wrap("", f"{report.file}: sandbox {report.name}", "bold")
-        others = [file for file in report.files[1:] if file]
-        if others:
-            yield from self._wrap("", f"put together with {', '.join(others)}")
+        # The file itself comes last, behind those that it extends, and as it was named: it may be standard input.
+        file = report.files[-1] if report.files else report.file
+        yield from self._wrap("", f"{file}: sandbox {report.name}", "bold")
+        if len(report.files) > 1:
+            yield from self._wrap("", f"put together from {', '.join(report.files)}")
         count = len(report.refusals)
         verdict = (
             f"`sandbox up` refuses it here, for {report.account}: {count} reason{'s' if count > 1 else ''}, see the end."

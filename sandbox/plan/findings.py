@@ -60,8 +60,9 @@ def written(spec: Spec, path: KeyPath) -> str:
     value: Any = spec
     for length, part in enumerate(path):
         try:
-            value = getattr(value, part) if isinstance(part, str) and hasattr(value, part) else value[part]
-        except (LookupError, TypeError):
+            inside: Any = value
+            value = inside[part] if isinstance(value, Mapping | tuple) else getattr(inside, str(part))
+        except (LookupError, TypeError, AttributeError):
             return written(spec, path[:length])
     codec = codec_at(path)
     return literal(_plain(value if codec is None or value is None else codec.encode(value)))

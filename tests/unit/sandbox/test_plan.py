@@ -9,9 +9,20 @@ from sandbox.errors import HostError, SpecError
 from sandbox.host import IdHelper
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap
-from sandbox.plan import DEFAULT_PATH, Difference, Draft, as_dict, default_name, describe, draft, host_paths
+from sandbox.plan import (
+    DEFAULT_PATH,
+    Difference,
+    Draft,
+    as_dict,
+    default_name,
+    describe,
+    draft,
+    host_paths,
+    written,
+)
 from sandbox.sources import PathFact
 from sandbox.spec.load import parse
+from sandbox.spec.notation import parse_key_path
 from tests.unit.sandbox.facts import directory, host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
@@ -360,3 +371,22 @@ def test_plan_for_a_program_has_names_of_variables_and_no_values() -> None:
     assert "hunter2" not in shown
     kinds = [step["operation"] for step in as_dict(made)["operations"]]  # type: ignore[attr-defined]
     assert kinds == [type(operation).__name__ for operation in made.operations]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("limits.memory", '"1G"'),
+        ("process.env.items", '"a \\" b"'),
+        ("root.layers[0]", '"dir:/"'),
+        ("root.layers[0].dir", '"dir:/"'),
+        ("volumes[0].options", '["noexec"]'),
+        ("profile.p.limits", "{ pids = 1 }"),
+    ],
+)
+def test_setting_is_written_as_toml(key: str, text: str) -> None:
+    spec = (
+        ROOT + '[limits]\nmemory = "1G"\n[process.env]\nitems = "a \\" b"\n[profile.p.limits]\npids = 1\n'
+        '[[volumes]]\ntype = "tmpfs"\ntarget = "/t"\noptions = ["noexec"]\n'
+    )
+    assert written(parse(spec.encode(), path="/x.toml", environ={}), parse_key_path(key)) == text
