@@ -16,10 +16,15 @@ from sandbox.errors import SpecError
 from sandbox.explain import make_report, render
 from sandbox.explain.case import Case
 from sandbox.explain.program import set_keys
+from sandbox.explain.text import WIDTH, visible_length
+from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
+from sandbox.kernel.rlimits import RESOURCES
+from sandbox.plan import host_paths
+from sandbox.spec.load import parse
 from sandbox.spec.lookup import declarations
 from sandbox.spec.notation import format_key_path, parse_key_path
-from tests.unit.sandbox.explain.machines import Machine, case
+from tests.unit.sandbox.explain.machines import Machine, case, missing
 from tests.unit.sandbox.facts import host
 from tests.unit.sandbox.spec.examples import with_example
 
@@ -134,3 +139,22 @@ def merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
             merge(tree[key], value)
         else:
             tree[key] = value
+
+
+@pytest.mark.parametrize("key", sorted(EXAMPLES))
+def test_report_can_be_made_where_nothing_is_there(key: str) -> None:
+    spec = parse(EXAMPLES[key].encode(), path="/specs/test.toml", environ=MACHINE.environ, unenforced="keep")
+    poor = Machine(
+        facts=host(
+            fuse="missing",
+            uid_ranges=(),
+            cgroups=NoHierarchy(reason="there is none"),
+            hard_limits=dict.fromkeys(RESOURCES, 0),
+        ),
+        paths=tuple(missing(path) for path in host_paths(spec)),
+        environ=MACHINE.environ,
+    )
+    report = make_report(case(EXAMPLES[key], poor))
+    assert report.refused
+    assert unanswered(case(EXAMPLES[key], poor)) == []
+    assert [line for line in render(report).split("\n") if visible_length(line) > WIDTH] == []
