@@ -9,6 +9,7 @@ from sandbox.explain.report import Fact
 from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits, Hierarchy, v1, v2
 from sandbox.kernel.cgroups.base import directory_of
+from sandbox.plan.limits import CGROUP_LIMITS, LIMITS_CONF_NAMES, PROCESS_LIMITS
 from sandbox.spec.units import format_duration, format_size
 
 #: What each limit counts, for people.
@@ -41,16 +42,15 @@ def mechanisms(hierarchy: Hierarchy, name: str, limits: CgroupLimits) -> Mapping
 def limits_section(case: Case) -> Iterator[Fact]:
     """Yield every limit of the language that this version can hold."""
     held = mechanisms(case.facts.cgroups, case.plan.name, case.plan.cgroup)
-    for name in CgroupLimits().__dataclass_fields__:
+    for name in CGROUP_LIMITS:
         value = getattr(case.plan.cgroup, name)
         text = None if value is None else f"{_amount(name, value)}, held by {held.get(name)}"
         yield _limit(case, name, value, text, f"cgroup version {case.facts.cgroups.version}", held.get(name))
-    for name in rlimits.RESOURCES:
+    for name in PROCESS_LIMITS:
+        resource = f"RLIMIT_{LIMITS_CONF_NAMES[name].upper()}"
         value = case.plan.process.rlimits.get(name)
-        text = (
-            None if value is None else f"{_amount(name, value)}, held by the kernel, RLIMIT_{_rlimit(name)}"
-        )
-        yield _limit(case, name, value, text, "rlimit", f"RLIMIT_{_rlimit(name)}")
+        text = None if value is None else f"{_amount(name, value)}, held by the kernel, {resource}"
+        yield _limit(case, name, value, text, "rlimit", resource)
     wall, adjustment = case.plan.wall_time, case.plan.process.oom_score_adj
     text = (
         None
@@ -83,7 +83,7 @@ def _limit(
 
 
 def _unlimited(case: Case, name: str) -> str:
-    if name in rlimits.RESOURCES:
+    if name in PROCESS_LIMITS:
         hard = case.facts.hard_limits[name]
         most = "which can be unlimited" if hard == rlimits.UNLIMITED else f"at most {hard}"
         return f"that of whoever starts the sandbox, {most}"
@@ -97,14 +97,3 @@ def _amount(name: str, value: float | str) -> str:
     if unit == "bytes" and isinstance(value, int):
         return f"{format_size(value)} bytes" if value < 1024 else format_size(value)
     return f"{value:g} {unit}" if isinstance(value, float) else f"{value} {unit}"
-
-
-def _rlimit(name: str) -> str:
-    return {
-        "open_files": "NOFILE",
-        "processes": "NPROC",
-        "file_size": "FSIZE",
-        "core": "CORE",
-        "stack": "STACK",
-        "cpu_time": "CPU",
-    }[name]

@@ -64,7 +64,7 @@ def program_section(case: Case) -> Iterator[Fact]:
     )
     text = "an init of the sandbox's own, which reaps and passes signals on"
     yield _simple(case, "process 1", "process.init", text, own.init)
-    yield _simple(case, "sandbox", "sandbox.name", f"is called {plan.name}", plan.name)
+    yield _simple(case, "name", "sandbox.name", plan.name, plan.name)
 
 
 def _simple(case: Case, label: str, key: str, text: str, value: object) -> Fact:

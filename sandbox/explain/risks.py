@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import Level, Risk
-from sandbox.explain.storage import binds, inside, sockets_below, trust_problem
+from sandbox.explain.storage import binds, sockets_below, trust_problem
 from sandbox.kernel import capabilities
+from sandbox.plan.storage import inside
 
 _LEVELS: tuple[Level, ...] = ("danger", "caution", "note")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(^|_)KEY|AUTH_SOCK", re.IGNORECASE)
@@ -52,7 +53,7 @@ def _volumes(case: Case) -> Iterator[Risk]:
     sockets = sorted({socket for found in shared.values() for socket in found})
     if sockets:
         shown = ", ".join(sockets[:3]) + (f" and {len(sockets) - 3} more" if len(sockets) > 3 else "")
-        text = f"The program can talk to who listens on {shown}, also where it cannot write."
+        text = f"The program can connect to {shown}: a read-only volume does not prevent that."
         yield _risk(case, "danger", text, *(keys[target] for target, found in shared.items() if found))
     readable = [bind for bind in bound if bind.read_only]
     if readable:

@@ -16,15 +16,10 @@ from sandbox.ops import (
     Operation,
     TmpfsVolume,
 )
-from sandbox.plan import STANDARD_DIRECTORIES
+from sandbox.plan.storage import STANDARD_DIRECTORIES, inside
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
-
-
-def inside(path: str, directory: str) -> bool:
-    """Tell whether *path* is *directory* or lies below it; both absolute, without symbolic links."""
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def trust_problem(fact: PathFact, own: int) -> str | None:

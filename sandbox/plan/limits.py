@@ -13,8 +13,8 @@ from sandbox.spec.model import Spec
 CGROUP_LIMITS = ("memory", "swap", "cpus", "cpu_weight", "pids")
 PROCESS_LIMITS = tuple(rlimits.RESOURCES)
 
-#: The limits as limits.conf(5) calls them.
-_ADMINISTRATORS_NAMES = {
+#: The limits as limits.conf(5) calls them; in capitals behind RLIMIT_ they are those of getrlimit(2).
+LIMITS_CONF_NAMES = {
     "open_files": "nofile",
     "processes": "nproc",
     "file_size": "fsize",
@@ -67,7 +67,7 @@ def plan_process_limits(spec: Spec, facts: HostFacts, findings: Findings) -> Map
 
 
 def _process_limit_hint(name: str, value: int | str, hard: int) -> str:
-    item = _ADMINISTRATORS_NAMES[name]
+    item = LIMITS_CONF_NAMES[name]
     return (
         f'ask for at most {hard}, write optional = ["{name}"], or let root raise the hard limit: '
         f"{item} in limits.conf(5), to {value} or more, and log in anew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 from pathlib import Path
 
 from sandbox.explain.surroundings import Surroundings, listening_sockets, look
@@ -26,9 +27,13 @@ def test_machine_without_proc_has_no_surroundings(tmp_path: Path) -> None:
     assert look(str(tmp_path)) == Surroundings()
 
 
-def test_sockets_and_mounts_of_this_machine_are_found(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as abstract:
+def test_sockets_and_mounts_of_this_machine_are_found() -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as directory,  # a name has at most 107 bytes (unix(7))
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        path = f"{directory}/socket"
         listener.bind(path)
         abstract.bind("\0sandbox-test-abstract")
         assert path not in look().sockets
