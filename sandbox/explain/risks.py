@@ -40,7 +40,8 @@ def _volumes(case: Case) -> Iterator[Risk]:
         if bind.source == "/":
             whole = ", which is all of it"
         elif home.startswith("/") and inside(home, bind.source):
-            whole = ", where your home directory is"
+            is_home = home.rstrip("/") == bind.source
+            whole = ", which is your home directory" if is_home else ", where your home directory is"
         # Nobody on this machine has the ids of a sandbox of root's: to its program, the host is somebody else's.
         may = "what anybody may {} of " if case.facts.is_real_root else ""
         if not bind.read_only:

@@ -68,7 +68,8 @@ def plan_process_limits(spec: Spec, facts: HostFacts, findings: Findings) -> Map
 
 def _process_limit_hint(name: str, value: int | str, hard: int) -> str:
     item = LIMITS_CONF_NAMES[name]
+    enough = f"{value} or more" if isinstance(value, int) else value
     return (
         f'ask for at most {hard}, write optional = ["{name}"], or let root raise the hard limit: '
-        f"{item} in limits.conf(5), to {value} or more, and log in anew"
+        f"{item} in limits.conf(5), to {enough}, and log in anew"
     )

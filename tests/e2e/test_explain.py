@@ -512,3 +512,29 @@ def test_mistake_in_a_file_of_variables_is_said_at_its_line(launcher: Launcher) 
         "      hint: a name is not empty, and without blanks\n"
     )
     assert sandbox(launcher, "up", "--dry-run", path, "--", "true") == done
+
+
+def test_values_of_several_files_and_of_the_command_line_are_told_apart(launcher: Launcher) -> None:
+    base = launcher.write(HOST_ROOT + "[limits]\nopen_files = 100\nfile_size = 4096\n", "base.toml")
+    path = launcher.write(
+        'extends = "base.toml"\n[limits]\ncore = 0\n[profile.slow.limits]\nfile_size = 8192\n'
+    )
+    options = ("--profile", "slow", "--set", "process.umask='0077'")
+    report = json.loads(sandbox(launcher, "explain", "--json", path, *options).out)
+    told = {
+        fact["label"]: fact["origin"] for fact in (*report["limits"], *report["program"], *report["root"])
+    }
+    places = {
+        name: (told[name]["file"], told[name]["line"])
+        for name in ("layer 1", "open_files", "core", "file_size")
+    }
+    assert places == {
+        "layer 1": (base, 2),
+        "open_files": (base, 4),
+        "core": (path, 3),
+        "file_size": (path, 5),
+    }
+    assert (told["umask"]["kind"], told["directory"]["kind"]) == ("command line", "default")
+    # Without blanks: long paths are broken at the width of the text.
+    text = "".join(sandbox(launcher, "explain", path, *options).out.split())
+    assert f"puttogetherfrom{base},{path}" in text
