@@ -77,7 +77,8 @@ def _layers(case: Case) -> Iterator[Risk]:
                 text = "The program can read every file that you can read, keys and passwords among them (dir:/)."
             yield _risk(case, "caution", text, key)
         elif layer.kind == "dir" and home.startswith("/") and inside(home, fact.real):
-            text = f"The program can read what you can read of {layer.path}, where your home directory is."
+            who = "anybody" if case.facts.is_real_root else "you"
+            text = f"The program can read what {who} can read of {layer.path}, where your home directory is."
             yield _risk(case, "caution", text, key)
         problem = trust_problem(fact, case.facts.uid)
         if problem is not None:
@@ -128,8 +129,7 @@ def _environment(case: Case) -> Iterator[Risk]:
         for number, name in enumerate(own.inherit_env)
         if name in case.environ and name not in own.env and name not in from_file
     ]
-    if from_file:
-        names = ", ".join(name for name in from_file if name not in own.env)
+    if names := ", ".join(name for name in from_file if name not in own.env):
         yield _risk(
             case, "note", f"The program gets the variables of {own.env_file}: {names}.", "process.env_file"
         )
