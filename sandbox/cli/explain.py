@@ -9,13 +9,10 @@ import sys
 from sandbox.cli.options import add_file, add_json, add_overrides, load_spec
 from sandbox.cli.output import print_json, use_colour
 
-DESCRIPTION = (
-    "Say what the program of FILE will be able to reach on this machine, and where each of it comes from."
-)
-EPILOG = (
-    "exit status: 0 if `sandbox up` would go ahead, 1 if it would refuse, 125 if the file itself is wrong.\n"
-    "Nothing is started or changed; what only a start can find out is not in the report."
-)
+DESCRIPTION = """\
+Say what the program of FILE will be able to reach on this machine, and where each of it comes from. Nothing is started
+or changed; what only a start can find out is not in the report."""
+EPILOG = "exit status: 0 if `sandbox up` would go ahead, 1 if it would refuse, 125 for a file that is wrong and other failures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

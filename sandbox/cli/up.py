@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print what would be done, in order, and do nothing"
     )
     parser.add_argument(
-        "--json", action="store_true", help="with --dry-run: print the plan, or the errors, as JSON"
+        "--json", action="store_true", help="with --dry-run: print the result, or the errors, as JSON"
     )
 
 
