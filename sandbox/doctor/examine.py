@@ -18,7 +18,7 @@ from sandbox.doctor.judge.storage import judge_storage
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError
 from sandbox.host import HostFacts
-from sandbox.plan import Plan, host_paths, make_plan
+from sandbox.plan import Plan, host_files, host_paths, make_plan, warnings_of
 from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
@@ -96,7 +96,8 @@ def plan_file(
     path = machine.state.path if isinstance(machine.state, StateFacts) else "/var/lib/sandbox"
     try:
         spec = load()
-        plan = make_plan(spec, facts, inspect_all(host_paths(spec)), environ=environ, state_directory=path)
+        paths = inspect_all(host_paths(spec), read=host_files(spec))
+        plan = make_plan(spec, facts, paths, environ=environ, state_directory=path)
     except SandboxError as error:
         return FileOutcome(file=file, error=error)
     return FileOutcome(file=file, plan=plan, unenforced=spec.unenforced)
@@ -120,7 +121,10 @@ def judge_file(outcome: FileOutcome) -> Check:
     """Return the check `file`: whether a plan could be made, with the diagnostics of what it refuses."""
     error = outcome.error
     if error is None:
-        warnings = () if outcome.plan is None else outcome.plan.warnings
+        # What no machine enforces is told with its place; of the plan's warnings those of this machine are left.
+        told = {diagnostic.key for diagnostic in outcome.unenforced}
+        differences = () if outcome.plan is None else outcome.plan.differences
+        warnings = warnings_of(one for one in differences if one.key not in told)
         if warnings or outcome.unenforced:
             count = len(warnings) + len(outcome.unenforced)
             return Check(

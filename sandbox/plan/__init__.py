@@ -25,6 +25,7 @@ from sandbox.plan.values import (
     as_dict,
     default_name,
     describe,
+    warnings_of,
 )
 
 __all__ = [
@@ -47,5 +48,6 @@ __all__ = [
     "host_paths",
     "make_plan",
     "parse_variables",
+    "warnings_of",
     "written",
 ]

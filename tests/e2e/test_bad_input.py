@@ -53,7 +53,11 @@ def test_wrong_type_says_both_types(launcher: Launcher) -> None:
 
 
 def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -> None:
-    refused(launcher, HOST_ROOT + '[limits]\nio = [{ path = "/", read = "1M" }]\n', "limits.io: not enforced by this version")
+    refused(
+        launcher,
+        HOST_ROOT + '[limits]\nio = [{ path = "/", read = "1M" }]\n',
+        "limits.io: not enforced by this version",
+    )
 
 
 def test_missing_layer(launcher: Launcher, tmp_path: Path) -> None:
