@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import os
 import re
 import signal
@@ -81,9 +80,6 @@ def test_table_of_examples_lists_each_once_with_its_file() -> None:
     assert sorted(rows) == [(name, f"{name}.toml") for name in EXAMPLES]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("sandbox.cli.fmt") is None, reason="`sandbox fmt` is not written yet"
-)
 def test_examples_are_in_the_usual_layout() -> None:
     command = [sys.executable, "-m", "sandbox", "fmt", "--check", *map(config, EXAMPLES)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, timeout=30)
