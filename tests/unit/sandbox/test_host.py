@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,13 +43,8 @@ def facts(**changes: object) -> host.HostFacts:
     return host.HostFacts(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_gathering_takes_less_than_ten_milliseconds_and_gives_this_account():
-    host.gather()
-    start = time.perf_counter()
-    rounds = 10
-    for _ in range(rounds):
-        found = host.gather()
-    assert (time.perf_counter() - start) / rounds < 0.01
+def test_gathering_gives_this_account():
+    found = host.gather()
     assert (found.uid, found.gid) == (os.geteuid(), os.getegid())
     assert found.own_uid_map
 
