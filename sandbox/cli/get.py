@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the values; return the exit status."""
     from sandbox.editing.lists import resolve_names
     from sandbox.editing.reading import leaves, read_document, unset_note
-    from sandbox.editing.values import MISSING, literal
-    from sandbox.spec.notation import format_key_path
+    from sandbox.editing.values import MISSING
+    from sandbox.spec.notation import format_key_path, literal
 
     document = read_document(arguments.file)
     if not arguments.keys:

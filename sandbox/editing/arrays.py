@@ -13,8 +13,9 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from sandbox.editing.layout import comments
-from sandbox.editing.values import INDENT, literal, same, written
+from sandbox.editing.values import same, written
 from sandbox.spec.locate import Span, locate
+from sandbox.spec.notation import INDENT, literal
 
 _GAP = re.compile(r"(?P<blank>[ \t]*)(?P<comment>#[^\n]*)|(?P<end>\n)|,|[ \t]+")
 _HOLDER = "v"

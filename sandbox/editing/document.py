@@ -44,7 +44,6 @@ from sandbox.editing.placement import (
 )
 from sandbox.editing.values import (
     MISSING,
-    literal,
     lookup,
     same,
     texts,
@@ -56,7 +55,7 @@ from sandbox.editing.values import (
 from sandbox.errors import EditError
 from sandbox.spec.document import parse_document
 from sandbox.spec.locate import MAX_DEPTH
-from sandbox.spec.notation import KeyPath, format_key_path, type_name
+from sandbox.spec.notation import KeyPath, format_key_path, literal, type_name
 
 
 class Document:

@@ -9,11 +9,10 @@ from typing import Any
 from sandbox.editing.document import Document
 from sandbox.editing.placement import inside_profile
 from sandbox.editing.replace import read_original
-from sandbox.editing.values import literal
 from sandbox.errors import EditError
 from sandbox.spec.load import MAX_FILE_SIZE, STDIN
 from sandbox.spec.lookup import codec_at, keys, setting_at
-from sandbox.spec.notation import KeyPath, format_key_path, nearest
+from sandbox.spec.notation import KeyPath, format_key_path, literal, nearest
 
 
 def read_document(name: str) -> Document:

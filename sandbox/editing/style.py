@@ -21,9 +21,9 @@ from typing import Any
 from sandbox.editing.arrays import elements_of, in_lines
 from sandbox.editing.document import Document
 from sandbox.editing.layout import comments, top_statements
-from sandbox.editing.values import INDENT, LONGEST_LINE, same, unsafe
+from sandbox.editing.values import same, unsafe
 from sandbox.spec.locate import Entry, Located, Span, Statement, locate
-from sandbox.spec.notation import KeyPath, format_key_path
+from sandbox.spec.notation import INDENT, LONGEST_LINE, KeyPath, format_key_path
 
 _PLAIN_LITERAL = re.compile(r"'(?!'')([^'\"\\\n]*)'")
 

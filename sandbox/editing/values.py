@@ -6,11 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sandbox.errors import EditError
-from sandbox.spec.notation import format_key, quote
-
-INDENT = "    "
-LONGEST_LINE = 100
-"""Characters. An array that would make its line longer is written over several."""
+from sandbox.spec.notation import INDENT, LONGEST_LINE, literal, text_literal
 
 
 def same(one: object, other: object) -> bool:
@@ -38,42 +34,17 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(item)
 
 
-def literal(value: object) -> str:
-    """Return *value* as TOML on one line."""
-    if isinstance(value, Mapping):
-        pairs = ", ".join(f"{format_key(key)} = {literal(item)}" for key, item in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(literal, value))}]"
-    if isinstance(value, str):
-        return quote(value)
-    import tomlkit
-
-    return tomlkit.item(value).as_string()
-
-
 def written(value: object, *, before: int = 0) -> str:
     """Return *value* as TOML, as a person would write it behind the *before* characters of its line.
 
     A text of several lines has them, and an array that does not fit into a line has one element to a line.
     """
-    if isinstance(value, str) and "\n" in value.rstrip("\n"):
-        return _lines_of_text(value)
+    if isinstance(value, str):
+        return text_literal(value)
     line = literal(value)
     if isinstance(value, list) and value and before + len(line) > LONGEST_LINE:
         return "[\n" + "".join(f"{INDENT}{literal(item)},\n" for item in value) + "]"
     return line
-
-
-def _lines_of_text(text: str) -> str:
-    """Return *text* as a multi-line string: as it is where TOML allows that, else with escapes."""
-    if (
-        "'''" not in text
-        and not text.endswith("'")
-        and all(char.isprintable() or char in "\n\t" for char in text)
-    ):
-        return f"'''\n{text}'''"
-    return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
 
 
 # --- trees, as tomllib gives them ---

@@ -65,11 +65,4 @@ def written(spec: Spec, path: KeyPath) -> str:
         except (LookupError, TypeError, AttributeError):
             return written(spec, path[:length])
     codec = codec_at(path)
-    return literal(_plain(value if codec is None or value is None else codec.encode(value)))
-
-
-def _plain(value: object) -> object:
-    """Return *value* with the types that tomllib gives."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return literal(value if codec is None or value is None else codec.encode(value))

@@ -14,14 +14,21 @@ from sandbox.errors import SpecError
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
 from sandbox.spec.model import NOT_IN_PROFILES, Spec
-from sandbox.spec.notation import KeyPath, format_key, format_key_path, visible
+from sandbox.spec.notation import (
+    INDENT,
+    LONGEST_LINE,
+    KeyPath,
+    format_key,
+    format_key_path,
+    literal,
+    text_literal,
+    visible,
+)
 from sandbox.spec.origin import Place
 from sandbox.spec.settings import Codec, settings_of
 
 DEFAULT = "default"
 """What stands for the place of a value that no file gives."""
-
-_LINE_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,32 +204,10 @@ def _block(table: Table, *, origins: bool) -> str:
 def _line(value: Value, *, origins: bool) -> str:
     key = format_key(str(value.path[-1]))
     comments = [f"  # {place_text(place)}" for place in value.origins] if origins else [""]
-    text = f"{key} = {_literal(value.value)}"
-    if not isinstance(value.value, list) or (len(text) <= _LINE_WIDTH and len(comments) == 1):
+    text = f"{key} = {literal(value.value, string=text_literal)}"
+    if not isinstance(value.value, list) or (len(text) <= LONGEST_LINE and len(comments) == 1):
         return text + comments[0]
     behind = comments if len(comments) > 1 else [""] * len(value.value)
-    rows = [f"    {_literal(item)},{comment}" for item, comment in zip(value.value, behind, strict=True)]
+    items = [literal(item, string=text_literal) for item in value.value]
+    rows = [f"{INDENT}{item},{comment}" for item, comment in zip(items, behind, strict=True)]
     return "\n".join([f"{key} = [", *rows, f"]{comments[0] if len(comments) == 1 else ''}"])
-
-
-def _literal(value: object) -> str:
-    """Return *value* as TOML: on one line, but for a text of several lines where that needs no escapes.
-
-    The forms of single values are tomli_w's; it has no layout for comments, nor for a list on one line.
-    """
-    if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
-    if isinstance(value, dict):
-        pairs = ", ".join(f"{format_key(key)} = {_literal(item)}" for key, item in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    if isinstance(value, str) and "\n" in value.rstrip("\n") and _is_plain(value):
-        return f"'''\n{value}'''"
-    import tomli_w
-
-    return tomli_w.dumps({"k": value}).removeprefix("k = ").rstrip("\n")
-
-
-def _is_plain(text: str) -> bool:
-    """Return whether *text* can stand between three single quotes, where TOML knows no escapes."""
-    closed = "'''" not in text and not text.endswith("'")
-    return closed and all(char in "\n\t" or char.isprintable() for char in text)

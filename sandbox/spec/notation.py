@@ -1,4 +1,4 @@
-"""How keys and values are written in messages: key paths, quoted strings, TOML literals, names of TOML types.
+"""How keys and values are written, in messages and in files: key paths, strings, TOML literals, names of TOML types.
 
 Messages quote what the user wrote, so everything here makes control characters visible instead of sending them to a
 terminal. Pure; knows nothing of files or positions.
@@ -7,10 +7,16 @@ terminal. Pure; knows nothing of files or positions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 KeyPath = tuple[str | int, ...]
 """The way to a value: table keys as strings, array positions as integers, e.g. ("root", "layers", 1)."""
+
+LONGEST_LINE = 100
+"""Characters. An array that would make its line longer is written over several."""
+
+INDENT = "    "
+"""What stands before each element of an array that is written over several lines."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _PATH_PART = re.compile(
@@ -96,19 +102,29 @@ def unquote(literal: str) -> str:
     return str(value)
 
 
-def literal(value: object) -> str:
-    """Return *value*, made of the types that tomllib gives (dates apart), as TOML on one line."""
+def literal(value: object, *, string: Callable[[str], str] = quote) -> str:
+    """Return *value*, made of the types that tomllib gives, as TOML: on one line, if *string* writes strings so."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return quote(value)
+        return string(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(literal(item) for item in value) + "]"
-    if isinstance(value, dict):
-        if not value:
-            return "{}"
-        return "{ " + ", ".join(f"{format_key(key)} = {literal(item)}" for key, item in value.items()) + " }"
-    return str(value)
+        return "[" + ", ".join(literal(item, string=string) for item in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = (f"{format_key(key)} = {literal(item, string=string)}" for key, item in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    return str(value)  # of a float, the shortest that is read as the same; of dates, what RFC 3339 allows
+
+
+def text_literal(text: str) -> str:
+    """Return *text* as a TOML string, as a person would write it: over several lines where it has them."""
+    if "\n" not in text.rstrip("\n"):
+        return quote(text)
+    # Between three single quotes TOML knows no escapes, and needs none.
+    closed = "'''" not in text and not text.endswith("'")
+    if closed and all(char in "\n\t" or char.isprintable() for char in text):
+        return f"'''\n{text}'''"
+    return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
 
 
 def type_name(value: object) -> str:

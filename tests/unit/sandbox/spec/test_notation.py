@@ -15,6 +15,7 @@ from sandbox.spec.notation import (
     parse_key_path,
     quote,
     shown,
+    text_literal,
     type_name,
 )
 
@@ -59,10 +60,52 @@ def test_a_value_in_a_message_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [True, False, 0, -5, 1.5, "a\nb", [], ["a", 1], {}, {"a": [{"b c": "d"}], "e": False}]
+    "value",
+    [
+        *(
+            True,
+            False,
+            0,
+            -5,
+            1.5,
+            1e-7,
+            1e22,
+            float("inf"),
+            "a\nb",
+            [],
+            ["a", 1],
+            {},
+            {"a": [{"b c": "d"}], "e": False},
+        ),
+        *(
+            dt.datetime(2024, 1, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+            dt.datetime.fromisoformat("2024-01-01T01:02"),
+            dt.date(2024, 1, 1),
+            dt.time(1),
+        ),
+    ],
 )
-def test_a_literal_is_toml_for_the_value(value: object) -> None:
+def test_a_literal_is_toml_on_one_line_for_the_value(value: object) -> None:
+    assert "\n" not in literal(value)
     assert tomllib.loads(f"k = {literal(value)}") == {"k": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("one", '"one"'),
+        ("one\n", '"one\\n"'),
+        ("one\ntwo", "'''\none\ntwo'''"),
+        ("\n\tone\\two\n", "'''\n\n\tone\\two\n'''"),
+        ("it's\n'", '"""\nit\'s\n\'"""'),
+        ("a '''\nb", '"""\na \'\'\'\nb"""'),
+        ('\r\n"""', '"""\n\\r\n\\"\\"\\""""'),
+    ],
+)
+def test_a_text_of_several_lines_is_written_over_several(text: str, written: str) -> None:
+    assert text_literal(text) == written
+    assert tomllib.loads(f"k = {written}") == {"k": text}
+    assert tomllib.loads(f"k = {literal({'a': [text]}, string=text_literal)}") == {"k": {"a": [text]}}
 
 
 @pytest.mark.parametrize(
