@@ -84,6 +84,12 @@ def shown(text: str) -> str:
     return quote(text, limit=_MESSAGE_LIMIT)
 
 
+def joined(values: Iterable[str]) -> str:
+    """Return "a, b or c"; at least one is given."""
+    *first, last = values
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def shown_list(values: Iterable[str]) -> str:
     """Return *values* quoted and separated by commas, for lists of what is allowed."""
     return ", ".join(quote(value) for value in values)

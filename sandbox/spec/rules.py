@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from sandbox.spec.codecs import joined
 from sandbox.spec.model import Spec
-from sandbox.spec.notation import nearest, parse_key_path, quote, shown
+from sandbox.spec.notation import joined, nearest, parse_key_path, quote, shown
 from sandbox.spec.origin import Problem
 from sandbox.spec.settings import Problems, settings_of
 from sandbox.spec.tables import IdRange

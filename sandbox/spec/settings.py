@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
-from sandbox.spec.notation import KeyPath, quote
+from sandbox.spec.notation import KeyPath, joined, quote
 from sandbox.spec.origin import Origins, Part, Problem
 
 T = TypeVar("T")
@@ -104,8 +104,7 @@ class Cursor:
 
 def words(values: Iterable[str]) -> str:
     """Return *values* as TOML strings: `"a", "b" or "c"`."""
-    *first, last = map(quote, values)
-    return f"{', '.join(first)} or {last}" if first else last
+    return joined(map(quote, values))
 
 
 class Codec(Generic[T]):

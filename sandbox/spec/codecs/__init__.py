@@ -9,7 +9,7 @@
 Kinds with a syntax of their own (a layer, a port, a user) are in `sandbox.spec.values`.
 """
 
-from sandbox.spec.codecs.containers import ListOf, TableOf, joined, plural
+from sandbox.spec.codecs.containers import ListOf, TableOf, plural
 from sandbox.spec.codecs.paths import HostPath, SandboxPath, check_sandbox_path, resolve_host_path
 from sandbox.spec.codecs.quantities import Duration, Octal, OrUnlimited, Size, Unlimited, WholeSeconds
 from sandbox.spec.codecs.scalars import (
@@ -23,6 +23,7 @@ from sandbox.spec.codecs.scalars import (
     check_bounds,
     described_words,
     expect_text,
+    hint_of_words,
     mismatch,
     text_schema,
     words_schema,
@@ -54,7 +55,7 @@ __all__ = [
     "described_words",
     "env_name",
     "expect_text",
-    "joined",
+    "hint_of_words",
     "mismatch",
     "plural",
     "resolve_host_path",

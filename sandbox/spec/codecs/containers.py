@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -134,9 +134,3 @@ def plural(noun: str) -> str:
         head = head[:-1] + "i"
     head += "es" if head.endswith(("s", "i")) else "s"
     return head + of + rest
-
-
-def joined(values: Iterable[str]) -> str:
-    """Return "a, b or c"."""
-    *first, last = values
-    return f"{', '.join(first)} or {last}" if first else last

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from sandbox.spec import units
-from sandbox.spec.notation import literal, nearest, quote, shown, shown_list, type_name
+from sandbox.spec.notation import literal, nearest, quote, shown, type_name
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, words
 
 T = TypeVar("T")
@@ -50,8 +50,19 @@ def words_schema(words: Sequence[str]) -> dict[str, object]:
 
 def described_words(choices: Sequence[str], planned: Sequence[str]) -> str:
     """Return the description of a value that is one of a few words, some of which are not enforced yet."""
-    later = f"; {words(planned)}: {NOT_ENFORCED}" if planned else ""
-    return ("one of " if len(choices) > 1 else "") + words(choices) + later
+    return ("one of " if len(choices) > 1 else "") + _all_words(choices, planned)
+
+
+def hint_of_words(choices: Sequence[str], planned: Sequence[str]) -> str:
+    """Return the hint for a value that is none of a few words.
+
+    It tells those that are not enforced yet from the others: who writes one of them has the next mistake.
+    """
+    return f"write {_all_words(choices, planned)}"
+
+
+def _all_words(choices: Sequence[str], planned: Sequence[str]) -> str:
+    return words(choices) + (f"; {words(planned)}: {NOT_ENFORCED}" if planned else "")
 
 
 def check_bounds(value: N, minimum: N, maximum: N, show: Callable[[N], str]) -> None:
@@ -175,20 +186,16 @@ class Choice(Codec[str]):
         self.planned = planned
 
     def decode(self, value: object, cursor: Cursor, /) -> str:
-        allowed = (
-            f"one of {shown_list(self.choices)}"
-            if len(self.choices) > 1
-            else f"write {quote(self.choices[0])}"
-        )
         if not isinstance(value, str):
-            raise mismatch(self, value, allowed)
+            raise mismatch(self, value, hint_of_words(self.choices, self.planned))
         if value in self.planned:
-            cursor.unenforced(quote(value), allowed)
+            cursor.unenforced(quote(value), f"write {words(self.choices)}")
             return value
         if value not in self.choices:
             meant = nearest(value, (*self.choices, *self.planned))
             raise Invalid(
-                f"unknown value {shown(value)}", f"did you mean {quote(meant)}?" if meant else allowed
+                f"unknown value {shown(value)}",
+                f"did you mean {quote(meant)}?" if meant else hint_of_words(self.choices, self.planned),
             )
         return value
 

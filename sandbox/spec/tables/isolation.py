@@ -15,12 +15,11 @@ from sandbox.spec.codecs import (
     SandboxPath,
     Text,
     capability,
-    joined,
     mismatch,
     text_schema,
 )
 from sandbox.spec.decode import Record
-from sandbox.spec.notation import quote, shown
+from sandbox.spec.notation import joined, quote, shown
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets

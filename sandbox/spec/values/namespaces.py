@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.spec.codecs import Duration, described_words, expect_text, joined, mismatch, text_schema
+from sandbox.spec.codecs import Duration, described_words, expect_text, hint_of_words, mismatch, text_schema
 from sandbox.spec.decode import Record
-from sandbox.spec.notation import nearest, quote, shown
-from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
+from sandbox.spec.notation import joined, nearest, quote, shown
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of, words
 
 SANDBOX_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 SANDBOX_NAME_RULE = "use 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
@@ -32,7 +32,7 @@ class NamespaceCodec(Codec[str]):
         self.planned = planned
 
     def decode(self, value: object, cursor: Cursor, /) -> str:
-        allowed = "write " + joined([quote(choice) for choice in self.choices])
+        allowed = f"write {words(self.choices)}"
         text = expect_text(self, value)
         if text in self.choices:
             return text
@@ -48,17 +48,19 @@ class NamespaceCodec(Codec[str]):
                 raise Invalid(f"{shown(rest)} is not the name of a sandbox", SANDBOX_NAME_RULE)
         else:
             meant = nearest(text, (*self.choices, *self.planned))
-            hint = f"did you mean {quote(meant)}?" if meant else allowed
+            hint = f"did you mean {quote(meant)}?" if meant else hint_of_words(self.choices, self._planned())
             raise Invalid(f"unknown value {shown(text)}", hint)
         cursor.unenforced(quote(kind + ":"), allowed, fragment=kind + ":")
         return text
 
     def schema(self) -> dict[str, object]:
-        words = [*self.choices, *self.planned]
-        return {"anyOf": [{"enum": words}, text_schema("^(path:/|sandbox:)")]}
+        return {"anyOf": [{"enum": [*self.choices, *self.planned]}, text_schema("^(path:/|sandbox:)")]}
 
     def describe(self) -> str:
-        return described_words(self.choices, (*self.planned, "path:/proc/PID/ns/KIND", "sandbox:NAME"))
+        return described_words(self.choices, self._planned())
+
+    def _planned(self) -> tuple[str, ...]:
+        return (*self.planned, "path:/proc/PID/ns/KIND", "sandbox:NAME")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

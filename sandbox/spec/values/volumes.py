@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sandbox.spec.codecs import check_sandbox_path, expect_text, joined, text_schema
-from sandbox.spec.notation import shown
+from sandbox.spec.codecs import check_sandbox_path, expect_text, text_schema
+from sandbox.spec.notation import joined, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
 VOLUME_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
