@@ -271,6 +271,10 @@ _ADVICE: Mapping[tuple[str, int], str] = {
         errno.EACCES,
     ): "this user may not read it: check its permissions, and x on the directories on its way",
     ("open", errno.ENOENT): "it is gone since it was checked: try again",
+    (
+        "open /dev/null",
+        errno.ENOENT,
+    ): "this machine lacks it: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own",
     ("open", errno.EMFILE): "too many open files in this process: raise `ulimit -n`",
     ("open", errno.ENFILE): "too many open files on this machine: as root raise fs.file-max with sysctl",
     (

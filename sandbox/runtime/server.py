@@ -16,7 +16,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sandbox.errors import SetupError
+
 _VERSION = 1
+_STEP = "file system server"
 _BATCH = 64
 #: Seconds for the server to end by itself once its mount is gone.
 _GRACE = 5.0
@@ -51,13 +54,25 @@ class ServedStack:
     inodes: int | None = None
 
 
+def _open_null() -> int:
+    try:
+        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        nameless = OSError(error.errno, error.strerror)  # the operation names the file
+        raise SetupError.from_os_error(_STEP, "open /dev/null", nameless) from None
+
+
 class Server:
     """One server process."""
 
     def __init__(self) -> None:
-        """Start the process; it imports what it needs while the launcher goes on."""
+        """Start the process; it imports what it needs while the launcher goes on.
+
+        Raises:
+            SetupError: it cannot be started here.
+        """
+        null = _open_null()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self.pid = os.posix_spawn(
                 sys.executable,
@@ -72,6 +87,9 @@ class Server:
                 # Ctrl-C is for the program: the server must outlive it.
                 setsid=True,
             )
+        except OSError as error:
+            ours.close()
+            raise SetupError.from_os_error(_STEP, "fork", OSError(error.errno, error.strerror)) from None
         finally:
             theirs.close()
             os.close(null)

@@ -1,0 +1,36 @@
+"""Starting the file system's server where that cannot be done."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from sandbox.errors import SetupError
+from sandbox.runtime import server
+
+
+def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, _flags: int) -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    monkeypatch.setattr(server.os, "open", refuse)
+    with pytest.raises(SetupError) as raised:
+        server.Server()
+    monkeypatch.undo()
+    assert raised.value.render() == (
+        "file system server: open /dev/null: no such file or directory (ENOENT)\n"
+        "      hint: this machine lacks it: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own"
+    )
+
+
+def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "python3")
+
+    monkeypatch.setattr(server.os, "posix_spawn", refuse)
+    with pytest.raises(SetupError, match=r"^file system server: fork: .* \(EAGAIN\)$") as raised:
+        server.Server()
+    assert raised.value.hint is not None
+    assert "ulimit -u" in raised.value.hint
