@@ -302,7 +302,7 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "write cgroup",
         errno.EACCES,
-    ): "this cgroup is not delegated to the user: start under `systemd-run --user --scope -p Delegate=yes`",
+    ): "this cgroup is not delegated to the user: `sandbox doctor` says how to get one here",
     (
         "write cgroup",
         errno.EBUSY,

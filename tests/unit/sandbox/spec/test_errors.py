@@ -106,3 +106,10 @@ def test_importing_the_errors_imports_nothing_slow() -> None:
     code = "import sys; import sandbox.errors; print(*{'typing', 'dataclasses', 're', 'sandbox.spec'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_advice_about_a_cgroup_needs_no_service_manager() -> None:
+    advice = describe_errno("write cgroup", errno.EACCES)
+    assert advice is not None
+    assert "sandbox doctor" in advice
+    assert "systemd" not in advice
