@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--template",
-        metavar="NAME",
+        metavar="TEMPLATE",
         default=DEFAULT_TEMPLATE,
         help=f"which file to start from; by default {DEFAULT_TEMPLATE}",
     )

@@ -89,6 +89,9 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         # What a file does not have cannot be removed from it, but has a value, and a meaning that can be looked up.
         return own if verb == "unset" else {**candidates.language_keys(), **own}
 
+    def templates(**_: object) -> Candidates:
+        return candidates.templates()
+
     def profiles(parsed_args: argparse.Namespace, **_: object) -> Candidates:
         file = _file(parsed_args, words)
         return candidates.profiles(file) if file else {}
@@ -101,6 +104,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "KEY": keys,
         "LIST": lists,
         "ELEMENT": elements,
+        "TEMPLATE": templates,
     }
     return by_metavar.get(action.metavar)
 

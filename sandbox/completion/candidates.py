@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sandbox.editing import starters
 from sandbox.errors import SpecError
 from sandbox.reference.entries import entries
 from sandbox.reference.prose import TOPICS
@@ -130,6 +131,11 @@ def _shown(value: object) -> str:
         return ""
     text = literal(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+def templates() -> Candidates:
+    """Return the templates of `sandbox init` with what each is for."""
+    return starters.templates()
 
 
 def profiles(file: str) -> Candidates:

@@ -42,8 +42,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
-        {"errors", "spec", "reference"}
-    ),  # is given the parser: it knows places, not verbs
+        {"errors", "spec", "reference", "editing"}
+    ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
     "manual": frozenset({"reference"}),  # is given the parser, too
     "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "state"}),
     "cli": frozenset(

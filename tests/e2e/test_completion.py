@@ -54,6 +54,7 @@ CASES = [
     ("sandbox up --s", ["--set"]),
     ("sandbox up ", ["configs/", "web.toml"]),
     ("sandbox completion ", ["bash", "fish", "zsh"]),
+    ("sandbox init --template s", ["service", "shell"]),
     ("sandbox up web.toml --profile d", ["debug", "deep"]),
     ("sandbox up --set limits.mem", ["limits.memory="]),
     ("sandbox up --set limits.c", ["limits.core=", "limits.cpu_time=", "limits.cpu_weight=", "limits.cpus="]),

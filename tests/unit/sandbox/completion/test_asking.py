@@ -29,6 +29,7 @@ def build(words):
             inner.add_argument("words", metavar="ELEMENT", nargs="+")
         elif verb == "run":
             inner.add_argument("--profile", metavar="NAME")
+            inner.add_argument("--template", metavar="TEMPLATE")
             inner.add_argument("--name", metavar="NAME", choices=("one", "two"))
             inner.add_argument("--directory", metavar="DIRECTORY")
         else:
@@ -85,6 +86,7 @@ def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
         ("tool add a.toml volume target=/x type=t", ["type=tmpfs"]),
         ("tool run a.toml --profile ", ["debug"]),
         ("tool run a.toml --name ", ["one", "two"]),
+        ("tool run a.toml --template s", ["service", "shell"]),
         ("tool run a.toml --directory o", ["other.md", "other/"]),
         ("tool run a.toml ", []),
     ],
@@ -102,4 +104,10 @@ def test_file_may_be_in_the_home_directory(directory: Path) -> None:
 
 
 def test_options_are_offered_where_a_dash_is_typed(directory: Path) -> None:
-    assert set(ask(directory, "tool run --")) == {"--help", "--profile", "--name", "--directory"}
+    assert set(ask(directory, "tool run --")) == {
+        "--help",
+        "--profile",
+        "--template",
+        "--name",
+        "--directory",
+    }
