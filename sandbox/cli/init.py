@@ -53,5 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         replace(read_original(arguments.file), data)
     else:
         create(arguments.file, data)
+    if arguments.json:
+        print_json({"file": arguments.file, "template": arguments.template})
+        return 0
     print(f"{arguments.file} is written; `sandbox up {arguments.file}` starts it", file=sys.stderr)
     return 0

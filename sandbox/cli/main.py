@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     if "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ:  # a shell asks for completions
@@ -23,12 +27,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         complete(whole)
     _open_standard_descriptors()
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    _let_output_hold_all_characters()
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            # Here, of help as well: at the end of the interpreter a failure has nobody who reports it.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # its reader has gone, as head(1) does
+        return 141
+    except OSError as error:
+        _drop_output()  # as with `sandbox config FILE > /full/disk`
+        reason = (error.strerror or str(error)).lower()
+        hint = (
+            "free some where standard output and the state are kept (see `df`)" if _is_full(error) else None
+        )
+        _report(SandboxError(f"cannot write: {reason}", hint=hint), as_json=False)
+        return EXIT_FAILURE
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Run the command line; raises only what says that output could not be written, and SystemExit after help."""
+    arguments = parse(argv)
     debug: bool = arguments.debug
     try:
         status = arguments.run(arguments)
         assert isinstance(status, int)
-        sys.stdout.flush()
         return status
     except SandboxError as error:
         if debug:
@@ -38,17 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone, as head(1) does; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
-    except Exception as error:  # noqa: BLE001 - whatever it is, one line and our own exit status
+        raise
+    except Exception as error:
         if debug:
             _print_traceback()
+        if _is_full(error):
+            raise
         print(
             f"sandbox: internal error: {error!r}\n      hint: run again with --debug and report it",
             file=sys.stderr,
         )
         return EXIT_FAILURE
+
+
+def _is_full(error: Exception) -> bool:
+    """Tell whether there was no room for what was written to a descriptor; of files, their errors have the name."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM
 
 
 def _report(error: SandboxError, *, as_json: bool) -> None:
@@ -72,6 +102,27 @@ def _open_standard_descriptors() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, or the end of the interpreter would try to write it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _let_output_hold_all_characters() -> None:
+    """Let standard output take everything in any locale, as Python lets standard error.
+
+    A terminal gets escapes for what its locale lacks. A program or a file gets UTF-8, which TOML is always, and paths byte
+    for byte.
+    """
+    import io
+
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        return
+    if sys.stdout.isatty():
+        sys.stdout.reconfigure(errors="backslashreplace")
+    else:
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _print_traceback() -> None:
