@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import Any
 
 from sandbox.editing.layout import comments
@@ -84,6 +83,8 @@ def changed_array(
         (entry.value for path, entry in entries.items() if len(path) == 2), key=lambda one: one.start
     )
     elements, _ = elements_of(_BEFORE + text, spans, whole)
+    from difflib import SequenceMatcher  # slow to import, and only needed for a change
+
     changes = SequenceMatcher(None, list(map(repr, old)), list(map(repr, new)), autojunk=False).get_opcodes()
     if "\n" not in text:
         padding = text[1 : len(text) - len(text[1:].lstrip(" \t"))]

@@ -81,17 +81,39 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None, terminal: boo
 # --- the command ---
 
 
-def test_help_imports_little_of_ours_and_nothing_slow() -> None:
+def imported_by(*words: str) -> list[str]:
+    """Return the modules that the command line *words* imports."""
     program = (
         "import sys\nbefore = set(sys.modules)\n"
         "from sandbox.cli.main import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT, timeout=30
-    )
-    imported = done.stderr.split()
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT, timeout=30)
+    return done.stderr.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["check"], {"cli", "errors", "spec"}),
+        (["config"], {"cli", "errors", "spec"}),
+        (["get"], {"cli", "editing", "errors", "spec"}),
+        (["fmt", "--check"], {"cli", "editing", "errors", "spec"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_verb_that_starts_nothing_imports_the_language_alone(words: list[str], parts: set[str]) -> None:
+    imported = imported_by(*words, "configs/hello.toml")
+    assert {name.split(".")[1] for name in imported if name.startswith("sandbox.")} == parts
+    # What mistakes, changes, escapes and other machines need is imported for them.
+    slow = "argcomplete asyncio ctypes difflib email json pathlib pyroute2 subprocess tempfile tomlkit unicodedata unittest"
+    assert {name.partition(".")[0] for name in imported}.intersection(slow.split()) == set()
+
+
+def test_help_imports_little_of_ours_and_nothing_slow() -> None:
+    imported = imported_by("--help")
     assert [name for name in imported if name.partition(".")[0] == "sandbox"] == [
         "sandbox",
         "sandbox.cli",
