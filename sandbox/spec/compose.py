@@ -26,14 +26,15 @@ from typing import Any, cast
 from sandbox.errors import SpecError
 from sandbox.spec.assignments import parse_assignment
 from sandbox.spec.codecs.containers import APPEND, CHANGES, REMOVE
-from sandbox.spec.decode import is_change
+from sandbox.spec.decode import check_partial, is_change
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.expand import expand
 from sandbox.spec.locate import Entry, Span
 from sandbox.spec.lookup import codec_at
+from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path, literal, nearest, quote, shown, type_name
 from sandbox.spec.origin import Origin, Origins, Source
-from sandbox.spec.settings import Codec, Invalid
+from sandbox.spec.settings import Codec, Context, Cursor, Invalid, Problems
 
 MAX_FILES = 64
 """How many files one specification may consist of, each counted as often as it is read."""
@@ -106,8 +107,10 @@ def compose(
         _assign(whole, text, directory, composer)
     _settle_changes(whole, (), composer)
     if composer.found:
-        composer.found.sort(key=Diagnostic.sort_key)
-        raise SpecError(composer.found)
+        # A file that several extend has its mistakes once.
+        found = list(dict.fromkeys(composer.found))
+        found.sort(key=Diagnostic.sort_key)
+        raise SpecError(found)
     by_path: dict[KeyPath, Origin] = {}
     tree = _flatten(whole, (), by_path)
     return Composition(
@@ -125,19 +128,27 @@ def _extended(document: Document, composer: _Composer, chain: tuple[Document, ..
     node = _annotate(document)
     whole = _Node({}, None)
     if "extends" in node.value:
+        if chain:
+            _check_extends(document, composer)
         for reference, path in _references(node.value["extends"]):
             base = _open_base(reference, path, composer, (*chain, document))
             if base is not None:
-                under = _extended(base, composer, (*chain, document))
-                under.value.pop("extends", None)
-                _merge(whole, under, (), composer)
+                _merge(whole, _extended(base, composer, (*chain, document)), (), composer)
     composer.files.append(document.origins.main.file)
     _merge(whole, node, (), composer)
     return whole
 
 
+def _check_extends(document: Document, composer: _Composer) -> None:
+    """Report what is wrong with `extends` of a file that is extended: the one that is decoded is that of the main file."""
+    problems = Problems()
+    cursor = Cursor(Context(origins=document.origins, home=composer.home), problems)
+    check_partial(Spec, {"extends": document.tree["extends"]}, cursor)
+    composer.found += document.origins.diagnose_all(problems.found)
+
+
 def _references(node: _Node) -> Iterator[tuple[_Node, KeyPath]]:
-    """Yield the paths that `extends` names; what is none is reported where the tree is decoded."""
+    """Yield the paths that `extends` names; what is none is reported elsewhere."""
     if isinstance(node.value, str):
         yield node, ("extends",)
     elif isinstance(node.value, list):
@@ -157,7 +168,7 @@ def _open_base(
         composer.report(reference.origin, path, error.message, error.hint)
         return None
     if not name or "\0" in name:
-        return None  # reported where the tree is decoded
+        return None  # reported with the form of the value
     if len(composer.files) + len(chain) >= MAX_FILES:
         composer.report(reference.origin, path, f"more than {MAX_FILES} files", "extend fewer")
         return None

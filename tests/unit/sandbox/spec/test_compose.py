@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.errors import SpecError
 from sandbox.spec import Layer, Place, Spec, load
+from sandbox.spec.compose import MAX_FILES
 
 MINIMAL = 'root.layers = ["dir:/"]\n'
 
@@ -265,3 +266,66 @@ def test_more_files_than_anybody_means_are_refused_before_they_are_all_read(file
     files.write(**{names[-1]: MINIMAL})
     with pytest.raises(SpecError, match="more than 64 files"):
         files.load("f0")
+
+
+def test_as_many_files_as_are_allowed_are_read(files: Files) -> None:
+    names = [f"f{number}" for number in range(MAX_FILES + 1)]
+    for name, following in itertools.pairwise(names):
+        files.write(**{name: f'extends = "{following}.toml"\n'})
+    files.write(**{names[-1]: MINIMAL})
+    assert len(files.load("f1").files) == MAX_FILES
+    with pytest.raises(SpecError, match=f"more than {MAX_FILES} files"):
+        files.load("f0")
+
+
+def test_what_a_table_lacks_is_said_where_the_last_file_writes_it(files: Files) -> None:
+    files.write(
+        base='[root]\nwritable = "none"\n', main='extends = "base.toml"\n\n[root]\nwritable = "none"\n'
+    )
+    with pytest.raises(SpecError, match=r"^main.toml:3:2: root.layers: required, but missing"):
+        files.load()
+
+
+@pytest.mark.parametrize(
+    ("extends", "mistake"),
+    [
+        ("5", "middle.toml:1:11: extends: expected string or array of strings, found integer"),
+        ('["base.toml", 5]', "middle.toml:1:25: extends[1]: expected string, found integer"),
+        ('""', "middle.toml:1:11: extends: the path is empty"),
+        ('"a\\u0000b"', "middle.toml:1:13: extends: a NUL character cannot be passed to the kernel"),
+    ],
+)
+def test_extends_of_a_file_that_is_extended_is_checked_as_well(
+    files: Files, extends: str, mistake: str
+) -> None:
+    files.write(
+        base=MINIMAL,
+        middle=f"extends = {extends}\n",
+        other='extends = "middle.toml"\n',
+        main='extends = ["middle.toml", "other.toml"]\n' + MINIMAL,
+    )
+    with pytest.raises(SpecError) as raised:
+        files.load()
+    assert [str(raised.value).partition("\n")[0], len(raised.value.diagnostics)] == [mistake, 1]
+
+
+def test_an_element_behind_the_last_cannot_be_set(files: Files) -> None:
+    files.write(main=MINIMAL + 'volumes = [{ type = "tmpfs", target = "/a" }]\n')
+    assignments = ["volumes[0].size=1M", "volumes[1].size=1M", "volumes[1]={}"]
+    with pytest.raises(SpecError) as raised:
+        load("main.toml", environ={}, assignments=assignments)
+    assert [diagnostic.as_dict()["message"] for diagnostic in raised.value.diagnostics] == [
+        "there is no element 1: the list has 1"
+    ] * 2
+
+
+def test_a_list_that_was_changed_comes_from_the_last_change(files: Files) -> None:
+    files.write(
+        base=MINIMAL + '\n[profile.p]\nroot.layers = { append = ["dir:/b"] }\n',
+        middle='extends = "base.toml"\n[root]\nlayers = { append = ["dir:/m"] }\n',
+        main='extends = "middle.toml"\n[profile.p]\nroot.layers = { append = ["dir:/p"] }\n',
+    )
+    assert files.load().origin("root.layers") == Place("middle.toml", 3, 10)
+    changed = files.load("main", "p")
+    assert [layer.path for layer in changed.root.layers] == ["/", "/m", "/b", "/p"]
+    assert changed.origin("root.layers") == Place("main.toml", 3, 15)
