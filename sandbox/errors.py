@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 125
 """Exit status of every failure of our own, so that it cannot be taken for one of the program (env(1), chroot(1))."""
 
+EXIT_TIMED_OUT = 124
+"""Exit status of a sandbox that limits.wall_time ended, as timeout(1) has it."""
+
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 

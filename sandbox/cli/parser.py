@@ -7,7 +7,7 @@ import sys
 
 from sandbox import __version__
 from sandbox.cli.verbs import GROUPS, VERBS
-from sandbox.errors import EXIT_FAILURE
+from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Run programs in environments that one TOML file describes, without root."
 PROGRAM_EXIT_STATUS = (
-    "exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, 125 for a failure of "
-    "sandbox, 126 and 127 for a command that cannot be executed or is not found"
+    f"exit status: the program's own, 128+N if signal N ended it, {EXIT_TIMED_OUT} after limits.wall_time, "
+    f"{EXIT_FAILURE} for a failure of sandbox, {EXIT_NOT_EXECUTABLE} and {EXIT_NOT_FOUND} for a command that cannot be "
+    "executed or is not found"
 )
 
 
-EXIT_STATUS = "exit status: 0, or 125 for a failure of sandbox"
+EXIT_STATUS = f"exit status: 0, or {EXIT_FAILURE} for a failure of sandbox"
 """Of the verbs that say nothing about it."""
 
 

@@ -55,7 +55,7 @@ from sandbox.editing.values import (
 from sandbox.errors import EditError
 from sandbox.spec.document import parse_document
 from sandbox.spec.locate import MAX_DEPTH
-from sandbox.spec.notation import KeyPath, format_key_path, literal, type_name
+from sandbox.spec.notation import KeyPath, format_key_path, is_unicode, literal, type_name
 
 
 class Document:
@@ -185,7 +185,7 @@ class Document:
 
     def _check_place(self, path: KeyPath, value: object) -> None:
         """Raise EditError unless *value* can be put at *path*."""
-        if any("\ud800" <= char <= "\udfff" for text in texts((list(path), value)) for char in text):
+        if not all(map(is_unicode, texts((list(path), value)))):
             # How Python has the bytes of a command line that are not UTF-8.
             raise EditError(f"{self.name}: the value is not UTF-8, and all TOML is")
         around: Any = self.tree

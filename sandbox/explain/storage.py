@@ -16,10 +16,11 @@ from sandbox.ops import (
     Operation,
     TmpfsVolume,
 )
-from sandbox.plan.storage import STANDARD_DIRECTORIES, inside
+from sandbox.plan.storage import inside
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
+from sandbox.spec.values.volumes import MANAGED
 
 
 def trust_problem(fact: PathFact, own: int) -> str | None:
@@ -38,7 +39,7 @@ def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
     Those that lie below another one are not named, nor those that the sandbox's own mounts cover. See Corrections 15 and
     unionfs/layer.py: a mount is shown where the layer's `cross` names it.
     """
-    own = [*STANDARD_DIRECTORIES, *(volume.target for volume in case.spec.volumes)]
+    own = [*MANAGED, *(volume.target for volume in case.spec.volumes)]
     found: list[str] = []
     for mount in case.surroundings.mounts:  # sorted, so that one comes before those below it
         if mount == real or not inside(mount, real):

@@ -14,7 +14,6 @@ from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.findings import written
 from sandbox.plan.make import Draft, draft, host_files, host_paths, make_plan
 from sandbox.plan.process import DEFAULT_COMMAND
-from sandbox.plan.storage import STANDARD_DIRECTORIES
 from sandbox.plan.values import (
     Difference,
     IdPlan,
@@ -31,7 +30,6 @@ from sandbox.plan.values import (
 __all__ = [
     "DEFAULT_COMMAND",
     "DEFAULT_PATH",
-    "STANDARD_DIRECTORIES",
     "Difference",
     "Draft",
     "IdPlan",

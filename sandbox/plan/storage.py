@@ -12,9 +12,8 @@ from sandbox.plan.values import LayerPlan, MountPoint
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import Volume
+from sandbox.spec.values.volumes import MANAGED
 
-#: Directories that every root has, whatever the layers hold; they are what the sandbox mounts on.
-STANDARD_DIRECTORIES = ("/proc", "/sys", "/dev")
 #: Kinds of layers and volumes that can be planned; of others `Spec.unenforced` says that this version has them not.
 LAYER_KINDS = ("dir", "tar")
 VOLUME_TYPES = ("bind", "tmpfs")
@@ -119,7 +118,7 @@ def plan_skeleton(
     volumes: tuple[BindVolume | TmpfsVolume, ...], paths: Mapping[str, PathFact]
 ) -> tuple[MountPoint, ...]:
     """Return the paths that a generated layer has to provide."""
-    points = [MountPoint(path=path) for path in STANDARD_DIRECTORIES]
+    points = [MountPoint(path=path) for path in MANAGED]
     files = {fact.real for fact in paths.values() if fact.kind == "file"}
     for volume in volumes:
         is_directory = isinstance(volume, TmpfsVolume) or volume.source not in files

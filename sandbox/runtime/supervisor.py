@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NoReturn, TypeVar
 
-from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
+from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
 from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
 from sandbox.kernel import idmaps, process
@@ -40,8 +40,6 @@ M = TypeVar("M")
 
 #: Seconds for init to end after its mounts are gone.
 _GRACE = 5.0
-#: Exit status of a sandbox that its wall_time ended (timeout(1)).
-EXIT_TIMED_OUT = 124
 _SIGNALS = (
     signal.SIGHUP,
     signal.SIGINT,

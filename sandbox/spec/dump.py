@@ -20,6 +20,7 @@ from sandbox.spec.notation import (
     KeyPath,
     format_key,
     format_key_path,
+    is_unicode,
     literal,
     text_literal,
     visible,
@@ -164,9 +165,9 @@ def _escaped(value: object) -> object:
 
 
 def _is_unicode(value: object) -> bool:
-    """Return whether the strings of *value* hold no lone surrogates, which stand for bytes that are no UTF-8."""
+    """Return whether all strings of *value* are what TOML can write."""
     if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+        return is_unicode(value)
     if isinstance(value, (list, dict)):
         return all(map(_is_unicode, value.values() if isinstance(value, dict) else value))
     return True

@@ -79,6 +79,11 @@ def visible(char: str) -> str:
     return f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether *text* is without lone surrogates, which stand for bytes that are no UTF-8 (os.fsdecode)."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def shown(text: str) -> str:
     """Return *text* quoted and shortened, to stand in a message."""
     return quote(text, limit=_MESSAGE_LIMIT)

@@ -11,7 +11,8 @@ VOLUME_NAME_RULE = (
     "a name has 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
 )
 
-_MANAGED = ("/proc", "/sys", "/dev")
+MANAGED = ("/proc", "/sys", "/dev")
+"""Directories that every root has, whatever the layers hold: the sandbox mounts on them itself."""
 
 
 class VolumeTargetCodec(Codec[str]):
@@ -24,7 +25,7 @@ class VolumeTargetCodec(Codec[str]):
         path = check_sandbox_path(expect_text(self, value))
         if path == "/":
             raise Invalid('a volume cannot be the root "/"', "use root.layers for what / holds")
-        for managed in _MANAGED:
+        for managed in MANAGED:
             if path == managed or path.startswith(managed + "/"):
                 raise Invalid(
                     f"{shown(path)} is under {managed}, which the sandbox sets up itself",
@@ -36,4 +37,4 @@ class VolumeTargetCodec(Codec[str]):
         return text_schema("^/")
 
     def describe(self) -> str:
-        return f"sandbox path, not / nor under {joined(_MANAGED)}"
+        return f"sandbox path, not / nor under {joined(MANAGED)}"

@@ -20,8 +20,11 @@ from sandbox.plan import (
     host_paths,
     written,
 )
+from sandbox.plan.limits import CGROUP_LIMITS, PROCESS_LIMITS
+from sandbox.plan.storage import LAYER_KINDS, VOLUME_TYPES
 from sandbox.sources import PathFact
 from sandbox.spec.load import parse
+from sandbox.spec.lookup import codec_at, is_enforced, keys
 from sandbox.spec.notation import parse_key_path
 from tests.unit.sandbox.facts import directory, host, plan
 
@@ -390,3 +393,21 @@ def test_setting_is_written_as_toml(key: str, text: str) -> None:
         '[[volumes]]\ntype = "tmpfs"\ntarget = "/t"\noptions = ["noexec"]\n'
     )
     assert written(parse(spec.encode(), path="/x.toml", environ={}), parse_key_path(key)) == text
+
+
+def test_the_plan_does_all_that_the_language_says_is_enforced() -> None:
+    # Otherwise a setting would be accepted and ignored.
+    types = codec_at(("volumes", 0, "type"))
+    assert types is not None
+    assert types.choices == VOLUME_TYPES
+    for kind in ("dir", "tar", "oci", "image"):
+        spec = parse(
+            f'[root]\nlayers = ["{kind}:/x"]\n'.replace("image:/", "image:").encode(),
+            path="/f",
+            environ={},
+            unenforced="keep",
+        )
+        assert (spec.unenforced == ()) is (kind in LAYER_KINDS), kind
+    limits = {key.removeprefix("limits.") for key in keys() if key.startswith("limits.") and "[]" not in key}
+    enforced = {name for name in limits if is_enforced(("limits", name))}
+    assert enforced == {*CGROUP_LIMITS, *PROCESS_LIMITS, "wall_time", "oom_score_adj", "optional"}
