@@ -81,6 +81,33 @@ def test_a_group_that_cannot_be_kept_hands_its_permissions_to_no_other(
     assert stat.S_IMODE(file.stat().st_mode) == 0o604
 
 
+def test_a_group_is_kept_where_only_the_owner_cannot_be(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def refuse_owner(_descriptor: int, uid: int, gid: int) -> None:
+        asked.append((uid, gid))
+        if uid != -1:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse_owner)
+    file.chmod(0o664)
+    replace(read_original("x.toml"), NEW)
+    assert asked == [(os.getuid(), file.stat().st_gid), (-1, file.stat().st_gid)]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o664
+
+
+def test_nothing_is_written_through_what_has_the_name_of_the_new_content(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "urandom", lambda length: b"\0" * length)
+    victim = tmp_path / "victim"
+    victim.write_bytes(OLD)
+    link = tmp_path / f".x.toml.{'00' * 6}.tmp"
+    link.symlink_to(victim)
+    assert "cannot be written: file exists" in refusal(lambda: replace(read_original("x.toml"), NEW))
+    assert (victim.read_bytes(), file.read_bytes(), link.is_symlink()) == (OLD, OLD, True)
+
+
 def test_extended_attributes_stay(file: Path) -> None:
     try:
         os.setxattr(file, "user.note", b"mine")
@@ -144,11 +171,12 @@ def test_a_change_that_keeps_the_size_and_the_time_is_noticed(file: Path) -> Non
 
 
 def test_a_file_that_another_command_is_replacing_is_refused(file: Path) -> None:
-    with file.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        told = refusal(lambda: replace(read_original("x.toml"), NEW))
-    assert told == "x.toml: was changed by somebody else meanwhile\n      hint: look at it, and try again"
-    assert names() == ["x.toml"]
+    for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+        with file.open("rb") as held:
+            fcntl.flock(held, kind)
+            told = refusal(lambda: replace(read_original("x.toml"), NEW))
+        assert told == "x.toml: was changed by somebody else meanwhile\n      hint: look at it, and try again"
+        assert names() == ["x.toml"]
     replace(read_original("x.toml"), NEW)
 
 
@@ -350,7 +378,7 @@ def test_content_and_name_are_on_disk_before_the_command_ends(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename, link = os.fsync, os.rename, os.link
 
     def note_fsync(descriptor: int) -> None:
         events.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
@@ -360,10 +388,18 @@ def test_content_and_name_are_on_disk_before_the_command_ends(
         events.append("rename")
         rename(source, target)
 
+    def note_link(source: str, target: str) -> None:
+        events.append("link")
+        link(source, target)
+
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "rename", note_rename)
+    monkeypatch.setattr(os, "link", note_link)
     replace(read_original("x.toml"), NEW)
     assert events == ["file", "rename", "directory"]
+    events.clear()
+    create("y.toml", NEW)
+    assert events == ["file", "link", "directory"]
 
 
 def test_what_is_no_file_is_refused_by_name(file: Path, tmp_path: Path) -> None:

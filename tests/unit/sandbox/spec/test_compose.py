@@ -329,3 +329,23 @@ def test_a_list_that_was_changed_comes_from_the_last_change(files: Files) -> Non
     changed = files.load("main", "p")
     assert [layer.path for layer in changed.root.layers] == ["/", "/m", "/b", "/p"]
     assert changed.origin("root.layers") == Place("main.toml", 3, 15)
+
+
+def test_what_cannot_be_removed_is_told_what_there_is_by_what_identifies_it(files: Files) -> None:
+    files.write(
+        base=MINIMAL
+        + 'volumes = [{ type = "tmpfs", target = "/one" }, { type = "tmpfs", target = "/two" }]\n',
+        main='extends = "base.toml"\nvolumes = { remove = ["zzz"] }\n',
+    )
+    with pytest.raises(SpecError, match=r'it holds "/one", "/two"'):
+        files.load()
+
+
+def test_each_file_that_was_read_is_named_once_the_main_one_last(files: Files) -> None:
+    files.write(
+        base=MINIMAL,
+        left='extends = "base.toml"\n',
+        right='extends = "base.toml"\n',
+        main='extends = ["left.toml", "right.toml"]\n',
+    )
+    assert files.load().files == ("base.toml", "left.toml", "right.toml", "main.toml")
