@@ -349,3 +349,10 @@ def test_each_file_that_was_read_is_named_once_the_main_one_last(files: Files) -
         main='extends = ["left.toml", "right.toml"]\n',
     )
     assert files.load().files == ("base.toml", "left.toml", "right.toml", "main.toml")
+
+
+def test_what_is_set_over_a_profile_does_not_change_the_profile(files: Files) -> None:
+    files.write(main=MINIMAL + '[profile.a]\nprocess.env.A = "1"\n[profile.b]\nprocess.env.B = "2"\n')
+    spec = files.load("main", "a", "b", process__env__C="3")
+    assert dict(spec.process.env) == {"A": "1", "B": "2", "C": "3"}
+    assert spec.profile == {"a": {"process": {"env": {"A": "1"}}}, "b": {"process": {"env": {"B": "2"}}}}

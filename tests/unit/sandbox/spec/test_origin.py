@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sandbox.errors import SpecError
+from sandbox.spec.load import parse
 from sandbox.spec.locate import locate
 from sandbox.spec.notation import KeyPath
 from sandbox.spec.origin import MAX_DIAGNOSTICS, Origins, Place, Problem, Source
@@ -85,3 +87,31 @@ def test_each_value_keeps_the_directory_of_its_source(origins: Origins) -> None:
     assert merged.directory(("root", "layers", 0)) == "/d"
     assert merged.directory(("ids", "map")) == "/d"
     assert merged.diagnose("limits.pids", "m").file == "g.toml"
+
+
+def test_what_nobody_wrote_is_said_at_the_name_of_the_table_around_it() -> None:
+    text = 'root = { layers = ["dir:/"] }\n[limits]\npids = 5\n'
+    spec = parse(text.encode(), path="a.toml", environ={})
+    inline = spec.diagnose("root.size", "is missing")
+    assert (inline.line, inline.column, inline.end_column) == (1, 1, 5)
+    header = spec.diagnose("limits.memory", "is missing")
+    assert (header.line, header.column, header.end_column) == (2, 2, 8)
+    assert spec.diagnose("network.mode", "is missing").line is None
+
+
+def test_only_more_mistakes_than_are_told_are_counted() -> None:
+    for number in (MAX_DIAGNOSTICS, MAX_DIAGNOSTICS + 1):
+        text = 'root.layers = ["dir:/"]\n' + "".join(f"x{index} = 1\n" for index in range(number))
+        with pytest.raises(SpecError) as raised:
+            parse(text.encode(), path="a.toml", environ={})
+        told = [diagnostic.as_dict()["message"] for diagnostic in raised.value.diagnostics]
+        assert told[:MAX_DIAGNOSTICS] == ["unknown key"] * MAX_DIAGNOSTICS
+        assert told[MAX_DIAGNOSTICS:] == (
+            [f"and more: {number} mistakes in all"] if number > MAX_DIAGNOSTICS else []
+        )
+
+
+def test_what_has_no_place_is_told_before_what_stands_at_the_first_character() -> None:
+    with pytest.raises(SpecError) as raised:
+        parse(b"x = 1\n", path="a.toml", environ={})
+    assert [diagnostic.as_dict()["line"] for diagnostic in raised.value.diagnostics] == [None, 1]
