@@ -8,10 +8,8 @@ from sandbox.plan.findings import Findings
 from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
 
-_SUBID_HINT = (
-    "install uidmap and, as root, give yourself subordinate ids: "
-    "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
-)
+# Which packages and which free range that takes, doctor finds out: a range named here could be another account's.
+_SUBID_HINT = "remove it, or get more ids: `sandbox doctor` names the command"
 
 
 def plan_ids(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
