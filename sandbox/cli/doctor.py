@@ -23,8 +23,8 @@ DESCRIPTION = (
     "leave nothing behind."
 )
 EPILOG = (
-    "levels: ok; note (worth knowing); warning (some settings are refused or unenforced); failure (`up` does not work)\n"
-    "what only a start can tell, such as a damaged archive or a program that is missing in the layers, is not tried\n"
+    "levels: ok; note (worth knowing); warning (some settings are refused or unenforced); failure (`up` does not work)\n\n"
+    "What only a start can tell, such as a damaged archive or a program that is missing in the layers, is not tried.\n\n"
     "exit status: 0 if `sandbox up` would work, 1 if not, 125 for a failure of sandbox"
 )
 

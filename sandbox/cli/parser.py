@@ -125,7 +125,9 @@ def _overview_only(argv: Sequence[str]) -> NoReturn:
     top = _top()
     top.parse_known_args(argv)  # --help and --version end here
     options = [word for word in argv if word.startswith("-")]
-    top.error(f"{options[0]} belongs behind a command" if options else "which command?")
+    top.error(
+        f"{options[0]} belongs behind a command" if options else "which command? `sandbox --help` lists them"
+    )
 
 
 def _unknown(verb: str) -> str:

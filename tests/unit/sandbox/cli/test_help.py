@@ -48,6 +48,11 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.out
 
 
+def test_the_help_of_doctor_keeps_its_sentences_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    paragraph = next(part for part in paragraphs(help_of(capsys, "doctor")) if part.startswith("levels: "))
+    assert paragraph.endswith("failure (`up` does not work)")
+
+
 def run(*arguments: str, environ: Mapping[str, str] | None = None, terminal: bool = False) -> str:
     """Return what the command prints to standard output and error, to a pipe or to a terminal."""
     environment = {
