@@ -34,6 +34,7 @@ from sandbox.runtime.messages import (
 )
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.tty import TerminalRelay
+from sandbox.spec.units import format_duration
 from sandbox.state import RunDirectory, StateDirectory
 
 M = TypeVar("M")
@@ -399,7 +400,8 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
         if self._timed_out:
-            self._warn(f"the sandbox was ended after limits.wall_time, {self._plan.wall_time:g} seconds")
+            limit = format_duration(self._plan.wall_time or 0)
+            self._warn(f"the sandbox was ended after limits.wall_time, {limit}")
             return EXIT_TIMED_OUT
         if status < 0:
             self._warn(f"process 1 of the sandbox was ended by signal {-status}")

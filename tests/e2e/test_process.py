@@ -160,7 +160,7 @@ def test_process_limits_hold(launcher: Launcher) -> None:
 def test_wall_time_ends_the_sandbox_with_124(launcher: Launcher) -> None:
     done = launcher.shell("sleep 1000", HOST_ROOT + '[limits]\nwall_time = "1s"\n')
     assert done.status == 124
-    assert "limits.wall_time" in done.err
+    assert "ended after limits.wall_time, 1s\n" in done.err
 
 
 def test_orphans_are_reaped_by_process_one(launcher: Launcher) -> None:
