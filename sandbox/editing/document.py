@@ -35,6 +35,7 @@ from sandbox.editing.placement import (
     PROFILE,
     header_length,
     holds,
+    inside_profile,
     is_dotted,
     is_list_of_tables,
     is_spaced,
@@ -478,8 +479,11 @@ class Document:
         return self._layout().located.entries[path].literal
 
     def _nearest(self, path: KeyPath) -> str | None:
+        from sandbox.spec.lookup import setting_at
         from sandbox.spec.notation import nearest
 
+        if setting_at(inside_profile(path)) is not None:
+            return None  # it is spelt right, so no other key was meant: least of all the whole table
         known = [format_key_path(one) for one in self._layout().located.entries]
         meant = nearest(format_key_path(path), known)
         return f"did you mean {meant}?" if meant else None
