@@ -164,5 +164,18 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # slow to import, and only needed when there is a mistake
 
     by_folded = {candidate.replace("-", "_").casefold(): candidate for candidate in candidates}
-    close = get_close_matches(name.replace("-", "_").casefold(), by_folded, n=1, cutoff=0.6)
+    folded = name.replace("-", "_").casefold()
+    close = get_close_matches(folded, by_folded, n=1, cutoff=0.8)
+    if not close:
+        # No measure of likeness takes "cmd" for "command" where there is a "cwd", or "ro" for anything.
+        short = [candidate for candidate in by_folded if _is_abbreviation(folded, candidate)]
+        close = short if len(short) == 1 else get_close_matches(folded, by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None
+
+
+def _is_abbreviation(short: str, word: str) -> bool:
+    """Tell whether *short* has the first letter of *word* and others of it in their order, and no more than half of them."""
+    if len(short) < 2 or len(short) * 2 > len(word) or short[0] != word[0]:
+        return False
+    rest = iter(word)
+    return all(letter in rest for letter in short)

@@ -131,6 +131,14 @@ def test_the_nearest_name_overlooks_case_and_hyphens() -> None:
     assert nearest("memroy", ["memory", "memory_high"]) == "memory"
 
 
+def test_a_short_name_is_taken_for_an_abbreviation_of_the_only_name_that_it_can_stand_for() -> None:
+    assert nearest("cmd", ["cwd", "command"]) == "command"
+    assert nearest("ro", ["source", "read_only"]) == "read_only"
+    assert nearest("ro", ["root_only", "read_only"]) is None
+    assert nearest("memry", ["memory", "memory_high"]) == "memory"
+    assert nearest("r", ["read_only"]) is None
+
+
 def test_nothing_is_near_to_an_unlike_or_endless_name() -> None:
     assert nearest("zzz", ["memory"]) is None
     assert nearest("memory" * 100, ["memory"]) is None
