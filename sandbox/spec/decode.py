@@ -199,7 +199,11 @@ def _report_unknown(key: str, settings: Mapping[str, Setting[Any]], cursor: Curs
 
 def _whereabouts(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str:
     """Return the hint for an unknown *key* that is like none that is known: the table that has it, or what there is."""
-    homes = _tables_with(key, cursor.context.root) if cursor.context.root else []
+    root = cursor.context.root
+    where, *inside = cursor.path or ("",)
+    if root and where == "profile" and len(inside) == 1 and inside[0] in settings_of(root):
+        return f"the name of the profile is missing: [profile.NAME.{inside[0]}]"
+    homes = _tables_with(key, root) if root else []
     if homes:
         return f"{format_key(key)} belongs in {joined(homes)}"
     known = [name for name, setting in settings.items() if setting.enforced]

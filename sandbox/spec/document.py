@@ -27,6 +27,8 @@ _LONGEST_INTEGER = 25  # digits and underscores of a 64-bit integer, with room t
 
 _TOO_LARGE = "the integer does not fit into 64 bits"
 _NOT_A_VALUE = "not a value"
+_UNCLOSED_ARRAY = 'expected "," or "]" in the array'
+_TYPOGRAPHIC = tuple("“”„‟‘’‚‛«»´`")
 
 # What tomllib says (tomllib/_parser.py, the same from 3.11 to 3.13), what we say, and the remedy.
 _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
@@ -45,7 +47,7 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     ),
     ("Expected ']' at the end of a table", 'expected "]" after the name of the table', None),
     ("Expected ']]' at the end of an array", 'expected "]]" after the name of the array', None),
-    ("Unclosed array", 'expected "," or "]" in the array', None),
+    ("Unclosed array", _UNCLOSED_ARRAY, None),
     (
         "Unclosed inline table",
         'expected "," or "}" in the inline table',
@@ -60,6 +62,7 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     ("Escaped character is not a Unicode scalar value", "the escape is not a Unicode character", None),
     ("Invalid date or datetime", "there is no such date", None),
 )
+_QUOTES = re.compile(r"\"\"\"|\'\'\'|[\"\']")
 _BARE_WORD = re.compile(r"[^\s,\]}#=]+")
 _NOT_CLOSED = "the string is not closed"
 
@@ -142,16 +145,31 @@ def _syntax_error(text: str, source: Source, located: Located) -> Diagnostic:
         if repeated is not None:
             return repeated
     message, hint, unclosed = _in_our_words(message)
+    if message == _UNCLOSED_ARRAY:
+        hint = _beginning(offset, located, source)
+    elif message == _NOT_A_VALUE and source.text[offset : offset + 1] in _TYPOGRAPHIC:
+        hint = "write straight quotes, \" or '"
     word = _BARE_WORD.match(source.text, offset)
     span = Span(offset, word.end() if word and message == _NOT_A_VALUE else offset + 1)
     if unclosed and located.stopped is not None:
         # tomllib points at where the string should have ended; its beginning says more.
+        quotes = _QUOTES.match(source.text, located.stopped)
+        hint = hint or (f"close it with {quotes[0]}" if quotes else None)
         line_end = source.text.find("\n", located.stopped)
         span = Span(located.stopped, len(source.text) if line_end < 0 else line_end)
     elif at_end:
         end = len(source.text.rstrip())
         span = Span(end, end + 1)
     return source.diagnostic(span, message, hint)
+
+
+def _beginning(offset: int, located: Located, source: Source) -> str | None:
+    """Return the hint where the array begins that is not closed at *offset*, None where that is to be seen anyway."""
+    if located.inside is None or located.inside > offset:
+        return None
+    line = source.position(located.inside)[0]
+    at = source.position(min(offset, len(source.text.rstrip())))[0]
+    return f"the array begins on line {line}" if line != at else None
 
 
 def _in_our_words(message: str) -> tuple[str, str | None, bool]:
@@ -185,10 +203,27 @@ def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | N
         if first is not None and first.key.start < statement.key.start:
             line = source.position(first.key.start)[0]
             message = f"already defined on line {line}"
-            return source.diagnostic(
-                statement.key, message, "join the two", key=format_key_path(path[:length])
-            )
+            name = format_key_path(path[:length])
+            hint = "join the two"
+            tables = statement.header and length == len(path) and not first.literal
+            if tables and (path != statement.path or _have_keys_in_common(statement, located)):
+                hint = f"for a list of tables, write each as [[{name}]], with two brackets"
+            return source.diagnostic(statement.key, message, hint, key=name)
     return None
+
+
+def _have_keys_in_common(header: Statement, located: Located) -> bool:
+    """Tell whether a key below *header*, which repeats an earlier one, is also below that, so that both cannot be one table."""
+    keys: set[KeyPath] = set()
+    below = False
+    for statement in located.statements:
+        if statement.header:
+            below = statement.path == header.path
+        elif below:
+            if statement.key.start > header.key.start and statement.path in keys:
+                return True
+            keys.add(statement.path)
+    return False
 
 
 def _is_at(statement: Statement, offset: int) -> bool:

@@ -66,13 +66,14 @@ class Located:
     """The result of a scan: places, and all statements in the order in which they end, repeated ones too.
 
     `stopped` is the offset of what could not be scanned, None after a whole scan; then `too_deep` says whether it was
-    for a key path longer than MAX_DEPTH.
+    for a key path longer than MAX_DEPTH, and `inside` where the array or inline table begins that it is in, if any.
     """
 
     entries: dict[KeyPath, Entry]
     statements: list[Statement]
     stopped: int | None = None
     too_deep: bool = False
+    inside: int | None = None
 
 
 def locate(text: str) -> Located:
@@ -81,7 +82,8 @@ def locate(text: str) -> Located:
     try:
         scanner.scan()
     except _ScanError as stop:
-        return Located(scanner.entries, scanner.statements, stop.position, stop.too_deep)
+        inside = scanner.pending[0].start if scanner.pending else None
+        return Located(scanner.entries, scanner.statements, stop.position, stop.too_deep, inside)
     return Located(scanner.entries, scanner.statements)
 
 
@@ -112,6 +114,7 @@ class _Scanner:
         self.text = text
         self.entries: dict[KeyPath, Entry] = {}
         self.statements: list[Statement] = []
+        self.pending: list[_Open] = []
         # Arrays made by [[headers]], with their length so far: further mentions of their name mean the last element.
         self._table_arrays: dict[KeyPath, int] = {}
 
@@ -184,7 +187,7 @@ class _Scanner:
 
     def _value(self, path: KeyPath, key: Span | None, position: int) -> int:
         """Scan the value of *path*, with all that it contains; return the position after it."""
-        pending: list[_Open] = []
+        pending = self.pending = []
         while True:
             char = self.text[position : position + 1]
             if char in ("[", "{"):
