@@ -50,7 +50,7 @@ def test_the_commands_on_environment_files_do_what_they_are_said_to(
             continue
         status = main(words)
         assert status == 0 or (words[0] == "explain" and status == 1), (words, capsys.readouterr())
-    assert os.listdir() == ["build.toml"]
+    assert os.listdir() == ["mine.toml"]
 
 
 def test_every_verb_is_in_the_table() -> None:
