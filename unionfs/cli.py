@@ -30,7 +30,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="unionfs",
         allow_abbrev=False,
         description="Mount a copy-on-write union of directories, without root and without kernel OverlayFS.",
-        epilog="example: unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt; unmount with fusermount3 -u /mnt",
+        epilog="example:\n  unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt\n  fusermount3 -u /mnt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "-o",
