@@ -124,7 +124,11 @@ def literal(value: object, *, string: Callable[[str], str] = quote) -> str:
     if isinstance(value, Mapping):
         pairs = (f"{format_key(key)} = {literal(item, string=string)}" for key, item in value.items())
         return "{ " + ", ".join(pairs) + " }" if value else "{}"
-    return str(value)  # of a float, the shortest that is read as the same; of dates, what RFC 3339 allows
+    if isinstance(value, int):
+        return str(value)
+    import tomli_w  # knows the forms of floating-point numbers and of dates
+
+    return tomli_w.dumps({"k": value}).removeprefix("k = ").rstrip("\n")
 
 
 def text_literal(text: str) -> str:

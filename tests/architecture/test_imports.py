@@ -37,7 +37,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "userns": frozenset({"errors", "kernel", "plan"}),
     "state": frozenset({"errors", "kernel", "plan", "userns"}),
     "image": frozenset({"errors", "kernel", "plan", "state", "userns"}),
-    "runtime": frozenset({"errors", "plan", "host", "ops", "kernel", "state", "image"}),
+    "runtime": frozenset({"errors", "spec", "plan", "host", "ops", "kernel", "state", "image"}),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
         {"errors", "spec", "reference", "editing"}
