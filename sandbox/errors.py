@@ -54,7 +54,8 @@ class SandboxError(Exception):
 
     def render(self, *, color: bool = False) -> str:
         """Return the text for a terminal: the message and, on a line of its own, the hint."""
-        return self.message if self.hint is None else f"{self.message}\n{hint_line(self.hint, color=color)}"
+        message = printable(self.message)
+        return message if self.hint is None else f"{message}\n{hint_line(self.hint, color=color)}"
 
     def as_dict(self) -> dict[str, object]:
         """Return the failure for JSON."""
@@ -138,7 +139,22 @@ class CommandError(SandboxError):
 
 def hint_line(hint: str, *, color: bool = False) -> str:
     """Return the line that carries *hint* below a message that has no source line."""
+    hint = printable(hint)
     return f"      \x1b[36mhint: {hint}\x1b[0m" if color else f"      hint: {hint}"
+
+
+def printable(text: str) -> str:
+    """Return *text*, which is to be one line, with TOML's escapes for what a terminal would not show.
+
+    Names of files, and what files say, must neither give orders to a terminal nor look like lines of ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+
+
+def _escape(number: int) -> str:
+    return f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
 
 
 def describe_errno(operation: str, number: int) -> str | None:

@@ -70,18 +70,20 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _print(checks: list[Check], summary: str) -> None:
+    from sandbox.errors import printable
+
     colour = use_colour(sys.stdout)
     levels = max(len(check.level) for check in checks)
     names = max(len(check.id) for check in checks)
     indent = " " * (levels + names + 4)
     for check in checks:
         level = styled(check.level, _STYLES[check.level], colour=colour) + " " * (levels - len(check.level))
-        print(f"{level}  {check.id:{names}}  {check.summary}")
+        print(f"{level}  {check.id:{names}}  {printable(check.summary)}")
         for line in check.details:
             print(f"{indent}{line}")
         if check.cost:
-            print(f"{indent}cost: {check.cost}")
+            print(f"{indent}cost: {printable(check.cost)}")
         if check.remedy:
-            print(f"{indent}mend: {check.remedy}")
+            print(f"{indent}mend: {printable(check.remedy)}")
     print()
-    print(styled(summary, "bold", colour=colour))
+    print(styled(printable(summary), "bold", colour=colour))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from sandbox.cli.output import for_terminal
+from sandbox.errors import printable
+
 DESCRIPTION = """Put files into the usual layout, which changes neither what they say nor their comments nor the order of anything.
 
 One blank line before a table and the comment above it, at most one elsewhere; no indentation; `key = value`; keys without
@@ -44,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.diff and after != before:
             _print_diff(shown_name, before.decode(), after.decode())
         if arguments.check and after != before:
-            print(f"{shown_name} would change", file=sys.stderr)
+            print(f"{printable(shown_name)} would change", file=sys.stderr)
         if arguments.check or arguments.diff:
             continue
         if original is None:
@@ -52,16 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
         elif after != before:
             check_replaceable(original)
             replace(original, after)
-            print(f"{name} is changed", file=sys.stderr)
+            print(f"{printable(name)} is changed", file=sys.stderr)
     return 1 if arguments.check and changed else 0
 
 
 def _print_diff(name: str, before: str, after: str) -> None:
     import difflib
 
-    lines = difflib.unified_diff(_lines(before), _lines(after), name, f"{name} (formatted)")
+    lines = difflib.unified_diff(
+        _lines(before), _lines(after), printable(name), f"{printable(name)} (formatted)"
+    )
     for line in lines:
-        print(line, end="" if line.endswith("\n") else "\n\\ No newline at end of file\n")
+        print(for_terminal(line), end="" if line.endswith("\n") else "\n\\ No newline at end of file\n")
 
 
 def _lines(text: str) -> list[str]:

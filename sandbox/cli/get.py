@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from sandbox.cli.options import add_file, add_json, read_key
-from sandbox.cli.output import print_json
+from sandbox.cli.output import for_terminal, print_json
+from sandbox.errors import printable
 
 DESCRIPTION = """Print values of FILE as the file says them, without what it extends and without defaults.
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         if found[format_key_path(path)] is MISSING:
             status = 1
-            print(f"sandbox: {unset_note(document, path)}", file=sys.stderr)
+            print(f"sandbox: {printable(unset_note(document, path))}", file=sys.stderr)
     if arguments.json:
         values = {key: None if value is MISSING else value for key, value in found.items()}
         print_json(values if len(paths) > 1 else next(iter(values.values())))
@@ -55,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
         if value is MISSING:
             continue
         text = value if isinstance(value, str) and len(paths) == 1 else literal(value)
-        print(text if len(paths) == 1 else f"{key} = {text}")
+        print(for_terminal(text) if len(paths) == 1 else f"{key} = {text}")
     return status

@@ -8,6 +8,7 @@ import sys
 
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, print_table
+from sandbox.errors import printable
 
 DESCRIPTION = (
     "Write FILE, a commented environment file to start from. An existing file is left alone, unless --force."
@@ -56,5 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"file": arguments.file, "template": arguments.template})
         return 0
-    print(f"{arguments.file} is written; `sandbox up {arguments.file}` starts it", file=sys.stderr)
+    name = printable(arguments.file)
+    print(f"{name} is written; `sandbox up {name}` starts it", file=sys.stderr)
     return 0

@@ -15,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_ESCAPES = "sandbox-escapes"
+"""The error handler (see codecs) that writes as TOML does what an encoding does not have."""
+
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -27,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         complete(whole)
     _open_standard_descriptors()
-    _let_output_hold_all_characters()
+    _let_print_everything()
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
@@ -109,20 +112,28 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _let_output_hold_all_characters() -> None:
+def _let_print_everything() -> None:
     """Let standard output take everything in any locale, as Python lets standard error.
 
-    A terminal gets escapes for what its locale lacks. A program or a file gets UTF-8, which TOML is always, and paths byte
-    for byte.
+    A program or a file gets UTF-8, which TOML is always, and paths byte for byte. What a terminal of another encoding does
+    not have, and bytes of file names that are no UTF-8, are escaped there as in TOML.
     """
+    import codecs
     import io
 
     if not isinstance(sys.stdout, io.TextIOWrapper):
         return
     if sys.stdout.isatty():
-        sys.stdout.reconfigure(errors="backslashreplace")
+        codecs.register_error(_ESCAPES, _escape)
+        sys.stdout.reconfigure(errors=_ESCAPES)
     else:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    numbers = map(ord, error.object[error.start : error.end])
+    return "".join(f"\\u{one:04X}" if one < 0x10000 else f"\\U{one:08X}" for one in numbers), error.end
 
 
 def _print_traceback() -> None:

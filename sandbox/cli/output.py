@@ -5,6 +5,7 @@ Colour and alignment are for terminals only; NO_COLOR (no-color.org) and TERM=du
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 
@@ -29,11 +30,39 @@ def styled(text: str, style: str, *, colour: bool) -> str:
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour and text else text
 
 
+def for_terminal(text: str) -> str:
+    """Return *text* as it is for a program, and for a terminal with escapes for what that would not show or would obey."""
+    if text.isprintable() or not sys.stdout.isatty():
+        return text
+    from sandbox.errors import printable
+
+    return "".join(char if char in "\n\t" else printable(char) for char in text)
+
+
 def print_json(value: object) -> None:
-    """Print *value* as JSON, indented and in ASCII: bytes of a path that are no UTF-8 could not be printed otherwise."""
+    """Print *value* as JSON, indented and in ASCII: bytes of a path that are no UTF-8 could not be printed otherwise.
+
+    What TOML has and JSON has not, dates and nan and inf, is a string as in TOML.
+    """
     import json
 
-    print(json.dumps(value, indent=2))
+    print(json.dumps(_without_numbers_json_lacks(value), indent=2, default=_date, allow_nan=False))
+
+
+def _date(value: object) -> str:
+    """Return a date, time or both of tomllib as TOML writes it; raise TypeError for anything else."""
+    isoformat = getattr(value, "isoformat", None)
+    if isoformat is None:
+        raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+    return str(isoformat())
+
+
+def _without_numbers_json_lacks(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_numbers_json_lacks(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_numbers_json_lacks(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(
@@ -62,7 +91,10 @@ def print_table(
 
 def warn(text: str) -> None:
     """Print a warning to standard error."""
-    print(f"sandbox: {styled('warning:', 'yellow', colour=use_colour(sys.stderr))} {text}", file=sys.stderr)
+    from sandbox.errors import printable
+
+    mark = styled("warning:", "yellow", colour=use_colour(sys.stderr))
+    print(f"sandbox: {mark} {printable(text)}", file=sys.stderr)
 
 
 def print_warnings(diagnostics: Iterable[RenderableDiagnostic], *, as_json: bool = False) -> None:

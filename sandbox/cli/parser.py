@@ -7,7 +7,7 @@ import sys
 
 from sandbox import __version__
 from sandbox.cli.verbs import GROUPS, VERBS
-from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT
+from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT, printable
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
         self.print_usage(sys.stderr)
-        print(f"sandbox: {message}", file=sys.stderr)
+        print(f"sandbox: {printable(message)}", file=sys.stderr)
         sys.exit(EXIT_FAILURE)
 
 

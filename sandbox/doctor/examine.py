@@ -16,7 +16,7 @@ from sandbox.doctor.judge.needs import Needs, default_needs, needs_of
 from sandbox.doctor.judge.programs import judge_base, judge_programs
 from sandbox.doctor.judge.storage import judge_storage
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
-from sandbox.errors import SandboxError, SpecError
+from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import HostFacts
 from sandbox.plan import Plan, host_files, host_paths, make_plan, warnings_of
 from sandbox.sources import inspect_all
@@ -136,7 +136,7 @@ def judge_file(outcome: FileOutcome) -> Check:
                     "diagnostics": [one.as_dict() for one in outcome.unenforced],
                     "warnings": list(warnings),
                 },
-                details=(*_lines(outcome.unenforced), *warnings),
+                details=(*_lines(outcome.unenforced), *map(printable, warnings)),
             )
         return Check(
             id="file",

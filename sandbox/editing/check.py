@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from sandbox.errors import SpecError
+from sandbox.errors import SpecError, printable
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import parse
 from sandbox.spec.settings import NOT_ENFORCED
@@ -28,7 +28,7 @@ class Refused(SpecError):
 
     def render(self, *, color: bool = False) -> str:
         """Return all diagnostics as text, and that the file is as it was."""
-        return f"{super().render(color=color)}\n{self.name} is unchanged"
+        return f"{super().render(color=color)}\n{printable(self.name)} is unchanged"
 
 
 def new_warnings(name: str, before: bytes, after: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:

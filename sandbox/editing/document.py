@@ -56,7 +56,7 @@ from sandbox.editing.values import (
 from sandbox.errors import EditError
 from sandbox.spec.document import parse_document
 from sandbox.spec.locate import MAX_DEPTH
-from sandbox.spec.notation import KeyPath, format_key_path, is_unicode, literal, type_name
+from sandbox.spec.notation import KeyPath, format_key, format_key_path, is_unicode, literal, type_name
 
 
 class Document:
@@ -205,7 +205,7 @@ class Document:
                     )
             elif around is not MISSING and not isinstance(around, dict):
                 hint = "write the number of an element, such as [0]" if isinstance(around, list) else None
-                raise EditError(f"{here} is {_a(around)}, and has no key {part}", hint=hint)
+                raise EditError(f"{here} is {_a(around)}, and has no key {format_key(part)}", hint=hint)
             around = MISSING if around is MISSING else lookup(around, (part,))
 
     def _insert(self, path: KeyPath, value: object) -> None:

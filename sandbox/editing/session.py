@@ -14,7 +14,7 @@ from types import FrameType
 
 from sandbox.editing.check import Refused, all_warnings
 from sandbox.editing.replace import Original, check_replaceable, read_original, replace
-from sandbox.errors import EditError, SpecError
+from sandbox.errors import EditError, SpecError, printable
 from sandbox.spec.diagnostic import Diagnostic
 
 DEFAULT_EDITOR = "vi"
@@ -60,7 +60,7 @@ def edit_file(
             _run(editor, copy, name)
             data = _content(copy, name)
             if data == original.data:
-                show(f"{name} is unchanged")
+                show(f"{printable(name)} is unchanged")
                 return None
             try:
                 warnings = all_warnings(name, data, environ)
@@ -71,7 +71,7 @@ def edit_file(
                     ) from None
                 show(error.render(color=colour))
                 if not _wants_to_edit_again(ask, show):
-                    show(f"{name} is unchanged")
+                    show(f"{printable(name)} is unchanged")
                     return None
                 continue
             try:

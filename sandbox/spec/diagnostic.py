@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sandbox.errors import hint_line
+from sandbox.errors import hint_line, printable
 
 Severity = Literal["error", "warning"]
 
@@ -43,7 +43,7 @@ class Diagnostic:
             place += f":{self.line}:{self.column}"
         key = f"{self.key}: " if self.key else ""
         warning = "warning: " if self.severity == "warning" else ""
-        lines = [f"{bold}{place}:{reset} {warning}{key}{red}{self.message}{reset}"]
+        lines = [f"{bold}{place}:{reset} {warning}{key}{red}{printable(self.message)}{reset}"]
         if self.source_line is None or self.line is None or self.column is None:
             if self.hint:
                 lines.append(hint_line(self.hint, color=color))
@@ -55,7 +55,7 @@ class Diagnostic:
         source = _printable(source)
         lines.append(f"{self.line:5} | {source}".rstrip())
         caret = "^" + "~" * max(_cells(source[start:end]) - 1, 0)
-        hint = f" {cyan}{self.hint}{reset}" if self.hint else ""
+        hint = f" {cyan}{printable(self.hint)}{reset}" if self.hint else ""
         lines.append(f"      | {_indent(source[:start])}{red}{caret}{reset}{hint}")
         return "\n".join(lines)
 

@@ -159,7 +159,7 @@ def test_a_terminal_gets_escapes_for_what_its_locale_lacks(file: str) -> None:
         os.close(ours)
         os.close(theirs)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert rb'command = ["\xe9\u65e5"]' in shown
+    assert rb'command = ["\u00E9\u65E5"]' in shown
 
 
 @pytest.mark.parametrize("words", [["reference"], ["schema"], ["init", "--list"]], ids=" ".join)
