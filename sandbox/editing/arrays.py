@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.editing.layout import comments
+from sandbox.editing.layout import changes_between, comments
 from sandbox.editing.values import same, written
 from sandbox.spec.locate import Span, locate
 from sandbox.spec.notation import INDENT, literal
@@ -83,9 +83,7 @@ def changed_array(
         (entry.value for path, entry in entries.items() if len(path) == 2), key=lambda one: one.start
     )
     elements, _ = elements_of(_BEFORE + text, spans, whole)
-    from difflib import SequenceMatcher  # slow to import, and only needed for a change
-
-    changes = SequenceMatcher(None, list(map(repr, old)), list(map(repr, new)), autojunk=False).get_opcodes()
+    changes = changes_between(list(map(repr, old)), list(map(repr, new)))
     if "\n" not in text:
         padding = text[1 : len(text) - len(text[1:].lstrip(" \t"))]
         texts = [element.text for element in _changed(elements, changes, new)[:-1]]

@@ -6,6 +6,7 @@ Texts have "\\n" as line ends; `normalised` and `with_line_ends_of` lead there a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sandbox.spec.locate import Located, Statement, locate
@@ -16,6 +17,12 @@ _STRING_OR_COMMENT = re.compile(
     r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*''',
     re.DOTALL,
 )
+_MOST_COMPARISONS = 1_000_000
+"""Of lines or elements; where more would be needed, everything between the first and last change counts as changed."""
+
+Change = tuple[str, int, int, int, int]
+"""What became of a range: "equal", "replace", "delete" or "insert", its start and end before, and after."""
+
 _BLANK_LINE = re.compile(r"[ \t]*(?:\n|$)")
 
 
@@ -159,17 +166,39 @@ def with_line_ends_of(original: str, text: str) -> str:
     if windows == original.count("\n"):
         return text.replace("\n", "\r\n")
     usual = "\r\n" if windows * 2 > original.count("\n") else "\n"
-    from difflib import SequenceMatcher
-
     before, after = _lines(original), _lines(text)
     plain = [normalised(line) for line in before]
-    for tag, start, _, first, last in SequenceMatcher(None, plain, after, autojunk=False).get_opcodes():
+    for tag, start, _, first, last in changes_between(plain, list(after)):
         for index in range(first, last):
             if tag == "equal":
                 after[index] = before[start + index - first]
             elif after[index].endswith("\n"):
                 after[index] = after[index][:-1] + usual
     return "".join(after)
+
+
+def changes_between(before: Sequence[str], after: Sequence[str]) -> list[Change]:
+    """Return how *before* became *after*, as difflib.SequenceMatcher says it."""
+    # What is the same at both ends goes first: difflib takes the square of the number of equal lines.
+    shorter = min(len(before), len(after))
+    head = next((index for index in range(shorter) if before[index] != after[index]), shorter)
+    shorter -= head
+    tail = next((index for index in range(shorter) if before[-1 - index] != after[-1 - index]), shorter)
+    ends = len(before) - tail, len(after) - tail
+    changes: list[Change] = [("equal", 0, head, 0, head)] if head else []
+    if (ends[0] - head) * (ends[1] - head) > _MOST_COMPARISONS:
+        changes.append(("replace", head, ends[0], head, ends[1]))
+    elif ends != (head, head):
+        from difflib import SequenceMatcher
+
+        matcher = SequenceMatcher(None, before[head : ends[0]], after[head : ends[1]], autojunk=False)
+        changes += [
+            (tag, start + head, end + head, first + head, last + head)
+            for tag, start, end, first, last in matcher.get_opcodes()
+        ]
+    if tail:
+        changes.append(("equal", ends[0], len(before), ends[1], len(after)))
+    return changes
 
 
 def _lines(text: str) -> list[str]:

@@ -33,7 +33,7 @@ from sandbox.spec.locate import Entry, Span
 from sandbox.spec.lookup import codec_at
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path, literal, nearest, quote, shown, type_name
-from sandbox.spec.origin import Origin, Origins, Source
+from sandbox.spec.origin import MAX_DIAGNOSTICS, Origin, Origins, Source
 from sandbox.spec.settings import Codec, Context, Cursor, Invalid, Problems
 
 MAX_FILES = 64
@@ -77,10 +77,17 @@ class _Composer:
     files: list[str] = field(default_factory=list)
     found: list[Diagnostic] = field(default_factory=list)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether enough mistakes are found."""
+        return len(self.found) >= MAX_DIAGNOSTICS
+
     def report(
         self, origin: Origin | None, path: KeyPath, message: str, hint: str | None, *, key: bool = False
     ) -> None:
-        """Note a mistake at *origin*."""
+        """Note a mistake at *origin*, unless there are more than anybody reads."""
+        if self.is_full:
+            return
         assert origin is not None  # only the root of a tree has none, and nothing is wrong with that
         span = origin.entry.key if key else origin.entry.value
         self.found.append(origin.source.diagnostic(span, message, hint, key=format_key_path(path)))
@@ -131,6 +138,8 @@ def _extended(document: Document, composer: _Composer, chain: tuple[Document, ..
         if chain:
             _check_extends(document, composer)
         for reference, path in _references(node.value["extends"]):
+            if composer.is_full:
+                break
             base = _open_base(reference, path, composer, (*chain, document))
             if base is not None:
                 _merge(whole, _extended(base, composer, (*chain, document)), (), composer)
@@ -261,17 +270,24 @@ def _changed(present: _Node, change: _Node, path: KeyPath, composer: _Composer) 
         composer.report(
             node.origin, (*path, key), "unknown key", f"known keys: {', '.join(sorted(CHANGES))}", key=True
         )
+    by_name: dict[object, list[int]] = {}
+    for index, item in enumerate(items):
+        for name in element.names(_plain(item)) if element else (_plain(item),):
+            by_name.setdefault(_hashable(name), []).append(index)
+    removed: set[int] = set()
     for unwanted, where in _parts(change, REMOVE, path, composer):
         wanted = _plain(unwanted)
-        left = [item for item in items if not _is_named(item, wanted, element)]
-        if len(left) == len(items):
+        found = by_name.pop(_hashable(wanted), [])
+        if removed.issuperset(found) and not composer.is_full:
+            left = [item for index, item in enumerate(items) if index not in removed]
             composer.report(
                 unwanted.origin,
                 where,
                 f"{_literal(wanted)} is not in the list",
-                _available(items, wanted, element),
+                _available(left, wanted, element),
             )
-        items = left
+        removed.update(found)
+    items = [item for index, item in enumerate(items) if index not in removed]
     items += [node for node, _ in _parts(change, APPEND, path, composer)]
     return _Node(items, change.origin)
 
@@ -289,9 +305,11 @@ def _parts(change: _Node, key: str, path: KeyPath, composer: _Composer) -> Itera
         yield item, (*path, key, index)
 
 
-def _is_named(item: _Node, wanted: object, element: Codec[Any] | None) -> bool:
-    names = element.names(_plain(item)) if element else (_plain(item),)
-    return any(type(name) is type(wanted) and name == wanted for name in names)
+def _hashable(name: object) -> object:
+    """Return *name*, of an element of a list, as a key of a dictionary; 1, 1.0 and true are three names."""
+    if isinstance(name, dict):
+        return frozenset((key, _hashable(item)) for key, item in name.items())
+    return tuple(map(_hashable, name)) if isinstance(name, list) else (type(name), name)
 
 
 def _available(items: Sequence[_Node], wanted: object, element: Codec[Any] | None) -> str:

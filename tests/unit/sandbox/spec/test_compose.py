@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from sandbox.errors import SpecError
 from sandbox.spec import Layer, Place, Spec, load
 from sandbox.spec.compose import MAX_FILES
+from sandbox.spec.origin import MAX_DIAGNOSTICS
 
 MINIMAL = 'root.layers = ["dir:/"]\n'
 
@@ -356,3 +358,21 @@ def test_what_is_set_over_a_profile_does_not_change_the_profile(files: Files) ->
     spec = files.load("main", "a", "b", process__env__C="3")
     assert dict(spec.process.env) == {"A": "1", "B": "2", "C": "3"}
     assert spec.profile == {"a": {"process": {"env": {"A": "1"}}}, "b": {"process": {"env": {"B": "2"}}}}
+
+
+def test_many_elements_are_removed_in_a_time_that_grows_with_their_number(files: Files) -> None:
+    words = [f"a{number}" for number in range(8000)]
+    files.write(
+        base=f"root.layers = ['dir:/']\nprocess.args = {words}\n",
+        main=f"extends = 'base.toml'\nprocess.args = {{ remove = {words[1:]} }}\n",
+    )
+    start = time.process_time()
+    assert files.load().process.args == ("a0",)
+    assert time.process_time() - start < 20  # the square takes minutes
+
+
+def test_of_very_many_mistakes_in_putting_files_together_only_the_first_are_told(files: Files) -> None:
+    files.write(main=f"extends = {['missing.toml'] * 500}\n")
+    with pytest.raises(SpecError) as caught:
+        files.load()
+    assert len(caught.value.diagnostics) == MAX_DIAGNOSTICS
