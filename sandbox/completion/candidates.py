@@ -6,7 +6,6 @@ A shell asks while somebody types, so a file may be missing, unreadable or half 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from sandbox.reference.entries import entries
 from sandbox.reference.prose import TOPICS
 from sandbox.spec.codecs import ListOf
 from sandbox.spec.decode import Record
+from sandbox.spec.document import parse_document
+from sandbox.spec.load import parse, read
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
 from sandbox.spec.notation import KeyPath, format_key_path, literal, parse_key_path
 from sandbox.spec.settings import Codec, settings_of
@@ -112,11 +113,15 @@ def _values(codec: Codec[Any]) -> tuple[str, ...]:
 def keys_of_file(file: str) -> Candidates:
     """Return the keys that *file* itself has, with their values; in the file's order."""
     try:
-        with open(file, "rb") as stream:
-            tree = tomllib.load(stream)
-    except (OSError, ValueError):  # tomllib's mistakes are ValueErrors
+        tree, _ = parse_document(_read(file), file=file, directory="/")
+    except SpecError:
         return {}
     return {format_key_path(path): _shown(value) for path, value in _walk(tree, ())}
+
+
+def _read(file: str) -> bytes:
+    """Return what is in *file*. Raises SpecError unless it is a regular one: nobody would feed a FIFO meanwhile."""
+    return read(file, regular=True)
 
 
 def _walk(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
@@ -140,10 +145,8 @@ def templates() -> Candidates:
 
 def profiles(file: str) -> Candidates:
     """Return the profiles of *file* and of the files that it extends."""
-    from sandbox.spec.load import load
-
     try:
-        spec = load(file, unenforced="keep")
+        spec = parse(_read(file), path=file, environ=os.environ, unenforced="keep")
     except SpecError:
         return {}
     return dict.fromkeys(spec.profile, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,23 @@ def test_profiles_are_those_of_the_file_and_of_what_it_extends(tmp_path: Path) -
     (tmp_path / "base.toml").write_text('[root]\nlayers = ["dir:/"]\n[profile.ci]\n')
     (tmp_path / "a.toml").write_text('extends = "base.toml"\n[profile.debug]\n')
     assert sorted(profiles(str(tmp_path / "a.toml"))) == ["ci", "debug"]
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"a = " + b"[" * 5000, b"a = " + b"9" * 5000, b"\xff", b"#" * (2 << 20)]
+)
+def test_a_file_that_is_no_environment_file_has_no_keys_and_is_not_waited_for(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "x.toml"
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+    assert keys_of_file(str(file)) == {}
+    assert profiles(str(file)) == {}
+
+
+def test_an_endless_file_is_not_read() -> None:
+    assert keys_of_file("/dev/zero") == {}
+    assert profiles("/dev/zero") == {}
