@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -61,7 +61,7 @@ def _layer_refusal(
 
 
 def _layer_hint(path: str) -> str:
-    if os.path.basename(path).startswith("debian"):
+    if posixpath.basename(path).startswith("debian"):
         return f"make one: scripts/mkrootfs {path}"
     return "name an existing directory or archive; relative paths start at the file's directory"
 
@@ -83,7 +83,8 @@ def plan_volumes(
         planned.append(_plan_volume(volume, paths))
     # A volume on a path of another one is mounted after it, whatever their order in the file.
     planned.sort(key=lambda volume: volume.target.split("/"))
-    return tuple(_created_in_tmpfs(volume, planned) for volume in planned)
+    by_target = {volume.target: volume for volume in planned}
+    return tuple(_created_in_tmpfs(volume, by_target) for volume in planned)
 
 
 def _plan_volume(volume: Volume, paths: Mapping[str, PathFact]) -> BindVolume | TmpfsVolume:
@@ -106,12 +107,15 @@ def _plan_volume(volume: Volume, paths: Mapping[str, PathFact]) -> BindVolume | 
 
 
 def _created_in_tmpfs(
-    volume: BindVolume | TmpfsVolume, all_volumes: list[BindVolume | TmpfsVolume]
+    volume: BindVolume | TmpfsVolume, by_target: Mapping[str, BindVolume | TmpfsVolume]
 ) -> BindVolume | TmpfsVolume:
-    around = [other for other in all_volumes if other is not volume and inside(volume.target, other.target)]
-    if not around or not isinstance(around[-1], TmpfsVolume):
-        return volume
-    return replace(volume, create=True)
+    directory = volume.target
+    while directory != "/":
+        directory = posixpath.dirname(directory)
+        around = by_target.get(directory)
+        if around is not None:
+            return replace(volume, create=True) if isinstance(around, TmpfsVolume) else volume
+    return volume
 
 
 def plan_skeleton(

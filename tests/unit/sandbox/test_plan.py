@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sandbox import ops
@@ -159,6 +161,26 @@ def test_volumes_are_mounted_parents_first_and_made_inside_a_tmpfs() -> None:
         ("/a/b", True),
         ("/a-b", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("around", "create"),
+    [(["/a"], True), (["/a", "/a/b"], True), (["/a/b/cc", "/b"], False), ([], False)],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_volume_is_made_in_the_innermost_tmpfs_around_it(around: list[str], create: bool) -> None:
+    spec = ROOT + "".join(
+        f'[[volumes]]\ntype = "tmpfs"\ntarget = "{target}"\n' for target in [*around, "/a/b/c"]
+    )
+    made = {op.target: op.create for op in plan(spec).operations if isinstance(op, ops.TmpfsVolume)}
+    assert made["/a/b/c"] is create
+
+
+def test_many_volumes_are_planned_in_a_time_that_grows_with_their_number() -> None:
+    spec = ROOT + "".join(f'[[volumes]]\ntype = "tmpfs"\ntarget = "/v{number}"\n' for number in range(20000))
+    start = time.process_time()
+    assert len([op for op in plan(spec).operations if isinstance(op, ops.TmpfsVolume)]) == 20000
+    assert time.process_time() - start < 12  # the square takes longer
 
 
 def test_volumes_are_nosuid_and_nodev_always() -> None:
