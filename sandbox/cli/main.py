@@ -115,19 +115,15 @@ def _drop_output() -> None:
 def _let_print_everything() -> None:
     """Let standard output take everything in any locale, as Python lets standard error.
 
-    A program or a file gets UTF-8, which TOML is always, and paths byte for byte. What a terminal of another encoding does
-    not have, and bytes of file names that are no UTF-8, are escaped there as in TOML.
+    A program or a file gets UTF-8, which TOML and JSON are always. What a terminal of another encoding does not have, and
+    bytes of file names that are no UTF-8, are escaped as in TOML.
     """
     import codecs
     import io
 
-    if not isinstance(sys.stdout, io.TextIOWrapper):
-        return
-    if sys.stdout.isatty():
+    if isinstance(sys.stdout, io.TextIOWrapper):
         codecs.register_error(_ESCAPES, _escape)
-        sys.stdout.reconfigure(errors=_ESCAPES)
-    else:
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors=_ESCAPES)
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

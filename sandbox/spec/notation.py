@@ -132,12 +132,14 @@ def literal(value: object, *, string: Callable[[str], str] = quote) -> str:
 
 
 def text_literal(text: str) -> str:
-    """Return *text* as a TOML string, as a person would write it: over several lines where it has them."""
-    if "\n" not in text.rstrip("\n"):
+    """Return *text* as a TOML string, as a person would write it: over several lines where it has them.
+
+    Only text that is all visible: of other text, lines could be taken for those of what is around it.
+    """
+    if "\n" not in text.rstrip("\n") or not all(char in "\n\t" or char.isprintable() for char in text):
         return quote(text)
     # Between three single quotes TOML knows no escapes, and needs none.
-    closed = "'''" not in text and not text.endswith("'")
-    if closed and all(char in "\n\t" or char.isprintable() for char in text):
+    if "'''" not in text and not text.endswith("'"):
         return f"'''\n{text}'''"
     return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
 

@@ -99,7 +99,9 @@ def test_a_literal_is_toml_on_one_line_for_the_value(value: object) -> None:
         ("\n\tone\\two\n", "'''\n\n\tone\\two\n'''"),
         ("it's\n'", '"""\nit\'s\n\'"""'),
         ("a '''\nb", '"""\na \'\'\'\nb"""'),
-        ('\r\n"""', '"""\n\\r\n\\"\\"\\""""'),
+        ("'''\n\"\"\"", '"""\n\'\'\'\n\\"\\"\\""""'),
+        ("a\r\nb", '"a\\r\\nb"'),
+        ("a\nb\u202e", '"a\\nb\\u202E"'),
     ],
 )
 def test_a_text_of_several_lines_is_written_over_several(text: str, written: str) -> None:
