@@ -1,0 +1,45 @@
+"""`sandbox.spec.check`: a file as it stands and with each of its profiles. What the verb prints is in cli/test_check.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandbox.spec.check import check
+
+SPEC = '[root]\nlayers = ["dir:/"]\n'
+BREAKS = '[profile.p]\nsandbox.hostname = "x"\nnamespaces.uts = "host"\n'
+
+
+@pytest.fixture(autouse=True)
+def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_profiles_of_a_file_that_is_extended_are_checked() -> None:
+    Path("base.toml").write_text(SPEC + BREAKS)
+    Path("main.toml").write_text('extends = "base.toml"\n')
+    (found,) = check("main.toml", environ={})
+    assert (found.file, found.line, found.key) == ("base.toml", 4, "sandbox.hostname")
+    assert found.message.endswith("(with --profile p)")
+
+
+def test_a_profile_that_is_asked_for_is_the_only_one() -> None:
+    Path("main.toml").write_text(SPEC + BREAKS + "[profile.q]\n")
+    assert check("main.toml", environ={}, profiles=["q"]) == []
+    (found,) = check("main.toml", environ={}, profiles=["p"])
+    assert "--profile" not in found.message
+
+
+def test_mistakes_are_in_the_order_of_the_file_whatever_profile_has_them() -> None:
+    Path("main.toml").write_text(
+        f'{SPEC}\n{BREAKS}\n[profile.q]\nlimits.swap = "1M"\n\n[limits]\nunknown = 1\n'
+    )
+    found = check("main.toml", environ={})
+    assert [diagnostic.line for diagnostic in found] == [5, 9, 12]
+
+
+def test_a_file_that_cannot_be_read_has_one_mistake() -> None:
+    (found,) = check("absent.toml", environ={})
+    assert (found.message, found.line) == ("no such file", None)
