@@ -11,6 +11,7 @@ from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
 from sandbox.spec.load import parse, read
+from sandbox.spec.model import MAX_PROFILES
 
 
 def check(
@@ -42,7 +43,13 @@ def check(
     known = _profiles_of(data)
     found = check_with(profiles)
     seen = {_identity(diagnostic) for diagnostic in found}
-    for profile in () if profiles else known:
+    checked: set[str] = set()
+    while not profiles and len(checked) < MAX_PROFILES:
+        # One profile may mend what hid those of the files that this one extends.
+        profile = next((name for name in known if name not in checked), None)
+        if profile is None:
+            break
+        checked.add(profile)
         found += [
             dataclasses.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
             for diagnostic in check_with((profile,))

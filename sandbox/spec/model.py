@@ -42,6 +42,9 @@ _NO_PROFILES: Mapping[str, Any] = MappingProxyType({})
 NOT_IN_PROFILES = ("extends", "profile")
 """Settings that say how files are put together, which a profile cannot change."""
 
+MAX_PROFILES = 64
+"""How many profiles a file may have: each is a whole file to check."""
+
 
 class ExtendsCodec(Codec["tuple[str, ...]"]):
     """The path of a file, or several. Whoever composes files reads them; here only their form is checked."""
@@ -87,6 +90,10 @@ class ProfilesCodec(Codec["Mapping[str, Any]"]):
     def decode(self, value: object, cursor: Cursor, /) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise mismatch(self, value)
+        if len(value) > MAX_PROFILES:
+            cursor.report(
+                f"more than {MAX_PROFILES} profiles", "put some into files that extend this one", part="key"
+            )
         for name, changes in value.items():
             here = cursor.child(name)
             if not isinstance(changes, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.spec.check import check
+from sandbox.spec.model import MAX_PROFILES
 
 SPEC = '[root]\nlayers = ["dir:/"]\n'
 BREAKS = '[profile.p]\nsandbox.hostname = "x"\nnamespaces.uts = "host"\n'
@@ -43,3 +44,25 @@ def test_mistakes_are_in_the_order_of_the_file_whatever_profile_has_them() -> No
 def test_a_file_that_cannot_be_read_has_one_mistake() -> None:
     (found,) = check("absent.toml", environ={})
     assert (found.message, found.line) == ("no such file", None)
+
+
+def test_profiles_that_only_a_profile_of_the_file_reveals_are_checked() -> None:
+    Path("base.toml").write_text(f"{SPEC}[profile.b]\nlimits.swap = '1M'\n")
+    Path("main.toml").write_text(
+        'extends = "base.toml"\nsandbox.hostname = "x"\nnamespaces.uts = "host"\n'
+        '[profile.p]\nnamespaces.uts = "private"\n'
+    )
+    found = check("main.toml", environ={})
+    assert [(one.file, one.key) for one in found] == [
+        ("base.toml", "limits.swap"),
+        ("main.toml", "sandbox.hostname"),
+    ]
+
+
+def test_more_profiles_than_anybody_means_are_a_mistake() -> None:
+    most = "".join(f"[profile.p{number}]\n" for number in range(MAX_PROFILES))
+    Path("main.toml").write_text(SPEC + most)
+    assert check("main.toml", environ={}) == []
+    Path("main.toml").write_text(SPEC + most + "[profile.q]\n")
+    (found,) = check("main.toml", environ={})
+    assert (found.key, found.message) == ("profile", f"more than {MAX_PROFILES} profiles")
