@@ -1,0 +1,78 @@
+"""From a filter to a program for the kernel, by libseccomp. Imported only where a filter has to be compiled: that starts programs
+(ctypes.util.find_library looks for the library with them) and takes tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pyseccomp
+
+from sandbox.kernel import bpf
+from sandbox.seccomp.values import ALLOW, NOT_THERE, Filter, Rule, lets_through
+
+_UNKNOWN = -1  # __NR_SCMP_ERROR
+_BINARY_TREE = 2  # of SCMP_FLTATR_CTL_OPTIMIZE: as deep as the logarithm of the number of calls
+_OPS = {
+    "NE": pyseccomp.NE,
+    "LT": pyseccomp.LT,
+    "LE": pyseccomp.LE,
+    "EQ": pyseccomp.EQ,
+    "GE": pyseccomp.GE,
+    "GT": pyseccomp.GT,
+    "MASKED_EQ": pyseccomp.MASKED_EQ,
+}
+
+
+class UnknownCallError(ValueError):
+    """A call that is to be refused is not known to libseccomp, so that it would be let through."""
+
+
+def compile_filter(wanted: Filter) -> bytes:
+    """Return the program for *wanted*.
+
+    Raises:
+        UnknownCallError: see there.
+        OSError: libseccomp refuses it.
+        ValueError: the program would be longer than the kernel takes.
+    """
+    program = _compile(wanted.default, wanted.architectures, wanted.rules)
+    if wanted.forbidden:
+        program = bpf.joined(_compile(ALLOW, wanted.architectures, wanted.forbidden), program)
+    bpf.instructions(program)
+    return program
+
+
+def _compile(default: int, architectures: tuple[str, ...], rules: tuple[Rule, ...]) -> bytes:
+    made = pyseccomp.SyscallFilter(default)
+    for name in architectures:
+        made.add_arch(getattr(pyseccomp.Arch, name))
+    made.set_attr(pyseccomp.Attr.ACT_BADARCH, NOT_THERE)
+    # Where all rules say the same as the default, there is nothing to search.
+    if any(rule.action != default for rule in rules):
+        made.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
+    for rule in rules:
+        if rule.action == default:
+            continue  # libseccomp refuses to be told so
+        for name in rule.names:
+            _add(made, default, rule, name)
+    fd = os.memfd_create("filter")
+    with open(fd, "rb") as file:
+        made.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def _add(made: pyseccomp.SyscallFilter, default: int, rule: Rule, name: str) -> None:
+    number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
+    if number == _UNKNOWN:
+        if lets_through(default) and not lets_through(rule.action):
+            raise UnknownCallError(name)
+        return  # it meets the default, which is no wider
+    conditions = [pyseccomp.Arg(one.index, _OPS[one.op], one.value, one.masked) for one in rule.conditions]
+    try:
+        made.add_rule(rule.action, number, *conditions)
+    except OSError as error:
+        if error.errno != errno.EEXIST:  # said before
+            raise OSError(error.errno, f"{name}: {error.strerror}") from None

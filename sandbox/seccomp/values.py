@@ -1,0 +1,126 @@
+"""A filter of system calls as values. What they mean is what the kernel is told; see seccomp(2)."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+KILL_PROCESS = 0x80000000
+KILL_THREAD = 0x00000000
+TRAP = 0x00030000
+ERRNO = 0x00050000
+TRACE = 0x7FF00000
+LOG = 0x7FFC0000
+ALLOW = 0x7FFF0000
+
+FORMAT = 1
+"""To be raised when programs that were compiled before must not be used any more although their filter is the same."""
+
+
+def fail(number: int) -> int:
+    """Return the action that lets a call fail with errno *number*."""
+    return ERRNO | number
+
+
+NOT_THERE = fail(errno.ENOSYS)
+"""The call fails as it does on a kernel that does not have it: callers fall back to what every kernel has."""
+
+REFUSED = fail(errno.EPERM)
+
+
+def lets_through(action: int) -> bool:
+    """Tell whether a call with this action reaches the kernel."""
+    return action & 0xFFFF0000 in (ALLOW, LOG)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine as system calls see it: what libseccomp and Go call it, and what else it runs."""
+
+    native: str
+    go: str
+    others: tuple[str, ...] = ()
+
+
+MACHINES: Mapping[str, Machine] = {
+    "x86_64": Machine("X86_64", "amd64", ("X86",)),
+    "aarch64": Machine("AARCH64", "arm64", ("ARM",)),
+    "riscv64": Machine("RISCV64", "riscv64"),
+    "ppc64le": Machine("PPC64LE", "ppc64le"),
+    "s390x": Machine("S390X", "s390x", ("S390",)),
+    "loongarch64": Machine("LOONGARCH64", "loong64"),
+    "i686": Machine("X86", "386"),
+    "armv7l": Machine("ARM", "arm"),
+}
+"""By the name of uname(2). x32 is left out on purpose: its calls are the same kernel code behind other numbers, and Debian's
+kernels have it switched off. A call of an architecture that a filter does not name is NOT_THERE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A condition on one argument: `argument OP value`, or, for MASKED_EQ, `argument & value == masked`."""
+
+    index: int
+    op: str  # NE LT LE EQ GE GT MASKED_EQ
+    value: int
+    masked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of the calls *names* whose arguments meet all of *conditions*."""
+
+    action: int
+    names: tuple[str, ...]
+    conditions: tuple[Comparison, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """A whole filter: *forbidden* is asked first, then *rules*, and what neither mentions meets *default*.
+
+    Among the rules, one without conditions wins over those with, whatever their order; libseccomp has it so.
+    """
+
+    default: int
+    #: Architectures beside the machine's own, by libseccomp's names.
+    architectures: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    forbidden: tuple[Rule, ...] = ()
+
+    def digest(self) -> str:
+        """Return what names this filter and no other."""
+        return hashlib.sha256(repr((FORMAT, self)).encode()).hexdigest()
+
+    def without(self, names: frozenset[str]) -> Filter:
+        """Return the filter that says nothing of *names*."""
+        return Filter(
+            default=self.default,
+            architectures=self.architectures,
+            rules=tuple(filter(None, (_without(rule, names) for rule in self.rules))),
+            forbidden=tuple(filter(None, (_without(rule, names) for rule in self.forbidden))),
+        )
+
+
+def _without(rule: Rule, names: frozenset[str]) -> Rule | None:
+    left = tuple(name for name in rule.names if name not in names)
+    return Rule(rule.action, left, rule.conditions) if left else None
+
+
+def changed(base: Filter, allow: tuple[str, ...], deny: tuple[str, ...]) -> Filter:
+    """Return *base* with *allow* let through and *deny* refused, whatever it says of them; denying wins."""
+    result = base.without(frozenset(allow) | frozenset(deny))
+    rules, forbidden = list(result.rules), list(result.forbidden)
+    allowed = tuple(name for name in allow if name not in deny)
+    if allowed:
+        rules.append(Rule(ALLOW, allowed))
+    if deny:
+        forbidden.append(Rule(REFUSED, deny))
+    return Filter(
+        default=base.default,
+        architectures=base.architectures,
+        rules=tuple(rules),
+        forbidden=tuple(forbidden),
+    )
