@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sandbox.kernel import cgroups, rlimits
+from sandbox.kernel import cgroups, filters, rlimits, seccomp
 from sandbox.kernel.idmaps import (
     MAP_SIZE,
     IdMap,
@@ -60,6 +60,14 @@ class HostFacts:
     hard_limits: Mapping[str, int]
     #: Whether systemd manages this machine, so that systemd-run works (sd_booted(3)).
     systemd: bool = False
+    #: The kind of machine, as uname(2) has it.
+    machine: str = "x86_64"
+    #: What a filter of system calls can do here, by seccomp(2)'s names ("errno"); empty where there can be none.
+    seccomp_actions: frozenset[str] = frozenset()
+    #: The version of libseccomp, which compiles filters; None where there is none.
+    libseccomp: str | None = None
+    #: The version of Landlock's interface; 0 where there is none.
+    landlock: int = 0
 
     @property
     def is_real_root(self) -> bool:
@@ -130,7 +138,18 @@ def gather(
         terminal=os.isatty(0) and os.isatty(1),
         hard_limits=rlimits.current_hard_limits(),
         systemd=os.path.isdir(f"{run_root}/systemd/system"),
+        machine=os.uname().machine,
+        seccomp_actions=frozenset(_read(f"{proc_root}/sys/kernel/seccomp/actions_avail").split()),
+        libseccomp=seccomp.library_version(),
+        landlock=_landlock_version(),
     )
+
+
+def _landlock_version() -> int:
+    try:
+        return filters.landlock_version()
+    except OSError:
+        return 0
 
 
 def _read(path: str) -> str:

@@ -4,6 +4,7 @@
     STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable
     layer STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
     STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py)
+    STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
 
 A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A
 run directory whose lock is free belongs to a sandbox that is no more, and the next command removes it with

@@ -9,7 +9,7 @@
 PROJECT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 # Debian packages that the running sandbox uses, those that compile pyfuse3, and those of Debian's own Python.
-RUNTIME_PACKAGES=(fuse3 uidmap)
+RUNTIME_PACKAGES=(fuse3 uidmap libseccomp2)
 BUILD_PACKAGES=(gcc libc6-dev pkg-config libfuse3-dev)
 PYTHON_PACKAGES=(python3 python3-venv python3-dev)
 

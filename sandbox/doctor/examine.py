@@ -111,7 +111,7 @@ def judge(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) 
         *judge_base(facts, machine),
         *judge_namespaces(facts, machine, needs),
         *judge_control(facts, machine, needs),
-        *judge_programs(machine),
+        *judge_programs(machine, needs),
         *judge_storage(machine, needs),
     ]
     return checks if outcome is None else [*checks, judge_file(outcome)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sandbox.explain.case import Case
+from sandbox.explain.filters import landlock_facts, seccomp_facts
 from sandbox.explain.report import DEFAULT, Fact, Origin
 from sandbox.explain.storage import binds, sockets_below
 from sandbox.kernel import capabilities
@@ -206,21 +207,8 @@ def security_section(case: Case) -> Iterator[Fact]:
         origin=case.origin(key),
         keys=(key,),
     )
-    key = "security.seccomp"
-    yield Fact(
-        label="seccomp",
-        text="no filter: this version has none, so every system call reaches the kernel",
-        value=None,
-        origin=case.effective(key),
-        keys=(key,),
-    )
-    yield Fact(
-        label="landlock",
-        text="no rules: this version has none",
-        value=None,
-        origin=case.effective("security.landlock"),
-        keys=("security.landlock",),
-    )
+    yield from seccomp_facts(case)
+    yield from landlock_facts(case)
     yield Fact(
         label="masked",
         text=" ".join(MASKED_PATHS),

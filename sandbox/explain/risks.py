@@ -175,8 +175,23 @@ def _kept(case: Case) -> Iterator[Risk]:
 
 
 def _kernel(case: Case) -> Iterator[Risk]:
-    text = "No filter of system calls: this version has no seccomp, so the kernel is the wall."
-    yield _risk(case, "note", text, "security.seccomp")
+    key, plan = "security.seccomp", case.plan.process.seccomp
+    if plan is None:
+        text = "No filter of system calls: the program reaches all of the kernel, and its bugs."
+        yield _risk(case, "caution", text, key)
+        return
+    if plan.log:
+        text = "The filter of system calls denies nothing: it only logs."
+        yield _risk(case, "caution", text, f"{key}.log")
+    if plan.allow:
+        text = f"The filter allows system calls that the profile may deny: {', '.join(plan.allow)}."
+        yield _risk(case, "caution", text, f"{key}.allow")
+    if plan.profile not in ("default", "unconfined"):
+        text = f"Which system calls are denied is up to {plan.profile}."
+        yield _risk(case, "note", text, key)
+    elif plan.profile == "unconfined":
+        text = f"The filter denies nothing but {', '.join(plan.deny)}."
+        yield _risk(case, "caution", text, key)
 
 
 _RULES: tuple[Callable[[Case], Iterator[Risk]], ...] = (

@@ -87,7 +87,14 @@ RENAME_EXCHANGE = 0x2
 RENAME_WHITEOUT = 0x4
 
 SECCOMP_MODE_FILTER = 2
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 0x8
 LANDLOCK_CREATE_RULESET_VERSION = 0x1
+LANDLOCK_RULE_PATH_BENEATH = 1
+LANDLOCK_RULE_NET_PORT = 2
+
+CLONE_FILES = 0x00000400
+CLONE_PARENT = 0x00008000
 
 _SYS_PIDFD_SEND_SIGNAL = 424
 _SYS_OPEN_TREE = 428
@@ -95,10 +102,24 @@ _SYS_MOVE_MOUNT = 429
 _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
+_SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 _SYS_LANDLOCK_CREATE_RULESET = 444
+_SYS_LANDLOCK_ADD_RULE = 445
+_SYS_LANDLOCK_RESTRICT_SELF = 446
+# seccomp(2) is older than the common table, too; prctl(2) does the same where no flag is needed.
+_SYS_SECCOMP = {
+    "x86_64": 317,
+    "aarch64": 277,
+    "riscv64": 277,
+    "loongarch64": 277,
+    "ppc64le": 358,
+    "s390x": 348,
+    "i686": 354,
+    "armv7l": 383,
+}
 # keyctl(2) is older than the common table, and no C library wraps it (libkeyutils does).
 _SYS_KEYCTL = {
     "x86_64": 250,
@@ -145,6 +166,27 @@ class _MountAttr(ctypes.Structure):
 
 class _SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls")
+    )
+
+
+class _RulesetAttr(ctypes.Structure):
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _PathBeneath(ctypes.Structure):
+    _layout_ = "ms"  # what _pack_ means, and has meant; Python 3.14 wants it said
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
+
+
+class _NetPort(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
 
 
 class _CapHeader(ctypes.Structure):
@@ -378,6 +420,90 @@ def landlock_version() -> int:
     if version < 0:
         _raise_errno("landlock_create_ruleset")
     return version
+
+
+def set_seccomp_listener(program: bytes) -> int:
+    """As :func:`set_seccomp_filter`, and return the close-on-exec descriptor that calls with SECCOMP_RET_USER_NOTIF are
+    told on (Linux 5.0).
+
+    Raises:
+        OSError: also EBUSY where an outer filter has a listener; ENOSYS where the number of seccomp(2) is not known here.
+    """
+    number = _SYS_SECCOMP.get(os.uname().machine)
+    if number is None or (ctypes.sizeof(ctypes.c_void_p) == 4 and number not in (354, 383)):
+        raise OSError(errno.ENOSYS, f"seccomp: call number of {os.uname().machine} not known")
+    buffer = ctypes.create_string_buffer(program, len(program))
+    description = _SockFprog(len(program) // 8, ctypes.addressof(buffer))
+    flags = _uint(SECCOMP_FILTER_FLAG_NEW_LISTENER)
+    fd: int = _libc.syscall(_long(number), _uint(SECCOMP_SET_MODE_FILTER), flags, ctypes.byref(description))
+    if fd < 0:
+        _raise_errno("seccomp")
+    return fd
+
+
+def fork_sharing_descriptors() -> int:
+    """Fork a child that has not a copy of this process's table of descriptors but the table itself, until one of the two
+    executes a program, and that is a child of this process's parent; clone3(2) with CLONE_FILES and CLONE_PARENT.
+
+    What runs at os.fork() for Python's sake does not: the child does little and ends with os._exit().
+
+    Raises:
+        OSError: ENOSYS before Linux 5.3, and where an outer filter has no such call.
+    """
+    # Of a sibling the exit signal is that of its older one, and none may be given.
+    arguments = _CloneArgs(flags=CLONE_FILES | CLONE_PARENT)
+    size = ctypes.c_size_t(ctypes.sizeof(arguments))
+    pid: int = _libc.syscall(_long(_SYS_CLONE3), ctypes.byref(arguments), size)
+    if pid < 0:
+        _raise_errno("clone3")
+    return pid
+
+
+def landlock_create_ruleset(fs: int, net: int, scoped: int, size: int) -> int:
+    """Return a descriptor of a ruleset that handles these rights; *size* is that of the structure the kernel is to read."""
+    attributes = _RulesetAttr(fs, net, scoped)
+    arguments = (ctypes.byref(attributes), ctypes.c_size_t(size), _uint(0))
+    fd: int = _libc.syscall(_long(_SYS_LANDLOCK_CREATE_RULESET), *arguments)
+    if fd < 0:
+        _raise_errno("landlock_create_ruleset")
+    return fd
+
+
+def landlock_allow_beneath(ruleset_fd: int, allowed: int, path_fd: int) -> None:
+    """Let the ruleset allow the rights *allowed* to what *path_fd* refers to and all that is below it."""
+    rule = _PathBeneath(allowed, path_fd)
+    arguments = (_int(ruleset_fd), _int(LANDLOCK_RULE_PATH_BENEATH), ctypes.byref(rule), _uint(0))
+    if _libc.syscall(_long(_SYS_LANDLOCK_ADD_RULE), *arguments) < 0:
+        _raise_errno("landlock_add_rule")
+
+
+def landlock_allow_port(ruleset_fd: int, allowed: int, port: int) -> None:
+    """Let the ruleset allow the rights *allowed* to the TCP port *port*."""
+    rule = _NetPort(allowed, port)
+    arguments = (_int(ruleset_fd), _int(LANDLOCK_RULE_NET_PORT), ctypes.byref(rule), _uint(0))
+    if _libc.syscall(_long(_SYS_LANDLOCK_ADD_RULE), *arguments) < 0:
+        _raise_errno("landlock_add_rule")
+
+
+def landlock_restrict_self(ruleset_fd: int) -> None:
+    """Hold this thread, and what it starts, to the ruleset, for good.
+
+    Raises:
+        OSError: EPERM without no_new_privs or CAP_SYS_ADMIN; E2BIG behind sixteen others.
+    """
+    if _libc.syscall(_long(_SYS_LANDLOCK_RESTRICT_SELF), _int(ruleset_fd), _uint(0)) < 0:
+        _raise_errno("landlock_restrict_self")
+
+
+def libseccomp_version() -> tuple[int, int, int] | None:
+    """Return the version of the libseccomp that this machine has, None without one; it stays loaded. seccomp_version(3)."""
+    try:
+        version = ctypes.CDLL("libseccomp.so.2").seccomp_version
+    except (OSError, AttributeError):
+        return None
+    version.restype = ctypes.POINTER(_uint * 3)
+    found = version()
+    return (found.contents[0], found.contents[1], found.contents[2]) if found else None
 
 
 def library_loads(name: str) -> bool:

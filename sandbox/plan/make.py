@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandbox.errors import HostError, SpecError
 from sandbox.host import HostFacts
+from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import plan_ids
 from sandbox.plan.limits import plan_cgroup, plan_process_limits
@@ -56,7 +57,7 @@ def host_paths(spec: Spec) -> list[str]:
 
 def host_files(spec: Spec) -> list[str]:
     """Return those of :func:`host_paths` of which the plan needs the content."""
-    return [] if spec.process.env_file is None else [spec.process.env_file]
+    return [path for path in (spec.process.env_file, seccomp_profile(spec)) if path is not None]
 
 
 def make_plan(
@@ -105,6 +106,11 @@ def draft(
     cgroup = plan_cgroup(spec, facts, findings)
     limits = plan_process_limits(spec, facts, findings)
     process = plan_process(spec, facts, paths, environ, command, limits, findings)
+    process = replace(
+        process,
+        seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings),
+        landlock=plan_landlock(spec, facts, findings),
+    )
     name = spec.sandbox.name or default_name(spec.file)
     plan = Plan(
         name=name,
@@ -128,7 +134,12 @@ def draft(
 
 
 def _places(spec: Spec) -> Mapping[str, str]:
-    found = {key: spec.origin(key) for key in _FOUND_WRONG_LATER}
+    landlock = [
+        f"security.landlock.{kind}[{number}]"
+        for kind in ("read", "write", "execute")
+        for number, _ in enumerate(getattr(spec.security.landlock, kind, None) or ())
+    ]
+    found = {key: spec.origin(key) for key in (*_FOUND_WRONG_LATER, *landlock)}
     return {key: f"{place.file}:{place.line}:{place.column}" for key, place in found.items() if place}
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel.landlock import Rules
 from sandbox.ops import Operation
+from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
 
@@ -82,6 +84,29 @@ class MountPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeccompPlan:
+    """Which filter of system calls the program gets."""
+
+    #: "default", or the path of a JSON profile.
+    profile: str
+    filter: Filter
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    #: What would be denied is let through and logged.
+    log: bool = False
+
+    def describe(self) -> str:
+        """Return the filter as one line."""
+        changes = [
+            f"{word} {' '.join(names)}"
+            for word, names in (("allow", self.allow), ("deny", self.deny))
+            if names
+        ]
+        changes += ["log only"] if self.log else []
+        return ", ".join([f"seccomp profile {self.profile}", *changes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessPlan:
     """The program and what it starts with."""
 
@@ -100,6 +125,9 @@ class ProcessPlan:
     no_new_privileges: bool
     rlimits: Mapping[str, int | str]
     oom_score_adj: int | None
+    #: None: every system call reaches the kernel.
+    seccomp: SeccompPlan | None = None
+    landlock: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +200,21 @@ def describe(plan: Plan) -> list[str]:
     lines.append(f"user {process.user.user}{group}{groups}, umask {process.umask:04o}, in {process.cwd}")
     lines.append("capabilities " + (" ".join(sorted(process.capabilities)) or "none"))
     lines.append("no_new_privileges " + ("on" if process.no_new_privileges else "off"))
+    if process.landlock is not None:
+        lines += _describe_landlock(process.landlock)
+    lines.append("no seccomp filter" if process.seccomp is None else process.seccomp.describe())
     lines.append("terminal of its own" if process.terminal else "terminal: none of its own")
     lines.append("exec " + " ".join(map(_word, process.argv)))
     return ["".join(map(visible, line)) for line in lines]
+
+
+def _describe_landlock(rules: Rules) -> list[str]:
+    lines = [
+        f"landlock {kind} {' '.join(map(str, getattr(rules, kind))) or 'nothing'}" for kind in rules.kinds()
+    ]
+    return lines + (
+        ["landlock scoped: no signals and no abstract sockets to outside"] if rules.scoped else []
+    )
 
 
 def _word(word: str) -> str:
@@ -212,11 +252,18 @@ def as_dict(plan: Plan) -> dict[str, object]:
             "capabilities": sorted(process.capabilities),
             "added_capabilities": sorted(process.added_capabilities),
             "rlimits": dict(process.rlimits),
+            "seccomp": _seccomp_as_dict(process.seccomp),
+            "landlock": None if process.landlock is None else _fields(process.landlock),
         },
         "cgroup": {name: getattr(plan.cgroup, name) for name in plan.cgroup.given()},
         "wall_time": plan.wall_time,
         "differences": [_fields(difference) for difference in plan.differences],
     }
+
+
+def _seccomp_as_dict(plan: SeccompPlan | None) -> dict[str, object] | None:
+    """Return which filter it is; what it says call by call is a thousand lines."""
+    return None if plan is None else _fields(plan) | {"filter": plan.filter.digest()}
 
 
 def _fields(value: Any) -> dict[str, object]:

@@ -8,24 +8,27 @@ whoever sees it exits, and with process 1 goes everything.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
-from sandbox.kernel import namespaces, process
+from sandbox.kernel import landlock, mounts, namespaces, process
 from sandbox.ops import BindVolume
 from sandbox.plan import Plan
-from sandbox.runtime import accounts, payload
+from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
 from sandbox.runtime.messages import (
     Adopted,
     Channel,
     ChannelError,
     CommandFailed,
+    FilterTold,
     FuseMounted,
     InitStarted,
     Mapped,
@@ -53,9 +56,14 @@ _FORWARDED = (
 )
 
 
-def run_stage1(plan: Plan, channel: Channel, trace: Callable[[str], None]) -> NoReturn:
-    """Make the namespaces, fork init into them, say its pid, and end."""
-    _guarded(channel, lambda: _stage1(plan, channel, trace))
+def run_stage1(
+    plan: Plan,
+    channel: Channel,
+    trace: Callable[[str], None],
+    walls: payload.Walls = payload.Walls(),  # noqa: B008
+) -> NoReturn:
+    """Make the namespaces, fork init into them, say its pid, and end. *walls* is what the program is put behind."""
+    _guarded(channel, lambda: _stage1(plan, channel, trace, walls))
 
 
 def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
@@ -101,7 +109,7 @@ def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed) -> Non
         pass
 
 
-def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None]) -> int:
+def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None], walls: payload.Walls) -> int:
     _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
     channel.send(Unshared())
     channel.expect(Mapped)
@@ -119,7 +127,7 @@ def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None]) -> int:
     _step("become root of the namespace", "setresuid", _become_root)
     pid = _step("process 1", "fork", os.fork)
     if pid == 0:
-        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, trace))
+        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, trace, walls))
     channel.send(InitStarted(pid))
     return 0
 
@@ -142,7 +150,12 @@ def _become_root() -> None:
 
 
 def _init(
-    plan: Plan, channel: Channel, fuse_fd: int, sources: dict[str, int], trace: Callable[[str], None]
+    plan: Plan,
+    channel: Channel,
+    fuse_fd: int,
+    sources: dict[str, int],
+    trace: Callable[[str], None],
+    walls: payload.Walls,
 ) -> int:
     channel.expect(Adopted)
     process.set_title("sandbox-init")  # the command line that started us names paths of the host
@@ -161,9 +174,10 @@ def _init(
         execute(operation, workspace)
     os.umask(0o022)
     account = _find_account(plan, workspace.root_fd)
+    walls = replace(walls, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
     os.close(workspace.root_fd)
     terminal_fd = _open_terminal(channel) if plan.process.terminal else -1
-    return _supervise(plan, account, terminal_fd, channel)
+    return _supervise(plan, account, terminal_fd, channel, walls)
 
 
 def _hand_over(channel: Channel, fd: int) -> None:
@@ -173,6 +187,31 @@ def _hand_over(channel: Channel, fd: int) -> None:
         # With a second holder a killed server would leave its clients hanging instead of ENOTCONN
         # (Corrections 2).
         os.close(fd)
+
+
+def tell(channel: Channel) -> Callable[[int], None]:
+    """Return what sends the descriptor of denied calls to the supervisor."""
+    return lambda fd: channel.send(FilterTold(), fd)
+
+
+def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
+    """Return the ruleset, -1 for none. Its paths are those of the sandbox, wherever symbolic links of layers lead."""
+    if rules is None:
+        return -1
+    opened: list[tuple[str, int]] = []
+    try:
+        for kind in landlock.FILES:
+            for number, path in enumerate(getattr(rules, kind) or ()):
+                try:
+                    opened.append((kind, mounts.open_in_root(root_fd, path)))
+                except OSError as error:
+                    hint = "name what a layer or a volume has" if error.errno == errno.ENOENT else ""
+                    failed = OSError(error.errno, os.strerror(error.errno or 0), path)
+                    raise StepError(f"security.landlock.{kind}[{number}]", "open", failed, hint) from None
+        return _step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))
+    finally:
+        for _, fd in opened:
+            os.close(fd)
 
 
 def _find_account(plan: Plan, root_fd: int) -> accounts.Account:
@@ -196,7 +235,9 @@ def _open_terminal(channel: Channel) -> int:
     return inner
 
 
-def _supervise(plan: Plan, account: accounts.Account, terminal_fd: int, channel: Channel) -> int:
+def _supervise(
+    plan: Plan, account: accounts.Account, terminal_fd: int, channel: Channel, walls: payload.Walls
+) -> int:
     """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with."""
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
@@ -213,8 +254,10 @@ def _supervise(plan: Plan, account: accounts.Account, terminal_fd: int, channel:
         signal.set_wakeup_fd(-1)
         for number in (*_FORWARDED, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        payload.run(plan.process, account, terminal_fd, report_writer, single_id=plan.ids.single)
+        payload.run(plan.process, account, terminal_fd, report_writer, single_id=plan.ids.single, walls=walls)
     os.close(report_writer)
+    if walls.ruleset >= 0:
+        os.close(walls.ruleset)
     _let_go_of_terminal(terminal_fd)
     with open(report_reader, "rb") as pipe:
         report = pipe.read()
@@ -242,7 +285,9 @@ def _let_go_of_terminal(terminal_fd: int) -> None:
 def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
     step, number, text = payload.parse_report(report)
     if step == "exec":
-        _send_quietly(channel, CommandFailed(plan.process.argv[0], number))
+        rules = plan.process.landlock
+        hint = "" if rules is None else execution.advice(plan.process, rules, number)
+        _send_quietly(channel, CommandFailed(plan.process.argv[0], number, hint))
         return EXIT_NOT_FOUND if number == 2 else EXIT_NOT_EXECUTABLE
     path = plan.process.cwd if step == "process.cwd" else ""
     _send_quietly(channel, SetupFailed(step, "", number, text, path))

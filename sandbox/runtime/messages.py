@@ -50,6 +50,11 @@ class TerminalOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterTold:
+    """the program's process: the descriptor beside this message tells the calls that the filter denies."""
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """init: the program has been executed."""
 
@@ -72,6 +77,7 @@ class CommandFailed:
 
     command: str
     errno: int
+    hint: str = ""
 
 
 Message = (
@@ -81,6 +87,7 @@ Message = (
     | Adopted
     | FuseMounted
     | TerminalOpened
+    | FilterTold
     | Started
     | SetupFailed
     | CommandFailed
@@ -95,6 +102,7 @@ _KINDS: dict[str, type[Message]] = {
         Adopted,
         FuseMounted,
         TerminalOpened,
+        FilterTold,
         Started,
         SetupFailed,
         CommandFailed,

@@ -9,15 +9,35 @@ import fcntl
 import os
 import signal
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from sandbox.errors import EXIT_NOT_FOUND
-from sandbox.kernel import capabilities, process, rlimits
+from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp
 from sandbox.plan import ProcessPlan
 from sandbox.runtime.accounts import Account
 
 _SEPARATOR = b"\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Walls:
+    """What the program is put behind last, made ready before: loading it asks nobody anything."""
+
+    #: The program of the filter of system calls.
+    seccomp: bytes | None = None
+    #: Takes the descriptor on which denied calls are told; None where they are not to be told.
+    hand_over: Callable[[int], None] | None = None
+    #: A ruleset of Landlock, -1 for none.
+    ruleset: int = -1
+    #: Descriptors that handing over needs; exec closes them.
+    keep: tuple[int, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one at all."""
+        return self.seccomp is not None or self.ruleset >= 0
 
 
 class _Progress:
@@ -31,7 +51,13 @@ class _Progress:
 
 
 def run(
-    plan: ProcessPlan, account: Account, terminal_fd: int, report_fd: int, *, single_id: bool
+    plan: ProcessPlan,
+    account: Account,
+    terminal_fd: int,
+    report_fd: int,
+    *,
+    single_id: bool,
+    walls: Walls = Walls(),
 ) -> NoReturn:
     """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it
     (close-on-exec).
@@ -42,19 +68,28 @@ def run(
         terminal_fd: its terminal, -1 for none: standard input, output and error are then what they are.
         report_fd: the writing end of a pipe.
         single_id: only one id is mapped.
+        walls: what the program is put behind.
 
     Never returns and never raises: this is a forked child.
     """
     progress = _Progress()
     try:
         _take_terminal(progress, terminal_fd)
-        _drop_privileges(progress, plan, account, single_id=single_id)
+        _drop_privileges(progress, plan, account, single_id=single_id, walled=walls.any)
         progress.at("descriptors")
-        _close_all_but(report_fd)
+        process.close_descriptors_but({0, 1, 2, report_fd, *walls.keep, walls.ruleset} - {-1})
         progress.at("signals")
         _reset_signals()
+        environment = _environment(plan, account)
+        if walls.ruleset >= 0:
+            progress.at("landlock")
+            landlock.restrict(walls.ruleset)
+        if walls.seccomp is not None:
+            # Last: whatever came behind it would have to pass it.
+            progress.at("seccomp")
+            _filter(walls.seccomp, walls.hand_over)
         progress.at("exec")
-        _exec(plan.argv, _environment(plan, account))
+        _exec(plan.argv, environment)
     except OSError as error:
         _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
     except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
@@ -73,6 +108,13 @@ def _report(report_fd: int, step: str, number: int, text: str) -> None:
     os.write(report_fd, _SEPARATOR.join((step.encode(), str(number).encode(), text.encode(errors="replace"))))
 
 
+def _filter(program: bytes, hand_over: Callable[[int], None] | None) -> None:
+    if hand_over is None:
+        seccomp.install(program)
+    else:
+        seccomp.install_traced(program, hand_over)
+
+
 def _take_terminal(progress: _Progress, terminal_fd: int) -> None:
     progress.at("terminal")
     os.setsid()
@@ -82,8 +124,13 @@ def _take_terminal(progress: _Progress, terminal_fd: int) -> None:
             os.dup2(terminal_fd, standard)
 
 
-def _drop_privileges(progress: _Progress, plan: ProcessPlan, account: Account, *, single_id: bool) -> None:
+def _drop_privileges(
+    progress: _Progress, plan: ProcessPlan, account: Account, *, single_id: bool, walled: bool
+) -> None:
     sets = capabilities.sets_for(account.uid, plan.capabilities, plan.added_capabilities)
+    if walled and not plan.no_new_privileges:
+        # Without no_new_privs the walls want CAP_SYS_ADMIN over the namespace. It is in none of the sets that outlast exec.
+        sets = replace(sets, permitted=sets.permitted | {"SYS_ADMIN"})
     progress.at("process.cwd")
     os.chdir(plan.cwd)
     os.umask(plan.umask)
@@ -114,17 +161,6 @@ def _drop_privileges(progress: _Progress, plan: ProcessPlan, account: Account, *
     if plan.no_new_privileges:
         progress.at("no_new_privileges")
         process.set_no_new_privileges()
-
-
-def _close_all_but(report_fd: int) -> None:
-    """Leave standard input, output and error, and the report, which is close-on-exec."""
-    process.close_descriptors_from(report_fd + 1)
-    for fd in range(3, report_fd):
-        try:
-            os.close(fd)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
 
 
 def _reset_signals() -> None:

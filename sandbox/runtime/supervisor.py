@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
 from sandbox.host import HostFacts, explain_userns_failure
@@ -19,11 +19,12 @@ from sandbox.image.store import LayerStore
 from sandbox.kernel import idmaps, process
 from sandbox.kernel.cgroups import Cgroup
 from sandbox.plan import LayerPlan, Plan
-from sandbox.runtime import init
+from sandbox.runtime import filters, init, payload
 from sandbox.runtime.messages import (
     Adopted,
     Channel,
     CommandFailed,
+    FilterTold,
     FuseMounted,
     InitStarted,
     Mapped,
@@ -36,6 +37,9 @@ from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec.units import format_duration
 from sandbox.state import RunDirectory, StateDirectory
+
+if TYPE_CHECKING:
+    from sandbox.runtime.denials import Denials
 
 M = TypeVar("M")
 
@@ -65,8 +69,12 @@ class Supervisor:
         *,
         trace: Callable[[str], None],
         warn: Callable[[str], None],
+        say_denied: Callable[[str], None] | None = None,
     ) -> None:
-        """Prepare to run *plan*; the server is started already and belongs to the supervisor from now on."""
+        """Prepare to run *plan*; the server is started already and belongs to the supervisor from now on.
+
+        *say_denied* is told which system calls the filter denies, if that is wanted.
+        """
         self._plan = plan
         self._facts = facts
         self._state = state
@@ -86,6 +94,9 @@ class Supervisor:
         self._failure: SandboxError | None = None
         self._timed_out = False
         self._kill_at: float | None = None
+        self._filter: bytes | None = None
+        self._say_denied = say_denied
+        self._denials: Denials | None = None
 
     def run(self) -> int:
         """Run the sandbox; returns its exit status.
@@ -112,6 +123,11 @@ class Supervisor:
 
     def _prepare(self, undo: ExitStack) -> None:
         plan = self._plan
+        if plan.process.seccomp is not None:
+            library, machine = self._facts.libseccomp or "", self._facts.machine
+            self._filter = filters.program_for(
+                plan.process.seccomp, state_fd=self._state.fd, library=library, machine=machine
+            )
         self._run = self._state.new_run(plan.ids, name=plan.name)
         undo.callback(self._run.remove)
         store = LayerStore(self._state)
@@ -195,7 +211,18 @@ class Supervisor:
         ours.close()
         keep = {0, 1, 2, theirs.fileno()}
         process.close_descriptors_but(keep)
-        init.run_stage1(self._plan, theirs, self._trace)
+        init.run_stage1(self._plan, theirs, self._trace, self._walls(theirs))
+
+    def _walls(self, channel: Channel) -> payload.Walls:
+        plan = self._plan.process.seccomp
+        if plan is None or self._filter is None:
+            return payload.Walls()
+        traced = self._say_denied is not None
+        return payload.Walls(
+            seccomp=filters.for_kernel(self._filter, log=plan.log, traced=traced),
+            hand_over=init.tell(channel) if traced else None,
+            keep=(channel.fileno(),) if traced else (),
+        )
 
     def _start(self, stage1: int, channel: Channel) -> None:
         """Bring stage1 and init to where init works on its own."""
@@ -246,6 +273,7 @@ class Supervisor:
                 if pidfd in ready:
                     break
                 self._check_time(deadline)
+                self._hear_denials(ready)
                 if server and server[0] in ready:
                     self._hear_server()
                 if channel.fileno() in ready:
@@ -260,10 +288,13 @@ class Supervisor:
         self._say_what_was_short()
         if self._relay is not None:
             self._relay.finish()
+        self._sum_up_denials()
         return self._verdict(status)
 
     def _poll(self, fds: list[int], deadline: float | None) -> dict[int, int]:
         poll = select.poll()
+        if self._denials is not None and self._denials.fileno() >= 0:
+            fds = [*fds, self._denials.fileno()]
         for fd in fds:
             poll.register(fd, select.POLLIN)
         interest = self._relay.interest() if self._relay is not None else {}
@@ -332,12 +363,32 @@ class Supervisor:
                 os.close(fd)
         elif isinstance(message, TerminalOpened):
             self._relay = TerminalRelay(channel.take_fd())
+        elif isinstance(message, FilterTold):
+            self._trace_denials(channel.take_fd())
         elif isinstance(message, SetupFailed):
             self._failure = self._failure or self._setup_error(message)
         elif isinstance(message, CommandFailed):
             self._failure = self._failure or _command_error(message)
         elif isinstance(message, Started):
             self._trace("started")
+
+    def _trace_denials(self, listener: int) -> None:
+        from sandbox.runtime.denials import Denials
+
+        plan = self._plan.process.seccomp
+        assert plan is not None
+        assert self._filter is not None
+        assert self._say_denied is not None
+        self._denials = Denials(plan, self._filter, listener, self._say_denied)
+
+    def _hear_denials(self, ready: dict[int, int]) -> None:
+        if self._denials is None:
+            return
+        events = ready.get(self._denials.fileno(), 0)
+        if events & select.POLLIN:
+            self._denials.hear()
+        elif events:
+            self._denials.close()  # nobody is under the filter any more
 
     def _drain(self, channel: Channel) -> None:
         """Hear what init said before it ended."""
@@ -386,7 +437,15 @@ class Supervisor:
         if self._relay is not None:
             self._relay.close()
 
+    def _sum_up_denials(self) -> None:
+        if self._say_denied is None:
+            return
+        for line in self._denials.summary() if self._denials is not None else ["no system call was denied"]:
+            self._say_denied(line)
+
     def _close_descriptors(self) -> None:
+        if self._denials is not None:
+            self._denials.close()
         if self._user_namespace_fd >= 0:
             os.close(self._user_namespace_fd)
 
@@ -429,7 +488,9 @@ def _command_error(message: CommandFailed) -> SandboxError:
     error = OSError(message.errno, os.strerror(message.errno))
     if isinstance(error, FileNotFoundError):
         return CommandError.not_found(message.command)
-    return CommandError.not_executable(message.command, error)
+    failure = CommandError.not_executable(message.command, error)
+    failure.hint = message.hint or failure.hint
+    return failure
 
 
 def _catch_signals(undo: ExitStack) -> int:

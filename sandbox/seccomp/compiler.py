@@ -74,5 +74,5 @@ def _add(made: pyseccomp.SyscallFilter, default: int, rule: Rule, name: str) -> 
     try:
         made.add_rule(rule.action, number, *conditions)
     except OSError as error:
-        if error.errno != errno.EEXIST:  # said before
+        if error.errno != errno.EEXIST:  # an earlier rule says something of just these calls
             raise OSError(error.errno, f"{name}: {error.strerror}") from None

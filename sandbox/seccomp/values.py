@@ -81,7 +81,8 @@ class Rule:
 class Filter:
     """A whole filter: *forbidden* is asked first, then *rules*, and what neither mentions meets *default*.
 
-    Among the rules, one without conditions wins over those with, whatever their order; libseccomp has it so.
+    Among the rules, one without conditions wins over those with, whatever their order, and the earlier of two with the same
+    conditions, as libseccomp has it, and with it the engines whose profiles are read here.
     """
 
     default: int

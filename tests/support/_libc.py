@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -13,3 +14,9 @@ def become_subreaper() -> None:
     """Become the parent of every descendant whose own parent ends (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def call_address_of(memory: mmap.mmap) -> int:
+    """Call the machine code that *memory*, which is executable, begins with, and return its result."""
+    start = ctypes.c_char.from_buffer(memory)
+    return int(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(start))())

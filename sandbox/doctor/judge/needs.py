@@ -23,6 +23,9 @@ class Needs:
     private_net: bool = True
     terminal: bool = False
     limits: frozenset[str] = frozenset()
+    #: A filter of system calls, which the defaults have; and rules of Landlock, which they have not.
+    seccomp: bool = True
+    landlock: bool = False
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -44,4 +47,6 @@ def needs_of(plan: Plan) -> Needs:
         private_net="net" in plan.namespaces,
         terminal=plan.process.terminal,
         limits=frozenset(plan.cgroup.given()),
+        seccomp=plan.process.seccomp is not None,
+        landlock=plan.process.landlock is not None,
     )

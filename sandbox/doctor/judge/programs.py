@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.doctor.checks import Check
+from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
+from sandbox.doctor.judge.needs import Needs
 from sandbox.host import HostFacts
+from sandbox.kernel.landlock import NEEDED, SCOPED
 
 MINIMUM_KERNEL = (5, 6)
 """The first with openat2(2), which opens every path below a new root; sandbox.kernel.mounts says what else is used."""
@@ -17,10 +19,11 @@ def judge_base(facts: HostFacts, machine: MachineFacts) -> list[Check]:
     return [_kernel(facts), _server(machine.server, machine.session)]
 
 
-def judge_programs(machine: MachineFacts) -> list[Check]:
+def judge_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `seccomp`, `landlock` and `network`."""
     security, session = machine.security, machine.session
-    return [_seccomp(security, session), _landlock(security), _network(machine.programs, session)]
+    filtered = _seccomp(security, session, needed=needs.seccomp)
+    return [filtered, _landlock(security), _network(machine.programs, session)]
 
 
 def _kernel(facts: HostFacts) -> Check:
@@ -64,26 +67,33 @@ def _server(found: ProgramFacts, session: SessionFacts) -> Check:
     )
 
 
-def _seccomp(security: SecurityFacts, session: SessionFacts) -> Check:
+_UNFILTERED = (
+    'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused'
+)
+
+
+def _seccomp(security: SecurityFacts, session: SessionFacts, *, needed: bool) -> Check:
     evidence = {
         "error": None if security.seccomp is None else security.seccomp.text,
         "libseccomp": security.libseccomp,
     }
+    lacking: Level = "failure" if needed else "warning"
     if security.seccomp is not None:
         return Check(
             id="seccomp",
-            level="note",
+            level=lacking,
             summary=f"no filter of system calls can be set: {security.seccomp.text}",
-            cost="none yet: this version sets no filter",
+            cost=_UNFILTERED,
+            remedy='boot a kernel with CONFIG_SECCOMP_FILTER, or do without: seccomp = "unconfined"',
             facts=evidence,
         )
     if not security.libseccomp:
         install = "apt-get install libseccomp2" if session.debian else "install libseccomp"
         return Check(
             id="seccomp",
-            level="note",
-            summary="filters of system calls can be set, but libseccomp is not installed",
-            cost="none yet: this version sets no filter",
+            level=lacking,
+            summary="filters of system calls can be set, but libseccomp, which compiles them, is not installed",
+            cost=_UNFILTERED,
             remedy=f"as root: {install}",
             facts=evidence,
         )
@@ -97,16 +107,31 @@ def _seccomp(security: SecurityFacts, session: SessionFacts) -> Check:
 
 def _landlock(security: SecurityFacts) -> Check:
     evidence = {"version": security.landlock}
-    if security.landlock:
+    if security.landlock >= SCOPED:
         return Check(
             id="landlock", level="ok", summary=f"Landlock, version {security.landlock}", facts=evidence
         )
+    lacking = [kind for kind, version in NEEDED.items() if version > security.landlock]
+    if security.landlock:
+        cost = (
+            f"environment files with {', '.join(lacking)} in security.landlock are refused, and "
+            if lacking
+            else ""
+        )
+        return Check(
+            id="landlock",
+            level="warning" if lacking else "note",
+            summary=f"Landlock, version {security.landlock}, of which {SCOPED} has all that is used",
+            cost=f"{cost}signals and abstract sockets are not restricted by it",
+            remedy="boot Linux 6.12 or later",
+            facts=evidence,
+        )
     return Check(
         id="landlock",
-        level="note",
+        level="warning",
         summary="the kernel has no Landlock, or it was switched off at boot",
-        cost="none yet: this version does not enforce security.landlock",
-        remedy="boot with lsm=landlock,... on the kernel's command line (Linux 5.13 or later)",
+        cost="environment files with security.landlock are refused",
+        remedy="boot with lsm=landlock,... on the kernel's command line (Linux 6.7 or later)",
         facts=evidence,
     )
 

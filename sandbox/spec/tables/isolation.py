@@ -15,12 +15,13 @@ from sandbox.spec.codecs import (
     SandboxPath,
     Text,
     capability,
+    expect_text,
     mismatch,
     text_schema,
 )
 from sandbox.spec.decode import Record
-from sandbox.spec.notation import joined, quote, shown
-from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
+from sandbox.spec.notation import joined, shown
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
 
@@ -135,30 +136,61 @@ class Capabilities:
     )
 
 
+class SeccompProfile(Codec[str]):
+    """The word "default" or "unconfined", or the path of a profile, which is known by a slash."""
+
+    expects = "string"
+    toml_types = ("string",)
+    choices = ("default", "unconfined")
+
+    def __init__(self) -> None:
+        self._path = HostPath()
+
+    def decode(self, value: object, cursor: Cursor, /) -> str:
+        text = expect_text(self, value)
+        if text in self.choices:
+            return text
+        if "/" not in text:
+            raise Invalid(
+                f"unknown profile {shown(text)}",
+                'write "default", "unconfined" or the path of a profile, with a /',
+            )
+        return self._path.decode(text, cursor)
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [{"enum": list(self.choices)}, text_schema("/")]}
+
+    def describe(self) -> str:
+        return '"default", "unconfined", or the path of a profile'
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seccomp:
     """A filter of system calls: a profile, and changes to it; see seccomp(2)."""
 
     profile: str = setting(
-        Text(),
+        SeccompProfile(),
         doc='The profile: "default", "unconfined", or a path (with a /) of a JSON profile of the containers ecosystem.',
         example="./seccomp.json",
         default="default",
     )
     allow: tuple[str, ...] = setting(
         ListOf(Text(r"[a-z0-9_]+", "write the name of a system call"), distinct=True),
-        doc="System calls that are allowed whatever the profile says.",
-        example=["ptrace"],
+        doc="System calls that are allowed, with any arguments, whatever the profile says.",
+        example=["keyctl"],
         default=(),
     )
     deny: tuple[str, ...] = setting(
         ListOf(Text(r"[a-z0-9_]+", "write the name of a system call"), distinct=True),
-        doc="System calls that fail whatever the profile says.",
-        example=["mount"],
+        doc="System calls that fail, with EPERM, whatever the profile says.",
+        example=["ptrace"],
         default=(),
     )
     log: bool = setting(
-        Boolean(), doc="Whether denied calls are logged and let through.", example=True, default=False
+        Boolean(),
+        doc="Whether what would be denied is let through and written to the kernel's log: to find out, not to confine.",
+        example=True,
+        default=False,
     )
 
 
@@ -167,41 +199,28 @@ class SeccompCodec(Codec["str | Seccomp"]):
 
     expects = "string or table"
     toml_types = ("string", "table")
-    choices = ("unconfined",)
+    choices = SeccompProfile.choices
 
     def __init__(self) -> None:
         self._table = Record(Seccomp)
-        self._path = HostPath()
+        self._profile = SeccompProfile()
 
     def decode(self, value: object, cursor: Cursor, /) -> str | Seccomp:
-        hint = 'this version has no filter, which "unconfined" says'
         if isinstance(value, dict):
-            seccomp = self._table.decode(value, cursor)
-            if not cursor.problems.touch(cursor.path):
-                cursor.unenforced("a filter", hint)
-            return seccomp
+            return self._table.decode(value, cursor)
         if not isinstance(value, str):
             raise mismatch(self, value)
-        if value == "unconfined":
-            return value
-        profile = value if value == "default" or "/" not in value else self._path.decode(value, cursor)
-        if profile != "default" and "/" not in profile:
-            raise Invalid(
-                f"unknown profile {shown(value)}",
-                'write "default", "unconfined" or the path of a profile, with a /',
-            )
-        cursor.unenforced(quote(value), hint)
-        return profile
+        return self._profile.decode(value, cursor)
 
     def encode(self, value: str | Seccomp, /) -> object:
         return value if isinstance(value, str) else self._table.encode(value)
 
     def schema(self) -> dict[str, object]:
-        return {"anyOf": [{"enum": ["default", "unconfined"]}, text_schema("/"), self._table.schema()]}
+        return {"anyOf": [*self._profile.schema()["anyOf"], self._table.schema()]}  # type: ignore[misc]
 
     def describe(self) -> str:
         keys = joined(settings_of(Seccomp))
-        return f'"unconfined"; "default", the path of a profile, and a table of {keys}: {NOT_ENFORCED}'
+        return f"{self._profile.describe()}; or a table of {keys}"
 
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self._table.inside(key)
@@ -209,22 +228,28 @@ class SeccompCodec(Codec["str | Seccomp"]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Landlock:
-    """What Landlock allows: all else is refused, whatever permissions say."""
+    """What Landlock allows, whatever permissions say. A key that is left out restricts nothing, an empty list allows nothing.
 
-    read: tuple[str, ...] = setting(
-        ListOf(SandboxPath()), doc="Paths below which files may be read.", example=["/etc"], default=()
+    Paths are those of the sandbox, and mean what is below them, too. A program that is to start needs its file and its loader
+    in execute, and the libraries in read.
+    """
+
+    read: tuple[str, ...] | None = setting(
+        ListOf(SandboxPath()), doc="Paths below which files may be read.", example=["/etc"]
     )
-    write: tuple[str, ...] = setting(
-        ListOf(SandboxPath()), doc="Paths below which files may be changed.", example=["/tmp"], default=()
+    write: tuple[str, ...] | None = setting(
+        ListOf(SandboxPath()),
+        doc="Paths below which files may be changed, made and removed; of devices that are written, such as /dev/null, too.",
+        example=["/tmp"],
     )
-    execute: tuple[str, ...] = setting(
-        ListOf(SandboxPath()), doc="Paths below which programs may be run.", example=["/usr"], default=()
+    execute: tuple[str, ...] | None = setting(
+        ListOf(SandboxPath()), doc="Paths below which programs may be run.", example=["/usr"]
     )
-    connect: tuple[int, ...] = setting(
-        ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be connected to.", example=[443], default=()
+    connect: tuple[int, ...] | None = setting(
+        ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be connected to.", example=[443]
     )
-    bind: tuple[int, ...] = setting(
-        ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be listened on.", example=[8080], default=()
+    bind: tuple[int, ...] | None = setting(
+        ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be listened on.", example=[8080]
     )
 
 
@@ -246,15 +271,14 @@ class Security:
     )
     seccomp: str | Seccomp = setting(
         SeccompCodec(),
-        doc="Filter of system calls. This version has none, which is what unconfined says.",
-        example="default",
-        default="unconfined",
+        doc="Filter of system calls: built-in, none, or a JSON profile as podman takes it.",
+        example="./seccomp.json",
+        default="default",
     )
     landlock: Landlock | None = setting(
         Record(Landlock),
-        doc="Rules of Landlock, a second wall behind the mounts; see landlock(7).",
+        doc="Rules of Landlock, see landlock(7): a key that is left out restricts nothing.",
         example={"read": ["/usr"]},
-        enforced=False,
     )
     masked_paths: tuple[str, ...] = setting(
         ListOf(SandboxPath()),

@@ -34,6 +34,9 @@ def host(**changes: Any) -> HostFacts:
         "kernel_version": (6, 12),
         "terminal": False,
         "hard_limits": dict.fromkeys(RESOURCES, UNLIMITED),
+        "seccomp_actions": frozenset({"errno", "log", "user_notif", "allow"}),
+        "libseccomp": "2.6.0",
+        "landlock": 6,
     }
     return HostFacts(**{**facts, **changes})
 

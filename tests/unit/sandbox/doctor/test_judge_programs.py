@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from sandbox.doctor.facts import Failure, ProgramFacts, SecurityFacts
+from sandbox.doctor.judge.needs import Needs
+from sandbox.doctor.judge.programs import judge_programs
 from sandbox.host import HostFacts
-from tests.unit.sandbox.doctor.made_up import account, checks, session, shown
+from tests.unit.sandbox.doctor.made_up import account, checks, machine, session, shown
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
     (
@@ -148,10 +150,10 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             )
         },
         (
-            "note",
+            "failure",
             "no filter of system calls can be set: prctl(22, 2): Invalid argument",
-            "none yet: this version sets no filter",
-            "",
+            'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused',
+            'boot a kernel with CONFIG_SECCOMP_FILTER, or do without: seccomp = "unconfined"',
         ),
     ),
     (
@@ -160,9 +162,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {"security": SecurityFacts(seccomp=None, libseccomp=False, landlock=7)},
         (
-            "note",
-            "filters of system calls can be set, but libseccomp is not installed",
-            "none yet: this version sets no filter",
+            "failure",
+            "filters of system calls can be set, but libseccomp, which compiles them, is not installed",
+            'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused',
             "as root: apt-get install libseccomp2",
         ),
     ),
@@ -175,9 +177,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "security": SecurityFacts(seccomp=None, libseccomp=False, landlock=7),
         },
         (
-            "note",
-            "filters of system calls can be set, but libseccomp is not installed",
-            "none yet: this version sets no filter",
+            "failure",
+            "filters of system calls can be set, but libseccomp, which compiles them, is not installed",
+            'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused',
             "as root: install libseccomp",
         ),
     ),
@@ -194,15 +196,39 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
     ),
     (
+        "Landlock without ports",
+        "landlock",
+        None,
+        {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=3)},
+        (
+            "warning",
+            "Landlock, version 3, of which 6 has all that is used",
+            "environment files with connect, bind in security.landlock are refused, and signals and abstract sockets are not restricted by it",
+            "boot Linux 6.12 or later",
+        ),
+    ),
+    (
+        "Landlock without scopes",
+        "landlock",
+        None,
+        {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=4)},
+        (
+            "note",
+            "Landlock, version 4, of which 6 has all that is used",
+            "signals and abstract sockets are not restricted by it",
+            "boot Linux 6.12 or later",
+        ),
+    ),
+    (
         "no Landlock",
         "landlock",
         None,
         {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=0)},
         (
-            "note",
+            "warning",
             "the kernel has no Landlock, or it was switched off at boot",
-            "none yet: this version does not enforce security.landlock",
-            "boot with lsm=landlock,... on the kernel's command line (Linux 5.13 or later)",
+            "environment files with security.landlock are refused",
+            "boot with lsm=landlock,... on the kernel's command line (Linux 6.7 or later)",
         ),
     ),
     (
@@ -258,3 +284,11 @@ def test_what_is_found_is_said_with_its_cost_and_remedy(
     identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
 ) -> None:
     assert shown(checks(facts, **changes)[identity]) == expected
+
+
+def test_a_file_that_wants_no_filter_works_without_what_one_needs() -> None:
+    lacking = machine(security=SecurityFacts(seccomp=None, libseccomp=False, landlock=7))
+    levels = [
+        judge_programs(lacking, Needs(single_id=False, seccomp=needed))[0].level for needed in (True, False)
+    ]
+    assert levels == ["failure", "warning"]

@@ -74,7 +74,8 @@ MACHINES: Mapping[str, Machine] = {
         ),
     ),
     "network": Machine(
-        facts=host(terminal=True),
+        facts=host(terminal=True, landlock=0),
+        paths=(file("/specs/web.json", content=b'{"defaultAction": "SCMP_ACT_ALLOW"}'),),
         environ={"HOME": "/home/user", "LANG": "de_DE.UTF-8", "SSH_AUTH_SOCK": "/run/agent", "TERM": "xterm"},
         surroundings=Surroundings(abstract_sockets=("@/tmp/.X11-unix/X0", "@dbus")),
     ),

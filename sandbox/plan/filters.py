@@ -1,0 +1,158 @@
+"""The walls behind the others: which system calls the program may make, and what Landlock allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandbox.host import HostFacts
+from sandbox.kernel.landlock import LINUX, NEEDED, SCOPED, Rules, lacking
+from sandbox.plan.findings import Findings
+from sandbox.plan.values import SeccompPlan
+from sandbox.seccomp.builtin import default_filter
+from sandbox.seccomp.calls import KNOWN
+from sandbox.seccomp.profile import ProfileError, parse_profile
+from sandbox.seccomp.values import MACHINES, Filter, changed
+from sandbox.sources import PathFact
+from sandbox.spec.model import Spec
+from sandbox.spec.notation import nearest, quote, shown
+from sandbox.spec.tables import Seccomp
+
+_KEY = "security.seccomp"
+_UNCONFINED = 'allow the sandbox to run without a filter: optional = ["seccomp"] in [security]'
+
+
+def seccomp_profile(spec: Spec) -> str | None:
+    """Return the path of the profile that *spec* names; None where it names none."""
+    profile = _asked(spec).profile
+    return profile if "/" in profile else None
+
+
+def _asked(spec: Spec) -> Seccomp:
+    asked = spec.security.seccomp
+    return Seccomp(profile=asked) if isinstance(asked, str) else asked
+
+
+def plan_seccomp(
+    spec: Spec,
+    facts: HostFacts,
+    paths: Mapping[str, PathFact],
+    capabilities: frozenset[str],
+    findings: Findings,
+) -> SeccompPlan | None:
+    """Plan the filter for a program that may have *capabilities*; None where it gets none."""
+    asked = _asked(spec)
+    if asked.profile == "unconfined" and not asked.deny:
+        return None
+    lack = _what_lacks(facts, log=asked.log)
+    if lack is not None:
+        reason, hint = lack
+        if "seccomp" in spec.security.optional:
+            findings.differ(_KEY, None, reason)
+        else:
+            findings.refuse(_KEY, f"cannot be enforced here: {reason}", f"{hint}, or {_UNCONFINED}")
+        return None
+    base = _base(spec, asked.profile, facts, paths, capabilities, findings)
+    _refuse_unknown(asked, findings)
+    if base is None:
+        return None
+    return SeccompPlan(
+        profile=asked.profile,
+        filter=changed(base, asked.allow, asked.deny),
+        allow=asked.allow,
+        deny=asked.deny,
+        log=asked.log,
+    )
+
+
+def _what_lacks(facts: HostFacts, *, log: bool) -> tuple[str, str] | None:
+    """Return why there can be no filter here, and what to do about it; None where there can."""
+    if "errno" not in facts.seccomp_actions:
+        return "this kernel has no filters of system calls", "boot one with CONFIG_SECCOMP_FILTER"
+    if log and "log" not in facts.seccomp_actions:
+        return "this kernel logs no denied calls", "remove log"
+    if facts.machine not in MACHINES:
+        return f"there are no filters for a machine of the kind {facts.machine}", "start it on another"
+    if facts.libseccomp is None:
+        install = "as root: apt-get install libseccomp2 (elsewhere the package is libseccomp)"
+        return "libseccomp, which compiles filters, is not installed", install
+    return None
+
+
+def _base(
+    spec: Spec,
+    profile: str,
+    facts: HostFacts,
+    paths: Mapping[str, PathFact],
+    capabilities: frozenset[str],
+    findings: Findings,
+) -> Filter | None:
+    machine = MACHINES[facts.machine]
+    if profile == "default":
+        return default_filter(machine, capabilities)
+    if profile == "unconfined":
+        return Filter(default=0x7FFF0000, architectures=machine.others, rules=())
+    key = _KEY if isinstance(spec.security.seccomp, str) else f"{_KEY}.profile"
+    fact = paths[profile]
+    if fact.content is None:
+        reason = fact.reason or f"is a {fact.kind}, not a file"
+        findings.refuse(key, f"{profile}: {reason}", "name a JSON profile as docker and podman take it")
+        return None
+    try:
+        return parse_profile(fact.content, machine, capabilities, facts.kernel_version)
+    except ProfileError as error:
+        findings.refuse(key, f"{profile}: {error}", "mend the profile, or take it out")
+        return None
+
+
+def _refuse_unknown(asked: Seccomp, findings: Findings) -> None:
+    for key in ("allow", "deny"):
+        for number, name in enumerate(getattr(asked, key)):
+            if name not in KNOWN:
+                meant = nearest(name, KNOWN)
+                hint = f"did you mean {quote(meant)}?" if meant else "syscalls(2) lists them"
+                findings.refuse(f"{_KEY}.{key}[{number}]", f"there is no system call {shown(name)}", hint)
+
+
+def plan_landlock(spec: Spec, facts: HostFacts, findings: Findings) -> Rules | None:
+    """Plan the rules of Landlock: all that the file asks for, or none."""
+    asked = spec.security.landlock
+    if asked is None:
+        return None
+    rules = Rules(
+        read=asked.read,
+        write=asked.write,
+        execute=asked.execute,
+        connect=asked.connect,
+        bind=asked.bind,
+        scoped=facts.landlock >= SCOPED,
+    )
+    missing = lacking(rules, facts.landlock)
+    if not missing and facts.landlock:
+        return rules
+    have = (
+        f"has version {facts.landlock} of it"
+        if facts.landlock
+        else "has no Landlock, or it was switched off at boot"
+    )
+    allowed = "landlock" in spec.security.optional
+    remedy = (
+        'allow the sandbox to run without: optional = ["landlock"] in [security]; Landlock is switched on with '
+        "lsm=landlock,... on the kernel's command line"
+    )
+    if allowed or not missing:
+        needed = max((NEEDED[kind] for kind in missing), default=1)
+        reason = (
+            f"needs version {needed} of Landlock's interface (Linux {LINUX[needed]}), and this kernel {have}"
+        )
+        if allowed:
+            findings.differ("security.landlock", None, reason)
+        else:
+            findings.refuse("security.landlock", reason, remedy)
+        return None
+    for kind in missing:
+        needed = NEEDED[kind]
+        message = (
+            f"needs version {needed} of Landlock's interface (Linux {LINUX[needed]}), and this kernel {have}"
+        )
+        findings.refuse(f"security.landlock.{kind}", message, f"remove it, or {remedy}")
+    return None

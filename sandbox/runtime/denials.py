@@ -1,0 +1,147 @@
+"""Answering for `up --trace-denials` the system calls that a filter denies, and saying which they were.
+
+The kernel tells each of them on a descriptor and lets its thread wait; what it is answered is what the filter itself would have
+said. Every denied call costs two changes of process, every allowed one nothing. Imported only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+
+from sandbox.kernel import bpf, seccomp
+from sandbox.kernel.seccomp import Call
+from sandbox.plan import SeccompPlan
+from sandbox.seccomp import values
+from sandbox.seccomp.calls import ABSENT
+from sandbox.spec.notation import quote, visible
+
+_SAID = 100
+"""Different denials that are said one by one; a program that makes up more does it on purpose."""
+
+_ARCHITECTURES = {0x40000003: "X86", 0x40000028: "ARM", 0x00000016: "S390"}
+"""AUDIT_ARCH_* of calls that are not the machine's own, and libseccomp's names."""
+
+
+class Denials:
+    """The denied calls of one sandbox."""
+
+    def __init__(self, plan: SeccompPlan, program: bytes, listener: int, say: Callable[[str], None]) -> None:
+        """Take over *listener*; *program* is what the filter says itself."""
+        self._plan = plan
+        self._program = program
+        self._listener = listener
+        self._say = say
+        self._seen: set[tuple[str, int, str]] = set()
+        self._counts: Counter[str] = Counter()
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll on; -1 when nobody is under the filter any more."""
+        return self._listener
+
+    def close(self) -> None:
+        """Close the descriptor: calls that wait fail with ENOSYS, and so do all that follow."""
+        if self._listener >= 0:
+            os.close(self._listener)
+            self._listener = -1
+
+    def hear(self) -> None:
+        """Answer one call."""
+        call = seccomp.receive(self._listener)
+        if call is None:
+            return
+        action = bpf.run(self._program, call.number & 0xFFFFFFFF, call.architecture, call.arguments)
+        self._note(call, action)
+        kind, number = action & bpf.ACTION_MASK, action & 0xFFFF
+        if values.lets_through(action) or self._plan.log:
+            seccomp.answer(self._listener, call, None)
+        elif kind == values.ERRNO:
+            seccomp.answer(self._listener, call, number)
+        else:
+            self._end(call, signal.SIGSYS)
+            seccomp.answer(self._listener, call, errno.ENOSYS)
+
+    @staticmethod
+    def _end(call: Call, number: int) -> None:
+        """Do what a filter that kills does; where that was one thread, the rest of its process does not outlive it here."""
+        try:
+            os.kill(call.process, number)
+        except ProcessLookupError:
+            pass
+
+    def _note(self, call: Call, action: int) -> None:
+        name = _name(call)
+        self._counts[name] += 1
+        program = _program_of(call.process)
+        kind = (name, action, program)
+        if kind in self._seen or len(self._seen) >= _SAID:
+            return
+        self._seen.add(kind)
+        arguments = ", ".join(f"{value:#x}" for value in call.arguments)
+        self._say(
+            f"denied: {name}({arguments}) = {_outcome(action)} in {program}, process {_inner(call.process)}"
+        )
+
+    def summary(self) -> list[str]:
+        """Return what was denied, in all, and what would allow it."""
+        if not self._counts:
+            return ["no system call was denied"]
+        counted = ", ".join(f"{name} {count}" for name, count in sorted(self._counts.items()))
+        lines = [f"denied system calls: {counted}"]
+        wanted = sorted(name for name in self._counts if name not in ABSENT and name.isidentifier())
+        absent = sorted(name for name in self._counts if name in ABSENT)
+        if absent:
+            lines.append(f"absent on purpose, and no harm to most programs: {', '.join(absent)}")
+        if wanted:
+            lines.append(f"to allow them, with any arguments: {self._setting(wanted)}")
+        return lines
+
+    def _setting(self, names: list[str]) -> str:
+        parts = [] if self._plan.profile == "default" else [f"profile = {quote(self._plan.profile)}"]
+        allow = [*self._plan.allow, *(name for name in names if name not in self._plan.allow)]
+        parts.append(f"allow = [{', '.join(map(quote, allow))}]")
+        deny = [name for name in self._plan.deny if name not in names]
+        if deny:
+            parts.append(f"deny = [{', '.join(map(quote, deny))}]")
+        return f"[security] seccomp = {{ {', '.join(parts)} }}"
+
+
+def _name(call: Call) -> str:
+    import pyseccomp  # slow to import; the compiler imports it where there was no compiled filter
+
+    name = _ARCHITECTURES.get(call.architecture)
+    architecture = pyseccomp.Arch.NATIVE if name is None else getattr(pyseccomp.Arch, name)
+    try:
+        name_of: bytes = pyseccomp.resolve_syscall(architecture, call.number)
+        return name_of.decode()
+    except ValueError:
+        return f"call {call.number:#x} of architecture {call.architecture:#x}"
+
+
+def _outcome(action: int) -> str:
+    kind, number = action & bpf.ACTION_MASK, action & 0xFFFF
+    if kind == values.ERRNO:
+        return errno.errorcode.get(number, str(number))
+    return "the end of the process"
+
+
+def _program_of(process: int) -> str:
+    try:
+        return "".join(map(visible, os.readlink(f"/proc/{process}/exe")))
+    except OSError:
+        return "a program that cannot be seen"
+
+
+def _inner(process: int) -> str:
+    """Return the number that the process has inside."""
+    try:
+        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("NSpid:"):
+                    return line.split()[-1]
+    except OSError:
+        pass
+    return "unknown"

@@ -1,0 +1,161 @@
+"""The programs of filters, compiled once and kept in the state directory, so that a start compiles nothing.
+
+    STATE/filters/KEY      a line with a digest, and the program
+
+KEY names all that decides the program: the filter, the version of libseccomp, the kind of machine. What is found there is used only
+if it is a file of ours that nobody else may write, and whole; anything else is compiled anew. What cannot be kept is no failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from contextlib import suppress
+
+from sandbox.errors import HostError, SetupError
+from sandbox.kernel import bpf, seccomp
+from sandbox.plan import SeccompPlan
+from sandbox.seccomp import values
+
+_KEPT = 64
+"""Programs that are kept, of ten kilobytes each; the ones that were written first make room."""
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NATIVE_CALLS = {"x86_64": (0xC000003E, 59), "aarch64": (0xC00000B7, 221), "riscv64": (0xC00000F3, 221)}
+"""AUDIT_ARCH_* and the number of execve, of machines whose filter is asked whether the program could be started at all."""
+
+
+def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str) -> bytes:
+    """Return the program of the filter that *plan* names: the one that is kept in the state directory, or a new one.
+
+    Raises:
+        HostError: it cannot be compiled.
+        SetupError: under it, nothing could be started.
+    """
+    key = hashlib.sha256(repr((plan.filter.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
+    directory = _open_directory(state_fd)
+    try:
+        program = None if directory is None else _kept(directory, key)
+        if program is None:
+            program = _compile(plan)
+            if directory is not None:
+                with suppress(OSError):
+                    _keep(directory, key, program)
+    finally:
+        if directory is not None:
+            os.close(directory)
+    architecture, execve = _NATIVE_CALLS.get(machine, (0, 0))
+    if architecture and not plan.log and not values.lets_through(bpf.run(program, execve, architecture)):
+        raise SetupError(
+            "security.seccomp",
+            f"the filter (profile {plan.profile}) denies execve, so that the program could not be started",
+            hint='take it out of deny, or allow it: seccomp = { allow = ["execve"] }',
+        )
+    return program
+
+
+def _compile(plan: SeccompPlan) -> bytes:
+    try:
+        from sandbox.seccomp.compiler import UnknownCallError, compile_filter
+    except (ImportError, RuntimeError) as error:  # it says so where it finds no library
+        raise HostError(
+            f"filters of system calls cannot be compiled: {error}",
+            hint="as root: apt-get install libseccomp2; and install pyseccomp beside sandbox",
+        ) from None
+    try:
+        return compile_filter(plan.filter)
+    except UnknownCallError as error:
+        raise HostError(
+            f"{plan.profile}: denies {error}, which this machine's libseccomp does not know and would let through",
+            hint="install a newer libseccomp, or take it out of the profile",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise HostError(f"libseccomp takes no such filter: {error}", hint=f"look at {plan.profile}") from None
+
+
+def for_kernel(program: bytes, *, log: bool, traced: bool) -> bytes:
+    """Return *program* as it is to be loaded: what it denies is told to the tracer, or logged, where that is asked for."""
+    if not log and not traced:
+        return program
+    instead = seccomp.NOTIFY if traced else values.LOG
+    return bpf.with_actions(program, lambda action: action if values.lets_through(action) else instead)
+
+
+def _open_directory(state_fd: int) -> int | None:
+    try:
+        with suppress(FileExistsError):
+            os.mkdir("filters", 0o700, dir_fd=state_fd)
+        fd = os.open("filters", _OPEN_DIR, dir_fd=state_fd)
+    except OSError:
+        return None
+    if _is_ours(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_ours(info: os.stat_result) -> bool:
+    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
+def _kept(directory: int, key: str) -> bytes | None:
+    """Return the program that is kept as *key*; None if there is none that can be trusted."""
+    try:
+        # Not blocking: what lies there may be a FIFO.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(key, flags, dir_fd=directory)
+    except OSError:
+        return None
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or not _is_ours(info) or info.st_nlink != 1:
+        os.close(fd)
+        return None
+    with open(fd, "rb") as file:
+        content = file.read(bpf.MAX_INSTRUCTIONS * bpf.SIZE + 128)
+    head, _, program = content.partition(b"\n")
+    if head != _head(key, program):
+        return None
+    try:
+        bpf.instructions(program)
+    except ValueError:
+        return None
+    return program
+
+
+def _head(key: str, program: bytes) -> bytes:
+    # With the key in it, one entry cannot stand for another.
+    return hashlib.sha256(key.encode() + program).hexdigest().encode()
+
+
+def _keep(directory: int, key: str, program: bytes) -> None:
+    temporary = f"{key}.{os.getpid()}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+    def opener(name: str, _flags: int) -> int:
+        return os.open(name, flags, 0o600, dir_fd=directory)
+
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=directory)  # of a process that had this pid and was killed
+    try:
+        with open(temporary, "wb", opener=opener) as file:
+            file.write(_head(key, program) + b"\n" + program)
+        os.rename(temporary, key, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    _make_room(directory)
+
+
+def _make_room(directory: int) -> None:
+    names = os.listdir(directory)
+    if len(names) <= _KEPT:
+        return
+
+    def written(name: str) -> int:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
+
+    for name in sorted(names, key=written)[: len(names) - _KEPT]:
+        os.unlink(name, dir_fd=directory)
