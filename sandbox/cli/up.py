@@ -85,8 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
         server.abandon()
         raise problem
 
+    # A terminal that is passed through is raw: it begins no line by itself.
+    end = "\r\n" if sys.stderr.isatty() else "\n"
+
     def say(text: str) -> None:
-        print(f"sandbox: {text}", file=sys.stderr, flush=True)
+        print(f"sandbox: {text}", file=sys.stderr, end=end, flush=True)
 
     def trace(text: str) -> None:
         if arguments.debug:

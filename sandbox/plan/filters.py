@@ -10,7 +10,6 @@ from sandbox.plan.findings import Findings
 from sandbox.plan.values import SeccompPlan
 from sandbox.seccomp.builtin import default_filter
 from sandbox.seccomp.calls import KNOWN
-from sandbox.seccomp.profile import ProfileError, parse_profile
 from sandbox.seccomp.values import MACHINES, Filter, changed
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
@@ -97,6 +96,8 @@ def _base(
         reason = fact.reason or f"is a {fact.kind}, not a file"
         findings.refuse(key, f"{profile}: {reason}", "name a JSON profile as docker and podman take it")
         return None
+    from sandbox.seccomp.profile import ProfileError, parse_profile  # most files name none
+
     try:
         return parse_profile(fact.content, machine, capabilities, facts.kernel_version)
     except ProfileError as error:

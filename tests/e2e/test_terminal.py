@@ -57,10 +57,12 @@ class Person:
 
 
 @contextmanager
-def person_at(launcher: Launcher, command: list[str], spec: str = HOST_ROOT) -> Iterator[Person]:
+def person_at(
+    launcher: Launcher, command: list[str], spec: str = HOST_ROOT, options: tuple[str, ...] = ()
+) -> Iterator[Person]:
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
-    arguments = launcher.arguments(spec, command)
+    arguments = launcher.arguments(spec, command, options)
     pid = os.fork()
     if pid == 0:
         try:
@@ -90,6 +92,23 @@ def test_program_has_a_terminal_of_the_sandboxs_own(launcher: Launcher) -> None:
     ) as person:
         person.read_until("/dev/pts/0\r\nyes\r\n0\r\nptmx\r\nover\r\n")
         assert person.status() == 0
+
+
+def test_what_is_traced_begins_its_lines_while_the_terminal_is_raw(launcher: Launcher) -> None:
+    script = "unshare --user true 2>/dev/null; echo over"
+    with person_at(launcher, ["sh", "-c", script], options=("--trace-denials",)) as person:
+        before = person.read_until("over")
+        assert "denied: unshare(" in before
+        assert before.count("\n") == before.count("\r\n") == 1
+        person.read_until("to allow them")
+        assert person.status() == 0
+
+
+def test_no_program_types_into_its_terminal(launcher: Launcher) -> None:
+    script = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSTI, b'x')"
+    with person_at(launcher, ["/usr/bin/python3", "-c", script]) as person:
+        person.read_until("PermissionError")
+        assert person.status() == 1
 
 
 def test_window_size_is_passed_on_and_follows(launcher: Launcher) -> None:
