@@ -123,8 +123,11 @@ def test_unconfined_is_no_filter(launcher: Launcher) -> None:
     assert done.out.endswith("made\n")
 
 
-@pytest.mark.parametrize("user", ["", '[process]\nuser = "1:1"\n'])
-@pytest.mark.newuidmap
+@pytest.mark.parametrize(
+    "user",
+    ["", pytest.param('[process]\nuser = "1:1"\n', marks=pytest.mark.newuidmap)],
+    ids=["root", "another"],
+)
 def test_without_no_new_privileges_the_filter_is_there_and_the_capability_for_it_is_not(
     launcher: Launcher, user: str
 ) -> None:
