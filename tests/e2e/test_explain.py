@@ -307,7 +307,7 @@ def refusing_specs() -> dict[str, str]:
     """Return files that `up` refuses, or finds wrong."""
     return {
         "absent layer": '[root]\nlayers = ["dir:absent"]\n',
-        "unenforced": HOST_ROOT + '[limits]\ncpuset = "0"\n[security]\nseccomp = { deny = ["nosuchcall"] }\n',
+        "unenforced": HOST_ROOT + 'native = ["/usr"]\n[health]\ncommand = ["true"]\n',
         "unknown image": '[root]\nlayers = ["oci:image"]\n',
         "hard limit": HOST_ROOT
         + f"[limits]\nfile_size = {1 << 40}\ncpu_time = 99999\nopen_files = 1073741816\n",
