@@ -9,7 +9,7 @@ from sandbox.explain.report import Fact
 from sandbox.kernel.landlock import SCOPED
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp.calls import DENIED
-from sandbox.spec.codecs import joined
+from sandbox.spec.notation import joined
 from sandbox.spec.tables import Seccomp
 
 SECCOMP = "security.seccomp"
