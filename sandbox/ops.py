@@ -7,7 +7,7 @@ Targets are paths in the sandbox.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +33,20 @@ class BindVolume:
     nosuid: bool = True
     nodev: bool = True
     noexec: bool = False
-    #: Make the target where it is missing: it lies in a tmpfs of this sandbox, not in the layers.
+    #: Show what the host mounts below the source later, too.
+    slave: bool = False
+    #: The name of the volume that is kept in the state directory, whose directory the source is.
+    name: str | None = None
+    #: The volume around the target, which symbolic links on the way to it must not lead out of.
+    within: str | None = None
+    #: Make the target where it is missing: it lies in a volume of this sandbox's own, not in the layers.
     create: bool = False
 
     def describe(self) -> str:
         """Return the operation as one line."""
-        return f"bind {self.source} on {self.target} [{_flags(self)}]"
+        source = self.source if self.name is None else f"volume {self.name}, {self.source},"
+        slave = " slave" if self.slave else ""
+        return f"bind {source} on {self.target} [{_flags(self)}{slave}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +60,62 @@ class TmpfsVolume:
     nosuid: bool = True
     nodev: bool = True
     noexec: bool = False
+    within: str | None = None
     create: bool = False
 
     def describe(self) -> str:
         """Return the operation as one line."""
         size = "" if self.size is None else f" size={self.size}"
         return f"mount tmpfs on {self.target} [{_flags(self)} mode={self.mode:04o}{size}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileVolume:
+    """Show a file that is made in memory, read-only."""
+
+    target: str
+    #: What it holds; it may be secret.
+    content: bytes = field(repr=False)
+    mode: int = 0o644
+    read_only: bool = True
+    nosuid: bool = True
+    nodev: bool = True
+    noexec: bool = False
+    within: str | None = None
+    create: bool = False
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return (
+            f"show a file of {len(self.content)} bytes on {self.target} [{_flags(self)} mode={self.mode:04o}]"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckVolumes:
+    """See that each volume is what its target leads to: that no symbolic link has put another one over it."""
+
+    targets: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"see that no volume covers another: {' '.join(self.targets)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindDevice:
+    """Show a device node of the host in /dev, if it is still the one that was planned with."""
+
+    source: str
+    target: str
+    #: "c" or "b", and the numbers.
+    kind: str
+    major: int
+    minor: int
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"bind the device {self.source} ({self.kind} {self.major}:{self.minor}) on {self.target}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +205,15 @@ class LoopbackUp:
         return "bring lo up"
 
 
+VolumeOperation = BindVolume | TmpfsVolume | FileVolume
+
 Operation = (
     MountRoot
     | BindVolume
     | TmpfsVolume
+    | FileVolume
+    | CheckVolumes
+    | BindDevice
     | MountProc
     | MountSys
     | BuildDev
@@ -162,6 +225,6 @@ Operation = (
 )
 
 
-def _flags(volume: BindVolume | TmpfsVolume) -> str:
+def _flags(volume: VolumeOperation) -> str:
     names = ("read_only", "nosuid", "nodev", "noexec")
     return " ".join(name.replace("_", "-") for name in names if getattr(volume, name)) or "read-write"

@@ -8,10 +8,25 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from sandbox.kernel.mountinfo import parse_mountinfo
+
 MAX_CONTENT = 1 << 20
 """Bytes of a file that is read: more than execve(2) would take as an environment."""
 
+MAX_DEVICES = 64
+"""Device nodes of one directory that are looked at."""
+
 Kind = Literal["directory", "file", "missing", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """A device node: its path, "" or with a leading slash below the path that was looked at; "c" or "b"; its numbers."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +44,10 @@ class PathFact:
     owner: int | None = None
     #: Why it cannot be used, for "missing" and "refused".
     reason: str = ""
+    #: The device nodes there, where these were asked for.
+    devices: tuple[DeviceNode, ...] = ()
+    #: What mounts made there on the host do elsewhere, where that was asked for: whether they travel.
+    shared: bool = False
     #: What is in the file, where that was asked for; it may be secret.
     content: bytes | None = field(default=None, repr=False)
 
@@ -56,10 +75,22 @@ def inspect(path: str) -> PathFact:
     )
 
 
-def inspect_all(paths: Iterable[str], *, read: Collection[str] = ()) -> Mapping[str, PathFact]:
-    """Look at each of *paths* once; into those that are to be *read*, too."""
+def inspect_all(
+    paths: Iterable[str],
+    *,
+    read: Collection[str] = (),
+    devices: Collection[str] = (),
+    mounts: Collection[str] = (),
+) -> Mapping[str, PathFact]:
+    """Look at each of *paths* once; into those that are to be *read*, too.
+
+    Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there.
+    """
     facts = {path: inspect(path) for path in dict.fromkeys(paths)}
-    return {path: _read(fact) if path in read else fact for path, fact in facts.items()}
+    facts |= {path: _read(facts[path]) for path in read}
+    facts |= {path: _list_devices(facts[path]) for path in devices}
+    facts |= {path: replace(facts[path], shared=_is_shared(facts[path].real)) for path in mounts}
+    return facts
 
 
 def _read(fact: PathFact) -> PathFact:
@@ -78,3 +109,63 @@ def _read(fact: PathFact) -> PathFact:
     if len(content) > MAX_CONTENT:
         return replace(fact, reason="is larger than 1 MiB")
     return replace(fact, content=content)
+
+
+def _list_devices(fact: PathFact) -> PathFact:
+    """Return *fact* with the device nodes at its path, or with the reason why there is none. Opens none of them."""
+    if fact.kind == "missing":
+        return fact
+    try:
+        info = os.stat(fact.real)
+        # Whether this account may open it does not count: the program may have other ids.
+        fact = replace(fact, kind="directory" if stat.S_ISDIR(info.st_mode) else "file", reason="")
+        if os.statvfs(fact.real).f_flag & os.ST_NODEV:
+            return replace(
+                fact, reason="is on a file system that is mounted nodev, where no device can be opened"
+            )
+        if fact.kind == "directory":
+            return replace(fact, devices=tuple(_devices_below(fact.real)))
+        node = _device("", info)
+    except OSError as error:
+        return replace(fact, kind="refused", reason=(error.strerror or str(error)).lower())
+    return replace(fact, devices=(node,)) if node else replace(fact, reason="is not a device")
+
+
+def _devices_below(top: str) -> list[DeviceNode]:
+    found: list[DeviceNode] = []
+    for directory, names, files in os.walk(top):
+        names.sort()
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            try:
+                node = _device(path[len(top.rstrip("/")) :], os.lstat(path))
+            except OSError:
+                continue  # gone meanwhile
+            if node is not None:
+                found.append(node)
+            if len(found) >= MAX_DEVICES:
+                return found
+    return found
+
+
+def _device(path: str, info: os.stat_result) -> DeviceNode | None:
+    kind = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
+    if not kind:
+        return None
+    return DeviceNode(path=path, kind=kind, major=os.major(info.st_rdev), minor=os.minor(info.st_rdev))
+
+
+def _is_shared(real: str) -> bool:
+    """Tell whether what is mounted below *real* reaches mount namespaces that are copies of this one."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            entries = parse_mountinfo(file.read())
+    except OSError:
+        return False
+    around = [
+        entry
+        for entry in entries
+        if real == entry.mount_point or real.startswith(entry.mount_point.rstrip("/") + "/")
+    ]
+    # The longest mount point, and of several mounts there the last, is what the path leads to.
+    return bool(around) and max(reversed(around), key=lambda entry: len(entry.mount_point)).travels

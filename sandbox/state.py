@@ -3,6 +3,7 @@
     STATE/lock                 held for a moment while run directories are made and swept
     STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable
     layer STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
+    STATE/volumes/NAME/        a named volume: lock, state.json, data
     STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py)
     STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
 
@@ -20,12 +21,12 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.kernel import cgroups
-from sandbox.kernel.idmaps import IdMap, lookup
+from sandbox.kernel.idmaps import IdMap, covers, lookup
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan
 from sandbox.userns import run_with_ids
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from sandbox.plan import MountPoint
 
 #: What the state directory holds; the docstring of this module says what each is for.
-_PARTS = ("run", "sandboxes", "layers")
+_PARTS = ("run", "sandboxes", "layers", "volumes")
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -157,6 +158,40 @@ class StateDirectory:
         directory.record({"file": file})
         return directory
 
+    def keep_volume(self, name: str, ids: IdPlan, *, mode: int) -> int:
+        """Make the volume *name* unless it is there; returns a descriptor that says it is in use (a shared lock) until closed.
+
+        Its directory ``data`` is made with *mode* and belongs to id 0 of *ids*. Who comes later may have other ids, if these
+        hold all that files in it may belong to.
+
+        Raises:
+            StateError: they do not.
+        """
+        path = os.path.join(self.path, "volumes", name)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            # One lock for all changes of this kind, since one that is shared cannot be waited for.
+            with self.locked():
+                before = _ids_from_json((_read_state(path) or {}).get("ids"))
+                if before is None:
+                    _make_owned(os.path.join(path, "data"), ids, mode)
+                elif not _holds_ids_of(ids, before):
+                    raise StateError(
+                        f"volume {name} has files of ids that this sandbox does not have",
+                        hint=f"use it with the ids of before, another name, or remove {path} to begin anew",
+                    )
+                if before != ids:
+                    _write_state(path, {"ids": _ids_as_json(ids)})
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise StateError(f"volume {name} is being removed", hint="start the sandbox again") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def sweep(self) -> list[str]:
         """Remove what sandboxes that are no more have left; returns the names of the run directories
         concerned.
@@ -218,10 +253,7 @@ class RunDirectory:
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add *facts* to the state on disk, replacing the file as a whole."""
         self._state.update(facts)
-        temporary = os.path.join(self.path, "state.json.new")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self._state, file)
-        os.rename(temporary, os.path.join(self.path, "state.json"))
+        _write_state(self.path, self._state)
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
         """Make the directory *name* for files of the sandbox, owned by its root, unless it exists; returns a
@@ -301,6 +333,47 @@ def _read_state(path: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return state if isinstance(state, dict) else None
+
+
+def _write_state(path: str, state: Mapping[str, Any]) -> None:
+    """Replace the state of the directory *path* as a whole."""
+    temporary = os.path.join(path, "state.json.new")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(state, file)
+    os.rename(temporary, os.path.join(path, "state.json"))
+
+
+def _make_owned(path: str, ids: IdPlan, mode: int) -> None:
+    """Make the directory *path* with *mode*, belonging to id 0 of *ids*; one that a start left half-way is taken on."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    fd = os.open(path, _OPEN_DIR)
+    try:
+        uid, gid = lookup(ids.uid_map, 0), lookup(ids.gid_map, 0)
+        if os.geteuid() == 0:
+            os.chown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
+            os.chmod(fd, mode)
+        elif (uid, gid) == (os.geteuid(), os.getegid()):
+            os.chmod(fd, mode)
+        else:
+            run_with_ids(ids, lambda: _own(fd, mode))
+    finally:
+        os.close(fd)
+
+
+def _own(fd: int, mode: int) -> None:
+    os.chown(fd, 0, 0)
+    os.chmod(fd, mode)
+
+
+def _holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
+    """Tell whether every id of the host that *others* map is one that *ids* map, whatever it is called inside."""
+    return all(
+        covers([replace(entry, inside=entry.outside) for entry in own], other)
+        for own, other in ((ids.uid_map, others.uid_map), (ids.gid_map, others.gid_map))
+    )
 
 
 def _ids_as_json(ids: IdPlan) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError, SetupError
@@ -51,6 +51,30 @@ def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
     if status != 0:
         raise SandboxError(result or "a helper process ended without a word")
     return result
+
+
+def access_of_root(ids: IdPlan, paths: Sequence[str]) -> Mapping[str, str]:
+    """Return for each of *paths* how id 0 of *ids* may open it: "rw", "r", "w" or "". Empty where that cannot be tried.
+
+    Of the groups of the host it has those that cannot be dropped, as in a sandbox. Nothing is opened, for that does something
+    to many a device.
+    """
+    if not paths:
+        return {}
+    try:
+        said = run_with_ids(ids, lambda: _try_access(ids, paths))
+    except SandboxError:
+        return {}
+    return dict(zip(paths, said.split("\n"), strict=True))
+
+
+def _try_access(ids: IdPlan, paths: Sequence[str]) -> str:
+    if not ids.single:
+        os.setgroups([])
+    modes = (("r", os.R_OK), ("w", os.W_OK))
+    return "\n".join(
+        "".join(name for name, mode in modes if os.access(path, mode, effective_ids=True)) for path in paths
+    )
 
 
 def _map(pid: int, ids: IdPlan, ready_reader: int) -> SandboxError | None:

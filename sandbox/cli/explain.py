@@ -26,9 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if `up` would refuse."""
     from sandbox.cli.planning import plan
     from sandbox.explain import Case, look, make_report, render
+    from sandbox.ops import BindDevice
+    from sandbox.userns import access_of_root
 
     spec = load_spec(arguments, unenforced="keep")
     planning = plan(spec)
+    steps = planning.draft.plan.operations
+    devices = [step.source for step in steps if isinstance(step, BindDevice)]
     report = make_report(
         Case(
             spec=spec,
@@ -38,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             environ=os.environ,
             state_directory=planning.state_directory,
             state=planning.state,
-            surroundings=look(),
+            surroundings=look(devices=access_of_root(planning.draft.plan.ids, devices)),
         )
     )
     if arguments.json:

@@ -33,7 +33,7 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
     """Look at this machine and draft the plan of *spec*, with *command* instead of the file's."""
     from sandbox import host, state
     from sandbox.errors import StateError
-    from sandbox.plan import draft, host_files, host_paths
+    from sandbox.plan import draft, host_details, host_files, host_paths
     from sandbox.sources import inspect_all
 
     facts = host.gather()
@@ -43,6 +43,6 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
         problem = state.examine(directory)
     except StateError as error:
         directory, problem = "", error
-    paths = inspect_all(host_paths(spec), read=host_files(spec))
+    paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
     made = draft(spec, facts, paths, environ=os.environ, state_directory=directory, command=command)
     return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem)

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     server = Server()
     try:
         from sandbox import host, state
-        from sandbox.plan import host_files, host_paths, make_plan
+        from sandbox.plan import host_details, host_files, host_paths, make_plan
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan = make_plan(
             spec,
             facts,
-            inspect_all(host_paths(spec), read=host_files(spec)),
+            inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec)),
             environ=os.environ,
             state_directory=directory.path,
             command=tuple(arguments.command) or None,

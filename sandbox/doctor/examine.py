@@ -18,7 +18,7 @@ from sandbox.doctor.judge.storage import judge_storage
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import HostFacts
-from sandbox.plan import Plan, host_files, host_paths, make_plan, warnings_of
+from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
 from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
@@ -96,7 +96,7 @@ def plan_file(
     path = machine.state.path if isinstance(machine.state, StateFacts) else "/var/lib/sandbox"
     try:
         spec = load()
-        paths = inspect_all(host_paths(spec), read=host_files(spec))
+        paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
         plan = make_plan(spec, facts, paths, environ=environ, state_directory=path)
     except SandboxError as error:
         return FileOutcome(file=file, error=error)

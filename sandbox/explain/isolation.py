@@ -10,8 +10,7 @@ from sandbox.explain.report import DEFAULT, Fact, Origin
 from sandbox.explain.storage import binds, sockets_below
 from sandbox.kernel import capabilities
 from sandbox.kernel.idmaps import IdMap, lookup
-from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
-from sandbox.ops import SetHostname
+from sandbox.ops import MaskPaths, ReadOnlyPaths, SetHostname
 
 _NAMESPACES = {
     "user": ("ids and capabilities are the sandbox's own, and good for nothing outside", ""),
@@ -209,20 +208,21 @@ def security_section(case: Case) -> Iterator[Fact]:
     )
     yield from seccomp_facts(case)
     yield from landlock_facts(case)
-    yield Fact(
-        label="masked",
-        text=" ".join(MASKED_PATHS),
-        value=list(MASKED_PATHS),
-        origin=case.effective("security.masked_paths"),
-        keys=("security.masked_paths",),
-        notes=("those that there are; they appear empty",),
-    )
-    yield Fact(
-        label="read-only",
-        text=" ".join(READONLY_PATHS),
-        value=list(READONLY_PATHS),
-        origin=case.effective("security.readonly_paths"),
-        keys=("security.readonly_paths",),
+    for operation in case.plan.operations:
+        if isinstance(operation, MaskPaths):
+            yield _covered("masked", operation.paths, case, "security.masked_paths", "appear empty")
+        elif isinstance(operation, ReadOnlyPaths):
+            yield _covered("read-only", operation.paths, case, "security.readonly_paths", "cannot be written")
+
+
+def _covered(label: str, paths: Sequence[str], case: Case, key: str, effect: str) -> Fact:
+    return Fact(
+        label=label,
+        text=" ".join(paths),
+        value=list(paths),
+        origin=case.origin(key),
+        keys=(key,),
+        notes=(f"those that there are; they {effect}",),
     )
 
 

@@ -9,6 +9,7 @@ from sandbox.explain.case import Case
 from sandbox.explain.report import Level, Risk
 from sandbox.explain.storage import binds, sockets_below, trust_problem
 from sandbox.kernel import capabilities
+from sandbox.ops import BindDevice
 from sandbox.plan.storage import inside
 
 _LEVELS: tuple[Level, ...] = ("danger", "caution", "note")
@@ -61,6 +62,28 @@ def _volumes(case: Case) -> Iterator[Risk]:
         sources = ", ".join(bind.source for bind in readable)
         text = f"The program can read {sources} on this machine, and connect to sockets there."
         yield _risk(case, "note", text, *(keys[bind.target] for bind in readable))
+
+
+def _devices(case: Case) -> Iterator[Risk]:
+    found = [step for step in case.plan.operations if isinstance(step, BindDevice)]
+    if blocks := [step.source for step in found if step.kind == "b"]:
+        text = f"The program reaches the block device {', '.join(blocks)}: all that is stored on it, past every permission there."
+        yield _risk(case, "danger", text, "devices")
+    if others := [step.source for step in found if step.kind != "b"]:
+        text = f"The program reaches {', '.join(others)}, and with it a driver of this machine's kernel."
+        yield _risk(case, "caution", text, "devices")
+
+
+def _later_mounts(case: Case) -> Iterator[Risk]:
+    for bind in binds(case.plan.operations):
+        if bind.slave:
+            key = next(
+                f"volumes[{number}].propagation"
+                for number, volume in enumerate(case.spec.volumes)
+                if volume.target == bind.target
+            )
+            text = f"What this machine mounts in {bind.source} later appears in the sandbox, writable where it is so here."
+            yield _risk(case, "caution", text, key)
 
 
 def _layers(case: Case) -> Iterator[Risk]:
@@ -196,6 +219,8 @@ def _kernel(case: Case) -> Iterator[Risk]:
 
 _RULES: tuple[Callable[[Case], Iterator[Risk]], ...] = (
     _volumes,
+    _later_mounts,
+    _devices,
     _network,
     _layers,
     _privileges,

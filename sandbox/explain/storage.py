@@ -8,13 +8,16 @@ from dataclasses import replace
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
 from sandbox.ops import (
+    BindDevice,
     BindVolume,
     BuildDev,
+    FileVolume,
     MountProc,
     MountRoot,
     MountSys,
     Operation,
     TmpfsVolume,
+    VolumeOperation,
 )
 from sandbox.plan.storage import inside
 from sandbox.sources import PathFact
@@ -167,7 +170,7 @@ def mounts_section(case: Case) -> Iterator[Fact]:
         fact = _mount(operation, case)
         if fact is not None:
             yield fact
-    planned = {step.target for step in case.plan.operations if isinstance(step, BindVolume | TmpfsVolume)}
+    planned = {step.target for step in case.plan.operations if isinstance(step, VolumeOperation)}
     for number, volume in enumerate(case.spec.volumes):
         if volume.target not in planned:
             yield Fact(
@@ -176,6 +179,15 @@ def mounts_section(case: Case) -> Iterator[Fact]:
                 value={"type": volume.type, "source": volume.source, "mounted": False},
                 origin=case.origin(f"volumes[{number}]"),
                 keys=(f"volumes[{number}]",),
+            )
+    for number, device in enumerate(case.spec.devices):
+        if not case.paths[device.path].devices:
+            yield Fact(
+                label=device.target or device.path,
+                text="device: refused, not there",
+                value={"type": "device", "source": device.path, "mounted": False},
+                origin=case.origin(f"devices[{number}]"),
+                keys=(f"devices[{number}]",),
             )
 
 
@@ -199,10 +211,14 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             return _of_ours("/sys", kind, source, options, case, "network.mode", "namespaces.net")
         case BuildDev():
             queues = " mqueue" if operation.mqueue else ""
-            source = f"null zero full random urandom tty, new pts shm{queues}; no other device"
+            named = any(isinstance(step, BindDevice) for step in case.plan.operations)
+            other = "and the devices that the file names" if named else "no other device"
+            source = f"null zero full random urandom tty, new pts shm{queues}; {other}"
             fact = _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
-            return replace(fact, origin=case.effective("devices"), keys=("devices",))
-        case BindVolume() | TmpfsVolume():
+            return fact if case.spec.devices else replace(fact, keys=("devices",))
+        case BindDevice():
+            return _device(operation, case)
+        case BindVolume() | TmpfsVolume() | FileVolume():
             return _volume(operation, case)
         case _:
             return None
@@ -217,7 +233,40 @@ def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case
     )
 
 
-def _volume(operation: BindVolume | TmpfsVolume, case: Case) -> Fact:
+def _device(operation: BindDevice, case: Case) -> Fact:
+    number = next(
+        number
+        for number, device in enumerate(case.spec.devices)
+        if inside(operation.target, device.target or device.path)
+    )
+    kind = "character" if operation.kind == "c" else "block"
+    access = case.surroundings.devices.get(operation.source)
+    told = {"": "cannot open it", "r": "can open it to read", "w": "can open it to write"}
+    notes = (
+        ()
+        if access is None
+        else (f"user 0 of the sandbox {told.get(access, 'can open it to read and write')}",)
+    )
+    return Fact(
+        label=operation.target,
+        text=f"device: {operation.source} of this machine, {kind} {operation.major}:{operation.minor}; "
+        "who may open it is as on the host",
+        value={
+            "type": "device",
+            "source": operation.source,
+            "target": operation.target,
+            "kind": operation.kind,
+            "numbers": [operation.major, operation.minor],
+            "access": access,
+            "mounted": True,
+        },
+        origin=case.origin(f"devices[{number}]"),
+        keys=(f"devices[{number}]",),
+        notes=notes,
+    )
+
+
+def _volume(operation: VolumeOperation, case: Case) -> Fact:
     number, volume = next(
         (number, volume)
         for number, volume in enumerate(case.spec.volumes)
@@ -233,7 +282,14 @@ def _volume(operation: BindVolume | TmpfsVolume, case: Case) -> Fact:
         "options": options,
         "mounted": True,
     }
-    if isinstance(operation, BindVolume):
+    if isinstance(operation, BindVolume) and operation.name is not None:
+        text = f"named: {operation.name}, which is kept in {operation.source} ({' '.join(options)})"
+        value |= {"source": operation.source, "name": operation.name}
+        notes.append("other sandboxes that name it have the same files, also at the same time")
+    elif isinstance(operation, FileVolume):
+        text = f"file: {len(operation.content)} bytes of the environment file, mode {operation.mode:04o} ({' '.join(options)})"
+        value |= {"source": None, "size": len(operation.content), "mode": f"{operation.mode:04o}"}
+    elif isinstance(operation, BindVolume):
         sockets = sockets_below(operation.source, case)
         text = f"bind: {operation.source} of this machine, with what is mounted in it ({' '.join(options)})"
         value |= {"source": operation.source, "sockets": sockets}
@@ -241,6 +297,9 @@ def _volume(operation: BindVolume | TmpfsVolume, case: Case) -> Fact:
             notes.append(f"{volume.source} is really {operation.source}")
         if sockets:
             notes.append(f"sockets in it, which can be connected to: {' '.join(sockets)}")
+        if operation.slave:
+            notes.append("what this machine mounts in it later appears, with the flags that it has there")
+        value |= {"propagation": "slave" if operation.slave else "private"}
     else:
         size = "half of the memory" if operation.size is None else format_size(operation.size)
         text = f"tmpfs: empty, at most {size}, mode {operation.mode:04o} ({' '.join(options)})"
@@ -258,7 +317,7 @@ def _volume(operation: BindVolume | TmpfsVolume, case: Case) -> Fact:
 def _elsewhere(key: str, case: Case) -> Iterator[str]:
     """Yield where fields of a volume are written that are not written beside its target."""
     target = case.origin(f"{key}.target")
-    for name in ("type", "source", "read_only", "size", "mode", "options"):
+    for name in ("type", "source", "read_only", "size", "mode", "options", "propagation", "content"):
         origin = case.origin(f"{key}.{name}")
         if origin.file not in (None, target.file):
             yield f"{name} comes from {origin.text()}"
@@ -270,5 +329,5 @@ def sockets_below(path: str, case: Case) -> list[str]:
 
 
 def binds(operations: Iterable[Operation]) -> list[BindVolume]:
-    """Return the bind volumes among *operations*."""
-    return [operation for operation in operations if isinstance(operation, BindVolume)]
+    """Return the bind volumes among *operations*: those that show what is there on the host."""
+    return [step for step in operations if isinstance(step, BindVolume) and step.name is None]

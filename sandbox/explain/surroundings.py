@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from sandbox.kernel.mountinfo import parse_mountinfo
 
@@ -18,16 +19,19 @@ class Surroundings:
     mounts: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
     abstract_sockets: tuple[str, ...] = ()
+    #: For devices by path how user 0 of the sandbox may open them: "rw", "r", "w" or "".
+    devices: Mapping[str, str] = field(default_factory=dict)
 
 
-def look(proc_root: str = "/proc") -> Surroundings:
-    """Look at this machine."""
+def look(proc_root: str = "/proc", devices: Mapping[str, str] | None = None) -> Surroundings:
+    """Look at this machine; *devices* is what was tried of them."""
     mounts = {entry.mount_point for entry in parse_mountinfo(_read(f"{proc_root}/self/mountinfo"))}
     names = listening_sockets(_read(f"{proc_root}/net/unix"))
     return Surroundings(
         mounts=tuple(sorted(mounts)),
         sockets=tuple(name for name in names if name.startswith("/")),
         abstract_sockets=tuple(name for name in names if name.startswith("@")),
+        devices=devices or {},
     )
 
 

@@ -32,6 +32,7 @@ LINKS = {
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
+    "core": "/proc/kcore",
 }
 
 _DEV_BYTES = 1 << 20
@@ -121,6 +122,34 @@ def bind_console(dev_fd: int, terminal_fd: int) -> None:
     The terminal must come from the devpts of this mount namespace, such as that of *dev_fd* itself.
     """
     _bind_node(dev_fd, "console", terminal_fd)
+
+
+def bind_device(dev_fd: int, path: str, node_fd: int, *, kind: str, numbers: tuple[int, int]) -> None:
+    """Show the device node *node_fd* (O_PATH) at the relative *path* below *dev_fd*, the root of a /dev just built.
+
+    Raises:
+        OSError: ENODEV when it is not the device *kind* ("c" or "b") *numbers*; EEXIST when there is something already.
+    """
+    info = os.fstat(node_fd)
+    found = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
+    if found != kind or (os.major(info.st_rdev), os.minor(info.st_rdev)) != numbers:
+        raise OSError(
+            errno.ENODEV, "not the device any more that was there when the sandbox was planned", path
+        )
+    *parents, name = path.split("/")
+    at = os.dup(dev_fd)
+    try:
+        for parent in parents:
+            try:
+                os.mkdir(parent, 0o755, dir_fd=at)
+            except FileExistsError:
+                pass
+            below = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+        _bind_node(at, name, node_fd)
+    finally:
+        os.close(at)
 
 
 def _bind_node(dev_fd: int, name: str, node_fd: int) -> None:

@@ -24,6 +24,8 @@ class MountEntry:
     options: tuple[str, ...]
     fstype: str
     super_options: tuple[str, ...]
+    #: Whether what is mounted on it shows in copies of this mount namespace: it is shared, or receives mounts itself.
+    travels: bool = False
 
 
 def parse_mountinfo(text: str) -> list[MountEntry]:
@@ -46,6 +48,7 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
                 options=tuple(fields[5].split(",")),
                 fstype=rest[0],
                 super_options=tuple(rest[2].split(",")),
+                travels=any(field.startswith(("shared:", "master:")) for field in fields[6:]),
             )
         )
     return entries

@@ -14,29 +14,39 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sandbox.kernel import _libc
-from sandbox.kernel.mountinfo import parse_mountinfo, reachable, subtree
+from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, reachable, subtree
 
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/proc/scsi",
+    "/sys/dev/block",
+    "/sys/devices/system/cpu/cpu*/thermal_throttle",
+    "/sys/devices/virtual/powercap",
     "/sys/devices/virtual/tpm",
+    "/sys/firmware",
+    "/sys/fs/selinux",
 )
-"""What ``runc spec`` masks: parts of /proc and /sys that belong to the host and are no namespace's."""
+"""Parts of /proc and /sys that belong to the host and are no namespace's: what runc, podman and docker mask, all of them.
+
+Counters of power, interrupts and temperature are among them because what others compute can be read off them.
+"""
 
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""What ``runc spec`` makes read-only."""
+"""What runc makes read-only. /proc/sys as a whole: most of it is the host's, and what a namespace has of its own is set up
+before the program starts, by settings that say what they mean.
+"""
 
 _EAGAIN_TRIES = (
     128  # openat2(2): EAGAIN is a rename somewhere on the machine during the walk; systemd tries as often
@@ -115,22 +125,36 @@ def parse_options(options: Iterable[str]) -> MountFlags:
     return MountFlags(**{field: value for field, (_, value) in given.items()})
 
 
-def open_in_root(root_fd: int, path: str, *, directory: bool = False) -> int:
+def open_in_root(root_fd: int, path: str, *, directory: bool = False, links: bool = True) -> int:
     """Open *path*, absolute or not, as a process whose root is *root_fd* would find it; the descriptor is O_PATH.
 
     Symbolic links and ``..`` are followed but stay below the root (RESOLVE_IN_ROOT), links of /proc that are no paths are
-    refused. Mounts are crossed: the topmost one at *path* is opened.
+    refused. Mounts are crossed: the topmost one at *path* is opened. Without *links* none is followed.
 
     Raises:
         OSError: ENOENT; ENOTDIR (with *directory* for anything else as well); ELOOP (too many links); EXDEV (a magic link).
     """
+    resolve = _libc.RESOLVE_IN_ROOT | (0 if links else _libc.RESOLVE_NO_SYMLINKS)
+    return _open_path(root_fd, path, resolve, directory=directory)
+
+
+def open_beneath(top_fd: int, path: str, *, directory: bool = False) -> int:
+    """Open the relative *path* below the directory *top_fd*, O_PATH, mounts crossed; what leads out of there is refused.
+
+    Raises:
+        OSError: EXDEV for a symbolic link or ``..`` that leads out; else as :func:`open_in_root`.
+    """
+    return _open_path(top_fd, path, _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS, directory=directory)
+
+
+def _open_path(top_fd: int, path: str, resolve: int, *, directory: bool) -> int:
     flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
     for _ in range(_EAGAIN_TRIES - 1):
         try:
-            return _libc.openat2(root_fd, path, flags, 0, _libc.RESOLVE_IN_ROOT)
+            return _libc.openat2(top_fd, path, flags, 0, resolve)
         except BlockingIOError:
             continue
-    return _libc.openat2(root_fd, path, flags, 0, _libc.RESOLVE_IN_ROOT)
+    return _libc.openat2(top_fd, path, flags, 0, resolve)
 
 
 def path_of(fd: int) -> str:
@@ -206,25 +230,55 @@ def bind(
             beyond /proc/sys/fs/mount-max.
     """
     flags = MountFlags(read_only=read_only, nosuid=nosuid, nodev=nodev, noexec=noexec)
+    try:
+        tree_fd = copy_tree(source_fd, recursive=recursive)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path_of(source_fd), None, path_of(target_fd)) from None
+    try:
+        attach_tree(tree_fd, target_fd, flags, source=path_of(source_fd), use_setattr=use_setattr)
+    finally:
+        os.close(tree_fd)
+
+
+def copy_tree(source_fd: int, *, recursive: bool = True) -> int:
+    """Return a descriptor of a copy of the mounts at *source_fd*, mounted nowhere, for :func:`attach_tree`.
+
+    The copy takes part in the propagation that its source takes part in now: of a slave it is a slave.
+    """
+    clone = _libc.OPEN_TREE_CLONE | _libc.AT_EMPTY_PATH | (_libc.AT_RECURSIVE if recursive else 0)
+    return _libc.open_tree(source_fd, "", clone)
+
+
+def attach_tree(
+    tree_fd: int, target_fd: int, flags: MountFlags, *, source: str, use_setattr: bool | None = None
+) -> None:
+    """Mount the detached *tree_fd*, of *source*, on *target_fd* with *flags*; the descriptor is then that of its root there."""
     if use_setattr is None:
         use_setattr = _libc.have_mount_setattr()
-    source, target = path_of(source_fd), path_of(target_fd)
     try:
-        clone = _libc.OPEN_TREE_CLONE | _libc.AT_EMPTY_PATH | (_libc.AT_RECURSIVE if recursive else 0)
-        tree_fd = _libc.open_tree(source_fd, "", clone)
-        try:
-            if flags.attributes() and use_setattr:
-                _libc.mount_setattr(tree_fd, flags.attributes(), recursive=True)
-            _libc.move_mount(tree_fd, target_fd)
-            if flags.attributes() and not use_setattr:
-                _remount_tree(tree_fd, flags)
-        finally:
-            os.close(tree_fd)
+        if flags.attributes() and use_setattr:
+            _libc.mount_setattr(tree_fd, flags.attributes(), recursive=True)
+        _libc.move_mount(tree_fd, target_fd)
+        if flags.attributes() and not use_setattr:
+            _remount_tree(tree_fd, flags)
     except OSError as error:
-        if error.errno == errno.EINVAL and _is_directory(source_fd) != _is_directory(target_fd):
+        target = path_of(target_fd)
+        if error.errno == errno.EINVAL and _is_directory(tree_fd) != _is_directory(target_fd):
             text = "a directory can be bound on a directory only, and nothing else on one"
             raise OSError(errno.ENOTDIR, text, source, None, target) from None
         raise OSError(error.errno, error.strerror, source, None, target) from None
+
+
+def restrict(mount_fd: int, flags: MountFlags, *, use_setattr: bool | None = None) -> None:
+    """Add *flags* to the mount whose root is *mount_fd*, and to none below it."""
+    if use_setattr is None:
+        use_setattr = _libc.have_mount_setattr()
+    if use_setattr:
+        _libc.mount_setattr(mount_fd, flags.attributes(), recursive=False)
+        return
+    present = mount_id(mount_fd)
+    options = next(entry.options for entry in _own_mounts() if entry.mount_id == present)
+    _libc.mount("none", f"/proc/self/fd/{mount_fd}", None, remount_flags(options, flags))
 
 
 def mount_tmpfs(
@@ -239,11 +293,7 @@ def mount_tmpfs(
 
     Its pages are charged to the memory cgroup of whoever writes them.
     """
-    options = {"mode": f"{mode:o}"}
-    if size is not None:
-        options["size"] = str(size)
-    if inodes is not None:
-        options["nr_inodes"] = str(inodes)
+    options = tmpfs_options(size=size, mode=mode, inodes=inodes)
     mount_filesystem("tmpfs", target_fd, options=options, flags=flags)
 
 
@@ -316,6 +366,16 @@ def detached_filesystem(
         os.close(fs_fd)
 
 
+def tmpfs_options(*, size: int | None, mode: int, inodes: int | None) -> dict[str, str | None]:
+    """Return the options of a tmpfs; *size* in bytes."""
+    options: dict[str, str | None] = {"mode": f"{mode:o}"}
+    if size is not None:
+        options["size"] = str(size)
+    if inodes is not None:
+        options["nr_inodes"] = str(inodes)
+    return options
+
+
 def attach(tree_fd: int, target_fd: int) -> None:
     """Mount the detached tree *tree_fd* on *target_fd*."""
     try:
@@ -350,34 +410,65 @@ def mask(root_fd: int, paths: Iterable[str], null_fd: int) -> None:
     """Hide each of *paths* below *root_fd*: a directory under an empty read-only tmpfs, anything else under *null_fd*.
 
     *null_fd* is an O_PATH descriptor of /dev/null. A path that does not exist is no error, for the lists name things that
-    depend on the kernel.
+    depend on the kernel. A ``*`` stands for the rest of a name.
     """
-    for path in paths:
-        fd = _open_existing(root_fd, path)
-        if fd is None:
-            continue
-        try:
-            if _is_directory(fd):
-                mount_tmpfs(fd, inodes=2, size=4096, mode=0o555, flags=_SEALED_FLAGS)
-            else:
-                bind(null_fd, fd, recursive=False, read_only=True, nosuid=True, noexec=True)
-        finally:
-            os.close(fd)
+    empty_fd = -1
+    try:
+        for path in (match for pattern in paths for match in _matches(root_fd, pattern)):
+            fd = _open_existing(root_fd, path)
+            if fd is None:
+                continue
+            try:
+                if not _is_directory(fd):
+                    bind(null_fd, fd, recursive=False, read_only=True, nosuid=True, noexec=True)
+                elif empty_fd >= 0:
+                    bind(empty_fd, fd, recursive=False)
+                else:
+                    # One for all: there may be hundreds of processors.
+                    options = {"mode": "0555", "size": "4096", "nr_inodes": "2"}
+                    empty_fd = detached_filesystem("tmpfs", options=options, flags=_SEALED_FLAGS)
+                    attach(empty_fd, fd)
+            finally:
+                os.close(fd)
+    finally:
+        if empty_fd >= 0:
+            os.close(empty_fd)
 
 
 def make_read_only(root_fd: int, paths: Iterable[str]) -> None:
     """Make each of *paths* below *root_fd*, and all mounts below it, read-only, by a bind of it on itself.
 
-    A path that does not exist is passed over, as in :func:`mask`.
+    A path that does not exist is passed over, and a ``*`` stands for the rest of a name, as in :func:`mask`.
     """
-    for path in paths:
+    for path in (match for pattern in paths for match in _matches(root_fd, pattern)):
         fd = _open_existing(root_fd, path)
         if fd is None:
             continue
         try:
-            bind(fd, fd, read_only=True, nosuid=True, nodev=True, noexec=True)
+            bind(fd, fd, read_only=True)
         finally:
             os.close(fd)
+
+
+def _matches(root_fd: int, pattern: str) -> Iterator[str]:
+    """Yield the paths that *pattern* stands for: itself, unless one of its names ends with ``*``."""
+    parent, star, rest = pattern.partition("*")
+    if not star:
+        yield pattern
+        return
+    parent, _, prefix = parent.rpartition("/")
+    fd = _open_existing(root_fd, parent or "/")
+    if fd is None:
+        return
+    try:
+        names = sorted(os.listdir(f"/proc/self/fd/{fd}"))
+    except NotADirectoryError:
+        return
+    finally:
+        os.close(fd)
+    for name in names:
+        if name.startswith(prefix):
+            yield from _matches(root_fd, f"{parent}/{name}{rest}")
 
 
 def _open_existing(root_fd: int, path: str) -> int | None:
@@ -414,11 +505,14 @@ def remount_flags(options: Iterable[str], added: MountFlags) -> int:
     return _libc.MS_REMOUNT | _libc.MS_BIND | added.mount_flags() | present
 
 
+def _own_mounts() -> list[MountEntry]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return parse_mountinfo(file.read())
+
+
 def _remount_tree(tree_fd: int, added: MountFlags) -> None:
     """Add flags to the attached mount *tree_fd* and to every mount below it, one by one (before Linux 5.12)."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        entries = parse_mountinfo(file.read())
-    tree = reachable(subtree(entries, mount_id(tree_fd)))
+    tree = reachable(subtree(_own_mounts(), mount_id(tree_fd)))
     top = tree[0].mount_point.rstrip("/")
     # What is out of reach for us is so for the sandbox too: what covers it came along and is locked in place.
     for entry in tree:

@@ -2,7 +2,7 @@
 
     values      the plan, and what it is made of; `describe`
     findings    what is refused, and what will differ from what the file asks for
-    ids, storage, limits, environment, process, filters, operations      one part of the plan each
+    ids, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
 A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in
@@ -12,11 +12,12 @@ is a `Difference`.
 
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.findings import written
-from sandbox.plan.make import Draft, draft, host_files, host_paths, make_plan
+from sandbox.plan.make import Draft, draft, host_details, host_files, host_paths, make_plan
 from sandbox.plan.process import DEFAULT_COMMAND
 from sandbox.plan.values import (
     Difference,
     IdPlan,
+    KeptVolume,
     LayerPlan,
     MountPoint,
     Plan,
@@ -34,6 +35,7 @@ __all__ = [
     "Difference",
     "Draft",
     "IdPlan",
+    "KeptVolume",
     "LayerPlan",
     "MountPoint",
     "Plan",
@@ -44,6 +46,7 @@ __all__ = [
     "default_name",
     "describe",
     "draft",
+    "host_details",
     "host_files",
     "host_paths",
     "make_plan",

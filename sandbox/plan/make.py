@@ -13,8 +13,9 @@ from sandbox.plan.ids import plan_ids
 from sandbox.plan.limits import plan_cgroup, plan_process_limits
 from sandbox.plan.operations import plan_operations, private_namespaces
 from sandbox.plan.process import plan_process
-from sandbox.plan.storage import LAYER_KINDS, VOLUME_TYPES, plan_layers, plan_skeleton, plan_volumes
+from sandbox.plan.storage import LAYER_KINDS, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
+from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
@@ -51,13 +52,24 @@ class Draft:
 def host_paths(spec: Spec) -> list[str]:
     """Return every path of the host that *spec* names, for :func:`sandbox.sources.inspect_all`."""
     layers = [layer.path for layer in spec.root.layers if layer.kind in LAYER_KINDS]
-    volumes = (volume for volume in spec.volumes if volume.type in VOLUME_TYPES)
-    return layers + [volume.source for volume in volumes if volume.source is not None] + host_files(spec)
+    sources = [
+        volume.source for volume in spec.volumes if volume.type == "bind" and volume.source is not None
+    ]
+    return layers + sources + [device.path for device in spec.devices] + host_files(spec)
 
 
 def host_files(spec: Spec) -> list[str]:
     """Return those of :func:`host_paths` of which the plan needs the content."""
     return [path for path in (spec.process.env_file, seccomp_profile(spec)) if path is not None]
+
+
+def host_details(spec: Spec) -> Mapping[str, list[str]]:
+    """Return those of :func:`host_paths` that are devices, and those whose mounts matter, as arguments of `inspect_all`."""
+    slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
+    return {
+        "devices": [device.path for device in spec.devices],
+        "mounts": [source for source in slaves if source is not None],
+    }
 
 
 def make_plan(
@@ -101,7 +113,8 @@ def draft(
     findings = Findings.of(spec)
     ids = plan_ids(spec, facts, findings)
     layers = plan_layers(spec, paths, state_directory, findings)
-    volumes = plan_volumes(spec, paths, findings)
+    volumes = plan_volumes(spec, paths, state_directory, findings)
+    devices = plan_devices(spec, paths, findings)
     private = private_namespaces(spec)
     cgroup = plan_cgroup(spec, facts, findings)
     limits = plan_process_limits(spec, facts, findings)
@@ -122,7 +135,8 @@ def draft(
         inodes=spec.root.inodes,
         skeleton=plan_skeleton(volumes, paths),
         namespaces=private,
-        operations=plan_operations(spec, ids, private, volumes, name),
+        operations=plan_operations(spec, ids, private, devices, volumes, name),
+        volumes=plan_kept(spec),
         process=process,
         cgroup=cgroup,
         wall_time=spec.limits.wall_time,

@@ -7,8 +7,9 @@ import re
 from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.ops import (
-    BindVolume,
+    BindDevice,
     BuildDev,
+    CheckVolumes,
     LoopbackUp,
     MaskPaths,
     MountProc,
@@ -18,7 +19,7 @@ from sandbox.ops import (
     PivotRoot,
     ReadOnlyPaths,
     SetHostname,
-    TmpfsVolume,
+    VolumeOperation,
 )
 from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
@@ -40,7 +41,12 @@ def private_namespaces(spec: Spec) -> frozenset[str]:
 
 
 def plan_operations(
-    spec: Spec, ids: IdPlan, private: frozenset[str], volumes: tuple[BindVolume | TmpfsVolume, ...], name: str
+    spec: Spec,
+    ids: IdPlan,
+    private: frozenset[str],
+    devices: tuple[BindDevice, ...],
+    volumes: tuple[VolumeOperation, ...],
+    name: str,
 ) -> tuple[Operation, ...]:
     """Order the operations."""
     read_only = spec.root.writable == "none"
@@ -51,9 +57,11 @@ def plan_operations(
         MountProc(),
         MountSys(of_host="net" not in private),
         BuildDev(tty_gid=tty_gid, mqueue="ipc" in private),
+        *devices,
         *volumes,
-        ReadOnlyPaths(paths=READONLY_PATHS),
-        MaskPaths(paths=MASKED_PATHS),
+        *([CheckVolumes(targets=tuple(volume.target for volume in volumes))] if volumes else []),
+        ReadOnlyPaths(paths=read_only_paths(spec)),
+        MaskPaths(paths=masked_paths(spec, private)),
         PivotRoot(),
     ]
     if "uts" in private:
@@ -61,6 +69,17 @@ def plan_operations(
     if "net" in private:
         operations.append(LoopbackUp())
     return tuple(operations)
+
+
+def masked_paths(spec: Spec, private: frozenset[str]) -> tuple[str, ...]:
+    """Return what is masked: always, with the cgroups of the host where /sys is the host's, and what the file adds."""
+    of_host = ("/sys/fs/cgroup",) if "net" not in private and "cgroup" in private else ()
+    return tuple(dict.fromkeys((*MASKED_PATHS, *of_host, *spec.security.masked_paths)))
+
+
+def read_only_paths(spec: Spec) -> tuple[str, ...]:
+    """Return what is read-only: always, and what the file adds."""
+    return tuple(dict.fromkeys((*READONLY_PATHS, *spec.security.readonly_paths)))
 
 
 def _hostname(name: str) -> str:

@@ -107,6 +107,14 @@ class SeccompPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptVolume:
+    """A volume that is kept under a name in the state directory, and the mode that it is made with."""
+
+    name: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessPlan:
     """The program and what it starts with."""
 
@@ -145,6 +153,8 @@ class Plan:
     skeleton: tuple[MountPoint, ...]
     namespaces: frozenset[str]
     operations: tuple[Operation, ...]
+    #: Directories that some of the operations need.
+    volumes: tuple[KeptVolume, ...]
     process: ProcessPlan
     cgroup: CgroupLimits
     wall_time: float | None
@@ -187,6 +197,10 @@ def describe(plan: Plan) -> list[str]:
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
     )
     lines.append("new namespaces: " + " ".join(sorted(plan.namespaces)))
+    lines += [
+        f"volume {volume.name}, made with mode {volume.mode:04o} unless it is there"
+        for volume in plan.volumes
+    ]
     lines += [operation.describe() for operation in plan.operations]
     lines += [f"limit {name} {getattr(plan.cgroup, name)} (cgroup)" for name in plan.cgroup.given()]
     if plan.wall_time is not None:
@@ -222,7 +236,7 @@ def _word(word: str) -> str:
 
 
 def as_dict(plan: Plan) -> dict[str, object]:
-    """Return the plan for JSON: every field by its name, of the environment names only, since a plan is for showing.
+    """Return the plan for JSON: every field by its name, but no values of variables nor content of files: it is for showing.
 
     An operation is an object of its fields beside "operation", the name of its kind, and "description".
     """
@@ -245,6 +259,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
             {"operation": type(step).__name__, "description": step.describe()} | _fields(step)
             for step in plan.operations
         ],
+        "volumes": [_fields(volume) for volume in plan.volumes],
         "process": _fields(process)
         | {
             "env": list(process.env),
@@ -267,6 +282,6 @@ def _seccomp_as_dict(plan: SeccompPlan | None) -> dict[str, object] | None:
 
 
 def _fields(value: Any) -> dict[str, object]:
-    """Return the fields of a dataclass, tuples as lists."""
-    found = {item.name: getattr(value, item.name) for item in fields(value)}
+    """Return the fields of a dataclass, tuples as lists; without those that its repr() leaves out, for they may be secret."""
+    found = {item.name: getattr(value, item.name) for item in fields(value) if item.repr}
     return {name: list(item) if isinstance(item, tuple) else item for name, item in found.items()}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sandbox.kernel import devices, mounts, network
 from sandbox.ops import (
+    BindDevice,
     BindVolume,
     BuildDev,
+    CheckVolumes,
+    FileVolume,
     LoopbackUp,
     MaskPaths,
     MountProc,
@@ -22,7 +25,9 @@ from sandbox.ops import (
     ReadOnlyPaths,
     SetHostname,
     TmpfsVolume,
+    VolumeOperation,
 )
+from sandbox.runtime import volumes
 
 #: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is
 #: put together.
@@ -48,18 +53,29 @@ class Workspace:
 
     #: /dev/fuse, opened in this user namespace.
     fuse_fd: int
-    #: The sources of bind volumes by path, O_PATH, opened in this mount namespace.
+    #: The sources of bind volumes and devices by path, O_PATH, opened in this mount namespace.
     source_fds: Mapping[str, int]
     #: Hands the mounted connection to the server; the descriptor is closed then.
     serve: Callable[[int], None]
     devices: Mapping[str, int] = field(default_factory=dict)
     sys_fd: int = -1
     root_fd: int = -1
+    #: A directory of a tmpfs of our own, out of everybody's sight, to mount in; it goes with the host's root.
+    staging_fd: int = -1
+    #: Copies of sources that mounts of the host still reach, by target.
+    slaves: dict[str, int] = field(default_factory=dict)
+    #: The roots of the volumes by target, and those that become read-only once all are mounted.
+    mounted: dict[str, int] = field(default_factory=dict)
+    sealed_later: list[int] = field(default_factory=list)
 
 
-def prepare_mounts(workspace: Workspace) -> None:
-    """Open what is needed of the host, and stop mounts from travelling between it and us."""
+def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:
+    """Open what is needed of the host, and stop mounts from travelling between it and us but for volumes that ask for that."""
     try:
+        for operation in operations:
+            if isinstance(operation, BindVolume) and operation.slave:
+                copy = mounts.copy_tree(workspace.source_fds[operation.source])
+                workspace.slaves[operation.target] = copy
         mounts.make_private()
     except OSError as error:
         raise StepError("mount namespace", "mount", error) from None
@@ -87,12 +103,9 @@ def execute(operation: Operation, workspace: Workspace) -> None:
 
 
 def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
-    staging = _stage()
-    try:
-        os.mkdir("root", 0o755, dir_fd=staging)
-        target = os.open("root", _OPEN_DIR, dir_fd=staging)
-    finally:
-        os.close(staging)
+    workspace.staging_fd = _stage()
+    os.mkdir("root", 0o755, dir_fd=workspace.staging_fd)
+    target = os.open("root", _OPEN_DIR, dir_fd=workspace.staging_fd)
     try:
         workspace.root_fd = mounts.mount_fuse(
             workspace.fuse_fd, target, nosuid=operation.nosuid, read_only=operation.read_only
@@ -116,67 +129,6 @@ def _stage() -> int:
             os.close(place)
         return os.open(path, _OPEN_DIR)
     raise OSError(errno.ENOENT, "no directory to build the root in", " ".join(_STAGING))
-
-
-def _bind_volume(operation: BindVolume, workspace: Workspace) -> None:
-    source = workspace.source_fds[operation.source]
-    is_directory = os.path.isdir(f"/proc/self/fd/{source}")
-    target = _open_target(
-        workspace.root_fd, operation.target, is_directory=is_directory, create=operation.create
-    )
-    try:
-        mounts.bind(
-            source,
-            target,
-            read_only=operation.read_only,
-            nosuid=operation.nosuid,
-            nodev=operation.nodev,
-            noexec=operation.noexec,
-        )
-    finally:
-        os.close(target)
-
-
-def _tmpfs_volume(operation: TmpfsVolume, workspace: Workspace) -> None:
-    target = _open_target(workspace.root_fd, operation.target, is_directory=True, create=operation.create)
-    flags = mounts.MountFlags(
-        read_only=operation.read_only, nosuid=operation.nosuid, nodev=operation.nodev, noexec=operation.noexec
-    )
-    try:
-        mounts.mount_tmpfs(target, size=operation.size, mode=operation.mode, flags=flags)
-    finally:
-        os.close(target)
-
-
-def _open_target(root_fd: int, path: str, *, is_directory: bool, create: bool) -> int:
-    if create:
-        _create_target(root_fd, path, is_directory=is_directory)
-    return mounts.open_in_root(root_fd, path, directory=is_directory)
-
-
-def _create_target(root_fd: int, path: str, *, is_directory: bool) -> None:
-    """Make *path*, of which a leading part is a tmpfs of this sandbox that holds nothing of anybody else's."""
-    parent, _, name = path.rpartition("/")
-    at = "/"
-    for part in filter(None, parent.split("/")):
-        above = mounts.open_in_root(root_fd, at, directory=True)
-        try:
-            os.mkdir(part, 0o755, dir_fd=above)
-        except FileExistsError:
-            pass
-        finally:
-            os.close(above)
-        at = at.rstrip("/") + "/" + part
-    above = mounts.open_in_root(root_fd, at, directory=True)
-    try:
-        if is_directory:
-            os.mkdir(name, 0o755, dir_fd=above)
-        else:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=above))
-    except FileExistsError:
-        pass
-    finally:
-        os.close(above)
 
 
 def _mount_proc(_operation: MountProc, workspace: Workspace) -> None:
@@ -207,10 +159,12 @@ def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
 
 def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     mounts.pivot(workspace.root_fd)
-    # Each of these still leads to the host.
-    for fd in (*workspace.devices.values(), *workspace.source_fds.values(), workspace.sys_fd):
+    # Each of these still leads to the host, or past what covers a volume.
+    held = (workspace.devices, workspace.source_fds, workspace.slaves, workspace.mounted)
+    for fd in (*(fd for fds in held for fd in fds.values()), workspace.sys_fd, workspace.staging_fd):
         os.close(fd)
-    workspace.devices, workspace.source_fds, workspace.sys_fd = {}, {}, -1
+    workspace.devices, workspace.source_fds, workspace.slaves, workspace.mounted = {}, {}, {}, {}
+    workspace.sys_fd = workspace.staging_fd = -1
 
 
 def _set_hostname(operation: SetHostname, _workspace: Workspace) -> None:
@@ -228,7 +182,8 @@ class _Target:
         self._root_fd, self._path = root_fd, path
 
     def __enter__(self) -> int:
-        self._fd = mounts.open_in_root(self._root_fd, self._path, directory=True)
+        # A link of a layer would put what is mounted here where the program can put something else in its place.
+        self._fd = mounts.open_in_root(self._root_fd, self._path, directory=True, links=False)
         return self._fd
 
     def __exit__(self, *_: object) -> None:
@@ -237,16 +192,25 @@ class _Target:
 
 def _hint(operation: Operation, error: OSError) -> str:
     """Advice that only the operation's meaning gives; that for the errno comes from sandbox.errors."""
-    if isinstance(operation, BindVolume | TmpfsVolume):
-        if error.errno == errno.ENOENT:
+    if isinstance(operation, VolumeOperation):
+        if operation.within is not None and error.errno == errno.ENOENT:
+            return f"make it in the source of {operation.within} first: nothing is made in a directory of the host"
+        if operation.within is not None and error.errno in (errno.EXDEV, errno.ELOOP):
+            return (
+                f"a symbolic link in {operation.within} leads out of it: remove it, or choose another target"
+            )
+        if error.errno in (errno.ENOENT, errno.EXDEV, errno.ELOOP):
             return f"a layer has a symbolic link on the way to {operation.target}: name where it leads to"
         if error.errno == errno.ENOTDIR:
             return (
                 f"{operation.target} in the layers and the source must both be directories or both be files"
             )
+    if isinstance(operation, CheckVolumes):
+        return "layers or volumes have symbolic links on the way: name where they lead to"
     if isinstance(operation, MountProc | MountSys | BuildDev) and error.errno in (
         errno.ENOTDIR,
         errno.ENOENT,
+        errno.ELOOP,
     ):
         return "the layers have something else than a directory there: take that layer out"
     return ""
@@ -254,8 +218,11 @@ def _hint(operation: Operation, error: OSError) -> str:
 
 _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     MountRoot: ("mount fuse", _mount_root),
-    BindVolume: ("mount", _bind_volume),
-    TmpfsVolume: ("mount", _tmpfs_volume),
+    BindDevice: ("mount", volumes.device),
+    BindVolume: ("mount", volumes.bind),
+    TmpfsVolume: ("mount", volumes.tmpfs),
+    FileVolume: ("mount", volumes.file),
+    CheckVolumes: ("mount", volumes.check),
     MountProc: ("mount proc", _mount_proc),
     MountSys: ("mount sysfs", _mount_sys),
     BuildDev: ("mount", _build_dev),

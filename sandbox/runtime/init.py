@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
-from sandbox.kernel import landlock, mounts, namespaces, process
-from sandbox.ops import BindVolume
+from sandbox.kernel import devices, landlock, mounts, namespaces, process
+from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
@@ -122,7 +122,7 @@ def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None], walls: p
     sources = {
         operation.source: _step(f"open {operation.source}", "open", _opener(operation.source))
         for operation in plan.operations
-        if isinstance(operation, BindVolume)
+        if isinstance(operation, BindVolume | BindDevice)
     }
     _step("become root of the namespace", "setresuid", _become_root)
     pid = _step("process 1", "fork", os.fork)
@@ -165,7 +165,7 @@ def _init(
         _step("cgroup namespace", "unshare", lambda: namespaces.unshare(["cgroup"]))
     os.umask(0)
     workspace = Workspace(fuse_fd=fuse_fd, source_fds=sources, serve=lambda fd: _hand_over(channel, fd))
-    prepare_mounts(workspace)
+    prepare_mounts(workspace, plan.operations)
     # From here on an import would look in what a layer holds, and run that as process 1: there shall be none.
     sys.meta_path.clear()
     sys.path.clear()
@@ -228,11 +228,25 @@ def _open_terminal(channel: Channel) -> int:
     """Make a terminal in the sandbox's own devpts; its outer end goes to the supervisor."""
     try:
         outer, inner = os.openpty()  # of the sandbox's own /dev/ptmx: the host's is out of sight
+        _make_console(os.ttyname(inner))
     except OSError as error:
         raise StepError("terminal", "open", error) from None
     channel.send(TerminalOpened(), outer)
     os.close(outer)
     return inner
+
+
+def _make_console(path: str) -> None:
+    """Let /dev/console be the terminal *path*, as programs expect that log there."""
+    dev_fd = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        terminal_fd = mounts.open_in_root(dev_fd, path.removeprefix("/dev/"), links=False)
+        try:
+            devices.bind_console(dev_fd, terminal_fd)
+        finally:
+            os.close(terminal_fd)
+    finally:
+        os.close(dev_fd)
 
 
 def _supervise(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
@@ -18,7 +19,7 @@ from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
 from sandbox.kernel import idmaps, process
 from sandbox.kernel.cgroups import Cgroup
-from sandbox.plan import LayerPlan, Plan
+from sandbox.plan import LayerPlan, MountPoint, Plan
 from sandbox.runtime import filters, init, payload
 from sandbox.runtime.messages import (
     Adopted,
@@ -34,6 +35,7 @@ from sandbox.runtime.messages import (
     Unshared,
 )
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
+from sandbox.runtime.targets import resolve
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec.units import format_duration
 from sandbox.state import RunDirectory, StateDirectory
@@ -132,12 +134,14 @@ class Supervisor:
         undo.callback(self._run.remove)
         store = LayerStore(self._state)
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
-        skeleton_fd = self._run.skeleton(plan.skeleton)
+        if plan.writable != "none":
+            self._open_writable(undo)
+        skeleton_fd = self._run.skeleton(self._mount_points(layers))
         undo.callback(os.close, skeleton_fd)
         skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True, transient=True)
         self._layer_fds = [*reversed(layers), skeleton]
-        if plan.writable != "none":
-            self._open_writable(undo)
+        for volume in plan.volumes:
+            undo.callback(os.close, self._state.keep_volume(volume.name, plan.ids, mode=volume.mode))
         if plan.cgroup.given():
             self._make_cgroup(undo)
 
@@ -154,6 +158,15 @@ class Supervisor:
             raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
         undo.callback(os.close, fd)
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
+
+    def _mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
+        """Return the paths of the plan, and where symbolic links in the layers lead them."""
+        trees = [layer.fd for layer in reversed(layers)]
+        if self._upper_fd is not None:
+            trees.insert(0, self._upper_fd)
+        points = self._plan.skeleton
+        led = [replace(point, path=resolve(point.path, trees)) for point in points]
+        return (*points, *(point for point in led if point not in points))
 
     def _open_writable(self, undo: ExitStack) -> None:
         plan = self._plan

@@ -161,7 +161,6 @@ class Spec:
         doc="Devices of the host.",
         example=[{"path": "/dev/kvm"}],
         default=(),
-        enforced=False,
     )
     namespaces: Namespaces = setting(
         Record(Namespaces),

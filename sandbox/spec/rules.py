@@ -17,6 +17,7 @@ from sandbox.spec.origin import Problem
 from sandbox.spec.settings import Problems, settings_of
 from sandbox.spec.tables import IdRange
 from sandbox.spec.units import format_size
+from sandbox.spec.values.volumes import device_target_problem
 
 Check = Callable[[Spec], Iterator[Problem]]
 
@@ -159,7 +160,7 @@ def _only_a_writable_layer_is_bounded(spec: Spec) -> Iterator[Problem]:
 _FIELDS_OF_VOLUMES = {
     "bind": ("source",),
     "tmpfs": ("size", "mode"),
-    "named": ("source",),
+    "named": ("source", "mode"),
     "file": ("content", "mode"),
 }
 _REQUIRED_OF_VOLUMES = {
@@ -193,6 +194,37 @@ def _volume_fields_fit_its_type(spec: Spec) -> Iterator[Problem]:
                 )
 
 
+def _file_is_read_only(spec: Spec) -> Iterator[Problem]:
+    for index, volume in _elements(spec.volumes):
+        if volume.type == "file" and volume.read_only is False:
+            yield Problem(
+                path=("volumes", index, "read_only"),
+                message="a file volume is always read-only",
+                hint="remove it; a file that the program may change belongs in a layer",
+            )
+
+
+def _later_mounts_cannot_be_restricted(spec: Spec) -> Iterator[Problem]:
+    for index, volume in _elements(spec.volumes):
+        if volume.propagation != "slave":
+            continue
+        if volume.type != "bind":
+            yield Problem(
+                path=("volumes", index, "propagation"),
+                message=f"nothing is mounted in a {volume.type} volume on the host, only in a bind volume",
+                hint="remove it, or change the type",
+            )
+            continue
+        for key in ("read_only", "options"):
+            if getattr(volume, key):
+                yield Problem(
+                    path=("volumes", index, key),
+                    message='cannot hold with propagation = "slave": what is mounted later has the flags that it has on the host',
+                    hint="remove one of the two",
+                    part="key",
+                )
+
+
 def _volume_targets_differ(spec: Spec) -> Iterator[Problem]:
     targets = [(index, "target", volume.target) for index, volume in _elements(spec.volumes) if volume.target]
     yield from _repeated(spec, "volumes", targets)
@@ -205,6 +237,15 @@ def _device_targets_differ(spec: Spec) -> Iterator[Problem]:
         if (target := device.target or device.path)
     ]
     yield from _repeated(spec, "devices", targets)
+
+
+def _devices_appear_below_dev(spec: Spec) -> Iterator[Problem]:
+    for index, device in _elements(spec.devices):
+        if device.path and not spec.is_set(("devices", index, "target")):
+            problem = device_target_problem(device.path)
+            if problem is not None:
+                message, hint = problem
+                yield Problem(path=("devices", index, "path"), message=message, hint=hint)
 
 
 def _repeated(spec: Spec, table: str, values: Sequence[tuple[int, str, str]]) -> Iterator[Problem]:
@@ -380,7 +421,10 @@ RULES: tuple[Rule, ...] = (
     # These look at one element at a time, so that a mistake in one does not hide those of the others.
     Rule((), _optional_names_settings),
     Rule((), _volume_fields_fit_its_type),
+    Rule((), _file_is_read_only),
+    Rule((), _later_mounts_cannot_be_restricted),
     Rule((), _volume_targets_differ),
+    Rule((), _devices_appear_below_dev),
     Rule((), _device_targets_differ),
     Rule((), _ports_differ),
     Rule((), _build_steps_do_one_thing),

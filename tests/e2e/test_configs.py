@@ -333,16 +333,18 @@ def test_agent_reaches_the_network_of_the_host_only_when_told_so(launcher: Launc
     assert succeeded(launcher.up(config("agent"), command, options=["--set", "network.mode=host"])) == [host]
 
 
-def test_graphics_card_is_refused_until_devices_are_enforced(launcher: Launcher) -> None:
+def test_graphics_card_is_there_or_refused_with_the_reason(launcher: Launcher) -> None:
     path = config("gpu")
-    number = Path(path).read_text().splitlines().index("[[devices]]") + 1
     done = launcher.up(path)
-    assert (done.status, done.out) == (125, "")
-    assert done.err == (
-        f"{path}:{number}:3: devices: not enforced by this version\n"
-        f"{number:5} | [[devices]]\n"
-        "      |   ^~~~~~~ remove it, or use a version that enforces it\n"
+    if os.path.isdir("/dev/dri"):
+        assert "renderD" in done.out
+    else:
+        assert (done.status, done.out) == (125, "")
+        assert done.err.startswith(f"{path}:13:8: devices[0].path: /dev/dri: no such file or directory\n")
+    other = launcher.up(
+        path, ["ls", "/dev/dri"], options=["--set", 'devices=[{path="/dev/fuse", target="/dev/dri/fuse"}]']
     )
+    assert succeeded(other) == ["fuse"]
 
 
 def test_toolbox_keeps_what_is_installed_and_the_host_does_not_get_it(launcher: Launcher) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ def test_process_one_says_nothing_of_the_host(launcher: Launcher) -> None:
 
 def test_dev_holds_the_harmless_devices_and_no_others(launcher: Launcher) -> None:
     assert set(launcher.probe()["dev"]) == {
-        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
+        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
     }  # fmt: skip
 
 
@@ -35,6 +38,100 @@ def test_devices_work(launcher: Launcher) -> None:
         " echo x > /dev/full || echo full; echo y > /dev/shm/y && cat /dev/shm/y; echo via > /dev/stdout"
     )
     assert launcher.shell(script).out.split() == ["00", "00", "00", "00", "9", "full", "y", "via"]
+
+
+def test_no_device_of_the_host_is_there_but_those_and_none_can_be_opened_elsewhere(
+    launcher: Launcher,
+) -> None:
+    script = (
+        "import os, stat\n"
+        "found = set()\n"
+        "for top, _, names in os.walk('/dev'):\n"
+        "    for name in names:\n"
+        "        info = os.lstat(os.path.join(top, name))\n"
+        "        if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):\n"
+        "            found.add(f'{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}')\n"
+        "print(*sorted(found), *(mount.split()[5] for mount in open('/proc/self/mountinfo') if ' / / ' in mount))\n"
+    )
+    done = launcher.up(command=["/usr/bin/python3", "-c", script])
+    *numbers, options = done.out.split()
+    assert numbers == ["1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2"], done.err
+    assert "nodev" in options
+
+
+def test_device_that_the_file_names_is_the_hosts_and_permissions_are_too(launcher: Launcher) -> None:
+    spec = (
+        HOST_ROOT
+        + '[[devices]]\npath = "/dev/fuse"\n[[devices]]\npath = "/dev/fuse"\ntarget = "/dev/sub/fuse"\n'
+    )
+    script = (
+        "import os\n"
+        "for path in ('/dev/fuse', '/dev/sub/fuse'):\n"
+        "    info = os.fstat(os.open(path, os.O_RDWR))\n"
+        "    print(os.major(info.st_rdev), os.minor(info.st_rdev))\n"
+        "print(open('/dev/sub/fuse').name)\n"
+    )
+    assert launcher.up(spec, ["/usr/bin/python3", "-c", script]).out.split() == ["10", "229"] * 2 + [
+        "/dev/sub/fuse"
+    ]
+
+
+def test_directory_of_devices_shows_each_device_in_it(launcher: Launcher) -> None:
+    # The pseudo-terminals of this machine, were there none.
+    spec = HOST_ROOT + '[[devices]]\npath = "/dev/pts"\ntarget = "/dev/host-pts"\n'
+    outer, inner = os.openpty()
+    try:
+        name = os.path.basename(os.ttyname(inner))
+        done = launcher.shell(f"test -c /dev/host-pts/{name} && ls /dev/pts", spec)
+    finally:
+        os.close(outer)
+        os.close(inner)
+    assert (done.status, done.out) == (0, "ptmx\n"), done.err
+
+
+def test_explain_tells_how_each_device_may_be_opened(launcher: Launcher) -> None:
+    candidates = ("/dev/fuse", "/dev/kvm", "/dev/net/tun", "/dev/hwrng", "/dev/loop0", "/dev/loop-control")
+    paths = [path for path in candidates if os.path.exists(path)]
+    spec = launcher.write(HOST_ROOT + "".join(f'[[devices]]\npath = "{path}"\n' for path in paths))
+    command = [sys.executable, "-m", "sandbox", "explain", "--json", spec]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=launcher.environ)
+    facts = json.loads(done.stdout)["mounts"]
+    told = {fact["label"]: fact["value"]["access"] for fact in facts if fact["value"].get("type") == "device"}
+    script = (
+        "import os, sys\n"
+        "for path in sys.argv[1:]:\n"
+        "    may = ''\n"
+        "    for letter, flag in (('r', os.O_RDONLY), ('w', os.O_WRONLY)):\n"
+        "        try: os.close(os.open(path, flag | os.O_NONBLOCK))\n"
+        "        except PermissionError: continue\n"
+        "        except OSError: pass\n"  # the driver's own reasons
+        "        may += letter\n"
+        "    print(path, may)\n"
+    )
+    inside = launcher.up(spec, ["/usr/bin/python3", "-c", script, *paths])
+    found = {path: may for path, _, may in (line.partition(" ") for line in inside.out.splitlines())}
+    assert found == told, (inside.err, done.stderr)
+    assert told["/dev/fuse"] == "rw"
+
+
+def test_paths_that_the_file_masks_are_empty_and_others_read_only(launcher: Launcher) -> None:
+    spec = HOST_ROOT + (
+        '[security]\nmasked_paths = ["/etc/pass*", "/usr/share", "/absent/file"]\n'
+        'readonly_paths = ["/usr/lib", "/etc/group", "/nothing"]\n'
+    )
+    script = (
+        "cat /etc/passwd; ls -A /usr/share; touch /usr/share/x /usr/lib/x /etc/group; touch /etc/new && echo new;"
+        " umount /etc/passwd || echo stays; test -x /usr/lib && test -s /etc/group && echo there"
+    )
+    done = launcher.shell(script, spec)
+    assert done.out.split() == ["new", "stays", "there"]
+    assert done.err.count("Read-only file system") == 3
+
+
+def test_cgroups_of_the_host_are_out_of_sight_whatever_the_network(launcher: Launcher) -> None:
+    for spec in (HOST_ROOT, HOST_ROOT + '[network]\nmode = "host"\n'):
+        done = launcher.shell("cut -d: -f3 /proc/self/cgroup | sort -u; ls -A /sys/fs/cgroup", spec)
+        assert done.out == "/\n", done.err
 
 
 def test_sys_is_read_only_and_shows_the_sandboxs_network(launcher: Launcher) -> None:

@@ -41,7 +41,7 @@ def test_dev_holds_exactly_what_a_program_expects(in_namespaces, open_directory,
 
     kinds, modes, fd, ptmx = in_namespaces(inside, kinds=("mount", "ipc"), single_id=single_id)
     nodes = dict.fromkeys(("null", "zero", "full", "random", "urandom", "tty"), stat.S_IFCHR)
-    links = dict.fromkeys(("fd", "stdin", "stdout", "stderr", "ptmx"), stat.S_IFLNK)
+    links = dict.fromkeys(("core", "fd", "stdin", "stdout", "stderr", "ptmx"), stat.S_IFLNK)
     directories = dict.fromkeys(("pts", "shm", "mqueue"), stat.S_IFDIR)
     assert kinds == nodes | links | directories
     assert modes == {"": 0o755, "null": 0o666, "pts": 0o755, "shm": 0o1777, "mqueue": 0o1777}
@@ -145,3 +145,35 @@ def test_a_host_file_that_is_not_the_device_of_its_name_is_refused(tmp_path):
 def test_a_host_without_a_device_is_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         devices.open_nodes(str(tmp_path))
+
+
+def test_a_device_of_the_host_is_shown_where_it_is_asked_for(in_namespaces, open_directory):
+    dev = open_directory
+
+    def inside() -> object:
+        os.umask(0)
+        build(dev, mqueue=False)
+        dev_fd, zero = os.open(dev, O_DIR), os.open("/dev/zero", os.O_PATH)
+        devices.bind_device(dev_fd, "deep/down/nought", zero, kind="c", numbers=(1, 5))
+        with open(f"{dev}/deep/down/nought", "rb", buffering=0) as file:
+            return file.read(2).hex(), refusal(os.unlink, f"{dev}/deep/down/nought")
+
+    assert in_namespaces(inside) == ["0000", "EBUSY"]
+
+
+def test_a_device_that_is_another_one_by_now_is_refused(in_namespaces, open_directory):
+    dev = open_directory
+
+    def inside() -> object:
+        build(dev, mqueue=False)
+        dev_fd, zero, file = os.open(dev, O_DIR), os.open("/dev/zero", os.O_PATH), os.open("/", os.O_PATH)
+        bind = devices.bind_device
+        return (
+            refusal(bind, dev_fd, "a", zero, kind="c", numbers=(1, 3)),
+            refusal(bind, dev_fd, "a", zero, kind="b", numbers=(1, 5)),
+            refusal(bind, dev_fd, "a", file, kind="c", numbers=(0, 0)),
+            refusal(bind, dev_fd, "null", zero, kind="c", numbers=(1, 5)),
+            refusal(bind, dev_fd, "fd/a", zero, kind="c", numbers=(1, 5)),
+        )
+
+    assert in_namespaces(inside) == ["ENODEV", "ENODEV", "ENODEV", "EEXIST", "ENOTDIR"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.kernel import _libc, idmaps, mounts, namespaces, process
+from sandbox.kernel import _libc, idmaps, mounts, namespaces, process, trees
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 from sandbox.kernel.mounts import MountFlags
 from tests.kernel.support import fork_and_run, refusal
@@ -16,6 +16,7 @@ from tests.kernel.support import fork_and_run, refusal
 pytestmark = pytest.mark.userns
 
 O_DIR = os.O_PATH | os.O_DIRECTORY
+MS_SHARED = 1 << 20
 FALLBACK = pytest.mark.parametrize("use_setattr", [True, False], ids=["mount_setattr", "remount"])
 
 
@@ -451,3 +452,135 @@ def test_a_fuse_descriptor_of_another_user_namespace_is_refused(in_namespaces, t
         assert in_namespaces(lambda: refusal(mounts.mount_fuse, outer, os.open(target, O_DIR))) == "EINVAL"
     finally:
         os.close(outer)
+
+
+def test_masking_by_the_beginning_of_a_name_hides_all_that_begin_so(in_namespaces, tree):
+    for name in ("cpu0", "cpu1", "cpux", "other"):
+        os.makedirs(f"{tree}/source/{name}/throttle")
+        os.chmod(f"{tree}/source/{name}/throttle", 0o777)
+    with open(f"{tree}/source/cpu", "w") as file:
+        file.write("content")
+
+    def inside() -> object:
+        null, root = os.open("/dev/null", os.O_PATH), os.open(f"{tree}/source", O_DIR)
+        mounts.mask(root, ["/cpu*/throttle", "/fi*", "/nothing/x*", "/file/x*"], null)
+        mounts.make_read_only(root, ["/ot*"])
+        refused = [refusal(touch, f"{tree}/source/{name}/throttle/x") for name in ("cpu0", "cpu1", "other")]
+        with open(f"{tree}/source/file") as file, open(f"{tree}/source/cpu") as other:
+            return refused, file.read(), other.read()
+
+    assert in_namespaces(inside) == [["EROFS", "EROFS", "EROFS"], "", "content"]
+
+
+def test_what_is_made_read_only_stays_executable(in_namespaces, tree):
+    def inside() -> object:
+        root = os.open(tree, O_DIR)
+        tmpfs(f"{tree}/source", flags=MountFlags())
+        mounts.make_read_only(root, ["/source"])
+        return list(entry_at(f"{tree}/source").options)
+
+    assert "noexec" not in in_namespaces(inside)
+
+
+@FALLBACK
+def test_flags_are_added_to_a_mount_that_is_there_and_not_below_it(in_namespaces, tree, use_setattr):
+    def inside() -> object:
+        tmpfs(f"{tree}/target")
+        os.mkdir(f"{tree}/target/sub")
+        tmpfs(f"{tree}/target/sub")
+        mounts.restrict(os.open(f"{tree}/target", O_DIR), MountFlags(read_only=True), use_setattr=use_setattr)
+        options = set(entry_at(f"{tree}/target").options)
+        return (
+            refusal(touch, f"{tree}/target/x"),
+            refusal(touch, f"{tree}/target/sub/x"),
+            {"nosuid", "nodev"} <= options,
+        )
+
+    assert in_namespaces(inside) == ["EROFS", None, True]
+
+
+def test_paths_below_a_directory_lead_nowhere_out_of_it(tree):
+    os.symlink("/source", f"{tree}/root/absolute")
+    os.symlink("../source", f"{tree}/root/up")
+    os.symlink("sub/deep", f"{tree}/source/within")
+    os.symlink("../source/sub", f"{tree}/source/out-and-in")
+    root, source = os.open(f"{tree}/root", O_DIR), os.open(f"{tree}/source", O_DIR)
+    try:
+        refused = [refusal(mounts.open_beneath, root, path) for path in ("absolute", "up", "..", "/source")]
+        assert refused == ["EXDEV"] * 4
+        assert refusal(mounts.open_beneath, source, "out-and-in") == "EXDEV"
+        assert refusal(mounts.open_beneath, source, "file", directory=True) == "ENOTDIR"
+        within = mounts.open_beneath(source, "within")
+        assert mounts.path_of(within) == f"{tree}/source/sub/deep"
+        os.close(within)
+        assert refusal(mounts.open_in_root, source, "/within", links=False) == "ELOOP"
+    finally:
+        os.close(root)
+        os.close(source)
+
+
+def test_a_path_that_is_swapped_for_a_link_meanwhile_never_leads_out(tree):
+    """The race that a path string would lose: the swap falls between looking and opening."""
+    os.mkdir(f"{tree}/root/inside")
+    os.mkdir(f"{tree}/root/inside/sub")
+    os.symlink("../../source", f"{tree}/root/link")
+    outside = os.stat(f"{tree}/source/sub").st_ino
+    root = os.open(f"{tree}/root", O_DIR)
+
+    def swap() -> bool:
+        while os.getppid() != 1:
+            trees.exchange(f"{tree}/root/inside", f"{tree}/root/link")
+        return True
+
+    swapper = fork_and_run(swap)
+    try:
+        found, refused = set(), set()
+        for _ in range(20_000):
+            for opener in (mounts.open_beneath, mounts.open_in_root):
+                try:
+                    fd = opener(root, "inside/sub")
+                except OSError as error:
+                    refused.add(errno.errorcode[error.errno or 0])
+                    continue
+                found.add(os.fstat(fd).st_ino)
+                os.close(fd)
+    finally:
+        os.kill(swapper, 9)
+        os.waitpid(swapper, 0)
+        os.close(root)
+    assert outside not in found
+    assert len(found) == 1
+    # Beneath, the link is an escape; in the root, ".." stays there, and the root has no "source".
+    assert {"EXDEV", "ENOENT"} <= refused <= {"EXDEV", "ENOENT", "EAGAIN"}
+
+
+def test_a_copy_of_a_slave_shows_what_is_mounted_later_and_others_do_not(in_namespaces, tree):
+    def inside() -> object:
+        tmpfs(f"{tree}/source")
+        for name in ("before", "later"):
+            os.mkdir(f"{tree}/source/{name}")
+        _libc.mount("none", f"{tree}/source", None, MS_SHARED)
+        ready, made = os.pipe()
+        go, mounted = os.pipe()
+
+        def deeper() -> bool:
+            enter_deeper_namespaces()
+            source = os.open(f"{tree}/source", O_DIR)
+            copy, other = mounts.copy_tree(source), mounts.copy_tree(source)
+            mounts.make_private()
+            flags = MountFlags(nosuid=True)
+            mounts.attach_tree(copy, os.open(f"{tree}/target", O_DIR), flags, source="source")
+            mounts.bind(source, os.open(f"{tree}/root", O_DIR))
+            os.close(other)
+            os.write(made, b"x")
+            os.read(go, 1)
+            return os.listdir(f"{tree}/target/later") == ["new"] and os.listdir(f"{tree}/root/later") == []
+
+        child = fork_and_run(deeper)
+        os.read(ready, 1)
+        tmpfs(f"{tree}/source/later")
+        os.mkdir(f"{tree}/source/later/new")
+        os.write(mounted, b"x")
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert in_namespaces(inside) == 0

@@ -23,6 +23,7 @@ from sandbox.spec.decode import Record
 from sandbox.spec.notation import joined, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
+from sandbox.spec.values.covered import CoveredPath
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
 
 
@@ -281,18 +282,18 @@ class Security:
         example={"read": ["/usr"]},
     )
     masked_paths: tuple[str, ...] = setting(
-        ListOf(SandboxPath()),
-        doc="Paths that appear empty.",
-        example=["/proc/kcore"],
+        ListOf(CoveredPath("root.layers for what / holds"), distinct=True),
+        doc="Paths that appear empty, where they are there, beside those of /proc and /sys that always do; "
+        "a * stands for the rest of a name.",
+        example=["/etc/ssh"],
         default=(),
-        enforced=False,
     )
     readonly_paths: tuple[str, ...] = setting(
-        ListOf(SandboxPath()),
-        doc="Paths that cannot be written.",
-        example=["/proc/sys"],
+        ListOf(CoveredPath('root.writable = "none" for all of it'), distinct=True),
+        doc="Paths that cannot be written, with all below them, where they are there, beside those of /proc and all of /sys; "
+        "a * stands for the rest of a name.",
+        example=["/usr"],
         default=(),
-        enforced=False,
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),

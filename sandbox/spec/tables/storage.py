@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, SandboxPath, Size, Text, mismatch
+from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, Size, Text, mismatch
 from sandbox.spec.decode import Record, decode_table
 from sandbox.spec.settings import Cursor, setting
-from sandbox.spec.values.volumes import VOLUME_NAME, VOLUME_NAME_RULE, VolumeTargetCodec
+from sandbox.spec.values.volumes import VOLUME_NAME, VOLUME_NAME_RULE, DeviceTargetCodec, VolumeTargetCodec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +15,7 @@ class Volume:
     """[[volumes]]: a path that bypasses the layers."""
 
     type: str = setting(
-        Choice("bind", "tmpfs", planned=("named", "file")),
+        Choice("bind", "tmpfs", "named", "file"),
         doc="A path of the host; memory that is gone after exit; a directory that is kept under a name; a file with content.",
         example="bind",
         required=True,
@@ -31,7 +31,11 @@ class Volume:
         example="/src",
         required=True,
     )
-    read_only: bool = setting(Boolean(), doc="Whether writing is refused.", example=True, default=False)
+    read_only: bool | None = setting(
+        Boolean(),
+        doc="Whether writing is refused, also in what is mounted below the source: not without it, but in a file always.",
+        example=True,
+    )
     size: int | None = setting(
         # tmpfs(5) takes 0 for "no limit", the opposite of what it says.
         Size(1),
@@ -40,16 +44,29 @@ class Volume:
         unit="bytes",
     )
     mode: int | None = setting(
-        Octal(0o7777), doc="For tmpfs: permission bits of its top directory.", example="1777", unit="octal"
+        Octal(0o7777),
+        doc="Permission bits: of a file, of the top directory of a tmpfs (1777 without it), and of a named volume when it is "
+        "made (0755).",
+        example="1777",
+        unit="octal",
     )
     options: tuple[str, ...] = setting(
         ListOf(Choice("nosuid", "nodev", "noexec"), distinct=True),
-        doc="Mount options, see mount(8).",
+        doc="Mount options, see mount(8); nosuid and nodev hold always.",
         example=["nosuid", "noexec"],
         default=(),
     )
+    propagation: str = setting(
+        Choice("private", "slave"),
+        doc="For bind: whether what the host mounts in the source later stays out, or (slave) appears, as it is mounted there; "
+        "see mount_namespaces(7).",
+        example="slave",
+        default="private",
+    )
     content: str | None = setting(
-        Text(), doc="For file: the text that it holds.", example="hello\n", enforced=False
+        Text(),
+        doc="For file: the text that it holds. It is kept in memory, belongs to user 0, and is in no layer.",
+        example="hello\n",
     )
 
 
@@ -57,8 +74,15 @@ class Volume:
 class Device:
     """[[devices]]: a device of the host that the program may use."""
 
-    path: str = setting(HostPath(), doc="The device node of the host.", example="/dev/kvm", required=True)
-    target: str | None = setting(SandboxPath(), doc="Where it appears, if elsewhere.", example="/dev/kvm")
+    path: str = setting(
+        HostPath(),
+        doc="The device node of the host, or a directory: each device node in it. Who may open it is as on the host.",
+        example="/dev/kvm",
+        required=True,
+    )
+    target: str | None = setting(
+        DeviceTargetCodec(), doc="Where in /dev it appears, if elsewhere.", example="/dev/accel"
+    )
 
 
 class VolumeCodec(Record[Volume]):

@@ -5,6 +5,7 @@ accounts     1000, "1000:1000", "www-data"
 program      a command, a terminal
 namespaces   "private", "host", "path:...", offsets of clocks, a host name
 volumes      the target of a volume
+covered      a path that is hidden or made read-only
 resources    "0-3,8"
 addresses    "127.0.0.1:8080:80/tcp", addresses, networks, destinations
 """

@@ -1,4 +1,4 @@
-"""Where a volume appears, and the name of one that is kept."""
+"""Where a volume or a device appears, and the name of a volume that is kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ VOLUME_NAME_RULE = (
 
 MANAGED = ("/proc", "/sys", "/dev")
 """Directories that every root has, whatever the layers hold: the sandbox mounts on them itself."""
+
+_STANDARD_DEVICES = frozenset(
+    "console core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+)
 
 
 class VolumeTargetCodec(Codec[str]):
@@ -38,3 +42,32 @@ class VolumeTargetCodec(Codec[str]):
 
     def describe(self) -> str:
         return f"sandbox path, not / nor under {joined(MANAGED)}"
+
+
+class DeviceTargetCodec(Codec[str]):
+    """Where a device appears: below /dev, under a name that is not one of those that every sandbox has there."""
+
+    expects = "string"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        path = check_sandbox_path(expect_text(self, value))
+        if (problem := device_target_problem(path)) is not None:
+            raise Invalid(*problem)
+        return path
+
+    def schema(self) -> dict[str, object]:
+        return text_schema("^/")
+
+    def describe(self) -> str:
+        return "path below /dev"
+
+
+def device_target_problem(path: str) -> tuple[str, str] | None:
+    """Return message and hint of why no device can appear at *path*; None if one can."""
+    below = path.removeprefix("/dev/")
+    if below == path or ".." in path.split("/"):
+        return f"{shown(path)} is not below /dev", 'devices appear there: target = "/dev/NAME"'
+    if below.partition("/")[0] in _STANDARD_DEVICES:
+        return f"{shown(path)} is the sandbox's own", "choose another target"
+    return None

@@ -10,7 +10,7 @@ from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap, SubidRange
 from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
 from sandbox.plan import Plan, host_paths, make_plan
-from sandbox.sources import PathFact
+from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 
 EVERY_ID = (IdMap(inside=0, outside=0, count=2**32 - 1),)
@@ -44,6 +44,12 @@ def host(**changes: Any) -> HostFacts:
 def directory(path: str, real: str | None = None) -> PathFact:
     """Return the fact of a directory that is there."""
     return PathFact(path=path, real=real or path, kind="directory", identity=(1, 2))
+
+
+def device(path: str, *, kind: str = "c", numbers: tuple[int, int] = (10, 232)) -> PathFact:
+    """Return the fact of a device node."""
+    node = DeviceNode(path="", kind=kind, major=numbers[0], minor=numbers[1])
+    return PathFact(path=path, real=path, kind="file", devices=(node,))
 
 
 def plan(

@@ -11,10 +11,12 @@ from sandbox.errors import HostError, SpecError
 from sandbox.host import IdHelper
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.plan import (
     DEFAULT_PATH,
     Difference,
     Draft,
+    KeptVolume,
     as_dict,
     default_name,
     describe,
@@ -23,12 +25,12 @@ from sandbox.plan import (
     written,
 )
 from sandbox.plan.limits import CGROUP_LIMITS, PROCESS_LIMITS
-from sandbox.plan.storage import LAYER_KINDS, VOLUME_TYPES
-from sandbox.sources import PathFact
+from sandbox.plan.storage import LAYER_KINDS
+from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 from sandbox.spec.lookup import codec_at, is_enforced, keys
 from sandbox.spec.notation import parse_key_path
-from tests.unit.sandbox.facts import directory, host, plan
+from tests.unit.sandbox.facts import device, directory, host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
 
@@ -155,12 +157,120 @@ def test_volumes_are_mounted_parents_first_and_made_inside_a_tmpfs() -> None:
         '[[volumes]]\ntype = "tmpfs"\ntarget = "/a"\n'
         '[[volumes]]\ntype = "tmpfs"\ntarget = "/a-b"\n'
     )
-    volumes = [op for op in plan(spec).operations if isinstance(op, ops.BindVolume | ops.TmpfsVolume)]
-    assert [(volume.target, volume.create) for volume in volumes] == [
-        ("/a", False),
-        ("/a/b", True),
-        ("/a-b", False),
+    made = plan(spec)
+    volumes = [op for op in made.operations if isinstance(op, ops.BindVolume | ops.TmpfsVolume)]
+    assert [(volume.target, volume.within, volume.create) for volume in volumes] == [
+        ("/a", None, False),
+        ("/a/b", "/a", True),
+        ("/a-b", None, False),
     ]
+    assert ops.CheckVolumes(targets=("/a", "/a/b", "/a-b")) in made.operations
+    assert [point.path for point in made.skeleton[3:]] == ["/a", "/a-b"]
+
+
+def test_targets_are_made_in_volumes_of_our_own_and_not_in_the_hosts_directories() -> None:
+    inner = '[[volumes]]\ntype = "tmpfs"\ntarget = "/v/in"\n'
+    outer = {
+        "bind": 'source = "/x"\n',
+        "named": 'source = "x"\n',
+        "tmpfs": "read_only = true\n",
+    }
+    made = {}
+    for kind, others in outer.items():
+        text = ROOT + f'[[volumes]]\ntype = "{kind}"\ntarget = "/v"\n{others}' + inner
+        made[kind] = next(
+            step.create
+            for step in plan(text).operations
+            if isinstance(step, ops.TmpfsVolume) and step.target == "/v/in"
+        )
+    assert made == {"bind": False, "named": True, "tmpfs": True}
+
+
+def test_target_below_a_file_is_refused() -> None:
+    text = ROOT + '[[volumes]]\ntype = "file"\ntarget = "/v"\ncontent = ""\n'
+    text += '[[volumes]]\ntype = "tmpfs"\ntarget = "/v/in"\n'
+    assert "volumes[1].target: /v/in is below /v, which is a file" in refusal(text)
+
+
+def test_named_volume_is_a_directory_of_the_state() -> None:
+    text = ROOT + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/a"\nmode = "0770"\n'
+    made = plan(text + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/b"\nread_only = true\n')
+    path = "/state/volumes/data/data"
+    assert made.volumes == (KeptVolume(name="data", mode=0o770),)
+    assert ops.BindVolume(source=path, target="/a", name="data") in made.operations
+    assert ops.BindVolume(source=path, target="/b", name="data", read_only=True) in made.operations
+
+
+def test_file_holds_its_content_which_is_not_shown() -> None:
+    made = plan(ROOT + '[[volumes]]\ntype = "file"\ntarget = "/f"\ncontent = "hunter2 \u00e9"\n')
+    assert ops.FileVolume(target="/f", content="hunter2 \u00e9".encode(), mode=0o644) in made.operations
+    assert "show a file of 10 bytes on /f [read-only nosuid nodev mode=0644]" in describe(made)
+    assert "hunter2" not in repr(as_dict(made)) + repr(made)
+    assert (made.skeleton[-1].path, made.skeleton[-1].is_directory) == ("/f", False)
+
+
+def test_slave_needs_a_source_from_which_mounts_travel() -> None:
+    text = ROOT + '[[volumes]]\ntype = "bind"\nsource = "/m"\ntarget = "/m"\npropagation = "slave"\n'
+    assert "volumes[0].propagation: /m is on a mount of this machine that is private" in refusal(text)
+    shared = PathFact(path="/m", real="/m", kind="directory", shared=True)
+    assert ops.BindVolume(source="/m", target="/m", slave=True) in plan(text, paths={"/m": shared}).operations
+
+
+def test_devices_are_bound_after_dev_is_built_each_by_itself() -> None:
+    text = ROOT + '[[devices]]\npath = "/dev/kvm"\n[[devices]]\npath = "/dev/dri"\ntarget = "/dev/gpu"\n'
+    nodes = tuple(DeviceNode(path=f"/{name}", kind="c", major=226, minor=n) for n, name in enumerate("ab"))
+    cards = PathFact(path="/dev/dri", real="/dev/real", kind="directory", devices=nodes)
+    made = plan(text, paths={"/dev/kvm": device("/dev/kvm"), "/dev/dri": cards})
+    kinds = [type(step) for step in made.operations]
+    assert kinds[3:7] == [ops.BuildDev, ops.BindDevice, ops.BindDevice, ops.BindDevice]
+    assert made.operations[4:7] == (
+        ops.BindDevice(source="/dev/kvm", target="/dev/kvm", kind="c", major=10, minor=232),
+        ops.BindDevice(source="/dev/real/a", target="/dev/gpu/a", kind="c", major=226, minor=0),
+        ops.BindDevice(source="/dev/real/b", target="/dev/gpu/b", kind="c", major=226, minor=1),
+    )
+
+
+def test_what_is_no_device_is_refused_with_the_reason() -> None:
+    text = (
+        ROOT + '[[devices]]\npath = "/dev/a"\n[[devices]]\npath = "/dev/b"\n[[devices]]\npath = "/dev/dri"\n'
+    )
+    found = refusal(
+        text,
+        paths={
+            "/dev/a": PathFact(path="", real="", kind="missing", reason="no such file or directory"),
+            "/dev/b": PathFact(path="", real="", kind="file", reason="is not a device"),
+            "/dev/dri": directory("/dev/dri"),
+        },
+    )
+    heads = [line.partition(": ")[2] for line in found.split("\n") if line.startswith("/specs/")]
+    assert heads == [
+        "devices[0].path: /dev/a: no such file or directory",
+        "devices[1].path: /dev/b: is not a device",
+        "devices[2].path: /dev/dri: there is no device in it",
+    ]
+
+
+def test_device_that_appears_twice_at_one_place_is_refused() -> None:
+    text = ROOT + '[[devices]]\npath = "/dev/dri"\n[[devices]]\npath = "/dev/x"\ntarget = "/dev/dri/a"\n'
+    node = DeviceNode(path="/a", kind="c", major=1, minor=1)
+    cards = PathFact(path="/dev/dri", real="/dev/dri", kind="directory", devices=(node,))
+    assert "devices[1]: /dev/dri/a appears there twice" in refusal(
+        text, paths={"/dev/dri": cards, "/dev/x": device("/dev/x")}
+    )
+
+
+def test_paths_of_the_file_are_covered_beside_those_that_always_are() -> None:
+    text = ROOT + '[security]\nmasked_paths = ["/a", "/proc/kcore"]\nreadonly_paths = ["/b"]\n'
+    operations = plan(text).operations
+    assert ops.MaskPaths(paths=(*MASKED_PATHS, "/a")) in operations
+    assert ops.ReadOnlyPaths(paths=(*READONLY_PATHS, "/b")) in operations
+
+
+def test_cgroups_of_the_hosts_sys_are_masked_unless_they_are_shared() -> None:
+    host_network = ROOT + '[network]\nmode = "host"\n'
+    assert ops.MaskPaths(paths=(*MASKED_PATHS, "/sys/fs/cgroup")) in plan(host_network).operations
+    shared = host_network + '[namespaces]\ncgroup = "host"\n'
+    assert ops.MaskPaths(paths=MASKED_PATHS) in plan(shared).operations
 
 
 @pytest.mark.parametrize(
@@ -301,7 +411,7 @@ def test_draft_goes_on_without_what_is_refused() -> None:
     text = (
         '[root]\nlayers = ["dir:gone", "oci:image", "dir:/"]\n'
         '[[volumes]]\ntype = "bind"\nsource = "gone"\ntarget = "/v"\n'
-        '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/w"\n'
+        '[[devices]]\npath = "gone"\ntarget = "/dev/gone"\n'
         "[limits]\nmemory = 4194304\n"
     )
     gone = PathFact(
@@ -309,7 +419,7 @@ def test_draft_goes_on_without_what_is_refused() -> None:
     )
     made = drafted(text, gone=gone)
     assert [item.key for item in made.refusals] == [
-        "root.layers[0]", "root.layers[1]", "volumes[0].source", "volumes[1].type", "limits.memory",
+        "root.layers[0]", "root.layers[1]", "volumes[0].source", "devices[0].path", "limits.memory",
     ]  # fmt: skip
     assert [layer.path for layer in made.plan.layers] == ["/"]
     assert [point.path for point in made.plan.skeleton] == ["/proc", "/sys", "/dev"]
@@ -424,7 +534,11 @@ def test_the_plan_does_all_that_the_language_says_is_enforced() -> None:
     # Otherwise a setting would be accepted and ignored.
     types = codec_at(("volumes", 0, "type"))
     assert types is not None
-    assert types.choices == VOLUME_TYPES
+    others = {"bind": 'source = "/x"', "tmpfs": "", "named": 'source = "x"', "file": 'content = ""'}
+    assert set(types.choices) == set(others)
+    for kind, rest in others.items():
+        made = plan(f'{ROOT}[[volumes]]\ntype = "{kind}"\ntarget = "/v"\n{rest}\n')
+        assert [op for op in made.operations if getattr(op, "target", None) == "/v"], kind
     for kind in ("dir", "tar", "oci", "image"):
         spec = parse(
             f'[root]\nlayers = ["{kind}:/x"]\n'.replace("image:/", "image:").encode(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import StateError
-from sandbox.kernel.idmaps import single_map
+from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan, MountPoint
 from sandbox.state import StateDirectory, default_path, examine
@@ -172,3 +173,55 @@ def test_examining_a_directory_of_somebody_else_says_so() -> None:
     if owner == os.geteuid():
         pytest.skip("process 1 is this account's")
     assert "is another user's" in (examine("/") or StateError("")).message
+
+
+def test_named_volume_is_made_once_and_kept(state: StateDirectory) -> None:
+    for mode in (0o750, 0o700):
+        os.close(state.keep_volume("data", IDS, mode=mode))
+    path = os.path.join(state.path, "volumes", "data")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(f"{path}/data").st_mode) == 0o750
+
+
+def test_named_volume_that_a_start_left_half_made_is_finished(state: StateDirectory) -> None:
+    path = os.path.join(state.path, "volumes", "data")
+    os.makedirs(f"{path}/data", mode=0o700)
+    os.close(state.keep_volume("data", IDS, mode=0o755))
+    assert stat.S_IMODE(os.stat(f"{path}/data").st_mode) == 0o755
+    assert os.path.exists(f"{path}/state.json")
+
+
+def test_named_volume_is_used_by_many_and_removed_by_nobody_meanwhile(state: StateDirectory) -> None:
+    users = [state.keep_volume("data", IDS, mode=0o755) for _ in range(2)]
+    lock = os.open(os.path.join(state.path, "volumes", "data", "lock"), os.O_RDWR)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for fd in users:
+        os.close(fd)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(StateError, match="volume data is being removed"):
+        state.keep_volume("data", IDS, mode=0o755)
+    os.close(lock)
+
+
+def test_named_volume_is_for_those_who_have_all_ids_of_its_files(state: StateDirectory) -> None:
+    own_uid, own_gid = os.geteuid(), os.getegid()
+
+    def ids(*ranges: tuple[int, int, int]) -> IdPlan:
+        maps = [
+            tuple(
+                IdMap(inside=inside, outside=outside + own, count=count) for inside, outside, count in ranges
+            )
+            for own in (own_uid, own_gid)
+        ]
+        return IdPlan(uid_map=maps[0], gid_map=maps[1], helpers=None, single=False)
+
+    def keep(wanted: IdPlan) -> None:
+        os.close(state.keep_volume("data", wanted, mode=0o755))
+
+    keep(ids((0, 0, 1)))
+    keep(ids((0, 0, 1), (1, 100_000, 10)))
+    keep(ids((7, 0, 1), (0, 99_999, 20)))  # of other names inside, and more
+    with pytest.raises(StateError, match="files of ids that this sandbox does not have"):
+        keep(ids((0, 0, 1), (1, 100_000, 10)))
+    keep(ids((0, 0, 1), (1, 99_999, 20)))

@@ -74,21 +74,20 @@ def test_topics_are_those_of_the_reference_and_all_keys() -> None:
 
 def test_lists_are_what_elements_can_be_added_to() -> None:
     found = lists()
-    assert {"volumes", "root.layers", "process.args", "security.capabilities.add"} <= found.keys()
-    assert not {"devices", "process.env", "limits.memory", "root"} & found.keys()
+    assert {"volumes", "devices", "root.layers", "process.args", "security.capabilities.add"} <= found.keys()
+    assert not {"build", "process.env", "limits.memory", "root"} & found.keys()
 
 
 @pytest.mark.parametrize("collection", ["volumes", "volume"])
 def test_element_is_written_value_by_value(collection: str) -> None:
     found = elements(collection, "t")
     assert found["target="] == "Where it appears: an absolute path in the sandbox."
-    assert "content=" not in found  # not enforced
-    assert list(elements(collection, "type=")) == ["type=bind", "type=tmpfs"]
+    assert list(elements(collection, "type=")) == ["type=bind", "type=tmpfs", "type=named", "type=file"]
     assert list(elements(collection, "read_only=t")) == ["read_only=true", "read_only=false"]
     assert elements(collection, "absent=") == {}
 
 
-@pytest.mark.parametrize("collection", ["root.layers", "device", "absent", ""])
+@pytest.mark.parametrize("collection", ["root.layers", "build", "absent", ""])
 def test_elements_that_are_no_tables_have_no_keys(collection: str) -> None:
     assert elements(collection, "") == {}
 
@@ -110,7 +109,7 @@ def test_assignment_begins_with_a_key_of_a_value() -> None:
         ("network.mode=", ["none", "host"]),
         ("limits.core=", ["unlimited"]),
         ("limits.memory=", []),
-        ("volumes[0].type=", ["bind", "tmpfs"]),
+        ("volumes[0].type=", ["bind", "tmpfs", "named", "file"]),
         ("process.env.HOME=", []),
         ("absent=", []),
         ("a..b=", []),

@@ -13,9 +13,9 @@ from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v1 import V1Hierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.plan import draft, host_paths
-from sandbox.sources import PathFact
+from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
-from tests.unit.sandbox.facts import directory, host
+from tests.unit.sandbox.facts import device, directory, host
 
 CASES = Path(__file__).parent / "cases"
 NAMES = sorted(path.stem for path in CASES.glob("*.toml"))
@@ -66,11 +66,23 @@ MACHINES: Mapping[str, Machine] = {
             file("/specs/base.tar", owner=1001),
             PathFact(path="/specs/shared", real="/specs/shared", kind="directory", mode=0o777, owner=1000),
             directory("/specs/src", real="/home/user/src"),
+            PathFact(path="/media", real="/media", kind="directory", shared=True),
+            device("/dev/kvm"),
+            PathFact(
+                path="/dev/disks",
+                real="/dev/disks",
+                kind="directory",
+                devices=(
+                    DeviceNode(path="/a/one", kind="b", major=8, minor=0),
+                    DeviceNode(path="/two", kind="c", major=9, minor=1),
+                ),
+            ),
         ),
         environ={"HOME": "/home/user", "TERM": "vt100"},
         surroundings=Surroundings(
             mounts=("/", "/mnt/base", "/mnt/base/opt", "/mnt/base/tmp/x", "/mnt/base/var"),
             sockets=("/home/user/src/a.sock", "/run/dbus/socket", "/running", "/tmp/b"),
+            devices={"/dev/kvm": "", "/dev/disks/a/one": "r", "/dev/disks/two": "rw"},
         ),
     ),
     "network": Machine(
@@ -113,7 +125,11 @@ MACHINES: Mapping[str, Machine] = {
             hard_limits={**host().hard_limits, "open_files": 1024},
             systemd=True,
         ),
-        paths=(missing("/specs/gone"),),
+        paths=(
+            missing("/specs/gone"),
+            file("/specs/config"),
+            PathFact(path="/dev/kvm", real="/dev/kvm", kind="missing", reason="no such file or directory"),
+        ),
         state=StateError("state directory /state is another user's", hint="set SANDBOX_STATE_DIR"),
     ),
     "capable": Machine(

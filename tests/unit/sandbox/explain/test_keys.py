@@ -21,11 +21,12 @@ from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.kernel.rlimits import RESOURCES
 from sandbox.plan import host_paths
+from sandbox.sources import PathFact
 from sandbox.spec.load import parse
 from sandbox.spec.lookup import declarations
 from sandbox.spec.notation import format_key_path, parse_key_path
 from tests.unit.sandbox.explain.machines import Machine, case, missing
-from tests.unit.sandbox.facts import host
+from tests.unit.sandbox.facts import device, host
 from tests.unit.sandbox.spec.examples import with_example
 
 MACHINE = Machine(
@@ -35,6 +36,7 @@ MACHINE = Machine(
         )
     ),
     environ={"HOME": "/home/user", "TERM": "xterm", "LANG": "C"},
+    paths=(device("/dev/kvm"), PathFact(path="/specs", real="/specs", kind="directory", shared=True)),
 )
 
 #: Keys of which the example is the default, and what to write instead.

@@ -22,6 +22,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "volumes[].size": {"volumes[].type": "tmpfs"},
     "volumes[].mode": {"volumes[].type": "tmpfs"},
     "volumes[].options": {"volumes[].type": "tmpfs"},
+    "volumes[].propagation": {"volumes[].type": "bind", "volumes[].source": "."},
     "volumes[].content": {"volumes[].type": "file"},
     "network.networks": {"networks.backend": {}},
     "restart.max": {"restart.policy": "always"},

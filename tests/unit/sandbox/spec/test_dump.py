@@ -160,7 +160,7 @@ def test_defaults_are_written_only_when_asked_for() -> None:
         "[restart]\npolicy = 'always'\n[health]\ncommand = 'true'\n",
         "[security]\nseccomp = { deny = ['mount'] }\nlandlock = {}\ncapabilities = { drop = ['all'] }\n",
         "[networks.b]\nsubnet = '10.0.0.0/24'\n[network]\nmode = 'private'\nports = ['80:80', '[::1]:5:6/udp']\nnetworks = ['b']\n",
-        "[[build]]\nrun = ['a']\n[sandboxes.x]\nfile = 'y'\n[[devices]]\npath = '/dev/null'\n",
+        "[[build]]\nrun = ['a']\n[sandboxes.x]\nfile = 'y'\n[[devices]]\npath = '/dev/kvm'\n",
         "[[volumes]]\ntype = 'named'\nsource = 'db'\ntarget = '/db'\n[[volumes]]\ntype = 'file'\ncontent = 'a\\n'\ntarget = '/f'\n",
         "[namespaces]\ntime = { boottime = '1d' }\n",
     ],

@@ -22,7 +22,7 @@ def test_the_vocabulary_is_that_of_the_design() -> None:
         "sandbox": "name hostname description labels",
         "root": "layers writable driver size inodes native optional",
         "process": "command args cwd user groups umask env inherit_env terminal stop_signal stop_timeout init env_file",
-        "volumes[]": "type source target read_only size mode options content",
+        "volumes[]": "type source target read_only size mode options propagation content",
         "devices[]": "path target",
         "namespaces": "user mount pid net ipc uts cgroup time optional",
         "ids": "map uid_map gid_map optional",

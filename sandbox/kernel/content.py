@@ -1,0 +1,48 @@
+"""A file that exists in memory only, shown at a place of the sandbox."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from sandbox.kernel import mounts
+from sandbox.kernel.mounts import MountFlags
+
+_NAME = "content"
+
+
+def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bool) -> int:
+    """Show a read-only file that holds *content* on the file *target_fd*; returns an O_PATH descriptor of it there.
+
+    It belongs to id 0 of this user namespace, in a tmpfs of its own that just holds it. That is mounted on the empty directory
+    *place_fd* of this mount namespace, which nobody else can reach and which goes with the old root: a file of a file system
+    that is mounted nowhere can be bound since Linux 6.15 only.
+    """
+    flags = MountFlags(nosuid=True, nodev=True)
+    size = max(mmap.PAGESIZE, -(-len(content) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    options = mounts.tmpfs_options(size=size, mode=0o700, inodes=2)
+    top_fd = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
+    try:
+        mounts.attach(top_fd, place_fd)
+        _write(top_fd, content, mode)
+        source_fd = os.open(_NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top_fd)
+    finally:
+        os.close(top_fd)
+    try:
+        tree_fd = mounts.copy_tree(source_fd, recursive=False)
+    finally:
+        os.close(source_fd)
+    try:
+        flags = MountFlags(read_only=True, nosuid=True, nodev=True, noexec=noexec)
+        mounts.attach_tree(tree_fd, target_fd, flags, source="content")
+    except OSError:
+        os.close(tree_fd)
+        raise
+    return tree_fd
+
+
+def _write(top_fd: int, content: bytes, mode: int) -> None:
+    fd = os.open(_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=top_fd)
+    with open(fd, "wb") as file:
+        file.write(content)
+        os.fchmod(fd, mode)

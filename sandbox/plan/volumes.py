@@ -1,0 +1,152 @@
+"""Volumes and devices: what bypasses the layers, in the order in which it can be mounted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sandbox.ops import BindDevice, BindVolume, FileVolume, TmpfsVolume, VolumeOperation
+from sandbox.plan.findings import Findings
+from sandbox.plan.storage import inside, shows_directory
+from sandbox.plan.values import KeptVolume
+from sandbox.sources import PathFact
+from sandbox.spec.model import Spec
+from sandbox.spec.tables import Device, Volume
+
+_FILE_MODE = 0o644
+_KEPT_MODE = 0o755
+_TMPFS_MODE = 0o1777
+
+
+def kept_path(state_directory: str, name: str) -> str:
+    """Return the directory of the volume *name* that is kept in the state directory."""
+    return os.path.join(state_directory, "volumes", name, "data")
+
+
+def plan_kept(spec: Spec) -> tuple[KeptVolume, ...]:
+    """Return the named volumes, each once."""
+    found: dict[str, KeptVolume] = {}
+    for volume in spec.volumes:
+        if volume.type == "named" and volume.source is not None:
+            mode = _KEPT_MODE if volume.mode is None else volume.mode
+            found.setdefault(volume.source, KeptVolume(name=volume.source, mode=mode))
+    return tuple(found.values())
+
+
+def plan_volumes(
+    spec: Spec, paths: Mapping[str, PathFact], state_directory: str, findings: Findings
+) -> tuple[VolumeOperation, ...]:
+    """Return the volumes in the order in which they can be mounted; those that are refused are left out."""
+    planned: list[tuple[str, VolumeOperation]] = []
+    for number, volume in enumerate(spec.volumes):
+        key = f"volumes[{number}]"
+        if volume.type == "bind" and volume.source is not None:
+            refusal = _source_refusal(volume, paths[volume.source])
+            if refusal is not None:
+                setting, message, hint = refusal
+                findings.refuse(f"{key}.{setting}", message, hint)
+                continue
+        planned.append((key, _plan_volume(volume, paths, state_directory)))
+    # A volume on a path of another one is mounted after it, whatever their order in the file.
+    planned.sort(key=lambda item: item[1].target.split("/"))
+    files = {fact.real for fact in paths.values() if fact.kind == "file"}
+    placed: list[VolumeOperation] = []
+    around: list[
+        VolumeOperation
+    ] = []  # in their order the innermost one around a volume is the last of these
+    for key, operation in planned:
+        while around and not inside(operation.target, around[-1].target):
+            around.pop()
+        if around and not shows_directory(around[-1], files):
+            message = f"{operation.target} is below {around[-1].target}, which is a file"
+            findings.refuse(f"{key}.target", message, "choose another target")
+            continue
+        placed.append(_placed(operation, around[-1]) if around else operation)
+        around.append(placed[-1])
+    return tuple(placed)
+
+
+def _source_refusal(volume: Volume, fact: PathFact) -> tuple[str, str, str] | None:
+    """Return the setting of a bind volume that cannot be had, message and hint; None if all can."""
+    if fact.kind in ("missing", "refused"):
+        return (
+            "source",
+            f"{volume.source}: {fact.reason}",
+            "make it first, or name an existing file or directory",
+        )
+    if volume.propagation == "slave" and not fact.shared:
+        reason = f"{volume.source} is on a mount of this machine that is private: what is mounted there later goes nowhere"
+        return "propagation", reason, "as root: mount --make-shared, on the mount point that findmnt -T names"
+    return None
+
+
+def _plan_volume(volume: Volume, paths: Mapping[str, PathFact], state_directory: str) -> VolumeOperation:
+    noexec = "noexec" in volume.options
+    if volume.type == "tmpfs":
+        return TmpfsVolume(
+            target=volume.target,
+            size=volume.size,
+            mode=_TMPFS_MODE if volume.mode is None else volume.mode,
+            read_only=bool(volume.read_only),
+            noexec=noexec,
+        )
+    if volume.type == "file":
+        return FileVolume(
+            target=volume.target,
+            content=(volume.content or "").encode(),
+            mode=_FILE_MODE if volume.mode is None else volume.mode,
+            noexec=noexec,
+        )
+    assert volume.source is not None
+    named = volume.type == "named"
+    return BindVolume(
+        source=kept_path(state_directory, volume.source) if named else paths[volume.source].real,
+        target=volume.target,
+        read_only=bool(volume.read_only),
+        noexec=noexec,
+        slave=volume.propagation == "slave",
+        name=volume.source if named else None,
+    )
+
+
+def _placed(volume: VolumeOperation, around: VolumeOperation) -> VolumeOperation:
+    """Return *volume* as one whose target lies in the volume *around* it.
+
+    What is missing on the way is made where that is the sandbox's own, never in a directory of the host.
+    """
+    own = isinstance(around, TmpfsVolume) or (
+        isinstance(around, BindVolume) and around.name is not None and not around.read_only
+    )
+    return replace(volume, within=around.target, create=own)
+
+
+def plan_devices(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> tuple[BindDevice, ...]:
+    """Return the devices, each node of a directory by itself; those that are refused are left out."""
+    planned: dict[str, BindDevice] = {}
+    for number, device in enumerate(spec.devices):
+        fact = paths[device.path]
+        key = f"devices[{number}]"
+        if not fact.devices:
+            reason = fact.reason or "there is no device in it"
+            hint = "see ls -l /dev on this machine; what makes a device appear is its driver (see dmesg)"
+            findings.refuse(f"{key}.path", f"{device.path}: {reason}", hint)
+            continue
+        for operation in _plan_device(device, fact):
+            if operation.target in planned:
+                findings.refuse(key, f"{operation.target} appears there twice", "remove one of the two")
+            planned[operation.target] = operation
+    return tuple(planned.values())
+
+
+def _plan_device(device: Device, fact: PathFact) -> list[BindDevice]:
+    return [
+        BindDevice(
+            source=fact.real + node.path,
+            target=(device.target or device.path) + node.path,
+            kind=node.kind,
+            major=node.major,
+            minor=node.minor,
+        )
+        for node in fact.devices
+    ]

@@ -1,0 +1,155 @@
+"""Mounting volumes and devices in the new root: every target is opened by descriptors, and no link of it leads astray.
+
+A target in the layers is found as the program would find it, links followed, within the root. A target in another volume is
+found from that volume's root on, and a link that leads out of the volume is refused: whoever could write to it before chooses
+where in the volume the mount goes, and not where in the sandbox.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from sandbox.kernel import content, devices, mounts
+from sandbox.ops import BindDevice, BindVolume, CheckVolumes, FileVolume, TmpfsVolume, VolumeOperation
+
+if TYPE_CHECKING:
+    from sandbox.runtime.execute import Workspace
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def bind(operation: BindVolume, workspace: Workspace) -> None:
+    """Show a file or directory of the host."""
+    source = workspace.source_fds[operation.source]
+    is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
+    with _Target(operation, workspace, is_directory=is_directory) as target:
+        # The copy of a slave was made before everything here became private.
+        tree = workspace.slaves.pop(operation.target) if operation.slave else mounts.copy_tree(source)
+        try:
+            mounts.attach_tree(tree, target, _flags(operation), source=operation.source)
+        except OSError:
+            os.close(tree)
+            raise
+    workspace.mounted[operation.target] = tree
+
+
+def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
+    """Mount an empty file system in memory."""
+    options = mounts.tmpfs_options(size=operation.size, mode=operation.mode, inodes=None)
+    with _Target(operation, workspace, is_directory=True) as target:
+        # Read-only at the end, for other volumes may need a place in it.
+        flags = mounts.MountFlags(nosuid=operation.nosuid, nodev=operation.nodev, noexec=operation.noexec)
+        tree = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
+        try:
+            mounts.attach(tree, target)
+        except OSError:
+            os.close(tree)
+            raise
+    workspace.mounted[operation.target] = tree
+    if operation.read_only:
+        workspace.sealed_later.append(tree)
+
+
+def file(operation: FileVolume, workspace: Workspace) -> None:
+    """Show a file that is made in memory."""
+    name = f"file-{len(workspace.mounted)}"
+    os.mkdir(name, 0o700, dir_fd=workspace.staging_fd)
+    with _Target(operation, workspace, is_directory=False) as target:
+        place = os.open(name, _OPEN_DIR, dir_fd=workspace.staging_fd)
+        try:
+            tree = content.show(
+                operation.content, target, place, mode=operation.mode, noexec=operation.noexec
+            )
+        finally:
+            os.close(place)
+    workspace.mounted[operation.target] = tree
+
+
+def device(operation: BindDevice, workspace: Workspace) -> None:
+    """Show a device node of the host in /dev."""
+    node = workspace.source_fds[operation.source]
+    dev = mounts.open_in_root(workspace.root_fd, "/dev", directory=True, links=False)
+    try:
+        path = operation.target.removeprefix("/dev/")
+        numbers = (operation.major, operation.minor)
+        devices.bind_device(dev, path, node, kind=operation.kind, numbers=numbers)
+    finally:
+        os.close(dev)
+
+
+def check(operation: CheckVolumes, workspace: Workspace) -> None:
+    """Finish the volumes, and see that each is what its target leads to."""
+    for fd in workspace.sealed_later:
+        mounts.restrict(fd, mounts.MountFlags(read_only=True))
+    ids = {mounts.mount_id(fd): target for target, fd in workspace.mounted.items()}
+    for target in operation.targets:
+        fd = mounts.open_in_root(workspace.root_fd, target)
+        try:
+            found = ids.get(mounts.mount_id(fd))
+        finally:
+            os.close(fd)
+        if found != target:
+            text = "a symbolic link on the way leads elsewhere" if found is None else f"{found} covers it"
+            raise OSError(errno.EBUSY, text, target)
+
+
+def _flags(operation: BindVolume) -> mounts.MountFlags:
+    return mounts.MountFlags(
+        read_only=operation.read_only,
+        nosuid=operation.nosuid,
+        nodev=operation.nodev,
+        noexec=operation.noexec,
+    )
+
+
+class _Target:
+    """Where a volume goes, open for the time of a mount on it."""
+
+    def __init__(self, operation: VolumeOperation, workspace: Workspace, *, is_directory: bool) -> None:
+        self._operation, self._workspace, self._is_directory = operation, workspace, is_directory
+
+    def __enter__(self) -> int:
+        operation, workspace = self._operation, self._workspace
+        if operation.within is None:
+            path = operation.target
+            self._fd = mounts.open_in_root(workspace.root_fd, path, directory=self._is_directory)
+            places = (workspace.root_fd, *workspace.mounted.values())
+            if mounts.mount_id(self._fd) not in map(mounts.mount_id, places):
+                os.close(self._fd)
+                raise OSError(errno.EXDEV, "leads into /proc, /sys or /dev", path)
+            return self._fd
+        top = workspace.mounted[operation.within]
+        path = operation.target[len(operation.within) :].lstrip("/")
+        if operation.create:
+            _create(top, path, is_directory=self._is_directory)
+        self._fd = mounts.open_beneath(top, path, directory=self._is_directory)
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _create(top: int, path: str, *, is_directory: bool) -> None:
+    """Make the relative *path* below *top* where it is missing; through a link that is in the way nothing is made."""
+    *parents, name = path.split("/")
+    at = os.dup(top)
+    try:
+        for parent in parents:
+            try:
+                os.mkdir(parent, 0o755, dir_fd=at)
+            except FileExistsError:
+                pass
+            below = os.open(parent, _OPEN_DIR, dir_fd=at)
+            os.close(at)
+            at = below
+        if is_directory:
+            os.mkdir(name, 0o755, dir_fd=at)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at))
+    except (FileExistsError, NotADirectoryError):
+        pass  # what is in the way is opened next, or refused there
+    finally:
+        os.close(at)

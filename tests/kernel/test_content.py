@@ -1,0 +1,84 @@
+"""Files that exist in memory only."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+import pytest
+
+from sandbox.kernel import content, mounts
+from tests.kernel.support import refusal
+
+pytestmark = pytest.mark.userns
+
+O_DIR = os.O_PATH | os.O_DIRECTORY
+
+
+@pytest.mark.parametrize("single_id", [False, True], ids=["whole map", "single id"])
+@pytest.mark.parametrize("size", [0, 6, mmap.PAGESIZE, 5 * mmap.PAGESIZE + 1])
+def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
+    in_namespaces, open_directory, size, single_id
+):
+    place, target = f"{open_directory}/place", f"{open_directory}/target"
+    os.mkdir(place)
+    os.chmod(place, 0o777)
+    with open(target, "w") as file:
+        file.write("below")
+    text = b"x" * size
+
+    def inside() -> object:
+        os.umask(0o077)  # must not matter
+        target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
+        fd = content.show(text, target_fd, place_fd, mode=0o754, noexec=True)
+        info = os.stat(target)
+        with open(target, "rb") as file:
+            same = file.read() == text
+        flags = os.statvfs(target).f_flag & (os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
+        return (
+            same,
+            [stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid],
+            refusal(os.open, target, os.O_WRONLY),
+            refusal(os.chmod, target, 0o777),
+            flags.bit_count(),
+            mounts.mount_id(fd) == mounts.mount_id(os.open(target, os.O_PATH)),
+        )
+
+    found = in_namespaces(inside, single_id=single_id)
+    assert found == [True, [0o754, 0, 0], "EROFS", "EROFS", 4, True]
+    with open(target) as file:
+        assert file.read() == "below"
+
+
+def test_the_file_stays_when_the_place_that_it_was_made_in_goes(in_namespaces, open_directory):
+    place, target = f"{open_directory}/place", f"{open_directory}/target"
+    os.mkdir(place)
+    os.chmod(place, 0o777)
+    with open(target, "w"):
+        pass
+
+    def inside() -> object:
+        from sandbox.kernel import _libc
+
+        fd = content.show(
+            b"kept", os.open(target, os.O_PATH), os.open(place, O_DIR), mode=0o644, noexec=False
+        )
+        os.close(fd)
+        _libc.umount2(place, _libc.MNT_DETACH)
+        with open(target) as file:
+            return file.read(), os.listdir(place)
+
+    assert in_namespaces(inside) == ["kept", []]
+
+
+def test_a_directory_is_no_place_for_a_file(in_namespaces, open_directory):
+    for name in ("place", "target"):
+        os.mkdir(f"{open_directory}/{name}")
+        os.chmod(f"{open_directory}/{name}", 0o777)
+
+    def inside() -> object:
+        target, place = (os.open(f"{open_directory}/{name}", O_DIR) for name in ("target", "place"))
+        return refusal(content.show, b"", target, place, mode=0o644, noexec=False)
+
+    assert in_namespaces(inside) == "ENOTDIR"

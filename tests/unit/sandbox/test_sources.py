@@ -1,0 +1,43 @@
+"""What the host paths of a file are, looked at on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sandbox.kernel.mountinfo import parse_mountinfo
+from sandbox.sources import DeviceNode, inspect_all
+
+
+def test_device_nodes_are_listed_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "null").symlink_to("/dev/null")
+    paths = [
+        "/dev/null",
+        "/dev/pts",
+        str(tmp_path / "fifo"),
+        str(tmp_path / "null"),
+        str(tmp_path),
+        "/dev/absent",
+    ]
+    found = inspect_all(paths, devices=paths)
+    null = DeviceNode(path="", kind="c", major=1, minor=3)
+    assert found["/dev/null"].devices == (null,)
+    assert found[str(tmp_path / "null")].devices == (null,)
+    assert found[str(tmp_path / "null")].real == "/dev/null"
+    assert DeviceNode(path="/ptmx", kind="c", major=5, minor=2) in found["/dev/pts"].devices
+    assert (found[str(tmp_path / "fifo")].devices, found[str(tmp_path)].devices) == ((), ())
+    assert found[str(tmp_path / "fifo")].reason
+    assert found["/dev/absent"].reason == "no such file or directory"
+
+
+def test_device_that_this_account_may_not_open_is_there_all_the_same() -> None:
+    path = next(path for path in ("/dev/kmsg", "/dev/console", "/dev/tty0") if os.path.exists(path))
+    (node,) = inspect_all([path], devices=[path])[path].devices
+    assert (node.major, node.minor) == (os.major(os.stat(path).st_rdev), os.minor(os.stat(path).st_rdev))
+
+
+def test_mounts_travel_from_where_they_are_shared_or_received() -> None:
+    line = "22 1 0:20 / /{} rw {}- tmpfs tmpfs rw\n"
+    text = line.format("a", "shared:1 ") + line.format("b", "master:1 ") + line.format("c", "")
+    assert [entry.travels for entry in parse_mountinfo(text)] == [True, True, False]
