@@ -294,6 +294,10 @@ _ADVICE: Mapping[tuple[str, int], str] = {
         "open /dev/null",
         errno.ENOENT,
     ): "this machine lacks it: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own",
+    (
+        "open",
+        errno.ELOOP,
+    ): "a symbolic link was put there since it was checked: see who can write to its directories",
     ("open", errno.EMFILE): "too many open files in this process: raise `ulimit -n`",
     ("open", errno.ENFILE): "too many open files on this machine: as root raise fs.file-max with sysctl",
     (

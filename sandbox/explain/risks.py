@@ -129,6 +129,9 @@ def _privileges(case: Case) -> Iterator[Risk]:
             f"The program gets capabilities beside the default ones: {names}; over its own namespaces only."
         )
         yield _risk(case, level, text, *keys)
+    if "SYS_ADMIN" in process.capabilities:
+        text = "With SYS_ADMIN the program can take away the mounts that hide paths, and make read-only volumes writable."
+        yield _risk(case, "danger", text, *keys)
     if not process.no_new_privileges:
         text = "Set-user-id programs and file capabilities in the layers work (no_new_privileges is off)."
         yield _risk(case, "caution", text, "security.no_new_privileges")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 
 from sandbox.kernel import mounts
@@ -19,8 +18,8 @@ def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bo
     that is mounted nowhere can be bound since Linux 6.15 only.
     """
     flags = MountFlags(nosuid=True, nodev=True)
-    size = max(mmap.PAGESIZE, -(-len(content) // mmap.PAGESIZE) * mmap.PAGESIZE)
-    options = mounts.tmpfs_options(size=size, mode=0o700, inodes=2)
+    # The kernel rounds up to whole pages; 0 would be no limit.
+    options = mounts.tmpfs_options(size=max(1, len(content)), mode=0o700, inodes=2)
     top_fd = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
     try:
         mounts.attach(top_fd, place_fd)

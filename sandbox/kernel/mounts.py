@@ -157,6 +157,15 @@ def _open_path(top_fd: int, path: str, resolve: int, *, directory: bool) -> int:
     return _libc.openat2(top_fd, path, flags, 0, resolve)
 
 
+def open_real(path: str, *, directory: bool = False) -> int:
+    """Open the absolute *path*, O_PATH, on which there were no symbolic links when it was looked at, and may be none now.
+
+    Raises:
+        OSError: ELOOP where somebody has put one there since.
+    """
+    return _open_path(_libc.AT_FDCWD, path, _libc.RESOLVE_NO_SYMLINKS, directory=directory)
+
+
 def path_of(fd: int) -> str:
     """Return where the kernel says *fd* is, for messages."""
     try:

@@ -199,8 +199,13 @@ def _hint(operation: Operation, error: OSError) -> str:
             return (
                 f"a symbolic link in {operation.within} leads out of it: remove it, or choose another target"
             )
-        if error.errno in (errno.ENOENT, errno.EXDEV, errno.ELOOP):
+        if error.errno in (errno.EXDEV, errno.ELOOP):
             return f"a layer has a symbolic link on the way to {operation.target}: name where it leads to"
+        if error.errno == errno.ENOENT:
+            return (
+                f"on the way to {operation.target} an earlier run has removed something, or there is a symbolic link that leads "
+                "nowhere: name another target"
+            )
         if error.errno == errno.ENOTDIR:
             return (
                 f"{operation.target} in the layers and the source must both be directories or both be files"

@@ -140,7 +140,8 @@ def _step(name: str, operation: str, action: Callable[[], T]) -> T:
 
 
 def _opener(path: str) -> Callable[[], int]:
-    return lambda: os.open(path, os.O_PATH | os.O_CLOEXEC)
+    # The plan has the path without links: one that is there now was put there to lead astray.
+    return lambda: mounts.open_real(path)
 
 
 def _become_root() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
 from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
-from sandbox.kernel import idmaps, process
+from sandbox.kernel import idmaps, mounts, process
 from sandbox.kernel.cgroups import Cgroup
 from sandbox.plan import LayerPlan, MountPoint, Plan
 from sandbox.runtime import filters, init, payload
@@ -153,7 +153,7 @@ class Supervisor:
                 self._warn(notice)
             return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False)
         try:
-            fd = os.open(layer.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = mounts.open_real(layer.path, directory=True)
         except OSError as error:
             raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
         undo.callback(os.close, fd)

@@ -111,6 +111,15 @@ def test_no_program_types_into_its_terminal(launcher: Launcher) -> None:
         assert person.status() == 1
 
 
+def test_console_is_the_terminal_of_the_sandbox(launcher: Launcher) -> None:
+    with person_at(
+        launcher,
+        ["sh", "-c", "echo on console > /dev/console; stat -c %t:%T /dev/pts/0 /dev/console | uniq | wc -l"],
+    ) as person:
+        person.read_until("on console\r\n1\r\n")
+        assert person.status() == 0
+
+
 def test_window_size_is_passed_on_and_follows(launcher: Launcher) -> None:
     script = 'trap "stty size; exit 3" WINCH; stty size; while :; do sleep 0.05; done'
     with person_at(launcher, ["sh", "-c", script]) as person:

@@ -306,6 +306,16 @@ def test_directory_of_the_host_that_is_swapped_for_a_link_meanwhile_is_no_way_ou
             assert "/data/one/in" in outcome.err
 
 
+def test_place_that_a_program_moved_away_is_an_error_at_the_next_start(
+    launcher: Launcher, shared: Path
+) -> None:
+    spec = KEPT + volume("bind", "/new/in", source=str(shared))
+    assert launcher.shell("mv /new /old && ls /old/in", spec).out == "file\n"
+    done = launcher.up(spec, ["true"])
+    assert done.status == 125
+    assert "on the way to /new/in an earlier run has removed something" in done.err
+
+
 # -- propagation ---------------------------------------------------------------------------------
 
 

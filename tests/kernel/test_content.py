@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 
@@ -13,11 +12,12 @@ from tests.kernel.support import refusal
 
 pytestmark = pytest.mark.userns
 
+PAGE = os.sysconf("SC_PAGE_SIZE")
 O_DIR = os.O_PATH | os.O_DIRECTORY
 
 
 @pytest.mark.parametrize("single_id", [False, True], ids=["whole map", "single id"])
-@pytest.mark.parametrize("size", [0, 6, mmap.PAGESIZE, 5 * mmap.PAGESIZE + 1])
+@pytest.mark.parametrize("size", [0, 6, PAGE, 5 * PAGE + 1])
 def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
     in_namespaces, open_directory, size, single_id
 ):

@@ -519,6 +519,13 @@ def test_paths_below_a_directory_lead_nowhere_out_of_it(tree):
         os.close(source)
 
 
+def test_a_source_is_opened_without_following_a_link_that_came_there(tree):
+    os.symlink("sub", f"{tree}/source/link")
+    os.close(mounts.open_real(f"{os.path.realpath(tree)}/source/sub", directory=True))
+    for path in ("source/link", "source/link/deep"):
+        assert refusal(mounts.open_real, f"{os.path.realpath(tree)}/{path}") == "ELOOP"
+
+
 def test_a_path_that_is_swapped_for_a_link_meanwhile_never_leads_out(tree):
     """The race that a path string would lose: the swap falls between looking and opening."""
     os.mkdir(f"{tree}/root/inside")
