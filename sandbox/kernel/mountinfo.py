@@ -81,16 +81,19 @@ def subtree(entries: Iterable[MountEntry], top: int) -> list[MountEntry]:
 def reachable(tree: Sequence[MountEntry]) -> list[MountEntry]:
     """Return the mounts of *tree*, which :func:`subtree` made, to which a path leads from its top; the top comes first.
 
-    A mount is out of reach where another child of its parent lies over its mount point or over a directory above, or where
-    its directory was removed. Paths alone do not tell: what is mounted on /a before /a is mounted over has the same path as
+    A mount is out of reach where another one lies over its root, where another child of its parent lies over a directory above its
+    mount point, or where its directory was removed. Paths alone do not tell: what is mounted on /a before /a is mounted over has the same path as
     what is mounted there after.
     """
     found = [tree[0]]
+    covered = set()
     for parent in found:  # grows as children are found
         children = [entry for entry in tree if entry.parent_id == parent.mount_id and entry is not tree[0]]
         on_root = [child for child in children if child.mount_point == parent.mount_point]
+        if on_root and parent is not tree[0]:
+            covered.add(parent.mount_id)
         found += on_root or [child for child in children if not _hidden(child, children)]
-    return found
+    return [entry for entry in found if entry.mount_id not in covered]
 
 
 def _hidden(entry: MountEntry, siblings: Iterable[MountEntry]) -> bool:

@@ -62,8 +62,8 @@ class Workspace:
     root_fd: int = -1
     #: A directory of a tmpfs of our own, out of everybody's sight, to mount in; it goes with the host's root.
     staging_fd: int = -1
-    #: Copies of sources that mounts of the host still reach, by target.
-    slaves: dict[str, int] = field(default_factory=dict)
+    #: Copies of the mounts at the sources of bind volumes, by target.
+    copies: dict[str, int] = field(default_factory=dict)
     #: The roots of the volumes by target, and those that become read-only once all are mounted.
     mounted: dict[str, int] = field(default_factory=dict)
     sealed_later: list[int] = field(default_factory=list)
@@ -71,14 +71,14 @@ class Workspace:
 
 def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:
     """Open what is needed of the host, and stop mounts from travelling between it and us but for volumes that ask for that."""
+    # All before anything of ours is mounted over a directory of the host, for that would be copied with it.
+    binds = [operation for operation in operations if isinstance(operation, BindVolume)]
+    _copy_sources(workspace, [operation for operation in binds if operation.slave])
     try:
-        for operation in operations:
-            if isinstance(operation, BindVolume) and operation.slave:
-                copy = mounts.copy_tree(workspace.source_fds[operation.source])
-                workspace.slaves[operation.target] = copy
         mounts.make_private()
     except OSError as error:
         raise StepError("mount namespace", "mount", error) from None
+    _copy_sources(workspace, [operation for operation in binds if not operation.slave])
     try:
         workspace.devices = devices.open_nodes()
     except OSError as error:
@@ -87,6 +87,15 @@ def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -
         workspace.sys_fd = os.open("/sys", _OPEN_DIR)
     except OSError as error:
         raise StepError("open /sys", "open", error) from None
+
+
+def _copy_sources(workspace: Workspace, operations: Iterable[BindVolume]) -> None:
+    for operation in operations:
+        try:
+            copy = mounts.copy_tree(workspace.source_fds[operation.source])
+        except OSError as error:
+            raise StepError(operation.describe(), "mount", error) from None
+        workspace.copies[operation.target] = copy
 
 
 def execute(operation: Operation, workspace: Workspace) -> None:
@@ -160,10 +169,10 @@ def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
 def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     mounts.pivot(workspace.root_fd)
     # Each of these still leads to the host, or past what covers a volume.
-    held = (workspace.devices, workspace.source_fds, workspace.slaves, workspace.mounted)
+    held = (workspace.devices, workspace.source_fds, workspace.copies, workspace.mounted)
     for fd in (*(fd for fds in held for fd in fds.values()), workspace.sys_fd, workspace.staging_fd):
         os.close(fd)
-    workspace.devices, workspace.source_fds, workspace.slaves, workspace.mounted = {}, {}, {}, {}
+    workspace.devices, workspace.source_fds, workspace.copies, workspace.mounted = {}, {}, {}, {}
     workspace.sys_fd = workspace.staging_fd = -1
 
 

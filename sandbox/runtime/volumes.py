@@ -23,17 +23,11 @@ _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def bind(operation: BindVolume, workspace: Workspace) -> None:
     """Show a file or directory of the host."""
-    source = workspace.source_fds[operation.source]
-    is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
-    with _Target(operation, workspace, is_directory=is_directory) as target:
-        # The copy of a slave was made before everything here became private.
-        tree = workspace.slaves.pop(operation.target) if operation.slave else mounts.copy_tree(source)
-        try:
-            mounts.attach_tree(tree, target, _flags(operation), source=operation.source)
-        except OSError:
-            os.close(tree)
-            raise
+    tree = workspace.copies.pop(operation.target)
     workspace.mounted[operation.target] = tree
+    is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+    with _Target(operation, workspace, is_directory=is_directory) as target:
+        mounts.attach_tree(tree, target, _flags(operation), source=operation.source)
 
 
 def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import struct
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from sandbox.kernel import _libc, process
 from sandbox.kernel.trees import exchange
 from tests.e2e.support import HOST_ROOT, Launcher, first_line
 
@@ -133,6 +138,64 @@ def test_content_of_a_file_is_nowhere_on_disk(launcher: Launcher) -> None:
         assert found.stdout == ""
     assert secret not in launcher.up(spec, options=["--dry-run"]).out
     assert secret not in launcher.up(spec, options=["--dry-run", "--json"]).out
+
+
+# -- read-only ---------------------------------------------------------------------------------
+
+
+def without_mount_setattr() -> None:
+    """Make this process and those that it starts find a kernel before Linux 5.12, as far as mount_setattr(2) goes."""
+    load, equal, ret = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+    refuse, allow = 0x00050000 | errno.ENOSYS, 0x7FFF0000
+    program = [(load, 0, 0, 0), (equal, 0, 1, 442), (ret, 0, 0, refuse), (ret, 0, 0, allow)]
+    if os.geteuid() != 0:
+        process.set_no_new_privileges()
+    _libc.set_seccomp_filter(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["mount_setattr", "remount"])
+def test_read_only_volume_is_so_with_all_that_the_host_has_mounted_in_it(
+    launcher: Launcher, old: bool
+) -> None:
+    # The host's root: of its mounts some have flags that a user namespace may not take away. Without the privileges that
+    # newuidmap(1) needs, for a filter takes them.
+    spec = (
+        HOST_ROOT
+        + '[ids]\nmap = "single"\n'
+        + volume("bind", "/host", source="/", read_only="x").replace('"x"', "true")
+    )
+    script = (
+        "import os\n"
+        "points = {line.split()[4] for line in open('/proc/self/mountinfo') if line.split()[4].startswith('/host')}\n"
+        "print(len(points), *(point for point in points if not os.statvfs(point).f_flag & os.ST_RDONLY))\n"
+        "for path in ('/host/dev/shm/x', '/host/tmp/x'):\n"
+        "    try: open(path, 'w')\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    done = subprocess.run(
+        launcher.arguments(spec, ["/usr/bin/python3", "-c", script]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=launcher.environ,
+        preexec_fn=without_mount_setattr if old else None,
+    )
+    first, *refused = done.stdout.splitlines()
+    assert int(first) > 3, done.stderr  # and no mount after the number
+    assert refused == [str(errno.EROFS)] * 2
+
+
+def test_with_a_capability_that_mounts_read_only_does_not_hold_which_explain_says(
+    launcher: Launcher, shared: Path
+) -> None:
+    spec = HOST_ROOT + '[security]\ncapabilities = { add = ["SYS_ADMIN"] }\n'
+    spec += volume("bind", "/v", source=str(shared), read_only="x").replace('"x"', "true")
+    assert launcher.shell("mount -o remount,bind,rw /v && touch /v/new", spec).status == 0
+    assert (shared / "new").exists()
+    command = [sys.executable, "-m", "sandbox", "explain", launcher.write(spec)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, env=launcher.environ).stdout
+    assert "!! With SYS_ADMIN the program can" in told
 
 
 # -- targets -------------------------------------------------------------------------------------
@@ -314,6 +377,19 @@ def test_place_that_a_program_moved_away_is_an_error_at_the_next_start(
     done = launcher.up(spec, ["true"])
     assert done.status == 125
     assert "on the way to /new/in an earlier run has removed something" in done.err
+
+
+@pytest.mark.parametrize("source", ["/tmp", "/"])
+def test_volume_of_a_directory_that_the_launcher_itself_works_in_is_the_hosts(
+    launcher: Launcher, source: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="sandbox-volume-", dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        Path(directory, "file").write_text("of the host\n")
+        spec = HOST_ROOT + volume("bind", "/v", source=source, read_only="x").replace('"x"', "true")
+        path = f"/v{directory}" if source == "/" else f"/v/{os.path.basename(directory)}"
+        script = f"cat {path}/file; grep -c ' fuse.*unionfs' /proc/self/mountinfo"
+        assert launcher.shell(script, spec).out == "of the host\n1\n"
 
 
 # -- propagation ---------------------------------------------------------------------------------

@@ -153,6 +153,20 @@ def test_a_mount_that_another_covers_is_no_obstacle_to_a_read_only_bind(in_names
     assert in_namespaces(inside) == ["EROFS", []]
 
 
+@FALLBACK
+def test_a_mount_on_the_root_of_another_is_no_obstacle_to_a_read_only_bind(in_namespaces, tree, use_setattr):
+    """As on machines where an initramfs has mounted /dev/pts and the system mounts it again."""
+
+    def inside() -> object:
+        for _ in range(3):
+            tmpfs(f"{tree}/source/sub")
+        source, target = os.open(f"{tree}/source", O_DIR), os.open(f"{tree}/target", O_DIR)
+        mounts.bind(source, target, read_only=True, use_setattr=use_setattr)
+        return refusal(touch, f"{tree}/target/sub/x")
+
+    assert in_namespaces(inside) == "EROFS"
+
+
 def test_a_file_is_bound_on_a_file(in_namespaces, tree):
     def inside() -> object:
         source, target = os.open(f"{tree}/source/file", os.O_PATH), os.open(f"{tree}/plain", os.O_PATH)

@@ -97,7 +97,7 @@ def test_every_mount_that_none_covers_is_reachable():
 @pytest.mark.parametrize(
     ("line", "out_of_reach"),
     [
-        ("50 32 0:40 / /a/b rw - tmpfs tmpfs rw", {33}),  # on the root of /a/b, over its /a/b/c
+        ("50 32 0:40 / /a/b rw - tmpfs tmpfs rw", {32, 33}),  # on the root of /a/b, over it and its /a/b/c
         ("50 30 0:40 / /a/b/c rw - tmpfs tmpfs rw", {50}),  # in /a, before /a/b was mounted over it
         ("50 22 0:40 / /a/b rw - tmpfs tmpfs rw", {50}),  # in /, before /a was mounted over it
         ("50 22 0:40 / /gone//deleted rw - tmpfs tmpfs rw", {50}),
