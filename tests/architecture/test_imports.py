@@ -56,6 +56,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "plan",
             "host",
             "sources",
+            "ops",
+            "userns",
             "state",
             "runtime",
             "editing",
