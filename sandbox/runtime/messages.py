@@ -1,8 +1,8 @@
 """Everything that the processes of one sandbox may say to each other, and the channel that carries it.
 
-A channel is one end of a SOCK_SEQPACKET pair: a message is one packet of JSON, with descriptors beside it
-where the message is about one. The set is closed: what is not expected at some point is a
-:class:`ChannelError` that says what was.
+A channel is one end of a SOCK_SEQPACKET pair: a message is JSON, with descriptors beside it where the message is about
+one. It is cut into packets that any socket buffer takes; the first byte of each says whether more follow. The set of
+messages is closed: what is not expected at some point is a :class:`ChannelError` that says what was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import socket
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-_MAX_PACKET = 1 << 16
+_MAX_PACKET = 1 << 14
+_MORE, _LAST = b"+", b"."
 _MAX_FDS = 4
 
 
@@ -147,21 +148,30 @@ class Channel:
         Raises:
             OSError: EPIPE, the other side is gone.
         """
-        packet = json.dumps([type(message).__name__, asdict(message)]).encode()
-        if fds:
-            socket.send_fds(self._socket, [packet], list(fds), socket.MSG_NOSIGNAL)
-        else:
-            self._socket.send(packet, socket.MSG_NOSIGNAL)
+        text = json.dumps([type(message).__name__, asdict(message)]).encode()
+        size = _MAX_PACKET - 1
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        for number, piece in enumerate(pieces, 1):
+            packet = (_LAST if number == len(pieces) else _MORE) + piece
+            if fds and number == 1:
+                socket.send_fds(self._socket, [packet], list(fds), socket.MSG_NOSIGNAL)
+            else:
+                self._socket.send(packet, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message | None:
         """Wait for a message; None when the other side is gone."""
-        packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        self._received_fds += fds
-        if not packet:
-            return None
-        name, fields = json.loads(packet)
+        text = b""
+        more = True
+        while more:
+            packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            self._received_fds += fds
+            if not packet:
+                return None
+            text += packet[1:]
+            more = packet[:1] == _MORE
+        name, fields = json.loads(text)
         return _KINDS[name](**fields)
 
     def take_fd(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +41,31 @@ def test_messages_keep_their_order_and_their_bounds(ends: tuple[Channel, Channel
     one.send(Started())
     assert other.expect(InitStarted).pid == 7
     assert other.receive() == Started()
+
+
+def test_message_of_any_size_arrives(ends: tuple[Channel, Channel]) -> None:
+    one, other = ends
+    # Escaped as JSON, the path is six times as long.
+    message = SetupFailed("open", "open", 36, "name too long", "/\N{SNOWMAN}" * 50_000)
+    reader, writer = os.pipe()
+    sender = threading.Thread(target=lambda: one.send(message, writer))
+    sender.start()
+    assert other.receive() == message
+    sender.join()
+    os.close(other.take_fd())
+    one.send(Started())
+    assert other.receive() == Started()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_other_side_that_ends_within_a_message_is_gone() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(other)
+    one.send(b'+["Started"')
+    one.close()
+    assert channel.receive() is None
+    channel.close()
 
 
 def test_descriptor_comes_with_its_message_and_is_not_inherited(ends: tuple[Channel, Channel]) -> None:
