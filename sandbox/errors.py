@@ -166,8 +166,17 @@ def describe_errno(operation: str, number: int) -> str | None:
     advice = _ADVICE.get((operation, number))
     if advice is None and " " in operation:
         advice = _ADVICE.get((operation.partition(" ")[0], number))
-    return advice
+    return advice or _USED_UP.get(number)
 
+
+#: Whatever it was that failed: something is used up.
+_USED_UP: Mapping[int, str] = {
+    errno.EMFILE: "too many open files in this process: raise `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine: as root raise fs.file-max with sysctl",
+    errno.ENOMEM: "there is no memory left: free some and try again",
+    errno.ENOSPC: "no space left: free some where the writable layer and the state are kept (see `df`)",
+    errno.EDQUOT: "a quota is used up: free some space where the writable layer and the state are kept",
+}
 
 _FUSE_ACCESS = (
     "as root: chmod 666 /dev/fuse (udev does so by itself); in a container: start it with --device /dev/fuse"

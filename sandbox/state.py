@@ -144,7 +144,11 @@ class StateDirectory:
         with self.locked():
             path = os.path.join(self.path, "run", f"{name}-{os.urandom(4).hex()}")
             os.mkdir(path, 0o700)
-            return RunDirectory(path, ids)
+            try:
+                return RunDirectory(path, ids)
+            except BaseException:
+                _remove_directory(path, None)
+                raise
 
     def persistent(self, ids: IdPlan, *, name: str, file: str) -> RunDirectory:
         """Open, or make, the persistent directory of the sandbox *name*, locked.
@@ -248,7 +252,11 @@ class RunDirectory:
                 hint="start it as it was started before, or remove the directory to begin anew",
             )
         self._state: dict[str, Any] = {"pid": os.getpid(), "ids": _ids_as_json(ids)}
-        self.record({})
+        try:
+            self.record({})
+        except BaseException:
+            self.close()
+            raise
 
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add *facts* to the state on disk, replacing the file as a whole."""

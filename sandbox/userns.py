@@ -5,12 +5,14 @@ nowhere else.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError, SetupError
-from sandbox.kernel import idmaps, namespaces
+from sandbox.kernel import idmaps, namespaces, process
 
 if TYPE_CHECKING:
     from sandbox.plan import IdPlan
@@ -23,29 +25,42 @@ def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
     Raises:
         SandboxError: the namespace could not be made, or *action* raised; with the message of the error.
     """
-    ready_reader, ready_writer = os.pipe()
-    go_reader, go_writer = os.pipe()
-    result_reader, result_writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _child(
-            action, ready_writer, go_reader, result_writer, closing=(ready_reader, go_writer, result_reader)
-        )
-    for fd in (ready_writer, go_reader, result_writer):
-        os.close(fd)
-    try:
-        mapped = _map(pid, ids, ready_reader)
-        if mapped is None:
-            os.write(go_writer, b"go")
-        os.close(go_writer)
-        with open(result_reader, "rb", closefd=False) as pipe:
-            result = pipe.read().decode(errors="surrogateescape")
-    finally:
-        os.close(ready_reader)
-        os.close(result_reader)
-        _, status = os.waitpid(pid, 0)
+    with ExitStack() as undo:
+
+        def pipe() -> tuple[int, int]:
+            reader, writer = os.pipe()
+            opened.update((reader, writer))
+            return reader, writer
+
+        def close(*fds: int) -> None:
+            for fd in fds:
+                opened.discard(fd)
+                os.close(fd)
+
+        opened: set[int] = set()
+        undo.callback(lambda: close(*opened))
+        ready_reader, ready_writer = pipe()
+        go_reader, go_writer = pipe()
+        result_reader, result_writer = pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            closing = (ready_reader, go_writer, result_reader)
+            _child(action, ready_writer, go_reader, result_writer, closing=closing)
+        try:
+            close(ready_writer, go_reader, result_writer)
+            mapped = _map(pid, ids, ready_reader)
+            if mapped is None:
+                os.write(go_writer, b"go")
+            close(go_writer)
+            with open(result_reader, "rb", closefd=False) as said:
+                result = said.read().decode(errors="surrogateescape")
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)  # nobody waits for what it does any more
+            raise
+        finally:
+            _, status = os.waitpid(pid, 0)
     if mapped is not None:
         raise mapped
     if status != 0:
@@ -107,6 +122,8 @@ def _child(
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
             os.umask(0)
+            # After the change of ids, which clears it; the end of the pipe says whether the parent was there until then.
+            process.set_parent_death_signal()
             text, status = action() or "", 0
             os.write(result_writer, text.encode(errors="surrogateescape"))
     except SandboxError as error:

@@ -8,7 +8,7 @@ import sys
 
 from sandbox.cli.output import print_json, use_colour
 from sandbox.cli.parser import parse
-from sandbox.errors import EXIT_FAILURE, SandboxError, SpecError
+from sandbox.errors import EXIT_FAILURE, SandboxError, SpecError, describe_errno
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -67,11 +67,19 @@ def _run(argv: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         raise
-    except Exception as error:
+    except OSError as error:
         if debug:
             _print_traceback()
         if _is_full(error):
             raise
+        _report(_as_failure(error), as_json=getattr(arguments, "json", False))
+        return EXIT_FAILURE
+    except MemoryError:
+        print("sandbox: there is no memory left\n      hint: free some and try again", file=sys.stderr)
+        return EXIT_FAILURE
+    except Exception as error:  # noqa: BLE001 - whatever it is, one line and our own exit status
+        if debug:
+            _print_traceback()
         print(
             f"sandbox: internal error: {error!r}\n      hint: run again with --debug and report it",
             file=sys.stderr,
@@ -79,9 +87,17 @@ def _run(argv: Sequence[str]) -> int:
         return EXIT_FAILURE
 
 
-def _is_full(error: Exception) -> bool:
+def _is_full(error: OSError) -> bool:
     """Tell whether there was no room for what was written to a descriptor; of files, their errors have the name."""
-    return isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM
+    return error.filename is None and error.errno in _NO_ROOM
+
+
+def _as_failure(error: OSError) -> SandboxError:
+    """Say what the system refused where nobody knew more about it: no file, memory, process or space was left."""
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    reason = (error.strerror or str(error)).lower()
+    hint = describe_errno("", error.errno or 0)
+    return SandboxError(f"{where}{reason}", hint=hint or "run again with --debug")
 
 
 def _report(error: SandboxError, *, as_json: bool) -> None:

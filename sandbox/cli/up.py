@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from sandbox.cli.options import add_file, add_overrides, load_spec
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             "--json needs --dry-run: the output of a sandbox is its program's", hint="add --dry-run"
         )
     spec = load_spec(arguments)
+    # A parent that ignores it (SIG_IGN is inherited) would have the kernel reap our children before we can ask.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # From here on everything is imported beside the server's own imports, which take longest.
     from sandbox.runtime.server import Server
 

@@ -37,6 +37,7 @@ from sandbox.runtime.messages import (
     TerminalOpened,
     Unshared,
 )
+from sandbox.spec import signal_number
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ _FORWARDED = (
     signal.SIGALRM,
     signal.SIGIO,
     signal.SIGPWR,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 
 
@@ -60,10 +62,19 @@ def run_stage1(
     plan: Plan,
     channel: Channel,
     trace: Callable[[str], None],
+    let_go: Callable[[], None],
     walls: payload.Walls = payload.Walls(),  # noqa: B008
 ) -> NoReturn:
-    """Make the namespaces, fork init into them, say its pid, and end. *walls* is what the program is put behind."""
-    _guarded(channel, lambda: _stage1(plan, channel, trace, walls))
+    """*let_go* of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
+
+    *walls* is what the program is put behind.
+    """
+
+    def action() -> int:
+        let_go()
+        return _stage1(plan, channel, trace, walls)
+
+    _guarded(channel, action)
 
 
 def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
@@ -177,7 +188,7 @@ def _init(
     account = _find_account(plan, workspace.root_fd)
     walls = replace(walls, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
     os.close(workspace.root_fd)
-    terminal_fd = _open_terminal(channel) if plan.process.terminal else -1
+    terminal_fd = _open_terminal(channel, account) if plan.process.terminal else -1
     return _supervise(plan, account, terminal_fd, channel, walls)
 
 
@@ -225,11 +236,14 @@ def _find_account(plan: Plan, root_fd: int) -> accounts.Account:
         ) from None
 
 
-def _open_terminal(channel: Channel) -> int:
-    """Make a terminal in the sandbox's own devpts; its outer end goes to the supervisor."""
+def _open_terminal(channel: Channel, account: accounts.Account) -> int:
+    """Make a terminal in the sandbox's own devpts, the program's to open anew as after login(1); its outer end goes to the
+    supervisor.
+    """
     try:
         outer, inner = os.openpty()  # of the sandbox's own /dev/ptmx: the host's is out of sight
         _make_console(os.ttyname(inner))
+        os.fchown(inner, account.uid, -1)
     except OSError as error:
         raise StepError("terminal", "open", error) from None
     channel.send(TerminalOpened(), outer)
@@ -259,15 +273,16 @@ def _supervise(
     os.set_blocking(wake_reader, False)
     # Blocked until the program's pid is known, so that none is lost before there is somebody to pass it on
     # to.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
+    forwarded = _forwarded(plan)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*forwarded, signal.SIGCHLD))
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-    for number in (*_FORWARDED, signal.SIGCHLD):
+    for number in (*forwarded, signal.SIGCHLD):
         signal.signal(number, _noted)
     report_reader, report_writer = os.pipe()
     pid = _step("process", "fork", os.fork)
     if pid == 0:
         signal.set_wakeup_fd(-1)
-        for number in (*_FORWARDED, signal.SIGCHLD):
+        for number in (*forwarded, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         payload.run(plan.process, account, terminal_fd, report_writer, single_id=plan.ids.single, walls=walls)
     os.close(report_writer)
@@ -279,8 +294,14 @@ def _supervise(
     if report:
         return _report_failure(plan, channel, report)
     channel.send(Started())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, signal.SIGCHLD))
-    return _loop(pid, wake_reader, channel)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, signal.SIGCHLD))
+    return _loop(pid, wake_reader, channel, forwarded)
+
+
+def _forwarded(plan: Plan) -> frozenset[int]:
+    """Return the signals to pass on: those that somebody outside may send, and the one that the file stops it with."""
+    stop = signal_number(plan.process.stop_signal)
+    return frozenset(_FORWARDED) | ({stop} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
 
 
 def _noted(_number: int, _frame: object) -> None:
@@ -309,7 +330,7 @@ def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
     return EXIT_FAILURE
 
 
-def _loop(program: int, wake_reader: int, channel: Channel) -> int:
+def _loop(program: int, wake_reader: int, channel: Channel, forwarded: frozenset[int]) -> int:
     poll = select.poll()
     poll.register(wake_reader, select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
@@ -321,7 +342,7 @@ def _loop(program: int, wake_reader: int, channel: Channel) -> int:
             if fd == channel.fileno():
                 return EXIT_FAILURE  # the supervisor is gone, and so are we: the kernel ends everything else
             for number in os.read(wake_reader, 256):
-                if number in _FORWARDED:
+                if number in forwarded:
                     _forward(program, number)
 
 

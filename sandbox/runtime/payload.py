@@ -164,9 +164,11 @@ def _drop_privileges(
 
 
 def _reset_signals() -> None:
-    # Python ignores SIGPIPE and SIGXFSZ, and init blocks what it waits for: both would pass through exec.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    # Python ignores SIGPIPE and SIGXFSZ, whoever started us may ignore more, and init blocks what it waits for: all of it
+    # would pass through exec.
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

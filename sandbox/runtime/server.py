@@ -71,9 +71,10 @@ class Server:
         Raises:
             SetupError: it cannot be started here.
         """
-        null = _open_null()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        null = -1
         try:
+            null = _open_null()
             self.pid = os.posix_spawn(
                 sys.executable,
                 # -P: a directory that we happen to be in must not lend its modules.
@@ -87,14 +88,20 @@ class Server:
                 # Ctrl-C is for the program: the server must outlive it.
                 setsid=True,
             )
+        except SetupError:
+            ours.close()
+            raise
         except OSError as error:
             ours.close()
             raise SetupError.from_os_error(_STEP, "fork", OSError(error.errno, error.strerror)) from None
         finally:
             theirs.close()
-            os.close(null)
+            if null >= 0:
+                os.close(null)
         self._socket = ours
         self._status: int | None = None
+        #: Whether :meth:`kill` ended it.
+        self.killed = False
 
     def fileno(self) -> int:
         """Return the descriptor to poll on."""
@@ -143,31 +150,44 @@ class Server:
 
     def receive(self) -> str:
         """Return what the server says: "ready", "error: TEXT", or "" when it is gone."""
-        try:
-            return self._socket.recv(65536).decode(errors="replace")
-        except ConnectionResetError:
-            return ""
+        for _ in range(2):
+            try:
+                return self._socket.recv(65536).decode(errors="replace")
+            except ConnectionResetError:
+                continue  # it did not read all that it was sent; what it said before is still there
+        return ""
+
+    def kill(self) -> None:
+        """End it at once: whoever waits for an answer from it gets an error."""
+        if self._status is None:
+            self.killed = True
+            os.kill(self.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
         """End a server that serves nothing yet, at once."""
-        os.kill(self.pid, signal.SIGKILL)
+        self.kill()
         self.stop()
 
     def stop(self) -> int:
         """End the server, kindly first, and return its exit status (negative for a signal)."""
         self._socket.close()
-        if self._status is None:
-            deadline = time.monotonic() + _GRACE
-            pause = 0.001
-            while True:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    break
-                if time.monotonic() > deadline:
-                    os.kill(self.pid, signal.SIGKILL)
-                    _, status = os.waitpid(self.pid, 0)
-                    break
-                time.sleep(pause)
-                pause = min(pause * 2, 0.05)
-            self._status = os.waitstatus_to_exitcode(status)
+        if self._status is None and not self._ended_within(_GRACE):
+            self.kill()
+            # One that waits for a device or another server is not ended even by that: it goes when it has its answer.
+            if not self._ended_within(_GRACE):
+                self._status = -signal.SIGKILL
+        assert self._status is not None
         return self._status
+
+    def _ended_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        pause = 0.001
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)

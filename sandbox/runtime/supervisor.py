@@ -14,10 +14,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
+from sandbox.errors import (
+    EXIT_FAILURE,
+    EXIT_TIMED_OUT,
+    CommandError,
+    SandboxError,
+    SetupError,
+    describe_errno,
+)
 from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
-from sandbox.kernel import idmaps, mounts, process
+from sandbox.kernel import cgroups, idmaps, mounts, process
 from sandbox.kernel.cgroups import Cgroup
 from sandbox.plan import LayerPlan, MountPoint, Plan
 from sandbox.runtime import filters, init, payload
@@ -37,6 +44,7 @@ from sandbox.runtime.messages import (
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.targets import resolve
 from sandbox.runtime.tty import TerminalRelay
+from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
 from sandbox.state import RunDirectory, StateDirectory
 
@@ -47,6 +55,8 @@ M = TypeVar("M")
 
 #: Seconds for init to end after its mounts are gone.
 _GRACE = 5.0
+#: Seconds for init to end after it was killed; then the server is ended, too, as somebody waits for an answer of it.
+_KILLED_GRACE = 5.0
 _SIGNALS = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -57,6 +67,16 @@ _SIGNALS = (
     signal.SIGWINCH,
     signal.SIGCHLD,
 )
+#: Those that end a sandbox which is still coming up: nobody could be told of them yet.
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+class _Interrupted(BaseException):
+    """A signal came before there was a process 1 to wait for; not an Exception, so that no handler of those takes it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Supervisor:
@@ -89,9 +109,14 @@ class Supervisor:
         self._user_namespace_fd = -1
         self._run: RunDirectory
         self._cgroup: Cgroup | None = None
+        self._cgroups_left: tuple[str, ...] = ()
         self._relay: TerminalRelay | None = None
         self._init_pid = 0
+        self._stage1_gone = False
+        self._started = False
+        self._interrupted = 0
         self._server_gone = False
+        self._channel_gone = False
         self._give_up_at: float | None = None
         self._failure: SandboxError | None = None
         self._timed_out = False
@@ -99,6 +124,7 @@ class Supervisor:
         self._filter: bytes | None = None
         self._say_denied = say_denied
         self._denials: Denials | None = None
+        self._abort_at: float | None = None
 
     def run(self) -> int:
         """Run the sandbox; returns its exit status.
@@ -106,20 +132,35 @@ class Supervisor:
         Raises:
             SandboxError: it could not be brought up, or ended because a part of it failed.
         """
-        with ExitStack() as undo:
-            undo.callback(self._server.stop)
-            _open_pipes_for_reopening()
-            self._prepare(undo)
-            wake_reader = _catch_signals(undo)
-            channel, theirs = Channel.pair()
-            undo.callback(channel.close)
-            process.become_subreaper()
-            undo.callback(self._close_descriptors)
-            stage1 = self._fork_stage1(theirs, channel)
-            undo.callback(self._end_init)
-            theirs.close()
-            self._start(stage1, channel)
-            return self._wait(channel, wake_reader)
+        try:
+            with ExitStack() as undo:
+                undo.callback(self._server.stop)
+                signals = _Signals(undo)
+                try:
+                    return self._bring_up(undo, signals)
+                finally:
+                    signals.only_note()
+        except _Interrupted as interrupted:
+            return 128 + interrupted.number
+        except (
+            OSError
+        ) as error:  # of a step so small that it has no name: no descriptor, process or memory was left
+            raise SetupError.from_os_error("start", "set-up", error) from error
+
+    def _bring_up(self, undo: ExitStack, signals: _Signals) -> int:
+        _open_pipes_for_reopening()
+        self._prepare(undo)
+        channel, theirs = Channel.pair()
+        undo.callback(channel.close)
+        undo.callback(theirs.close)
+        process.become_subreaper()
+        undo.callback(self._close_descriptors)
+        undo.callback(self._end_init)
+        stage1 = self._fork_stage1(theirs, channel)
+        theirs.close()
+        self._start(stage1, channel)
+        signals.only_note()
+        return self._wait(channel, signals.reader)
 
     # -- before the first process ------------------------------------------------------------------
 
@@ -131,7 +172,7 @@ class Supervisor:
                 plan.process.seccomp, state_fd=self._state.fd, library=library, machine=machine
             )
         self._run = self._state.new_run(plan.ids, name=plan.name)
-        undo.callback(self._run.remove)
+        undo.callback(self._remove_run)
         store = LayerStore(self._state)
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         if plan.writable != "none":
@@ -182,28 +223,50 @@ class Supervisor:
         self._work_fd = home.subdirectory("work", mode=0o700)
         undo.callback(os.close, self._work_fd)
 
+    def _remove_run(self) -> None:
+        """What is left of the sandbox does not change what its program came to."""
+        if self._cgroups_left:
+            self._run.close()  # it is what tells the next command of them
+            return
+        try:
+            self._run.remove()
+        except SandboxError as error:
+            reason = error.message
+        except OSError as error:
+            reason = f"{self._run.path}: {error.strerror}"
+        else:
+            return
+        self._warn(f"the run directory stays for the next command to remove: {reason}")
+
     def _make_cgroup(self, undo: ExitStack) -> None:
         name = os.path.basename(self._run.path)
+        # First: whoever is killed right after making one has told the next command of it.
+        self._cgroups_left = self._facts.cgroups.paths_of(name)
+        self._run.record({"cgroups": list(self._cgroups_left)})
+        undo.callback(self._remove_cgroup)
         try:
             self._cgroup = self._facts.cgroups.create(name, self._plan.cgroup)
         except OSError as error:
             raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
-        undo.callback(self._remove_cgroup)
-        self._run.record({"cgroups": list(self._cgroup.paths)})
 
     def _remove_cgroup(self) -> None:
-        assert self._cgroup is not None
         try:
-            self._cgroup.kill()
-            self._cgroup.remove()
+            if self._cgroup is not None:
+                self._cgroup.kill()
+                self._cgroup.remove()
+                self._cgroups_left = ()
+            else:  # making it failed, and undoing that may have, too
+                self._cgroups_left = cgroups.remove_stale(self._cgroups_left)
+            reason = "it is in use"
         except OSError as error:
-            self._warn(
-                f"cgroup {self._cgroup.paths[0]} stays for the next command to remove: {error.strerror}"
-            )
+            reason = error.strerror or str(error)
+        if self._cgroups_left:
+            self._warn(f"cgroup {self._cgroups_left[0]} stays for the next command to remove: {reason}")
 
     # -- the processes -----------------------------------------------------------------------------
 
     def _fork_stage1(self, theirs: Channel, ours: Channel) -> int:
+        walls = self._walls(theirs)
         sys.stdout.flush()
         sys.stderr.flush()
         try:
@@ -211,20 +274,25 @@ class Supervisor:
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "fork", error) from None
         if pid == 0:
-            self._become_stage1(theirs, ours)
+            try:
+                self._become_stage1(theirs, ours, walls)
+            finally:
+                os._exit(EXIT_FAILURE)
         return pid
 
-    def _become_stage1(self, theirs: Channel, ours: Channel) -> NoReturn:
+    def _become_stage1(self, theirs: Channel, ours: Channel, walls: payload.Walls) -> NoReturn:
         """Leave behind what is the supervisor's: its signals, its locks, its end of the channel, the server's
         socket.
         """
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        ours.close()
-        keep = {0, 1, 2, theirs.fileno()}
-        process.close_descriptors_but(keep)
-        init.run_stage1(self._plan, theirs, self._trace, self._walls(theirs))
+
+        def let_go() -> None:
+            ours.close()
+            process.close_descriptors_but({0, 1, 2, theirs.fileno()})
+
+        init.run_stage1(self._plan, theirs, self._trace, let_go, walls)
 
     def _walls(self, channel: Channel) -> payload.Walls:
         plan = self._plan.process.seccomp
@@ -248,13 +316,21 @@ class Supervisor:
                 self._cgroup.add(self._server.pid, "server")
             channel.send(Mapped())
             self._init_pid = self._expect(channel, InitStarted).pid
+            self._reap_stage1(stage1)
+            channel.send(Adopted())
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:
-            if not self._init_pid:
-                _kill_quietly(stage1)
-            os.waitpid(stage1, 0)
-        channel.send(Adopted())
+            self._reap_stage1(stage1)
+
+    def _reap_stage1(self, pid: int) -> None:
+        """End stage1; its child, if it has one, has nothing to go on with: the channel says that we are gone."""
+        if self._stage1_gone:
+            return
+        if not self._init_pid:
+            _kill_quietly(pid)
+        os.waitpid(pid, 0)
+        self._stage1_gone = True
 
     def _expect(self, channel: Channel, kind: type[M]) -> M:
         message = channel.receive()
@@ -282,7 +358,8 @@ class Supervisor:
         try:
             while True:
                 server = [] if self._server_gone else [self._server.fileno()]
-                ready = self._poll([channel.fileno(), wake_reader, pidfd, *server], deadline)
+                init_end = [] if self._channel_gone else [channel.fileno()]
+                ready = self._poll([*init_end, wake_reader, pidfd, *server], deadline)
                 if pidfd in ready:
                     break
                 self._check_time(deadline)
@@ -300,7 +377,9 @@ class Supervisor:
         status = self._reap_init()
         self._say_what_was_short()
         if self._relay is not None:
-            self._relay.finish()
+            self._interrupted = self._interrupted or self._relay.finish(
+                wake_reader, lambda: _first_ending(wake_reader)
+            )
         self._sum_up_denials()
         return self._verdict(status)
 
@@ -313,7 +392,7 @@ class Supervisor:
         interest = self._relay.interest() if self._relay is not None else {}
         for fd, events in interest.items():
             poll.register(fd, events)
-        limits = (deadline, self._kill_at, self._give_up_at)
+        limits = (deadline, self._kill_at, self._give_up_at, self._abort_at)
         waits = [limit - time.monotonic() for limit in limits if limit is not None]
         if self._relay is not None and (patience := self._relay.patience()) is not None:
             waits.append(patience)
@@ -332,6 +411,9 @@ class Supervisor:
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self._kill_init()
+        if self._abort_at is not None and now >= self._abort_at:
+            self._abort_at = None
+            self._server.kill()
         if self._give_up_at is not None and now >= self._give_up_at:
             self._give_up_at = None
             self._server_failed("it ended before the sandbox", "run again with --debug")
@@ -344,7 +426,7 @@ class Supervisor:
             self._server_failed(said.removeprefix("error: "), None)
             return
         self._server_gone = True
-        if self._server.stop() == 0:
+        if self._server.stop() == 0 or self._server.killed:
             # Its mount is gone, so init is ending: the kernel lets go of the mounts before it reports the exit.
             self._give_up_at = time.monotonic() + _GRACE
         else:
@@ -370,8 +452,12 @@ class Supervisor:
                     inodes=self._plan.inodes,
                 )
                 self._server.serve(fd, self._user_namespace_fd, stack)
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
                 pass  # the server is gone: its descriptor says so, too
+            except OSError as error:
+                self._server_failed(
+                    f"it cannot be told what to serve: {(error.strerror or '').lower()}", None
+                )
             finally:
                 os.close(fd)
         elif isinstance(message, TerminalOpened):
@@ -382,7 +468,10 @@ class Supervisor:
             self._failure = self._failure or self._setup_error(message)
         elif isinstance(message, CommandFailed):
             self._failure = self._failure or _command_error(message)
+        elif message is None:
+            self._channel_gone = True  # it is ending; poll would say so again at once
         elif isinstance(message, Started):
+            self._started = True
             self._trace("started")
 
     def _trace_denials(self, listener: int) -> None:
@@ -408,12 +497,9 @@ class Supervisor:
         while True:
             poll = select.poll()
             poll.register(channel.fileno(), select.POLLIN)
-            if not any(events & select.POLLIN for _, events in poll.poll(0)):
+            if self._channel_gone or not poll.poll(0):
                 return
-            before = self._failure
             self._hear_init(channel)
-            if self._failure is before:
-                return
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -422,8 +508,14 @@ class Supervisor:
             if self._relay is not None:
                 self._relay.resize()
             return
+        if not self._started:
+            # Process 1 passes signals on when there is somebody to pass them on to; until then it would not notice.
+            if number in _ENDING:
+                self._interrupted = self._interrupted or number
+                self._kill_init()
+            return
         if number == signal.SIGTERM:
-            number = getattr(signal, self._plan.process.stop_signal)
+            number = signal_number(self._plan.process.stop_signal)
             if self._kill_at is None:
                 self._kill_at = time.monotonic() + self._plan.process.stop_timeout
         try:
@@ -436,6 +528,8 @@ class Supervisor:
     def _kill_init(self) -> None:
         if self._init_pid:
             _kill_quietly(self._init_pid)
+            if self._abort_at is None:
+                self._abort_at = time.monotonic() + _KILLED_GRACE
 
     def _reap_init(self) -> int:
         _, status = os.waitpid(self._init_pid, 0)
@@ -443,9 +537,14 @@ class Supervisor:
         return os.waitstatus_to_exitcode(status)
 
     def _end_init(self) -> None:
-        """On a way out that did not wait for init: end it, and with it everything in its pid namespace."""
+        """On a way out that did not wait for init: end it, and with it everything in its pid namespace.
+
+        A process that waits for the server cannot be killed before it has an answer, which the end of the server is, too.
+        """
         if self._init_pid:
             self._kill_init()
+            if not _ends_within(self._init_pid, _KILLED_GRACE):
+                self._server.kill()
             self._reap_init()
         if self._relay is not None:
             self._relay.close()
@@ -469,6 +568,8 @@ class Supervisor:
             self._warn(f"out of memory: the kernel ended {counters.oom_kills} process(es) for limits.memory")
 
     def _verdict(self, status: int) -> int:
+        if self._interrupted:
+            return 128 + self._interrupted
         if self._failure is not None:
             raise self._failure
         if self._timed_out:
@@ -506,25 +607,36 @@ def _command_error(message: CommandFailed) -> SandboxError:
     return failure
 
 
-def _catch_signals(undo: ExitStack) -> int:
-    """Turn signals into bytes of a pipe, so that one poll waits for everything; returns the pipe's reading
-    end.
+class _Signals:
+    """Turns signals into bytes of a pipe, so that one poll waits for everything; while nobody polls yet, those that
+    end a program end the start.
     """
-    reader, writer = os.pipe()
-    for fd in (reader, writer):
-        os.set_blocking(fd, False)
-    previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, _noted) for number in _SIGNALS}
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(previous_fd)
-        os.close(reader)
-        os.close(writer)
+    def __init__(self, undo: ExitStack) -> None:
+        """Catch them until *undo*."""
+        self.reader, writer = os.pipe()
+        undo.callback(os.close, self.reader)
+        undo.callback(os.close, writer)
+        for fd in (self.reader, writer):
+            os.set_blocking(fd, False)
+        self._raising = True
+        previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        undo.callback(signal.set_wakeup_fd, previous_fd)
+        for number in _SIGNALS:
+            previous = signal.getsignal(number)
+            if previous is signal.SIG_IGN and number in _ENDING:
+                continue  # nohup(1) and a shell's background jobs want it so
+            undo.callback(signal.signal, number, previous)
+            signal.signal(number, self._handle)
 
-    undo.callback(restore)
-    return reader
+    def only_note(self) -> None:
+        """From now on, leave everything to whoever reads the pipe: no clean-up may be cut short."""
+        self._raising = False
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self._raising and number in _ENDING:
+            self._raising = False
+            raise _Interrupted(number)
 
 
 def _open_pipes_for_reopening() -> None:
@@ -541,8 +653,19 @@ def _open_pipes_for_reopening() -> None:
                 pass  # somebody else made it: then only opening it anew is refused
 
 
-def _noted(_number: int, _frame: object) -> None:
-    """Leave it to the wake-up descriptor."""
+def _first_ending(wake_reader: int) -> int:
+    """Return the first noted signal that ends a program, 0 when there is none."""
+    return next((number for number in os.read(wake_reader, 256) if number in _ENDING), 0)
+
+
+def _ends_within(pid: int, seconds: float) -> bool:
+    """Wait for the child *pid* to end, without reaping it and without a descriptor, of which there may be none left."""
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def _kill_quietly(pid: int) -> None:

@@ -1,4 +1,8 @@
-"""Passing the user's terminal through to the program's: raw mode, window size, bytes in both directions."""
+"""Passing the user's terminal through to the program's: raw mode, window size, bytes in both directions.
+
+The user's side may be anything: a terminal, one that hangs up or stops taking output, a pipe, a file. Nothing of it may
+hold up the supervisor, which has signals and limits to see to, or end it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,22 @@ import errno
 import fcntl
 import os
 import select
+import stat
 import struct
 import termios
 import time
 import tty
+from collections.abc import Callable
 
 _CHUNK = 65536
 #: More than this waiting to be written stops reading from the other side.
 _HIGH_WATER = 1 << 18
 #: Seconds between looks at a terminal that nobody has open.
 _HANG_UP_PAUSE = 0.2
-_END_OF_FILE = b"\x04"  # VEOF of a terminal in its usual mode (termios(3))
+#: What poll(2) says of a pipe that can be written to holds for so many bytes (pipe(7)).
+_PIPE_BUF = 4096
+#: errno of a terminal that has hung up, or whose foreground we cannot be any more, as our parent is gone.
+_NO_TERMINAL = (errno.EIO, errno.ENXIO, errno.ENOTTY)
 
 
 class TerminalRelay:
@@ -27,13 +36,19 @@ class TerminalRelay:
         self._outer, self._stdin, self._stdout = outer_fd, stdin, stdout
         self._to_program, self._to_user = b"", b""
         self._input_open = True
+        self._at_line_start = True
         self._hung_up_until = 0.0
         self._saved: list[object] | None = None
         os.set_blocking(outer_fd, False)
+        self._writer = _open_not_blocking(stdout)
         self.resize()
-        if os.isatty(stdin):
-            self._saved = termios.tcgetattr(stdin)
-            tty.setraw(stdin, termios.TCSADRAIN)
+        try:
+            if os.isatty(stdin):
+                saved = termios.tcgetattr(stdin)
+                tty.setraw(stdin, termios.TCSADRAIN)
+                self._saved = saved
+        except termios.error:
+            pass  # it has hung up; or it is not ours to change: we are in the background, and our parent is gone
 
     def resize(self) -> None:
         """Give the program's terminal the size of the user's; the kernel tells the program (SIGWINCH)."""
@@ -69,18 +84,41 @@ class TerminalRelay:
                 self._write_program()
             if events & (select.POLLIN | select.POLLHUP):
                 self._read_program()
-        if fd == self._stdin and events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+        if (
+            fd == self._stdin
+            and self._input_open
+            and events & (select.POLLIN | select.POLLHUP | select.POLLERR)
+        ):
             self._read_user()
         if fd == self._stdout and events & (select.POLLOUT | select.POLLERR | select.POLLHUP):
             self._write_user()
 
     def _read_user(self) -> None:
-        data = os.read(self._stdin, _CHUNK)
-        if not data:
+        try:
+            data = os.read(self._stdin, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in _NO_TERMINAL:
+                raise
+            data = b""
+        if data:
+            self._at_line_start = data[-1:] in b"\r\n"
+        else:
             self._input_open = False
-            data = _END_OF_FILE
+            data = self._end_of_file()
         self._to_program += data
         self._write_program()
+
+    def _end_of_file(self) -> bytes:
+        """Return what says the end of input to who reads the terminal: in the middle of a line the first only ends that
+        (termios(3), VEOF).
+        """
+        try:
+            character: bytes = termios.tcgetattr(self._outer)[6][termios.VEOF]
+        except termios.error:
+            return b""
+        return character if self._at_line_start else character * 2
 
     def _write_program(self) -> None:
         try:
@@ -107,30 +145,75 @@ class TerminalRelay:
         return bool(data)
 
     def _write_user(self) -> None:
-        if self._to_user:
-            try:
-                self._to_user = self._to_user[os.write(self._stdout, self._to_user) :]
-            except BlockingIOError:
-                pass
-            except BrokenPipeError:
-                self._to_user = b""
+        """Write what does not have to wait."""
+        if not self._to_user:
+            return
+        if self._writer < 0 and not _can_write(self._stdout):
+            return
+        fd, size = (self._stdout, _PIPE_BUF) if self._writer < 0 else (self._writer, len(self._to_user))
+        try:
+            self._to_user = self._to_user[os.write(fd, self._to_user[:size]) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._to_user = b""
+        except OSError as error:
+            if error.errno not in _NO_TERMINAL:
+                raise
+            self._to_user = b""
 
-    def finish(self) -> None:
-        """Pass on what the program wrote last, and give the user's terminal its mode back."""
+    def finish(self, wake_fd: int = -1, interrupted: Callable[[], int] = lambda: 0) -> int:
+        """Pass on what the program wrote last, and give the user's terminal its mode back.
+
+        Whoever reads may take time. When *wake_fd* is readable, *interrupted* tells whether not to wait any longer; what
+        it returned is returned, 0 when all was written.
+        """
         try:
             while self._read_program():
                 pass
+            waiting = select.poll()
+            waiting.register(self._stdout, select.POLLOUT)
+            if wake_fd >= 0:
+                waiting.register(wake_fd, select.POLLIN)
             while self._to_user:
-                select.select([], [self._stdout], [])
+                if any(fd == wake_fd for fd, _ in waiting.poll()) and (number := interrupted()):
+                    return number
                 self._write_user()
         finally:
             self.close()
+        return 0
 
     def close(self) -> None:
         """Give the user's terminal its mode back."""
         if self._saved is not None:
-            termios.tcsetattr(self._stdin, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
+            try:
+                # Not waiting for what was written: it might be stopped.
+                termios.tcsetattr(self._stdin, termios.TCSANOW, self._saved)  # type: ignore[arg-type]
+            except termios.error:
+                pass  # it has hung up
             self._saved = None
-        if self._outer >= 0:
-            os.close(self._outer)
-            self._outer = -1
+        for fd in (self._outer, self._writer):
+            if fd >= 0:
+                os.close(fd)
+        self._outer = self._writer = -1
+
+
+def _open_not_blocking(fd: int) -> int:
+    """Open the terminal or pipe *fd* anew, to write without waiting; -1 where that cannot be done.
+
+    O_NONBLOCK belongs to the open file, which we share with whoever gave it to us; and a terminal that poll(2) calls
+    writable takes a long write only as far as it is read.
+    """
+    try:
+        if os.isatty(fd) or stat.S_ISFIFO(os.fstat(fd).st_mode):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        pass  # somebody else's terminal, after su(1)
+    return -1
+
+
+def _can_write(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))

@@ -57,6 +57,10 @@ class NoHierarchy:
         """Return every given limit with the reason."""
         return dict.fromkeys(limits.given(), self.reason)
 
+    def paths_of(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - as the others have it
+        """None."""
+        return ()
+
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
         """Raise.
 

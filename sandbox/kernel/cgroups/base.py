@@ -66,7 +66,7 @@ class Cgroup(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The directories to note, before anything else can fail, for :func:`remove_stale`."""
+        """The directories, for :func:`remove_stale`."""
         ...
 
     def add(self, pid: int, leaf: Leaf = "payload") -> None:
@@ -106,6 +106,10 @@ class Hierarchy(Protocol):
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
         """Return the given limits that cannot be held here, each with the reason. No side effect."""
+        ...
+
+    def paths_of(self, name: str) -> tuple[str, ...]:
+        """Return the directories that the cgroups of sandbox *name* will have, to note before the first of them is made."""
         ...
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:

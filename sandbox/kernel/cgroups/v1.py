@@ -57,6 +57,11 @@ class V1Hierarchy:
                 result[limit] = "this kernel has no cpu bandwidth control (CONFIG_CFS_BANDWIDTH)"
         return result
 
+    def paths_of(self, name: str) -> tuple[str, ...]:
+        """See :class:`base.Hierarchy`."""
+        leaf = base.directory_of(name)
+        return tuple(dict.fromkeys(f"{directory}/{leaf}" for _, directory in self.directories))
+
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> V1Cgroup:
         """See :class:`base.Hierarchy`.
 

@@ -63,6 +63,10 @@ class V2Hierarchy:
                 result[limit] = "this kernel does not account swap (CONFIG_SWAP, swapaccount=1)"
         return result
 
+    def paths_of(self, name: str) -> tuple[str, ...]:
+        """See :class:`base.Hierarchy`."""
+        return (f"{self.directory}/{base.directory_of(name)}",)
+
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> V2Cgroup:
         """See :class:`base.Hierarchy`.
 
@@ -70,7 +74,7 @@ class V2Hierarchy:
             OSError: EEXIST when *name* is in use; EBUSY when a process of someone else came into our cgroup; EINVAL for a
                 value that the kernel refuses; EAGAIN when cgroup.max.descendants is reached.
         """
-        top = f"{self.directory}/{base.directory_of(name)}"
+        (top,) = self.paths_of(name)
         needed = {base.CONTROLLER_OF[limit] for limit in (*limits.given(), *server.given())}
         group = V2Cgroup(directory=top, vacated=self.directory if self.vacate else None, files=self.files)
         try:

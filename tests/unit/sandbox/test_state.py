@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -35,6 +36,18 @@ def test_default_place_follows_the_base_directory_specification() -> None:
 
 def test_directory_is_the_owners_alone(state: StateDirectory) -> None:
     assert stat.S_IMODE(os.stat(state.path).st_mode) == 0o700
+
+
+def test_run_directory_that_cannot_be_noted_is_not_left(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sandbox.state.os.rename", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        state.new_run(IDS, name="x")
+    assert os.listdir(os.path.join(state.path, "run")) == []
 
 
 def test_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:

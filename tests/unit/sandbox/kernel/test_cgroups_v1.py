@@ -42,6 +42,13 @@ def test_controllers_are_used_below_our_own_cgroup_in_each_hierarchy(hierarchy, 
     assert hierarchy.version == 1
 
 
+def test_paths_are_known_before_anything_is_made(hierarchy, simulated):
+    paths = hierarchy.paths_of("a1")
+    assert simulated.log == []
+    assert paths == hierarchy.create("a1", CgroupLimits(pids=20)).paths
+    assert len(paths) == 3
+
+
 def test_detect_changes_nothing(hierarchy, simulated):
     assert simulated.log == []
 

@@ -42,6 +42,12 @@ def test_a_scope_of_our_own_is_usable_and_must_be_vacated(tree):
     assert tree.log == []
 
 
+def test_path_is_known_before_anything_is_made(tree):
+    paths = detect(tree).paths_of("a1")
+    assert tree.log == []
+    assert paths == detect(tree).create("a1", CgroupLimits(pids=9)).paths
+
+
 def test_create_moves_the_supervisor_aside_before_it_hands_out_controllers(tree, own_pid):
     detect(tree).create("a1", CgroupLimits(memory=1 << 26, swap=0, cpus=1.5, cpu_weight=20, pids=9))
     assert tree.content(f"{OWN}/supervisor/cgroup.procs") == str(own_pid)

@@ -11,6 +11,7 @@ import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,66 @@ def test_interrupt_character_is_passed_on_and_not_acted_on(desk: Desk) -> None:
     os.write(desk.user_outer, b"\x03")
     desk.pump()
     assert os.read(desk.program, 10) == b"\x03"
+
+
+def test_end_of_input_in_the_middle_of_a_line_is_one_to_the_program(tmp_path: Path) -> None:
+    text = tmp_path / "input"
+    text.write_bytes(b"first\nrest")
+    outer, program = pty.openpty()
+    with text.open("rb") as stdin, open(os.devnull, "wb") as stdout:
+        relay = TerminalRelay(outer, stdin.fileno(), stdout.fileno())
+        for _ in range(3):
+            relay.handle(stdin.fileno(), select.POLLIN)
+        read = [os.read(program, 100) for _ in range(3)]
+        relay.close()
+    os.close(program)
+    assert read == [b"first\n", b"rest", b""]
+
+
+def test_end_of_input_is_the_character_that_the_program_chose(tmp_path: Path) -> None:
+    outer, program = pty.openpty()
+    attributes = termios.tcgetattr(program)
+    attributes[6][termios.VEOF] = b"\x19"
+    termios.tcsetattr(program, termios.TCSANOW, attributes)
+    with open(os.devnull, "rb") as stdin, open(os.devnull, "wb") as stdout:
+        relay = TerminalRelay(outer, stdin.fileno(), stdout.fileno())
+        relay.handle(stdin.fileno(), select.POLLIN)
+        assert os.read(program, 100) == b""
+        relay.close()
+    os.close(program)
+
+
+def test_users_terminal_that_hangs_up_is_the_end_of_input_and_takes_output_for_nothing() -> None:
+    user_outer, user = pty.openpty()
+    outer, program = pty.openpty()
+    relay = TerminalRelay(outer, user, user)
+    os.close(user_outer)
+    relay.handle(user, select.POLLHUP)
+    assert os.read(program, 100) == b""
+    os.write(program, b"to nobody\n")
+    relay.handle(outer, select.POLLIN)
+    assert user not in relay.interest()
+    assert relay.finish() == 0
+    for fd in (user, program):
+        os.close(fd)
+
+
+def test_users_terminal_that_takes_no_output_holds_nothing_up(desk: Desk) -> None:
+    os.set_blocking(desk.program, False)
+    written = refused = 0
+    while refused < 5:
+        try:
+            written += os.write(desk.program, b"x" * 4096)
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+            desk.pump(0.01)
+    assert written > 1 << 18  # much more than the user's terminal holds
+    reader, writer = os.pipe()
+    os.write(writer, b"\x0f")
+    assert desk.relay.finish(reader, lambda: 15) == 15
+    os.close(reader)
+    os.close(writer)
 
 
 def test_terminal_that_nobody_has_open_costs_no_time(desk: Desk) -> None:

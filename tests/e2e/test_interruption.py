@@ -1,0 +1,263 @@
+"""Signals, and a terminal or a parent that goes away, at the moments when that is awkward."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, alive, children, first_line, wait_for
+from tests.e2e.test_ending import READY, Family
+from tests.e2e.test_terminal import person_at
+from tests.support.requirements import has_subordinate_ids
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+
+def servers(pid: int) -> list[int]:
+    return [child for child, line in children(pid).items() if "--serve-fd" in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_a_sandbox_that_is_coming_up(launcher: Launcher, number: int) -> None:
+    arguments = launcher.arguments(HOST_ROOT, ["sh", "-c", "trap '' INT TERM HUP; sleep 1000"], ["--debug"])
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=launcher.environ) as supervisor:
+        assert supervisor.stderr is not None
+        server = wait_for(lambda: servers(supervisor.pid), "the server")[0]
+        os.kill(server, signal.SIGSTOP)  # process 1 waits for its first answer
+        while "mount proc" not in supervisor.stderr.readline():
+            pass
+        init = next(pid for pid in children(supervisor.pid) if pid != server)
+        supervisor.send_signal(number)
+        wait_for(lambda: not alive(init), "the end of process 1")
+        os.kill(server, signal.SIGCONT)
+        assert supervisor.wait(PATIENCE) == 128 + number
+    assert launcher.runs() == []
+
+
+def test_signal_ends_a_start_that_waits_for_another_to_unpack_the_same_archive(launcher: Launcher) -> None:
+    archive = launcher.directory / "base.tar"
+    subprocess.run(["tar", "--create", "--file", archive, "--files-from", "/dev/null"], check=True)
+    spec = f'[root]\nlayers = ["tar:{archive}"]\n'
+    assert launcher.up(spec).status == 127  # makes the state directory; there is no /bin/sh
+    guard = next((launcher.state / "layers").glob("*.importing"))
+    archive.write_bytes(archive.read_bytes() + b"\0" * 10240)  # another archive than the one in the store
+    with guard.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with launcher.start(spec) as supervisor:
+            wait_for(launcher.runs, "the run directory")
+            supervisor.terminate()
+            assert supervisor.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert launcher.runs() == []
+
+
+def test_stop_signal_may_be_a_real_time_one(launcher: Launcher) -> None:
+    spec = HOST_ROOT + '[process]\nstop_signal = "SIGRTMIN+1"\n'
+    script = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGRTMIN + 1, lambda *_: sys.exit(7))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with launcher.start(spec, ["/usr/bin/python3", "-c", script]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        supervisor.terminate()
+        assert supervisor.wait(PATIENCE) == 7
+
+
+def test_run_directory_that_cannot_be_removed_does_not_replace_the_programs_status(
+    launcher: Launcher,
+) -> None:
+    script = (
+        "import sys\n"
+        "from sandbox import state\n"
+        "from sandbox.cli.main import main\n"
+        "def refuse(path, ids): raise state.StateError(f'cannot remove {path}')\n"
+        "state._remove_directory = refuse\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", script, *launcher.arguments(HOST_ROOT, ["sh", "-c", "exit 9"])[3:]]
+    done = subprocess.run(
+        command, env=launcher.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 9
+    assert "warning: the run directory stays for the next command to remove: cannot remove" in done.stderr
+    assert len(launcher.runs()) == 1
+    assert launcher.up(command=["true"]).status == 0
+    assert launcher.runs() == []
+
+
+@pytest.mark.root
+@pytest.mark.cgroup
+def test_cgroup_of_a_supervisor_that_is_killed_right_after_making_it_is_cleared(launcher: Launcher) -> None:
+    def left() -> list[str]:
+        found = [path for path, _, _ in os.walk("/sys/fs/cgroup")]
+        return [path for path in found if os.path.basename(path).startswith("sandbox-early-")]
+
+    script = (
+        "import os, signal, sys\n"
+        "from sandbox.cli.main import main\n"
+        "from sandbox.kernel.cgroups import CgroupFiles\n"
+        "really = CgroupFiles.mkdir\n"
+        "def make(self, path): really(self, path); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "CgroupFiles.mkdir = make\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    spec = HOST_ROOT + '[sandbox]\nname = "early"\n[limits]\npids = 50\n'
+    command = [sys.executable, "-c", script, *launcher.arguments(spec, ["true"])[3:]]
+    assert subprocess.run(command, env=launcher.environ, timeout=PATIENCE, check=False).returncode == -9
+    assert left() != []
+    assert launcher.up(command=["true"]).status == 0
+    assert left() == []
+
+
+def test_command_that_is_longer_than_a_packet_is_reported_like_any_other(launcher: Launcher) -> None:
+    done = launcher.up(command=["/" + "x" * 100_000])
+    assert done.status == 126
+    assert done.err.endswith(": cannot be executed: file name too long\n")
+    assert len(done.err) > 100_000
+
+
+def test_terminal_that_hangs_up_ends_the_program_as_a_hang_up_does(launcher: Launcher) -> None:
+    script = 'trap "exit 5" HUP; echo go; while :; do sleep 0.05; done'
+    outer, inner = pty.openpty()
+    arguments = launcher.arguments(HOST_ROOT, ["sh", "-c", script])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            fcntl.ioctl(inner, termios.TIOCSCTTY, 0)
+            for fd in (0, 1, 2):
+                os.dup2(inner, fd)
+            os.close(outer)
+            os.close(inner)
+            os.execve(arguments[0], arguments, launcher.environ)
+        finally:
+            os._exit(99)
+    os.close(inner)
+    seen = b""
+    while b"go" not in seen:
+        seen += os.read(outer, 1000)
+    os.close(outer)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    assert launcher.runs() == []
+
+
+def test_terminal_that_takes_no_output_does_not_keep_the_supervisor_from_ending(launcher: Launcher) -> None:
+    with person_at(launcher, ["sh", "-c", "echo go; exec yes"]) as person:
+        person.read_until("go")
+        wait_for(lambda: len(children(person.pid)) == 2, "the sandbox")
+        init = next(pid for pid in children(person.pid) if pid not in servers(person.pid))
+        time.sleep(0.5)  # until everything between the two is full
+        os.kill(person.pid, signal.SIGTERM)
+        wait_for(lambda: not alive(init), "the end of process 1")
+        os.kill(person.pid, signal.SIGTERM)
+        wait_for(lambda: not alive(person.pid), "the end of the supervisor")
+        assert os.waitstatus_to_exitcode(os.waitpid(person.pid, 0)[1]) == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id")
+def test_terminal_belongs_to_the_programs_user(launcher: Launcher) -> None:
+    spec = HOST_ROOT + "[process]\nuser = 33\n"
+    with person_at(
+        launcher, ["sh", "-c", 'echo again > "$(tty)"; stat -c "<%u %a>" "$(tty)"'], spec
+    ) as person:
+        person.read_until("again\r\n<33 620>")
+        assert person.status() == 0
+
+
+def test_start_in_the_background_whose_parent_is_killed_goes_on(launcher: Launcher, tmp_path: Path) -> None:
+    """The terminal is nobody's then: reading it, and changing its mode, is EIO."""
+    outer, inner = pty.openpty()
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    spec = HOST_ROOT + f'[[volumes]]\ntype = "bind"\nsource = "{shared}"\ntarget = "/mnt"\n'
+    arguments = launcher.arguments(spec, ["sh", "-c", "sleep 0.3; echo done > /mnt/done; exit 6"])
+    script = textwrap.dedent("""
+        import fcntl, os, signal, sys, termios, time
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        shell = os.getpid()
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            while os.getppid() == shell:
+                time.sleep(0.01)
+            os.execv(sys.argv[1], sys.argv[1:])
+        time.sleep(0.1)
+        os.kill(shell, signal.SIGKILL)
+    """)
+    shell = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env=launcher.environ,
+    )
+    assert shell.wait(PATIENCE) == -9
+    orphan = wait_for(lambda: [pid for pid in children(os.getpid()) if pid != shell.pid], "the orphan")[0]
+    _, status = os.waitpid(orphan, 0)
+    os.close(inner)
+    os.close(outer)
+    assert os.waitstatus_to_exitcode(status) == 6
+    assert (shared / "done").read_text() == "done\n"
+    assert launcher.runs() == []
+
+
+def test_hang_up_that_was_to_be_ignored_is(launcher: Launcher) -> None:
+    with launcher.start(
+        command=READY, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ) as supervisor:
+        assert first_line(supervisor) == "ready"
+        family = Family(supervisor.pid)
+        supervisor.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert all(map(alive, family.all()))
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+BUSY = [
+    "sh",
+    "-c",
+    "echo ready; for i in 1 2 3 4; do (while :; do find /usr/share > /dev/null; touch /t$i; rm /t$i; done) & done; wait",
+]
+
+
+def test_server_that_is_killed_while_processes_wait_for_it_ends_the_sandbox(launcher: Launcher) -> None:
+    """A request that the server has taken is waited for uninterruptibly, until the connection ends."""
+    with launcher.start(command=BUSY) as supervisor:
+        assert first_line(supervisor) == "ready"
+        family = Family(supervisor.pid)
+        time.sleep(0.2)
+        os.kill(family.server, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(family.server, signal.SIGKILL)
+        _, err = supervisor.communicate(timeout=PATIENCE)
+        assert supervisor.returncode == 125
+        family.wait_until_gone()
+    assert err.count("sandbox: ") == 1
+    assert "the file system's server: it ended unexpectedly" in err
+    assert launcher.runs() == []
+
+
+def test_sandbox_can_be_ended_while_its_server_does_not_answer(launcher: Launcher) -> None:
+    spec = HOST_ROOT + "[process]\nstop_timeout = 0.5\n"
+    with launcher.start(spec, BUSY) as supervisor:
+        assert first_line(supervisor) == "ready"
+        family = Family(supervisor.pid)
+        time.sleep(0.2)
+        os.kill(family.server, signal.SIGSTOP)
+        supervisor.terminate()
+        assert supervisor.wait(PATIENCE) in (128 + signal.SIGKILL, 128 + signal.SIGTERM)
+        family.wait_until_gone()
+    assert launcher.runs() == []
