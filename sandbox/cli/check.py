@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from sandbox.cli.options import add_json, add_overrides
 from sandbox.cli.output import print_json, use_colour
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandbox.spec.check import Checked
+    from sandbox.spec.requests import Request
+
 DESCRIPTION = """\
 Find all mistakes in environment files, for an editor, a commit hook or a CI job. Nothing is started, and what only this
 machine can tell (whether a directory exists, whether a limit can be enforced) is left to `sandbox explain`. Without
---profile, each file is checked as it is and with each of its profiles."""
+--profile, each file is checked as it is and with each of its profiles. With --untrusted, what a file of somebody else
+would get is named before anything of it is done."""
+_HEADINGS = {
+    "path": "paths of this machine",
+    "variable": "variables of your environment",
+    "port": "ports of this machine",
+    "privilege": "privileges",
+}
 EPILOG = "exit status: 0 if there is no mistake (there may be warnings), 1 if there is one, 125 for a failure of sandbox"
 
 
@@ -20,18 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", metavar="FILE", nargs="+", help="an environment file (TOML); - for standard input"
     )
+    parser.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="also name every path of this machine, variable, port and privilege that the files ask for",
+    )
     add_overrides(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is wrong with the files; return 1 if anything is, else 0."""
-    from sandbox.spec.check import check
+    from sandbox.spec.check import examine
 
-    found = {
-        file: check(file, profiles=arguments.profile, assignments=arguments.assignments)
+    examined = {
+        file: examine(
+            file,
+            profiles=arguments.profile,
+            assignments=arguments.assignments,
+            requested=arguments.untrusted,
+        )
         for file in dict.fromkeys(arguments.files)
     }
+    found = {file: checked.diagnostics for file, checked in examined.items()}
     mistakes = sum(diagnostic.severity == "error" for one in found.values() for diagnostic in one)
     if arguments.json:
         print_json(
@@ -42,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
                         "file": file,
                         "ok": all(diagnostic.severity != "error" for diagnostic in diagnostics),
                         "diagnostics": [diagnostic.as_dict() for diagnostic in diagnostics],
+                        **_requests_as_dict(examined[file], arguments.untrusted),
                     }
                     for file, diagnostics in found.items()
                 ],
@@ -51,9 +79,59 @@ def run(arguments: argparse.Namespace) -> int:
     # A mistake of a file that several of the files extend is the same diagnostic for all of them.
     for diagnostic in dict.fromkeys(diagnostic for one in found.values() for diagnostic in one):
         print(diagnostic.render(color=use_colour(sys.stdout)))
+    if arguments.untrusted:
+        for file, checked in examined.items():
+            print("\n".join(_requests_as_text(file, checked)))
     sys.stdout.flush()  # before the summary, wherever the two go
     print(_summary(len(found), mistakes), file=sys.stderr)
     return 1 if mistakes else 0
+
+
+def _requests_as_dict(checked: Checked, wanted: bool) -> dict[str, object]:
+    if not wanted:
+        return {}
+    asked = checked.requests
+    return {"requests": None if asked is None else [_request_as_dict(request) for request in asked]}
+
+
+def _request_as_dict(request: Request) -> dict[str, object]:
+    return {**request.as_dict(), "leads_to": _leads_to(request)}
+
+
+def _leads_to(request: Request) -> str | None:
+    """Return what a path really is, if it is written otherwise: a directory of somebody else may hold links to yours."""
+    path = request.what
+    if request.kind != "path" or not path.startswith("/"):
+        return None
+    real = os.path.realpath(path)
+    return None if real == path else real
+
+
+def _requests_as_text(file: str, checked: Checked) -> Iterator[str]:
+    """Yield the lines; a file of somebody else must not be able to write any of its own."""
+    from sandbox.spec.notation import visible
+
+    def printable(text: str) -> str:
+        return "".join(map(visible, text))
+
+    if checked.requests is None:
+        yield printable(f"{file}: what it asks for cannot be told before its mistakes are mended")
+        return
+    if not checked.requests:
+        yield printable(f"{file} asks for no path, variable, port or privilege of this machine")
+        return
+    yield printable(f"{file} asks for:")
+    for kind, heading in _HEADINGS.items():
+        asked = [request for request in checked.requests if request.kind == kind]
+        if asked:
+            yield f"  {heading}"
+        for request in asked:
+            place = request.place
+            where = "" if place is None else f" [{place.file}:{place.line}]"
+            link = _leads_to(request)
+            leads = "" if link is None else f", which is {link}"
+            profile = "" if request.profile is None else f" (with --profile {request.profile})"
+            yield printable(f"    {request.what}{leads}: {request.text}{profile}{where}")
 
 
 def _summary(files: int, mistakes: int) -> str:

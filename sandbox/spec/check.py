@@ -10,8 +10,18 @@ from typing import cast
 from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
-from sandbox.spec.load import parse, read
-from sandbox.spec.model import MAX_PROFILES
+from sandbox.spec.load import Unenforced, parse, read
+from sandbox.spec.model import MAX_PROFILES, Spec
+from sandbox.spec.requests import Request, requests
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What is wrong with a file, and what it asks for of whoever starts it."""
+
+    diagnostics: list[Diagnostic]
+    #: None where mistakes keep it from being told.
+    requests: tuple[Request, ...] | None = None
 
 
 def check(
@@ -26,15 +36,32 @@ def check(
     Without *profiles* the file is checked as it is and once more with each of its profiles, where a mistake of the
     file itself is not repeated. What `up` would go on without, because the file lists it as optional, is a warning.
     """
+    return examine(path, environ=environ, profiles=profiles, assignments=assignments).diagnostics
+
+
+def examine(
+    path: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (),
+    assignments: Sequence[str] = (),
+    requested: bool = False,
+) -> Checked:
+    """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles."""
     environ = os.environ if environ is None else environ
     try:
         data = read(path)
     except SpecError as error:
-        return _of(error)
+        return Checked(diagnostics=_of(error))
+
+    def load(names: Sequence[str], unenforced: Unenforced) -> Spec:
+        return parse(
+            data, path=path, environ=environ, profiles=names, assignments=assignments, unenforced=unenforced
+        )
 
     def check_with(names: Sequence[str]) -> list[Diagnostic]:
         try:
-            spec = parse(data, path=path, environ=environ, profiles=names, assignments=assignments)
+            spec = load(names, "refuse")
         except SpecError as error:
             return _of(error)
         known.update(dict.fromkeys(spec.profile))
@@ -55,7 +82,16 @@ def check(
             for diagnostic in check_with((profile,))
             if _identity(diagnostic) not in seen
         ]
-    return sorted(found, key=Diagnostic.sort_key)
+    asked = None
+    if requested:
+        try:
+            asked = requests(load(profiles, "keep"))
+            for profile in () if profiles else known:
+                more = requests(load((profile,), "keep"))
+                asked += tuple(dataclasses.replace(one, profile=profile) for one in more if one not in asked)
+        except SpecError:
+            asked = None
+    return Checked(diagnostics=sorted(found, key=Diagnostic.sort_key), requests=asked)
 
 
 def _identity(diagnostic: Diagnostic) -> tuple[object, ...]:

@@ -7,10 +7,10 @@ expanded again. A `$` before anything but `{` means itself, so shell commands wi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sandbox.spec.notation import nearest, shown
+from sandbox.spec.notation import KeyPath, nearest, shown
 from sandbox.spec.settings import Cursor, Invalid
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
@@ -73,6 +73,20 @@ def expand(text: str, environ: Mapping[str, str], config_dir: str) -> str:
         return value
 
     return _REFERENCE.sub(replacement, text)
+
+
+def variables(tree: object, path: KeyPath = ()) -> Iterator[tuple[str, KeyPath]]:
+    """Yield every variable of the environment that a string of *tree* refers to, with the key of the string."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from variables(value, (*path, key))
+    elif isinstance(tree, list):
+        for index, item in enumerate(tree):
+            yield from variables(item, (*path, index))
+    elif isinstance(tree, str) and "${" in tree:
+        for match in _REFERENCE.finditer(tree):
+            if match["body"] is not None and (variable := _ENV.fullmatch(match["body"])):
+                yield variable["name"], path
 
 
 def _meant(body: str) -> str:

@@ -14,8 +14,9 @@ from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
-from sandbox.spec.expand import expand_tree
+from sandbox.spec.expand import expand_tree, variables
 from sandbox.spec.model import Spec
+from sandbox.spec.notation import format_key_path
 from sandbox.spec.origin import Problem
 from sandbox.spec.rules import check_rules, settle
 from sandbox.spec.settings import Context, Cursor, Problems
@@ -86,6 +87,9 @@ def parse(
     origins = composition.origins
     problems = Problems()
     cursor = Cursor(Context(origins=origins, home=environ.get("HOME"), root=Spec), problems)
+    # Of a profile that is not applied, nothing is asked for.
+    asked = {key: value for key, value in composition.tree.items() if key != "profile"}
+    references = {name: format_key_path(path) for name, path in variables(asked)}
     tree = expand_tree(composition.tree, environ, cursor, except_for=("extends", "profile"))
     spec = decode_table(
         Spec,
@@ -95,6 +99,7 @@ def parse(
         directory=os.path.dirname(file),
         origins=origins,
         files=composition.files,
+        variables=references,
     )
     check_rules(spec, problems)
     optional = [problem for problem in problems.found if problem.unenforced and _is_optional(spec, problem)]

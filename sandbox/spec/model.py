@@ -129,13 +129,15 @@ class Spec:
     """One environment file: where it is, what it says, and where in it each thing is said.
 
     `file` is the absolute path, `directory` the directory that relative paths are relative to, `files` all files that
-    it is put together from, as they were named. Two specifications are equal when they say the same, wherever it stands
+    it is put together from, as they were named, `variables` those of the environment that its strings refer to, with the key
+    of one such string. Two specifications are equal when they say the same, wherever it stands
     in their files.
     """
 
     file: str
     directory: str
     files: tuple[str, ...] = field(default=(), compare=False)
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)
     origins: Origins = field(
         default=Origins(Source(file="", directory="/", text="")), repr=False, compare=False
     )

@@ -138,3 +138,70 @@ def test_the_status_agrees_with_what_config_says(
     (tmp_path / "x.toml").write_text(text)
     without_profiles = main(["config", "x.toml"])
     assert main(["check", "x.toml"]) == (1 if "typo" in text else without_profiles)
+
+
+HOSTILE = """\
+[root]
+layers = ["dir:/"]
+[process]
+inherit_env = ["TOKEN"]
+[[volumes]]
+type = "bind"
+source = "./src"
+target = "/src"
+[[volumes]]
+type = "bind"
+source = "/x\\u001b[2J\\nno mistakes"
+target = "/x"
+[profile.wide.network]
+mode = "host"
+"""
+
+
+def test_untrusted_names_what_is_asked_for_where_links_lead_and_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str], directory: Path
+) -> None:
+    (directory / "h.toml").write_text(HOSTILE)
+    (directory / "src").symlink_to("/etc")
+    assert main(["check", "--untrusted", "h.toml"]) == 0
+    assert capsys.readouterr() == (
+        f"""\
+h.toml asks for:
+  paths of this machine
+    /: read, all that you can read below it: a layer [h.toml:2]
+    {directory}/./src, which is /etc: read and changed: at /src in the sandbox [h.toml:5]
+    /x\\u001B[2J\\nno mistakes: read and changed: at /x in the sandbox [h.toml:9]
+  variables of your environment
+    TOKEN: passed to the program [h.toml:4]
+  privileges
+    network.mode = "host": reaches all that this machine reaches, its own services too, and listens on its ports \
+(with --profile wide) [h.toml:14]
+""",
+        "1 file checked: no mistakes\n",
+    )
+
+
+def test_untrusted_as_json(capsys: pytest.CaptureFixture[str], directory: Path) -> None:
+    (directory / "h.toml").write_text(HOSTILE)
+    assert main(["check", "--untrusted", "--json", "h.toml", "b.toml"]) == 1
+    good, bad = json.loads(capsys.readouterr().out)["files"]
+    assert good["requests"][3] == {
+        "kind": "variable",
+        "what": "TOKEN",
+        "text": "passed to the program",
+        "key": "process.inherit_env[0]",
+        "file": "h.toml",
+        "line": 4,
+        "column": 16,
+        "profile": None,
+        "leads_to": None,
+    }
+    assert bad["requests"] is None
+
+
+def test_untrusted_names_what_a_version_asks_for_that_would_refuse_it(
+    capsys: pytest.CaptureFixture[str], directory: Path
+) -> None:
+    (directory / "d.toml").write_text(GOOD + '[[devices]]\npath = "/dev/kvm"\n')
+    assert main(["check", "--untrusted", "d.toml"]) == 1
+    assert "/dev/kvm: a device of this machine, used [d.toml:2]" in capsys.readouterr().out

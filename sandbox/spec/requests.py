@@ -1,0 +1,257 @@
+"""What a file asks for of whoever starts it: every path of this machine, every variable, port and privilege. Pure.
+
+It is read from the specification alone, so that it is the same on every machine, and of somebody else's file before
+anything of it is done. `sandbox explain` says what that comes to on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sandbox.spec.model import Spec
+from sandbox.spec.notation import quote
+from sandbox.spec.origin import Place
+from sandbox.spec.tables import Seccomp
+
+Kind = Literal["path", "variable", "port", "privilege"]
+KINDS: tuple[Kind, ...] = ("path", "variable", "port", "privilege")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One thing that is asked for: *what* is the path, the variable, the port or the setting; *text* says for what.
+
+    *profile* is the one that asks for it, if the file alone does not.
+    """
+
+    kind: Kind
+    what: str
+    text: str
+    key: str
+    place: Place | None
+    profile: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the request for JSON."""
+        place = self.place
+        return {
+            "kind": self.kind,
+            "what": self.what,
+            "text": self.text,
+            "key": self.key,
+            "file": None if place is None else place.file,
+            "line": None if place is None else place.line,
+            "column": None if place is None else place.column,
+            "profile": self.profile,
+        }
+
+
+def requests(spec: Spec) -> tuple[Request, ...]:
+    """Return all that *spec* asks for, by kind, in the order of the language."""
+    found = [
+        Request(kind=kind, what=what, text=text, key=key, place=spec.origin(key))
+        for rule in _RULES
+        for kind, what, text, key in rule(spec)
+    ]
+    return tuple(dict.fromkeys(sorted(found, key=lambda request: KINDS.index(request.kind))))
+
+
+_Found = Iterator[tuple[Kind, str, str, str]]
+
+
+def _extends(spec: Spec) -> _Found:
+    for path in spec.files[:-1]:
+        yield "path", path, "read, as part of the environment file", "extends"
+
+
+def _references(spec: Spec) -> _Found:
+    for name, key in spec.variables.items():
+        yield "variable", name, f"its value becomes part of {key}", key
+
+
+def _layers(spec: Spec) -> _Found:
+    for number, layer in enumerate(spec.root.layers):
+        key = f"root.layers[{number}]"
+        if layer.kind == "dir":
+            yield "path", layer.path, "read, all that you can read below it: a layer", key
+            for path in layer.cross:
+                yield (
+                    "path",
+                    f"{layer.path.rstrip('/')}{path}",
+                    "read, although it is another file system",
+                    key,
+                )
+        elif layer.kind == "image":
+            yield "path", layer.path, "an image of your store", key
+        else:
+            yield "path", layer.path, "read: the content of a layer", key
+    if spec.root.writable == "persistent":
+        text = "keeps what it changes on your disk, for the next start"
+        yield "privilege", 'root.writable = "persistent"', text, "root.writable"
+
+
+def _environment(spec: Spec) -> _Found:
+    for number, name in enumerate(spec.process.inherit_env):
+        yield "variable", name, "passed to the program", f"process.inherit_env[{number}]"
+    if spec.process.env_file is not None:
+        yield "path", spec.process.env_file, "read: variables for the program", "process.env_file"
+
+
+def _volumes(spec: Spec) -> _Found:
+    for number, volume in enumerate(spec.volumes):
+        key = f"volumes[{number}]"
+        does = "read, its sockets connected to" if volume.read_only else "read and changed"
+        if volume.type == "bind" and volume.source is not None:
+            yield "path", volume.source, f"{does}: at {volume.target} in the sandbox", key
+        elif volume.type == "named" and volume.source is not None:
+            yield "privilege", f"volume {volume.source}", f"{does}: what other sandboxes of yours keep", key
+    for number, device in enumerate(spec.devices):
+        yield "path", device.path, "a device of this machine, used", f"devices[{number}]"
+
+
+def _namespaces(spec: Spec) -> _Found:
+    for name in ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time"):
+        value = getattr(spec.namespaces, name)
+        key = f"namespaces.{name}"
+        if not isinstance(value, str) or value == "private" or (name == "time" and value == "host"):
+            continue  # clocks cannot be set there: the host's show nothing that is not seen anyway
+        if name == "net" and value == "host" and spec.network.mode == "host":
+            continue  # told as network.mode, which it follows
+        kind, _, what = value.partition(":")
+        if kind == "path":
+            yield "path", what, f"joined: the {name} namespace of somebody else", key
+        else:
+            whose = "this machine's" if kind == "host" else f"that of the sandbox {what}"
+            yield "privilege", f"{key} = {quote(value)}", f"no {name} namespace of its own: {whose}", key
+
+
+def _ids(spec: Spec) -> _Found:
+    if spec.ids.map == "keep-id":
+        yield "privilege", 'ids.map = "keep-id"', "the program has your own user id", "ids.map"
+    for name in ("uid_map", "gid_map"):
+        for number, entry in enumerate(getattr(spec.ids, name)):
+            last = entry.outside + entry.count - 1
+            what = f"{name[0]}ids {entry.outside} to {last}" if entry.count > 1 else f"{name[0]}id {last}"
+            yield "privilege", what, "ids of this machine that the program has", f"ids.{name}[{number}]"
+
+
+def _network(spec: Spec) -> _Found:
+    network = spec.network
+    if network.mode == "host":
+        text = "reaches all that this machine reaches, its own services too, and listens on its ports"
+        yield "privilege", 'network.mode = "host"', text, "network.mode"
+    elif network.mode != "none":
+        yield "privilege", f"network.mode = {quote(network.mode)}", "reaches other machines", "network.mode"
+    if network.host_access:
+        yield (
+            "privilege",
+            "network.host_access = true",
+            "reaches this machine's services",
+            "network.host_access",
+        )
+    for number, port in enumerate(network.ports):
+        everybody = "" if port.address in ("127.0.0.1", "::1") else ", open to other machines"
+        yield (
+            "port",
+            str(port),
+            f"of this machine, led into the sandbox{everybody}",
+            f"network.ports[{number}]",
+        )
+    for number, name in enumerate(network.networks):
+        yield "privilege", f"network {name}", "reaches the sandboxes there", f"network.networks[{number}]"
+    for number, address in enumerate(network.dns):
+        yield (
+            "privilege",
+            f"name server {address}",
+            "learns the names that are looked up",
+            f"network.dns[{number}]",
+        )
+
+
+def _privileges(spec: Spec) -> _Found:
+    security = spec.security
+    for number, name in enumerate(security.capabilities.add):
+        key = f"security.capabilities.add[{number}]"
+        yield "privilege", f"capability {name}", "over its own namespaces", key
+    if not security.no_new_privileges:
+        text = "set-user-id programs of its layers work"
+        yield "privilege", "security.no_new_privileges = false", text, "security.no_new_privileges"
+    seccomp = security.seccomp
+    if isinstance(seccomp, Seccomp):
+        for number, call in enumerate(seccomp.allow):
+            key = f"security.seccomp.allow[{number}]"
+            yield "privilege", f"system call {call}", "whatever the profile says", key
+        if seccomp.log:
+            yield (
+                "privilege",
+                "security.seccomp.log = true",
+                "no system call is refused",
+                "security.seccomp.log",
+            )
+    profile, key = (
+        (seccomp.profile, "security.seccomp.profile")
+        if isinstance(seccomp, Seccomp)
+        else (seccomp, "security.seccomp")
+    )
+    if "/" in profile:
+        yield "path", profile, "read: says which system calls are allowed", key
+    elif profile == "unconfined" and spec.is_set(key):
+        yield "privilege", f'{key} = "unconfined"', "no system call is refused", key
+    for name in ("masked_paths", "readonly_paths"):
+        if spec.is_set(f"security.{name}"):
+            text = "instead of the list that protects /proc and /sys"
+            yield "privilege", f"security.{name}", text, f"security.{name}"
+
+
+def _limits(spec: Spec) -> _Found:
+    for number, limit in enumerate(spec.limits.io):
+        yield "path", limit.path, "looked at: the disk that is limited", f"limits.io[{number}].path"
+
+
+def _optional(spec: Spec) -> _Found:
+    for table in ("root", "namespaces", "ids", "network", "limits", "security"):
+        for number, name in enumerate(getattr(spec, table).optional):
+            key = f"{table}.optional[{number}]"
+            yield "privilege", f"{table}.{name} is optional", "started without it where it cannot be had", key
+
+
+def _others(spec: Spec) -> _Found:
+    for name, member in spec.sandboxes.items():
+        yield "path", member.file, "read and started, another environment file", f"sandboxes.{name}.file"
+    for number, step in enumerate(spec.build):
+        if step.copy is not None:
+            yield "path", step.copy, "copied into a layer", f"build[{number}].copy"
+        if step.network:
+            text = "what is run to build reaches all that this machine reaches"
+            yield "privilege", "build network", text, f"build[{number}].network"
+
+
+_RULES: tuple[Callable[[Spec], _Found], ...] = (
+    _extends,
+    _layers,
+    _volumes,
+    _environment,
+    _others,
+    _references,
+    _network,
+    _namespaces,
+    _ids,
+    _privileges,
+    _limits,
+    _optional,
+)
+
+#: The settings that rules above look at; all other settings of the language give away nothing of the machine, which a test
+#: has whoever adds one decide.
+ASKING = frozenset(
+    "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].image root.layers[].cross "
+    "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
+    "volumes[].read_only devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
+    "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "
+    "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks "
+    "network.dns network.host_access network.optional limits.io[].path limits.optional security.capabilities.add "
+    "security.no_new_privileges security.seccomp "
+    "security.masked_paths security.readonly_paths security.optional sandboxes.NAME.file build[].copy build[].network".split()
+)

@@ -1,0 +1,116 @@
+"""What a file asks for: every kind of request, and no setting that nobody has decided about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandbox.reference.entries import entries
+from sandbox.spec.load import parse
+from sandbox.spec.requests import ASKING, requests
+
+ROOT = '[root]\nlayers = ["tar:/base.tar"]\n'
+
+#: Settings that give away nothing of the machine: they take away, count, or concern the sandbox alone.
+HARMLESS = frozenset(
+    "build[].run build[].target devices[].target health.command health.interval health.retries health.timeout "
+    "ids.gid_map[].inside ids.uid_map[].inside limits.core limits.cpu_time limits.cpu_weight limits.cpus limits.cpuset "
+    "limits.file_size limits.io[].read limits.io[].read_operations limits.io[].write limits.io[].write_operations "
+    "limits.memory limits.memory_high limits.oom_score_adj limits.open_files limits.pids limits.processes limits.stack "
+    "limits.swap limits.wall_time network.egress.allow network.egress.deny network.hosts network.search "
+    "networks.NAME.internal networks.NAME.subnet process.args process.command process.cwd process.env process.groups "
+    "process.init process.stop_signal process.stop_timeout process.terminal process.umask process.user profile "
+    "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.native root.size "
+    "sandbox.description sandbox.hostname sandbox.labels sandbox.name sandboxes.NAME.depends_on sandboxes.NAME.profiles "
+    "security.capabilities.drop security.landlock.bind security.landlock.connect security.landlock.execute "
+    "security.landlock.read security.landlock.write volumes[].content volumes[].mode volumes[].options volumes[].size".split()
+)
+
+
+def asked(text: str, **environ: str) -> list[tuple[str, str]]:
+    environ = {"HOME": "/home/me", **environ}
+    spec = parse((ROOT + text).encode(), path="/files/x.toml", environ=environ, unenforced="keep")
+    found = requests(spec)
+    assert all(request.place is not None for request in found)
+    return [(request.kind, request.what) for request in found if request.what != "/base.tar"]
+
+
+def test_every_setting_asks_for_something_or_is_known_to_be_harmless() -> None:
+    keys = {entry.key for entry in entries() if not entry.is_table}
+    assert keys - ASKING == HARMLESS
+    assert keys >= ASKING
+
+
+def test_a_file_that_asks_for_nothing_names_its_layers_only() -> None:
+    assert asked("[process]\ncommand = ['true']\n[[volumes]]\ntype = 'tmpfs'\ntarget = '/t'\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[[volumes]]\ntype='bind'\nsource='~/.ssh'\ntarget='/k'", [("path", "/home/me/.ssh")]),
+        ("[[volumes]]\ntype='bind'\nsource='../up'\ntarget='/k'", [("path", "/files/../up")]),
+        ("[[volumes]]\ntype='named'\nsource='cache'\ntarget='/c'", [("privilege", "volume cache")]),
+        ("[[devices]]\npath='/dev/kvm'", [("path", "/dev/kvm")]),
+        ("[process]\nenv_file='/etc/environment'", [("path", "/etc/environment")]),
+        ("[process]\ninherit_env=['TOKEN']", [("variable", "TOKEN")]),
+        ("[process]\ncommand=['x', '${env:SECRET:-}']", [("variable", "SECRET")]),
+        ("[process.env]\nA='$${env:NOT}'", []),
+        ("[network]\nmode='host'", [("privilege", 'network.mode = "host"')]),
+        (
+            "[network]\nmode='private'\nports=['80:80']\ndns=['9.9.9.9']",
+            [
+                ("port", "127.0.0.1:80:80/tcp"),
+                ("privilege", 'network.mode = "private"'),
+                ("privilege", "name server 9.9.9.9"),
+            ],
+        ),
+        ("[namespaces]\nipc='host'", [("privilege", 'namespaces.ipc = "host"')]),
+        ("[namespaces]\nuts='path:/proc/1/ns/uts'", [("path", "/proc/1/ns/uts")]),
+        ("[namespaces]\nuts='sandbox:db'", [("privilege", 'namespaces.uts = "sandbox:db"')]),
+        ("[ids]\nmap='keep-id'", [("privilege", 'ids.map = "keep-id"')]),
+        (
+            "[ids]\nuid_map=[{inside=0,outside=5,count=2}]\ngid_map=[{inside=0,outside=7,count=1}]",
+            [("privilege", "uids 5 to 6"), ("privilege", "gid 7")],
+        ),
+        ("[security]\ncapabilities.add=['net_raw']", [("privilege", "capability CAP_NET_RAW")]),
+        ("[security]\nno_new_privileges=false", [("privilege", "security.no_new_privileges = false")]),
+        ("[security]\nseccomp='unconfined'", [("privilege", 'security.seccomp = "unconfined"')]),
+        ("[security]\nseccomp='/p.json'", [("path", "/p.json")]),
+        (
+            "[security.seccomp]\nallow=['ptrace']\nlog=true",
+            [("privilege", "system call ptrace"), ("privilege", "security.seccomp.log = true")],
+        ),
+        ("[security]\nmasked_paths=[]", [("privilege", "security.masked_paths")]),
+        ("[limits]\npids=5\noptional=['pids']", [("privilege", "limits.pids is optional")]),
+        ("[[limits.io]]\npath='/dev/sda'\nread=5", [("path", "/dev/sda")]),
+        ("[sandboxes.db]\nfile='db.toml'", [("path", "/files/db.toml")]),
+        (
+            "[[build]]\ncopy='/src'\ntarget='/s'\n[[build]]\nrun='make'\nnetwork=true",
+            [("path", "/src"), ("privilege", "build network")],
+        ),
+    ],
+)
+def test_request_is_named(text: str, expected: list[tuple[str, str]]) -> None:
+    assert asked(text) == expected
+
+
+def test_layers_name_their_paths_and_what_they_cross() -> None:
+    text = '[root]\nlayers = ["dir:/", { dir = "/srv", cross = ["/data"] }, "oci:./i:t", "image:d"]\nwritable = "persistent"\n'
+    spec = parse(text.encode(), path="/files/x.toml", environ={}, unenforced="keep")
+    assert [(request.kind, request.what) for request in requests(spec)] == [
+        ("path", "/"),
+        ("path", "/srv"),
+        ("path", "/srv/data"),
+        ("path", "/files/i"),
+        ("path", "d"),
+        ("privilege", 'root.writable = "persistent"'),
+    ]
+
+
+def test_files_that_are_extended_are_named(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(ROOT)
+    spec = parse(b'extends = "base.toml"\n', path=str(tmp_path / "x.toml"), environ={})
+    found = requests(spec)
+    assert [request.what for request in found] == [str(tmp_path / "base.toml"), "/base.tar"]
