@@ -201,20 +201,20 @@ def _serve_for_launcher(number: int) -> int:
         os.umask(0)
         os.chdir("/")
         fs = open_stack(request.stack)
+        return serve(
+            fs,
+            request.fuse_fd,
+            on_ready=lambda: _report_ready(channel),
+            lifeline=channel.fileno(),
+        )
     except EOFError:
         return 0
     except (UnionError, OSError) as error:
         try:
-            channel.send(f"error: {error}".encode())
+            channel.send(f"error: {_explain(error)}".encode(errors="surrogateescape"))
         except OSError:
             pass  # the launcher is gone, and nobody else is to be told
         return EXIT_FAILURE
-    return serve(
-        fs,
-        request.fuse_fd,
-        on_ready=lambda: _report_ready(channel),
-        lifeline=channel.fileno(),
-    )
 
 
 def _report_ready(channel: socket.socket) -> None:

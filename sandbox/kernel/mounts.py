@@ -493,7 +493,8 @@ def _is_directory(fd: int) -> bool:
 
 def mount_id(fd: int) -> int:
     """Return the id, as in mountinfo, of the mount that *fd* was opened through; proc_pid_fdinfo(5)."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+    # Not "ascii": that is a module to import, which process 1 could take only from the sandbox, and therefore does not.
+    with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
         for line in file:
             if line.startswith("mnt_id:"):
                 return int(line.split()[1])

@@ -241,8 +241,9 @@ class Supervisor:
     def _make_cgroup(self, undo: ExitStack) -> None:
         name = os.path.basename(self._run.path)
         # First: whoever is killed right after making one has told the next command of it.
-        self._cgroups_left = self._facts.cgroups.paths_of(name)
-        self._run.record({"cgroups": list(self._cgroups_left)})
+        paths = self._facts.cgroups.paths_of(name)
+        self._run.record({"cgroups": list(paths)})
+        self._cgroups_left = paths
         undo.callback(self._remove_cgroup)
         try:
             self._cgroup = self._facts.cgroups.create(name, self._plan.cgroup)

@@ -191,6 +191,22 @@ def test_process_one_cannot_be_looked_into_killed_or_traced(launcher: Launcher) 
     assert launcher.shell(script).out.split() == ["no-fd", "no-root", "no-environ", "no-mem", "alive"]
 
 
+@pytest.mark.root
+def test_machine_without_cgroups_is_enough(launcher: Launcher) -> None:
+    """Process 1 imports nothing, so it may need no module that only looking at cgroups had loaded."""
+    arguments = launcher.arguments(HOST_ROOT, ["echo", "fine"])
+    without = ["unshare", "--mount", "sh", "-c", 'umount -R -l /sys/fs/cgroup; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*without, *arguments],
+        env=launcher.environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
 def test_making_devices_and_mounting_are_refused(launcher: Launcher) -> None:
     script = (
         "mknod /x b 8 0 || echo no-mknod; mount -t tmpfs none /mnt || echo no-mount;"

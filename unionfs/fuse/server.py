@@ -44,7 +44,7 @@ def serve(
         The exit status: 0, or 1 if the loop had to be given up.
 
     Raises:
-        OSError: the descriptor is of no mount.
+        OSError: the descriptor is of no mount, or the kernel could not be answered.
     """
     try:
         connection = begin(fuse_fd)
@@ -55,13 +55,28 @@ def serve(
         raise
     operations = UnionOperations(fs, masks=bool(connection.agreed & FUSE_DONT_MASK))
 
+    refused: list[OSError] = []
+
     def introduced() -> None:
-        connection.finish()
+        try:
+            connection.finish()
+        except OSError as error:
+            # Nobody would ask us anything: the kernel waits for this answer first.
+            refused.append(error)
+            raise
         on_ready()
 
-    pyfuse3.init(operations, f"/dev/fd/{connection.fd}", set())
     try:
-        return trio.run(_main, operations, introduced, lifeline)
+        pyfuse3.init(operations, f"/dev/fd/{connection.fd}", set())
+    except BaseException:
+        connection.close()
+        fs.close()
+        raise
+    try:
+        status = trio.run(_main, operations, introduced, lifeline, refused)
+        if refused:
+            raise refused[0]
+        return status
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         pyfuse3.close(unmount=False)
@@ -69,24 +84,28 @@ def serve(
         fs.close()
 
 
-async def _main(operations: UnionOperations, introduced: Callable[[], None], lifeline: int | None) -> int:
+async def _main(
+    operations: UnionOperations, introduced: Callable[[], None], lifeline: int | None, refused: list[OSError]
+) -> int:
     signal.signal(signal.SIGALRM, ignore_tick)
     pyfuse3.trio = TrioForPyfuse3(introduced)  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_handle_signals, operations)
         if lifeline is not None:
             nursery.start_soon(_end_with, lifeline)
-        status = await _serve_until_unmounted()
+        status = await _serve_until_unmounted(refused)
         nursery.cancel_scope.cancel()
     return status
 
 
-async def _serve_until_unmounted() -> int:
+async def _serve_until_unmounted(refused: list[OSError]) -> int:
     for _ in range(_MAX_RESTARTS):
         try:
             # One worker: handlers never wait, so a second one would only be scheduled in between.
             await pyfuse3.main(max_tasks=1)
         except Exception:
+            if refused:
+                return 1
             log.exception("the serving loop failed; going on")
         else:
             return 0

@@ -1,0 +1,183 @@
+"""A start that fails at any of its steps: one clear error, the launcher's own exit status, and nothing left.
+
+`faulty` lets one system call of one process fail, as it would with a full disk, without a descriptor, a process or memory
+to be had, or where a container's filter refuses it. Without --long each kind of call of each process fails once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.e2e.faulty import ROLES
+from tests.e2e.support import PATIENCE, Launcher
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+#: Something of everything that a start does.
+SPEC = """
+[sandbox]
+name = "faulty"
+[root]
+layers = ["dir:/"]
+[process]
+terminal = true
+command = ["sh", "-c", "echo fine"]
+[limits]
+pids = 100
+open_files = 256
+oom_score_adj = 10
+optional = ["pids"]
+[[volumes]]
+type = "tmpfs"
+target = "/scratch"
+[[volumes]]
+type = "bind"
+source = "SOURCE"
+target = "/mnt/data"
+read_only = true
+"""
+
+_PROCESS, _SPACE, _REFUSED = (
+    "fork posix_spawn",
+    "mkdir makedirs rename symlink link write setxattr unlink rmdir",
+    (
+        "unshare setns setresuid setresgid setgroups chown fchown chmod fchmod prctl capset keep_capabilities setsid chdir"
+    ),
+)
+_ASKING = "stat fstat lstat readlink listdir"
+_MEMORY = f"mount fsopen fsconfig fsmount move_mount open_tree mount_setattr pivot_root execve {_ASKING}"
+
+
+def reason(name: str) -> int:
+    """Return the errno that the call *name* fails with where something is used up."""
+    for names, number in (
+        (_PROCESS, errno.EAGAIN),
+        (_SPACE, errno.ENOSPC),
+        (_REFUSED, errno.EPERM),
+        (_MEMORY, errno.ENOMEM),
+    ):
+        if name in names.split():
+            return number
+    return errno.EMFILE
+
+
+class Fault(NamedTuple):
+    role: str
+    number: int
+    name: str
+
+
+class Machine:
+    """Runs the sandbox with faults, each run with a state directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "source").mkdir()
+        self.spec = directory / "faulty.toml"
+        self.spec.write_text(SPEC.replace("SOURCE", str(directory / "source")))
+        self._calls: dict[str, list[str]] = {}
+
+    def run(self, role: str, number: int, failure: str) -> tuple[Launcher, subprocess.CompletedProcess[str]]:
+        place = self.directory / f"{role}-{number}"
+        place.mkdir()
+        launcher = Launcher(place)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.e2e.faulty", role, str(number), failure, "up", str(self.spec)],
+            env={**launcher.environ, "FAULTY_RECORD": str(place / "record")},
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 2,
+            check=False,
+        )
+        return launcher, done
+
+    def calls(self) -> dict[str, list[str]]:
+        """Return the names of the calls of a start in which all succeed, by role."""
+        if self._calls:
+            return self._calls
+        launcher, done = self.run("none", -1, "0")
+        assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+        record = launcher.directory / "record"
+        found: dict[str, list[str]] = json.loads(record.read_text())
+        self._calls = {**found, "server": json.loads(record.with_name("record.server").read_text())}
+        return self._calls
+
+    def problem(self, fault: Fault) -> str | None:
+        """Let one call fail; return what is wrong with the outcome."""
+        try:
+            launcher, done = self.run(fault.role, fault.number, str(reason(fault.name)))
+        except subprocess.TimeoutExpired as error:
+            return f"{fault}: does not end: {error.stderr!r}"
+        said = [
+            line for line in done.stderr.splitlines() if not line.startswith("    ")
+        ]  # hints, lines of the file
+        # Some calls are made for what is nice to have, or again where they failed.
+        went_on = done.returncode == 0 and done.stdout == "fine\n" and not any(map(_is_error, said))
+        warned = all(line.startswith("sandbox: warning: ") for line in said)
+        wrong = []
+        if not went_on and not (
+            done.returncode in (125, 126, 127) and len(list(filter(_is_error, said))) == 1
+        ):
+            wrong.append(f"status {done.returncode}, output {done.stdout!r}")
+        if re.search(r"Traceback|internal error|unexpectedly", done.stderr):
+            wrong.append("not a clear error")
+        if any(not line.startswith(("sandbox: ", f"{self.spec}: ")) for line in said):
+            wrong.append("more than an error")
+        if launcher.runs() and not (warned and said and "stays for the next command" in done.stderr):
+            wrong.append(f"left {launcher.runs()}")
+        if launcher.runs():
+            cleared = launcher.up(command=["true"])
+            if cleared.status != 0 or launcher.runs():
+                wrong.append(f"the next command left {launcher.runs()}: {cleared}")
+        if wrong:
+            return f"{fault}: {'; '.join(wrong)}: {done.stderr.strip()}"
+        shutil.rmtree(launcher.directory)
+        return None
+
+
+def _is_error(line: str) -> bool:
+    return not line.startswith("sandbox: warning: ")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(tmp_path_factory.mktemp("faults"))
+
+
+def _let_fail(machine: Machine, role: str, wanted: Callable[[list[str]], list[int]]) -> None:
+    names = machine.calls()[role]
+    faults = [Fault(role, number, names[number]) for number in wanted(names)]
+    assert len(faults) >= 5
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        problems = [problem for problem in pool.map(machine.problem, faults) if problem is not None]
+    if problems:
+        pytest.fail("\n".join([f"{len(problems)} of {len(faults)}", *problems]), pytrace=False)
+
+
+@pytest.mark.parametrize("role", [*ROLES, "server"])
+def test_one_call_of_each_kind_fails(machine: Machine, role: str) -> None:
+    def first_of_each(names: list[str]) -> list[int]:
+        return [names.index(name) for name in dict.fromkeys(names) if name not in _ASKING.split()]
+
+    _let_fail(machine, role, first_of_each)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("role", [*ROLES, "server"])
+def test_every_call_fails_once(machine: Machine, role: str) -> None:
+    _let_fail(machine, role, lambda names: list(range(len(names))))
