@@ -56,9 +56,13 @@ class Outcome:
 
     def facts(self) -> dict[str, Any]:
         """Return what the probe printed."""
-        assert self.status == 0, (self.status, self.err)
-        facts: dict[str, Any] = json.loads(self.out)
+        facts: dict[str, Any] = json.loads(self.facts_text())
         return facts
+
+    def facts_text(self) -> str:
+        """Return what a program printed that has succeeded."""
+        assert self.status == 0, (self.status, self.err)
+        return self.out
 
 
 class Launcher:

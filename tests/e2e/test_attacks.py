@@ -1,0 +1,488 @@
+"""A hostile program, a hostile image, and another user of the host, against a sandbox and its launcher."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import termios
+from pathlib import Path
+
+import pytest
+
+from sandbox.kernel.trees import remove_contents
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, alive, children, first_line
+from tests.e2e.test_ending import READY, Family
+from tests.e2e.test_terminal import person_at
+from tests.support.requirements import has_subordinate_ids
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+ATTACK = (Path(__file__).parent / "attack.py").read_text()
+#: What a program may do: namespaces of its own in its user namespace give it nothing that is not its own.
+_ALLOWED = {"unshare user"}
+
+
+def _has_ids() -> bool:
+    return os.geteuid() == 0 or has_subordinate_ids()
+
+
+def done(output: str) -> set[str]:
+    found: dict[str, str] = json.loads(output)
+    assert len(found) > 25
+    return {name for name, outcome in found.items() if outcome == "done"}
+
+
+# -- a hostile program --------------------------------------------------------------------------------
+
+
+def test_program_gets_at_nothing_of_process_one_the_server_or_the_kernel(launcher: Launcher) -> None:
+    assert done(launcher.up(command=["/usr/bin/python3", "-c", ATTACK]).facts_text()) <= _ALLOWED
+
+
+def test_program_of_another_user_gets_at_nothing_either(launcher: Launcher) -> None:
+    if not _has_ids():
+        pytest.skip("this account has a single id")
+    out = launcher.up(HOST_ROOT + "[process]\nuser = 33\n", ["/usr/bin/python3", "-c", ATTACK]).facts_text()
+    assert done(out) <= _ALLOWED
+
+
+def test_program_with_every_capability_gets_at_nothing_of_process_one_or_the_host(launcher: Launcher) -> None:
+    """The capabilities count in its own namespaces, where it may mount, and set its host name."""
+    spec = HOST_ROOT + '[security]\ncapabilities.add = ["all"]\n'
+    found = done(launcher.up(spec, ["/usr/bin/python3", "-c", ATTACK]).facts_text())
+    outside = {name for name in found if "1" in name or "key" in name or "fuse" in name or "terminal" in name}
+    assert outside - {"/proc/1/oom_score_adj"} == set()
+    assert not found & {"sysctl", "sysrq", "kcore", "clock", "module", "priority"}
+
+
+def test_signal_to_all_ends_the_program_and_nothing_else(launcher: Launcher) -> None:
+    script = f"import sys; sys.argv.append('kill')\n{ATTACK}"
+    outcome = launcher.up(command=["/usr/bin/python3", "-c", script + "\nraise SystemExit(3)"])
+    assert outcome.status == 3
+    assert outcome.err == ""
+    assert launcher.runs() == []
+
+
+def test_program_cannot_type_into_the_terminal_that_it_was_given_as_input(launcher: Launcher) -> None:
+    with person_at(
+        launcher, ["/usr/bin/python3", "-c", ATTACK], HOST_ROOT + "[process]\nterminal = false\n"
+    ) as person:
+        found = json.loads(person.read_until("\r\n"))
+        for name in (
+            "type into standard input",
+            "take over standard input's terminal",
+            "group of standard input's terminal",
+        ):
+            assert found[name] in ("EPERM", "EIO", "ENOTTY"), name
+        assert person.status() == 0
+        assert fcntl.ioctl(person.inner, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
+
+
+def test_program_with_a_terminal_of_its_own_types_into_that_only(launcher: Launcher) -> None:
+    script = (
+        "import fcntl, termios\n"
+        "for letter in b'rm -rf /\\n':\n"
+        "    try: fcntl.ioctl(0, termios.TIOCSTI, bytes([letter]))\n"
+        "    except OSError: pass\n"
+        "print('over')\n"
+    )
+    with person_at(launcher, ["/usr/bin/python3", "-c", script]) as person:
+        person.read_until("over")
+        assert person.status() == 0
+        assert fcntl.ioctl(person.inner, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
+
+
+def test_state_of_a_running_sandbox_is_out_of_reach_of_its_program(launcher: Launcher) -> None:
+    script = (
+        f"ls -A {launcher.state}; cat {launcher.state}/run/*/state.json; echo x > {launcher.state}/lock;"
+        f" find {launcher.directory} -name state.json 2>/dev/null"
+    )
+    outcome = launcher.shell(script)
+    assert outcome.out == ""
+    assert launcher.runs() == []
+
+
+# -- a hostile image ----------------------------------------------------------------------------------
+
+
+class Image:
+    """An archive that is written member by member."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by finish
+
+    def add(self, name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: object) -> None:
+        member = tarfile.TarInfo(name)
+        member.type, member.size = kind, len(data)
+        member.mode = 0o755
+        for key, value in fields.items():
+            setattr(member, key, value)
+        self.tar.addfile(member, io.BytesIO(data))
+
+    def busybox(self) -> None:
+        with open("/bin/busybox", "rb") as file:
+            self.add("bin/busybox", data=file.read())
+        for name in (
+            "sh",
+            "ls",
+            "cat",
+            "find",
+            "wc",
+            "stat",
+            "id",
+            "echo",
+            "grep",
+            "true",
+            "od",
+            "du",
+            "tr",
+            "mkdir",
+        ):
+            self.add(f"bin/{name}", tarfile.SYMTYPE, linkname="busybox")
+
+    def finish(self) -> str:
+        self.tar.close()
+        return f'[root]\nlayers = ["tar:{self.path}"]\n'
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    made = Image(tmp_path / "hostile.tar")
+    made.busybox()
+    return made
+
+
+@pytest.mark.busybox
+def test_links_of_an_image_lead_nowhere_outside(launcher: Launcher, image: Image, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("host")
+    up = "../" * 40
+    image.add("absolute", tarfile.SYMTYPE, linkname=str(tmp_path / "secret"))
+    image.add("relative", tarfile.SYMTYPE, linkname=f"{up}{tmp_path}/secret")
+    image.add("proc", tarfile.SYMTYPE, linkname=f"{up}{tmp_path}")
+    done_ = launcher.shell("cat /absolute /relative", image.finish())
+    assert done_.status == 125  # /proc is a link: nothing is mounted where it leads
+    assert "take that layer out" in done_.err
+    assert (tmp_path / "secret").read_text() == "host"
+
+
+@pytest.mark.busybox
+@pytest.mark.parametrize("target", ["../../../../../..{}", "{}"])
+def test_volume_behind_links_of_an_image_is_mounted_inside(
+    launcher: Launcher, image: Image, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "file").write_text("volume")
+    image.add("data", tarfile.SYMTYPE, linkname=target.format(tmp_path / "host"))
+    spec = (
+        image.finish() + f'[[volumes]]\ntype = "bind"\nsource = "{tmp_path}/shared"\ntarget = "/data/deep"\n'
+    )
+    outcome = launcher.shell("cat /data/deep/file", spec)
+    assert outcome.status in (0, 125)  # mounted inside, or refused: in no case outside
+    assert list((tmp_path / "host").iterdir()) == []
+
+
+@pytest.mark.busybox
+def test_devices_and_set_id_files_of_an_image_are_without_effect(launcher: Launcher, image: Image) -> None:
+    image.add("fuse", tarfile.CHRTYPE, devmajor=10, devminor=229, mode=0o666)
+    image.add("disk", tarfile.BLKTYPE, devmajor=8, devminor=0, mode=0o666)
+    image.add("mem", tarfile.CHRTYPE, devmajor=1, devminor=1, mode=0o666)
+    image.add("bin/su", data=Path("/bin/busybox").read_bytes(), mode=0o6755)
+    user = "[process]\nuser = 33\n" if _has_ids() else ""
+    script = "cat /fuse /disk /mem 2>&1 | grep -c -v -e denied -e 'No such' ; /bin/su 2>/dev/null; /bin/busybox id -u; grep NoNewPrivs /proc/self/status"
+    outcome = launcher.shell(script, image.finish() + user)
+    assert outcome.out.split() == ["0", "33" if user else "0", "NoNewPrivs:", "1"], outcome.err
+
+
+@pytest.mark.busybox
+def test_huge_sparse_file_takes_no_space_and_shows_its_size(launcher: Launcher, image: Image) -> None:
+    size = 1 << 40
+    member = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "huge",
+        "GNU.sparse.realsize": str(size),
+    }
+    image.add("GNUSparseFile.0/huge", data=b"1\n0\n1\n".ljust(512, b"\0") + b"x", pax_headers=member)
+    outcome = launcher.shell("stat -c '%s %b' /huge", image.finish())
+    shown, blocks = map(int, outcome.out.split())
+    assert shown == size
+    assert blocks < 100
+
+
+def _dig(top: Path, depth: int) -> None:
+    at = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=at))
+    os.close(at)
+
+
+def test_tree_of_four_thousand_levels_is_shown_changed_and_removed(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    """Deeper than any path can name, in a layer and as the program makes it."""
+    depth = 4000
+    top = tmp_path / "deep"
+    top.mkdir()
+    try:
+        _dig(top, depth)
+        script = (
+            "import os\n"
+            "os.chdir('/deep')\n"
+            f"for _ in range({depth}): os.chdir('d')\n"
+            "print(os.listdir('.'))\n"
+            "open('leaf', 'w').write('changed')\n"
+            "os.mkdir('/mine'); os.chdir('/mine')\n"
+            f"for _ in range({depth}): os.mkdir('d'); os.chdir('d')\n"
+            "print('dug')\n"
+        )
+        top.parent.chmod(0o755)
+        upper = tmp_path / "layer"
+        upper.mkdir()
+        top.rename(upper / "deep")
+        spec = f'[root]\nlayers = ["dir:/", "dir:{upper}"]\n'
+        with launcher.start(spec, ["/usr/bin/python3", "-c", script]) as supervisor:
+            out, err = supervisor.communicate(timeout=3 * PATIENCE)
+        assert out == "['leaf']\ndug\n", err[-500:]
+        assert launcher.runs() == []
+    finally:
+        fd = os.open(tmp_path, os.O_RDONLY)
+        remove_contents(fd)
+        os.close(fd)
+
+
+@pytest.mark.busybox
+def test_hostile_names_are_names(launcher: Launcher, image: Image) -> None:
+    names = [
+        "-rf",
+        "a\nb",
+        "\x1b[2J",
+        "%s%n",
+        "$(id)",
+        "..\\..",
+        "x" * 255,
+        "\udcff\udcfe",
+        " ",
+        "\u202etxt.exe",
+        "CON",
+        ":",
+        "'\"",
+    ]
+    for name in names:
+        image.add(f"names/{name}", data=b"1")
+    script = (
+        "find /names -type f -print0 | tr -dc '\\000' | wc -c; find /names -type f -exec cat {} + | wc -c"
+    )
+    outcome = launcher.shell(script, image.finish())
+    assert outcome.out.split() == [str(len(names)), str(len(names))], outcome.err
+
+
+@pytest.mark.busybox
+@pytest.mark.parametrize(
+    "passwd",
+    [
+        b"web:x:0x10:0:::\nweb:x:-1:-1:::\nweb:x:4294967295:0:::\nweb:x:99999999999999999999:0:::\nweb:x::::\n",
+        b"web\n:\n::::::\n\0\0\0:x:0:0\nweb:x:1\n",
+        b"web:x:" + b"9" * (1 << 20) + b":0:::\n",
+        b"\xff" * 4096,
+        b"w" * (5 << 20) + b"\nweb:x:33:33:::\n",
+    ],
+    ids=["numbers", "fields", "digits", "bytes", "size"],
+)
+def test_traps_in_passwd_are_an_error_and_no_id(launcher: Launcher, image: Image, passwd: bytes) -> None:
+    image.add("etc/passwd", data=passwd)
+    outcome = launcher.shell("id -u", image.finish() + '[process]\nuser = "web"\n')
+    assert (outcome.status, outcome.out) == (125, "")
+    assert re.search(r"process\.user.*web", outcome.err)
+
+
+@pytest.mark.busybox
+def test_home_of_passwd_is_a_variable_and_nothing_else(launcher: Launcher, image: Image) -> None:
+    image.add("etc/passwd", data=b"web:x:0:0::/../../etc\x1b;$(id):/bin/evil\n")
+    outcome = launcher.shell(
+        'printf %s "$HOME" | od -c | grep -c 033; id -u', image.finish() + '[process]\nuser = "web"\n'
+    )
+    assert outcome.out.split() == ["1", "0"], outcome.err
+
+
+def _many(launcher: Launcher, image: Image, count: int) -> None:
+    for number in range(count):
+        image.add(f"many/{number // 1000}/{number}")
+    spec = image.finish()
+    with launcher.start(spec, ["sh", "-c", "find /many -type f | wc -l"]) as supervisor:
+        out, err = supervisor.communicate(timeout=PATIENCE + count / 500)
+    assert (supervisor.returncode, out.split()) == (0, [str(count)]), err
+
+
+@pytest.mark.busybox
+def test_many_entries(launcher: Launcher, image: Image) -> None:
+    _many(launcher, image, 5_000)
+
+
+@pytest.mark.long
+@pytest.mark.busybox
+@pytest.mark.parametrize("count", [100_000, 1_000_000])
+def test_very_many_entries(launcher: Launcher, image: Image, count: int) -> None:
+    _many(launcher, image, count)
+
+
+# -- another user of the host -------------------------------------------------------------------------
+
+_STRANGER = """
+import ctypes, errno, json, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+state, pids = sys.argv[1], [int(pid) for pid in sys.argv[2:]]
+def read(path):
+    with open(path, "rb") as file: file.read(1)
+def ptrace(pid):
+    if libc.ptrace(ctypes.c_long(16), ctypes.c_long(pid), None, None) < 0: raise OSError(ctypes.get_errno(), "")
+def join(path):
+    if libc.setns(os.open(path, os.O_RDONLY), 0) < 0: raise OSError(ctypes.get_errno(), "")
+attempts = {"state": lambda: os.listdir(state), "lock": lambda: open(state + "/lock", "r+"),
+    "write state": lambda: open(state + "/run/x", "w")}
+for pid in pids:
+    for name in ("environ", "mem", "maps"):
+        attempts[f"{pid} {name}"] = lambda pid=pid, name=name: read(f"/proc/{pid}/{name}")
+    for name in ("fd", "root/", "cwd/", "map_files"):
+        attempts[f"{pid} {name}"] = lambda pid=pid, name=name: os.listdir(f"/proc/{pid}/{name}")
+    for name in ("user", "mnt", "net", "pid_for_children"):
+        attempts[f"{pid} join {name}"] = lambda pid=pid, name=name: join(f"/proc/{pid}/ns/{name}")
+    attempts[f"{pid} ptrace"] = lambda pid=pid: ptrace(pid)
+    attempts[f"{pid} signal"] = lambda pid=pid: os.kill(pid, signal.SIGUSR1)
+found = {}
+for name, attempt in attempts.items():
+    try: attempt()
+    except OSError as error: found[name] = errno.errorcode.get(error.errno, str(error))
+    else: found[name] = "done"
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("stranger", [65534, 1878982656 + 4_000_000], ids=["nobody", "unused"])
+def test_second_user_of_the_host_reads_and_changes_nothing(launcher: Launcher, stranger: int) -> None:
+    for directory in (launcher.directory, *launcher.directory.parents[:2]):
+        directory.chmod(0o755)  # that it is the state directory which stops them
+    with launcher.start(command=READY) as supervisor:
+        assert first_line(supervisor) == "ready"
+        family = Family(supervisor.pid)
+        pids = list(map(str, family.all()))
+        outcome = subprocess.run(
+            [
+                "setpriv",
+                f"--reuid={stranger}",
+                f"--regid={stranger}",
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-c",
+                _STRANGER,
+                str(launcher.state),
+                *pids,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done(outcome.stdout) == set(), outcome.stderr
+        assert all(map(alive, family.all()))
+
+
+def test_files_of_the_state_directory_are_closed_to_others(launcher: Launcher) -> None:
+    with launcher.start(command=READY) as supervisor:
+        assert first_line(supervisor) == "ready"
+        for path in (launcher.state, *(launcher.state / "run").iterdir()):
+            assert path.stat().st_mode & 0o077 == 0, path
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+
+
+def test_server_and_process_one_do_not_let_even_their_user_look(launcher: Launcher) -> None:
+    """Whatever else of this user's is broken into, no descriptor of the layers is to be had from them."""
+    if os.geteuid() == 0:
+        pytest.skip("root may look at everything")
+    with launcher.start(command=READY) as supervisor:
+        assert first_line(supervisor) == "ready"
+        family = Family(supervisor.pid)
+        for pid in (family.server, family.init):
+            for name in ("fd", "root/", "map_files"):
+                with pytest.raises(PermissionError):
+                    os.listdir(f"/proc/{pid}/{name}")
+            with pytest.raises(PermissionError):
+                open(f"/proc/{pid}/mem", "rb").close()
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+
+
+def test_no_socket_of_a_sandbox_has_a_name(launcher: Launcher) -> None:
+    with launcher.start(command=READY) as supervisor:
+        assert first_line(supervisor) == "ready"
+        inodes = set()
+        for fd in os.listdir(f"/proc/{supervisor.pid}/fd"):
+            link = os.readlink(f"/proc/{supervisor.pid}/fd/{fd}")
+            if match := re.fullmatch(r"socket:\[(\d+)\]", link):
+                inodes.add(match[1])
+        assert inodes
+        with open("/proc/net/unix") as table:
+            lines = [line.split() for line in table]
+        named = [fields for fields in lines if len(fields) > 7 and fields[6] in inodes]
+        assert named == []
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+
+
+# -- many ---------------------------------------------------------------------------------------------
+
+
+def _at_once(launcher: Launcher, count: int) -> None:
+    path = launcher.write(HOST_ROOT, "many.toml")
+    started = [
+        subprocess.Popen(
+            launcher.arguments(path, ["sh", "-c", f"echo {number} > /n; sleep 1; exit $(($(cat /n) % 100))"]),
+            env=launcher.environ,
+        )
+        for number in range(count)
+    ]
+    assert [process.wait(PATIENCE + 4 * count) for process in started] == [
+        number % 100 for number in range(count)
+    ]
+    assert launcher.runs() == []
+
+
+def _in_a_row(launcher: Launcher, count: int) -> None:
+    before = _resources()
+    for number in range(count):
+        assert launcher.shell(f"exit {number % 7}").status == number % 7
+    assert launcher.runs() == []
+    assert list((launcher.state / "layers").iterdir()) == []
+    assert _resources() == before
+
+
+def _resources() -> tuple[int, list[str]]:
+    with open("/proc/self/mountinfo") as file:
+        mounts = len(file.readlines())
+    return mounts, sorted(line for pid in children(os.getpid()) for line in [str(pid)])
+
+
+def test_thirty_in_a_row_leave_no_trace(launcher: Launcher) -> None:
+    _in_a_row(launcher, 30)
+
+
+@pytest.mark.long
+def test_a_thousand_in_a_row_leave_no_trace(launcher: Launcher) -> None:
+    _in_a_row(launcher, 1000)
+
+
+@pytest.mark.long
+def test_two_hundred_at_once_leave_no_trace(launcher: Launcher) -> None:
+    _at_once(launcher, 200)
