@@ -189,7 +189,7 @@ def _become_daemon(writer: int) -> None:
 def _serve_for_launcher(number: int) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
     from unionfs.channel import receive
-    from unionfs.confine import enter_user_namespace
+    from unionfs.confine import enter_user_namespace, restrict_files
     from unionfs.fuse.server import serve
     from unionfs.stack import open_stack
 
@@ -200,7 +200,10 @@ def _serve_for_launcher(number: int) -> int:
         os.close(request.user_namespace_fd)
         os.umask(0)
         os.chdir("/")
-        fs = open_stack(request.stack)
+        stack = request.stack
+        writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
+        restrict_files([lower.fd for lower in stack.lowers], writable)
+        fs = open_stack(stack)
         return serve(
             fs,
             request.fuse_fd,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from collections.abc import Iterable
 
 from unionfs import _libc
 
@@ -21,6 +23,43 @@ _KEPT = {
     _libc.CAP_MKNOD,
     _libc.CAP_SETFCAP,
 }
+
+
+#: Rights over files (linux/landlock.h): all that version 2 of the interface knows, and those of later versions.
+_READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
+_EXECUTE = 1 << 0
+_WRITE_FILE = 1 << 1
+_REMOVE = 1 << 4 | 1 << 5  # REMOVE_DIR, REMOVE_FILE
+_MAKE = 0b1111111 << 6  # MAKE_CHAR, _DIR, _REG, _SOCK, _FIFO, _BLOCK, _SYM
+_REFER = 1 << 13
+_TRUNCATE = 1 << 14  # version 3
+_IOCTL_DEVICE = 1 << 15  # version 5
+#: BIND_TCP and CONNECT_TCP (version 4), abstract unix sockets and signals (version 6).
+_NETWORK, _SCOPED = 0b11, 0b11
+#: Version 1 refuses every rename and link from one directory to another.
+_LEAST_VERSION = 2
+
+
+def restrict_files(readable: Iterable[int], writable: Iterable[int]) -> bool:
+    """Let this process open files only below the directories *readable* and *writable* (descriptors), write only below the
+    latter, and reach no network and no other process; False where the kernel has no Landlock for that.
+
+    What is open already stays usable, and so does Python's own library, of which something may yet be imported.
+    """
+    version = _libc.landlock_version()
+    if version < _LEAST_VERSION:
+        return False
+    write = _READ | _WRITE_FILE | _REMOVE | _MAKE | _REFER | (_TRUNCATE if version >= 3 else 0)
+    handled = write | _EXECUTE | (_IOCTL_DEVICE if version >= 5 else 0)
+    library = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sys.path if os.path.isdir(path)]
+    try:
+        allowed = [(fd, _READ) for fd in (*library, *readable)] + [(fd, write) for fd in writable]
+        network, scoped = (_NETWORK if version >= 4 else 0), (_SCOPED if version >= 6 else 0)
+        _libc.landlock_restrict(handled, network, scoped, allowed)
+    finally:
+        for fd in library:
+            os.close(fd)
+    return True
 
 
 def enter_user_namespace(fd: int) -> None:

@@ -22,7 +22,7 @@ from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-ATTACK = (Path(__file__).parent / "attack.py").read_text()
+ATTACK = (Path(__file__).parent / "attack.txt").read_text()
 #: What a program may do: namespaces of its own in its user namespace give it nothing that is not its own.
 _ALLOWED = {"unshare user"}
 
