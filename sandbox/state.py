@@ -203,11 +203,7 @@ class StateDirectory:
         swept = []
         base = os.path.join(self.path, "run")
         with self.locked():
-            stale = [
-                (path, fd)
-                for path in _paths_in(base)
-                if (fd := _lock(os.path.join(path, "lock"), wait=False)) is not None
-            ]
+            stale = [(path, fd) for path in _paths_in(base) if (fd := _lock_stale(path)) is not None]
         for path, fd in stale:
             try:
                 state = _read_state(path) or {}
@@ -217,7 +213,8 @@ class StateDirectory:
             except SandboxError:
                 pass  # what cannot be removed now is found again by the next command
             finally:
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
         return swept
 
     def close(self) -> None:
@@ -334,6 +331,24 @@ def _lock(path: str, *, wait: bool) -> int | None:
     return fd
 
 
+def _lock_stale(directory: str) -> int | None:
+    """Lock a run directory that nobody has any more; -1 where it has no lock, None if it is in use.
+
+    The caller holds the lock of the state directory, under which run directories are made: one without a lock of its own
+    was never finished, or is being removed, which two may do at once. A lock that we made would be in the other's way.
+    """
+    try:
+        fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def _read_state(path: str) -> dict[str, Any] | None:
     try:
         with open(os.path.join(path, "state.json"), encoding="utf-8") as file:
@@ -422,4 +437,7 @@ def _remove_directory(path: str, ids: IdPlan | None) -> None:
             run_with_ids(ids, lambda: remove_contents(fd))
     finally:
         os.close(fd)
-    os.rmdir(path)
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass  # a second remover was at work

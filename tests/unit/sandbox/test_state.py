@@ -38,6 +38,27 @@ def test_directory_is_the_owners_alone(state: StateDirectory) -> None:
     assert stat.S_IMODE(os.stat(state.path).st_mode) == 0o700
 
 
+def test_sweeping_is_not_in_the_way_of_who_removes_a_run_directory_meanwhile(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the list and the look at each, one goes; and one that is going, whose lock went first, gets none anew."""
+    gone, going = state.new_run(IDS, name="gone"), state.new_run(IDS, name="going")
+    os.unlink(os.path.join(going.path, "lock"))
+    paths = [gone.path, going.path]
+    monkeypatch.setattr("sandbox.state._paths_in", lambda _base: paths)
+    gone.remove()
+    made = []
+    monkeypatch.setattr("sandbox.state._remove_directory", lambda path, _ids: made.append(os.listdir(path)))
+    paths.remove(gone.path)
+    assert state.sweep() == [os.path.basename(going.path)]
+    assert made == [["state.json"]]
+    monkeypatch.undo()
+    monkeypatch.setattr("sandbox.state._paths_in", lambda _base: [gone.path])
+    state.sweep()
+    going.remove()
+    going.close()
+
+
 def test_run_directory_that_cannot_be_noted_is_not_left(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

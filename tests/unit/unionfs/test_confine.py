@@ -104,6 +104,11 @@ def test_what_was_open_before_stays_usable(places: tuple[Path, Path, Path]) -> N
         assert restricted(*places, file.read) == "outside"
 
 
+def test_what_the_kernel_tells_of_the_process_itself_can_be_read(places: tuple[Path, Path, Path]) -> None:
+    assert restricted(*places, lambda: len(Path("/proc/self/uid_map").read_text().split()) % 3) == "0"
+    assert restricted(*places, Path(f"/proc/{os.getppid()}/status").read_text) == "Permission denied"
+
+
 def test_python_itself_can_still_be_imported(places: tuple[Path, Path, Path]) -> None:
     assert restricted(*places, lambda: __import__("colorsys").rgb_to_hls(0, 0, 0)) == "(0.0, 0.0, 0.0)"
 
