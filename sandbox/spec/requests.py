@@ -104,6 +104,8 @@ def _volumes(spec: Spec) -> _Found:
         key = f"volumes[{number}]"
         does = "read, its sockets connected to" if volume.read_only else "read and changed"
         if volume.type == "bind" and volume.source is not None:
+            if volume.propagation == "slave":
+                does += ", with what is mounted there later"
             yield "path", volume.source, f"{does}: at {volume.target} in the sandbox", key
         elif volume.type == "named" and volume.source is not None:
             yield "privilege", f"volume {volume.source}", f"{does}: what other sandboxes of yours keep", key
@@ -199,10 +201,6 @@ def _privileges(spec: Spec) -> _Found:
         yield "path", profile, "read: says which system calls are allowed", key
     elif profile == "unconfined" and spec.is_set(key):
         yield "privilege", f'{key} = "unconfined"', "no system call is refused", key
-    for name in ("masked_paths", "readonly_paths"):
-        if spec.is_set(f"security.{name}"):
-            text = "instead of the list that protects /proc and /sys"
-            yield "privilege", f"security.{name}", text, f"security.{name}"
 
 
 def _limits(spec: Spec) -> _Found:
@@ -248,10 +246,9 @@ _RULES: tuple[Callable[[Spec], _Found], ...] = (
 ASKING = frozenset(
     "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].image root.layers[].cross "
     "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
-    "volumes[].read_only devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
+    "volumes[].read_only volumes[].propagation devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
     "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "
     "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks "
     "network.dns network.host_access network.optional limits.io[].path limits.optional security.capabilities.add "
-    "security.no_new_privileges security.seccomp "
-    "security.masked_paths security.readonly_paths security.optional sandboxes.NAME.file build[].copy build[].network".split()
+    "security.no_new_privileges security.seccomp security.optional sandboxes.NAME.file build[].copy build[].network".split()
 )

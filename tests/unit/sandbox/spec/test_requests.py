@@ -24,7 +24,8 @@ HARMLESS = frozenset(
     "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.native root.size "
     "sandbox.description sandbox.hostname sandbox.labels sandbox.name sandboxes.NAME.depends_on sandboxes.NAME.profiles "
     "security.capabilities.drop security.landlock.bind security.landlock.connect security.landlock.execute "
-    "security.landlock.read security.landlock.write volumes[].content volumes[].mode volumes[].options volumes[].size".split()
+    "security.landlock.read security.landlock.write security.masked_paths security.readonly_paths volumes[].content "
+    "volumes[].mode volumes[].options volumes[].size".split()
 )
 
 
@@ -82,7 +83,6 @@ def test_a_file_that_asks_for_nothing_names_its_layers_only() -> None:
             "[security.seccomp]\nallow=['ptrace']\nlog=true",
             [("privilege", "system call ptrace"), ("privilege", "security.seccomp.log = true")],
         ),
-        ("[security]\nmasked_paths=[]", [("privilege", "security.masked_paths")]),
         ("[limits]\npids=5\noptional=['pids']", [("privilege", "limits.pids is optional")]),
         ("[[limits.io]]\npath='/dev/sda'\nread=5", [("path", "/dev/sda")]),
         ("[sandboxes.db]\nfile='db.toml'", [("path", "/files/db.toml")]),
