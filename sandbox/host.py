@@ -16,13 +16,17 @@ from typing import Literal
 from sandbox.kernel import cgroups, filters, rlimits, seccomp
 from sandbox.kernel.idmaps import (
     MAP_SIZE,
+    ROOT_RANGE_START,
     IdMap,
     SubidRange,
     auto_map,
     covers,
+    keep_id_map,
+    not_subordinate,
     parse_map,
     parse_subid,
     root_map,
+    single_map,
 )
 
 FuseState = Literal["ok", "missing", "not accessible"]
@@ -97,6 +101,26 @@ class HostFacts:
         if self.is_real_root:
             return root_map(), root_map()
         return auto_map(self.uid, self.uid_ranges, MAP_SIZE), auto_map(self.gid, self.gid_ranges, MAP_SIZE)
+
+    def single_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]]:
+        """Return the uid and gid map of one id: our own, for real root one that nobody has."""
+        if self.is_real_root:
+            return single_map(ROOT_RANGE_START), single_map(ROOT_RANGE_START)
+        return single_map(self.uid), single_map(self.gid)
+
+    def keep_id_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
+        """Return the maps under which we have our own numbers inside, None where :attr:`id_map_problem` stands against it."""
+        if self.id_map_problem is not None or self.is_real_root:
+            return None
+        return keep_id_map(self.uid, self.uid_ranges), keep_id_map(self.gid, self.gid_ranges)
+
+    def unmappable(self, id_map: Sequence[IdMap], *, groups: bool) -> list[int]:
+        """Return the positions of the entries of *id_map* whose outside ids this account may not map."""
+        if self.uid == 0:
+            own_map = self.own_gid_map if groups else self.own_uid_map
+            return [number for number, entry in enumerate(id_map) if not covers(own_map, (entry,))]
+        own_id, ranges = (self.gid, self.gid_ranges) if groups else (self.uid, self.uid_ranges)
+        return not_subordinate(id_map, own_id, ranges)
 
     @property
     def map_helpers(self) -> tuple[str, str] | None:

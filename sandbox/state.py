@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.kernel import cgroups
-from sandbox.kernel.idmaps import IdMap, covers, lookup
+from sandbox.kernel.idmaps import IdMap, covers
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan
-from sandbox.userns import run_with_ids
+from sandbox.userns import run_with_ids, with_own_id
 
 if TYPE_CHECKING:
     from sandbox.plan import MountPoint
@@ -147,7 +147,7 @@ class StateDirectory:
             try:
                 return RunDirectory(path, ids)
             except BaseException:
-                _remove_directory(path, None)
+                remove_directory(path, None)
                 raise
 
     def persistent(self, ids: IdPlan, *, name: str, file: str) -> RunDirectory:
@@ -177,7 +177,7 @@ class StateDirectory:
         try:
             # One lock for all changes of this kind, since one that is shared cannot be waited for.
             with self.locked():
-                before = _ids_from_json((_read_state(path) or {}).get("ids"))
+                before = ids_from_json((_read_state(path) or {}).get("ids"))
                 if before is None:
                     _make_owned(os.path.join(path, "data"), ids, mode)
                 elif not _holds_ids_of(ids, before):
@@ -186,7 +186,7 @@ class StateDirectory:
                         hint=f"use it with the ids of before, another name, or remove {path} to begin anew",
                     )
                 if before != ids:
-                    _write_state(path, {"ids": _ids_as_json(ids)})
+                    _write_state(path, {"ids": ids_as_json(ids)})
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
@@ -208,7 +208,7 @@ class StateDirectory:
             try:
                 state = _read_state(path) or {}
                 cgroups.remove_stale([str(entry) for entry in state.get("cgroups", [])])
-                _remove_directory(path, _ids_from_json(state.get("ids")))
+                remove_directory(path, ids_from_json(state.get("ids")))
                 swept.append(os.path.basename(path))
             except SandboxError:
                 pass  # what cannot be removed now is found again by the next command
@@ -241,14 +241,13 @@ class RunDirectory:
                 hint="wait for it to end, or give another sandbox.name",
             )
         self._lock_fd = fd
+        #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.userns.give_to_root`).
+        self.unowned: list[int] = []
         before = _read_state(path) if resume else None
-        if before is not None and before.get("ids") != _ids_as_json(ids):
+        if before is not None and (foreign := _other_ids(path, before.get("ids"), ids)) is not None:
             self.close()
-            raise StateError(
-                f"the writable layer in {path} was made under another id map",
-                hint="start it as it was started before, or remove the directory to begin anew",
-            )
-        self._state: dict[str, Any] = {"pid": os.getpid(), "ids": _ids_as_json(ids)}
+            raise foreign
+        self._state: dict[str, Any] = {"pid": os.getpid(), "ids": ids_as_json(ids)}
         try:
             self.record({})
         except BaseException:
@@ -261,19 +260,20 @@ class RunDirectory:
         _write_state(self.path, self._state)
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
-        """Make the directory *name* for files of the sandbox, owned by its root, unless it exists; returns a
+        """Make the directory *name* for files of the sandbox, whose root will own it, unless it exists; returns a
         descriptor.
         """
         path = os.path.join(self.path, name)
         try:
             os.mkdir(path, 0o700)
             os.chmod(path, mode)
-            if os.geteuid() == 0:
-                uid, gid = lookup(self._ids.uid_map, 0), lookup(self._ids.gid_map, 0)
-                os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
         except FileExistsError:
             pass
-        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # An empty one of ours may be what an earlier start made and was killed at.
+        if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(path):
+            self.unowned.append(fd)
+        return fd
 
     def skeleton(self, points: tuple[MountPoint, ...]) -> int:
         """Make the generated layer that holds the mount points and nothing else; returns a descriptor."""
@@ -291,12 +291,15 @@ class RunDirectory:
             elif not os.path.lexists(last):
                 with open(last, "xb"):
                     os.chmod(last, 0o644)
-        return os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if os.geteuid() != 0:  # else nobody inside is its owner, whom the server shows as root
+            self.unowned.append(fd)
+        return fd
 
     def remove(self) -> None:
         """Remove the directory with everything in it, and let go of the lock."""
         try:
-            _remove_directory(self.path, self._ids)
+            remove_directory(self.path, self._ids)
         finally:
             self.close()
 
@@ -374,14 +377,14 @@ def _make_owned(path: str, ids: IdPlan, mode: int) -> None:
         pass
     fd = os.open(path, _OPEN_DIR)
     try:
-        uid, gid = lookup(ids.uid_map, 0), lookup(ids.gid_map, 0)
+        uid, gid = ids.root
         if os.geteuid() == 0:
-            os.chown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
+            os.chown(fd, uid, gid)
             os.chmod(fd, mode)
         elif (uid, gid) == (os.geteuid(), os.getegid()):
             os.chmod(fd, mode)
         else:
-            run_with_ids(ids, lambda: _own(fd, mode))
+            run_with_ids(with_own_id(ids), lambda: _own(fd, mode))
     finally:
         os.close(fd)
 
@@ -399,28 +402,50 @@ def _holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
     )
 
 
-def _ids_as_json(ids: IdPlan) -> dict[str, Any]:
+def _other_ids(path: str, recorded: Any, ids: IdPlan) -> StateError | None:
+    """Return why what was made under the *recorded* ids is not for a sandbox with *ids*; None where it is."""
+    before = ids_from_json(recorded)
+    if before is not None and (before.uid_map, before.gid_map) == (ids.uid_map, ids.gid_map):
+        return None
+    made = "an unknown one" if before is None else _in_words(before)
+    return StateError(
+        f"the writable layer in {path} was made under another id map: {made}, not {_in_words(ids)}",
+        hint="give it the ids that it had, or a new sandbox.name; or remove the directory to begin anew",
+    )
+
+
+def _in_words(ids: IdPlan) -> str:
+    """Return the lines of both maps, the one of groups where it differs: "0 1000 1, 1 100000 65535"."""
+    users, groups = (", ".join(map(str, id_map)) for id_map in (ids.uid_map, ids.gid_map))
+    return users if users == groups else f"{users} (groups {groups})"
+
+
+def ids_as_json(ids: IdPlan) -> dict[str, Any]:
+    """Return *ids* as it is recorded beside what was made under it."""
     return {
         "uid_map": [asdict(entry) for entry in ids.uid_map],
         "gid_map": [asdict(entry) for entry in ids.gid_map],
         "helpers": list(ids.helpers) if ids.helpers else None,
         "single": ids.single,
+        "setgroups": ids.setgroups,
     }
 
 
-def _ids_from_json(value: Any) -> IdPlan | None:
+def ids_from_json(value: Any) -> IdPlan | None:
+    """Return what :func:`ids_as_json` recorded; None where *value* is something else."""
     try:
         return IdPlan(
             uid_map=tuple(IdMap(**entry) for entry in value["uid_map"]),
             gid_map=tuple(IdMap(**entry) for entry in value["gid_map"]),
             helpers=tuple(value["helpers"]) if value["helpers"] else None,
             single=bool(value["single"]),
+            setgroups=bool(value.get("setgroups", True)),
         )
     except (KeyError, TypeError):
         return None
 
 
-def _remove_directory(path: str, ids: IdPlan | None) -> None:
+def remove_directory(path: str, ids: IdPlan | None) -> None:
     """Remove *path* and everything in it; as root of *ids* where entries belong to subordinate ids."""
     try:
         fd = os.open(path, _OPEN_DIR)
@@ -434,7 +459,7 @@ def _remove_directory(path: str, ids: IdPlan | None) -> None:
                 raise StateError(
                     f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
                 ) from None
-            run_with_ids(ids, lambda: remove_contents(fd))
+            run_with_ids(with_own_id(ids), lambda: remove_contents(fd))
     finally:
         os.close(fd)
     try:

@@ -4,6 +4,7 @@ nowhere else.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -84,12 +85,52 @@ def access_of_root(ids: IdPlan, paths: Sequence[str]) -> Mapping[str, str]:
 
 
 def _try_access(ids: IdPlan, paths: Sequence[str]) -> str:
-    if not ids.single:
+    if ids.setgroups:
         os.setgroups([])
     modes = (("r", os.R_OK), ("w", os.W_OK))
     return "\n".join(
         "".join(name for name, mode in modes if os.access(path, mode, effective_ids=True)) for path in paths
     )
+
+
+def with_own_id(ids: IdPlan) -> IdPlan:
+    """Return *ids* with our own id among them, at a number that is free: what is in our own directories is reached so."""
+
+    def added(id_map: tuple[idmaps.IdMap, ...], own: int) -> tuple[idmaps.IdMap, ...]:
+        if any(entry.outside <= own < entry.outside + entry.count for entry in id_map):
+            return id_map
+        free = max(entry.inside + entry.count for entry in id_map)
+        return (*id_map, idmaps.IdMap(inside=free, outside=own, count=1))
+
+    return dataclasses.replace(
+        ids, uid_map=added(ids.uid_map, os.geteuid()), gid_map=added(ids.gid_map, os.getegid())
+    )
+
+
+def give_to_root(ids: IdPlan, *fds: int) -> None:
+    """Make what *fds* (O_PATH will do) refer to, and what is below, belong to user and group 0 of *ids*.
+
+    Raises:
+        SandboxError: the namespace in which that is allowed could not be made.
+        OSError: real root was refused.
+    """
+    uid, gid = ids.root
+    foreign = [fd for fd in fds if (info := os.fstat(fd)).st_uid != uid or info.st_gid != gid]
+    if not foreign:
+        return
+    if os.geteuid() == 0:
+        _change_owner(foreign, uid, gid)
+    else:
+        run_with_ids(with_own_id(ids), lambda: _change_owner(foreign, 0, 0))
+
+
+def _change_owner(fds: list[int], uid: int, gid: int) -> None:
+    for fd in fds:
+        top = f"/proc/self/fd/{fd}"
+        os.chown(top, uid, gid)
+        for directory, names, others in os.walk(f"{top}/"):
+            for name in (*names, *others):
+                os.chown(os.path.join(directory, name), uid, gid, follow_symlinks=False)
 
 
 def _map(pid: int, ids: IdPlan, ready_reader: int) -> SandboxError | None:

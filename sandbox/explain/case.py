@@ -34,6 +34,11 @@ class Case:
         """The plan, as far as it goes."""
         return self.draft.plan
 
+    @property
+    def is_nobody(self) -> bool:
+        """Whether nobody on this machine has the sandbox's ids, as root of it maps them: not its own, unless told to."""
+        return self.facts.is_real_root and all(entry.outside != 0 for entry in self.plan.ids.uid_map)
+
     def origin(self, *keys: str) -> Origin:
         """Return where the first of *keys* that is set is set; the default, if none is."""
         for key in keys:

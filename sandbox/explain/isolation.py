@@ -60,24 +60,31 @@ def ids_section(case: Case) -> Iterator[Fact]:
     """Yield the id maps, and who the sandbox's root is outside."""
     ids, facts = case.plan.ids, case.facts
     reason = case.differs("ids.map")
+    given = _is_given(case)
     origin = case.decided_here(reason, "ids.map") if reason else _map_origin(case)
-    for label, id_map in (("user ids", ids.uid_map), ("group ids", ids.gid_map)):
+    origin = case.origin("ids.uid_map") if given else origin
+    for label, id_map, key in (
+        ("user ids", ids.uid_map, "ids.uid_map"),
+        ("group ids", ids.gid_map, "ids.gid_map"),
+    ):
         value = [[entry.inside, entry.outside, entry.count] for entry in id_map]
         text = f"{map_text(id_map)} outside"
-        yield Fact(label=label, text=text, value=value, origin=origin, keys=("ids.map",))
-    outside = lookup(ids.uid_map, 0)
-    you = f"you, {facts.user_name or 'user'} (uid {facts.uid})" if outside == facts.uid else ""
+        where = case.origin(key) if given else origin
+        yield Fact(label=label, text=text, value=value, origin=where, keys=(key,) if given else ("ids.map",))
+    outside, _ = ids.root
+    you = f"you, {facts.user_name or 'user'} (uid {facts.uid})"
     yield Fact(
         label="uid 0 inside",
-        text=f"is {you}: files of yours in volumes are its own"
-        if you
-        else f"is uid {outside}, whom nobody else is",
+        text=_whom(case, outside, you),
         value=outside,
         origin=origin,
     )
+    if (own := _inside(ids.uid_map, facts.uid)) not in (None, 0):
+        text = f"is {you}: files of yours in volumes are its own"
+        yield Fact(label=f"uid {own} inside", text=text, value=facts.uid, origin=origin)
     helpers = " and ".join(ids.helpers) if ids.helpers else "the launcher itself"
     yield Fact(label="written by", text=helpers, value=list(ids.helpers or ()), origin=origin)
-    kept = [group for group in facts.groups if group != facts.gid] if ids.single and facts.uid != 0 else []
+    kept = [] if ids.setgroups else [group for group in facts.groups if group != facts.gid]
     if kept:
         groups = " ".join(map(str, kept))
         yield Fact(
@@ -88,11 +95,33 @@ def ids_section(case: Case) -> Iterator[Fact]:
         )
 
 
+def _is_given(case: Case) -> bool:
+    """Tell whether the maps are those of ids.uid_map and ids.gid_map, which can be let go."""
+    return bool(case.spec.ids.uid_map) and not (case.differs("ids.uid_map") or case.differs("ids.gid_map"))
+
+
+def _inside(id_map: Sequence[IdMap], outside: int) -> int | None:
+    return lookup(
+        (IdMap(inside=item.outside, outside=item.inside, count=item.count) for item in id_map), outside
+    )
+
+
+def _whom(case: Case, outside: int, you: str) -> str:
+    """Say who user 0 of the sandbox is outside."""
+    if outside == 0 and case.facts.is_real_root:
+        return "is root of this machine: what it may do to files and processes outside, only the namespaces decide"
+    if outside == case.facts.uid:
+        return f"is {you}: files of yours in volumes are its own"
+    if case.facts.is_real_root and _is_given(case):
+        return f"is uid {outside}: files of that user in volumes are its own"
+    return f"is uid {outside}, whom nobody else is"
+
+
 def _map_origin(case: Case) -> Origin:
-    if case.spec.ids.map == "single":
-        return case.origin("ids.map")
     if case.facts.is_real_root:
         return case.decided_here("root maps ids that belong to nobody", "ids.map")
+    if case.spec.ids.map == "single":
+        return case.origin("ids.map")
     name = case.facts.user_name or case.facts.uid
     return case.decided_here(f"/etc/subuid and /etc/subgid give {name} these ids", "ids.map")
 

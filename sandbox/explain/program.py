@@ -39,7 +39,9 @@ def program_section(case: Case) -> Iterator[Fact]:
         label="user",
         text=f"{user.user}{group}",
         value={"user": user.user, "group": user.group},
-        origin=case.origin("process.user"),
+        origin=case.origin("process.user")
+        if user == own.user
+        else case.origin("ids.map").because("machine", "who starts the sandbox keeps the id"),
         keys=("process.user",),
         notes=("names are looked up in the sandbox's own /etc/passwd and /etc/group",) if named else (),
     )

@@ -44,7 +44,7 @@ def _volumes(case: Case) -> Iterator[Risk]:
             is_home = home.rstrip("/") == bind.source
             whole = ", which is your home directory" if is_home else ", where your home directory is"
         # Nobody on this machine has the ids of a sandbox of root's: to its program, the host is somebody else's.
-        may = "what anybody may {} of " if case.facts.is_real_root else ""
+        may = "what anybody may {} of " if case.is_nobody else ""
         if not bind.read_only:
             what = may.format("change") + bind.source
             yield _risk(case, "danger", f"The program can change {what} on this machine{whole}.", key)
@@ -94,13 +94,13 @@ def _layers(case: Case) -> Iterator[Risk]:
         if fact is None or fact.kind not in ("directory", "file"):
             continue
         if layer.kind == "dir" and fact.real == "/":
-            if case.facts.is_real_root:
+            if case.is_nobody:
                 text = "The program can read every file of this machine that anybody may read (dir:/)."
             else:
                 text = "The program can read every file that you can read, keys and passwords among them (dir:/)."
             yield _risk(case, "caution", text, key)
         elif layer.kind == "dir" and home.startswith("/") and inside(home, fact.real):
-            who = "anybody" if case.facts.is_real_root else "you"
+            who = "anybody" if case.is_nobody else "you"
             text = f"The program can read what {who} can read of {layer.path}, where your home directory is."
             yield _risk(case, "caution", text, key)
         problem = trust_problem(fact, case.facts.uid)
@@ -171,6 +171,14 @@ def _environment(case: Case) -> Iterator[Risk]:
 
 
 def _ids(case: Case) -> Iterator[Risk]:
+    maps = (("user", case.plan.ids.uid_map, "ids.uid_map"), ("group", case.plan.ids.gid_map, "ids.gid_map"))
+    for what, id_map, key in maps:
+        if case.facts.is_real_root and any(entry.outside == 0 for entry in id_map):
+            text = (
+                f"A {what} of the sandbox is root of this machine outside: what root's files say of their owner does not hold the "
+                "program back, and a way out of its namespaces makes it root here."
+            )
+            yield _risk(case, "danger", text, key)
     if case.plan.ids.single and any(not bind.read_only for bind in binds(case.plan.operations)):
         text = "All users of the sandbox are you outside: only a single id is mapped."
         yield _risk(case, "note", text, "ids.map")

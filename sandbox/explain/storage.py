@@ -107,7 +107,7 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 def _reading(layer: Layer, case: Case) -> str:
     if layer.kind == "tar":
         return "an archive, unpacked once into the store under the ids of this sandbox"
-    who = "anybody" if case.facts.is_real_root else "you"
+    who = "anybody" if case.is_nobody else "you"
     return (
         f"a directory of this machine, of which the program can read what {who} can read and change nothing"
     )

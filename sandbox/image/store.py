@@ -3,8 +3,8 @@ names them.
 
 A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and
 the id map, as owners on disk depend on it. A layer is built beside its place and renamed into it, so what is
-in the store is whole. Who uses a layer holds a shared lock on it; an older import of the same archive is
-removed when nobody does.
+in the store is whole. Who uses a layer holds a shared lock on it; an import of the same archive as it was
+before, under whatever map, is removed when nobody does, under the map that it was made with.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import json
 import os
 from dataclasses import dataclass
 
-from sandbox.errors import ImageError
-from sandbox.kernel.idmaps import lookup
-from sandbox.kernel.trees import remove_contents
+from sandbox.errors import ImageError, SandboxError
 from sandbox.plan import IdPlan
-from sandbox.state import StateDirectory
-from sandbox.userns import run_with_ids
+from sandbox.state import StateDirectory, ids_as_json, ids_from_json, remove_directory
+from sandbox.userns import give_to_root, run_with_ids
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT = 1  # changes when unpacking does, so that layers of older versions are not taken for ours
@@ -61,16 +59,9 @@ class LayerStore:
             raise ImageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
         try:
             info = os.fstat(archive_fd)
-            source = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-            facts = [
-                _FORMAT,
-                info.st_dev,
-                info.st_ino,
-                info.st_size,
-                info.st_mtime_ns,
-                *map(str, (*ids.uid_map, *ids.gid_map)),
-            ]
-            key = f"{source}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+            source = _digest(path)
+            archive = _digest([_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns])
+            key = f"{source}-{archive}-{_digest([list(map(str, ids.uid_map)), list(map(str, ids.gid_map))])}"
             return self._open(key) or self._import(key, source, archive_fd, path, ids)
         finally:
             os.close(archive_fd)
@@ -105,14 +96,14 @@ class LayerStore:
             if made is not None:
                 return made
             building = os.path.join(self._base, f"{source}.new")
-            self._discard(building, ids)
+            self._discard(building)
             try:
                 notices = self._build(building, archive_fd, path, ids)
                 os.rename(building, os.path.join(self._base, key))
             except BaseException:
-                self._discard(building, ids)
+                self._discard(building)
                 raise
-            self._remove_older(source, key, ids)
+            self._remove_older(source, key)
             layer = self._open(key, notices)
             assert layer is not None
             return layer
@@ -124,12 +115,13 @@ class LayerStore:
         tree = os.path.join(building, "tree")
         os.mkdir(tree, 0o755)
         os.chmod(tree, 0o755)
-        if os.geteuid() == 0:
-            os.chown(tree, lookup(ids.uid_map, 0) or 0, lookup(ids.gid_map, 0) or 0)
+        with open(os.path.join(building, "ids"), "x", encoding="utf-8") as record:
+            json.dump(ids_as_json(ids), record)
         with open(os.path.join(building, "lock"), "xb"):
             pass
         tree_fd = os.open(tree, _OPEN_DIR)
         try:
+            give_to_root(ids, tree_fd)
             said = self._unpack(archive_fd, path, tree_fd, ids)
         finally:
             os.close(tree_fd)
@@ -150,9 +142,10 @@ class LayerStore:
 
             return run_with_ids(ids, action)
 
-    def _remove_older(self, source: str, key: str, ids: IdPlan) -> None:
+    def _remove_older(self, source: str, key: str) -> None:
+        same_archive = key.rpartition("-")[0]
         for name in os.listdir(self._base):
-            if not name.startswith(f"{source}-") or name == key:
+            if not name.startswith(f"{source}-") or name.rpartition("-")[0] == same_archive:
                 continue
             place = os.path.join(self._base, name)
             try:
@@ -161,22 +154,22 @@ class LayerStore:
                 continue
             try:
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._discard(place, ids)
+                self._discard(place)
             except BlockingIOError:
                 pass  # in use
+            except SandboxError:
+                pass  # its ids are no longer ours: no reason not to start
             finally:
                 os.close(lock_fd)
 
-    def _discard(self, place: str, ids: IdPlan) -> None:
+    def _discard(self, place: str) -> None:
         try:
-            fd = os.open(place, _OPEN_DIR)
-        except FileNotFoundError:
-            return
-        try:
-            try:
-                remove_contents(fd)
-            except PermissionError:
-                run_with_ids(ids, lambda: remove_contents(fd))
-        finally:
-            os.close(fd)
-        os.rmdir(place)
+            with open(os.path.join(place, "ids"), encoding="utf-8") as record:
+                ids = ids_from_json(json.load(record))
+        except (OSError, ValueError):
+            ids = None
+        remove_directory(place, ids)
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

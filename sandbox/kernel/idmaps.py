@@ -78,6 +78,45 @@ def auto_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE) ->
     return tuple(result)
 
 
+def keep_id_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE) -> tuple[IdMap, ...]:
+    """Map *own_id* to itself and the other ids below *size* to the subordinate *ranges* in their order.
+
+    As podman's --userns=keep-id: who starts the sandbox has the same number inside, and 0 is a subordinate id. For own id 0
+    it is what :func:`auto_map` gives.
+    """
+    result = [IdMap(inside=own_id, outside=own_id, count=1)]
+    taken = [(own_id, own_id + 1)]
+    following = 0
+    for entry in ranges:
+        for first, end in _without(entry.start, entry.start + entry.count, taken):
+            taken.append((first, end))
+            start = first
+            while start < end:
+                following += following == own_id
+                count = min(end - start, (min(own_id, size) if following < own_id else size) - following)
+                if count <= 0:
+                    return tuple(sorted(result, key=lambda item: item.inside))
+                result.append(IdMap(inside=following, outside=start, count=count))
+                start, following = start + count, following + count
+    return tuple(sorted(result, key=lambda item: item.inside))
+
+
+def not_subordinate(id_map: Iterable[IdMap], own_id: int, ranges: Sequence[SubidRange]) -> list[int]:
+    """Return the positions of the entries of *id_map* that newuidmap(1) would not write for the user *own_id*.
+
+    It takes the own id alone, and what lies within one line of the user's in /etc/subuid.
+    """
+    return [
+        number
+        for number, entry in enumerate(id_map)
+        if not (entry.count == 1 and entry.outside == own_id)
+        and not any(
+            given.start <= entry.outside and entry.outside + entry.count <= given.start + given.count
+            for given in ranges
+        )
+    ]
+
+
 def root_map(start: int = ROOT_RANGE_START, size: int = MAP_SIZE) -> tuple[IdMap, ...]:
     """Map 0 to *size* - 1 to a range that belongs to nobody; for real root, whose own id stays outside."""
     return (IdMap(inside=0, outside=start, count=size),)

@@ -1,44 +1,168 @@
-"""Which ids the sandbox has."""
+"""Which ids the sandbox has, and which of them the program runs as."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from sandbox.host import HostFacts
-from sandbox.kernel.idmaps import lookup, single_map
+from sandbox.kernel.idmaps import IdMap, is_single, lookup
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
+from sandbox.spec.tables import IdRange
+from sandbox.spec.values import User
 
 # Which packages and which free range that takes, doctor finds out: a range named here could be another account's.
 _SUBID_HINT = "remove it, or get more ids: `sandbox doctor` names the command"
+_HELPER_HINT = "install uidmap, or map nothing but your own ids: { inside = 0, outside = YOURS, count = 1 }"
+_ROOT_KEEPS_NO_ID = "root of the sandbox would be root of this machine"
 
 
 def plan_ids(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
-    """Map as many ids as the file asks for, or the one that anybody may map; refuse accounts that then lack."""
-    whole = facts.whole_maps() if spec.ids.map == "auto" else None
-    user = spec.process.user
-    if whole is not None:
-        ids = IdPlan(uid_map=whole[0], gid_map=whole[1], helpers=facts.map_helpers, single=False)
+    """Map the ids that the file asks for, or the one that anybody may map; refuse accounts that then lack."""
+    ids = _explicit(spec, facts, findings) if spec.ids.uid_map or spec.ids.gid_map else None
+    ids = ids or _by_word(spec, facts, findings)
+    if not ids.single:
         _refuse_unmapped(spec, ids, findings)
-        return ids
-    if spec.ids.map == "auto":
+    return ids
+
+
+def program_user(spec: Spec, facts: HostFacts, ids: IdPlan) -> User:
+    """Return who the program runs as: under keep-id, unless the file says, who starts the sandbox (as with podman)."""
+    if spec.ids.map == "keep-id" and not spec.is_set("process.user"):
+        own = (lookup(ids.uid_map, facts.uid), lookup(ids.gid_map, facts.gid))
+        if own == (facts.uid, facts.gid):
+            return User(facts.uid, facts.gid)
+    return spec.process.user
+
+
+def _by_word(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
+    word = spec.ids.map
+    if word == "keep-id":
+        kept = facts.keep_id_maps()
+        if kept is not None:
+            return _planned(facts, *kept)
+        reason = _ROOT_KEEPS_NO_ID if facts.is_real_root else facts.id_map_problem or "no ids"
+        if "map" not in spec.ids.optional:
+            hint = "start it as an ordinary user, or leave it out" if facts.is_real_root else _SUBID_HINT
+            findings.refuse("ids.map", f'"keep-id" cannot be had: {reason}', hint)
+        elif facts.is_real_root:
+            findings.differ("ids.map", "maps ids that nobody has", reason)
+        else:
+            findings.differ("ids.map", "maps a single id", reason)
+    whole = facts.whole_maps() if word != "single" else None
+    if whole is not None:
+        return _planned(facts, *whole)
+    if word == "auto":
         reason = facts.id_map_problem or "no ids"
         findings.differ("ids.map", "maps a single id", reason, warned=spec.is_set("ids.map"))
-        if user.user not in (0, "root"):
-            findings.refuse("process.user", f"only user 0 exists here: {reason}", _SUBID_HINT)
-        elif user.group not in (None, 0, "root"):
-            findings.refuse("process.user", f"only group 0 exists here: {reason}", _SUBID_HINT)
-        if spec.process.groups:
-            findings.refuse("process.groups", f"only group 0 exists here: {reason}", _SUBID_HINT)
-    return IdPlan(uid_map=single_map(facts.uid), gid_map=single_map(facts.gid), helpers=None, single=True)
+    if word != "single":
+        _refuse_all_but_zero(spec, facts, findings)
+    return _planned(facts, *facts.single_maps())
+
+
+def _refuse_all_but_zero(spec: Spec, facts: HostFacts, findings: Findings) -> None:
+    reason, user = facts.id_map_problem or "no ids", spec.process.user
+    if user.user not in (0, "root"):
+        findings.refuse("process.user", f"only user 0 exists here: {reason}", _SUBID_HINT)
+    elif user.group not in (None, 0, "root"):
+        findings.refuse("process.user", f"only group 0 exists here: {reason}", _SUBID_HINT)
+    if spec.process.groups:
+        findings.refuse("process.groups", f"only group 0 exists here: {reason}", _SUBID_HINT)
+
+
+def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None:
+    """Return the ids of ids.uid_map and ids.gid_map; None where the file lets them go, or they are refused."""
+    found: list[tuple[str, str, str]] = []
+    for groups, key in enumerate(("uid_map", "gid_map")):
+        id_map = _entries(getattr(spec.ids, key))
+        refused = facts.unmappable(id_map, groups=bool(groups))
+        for number in refused:
+            shown = _span(id_map[number].outside, id_map[number].count)
+            text = f"{shown} may not be mapped by this account"
+            found.append((f"ids.{key}[{number}]", text, _mappable(facts, key)))
+        helper = facts.newgidmap if groups else facts.newuidmap
+        if not refused and helper.problem and facts.uid != 0 and not _is_own(spec, facts):
+            found.append((f"ids.{key}", helper.problem, _HELPER_HINT))
+    if not found:
+        return _planned(facts, _entries(spec.ids.uid_map), _entries(spec.ids.gid_map))
+    for key, reason, hint in found:
+        table = key.removeprefix("ids.").partition("[")[0]
+        if table in spec.ids.optional:
+            findings.differ(f"ids.{table}", None, reason)
+        else:
+            findings.refuse(key, reason, hint)
+    return None
+
+
+def _is_own(spec: Spec, facts: HostFacts) -> bool:
+    """Tell whether nothing is mapped but the account itself, which takes no helper."""
+    maps = ((spec.ids.uid_map, facts.uid), (spec.ids.gid_map, facts.gid))
+    return all(len(ranges) == 1 and (ranges[0].outside, ranges[0].count) == (own, 1) for ranges, own in maps)
+
+
+def _mappable(facts: HostFacts, table: str) -> str:
+    groups = table == "gid_map"
+    if facts.uid == 0:
+        own_map = facts.own_gid_map if groups else facts.own_uid_map
+        return (
+            f"the ids of this user namespace are {_spans((entry.inside, entry.count) for entry in own_map)}"
+        )
+    own_id, ranges = (facts.gid, facts.gid_ranges) if groups else (facts.uid, facts.uid_ranges)
+    spans = _spans([(own_id, 1), *((item.start, item.count) for item in ranges)])
+    return f"each range has to be your own id alone, or within one line of yours in /etc/sub{table[0]}id: {spans}"
+
+
+def _entries(ranges: Sequence[IdRange]) -> tuple[IdMap, ...]:
+    return tuple(IdMap(inside=item.inside, outside=item.outside, count=item.count) for item in ranges)
+
+
+def _planned(facts: HostFacts, uid_map: tuple[IdMap, ...], gid_map: tuple[IdMap, ...]) -> IdPlan:
+    own_uid = is_single(uid_map) and uid_map[0].outside == facts.uid
+    own_gid = is_single(gid_map) and gid_map[0].outside == facts.gid
+    return IdPlan(
+        uid_map=uid_map,
+        gid_map=gid_map,
+        helpers=None if own_uid and own_gid else facts.map_helpers,
+        single=is_single(uid_map) and is_single(gid_map),
+        # user_namespaces(7): else a process could drop a group that denies it something.
+        setgroups=facts.uid == 0 or not own_gid,
+    )
 
 
 def _refuse_unmapped(spec: Spec, ids: IdPlan, findings: Findings) -> None:
     user, group = spec.process.user.user, spec.process.user.group
-    hint = "use ids up to 65535"
+    users, groups = (
+        f"the sandbox has {what} {_spans((entry.inside, entry.count) for entry in id_map)}"
+        for what, id_map in (("users", ids.uid_map), ("groups", ids.gid_map))
+    )
     if isinstance(user, int) and lookup(ids.uid_map, user) is None:
-        findings.refuse("process.user", f"user {user} does not exist in the sandbox", hint)
+        findings.refuse("process.user", f"user {user} does not exist in the sandbox", users)
     elif isinstance(group, int) and lookup(ids.gid_map, group) is None:
-        findings.refuse("process.user", f"group {group} does not exist in the sandbox", hint)
+        findings.refuse("process.user", f"group {group} does not exist in the sandbox", groups)
     for number, group in enumerate(spec.process.groups):
         if lookup(ids.gid_map, group) is None:
-            findings.refuse(f"process.groups[{number}]", f"group {group} does not exist in the sandbox", hint)
+            findings.refuse(
+                f"process.groups[{number}]", f"group {group} does not exist in the sandbox", groups
+            )
+    if spec.process.groups and not ids.setgroups:
+        hint = "map subordinate group ids beside your own"
+        findings.refuse(
+            "process.groups", "setgroups(2) is denied where no group but your own is mapped", hint
+        )
+
+
+def _spans(ranges: Iterable[tuple[int, int]]) -> str:
+    """Return *ranges*, of start and count, in words, those that touch as one: "0-65535 and 100000"."""
+    merged: list[list[int]] = []
+    for start, count in sorted(ranges):
+        if merged and merged[-1][0] + merged[-1][1] == start:
+            merged[-1][1] += count
+        else:
+            merged.append([start, count])
+    *first, last = [_span(start, count) for start, count in merged] or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _span(start: int, count: int) -> str:
+    return str(start) if count == 1 else f"{start}-{start + count - 1}"

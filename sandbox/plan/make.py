@@ -9,7 +9,7 @@ from sandbox.errors import HostError, SpecError
 from sandbox.host import HostFacts
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
-from sandbox.plan.ids import plan_ids
+from sandbox.plan.ids import plan_ids, program_user
 from sandbox.plan.limits import plan_cgroup, plan_process_limits
 from sandbox.plan.operations import plan_operations, private_namespaces
 from sandbox.plan.process import plan_process
@@ -118,7 +118,8 @@ def draft(
     private = private_namespaces(spec)
     cgroup = plan_cgroup(spec, facts, findings)
     limits = plan_process_limits(spec, facts, findings)
-    process = plan_process(spec, facts, paths, environ, command, limits, findings)
+    user = program_user(spec, facts, ids)
+    process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user)
     process = replace(
         process,
         seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings),

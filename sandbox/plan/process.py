@@ -11,6 +11,7 @@ from sandbox.plan.findings import Findings
 from sandbox.plan.values import ProcessPlan
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
+from sandbox.spec.values import User
 
 DEFAULT_COMMAND = ("/bin/sh",)
 
@@ -23,8 +24,10 @@ def plan_process(
     command: tuple[str, ...] | None,
     limits: Mapping[str, int | str],
     findings: Findings,
+    *,
+    user: User,
 ) -> ProcessPlan:
-    """Plan the program; *command* replaces that of the file."""
+    """Plan the program, which runs as *user*; *command* replaces that of the file."""
     process = spec.process
     security = spec.security
     terminal = facts.terminal if process.terminal == "auto" else bool(process.terminal)
@@ -40,7 +43,7 @@ def plan_process(
         argv=command or (process.command or DEFAULT_COMMAND) + process.args,
         cwd=process.cwd,
         env=plan_environment(spec, paths, environ, findings, terminal=terminal),
-        user=process.user,
+        user=user,
         groups=process.groups,
         umask=process.umask,
         terminal=terminal,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sandbox.kernel.cgroups import CgroupLimits
-from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.ops import Operation
 from sandbox.seccomp.values import Filter
@@ -58,6 +58,16 @@ class IdPlan:
     helpers: tuple[str, str] | None
     #: Only id 0 exists.
     single: bool
+    #: Whether setgroups(2) works: not where an ordinary user maps no group but its own; its groups stay then.
+    setgroups: bool = True
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """Who user and group 0 of the sandbox are outside."""
+        uid, gid = lookup(self.uid_map, 0), lookup(self.gid_map, 0)
+        assert uid is not None
+        assert gid is not None
+        return uid, gid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +259,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
             "gid_map": [_fields(entry) for entry in ids.gid_map],
             "helpers": None if ids.helpers is None else list(ids.helpers),
             "single": ids.single,
+            "setgroups": ids.setgroups,
         },
         "layers": [_fields(layer) for layer in plan.layers],
         "writable": plan.writable,

@@ -14,6 +14,8 @@ from sandbox.kernel.mounts import open_in_root
 #: Bytes of an account file that are looked at; a larger one is no account file.
 _MAX_SIZE = 4 << 20
 _MAX_ID = 2**32 - 2
+#: Fields of a line; passwd(5), group(5).
+_PASSWD, _GROUP = 7, 4
 
 
 class UnknownAccountError(Exception):
@@ -42,7 +44,7 @@ def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
     entry = next(
         (
             fields
-            for fields in _entries(root_fd, "/etc/passwd", 7)
+            for fields in _entries(root_fd, "/etc/passwd", _PASSWD)
             if (fields[0] == user if uid is None else _number(fields[2]) == uid)
         ),
         None,
@@ -59,7 +61,7 @@ def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
 
 
 def _find_group(root_fd: int, name: str) -> int:
-    for fields in _entries(root_fd, "/etc/group", 4):
+    for fields in _entries(root_fd, "/etc/group", _GROUP):
         number = _number(fields[2])
         if fields[0] == name and number is not None:
             return number
@@ -67,10 +69,11 @@ def _find_group(root_fd: int, name: str) -> int:
 
 
 def _entries(root_fd: int, path: str, width: int) -> Iterator[list[str]]:
-    text = _read(root_fd, path)
-    for line in text.splitlines():
+    # As the C library reads it: lines end at a line feed and nowhere else.
+    for line in _read(root_fd, path).split("\n"):
         fields = line.split(":")
-        if len(fields) == width and _number(fields[2]) is not None:
+        numbers = fields[2:4] if width == _PASSWD else fields[2:3]
+        if len(fields) == width and fields[0] and "\0" not in line and None not in map(_number, numbers):
             yield fields
 
 
@@ -95,5 +98,9 @@ def _read(root_fd: int, path: str) -> str:
         return ""
     finally:
         os.close(place)
-    with open(fd, "rb") as file:
-        return file.read(_MAX_SIZE).decode("utf-8", "surrogateescape")
+    try:
+        with open(fd, "rb") as file:
+            content = file.read(_MAX_SIZE + 1)
+    except OSError:
+        return ""
+    return content.decode("utf-8", "surrogateescape") if len(content) <= _MAX_SIZE else ""

@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
 from sandbox.kernel import devices, landlock, mounts, namespaces, process
+from sandbox.kernel.idmaps import lookup
 from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
 from sandbox.runtime import accounts, execution, payload
@@ -227,13 +228,18 @@ def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
 
 
 def _find_account(plan: Plan, root_fd: int) -> accounts.Account:
-    user = plan.process.user
+    user, ids = plan.process.user, plan.ids
     try:
-        return accounts.resolve(root_fd, user.user, user.group)
+        account = accounts.resolve(root_fd, user.user, user.group)
     except accounts.UnknownAccountError as error:
         raise StepError(
             "process.user", "", OSError(0, str(error)), "name one that is there, or an id"
         ) from None
+    for what, number, id_map in (("user", account.uid, ids.uid_map), ("group", account.gid, ids.gid_map)):
+        if lookup(id_map, number) is None:
+            text = f"{what} {number} of {account.name or user.user} in the sandbox's /etc/passwd is not in its id map"
+            raise StepError("process.user", "", OSError(0, text), "name another user, or map more ids")
+    return account
 
 
 def _open_terminal(channel: Channel, account: accounts.Account) -> int:
@@ -284,7 +290,9 @@ def _supervise(
         signal.set_wakeup_fd(-1)
         for number in (*forwarded, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        payload.run(plan.process, account, terminal_fd, report_writer, single_id=plan.ids.single, walls=walls)
+        payload.run(
+            plan.process, account, terminal_fd, report_writer, setgroups=plan.ids.setgroups, walls=walls
+        )
     os.close(report_writer)
     if walls.ruleset >= 0:
         os.close(walls.ruleset)

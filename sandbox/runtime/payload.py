@@ -56,7 +56,7 @@ def run(
     terminal_fd: int,
     report_fd: int,
     *,
-    single_id: bool,
+    setgroups: bool,
     walls: Walls = Walls(),
 ) -> NoReturn:
     """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it
@@ -67,7 +67,7 @@ def run(
         account: who it runs as.
         terminal_fd: its terminal, -1 for none: standard input, output and error are then what they are.
         report_fd: the writing end of a pipe.
-        single_id: only one id is mapped.
+        setgroups: whether setgroups(2) works; the host's groups stay otherwise.
         walls: what the program is put behind.
 
     Never returns and never raises: this is a forked child.
@@ -75,7 +75,7 @@ def run(
     progress = _Progress()
     try:
         _take_terminal(progress, terminal_fd)
-        _drop_privileges(progress, plan, account, single_id=single_id, walled=walls.any)
+        _drop_privileges(progress, plan, account, setgroups=setgroups, walled=walls.any)
         progress.at("descriptors")
         process.close_descriptors_but({0, 1, 2, report_fd, *walls.keep, walls.ruleset} - {-1})
         progress.at("signals")
@@ -125,7 +125,7 @@ def _take_terminal(progress: _Progress, terminal_fd: int) -> None:
 
 
 def _drop_privileges(
-    progress: _Progress, plan: ProcessPlan, account: Account, *, single_id: bool, walled: bool
+    progress: _Progress, plan: ProcessPlan, account: Account, *, setgroups: bool, walled: bool
 ) -> None:
     sets = capabilities.sets_for(account.uid, plan.capabilities, plan.added_capabilities)
     if walled and not plan.no_new_privileges:
@@ -147,7 +147,7 @@ def _drop_privileges(
     progress.at("capabilities")
     capabilities.limit_bounding_set(plan.capabilities)
     progress.at("process.groups")
-    if not single_id:  # denied for good there (user_namespaces(7)); the plan has refused groups
+    if setgroups:  # else denied for good (user_namespaces(7)), and the plan has refused groups
         os.setgroups(plan.groups)
     progress.at("process.user")
     if account.uid != 0 and sets.permitted:

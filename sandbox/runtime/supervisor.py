@@ -47,6 +47,7 @@ from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
 from sandbox.state import RunDirectory, StateDirectory
+from sandbox.userns import give_to_root
 
 if TYPE_CHECKING:
     from sandbox.runtime.denials import Denials
@@ -108,6 +109,7 @@ class Supervisor:
         self._work_fd: int | None = None
         self._user_namespace_fd = -1
         self._run: RunDirectory
+        self._home: RunDirectory | None = None
         self._cgroup: Cgroup | None = None
         self._cgroups_left: tuple[str, ...] = ()
         self._relay: TerminalRelay | None = None
@@ -183,6 +185,7 @@ class Supervisor:
         self._layer_fds = [*reversed(layers), skeleton]
         for volume in plan.volumes:
             undo.callback(os.close, self._state.keep_volume(volume.name, plan.ids, mode=volume.mode))
+        self._give_to_root()
         if plan.cgroup.given():
             self._make_cgroup(undo)
 
@@ -237,6 +240,14 @@ class Supervisor:
         else:
             return
         self._warn(f"the run directory stays for the next command to remove: {reason}")
+
+    def _give_to_root(self) -> None:
+        """Let the sandbox's root own what was made for it, also where that is another than we are."""
+        homes = {id(home): home for home in (self._run, self._home) if home is not None}
+        try:
+            give_to_root(self._plan.ids, *(fd for home in homes.values() for fd in home.unowned))
+        except OSError as error:
+            raise SetupError.from_os_error("writable layer", "chown", error) from None
 
     def _make_cgroup(self, undo: ExitStack) -> None:
         name = os.path.basename(self._run.path)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
+from sandbox.spec.codecs import ID_MAX
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import joined, nearest, parse_key_path, quote, shown
 from sandbox.spec.origin import Problem
@@ -318,6 +319,39 @@ def _id_maps_are_whole(spec: Spec) -> Iterator[Problem]:
             )
         for side in ("inside", "outside"):
             yield from _overlaps(key, side, maps[key])
+        yield from _map_holds(key, maps[key])
+
+
+_MAP_LINES = 340  # the most that the kernel takes (user_namespaces(7))
+
+
+def _map_holds(key: str, ranges: Sequence[IdRange]) -> Iterator[Problem]:
+    """Yield what the kernel would refuse of a map, and a map without id 0."""
+    complete = list(_elements(ranges))
+    for index, item in complete:
+        for side in ("inside", "outside"):
+            start, count = getattr(item, side), item.count
+            if None not in (start, count) and start + count - 1 > ID_MAX:
+                yield Problem(
+                    path=("ids", key, index, "count"),
+                    message=f"the range ends beyond {ID_MAX}, the last id there is",
+                    hint=f"with {side} = {start} at most {ID_MAX - start + 1}",
+                )
+                break
+    if len(ranges) > _MAP_LINES:
+        yield Problem(
+            path=("ids", key),
+            message=f"{len(ranges)} ranges, and the kernel takes {_MAP_LINES}",
+            hint="join ranges",
+            part="key",
+        )
+    if ranges and len(complete) == len(ranges) and not any(item.inside == 0 for _, item in complete):
+        yield Problem(
+            path=("ids", key),
+            message="maps no id to 0 inside, and a sandbox is set up and its files are served by its own root",
+            hint="add a range with inside = 0; process.user decides who the program is",
+            part="key",
+        )
 
 
 def _overlaps(key: str, side: str, ranges: Sequence[IdRange]) -> Iterator[Problem]:

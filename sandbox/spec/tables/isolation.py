@@ -92,24 +92,26 @@ class Ids:
     """[ids]: which host ids stand behind the ids of the sandbox; see user_namespaces(7)."""
 
     map: str = setting(
-        Choice("auto", "single", planned=("keep-id",)),
-        doc="auto: all subordinate ids of the user, with the user as 0. single: only the user, as 0.",
-        example="single",
+        Choice("auto", "single", "keep-id"),
+        doc=(
+            "auto: all subordinate ids of the user, with the user as 0. single: only the user, as 0. keep-id: the user has its "
+            "own number, which process.user is unless set, and its subordinate ids are the others. For root, auto and single "
+            "take ids that nobody has."
+        ),
+        example="keep-id",
         default="auto",
     )
     uid_map: tuple[IdRange, ...] = setting(
         ListOf(Record(IdRange)),
-        doc="User ids, range by range, instead of map.",
+        doc="User ids, range by range, instead of map: your own, or subordinate ones; with 0.",
         example=[{"inside": 0, "outside": 100000, "count": 65536}],
         default=(),
-        enforced=False,
     )
     gid_map: tuple[IdRange, ...] = setting(
         ListOf(Record(IdRange)),
-        doc="Group ids, range by range, instead of map.",
+        doc="Group ids, range by range, instead of map: your own, or subordinate ones; with 0.",
         example=[{"inside": 0, "outside": 100000, "count": 65536}],
         default=(),
-        enforced=False,
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),

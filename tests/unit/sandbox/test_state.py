@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -113,9 +114,17 @@ def test_second_sandbox_of_a_name_is_refused_and_told_whose_it_is(state: StateDi
 def test_writable_layer_of_other_ids_is_refused(state: StateDirectory) -> None:
     state.persistent(IDS, name="db", file="/db.toml").close()
     others = IdPlan(uid_map=single_map(4242), gid_map=IDS.gid_map, helpers=None, single=True)
-    with pytest.raises(StateError, match="another id map"):
+    with pytest.raises(StateError, match="another id map: ") as caught:
         state.persistent(others, name="db", file="/db.toml")
+    assert f", not 0 4242 1 (groups 0 {os.getegid()} 1)" in str(caught.value)
+    assert "give it the ids that it had" in (caught.value.hint or "")
     state.persistent(IDS, name="db", file="/db.toml").close()
+
+
+def test_writable_layer_is_resumed_when_only_the_helpers_moved(state: StateDirectory) -> None:
+    state.persistent(IDS, name="db", file="/db.toml").close()
+    moved = dataclasses.replace(IDS, helpers=("/usr/local/bin/newuidmap", "/usr/local/bin/newgidmap"))
+    state.persistent(moved, name="db", file="/db.toml").close()
 
 
 def test_state_is_replaced_as_a_whole(state: StateDirectory) -> None:

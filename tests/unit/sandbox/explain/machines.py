@@ -118,6 +118,8 @@ MACHINES: Mapping[str, Machine] = {
             hard_limits={**host().hard_limits, "open_files": 1024},
         )
     ),
+    "keepid": Machine(facts=host()),
+    "rootmap": Machine(facts=host(uid=0, gid=0, user_name="root")),
     "refused": Machine(
         facts=host(
             fuse="missing",

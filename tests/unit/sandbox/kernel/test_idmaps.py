@@ -93,6 +93,30 @@ def test_every_automatic_map_is_one_that_the_kernel_takes(own, given_ranges, siz
     assert outside[0] == own
 
 
+@given(ids, ranges, st.integers(1, 200))
+def test_every_map_that_keeps_the_id_is_one_that_the_kernel_takes(own, given_ranges, size):
+    entries = idmaps.keep_id_map(own, given_ranges, size)
+    inside = [number for entry in entries for number in range(entry.inside, entry.inside + entry.count)]
+    outside = [number for entry in entries for number in range(entry.outside, entry.outside + entry.count)]
+    subordinate = {
+        number for entry in given_ranges for number in range(entry.start, entry.start + entry.count)
+    } - {own}
+    assert idmaps.lookup(entries, own) == own
+    others = [number for number in inside if number != own]
+    free = [number for number in range(size) if number != own]
+    assert others == free[: len(subordinate)]
+    assert len(set(outside)) == len(outside)
+    assert set(outside) <= subordinate | {own}
+    if own == 0:
+        assert entries == idmaps.auto_map(own, given_ranges, size)
+
+
+@given(ids, ranges)
+def test_what_newuidmap_writes_is_the_own_id_alone_or_within_one_line(own, given_ranges):
+    entries = (*idmaps.auto_map(own, given_ranges), IdMap(inside=9000, outside=9000, count=1))
+    assert idmaps.not_subordinate(entries, own, given_ranges) == [len(entries) - 1]
+
+
 @given(ids, ranges)
 def test_what_a_map_shows_reads_back_as_the_same_map(own, given_ranges):
     entries = idmaps.auto_map(own, given_ranges)

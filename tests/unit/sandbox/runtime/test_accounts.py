@@ -66,3 +66,65 @@ def test_account_file_that_links_out_of_the_root_is_not_followed(root: int, tmp_
     (tmp_path / "etc" / "passwd").symlink_to("/../../../../../../etc/passwd")
     with pytest.raises(UnknownAccountError):
         resolve(root, "daemon", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("root:x:0:0:root:/first:/bin/sh\nroot:x:0:0:root:/second:/bin/sh\n", "/first"),  # as getpwnam(3)
+        ("root:x:0:0:root:/no-newline:/bin/sh", "/no-newline"),
+        ("root:x:0:0:root:relative:/bin/sh\n", "/"),
+        ("root:x:0:0:ro\0ot:/nul:/bin/sh\nroot:x:0:0:root:/clean:/bin/sh\n", "/clean"),
+        ("root:x:0:4294967295:root:/odd:/bin/sh\n", "/"),
+        ("root:x:0:-1:root:/odd:/bin/sh\nroot:x:0:0:root:/clean:/bin/sh\n", "/clean"),
+        ("root:x:18446744073709551616:0:root:/odd:/bin/sh\n", "/"),
+        ("root:x:00:0:root:/zeros:/bin/sh\n", "/zeros"),
+        (":x:0:0:root:/nameless:/bin/sh\n", "/"),
+        ("+::::::\n\n\xff\xfe:x:0:0::/bytes:/x\n", "/bytes"),
+        ("#" * (4 << 20) + "\nroot:x:0:0:root:/late:/bin/sh\n", "/"),  # too large to be one
+    ],
+)
+def test_hostile_account_files_give_a_home_or_none(root: int, tmp_path: Path, text: str, home: str) -> None:
+    (tmp_path / "etc" / "passwd").write_bytes(text.encode("latin-1"))
+    account = resolve(root, 0, None)
+    assert (account.uid, account.gid, account.home) == (0, 0, home)
+
+
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_only_a_line_feed_ends_an_entry(root: int, tmp_path: Path, separator: str) -> None:
+    # Python's splitlines() would find an entry in what a user may have set as the name of its own.
+    text = f"web:x:33:33:web{separator}admin:x:0:0::/:/bin/sh\n"
+    (tmp_path / "etc" / "passwd").write_text(text, newline="")
+    with pytest.raises(UnknownAccountError):
+        resolve(root, "admin", None)
+
+
+@pytest.mark.parametrize("number", ["-1", "4294967295", "4294967296", "99999999999", "0x0", "\u0660", ""])
+def test_entry_with_an_impossible_id_is_none(root: int, tmp_path: Path, number: str) -> None:
+    (tmp_path / "etc" / "passwd").write_text(f"odd:x:{number}:0::/:/bin/sh\neven:x:5:{number}::/:/bin/sh\n")
+    for name in ("odd", "even"):
+        with pytest.raises(UnknownAccountError):
+            resolve(root, name, None)
+
+
+@pytest.mark.parametrize("kind", ["directory", "device", "socket", "loop"])
+def test_account_file_that_is_no_file_is_none(root: int, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "etc" / "passwd"
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+        (tmp_path / "dev").mkdir()
+        try:
+            os.mknod(tmp_path / "dev" / "zero", 0o20666, os.makedev(1, 5))
+        except PermissionError:
+            pytest.skip("only root makes devices")
+    elif kind == "socket":
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to("passwd")
+    assert resolve(root, 0, None).home == "/"
