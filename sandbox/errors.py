@@ -249,7 +249,8 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     # See mount(2); "too revealing" is mount_too_revealing() of fs/namespace.c
     ("mount proc", errno.EPERM): (
         'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer '
-        "container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker)"
+        "container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker), or, if the program may see and "
+        'signal processes outside, set namespaces.pid = "host"'
     ),
     ("mount sysfs", errno.EPERM): (
         "parts of the outer /sys are masked, or the network namespace is not the sandbox's own: start the outer container with "

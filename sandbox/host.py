@@ -72,6 +72,10 @@ class HostFacts:
     libseccomp: str | None = None
     #: The version of Landlock's interface; 0 where there is none.
     landlock: int = 0
+    #: Whether setgroups(2) is not denied in our user namespace, and with that in all below.
+    setgroups: bool = True
+    #: Whether the kernel has time namespaces.
+    time_namespaces: bool = True
 
     @property
     def is_real_root(self) -> bool:
@@ -161,6 +165,8 @@ def gather(
         kernel_version=parse_kernel_version(os.uname().release),
         terminal=os.isatty(0) and os.isatty(1),
         hard_limits=rlimits.current_hard_limits(),
+        setgroups=_read(f"{proc_root}/self/setgroups").strip() != "deny",
+        time_namespaces=os.path.lexists(f"{proc_root}/self/ns/time"),
         systemd=os.path.isdir(f"{run_root}/systemd/system"),
         machine=os.uname().machine,
         seccomp_actions=frozenset(_read(f"{proc_root}/sys/kernel/seccomp/actions_avail").split()),

@@ -120,11 +120,13 @@ class BindDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountProc:
-    """Mount the /proc of the sandbox's own processes."""
+    """Mount the /proc of the sandbox's own processes, or show the host's, where it has none of its own."""
+
+    of_host: bool = False
 
     def describe(self) -> str:
         """Return the operation as one line."""
-        return "mount proc on /proc"
+        return "bind the host's /proc on /proc" if self.of_host else "mount proc on /proc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,13 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.kernel import cgroups
 from sandbox.kernel.idmaps import IdMap, covers
+from sandbox.kernel.process import end_rooted, start_time
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan
 from sandbox.userns import run_with_ids, with_own_id
@@ -207,10 +208,12 @@ class StateDirectory:
         for path, fd in stale:
             try:
                 state = _read_state(path) or {}
+                if isinstance(state.get("root"), str):
+                    end_rooted(state["root"])
                 cgroups.remove_stale([str(entry) for entry in state.get("cgroups", [])])
                 remove_directory(path, ids_from_json(state.get("ids")))
                 swept.append(os.path.basename(path))
-            except SandboxError:
+            except (SandboxError, TimeoutError):
                 pass  # what cannot be removed now is found again by the next command
             finally:
                 if fd >= 0:
@@ -220,6 +223,64 @@ class StateDirectory:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningSandbox:
+    """A sandbox that runs now."""
+
+    name: str
+    supervisor: int
+    #: Kinds of namespaces that are its own, and the descriptor of the supervisor's that holds each.
+    namespaces: Mapping[str, int]
+
+    def namespace(self, kind: str) -> str:
+        """Return where its namespace of *kind* can be opened.
+
+        Raises:
+            StateError: it has none of its own.
+        """
+        if kind not in self.namespaces:
+            raise StateError(
+                f"sandbox {self.name} has no {kind} namespace of its own",
+                hint="join what it joins, or give it one: see its namespaces",
+            )
+        return f"/proc/{self.supervisor}/fd/{self.namespaces[kind]}"
+
+
+def find_running(state_directory: str, name: str) -> RunningSandbox:
+    """Find the running sandbox *name*; nothing is locked or changed.
+
+    Its supervisor holds its namespaces open for as long as it lives, and recorded when it was started: a process with its
+    pid that was started at another time is another one. What is opened by the path that this gives is compared with what
+    was planned for, so a supervisor that ends in between is found out, too.
+
+    Raises:
+        StateError: there is none, or more than one.
+    """
+    base = os.path.join(state_directory, "run")
+    found = []
+    try:
+        paths = _paths_in(base)
+    except OSError:
+        paths = []
+    for path in paths:
+        if os.path.basename(path)[:-9] != name or (state := _read_state(path)) is None:
+            continue
+        pid, start, held = state.get("pid"), state.get("start"), state.get("namespaces")
+        if isinstance(pid, int) and isinstance(held, dict) and start is not None and start == start_time(pid):
+            numbers = {kind: fd for kind, fd in held.items() if isinstance(fd, int)}
+            found.append(RunningSandbox(name=name, supervisor=pid, namespaces=numbers))
+    if not found:
+        raise StateError(
+            f"no sandbox {name} is running", hint=f"start it first: a file with sandbox.name = {name}"
+        )
+    if len(found) > 1:
+        pids = " and ".join(str(item.supervisor) for item in found)
+        raise StateError(
+            f"{len(found)} sandboxes {name} are running (pids {pids})", hint="give each its own sandbox.name"
+        )
+    return found[0]
 
 
 class RunDirectory:
@@ -247,7 +308,11 @@ class RunDirectory:
         if before is not None and (foreign := _other_ids(path, before.get("ids"), ids)) is not None:
             self.close()
             raise foreign
-        self._state: dict[str, Any] = {"pid": os.getpid(), "ids": ids_as_json(ids)}
+        self._state: dict[str, Any] = {
+            "pid": os.getpid(),
+            "start": start_time(os.getpid()),
+            "ids": ids_as_json(ids),
+        }
         try:
             self.record({})
         except BaseException:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
+    from sandbox.joining import Found
     from sandbox.plan import Draft
     from sandbox.sources import PathFact
     from sandbox.spec.model import Spec
@@ -44,5 +45,24 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
     except StateError as error:
         directory, problem = "", error
     paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
-    made = draft(spec, facts, paths, environ=os.environ, state_directory=directory, command=command)
+    made = draft(
+        spec,
+        facts,
+        paths,
+        environ=os.environ,
+        state_directory=directory,
+        joined=joined_namespaces(spec, directory),
+        command=command,
+    )
     return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem)
+
+
+def joined_namespaces(spec: Spec, state_directory: str) -> Found:
+    """Look at the namespaces that *spec* joins; what that takes is imported where there are any."""
+    names = spec.namespaces
+    kinds = (names.user, names.pid, names.net, names.ipc, names.uts, names.cgroup, names.time)
+    if not any(isinstance(value, str) and ":" in value for value in kinds):
+        return {}
+    from sandbox.joining import inspect
+
+    return inspect(spec, state_directory)

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     server = Server()
     try:
         from sandbox import host, state
+        from sandbox.cli.planning import joined_namespaces
         from sandbox.plan import host_details, host_files, host_paths, make_plan
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec)),
             environ=os.environ,
             state_directory=directory.path,
+            joined=joined_namespaces(spec, directory.path),
             command=tuple(arguments.command) or None,
         )
     except BaseException:

@@ -18,6 +18,7 @@ from sandbox.doctor.judge.storage import judge_storage
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import HostFacts
+from sandbox.joining import inspect
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
 from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
@@ -97,7 +98,8 @@ def plan_file(
     try:
         spec = load()
         paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
-        plan = make_plan(spec, facts, paths, environ=environ, state_directory=path)
+        joined = inspect(spec, path)
+        plan = make_plan(spec, facts, paths, environ=environ, state_directory=path, joined=joined)
     except SandboxError as error:
         return FileOutcome(file=file, error=error)
     return FileOutcome(file=file, plan=plan, unenforced=spec.unenforced)

@@ -11,22 +11,42 @@ from sandbox.explain.storage import binds, sockets_below
 from sandbox.kernel import capabilities
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.ops import MaskPaths, ReadOnlyPaths, SetHostname
+from sandbox.spec.units import format_duration
 
+#: Of each kind what it means to have one of one's own, the machine's, and that of "{}".
 _NAMESPACES = {
-    "user": ("ids and capabilities are the sandbox's own, and good for nothing outside", ""),
-    "mount": ("its tree of mounts is its own; nothing mounted inside shows outside", ""),
-    "pid": ("sees and signals its own processes only", ""),
+    "user": (
+        "ids and capabilities are the sandbox's own, and good for nothing outside",
+        "",
+        "ids and capabilities are those of {}, and good for all that belongs to it",
+    ),
+    "mount": ("its tree of mounts is its own; nothing mounted inside shows outside", "", ""),
+    "pid": (
+        "sees and signals its own processes only",
+        "sees every process of this machine, its command line too, and can signal those of its own ids",
+        "sees the processes of {}, is seen by them, and can signal them",
+    ),
     "net": (
         "network devices, ports and abstract sockets are its own",
         "network devices, ports and abstract sockets are this machine's",
+        "network devices, ports and abstract sockets are those of {}",
     ),
     "ipc": (
         "System V IPC and POSIX message queues are its own",
         "System V IPC and POSIX message queues are this machine's",
+        "System V IPC and POSIX message queues are those of {}",
     ),
-    "uts": ("has a host name of its own", "has the host name of this machine, and cannot change it"),
-    "cgroup": ("sees its own cgroup as the root of all", "sees where in the cgroups of this machine it is"),
-    "time": ("", "clocks are those of this machine"),
+    "uts": (
+        "has a host name of its own",
+        "has the host name of this machine, and cannot change it",
+        "has the host name of {}",
+    ),
+    "cgroup": (
+        "sees its own cgroup as the root of all",
+        "sees where in the cgroups of this machine it is",
+        "sees the cgroup of {} as the root of all",
+    ),
+    "time": ("clocks since boot are its own", "clocks are those of this machine", "clocks are those of {}"),
 }
 
 _CAPABILITIES = {
@@ -82,8 +102,10 @@ def ids_section(case: Case) -> Iterator[Fact]:
     if (own := _inside(ids.uid_map, facts.uid)) not in (None, 0):
         text = f"is {you}: files of yours in volumes are its own"
         yield Fact(label=f"uid {own} inside", text=text, value=facts.uid, origin=origin)
-    helpers = " and ".join(ids.helpers) if ids.helpers else "the launcher itself"
-    yield Fact(label="written by", text=helpers, value=list(ids.helpers or ()), origin=origin)
+    writers = list(ids.helpers or ()) if case.plan.inner_maps is None else []
+    if "user" in case.plan.namespaces:
+        text = " and ".join(writers) or "the launcher itself"
+        yield Fact(label="written by", text=text, value=writers, origin=origin)
     kept = [] if ids.setgroups else [group for group in facts.groups if group != facts.gid]
     if kept:
         groups = " ".join(map(str, kept))
@@ -118,6 +140,8 @@ def _whom(case: Case, outside: int, you: str) -> str:
 
 
 def _map_origin(case: Case) -> Origin:
+    if "user" not in case.plan.namespaces:
+        return case.origin("namespaces.user")
     if case.facts.is_real_root:
         return case.decided_here("root maps ids that belong to nobody", "ids.map")
     if case.spec.ids.map == "single":
@@ -128,15 +152,23 @@ def _map_origin(case: Case) -> Origin:
 
 def namespaces_section(case: Case) -> Iterator[Fact]:
     """Yield every namespace, private or not, and the host name."""
-    for name, (private, shared) in _NAMESPACES.items():
-        own = name in case.plan.namespaces
+    joins = {join.kind: join for join in case.plan.joins}
+    for name, (private, shared, joined) in _NAMESPACES.items():
+        if name in joins:
+            value, text = joins[name].asked, f"joined: {joined.format(joins[name].asked)}"
+        elif name in case.plan.namespaces:
+            value, text = "private", f"private: {private}"
+        else:
+            value, text = "host", f"the host's: {shared}"
+        notes = [f"{name} is {format_duration(value / 10**9)} ahead" for name, value in case.plan.clocks]
         keys = ("namespaces.net", "network.mode") if name == "net" else (f"namespaces.{name}",)
         yield Fact(
             label=name,
-            text=f"private: {private}" if own else f"the host's: {shared}",
-            value="private" if own else "host",
+            text=text,
+            value=value,
             origin=case.effective(*keys),
             keys=keys[:1],
+            notes=tuple(notes) if name == "time" else (),
         )
     for operation in case.plan.operations:
         if isinstance(operation, SetHostname):
@@ -149,26 +181,21 @@ def namespaces_section(case: Case) -> Iterator[Fact]:
 
 def network_section(case: Case) -> Iterator[Fact]:
     """Yield what can be reached over the network and over unix sockets."""
-    host = "net" not in case.plan.namespaces
+    joined = next((join.asked for join in case.plan.joins if join.kind == "net"), None)
+    host = "net" not in case.plan.namespaces and joined is None
     keys = ("network.mode", "namespaces.net")
     origin = case.effective(*keys)
-    yield Fact(
-        label="reaches",
-        text="all that this machine reaches, and the services on its loopback"
-        if host
-        else "nothing but a loopback of its own",
-        value="host" if host else "none",
-        origin=origin,
-        keys=keys[:1],
-    )
-    yield Fact(
-        label="listens",
-        text="on every address of this machine, at ports that any user may listen on"
-        if host
-        else "on its own loopback",
-        value="host" if host else "none",
-        origin=origin,
-    )
+    value = joined or ("host" if host else "none")
+    reaches = "nothing but a loopback of its own"
+    listens = "on its own loopback"
+    if host:
+        reaches = "all that this machine reaches, and the services on its loopback"
+        listens = "on every address of this machine, at ports that any user may listen on"
+    elif joined:
+        reaches = f"all that {joined} reaches, and the services on its loopback"
+        listens = f"on every address of {joined}"
+    yield Fact(label="reaches", text=reaches, value=value, origin=origin, keys=keys[:1])
+    yield Fact(label="listens", text=listens, value=value, origin=origin)
     yield Fact(
         label="ports",
         text="none of this machine is led in",
@@ -182,7 +209,7 @@ def network_section(case: Case) -> Iterator[Fact]:
     )
     yield Fact(
         label="abstract sockets",
-        text=text if host else "its own only",
+        text=text if host else f"those of {joined}" if joined else "its own only",
         value=abstract,
         origin=origin,
     )

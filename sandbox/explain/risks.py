@@ -110,7 +110,11 @@ def _layers(case: Case) -> Iterator[Risk]:
 
 
 def _network(case: Case) -> Iterator[Risk]:
-    if "net" not in case.plan.namespaces:
+    joined = {join.kind: join.asked for join in case.plan.joins}
+    if "net" in joined:
+        text = f"The network is that of {joined['net']}: the program reaches what that reaches, and its services."
+        yield _risk(case, "caution", text, "namespaces.net")
+    elif "net" not in case.plan.namespaces:
         text = (
             "The network is this machine's: the program reaches all that this machine reaches, services on its loopback "
             "and abstract unix sockets, and can send anywhere what it reads."
@@ -143,9 +147,28 @@ def _shared_namespaces(case: Case) -> Iterator[Risk]:
         "uts": "The host name is this machine's.",
         "cgroup": "The program sees where in the cgroups of this machine it is.",
     }
+    joined = {join.kind: join.asked for join in case.plan.joins}
     for name, text in texts.items():
-        if name not in case.plan.namespaces:
+        if name not in case.plan.namespaces and name not in joined:
             yield _risk(case, "caution" if name == "ipc" else "note", text, f"namespaces.{name}")
+    if "pid" not in case.plan.namespaces and "pid" not in joined:
+        whose = (
+            ""
+            if case.is_nobody
+            else ", and can signal and end those of yours, the sandbox's own supervisor among them"
+        )
+        text = (
+            f"The program sees every process of this machine with its command line{whose}. "
+            "Nothing but the supervisor and the sandbox's init ends what it leaves running."
+        )
+        yield _risk(case, "danger", text, "namespaces.pid")
+    if "user" in joined:
+        text = f"The program has the rights of a user of {joined['user']}: as its root, over all that belongs to it."
+        yield _risk(case, "danger", text, "namespaces.user")
+    others = [kind for kind in joined if kind not in ("user", "net")]
+    if others:
+        text = f"The program shares {', '.join(others)} with {' and '.join(dict.fromkeys(joined[kind] for kind in others))}."
+        yield _risk(case, "caution", text, *(f"namespaces.{kind}" for kind in others))
 
 
 def _environment(case: Case) -> Iterator[Risk]:

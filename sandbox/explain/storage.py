@@ -203,7 +203,11 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             return _of_ours("/", "fuse", "the layers", options, case, *keys)
         case MountProc():
             options = ["rw", "nosuid", "nodev", "noexec"]
-            return _of_ours("/proc", "proc", "the sandbox's own processes", options, case)
+            if operation.of_host:
+                return _of_ours("/proc", "bind", "the /proc of this machine", options, case, "namespaces.pid")
+            pid = next((join.asked for join in case.plan.joins if join.kind == "pid"), None)
+            source = f"the processes of {pid}" if pid else "the sandbox's own processes"
+            return _of_ours("/proc", "proc", source, options, case, *(("namespaces.pid",) if pid else ()))
         case MountSys():
             kind = "bind" if operation.of_host else "sysfs"
             source = "the /sys of this machine" if operation.of_host else "the sandbox's own network devices"

@@ -158,6 +158,28 @@ def lookup(id_map: Iterable[IdMap], inside: int) -> int | None:
     return None
 
 
+def through(outer: Sequence[IdMap], wanted: Iterable[IdMap]) -> tuple[IdMap, ...] | None:
+    """Return *wanted* as it is written in a user namespace with the map *outer*, both with outside ids of the same namespace.
+
+    None where *outer* lacks one of the ids.
+    """
+    result = []
+    for entry in wanted:
+        done = 0
+        while done < entry.count:
+            outside = entry.outside + done
+            around = next(
+                (item for item in outer if item.outside <= outside < item.outside + item.count), None
+            )
+            if around is None:
+                return None
+            count = min(entry.count - done, around.outside + around.count - outside)
+            inside = around.inside + outside - around.outside
+            result.append(IdMap(inside=entry.inside + done, outside=inside, count=count))
+            done += count
+    return tuple(result)
+
+
 def is_single(id_map: Sequence[IdMap]) -> bool:
     """Tell whether the map has one id only, which is when an ordinary user may write it."""
     return len(id_map) == 1 and id_map[0].count == 1

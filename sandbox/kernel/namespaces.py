@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sandbox.kernel import _libc
+from sandbox.kernel.idmaps import IdMap
 
 FLAGS = {
     "user": _libc.CLONE_NEWUSER,
@@ -29,6 +34,110 @@ FILES = {
     "time": "time_for_children",
 }
 """The entry of /proc/PID/ns that stands for what *children* of the process get; the same as its own but for pid and time."""
+
+
+# include/uapi/linux/nsfs.h: _IO(0xb7, N), which a few architectures mark as "no data".
+_IO = 0x2000B700 if os.uname().machine.startswith(("ppc", "mips", "sparc", "alpha")) else 0xB700
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = (_IO | number for number in (1, 2, 3, 4))
+
+Identity = tuple[int, int]
+"""Device and inode of a namespace, which only the same namespace has as long as it lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserNamespaceFact:
+    """A user namespace that may be entered, as we see it."""
+
+    identity: Identity
+    #: The user who made it, in our numbers.
+    owner: int
+    #: The ids that it has and who they are for us; empty where we may not enter it.
+    uid_map: tuple[IdMap, ...] = ()
+    gid_map: tuple[IdMap, ...] = ()
+    setgroups: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceFact:
+    """A namespace that is to be joined; *problem* says why it cannot be."""
+
+    path: str
+    problem: str | None = None
+    hint: str | None = None
+    identity: Identity = (0, 0)
+    #: Whether we are in it ourselves.
+    own: bool = False
+    #: The user namespace that it belongs to (for one of users: itself); None where that is none below ours.
+    user: UserNamespaceFact | None = None
+
+
+def kind_of(fd: int) -> str | None:
+    """Return the kind of the namespace that *fd* refers to; None where it is something else.
+
+    Raises:
+        OSError: the kernel does not say (before Linux 4.11).
+    """
+    try:
+        flag = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError as error:
+        if error.errno == errno.ENOTTY:
+            return None
+        raise
+    return next((name for name, value in FLAGS.items() if value == flag), None)
+
+
+def owner_of(fd: int) -> int:
+    """Open the user namespace that owns the namespace *fd*; of a user namespace, its parent.
+
+    Raises:
+        OSError: EPERM when that is neither our user namespace nor one below it.
+    """
+    return fcntl.ioctl(fd, _NS_GET_USERNS)
+
+
+def owner_uid(fd: int) -> int:
+    """Return the user, in our numbers, who made the user namespace *fd*."""
+    answer = bytearray(4)
+    fcntl.ioctl(fd, _NS_GET_OWNER_UID, answer)
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def identity_of(fd: int) -> Identity:
+    """Return what tells the namespace *fd* from all others."""
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+ENTRIES = {**FILES, "pid": "pid", "time": "time"}
+"""The entry of /proc/PID/ns that stands for what the process itself is in."""
+
+
+def own_identity(name: str) -> Identity:
+    """Return the identity of our own namespace of kind *name*; (0, 0) where the kernel has no such kind."""
+    try:
+        info = os.stat(f"/proc/self/ns/{ENTRIES[name]}")
+    except FileNotFoundError:
+        return 0, 0
+    return info.st_dev, info.st_ino
+
+
+def write_clock_offsets(offsets: Iterable[tuple[str, int]], *, proc_root: str = "/proc") -> None:
+    """Add nanoseconds to the clocks "monotonic" and "boottime" of the time namespace that our children will be in.
+
+    After :func:`unshare` made it, and before the first child: the kernel takes none later (EACCES).
+
+    Raises:
+        OSError: ERANGE for clocks beyond what the kernel can count (146 years); EPERM without CAP_SYS_TIME.
+    """
+    lines = "".join(f"{name} {value // 10**9} {value % 10**9}\n" for name, value in offsets)
+    path = f"{proc_root}/self/timens_offsets"
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, lines.encode("ascii"))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
 
 
 def flags_of(names: Iterable[str]) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from sandbox.kernel import _libc
 
@@ -106,6 +109,149 @@ def close_descriptors_but(keep: set[int]) -> None:
                 if error.errno != errno.EBADF:
                     raise
     close_descriptors_from(last + 1)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when the process *pid* was started, in clock ticks since boot: no two with one pid share it. None: there is none."""
+    stat = _stat(pid, None)
+    return None if stat is None else stat.start
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    pid: int
+    state: str
+    parent: int
+    start: int
+
+
+def _stat(pid: int, proc_fd: int | None) -> _Stat | None:
+    """Return what proc_pid_stat(5) says of *pid*, in the /proc that *proc_fd* refers to; None where the process is gone."""
+    text = _read(f"{pid}/stat", proc_fd)
+    if text is None:
+        return None
+    fields = text.rpartition(")")[2].split()  # from field 3 on
+    return _Stat(pid=pid, state=fields[0], parent=int(fields[1]), start=int(fields[19]))
+
+
+def _read(name: str, proc_fd: int | None) -> str | None:
+    try:
+        fd = os.open(
+            name if proc_fd is not None else f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    try:
+        with open(fd, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except ProcessLookupError:
+        return None
+
+
+def _processes(proc_fd: int | None) -> list[_Stat]:
+    names = os.listdir("/proc" if proc_fd is None else proc_fd)
+    found = (_stat(int(name), proc_fd) for name in names if name.isdigit())
+    return [stat for stat in found if stat is not None]
+
+
+def _descendants(spare: Collection[int], proc_fd: int | None) -> list[_Stat]:
+    """Return the descendants of this process that have not ended, and its children that have; without those of *spare*."""
+    children: dict[int, list[_Stat]] = {}
+    for stat in _processes(proc_fd):
+        children.setdefault(stat.parent, []).append(stat)
+    found, pending = [], [os.getpid()]
+    while pending:
+        parent = pending.pop()
+        for stat in children.get(parent, ()):
+            if stat.pid not in spare and (stat.state not in "ZX" or parent == os.getpid()):
+                found.append(stat)
+                pending.append(stat.pid)
+    return found
+
+
+def end_descendants(*, spare: Collection[int] = (), proc_fd: int | None = None, timeout: float = 10) -> None:
+    """Kill every descendant of this process but those of *spare*, and reap those that are its children.
+
+    This process has to be a subreaper: nothing that it started, however often it forks, is ever anything else than its
+    descendant. All are stopped first. Who is stopped forks no more and holds its place below every limit on processes, so
+    that even a fork bomb comes to an end. *proc_fd* is a /proc of our pid namespace where there may be none at its path.
+
+    Raises:
+        TimeoutError: some outlive SIGKILL.
+    """
+    _end(lambda: _descendants(spare, proc_fd), proc_fd, timeout)
+
+
+def end_rooted(source: str, *, spare: Collection[int] = (), timeout: float = 10) -> None:
+    """Kill every process whose root is a mount of *source*, a name that only one mount has, but those of *spare*.
+
+    Raises:
+        TimeoutError: some outlive SIGKILL.
+    """
+
+    def members() -> list[_Stat]:
+        return [
+            stat
+            for stat in _processes(None)
+            if stat.pid not in spare and stat.state not in "ZX" and _root_source(stat.pid) == source
+        ]
+
+    _end(members, None, timeout)
+
+
+def _root_source(pid: int) -> str | None:
+    try:
+        lines = (_read(f"{pid}/mountinfo", None) or "").splitlines()
+    except OSError:  # EINVAL: it has ended
+        return None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        if before.split()[4] == "/":
+            return after.split()[1]
+    return None
+
+
+def _end(members: Callable[[], list[_Stat]], proc_fd: int | None, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    stopped: set[tuple[int, int]] = set()
+    while new := [
+        stat for stat in members() if (stat.pid, stat.start) not in stopped and stat.state not in "ZX"
+    ]:
+        for stat in new:
+            _signal(stat, signal.SIGSTOP, proc_fd)
+            stopped.add((stat.pid, stat.start))
+        if time.monotonic() > deadline:
+            break
+    pause = 0.0005
+    while left := members():
+        for stat in left:
+            if stat.state in "ZX" or stat.parent == os.getpid():
+                try:
+                    os.waitpid(stat.pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass
+            _signal(stat, signal.SIGKILL, proc_fd)
+        if time.monotonic() > deadline:
+            shown = ", ".join(str(stat.pid) for stat in left[:5])
+            raise TimeoutError(errno.ETIMEDOUT, f"processes outlive SIGKILL: {shown}")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+
+
+def _signal(stat: _Stat, number: int, proc_fd: int | None) -> None:
+    """Send signal *number* to the process that *stat* tells of, and to none that has got its pid since."""
+    try:
+        pidfd = os.pidfd_open(stat.pid)
+    except OSError:  # ESRCH: gone
+        return
+    try:
+        now = _stat(stat.pid, proc_fd)
+        if now is not None and now.start == stat.start:
+            send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # gone; or not ours to kill, which the time that it takes tells
+    finally:
+        os.close(pidfd)
 
 
 def set_title(title: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from sandbox.host import HostFacts
-from sandbox.kernel.idmaps import IdMap, is_single, lookup
+from sandbox.kernel.idmaps import IdMap, is_single, lookup, through
+from sandbox.kernel.namespaces import UserNamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
@@ -18,13 +20,55 @@ _HELPER_HINT = "install uidmap, or map nothing but your own ids: { inside = 0, o
 _ROOT_KEEPS_NO_ID = "root of the sandbox would be root of this machine"
 
 
-def plan_ids(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
-    """Map the ids that the file asks for, or the one that anybody may map; refuse accounts that then lack."""
-    ids = _explicit(spec, facts, findings) if spec.ids.uid_map or spec.ids.gid_map else None
-    ids = ids or _by_word(spec, facts, findings)
-    if not ids.single:
+def plan_ids(
+    spec: Spec,
+    facts: HostFacts,
+    findings: Findings,
+    within: UserNamespaceFact | None = None,
+    *,
+    joined: bool = False,
+) -> IdPlan:
+    """Map the ids that the file asks for, or the one that anybody may map; refuse accounts that then lack.
+
+    *within* is the user namespace in which the sandbox's own is made, or which it has if *joined*; None for ours.
+    """
+    if within is not None and joined:
+        ids = _of(within, facts)
+    else:
+        asked = _explicit(spec, facts, findings) if spec.ids.uid_map or spec.ids.gid_map else None
+        ids = asked or _by_word(spec, facts, findings)
+        if within is not None and inner_maps(ids, within) is None:
+            ids = _reduced(spec, ids, within, facts, findings)
+        if within is not None:
+            ids = replace(ids, setgroups=ids.setgroups and within.setgroups)
+    if not ids.single or joined:
         _refuse_unmapped(spec, ids, findings)
     return ids
+
+
+def inner_maps(ids: IdPlan, within: UserNamespaceFact) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
+    """Return the maps of *ids* as they are written in the user namespace *within*; None where it lacks some."""
+    uid_map, gid_map = through(within.uid_map, ids.uid_map), through(within.gid_map, ids.gid_map)
+    return None if uid_map is None or gid_map is None else (uid_map, gid_map)
+
+
+def _of(within: UserNamespaceFact, facts: HostFacts) -> IdPlan:
+    """Return the ids of a user namespace that is there already."""
+    ids = _planned(facts, within.uid_map, within.gid_map)
+    return replace(ids, setgroups=within.setgroups)
+
+
+def _reduced(
+    spec: Spec, ids: IdPlan, within: UserNamespaceFact, facts: HostFacts, findings: Findings
+) -> IdPlan:
+    """Return the ids that are to be had in a user namespace that has not all of *ids*."""
+    reason = "the sandbox whose namespaces are joined has not all of these ids"
+    key = "ids.uid_map" if spec.ids.uid_map else "ids.map"
+    if spec.is_set(key) and key.removeprefix("ids.") not in spec.ids.optional:
+        findings.refuse(key, reason, "leave it out, which takes the ids of that sandbox")
+        return ids
+    findings.differ(key, "maps the ids of that sandbox", reason, warned=spec.is_set(key))
+    return _of(within, facts)
 
 
 def program_user(spec: Spec, facts: HostFacts, ids: IdPlan) -> User:
@@ -126,7 +170,7 @@ def _planned(facts: HostFacts, uid_map: tuple[IdMap, ...], gid_map: tuple[IdMap,
         helpers=None if own_uid and own_gid else facts.map_helpers,
         single=is_single(uid_map) and is_single(gid_map),
         # user_namespaces(7): else a process could drop a group that denies it something.
-        setgroups=facts.uid == 0 or not own_gid,
+        setgroups=facts.setgroups and (facts.uid == 0 or not own_gid),
     )
 
 

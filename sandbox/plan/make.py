@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from sandbox.errors import HostError, SpecError
 from sandbox.host import HostFacts
+from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
-from sandbox.plan.ids import plan_ids, program_user
+from sandbox.plan.ids import inner_maps, plan_ids, program_user
 from sandbox.plan.limits import plan_cgroup, plan_process_limits
-from sandbox.plan.operations import plan_operations, private_namespaces
+from sandbox.plan.namespaces import KINDS, plan_namespaces
+from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
 from sandbox.plan.storage import LAYER_KINDS, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
@@ -21,7 +23,13 @@ from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 
 #: Settings that may turn out wrong only in the running sandbox: its messages say where they are written.
-_FOUND_WRONG_LATER = ("process.user", "process.groups", "process.cwd", "limits.oom_score_adj")
+_FOUND_WRONG_LATER = (
+    "process.user",
+    "process.groups",
+    "process.cwd",
+    "limits.oom_score_adj",
+    *(f"namespaces.{kind}" for kind in KINDS),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,7 @@ def make_plan(
     *,
     environ: Mapping[str, str],
     state_directory: str,
+    joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
 ) -> Plan:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
@@ -87,7 +96,9 @@ def make_plan(
         SpecError: with every setting that cannot be had here, each at its place.
         HostError: the machine lacks what every sandbox needs.
     """
-    made = draft(spec, facts, paths, environ=environ, state_directory=state_directory, command=command)
+    made = draft(
+        spec, facts, paths, environ=environ, state_directory=state_directory, joined=joined, command=command
+    )
     return made.accepted()
 
 
@@ -98,6 +109,7 @@ def draft(
     *,
     environ: Mapping[str, str],
     state_directory: str,
+    joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
 ) -> Draft:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe, as far as that goes.
@@ -108,14 +120,16 @@ def draft(
         paths: facts of :func:`host_paths`.
         environ: where ``inherit_env`` takes values from.
         state_directory: no layer may be inside it; empty where there is none.
+        joined: facts of :func:`sandbox.joining.inspect`, where *spec* joins a namespace.
         command: replaces command and arguments of the file.
     """
     findings = Findings.of(spec)
-    ids = plan_ids(spec, facts, findings)
+    namespaces = plan_namespaces(spec, facts, joined or {}, findings)
+    own_user = "user" in namespaces.private
+    ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
     layers = plan_layers(spec, paths, state_directory, findings)
     volumes = plan_volumes(spec, paths, state_directory, findings)
     devices = plan_devices(spec, paths, findings)
-    private = private_namespaces(spec)
     cgroup = plan_cgroup(spec, facts, findings)
     limits = plan_process_limits(spec, facts, findings)
     user = program_user(spec, facts, ids)
@@ -135,8 +149,12 @@ def draft(
         size=spec.root.size,
         inodes=spec.root.inodes,
         skeleton=plan_skeleton(volumes, paths),
-        namespaces=private,
-        operations=plan_operations(spec, ids, private, devices, volumes, name),
+        namespaces=namespaces.private,
+        joins=namespaces.joins,
+        through=namespaces.through,
+        inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
+        clocks=namespaces.clocks,
+        operations=plan_operations(spec, ids, namespaces, devices, volumes, name),
         volumes=plan_kept(spec),
         process=process,
         cgroup=cgroup,

@@ -21,47 +21,40 @@ from sandbox.ops import (
     SetHostname,
     VolumeOperation,
 )
+from sandbox.plan.namespaces import NamespacePlan
 from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
 
 _TTY_GID = (
     5  # group "tty" of Debian and of most others; devpts takes it only where it is mapped (Corrections 18)
 )
-_ALWAYS = frozenset(("user", "mount", "pid"))
-_SHAREABLE = ("net", "ipc", "uts", "cgroup")
-
-
-def private_namespaces(spec: Spec) -> frozenset[str]:
-    """Return the namespaces that the sandbox has for itself: all that are not shared with the host by name.
-
-    One that is to be joined, which this version does not do, is a private one where the file allows it to go unenforced:
-    never the host's.
-    """
-    return _ALWAYS | {name for name in _SHAREABLE if getattr(spec.namespaces, name) != "host"}
+_DEVICES = ("/sys/class/net", "/sys/devices/virtual/net")
 
 
 def plan_operations(
     spec: Spec,
     ids: IdPlan,
-    private: frozenset[str],
+    namespaces: NamespacePlan,
     devices: tuple[BindDevice, ...],
     volumes: tuple[VolumeOperation, ...],
     name: str,
 ) -> tuple[Operation, ...]:
     """Order the operations."""
+    private = namespaces.private
+    joined = {join.kind for join in namespaces.joins}
     read_only = spec.root.writable == "none"
     tty_gid = _TTY_GID if lookup(ids.gid_map, _TTY_GID) is not None else None
     operations: list[Operation] = [
         MountRoot(read_only=read_only, nosuid=spec.security.no_new_privileges),
         # While the host's are still attached: the kernel wants a fully visible one to compare with.
-        MountProc(),
-        MountSys(of_host="net" not in private),
-        BuildDev(tty_gid=tty_gid, mqueue="ipc" in private),
+        MountProc(of_host="pid" not in private | joined),
+        MountSys(of_host=not namespaces.owned("net")),
+        BuildDev(tty_gid=tty_gid, mqueue=namespaces.owned("ipc")),
         *devices,
         *volumes,
         *([CheckVolumes(targets=tuple(volume.target for volume in volumes))] if volumes else []),
         ReadOnlyPaths(paths=read_only_paths(spec)),
-        MaskPaths(paths=masked_paths(spec, private)),
+        MaskPaths(paths=masked_paths(spec, namespaces)),
         PivotRoot(),
     ]
     if "uts" in private:
@@ -71,9 +64,15 @@ def plan_operations(
     return tuple(operations)
 
 
-def masked_paths(spec: Spec, private: frozenset[str]) -> tuple[str, ...]:
-    """Return what is masked: always, with the cgroups of the host where /sys is the host's, and what the file adds."""
-    of_host = ("/sys/fs/cgroup",) if "net" not in private and "cgroup" in private else ()
+def masked_paths(spec: Spec, namespaces: NamespacePlan) -> tuple[str, ...]:
+    """Return what is masked: always, of the host's /sys where that is shown what is not the sandbox's, and what the file adds."""
+    of_host: tuple[str, ...] = ()
+    joined = {join.kind for join in namespaces.joins}
+    if not namespaces.owned("net"):
+        if "cgroup" in namespaces.private | joined:
+            of_host += ("/sys/fs/cgroup",)
+        if "net" in joined:  # its devices are not the host's
+            of_host += _DEVICES
     return tuple(dict.fromkeys((*MASKED_PATHS, *of_host, *spec.security.masked_paths)))
 
 

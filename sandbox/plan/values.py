@@ -12,6 +12,7 @@ from typing import Any
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
+from sandbox.kernel.namespaces import Identity
 from sandbox.ops import Operation
 from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
@@ -68,6 +69,18 @@ class IdPlan:
         assert uid is not None
         assert gid is not None
         return uid, gid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """A namespace that is joined: its kind, what the file says, and which it was found to be."""
+
+    kind: str
+    asked: str
+    path: str
+    identity: Identity
+    #: The user namespace that it belongs to, of one of users itself; None where that is none below ours.
+    owner: Identity | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +174,14 @@ class Plan:
     size: int | None
     inodes: int | None
     skeleton: tuple[MountPoint, ...]
+    #: Those of its own. What is not joined either is the host's.
     namespaces: frozenset[str]
+    joins: tuple[Join, ...] = ()
+    #: The kind of one of *joins* whose user namespace is entered first.
+    through: str | None = None
+    #: The maps in that user namespace of the sandbox's own, which somebody in there has to write.
+    inner_maps: tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None = None
+    clocks: tuple[tuple[str, int], ...] = ()
     operations: tuple[Operation, ...]
     #: Directories that some of the operations need.
     volumes: tuple[KeptVolume, ...]
@@ -207,6 +227,10 @@ def describe(plan: Plan) -> list[str]:
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
     )
     lines.append("new namespaces: " + " ".join(sorted(plan.namespaces)))
+    lines += [f"join the {join.kind} namespace {join.asked}" for join in plan.joins]
+    if shared := _shared(plan):
+        lines.append("namespaces of the host: " + " ".join(shared))
+    lines += [f"clock {name} {value / 10**9:+g} seconds" for name, value in plan.clocks]
     lines += [
         f"volume {volume.name}, made with mode {volume.mode:04o} unless it is there"
         for volume in plan.volumes
@@ -241,6 +265,12 @@ def _describe_landlock(rules: Rules) -> list[str]:
     )
 
 
+def _shared(plan: Plan) -> list[str]:
+    """Return the kinds of namespaces that are the host's; of time alone that is the default, and not said."""
+    joined = {join.kind for join in plan.joins}
+    return [kind for kind in ("pid", "net", "ipc", "uts", "cgroup") if kind not in plan.namespaces | joined]
+
+
 def _word(word: str) -> str:
     return word if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", word) else quote(word)
 
@@ -266,6 +296,8 @@ def as_dict(plan: Plan) -> dict[str, object]:
         "size": plan.size,
         "inodes": plan.inodes,
         "namespaces": sorted(plan.namespaces),
+        "joins": [_fields(join) for join in plan.joins],
+        "clocks": dict(plan.clocks),
         "operations": [
             {"operation": type(step).__name__, "description": step.describe()} | _fields(step)
             for step in plan.operations

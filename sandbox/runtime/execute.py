@@ -57,8 +57,11 @@ class Workspace:
     source_fds: Mapping[str, int]
     #: Hands the mounted connection to the server; the descriptor is closed then.
     serve: Callable[[int], None]
+    #: What the mount table calls the root.
+    label: str = "unionfs"
     devices: Mapping[str, int] = field(default_factory=dict)
     sys_fd: int = -1
+    proc_fd: int = -1
     root_fd: int = -1
     #: A directory of a tmpfs of our own, out of everybody's sight, to mount in; it goes with the host's root.
     staging_fd: int = -1
@@ -87,6 +90,10 @@ def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -
         workspace.sys_fd = os.open("/sys", _OPEN_DIR)
     except OSError as error:
         raise StepError("open /sys", "open", error) from None
+    try:
+        workspace.proc_fd = os.open("/proc", _OPEN_DIR)
+    except OSError as error:
+        raise StepError("open /proc", "open", error) from None
 
 
 def _copy_sources(workspace: Workspace, operations: Iterable[BindVolume]) -> None:
@@ -117,7 +124,11 @@ def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
     target = os.open("root", _OPEN_DIR, dir_fd=workspace.staging_fd)
     try:
         workspace.root_fd = mounts.mount_fuse(
-            workspace.fuse_fd, target, nosuid=operation.nosuid, read_only=operation.read_only
+            workspace.fuse_fd,
+            target,
+            source=workspace.label,
+            nosuid=operation.nosuid,
+            read_only=operation.read_only,
         )
     finally:
         os.close(target)
@@ -140,9 +151,12 @@ def _stage() -> int:
     raise OSError(errno.ENOENT, "no directory to build the root in", " ".join(_STAGING))
 
 
-def _mount_proc(_operation: MountProc, workspace: Workspace) -> None:
+def _mount_proc(operation: MountProc, workspace: Workspace) -> None:
     with _Target(workspace.root_fd, "/proc") as target:
-        mounts.mount_proc(target)
+        if operation.of_host:
+            mounts.bind(workspace.proc_fd, target, nosuid=True, nodev=True, noexec=True)
+        else:
+            mounts.mount_proc(target)
 
 
 def _mount_sys(operation: MountSys, workspace: Workspace) -> None:
@@ -170,10 +184,11 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     mounts.pivot(workspace.root_fd)
     # Each of these still leads to the host, or past what covers a volume.
     held = (workspace.devices, workspace.source_fds, workspace.copies, workspace.mounted)
-    for fd in (*(fd for fds in held for fd in fds.values()), workspace.sys_fd, workspace.staging_fd):
+    alone = (workspace.sys_fd, workspace.proc_fd, workspace.staging_fd)
+    for fd in (*(fd for fds in held for fd in fds.values()), *alone):
         os.close(fd)
     workspace.devices, workspace.source_fds, workspace.copies, workspace.mounted = {}, {}, {}, {}
-    workspace.sys_fd = workspace.staging_fd = -1
+    workspace.sys_fd = workspace.proc_fd = workspace.staging_fd = -1
 
 
 def _set_hostname(operation: SetHostname, _workspace: Workspace) -> None:

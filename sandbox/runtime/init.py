@@ -13,19 +13,20 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
-from sandbox.kernel import devices, landlock, mounts, namespaces, process
-from sandbox.kernel.idmaps import lookup
+from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
+from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
 from sandbox.runtime.messages import (
     Adopted,
+    CgroupNamespace,
     Channel,
     ChannelError,
     CommandFailed,
@@ -62,18 +63,27 @@ _FORWARDED = (
 def run_stage1(
     plan: Plan,
     channel: Channel,
+    joined: Mapping[str, int],
+    label: str,
     trace: Callable[[str], None],
     let_go: Callable[[], None],
     walls: payload.Walls = payload.Walls(),  # noqa: B008
 ) -> NoReturn:
-    """*let_go* of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
+    """Let go of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
 
-    *walls* is what the program is put behind.
+    Args:
+        plan: what to do.
+        channel: to the supervisor.
+        joined: the namespaces to join, by kind; as "user" also one that is only entered to make the sandbox's own in.
+        label: what the mount table is to call the root.
+        trace: tells each operation.
+        let_go: leaves behind what is the supervisor's.
+        walls: what the program is put behind.
     """
 
     def action() -> int:
         let_go()
-        return _stage1(plan, channel, trace, walls)
+        return _stage1(plan, channel, joined, label, trace, walls)
 
     _guarded(channel, action)
 
@@ -121,13 +131,29 @@ def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed) -> Non
         pass
 
 
-def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None], walls: payload.Walls) -> int:
-    _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
+def _stage1(
+    plan: Plan,
+    channel: Channel,
+    joined: Mapping[str, int],
+    label: str,
+    trace: Callable[[str], None],
+    walls: payload.Walls,
+) -> int:
+    # Users first: the right to join the others comes from there.
+    for kind in ("user", "net", "ipc", "uts", "cgroup", "time"):
+        if kind in joined:
+            _step(f"namespaces.{kind}", "setns", _joiner(kind, joined[kind]))
+    if plan.inner_maps is not None:
+        _unshare_users_inside(plan.inner_maps)
+    elif "user" in plan.namespaces:
+        _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
     channel.send(Unshared())
     channel.expect(Mapped)
     # Before the ids change, and in the new mount namespace: real root owns what root of the namespace may not
     # even find, and a source can be bound only in the mount namespace that it was opened in.
     _step("namespaces", "unshare", lambda: namespaces.unshare(sorted(plan.namespaces - {"user", "cgroup"})))
+    if plan.clocks:
+        _step("namespaces.time", "write timens_offsets", lambda: namespaces.write_clock_offsets(plan.clocks))
     fuse_fd = _step(
         "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     )
@@ -137,11 +163,51 @@ def _stage1(plan: Plan, channel: Channel, trace: Callable[[str], None], walls: p
         if isinstance(operation, BindVolume | BindDevice)
     }
     _step("become root of the namespace", "setresuid", _become_root)
+    if "pid" in joined:
+        _step("namespaces.pid", "setns", _joiner("pid", joined["pid"]))
+    for fd in joined.values():
+        os.close(fd)
     pid = _step("process 1", "fork", os.fork)
     if pid == 0:
-        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, trace, walls))
-    channel.send(InitStarted(pid))
+        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, label, trace, walls))
+    made = sorted(plan.namespaces - {"mount", "cgroup"})
+    channel.send(InitStarted(pid, made), *(_open_namespace(kind) for kind in made))
     return 0
+
+
+def _joiner(kind: str, fd: int) -> Callable[[], None]:
+    return lambda: namespaces.join(kind, fd)
+
+
+def _open_namespace(kind: str) -> int:
+    return os.open(f"/proc/self/ns/{namespaces.FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _unshare_users_inside(maps: tuple[Sequence[IdMap], Sequence[IdMap]]) -> None:
+    """Make a user namespace in the one that we entered, whose maps a child writes that stays there: no process elsewhere may."""
+    maker = os.getpid()
+    go, made = os.pipe()
+    child = _step("id maps", "fork", os.fork)
+    if child == 0:
+        status = errno.EIO
+        try:
+            os.close(made)
+            if os.read(go, 1):
+                idmaps.write_maps(maker, *maps)
+            status = 0
+        except OSError as error:
+            status = error.errno or status
+        finally:
+            os._exit(status)
+    try:
+        _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
+        os.write(made, b"1")
+    finally:
+        os.close(go)
+        os.close(made)
+        _, status = os.waitpid(child, 0)
+    if number := os.waitstatus_to_exitcode(status):
+        raise StepError("id maps", "write uid_map", OSError(number, os.strerror(number)))
 
 
 def _step(name: str, operation: str, action: Callable[[], T]) -> T:
@@ -167,6 +233,7 @@ def _init(
     channel: Channel,
     fuse_fd: int,
     sources: dict[str, int],
+    label: str,
     trace: Callable[[str], None],
     walls: payload.Walls,
 ) -> int:
@@ -176,8 +243,13 @@ def _init(
     if "cgroup" in plan.namespaces:
         # After the supervisor has put us into our cgroup: that is what the namespace takes for its root.
         _step("cgroup namespace", "unshare", lambda: namespaces.unshare(["cgroup"]))
+        fd = _open_namespace("cgroup")
+        channel.send(CgroupNamespace(), fd)
+        os.close(fd)
     os.umask(0)
-    workspace = Workspace(fuse_fd=fuse_fd, source_fds=sources, serve=lambda fd: _hand_over(channel, fd))
+    workspace = Workspace(
+        fuse_fd=fuse_fd, source_fds=sources, serve=lambda fd: _hand_over(channel, fd), label=label
+    )
     prepare_mounts(workspace, plan.operations)
     # From here on an import would look in what a layer holds, and run that as process 1: there shall be none.
     sys.meta_path.clear()
@@ -188,9 +260,20 @@ def _init(
     os.umask(0o022)
     account = _find_account(plan, workspace.root_fd)
     walls = replace(walls, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
+    # As nothing ends with us by itself then, see _supervise. The path would lead through the union, whose server may be gone.
+    proc_fd = (
+        -1 if "pid" in plan.namespaces else os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    )
     os.close(workspace.root_fd)
     terminal_fd = _open_terminal(channel, account) if plan.process.terminal else -1
-    return _supervise(plan, account, terminal_fd, channel, walls)
+    if proc_fd < 0:
+        return _supervise(plan, account, terminal_fd, channel, walls)
+    process.become_subreaper()
+    process.set_parent_death_signal(0)  # the end of the channel tells, and we have something left to do then
+    try:
+        return _supervise(plan, account, terminal_fd, channel, walls)
+    finally:
+        process.end_descendants(proc_fd=proc_fd)
 
 
 def _hand_over(channel: Channel, fd: int) -> None:

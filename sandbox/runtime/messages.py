@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 _MAX_PACKET = 1 << 14
 _MORE, _LAST = b"+", b"."
-_MAX_FDS = 4
+_MAX_FDS = 8  # one for each kind of namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,22 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class InitStarted:
-    """stage1: process 1 of the sandbox is *pid* (in the supervisor's numbers)."""
+    """stage1: process 1 of the sandbox is *pid* (in the supervisor's numbers); the descriptors beside this message are its
+    *namespaces*.
+    """
 
     pid: int
+    namespaces: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """supervisor: process 1 is my child now; go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupNamespace:
+    """init: the descriptor beside this message is its cgroup namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ Message = (
     | Mapped
     | InitStarted
     | Adopted
+    | CgroupNamespace
     | FuseMounted
     | TerminalOpened
     | FilterTold
@@ -101,6 +110,7 @@ _KINDS: dict[str, type[Message]] = {
         Mapped,
         InitStarted,
         Adopted,
+        CgroupNamespace,
         FuseMounted,
         TerminalOpened,
         FilterTold,

@@ -24,12 +24,13 @@ from sandbox.errors import (
 )
 from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
-from sandbox.kernel import cgroups, idmaps, mounts, process
+from sandbox.kernel import cgroups, idmaps, mounts, namespaces, process
 from sandbox.kernel.cgroups import Cgroup
 from sandbox.plan import LayerPlan, MountPoint, Plan
 from sandbox.runtime import filters, init, payload
 from sandbox.runtime.messages import (
     Adopted,
+    CgroupNamespace,
     Channel,
     CommandFailed,
     FilterTold,
@@ -108,6 +109,9 @@ class Supervisor:
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._user_namespace_fd = -1
+        #: Namespaces to join, and those that the sandbox has for itself; by kind.
+        self._joined: dict[str, int] = {}
+        self._namespaces: dict[str, int] = {}
         self._run: RunDirectory
         self._home: RunDirectory | None = None
         self._cgroup: Cgroup | None = None
@@ -150,6 +154,7 @@ class Supervisor:
             raise SetupError.from_os_error("start", "set-up", error) from error
 
     def _bring_up(self, undo: ExitStack, signals: _Signals) -> int:
+        self._open_joined(undo)
         _open_pipes_for_reopening()
         self._prepare(undo)
         channel, theirs = Channel.pair()
@@ -164,6 +169,23 @@ class Supervisor:
         signals.only_note()
         return self._wait(channel, signals.reader)
 
+    def _open_joined(self, undo: ExitStack) -> None:
+        """Open the namespaces that are joined, before anything is made."""
+        plan = self._plan
+        if not plan.joins:
+            return
+        from sandbox.joining import open_again
+
+        for join in plan.joins:
+            self._joined[join.kind] = open_again(join.kind, join.path, join.identity)
+            undo.callback(os.close, self._joined[join.kind])
+        if plan.through is not None:
+            try:
+                self._joined["user"] = namespaces.owner_of(self._joined[plan.through])
+            except OSError as error:
+                raise SetupError.from_os_error(f"namespaces.{plan.through}", "open", error) from None
+            undo.callback(os.close, self._joined["user"])
+
     # -- before the first process ------------------------------------------------------------------
 
     def _prepare(self, undo: ExitStack) -> None:
@@ -174,6 +196,8 @@ class Supervisor:
                 plan.process.seccomp, state_fd=self._state.fd, library=library, machine=machine
             )
         self._run = self._state.new_run(plan.ids, name=plan.name)
+        if self._shares_processes:
+            self._run.record({"root": self._label})
         undo.callback(self._remove_run)
         store = LayerStore(self._state)
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
@@ -302,9 +326,9 @@ class Supervisor:
 
         def let_go() -> None:
             ours.close()
-            process.close_descriptors_but({0, 1, 2, theirs.fileno()})
+            process.close_descriptors_but({0, 1, 2, theirs.fileno(), *self._joined.values()})
 
-        init.run_stage1(self._plan, theirs, self._trace, let_go, walls)
+        init.run_stage1(self._plan, theirs, self._joined, self._label, self._trace, let_go, walls)
 
     def _walls(self, channel: Channel) -> payload.Walls:
         plan = self._plan.process.seccomp
@@ -317,17 +341,32 @@ class Supervisor:
             keep=(channel.fileno(),) if traced else (),
         )
 
+    @property
+    def _shares_processes(self) -> bool:
+        """Whether no pid namespace ends with init and ends everything in it."""
+        return "pid" not in self._plan.namespaces
+
+    @property
+    def _label(self) -> str:
+        """What the mount table calls the root: where processes are found by it, a name that no other sandbox has."""
+        return f"unionfs:{os.path.basename(self._run.path)}" if self._shares_processes else "unionfs"
+
     def _start(self, stage1: int, channel: Channel) -> None:
         """Bring stage1 and init to where init works on its own."""
         try:
             self._expect(channel, Unshared)
-            self._write_maps(stage1)
+            if "user" in self._plan.namespaces and self._plan.inner_maps is None:
+                self._write_maps(stage1)
             self._user_namespace_fd = os.open(f"/proc/{stage1}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             if self._cgroup is not None:
                 self._cgroup.add(stage1)
                 self._cgroup.add(self._server.pid, "server")
             channel.send(Mapped())
-            self._init_pid = self._expect(channel, InitStarted).pid
+            started = self._expect(channel, InitStarted)
+            self._init_pid = started.pid
+            for kind in started.namespaces:
+                self._namespaces[kind] = channel.take_fd()
+            self._run.record({"namespaces": self._namespaces})
             self._reap_stage1(stage1)
             channel.send(Adopted())
         except OSError as error:
@@ -472,6 +511,9 @@ class Supervisor:
                 )
             finally:
                 os.close(fd)
+        elif isinstance(message, CgroupNamespace):
+            self._namespaces["cgroup"] = channel.take_fd()
+            self._run.record({"namespaces": self._namespaces})
         elif isinstance(message, TerminalOpened):
             self._relay = TerminalRelay(channel.take_fd())
         elif isinstance(message, FilterTold):
@@ -546,7 +588,17 @@ class Supervisor:
     def _reap_init(self) -> int:
         _, status = os.waitpid(self._init_pid, 0)
         self._init_pid = 0
+        if self._shares_processes:
+            self._end_processes()
         return os.waitstatus_to_exitcode(status)
+
+    def _end_processes(self) -> None:
+        """End what no pid namespace ends: init has, unless it was killed; then its children are ours, or of the joined one's init."""
+        try:
+            process.end_descendants(spare=(self._server.pid,))
+            process.end_rooted(self._label, spare=(self._server.pid,))
+        except OSError as error:
+            self._warn(f"{error.strerror}: the next command looks for them again")
 
     def _end_init(self) -> None:
         """On a way out that did not wait for init: end it, and with it everything in its pid namespace.
@@ -572,6 +624,8 @@ class Supervisor:
             self._denials.close()
         if self._user_namespace_fd >= 0:
             os.close(self._user_namespace_fd)
+        for fd in self._namespaces.values():
+            os.close(fd)
 
     def _say_what_was_short(self) -> None:
         """Tell a program that the kernel killed for want of memory from one that somebody killed."""

@@ -61,6 +61,45 @@ def _hostname_needs_private_uts(spec: Spec) -> Iterator[Problem]:
             message='would change the host\'s own name, because namespaces.uts is "host"',
             hint='remove it, or set namespaces.uts = "private"',
         )
+    elif spec.sandbox.hostname is not None and ":" in spec.namespaces.uts:
+        yield Problem(
+            path=("sandbox", "hostname"),
+            message="the host name is that of the namespace which namespaces.uts joins",
+            hint="remove one of the two",
+        )
+
+
+def _joined_namespaces_fit_together(spec: Spec) -> Iterator[Problem]:
+    user, pid = spec.namespaces.user, spec.namespaces.pid
+    if ":" in pid and user != pid and not (user.startswith("path:") and pid.startswith("path:")):
+        example = pid if pid.startswith("sandbox:") else "path:/proc/PID/ns/user"
+        yield Problem(
+            path=("namespaces", "pid"),
+            message="needs the user namespace joined, too: /proc shows the processes to who has rights over them",
+            hint=f"add user = {quote(example)}",
+        )
+    if pid == "host" and ":" in user:
+        yield Problem(
+            path=("namespaces", "pid"),
+            message=f'"host" cannot stand beside user = {quote(user)}',
+            hint='join the pid namespace, too, or set pid = "private"',
+        )
+    for key in ("map", "uid_map", "gid_map"):
+        if ":" in user and spec.is_set(("ids", key)):
+            yield Problem(
+                path=("ids", key),
+                message="the ids are those of the user namespace which namespaces.user joins",
+                hint="remove one of the two",
+                part="key",
+            )
+    for kind in settings_of(type(spec.namespaces)):
+        value = getattr(spec.namespaces, kind)
+        if spec.sandbox.name is not None and value == f"sandbox:{spec.sandbox.name}":
+            yield Problem(
+                path=("namespaces", kind),
+                message="a sandbox cannot join itself",
+                hint="name another one, or one of the two otherwise",
+            )
 
 
 def _network_agrees_with_namespace(spec: Spec) -> Iterator[Problem]:
@@ -442,6 +481,7 @@ def _elements(items: Sequence[E]) -> Iterator[tuple[int, E]]:
 RULES: tuple[Rule, ...] = (
     Rule(("sandbox.hostname", "namespaces.uts"), _hostname_needs_private_uts),
     Rule(("network.mode", "namespaces.net"), _network_agrees_with_namespace),
+    Rule(("namespaces", "sandbox.name"), _joined_namespaces_fit_together),
     Rule(("limits.swap", "limits.memory"), _swap_needs_memory),
     Rule(("limits.memory_high", "limits.memory"), _memory_high_is_below_memory),
     Rule(("ids.map", "process.groups"), _single_id_has_no_groups),

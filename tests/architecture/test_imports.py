@@ -37,14 +37,29 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel", "seccomp"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
     "state": frozenset({"errors", "kernel", "plan", "userns"}),
+    "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
     "image": frozenset({"errors", "kernel", "plan", "state", "userns"}),
-    "runtime": frozenset({"errors", "spec", "plan", "host", "ops", "kernel", "seccomp", "state", "image"}),
+    "runtime": frozenset(
+        {
+            "errors",
+            "spec",
+            "plan",
+            "host",
+            "ops",
+            "kernel",
+            "seccomp",
+            "userns",
+            "state",
+            "joining",
+            "image",
+        }
+    ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
         {"errors", "spec", "reference", "editing"}
     ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
     "manual": frozenset({"reference"}),  # is given the parser, too
-    "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "state"}),
+    "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "state", "joining"}),
     "cli": frozenset(
         {
             "__init__",
@@ -59,6 +74,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "ops",
             "userns",
             "state",
+            "joining",
             "runtime",
             "editing",
             "doctor",
@@ -76,6 +92,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.idmaps": frozenset({"IdMap", "lookup", "single_map"}),
     "sandbox.kernel.landlock": frozenset({"LINUX", "NEEDED", "SCOPED", "Rules", "lacking"}),
     "sandbox.kernel.mounts": frozenset({"MASKED_PATHS", "READONLY_PATHS"}),
+    "sandbox.kernel.namespaces": frozenset({"Identity", "NamespaceFact", "UserNamespaceFact"}),
     "sandbox.kernel.rlimits": frozenset({"RESOURCES", "check"}),
 }
 

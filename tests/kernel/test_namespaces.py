@@ -56,6 +56,41 @@ def test_joining_a_namespace_of_another_kind_is_refused(in_namespaces):
 
 
 @pytest.mark.userns
+def test_a_namespace_tells_its_kind_its_owner_and_who_made_that(in_namespaces):
+    def inside() -> object:
+        uts, user = (os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "user"))
+        owner = namespaces.owner_of(uts)
+        same = namespaces.identity_of(owner) == namespaces.identity_of(user)
+        return namespaces.kind_of(uts), namespaces.kind_of(user), same
+
+    assert in_namespaces(inside, kinds=("uts",)) == ["uts", "user", True]
+    with open("/proc/self/ns/uts", "rb") as own, open("/dev/null", "rb") as none:
+        assert namespaces.kind_of(own.fileno()) == "uts"
+        assert namespaces.kind_of(none.fileno()) is None
+        assert namespaces.identity_of(own.fileno()) == namespaces.own_identity("uts")
+
+
+@pytest.mark.userns
+def test_clocks_of_a_new_time_namespace_are_ahead_and_cannot_be_set_twice(in_namespaces):
+    def inside() -> object:
+        process.set_dumpable(True)  # else /proc/self is real root's after the change of ids
+        namespaces.unshare(["time"])
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        namespaces.write_clock_offsets([("monotonic", 5 * 10**9), ("boottime", 3600 * 10**9 + 1)])
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.write(writer, str(time.clock_gettime(time.CLOCK_BOOTTIME) - before).encode())
+            os._exit(0)
+        ahead = float(os.read(reader, 100))
+        os.wait()
+        return ahead, refusal(namespaces.write_clock_offsets, [("monotonic", 1)])
+
+    ahead, second = in_namespaces(inside, kinds=("mount",))
+    assert 3600 <= ahead < 3660
+    assert second == "EACCES"
+
+
+@pytest.mark.userns
 def test_ids_are_mapped_as_widely_as_the_account_can(in_namespaces):
     def inside() -> object:
         with open("/proc/self/uid_map") as uids, open("/proc/self/setgroups") as setgroups:

@@ -28,7 +28,7 @@ def judge_namespaces(facts: HostFacts, machine: MachineFacts, needs: Needs) -> l
         _ids(facts, found.whole, needs, machine.session, machine.free_subid),
         _kinds(trial, needs, machine.session.place),
         _fuse(facts, trial, machine.session.place),
-        _proc(trial),
+        _proc(trial, needs),
         _sysfs(trial, needs),
         _dev(trial),
         _root(trial, needs),
@@ -193,10 +193,20 @@ def _kinds(trial: Trial, needs: Needs, place: Place) -> Check:
     if not refused:
         if not all(trial.did(f"unshare {kind}") for kind in KINDS):
             return _not_tried("namespaces", trial)
+        clocks = trial.failure("unshare time", "clock offsets")
+        if clocks is not None:
+            return Check(
+                id="namespaces",
+                level="failure" if "time" in needs.namespaces else "warning",
+                summary=f"{_listed(KINDS)} namespaces can be made, but no time namespace: {_said(clocks[1])}",
+                cost='another namespaces.time than "host" is refused',
+                facts={"refused": {"time": clocks[1].text}},
+            )
+        made = (*KINDS, *(("time",) if trial.did("unshare time") else ()))
         return Check(
             id="namespaces",
             level="ok",
-            summary=f"{_listed(KINDS)} namespaces can be made",
+            summary=f"{_listed(made)} namespaces can be made",
             facts={"refused": {}},
         )
     kinds = [kind for kind, _ in refused]
@@ -297,7 +307,7 @@ def _mounting(
     return Check(id=identity, level="ok", summary=ok)
 
 
-def _proc(trial: Trial) -> Check:
+def _proc(trial: Trial, needs: Needs) -> Check:
     return _mounting(
         "proc",
         trial,
@@ -305,6 +315,8 @@ def _proc(trial: Trial) -> Check:
         ok="/proc of a new pid namespace can be mounted",
         bad="/proc cannot be mounted",
         operations={},
+        level="failure" if "pid" in needs.namespaces else "warning",
+        cost='a sandbox starts only with namespaces.pid = "host"',
     )
 
 

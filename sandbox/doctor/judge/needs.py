@@ -8,10 +8,10 @@ from sandbox.host import HostFacts
 from sandbox.kernel.cgroups.base import CONTROLLER_OF
 from sandbox.plan import Plan
 
-ALWAYS = frozenset(("mount", "pid", "net", "ipc"))
+ALWAYS = frozenset(("mount", "net", "ipc"))
 """Namespaces without which nothing starts: the server of the file system makes itself a network and an ipc one, too."""
 
-ALL = ALWAYS | {"uts", "cgroup"}
+ALL = ALWAYS | {"pid", "uts", "cgroup"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def needs_of(plan: Plan) -> Needs:
     """Return what *plan* needs."""
     return Needs(
         single_id=plan.ids.single,
-        namespaces=ALWAYS | (plan.namespaces & ALL),
+        namespaces=ALWAYS | (plan.namespaces & (ALL | {"time"})),
         private_net="net" in plan.namespaces,
         terminal=plan.process.terminal,
         limits=frozenset(plan.cgroup.given()),

@@ -105,6 +105,9 @@ def _first(say: Say, made: int, go: int, files: str | None, tty_gid: int | None)
     if not os.read(go, 1):
         return
     refused = [kind for kind in UNSHARED if not attempt(say, f"unshare {kind}", _unsharing(kind))]
+    # Before the ids change, as it is done for a sandbox: /proc/self is somebody else's afterwards.
+    if attempt(say, "unshare time", _unsharing("time")):
+        attempt(say, "clock offsets", lambda: namespaces.write_clock_offsets([("boottime", 1)]))
     if "mount" in refused:
         return
     fuse_fd = -1

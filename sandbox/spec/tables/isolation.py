@@ -26,30 +26,36 @@ from sandbox.spec.values.addresses import PORT_MAX
 from sandbox.spec.values.covered import CoveredPath
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
 
+_NO_HOST_IDS = "its root would be this machine's, and no mount could be made for it; [ids] says which ids of this machine are behind its own"
+_NO_OTHER_MOUNTS = "a sandbox's root file system is mounted in a tree of its own, and goes with it"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Namespaces:
     """[namespaces]: what the sandbox has for itself and what it shares with the host; see namespaces(7)."""
 
     user: str = setting(
-        NamespaceCodec("private", planned=("host",)),
+        NamespaceCodec("private", refused={"host": _NO_HOST_IDS}),
         doc="User and group ids, capabilities.",
-        example="private",
+        example="sandbox:db",
         default="private",
     )
     mount: str = setting(
-        NamespaceCodec("private", planned=("host",)),
+        NamespaceCodec("private", refused={"host": _NO_OTHER_MOUNTS, "join": _NO_OTHER_MOUNTS}),
         doc="The tree of mounts.",
         example="private",
         default="private",
     )
     pid: str = setting(
-        NamespaceCodec("private", planned=("host",)), doc="Process ids.", example="private", default="private"
+        NamespaceCodec("private", "host"),
+        doc="Process ids: which processes are seen and, with the right to, signalled.",
+        example="host",
+        default="private",
     )
     net: str = setting(
         NamespaceCodec("private", "host"),
         doc="Network interfaces; follows network.mode.",
-        example="private",
+        example="sandbox:db",
         default="private",
     )
     ipc: str = setting(

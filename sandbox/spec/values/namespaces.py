@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.spec.codecs import Duration, described_words, expect_text, hint_of_words, mismatch, text_schema
+from sandbox.spec.codecs import (
+    Duration,
+    described_words,
+    expect_text,
+    mismatch,
+    text_schema,
+    words_schema,
+)
 from sandbox.spec.decode import Record
 from sandbox.spec.notation import joined, nearest, quote, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of, words
@@ -21,24 +29,23 @@ _HOST_NAME_MAX = 64  # gethostname(2); DNS would allow 253
 class NamespaceCodec(Codec[str]):
     """The word "private", for some namespaces "host", or which one to join: "path:PATH", "sandbox:NAME".
 
-    Those *planned* belong to the language, but this version would not do what they say; joining is planned for all.
+    *refused* says of "host", and of "join", why this kind of namespace cannot be had so.
     """
 
     expects = "string"
     toml_types = ("string",)
 
-    def __init__(self, *choices: str, planned: tuple[str, ...] = ()) -> None:
+    def __init__(self, *choices: str, refused: Mapping[str, str] | None = None) -> None:
         self.choices = choices
-        self.planned = planned
+        self.refused = refused or {}
 
-    def decode(self, value: object, cursor: Cursor, /) -> str:
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
         allowed = f"write {words(self.choices)}"
         text = expect_text(self, value)
         if text in self.choices:
             return text
-        if text in self.planned:
-            cursor.unenforced(quote(text), allowed)
-            return text
+        if text in self.refused:
+            raise Invalid(f"{quote(text)} cannot be: {self.refused[text]}", allowed)
         kind, colon, rest = text.partition(":")
         if colon and kind == "path":
             if not rest.startswith("/"):
@@ -47,20 +54,21 @@ class NamespaceCodec(Codec[str]):
             if not re.fullmatch(SANDBOX_NAME, rest):
                 raise Invalid(f"{shown(rest)} is not the name of a sandbox", SANDBOX_NAME_RULE)
         else:
-            meant = nearest(text, (*self.choices, *self.planned))
-            hint = f"did you mean {quote(meant)}?" if meant else hint_of_words(self.choices, self._planned())
+            meant = nearest(text, self.choices)
+            hint = f"did you mean {quote(meant)}?" if meant else allowed
             raise Invalid(f"unknown value {shown(text)}", hint)
-        cursor.unenforced(quote(kind + ":"), allowed, fragment=kind + ":")
+        if "join" in self.refused:
+            raise Invalid(f"cannot be joined: {self.refused['join']}", allowed)
         return text
 
     def schema(self) -> dict[str, object]:
-        return {"anyOf": [{"enum": [*self.choices, *self.planned]}, text_schema("^(path:/|sandbox:)")]}
+        if "join" in self.refused:
+            return words_schema(self.choices)
+        return {"anyOf": [{"enum": [*self.choices]}, text_schema("^(path:/|sandbox:)")]}
 
     def describe(self) -> str:
-        return described_words(self.choices, self._planned())
-
-    def _planned(self) -> tuple[str, ...]:
-        return (*self.planned, "path:/proc/PID/ns/KIND", "sandbox:NAME")
+        joins = () if "join" in self.refused else ("path:/proc/PID/ns/KIND", "sandbox:NAME")
+        return described_words((*self.choices, *joins), ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,18 +88,15 @@ class TimeCodec(Codec["str | TimeOffsets"]):
 
     expects = "string or table"
     toml_types = ("string", "table")
-    choices = ("host",)
+    choices = ("private", "host")
 
     def __init__(self) -> None:
-        self._word = NamespaceCodec("host", planned=("private",))
+        self._word = NamespaceCodec("private", "host")
         self._offsets = Record(TimeOffsets)
 
     def decode(self, value: object, cursor: Cursor, /) -> str | TimeOffsets:
         if isinstance(value, dict):
-            offsets = self._offsets.decode(value, cursor)
-            if not cursor.problems.touch(cursor.path):
-                cursor.unenforced("a table of offsets", 'write "host"')
-            return offsets
+            return self._offsets.decode(value, cursor)
         if not isinstance(value, str):
             raise mismatch(self, value)
         return self._word.decode(value, cursor)
@@ -104,7 +109,7 @@ class TimeCodec(Codec["str | TimeOffsets"]):
 
     def describe(self) -> str:
         keys = joined(settings_of(TimeOffsets))
-        return f"{self._word.describe()}, and so is a table of {keys}"
+        return f"{self._word.describe()}; or a table of {keys}"
 
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         return self._offsets.inside(key)

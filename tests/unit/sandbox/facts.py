@@ -8,6 +8,7 @@ from typing import Any
 from sandbox.host import HostFacts, IdHelper
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap, SubidRange
+from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
 from sandbox.plan import Plan, host_paths, make_plan
 from sandbox.sources import DeviceNode, PathFact
@@ -58,6 +59,7 @@ def plan(
     paths: Mapping[str, PathFact] | None = None,
     environ: Mapping[str, str] | None = None,
     command: tuple[str, ...] | None = None,
+    joined: Mapping[str, NamespaceFact] | None = None,
 ) -> Plan:
     """Plan the environment file *text*; host paths without a fact are directories that are there."""
     spec = parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/user", **(environ or {})})
@@ -68,5 +70,6 @@ def plan(
         {**known, **(paths or {})},
         environ=environ or {},
         state_directory="/state",
+        joined=joined,
         command=command,
     )

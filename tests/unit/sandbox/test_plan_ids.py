@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sandbox.errors import SpecError
@@ -159,3 +161,12 @@ def test_ids_outside_of_an_explicit_map_are_refused_and_those_there_are_named() 
     assert "the sandbox has users 0-4 and 50" in text
     assert "process.groups[1]: group 51 does not exist in the sandbox" in text
     assert "the sandbox has groups 0-4 and 50" in text
+
+
+def test_groups_of_root_stay_where_an_outer_namespace_denies_to_set_them() -> None:
+    one = (IdMap(inside=0, outside=1000, count=1),)
+    inner = host(
+        uid=0, gid=0, own_uid_map=one, own_gid_map=one, uid_ranges=(), gid_ranges=(), setgroups=False
+    )
+    assert not plan(ROOT, inner).ids.setgroups
+    assert plan(ROOT, replace(inner, setgroups=True)).ids.setgroups

@@ -31,6 +31,8 @@ STEPS = (
     "unshare ipc",
     "unshare uts",
     "unshare pid",
+    "unshare time",
+    "clock offsets",
     "open /dev/fuse",
     "chown",
     "unshare cgroup",

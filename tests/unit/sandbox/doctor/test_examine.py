@@ -148,7 +148,7 @@ def test_the_defaults_are_what_the_smallest_file_needs():
 
 def test_a_file_needs_what_it_asks_for():
     text = ROOT + (
-        '[namespaces]\nuts = "host"\ncgroup = "host"\n[network]\nmode = "host"\n[ids]\nmap = "single"\n'
+        '[namespaces]\npid = "host"\nuts = "host"\ncgroup = "host"\n[network]\nmode = "host"\n[ids]\nmap = "single"\n'
         "[process]\nterminal = true\n[limits]\nmemory = 9999999\nswap = 0\ncpus = 1\n"
     )
     needs = needs_of(plan(text, account()))
@@ -158,6 +158,21 @@ def test_a_file_needs_what_it_asks_for():
     assert needs.namespaces == ALWAYS
     assert needs.controllers == {"memory", "swap", "cpu"}
     assert default_needs(account()).namespaces == ALL
+
+
+def test_time_namespaces_are_needed_where_a_file_has_clocks_of_its_own():
+    clocks = outcome(ROOT + '[namespaces]\ntime = { boottime = "1d" }\n')
+    facts = failing("unshare time")
+    assert checks(outcome=clocks, namespaces=facts)["namespaces"].level == "failure"
+    found = checks(namespaces=facts)["namespaces"]
+    assert (found.level, found.cost) == ("warning", 'another namespaces.time than "host" is refused')
+
+
+def test_masked_proc_is_a_failure_but_for_a_file_that_shows_the_hosts():
+    facts = failing("mount proc")
+    assert checks(namespaces=facts)["proc"].level == "failure"
+    shared = outcome(ROOT + '[namespaces]\npid = "host"\n')
+    assert checks(outcome=shared, namespaces=facts)["proc"].level == "warning"
 
 
 def test_what_a_file_does_without_is_a_warning_for_it_and_a_failure_otherwise():

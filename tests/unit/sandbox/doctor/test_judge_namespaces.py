@@ -19,7 +19,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "mount, pid, net, ipc, uts and cgroup namespaces can be made",
+            "mount, pid, net, ipc, uts, cgroup and time namespaces can be made",
             "",
             "",
         ),
@@ -265,8 +265,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/proc cannot be mounted: mount proc: fsmount: Operation not permitted (VFS: Mount too revealing)",
-            "no sandbox starts",
-            'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker)',
+            'a sandbox starts only with namespaces.pid = "host"',
+            'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker), or, if the program may see and signal processes outside, set namespaces.pid = "host"',
         ),
     ),
     (

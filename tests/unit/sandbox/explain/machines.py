@@ -12,6 +12,7 @@ from sandbox.host import HostFacts, IdHelper
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v1 import V1Hierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
+from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan import draft, host_paths
 from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
@@ -32,6 +33,16 @@ class Machine:
     profiles: tuple[str, ...] = ()
     assignments: tuple[str, ...] = ()
     state: SandboxError | None = None
+    joined: Mapping[str, NamespaceFact] = field(default_factory=dict)
+
+
+#: Of a sandbox that the same user started.
+USER_NAMESPACE = UserNamespaceFact(
+    identity=(4, 1),
+    owner=1000,
+    uid_map=host().whole_maps()[0],
+    gid_map=host().whole_maps()[1],  # type: ignore[index]
+)
 
 
 def file(path: str, **others: object) -> PathFact:
@@ -119,6 +130,13 @@ MACHINES: Mapping[str, Machine] = {
         )
     ),
     "keepid": Machine(facts=host()),
+    "joined": Machine(
+        joined={
+            kind: NamespaceFact(path=f"/proc/9/fd/{number}", identity=(4, number), user=USER_NAMESPACE)
+            for number, kind in enumerate(("net", "ipc", "uts", "cgroup"))
+        }
+    ),
+    "hostpid": Machine(),
     "rootmap": Machine(facts=host(uid=0, gid=0, user_name="root")),
     "refused": Machine(
         facts=host(
@@ -163,7 +181,9 @@ def case(text: str, machine: Machine, name: str = "test") -> Case:
         unenforced="keep",
     )
     paths = {path: directory(path) for path in host_paths(spec)} | {fact.path: fact for fact in machine.paths}
-    made = draft(spec, machine.facts, paths, environ=machine.environ, state_directory="/state")
+    made = draft(
+        spec, machine.facts, paths, environ=machine.environ, state_directory="/state", joined=machine.joined
+    )
     return Case(
         spec=spec,
         draft=made,

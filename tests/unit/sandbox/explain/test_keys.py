@@ -41,14 +41,13 @@ MACHINE = Machine(
 
 #: Keys of which the example is the default, and what to write instead.
 OTHER_THAN_THE_DEFAULT: Mapping[str, object] = {
-    **dict.fromkeys(("namespaces.mount", "namespaces.net", "namespaces.pid", "namespaces.user"), "host"),
     "process.init": False,
     "process.terminal": True,
     "security": {"no_new_privileges": False},
     "volumes[].mode": "0700",
 }
 #: There is one choice only, so that setting it changes nothing.
-ONE_CHOICE = ("root.driver",)
+ONE_CHOICE = ("root.driver", "namespaces.mount")
 #: What the file is put together from is gone by the time that it is explained; a profile is chosen or it is not.
 PUT_TOGETHER = ("extends", "profile")
 

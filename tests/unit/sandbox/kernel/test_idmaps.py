@@ -111,6 +111,22 @@ def test_every_map_that_keeps_the_id_is_one_that_the_kernel_takes(own, given_ran
         assert entries == idmaps.auto_map(own, given_ranges, size)
 
 
+@given(ids, ranges, ids, st.integers(1, 50))
+def test_a_map_within_another_leads_to_the_same_ids(own, given_ranges, start, count):
+    outer = idmaps.auto_map(own, given_ranges)
+    wanted = (IdMap(inside=5, outside=start, count=count),)
+    inner = idmaps.through(outer, wanted)
+    there = {number for entry in outer for number in range(entry.outside, entry.outside + entry.count)}
+    if inner is None:
+        assert not set(range(start, start + count)) <= there
+        return
+    for number in range(count):
+        inside_outer = idmaps.lookup(inner, 5 + number)
+        assert inside_outer is not None
+        assert idmaps.lookup(outer, inside_outer) == start + number
+    assert sum(entry.count for entry in inner) == count
+
+
 @given(ids, ranges)
 def test_what_newuidmap_writes_is_the_own_id_alone_or_within_one_line(own, given_ranges):
     entries = (*idmaps.auto_map(own, given_ranges), IdMap(inside=9000, outside=9000, count=1))

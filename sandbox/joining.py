@@ -1,0 +1,153 @@
+"""The namespaces that a spec joins: found and looked at before the plan, as values, and opened again at the start.
+
+A path is whatever the file says, such as /proc/PID/ns/net or a file that one is mounted on. A name is that of a running
+sandbox of ours, whose supervisor holds its namespaces open: see :func:`sandbox.state.find_running`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from sandbox.errors import SetupError, StateError
+from sandbox.kernel import idmaps, namespaces
+from sandbox.kernel.namespaces import Identity, NamespaceFact, UserNamespaceFact
+from sandbox.spec.model import Spec
+from sandbox.state import find_running
+
+Found = Mapping[str, NamespaceFact]
+"""Facts of namespaces, by kind."""
+
+
+def joined(spec: Spec) -> dict[str, str]:
+    """Return what *spec* joins: kinds of namespaces, and "path:PATH" or "sandbox:NAME"."""
+    kinds = {kind: getattr(spec.namespaces, kind) for kind in namespaces.FLAGS}
+    return {kind: value for kind, value in kinds.items() if isinstance(value, str) and ":" in value}
+
+
+def inspect(spec: Spec, state_directory: str) -> Found:
+    """Look at every namespace that *spec* joins, by kind; nothing is joined, and nothing here raises."""
+    users: dict[Identity, UserNamespaceFact] = {}
+    return {kind: _inspect(kind, value, state_directory, users) for kind, value in joined(spec).items()}
+
+
+def open_again(kind: str, fact_path: str, identity: Identity) -> int:
+    """Open the namespace that was found at *fact_path*.
+
+    Raises:
+        SetupError: it is gone, or another one is there: what was planned was for the one that was found.
+    """
+    hint = "start it, or what holds the namespace, again"
+    try:
+        fd = os.open(fact_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SetupError(f"namespaces.{kind}", f"{fact_path} is gone: {error.strerror}", hint=hint) from None
+    if namespaces.identity_of(fd) != identity:
+        os.close(fd)
+        raise SetupError(f"namespaces.{kind}", f"{fact_path} is another namespace by now", hint=hint)
+    return fd
+
+
+def _inspect(
+    kind: str, value: str, state_directory: str, users: dict[Identity, UserNamespaceFact]
+) -> NamespaceFact:
+    word, _, rest = value.partition(":")
+    path = rest
+    if word == "sandbox":
+        try:
+            path = find_running(state_directory, rest).namespace(kind)
+        except StateError as error:
+            return NamespaceFact(path="", problem=error.message, hint=error.hint)
+    try:
+        # Not blocking: the path may be that of a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return NamespaceFact(path=path, problem=f"{path}: {_reason(error)}", hint=_hint(path, error))
+    try:
+        found = namespaces.kind_of(fd)
+        if found is None:
+            return NamespaceFact(
+                path=path, problem=f"{path} is no namespace", hint="such as /proc/PID/ns/" + kind
+            )
+        if found != kind:
+            text = f"{path} is a namespace of kind {found}"
+            return NamespaceFact(
+                path=path, problem=text, hint=f"name one of kind {kind}, or join it as {found}"
+            )
+        identity = namespaces.identity_of(fd)
+        own = identity == namespaces.own_identity(kind)
+        return NamespaceFact(path=path, identity=identity, own=own, user=_user(kind, fd, users))
+    except OSError as error:
+        return NamespaceFact(path=path, problem=f"{path}: {_reason(error)}")
+    finally:
+        os.close(fd)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _hint(path: str, error: OSError) -> str | None:
+    if isinstance(error, PermissionError):
+        return "the process is another user's, or lets nobody look into it: only who may trace it can join, see ptrace(2)"
+    if isinstance(error, FileNotFoundError) and path.startswith("/proc/"):
+        return "the process has ended"
+    return None
+
+
+def _user(kind: str, fd: int, users: dict[Identity, UserNamespaceFact]) -> UserNamespaceFact | None:
+    """Return the user namespace of the namespace *fd*, None where it is none below ours."""
+    try:
+        user_fd = os.dup(fd) if kind == "user" else namespaces.owner_of(fd)
+    except PermissionError:
+        return None
+    try:
+        identity = namespaces.identity_of(user_fd)
+        if identity == namespaces.own_identity("user"):
+            return None
+        if identity not in users:
+            users[identity] = _look_into(user_fd, identity)
+        return users[identity]
+    finally:
+        os.close(user_fd)
+
+
+def _look_into(fd: int, identity: Identity) -> UserNamespaceFact:
+    """Read the maps of the user namespace *fd*: /proc shows them for a process, so one has to be in there."""
+    owner = namespaces.owner_uid(fd)
+    ready, entered = os.pipe()
+    go, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(ready)
+            os.close(done)
+            namespaces.join("user", fd)
+            os.write(entered, b"1")
+            os.read(go, 1)
+        finally:
+            os._exit(0)
+    os.close(entered)
+    os.close(go)
+    try:
+        if not os.read(ready, 1):
+            return UserNamespaceFact(identity=identity, owner=owner)
+        uid_map, gid_map, setgroups = (
+            _read(f"/proc/{child}/{name}") for name in ("uid_map", "gid_map", "setgroups")
+        )
+        return UserNamespaceFact(
+            identity=identity,
+            owner=owner,
+            uid_map=idmaps.parse_map(uid_map),
+            gid_map=idmaps.parse_map(gid_map),
+            setgroups=setgroups.strip() != "deny",
+        )
+    finally:
+        os.close(done)
+        os.close(ready)
+        os.waitpid(child, 0)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

@@ -1,0 +1,132 @@
+"""Which namespaces the sandbox has for itself, which are the host's, and which it joins and how it may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sandbox.host import HostFacts
+from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
+from sandbox.plan.findings import Findings
+from sandbox.plan.values import Join
+from sandbox.spec.model import Spec
+from sandbox.spec.values import TimeOffsets
+
+KINDS = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespacePlan:
+    """The namespaces, by kind. What is neither private nor joined is the host's."""
+
+    private: frozenset[str]
+    joins: tuple[Join, ...]
+    #: The kind of one of *joins* whose user namespace is entered first, as we have no right to join it otherwise.
+    through: str | None
+    #: That user namespace, or the one that is joined.
+    user: UserNamespaceFact | None
+    #: Nanoseconds that are added to the clocks of a time namespace of its own.
+    clocks: tuple[tuple[str, int], ...]
+
+    def owned(self, kind: str) -> bool:
+        """Tell whether the sandbox's root has rights over its namespace of *kind*, so that it may mount what shows it."""
+        if kind in self.private:
+            return True
+        mine = {join.kind: join.owner for join in self.joins}
+        return kind in mine and "user" in mine and mine[kind] == mine["user"]
+
+
+def plan_namespaces(
+    spec: Spec, facts: HostFacts, found: Mapping[str, NamespaceFact], findings: Findings
+) -> NamespacePlan:
+    """Plan the namespaces of *spec*, of which those that are to be joined were *found* to be as they are."""
+    private, joins, users = set(), [], {}
+    for kind in KINDS:
+        asked = getattr(spec.namespaces, kind)
+        if isinstance(asked, TimeOffsets) or asked == "private":
+            if kind != "time" or _has_time(spec, facts, findings):
+                private.add(kind)
+        elif asked != "host":
+            fact = found.get(kind, NamespaceFact(path="", problem="was not looked for"))
+            refusal = _refusal(kind, fact, facts)
+            if refusal is None:
+                owner = None if fact.user is None else fact.user.identity
+                joins.append(
+                    Join(kind=kind, asked=asked, path=fact.path, identity=fact.identity, owner=owner)
+                )
+                users[kind] = fact.user
+            else:
+                _let_go_or_refuse(spec, kind, refusal, findings)
+                private.add(kind)
+    if facts.uid != 0:
+        for join in _of_another_sandbox(joins):
+            hint = "an ordinary user can join the namespaces of one sandbox only"
+            _let_go_or_refuse(
+                spec, join.kind, ("does not belong to the sandbox of the others", hint), findings
+            )
+            joins.remove(join)
+            private.add(join.kind)
+    # An ordinary user has no right to join anything from where it is.
+    through = joins[0].kind if joins and facts.uid != 0 and "user" not in users else None
+    chosen = "user" if "user" in users else through
+    offsets = spec.namespaces.time
+    clocks = () if not isinstance(offsets, TimeOffsets) or "time" not in private else _nanoseconds(offsets)
+    return NamespacePlan(
+        private=frozenset(private),
+        joins=tuple(joins),
+        through=through,
+        user=users[chosen] if chosen is not None else None,
+        clocks=clocks,
+    )
+
+
+def _nanoseconds(offsets: TimeOffsets) -> tuple[tuple[str, int], ...]:
+    given = (("monotonic", offsets.monotonic), ("boottime", offsets.boottime))
+    return tuple((name, round(value * 10**9)) for name, value in given if value)
+
+
+def _has_time(spec: Spec, facts: HostFacts, findings: Findings) -> bool:
+    if facts.time_namespaces:
+        return True
+    refusal = ("this kernel has no time namespaces (Linux 5.6, CONFIG_TIME_NS)", 'write "host"')
+    _let_go_or_refuse(spec, "time", refusal, findings)
+    return False
+
+
+def _let_go_or_refuse(spec: Spec, kind: str, refusal: tuple[str, str | None], findings: Findings) -> None:
+    reason, hint = refusal
+    if kind in spec.namespaces.optional:
+        findings.differ(f"namespaces.{kind}", None, reason)
+    else:
+        findings.refuse(f"namespaces.{kind}", reason, hint)
+
+
+def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str | None] | None:
+    """Return message and hint of why the namespace cannot be joined; None if it can."""
+    if fact.problem is not None:
+        return fact.problem, fact.hint
+    if fact.own:
+        hint = "name another one" if kind == "user" else 'write "host"'
+        return f"{fact.path} is this machine's own {kind} namespace", hint
+    if kind == "user":
+        if fact.user is None:
+            return f"{fact.path} is no user namespace below ours", "join that of a sandbox of yours"
+        if fact.user.owner != facts.uid:
+            # Its owner has every right over what runs in there.
+            return f"{fact.path} was made by uid {fact.user.owner}", "join that of a sandbox of yours"
+        if not any(entry.inside == 0 for entry in fact.user.uid_map) or not any(
+            entry.inside == 0 for entry in fact.user.gid_map
+        ):
+            return f"{fact.path} maps no user or group 0", "a sandbox is set up by its own root"
+    elif facts.uid != 0 and (fact.user is None or fact.user.owner != facts.uid or not fact.user.uid_map):
+        whose = "this machine" if fact.user is None else f"uid {fact.user.owner}"
+        return (
+            f"{fact.path} belongs to {whose}",
+            "only root can join it; you can join those of sandboxes of yours",
+        )
+    return None
+
+
+def _of_another_sandbox(joins: list[Join]) -> list[Join]:
+    """Return those of *joins* that do not belong to the user namespace of the first one, which that of users is."""
+    return [join for join in joins if join.owner != joins[0].owner]

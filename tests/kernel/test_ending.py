@@ -1,0 +1,137 @@
+"""Ending processes that no pid namespace ends: descendants, however they fork, and those of one root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from sandbox.kernel import mounts, process
+from tests.kernel.support import in_child
+
+
+def wait_for_descendants(count: int) -> None:
+    deadline = time.monotonic() + 20
+    while len(process._descendants((), None)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def fork_tree(depth: int) -> None:
+    """Become a process with two children, and so on, all in sessions of their own, those in the middle gone."""
+    os.setsid()
+    for _ in range(2):
+        if os.fork() == 0:
+            if depth:
+                fork_tree(depth - 1)
+            signal.pause()
+    if depth % 2:
+        os._exit(0)
+    signal.pause()
+
+
+def test_descendants_end_with_all_that_they_left_behind():
+    def inside() -> bool:
+        process.become_subreaper()
+        if os.fork() == 0:
+            fork_tree(3)
+        wait_for_descendants(20)
+        process.end_descendants()
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        return False
+
+    assert in_child(inside) == 0
+
+
+def test_those_to_spare_are_spared_with_what_is_below_them():
+    def inside() -> bool:
+        process.become_subreaper()
+        spared = os.fork()
+        if spared == 0:
+            if os.fork() == 0:
+                signal.pause()
+            signal.pause()
+        if os.fork() == 0:
+            signal.pause()
+        wait_for_descendants(3)
+        process.end_descendants(spare=(spared,))
+        left = len(process._descendants((), None))
+        process.end_descendants()
+        return left == 2
+
+    assert in_child(inside) == 0
+
+
+def test_a_fork_bomb_comes_to_an_end():
+    """Each child is there before its parent goes; only as many as a counter of places lets."""
+
+    def bomb(places: int) -> None:
+        while True:
+            os.read(places, 1)
+            if os.fork() == 0:
+                os.setsid()
+                continue
+            os.write(filler, b"x")
+            os._exit(0)
+
+    reader, filler = os.pipe()
+
+    def inside() -> bool:
+        process.become_subreaper()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        os.write(filler, b"x" * 40)
+        for _ in range(30):
+            if os.fork() == 0:
+                bomb(reader)
+        wait_for_descendants(20)
+        process.end_descendants(timeout=30)
+        return process._descendants((), None) == []
+
+    try:
+        assert in_child(inside) == 0
+    finally:
+        os.close(reader)
+        os.close(filler)
+
+
+@pytest.mark.userns
+def test_processes_are_found_by_the_name_of_their_root(in_namespaces, open_directory):
+    """And no others: their own parent, in the same mount namespace, has another root."""
+
+    def inside() -> object:
+        target = os.open(open_directory, os.O_PATH)
+        mounts._libc.mount("tmpfs:mark", f"/proc/self/fd/{target}", "tmpfs", 0)
+        pid = os.fork()
+        if pid == 0:
+            os.chroot(open_directory)
+            signal.pause()
+        other = os.fork()
+        if other == 0:
+            signal.pause()
+        deadline = time.monotonic() + 20
+        while process._root_source(pid) != "tmpfs:mark" and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.end_rooted("tmpfs:mark")
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1]) if process.start_time(pid) else -9
+        there = os.waitpid(other, os.WNOHANG) == (0, 0)
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        return ended, there
+
+    assert in_namespaces(inside, kinds=("mount",)) == [-9, True]
+
+
+def test_start_time_tells_processes_apart_and_those_that_are_gone():
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    assert process.start_time(pid) == process.start_time(pid)
+    assert process.start_time(pid) is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert process.start_time(pid) is None
