@@ -389,8 +389,13 @@ def _paths_in(base: str) -> list[str]:
 
 
 def _lock(path: str, *, wait: bool) -> int | None:
-    """Lock the file *path* for this process; None if another one has it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Lock the file *path* for this process; None if another one has it, or its directory is gone."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        if wait:
+            raise
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -529,5 +534,8 @@ def remove_directory(path: str, ids: IdPlan | None) -> None:
         os.close(fd)
     try:
         os.rmdir(path)
-    except FileNotFoundError:
-        pass  # a second remover was at work
+    except OSError as error:
+        # A sandbox that ends and a command that sweeps may be at it at once: a lock that is removed already is free, and
+        # taking it makes it anew, for the other to remove.
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise

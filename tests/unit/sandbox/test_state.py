@@ -103,6 +103,23 @@ def test_run_directory_whose_state_is_garbage_is_swept_too(state: StateDirectory
     assert len(state.sweep()) == 1
 
 
+def test_run_directory_that_another_process_removes_meanwhile_is_no_error(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = os.path.join(state.path, "run", "gone")
+    monkeypatch.setattr("sandbox.state._paths_in", lambda _base: [gone])
+    assert state.sweep() == []
+    run = state.new_run(IDS, name="x")
+
+    def remove_all(_fd: int) -> None:
+        for name in os.listdir(run.path):
+            os.unlink(os.path.join(run.path, name))
+        os.rmdir(run.path)
+
+    monkeypatch.setattr("sandbox.state.remove_contents", remove_all)
+    run.remove()
+
+
 def test_second_sandbox_of_a_name_is_refused_and_told_whose_it_is(state: StateDirectory) -> None:
     first = state.persistent(IDS, name="db", file="/db.toml")
     with pytest.raises(StateError, match=f"sandbox db is running \\(pid {os.getpid()}\\)"):
