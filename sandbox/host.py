@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sandbox.kernel import cgroups, filters, rlimits, seccomp
+from sandbox.kernel.cgroups import Hierarchy, NoHierarchy
 from sandbox.kernel.idmaps import (
     MAP_SIZE,
     ROOT_RANGE_START,
@@ -30,8 +31,11 @@ from sandbox.kernel.idmaps import (
 )
 
 FuseState = Literal["ok", "missing", "not accessible"]
+CgroupLevel = Literal["delegated", "scope", "v1", "none"]
+"""How a cgroup is had: of version 2, delegated to us or in a scope of the service manager; of version 1; not at all."""
 
 _HELPER_PATH = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
+_NO_SCOPES = NoHierarchy(reason="systemd does not run here")
 _INITIAL_MAP = (IdMap(inside=0, outside=0, count=2**32 - 1),)
 
 
@@ -62,7 +66,11 @@ class HostFacts:
     kernel_version: tuple[int, int]
     terminal: bool
     hard_limits: Mapping[str, int]
-    #: Whether systemd manages this machine, so that systemd-run works (sd_booted(3)).
+    #: The cgroups that the service manager of this account would give, each in a transient scope of its own.
+    scopes: Hierarchy = _NO_SCOPES
+    #: Whether we hold CAP_SYS_RESOURCE over the machine, which root of a container mostly lacks.
+    sys_resource: bool = False
+    #: Whether systemd manages this machine (sd_booted(3)).
     systemd: bool = False
     #: The kind of machine, as uname(2) has it.
     machine: str = "x86_64"
@@ -76,6 +84,28 @@ class HostFacts:
     setgroups: bool = True
     #: Whether the kernel has time namespaces.
     time_namespaces: bool = True
+
+    @property
+    def cgroup_levels(self) -> tuple[tuple[CgroupLevel, Hierarchy], ...]:
+        """Where cgroups can be made, in the order in which they are tried; "none" alone where they cannot.
+
+        What is delegated to us comes first, and last what is only ours for being root: of version 2 that is the root of
+        the whole hierarchy, where systemd, if it runs, expects to be alone.
+        """
+        own = self.cgroups
+        scopes: tuple[tuple[CgroupLevel, Hierarchy], ...] = (
+            (("scope", self.scopes),) if self.scopes.version else ()
+        )
+        if own.version == 0:
+            return scopes or (("none", own),)
+        if own.version == 1:
+            return (*scopes, ("v1", own))
+        found: tuple[CgroupLevel, Hierarchy] = ("delegated", own)
+        return (*scopes, found) if getattr(own, "of_machine", False) else (found, *scopes)
+
+    def cgroup_level(self, level: CgroupLevel) -> Hierarchy:
+        """Return where cgroups of *level* are made."""
+        return dict(self.cgroup_levels)[level]
 
     @property
     def is_real_root(self) -> bool:
@@ -142,11 +172,24 @@ def gather(
     helper_path: Sequence[str] = _HELPER_PATH,
     cgroup_files: cgroups.CgroupFiles | None = None,
     run_root: str = "/run",
+    scopes: bool = True,
 ) -> HostFacts:
-    """Look at this machine; the parameters are for tests."""
+    """Look at this machine, for *scopes* of a service manager only if they are asked for; the rest is for tests."""
     uid, gid = os.geteuid(), os.getegid()
     name = _user_name(uid)
     status = _read(f"{proc_root}/self/status")
+    mountinfo, own_uid_map = (
+        _read(f"{proc_root}/self/mountinfo"),
+        parse_map(_read(f"{proc_root}/self/uid_map")),
+    )
+    systemd = os.path.isdir(f"{run_root}/systemd/system")
+    found_scopes: Hierarchy = _NO_SCOPES
+    if scopes and systemd:
+        from sandbox.kernel.cgroups import scope
+
+        found_scopes = scope.look(
+            mountinfo, uid=uid, real_root=uid == 0 and own_uid_map == _INITIAL_MAP, environ=os.environ
+        )
     return HostFacts(
         uid=uid,
         gid=gid,
@@ -154,24 +197,25 @@ def gather(
         groups=tuple(os.getgroups()),
         uid_ranges=tuple(parse_subid(_read(f"{etc_root}/subuid"), uid, name)),
         gid_ranges=tuple(parse_subid(_read(f"{etc_root}/subgid"), uid, name)),
-        own_uid_map=parse_map(_read(f"{proc_root}/self/uid_map")),
+        own_uid_map=own_uid_map,
         own_gid_map=parse_map(_read(f"{proc_root}/self/gid_map")),
         newuidmap=find_helper("newuidmap", helper_path, status),
         newgidmap=find_helper("newgidmap", helper_path, status),
         fuse=fuse_state(fuse_device),
-        cgroups=cgroups.detect(
-            _read(f"{proc_root}/self/mountinfo"), _read(f"{proc_root}/self/cgroup"), files=cgroup_files
-        ),
+        cgroups=cgroups.detect(mountinfo, _read(f"{proc_root}/self/cgroup"), files=cgroup_files),
         kernel_version=parse_kernel_version(os.uname().release),
         terminal=os.isatty(0) and os.isatty(1),
         hard_limits=rlimits.current_hard_limits(),
         setgroups=_read(f"{proc_root}/self/setgroups").strip() != "deny",
         time_namespaces=os.path.lexists(f"{proc_root}/self/ns/time"),
-        systemd=os.path.isdir(f"{run_root}/systemd/system"),
         machine=os.uname().machine,
         seccomp_actions=frozenset(_read(f"{proc_root}/sys/kernel/seccomp/actions_avail").split()),
         libseccomp=seccomp.library_version(),
         landlock=_landlock_version(),
+        scopes=found_scopes,
+        sys_resource=own_uid_map == _INITIAL_MAP
+        and bool(int(_status_field(status, "CapEff") or "0", 16) >> 24 & 1),
+        systemd=systemd,
     )
 
 

@@ -50,6 +50,9 @@ class PathFact:
     shared: bool = False
     #: What is in the file, where that was asked for; it may be secret.
     content: bytes | None = field(default=None, repr=False)
+    #: "MAJOR:MINOR" of the disk that holds it, where that was asked for; None for none, for the reason *no_device*.
+    device: str | None = None
+    no_device: str = ""
 
 
 def inspect(path: str) -> PathFact:
@@ -81,16 +84,30 @@ def inspect_all(
     read: Collection[str] = (),
     devices: Collection[str] = (),
     mounts: Collection[str] = (),
+    disks: Collection[str] = (),
 ) -> Mapping[str, PathFact]:
     """Look at each of *paths* once; into those that are to be *read*, too.
 
-    Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there.
+    Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there; of
+    *disks*, which need not be among *paths*, the disk below.
     """
-    facts = {path: inspect(path) for path in dict.fromkeys(paths)}
+    facts = {path: inspect(path) for path in dict.fromkeys([*paths, *disks])}
     facts |= {path: _read(facts[path]) for path in read}
     facts |= {path: _list_devices(facts[path]) for path in devices}
     facts |= {path: replace(facts[path], shared=_is_shared(facts[path].real)) for path in mounts}
+    facts |= {path: _find_disk(facts[path]) for path in disks}
     return facts
+
+
+def _find_disk(fact: PathFact) -> PathFact:
+    from sandbox.kernel import disks
+
+    try:
+        return replace(fact, device=disks.disk_of(fact.path))
+    except OSError as error:
+        return replace(fact, no_device=(error.strerror or str(error)).lower())
+    except ValueError as error:
+        return replace(fact, no_device=str(error))
 
 
 def _read(fact: PathFact) -> PathFact:

@@ -65,11 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from sandbox import host, state
         from sandbox.cli.planning import joined_namespaces
-        from sandbox.plan import host_details, host_files, host_paths, make_plan
+        from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
 
-        facts = host.gather()
+        facts = host.gather(scopes=wants_cgroup(spec))
         directory = state.StateDirectory(state.default_path(os.environ, facts.uid))
         directory.sweep()
         plan = make_plan(

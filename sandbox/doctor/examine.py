@@ -62,7 +62,7 @@ def try_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
     try:
         with storage.try_state(facts, environ, mountinfo) as tried:
             found_namespaces = namespaces.try_namespaces(facts, tried.files)
-        cgroups = control.try_cgroups(facts.cgroups, mountinfo=mountinfo)
+        cgroups = control.try_cgroups(facts.cgroup_levels[0][1], mountinfo=mountinfo)
         session = surroundings.look_at_session(facts, environ)
         security = surroundings.try_security()
         path = tried.facts.path if isinstance(tried.facts, StateFacts) else None

@@ -79,9 +79,8 @@ class SessionFacts:
 
     place: Place
     debian: bool
-    #: None where the user's service manager answers, else why it does not.
+    #: None where the account's service manager answers (root's is that of the machine), else why it does not.
     manager: str | None
-    has_systemd_run: bool
     #: None where no systemd runs.
     lingers: bool | None
 

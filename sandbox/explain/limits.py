@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from sandbox.explain.case import Case
-from sandbox.explain.report import Fact
+from sandbox.explain.report import DEFAULT, Fact
 from sandbox.kernel import rlimits
-from sandbox.kernel.cgroups import CgroupLimits, Hierarchy, v1, v2
-from sandbox.kernel.cgroups.base import directory_of
+from sandbox.kernel.cgroups import CgroupLimits
+from sandbox.plan import CGROUP_LEVELS
 from sandbox.plan.limits import CGROUP_LIMITS, LIMITS_CONF_NAMES, PROCESS_LIMITS
 from sandbox.spec.units import format_duration, format_size
 
 #: What each limit counts, for people.
 _UNITS = {
-    "memory": "bytes", "swap": "bytes", "cpus": "processors", "cpu_weight": "of 10000, where 100 is usual",
+    "memory": "bytes", "memory_high": "bytes", "cpuset": "(numbers of processors)", "swap": "bytes", "cpus": "processors", "cpu_weight": "of 10000, where 100 is usual",
     "pids": "processes and threads", "open_files": "files", "processes": "processes of one user",
     "file_size": "bytes", "core": "bytes", "stack": "bytes", "cpu_time": "seconds of one process",
 }  # fmt: skip
 
 
-def mechanisms(hierarchy: Hierarchy, name: str, limits: CgroupLimits) -> Mapping[str, str]:
-    """Return the cgroup file that will hold each of *limits* in the sandbox *name*.
-
-    The directory of a run ends in random digits, for which `*` stands; the limits are those of its leaf `payload`.
-    """
-    leaf = f"{directory_of(name)}-*/payload"
-    found = {}
-    for limit in limits.given():
-        # Swap is written as the sum of both, after memory: the last setting is the one of the limit itself.
-        memory = limits.memory if limit == "swap" else None
-        alone = CgroupLimits(**{"memory": memory, limit: getattr(limits, limit)})
-        if isinstance(hierarchy, v2.V2Hierarchy):
-            found[limit] = f"{hierarchy.directory}/{leaf}/{v2.settings(alone)[-1][0]}"
-        elif isinstance(hierarchy, v1.V1Hierarchy):
-            controller, file, _ = v1.settings(alone)[-1]
-            found[limit] = f"{dict(hierarchy.directories)[controller]}/{leaf}/{file}"
-    return found
-
-
 def limits_section(case: Case) -> Iterator[Fact]:
     """Yield every limit of the language that this version can hold."""
-    held = mechanisms(case.facts.cgroups, case.plan.name, case.plan.cgroup)
+    plan = case.plan
+    mechanism, hierarchy = CGROUP_LEVELS[plan.cgroup_level], case.facts.cgroup_level(plan.cgroup_level)
     for name in CGROUP_LIMITS:
-        value = getattr(case.plan.cgroup, name)
-        text = None if value is None else f"{_amount(name, value)}, held by {held.get(name)}"
-        yield _limit(case, name, value, text, f"cgroup version {case.facts.cgroups.version}", held.get(name))
+        value = None if getattr(plan.cgroup, name) == () else getattr(plan.cgroup, name)
+        # The directory of a run ends in random digits.
+        where = None if value is None else hierarchy.file_of(f"{plan.name}-*", name)
+        text = None if value is None else f"{_amount(name, value)}, held by {mechanism}: {where}"
+        yield _limit(case, name, _plain(value), text, mechanism, where)
+    if plan.server_cgroup.given():
+        yield _of_server(plan.server_cgroup)
     for name in PROCESS_LIMITS:
         resource = f"RLIMIT_{LIMITS_CONF_NAMES[name].upper()}"
         value = case.plan.process.rlimits.get(name)
@@ -58,13 +46,32 @@ def limits_section(case: Case) -> Iterator[Fact]:
         else f"{format_duration(wall)}, held by a timer of the supervisor, which then kills process 1"
     )
     yield _limit(case, "wall_time", wall, text, "timer", None)
-    text = None if adjustment is None else f"{adjustment}, written to /proc/self/oom_score_adj"
+    lasts = (
+        "which the program cannot lower"
+        if case.facts.sys_resource
+        else "which the program can lower again to that of whoever starts the sandbox"
+    )
+    text = None if adjustment is None else f"{adjustment}, written to /proc/self/oom_score_adj, {lasts}"
     yield _limit(case, "oom_score_adj", adjustment, text, "proc", "/proc/self/oom_score_adj")
 
 
-def _limit(
-    case: Case, name: str, value: float | str | None, text: str | None, mechanism: str, where: str | None
-) -> Fact:
+def _of_server(limits: CgroupLimits) -> Fact:
+    """Return what the file system's server may use, which works for the program in a cgroup beside the program's."""
+    found = {name: getattr(limits, name) for name in limits.given()}
+    told = ", ".join(f"{name} {_amount(name, value)}" for name, value in found.items())
+    return Fact(
+        label="server",
+        text=f"the file system's server has limits of its own: {told}",
+        value=found,
+        origin=DEFAULT,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return [asdict(rates) for rates in value] if isinstance(value, tuple) else value
+
+
+def _limit(case: Case, name: str, value: Any, text: str | None, mechanism: str, where: str | None) -> Fact:
     key = f"limits.{name}"
     held = {
         "limit": value,
@@ -92,7 +99,9 @@ def _unlimited(case: Case, name: str) -> str:
     return "the usual share" if name == "cpu_weight" else "nothing limits it"
 
 
-def _amount(name: str, value: float | str) -> str:
+def _amount(name: str, value: Any) -> str:
+    if name == "io":
+        return "; ".join(map(str, value))
     unit = _UNITS[name]
     if unit == "bytes" and isinstance(value, int):
         return f"{format_size(value)} bytes" if value < 1024 else format_size(value)

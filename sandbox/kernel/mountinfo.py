@@ -26,6 +26,7 @@ class MountEntry:
     super_options: tuple[str, ...]
     #: Whether what is mounted on it shows in copies of this mount namespace: it is shared, or receives mounts itself.
     travels: bool = False
+    source: str = ""
 
 
 def parse_mountinfo(text: str) -> list[MountEntry]:
@@ -49,6 +50,7 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
                 fstype=rest[0],
                 super_options=tuple(rest[2].split(",")),
                 travels=any(field.startswith(("shared:", "master:")) for field in fields[6:]),
+                source=_unescape(rest[1]),
             )
         )
     return entries

@@ -12,9 +12,11 @@ is a `Difference`.
 
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.findings import written
+from sandbox.plan.limits import wants_cgroup
 from sandbox.plan.make import Draft, draft, host_details, host_files, host_paths, make_plan
 from sandbox.plan.process import DEFAULT_COMMAND
 from sandbox.plan.values import (
+    CGROUP_LEVELS,
     Difference,
     IdPlan,
     KeptVolume,
@@ -30,6 +32,7 @@ from sandbox.plan.values import (
 )
 
 __all__ = [
+    "CGROUP_LEVELS",
     "DEFAULT_COMMAND",
     "DEFAULT_PATH",
     "Difference",
@@ -51,6 +54,7 @@ __all__ = [
     "host_paths",
     "make_plan",
     "parse_variables",
+    "wants_cgroup",
     "warnings_of",
     "written",
 ]

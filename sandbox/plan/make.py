@@ -11,7 +11,7 @@ from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_user
-from sandbox.plan.limits import plan_cgroup, plan_process_limits
+from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
@@ -72,11 +72,12 @@ def host_files(spec: Spec) -> list[str]:
 
 
 def host_details(spec: Spec) -> Mapping[str, list[str]]:
-    """Return those of :func:`host_paths` that are devices, and those whose mounts matter, as arguments of `inspect_all`."""
+    """Return the paths of the host that are devices, whose mounts matter, and whose disks do, as arguments of `inspect_all`."""
     slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
     return {
         "devices": [device.path for device in spec.devices],
         "mounts": [source for source in slaves if source is not None],
+        "disks": [limit.path for limit in spec.limits.io],
     }
 
 
@@ -130,7 +131,7 @@ def draft(
     layers = plan_layers(spec, paths, state_directory, findings)
     volumes = plan_volumes(spec, paths, state_directory, findings)
     devices = plan_devices(spec, paths, findings)
-    cgroup = plan_cgroup(spec, facts, findings)
+    cgroup, level = plan_cgroup(spec, facts, paths, findings)
     limits = plan_process_limits(spec, facts, findings)
     user = program_user(spec, facts, ids)
     process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user)
@@ -158,6 +159,8 @@ def draft(
         volumes=plan_kept(spec),
         process=process,
         cgroup=cgroup,
+        server_cgroup=plan_server_cgroup(cgroup),
+        cgroup_level=level,
         wall_time=spec.limits.wall_time,
         differences=tuple(findings.differences),
         places=_places(spec),

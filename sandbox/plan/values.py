@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sandbox.host import CgroupLevel
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
@@ -17,6 +18,14 @@ from sandbox.ops import Operation
 from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
+
+CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
+    "delegated": "cgroup version 2, delegated to us",
+    "scope": "cgroup version 2, a transient scope of systemd",
+    "v1": "cgroup version 1",
+    "none": "no cgroup",
+}
+"""What holds limits of all processes together, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +196,10 @@ class Plan:
     volumes: tuple[KeptVolume, ...]
     process: ProcessPlan
     cgroup: CgroupLimits
+    #: Those of the file system's server, which works for the program but must not fall to its limits.
+    server_cgroup: CgroupLimits
+    #: How a cgroup is had here; it is made for limits only, or to report what was used.
+    cgroup_level: CgroupLevel
     wall_time: float | None
     differences: tuple[Difference, ...] = ()
     #: "FILE:LINE:COLUMN" of settings that only the running sandbox can find wrong, by key.
@@ -236,7 +249,11 @@ def describe(plan: Plan) -> list[str]:
         for volume in plan.volumes
     ]
     lines += [operation.describe() for operation in plan.operations]
-    lines += [f"limit {name} {getattr(plan.cgroup, name)} (cgroup)" for name in plan.cgroup.given()]
+    for limits, whose in ((plan.cgroup, ""), (plan.server_cgroup, " of the server")):
+        lines += [
+            f"limit{whose} {name} {_limit(getattr(limits, name))} ({CGROUP_LEVELS[plan.cgroup_level]})"
+            for name in limits.given()
+        ]
     if plan.wall_time is not None:
         lines.append(f"limit wall_time {plan.wall_time:g} seconds (timer of the supervisor)")
     lines += [f"limit {name} {value} (rlimit)" for name, value in process.rlimits.items()]
@@ -269,6 +286,10 @@ def _shared(plan: Plan) -> list[str]:
     """Return the kinds of namespaces that are the host's; of time alone that is the default, and not said."""
     joined = {join.kind for join in plan.joins}
     return [kind for kind in ("pid", "net", "ipc", "uts", "cgroup") if kind not in plan.namespaces | joined]
+
+
+def _limit(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _word(word: str) -> str:
@@ -313,7 +334,9 @@ def as_dict(plan: Plan) -> dict[str, object]:
             "seccomp": _seccomp_as_dict(process.seccomp),
             "landlock": None if process.landlock is None else _fields(process.landlock),
         },
-        "cgroup": {name: getattr(plan.cgroup, name) for name in plan.cgroup.given()},
+        "cgroup": _limits(plan.cgroup),
+        "server_cgroup": _limits(plan.server_cgroup),
+        "cgroup_level": plan.cgroup_level,
         "wall_time": plan.wall_time,
         "differences": [_fields(difference) for difference in plan.differences],
     }
@@ -322,6 +345,11 @@ def as_dict(plan: Plan) -> dict[str, object]:
 def _seccomp_as_dict(plan: SeccompPlan | None) -> dict[str, object] | None:
     """Return which filter it is; what it says call by call is a thousand lines."""
     return None if plan is None else _fields(plan) | {"filter": plan.filter.digest()}
+
+
+def _limits(limits: CgroupLimits) -> dict[str, object]:
+    found = {name: getattr(limits, name) for name in limits.given()}
+    return found | {"io": [_fields(rates) for rates in limits.io]} if limits.io else found
 
 
 def _fields(value: Any) -> dict[str, object]:

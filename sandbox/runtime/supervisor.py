@@ -275,15 +275,21 @@ class Supervisor:
 
     def _make_cgroup(self, undo: ExitStack) -> None:
         name = os.path.basename(self._run.path)
+        plan = self._plan
+        hierarchy = self._facts.cgroup_level(plan.cgroup_level)
         # First: whoever is killed right after making one has told the next command of it.
-        paths = self._facts.cgroups.paths_of(name)
-        self._run.record({"cgroups": list(paths)})
-        self._cgroups_left = paths
+        self._leave_cgroups(hierarchy.paths_of(name))
         undo.callback(self._remove_cgroup)
         try:
-            self._cgroup = self._facts.cgroups.create(name, self._plan.cgroup)
+            self._cgroup = hierarchy.create(name, plan.cgroup, plan.server_cgroup)
+            self._leave_cgroups(self._cgroup.paths)  # only systemd knows where its scopes are
         except OSError as error:
             raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
+
+    def _leave_cgroups(self, paths: tuple[str, ...]) -> None:
+        if paths != self._cgroups_left:
+            self._run.record({"cgroups": list(paths)})
+            self._cgroups_left = paths
 
     def _remove_cgroup(self) -> None:
         try:
@@ -361,6 +367,8 @@ class Supervisor:
             if self._cgroup is not None:
                 self._cgroup.add(stage1)
                 self._cgroup.add(self._server.pid, "server")
+            if self._plan.process.oom_score_adj is not None and self._facts.sys_resource:
+                _set_oom_score(stage1, self._plan.process.oom_score_adj)
             channel.send(Mapped())
             started = self._expect(channel, InitStarted)
             self._init_pid = started.pid
@@ -662,6 +670,12 @@ class Supervisor:
         elif failure.hint is None:
             failure.hint = describe_errno(message.step, message.errno)
         return failure
+
+
+def _set_oom_score(pid: int, value: int) -> None:
+    """Set the score of *pid* and its children to come. What CAP_SYS_RESOURCE has set, nobody without it lowers."""
+    with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(value))
 
 
 def _command_error(message: CommandFailed) -> SandboxError:

@@ -88,7 +88,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
 #: functions.
 KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.capabilities": frozenset({"DEFAULT", "effective_set"}),
-    "sandbox.kernel.cgroups": frozenset({"CgroupLimits"}),
+    "sandbox.kernel.cgroups": frozenset({"CONTROLLER_OF", "CgroupLimits", "IoRates"}),
     "sandbox.kernel.idmaps": frozenset({"IdMap", "lookup", "single_map"}),
     "sandbox.kernel.landlock": frozenset({"LINUX", "NEEDED", "SCOPED", "Rules", "lacking"}),
     "sandbox.kernel.mounts": frozenset({"MASKED_PATHS", "READONLY_PATHS"}),

@@ -358,13 +358,13 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
 
 
 def test_what_may_go_unenforced_is_said_by_all_three(launcher: Launcher) -> None:
-    path = launcher.write(HOST_ROOT + '[limits]\ncpuset = "0"\noptional = ["cpuset"]\n')
-    warning = "sandbox: warning: not enforced: limits.cpuset: this version does not enforce it\n"
+    path = launcher.write(HOST_ROOT + 'native = ["/usr"]\noptional = ["native"]\n')
+    warning = "sandbox: warning: not enforced: root.native: this version does not enforce it\n"
     assert sandbox(launcher, "up", path, "--", "true") == Outcome(0, "", warning)
     assert sandbox(launcher, "up", "--dry-run", path).err == warning
     why = sandbox(launcher, "explain", path)
     assert why.status == 0
-    assert 'limits.cpuset = "0" goes unenforced: this version does not enforce it' in why.out
+    assert 'root.native = ["/usr"] goes unenforced: this version does not enforce it' in why.out
 
 
 def snapshot(*roots: Path) -> list[tuple[str, int, int, int]]:

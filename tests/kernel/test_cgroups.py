@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sandbox.kernel import cgroups
-from sandbox.kernel.cgroups import CgroupLimits, Hierarchy
+from sandbox.kernel import cgroups, disks
+from sandbox.kernel.cgroups import CgroupLimits, Hierarchy, IoRates
 
 pytestmark = pytest.mark.cgroup
 
@@ -119,6 +119,44 @@ def test_the_limits_of_the_payload_are_not_the_server_s(create):
     program = "import os; pid = os.fork(); pid or os._exit(0); os.waitpid(pid, 0)"
     assert run_in(group, program, "server")[0] == 0
     assert run_in(group, program)[0] == 1
+
+
+def test_processes_run_where_the_cpuset_lets_them(create):
+    first = min(os.sched_getaffinity(0))
+    group = create(CgroupLimits(cpuset=str(first)))
+    program = "import os; print(sorted(os.sched_getaffinity(0)))"
+    assert run_in(group, program) == (0, f"[{first}]\n")
+    assert run_in(group, program, "server") == (0, f"[{first}]\n")
+
+
+def test_rates_of_disks_are_taken_by_the_kernel(create, tmp_path):
+    try:
+        device = disks.disk_of(str(tmp_path))
+    except ValueError as error:
+        pytest.skip(f"needs a temporary directory on a disk: {error}")
+    group = create(CgroupLimits(io=(IoRates(device=device, read=1 << 20, read_operations=500),)))
+    with open(group.file_of("io")) as file:
+        assert device in file.read()
+    assert run_in(group, "print(1)", "server") == (0, "1\n")
+
+
+def test_a_partition_or_a_device_that_is_not_there_is_refused_by_the_kernel_and_leaves_nothing(hierarchy):
+    limits = CgroupLimits(io=(IoRates(device="254:200", read=1),))
+    if reasons := hierarchy.unenforceable(limits):
+        pytest.skip(f"not enforceable here: {reasons}")
+    with pytest.raises(OSError, match="254:200"):
+        hierarchy.create(f"{NAME}-gone", limits)
+    assert not os.path.exists(os.path.dirname(hierarchy.file_of(f"{NAME}-gone", "io")))
+
+
+def test_more_is_counted_than_limited(create):
+    group = create()
+    used = "import os, time\nif os.fork() == 0: os._exit(0)\nos.wait()\nwhile time.process_time() < 0.2: pass"
+    assert run_in(group, used)[0] == 0
+    counters = group.counters("payload")
+    assert (counters.user_nanoseconds or 0) + (counters.system_nanoseconds or 0) > 100_000_000
+    assert counters.pids_peak in (None, 2)
+    assert counters.throttled_nanoseconds in (None, 0)
 
 
 def start_sleepers(group: cgroups.Cgroup, leaf: cgroups.Leaf) -> subprocess.Popen[str]:

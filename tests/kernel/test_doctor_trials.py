@@ -181,7 +181,7 @@ def test_cgroups_that_can_be_made_are_made_and_removed():
     before = own_cgroups()
     found = control.try_cgroups(facts.cgroups, mountinfo=mountinfo())
     assert found.problem is None
-    for name, limits in control.LIMITS.items():
+    for name, limits in control.limits_to_try(facts.cgroups, cgroups.CgroupFiles()).items():
         reasons = facts.cgroups.unenforceable(limits)
         assert (found.controllers[name] is None) == (reasons == {}), name
     assert own_cgroups() == before

@@ -9,10 +9,10 @@ from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import CgroupFacts, MachineFacts, SessionFacts
 from sandbox.doctor.judge.needs import Needs
 from sandbox.host import HostFacts
-from sandbox.spec.lookup import is_enforced
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "memory": ("memory",),
+    "memory_high": ("memory_high",),
     "swap": ("swap",),
     "pids": ("pids",),
     "cpu": ("cpus", "cpu_weight"),
@@ -21,7 +21,10 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 }
 """What was tried -> the settings of [limits] that depend on it."""
 
-SCOPE = "start it as systemd-run --user --scope -p Delegate=yes sandbox up FILE"
+_LOG_IN = (
+    "log in as {user} (ssh, or as root: machinectl shell {user}@), or as root: loginctl enable-linger {user}"
+)
+_PACKAGE = "; on Debian its bus takes the package dbus-user-session"
 
 
 def judge_control(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
@@ -47,8 +50,9 @@ _MODES = {
 
 
 def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) -> Check:
-    version = facts.cgroups.version
-    evidence: dict[str, Any] = {"mode": found.mode, "version": version}
+    level, hierarchy = facts.cgroup_levels[0]
+    version = hierarchy.version
+    evidence: dict[str, Any] = {"mode": found.mode, "version": version, "level": level}
     mounted = _MODES[found.mode]
     if version == 0:
         reasons = [reason for reason in found.controllers.values() if reason is not None]
@@ -59,8 +63,8 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
             level="failure" if needs.limits else "warning",
             summary=f"{mounted}: none can be made here" + (f": {reason}" if reason else ""),
             cost=(
-                "limits.memory, swap, cpus, cpu_weight and pids cannot be enforced: `up` refuses a file that asks for one of "
-                "them unless limits.optional lists it"
+                "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file "
+                "that asks for one of them unless limits.optional lists it"
             ),
             remedy=remedy,
             facts=evidence,
@@ -73,6 +77,9 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
             cost="`up` fails for a file with limits",
             facts=evidence,
         )
+    if level == "scope":
+        summary = f"{mounted}: systemd gives each sandbox with limits a cgroup of its own (a transient scope)"
+        return Check(id="cgroups", level="ok", summary=summary, facts=evidence)
     used = f"; sandboxes use version {version}" if found.mode == "hybrid" else ""
     return Check(
         id="cgroups", level="ok", summary=f"{mounted}{used}: cgroups can be made here", facts=evidence
@@ -85,19 +92,10 @@ def _controller(name: str, facts: HostFacts, found: CgroupFacts, needs: Needs, r
     problem = found.controllers[name]
     evidence: dict[str, Any] = {"settings": settings, "problem": problem}
     identity = f"cgroups.{name}"
-    if not is_enforced(("limits", SETTINGS[name][0])):
-        state = "could be used" if problem is None else f"could not be used: {problem}"
-        return Check(
-            id=identity,
-            level="ok" if problem is None else "note",
-            summary=f"the {name} controller {state}",
-            cost="" if problem is None else f"none yet: this version does not enforce {shown}",
-            facts=evidence,
-        )
     if problem is None:
         return Check(id=identity, level="ok", summary=f"{shown} can be enforced", facts=evidence)
     level: Level = "failure" if name in needs.controllers else "warning"
-    if facts.cgroups.version == 0:
+    if facts.cgroup_levels[0][1].version == 0:
         # The check of the hierarchy has said why, what it costs, and what mends it.
         summary = f"{shown} cannot be enforced: no cgroup can be made"
         return Check(id=identity, level=level, summary=summary, facts=evidence)
@@ -119,6 +117,8 @@ def _controller_remedy(name: str, problem: str, remedy: str) -> str:
         )
     if name == "swap" and "together with memory" in problem:
         return "set limits.memory as well"
+    if "cgroups version 1" in problem:
+        return "boot with cgroups version 2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)"
     return remedy
 
 
@@ -149,15 +149,11 @@ def _remedy_of_systemd(facts: HostFacts, found: CgroupFacts, session: SessionFac
     if found.mode != "v2":
         return "boot with systemd.unified_cgroup_hierarchy=1: systemd delegates cgroups of version 2 only"
     if facts.uid == 0:
-        return "start it as systemd-run --scope -p Delegate=yes sandbox up FILE"
+        return "" if session.manager is None else "as root: systemctl start dbus.socket"
     if session.manager is not None:
-        return (
-            f"log in as {user} (ssh, or as root: machinectl shell {user}@), then {SCOPE}"
-            if session.has_systemd_run
-            else "as root: apt-get install systemd dbus-user-session; then log in again"
-        )
-    if facts.cgroups.version == 0:
-        return SCOPE
+        return _log_in(user, session)
+    if facts.cgroup_levels[0][1].version == 0:
+        return f"as root: systemctl restart user@{facts.uid}.service (this ends {user}'s sessions)"
     return (
         "as root: mkdir -p /etc/systemd/system/user@.service.d && "
         "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf && "
@@ -165,8 +161,12 @@ def _remedy_of_systemd(facts: HostFacts, found: CgroupFacts, session: SessionFac
     )
 
 
+def _log_in(user: str, session: SessionFacts) -> str:
+    return _LOG_IN.format(user=user) + (_PACKAGE if session.debian else "")
+
+
 def _session(facts: HostFacts, session: SessionFacts) -> Check:
-    evidence = {"place": session.place, "manager": session.manager, "systemd_run": session.has_systemd_run}
+    evidence = {"place": session.place, "manager": session.manager}
     if session.place != "systemd":
         where = "this is a container" if session.place == "container" else "systemd does not run here"
         return Check(
@@ -176,32 +176,19 @@ def _session(facts: HostFacts, session: SessionFacts) -> Check:
             cost="" if facts.uid == 0 else "an ordinary account has the cgroups that root gives it",
             facts=evidence,
         )
-    if facts.uid == 0 and session.has_systemd_run:
-        return Check(
-            id="session",
-            level="ok",
-            summary="systemd runs here: systemd-run --scope can be used",
-            facts=evidence,
-        )
-    if session.manager is not None or not session.has_systemd_run:
-        reason = session.manager or "systemd-run is not installed"
+    whose = "systemd" if facts.uid == 0 else "the account's service manager"
+    if session.manager is not None:
         user = facts.user_name or str(facts.uid)
-        remedy = f"log in as {user} (ssh, or as root: machinectl shell {user}@)"
-        if session.manager is None:
-            remedy = f"as root: {'apt-get install systemd' if session.debian else 'install systemd-run'}"
         return Check(
             id="session",
             level="note",
-            summary=f"the account's service manager cannot be used: {reason}",
-            cost="" if facts.uid == 0 else "no cgroup is delegated to sandboxes that are started from here",
-            remedy="" if facts.uid == 0 else remedy,
+            summary=f"{whose} cannot be reached: {session.manager}",
+            cost="it gives no cgroups to sandboxes that are started from here",
+            remedy="as root: systemctl start dbus.socket" if facts.uid == 0 else _log_in(user, session),
             facts=evidence,
         )
     return Check(
-        id="session",
-        level="ok",
-        summary="the account's service manager answers: systemd-run --user can be used",
-        facts=evidence,
+        id="session", level="ok", summary=f"{whose} answers: it can give sandboxes cgroups", facts=evidence
     )
 
 

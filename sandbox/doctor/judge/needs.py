@@ -31,7 +31,7 @@ class Needs:
     def controllers(self) -> frozenset[str]:
         """The checks of sandbox.doctor.trials.control that the limits depend on."""
         names = {CONTROLLER_OF[limit] for limit in self.limits}
-        return frozenset(names | {"swap"} if "swap" in self.limits else names)
+        return frozenset(names | ({"swap", "memory_high"} & self.limits))
 
 
 def default_needs(facts: HostFacts) -> Needs:

@@ -5,54 +5,71 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandbox.doctor.child import Say, reason_of, run_limited, undisturbed
 from sandbox.doctor.facts import CgroupFacts
-from sandbox.kernel.cgroups import Cgroup, CgroupFiles, CgroupLimits, Hierarchy, remove_stale, v1, v2
-from sandbox.kernel.cgroups.base import directory_of
+from sandbox.kernel.cgroups import Cgroup, CgroupFiles, CgroupLimits, Hierarchy, IoRates, remove_stale, v1, v2
+from sandbox.kernel.cgroups.base import directory_of, processors
+from sandbox.kernel.cgroups.scope import ScopeHierarchy
 from sandbox.kernel.mountinfo import parse_mountinfo
 
 LIMITS: Mapping[str, CgroupLimits] = {
     "memory": CgroupLimits(memory=1 << 28),
+    "memory_high": CgroupLimits(memory_high=1 << 28),
     # Version 1 limits swap only together with memory.
     "swap": CgroupLimits(memory=1 << 28, swap=0),
     "pids": CgroupLimits(pids=64),
     "cpu": CgroupLimits(cpus=0.5),
 }
-"""Limits of each kind that a sandbox can be given, wide enough for the child of the trial."""
+"""Limits of each kind that a sandbox can be given, wide enough for the child of the trial; see :func:`limits_to_try`."""
 
-#: Controllers of limits that no version of sandbox.kernel.cgroups sets yet, by their name in version 1.
-LOOKED_AT = {"io": "blkio", "cpuset": "cpuset"}
-
+_SCOPE_SECONDS = 20.0  # for a service manager to give a scope, which takes hundredths
 
 _REMOVAL_SECONDS = 2.0  # for a process of a killed trial to end
 
 
 def try_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | None = None) -> CgroupFacts:
-    """Try every controller of :data:`LIMITS` below *hierarchy*, and look at those of :data:`LOOKED_AT`.
-
-    *mountinfo* is the text of /proc/self/mountinfo.
-    """
+    """Try every limit of :func:`limits_to_try` below *hierarchy*; *mountinfo* is the text of /proc/self/mountinfo."""
     files = files or CgroupFiles()
     controllers: dict[str, str | None] = {}
-    wanted: list[str] = []
-    for name, limits in LIMITS.items():
+    wanted: dict[str, CgroupLimits] = {}
+    for name, limits in limits_to_try(hierarchy, files).items():
         reasons = hierarchy.unenforceable(limits)
         if reasons:
             controllers[name] = next(iter(reasons.values()))
         else:
-            wanted.append(name)
+            wanted[name] = limits
     said, problem = _try(hierarchy, wanted, files) if wanted else ({}, None)
     for name in wanted:
         controllers[name] = said.get(name, problem or "it was not reached")
-    controllers |= _look(hierarchy, mountinfo, files)
     return CgroupFacts(mode=mode_of(mountinfo), controllers=controllers, problem=problem)
 
 
+def limits_to_try(hierarchy: Hierarchy, files: CgroupFiles) -> Mapping[str, CgroupLimits]:
+    """Return the limits of each kind; a processor and a disk are those that *hierarchy* and this machine have."""
+    usable = sorted(processors(getattr(hierarchy, "processors", "")))
+    disk = next(_disks(files), None)
+    return {
+        **LIMITS,
+        "io": CgroupLimits(io=(IoRates(device=disk or "0:0", read=1 << 40),)),
+        "cpuset": CgroupLimits(cpuset=str(usable[0] if usable else 0)),
+    }
+
+
+def _disks(files: CgroupFiles) -> Iterator[str]:
+    """Yield the numbers of this machine's disks, those first that hold something."""
+    base = "/sys/block"
+    for name in sorted(
+        os.listdir(base) if os.path.isdir(base) else (), key=lambda name: name.startswith(("loop", "ram"))
+    ):
+        with contextlib.suppress(OSError):
+            yield files.read(f"{base}/{name}/dev").strip()
+
+
 def _try(
-    hierarchy: Hierarchy, names: Sequence[str], files: CgroupFiles
+    hierarchy: Hierarchy, names: Mapping[str, CgroupLimits], files: CgroupFiles
 ) -> tuple[Mapping[str, Any], str | None]:
     """Try the limits *names*; returns what was said of each, and what went wrong as a whole."""
     token = secrets.token_hex(4)
@@ -66,6 +83,13 @@ def _try(
             except OSError as error:
                 return said, reason_of(error)
         return said, None
+    if isinstance(hierarchy, ScopeHierarchy):
+        # The child moves itself into the scope, which vanishes with it.
+        def action(say: Say) -> None:
+            _try_each(say, hierarchy.enter(_name(token, "scope")), names, token)
+
+        outcome = run_limited(action, seconds=_SCOPE_SECONDS)
+        return outcome.said, outcome.problem
     before = _handed_on(hierarchy, files)
     try:
         outcome = run_limited(lambda say: _try_each(say, hierarchy, names, token))
@@ -92,10 +116,10 @@ def _places(hierarchy: Hierarchy, name: str) -> list[str]:
     return [f"{directory}/{directory_of(name)}" for directory in dict.fromkeys(directories)]
 
 
-def _try_each(say: Say, hierarchy: Hierarchy, names: Iterable[str], token: str) -> None:
-    for name in names:
+def _try_each(say: Say, hierarchy: Hierarchy, names: Mapping[str, CgroupLimits], token: str) -> None:
+    for name, limits in names.items():
         try:
-            group = hierarchy.create(_name(token, name), LIMITS[name])
+            group = hierarchy.create(_name(token, name), limits)
         except OSError as error:
             say(name, reason_of(error))
             continue
@@ -137,28 +161,6 @@ def _take_back(hierarchy: Hierarchy, files: CgroupFiles, controllers: frozenset[
         for controller in sorted(controllers):
             with contextlib.suppress(OSError):
                 files.write(f"{hierarchy.directory}/cgroup.subtree_control", f"-{controller}")
-
-
-def _look(hierarchy: Hierarchy, mountinfo: str, files: CgroupFiles) -> dict[str, str | None]:
-    """Say of each controller of :data:`LOOKED_AT` why it could not be used, None where it could."""
-    if isinstance(hierarchy, v2.V2Hierarchy):
-        available = files.read(f"{hierarchy.directory}/cgroup.controllers").split()
-        return {
-            name: None if name in available else f"it is not delegated to {hierarchy.directory}"
-            for name in LOOKED_AT
-        }
-    result: dict[str, str | None] = {}
-    entries = [entry for entry in parse_mountinfo(mountinfo) if entry.fstype == "cgroup"]
-    delegable = mode_of(mountinfo) == "v2"
-    for name, old in LOOKED_AT.items():
-        places = [entry.mount_point for entry in entries if old in entry.super_options]
-        if delegable:
-            result[name] = "no cgroup is delegated to us"
-        elif not places:
-            result[name] = f"the {old} controller of cgroups is not mounted"
-        else:
-            result[name] = None if files.writable(places[0]) else f"{places[0]} is not writable"
-    return result
 
 
 def mode_of(mountinfo: str) -> str:

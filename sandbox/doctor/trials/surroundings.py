@@ -37,8 +37,7 @@ def look_at_session(facts: HostFacts, environ: Mapping[str, str], *, root: str =
     return SessionFacts(
         place=place,
         debian="debian" in _distribution(f"{root}/etc/os-release"),
-        manager=None if place != "systemd" else _manager_problem(environ, root),
-        has_systemd_run=shutil.which("systemd-run", path=environ.get("PATH", os.defpath)) is not None,
+        manager=None if place != "systemd" else _manager_problem(facts.uid, environ, root),
         lingers=None
         if place != "systemd"
         else facts.uid == 0 or os.path.exists(f"{root}/var/lib/systemd/linger/{facts.user_name}"),
@@ -67,12 +66,10 @@ def _distribution(path: str) -> set[str]:
     return words
 
 
-def _manager_problem(environ: Mapping[str, str], root: str) -> str | None:
-    """Connect to the bus of the user's service manager, as systemd-run --user does, and hang up."""
-    directory = environ.get("XDG_RUNTIME_DIR")
-    if not directory:
-        return "XDG_RUNTIME_DIR is not set: this is no login session"
-    path = f"{root}{directory}/bus"
+def _manager_problem(uid: int, environ: Mapping[str, str], root: str) -> str | None:
+    """Connect to the bus of the account's service manager, and hang up."""
+    directory = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    path = f"{root}/run/dbus/system_bus_socket" if uid == 0 else f"{root}{directory}/bus"
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return f"{path} is no socket"

@@ -12,23 +12,27 @@ from dataclasses import dataclass
 
 from sandbox.kernel.cgroups import base, v1, v2
 from sandbox.kernel.cgroups.base import (
+    CONTROLLER_OF,
     NO_LIMITS,
     Cgroup,
     CgroupFiles,
     CgroupLimits,
     Counters,
     Hierarchy,
+    IoRates,
     Leaf,
 )
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 
 __all__ = [
+    "CONTROLLER_OF",
     "NO_LIMITS",
     "Cgroup",
     "CgroupFiles",
     "CgroupLimits",
     "Counters",
     "Hierarchy",
+    "IoRates",
     "Leaf",
     "NoHierarchy",
     "detect",
@@ -60,6 +64,14 @@ class NoHierarchy:
     def paths_of(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - as the others have it
         """None."""
         return ()
+
+    def file_of(self, name: str, limit: str) -> str:
+        """Raise.
+
+        Raises:
+            ValueError: always; nothing is usable here.
+        """
+        raise ValueError(f"nothing holds {limit} of {name}: {self.reason}")
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
         """Raise.
@@ -169,8 +181,16 @@ def _detect_v1(
                 directories[controller] = own
                 refused.pop(controller, None)
     if directories:
+        usable = (
+            base.read_optional(files, f"{directories['cpuset']}/cpuset.effective_cpus")
+            if "cpuset" in directories
+            else ""
+        )
         return v1.V1Hierarchy(
-            directories=tuple(directories.items()), refused=tuple(refused.items()), files=files
+            directories=tuple(directories.items()),
+            refused=tuple(refused.items()),
+            processors=(usable or "").strip(),
+            files=files,
         )
     return next(iter(refused.values()), None)
 

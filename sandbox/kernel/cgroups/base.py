@@ -25,25 +25,61 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between looks at processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CgroupLimits:
-    """Limits of one leaf; None is no limit.
+class IoRates:
+    """What may be read and written a second on one block device, "MAJOR:MINOR" of a whole disk: bytes and requests."""
 
-    *memory* is bytes of memory with page cache and tmpfs, *swap* bytes of swap on top of that (not their sum). *cpus* is cpu
-    time per time, above 0; *cpu_weight* 1 to 10000, of 100 by default; *pids* counts processes and threads.
+    device: str
+    read: int | None = None
+    write: int | None = None
+    read_operations: int | None = None
+    write_operations: int | None = None
+
+    @property
+    def limits_writing(self) -> bool:
+        """Whether writing is limited in any way."""
+        return self.write is not None or self.write_operations is not None
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        names = ("read", "write", "read_operations", "write_operations")
+        rates = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None]
+        return " ".join([self.device, *rates])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupLimits:
+    """Limits of one leaf; None, or nothing, is no limit.
+
+    *memory* is bytes of memory with page cache and tmpfs, above *memory_high* processes are slowed down and give memory
+    back, *swap* is bytes of swap on top of that (not their sum). *cpus* is cpu time per time, above 0; *cpu_weight* 1 to
+    10000, of 100 by default; *pids* counts processes and threads. Of the payload's limits *cpuset*, in the format of
+    cpuset(7), and *io* hold for the whole sandbox: what the program reads from its root, the server reads for it.
     """
 
     memory: int | None = None
+    memory_high: int | None = None
     swap: int | None = None
     cpus: float | None = None
     cpu_weight: int | None = None
+    cpuset: str | None = None
     pids: int | None = None
+    io: tuple[IoRates, ...] = ()
 
     def given(self) -> list[str]:
-        """Return the names of the limits that are not None."""
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        """Return the names of the limits that there are."""
+        return [field.name for field in fields(self) if getattr(self, field.name) not in (None, ())]
 
 
-CONTROLLER_OF = {"memory": "memory", "swap": "memory", "cpus": "cpu", "cpu_weight": "cpu", "pids": "pids"}
+CONTROLLER_OF = {
+    "memory": "memory",
+    "memory_high": "memory",
+    "swap": "memory",
+    "cpus": "cpu",
+    "cpu_weight": "cpu",
+    "cpuset": "cpuset",
+    "pids": "pids",
+    "io": "io",
+}
 NO_LIMITS = CgroupLimits()
 
 
@@ -51,14 +87,23 @@ NO_LIMITS = CgroupLimits()
 class Counters:
     """What was used up to now; None where the kernel or a missing controller does not tell.
 
-    *memory_peak* is bytes, *cpu_nanoseconds* user and system time together, *oom_kills* processes killed for lack of memory,
-    *pids_max_events* forks that failed for the limit.
+    *memory_peak* is bytes, *cpu_nanoseconds* user and system time together, *throttled_nanoseconds* time for which processes
+    were held back for their share of cpu time, *memory_high_events* how often one was for memory_high, *oom_kills* processes
+    killed for lack of memory, *pids_max_events* forks that failed for the limit, *pids_peak* the most processes and threads
+    at once, *io_read* and *io_written* bytes that block devices moved.
     """
 
     memory_peak: int | None = None
     cpu_nanoseconds: int | None = None
+    user_nanoseconds: int | None = None
+    system_nanoseconds: int | None = None
+    throttled_nanoseconds: int | None = None
+    memory_high_events: int | None = None
     oom_kills: int | None = None
+    pids_peak: int | None = None
     pids_max_events: int | None = None
+    io_read: int | None = None
+    io_written: int | None = None
 
 
 class Cgroup(Protocol):
@@ -81,6 +126,10 @@ class Cgroup(Protocol):
         """Read the counters of a leaf or, with None, of the whole sandbox."""
         ...
 
+    def file_of(self, limit: str) -> str:
+        """Return the path of the file that holds *limit*."""
+        ...
+
     def remove(self, *, timeout: float = 5) -> None:
         """Remove everything that was created; done already is no error. OSError EBUSY: processes are still there."""
         ...
@@ -96,7 +145,7 @@ class Hierarchy(Protocol):
 
     @property
     def controllers(self) -> frozenset[str]:
-        """Those of memory, cpu, cpuacct and pids that can be used."""
+        """Those that can be used, by the names of this version."""
         ...
 
     @property
@@ -110,6 +159,10 @@ class Hierarchy(Protocol):
 
     def paths_of(self, name: str) -> tuple[str, ...]:
         """Return the directories that the cgroups of sandbox *name* will have, to note before the first of them is made."""
+        ...
+
+    def file_of(self, name: str, limit: str) -> str:
+        """Return the path of the file that would hold *limit* for sandbox *name*; of usable controllers only."""
         ...
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
@@ -190,6 +243,12 @@ def read_field(files: CgroupFiles, path: str, key: str) -> int | None:
     return None
 
 
+def add_up(values: Iterable[int | None]) -> int | None:
+    """Return the sum of what is known, None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
 def processes(files: CgroupFiles, directory: str) -> list[int]:
     """Return the pids in the cgroup *directory*, without those of its children; none when it is gone.
 
@@ -208,6 +267,28 @@ def directory_of(name: str) -> str:
     if not name or "/" in name or "\n" in name or "\0" in name:
         raise ValueError(f"{name!r} cannot name a cgroup")
     return PREFIX + name
+
+
+def processors(text: str) -> frozenset[int]:
+    """Return the numbers of a list of processors; cpuset(7)."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
+
+
+def missing_processors(wanted: str, available: str) -> str | None:
+    """Return why not all *wanted* processors can be used, None where they can.
+
+    The kernel would take a list with others and, of version 2, fall back to all where none of it is there.
+    """
+    missing = sorted(processors(wanted) - processors(available))
+    if not missing:
+        return None
+    shown = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
+    return f"processor {shown} cannot be used here, only {available.strip() or 'none'}"
 
 
 def cpu_quota(cpus: float) -> int:

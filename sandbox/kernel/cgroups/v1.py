@@ -7,19 +7,36 @@ from dataclasses import dataclass, field
 from sandbox.kernel.cgroups import base
 from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
 
-CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
-"""The ones used here: limits from three, cpu time from cpuacct."""
+CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "cpuset", "blkio")
+"""The ones used here: cpu time from cpuacct, limits from the others."""
+
+#: The controller and file of each limit, below its directory of a sandbox.
+FILES = {
+    "memory": ("memory", "payload/memory.limit_in_bytes"),
+    "swap": ("memory", "payload/memory.memsw.limit_in_bytes"),
+    "cpus": ("cpu", "payload/cpu.cfs_quota_us"),
+    "cpu_weight": ("cpu", "payload/cpu.shares"),
+    "pids": ("pids", "payload/pids.max"),
+    "cpuset": ("cpuset", "cpuset.cpus"),
+    "io": ("blkio", "payload/blkio.throttle.read_bps_device"),
+}
+_READ_FILES = (
+    ("read", "blkio.throttle.read_bps_device"),
+    ("read_operations", "blkio.throttle.read_iops_device"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V1Hierarchy:
     """The controllers that we can use, each with the directory of our own cgroup there, under which sandboxes are made.
 
-    Controllers that are mounted together share a directory. *refused* holds the others, each with the reason.
+    Controllers that are mounted together share a directory. *refused* holds the others, each with the reason. *processors*
+    can be used here (cpuset.effective_cpus).
     """
 
     directories: tuple[tuple[str, str], ...]
     refused: tuple[tuple[str, str], ...] = ()
+    processors: str = ""
     files: CgroupFiles = field(default_factory=CgroupFiles, repr=False, compare=False)
 
     @property
@@ -39,22 +56,11 @@ class V1Hierarchy:
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
         """See :class:`base.Hierarchy`."""
-        directories, refused = dict(self.directories), dict(self.refused)
         result = {}
         for limit in limits.given():
-            controller = base.CONTROLLER_OF[limit]
-            if controller not in directories:
-                result[limit] = refused.get(
-                    controller, f"the {controller} controller of cgroups is not mounted"
-                )
-            elif limit == "swap" and limits.memory is None:
-                result[limit] = "cgroups version 1 limit swap only together with memory"
-            elif limit == "swap" and not self.files.exists(
-                f"{directories['memory']}/memory.memsw.limit_in_bytes"
-            ):
-                result[limit] = "this kernel does not account swap (boot it with swapaccount=1)"
-            elif limit == "cpus" and not self.files.exists(f"{directories['cpu']}/cpu.cfs_quota_us"):
-                result[limit] = "this kernel has no cpu bandwidth control (CONFIG_CFS_BANDWIDTH)"
+            reason = self._obstacle(limit, limits)
+            if reason is not None:
+                result[limit] = reason
         return result
 
     def paths_of(self, name: str) -> tuple[str, ...]:
@@ -62,16 +68,58 @@ class V1Hierarchy:
         leaf = base.directory_of(name)
         return tuple(dict.fromkeys(f"{directory}/{leaf}" for _, directory in self.directories))
 
+    def _obstacle(self, limit: str, limits: CgroupLimits) -> str | None:
+        if limit == "memory_high":
+            return "cgroups version 1 have nothing like it: their soft limit counts only once the machine is short of memory"
+        directories, controller = dict(self.directories), FILES[limit][0]
+        if controller not in directories:
+            return dict(self.refused).get(
+                controller, f"the {controller} controller of cgroups is not mounted"
+            )
+        if limit == "swap":
+            if limits.memory is None:
+                return "cgroups version 1 limit swap only together with memory"
+            if not self.files.exists(f"{directories['memory']}/memory.memsw.limit_in_bytes"):
+                return "this kernel does not account swap (boot it with swapaccount=1)"
+        if limit == "cpus" and not self.files.exists(f"{directories['cpu']}/cpu.cfs_quota_us"):
+            return "this kernel has no cpu bandwidth control (CONFIG_CFS_BANDWIDTH)"
+        if limit == "cpuset" and limits.cpuset is not None:
+            return base.missing_processors(limits.cpuset, self.processors)
+        if limit == "io":
+            if any(rates.limits_writing for rates in limits.io):
+                return "cgroups version 1 do not see who writes through the page cache; they hold only rates of reading"
+            if not self._has_whole_sandbox("blkio"):
+                return "the blkio controller is mounted together with others"
+            if not self.files.exists(f"{directories['blkio']}/blkio.throttle.read_bps_device"):
+                return "this kernel has no throttling of block devices (CONFIG_BLK_DEV_THROTTLING)"
+        return None
+
+    def _has_whole_sandbox(self, controller: str) -> bool:
+        """Whether the server may join the payload's leaf in the hierarchy of *controller*: nobody else uses that."""
+        directories = dict(self.directories)
+        return [*directories.values()].count(directories[controller]) == 1
+
+    def file_of(self, name: str, limit: str) -> str:
+        """See :class:`base.Hierarchy`."""
+        controller, file = FILES[limit]
+        return f"{dict(self.directories)[controller]}/{base.directory_of(name)}/{file}"
+
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> V1Cgroup:
         """See :class:`base.Hierarchy`.
 
         Raises:
             OSError: EEXIST when *name* is in use; EINVAL for a value that the kernel refuses.
         """
+        used = dict(self.directories)
+        if limits.cpuset is None:
+            # No process can be in one without processors and memory, so it is made where it is asked for.
+            used = {key: path for key, path in used.items() if path != used.get("cpuset")}
+        if "blkio" in used and not self._has_whole_sandbox("blkio"):
+            del used["blkio"]
         group = V1Cgroup(
             directories=tuple(
                 (controller, f"{directory}/{base.directory_of(name)}")
-                for controller, directory in self.directories
+                for controller, directory in used.items()
             ),
             files=self.files,
         )
@@ -81,8 +129,10 @@ class V1Hierarchy:
                 self.files.mkdir(top)
                 made.append(top)
                 self._account_children(top)
-                for leaf in base.LEAVES:
+                for leaf in group.leaves_of(top):
                     self.files.mkdir(f"{top}/{leaf}")
+            if limits.cpuset is not None:
+                self._choose_processors(group, limits.cpuset)
             for leaf, wanted in zip(base.LEAVES, (limits, server), strict=True):
                 for controller, file, value in settings(wanted):
                     self.files.write(f"{group.directory(controller)}/{leaf}/{file}", value)
@@ -92,6 +142,14 @@ class V1Hierarchy:
             raise
         return group
 
+    def _choose_processors(self, group: V1Cgroup, processors: str) -> None:
+        # A new cpuset has neither processors nor memory nodes, and no process can be in it until it has both.
+        memory = self.files.read(f"{dict(self.directories)['cpuset']}/cpuset.effective_mems").strip()
+        top = group.directory("cpuset")
+        for directory in (top, *(f"{top}/{leaf}" for leaf in base.LEAVES)):
+            self.files.write(f"{directory}/cpuset.cpus", processors)
+            self.files.write(f"{directory}/cpuset.mems", memory)
+
     def _account_children(self, top: str) -> None:
         # Before Linux 5.11 a memory cgroup did not count its children unless told so before the first was made.
         if base.read_number(self.files, f"{top}/memory.use_hierarchy") == 0:
@@ -99,7 +157,10 @@ class V1Hierarchy:
 
 
 def settings(limits: CgroupLimits) -> list[tuple[str, str, str]]:
-    """Return what to write for *limits*, as (controller, file, value), in the order in which the kernel takes it. Pure."""
+    """Return what to write in a leaf for *limits*, as (controller, file, value), in the order in which the kernel takes it.
+
+    Pure; a cpuset is not among them.
+    """
     result = []
     if limits.memory is not None:
         # memsw is the sum of memory and swap and must never be the smaller one, hence second.
@@ -113,6 +174,11 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str, str]]:
         result.append(("cpu", "cpu.shares", str(shares(limits.cpu_weight))))
     if limits.pids is not None:
         result.append(("pids", "pids.max", str(limits.pids)))
+    for rates in limits.io:
+        for name, file in _READ_FILES:
+            value = getattr(rates, name)
+            if value is not None:
+                result.append(("blkio", file, f"{rates.device} {value}"))
     return result
 
 
@@ -123,7 +189,10 @@ def shares(weight: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V1Cgroup:
-    """The directories of one sandbox, one per controller."""
+    """The directories of one sandbox, one per controller.
+
+    In that of blkio, whose throttles do not nest, the server is in the payload's leaf.
+    """
 
     directories: tuple[tuple[str, str], ...]
     files: CgroupFiles = field(default_factory=CgroupFiles, repr=False, compare=False)
@@ -137,6 +206,15 @@ class V1Cgroup:
         """Return this sandbox's directory of *controller* (KeyError where it is not used)."""
         return dict(self.directories)[controller]
 
+    def leaves_of(self, top: str) -> tuple[Leaf, ...]:
+        """Return the leaves of the directory *top*."""
+        return ("payload",) if top == dict(self.directories).get("blkio") else base.LEAVES
+
+    def file_of(self, limit: str) -> str:
+        """See :class:`base.Cgroup`."""
+        controller, file = FILES[limit]
+        return f"{self.directory(controller)}/{file}"
+
     def add(self, pid: int, leaf: Leaf = "payload") -> None:
         """See :class:`base.Cgroup`.
 
@@ -144,7 +222,8 @@ class V1Cgroup:
             OSError: ESRCH: no such process; EACCES: not ours.
         """
         for top in self.paths:
-            self.files.write(f"{top}/{leaf}/cgroup.procs", str(pid))
+            at = leaf if leaf in self.leaves_of(top) else "payload"
+            self.files.write(f"{top}/{at}/cgroup.procs", str(pid))
 
     def kill(self, leaf: Leaf | None = None, *, timeout: float = 10) -> None:
         """See :class:`base.Cgroup`. With the pids controller a fork bomb is stopped first: no fork succeeds any more."""
@@ -158,6 +237,7 @@ class V1Cgroup:
         everything = [
             path
             for top in self.paths
+            if leaf is None or self.leaves_of(top) == base.LEAVES
             for name in wanted
             for path in base.all_directories(self.files, f"{top}/{name}")
         ]
@@ -177,17 +257,35 @@ class V1Cgroup:
         def events(controller: str, file: str, key: str) -> int | None:
             if controller not in tops:
                 return None
-            paths = [f"{tops[controller]}/{name}/{file}" for name in leaves]
-            values = [base.read_field(self.files, path, key) for path in paths]
-            known = [value for value in values if value is not None]
-            return sum(known) if known else None
+            return base.add_up(
+                base.read_field(self.files, f"{tops[controller]}/{name}/{file}", key) for name in leaves
+            )
 
+        read, written = self._io_bytes() if leaf is None else (None, None)
         return Counters(
             memory_peak=number("memory", "memory.max_usage_in_bytes"),
             cpu_nanoseconds=number("cpuacct", "cpuacct.usage"),
+            user_nanoseconds=number("cpuacct", "cpuacct.usage_user"),
+            system_nanoseconds=number("cpuacct", "cpuacct.usage_sys"),
+            throttled_nanoseconds=events("cpu", "cpu.stat", "throttled_time"),
             oom_kills=events("memory", "memory.oom_control", "oom_kill"),
+            pids_peak=number("pids", "pids.peak"),
             pids_max_events=events("pids", "pids.events", "max"),
+            io_read=read,
+            io_written=written,
         )
+
+    def _io_bytes(self) -> tuple[int | None, int | None]:
+        """Return the bytes that both leaves read and wrote: lines of a device, a word and a number."""
+        top = dict(self.directories).get("blkio")
+        text = top and base.read_optional(self.files, f"{top}/payload/blkio.throttle.io_service_bytes")
+        if not text:
+            return None, None
+        lines = [line.split() for line in text.splitlines()]
+        read, written = (
+            sum(int(line[2]) for line in lines if line[1:2] == [word]) for word in ("Read", "Write")
+        )
+        return read, written
 
     def remove(self, *, timeout: float = 5) -> None:
         """See :class:`base.Cgroup`."""

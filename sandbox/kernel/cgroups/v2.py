@@ -16,8 +16,19 @@ from dataclasses import dataclass, field
 from sandbox.kernel.cgroups import base
 from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
 
-CONTROLLERS = ("memory", "cpu", "pids")
+CONTROLLERS = ("memory", "cpu", "pids", "cpuset", "io")
 SUPERVISOR = "supervisor"
+#: The file of each limit, below the directory of a sandbox.
+FILES = {
+    "memory": "payload/memory.max",
+    "memory_high": "payload/memory.high",
+    "swap": "payload/memory.swap.max",
+    "cpus": "payload/cpu.max",
+    "cpu_weight": "payload/cpu.weight",
+    "pids": "payload/pids.max",
+    "cpuset": "cpuset.cpus",
+    "io": "io.max",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +36,17 @@ class V2Hierarchy:
     """The cgroup *directory*, below which sandboxes are made.
 
     *available* controllers can be handed to children, *enabled* ones are already. With *vacate* it holds this process,
-    which has to leave it first. *refused* holds the other controllers, each with the reason.
+    which has to leave it first. *of_machine*: it is the root of the whole hierarchy, where a service manager rules if there
+    is one. *processors* can be used in it (cpuset.cpus.effective).
     """
 
     directory: str
     available: frozenset[str]
     enabled: frozenset[str]
     vacate: bool = False
-    refused: tuple[tuple[str, str], ...] = ()
+    of_machine: bool = False
     has_swap: bool = True
+    processors: str = ""
     files: CgroupFiles = field(default_factory=CgroupFiles, repr=False, compare=False)
 
     @property
@@ -53,15 +66,13 @@ class V2Hierarchy:
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
         """See :class:`base.Hierarchy`."""
-        result = {}
-        for limit in limits.given():
-            controller = base.CONTROLLER_OF[limit]
-            if controller not in self.available:
-                reason = f"the {controller} controller is not delegated to {self.directory}"
-                result[limit] = dict(self.refused).get(controller, reason)
-            elif limit == "swap" and not self.has_swap:
-                result[limit] = "this kernel does not account swap (CONFIG_SWAP, swapaccount=1)"
-        return result
+        return unenforceable(
+            limits, self.available, self.directory, has_swap=self.has_swap, usable=self.processors
+        )
+
+    def file_of(self, name: str, limit: str) -> str:
+        """See :class:`base.Hierarchy`."""
+        return f"{self.directory}/{base.directory_of(name)}/{FILES[limit]}"
 
     def paths_of(self, name: str) -> tuple[str, ...]:
         """See :class:`base.Hierarchy`."""
@@ -80,9 +91,13 @@ class V2Hierarchy:
         try:
             if self.vacate:
                 self._vacate()
-            handed_on = self._enable(self.directory, self.available, needed, self.enabled)
+            # A cpuset costs every change of cgroup something, the others tell what was used.
+            wanted_here = self.available - ({"cpuset"} - needed)
+            handed_on = self._enable(self.directory, wanted_here, needed, self.enabled)
             self.files.mkdir(top)
             try:
+                for file, value in settings_of_both(limits):
+                    self.files.write(f"{top}/{file}", value)
                 self._enable(top, handed_on, needed, frozenset())
                 for leaf, wanted in zip(base.LEAVES, (limits, server), strict=True):
                     self.files.mkdir(f"{top}/{leaf}")
@@ -122,11 +137,36 @@ class V2Hierarchy:
         return frozenset(result)
 
 
+def unenforceable(
+    limits: CgroupLimits, available: frozenset[str], directory: str, *, has_swap: bool, usable: str
+) -> dict[str, str]:
+    """Return which of *limits* a cgroup with the controllers *available* cannot hold, each with the reason. Pure."""
+    result = {}
+    for limit in limits.given():
+        controller = base.CONTROLLER_OF[limit]
+        if controller not in available:
+            result[limit] = f"the {controller} controller is not delegated to {directory}"
+        elif limit == "swap" and not has_swap:
+            result[limit] = "this kernel does not account swap (CONFIG_SWAP, swapaccount=1)"
+        elif limit == "cpuset" and limits.cpuset is not None:
+            reason = base.missing_processors(limits.cpuset, usable)
+            if reason is not None:
+                result[limit] = reason
+        elif limit == "io" and "memory" not in available and any(one.limits_writing for one in limits.io):
+            # Which cgroup has written a page, the kernel knows from the memory controller.
+            result[limit] = (
+                f"limiting writes needs the memory controller, which is not delegated to {directory}"
+            )
+    return result
+
+
 def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
-    """Return what to write for *limits*, as (file, value). Pure."""
+    """Return what to write in a leaf for *limits*, as (file, value). Pure."""
     result = []
     if limits.memory is not None:
         result.append(("memory.max", str(limits.memory)))
+    if limits.memory_high is not None:
+        result.append(("memory.high", str(limits.memory_high)))
     if limits.swap is not None:
         result.append(("memory.swap.max", str(limits.swap)))
     if limits.cpus is not None:
@@ -135,6 +175,21 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
         result.append(("cpu.weight", str(limits.cpu_weight)))
     if limits.pids is not None:
         result.append(("pids.max", str(limits.pids)))
+    return result
+
+
+def settings_of_both(limits: CgroupLimits) -> list[tuple[str, str]]:
+    """Return what to write above the leaves for *limits* of the payload, as (file, value). Pure."""
+    result = [] if limits.cpuset is None else [("cpuset.cpus", limits.cpuset)]
+    keys = (
+        ("rbps", "read"),
+        ("wbps", "write"),
+        ("riops", "read_operations"),
+        ("wiops", "write_operations"),
+    )
+    for rates in limits.io:
+        given = [f"{key}={getattr(rates, name)}" for key, name in keys if getattr(rates, name) is not None]
+        result.append(("io.max", " ".join([rates.device, *given])))
     return result
 
 
@@ -194,16 +249,22 @@ def _outer(directory: str, files: CgroupFiles) -> V2Hierarchy | None:
 
 
 def _hierarchy(directory: str, available: frozenset[str], files: CgroupFiles, *, vacate: bool) -> V2Hierarchy:
-    # The real root has no limits of its own, so it does not show whether its children would have this one.
-    has_swap = not files.exists(f"{directory}/memory.max") or files.exists(f"{directory}/memory.swap.max")
     return V2Hierarchy(
         directory=directory,
         available=available,
         enabled=frozenset(_words(files, f"{directory}/cgroup.subtree_control")) & available,
         vacate=vacate,
-        has_swap=has_swap,
+        of_machine=not files.exists(f"{directory}/cgroup.events"),
+        has_swap=accounts_swap(files, directory),
+        processors=(base.read_optional(files, f"{directory}/cpuset.cpus.effective") or "").strip(),
         files=files,
     )
+
+
+def accounts_swap(files: CgroupFiles, directory: str) -> bool:
+    """Tell whether cgroups below *directory* would limit swap."""
+    # The real root has no limits of its own, so it does not show whether its children would have this one.
+    return not files.exists(f"{directory}/memory.max") or files.exists(f"{directory}/memory.swap.max")
 
 
 def _delegated(directory: str, files: CgroupFiles) -> bool:
@@ -247,17 +308,34 @@ class V2Cgroup:
             base.kill_processes(self.files, base.all_directories(self.files, top), timeout)
 
     def counters(self, leaf: Leaf | None = None) -> Counters:
-        """See :class:`base.Cgroup`. memory_peak needs Linux 5.19."""
+        """See :class:`base.Cgroup`. memory_peak needs Linux 5.19, pids_peak 6.1."""
         where = self.directory if leaf is None else f"{self.directory}/{leaf}"
-        # Before Linux 6.11 this is counted only where the limit is.
+        # Counted only where the limit is: the cpu controller's time, and before Linux 6.11 the failed forks.
         limited = f"{self.directory}/{leaf or 'payload'}"
-        microseconds = base.read_field(self.files, f"{where}/cpu.stat", "usage_usec")
+        files = self.files
+
+        def time(key: str, directory: str = where) -> int | None:
+            microseconds = base.read_field(files, f"{directory}/cpu.stat", key)
+            return None if microseconds is None else microseconds * 1000
+
+        read, written = _io_bytes(base.read_optional(files, f"{where}/io.stat"))
         return Counters(
-            memory_peak=base.read_number(self.files, f"{where}/memory.peak"),
-            cpu_nanoseconds=None if microseconds is None else microseconds * 1000,
-            oom_kills=base.read_field(self.files, f"{where}/memory.events", "oom_kill"),
-            pids_max_events=base.read_field(self.files, f"{limited}/pids.events", "max"),
+            memory_peak=base.read_number(files, f"{where}/memory.peak"),
+            cpu_nanoseconds=time("usage_usec"),
+            user_nanoseconds=time("user_usec"),
+            system_nanoseconds=time("system_usec"),
+            throttled_nanoseconds=time("throttled_usec", limited),
+            memory_high_events=base.read_field(files, f"{where}/memory.events", "high"),
+            oom_kills=base.read_field(files, f"{where}/memory.events", "oom_kill"),
+            pids_peak=base.read_number(files, f"{where}/pids.peak"),
+            pids_max_events=base.read_field(files, f"{limited}/pids.events", "max"),
+            io_read=read,
+            io_written=written,
         )
+
+    def file_of(self, limit: str) -> str:
+        """See :class:`base.Cgroup`."""
+        return f"{self.directory}/{FILES[limit]}"
 
     def remove(self, *, timeout: float = 5) -> None:
         """See :class:`base.Cgroup`."""
@@ -280,3 +358,14 @@ class V2Cgroup:
             # EBUSY: a sibling uses the controllers. ENOENT: never made, or undone already. EOPNOTSUPP: still handed on.
             if error.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTEMPTY):
                 raise
+
+
+def _io_bytes(text: str | None) -> tuple[int | None, int | None]:
+    """Return the bytes read and written of an io.stat: lines of a device and KEY=NUMBER."""
+    if text is None:
+        return None, None
+    words = [word.partition("=") for line in text.splitlines() for word in line.split()[1:]]
+    read, written = (
+        sum(int(value) for key, _, value in words if key == wanted) for wanted in ("rbytes", "wbytes")
+    )
+    return read, written

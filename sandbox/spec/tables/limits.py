@@ -52,10 +52,9 @@ class Limits:
     )
     memory_high: int | None = setting(
         Size(4 * MIB),
-        doc="Memory above which processes are slowed down.",
+        doc="Memory above which processes are slowed down and give memory back; needs cgroups version 2.",
         example="400M",
         unit="bytes",
-        enforced=False,
     )
     swap: int | None = setting(Size(), doc="Swap beside memory; 0 for none.", example="256M", unit="bytes")
     cpus: float | None = setting(
@@ -71,17 +70,16 @@ class Limits:
         example=50,
     )
     cpuset: str | None = setting(
-        CpuSetCodec(), doc="Processors that may be used; see cpuset(7).", example="0-3", enforced=False
+        CpuSetCodec(), doc="Processors that may be used; see cpuset(7).", example="0-3"
     )
     pids: int | None = setting(
         Integer(1), doc="Processes and threads at once.", example=256, unit="processes"
     )
     io: tuple[IoLimit, ...] = setting(
         ListOf(Record(IoLimit, key="path")),
-        doc="Bandwidth of block devices.",
+        doc="Bandwidth of block devices, of the whole sandbox; writing needs cgroups version 2.",
         example=[{"path": "/", "read": "10M"}],
         default=(),
-        enforced=False,
     )
     open_files: int | Unlimited | None = setting(
         OrUnlimited(Integer(1)), doc="RLIMIT_NOFILE: open files of one process.", example=1024, unit="files"

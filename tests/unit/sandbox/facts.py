@@ -10,7 +10,7 @@ from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap, SubidRange
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
-from sandbox.plan import Plan, host_paths, make_plan
+from sandbox.plan import Plan, host_details, host_paths, make_plan
 from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 
@@ -44,7 +44,7 @@ def host(**changes: Any) -> HostFacts:
 
 def directory(path: str, real: str | None = None) -> PathFact:
     """Return the fact of a directory that is there."""
-    return PathFact(path=path, real=real or path, kind="directory", identity=(1, 2))
+    return PathFact(path=path, real=real or path, kind="directory", identity=(1, 2), device="8:0")
 
 
 def device(path: str, *, kind: str = "c", numbers: tuple[int, int] = (10, 232)) -> PathFact:
@@ -63,7 +63,7 @@ def plan(
 ) -> Plan:
     """Plan the environment file *text*; host paths without a fact are directories that are there."""
     spec = parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/user", **(environ or {})})
-    known = {path: directory(path) for path in host_paths(spec)}
+    known = {path: directory(path) for path in [*host_paths(spec), *host_details(spec)["disks"]]}
     return make_plan(
         spec,
         facts or host(),

@@ -347,21 +347,20 @@ def test_process_limit_above_the_hard_one_is_refused_with_every_remedy() -> None
 
 
 @pytest.mark.parametrize(
-    ("systemd", "delegable", "uid", "command"),
+    ("systemd", "uid", "remedy"),
     [
-        (True, True, 1000, "systemd-run --user --scope -p Delegate=yes sandbox up ..."),
-        (True, True, 0, "systemd-run --scope -p Delegate=yes sandbox up ..."),
-        (True, False, 1000, None),
-        (False, True, 1000, None),
+        (True, 1000, "; or log in as user (ssh) or, as root, loginctl enable-linger user: no bus"),
+        (True, 0, "; systemd could give it a cgroup, but no bus"),
+        (False, 1000, ""),
     ],
 )
 def test_remedy_of_a_cgroup_limit_names_systemd_only_where_it_would_help(
-    *, systemd: bool, delegable: bool, uid: int, command: str | None
+    *, systemd: bool, uid: int, remedy: str
 ) -> None:
-    cgroups = NoHierarchy(reason="there is none", delegable=delegable)
-    text = refusal(ROOT + "[limits]\npids = 9\n", facts=host(systemd=systemd, cgroups=cgroups, uid=uid))
-    hint = 'remove it, or allow the sandbox to run without it: optional = ["pids"]'
-    whole = hint if command is None else f"{hint}; or start it in a cgroup of its own: {command}"
+    none, no_bus = NoHierarchy(reason="there is none"), NoHierarchy(reason="no bus")
+    facts = host(systemd=systemd, cgroups=none, scopes=no_bus, uid=uid)
+    text = refusal(ROOT + "[limits]\npids = 9\n", facts=facts)
+    whole = f'remove it, or allow the sandbox to run without it: optional = ["pids"]{remedy}'
     assert text.endswith(f"^ {whole}")
 
 
@@ -432,19 +431,18 @@ def test_draft_goes_on_without_what_is_refused() -> None:
 def test_setting_that_this_version_does_not_enforce_is_refused_even_if_the_file_was_loaded_to_be_looked_at() -> (
     None
 ):
-    made = drafted(ROOT + '[limits]\ncpuset = "0"\n')
-    with pytest.raises(SpecError, match=r"limits\.cpuset: not enforced by this version"):
+    made = drafted(ROOT + 'native = ["/usr"]\n')
+    with pytest.raises(SpecError, match=r"root\.native: not enforced by this version"):
         made.accepted()
 
 
 def test_setting_that_may_go_unenforced_is_a_warning() -> None:
     made = plan(
-        ROOT
-        + '[limits]\ncpuset = "0"\noptional = ["cpuset"]\n[network]\nmode = "private"\noptional = ["mode"]\n'
+        ROOT + 'native = ["/usr"]\noptional = ["native"]\n[network]\nmode = "private"\noptional = ["mode"]\n'
     )
     assert made.differences == (
         Difference(
-            key="limits.cpuset", asked='"0"', effective=None, reason="this version does not enforce it"
+            key="root.native", asked='["/usr"]', effective=None, reason="this version does not enforce it"
         ),
         Difference(
             key="network.mode",
@@ -454,7 +452,7 @@ def test_setting_that_may_go_unenforced_is_a_warning() -> None:
         ),
     )
     assert made.warnings == (
-        "not enforced: limits.cpuset: this version does not enforce it",
+        "not enforced: root.native: this version does not enforce it",
         'not enforced: network.mode: "private" is not enforced by this version',
     )
 

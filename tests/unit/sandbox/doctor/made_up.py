@@ -52,7 +52,7 @@ STEPS = (
 )
 """In the order of sandbox.doctor.trials.namespaces."""
 
-CONTROLLERS = ("memory", "swap", "pids", "cpu", "io", "cpuset")
+CONTROLLERS = ("memory", "memory_high", "swap", "pids", "cpu", "io", "cpuset")
 STATE_STEPS = ("make", "lock", "write", "link", "rename", "attribute", "mark", "whiteout")
 
 
@@ -67,6 +67,10 @@ class Hierarchy:
     def unenforceable(self, limits: Any) -> dict[str, str]:
         """Refuse nothing: what a plan may ask for is tested elsewhere."""
         return {}
+
+    def file_of(self, name: str, limit: str) -> str:
+        """Hold everything in one place."""
+        return f"/cgroup/sandbox-{name}/{limit}"
 
 
 def trial(
@@ -104,7 +108,6 @@ def session(**changes: Any) -> SessionFacts:
         "place": "systemd",
         "debian": True,
         "manager": None,
-        "has_systemd_run": True,
         "lingers": True,
     }
     return SessionFacts(**{**values, **changes})

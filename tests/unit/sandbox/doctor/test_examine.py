@@ -28,6 +28,7 @@ EVERY_ID = [
     "terminal",
     "cgroups",
     "cgroups.memory",
+    "cgroups.memory_high",
     "cgroups.swap",
     "cgroups.pids",
     "cgroups.cpu",
@@ -98,12 +99,12 @@ def test_warnings_of_a_plan_are_a_warning_with_each_of_them():
 
 
 def test_what_no_machine_enforces_yet_is_shown_with_its_place():
-    text = ROOT + '[limits]\nio = [{ path = "/", read = "1M" }]\noptional = ["io"]\n'
+    text = ROOT + 'native = ["/usr"]\noptional = ["native"]\n'
     planned = plan(text, account())
     found = judge_file(FileOutcome(file="test.toml", plan=planned, unenforced=load(text).unenforced))
     assert (found.level, found.summary) == ("warning", "test.toml can be planned here, with 1 warning")
-    assert found.details[0] == "/specs/test.toml:4:1: warning: limits.io: not enforced by this version"
-    assert [one["key"] for one in found.facts["diagnostics"]] == ["limits.io"]
+    assert found.details[0] == "/specs/test.toml:3:1: warning: root.native: not enforced by this version"
+    assert [one["key"] for one in found.facts["diagnostics"]] == ["root.native"]
 
 
 def load(text: str) -> Spec:

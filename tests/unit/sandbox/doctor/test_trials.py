@@ -18,7 +18,6 @@ from sandbox.doctor.trials import control, surroundings
 from sandbox.doctor.trials.storage import look_for_leftovers, mount_of
 from sandbox.kernel import cgroups
 from tests.unit.sandbox.facts import host
-from tests.unit.sandbox.kernel import simulated_cgroups
 from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
 
 V2 = "31 23 0:28 / /root rw - cgroup2 cgroup2 rw\n"
@@ -48,8 +47,8 @@ def try_in(simulated: SimulatedCgroups) -> CgroupFacts:
 
 
 @pytest.fixture(autouse=True)
-def _v2_files(monkeypatch) -> None:
-    monkeypatch.setitem(simulated_cgroups.V2_FILES, "io", {"io.max": ""})
+def _one_disk(monkeypatch) -> None:
+    monkeypatch.setattr(control, "_disks", lambda files: iter(["8:0"]))
 
 
 def test_a_scope_is_left_for_the_trial_and_entered_again(scope):
@@ -57,11 +56,12 @@ def test_a_scope_is_left_for_the_trial_and_entered_again(scope):
     found = try_in(scope)
     assert found.controllers == {
         "memory": None,
+        "memory_high": None,
         "swap": None,
         "pids": None,
         "cpu": None,
         "io": None,
-        "cpuset": f"it is not delegated to {scope.path('/root/scope')}",
+        "cpuset": f"the cpuset controller is not delegated to {scope.path('/root/scope')}",
     }
     assert (found.mode, found.problem) == ("v2", None)
     assert scope.content("/root/scope/cgroup.procs") == str(os.getpid())
@@ -75,7 +75,7 @@ def test_only_this_process_and_its_children_are_moved(scope):
     supervisor = {entry[2] for entry in scope.log if entry[1].endswith("supervisor/cgroup.procs")}
     assert supervisor == {str(os.getpid())}
     payload = {entry[2] for entry in scope.log if entry[1].endswith("payload/cgroup.procs")}
-    assert len(payload) == len(control.LIMITS)  # one child for each limit
+    assert len(payload) == len(control.LIMITS) + 1  # one child for each limit, and for io
     assert moved == supervisor | payload
 
 
@@ -93,6 +93,7 @@ def test_what_is_handed_on_for_the_trial_is_taken_back(empty):
     # All else was a child's doing, which has a log of its own.
     assert empty.log == [
         ("write", "/root/scope/cgroup.subtree_control", "-cpu"),
+        ("write", "/root/scope/cgroup.subtree_control", "-io"),
         ("write", "/root/scope/cgroup.subtree_control", "-memory"),
     ]
     assert cgroup_names(empty) == []
@@ -109,15 +110,7 @@ def test_what_a_sandbox_that_started_meanwhile_uses_is_not_taken_back(empty, mon
     monkeypatch.setattr(empty, "_control", busy)
     found = try_in(empty)
     assert (found.problem, found.controllers["memory"]) == (None, None)
-    assert empty.content("/root/scope/cgroup.subtree_control") == "cpu memory pids"
-
-
-def test_where_nothing_is_delegated_to_us_it_is_not_called_unmounted():
-    found = control.try_cgroups(cgroups.NoHierarchy(reason="because"), mountinfo=V2)
-    assert (found.controllers["io"], found.controllers["cpuset"]) == (
-        "no cgroup is delegated to us",
-        "no cgroup is delegated to us",
-    )
+    assert empty.content("/root/scope/cgroup.subtree_control") == "cpu io memory pids"
 
 
 def test_a_limit_that_the_kernel_refuses_is_said_and_the_others_are_tried(scope):
@@ -155,19 +148,13 @@ def test_where_none_can_be_made_every_controller_says_why(tmp_path):
     found = control.try_cgroups(cgroups.NoHierarchy(reason="because"), mountinfo="")
     assert found.controllers == {
         "memory": "because",
+        "memory_high": "because",
         "swap": "because",
         "pids": "because",
         "cpu": "because",
-        "io": "the blkio controller of cgroups is not mounted",
-        "cpuset": "the cpuset controller of cgroups is not mounted",
+        "io": "because",
+        "cpuset": "because",
     }
-
-
-def test_controllers_of_version_1_that_no_limit_uses_yet_are_looked_at(tmp_path):
-    simulated = SimulatedCgroups("")
-    simulated.denied.add("/blk")
-    found = control.try_cgroups(cgroups.NoHierarchy(reason="because"), mountinfo=V1, files=simulated)
-    assert found.controllers["io"] == "/blk is not writable"
 
 
 def test_the_place_shows_by_what_runs_it(tmp_path):
@@ -186,7 +173,7 @@ def session(tmp_path, environ: dict[str, str], **changes: object) -> SessionFact
 def test_without_systemd_there_is_no_manager_and_no_lingering(tmp_path):
     found = session(tmp_path, {"PATH": "/nowhere"})
     assert (found.place, found.debian, found.manager) == ("plain", False, None)
-    assert (found.has_systemd_run, found.lingers) == (False, None)
+    assert found.lingers is None
 
 
 def test_a_session_is_reached_by_the_socket_of_its_bus(tmp_path):
@@ -194,7 +181,7 @@ def test_a_session_is_reached_by_the_socket_of_its_bus(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text('NAME="X"\nID=ubuntu\nID_LIKE="debian"\n')
     environ = {"XDG_RUNTIME_DIR": "/u"}
-    assert session(tmp_path, {}).manager == "XDG_RUNTIME_DIR is not set: this is no login session"
+    assert session(tmp_path, {}).manager == f"{tmp_path}/run/user/1000/bus: No such file or directory"
     bus = f"{tmp_path}/u/bus"
     assert session(tmp_path, environ).manager == f"{bus}: No such file or directory"
     (tmp_path / "u").mkdir()
@@ -210,7 +197,11 @@ def test_a_session_is_reached_by_the_socket_of_its_bus(tmp_path):
     (tmp_path / "var/lib/systemd/linger").mkdir(parents=True)
     (tmp_path / "var/lib/systemd/linger/user").touch()
     assert session(tmp_path, environ).lingers
-    assert session(tmp_path, environ, uid=0, user_name="root").lingers
+    root = session(tmp_path, environ, uid=0, user_name="root")
+    assert (root.manager, root.lingers) == (
+        f"{tmp_path}/run/dbus/system_bus_socket: No such file or directory",
+        True,
+    )
 
 
 @pytest.mark.parametrize(

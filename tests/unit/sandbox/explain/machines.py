@@ -13,7 +13,7 @@ from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v1 import V1Hierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
-from sandbox.plan import draft, host_paths
+from sandbox.plan import draft, host_details, host_paths
 from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 from tests.unit.sandbox.facts import device, directory, host
@@ -115,8 +115,9 @@ MACHINES: Mapping[str, Machine] = {
         facts=host(
             cgroups=V2Hierarchy(
                 directory="/sys/fs/cgroup/user.slice",
-                available=frozenset({"memory", "cpu", "pids"}),
+                available=frozenset({"memory", "cpu", "pids", "cpuset", "io"}),
                 enabled=frozenset(),
+                processors="0-7",
             )
         ),
         profiles=("small",),
@@ -143,6 +144,7 @@ MACHINES: Mapping[str, Machine] = {
             fuse="missing",
             cgroups=NoHierarchy(reason="the cgroup /user is not delegated to us", delegable=True),
             hard_limits={**host().hard_limits, "open_files": 1024},
+            scopes=NoHierarchy(reason="/run/user/1000/bus: no such file or directory", delegable=True),
             systemd=True,
         ),
         paths=(
@@ -180,7 +182,10 @@ def case(text: str, machine: Machine, name: str = "test") -> Case:
         assignments=machine.assignments,
         unenforced="keep",
     )
-    paths = {path: directory(path) for path in host_paths(spec)} | {fact.path: fact for fact in machine.paths}
+    disks = host_details(spec)["disks"]
+    paths = {path: directory(path) for path in [*host_paths(spec), *disks]} | {
+        fact.path: fact for fact in machine.paths
+    }
     made = draft(
         spec, machine.facts, paths, environ=machine.environ, state_directory="/state", joined=machine.joined
     )

@@ -32,7 +32,10 @@ from tests.unit.sandbox.spec.examples import with_example
 MACHINE = Machine(
     facts=host(
         cgroups=V2Hierarchy(
-            directory="/sys/fs/cgroup/x", available=frozenset({"memory", "cpu", "pids"}), enabled=frozenset()
+            directory="/sys/fs/cgroup/x",
+            available=frozenset({"memory", "cpu", "pids", "cpuset", "io"}),
+            enabled=frozenset(),
+            processors="0-7",
         )
     ),
     environ={"HOME": "/home/user", "TERM": "xterm", "LANG": "C"},

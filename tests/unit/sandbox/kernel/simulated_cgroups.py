@@ -18,16 +18,30 @@ V1_FILES = {
     "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1", "cpu.shares": "1024"},
     "cpuacct": {"cpuacct.usage": "0"},
     "pids": {"pids.max": "max", "pids.events": "max 0"},
+    "cpuset": {
+        "cpuset.cpus": "",
+        "cpuset.mems": "",
+        "cpuset.effective_cpus": "0-3",
+        "cpuset.effective_mems": "0",
+    },
+    "blkio": {
+        "blkio.throttle.read_bps_device": "",
+        "blkio.throttle.read_iops_device": "",
+        "blkio.throttle.io_service_bytes": "",
+    },
 }
 V2_FILES = {
     "memory": {
         "memory.max": "max",
+        "memory.high": "max",
         "memory.swap.max": "max",
         "memory.peak": "0",
         "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0",
     },
     "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
     "pids": {"pids.max": "max", "pids.events": "max 0"},
+    "cpuset": {"cpuset.cpus": "", "cpuset.cpus.effective": "0-3"},
+    "io": {"io.max": "", "io.stat": ""},
 }
 
 
@@ -72,6 +86,10 @@ class SimulatedCgroups(CgroupFiles):
             self._fill(directory, {"cgroup.events": "populated 0", "cgroup.kill": ""})
             for controller in controllers.split():
                 self._fill(directory, V2_FILES[controller])
+
+    def make_file(self, path: str, value: str) -> None:
+        """Give a cgroup a file that a controller or a later kernel would."""
+        self._set(path, value)
 
     def _fill(self, directory: str, files: dict[str, str]) -> None:
         for name, value in files.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox.kernel import cgroups
-from sandbox.kernel.cgroups import CgroupLimits, v1
+from sandbox.kernel.cgroups import CgroupLimits, IoRates, v1
 
 if TYPE_CHECKING:
     from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
@@ -255,3 +255,87 @@ def test_a_stale_path_that_is_not_a_sandbox_cgroup_is_left_alone(hierarchy, simu
     assert cgroups.remove_stale(foreign, files=simulated) == tuple(foreign)
     assert (tmp_path / "sandbox-mine").is_dir()
     assert not any(entry[0] == "rmdir" for entry in simulated.log)
+
+
+RATES = IoRates(device="8:0", read=1 << 20, read_operations=50)
+MORE_MOUNTS = """\
+41 31 0:38 / /cpuset rw,relatime - cgroup cgroup rw,cpuset
+42 31 0:39 / /blkio rw,relatime - cgroup cgroup rw,blkio
+"""
+
+
+@pytest.fixture
+def rich(hierarchy, simulated) -> v1.V1Hierarchy:
+    """The same machine with the controllers of processors and disks."""
+    simulated.make_v1("/cpuset", ["cpuset"], "", [])
+    simulated.make_v1("/blkio", ["blkio"], "/job", [])
+    membership = SELF_CGROUP + "10:cpuset:/\n11:blkio:/job\n"
+    found = cgroups.detect(MOUNTINFO + MORE_MOUNTS, membership, euid=0, root=simulated.root, files=simulated)
+    assert isinstance(found, v1.V1Hierarchy)
+    simulated.log.clear()
+    return found
+
+
+def test_a_cpuset_gets_processors_and_memory_in_every_directory_before_a_process_comes(rich, simulated):
+    group = rich.create("a1", CgroupLimits(cpuset="1-2"))
+    for directory in ("", "/payload", "/server"):
+        assert simulated.content(f"/cpuset/sandbox-a1{directory}/cpuset.cpus") == "1-2"
+        assert simulated.content(f"/cpuset/sandbox-a1{directory}/cpuset.mems") == "0"
+    group.add(4242)
+    assert simulated.content("/cpuset/sandbox-a1/payload/cgroup.procs") == "4242"
+    assert group.file_of("cpuset") == simulated.path("/cpuset/sandbox-a1/cpuset.cpus")
+
+
+def test_no_cpuset_is_made_where_none_is_asked_for(rich, simulated):
+    rich.create("a1", CgroupLimits(pids=3))
+    assert not simulated.exists(simulated.path("/cpuset/sandbox-a1"))
+
+
+def test_the_server_shares_the_rates_of_disks_which_do_not_nest(rich, simulated):
+    group = rich.create("a1", CgroupLimits(io=(RATES,)))
+    payload = "/blkio/job/sandbox-a1/payload"
+    assert simulated.content(f"{payload}/blkio.throttle.read_bps_device") == "8:0 1048576"
+    assert simulated.content(f"{payload}/blkio.throttle.read_iops_device") == "8:0 50"
+    assert not simulated.exists(simulated.path("/blkio/job/sandbox-a1/server"))
+    group.add(4242)
+    group.add(4343, "server")
+    assert simulated.content(f"{payload}/cgroup.procs").split() == ["4242", "4343"]
+    simulated.write(
+        simulated.path(f"{payload}/blkio.throttle.io_service_bytes"),
+        "8:0 Read 10\n8:0 Write 4\n8:16 Read 20\n8:16 Write 0\nTotal 34\n",
+    )
+    assert (group.counters().io_read, group.counters().io_written) == (30, 4)
+    assert group.counters("payload").io_read is None  # not to be told from the server's
+
+
+def test_killing_one_leaf_spares_the_other_where_they_share_a_directory(rich, simulated):
+    group = rich.create("a1", CgroupLimits(io=(RATES,)))
+    simulated.write(simulated.path("/blkio/job/sandbox-a1/payload/cgroup.procs"), str(2**31 - 1))
+    group.kill("payload", timeout=0.01)
+    with pytest.raises(TimeoutError):
+        group.kill(timeout=0.01)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (CgroupLimits(memory_high=1 << 26), "cgroups version 1 have nothing like it"),
+        (CgroupLimits(cpuset="3-4"), "processor 4 cannot be used here, only 0-3"),
+        (CgroupLimits(io=(IoRates(device="8:0", write=1),)), "cgroups version 1 do not see who writes"),
+    ],
+)
+def test_what_version_1_cannot_hold_is_refused(rich, limits, reason):
+    (found,) = rich.unenforceable(limits).values()
+    assert found.startswith(reason)
+
+
+def test_rates_of_disks_need_a_directory_of_their_own(simulated):
+    simulated.make_v1("/both", ["memory", "blkio"], "", [])
+    line = "35 31 0:32 / /both rw,relatime - cgroup cgroup rw,memory,blkio\n"
+    found = cgroups.detect(line, "4:memory,blkio:/\n", euid=0, root=simulated.root, files=simulated)
+    assert found.unenforceable(CgroupLimits(io=(RATES,))) == {
+        "io": "the blkio controller is mounted together with others"
+    }
+    group = found.create("a1", CgroupLimits(memory=1 << 26))
+    group.add(4343, "server")
+    assert simulated.content("/both/sandbox-a1/server/cgroup.procs") == "4343"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox.kernel import cgroups
-from sandbox.kernel.cgroups import CgroupLimits, v2
+from sandbox.kernel.cgroups import CgroupLimits, IoRates, v2
 
 if TYPE_CHECKING:
     from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
@@ -187,13 +187,25 @@ def test_counters_come_from_the_sandbox_and_its_payload(tree):
     top = tree.path(f"{OWN}/sandbox-a1")
     tree.write(f"{top}/memory.peak", "4096\n")
     tree.write(f"{top}/cpu.stat", "usage_usec 12\nuser_usec 10\n")
-    tree.write(f"{top}/memory.events", "oom 3\noom_kill 2\noom_group_kill 0\n")
+    tree.write(f"{top}/memory.events", "high 6\noom 3\noom_kill 2\noom_group_kill 0\n")
+    tree.write(f"{top}/payload/cpu.stat", "usage_usec 11\nthrottled_usec 4\n")
+    tree.make_file(f"{top}/pids.peak", "7\n")
+    tree.make_file(f"{top}/io.stat", "8:0 rbytes=10 wbytes=4 rios=1\n8:16 rbytes=20 wbytes=0\n")
     tree.write(f"{top}/payload/pids.events", "max 5\n")
     assert group.counters() == cgroups.Counters(
-        memory_peak=4096, cpu_nanoseconds=12000, oom_kills=2, pids_max_events=5
+        memory_peak=4096,
+        cpu_nanoseconds=12000,
+        user_nanoseconds=10000,
+        throttled_nanoseconds=4000,
+        memory_high_events=6,
+        oom_kills=2,
+        pids_peak=7,
+        pids_max_events=5,
+        io_read=30,
+        io_written=4,
     )
     assert group.counters("server") == cgroups.Counters(
-        memory_peak=0, cpu_nanoseconds=0, oom_kills=0, pids_max_events=0
+        memory_peak=0, cpu_nanoseconds=0, memory_high_events=0, oom_kills=0, pids_max_events=0
     )
 
 
@@ -221,3 +233,72 @@ def test_stale_cgroups_are_killed_and_removed(tree):
     group = detect(tree).create("a1", CgroupLimits())
     assert cgroups.remove_stale(group.paths, files=tree) == ()
     assert tree.children(tree.path(OWN)) == ["supervisor"]
+
+
+@pytest.fixture
+def rich(tree, own_pid) -> SimulatedCgroups:
+    """The same machine with every controller delegated."""
+    tree.make_v2(OWN, controllers="cpu memory pids cpuset io", procs=(own_pid,))
+    return tree
+
+
+RATES = IoRates(device="8:0", read=1 << 20, write_operations=50)
+
+
+def test_processors_and_rates_of_disks_hold_for_both_leaves_together(rich):
+    detect(rich).create("a1", CgroupLimits(memory_high=1 << 25, cpuset="1,3", io=(RATES,)))
+    top = f"{OWN}/sandbox-a1"
+    assert rich.content(f"{top}/cpuset.cpus") == "1,3"
+    assert rich.content(f"{top}/io.max") == "8:0 rbps=1048576 wiops=50"
+    assert rich.content(f"{top}/payload/memory.high") == str(1 << 25)
+    assert rich.content(f"{top}/server/memory.high") == "max"
+
+
+def test_a_cpuset_is_handed_on_only_where_it_is_asked_for(rich):
+    detect(rich).create("a1", CgroupLimits(pids=3))
+    assert rich.content(f"{OWN}/cgroup.subtree_control") == "cpu io memory pids"
+
+
+@pytest.mark.parametrize(
+    "limit", ["memory", "memory_high", "swap", "cpus", "cpu_weight", "pids", "cpuset", "io"]
+)
+def test_the_file_of_a_limit_is_told_before_and_after_it_is_made(rich, limit):
+    found = detect(rich)
+    values = {"memory": 1 << 26, "memory_high": 1 << 25, "swap": 5, "cpus": 0.5, "cpu_weight": 7, "pids": 8}
+    limits = CgroupLimits(**values, cpuset="2", io=(RATES,))
+    group = found.create("a1", limits)
+    assert group.file_of(limit) == found.file_of("a1", limit)
+    written = {entry[1] for entry in rich.log if entry[0] == "write"}
+    assert group.file_of(limit).removeprefix(rich.root) in written
+
+
+def test_processors_that_are_not_there_are_refused(rich):
+    # The kernel would take them, and use all the others instead.
+    reasons = detect(rich).unenforceable(CgroupLimits(cpuset="2-5"))
+    assert reasons == {"cpuset": "processor 4, 5 cannot be used here, only 0-3"}
+    assert detect(rich).unenforceable(CgroupLimits(cpuset="0,3")) == {}
+
+
+def test_limits_of_controllers_that_are_not_delegated_are_refused(tree):
+    reasons = detect(tree).unenforceable(CgroupLimits(memory_high=1 << 26, cpuset="0", io=(RATES,)))
+    assert reasons == {
+        name: f"the {name} controller is not delegated to {tree.path(OWN)}" for name in ("cpuset", "io")
+    }
+
+
+def test_rates_of_writing_need_the_controller_that_knows_whose_pages_are_written(tree, own_pid):
+    tree.make_v2(OWN, controllers="io", procs=(own_pid,))
+    reasons = detect(tree).unenforceable(CgroupLimits(io=(RATES,)))
+    assert reasons["io"].startswith("limiting writes needs the memory controller")
+    assert detect(tree).unenforceable(CgroupLimits(io=(IoRates(device="8:0", read=1),))) == {}
+
+
+def test_the_root_of_the_hierarchy_is_told_from_a_cgroup_that_was_delegated(tree, own_pid):
+    tree.denied.clear()
+    tree.make_v2("/root/user/session", procs=(own_pid, 77))
+    at_top = detect(tree, "/user/session", euid=0)
+    assert isinstance(at_top, v2.V2Hierarchy)
+    assert at_top.of_machine
+    delegated = detect(tree)
+    assert isinstance(delegated, v2.V2Hierarchy)
+    assert not delegated.of_machine
