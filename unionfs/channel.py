@@ -12,7 +12,8 @@ packet::
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
 unix(7)); ``upper``, ``work``, ``size`` and ``inodes`` may be null, and the latter two left out. The server answers ``ready`` when the mount can be used, or
-``error: TEXT``. The end of the socket is the end of the server.
+``error: TEXT``, and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
+The end of the socket is the end of the server.
 """
 
 from __future__ import annotations

@@ -204,6 +204,7 @@ def _serve_for_launcher(number: int) -> int:
         writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
         restrict_files([lower.fd for lower in stack.lowers], writable)
         fs = open_stack(stack)
+        fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
         return serve(
             fs,
             request.fuse_fd,
@@ -218,6 +219,14 @@ def _serve_for_launcher(number: int) -> int:
         except OSError:
             pass  # the launcher is gone, and nobody else is to be told
         return EXIT_FAILURE
+
+
+def _send_at_once(channel: socket.socket, text: str) -> None:
+    """Say *text* before the request that is being served is answered, unless the launcher does not listen."""
+    try:
+        channel.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        pass
 
 
 def _report_ready(channel: socket.socket) -> None:

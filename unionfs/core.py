@@ -422,6 +422,11 @@ class UnionFs:
         )
         return found if self._quota is None else self._quota.within(found)
 
+    def tell_when_full(self, tell: Callable[[str], None]) -> None:
+        """Have *tell* called once for each bound of the writable layer that is reached: "size" or "inodes"."""
+        if self._quota is not None:
+            self._quota.on_full = tell
+
     # -- extended attributes -----------------------------------------------------------------------
 
     def _has_no_contents(self, node: Node) -> bool:

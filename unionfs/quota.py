@@ -56,6 +56,9 @@ class Quota:
         self._stale_at = 0.0
         #: Set once there are nodes.
         self.nameless: Nameless = tuple
+        #: Told once of each bound that stands against something: "size" or "inodes".
+        self.on_full: Callable[[str], None] | None = None
+        self._told: set[str] = set()
         self.recount()
 
     # -- questions ---------------------------------------------------------------------------------
@@ -70,7 +73,13 @@ class Quota:
             if self._freed or time.monotonic() >= self._stale_at:
                 self.recount()
             if not self._fits(size, objects):
+                self._tell("inodes" if self._fits(size, 0) else "size")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _tell(self, bound: str) -> None:
+        if self.on_full is not None and bound not in self._told:
+            self._told.add(bound)
+            self.on_full(bound)
 
     def _fits(self, size: int, objects: int) -> bool:
         return (self.size is None or size <= 0 or self.bytes + size <= self.size) and (

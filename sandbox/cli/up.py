@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.plan import Plan
+    from sandbox.runtime.report import Report
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = PROGRAM_EXIT_STATUS
@@ -40,7 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a denied call takes longer then, the others do not",
     )
     parser.add_argument(
-        "--json", action="store_true", help="with --dry-run: print the result, or the errors, as JSON"
+        "--report",
+        action="store_true",
+        help="say on standard error at the end what ended the program, what was used and what held each limit",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="with --dry-run or --report: print the result, or the errors, as JSON",
     )
 
 
@@ -48,12 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the sandbox and wait; return the exit status of its program."""
     if arguments.dry_run:
         return _dry_run(arguments)
-    if arguments.json:
+    as_json, arguments.json = (
+        arguments.json,
+        False,
+    )  # errors are told in words: standard output is the program's
+    if as_json and not arguments.report:
         from sandbox.errors import SandboxError
 
-        arguments.json = False
         raise SandboxError(
-            "--json needs --dry-run: the output of a sandbox is its program's", hint="add --dry-run"
+            "--json needs --dry-run or --report: the output of a sandbox is its program's",
+            hint="add --dry-run to see the plan, --report to see what was used",
         )
     spec = load_spec(arguments)
     # A parent that ignores it (SIG_IGN is inherited) would have the kernel reap our children before we can ask.
@@ -69,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
 
-        facts = host.gather(scopes=wants_cgroup(spec))
+        facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
         directory = state.StateDirectory(state.default_path(os.environ, facts.uid))
         directory.sweep()
         plan = make_plan(
@@ -100,8 +112,31 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.debug:
             print(f"+ {text}", file=sys.stderr, flush=True)
 
-    say_denied = say if arguments.trace_denials else None
-    return Supervisor(plan, facts, directory, server, trace=trace, warn=warn, say_denied=say_denied).run()
+    supervisor = Supervisor(
+        plan,
+        facts,
+        directory,
+        server,
+        trace=trace,
+        warn=warn,
+        say_denied=say if arguments.trace_denials else None,
+        measure=arguments.report,
+    )
+    try:
+        return supervisor.run()
+    finally:
+        if supervisor.report is not None:
+            _print_report(supervisor.report, as_json=as_json)
+
+
+def _print_report(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(report.as_dict()), file=sys.stderr, flush=True)
+    else:
+        first, *lines = report.lines()
+        print(f"sandbox: {first}", *lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:

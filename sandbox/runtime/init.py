@@ -34,6 +34,7 @@ from sandbox.runtime.messages import (
     FuseMounted,
     InitStarted,
     Mapped,
+    ProgramEnded,
     SetupFailed,
     Started,
     TerminalOpened,
@@ -124,7 +125,7 @@ def _report(channel: Channel, step: str, operation: str, error: OSError, hint: s
     )
 
 
-def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed) -> None:
+def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed | ProgramEnded) -> None:
     try:
         channel.send(message)
     except OSError:
@@ -426,9 +427,10 @@ def _loop(program: int, wake_reader: int, channel: Channel, forwarded: frozenset
     poll.register(wake_reader, select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
     while True:
-        status = _reap(program)
-        if status is not None:
-            return status
+        code = _reap(program)
+        if code is not None:
+            _send_quietly(channel, ProgramEnded(code))
+            return code if code >= 0 else 128 - code
         for fd, _ in poll.poll():
             if fd == channel.fileno():
                 return EXIT_FAILURE  # the supervisor is gone, and so are we: the kernel ends everything else
@@ -450,7 +452,7 @@ def _forward(program: int, number: int) -> None:
 
 
 def _reap(program: int) -> int | None:
-    """Reap all that have ended; the program's exit status, as a shell gives it, if it is among them."""
+    """Reap all that have ended; what the program ended with, if it is among them: -N for signal N."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -459,5 +461,4 @@ def _reap(program: int) -> int | None:
         if pid == 0:
             return None
         if pid == program:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return os.waitstatus_to_exitcode(status)

@@ -89,6 +89,13 @@ class CommandFailed:
     hint: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramEnded:
+    """init: the program ended with the exit status *code*, or by signal -*code*."""
+
+    code: int
+
+
 Message = (
     Unshared
     | Mapped
@@ -101,6 +108,7 @@ Message = (
     | Started
     | SetupFailed
     | CommandFailed
+    | ProgramEnded
 )
 
 _KINDS: dict[str, type[Message]] = {
@@ -117,6 +125,7 @@ _KINDS: dict[str, type[Message]] = {
         Started,
         SetupFailed,
         CommandFailed,
+        ProgramEnded,
     )
 }
 

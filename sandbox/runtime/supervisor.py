@@ -5,6 +5,7 @@ out.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -25,8 +26,8 @@ from sandbox.errors import (
 from sandbox.host import HostFacts, explain_userns_failure
 from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, idmaps, mounts, namespaces, process
-from sandbox.kernel.cgroups import Cgroup
-from sandbox.plan import LayerPlan, MountPoint, Plan
+from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters
+from sandbox.plan import CGROUP_LEVELS, LayerPlan, MountPoint, Plan
 from sandbox.runtime import filters, init, payload
 from sandbox.runtime.messages import (
     Adopted,
@@ -37,6 +38,7 @@ from sandbox.runtime.messages import (
     FuseMounted,
     InitStarted,
     Mapped,
+    ProgramEnded,
     SetupFailed,
     Started,
     TerminalOpened,
@@ -52,6 +54,7 @@ from sandbox.userns import give_to_root
 
 if TYPE_CHECKING:
     from sandbox.runtime.denials import Denials
+    from sandbox.runtime.report import Report
 
 M = TypeVar("M")
 
@@ -94,10 +97,12 @@ class Supervisor:
         trace: Callable[[str], None],
         warn: Callable[[str], None],
         say_denied: Callable[[str], None] | None = None,
+        measure: bool = False,
     ) -> None:
         """Prepare to run *plan*; the server is started already and belongs to the supervisor from now on.
 
-        *say_denied* is told which system calls the filter denies, if that is wanted.
+        *say_denied* is told which system calls the filter denies, if that is wanted. With *measure* there is a
+        :attr:`report` once the program has ended.
         """
         self._plan = plan
         self._facts = facts
@@ -131,6 +136,11 @@ class Supervisor:
         self._say_denied = say_denied
         self._denials: Denials | None = None
         self._abort_at: float | None = None
+        self._measure = measure
+        self._unmeasured: str | None = None
+        self._program_code: int | None = None
+        self._full: set[str] = set()
+        self.report: Report | None = None
 
     def run(self) -> int:
         """Run the sandbox; returns its exit status.
@@ -212,6 +222,8 @@ class Supervisor:
         self._give_to_root()
         if plan.cgroup.given():
             self._make_cgroup(undo)
+        elif self._measure:
+            self._make_cgroup_to_measure(undo)
 
     def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
         if layer.kind == "tar":
@@ -290,6 +302,17 @@ class Supervisor:
         if paths != self._cgroups_left:
             self._run.record({"cgroups": list(paths)})
             self._cgroups_left = paths
+
+    def _make_cgroup_to_measure(self, undo: ExitStack) -> None:
+        """Make a cgroup without limits if there can be one: what it counts is more than wait4(2) tells."""
+        if self._plan.cgroup_level == "none":
+            reasons = self._facts.cgroups.unenforceable(CgroupLimits(memory=0))
+            self._unmeasured = next(iter(reasons.values()), None)
+            return
+        try:
+            self._make_cgroup(undo)
+        except SetupError as error:
+            self._unmeasured = error.message
 
     def _remove_cgroup(self) -> None:
         try:
@@ -413,6 +436,7 @@ class Supervisor:
 
     def _wait(self, channel: Channel, wake_reader: int) -> int:
         deadline = None if self._plan.wall_time is None else time.monotonic() + self._plan.wall_time
+        started = time.monotonic()
         pidfd = os.pidfd_open(self._init_pid)
         try:
             while True:
@@ -433,14 +457,49 @@ class Supervisor:
         finally:
             os.close(pidfd)
         self._drain(channel)
-        status = self._reap_init()
-        self._say_what_was_short()
+        status, usage = self._reap_init()
+        wall_seconds = time.monotonic() - started
+        if self._cgroup is not None or self._full or self._measure:
+            self._look_back(status, usage, wall_seconds)
         if self._relay is not None:
             self._interrupted = self._interrupted or self._relay.finish(
                 wake_reader, lambda: _first_ending(wake_reader)
             )
         self._sum_up_denials()
         return self._verdict(status)
+
+    def _look_back(self, status: int, usage: resource.struct_rusage, wall_seconds: float) -> None:
+        """Say what was short, and make the report."""
+        from sandbox.runtime import report
+
+        counters = self._cgroup.counters("payload") if self._cgroup is not None else None
+        for text in report.reached(self._plan, counters, frozenset(self._full)):
+            self._warn(text)
+        if not self._measure:
+            return
+        timed_out, failed = self._timed_out, self._failure is not None
+        final = EXIT_TIMED_OUT if timed_out else 128 - status if status < 0 else status
+        if self._failure is not None:
+            final = self._failure.exit_code
+        ended = report.ending(
+            final,
+            self._program_code,
+            status,
+            timed_out=timed_out,
+            failed=failed,
+            oom_kills=None if counters is None else counters.oom_kills,
+        )
+        level = CGROUP_LEVELS[self._plan.cgroup_level]
+        self.report = report.Report(
+            name=self._plan.name,
+            ending=ended,
+            wall_seconds=wall_seconds,
+            program=counters if counters is not None else report.counters_of(usage),
+            sandbox=None if self._cgroup is None else self._cgroup.counters(),
+            measured_by=level if self._cgroup is not None else "wait4(2): memory of the largest process",
+            unmeasured=self._unmeasured,
+            limits=report.held_limits(self._plan, self._cgroup),
+        )
 
     def _poll(self, fds: list[int], deadline: float | None) -> dict[int, int]:
         poll = select.poll()
@@ -481,6 +540,9 @@ class Supervisor:
         said = self._server.receive()
         if said == "ready":
             return
+        if said.startswith("full: "):
+            self._full.add(said.removeprefix("full: "))
+            return
         if said:
             self._server_failed(said.removeprefix("error: "), None)
             return
@@ -489,7 +551,11 @@ class Supervisor:
             # Its mount is gone, so init is ending: the kernel lets go of the mounts before it reports the exit.
             self._give_up_at = time.monotonic() + _GRACE
         else:
-            self._server_failed("it ended unexpectedly", "run again with --debug")
+            from sandbox.runtime.report import server_was_short
+
+            counters = self._cgroup.counters("server") if self._cgroup is not None else Counters()
+            short = server_was_short(self._plan.server_cgroup, counters)
+            self._server_failed(short or "it ended unexpectedly", None if short else "run again with --debug")
 
     def _server_failed(self, detail: str, hint: str | None) -> None:
         if self._failure is None:
@@ -497,6 +563,7 @@ class Supervisor:
         self._kill_init()
 
     def _hear_init(self, channel: Channel) -> None:
+        """Hear one message; returns whether there was one."""
         message = channel.receive()
         if isinstance(message, FuseMounted):
             fd = channel.take_fd()
@@ -535,6 +602,8 @@ class Supervisor:
         elif isinstance(message, Started):
             self._started = True
             self._trace("started")
+        elif isinstance(message, ProgramEnded):
+            self._program_code = message.code
 
     def _trace_denials(self, listener: int) -> None:
         from sandbox.runtime.denials import Denials
@@ -555,13 +624,14 @@ class Supervisor:
             self._denials.close()  # nobody is under the filter any more
 
     def _drain(self, channel: Channel) -> None:
-        """Hear what init said before it ended."""
-        while True:
-            poll = select.poll()
-            poll.register(channel.fileno(), select.POLLIN)
-            if self._channel_gone or not poll.poll(0):
-                return
+        """Hear what init and the server said before init ended."""
+        while not self._channel_gone and _readable(channel.fileno()):
             self._hear_init(channel)
+        while not self._server_gone and _readable(self._server.fileno()):
+            before = set(self._full)
+            self._hear_server()
+            if self._full == before:
+                return
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -593,12 +663,12 @@ class Supervisor:
             if self._abort_at is None:
                 self._abort_at = time.monotonic() + _KILLED_GRACE
 
-    def _reap_init(self) -> int:
-        _, status = os.waitpid(self._init_pid, 0)
+    def _reap_init(self) -> tuple[int, resource.struct_rusage]:
+        _, status, usage = os.wait4(self._init_pid, 0)
         self._init_pid = 0
         if self._shares_processes:
             self._end_processes()
-        return os.waitstatus_to_exitcode(status)
+        return os.waitstatus_to_exitcode(status), usage
 
     def _end_processes(self) -> None:
         """End what no pid namespace ends: init has, unless it was killed; then its children are ours, or of the joined one's init."""
@@ -635,12 +705,6 @@ class Supervisor:
         for fd in self._namespaces.values():
             os.close(fd)
 
-    def _say_what_was_short(self) -> None:
-        """Tell a program that the kernel killed for want of memory from one that somebody killed."""
-        counters = self._cgroup.counters("payload") if self._cgroup is not None else None
-        if counters is not None and counters.oom_kills:
-            self._warn(f"out of memory: the kernel ended {counters.oom_kills} process(es) for limits.memory")
-
     def _verdict(self, status: int) -> int:
         if self._interrupted:
             return 128 + self._interrupted
@@ -676,6 +740,13 @@ def _set_oom_score(pid: int, value: int) -> None:
     """Set the score of *pid* and its children to come. What CAP_SYS_RESOURCE has set, nobody without it lowers."""
     with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(value))
+
+
+def _readable(fd: int) -> bool:
+    """Tell whether *fd* can be read without waiting."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
 
 
 def _command_error(message: CommandFailed) -> SandboxError:

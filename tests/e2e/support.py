@@ -116,11 +116,16 @@ class Launcher:
 
     @contextmanager
     def start(
-        self, spec: str = HOST_ROOT, command: Sequence[str] = (), **others: Any
+        self,
+        spec: str = HOST_ROOT,
+        command: Sequence[str] = (),
+        *,
+        options: Sequence[str] = (),
+        **others: Any,
     ) -> Iterator[subprocess.Popen[str]]:
         """Start a sandbox and give its supervisor; standard output and error are pipes. Killed at the end."""
         with subprocess.Popen(
-            self.arguments(spec, command),
+            self.arguments(spec, command, options),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -213,7 +213,7 @@ def test_memory_limit_ends_what_takes_more(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[limits]\nmemory = "64M"\n'
     done = launcher.up(spec, ["/usr/bin/python3", "-c", "x = bytearray(300 << 20); print('not limited')"])
     assert (done.status, done.out) == (128 + signal.SIGKILL, "")
-    assert "out of memory: the kernel ended 1 process(es) for limits.memory" in done.err
+    assert "out of memory: limits.memory of 64M was reached, and the kernel killed 1 process" in done.err
 
 
 @pytest.mark.root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -246,3 +247,26 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
     quota = union.parts.quota
     assert quota is not None
     assert quota.bytes == size
+
+
+def test_each_bound_that_is_reached_is_told_once_before_the_refusal(make_union: MakeUnion) -> None:
+    union = make_union(size=100 * KIB, inodes=3)
+    told: list[str] = []
+    union.fs.tell_when_full(told.append)
+    union.create("a", b"x" * 50 * KIB)
+    assert told == []
+    handle = union.open("a", os.O_WRONLY)
+    assert union.fs.write(handle, 50 * KIB, b"x" * 200 * KIB) < 200 * KIB
+    for _ in range(2):
+        assert refused(lambda: union.fs.write(handle, 200 * KIB, b"x" * 10 * KIB))
+    union.fs.handles.close_file(handle)
+    assert told == ["size"]
+    union.unlink("a")
+    for name in "bcde":
+        last = refused(functools.partial(union.create, name))
+    assert last
+    assert told == ["size", "inodes"]
+
+
+def test_a_layer_without_bounds_has_nothing_to_tell(make_union: MakeUnion) -> None:
+    make_union().fs.tell_when_full(pytest.fail)

@@ -205,8 +205,8 @@ def test_arguments_of_a_verb_are_phrases_with_names(verb: str) -> None:
 
 
 def meaning(action: argparse.Action) -> tuple[object, ...]:
-    """Return what an option is said to be; it may need another one: "with --dry-run: ..."."""
-    said = re.sub(r"^with --[a-z-]+: ", "", action.help or "")
+    """Return what an option is said to be; it may need another one: "with --dry-run or --report: ..."."""
+    said = re.sub(r"^with --[a-z-]+( or --[a-z-]+)*: ", "", action.help or "")
     return (action.metavar, said, action.nargs, action.dest, action.default)
 
 

@@ -1,0 +1,281 @@
+"""What `sandbox up --report` says at the end: how it ended, what was used, and what held each limit. Pure."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
+from sandbox.ops import TmpfsVolume
+from sandbox.plan import CGROUP_LEVELS, Plan
+from sandbox.spec.units import format_size
+
+How = Literal["exit", "signal", "out of memory", "wall_time", "failure"]
+
+_BLOCK = 512  # bytes that ru_inblock and ru_oublock count in, whatever the disk's are; getrusage(2)
+_BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What ended the program: *status* is that of `sandbox up`; *signal* where one ended it."""
+
+    how: How
+    status: int
+    signal: str | None = None
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        with_signal = "" if self.signal is None else f" ({self.signal})"
+        return {
+            "exit": f"exit status {self.status}",
+            "signal": f"signal {(self.signal or '').removeprefix('signal ')}",
+            "out of memory": f"out of memory{with_signal}",
+            "wall_time": "limits.wall_time",
+            "failure": "a failure of the sandbox",
+        }[self.how]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLimit:
+    """A limit and what held it; *mechanism* is None for one that nothing held, for the *reason*."""
+
+    key: str
+    value: object
+    mechanism: str | None
+    where: str | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        if self.mechanism is None:
+            return f"{_shown(self.key, self.value)}, held by nothing: {self.reason}"
+        place = "" if self.where is None else f", {self.where}"
+        return f"{_shown(self.key, self.value)}, held by {self.mechanism}{place}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole of it. *program* counts the program's processes, *sandbox* those with the file system's server."""
+
+    name: str
+    ending: Ending
+    wall_seconds: float
+    program: Counters
+    sandbox: Counters | None
+    #: What counted: a mechanism; and why not something better.
+    measured_by: str
+    unmeasured: str | None
+    limits: tuple[HeldLimit, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report for JSON; null is what nothing here can tell."""
+        return {
+            "name": self.name,
+            "ended_by": self.ending.how,
+            "status": self.ending.status,
+            "signal": self.ending.signal,
+            "wall_seconds": round(self.wall_seconds, 6),
+            "measured_by": self.measured_by,
+            "unmeasured": self.unmeasured,
+            "program": asdict(self.program),
+            "sandbox": None if self.sandbox is None else asdict(self.sandbox),
+            "limits": {
+                limit.key: {
+                    "value": limit.value,
+                    "enforced_by": limit.mechanism,
+                    "where": limit.where,
+                    "reason": limit.reason,
+                }
+                for limit in self.limits
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report for people."""
+        told = {"ended by": str(self.ending), "wall time": f"{self.wall_seconds:.2f} s", **self._used()}
+        told["measured by"] = self.measured_by + (f": {self.unmeasured}" if self.unmeasured else "")
+        told |= {f"{limit.key}": str(limit) for limit in self.limits}
+        width = max(map(len, told))
+        return [f"report on {self.name}", *(f"  {label:{width}}  {text}" for label, text in told.items())]
+
+    def _used(self) -> dict[str, str]:
+        program, found = self.program, {}
+        if program.cpu_nanoseconds is not None:
+            parts = [
+                f"{_seconds(program.user_nanoseconds)} user",
+                f"{_seconds(program.system_nanoseconds)} system",
+            ]
+            held_back = program.throttled_nanoseconds
+            found["cpu time"] = f"{_seconds(program.cpu_nanoseconds)} ({', '.join(parts)})" + (
+                f"; held back for {_seconds(held_back)}" if held_back else ""
+            )
+        if program.memory_peak is not None:
+            found["memory"] = f"{_size(program.memory_peak)} at most" + _many(
+                ("slowed down {} times", program.memory_high_events), ("{} killed", program.oom_kills)
+            )
+        if program.pids_peak is not None or program.pids_max_events:
+            forks = _count(program.pids_max_events, "fork", "forks") if program.pids_max_events else None
+            most = "" if program.pids_peak is None else f"{program.pids_peak} at most"
+            found["processes"] = (most + _many(("{} failed", forks))).removeprefix("; ")
+        whole = self.sandbox or program
+        if whole.io_read is not None and whole.io_written is not None:
+            found["disks"] = f"{_size(whole.io_read)} read, {_size(whole.io_written)} written"
+        if self.sandbox is not None and self.sandbox.cpu_nanoseconds is not None:
+            memory = self.sandbox.memory_peak
+            found["with the server"] = f"{_seconds(self.sandbox.cpu_nanoseconds)} cpu time" + (
+                "" if memory is None else f", {_size(memory)} of memory at most"
+            )
+        return found
+
+
+def ending(
+    status: int, code: int | None, init_code: int, *, timed_out: bool, failed: bool, oom_kills: int | None
+) -> Ending:
+    """Return what ended the program.
+
+    Args:
+        status: of `sandbox up`.
+        code: what process 1 said that the program ended with, None if it did not come to that.
+        init_code: what process 1 itself ended with.
+        timed_out: the supervisor's timer ran out.
+        failed: a part of the sandbox did not work.
+        oom_kills: processes of the program that were killed for want of memory, None where nobody counts them.
+    """
+    if failed:
+        return Ending(how="failure", status=status)
+    if timed_out:
+        return Ending(how="wall_time", status=status, signal="SIGKILL")
+    ended = code if code is not None else init_code
+    if ended >= 0:
+        return Ending(how="exit", status=status)
+    names = {number.value: number.name for number in signal.Signals}
+    name = names.get(-ended, f"signal {-ended}")  # most real-time signals have no name
+    if name == "SIGKILL" and oom_kills:
+        return Ending(how="out of memory", status=status, signal=name)
+    return Ending(how="signal", status=status, signal=name)
+
+
+def counters_of(usage: resource.struct_rusage) -> Counters:
+    """Return what wait4(2) tells of process 1 and all that it has reaped; the memory is that of the largest process."""
+    return Counters(
+        memory_peak=usage.ru_maxrss * 1024,
+        cpu_nanoseconds=round((usage.ru_utime + usage.ru_stime) * 1e9),
+        user_nanoseconds=round(usage.ru_utime * 1e9),
+        system_nanoseconds=round(usage.ru_stime * 1e9),
+        io_read=usage.ru_inblock * _BLOCK,
+        io_written=usage.ru_oublock * _BLOCK,
+    )
+
+
+def held_limits(plan: Plan, cgroup: Cgroup | None) -> tuple[HeldLimit, ...]:
+    """Return every limit that *plan* sets, with what holds it, and those that go unenforced."""
+    return tuple(_held(plan, cgroup))
+
+
+def _held(plan: Plan, cgroup: Cgroup | None) -> Iterator[HeldLimit]:
+    mechanism = CGROUP_LEVELS[plan.cgroup_level]
+    for name in plan.cgroup.given() if cgroup is not None else ():
+        assert cgroup is not None
+        value = _plain(getattr(plan.cgroup, name))
+        yield HeldLimit(key=f"limits.{name}", value=value, mechanism=mechanism, where=cgroup.file_of(name))
+    for name, limit in plan.process.rlimits.items():
+        yield HeldLimit(key=f"limits.{name}", value=limit, mechanism="an rlimit of each process")
+    if plan.wall_time is not None:
+        yield HeldLimit(key="limits.wall_time", value=plan.wall_time, mechanism="a timer of the supervisor")
+    if plan.process.oom_score_adj is not None:
+        value, where = plan.process.oom_score_adj, "/proc/self/oom_score_adj"
+        yield HeldLimit(key="limits.oom_score_adj", value=value, mechanism="the kernel", where=where)
+    for key, bound in (("root.size", plan.size), ("root.inodes", plan.inodes)):
+        if bound is not None:
+            yield HeldLimit(key=key, value=bound, mechanism="unionfs")
+    for volume in plan.operations:
+        if isinstance(volume, TmpfsVolume) and volume.size is not None:
+            key = f"volumes: size of {volume.target}"
+            yield HeldLimit(
+                key=key, value=volume.size, mechanism="an option of the mount", where=volume.target
+            )
+    for difference in plan.differences:
+        if difference.key.startswith("limits."):
+            yield HeldLimit(
+                key=difference.key, value=difference.asked, mechanism=None, reason=difference.reason
+            )
+
+
+def reached(plan: Plan, counters: Counters | None, full: frozenset[str]) -> list[str]:
+    """Return what was short, for people: limits at which the kernel or the file system's server refused something."""
+    found = []
+    limits = plan.cgroup
+    if counters is not None and counters.oom_kills:
+        what = (
+            "the machine has no more"
+            if limits.memory is None
+            else f"limits.memory of {_size(limits.memory)} was reached"
+        )
+        found.append(
+            f"out of memory: {what}, and the kernel killed {_count(counters.oom_kills, 'process', 'processes')}"
+        )
+    if counters is not None and counters.pids_max_events and limits.pids is not None:
+        forks = _count(counters.pids_max_events, "fork", "forks")
+        found.append(f"limits.pids of {limits.pids} was reached, and {forks} failed")
+    if "size" in full and plan.size is not None:
+        found.append(
+            f"root.size of {_size(plan.size)} was reached: the writable layer was full, and writing failed"
+        )
+    if "inodes" in full and plan.inodes is not None:
+        found.append(
+            f"root.inodes of {plan.inodes} was reached: the writable layer was full, and making files failed"
+        )
+    return found
+
+
+def server_was_short(limits: CgroupLimits, counters: Counters) -> str | None:
+    """Return why the file system's server ended, if that was for its own limit of memory."""
+    if not counters.oom_kills or limits.memory is None:
+        return None
+    return f"it took more than the {_size(limits.memory)} of memory that it may have beside limits.memory"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"1 {one}" if number == 1 else f"{number} {many}"
+
+
+def _many(*counted: tuple[str, int | str | None]) -> str:
+    return "".join("; " + text.format(number) for text, number in counted if number)
+
+
+def _plain(value: object) -> object:
+    return [asdict(rates) for rates in value] if isinstance(value, tuple) else value
+
+
+def _shown(key: str, value: object) -> str:
+    name = key.rpartition(".")[2]
+    if isinstance(value, list):
+        return ", ".join(str(IoRates(**item)) for item in value)
+    if isinstance(value, int) and (name in _BYTES or key.startswith("volumes: size")):
+        return _size(value)
+    return (
+        f"{value:g} seconds"
+        if name in ("wall_time", "cpu_time") and isinstance(value, int | float)
+        else str(value)
+    )
+
+
+def _seconds(nanoseconds: int | None) -> str:
+    return "unknown" if nanoseconds is None else f"{nanoseconds / 1e9:.2f} s"
+
+
+def _size(value: int) -> str:
+    """Return bytes for people: exactly, if that is short, as sizes of a file mostly are."""
+    exact = format_size(value)
+    if len(exact) <= 5:
+        return exact
+    scaled = float(value)
+    for unit in ("", "K", "M", "G", "T"):
+        if scaled < 1024 or unit == "T":
+            break
+        scaled /= 1024
+    return f"{scaled:.1f}{unit}"

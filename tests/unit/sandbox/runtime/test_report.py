@@ -1,0 +1,190 @@
+"""What is said at the end of a sandbox: exact words and JSON, from made-up counters."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import pytest
+
+from sandbox.kernel.cgroups import CgroupLimits, Counters
+from sandbox.kernel.cgroups.v2 import V2Cgroup, V2Hierarchy
+from sandbox.runtime import report
+from tests.unit.sandbox.facts import host, plan
+
+CGROUP = V2Cgroup(directory="/own/sandbox-x")
+SPEC = """
+[root]
+layers = ["dir:/"]
+size = "8M"
+inodes = 100
+[limits]
+memory = "64M"
+pids = 30
+io = [{ path = "/", read = "10M" }]
+open_files = 99
+cpu_time = 5
+wall_time = "2s"
+oom_score_adj = 500
+swap = 0
+optional = ["swap"]
+[[volumes]]
+type = "tmpfs"
+target = "/t"
+size = "1M"
+"""
+HIERARCHY = V2Hierarchy(
+    directory="/own", available=frozenset({"memory", "pids", "io"}), enabled=frozenset(), has_swap=False
+)
+PLAN = plan(SPEC, host(cgroups=HIERARCHY))
+USED = Counters(
+    memory_peak=(64 << 20) - 4096,
+    cpu_nanoseconds=1_500_000_000,
+    user_nanoseconds=1_000_000_000,
+    system_nanoseconds=500_000_000,
+    throttled_nanoseconds=250_000_000,
+    memory_high_events=3,
+    oom_kills=2,
+    pids_peak=30,
+    pids_max_events=1,
+    io_read=1000,
+    io_written=0,
+)
+WHOLE = Counters(memory_peak=90 << 20, cpu_nanoseconds=2_000_000_000, io_read=3 << 20, io_written=1 << 20)
+
+
+def made(**changes: Any) -> report.Report:
+    values: dict[str, Any] = {
+        "name": "x",
+        "ending": report.Ending(how="out of memory", status=137, signal="SIGKILL"),
+        "wall_seconds": 2.345,
+        "program": USED,
+        "sandbox": WHOLE,
+        "measured_by": "cgroup version 2, delegated to us",
+        "unmeasured": None,
+        "limits": report.held_limits(PLAN, CGROUP),
+    }
+    return report.Report(**{**values, **changes})
+
+
+def test_report_in_words() -> None:
+    assert made().lines() == [
+        "report on x",
+        "  ended by              out of memory (SIGKILL)",
+        "  wall time             2.35 s",
+        "  cpu time              1.50 s (1.00 s user, 0.50 s system); held back for 0.25 s",
+        "  memory                64.0M at most; slowed down 3 times; 2 killed",
+        "  processes             30 at most; 1 fork failed",
+        "  disks                 3M read, 1M written",
+        "  with the server       2.00 s cpu time, 90M of memory at most",
+        "  measured by           cgroup version 2, delegated to us",
+        "  limits.memory         64M, held by cgroup version 2, delegated to us, /own/sandbox-x/payload/memory.max",
+        "  limits.pids           30, held by cgroup version 2, delegated to us, /own/sandbox-x/payload/pids.max",
+        "  limits.io             8:0 read=10485760, held by cgroup version 2, delegated to us, /own/sandbox-x/io.max",
+        "  limits.open_files     99, held by an rlimit of each process",
+        "  limits.cpu_time       5 seconds, held by an rlimit of each process",
+        "  limits.wall_time      2 seconds, held by a timer of the supervisor",
+        "  limits.oom_score_adj  500, held by the kernel, /proc/self/oom_score_adj",
+        "  root.size             8M, held by unionfs",
+        "  root.inodes           100, held by unionfs",
+        "  volumes: size of /t   1M, held by an option of the mount, /t",
+        "  limits.swap           0, held by nothing: this kernel does not account swap (CONFIG_SWAP, swapaccount=1)",
+    ]
+
+
+def test_report_as_json() -> None:
+    told = made().as_dict()
+    assert {key: told[key] for key in ("name", "ended_by", "status", "signal", "wall_seconds")} == {
+        "name": "x",
+        "ended_by": "out of memory",
+        "status": 137,
+        "signal": "SIGKILL",
+        "wall_seconds": 2.345,
+    }
+    assert isinstance(told["program"], dict)
+    assert told["program"]["pids_peak"] == 30
+    assert isinstance(told["limits"], dict)
+    assert told["limits"]["limits.pids"] == {
+        "value": 30,
+        "enforced_by": "cgroup version 2, delegated to us",
+        "where": "/own/sandbox-x/payload/pids.max",
+        "reason": None,
+    }
+    assert told["limits"]["limits.swap"]["enforced_by"] is None
+
+
+def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> None:
+    usage = resource.struct_rusage((1.25, 0.25, 2048, 0, 0, 0, 0, 0, 0, 4, 8, 0, 0, 0, 0, 0))
+    counters = report.counters_of(usage)
+    assert counters == Counters(
+        memory_peak=2 << 20,
+        cpu_nanoseconds=1_500_000_000,
+        user_nanoseconds=1_250_000_000,
+        system_nanoseconds=250_000_000,
+        io_read=2048,
+        io_written=4096,
+    )
+    lines = made(
+        program=counters, sandbox=None, measured_by="wait4(2)", unmeasured="there is none", limits=()
+    ).lines()
+    assert lines[3:] == [
+        "  cpu time     1.50 s (1.25 s user, 0.25 s system)",
+        "  memory       2M at most",
+        "  disks        2K read, 4K written",
+        "  measured by  wait4(2): there is none",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "init_code", "changes", "expected", "shown"),
+    [
+        (0, 0, {}, ("exit", None), "exit status 0"),
+        (7, 7, {}, ("exit", None), "exit status 7"),
+        # Not to be taken for a signal: the program chose it.
+        (137, 137, {"oom_kills": 1}, ("exit", None), "exit status 137"),
+        (-15, 143, {}, ("signal", "SIGTERM"), "signal SIGTERM"),
+        (-9, 137, {}, ("signal", "SIGKILL"), "signal SIGKILL"),
+        (-9, 137, {"oom_kills": 1}, ("out of memory", "SIGKILL"), "out of memory (SIGKILL)"),
+        (-11, 139, {"oom_kills": 1}, ("signal", "SIGSEGV"), "signal SIGSEGV"),
+        # Process 1 itself was killed.
+        (None, -9, {"oom_kills": 1}, ("out of memory", "SIGKILL"), "out of memory (SIGKILL)"),
+        (None, -9, {"timed_out": True}, ("wall_time", "SIGKILL"), "limits.wall_time"),
+        (None, 125, {"failed": True}, ("failure", None), "a failure of the sandbox"),
+        (-34, 162, {}, ("signal", "SIGRTMIN"), "signal SIGRTMIN"),
+        (-40, 168, {}, ("signal", "signal 40"), "signal 40"),
+    ],
+)
+def test_what_ended_the_program(
+    code: int | None, init_code: int, changes: dict[str, Any], expected: tuple[str, str | None], shown: str
+) -> None:
+    values = {"timed_out": False, "failed": False, "oom_kills": None, **changes}
+    status = code if code is not None and code >= 0 else 99
+    found = report.ending(status, code, init_code, **values)
+    assert (found.how, found.signal) == expected
+    assert str(found) == shown
+
+
+def test_what_was_short_is_said_with_the_limit() -> None:
+    assert report.reached(PLAN, USED, frozenset({"size", "inodes"})) == [
+        "out of memory: limits.memory of 64M was reached, and the kernel killed 2 processes",
+        "limits.pids of 30 was reached, and 1 fork failed",
+        "root.size of 8M was reached: the writable layer was full, and writing failed",
+        "root.inodes of 100 was reached: the writable layer was full, and making files failed",
+    ]
+    assert report.reached(PLAN, Counters(oom_kills=0, pids_max_events=0), frozenset()) == []
+    assert report.reached(PLAN, None, frozenset()) == []
+
+
+def test_a_machine_that_is_out_of_memory_is_not_called_a_limit() -> None:
+    unlimited = plan('[root]\nlayers = ["dir:/"]\n', host(cgroups=HIERARCHY))
+    assert report.reached(unlimited, Counters(oom_kills=1), frozenset()) == [
+        "out of memory: the machine has no more, and the kernel killed 1 process"
+    ]
+
+
+def test_a_server_that_was_killed_for_its_memory_is_told_from_one_that_crashed() -> None:
+    limits = CgroupLimits(memory=1 << 30)
+    text = "it took more than the 1G of memory that it may have beside limits.memory"
+    assert report.server_was_short(limits, Counters(oom_kills=1)) == text
+    assert report.server_was_short(limits, Counters(oom_kills=0)) is None
+    assert report.server_was_short(CgroupLimits(), Counters(oom_kills=1)) is None
