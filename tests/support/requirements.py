@@ -13,6 +13,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,7 +149,9 @@ def probe_cgroup() -> Missing | None:
             return None
     # An ordinary user's cgroup is delegated by the session manager, before the tests begin.
     return Missing(
-        f"a writable cgroup: {found}", "systemd-run --user --scope -p Delegate=yes", os.geteuid() == 0
+        f"a writable cgroup: {found}",
+        "systemd-run --user --scope -p Delegate=yes, around the tests",
+        os.geteuid() == 0,
     )
 
 
@@ -276,6 +279,23 @@ def probe_unionmount_testsuite() -> Missing | None:
     return None
 
 
+def probe_vm() -> Missing | None:
+    """Tools that run a command in a Debian virtual machine, in $SANDBOX_TEST_VM: a stock systemd and cgroups version 2."""
+    given = os.environ.get("SANDBOX_TEST_VM")
+    if given is None:
+        remedy = "set SANDBOX_TEST_VM to a directory with build-image and run-in-vm"
+        return Missing("the tools of the virtual machine", remedy)
+    for name in ("build-image", "run-in-vm"):
+        if not os.access(os.path.join(given, name), os.X_OK):
+            return Missing(f"$SANDBOX_TEST_VM: {given}/{name} is no program")
+    for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")):
+        if shutil.which(program) is None:
+            return Missing(program, f"apt-get install {package}")
+    if sysconfig.get_python_version() != "3.13":
+        return Missing("Python 3.13, which the machine has: it gets our packages", removable=False)
+    return None
+
+
 def not_long() -> Missing | None:
     """Tests of minutes and hours."""
     return Missing("--long was not given", removable=False)
@@ -298,6 +318,7 @@ PROBES: dict[str, Probe] = {
     "man": _program("man", "man-db"),
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
+    "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,
 }
 
