@@ -10,8 +10,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -117,6 +117,7 @@ class Supervisor:
         #: Namespaces to join, and those that the sandbox has for itself; by kind.
         self._joined: dict[str, int] = {}
         self._namespaces: dict[str, int] = {}
+        self._signals: _Signals
         self._run: RunDirectory
         self._home: RunDirectory | None = None
         self._cgroup: Cgroup | None = None
@@ -151,11 +152,7 @@ class Supervisor:
         try:
             with ExitStack() as undo:
                 undo.callback(self._server.stop)
-                signals = _Signals(undo)
-                try:
-                    return self._bring_up(undo, signals)
-                finally:
-                    signals.only_note()
+                return self._bring_up(undo)
         except _Interrupted as interrupted:
             return 128 + interrupted.number
         except (
@@ -163,7 +160,8 @@ class Supervisor:
         ) as error:  # of a step so small that it has no name: no descriptor, process or memory was left
             raise SetupError.from_os_error("start", "set-up", error) from error
 
-    def _bring_up(self, undo: ExitStack, signals: _Signals) -> int:
+    def _bring_up(self, undo: ExitStack) -> int:
+        self._signals = _Signals(undo)
         self._open_joined(undo)
         _open_pipes_for_reopening()
         self._prepare(undo)
@@ -175,9 +173,9 @@ class Supervisor:
         undo.callback(self._end_init)
         stage1 = self._fork_stage1(theirs, channel)
         theirs.close()
-        self._start(stage1, channel)
-        signals.only_note()
-        return self._wait(channel, signals.reader)
+        with self._signals.ending():
+            self._start(stage1, channel)
+        return self._wait(channel, self._signals.reader)
 
     def _open_joined(self, undo: ExitStack) -> None:
         """Open the namespaces that are joined, before anything is made."""
@@ -227,7 +225,8 @@ class Supervisor:
 
     def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
         if layer.kind == "tar":
-            stored = store.open_archive(layer.path, self._plan.ids)
+            with self._signals.ending():  # unpacking may take minutes
+                stored = store.open_archive(layer.path, self._plan.ids)
             undo.callback(stored.close)
             for notice in stored.notices:
                 self._warn(notice)
@@ -411,8 +410,8 @@ class Supervisor:
             return
         if not self._init_pid:
             _kill_quietly(pid)
-        os.waitpid(pid, 0)
         self._stage1_gone = True
+        os.waitpid(pid, 0)
 
     def _expect(self, channel: Channel, kind: type[M]) -> M:
         message = channel.receive()
@@ -759,8 +758,10 @@ def _command_error(message: CommandFailed) -> SandboxError:
 
 
 class _Signals:
-    """Turns signals into bytes of a pipe, so that one poll waits for everything; while nobody polls yet, those that
-    end a program end the start.
+    """Turns signals into bytes of a pipe, so that one poll waits for everything.
+
+    While nobody polls yet, those that end a program end the start: in the steps that may take long, which clean up after
+    themselves, and before these if they came earlier. Nowhere else, where they could come between making and noting.
     """
 
     def __init__(self, undo: ExitStack) -> None:
@@ -770,7 +771,8 @@ class _Signals:
         undo.callback(os.close, writer)
         for fd in (self.reader, writer):
             os.set_blocking(fd, False)
-        self._raising = True
+        self._raising = False
+        self._came = 0
         previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         undo.callback(signal.set_wakeup_fd, previous_fd)
         for number in _SIGNALS:
@@ -780,14 +782,23 @@ class _Signals:
             undo.callback(signal.signal, number, previous)
             signal.signal(number, self._handle)
 
-    def only_note(self) -> None:
-        """From now on, leave everything to whoever reads the pipe: no clean-up may be cut short."""
-        self._raising = False
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Let a signal that ends a program raise _Interrupted within, once."""
+        self._raising = True
+        try:
+            if self._came:
+                raise _Interrupted(self._came)
+            yield
+        finally:
+            self._raising = False
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self._raising and number in _ENDING:
-            self._raising = False
-            raise _Interrupted(number)
+        if number in _ENDING:
+            self._came = self._came or number
+            if self._raising:
+                self._raising = False
+                raise _Interrupted(number)
 
 
 def _open_pipes_for_reopening() -> None:
