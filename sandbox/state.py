@@ -210,7 +210,8 @@ class StateDirectory:
                 state = _read_state(path) or {}
                 if isinstance(state.get("root"), str):
                     end_rooted(state["root"])
-                cgroups.remove_stale([str(entry) for entry in state.get("cgroups", [])])
+                if cgroups.remove_stale([str(entry) for entry in state.get("cgroups", [])]):
+                    continue  # the directory is what tells the next command of them
                 remove_directory(path, ids_from_json(state.get("ids")))
                 swept.append(os.path.basename(path))
             except (SandboxError, TimeoutError):

@@ -10,9 +10,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from sandbox.errors import (
@@ -24,11 +23,11 @@ from sandbox.errors import (
     describe_errno,
 )
 from sandbox.host import HostFacts, explain_userns_failure
-from sandbox.image.store import LayerStore
-from sandbox.kernel import cgroups, idmaps, mounts, namespaces, process
-from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters
-from sandbox.plan import CGROUP_LEVELS, LayerPlan, MountPoint, Plan
+from sandbox.kernel import idmaps, process
+from sandbox.kernel.cgroups import Counters
+from sandbox.plan import CGROUP_LEVELS, Plan
 from sandbox.runtime import filters, init, payload
+from sandbox.runtime.ground import Ground
 from sandbox.runtime.messages import (
     Adopted,
     CgroupNamespace,
@@ -44,13 +43,12 @@ from sandbox.runtime.messages import (
     TerminalOpened,
     Unshared,
 )
-from sandbox.runtime.server import ServedLayer, ServedStack, Server
-from sandbox.runtime.targets import resolve
+from sandbox.runtime.server import Server
+from sandbox.runtime.signals import CAUGHT, ENDING, Interrupted, Signals, first_ending
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
-from sandbox.state import RunDirectory, StateDirectory
-from sandbox.userns import give_to_root
+from sandbox.state import StateDirectory
 
 if TYPE_CHECKING:
     from sandbox.runtime.denials import Denials
@@ -62,26 +60,6 @@ M = TypeVar("M")
 _GRACE = 5.0
 #: Seconds for init to end after it was killed; then the server is ended, too, as somebody waits for an answer of it.
 _KILLED_GRACE = 5.0
-_SIGNALS = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGWINCH,
-    signal.SIGCHLD,
-)
-#: Those that end a sandbox which is still coming up: nobody could be told of them yet.
-_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-
-
-class _Interrupted(BaseException):
-    """A signal came before there was a process 1 to wait for; not an Exception, so that no handler of those takes it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class Supervisor:
@@ -110,18 +88,11 @@ class Supervisor:
         self._server = server
         self._trace = trace
         self._warn = warn
-        self._layer_fds: list[ServedLayer] = []
-        self._upper_fd: int | None = None
-        self._work_fd: int | None = None
         self._user_namespace_fd = -1
-        #: Namespaces to join, and those that the sandbox has for itself; by kind.
-        self._joined: dict[str, int] = {}
+        #: Those that the sandbox has for itself, by kind.
         self._namespaces: dict[str, int] = {}
-        self._signals: _Signals
-        self._run: RunDirectory
-        self._home: RunDirectory | None = None
-        self._cgroup: Cgroup | None = None
-        self._cgroups_left: tuple[str, ...] = ()
+        self._signals: Signals
+        self._ground: Ground
         self._relay: TerminalRelay | None = None
         self._init_pid = 0
         self._stage1_gone = False
@@ -138,7 +109,6 @@ class Supervisor:
         self._denials: Denials | None = None
         self._abort_at: float | None = None
         self._measure = measure
-        self._unmeasured: str | None = None
         self._program_code: int | None = None
         self._full: set[str] = set()
         self.report: Report | None = None
@@ -153,7 +123,7 @@ class Supervisor:
             with ExitStack() as undo:
                 undo.callback(self._server.stop)
                 return self._bring_up(undo)
-        except _Interrupted as interrupted:
+        except Interrupted as interrupted:
             return 128 + interrupted.number
         except (
             OSError
@@ -161,10 +131,14 @@ class Supervisor:
             raise SetupError.from_os_error("start", "set-up", error) from error
 
     def _bring_up(self, undo: ExitStack) -> int:
-        self._signals = _Signals(undo)
-        self._open_joined(undo)
+        self._signals = Signals(undo)
+        self._ground = Ground(
+            self._plan, self._facts, self._state, self._signals, warn=self._warn, measure=self._measure
+        )
+        self._ground.open_joined(undo)
         _open_pipes_for_reopening()
-        self._prepare(undo)
+        self._compile_filter()
+        self._ground.prepare(undo)
         channel, theirs = Channel.pair()
         undo.callback(channel.close)
         undo.callback(theirs.close)
@@ -177,155 +151,13 @@ class Supervisor:
             self._start(stage1, channel)
         return self._wait(channel, self._signals.reader)
 
-    def _open_joined(self, undo: ExitStack) -> None:
-        """Open the namespaces that are joined, before anything is made."""
-        plan = self._plan
-        if not plan.joins:
-            return
-        from sandbox.joining import open_again
-
-        for join in plan.joins:
-            self._joined[join.kind] = open_again(join.kind, join.path, join.identity)
-            undo.callback(os.close, self._joined[join.kind])
-        if plan.through is not None:
-            try:
-                self._joined["user"] = namespaces.owner_of(self._joined[plan.through])
-            except OSError as error:
-                raise SetupError.from_os_error(f"namespaces.{plan.through}", "open", error) from None
-            undo.callback(os.close, self._joined["user"])
-
-    # -- before the first process ------------------------------------------------------------------
-
-    def _prepare(self, undo: ExitStack) -> None:
-        plan = self._plan
-        if plan.process.seccomp is not None:
+    def _compile_filter(self) -> None:
+        plan = self._plan.process.seccomp
+        if plan is not None:
             library, machine = self._facts.libseccomp or "", self._facts.machine
             self._filter = filters.program_for(
-                plan.process.seccomp, state_fd=self._state.fd, library=library, machine=machine
+                plan, state_fd=self._state.fd, library=library, machine=machine
             )
-        self._run = self._state.new_run(plan.ids, name=plan.name)
-        if self._shares_processes:
-            self._run.record({"root": self._label})
-        undo.callback(self._remove_run)
-        store = LayerStore(self._state)
-        layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
-        if plan.writable != "none":
-            self._open_writable(undo)
-        skeleton_fd = self._run.skeleton(self._mount_points(layers))
-        undo.callback(os.close, skeleton_fd)
-        skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True, transient=True)
-        self._layer_fds = [*reversed(layers), skeleton]
-        for volume in plan.volumes:
-            undo.callback(os.close, self._state.keep_volume(volume.name, plan.ids, mode=volume.mode))
-        self._give_to_root()
-        if plan.cgroup.given():
-            self._make_cgroup(undo)
-        elif self._measure:
-            self._make_cgroup_to_measure(undo)
-
-    def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
-        if layer.kind == "tar":
-            with self._signals.ending():  # unpacking may take minutes
-                stored = store.open_archive(layer.path, self._plan.ids)
-            undo.callback(stored.close)
-            for notice in stored.notices:
-                self._warn(notice)
-            return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False)
-        try:
-            fd = mounts.open_real(layer.path, directory=True)
-        except OSError as error:
-            raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
-        undo.callback(os.close, fd)
-        return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
-
-    def _mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
-        """Return the paths of the plan, and where symbolic links in the layers lead them."""
-        trees = [layer.fd for layer in reversed(layers)]
-        if self._upper_fd is not None:
-            trees.insert(0, self._upper_fd)
-        points = self._plan.skeleton
-        led = [replace(point, path=resolve(point.path, trees)) for point in points]
-        return (*points, *(point for point in led if point not in points))
-
-    def _open_writable(self, undo: ExitStack) -> None:
-        plan = self._plan
-        home = self._run
-        if plan.writable == "persistent":
-            home = self._state.persistent(plan.ids, name=plan.name, file=plan.file)
-            undo.callback(home.close)
-        self._home = home
-        top = plan.layers[-1]
-        mode = top.mode if top.kind == "dir" else 0o755
-        self._upper_fd = home.subdirectory("upper", mode=mode)
-        undo.callback(os.close, self._upper_fd)
-        self._work_fd = home.subdirectory("work", mode=0o700)
-        undo.callback(os.close, self._work_fd)
-
-    def _remove_run(self) -> None:
-        """What is left of the sandbox does not change what its program came to."""
-        if self._cgroups_left:
-            self._run.close()  # it is what tells the next command of them
-            return
-        try:
-            self._run.remove()
-        except SandboxError as error:
-            reason = error.message
-        except OSError as error:
-            reason = f"{self._run.path}: {error.strerror}"
-        else:
-            return
-        self._warn(f"the run directory stays for the next command to remove: {reason}")
-
-    def _give_to_root(self) -> None:
-        """Let the sandbox's root own what was made for it, also where that is another than we are."""
-        homes = {id(home): home for home in (self._run, self._home) if home is not None}
-        try:
-            give_to_root(self._plan.ids, *(fd for home in homes.values() for fd in home.unowned))
-        except OSError as error:
-            raise SetupError.from_os_error("writable layer", "chown", error) from None
-
-    def _make_cgroup(self, undo: ExitStack) -> None:
-        name = os.path.basename(self._run.path)
-        plan = self._plan
-        hierarchy = self._facts.cgroup_level(plan.cgroup_level)
-        # First: whoever is killed right after making one has told the next command of it.
-        self._leave_cgroups(hierarchy.paths_of(name))
-        undo.callback(self._remove_cgroup)
-        try:
-            self._cgroup = hierarchy.create(name, plan.cgroup, plan.server_cgroup)
-            self._leave_cgroups(self._cgroup.paths)  # only systemd knows where its scopes are
-        except OSError as error:
-            raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
-
-    def _leave_cgroups(self, paths: tuple[str, ...]) -> None:
-        if paths != self._cgroups_left:
-            self._run.record({"cgroups": list(paths)})
-            self._cgroups_left = paths
-
-    def _make_cgroup_to_measure(self, undo: ExitStack) -> None:
-        """Make a cgroup without limits if there can be one: what it counts is more than wait4(2) tells."""
-        if self._plan.cgroup_level == "none":
-            reasons = self._facts.cgroups.unenforceable(CgroupLimits(memory=0))
-            self._unmeasured = next(iter(reasons.values()), None)
-            return
-        try:
-            self._make_cgroup(undo)
-        except SetupError as error:
-            self._unmeasured = error.message
-
-    def _remove_cgroup(self) -> None:
-        try:
-            if self._cgroup is not None:
-                self._cgroup.kill()
-                self._cgroup.remove()
-                self._cgroups_left = ()
-            else:  # making it failed, and undoing that may have, too
-                self._cgroups_left = cgroups.remove_stale(self._cgroups_left)
-            reason = "it is in use"
-        except OSError as error:
-            reason = error.strerror or str(error)
-        if self._cgroups_left:
-            self._warn(f"cgroup {self._cgroups_left[0]} stays for the next command to remove: {reason}")
 
     # -- the processes -----------------------------------------------------------------------------
 
@@ -349,14 +181,16 @@ class Supervisor:
         socket.
         """
         signal.set_wakeup_fd(-1)
-        for number in _SIGNALS:
+        for number in CAUGHT:
             signal.signal(number, signal.SIG_DFL)
 
         def let_go() -> None:
             ours.close()
-            process.close_descriptors_but({0, 1, 2, theirs.fileno(), *self._joined.values()})
+            process.close_descriptors_but({0, 1, 2, theirs.fileno(), *self._ground.joined.values()})
 
-        init.run_stage1(self._plan, theirs, self._joined, self._label, self._trace, let_go, walls)
+        init.run_stage1(
+            self._plan, theirs, self._ground.joined, self._ground.label, self._trace, let_go, walls
+        )
 
     def _walls(self, channel: Channel) -> payload.Walls:
         plan = self._plan.process.seccomp
@@ -369,16 +203,6 @@ class Supervisor:
             keep=(channel.fileno(),) if traced else (),
         )
 
-    @property
-    def _shares_processes(self) -> bool:
-        """Whether no pid namespace ends with init and ends everything in it."""
-        return "pid" not in self._plan.namespaces
-
-    @property
-    def _label(self) -> str:
-        """What the mount table calls the root: where processes are found by it, a name that no other sandbox has."""
-        return f"unionfs:{os.path.basename(self._run.path)}" if self._shares_processes else "unionfs"
-
     def _start(self, stage1: int, channel: Channel) -> None:
         """Bring stage1 and init to where init works on its own."""
         try:
@@ -386,9 +210,9 @@ class Supervisor:
             if "user" in self._plan.namespaces and self._plan.inner_maps is None:
                 self._write_maps(stage1)
             self._user_namespace_fd = os.open(f"/proc/{stage1}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            if self._cgroup is not None:
-                self._cgroup.add(stage1)
-                self._cgroup.add(self._server.pid, "server")
+            if self._ground.cgroup is not None:
+                self._ground.cgroup.add(stage1)
+                self._ground.cgroup.add(self._server.pid, "server")
             if self._plan.process.oom_score_adj is not None and self._facts.sys_resource:
                 _set_oom_score(stage1, self._plan.process.oom_score_adj)
             channel.send(Mapped())
@@ -396,7 +220,7 @@ class Supervisor:
             self._init_pid = started.pid
             for kind in started.namespaces:
                 self._namespaces[kind] = channel.take_fd()
-            self._run.record({"namespaces": self._namespaces})
+            self._ground.run.record({"namespaces": self._namespaces})
             self._reap_stage1(stage1)
             channel.send(Adopted())
         except OSError as error:
@@ -458,11 +282,11 @@ class Supervisor:
         self._drain(channel)
         status, usage = self._reap_init()
         wall_seconds = time.monotonic() - started
-        if self._cgroup is not None or self._full or self._measure:
+        if self._ground.cgroup is not None or self._full or self._measure:
             self._look_back(status, usage, wall_seconds)
         if self._relay is not None:
             self._interrupted = self._interrupted or self._relay.finish(
-                wake_reader, lambda: _first_ending(wake_reader)
+                wake_reader, lambda: first_ending(wake_reader)
             )
         self._sum_up_denials()
         return self._verdict(status)
@@ -471,7 +295,7 @@ class Supervisor:
         """Say what was short, and make the report."""
         from sandbox.runtime import report
 
-        counters = self._cgroup.counters("payload") if self._cgroup is not None else None
+        counters = self._ground.cgroup.counters("payload") if self._ground.cgroup is not None else None
         for text in report.reached(self._plan, counters, frozenset(self._full)):
             self._warn(text)
         if not self._measure:
@@ -494,10 +318,12 @@ class Supervisor:
             ending=ended,
             wall_seconds=wall_seconds,
             program=counters if counters is not None else report.counters_of(usage),
-            sandbox=None if self._cgroup is None else self._cgroup.counters(),
-            measured_by=level if self._cgroup is not None else "wait4(2): memory of the largest process",
-            unmeasured=self._unmeasured,
-            limits=report.held_limits(self._plan, self._cgroup),
+            sandbox=None if self._ground.cgroup is None else self._ground.cgroup.counters(),
+            measured_by=level
+            if self._ground.cgroup is not None
+            else "wait4(2): memory of the largest process",
+            unmeasured=self._ground.unmeasured,
+            limits=report.held_limits(self._plan, self._ground.cgroup),
         )
 
     def _poll(self, fds: list[int], deadline: float | None) -> dict[int, int]:
@@ -552,7 +378,9 @@ class Supervisor:
         else:
             from sandbox.runtime.report import server_was_short
 
-            counters = self._cgroup.counters("server") if self._cgroup is not None else Counters()
+            counters = (
+                self._ground.cgroup.counters("server") if self._ground.cgroup is not None else Counters()
+            )
             short = server_was_short(self._plan.server_cgroup, counters)
             self._server_failed(short or "it ended unexpectedly", None if short else "run again with --debug")
 
@@ -562,21 +390,11 @@ class Supervisor:
         self._kill_init()
 
     def _hear_init(self, channel: Channel) -> None:
-        """Hear one message; returns whether there was one."""
         message = channel.receive()
         if isinstance(message, FuseMounted):
             fd = channel.take_fd()
             try:
-                stack = ServedStack(
-                    layers=self._layer_fds,
-                    upper_fd=self._upper_fd,
-                    work_fd=self._work_fd,
-                    hidden=[self._state.identity],
-                    volatile=self._plan.writable == "ephemeral",
-                    size=self._plan.size,
-                    inodes=self._plan.inodes,
-                )
-                self._server.serve(fd, self._user_namespace_fd, stack)
+                self._server.serve(fd, self._user_namespace_fd, self._ground.stack())
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the server is gone: its descriptor says so, too
             except OSError as error:
@@ -587,7 +405,7 @@ class Supervisor:
                 os.close(fd)
         elif isinstance(message, CgroupNamespace):
             self._namespaces["cgroup"] = channel.take_fd()
-            self._run.record({"namespaces": self._namespaces})
+            self._ground.run.record({"namespaces": self._namespaces})
         elif isinstance(message, TerminalOpened):
             self._relay = TerminalRelay(channel.take_fd())
         elif isinstance(message, FilterTold):
@@ -641,7 +459,7 @@ class Supervisor:
             return
         if not self._started:
             # Process 1 passes signals on when there is somebody to pass them on to; until then it would not notice.
-            if number in _ENDING:
+            if number in ENDING:
                 self._interrupted = self._interrupted or number
                 self._kill_init()
             return
@@ -665,7 +483,7 @@ class Supervisor:
     def _reap_init(self) -> tuple[int, resource.struct_rusage]:
         _, status, usage = os.wait4(self._init_pid, 0)
         self._init_pid = 0
-        if self._shares_processes:
+        if self._ground.shares_processes:
             self._end_processes()
         return os.waitstatus_to_exitcode(status), usage
 
@@ -673,7 +491,7 @@ class Supervisor:
         """End what no pid namespace ends: init has, unless it was killed; then its children are ours, or of the joined one's init."""
         try:
             process.end_descendants(spare=(self._server.pid,))
-            process.end_rooted(self._label, spare=(self._server.pid,))
+            process.end_rooted(self._ground.label, spare=(self._server.pid,))
         except OSError as error:
             self._warn(f"{error.strerror}: the next command looks for them again")
 
@@ -757,50 +575,6 @@ def _command_error(message: CommandFailed) -> SandboxError:
     return failure
 
 
-class _Signals:
-    """Turns signals into bytes of a pipe, so that one poll waits for everything.
-
-    While nobody polls yet, those that end a program end the start: in the steps that may take long, which clean up after
-    themselves, and before these if they came earlier. Nowhere else, where they could come between making and noting.
-    """
-
-    def __init__(self, undo: ExitStack) -> None:
-        """Catch them until *undo*."""
-        self.reader, writer = os.pipe()
-        undo.callback(os.close, self.reader)
-        undo.callback(os.close, writer)
-        for fd in (self.reader, writer):
-            os.set_blocking(fd, False)
-        self._raising = False
-        self._came = 0
-        previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        undo.callback(signal.set_wakeup_fd, previous_fd)
-        for number in _SIGNALS:
-            previous = signal.getsignal(number)
-            if previous is signal.SIG_IGN and number in _ENDING:
-                continue  # nohup(1) and a shell's background jobs want it so
-            undo.callback(signal.signal, number, previous)
-            signal.signal(number, self._handle)
-
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Let a signal that ends a program raise _Interrupted within, once."""
-        self._raising = True
-        try:
-            if self._came:
-                raise _Interrupted(self._came)
-            yield
-        finally:
-            self._raising = False
-
-    def _handle(self, number: int, _frame: object) -> None:
-        if number in _ENDING:
-            self._came = self._came or number
-            if self._raising:
-                self._raising = False
-                raise _Interrupted(number)
-
-
 def _open_pipes_for_reopening() -> None:
     """Let the program open /dev/stdout and its like, whoever it runs as.
 
@@ -813,11 +587,6 @@ def _open_pipes_for_reopening() -> None:
                 os.fchmod(fd, 0o666)
             except PermissionError:
                 pass  # somebody else made it: then only opening it anew is refused
-
-
-def _first_ending(wake_reader: int) -> int:
-    """Return the first noted signal that ends a program, 0 when there is none."""
-    return next((number for number in os.read(wake_reader, 256) if number in _ENDING), 0)
 
 
 def _ends_within(pid: int, seconds: float) -> bool:

@@ -38,7 +38,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "userns": frozenset({"errors", "kernel", "plan"}),
     "state": frozenset({"errors", "kernel", "plan", "userns"}),
     "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
-    "image": frozenset({"errors", "kernel", "plan", "state", "userns"}),
+    "image": frozenset({"errors", "plan", "state", "userns"}),
     "runtime": frozenset(
         {
             "errors",
@@ -89,7 +89,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
 KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.capabilities": frozenset({"DEFAULT", "effective_set"}),
     "sandbox.kernel.cgroups": frozenset({"CONTROLLER_OF", "CgroupLimits", "IoRates"}),
-    "sandbox.kernel.idmaps": frozenset({"IdMap", "lookup", "single_map"}),
+    "sandbox.kernel.idmaps": frozenset({"IdMap", "is_single", "lookup", "through"}),
     "sandbox.kernel.landlock": frozenset({"LINUX", "NEEDED", "SCOPED", "Rules", "lacking"}),
     "sandbox.kernel.mounts": frozenset({"MASKED_PATHS", "READONLY_PATHS"}),
     "sandbox.kernel.namespaces": frozenset({"Identity", "NamespaceFact", "UserNamespaceFact"}),

@@ -53,7 +53,7 @@ def test_user_of_the_file_wins_over_that_of_keep_id(user: str) -> None:
 def test_keep_id_without_subordinate_ids_is_refused_with_the_remedy() -> None:
     text = refusal(KEEP, host(uid_ranges=()))
     assert '/specs/test.toml:4:7: ids.map: "keep-id" cannot be had: /etc/subuid has no range for user' in text
-    assert "usermod --add-subuids" in text
+    assert "`sandbox doctor` names the command" in text
 
 
 def test_keep_id_of_root_is_refused() -> None:

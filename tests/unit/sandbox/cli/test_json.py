@@ -16,11 +16,10 @@ DIAGNOSTIC = {
 }
 SPEC = """[root]
 layers = ["dir:/"]
+native = ["/usr"]
+optional = ["native"]
 [process]
 command = ["true"]
-[limits]
-optional = ["cpuset"]
-cpuset = "0"
 """
 
 
@@ -63,7 +62,7 @@ def test_config(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_get(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "get", "a.toml")["limits"] == {"optional": ["cpuset"], "cpuset": "0"}
+    assert printed(capsys, "get", "a.toml")["root"]["native"] == ["/usr"]
     assert printed(capsys, "get", "a.toml", "process.command") == ["true"]
     assert printed(capsys, "get", "a.toml", "process.user", status=1) is None
     assert printed(capsys, "get", "a.toml", "process.user", "root.layers", status=1) == {
@@ -129,5 +128,8 @@ def test_up_has_its_output_from_its_program(capsys: pytest.CaptureFixture[str]) 
     assert main(["up", "a.toml", "--json"]) == 125
     assert capsys.readouterr() == (
         "",
-        "sandbox: --json needs --dry-run: the output of a sandbox is its program's\n      hint: add --dry-run\n",
+        (
+            "sandbox: --json needs --dry-run or --report: the output of a sandbox is its program's\n"
+            "      hint: add --dry-run to see the plan, --report to see what was used\n"
+        ),
     )

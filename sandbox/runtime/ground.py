@@ -1,0 +1,223 @@
+"""The ground on which a sandbox is brought up: all that there is of it before its first process.
+
+Each piece is registered for undoing the moment it exists, and what a run directory has to name, so that a later command
+finds it, is noted before it is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from sandbox.errors import SandboxError, SetupError
+from sandbox.host import HostFacts
+from sandbox.image.store import LayerStore
+from sandbox.kernel import cgroups, mounts, namespaces
+from sandbox.kernel.cgroups import Cgroup, CgroupLimits
+from sandbox.plan import LayerPlan, MountPoint, Plan
+from sandbox.runtime.server import ServedLayer, ServedStack
+from sandbox.runtime.signals import Signals
+from sandbox.runtime.targets import resolve
+from sandbox.state import RunDirectory, StateDirectory
+from sandbox.userns import give_to_root
+
+
+class Ground:
+    """Run directory, layers, volumes, cgroup and the namespaces to join of one sandbox."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        facts: HostFacts,
+        state: StateDirectory,
+        signals: Signals,
+        *,
+        warn: Callable[[str], None],
+        measure: bool,
+    ) -> None:
+        """Nothing is made yet. With *measure* there is a cgroup also where nothing limits the sandbox."""
+        self._plan = plan
+        self._facts = facts
+        self._state = state
+        self._signals = signals
+        self._warn = warn
+        self._measure = measure
+        self._layers: list[ServedLayer] = []
+        self._upper_fd: int | None = None
+        self._work_fd: int | None = None
+        self._home: RunDirectory | None = None
+        self._cgroups_left: tuple[str, ...] = ()
+        self.run: RunDirectory
+        self.cgroup: Cgroup | None = None
+        #: Why there is no cgroup to measure by.
+        self.unmeasured: str | None = None
+        #: The namespaces to join, by kind.
+        self.joined: dict[str, int] = {}
+
+    def open_joined(self, undo: ExitStack) -> None:
+        """Open the namespaces that are joined, before anything is made."""
+        plan = self._plan
+        if not plan.joins:
+            return
+        from sandbox.joining import open_again
+
+        for join in plan.joins:
+            self.joined[join.kind] = open_again(join.kind, join.path, join.identity)
+            undo.callback(os.close, self.joined[join.kind])
+        if plan.through is not None:
+            try:
+                self.joined["user"] = namespaces.owner_of(self.joined[plan.through])
+            except OSError as error:
+                raise SetupError.from_os_error(f"namespaces.{plan.through}", "open", error) from None
+            undo.callback(os.close, self.joined["user"])
+
+    @property
+    def shares_processes(self) -> bool:
+        """Whether no pid namespace ends with init and ends everything in it."""
+        return "pid" not in self._plan.namespaces
+
+    @property
+    def label(self) -> str:
+        """What the mount table calls the root: where processes are found by it, a name that no other sandbox has."""
+        return f"unionfs:{os.path.basename(self.run.path)}" if self.shares_processes else "unionfs"
+
+    def prepare(self, undo: ExitStack) -> None:
+        """Make everything; *undo* it in reverse."""
+        plan = self._plan
+        self.run = self._state.new_run(plan.ids, name=plan.name)
+        undo.callback(self._remove_run)
+        if self.shares_processes:
+            self.run.record({"root": self.label})
+        store = LayerStore(self._state)
+        layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
+        if plan.writable != "none":
+            self._open_writable(undo)
+        skeleton_fd = self.run.skeleton(self._mount_points(layers))
+        undo.callback(os.close, skeleton_fd)
+        skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True, transient=True)
+        self._layers = [*reversed(layers), skeleton]
+        for volume in plan.volumes:
+            undo.callback(os.close, self._state.keep_volume(volume.name, plan.ids, mode=volume.mode))
+        self._give_to_root()
+        if plan.cgroup.given():
+            self._make_cgroup(undo)
+        elif self._measure:
+            self._make_cgroup_to_measure(undo)
+
+    def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
+        if layer.kind == "tar":
+            with self._signals.ending():  # unpacking may take minutes
+                stored = store.open_archive(layer.path, self._plan.ids)
+            undo.callback(stored.close)
+            for notice in stored.notices:
+                self._warn(notice)
+            return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False)
+        try:
+            fd = mounts.open_real(layer.path, directory=True)
+        except OSError as error:
+            raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
+        undo.callback(os.close, fd)
+        return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
+
+    def _mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
+        """Return the paths of the plan, and where symbolic links in the layers lead them."""
+        trees = [layer.fd for layer in reversed(layers)]
+        if self._upper_fd is not None:
+            trees.insert(0, self._upper_fd)
+        points = self._plan.skeleton
+        led = [replace(point, path=resolve(point.path, trees)) for point in points]
+        return (*points, *(point for point in led if point not in points))
+
+    def _open_writable(self, undo: ExitStack) -> None:
+        plan = self._plan
+        home = self.run
+        if plan.writable == "persistent":
+            home = self._state.persistent(plan.ids, name=plan.name, file=plan.file)
+            undo.callback(home.close)
+        self._home = home
+        top = plan.layers[-1]
+        mode = top.mode if top.kind == "dir" else 0o755
+        self._upper_fd = home.subdirectory("upper", mode=mode)
+        undo.callback(os.close, self._upper_fd)
+        self._work_fd = home.subdirectory("work", mode=0o700)
+        undo.callback(os.close, self._work_fd)
+
+    def _remove_run(self) -> None:
+        """What is left of the sandbox does not change what its program came to."""
+        if self._cgroups_left:
+            self.run.close()  # it is what tells the next command of them
+            return
+        try:
+            self.run.remove()
+        except SandboxError as error:
+            reason = error.message
+        except OSError as error:
+            reason = f"{self.run.path}: {error.strerror}"
+        else:
+            return
+        self._warn(f"the run directory stays for the next command to remove: {reason}")
+
+    def _give_to_root(self) -> None:
+        """Let the sandbox's root own what was made for it, also where that is another than we are."""
+        homes = {id(home): home for home in (self.run, self._home) if home is not None}
+        try:
+            give_to_root(self._plan.ids, *(fd for home in homes.values() for fd in home.unowned))
+        except OSError as error:
+            raise SetupError.from_os_error("writable layer", "chown", error) from None
+
+    def _make_cgroup(self, undo: ExitStack) -> None:
+        name = os.path.basename(self.run.path)
+        plan = self._plan
+        hierarchy = self._facts.cgroup_level(plan.cgroup_level)
+        # First: whoever is killed right after making one has told the next command of it.
+        self._leave_cgroups(hierarchy.paths_of(name))
+        undo.callback(self._remove_cgroup)
+        try:
+            self.cgroup = hierarchy.create(name, plan.cgroup, plan.server_cgroup)
+            self._leave_cgroups(self.cgroup.paths)  # only systemd knows where its scopes are
+        except OSError as error:
+            raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
+
+    def _leave_cgroups(self, paths: tuple[str, ...]) -> None:
+        if paths != self._cgroups_left:
+            self.run.record({"cgroups": list(paths)})
+            self._cgroups_left = paths
+
+    def _make_cgroup_to_measure(self, undo: ExitStack) -> None:
+        """Make a cgroup without limits if there can be one: what it counts is more than wait4(2) tells."""
+        if self._plan.cgroup_level == "none":
+            reasons = self._facts.cgroups.unenforceable(CgroupLimits(memory=0))
+            self.unmeasured = next(iter(reasons.values()), None)
+            return
+        try:
+            self._make_cgroup(undo)
+        except SetupError as error:
+            self.unmeasured = error.message
+
+    def _remove_cgroup(self) -> None:
+        try:
+            if self.cgroup is not None:
+                self.cgroup.kill()
+                self.cgroup.remove()
+                self._cgroups_left = ()
+            else:  # making it failed, and undoing that may have, too
+                self._cgroups_left = cgroups.remove_stale(self._cgroups_left)
+            reason = "it is in use"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if self._cgroups_left:
+            self._warn(f"cgroup {self._cgroups_left[0]} stays for the next command to remove: {reason}")
+
+    def stack(self) -> ServedStack:
+        """Return what the server is to serve."""
+        return ServedStack(
+            layers=self._layers,
+            upper_fd=self._upper_fd,
+            work_fd=self._work_fd,
+            hidden=[self._state.identity],
+            volatile=self._plan.writable == "ephemeral",
+            size=self._plan.size,
+            inodes=self._plan.inodes,
+        )
