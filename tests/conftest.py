@@ -5,11 +5,20 @@ that several tiers use.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import pytest
 
 pytest_plugins = ["pytester", "tests.support.requirements", "tests.support.leaks", "tests.support.output"]
+
+# What nohup(1), or a shell in the background, has us ignore, the programs that are tested would ignore as well: a handler, unlike
+# SIG_IGN, does not pass through exec.
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -82,7 +82,7 @@ def test_run_directory_that_cannot_be_removed_does_not_replace_the_programs_stat
         "from sandbox import state\n"
         "from sandbox.cli.main import main\n"
         "def refuse(path, ids): raise state.StateError(f'cannot remove {path}')\n"
-        "state._remove_directory = refuse\n"
+        "state.remove_directory = refuse\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", script, *launcher.arguments(HOST_ROOT, ["sh", "-c", "exit 9"])[3:]]
