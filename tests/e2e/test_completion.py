@@ -56,8 +56,11 @@ CASES = [
     ("sandbox completion ", ["bash", "fish", "zsh"]),
     ("sandbox init --template s", ["service", "shell"]),
     ("sandbox up web.toml --profile d", ["debug", "deep"]),
-    ("sandbox up --set limits.mem", ["limits.memory="]),
-    ("sandbox up --set limits.c", ["limits.core=", "limits.cpu_time=", "limits.cpu_weight=", "limits.cpus="]),
+    ("sandbox up --set limits.mem", ["limits.memory=", "limits.memory_high="]),
+    (
+        "sandbox up --set limits.c",
+        ["limits.core=", "limits.cpu_time=", "limits.cpu_weight=", "limits.cpus=", "limits.cpuset="],
+    ),
     ("sandbox up --set root.writable=", ["ephemeral", "none", "persistent"]),
     ("sandbox up --set root.writable=p", ["persistent"]),
 ]

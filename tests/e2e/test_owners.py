@@ -18,10 +18,10 @@ ROOTS = 1878982656
 def outside(single: bool) -> tuple[int, int | None]:
     """Return the users of this machine who, as the table has it, are users 0 and 7 of a sandbox; None for nobody."""
     own = os.geteuid()
+    if own == 0:
+        return ROOTS, None if single else ROOTS + 7
     if single:
         return own, None
-    if own == 0:
-        return ROOTS, ROOTS + 7
     facts = host.gather()
     if facts.whole_maps() is None:
         return own, None
