@@ -35,6 +35,7 @@ from sandbox.runtime.messages import (
     InitStarted,
     Mapped,
     ProgramEnded,
+    Settled,
     SetupFailed,
     Started,
     TerminalOpened,
@@ -368,6 +369,7 @@ def _supervise(
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     for number in (*forwarded, signal.SIGCHLD):
         signal.signal(number, _noted)
+    channel.send(Settled())  # before there is a program, whose user may hear of it sooner than the supervisor
     report_reader, report_writer = os.pipe()
     pid = _step("process", "fork", os.fork)
     if pid == 0:

@@ -64,6 +64,11 @@ class FilterTold:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """init: signals are noted from now on, and passed on to the program as soon as there is one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """init: the program has been executed."""
 
@@ -105,6 +110,7 @@ Message = (
     | FuseMounted
     | TerminalOpened
     | FilterTold
+    | Settled
     | Started
     | SetupFailed
     | CommandFailed
@@ -122,6 +128,7 @@ _KINDS: dict[str, type[Message]] = {
         FuseMounted,
         TerminalOpened,
         FilterTold,
+        Settled,
         Started,
         SetupFailed,
         CommandFailed,

@@ -38,6 +38,7 @@ from sandbox.runtime.messages import (
     InitStarted,
     Mapped,
     ProgramEnded,
+    Settled,
     SetupFailed,
     Started,
     TerminalOpened,
@@ -96,7 +97,10 @@ class Supervisor:
         self._relay: TerminalRelay | None = None
         self._init_pid = 0
         self._stage1_gone = False
+        self._settled = False
         self._started = False
+        self._hurried_by = 0
+        self._hurry_at: float | None = None
         self._interrupted = 0
         self._server_gone = False
         self._channel_gone = False
@@ -276,7 +280,7 @@ class Supervisor:
                     self._hear_init(channel)
                 if wake_reader in ready:
                     for number in os.read(wake_reader, 256):
-                        self._on_signal(number)
+                        self._on_signal(number, channel)
         finally:
             os.close(pidfd)
         self._drain(channel)
@@ -335,7 +339,7 @@ class Supervisor:
         interest = self._relay.interest() if self._relay is not None else {}
         for fd, events in interest.items():
             poll.register(fd, events)
-        limits = (deadline, self._kill_at, self._give_up_at, self._abort_at)
+        limits = (deadline, self._hurry_at, self._kill_at, self._give_up_at, self._abort_at)
         waits = [limit - time.monotonic() for limit in limits if limit is not None]
         if self._relay is not None and (patience := self._relay.patience()) is not None:
             waits.append(patience)
@@ -350,6 +354,10 @@ class Supervisor:
         now = time.monotonic()
         if deadline is not None and now >= deadline and not self._timed_out:
             self._timed_out = True
+            self._kill_init()
+        if self._hurry_at is not None and now >= self._hurry_at:
+            self._hurry_at = None
+            self._interrupted = self._interrupted or self._hurried_by
             self._kill_init()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
@@ -416,8 +424,11 @@ class Supervisor:
             self._failure = self._failure or _command_error(message)
         elif message is None:
             self._channel_gone = True  # it is ending; poll would say so again at once
+        elif isinstance(message, Settled):
+            self._settled = True
         elif isinstance(message, Started):
             self._started = True
+            self._hurry_at = None
             self._trace("started")
         elif isinstance(message, ProgramEnded):
             self._program_code = message.code
@@ -450,19 +461,24 @@ class Supervisor:
             if self._full == before:
                 return
 
-    def _on_signal(self, number: int) -> None:
+    def _on_signal(self, number: int, channel: Channel) -> None:
         if number == signal.SIGCHLD:
             return
         if number == signal.SIGWINCH:
             if self._relay is not None:
                 self._relay.resize()
             return
-        if not self._started:
-            # Process 1 passes signals on when there is somebody to pass them on to; until then it would not notice.
+        while not self._settled and not self._channel_gone and _readable(channel.fileno()):
+            self._hear_init(channel)  # the program may have been seen sooner than what was said before it
+        if not self._settled:
+            # Process 1 would not notice.
             if number in ENDING:
                 self._interrupted = self._interrupted or number
                 self._kill_init()
             return
+        if not self._started and number in ENDING and self._hurry_at is None:
+            # It is passed on, if the program comes to run at all.
+            self._hurried_by, self._hurry_at = number, time.monotonic() + _KILLED_GRACE
         if number == signal.SIGTERM:
             number = signal_number(self._plan.process.stop_signal)
             if self._kill_at is None:

@@ -44,6 +44,26 @@ def test_signal_ends_a_sandbox_that_is_coming_up(launcher: Launcher, number: int
     assert launcher.runs() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signal_is_not_lost_between_the_start_of_the_program_and_the_word_of_it(
+    launcher: Launcher, number: int
+) -> None:
+    script = f"trap 'exit 42' {signal.Signals(number).name.removeprefix('SIG')}; echo go; while :; do sleep 0.02; done"
+    arguments = launcher.arguments(HOST_ROOT, ["sh", "-c", script], ["--debug"])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, env=launcher.environ) as supervisor:
+        assert supervisor.stderr is not None
+        assert supervisor.stdout is not None
+        while "pivot_root" not in supervisor.stderr.readline():
+            pass
+        supervisor.send_signal(signal.SIGSTOP)  # process 1 needs it no more; it hears nothing of what goes on
+        assert supervisor.stdout.readline() == "go\n"
+        supervisor.send_signal(number)
+        supervisor.send_signal(signal.SIGCONT)
+        assert supervisor.wait(PATIENCE) == 42
+    assert launcher.runs() == []
+
+
 def test_signal_ends_a_start_that_waits_for_another_to_unpack_the_same_archive(launcher: Launcher) -> None:
     archive = launcher.directory / "base.tar"
     subprocess.run(["tar", "--create", "--file", archive, "--files-from", "/dev/null"], check=True)

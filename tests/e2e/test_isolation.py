@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, alive, children, first_line, wait_for
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, alive, children, first_line, let_in, wait_for
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
@@ -263,8 +263,7 @@ def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launch
         secret.write_text("for real root only\n")
         secret.chmod(0o600)
         path = str(secret)
-        for directory in tmp_path, tmp_path.parent, tmp_path.parent.parent:
-            directory.chmod(0o755)
+        let_in(tmp_path)
     else:
         path = "/etc/shadow"
     done = launcher.up(command=["cat", path])

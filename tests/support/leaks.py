@@ -84,8 +84,8 @@ def _descriptors() -> dict[int, str]:
 
 
 def _cgroups() -> frozenset[str]:
-    """Directories named sandbox-* in this process's cgroup and beside it: on v2 a supervisor moves into a
-    leaf, and tests with it.
+    """Directories of ours named sandbox-* in this process's cgroup and beside it: on v2 a supervisor moves into a
+    leaf, and tests with it. Those of other accounts, whose tests may run beside, are not ours to clear.
     """
     found: set[str] = set()
     for mount_point, path in memory_cgroups():
@@ -94,8 +94,16 @@ def _cgroups() -> frozenset[str]:
                 names = os.listdir(directory)
             except OSError:
                 continue
-            found.update(os.path.join(directory, name) for name in names if name.startswith("sandbox-"))
+            paths = (os.path.join(directory, name) for name in names if name.startswith("sandbox-"))
+            found.update(path for path in paths if _is_own(path))
     return frozenset(found)
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
 def observe() -> State:

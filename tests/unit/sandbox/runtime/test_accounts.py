@@ -123,8 +123,13 @@ def test_account_file_that_is_no_file_is_none(root: int, tmp_path: Path, kind: s
     elif kind == "socket":
         import socket
 
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
+        # By the directory's descriptor, as the name of a socket has at most 107 bytes (unix(7)).
+        directory = os.open(path.parent, os.O_PATH)
+        try:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.close(directory)
     else:
         path.symlink_to("passwd")
     assert resolve(root, 0, None).home == "/"
