@@ -309,13 +309,9 @@ class RunDirectory:
         if before is not None and (foreign := _other_ids(path, before.get("ids"), ids)) is not None:
             self.close()
             raise foreign
-        self._state: dict[str, Any] = {
-            "pid": os.getpid(),
-            "start": start_time(os.getpid()),
-            "ids": ids_as_json(ids),
-        }
+        self._state: dict[str, Any] = {"pid": os.getpid(), "ids": ids_as_json(ids)}
         try:
-            self.record({})
+            self.record({"start": start_time(os.getpid())})
         except BaseException:
             self.close()
             raise
@@ -390,13 +386,8 @@ def _paths_in(base: str) -> list[str]:
 
 
 def _lock(path: str, *, wait: bool) -> int | None:
-    """Lock the file *path* for this process; None if another one has it, or its directory is gone."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        if wait:
-            raise
-        return None
+    """Lock the file *path* for this process; None if another one has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -536,7 +527,6 @@ def remove_directory(path: str, ids: IdPlan | None) -> None:
     try:
         os.rmdir(path)
     except OSError as error:
-        # A sandbox that ends and a command that sweeps may be at it at once: a lock that is removed already is free, and
-        # taking it makes it anew, for the other to remove.
+        # A sandbox that ends and a command that sweeps may be at it at once.
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise

@@ -203,7 +203,8 @@ def _ids(case: Case) -> Iterator[Risk]:
             )
             yield _risk(case, "danger", text, key)
     if case.plan.ids.single and any(not bind.read_only for bind in binds(case.plan.operations)):
-        text = "All users of the sandbox are you outside: only a single id is mapped."
+        who = "one id that nobody has" if case.facts.is_real_root else "you"
+        text = f"All users of the sandbox are {who} outside: only a single id is mapped."
         yield _risk(case, "note", text, "ids.map")
 
 

@@ -176,7 +176,7 @@ class Ground:
         undo.callback(self._remove_cgroup)
         try:
             self.cgroup = hierarchy.create(name, plan.cgroup, plan.server_cgroup)
-            self._leave_cgroups(self.cgroup.paths)  # only systemd knows where its scopes are
+            self._leave_cgroups(self.cgroup.paths)  # in case systemd put it elsewhere
         except OSError as error:
             raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
 

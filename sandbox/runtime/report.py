@@ -133,7 +133,14 @@ class Report:
 
 
 def ending(
-    status: int, code: int | None, init_code: int, *, timed_out: bool, failed: bool, oom_kills: int | None
+    status: int,
+    code: int | None,
+    init_code: int,
+    *,
+    timed_out: bool,
+    failed: bool,
+    oom_kills: int | None,
+    interrupted: int = 0,
 ) -> Ending:
     """Return what ended the program.
 
@@ -144,7 +151,10 @@ def ending(
         timed_out: the supervisor's timer ran out.
         failed: a part of the sandbox did not work.
         oom_kills: processes of the program that were killed for want of memory, None where nobody counts them.
+        interrupted: the signal to the supervisor that ended the start, which then counts before all else; 0 for none.
     """
+    if interrupted:
+        return Ending(how="signal", status=128 + interrupted, signal=signal.Signals(interrupted).name)
     if failed:
         return Ending(how="failure", status=status)
     if timed_out:

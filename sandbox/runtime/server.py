@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sandbox.errors import SetupError
 
 _VERSION = 1
-_STEP = "file system server"
+_STEP = "the file system's server"
 _BATCH = 64
 #: Seconds for the server to end by itself once its mount is gone.
 _GRACE = 5.0
@@ -149,7 +149,7 @@ class Server:
             socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
 
     def receive(self) -> str:
-        """Return what the server says: "ready", "error: TEXT", or "" when it is gone."""
+        """Return what the server says: "ready", "full: size" or "full: inodes", "error: TEXT", or "" when it is gone."""
         for _ in range(2):
             try:
                 return self._socket.recv(65536).decode(errors="replace")

@@ -286,12 +286,12 @@ class Supervisor:
         self._drain(channel)
         status, usage = self._reap_init()
         wall_seconds = time.monotonic() - started
-        if self._ground.cgroup is not None or self._full or self._measure:
-            self._look_back(status, usage, wall_seconds)
         if self._relay is not None:
             self._interrupted = self._interrupted or self._relay.finish(
                 wake_reader, lambda: first_ending(wake_reader)
             )
+        if self._ground.cgroup is not None or self._full or self._measure:
+            self._look_back(status, usage, wall_seconds)
         self._sum_up_denials()
         return self._verdict(status)
 
@@ -312,6 +312,7 @@ class Supervisor:
             final,
             self._program_code,
             status,
+            interrupted=self._interrupted,
             timed_out=timed_out,
             failed=failed,
             oom_kills=None if counters is None else counters.oom_kills,

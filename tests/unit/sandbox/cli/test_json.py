@@ -49,6 +49,16 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["files"][0]["diagnostics"][0]["severity"] == "warning"
 
 
+def test_check_of_a_file_of_somebody_else(capsys: pytest.CaptureFixture[str]) -> None:
+    result = printed(capsys, "check", "--untrusted", "a.toml", "wrong.toml", status=1)
+    good, wrong = result["files"]
+    place = {"file", "line", "column", "profile", "leads_to"}
+    assert {frozenset(one) for one in good["requests"]} == {
+        frozenset({"kind", "what", "text", "key"} | place)
+    }
+    assert wrong["requests"] is None
+
+
 def test_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "config", "a.toml")["process"] == {"command": ["true"]}
     first = printed(capsys, "config", "a.toml", "--origins", "--set", "limits.pids=5")[0]

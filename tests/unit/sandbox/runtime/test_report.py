@@ -150,6 +150,8 @@ def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> No
         (None, -9, {"oom_kills": 1}, ("out of memory", "SIGKILL"), "out of memory (SIGKILL)"),
         (None, -9, {"timed_out": True}, ("wall_time", "SIGKILL"), "limits.wall_time"),
         (None, 125, {"failed": True}, ("failure", None), "a failure of the sandbox"),
+        # The start was ended, by killing process 1.
+        (None, -9, {"interrupted": 15, "oom_kills": 1}, ("signal", "SIGTERM"), "signal SIGTERM"),
         (-34, 162, {}, ("signal", "SIGRTMIN"), "signal SIGRTMIN"),
         (-40, 168, {}, ("signal", "signal 40"), "signal 40"),
     ],
@@ -162,6 +164,11 @@ def test_what_ended_the_program(
     found = report.ending(status, code, init_code, **values)
     assert (found.how, found.signal) == expected
     assert str(found) == shown
+
+
+def test_the_status_of_a_start_that_was_ended_is_that_of_up() -> None:
+    found = report.ending(137, None, -9, timed_out=True, failed=True, oom_kills=None, interrupted=2)
+    assert (found.status, found.signal) == (130, "SIGINT")
 
 
 def test_what_was_short_is_said_with_the_limit() -> None:

@@ -20,7 +20,7 @@ def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.Mo
         server.Server()
     monkeypatch.undo()
     assert raised.value.render() == (
-        "file system server: open /dev/null: no such file or directory (ENOENT)\n"
+        "the file system's server: open /dev/null: no such file or directory (ENOENT)\n"
         "      hint: this machine lacks it: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own"
     )
 
@@ -30,7 +30,7 @@ def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.M
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "python3")
 
     monkeypatch.setattr(server.os, "posix_spawn", refuse)
-    with pytest.raises(SetupError, match=r"^file system server: fork: .* \(EAGAIN\)$") as raised:
+    with pytest.raises(SetupError, match=r"^the file system's server: fork: .* \(EAGAIN\)$") as raised:
         server.Server()
     assert raised.value.hint is not None
     assert "ulimit -u" in raised.value.hint
