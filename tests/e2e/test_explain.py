@@ -279,13 +279,14 @@ def test_sockets_are_reached_where_it_is_explained_and_nowhere_else(
         os.chmod(path, 0o777)
         os.chmod(directory, 0o755)
         listener.listen()
-        abstract.bind("\0sandbox-test-explain")
+        name = f"sandbox-test-explain-{os.getpid()}"  # all accounts have these names in common
+        abstract.bind(f"\0{name}")
         abstract.listen()
         for text, reaches_abstract in ((spec, False), (spec + '[network]\nmode = "host"\n', True)):
             told = values(explained(launcher, text), "network")
             script = (
                 "import socket\n"
-                f"for name in ('/mnt/socket', {path!r}, '\\0sandbox-test-explain'):\n"
+                f"for name in ('/mnt/socket', {path!r}, '\\0{name}'):\n"
                 "    try: socket.socket(socket.AF_UNIX).connect(name); print('reached')\n"
                 "    except OSError as error: print(error.strerror)\n"
             )
@@ -293,7 +294,7 @@ def test_sockets_are_reached_where_it_is_explained_and_nowhere_else(
             reached = [line == "reached" for line in done.out.splitlines()]
             assert reached == [True, False, reaches_abstract], done
             assert told["sockets in volumes"] == [os.path.realpath(path)]
-            assert ("@sandbox-test-explain" in told["abstract sockets"]) == reaches_abstract
+            assert (f"@{name}" in told["abstract sockets"]) == reaches_abstract
 
 
 def test_mounts_that_are_explained_to_appear_empty_do(launcher: Launcher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -35,11 +36,11 @@ def test_sockets_and_mounts_of_this_machine_are_found() -> None:
     ):
         path = f"{directory}/socket"
         listener.bind(path)
-        abstract.bind("\0sandbox-test-abstract")
+        abstract.bind(f"\0sandbox-test-abstract-{os.getpid()}")
         assert path not in look().sockets
         listener.listen()
         abstract.listen()
         found = look()
     assert path in found.sockets
-    assert "@sandbox-test-abstract" in found.abstract_sockets
+    assert f"@sandbox-test-abstract-{os.getpid()}" in found.abstract_sockets
     assert "/" in found.mounts
