@@ -124,7 +124,7 @@ class Machine:
         except subprocess.TimeoutExpired as error:
             return f"{fault}: does not end: {error.stderr!r}"
         said = [
-            line for line in done.stderr.splitlines() if not line.startswith("    ")
+            line for line in done.stderr.splitlines() if not line.startswith("   ")
         ]  # hints, lines of the file
         # Some calls are made for what is nice to have, or again where they failed.
         went_on = done.returncode == 0 and done.stdout == "fine\n" and not any(map(_is_error, said))
@@ -136,7 +136,7 @@ class Machine:
             wrong.append(f"status {done.returncode}, output {done.stdout!r}")
         if re.search(r"Traceback|internal error|unexpectedly", done.stderr):
             wrong.append("not a clear error")
-        if any(not line.startswith(("sandbox: ", f"{self.spec}: ")) for line in said):
+        if any(not line.startswith(("sandbox: ", f"{self.spec}:")) for line in said):
             wrong.append("more than an error")
         if launcher.runs() and not (warned and said and "stays for the next command" in done.stderr):
             wrong.append(f"left {launcher.runs()}")
