@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from sandbox.kernel import _libc, mounts
+from sandbox.kernel import _libc, mounts, trees
 from sandbox.kernel.mounts import MountFlags
 
 NODES = {
@@ -137,16 +137,8 @@ def bind_device(dev_fd: int, path: str, node_fd: int, *, kind: str, numbers: tup
             errno.ENODEV, "not the device any more that was there when the sandbox was planned", path
         )
     *parents, name = path.split("/")
-    at = os.dup(dev_fd)
+    at = trees.make_directories(dev_fd, parents)
     try:
-        for parent in parents:
-            try:
-                os.mkdir(parent, 0o755, dir_fd=at)
-            except FileExistsError:
-                pass
-            below = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = below
         _bind_node(at, name, node_fd)
     finally:
         os.close(at)

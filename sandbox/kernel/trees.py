@@ -1,4 +1,4 @@
-"""Removing a tree by descriptors, whatever is in it: following nothing, at any depth, with two descriptors.
+"""Making and removing trees by descriptors, whatever is there: following nothing, at any depth, with two descriptors.
 
 And two ways of renaming that not every file system has.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from sandbox.kernel import _libc
 
@@ -30,6 +31,31 @@ def rename_leaving_whiteout(source: str, target: str) -> None:
         OSError: EINVAL where the file system cannot.
     """
     _libc.renameat2(source, target, _libc.RENAME_WHITEOUT)
+
+
+def make_directories(top_fd: int, names: Iterable[str]) -> int:
+    """Make the directories *names*, each in the one before it and the first in *top_fd*, where they are missing.
+
+    Returns a descriptor (O_PATH) of the last, or of *top_fd* without names.
+
+    Raises:
+        OSError: ENOTDIR for something else, a symbolic link as well, in the place of one.
+    """
+    at = os.dup(top_fd)
+    try:
+        for name in names:
+            try:
+                os.mkdir(name, 0o755, dir_fd=at)
+            except FileExistsError:
+                pass
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            below = os.open(name, flags, dir_fd=at)
+            os.close(at)
+            at = below
+    except BaseException:
+        os.close(at)
+        raise
+    return at
 
 
 def remove_contents(top_fd: int) -> None:

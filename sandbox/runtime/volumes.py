@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from sandbox.kernel import content, devices, mounts
+from sandbox.kernel import content, devices, mounts, trees
 from sandbox.ops import BindDevice, BindVolume, CheckVolumes, FileVolume, TmpfsVolume, VolumeOperation
 
 if TYPE_CHECKING:
@@ -129,21 +129,16 @@ class _Target:
 def _create(top: int, path: str, *, is_directory: bool) -> None:
     """Make the relative *path* below *top* where it is missing; through a link that is in the way nothing is made."""
     *parents, name = path.split("/")
-    at = os.dup(top)
     try:
-        for parent in parents:
-            try:
-                os.mkdir(parent, 0o755, dir_fd=at)
-            except FileExistsError:
-                pass
-            below = os.open(parent, _OPEN_DIR, dir_fd=at)
-            os.close(at)
-            at = below
+        at = trees.make_directories(top, parents)
+    except NotADirectoryError:
+        return  # what is in the way is refused when the target is opened
+    try:
         if is_directory:
             os.mkdir(name, 0o755, dir_fd=at)
         else:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at))
-    except (FileExistsError, NotADirectoryError):
-        pass  # what is in the way is opened next, or refused there
+    except FileExistsError:
+        pass  # it is opened next, or refused there
     finally:
         os.close(at)

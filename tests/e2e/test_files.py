@@ -107,15 +107,6 @@ def bind(source: Path, target: str, *, read_only: bool = False) -> str:
     return text + ("read_only = true\n" if read_only else "")
 
 
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    directory = tmp_path / "shared"
-    directory.mkdir()
-    directory.chmod(0o777)
-    (directory / "file").write_text("of the host\n")
-    return directory
-
-
 def test_bind_volume_bypasses_the_writable_layer(launcher: Launcher, shared: Path) -> None:
     spec = HOST_ROOT + bind(shared, "/volume/deep/down")
     assert (

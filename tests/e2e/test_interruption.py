@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, alive, children, first_line, wait_for
 from tests.e2e.test_ending import READY, Family
-from tests.e2e.test_terminal import person_at
+from tests.e2e.test_terminal import person_at, start_at
 from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -151,18 +150,7 @@ def test_terminal_that_hangs_up_ends_the_program_as_a_hang_up_does(launcher: Lau
     script = 'trap "exit 5" HUP; echo go; while :; do sleep 0.05; done'
     outer, inner = pty.openpty()
     arguments = launcher.arguments(HOST_ROOT, ["sh", "-c", script])
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            fcntl.ioctl(inner, termios.TIOCSCTTY, 0)
-            for fd in (0, 1, 2):
-                os.dup2(inner, fd)
-            os.close(outer)
-            os.close(inner)
-            os.execve(arguments[0], arguments, launcher.environ)
-        finally:
-            os._exit(99)
+    pid = start_at(inner, arguments, launcher.environ)
     os.close(inner)
     seen = b""
     while b"go" not in seen:

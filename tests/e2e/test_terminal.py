@@ -56,6 +56,21 @@ class Person:
                 self.seen += os.read(self.outer, 65536).decode(errors="replace")
 
 
+def start_at(terminal: int, arguments: list[str], environ: dict[str, str]) -> int:
+    """Start a program whose controlling terminal, input and output is *terminal*; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            for fd in (0, 1, 2):
+                os.dup2(terminal, fd)
+            os.execve(arguments[0], arguments, environ)
+        finally:
+            os._exit(99)
+    return pid
+
+
 @contextmanager
 def person_at(
     launcher: Launcher, command: list[str], spec: str = HOST_ROOT, options: tuple[str, ...] = ()
@@ -63,23 +78,13 @@ def person_at(
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
     arguments = launcher.arguments(spec, command, options)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            fcntl.ioctl(inner, termios.TIOCSCTTY, 0)
-            for fd in (0, 1, 2):
-                os.dup2(inner, fd)
-            os.execve(arguments[0], arguments, launcher.environ)
-        finally:
-            os._exit(99)
-    person = Person(outer, inner, pid)
+    person = Person(outer, inner, start_at(inner, arguments, launcher.environ))
     try:
         yield person
     finally:
         try:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            os.kill(person.pid, signal.SIGKILL)
+            os.waitpid(person.pid, 0)
         except (ProcessLookupError, ChildProcessError):
             pass
         os.close(outer)

@@ -31,15 +31,6 @@ def volume(kind: str, target: str, **others: object) -> str:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    directory = tmp_path / "shared"
-    directory.mkdir()
-    directory.chmod(0o777)
-    (directory / "file").write_text("of the host\n")
-    return directory
-
-
-@pytest.fixture
 def layer(tmp_path: Path) -> Path:
     """A layer that may hold anything, for whoever the server of the sandbox is."""
     directory = tmp_path / "layer"

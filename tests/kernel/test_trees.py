@@ -1,4 +1,4 @@
-"""Renames that not every file system has, on the one of the temporary directory."""
+"""Directories made by descriptors, and renames that not every file system has, in the temporary directory."""
 
 from __future__ import annotations
 
@@ -22,3 +22,22 @@ def test_names_are_exchanged_and_whiteouts_left_where_the_file_system_can(tmp_pa
         pytest.skip(f"the file system of {tmp_path} leaves no whiteouts: {reason}")
     assert (tmp_path / "moved").read_text() == "1"
     assert os.stat(other).st_rdev == 0
+
+
+def test_directories_are_made_where_they_are_missing_and_never_through_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    top = os.open(tmp_path, os.O_PATH)
+    try:
+        for names in ([], ["there"], ["there", "a", "b"]):
+            made = trees.make_directories(top, names)
+            try:
+                assert os.path.samestat(os.fstat(made), os.stat(tmp_path.joinpath(*names)))
+            finally:
+                os.close(made)
+        with pytest.raises(NotADirectoryError):
+            trees.make_directories(top, ["link", "planted"])
+    finally:
+        os.close(top)
+    assert os.listdir(tmp_path / "elsewhere") == []
