@@ -15,6 +15,7 @@ Severity = Literal["error", "warning"]
 
 _BOLD, _RED, _CYAN, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"
 _LONGEST_LINE = 200  # characters of a source line that are shown; only generated files have more
+_REPLACEMENT = "\ufffd"  # no name: compiling one imports unicodedata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +102,7 @@ def _window(source: str, start: int, end: int) -> tuple[str, int, int]:
 
 def _printable(text: str) -> str:
     """Return *text* with every character that a terminal would not show replaced, one for one, tabs kept."""
-    return "".join(
-        char if char == "\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "".join(char if char == "\t" or char.isprintable() else _REPLACEMENT for char in text)
 
 
 def _indent(text: str) -> str:
