@@ -8,16 +8,18 @@ packet::
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
                  "transient": BOOL}, ...],   # top first
      "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
-     "size": BYTES, "inodes": COUNT}
+     "size": BYTES, "inodes": COUNT, "filter": BASE64}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
-unix(7)); ``upper``, ``work``, ``size`` and ``inodes`` may be null, and the latter two left out. The server answers ``ready`` when the mount can be used, or
+unix(7)); ``filter`` is the seccomp program that the server puts itself under; ``upper``, ``work``, ``size``, ``inodes`` and ``filter``
+may be null, and the latter three left out. The server answers ``ready`` when the mount can be used, or
 ``error: TEXT``, and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
 The end of the socket is the end of the server.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -41,6 +43,8 @@ class Request:
     stack: StackSource
     fuse_fd: int
     user_namespace_fd: int
+    #: A seccomp program, as the kernel takes it.
+    filter: bytes | None
 
 
 def receive(channel: socket.socket) -> Request:
@@ -95,6 +99,17 @@ def _optional_count(value: object) -> int | None:
     return value
 
 
+def _optional_program(value: object) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"no program: {value!r}")
+    program = base64.b64decode(value, validate=True)
+    if not program or len(program) % 8:
+        raise ValueError(f"no program: {len(program)} bytes")
+    return program
+
+
 def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     def take(index: object) -> int:
         # Python would take -1 for the last one, and true for the second.
@@ -105,6 +120,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     def take_optional(index: object) -> int | None:
         return None if index is None else take(index)
 
+    program = _optional_program(message.get("filter"))
     lowers = tuple(
         LayerSource(
             fd=take(layer["fd"]),
@@ -128,4 +144,5 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         stack=stack,
         fuse_fd=take(message["fuse"]),
         user_namespace_fd=take(message["user_namespace"]),
+        filter=program,
     )

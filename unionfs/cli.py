@@ -188,6 +188,7 @@ def _become_daemon(writer: int) -> None:
 
 def _serve_for_launcher(number: int) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
+    from unionfs._libc import filter_system_calls
     from unionfs.channel import receive
     from unionfs.confine import enter_user_namespace, restrict_files
     from unionfs.fuse.server import serve
@@ -203,6 +204,8 @@ def _serve_for_launcher(number: int) -> int:
         stack = request.stack
         writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
         restrict_files([lower.fd for lower in stack.lowers], writable)
+        if request.filter is not None:
+            filter_system_calls(request.filter)
         fs = open_stack(stack)
         fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
         return serve(

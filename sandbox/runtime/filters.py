@@ -15,9 +15,11 @@ import sys
 from contextlib import suppress
 
 from sandbox.errors import HostError, SetupError
+from sandbox.host import HostFacts
 from sandbox.kernel import bpf, seccomp
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp import values
+from sandbox.seccomp.serving import serving_filter
 
 _KEPT = 64
 """Programs that are kept, of ten kilobytes each; the ones that were written first make room."""
@@ -34,18 +36,7 @@ def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str)
         HostError: it cannot be compiled.
         SetupError: under it, nothing could be started.
     """
-    key = hashlib.sha256(repr((plan.filter.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
-    directory = _open_directory(state_fd)
-    try:
-        program = None if directory is None else _kept(directory, key)
-        if program is None:
-            program = _compile(plan)
-            if directory is not None:
-                with suppress(OSError):
-                    _keep(directory, key, program)
-    finally:
-        if directory is not None:
-            os.close(directory)
+    program = _program(plan.filter, plan.profile, state_fd, library, machine)
     architecture, execve = _NATIVE_CALLS.get(machine, (0, 0))
     if architecture and not plan.log and not values.lets_through(bpf.run(program, execve, architecture)):
         raise SetupError(
@@ -56,7 +47,37 @@ def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str)
     return program
 
 
-def _compile(plan: SeccompPlan) -> bytes:
+def serving_program(facts: HostFacts, *, state_fd: int) -> bytes | None:
+    """Return the program of the filter for the file system's server; None where this machine has no filters or cannot compile
+    them, as a file may allow that there is none.
+
+    Raises:
+        HostError: it cannot be compiled although the library is there.
+    """
+    machine = values.MACHINES.get(facts.machine)
+    if machine is None or facts.libseccomp is None or "errno" not in facts.seccomp_actions:
+        return None
+    made = serving_filter(machine.native)
+    return _program(made, "the server's filter", state_fd, facts.libseccomp, facts.machine)
+
+
+def _program(made: values.Filter, name: str, state_fd: int, library: str, machine: str) -> bytes:
+    key = hashlib.sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
+    directory = _open_directory(state_fd)
+    try:
+        program = None if directory is None else _kept(directory, key)
+        if program is None:
+            program = _compile(made, name)
+            if directory is not None:
+                with suppress(OSError):
+                    _keep(directory, key, program)
+    finally:
+        if directory is not None:
+            os.close(directory)
+    return program
+
+
+def _compile(made: values.Filter, name: str) -> bytes:
     try:
         from sandbox.seccomp.compiler import UnknownCallError, compile_filter
     except (ImportError, RuntimeError) as error:  # it says so where it finds no library
@@ -65,14 +86,14 @@ def _compile(plan: SeccompPlan) -> bytes:
             hint="as root: apt-get install libseccomp2; and install pyseccomp beside sandbox",
         ) from None
     try:
-        return compile_filter(plan.filter)
+        return compile_filter(made)
     except UnknownCallError as error:
         raise HostError(
-            f"{plan.profile}: denies {error}, which this machine's libseccomp does not know and would let through",
+            f"{name}: denies {error}, which this machine's libseccomp does not know and would let through",
             hint="install a newer libseccomp, or take it out of the profile",
         ) from None
     except (OSError, ValueError) as error:
-        raise HostError(f"libseccomp takes no such filter: {error}", hint=f"look at {plan.profile}") from None
+        raise HostError(f"libseccomp takes no such filter: {error}", hint=f"look at {name}") from None
 
 
 def for_kernel(program: bytes, *, log: bool, traced: bool) -> bytes:

@@ -7,6 +7,7 @@ nothing else of unionfs.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -107,8 +108,8 @@ class Server:
         """Return the descriptor to poll on."""
         return self._socket.fileno()
 
-    def serve(self, fuse_fd: int, user_namespace_fd: int, stack: ServedStack) -> None:
-        """Send everything that serving takes.
+    def serve(self, fuse_fd: int, user_namespace_fd: int, stack: ServedStack, program: bytes | None) -> None:
+        """Send everything that serving takes, with the *program* of the filter of system calls for it, if there is one.
 
         Raises:
             OSError: the server is gone.
@@ -141,6 +142,7 @@ class Server:
             "volatile": stack.volatile,
             "size": stack.size,
             "inodes": stack.inodes,
+            "filter": None if program is None else base64.b64encode(program).decode(),
             "descriptors": 0,
         }
         message["descriptors"] = len(descriptors)

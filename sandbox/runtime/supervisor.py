@@ -109,6 +109,7 @@ class Supervisor:
         self._timed_out = False
         self._kill_at: float | None = None
         self._filter: bytes | None = None
+        self._serving_filter: bytes | None = None
         self._say_denied = say_denied
         self._denials: Denials | None = None
         self._abort_at: float | None = None
@@ -141,7 +142,7 @@ class Supervisor:
         )
         self._ground.open_joined(undo)
         _open_pipes_for_reopening()
-        self._compile_filter()
+        self._compile_filters()
         self._ground.prepare(undo)
         channel, theirs = Channel.pair()
         undo.callback(channel.close)
@@ -155,13 +156,14 @@ class Supervisor:
             self._start(stage1, channel)
         return self._wait(channel, self._signals.reader)
 
-    def _compile_filter(self) -> None:
+    def _compile_filters(self) -> None:
         plan = self._plan.process.seccomp
         if plan is not None:
             library, machine = self._facts.libseccomp or "", self._facts.machine
             self._filter = filters.program_for(
                 plan, state_fd=self._state.fd, library=library, machine=machine
             )
+        self._serving_filter = filters.serving_program(self._facts, state_fd=self._state.fd)
 
     # -- the processes -----------------------------------------------------------------------------
 
@@ -403,7 +405,7 @@ class Supervisor:
         if isinstance(message, FuseMounted):
             fd = channel.take_fd()
             try:
-                self._server.serve(fd, self._user_namespace_fd, self._ground.stack())
+                self._server.serve(fd, self._user_namespace_fd, self._ground.stack(), self._serving_filter)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the server is gone: its descriptor says so, too
             except OSError as error:

@@ -143,13 +143,14 @@ def test_without_no_new_privileges_the_filter_is_there_and_the_capability_for_it
     assert (int(found["CapPrm"], 16) == 0) == bool(user)
 
 
-def test_the_filter_is_compiled_once_and_found_again(launcher: Launcher) -> None:
+def test_the_filters_of_program_and_server_are_compiled_once_and_found_again(launcher: Launcher) -> None:
     assert launcher.up(command=["true"]).status == 0
-    directory = launcher.state / "filters"
-    (entry,) = directory.iterdir()
+    found = {path: path.stat().st_ino for path in (launcher.state / "filters").iterdir()}
+    assert launcher.up(command=["true"]).status == 0
+    assert {path: path.stat().st_ino for path in (launcher.state / "filters").iterdir()} == found
+    serving, entry = sorted(found, key=lambda path: path.stat().st_size)
+    assert serving.stat().st_size > 512
     before = entry.stat()
-    assert launcher.up(command=["true"]).status == 0
-    assert entry.stat().st_ino == before.st_ino
     # One that allows everything is not believed.
     entry.write_bytes(entry.read_bytes()[:65] + b"\x06\0\0\0\0\0\xff\x7f")
     done = launcher.shell("unshare --user true")

@@ -245,6 +245,28 @@ def test_only_the_server_holds_the_fuse_connection(launcher: Launcher) -> None:
         wait_for(lambda: not alive(server), "the server to end")
 
 
+def test_the_server_is_under_a_filter_of_its_own_and_has_few_capabilities(launcher: Launcher) -> None:
+    with launcher.start(command=["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        server = next(pid for pid, line in children(supervisor.pid).items() if "--serve-fd" in line)
+        lines = Path(f"/proc/{server}/status").read_text().splitlines()
+        status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+        wait_for(lambda: not alive(server), "the server to end")
+    assert (status["Seccomp"], status["Seccomp_filters"], status["NoNewPrivs"]) == ("2", "1", "1")
+    kept = {
+        "chown": 0,
+        "dac_override": 1,
+        "dac_read_search": 2,
+        "fowner": 3,
+        "fsetid": 4,
+        "mknod": 27,
+        "setfcap": 31,
+    }
+    assert int(status["CapEff"], 16) == sum(1 << bit for bit in kept.values())
+
+
 def test_hosts_mounts_in_a_directory_layer_appear_empty(launcher: Launcher) -> None:
     # /proc, /sys and /dev are mounted over; a layer below another path shows what is under them.
     spec = '[root]\nlayers = [{ dir = "/" }]\n'

@@ -70,6 +70,38 @@ def test_a_request_is_decoded_with_its_descriptors(ends: Ends, null: int) -> Non
             os.close(fd)
 
 
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [({}, None), ({"filter": None}, None), ({"filter": "BgAAAAAA/38="}, b"\x06\0\0\0\0\0\xff\x7f")],
+)
+def test_a_filter_of_system_calls_may_come_with_it(
+    ends: Ends, null: int, sent: dict[str, object], taken: bytes | None
+) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message(**sent)).encode())
+    socket.send_fds(launcher, [b"x"], [null] * 5)
+    request = receive(server)
+    for fd in descriptors_of(request):
+        os.close(fd)
+    assert request.filter == taken
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (7, "no program: 7"),
+        ("", "no program: 0 bytes"),
+        ("AAAA", "no program: 3 bytes"),
+        ("no base64", "base64"),
+    ],
+)
+def test_what_is_no_filter_is_refused(ends: Ends, program: object, reason: str) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message(descriptors=0, filter=program)).encode())
+    with pytest.raises(UnionError, match=reason):
+        receive(server)
+
+
 def test_more_descriptors_than_one_packet_holds_come_in_several(ends: Ends, null: int) -> None:
     launcher, server = ends
     count = 150
