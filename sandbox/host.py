@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sandbox.errors import SetupError
 from sandbox.kernel import cgroups, filters, rlimits, seccomp
 from sandbox.kernel.cgroups import Hierarchy, NoHierarchy
 from sandbox.kernel.idmaps import (
@@ -226,12 +227,23 @@ def _landlock_version() -> int:
         return 0
 
 
+#: What an answer looks like: there is no such file on this machine, or not for this account.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EINVAL)
+
+
 def _read(path: str) -> str:
+    """Return the content of *path*, "" where there is none for us.
+
+    Raises:
+        SetupError: it could not be looked at. To take it for absent would make the sandbox another one: of a single id, say.
+    """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
-    except OSError:
-        return ""
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return ""
+        raise SetupError.from_os_error("facts of this machine", "open", error) from None
 
 
 def _user_name(uid: int) -> str | None:

@@ -27,7 +27,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
-    "host": frozenset({"kernel"}),
+    "host": frozenset({"errors", "kernel"}),
     "sources": frozenset({"kernel"}),  # facts about host paths, as host has facts about the machine
     "ops": frozenset(),  # what a plan consists of
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler

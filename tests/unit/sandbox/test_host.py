@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sandbox import host
+from sandbox.errors import SetupError
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap, SubidRange
 
@@ -57,6 +59,22 @@ def test_gathering_on_a_machine_without_any_of_the_files_raises_nothing(tmp_path
     assert found.uid_ranges == ()
     assert found.cgroups.version == 0
     assert found.newuidmap.problem == "newuidmap is not installed (Debian: uidmap, Fedora: shadow-utils)"
+
+
+def test_what_could_not_be_looked_at_does_not_count_as_absent(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+    try:
+        with pytest.raises(SetupError) as raised:
+            host.gather()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert str(raised.value) == (
+        "facts of this machine: open /proc/self/status: too many open files (EMFILE)"
+    )
+    assert raised.value.hint == "too many open files in this process: raise `ulimit -n`"
 
 
 def test_a_user_with_ranges_and_helpers_gets_whole_maps():
