@@ -20,6 +20,7 @@ from sandbox.ops import (
     VolumeOperation,
 )
 from sandbox.plan.storage import inside
+from sandbox.plan.volumes import holds
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
@@ -301,6 +302,8 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
             notes.append(f"{volume.source} is really {operation.source}")
         if sockets:
             notes.append(f"sockets in it, which can be connected to: {' '.join(sockets)}")
+        if holds(operation, case.state_directory):
+            notes.append("the state directory of sandboxes, which is in it, appears empty")
         if operation.slave:
             notes.append("what this machine mounts in it later appears, with the flags that it has there")
         value |= {"propagation": "slave" if operation.slave else "private"}

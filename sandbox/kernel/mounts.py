@@ -179,6 +179,11 @@ def make_private() -> None:
     _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_PRIVATE)
 
 
+def make_slave() -> None:
+    """Let mounts travel into this mount namespace and none out of it; mount_namespaces(7)."""
+    _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_SLAVE)
+
+
 def mount_fuse(
     fuse_fd: int,
     target_fd: int,

@@ -17,7 +17,7 @@ from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
 from sandbox.plan.storage import LAYER_KINDS, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
-from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes
+from sandbox.plan.volumes import holds, plan_devices, plan_kept, plan_volumes
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
@@ -157,6 +157,7 @@ def draft(
         clocks=namespaces.clocks,
         operations=plan_operations(spec, ids, namespaces, devices, volumes, name),
         volumes=plan_kept(spec),
+        hidden=state_directory if any(holds(volume, state_directory) for volume in volumes) else None,
         process=process,
         cgroup=cgroup,
         server_cgroup=plan_server_cgroup(cgroup),

@@ -194,6 +194,8 @@ class Plan:
     operations: tuple[Operation, ...]
     #: Directories that some of the operations need.
     volumes: tuple[KeptVolume, ...]
+    #: The state directory, where a bind volume holds it: it appears empty there.
+    hidden: str | None = None
     process: ProcessPlan
     cgroup: CgroupLimits
     #: Those of the file system's server, which works for the program but must not fall to its limits.
@@ -248,6 +250,8 @@ def describe(plan: Plan) -> list[str]:
         f"volume {volume.name}, made with mode {volume.mode:04o} unless it is there"
         for volume in plan.volumes
     ]
+    if plan.hidden is not None:
+        lines.append(f"hide {plan.hidden}, the state directory, in volumes")
     lines += [operation.describe() for operation in plan.operations]
     for limits, whose in ((plan.cgroup, ""), (plan.server_cgroup, " of the server")):
         lines += [
@@ -324,6 +328,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
             for step in plan.operations
         ],
         "volumes": [_fields(volume) for volume in plan.volumes],
+        "hidden": plan.hidden,
         "process": _fields(process)
         | {
             "env": list(process.env),

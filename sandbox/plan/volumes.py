@@ -42,7 +42,7 @@ def plan_volumes(
     for number, volume in enumerate(spec.volumes):
         key = f"volumes[{number}]"
         if volume.type == "bind" and volume.source is not None:
-            refusal = _source_refusal(volume, paths[volume.source])
+            refusal = _source_refusal(volume, paths[volume.source], state_directory)
             if refusal is not None:
                 setting, message, hint = refusal
                 findings.refuse(f"{key}.{setting}", message, hint)
@@ -67,13 +67,29 @@ def plan_volumes(
     return tuple(placed)
 
 
-def _source_refusal(volume: Volume, fact: PathFact) -> tuple[str, str, str] | None:
+def holds(volume: VolumeOperation, state_directory: str) -> bool:
+    """Tell whether the state directory is among what *volume* shows of the host."""
+    return (
+        isinstance(volume, BindVolume)
+        and volume.name is None
+        and bool(state_directory)
+        and inside(state_directory, volume.source)
+    )
+
+
+def _source_refusal(volume: Volume, fact: PathFact, state_directory: str) -> tuple[str, str, str] | None:
     """Return the setting of a bind volume that cannot be had, message and hint; None if all can."""
     if fact.kind in ("missing", "refused"):
         return (
             "source",
             f"{volume.source}: {fact.reason}",
             "make it first, or name an existing file or directory",
+        )
+    if state_directory and inside(fact.real, state_directory):
+        return (
+            "source",
+            f"{volume.source} is in the sandboxes' own state directory",
+            'for files that sandboxes share, use type = "named"; else copy it elsewhere and name the copy',
         )
     if volume.propagation == "slave" and not fact.shared:
         reason = f"{volume.source} is on a mount of this machine that is private: what is mounted there later goes nowhere"

@@ -57,6 +57,8 @@ class Workspace:
     source_fds: Mapping[str, int]
     #: Hands the mounted connection to the server; the descriptor is closed then.
     serve: Callable[[int], None]
+    #: The directory among *source_fds* that shall appear empty in volumes that hold it.
+    hidden: str | None = None
     #: What the mount table calls the root.
     label: str = "unionfs"
     devices: Mapping[str, int] = field(default_factory=dict)
@@ -74,7 +76,9 @@ class Workspace:
 
 def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:
     """Open what is needed of the host, and stop mounts from travelling between it and us but for volumes that ask for that."""
-    # All before anything of ours is mounted over a directory of the host, for that would be copied with it.
+    if workspace.hidden is not None:
+        _hide(workspace.hidden, workspace)
+    # All before anything else of ours is mounted over a directory of the host, for that would be copied with it.
     binds = [operation for operation in operations if isinstance(operation, BindVolume)]
     _copy_sources(workspace, [operation for operation in binds if operation.slave])
     try:
@@ -94,6 +98,16 @@ def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -
         workspace.proc_fd = os.open("/proc", _OPEN_DIR)
     except OSError as error:
         raise StepError("open /proc", "open", error) from None
+
+
+def _hide(path: str, workspace: Workspace) -> None:
+    """Mount an empty directory on *path* of the host, out of the host's sight: volumes are copied with it."""
+    try:
+        mounts.make_slave()
+        flags = mounts.MountFlags(read_only=True, nosuid=True, nodev=True, noexec=True)
+        mounts.mount_tmpfs(workspace.source_fds[path], size=4096, flags=flags)
+    except OSError as error:
+        raise StepError(f"hide {path}", "mount tmpfs", error) from None
 
 
 def _copy_sources(workspace: Workspace, operations: Iterable[BindVolume]) -> None:

@@ -159,11 +159,9 @@ def _stage1(
     fuse_fd = _step(
         "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     )
-    sources = {
-        operation.source: _step(f"open {operation.source}", "open", _opener(operation.source))
-        for operation in plan.operations
-        if isinstance(operation, BindVolume | BindDevice)
-    }
+    shown = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
+    paths = shown if plan.hidden is None else [*shown, plan.hidden]
+    sources = {path: _step(f"open {path}", "open", _opener(path)) for path in paths}
     _step("become root of the namespace", "setresuid", _become_root)
     if "pid" in joined:
         _step("namespaces.pid", "setns", _joiner("pid", joined["pid"]))
@@ -250,7 +248,11 @@ def _init(
         os.close(fd)
     os.umask(0)
     workspace = Workspace(
-        fuse_fd=fuse_fd, source_fds=sources, serve=lambda fd: _hand_over(channel, fd), label=label
+        fuse_fd=fuse_fd,
+        source_fds=sources,
+        serve=lambda fd: _hand_over(channel, fd),
+        hidden=plan.hidden,
+        label=label,
     )
     prepare_mounts(workspace, plan.operations)
     # From here on an import would look in what a layer holds, and run that as process 1: there shall be none.

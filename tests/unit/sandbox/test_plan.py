@@ -186,6 +186,27 @@ def test_targets_are_made_in_volumes_of_our_own_and_not_in_the_hosts_directories
     assert made == {"bind": False, "named": True, "tmpfs": True}
 
 
+@pytest.mark.parametrize(
+    ("volume", "hidden"),
+    [
+        ('type = "bind"\nsource = "/"', "/state"),
+        ('type = "bind"\nsource = "/stat"', None),
+        ('type = "named"\nsource = "x"', None),
+        ('type = "tmpfs"', None),
+    ],
+)
+def test_the_state_directory_is_hidden_where_a_volume_holds_it(volume: str, hidden: str | None) -> None:
+    made = plan(ROOT + f'[[volumes]]\n{volume}\ntarget = "/v"\n')
+    assert made.hidden == hidden
+    assert ("hide /state, the state directory, in volumes" in describe(made)) == bool(hidden)
+
+
+@pytest.mark.parametrize("source", ["/state", "/state/volumes/x/data"])
+def test_volumes_of_the_state_directory_are_refused(source: str) -> None:
+    text = ROOT + f'[[volumes]]\ntype = "bind"\nsource = "{source}"\ntarget = "/v"\n'
+    assert f"volumes[0].source: {source} is in the sandboxes' own state directory" in refusal(text)
+
+
 def test_target_below_a_file_is_refused() -> None:
     text = ROOT + '[[volumes]]\ntype = "file"\ntarget = "/v"\ncontent = ""\n'
     text += '[[volumes]]\ntype = "tmpfs"\ntarget = "/v/in"\n'
