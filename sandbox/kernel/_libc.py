@@ -86,6 +86,8 @@ CLOSE_RANGE_CLOEXEC = 0x4
 RENAME_EXCHANGE = 0x2
 RENAME_WHITEOUT = 0x4
 
+FUSE_SUPER_MAGIC = 0x65735546
+
 SECCOMP_MODE_FILTER = 2
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 0x8
@@ -148,6 +150,7 @@ _libc.renameat2.argtypes = (_int, _str, _int, _str, _uint)
 _libc.prctl.argtypes = (_int, _ulong, _ulong, _ulong, _ulong)
 _libc.capget.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+_libc.fstatfs.argtypes = (_int, ctypes.c_void_p)
 _libc.syscall.restype = _long
 
 
@@ -289,6 +292,16 @@ def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) 
     if fd < 0:
         _raise_errno("openat2", path)
     return fd
+
+
+def fstatfs_type(fd: int) -> int:
+    """Return the magic number of the file system that *fd* is on: ``f_type`` of fstatfs(2), which os.fstatvfs leaves out."""
+    # The first field of struct statfs, a long but for s390x; that is of 120 bytes at most.
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(fd, buffer) < 0:
+        _raise_errno("fstatfs")
+    kind = _uint if os.uname().machine == "s390x" else _ulong
+    return kind.from_buffer(buffer).value & 0xFFFFFFFF
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:

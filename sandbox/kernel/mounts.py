@@ -283,6 +283,42 @@ def attach_tree(
         raise OSError(error.errno, error.strerror, source, None, target) from None
 
 
+def hold_way(fd: int) -> bool:
+    """Make every directory between the root of its mount and *fd*, on which something is to be mounted, a mount itself where
+    the file system is FUSE's; returns whether any was made, for then the path is to be opened again.
+
+    Nobody can rename or remove what is a mount point, so that what is mounted stays. A directory above one can be: while the
+    request waits for the server, whoever made it can be killed, and as the kernel does not know then what became of it, it
+    forgets the name and unmounts all below (fuse_invalidate_entry, fs/fuse/dir.c; d_invalidate, fs/dcache.c).
+
+    Raises:
+        OSError: also ENOENT, ENOTDIR or ELOOP where a directory has been renamed meanwhile.
+    """
+    if _libc.fstatfs_type(fd) != _libc.FUSE_SUPER_MAGIC:
+        return False
+    own = mount_id(fd)
+    top = next(entry.mount_point for entry in _own_mounts() if entry.mount_id == own)
+    path = path_of(fd)
+    way = path[len(top.rstrip("/")) :].strip("/").split("/")[:-1]
+    if not way:
+        return False
+    at = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in way:
+            # None of these is a mount point yet: *fd* would be in that mount.
+            below = open_in_root(at, name, directory=True, links=False)
+            try:
+                bind(below, below)
+            finally:
+                os.close(below)
+            below = open_in_root(at, name, directory=True, links=False)
+            os.close(at)
+            at = below
+    finally:
+        os.close(at)
+    return True
+
+
 def restrict(mount_fd: int, flags: MountFlags, *, use_setattr: bool | None = None) -> None:
     """Add *flags* to the mount whose root is *mount_fd*, and to none below it."""
     if use_setattr is None:
@@ -429,7 +465,7 @@ def mask(root_fd: int, paths: Iterable[str], null_fd: int) -> None:
     empty_fd = -1
     try:
         for path in (match for pattern in paths for match in _matches(root_fd, pattern)):
-            fd = _open_existing(root_fd, path)
+            fd = _open_held(root_fd, path)
             if fd is None:
                 continue
             try:
@@ -455,7 +491,7 @@ def make_read_only(root_fd: int, paths: Iterable[str]) -> None:
     A path that does not exist is passed over, and a ``*`` stands for the rest of a name, as in :func:`mask`.
     """
     for path in (match for pattern in paths for match in _matches(root_fd, pattern)):
-        fd = _open_existing(root_fd, path)
+        fd = _open_held(root_fd, path)
         if fd is None:
             continue
         try:
@@ -490,6 +526,22 @@ def _open_existing(root_fd: int, path: str) -> int | None:
         return open_in_root(root_fd, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _open_held(root_fd: int, path: str) -> int | None:
+    """Open *path*, if it is there, to mount on it."""
+    fd = _open_existing(root_fd, path)
+    if fd is None:
+        return None
+    try:
+        held = hold_way(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    if not held:
+        return fd
+    os.close(fd)
+    return _open_existing(root_fd, path)
 
 
 def _is_directory(fd: int) -> bool:

@@ -106,21 +106,33 @@ class _Target:
         self._operation, self._workspace, self._is_directory = operation, workspace, is_directory
 
     def __enter__(self) -> int:
+        self._fd = self._open()
+        try:
+            if not mounts.hold_way(self._fd):
+                return self._fd
+        except BaseException:
+            os.close(self._fd)
+            raise
+        os.close(self._fd)
+        self._fd = self._open()
+        return self._fd
+
+    def _open(self) -> int:
         operation, workspace = self._operation, self._workspace
         if operation.within is None:
             path = operation.target
-            self._fd = mounts.open_in_root(workspace.root_fd, path, directory=self._is_directory)
-            places = (workspace.root_fd, *workspace.mounted.values())
-            if mounts.mount_id(self._fd) not in map(mounts.mount_id, places):
-                os.close(self._fd)
+            fd = mounts.open_in_root(workspace.root_fd, path, directory=self._is_directory)
+            # What mounts.hold_way has made a mount of its own is still of the root's file system.
+            in_root = os.fstat(fd).st_dev == os.fstat(workspace.root_fd).st_dev
+            if not in_root and mounts.mount_id(fd) not in map(mounts.mount_id, workspace.mounted.values()):
+                os.close(fd)
                 raise OSError(errno.EXDEV, "leads into /proc, /sys or /dev", path)
-            return self._fd
+            return fd
         top = workspace.mounted[operation.within]
         path = operation.target[len(operation.within) :].lstrip("/")
         if operation.create:
             _create(top, path, is_directory=self._is_directory)
-        self._fd = mounts.open_beneath(top, path, directory=self._is_directory)
-        return self._fd
+        return mounts.open_beneath(top, path, directory=self._is_directory)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)

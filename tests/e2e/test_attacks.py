@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -132,6 +133,47 @@ def test_state_directory_is_hidden_in_a_volume_that_holds_it(launcher: Launcher)
     outcome = launcher.shell(script, spec)
     assert (outcome.out, outcome.err) == ("Read-only\n", "")
     assert launcher.runs() == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        '[security]\nmasked_paths = ["/opt/kept/ab*/place"]\n',
+        '[security]\nreadonly_paths = ["/opt/kept/above/place"]\n',
+        '[[volumes]]\ntype = "tmpfs"\ntarget = "/opt/kept/above/place"\n',
+    ],
+    ids=["masked", "read-only", "volume"],
+)
+def test_program_cannot_have_the_kernel_drop_what_is_mounted_below_a_directory(
+    launcher: Launcher, tmp_path: Path, setting: str
+) -> None:
+    """Who is killed while removing or renaming one has it forgotten, with all mounts below, so that asking must be refused before
+    the server hears of it: EBUSY and not ENOTEMPTY.
+    """
+    (tmp_path / "layer/opt/kept/above/place").mkdir(parents=True)
+    spec = f'[root]\nlayers = ["dir:/", "dir:{tmp_path}/layer"]\n{setting}'
+    script = (
+        "import errno, os\n"
+        "for path in ('/opt/kept/above', '/opt/kept', '/opt'):\n"
+        "    for action in (os.rmdir, lambda path: os.rename(path, path + '-moved')):\n"
+        "        try: action(path)\n"
+        "        except OSError as error: print(errno.errorcode[error.errno])\n"
+    )
+    assert launcher.up(spec, ["/usr/bin/python3", "-c", script]).out.split() == ["EBUSY"] * 6
+
+
+def test_directory_above_a_mount_cannot_be_renamed_so_that_the_next_start_masks_nothing(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    (tmp_path / "layer/opt/kept/above").mkdir(parents=True)
+    (tmp_path / "layer/opt/kept/above/secret").write_text("of the layer")
+    spec = (
+        f'[root]\nlayers = ["dir:/", "dir:{tmp_path}/layer"]\nwritable = "persistent"\n'
+        '[security]\nmasked_paths = ["/opt/kept/above/secret"]\n'
+    )
+    script = "import os\nfor old in ('/opt/kept/above', '/opt/kept', '/opt'):\n try: os.rename(old, old + '-moved')\n except OSError as error: print(error.errno)\n"
+    assert launcher.up(spec, ["/usr/bin/python3", "-c", script]).out.split() == [str(errno.EBUSY)] * 3
+    assert launcher.shell("cat /opt*/kept*/above*/secret", spec).out == ""
 
 
 # -- a hostile image ----------------------------------------------------------------------------------
