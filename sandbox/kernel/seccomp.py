@@ -14,9 +14,10 @@ from sandbox.kernel import _libc
 
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 
-# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp): so encoded by all that have _SIZE bits of 14.
+# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, __u64): so encoded by all that have _SIZE bits of 14.
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
+_STILL_WAITS = 0x40082102
 _MACHINES = frozenset({"x86_64", "aarch64", "riscv64", "loongarch64", "s390x", "i686", "armv7l"})
 _NOTIFICATION = struct.Struct("=QII iIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
@@ -108,6 +109,17 @@ def receive(listener: int) -> Call | None:
         raise
     identity, process, _, number, architecture, _, *arguments = _NOTIFICATION.unpack(buffer)
     return Call(identity, process, number, architecture, tuple(arguments))
+
+
+def still_waits(listener: int, call: Call) -> bool:
+    """Tell whether *call* waits for its answer; if not, its process may have ended, and its number be another's."""
+    try:
+        fcntl.ioctl(listener, _STILL_WAITS, struct.pack("=Q", call.id))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
 
 
 def answer(listener: int, call: Call, number: int | None) -> None:

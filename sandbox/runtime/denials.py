@@ -22,6 +22,11 @@ from sandbox.spec.notation import quote, visible
 _SAID = 100
 """Different denials that are said one by one; a program that makes up more does it on purpose."""
 
+_COUNTED = 1000
+"""Names that are counted: there are fewer calls, but each number that is none is a name, too, and the program makes them up."""
+
+_OTHERS = "others"
+
 _ARCHITECTURES = {0x40000003: "X86", 0x40000028: "ARM", 0x00000016: "S390"}
 """AUDIT_ARCH_* of calls that are not the machine's own, and libseccomp's names."""
 
@@ -64,9 +69,11 @@ class Denials:
             self._end(call, signal.SIGSYS)
             seccomp.answer(self._listener, call, errno.ENOSYS)
 
-    @staticmethod
-    def _end(call: Call, number: int) -> None:
+    def _end(self, call: Call, number: int) -> None:
         """Do what a filter that kills does; where that was one thread, the rest of its process does not outlive it here."""
+        # Saying it may have taken long. Who had the number then may be anybody now, and we may signal more than the sandbox.
+        if not seccomp.still_waits(self._listener, call):
+            return
         try:
             os.kill(call.process, number)
         except ProcessLookupError:
@@ -74,7 +81,7 @@ class Denials:
 
     def _note(self, call: Call, action: int) -> None:
         name = _name(call)
-        self._counts[name] += 1
+        self._counts[name if name in self._counts or len(self._counts) < _COUNTED else _OTHERS] += 1
         program = _program_of(call.process)
         kind = (name, action, program)
         if kind in self._seen or len(self._seen) >= _SAID:
@@ -91,7 +98,9 @@ class Denials:
             return ["no system call was denied"]
         counted = ", ".join(f"{name} {count}" for name, count in sorted(self._counts.items()))
         lines = [f"denied system calls: {counted}"]
-        wanted = sorted(name for name in self._counts if name not in ABSENT and name.isidentifier())
+        wanted = sorted(
+            name for name in self._counts if name not in {*ABSENT, _OTHERS} and name.isidentifier()
+        )
         absent = sorted(name for name in self._counts if name in ABSENT)
         if absent:
             lines.append(f"absent on purpose, and no harm to most programs: {', '.join(absent)}")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -66,8 +67,11 @@ def test_a_program_and_its_children_are_under_the_filter():
     assert in_child(action) == 0
 
 
-def traced(made: bytes, action, answer) -> int:
-    """Run *action* in a child whose denied calls are told; *answer* gives an errno, or None, for each. Returns its status."""
+def traced(made: bytes, action, answer, look=lambda _listener, _call: None) -> int:
+    """Run *action* in a child whose denied calls are told; *answer* gives an errno, or None, for each. Returns its status.
+
+    *look* is called before with the listener and the call.
+    """
     told = bpf.with_actions(made, lambda one: one if lets_through(one) else seccomp.NOTIFY)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -94,6 +98,7 @@ def traced(made: bytes, action, answer) -> int:
                     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 call = seccomp.receive(listener)
                 if call is not None:
+                    look(listener, call)
                     seccomp.answer(listener, call, answer(call))
     finally:
         os.close(listener)
@@ -130,6 +135,20 @@ def test_a_call_whose_process_ends_before_the_answer_is_no_error():
         return errno.EPERM
 
     assert traced(program(deny=("getpgid",)), lambda: refusal(os.getpgid, 0) == "EPERM", answer) == 1
+
+
+def test_a_call_waits_until_its_process_has_ended():
+    def look(listener: int, call: seccomp.Call) -> None:
+        found.append(seccomp.still_waits(listener, call))
+        os.kill(call.process, signal.SIGKILL)
+        while seccomp.still_waits(listener, call):
+            time.sleep(0.001)
+        found.append(False)
+
+    found: list[bool] = []
+    made = program(deny=("getpgid",))
+    assert traced(made, lambda: os.getpgid(0) >= 0, lambda _call: errno.EPERM, look) == 1
+    assert found == [True, False]
 
 
 def test_a_listener_cannot_be_made_twice():

@@ -36,8 +36,10 @@ class Kernel:
         self.waiting: list[Call | None] = []
         self.answers: list[int | None] = []
         self.signals: list[int] = []
+        self.process_is_there = True
         monkeypatch.setattr(seccomp, "receive", lambda _fd: self.waiting.pop(0))
         monkeypatch.setattr(seccomp, "answer", lambda _fd, _call, number: self.answers.append(number))
+        monkeypatch.setattr(seccomp, "still_waits", lambda _fd, _call: self.process_is_there)
         monkeypatch.setattr(os, "kill", lambda _pid, number: self.signals.append(number))
 
 
@@ -108,6 +110,23 @@ def test_what_a_filter_ends_is_ended(kernel: Kernel) -> None:
     )
     assert kernel.signals == [31]
     assert "= the end of the process in" in said[0]
+
+
+def test_whoever_has_the_number_of_a_process_that_has_ended_meanwhile_is_left_alone(kernel: Kernel) -> None:
+    kernel.process_is_there = False
+    rule = Rule(values.KILL_PROCESS, ("mount",))
+    plan = replace(PLAN, filter=Filter(default=values.ALLOW, architectures=(), rules=(rule,)))
+    hear(kernel, MOUNT, plan=plan)
+    assert kernel.signals == []
+
+
+def test_made_up_numbers_take_up_no_more_than_a_bounded_space(kernel: Kernel) -> None:
+    calls = [replace(MOUNT, number=5000 + number) for number in range(1500)]
+    said, summary = hear(kernel, *calls, MOUNT, MOUNT)
+    assert len(said) == 100
+    assert len(summary[0].split(", ")) == 1001
+    assert summary[0].endswith("others 502")
+    assert len(summary) == 1
 
 
 def test_the_line_that_would_allow_keeps_what_the_file_says(kernel: Kernel) -> None:
