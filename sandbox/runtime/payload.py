@@ -138,10 +138,7 @@ def _drop_privileges(
     process.leave_session_keyring()
     if plan.oom_score_adj is not None:
         progress.at("limits.oom_score_adj")
-        process.set_dumpable(
-            True
-        )  # else the file is not ours to write; exec would allow it a moment later anyway
-        _write("/proc/self/oom_score_adj", str(plan.oom_score_adj))
+        _set_oom_score(plan.oom_score_adj)
     progress.at("limits")
     rlimits.apply(plan.rlimits)
     progress.at("capabilities")
@@ -161,6 +158,15 @@ def _drop_privileges(
     if plan.no_new_privileges:
         progress.at("no_new_privileges")
         process.set_no_new_privileges()
+
+
+def _set_oom_score(value: int) -> None:
+    process.set_dumpable(True)  # else the file is not ours to write
+    try:
+        _write("/proc/self/oom_score_adj", str(value))
+    finally:
+        # Whoever hands over the denied calls is forked from us, has our channel to the supervisor, and may meet the program.
+        process.set_dumpable(False)
 
 
 def _reset_signals() -> None:
