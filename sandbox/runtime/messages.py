@@ -7,6 +7,7 @@ messages is closed: what is not expected at some point is a :class:`ChannelError
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -185,14 +186,20 @@ class Channel:
                 self._socket.send(packet, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message | None:
-        """Wait for a message; None when the other side is gone."""
+        """Wait for a message; None when the other side is gone.
+
+        Raises:
+            OSError: EMFILE, there was no room for a descriptor beside it.
+        """
         text = b""
         more = True
         while more:
-            packet, fds, _, _ = socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
+            packet, fds, flags, _ = socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
             for fd in fds:
                 os.set_inheritable(fd, False)
             self._received_fds += fds
+            if flags & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if not packet:
                 return None
             text += packet[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -107,3 +108,17 @@ def test_end_of_the_other_side_is_no_message(ends: tuple[Channel, Channel]) -> N
     assert other.receive() is None
     with pytest.raises(ChannelError, match="expected Mapped, received the end"):
         other.expect(Mapped)
+
+
+def test_descriptor_for_which_there_is_no_room_is_an_error_of_that_name(
+    ends: tuple[Channel, Channel],
+) -> None:
+    one, other = ends
+    one.send(FuseMounted(), one.fileno())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            other.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
