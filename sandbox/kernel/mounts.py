@@ -283,26 +283,30 @@ def attach_tree(
         raise OSError(error.errno, error.strerror, source, None, target) from None
 
 
-def hold_way(fd: int) -> bool:
-    """Make every directory between the root of its mount and *fd*, on which something is to be mounted, a mount itself where
-    the file system is FUSE's; returns whether any was made, for then the path is to be opened again.
+def hold_way(root_fd: int, fd: int) -> tuple[int, ...]:
+    """Make every directory above *fd*, on which something is to be mounted, a mount itself, below the root of its mount and
+    below *root_fd*; returns the ids of those that were made. If there are any, the path is to be opened again.
 
-    Nobody can rename or remove what is a mount point, so that what is mounted stays. A directory above one can be: while the
-    request waits for the server, whoever made it can be killed, and as the kernel does not know then what became of it, it
-    forgets the name and unmounts all below (fuse_invalidate_entry, fs/fuse/dir.c; d_invalidate, fs/dcache.c).
+    What is a mount point can be neither renamed nor removed. A directory above one could be renamed, and another be made in its
+    place, where nothing is covered, now or at the next start. On FUSE it could be dropped, too: who is killed while the request
+    waits for the server has the kernel forget the name, as nobody knows what became of it, and unmount all below
+    (fuse_invalidate_entry, fs/fuse/dir.c; d_invalidate, fs/dcache.c). In /proc and /sys there are no such requests.
 
     Raises:
         OSError: also ENOENT, ENOTDIR or ELOOP where a directory has been renamed meanwhile.
     """
-    if _libc.fstatfs_type(fd) != _libc.FUSE_SUPER_MAGIC:
-        return False
+    if _libc.fstatfs_type(fd) in (_libc.PROC_SUPER_MAGIC, _libc.SYSFS_MAGIC):
+        return ()
     own = mount_id(fd)
-    top = next(entry.mount_point for entry in _own_mounts() if entry.mount_id == own)
-    path = path_of(fd)
-    way = path[len(top.rstrip("/")) :].strip("/").split("/")[:-1]
+    if mount_id(root_fd) == own:
+        top = path_of(root_fd)
+    else:
+        top = next(entry.mount_point for entry in _own_mounts() if entry.mount_id == own)
+    way = path_of(fd)[len(top.rstrip("/")) :].strip("/").split("/")[:-1]
     if not way:
-        return False
+        return ()
     at = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    made = []
     try:
         for name in way:
             # None of these is a mount point yet: *fd* would be in that mount.
@@ -314,9 +318,10 @@ def hold_way(fd: int) -> bool:
             below = open_in_root(at, name, directory=True, links=False)
             os.close(at)
             at = below
+            made.append(mount_id(at))
     finally:
         os.close(at)
-    return True
+    return tuple(made)
 
 
 def restrict(mount_fd: int, flags: MountFlags, *, use_setattr: bool | None = None) -> None:
@@ -534,7 +539,7 @@ def _open_held(root_fd: int, path: str) -> int | None:
     if fd is None:
         return None
     try:
-        held = hold_way(fd)
+        held = hold_way(root_fd, fd)
     except BaseException:
         os.close(fd)
         raise

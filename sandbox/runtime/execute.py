@@ -72,6 +72,8 @@ class Workspace:
     #: The roots of the volumes by target, and those that become read-only once all are mounted.
     mounted: dict[str, int] = field(default_factory=dict)
     sealed_later: list[int] = field(default_factory=list)
+    #: The ids of mounts of directories on themselves, made by mounts.hold_way.
+    held: set[int] = field(default_factory=set)
 
 
 def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:

@@ -106,15 +106,19 @@ class _Target:
         self._operation, self._workspace, self._is_directory = operation, workspace, is_directory
 
     def __enter__(self) -> int:
+        workspace = self._workspace
         self._fd = self._open()
+        sealed = map(mounts.mount_id, workspace.sealed_later)
         try:
-            if not mounts.hold_way(self._fd):
-                return self._fd
+            # Nothing is renamed in what will be read-only, and a mount of a part would not become so with it.
+            held = () if mounts.mount_id(self._fd) in sealed else mounts.hold_way(workspace.root_fd, self._fd)
         except BaseException:
             os.close(self._fd)
             raise
-        os.close(self._fd)
-        self._fd = self._open()
+        if held:
+            os.close(self._fd)
+            workspace.held.update(held)
+            self._fd = self._open()
         return self._fd
 
     def _open(self) -> int:
@@ -122,9 +126,8 @@ class _Target:
         if operation.within is None:
             path = operation.target
             fd = mounts.open_in_root(workspace.root_fd, path, directory=self._is_directory)
-            # What mounts.hold_way has made a mount of its own is still of the root's file system.
-            in_root = os.fstat(fd).st_dev == os.fstat(workspace.root_fd).st_dev
-            if not in_root and mounts.mount_id(fd) not in map(mounts.mount_id, workspace.mounted.values()):
+            places = (workspace.root_fd, *workspace.mounted.values())
+            if mounts.mount_id(fd) not in {*workspace.held, *map(mounts.mount_id, places)}:
                 os.close(fd)
                 raise OSError(errno.EXDEV, "leads into /proc, /sys or /dev", path)
             return fd

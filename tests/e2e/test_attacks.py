@@ -162,6 +162,35 @@ def test_program_cannot_have_the_kernel_drop_what_is_mounted_below_a_directory(
     assert launcher.up(spec, ["/usr/bin/python3", "-c", script]).out.split() == ["EBUSY"] * 6
 
 
+@pytest.mark.parametrize("kind", ["readonly_paths", "masked_paths"])
+def test_directory_of_a_volume_cannot_be_exchanged_for_one_in_which_nothing_is_covered(
+    launcher: Launcher, shared: Path, kind: str
+) -> None:
+    hooks = shared / "project/.git/hooks"
+    hooks.mkdir(parents=True)
+    for directory in (hooks, hooks.parent, hooks.parent.parent):
+        directory.chmod(0o777)
+    spec = (
+        f'{HOST_ROOT}[[volumes]]\ntype = "bind"\nsource = "{shared}"\ntarget = "/src"\n'
+        f'[security]\n{kind} = ["/src/project/.git/hooks"]\n'
+    )
+    script = (
+        "cd /src; for path in project/.git project; do mv $path $path-old; done; mkdir -p project/.git/hooks; echo x > project/.git/hooks/new;"
+        " echo y > project/.git/config && mv project/.git/config project/.git/other && cat project/.git/other"
+    )
+    assert launcher.shell(script, spec).out == "y\n"
+    assert list(hooks.iterdir()) == []
+
+
+def test_mount_in_a_read_only_volume_of_memory_leaves_no_part_of_it_writable(launcher: Launcher) -> None:
+    spec = (
+        f'{HOST_ROOT}[[volumes]]\ntype = "tmpfs"\ntarget = "/memory"\nread_only = true\n'
+        '[[volumes]]\ntype = "tmpfs"\ntarget = "/memory/a/b/c"\n'
+    )
+    script = "for name in . a a/b a/b/c; do echo x > /memory/$name/new && echo $name; done"
+    assert launcher.shell(script, spec).out == "a/b/c\n"
+
+
 def test_directory_above_a_mount_cannot_be_renamed_so_that_the_next_start_masks_nothing(
     launcher: Launcher, tmp_path: Path
 ) -> None:

@@ -423,6 +423,16 @@ def test_masked_paths_are_empty_and_read_only_paths_are_so(in_namespaces, tree, 
     assert entries > 3
 
 
+def test_directories_above_what_is_masked_are_held_and_those_above_the_root_are_not(in_namespaces, tree):
+    def inside() -> object:
+        null, root = os.open("/dev/null", os.O_PATH), os.open(f"{tree}/source", O_DIR)
+        mounts.mask(root, ["/sub/deep"], null)
+        moved = [refusal(os.rename, f"{tree}/{name}", f"{tree}/moved") for name in ("source/sub", "source")]
+        return moved, entry_at(f"{tree}/moved/sub").mount_point
+
+    assert in_namespaces(inside) == [["EBUSY", None], f"{tree}/moved/sub"]
+
+
 def test_masking_leaves_out_what_is_not_there(in_namespaces, tree):
     def inside() -> object:
         null, root = os.open("/dev/null", os.O_PATH), os.open(f"{tree}/source", O_DIR)
