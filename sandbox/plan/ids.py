@@ -130,6 +130,9 @@ def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None
             found.append((f"ids.{key}", helper.problem, _HELPER_HINT))
     if not found:
         return _planned(facts, _entries(spec.ids.uid_map), _entries(spec.ids.gid_map))
+    for key, other in (("ids.uid_map", "ids.gid_map"), ("ids.gid_map", "ids.uid_map")):
+        if not any(name.startswith(key) for name, _, _ in found):
+            found.append((key, f"goes with {other} only", "map other ids there, or leave both out"))
     for key, reason, hint in found:
         table = key.removeprefix("ids.").partition("[")[0]
         if table in spec.ids.optional:

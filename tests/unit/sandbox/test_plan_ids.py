@@ -149,6 +149,14 @@ def test_explicit_map_that_may_go_unenforced_is_a_warning() -> None:
     assert made.warnings == ("not enforced: ids.uid_map, ids.gid_map: 7 may not be mapped by this account",)
 
 
+def test_explicit_map_is_not_dropped_with_the_other_unless_it_may_go_unenforced_too() -> None:
+    text = explicit(given(0, 1000, 1), given(0, 7, 1), more='optional = ["gid_map"]\n')
+    assert "ids.uid_map: goes with ids.gid_map only" in refusal(text)
+    made = plan(text.replace('["gid_map"]', '["uid_map", "gid_map"]'))
+    assert made.ids == plan(ROOT).ids
+    assert [difference.key for difference in made.differences] == ["ids.gid_map", "ids.uid_map"]
+
+
 def test_groups_are_refused_where_no_group_but_the_own_is_mapped() -> None:
     text = refusal(explicit(given(0, 100000, 5), given(0, 1000, 1), "[process]\ngroups = [0]\n"))
     assert "process.groups: setgroups(2) is denied where no group but your own is mapped" in text
