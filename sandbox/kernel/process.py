@@ -182,21 +182,42 @@ def end_descendants(*, spare: Collection[int] = (), proc_fd: int | None = None, 
     _end(lambda: _descendants(spare, proc_fd), proc_fd, timeout)
 
 
-def end_rooted(source: str, *, spare: Collection[int] = (), timeout: float = 10) -> None:
+def end_rooted(
+    source: str, *, namespace: int | None = None, spare: Collection[int] = (), timeout: float = 10
+) -> None:
     """Kill every process whose root is a mount of *source*, a name that only one mount has, but those of *spare*.
+
+    Also those in the mount namespace that the descriptor *namespace* holds: who has changed its root may see no mount any more.
 
     Raises:
         TimeoutError: some outlive SIGKILL.
     """
+    held = None if namespace is None else _identity(os.fstat(namespace))
 
     def members() -> list[_Stat]:
         return [
             stat
             for stat in _processes(None)
-            if stat.pid not in spare and stat.state not in "ZX" and _root_source(stat.pid) == source
+            if stat.pid not in spare
+            and stat.state not in "ZX"
+            and (
+                _root_source(stat.pid) == source or (held is not None and _mount_namespace(stat.pid) == held)
+            )
         ]
 
     _end(members, None, timeout)
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino
+
+
+def _mount_namespace(pid: int) -> tuple[int, int] | None:
+    """Return which mount namespace *pid* is in, None where it has ended or we may not trace it."""
+    try:
+        return _identity(os.stat(f"/proc/{pid}/ns/mnt"))
+    except OSError:
+        return None
 
 
 def _root_source(pid: int) -> str | None:

@@ -170,7 +170,8 @@ def _stage1(
     pid = _step("process 1", "fork", os.fork)
     if pid == 0:
         _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, label, trace, walls))
-    made = sorted(plan.namespaces - {"mount", "cgroup"})
+    # Where no pid namespace ends them, the sandbox's processes are those of its mount namespace.
+    made = sorted(plan.namespaces - ({"mount", "cgroup"} if "pid" in plan.namespaces else {"cgroup"}))
     channel.send(InitStarted(pid, made), *(_open_namespace(kind) for kind in made))
     return 0
 

@@ -90,6 +90,8 @@ class Supervisor:
         self._trace = trace
         self._warn = warn
         self._user_namespace_fd = -1
+        #: Held where processes are shared: its number is no other's for as long.
+        self._mount_namespace_fd = -1
         #: Those that the sandbox has for itself, by kind.
         self._namespaces: dict[str, int] = {}
         self._signals: Signals
@@ -226,6 +228,7 @@ class Supervisor:
             self._init_pid = started.pid
             for kind in started.namespaces:
                 self._namespaces[kind] = channel.take_fd()
+            self._mount_namespace_fd = self._namespaces.pop("mount", -1)  # nobody joins it
             self._ground.run.record({"namespaces": self._namespaces})
             self._reap_stage1(stage1)
             channel.send(Adopted())
@@ -510,7 +513,8 @@ class Supervisor:
         """End what no pid namespace ends: init has, unless it was killed; then its children are ours, or of the joined one's init."""
         try:
             process.end_descendants(spare=(self._server.pid,))
-            process.end_rooted(self._ground.label, spare=(self._server.pid,))
+            namespace = self._mount_namespace_fd if self._mount_namespace_fd >= 0 else None
+            process.end_rooted(self._ground.label, namespace=namespace, spare=(self._server.pid,))
         except OSError as error:
             self._warn(f"{error.strerror}: the next command looks for them again")
 
@@ -536,8 +540,9 @@ class Supervisor:
     def _close_descriptors(self) -> None:
         if self._denials is not None:
             self._denials.close()
-        if self._user_namespace_fd >= 0:
-            os.close(self._user_namespace_fd)
+        for fd in (self._user_namespace_fd, self._mount_namespace_fd):
+            if fd >= 0:
+                os.close(fd)
         for fd in self._namespaces.values():
             os.close(fd)
 

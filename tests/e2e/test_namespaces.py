@@ -284,6 +284,39 @@ def test_whatever_is_killed_nothing_is_left_in_a_shared_pid_namespace(
         assert launcher.up(f'{HOST_ROOT}[namespaces]\nnet = "{JOINED}"\n', ["true"]).status == 0
 
 
+def test_process_that_has_changed_its_root_does_not_outlive_init_in_a_joined_pid_namespace(
+    launcher: Launcher,
+) -> None:
+    """Its mount table names no mount any more, and it is a child of the other sandbox's process 1."""
+    spec = f'{HOST_ROOT}[namespaces]\npid = "{JOINED}"\nuser = "{JOINED}"\n'
+    script = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.chroot('/tmp')\n"
+        "    print('inside' if os.path.exists('/proc') else 'elsewhere', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with (
+        anchor(launcher) as (_, _others),
+        launcher.start(spec, ["/usr/bin/python3", "-c", script]) as supervisor,
+    ):
+        assert first_line(supervisor) == "elsewhere"
+        os.kill(family(supervisor.pid)["init"], signal.SIGKILL)
+        assert supervisor.wait(PATIENCE) == 137
+        left = [name for name in filter(str.isdigit, os.listdir("/proc")) if is_of(name, script)]
+        for name in left:
+            os.kill(int(name), signal.SIGKILL)
+        assert left == []
+
+
+def is_of(name: str, script: str) -> bool:
+    try:
+        runs = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")[2:3] == [script.encode()]
+        return runs and os.stat(f"/proc/{name}").st_uid in mine(name)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_what_is_left_when_supervisor_and_init_are_killed_at_once_the_next_command_ends(
     launcher: Launcher,
 ) -> None:
