@@ -297,15 +297,15 @@ def hold_way(root_fd: int, fd: int) -> tuple[int, ...]:
     """
     if _libc.fstatfs_type(fd) in (_libc.PROC_SUPER_MAGIC, _libc.SYSFS_MAGIC):
         return ()
-    own = mount_id(fd)
-    if mount_id(root_fd) == own:
-        top = path_of(root_fd)
-    else:
+    own, root = mount_id(fd), path_of(root_fd).rstrip("/")
+    top = root
+    if mount_id(root_fd) != own:
         top = next(entry.mount_point for entry in _own_mounts() if entry.mount_id == own)
-    way = path_of(fd)[len(top.rstrip("/")) :].strip("/").split("/")[:-1]
+    way = path_of(fd)[len(top) :].strip("/").split("/")[:-1]
     if not way:
         return ()
-    at = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    # Without links: somebody may put one in a volume meanwhile, and they would lead to the host.
+    at = open_in_root(root_fd, top[len(root) :] or "/", directory=True, links=False)
     made = []
     try:
         for name in way:
