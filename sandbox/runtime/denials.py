@@ -66,7 +66,9 @@ class Denials:
         elif kind == values.ERRNO:
             seccomp.answer(self._listener, call, number)
         else:
-            self._end(call, signal.SIGSYS)
+            # A trap is for the program to catch; the end by a filter is not.
+            caught = kind != values.TRAP and _keeps_from_ending(call.process, signal.SIGSYS)
+            self._end(call, signal.SIGKILL if caught else signal.SIGSYS)
             seccomp.answer(self._listener, call, errno.ENOSYS)
 
     def _end(self, call: Call, number: int) -> None:
@@ -142,6 +144,20 @@ def _program_of(process: int) -> str:
         return "".join(map(visible, os.readlink(f"/proc/{process}/exe")))
     except OSError:
         return "a program that cannot be seen"
+
+
+def _keeps_from_ending(process: int, number: int) -> bool:
+    """Tell whether *process* blocks, ignores or catches signal *number*; proc_pid_status(5)."""
+    try:
+        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
+            masks = [
+                int(line.split()[1], 16)
+                for line in file
+                if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))
+            ]
+    except OSError:
+        return True
+    return any(mask >> number - 1 & 1 for mask in masks)
 
 
 def _inner(process: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -110,6 +111,18 @@ def test_what_a_filter_ends_is_ended(kernel: Kernel) -> None:
     )
     assert kernel.signals == [31]
     assert "= the end of the process in" in said[0]
+
+
+def test_what_a_filter_ends_does_not_go_on_by_ignoring_the_signal(kernel: Kernel) -> None:
+    before = signal.signal(signal.SIGSYS, signal.SIG_IGN)
+    try:
+        for action in (values.KILL_PROCESS, values.KILL_THREAD, values.TRAP):
+            rule = Rule(action, ("mount",))
+            plan = replace(PLAN, filter=Filter(default=values.ALLOW, architectures=(), rules=(rule,)))
+            hear(kernel, MOUNT, plan=plan)
+    finally:
+        signal.signal(signal.SIGSYS, before)
+    assert kernel.signals == [signal.SIGKILL, signal.SIGKILL, signal.SIGSYS]
 
 
 def test_whoever_has_the_number_of_a_process_that_has_ended_meanwhile_is_left_alone(kernel: Kernel) -> None:
