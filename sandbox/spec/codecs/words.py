@@ -17,6 +17,16 @@ def check_env_name(name: str) -> str:
     return name
 
 
+def check_inherited_name(name: str) -> str:
+    """Return *name* if it can name a variable to inherit; raise Invalid otherwise.
+
+    The kernel would take a name with a "*", but whoever writes one means a pattern, and would inherit nothing.
+    """
+    if "*" in name:
+        raise Invalid(f"{shown(name)} is a pattern", "name each variable: patterns are not taken here")
+    return check_env_name(name)
+
+
 def capability() -> Codec[str]:
     """Return the codec of a capability name or "all"."""
     return Parsed(
@@ -38,10 +48,10 @@ def signal_name() -> Codec[str]:
 
 
 def env_name() -> Codec[str]:
-    """Return the codec of the name of an environment variable."""
+    """Return the codec of the name of an environment variable that is inherited."""
     return _EnvName()
 
 
 class _EnvName(Text):
     def decode(self, value: object, _cursor: Cursor, /) -> str:
-        return check_env_name(expect_text(self, value))
+        return check_inherited_name(expect_text(self, value))
