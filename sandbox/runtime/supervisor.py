@@ -110,6 +110,7 @@ class Supervisor:
         self._failure: SandboxError | None = None
         self._timed_out = False
         self._kill_at: float | None = None
+        self._overstayed = False  # did not end within process.stop_timeout
         self._filter: bytes | None = None
         self._serving_filter: bytes | None = None
         self._say_denied = say_denied
@@ -367,6 +368,7 @@ class Supervisor:
             self._kill_init()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
+            self._overstayed = True
             self._kill_init()
         if self._abort_at is not None and now >= self._abort_at:
             self._abort_at = None
@@ -556,9 +558,16 @@ class Supervisor:
             self._warn(f"the sandbox was ended after limits.wall_time, {limit}")
             return EXIT_TIMED_OUT
         if status < 0:
-            self._warn(f"process 1 of the sandbox was ended by signal {-status}")
+            self._warn(self._why_killed(-status))
             return 128 - status
         return status
+
+    def _why_killed(self, number: int) -> str:
+        if not self._overstayed:
+            return f"process 1 of the sandbox was ended by signal {number}"
+        process = self._plan.process
+        limit = format_duration(process.stop_timeout)
+        return f"the program did not end within process.stop_timeout, {limit}, after {process.stop_signal}, and was killed"
 
     def _setup_error(self, message: SetupFailed) -> SandboxError:
         if message.operation == "unshare" and message.step == "user namespace":

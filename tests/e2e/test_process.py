@@ -189,7 +189,9 @@ def test_program_that_ignores_the_stop_signal_is_killed_after_stop_timeout(launc
     ) as supervisor:
         assert first_line(supervisor) == "ready"
         supervisor.send_signal(signal.SIGTERM)
-        assert supervisor.wait(PATIENCE) == 128 + signal.SIGKILL
+        _, err = supervisor.communicate(timeout=PATIENCE)
+        assert supervisor.returncode == 128 + signal.SIGKILL
+    assert "the program did not end within process.stop_timeout, 500ms, after SIGTERM, and was killed" in err
 
 
 @pytest.mark.parametrize("name", ["HUP", "INT", "USR1", "USR2"])
