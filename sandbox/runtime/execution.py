@@ -20,18 +20,28 @@ def advice(plan: ProcessPlan, rules: Rules, number: int) -> str:
 
     To be asked by a process that is not under the rules itself, and has the sandbox's root as its own.
     """
-    if number != errno.EACCES or rules.execute is None:
+    if number != errno.EACCES or (rules.execute is None and rules.read is None):
         return ""
     found = _find(plan)
     if found is None:
         return ""
     needed = [found, *_started_by(found, depth=_DEEPEST)]
-    allowed = [os.path.realpath(path) for path in rules.execute]
-    missing = [path for path in needed if not any(_inside(path, one) for one in allowed)]
-    if not missing:
-        return ""
-    named = " and ".join(dict.fromkeys(missing))
-    return f"security.landlock.execute has to name {named}, or a directory around; its libraries have to be in read"
+    # The kernel opens what it executes for reading, too.
+    for key, allowed in (("execute", rules.execute), ("read", rules.read)):
+        missing = _missing(needed, allowed)
+        if missing:
+            rest = "have to be in read" if rules.read is not None else "have to be readable"
+            named = " and ".join(dict.fromkeys(missing))
+            return f"security.landlock.{key} has to name {named}, or a directory around; its libraries {rest}"
+    return ""
+
+
+def _missing(needed: list[str], allowed: tuple[str, ...] | None) -> list[str]:
+    """Return those of the paths *needed* that are not below one of *allowed*; none where nothing restricts them."""
+    if allowed is None:
+        return []
+    around = [os.path.realpath(path) for path in allowed]
+    return [path for path in needed if not any(_inside(path, one) for one in around)]
 
 
 def _inside(path: str, directory: str) -> bool:

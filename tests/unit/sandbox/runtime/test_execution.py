@@ -19,14 +19,25 @@ PROCESS: ProcessPlan = plan('[root]\nlayers = ["dir:/"]\n').process
 SHELL = os.path.realpath("/bin/sh")
 
 
-def told(*argv: str, execute: tuple[str, ...] | None, number: int = errno.EACCES) -> str:
-    return advice(replace(PROCESS, argv=argv), Rules(execute=execute), number)
+def told(
+    *argv: str,
+    execute: tuple[str, ...] | None,
+    read: tuple[str, ...] | None = None,
+    number: int = errno.EACCES,
+) -> str:
+    return advice(replace(PROCESS, argv=argv), Rules(execute=execute, read=read), number)
 
 
 def test_the_program_and_its_loader_are_named() -> None:
     text = told("/bin/sh", execute=())
     assert f"security.landlock.execute has to name {SHELL} and /" in text
     assert "ld" in text.split(" and ")[1]
+
+
+def test_a_program_that_may_not_be_read_cannot_be_executed_either() -> None:
+    text = told("/bin/sh", execute=None, read=("/etc",))
+    assert f"security.landlock.read has to name {SHELL} and /" in text
+    assert told("/bin/sh", execute=("/",), read=("/",)) == ""
 
 
 def test_a_program_is_found_as_it_is_started() -> None:
