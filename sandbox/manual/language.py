@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandbox.manual.markdown import add_markdown
 from sandbox.manual.roff import Page, bold, escaped, inline
 from sandbox.reference.entries import Entry, entries, tables
-from sandbox.reference.prose import COMPOSITION, LANGUAGE, VALUES
+from sandbox.reference.prose import ALTERNATIVES, COMPOSITION, LANGUAGE, VALUES
 
 
 def language_page(*, version: str) -> str:
@@ -20,6 +20,8 @@ def language_page(*, version: str) -> str:
         page.section(header or "AT THE TOP OF THE FILE")
         if owner is not None:
             page.paragraph(inline(_meaning(owner)))
+        elif header in ALTERNATIVES:
+            page.paragraph(inline(ALTERNATIVES[header]))
         for entry in inside:
             page.tagged(
                 bold(entry.key), inline(_meaning(entry)), *([] if entry.is_table else [_facts(entry)])

@@ -12,10 +12,18 @@ from sandbox.spec.lookup import ANY_KEY, declarations, is_enforced, path_of, set
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import format_key, literal
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Setting
-from sandbox.spec.values import LayerTable
+from sandbox.spec.tables import Seccomp
+from sandbox.spec.values import LayerTable, TimeOffsets
 
 LAYER = "root.layers[]"
 """What keys of a layer that is written as a table stand below."""
+
+_ALTERNATIVES: dict[str, type] = {
+    LAYER: LayerTable,
+    "namespaces.time": TimeOffsets,
+    "security.seccomp": Seccomp,
+}
+"""What can be a table instead of a word, and what is in that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +76,11 @@ def entries() -> list[Entry]:
     found = []
     for key, setting in declarations(Spec):
         found.append(_entry(key, setting))
-        if f"{key}[]" == LAYER:
-            found += [_entry(inside, one) for inside, one in declarations(LayerTable, f"{LAYER}.")]
+        for table in (key, f"{key}[]"):
+            if table in _ALTERNATIVES:
+                found += [
+                    _entry(inside, one) for inside, one in declarations(_ALTERNATIVES[table], f"{table}.")
+                ]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.reference.entries import Entry, entries, tables
-from sandbox.reference.prose import COMPOSITION, LANGUAGE, VALUES
+from sandbox.reference.prose import ALTERNATIVES, COMPOSITION, LANGUAGE, VALUES
 
 _INTRODUCTION = """\
 # Reference of the environment file
@@ -19,10 +19,8 @@ def markdown() -> str:
         parts.append(f"## `{header}`" if header else "## At the top of the file")
         if owner is not None:
             parts.append(" ".join(filter(None, [owner.doc, owner.note])))
-        elif header == "[[root.layers]]":
-            parts.append(
-                "A layer that is written as a table, in the list `root.layers`: one of the first four keys, and options."
-            )
+        elif header in ALTERNATIVES:
+            parts.append(ALTERNATIVES[header])
         parts.append(_table(inside))
     return "\n\n".join(parts) + "\n"
 

@@ -30,6 +30,13 @@ In every string, also in those of lists, these references are replaced:
 A `$` before anything else is itself, so that `$HOME` and `$(date)` in a command are the shell's own. What comes in by a
 reference is not looked through again. Keys hold no references."""
 
+ALTERNATIVES = {
+    "[[root.layers]]": "A layer that is written as a table, in the list `root.layers`: one of the first four keys, and options.",
+    "[namespaces.time]": "`namespaces.time` as a table: clocks that differ from those of this machine.",
+    "[security.seccomp]": "`security.seccomp` as a table: a profile, and changes to it.",
+}
+"""What tables are that can stand for a word, by their headers."""
+
 COMPOSITION = """\
 A file can complete and change others. From the first to the last, each changing what came before:
 

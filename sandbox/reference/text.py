@@ -6,7 +6,7 @@ import textwrap
 
 from sandbox.errors import SandboxError
 from sandbox.reference.entries import Entry, entries, tables
-from sandbox.reference.prose import TOPICS
+from sandbox.reference.prose import ALTERNATIVES, TOPICS
 from sandbox.spec.notation import nearest
 from sandbox.spec.settings import NOT_ENFORCED
 
@@ -29,8 +29,8 @@ def find(names: list[str]) -> list[Entry]:
         matching = matching or [entry for entry in found if entry.name == name]
         if not matching:
             raise _unknown(name, found)
-        if matching[0].is_table:
-            matching += [entry for entry in found if _general(entry.key).startswith(f"{wanted}.")]
+        above = _general(matching[0].key)
+        matching += [entry for entry in found if _general(entry.key).startswith(f"{above}.")]
         chosen += [entry for entry in matching if entry not in chosen]
     return chosen
 
@@ -59,7 +59,9 @@ def overview() -> str:
     """Return all keys, each with one line."""
     lines = []
     for header, owner, inside in tables(entries()):
-        lines.append(f"{header or 'at the top of the file'}{f'  {owner.doc}' if owner else ''}")
+        about = owner.doc if owner else ALTERNATIVES.get(header, "").replace("`", "")
+        title = f"{header or 'at the top of the file'}{f'  {about}' if about else ''}"
+        lines.append(title if len(title) <= _WIDTH else f"{title[: _WIDTH - 2].rpartition(' ')[0]} …")
         width = max(len(entry.name) for entry in inside)
         for entry in inside:
             doc = entry.doc if entry.enforced else f"(not yet) {entry.doc}"

@@ -36,8 +36,17 @@ class Record(Codec[T]):
 
     def decode(self, value: object, cursor: Cursor, /) -> T:
         if not isinstance(value, dict):
-            raise mismatch(self, value)
+            raise mismatch(self, value, self._hint())
         return decode_table(self.cls, value, cursor)
+
+    def _hint(self) -> str | None:
+        """Return how an element of a list is written that stands on one line; None of what is no such element."""
+        if self.key is None:
+            return None
+        needed = [
+            _example(key, setting) for key, setting in settings_of(self.cls).items() if setting.required
+        ]
+        return f"write a table, such as {{ {', '.join(needed)} }}"
 
     def encode(self, value: T, /) -> object:
         return {

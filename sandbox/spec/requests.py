@@ -250,5 +250,6 @@ ASKING = frozenset(
     "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "
     "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks "
     "network.dns network.host_access network.optional limits.io[].path limits.optional security.capabilities.add "
-    "security.no_new_privileges security.seccomp security.optional sandboxes.NAME.file build[].copy build[].network".split()
+    "security.no_new_privileges security.seccomp security.seccomp.profile security.seccomp.allow security.seccomp.log "
+    "security.optional sandboxes.NAME.file build[].copy build[].network".split()
 )

@@ -20,7 +20,7 @@ from sandbox.spec.codecs import (
     text_schema,
 )
 from sandbox.spec.decode import Record
-from sandbox.spec.notation import joined, shown
+from sandbox.spec.notation import joined, quote, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
 from sandbox.spec.values.covered import CoveredPath
@@ -162,7 +162,9 @@ class SeccompProfile(Codec[str]):
         if "/" not in text:
             raise Invalid(
                 f"unknown profile {shown(text)}",
-                'write "default", "unconfined" or the path of a profile, with a /',
+                f"did you mean {quote('./' + text)}?"
+                if text.endswith(".json")
+                else 'write "default", "unconfined" or the path of a profile, with a /',
             )
         return self._path.decode(text, cursor)
 
@@ -184,13 +186,13 @@ class Seccomp:
         default="default",
     )
     allow: tuple[str, ...] = setting(
-        ListOf(Text(r"[a-z0-9_]+", "write the name of a system call"), distinct=True),
-        doc="System calls that are allowed, with any arguments, whatever the profile says.",
+        ListOf(Text(r"[a-z0-9_]+", 'a name in small letters, such as "ptrace"'), distinct=True),
+        doc="System calls that the filter lets through, with any arguments, whatever the profile says.",
         example=["keyctl"],
         default=(),
     )
     deny: tuple[str, ...] = setting(
-        ListOf(Text(r"[a-z0-9_]+", "write the name of a system call"), distinct=True),
+        ListOf(Text(r"[a-z0-9_]+", 'a name in small letters, such as "ptrace"'), distinct=True),
         doc="System calls that fail, with EPERM, whatever the profile says.",
         example=["ptrace"],
         default=(),
@@ -244,7 +246,9 @@ class Landlock:
     """
 
     read: tuple[str, ...] | None = setting(
-        ListOf(SandboxPath()), doc="Paths below which files may be read.", example=["/etc"]
+        ListOf(SandboxPath()),
+        doc="Paths below which files may be read: programs and their libraries, too.",
+        example=["/usr", "/etc"],
     )
     write: tuple[str, ...] | None = setting(
         ListOf(SandboxPath()),
@@ -280,7 +284,7 @@ class Security:
     )
     seccomp: str | Seccomp = setting(
         SeccompCodec(),
-        doc="Filter of system calls: built-in, none, or a JSON profile as podman takes it.",
+        doc="Filter of system calls: built-in, none, a JSON profile as podman takes it, or one of these with changes.",
         example="./seccomp.json",
         default="default",
     )

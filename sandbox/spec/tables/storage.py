@@ -45,8 +45,8 @@ class Volume:
     )
     mode: int | None = setting(
         Octal(0o7777),
-        doc="Permission bits: of a file, of the top directory of a tmpfs (1777 without it), and of a named volume when it is "
-        "made (0755).",
+        doc="Permission bits: of a file (0644 without it), of the top directory of a tmpfs (1777), and of a named volume when it "
+        "is made (0755). All of these belong to user 0 of the sandbox, so that another process.user needs some.",
         example="1777",
         unit="octal",
     )
@@ -93,7 +93,7 @@ class VolumeCodec(Record[Volume]):
 
     def decode(self, value: object, cursor: Cursor, /) -> Volume:
         if not isinstance(value, dict):
-            raise mismatch(self, value)
+            raise mismatch(self, value, self._hint())
         named = value.get("type") == "named"
         return decode_table(Volume, value, cursor, codecs={"source": _SOURCE_NAME} if named else {})
 

@@ -14,6 +14,9 @@ from sandbox.reference.markdown import markdown
 from sandbox.reference.prose import COMPOSITION, TOPICS, VALUES
 from sandbox.spec import parse
 from sandbox.spec.lookup import keys
+from sandbox.spec.settings import settings_of
+from sandbox.spec.tables import Seccomp
+from sandbox.spec.values import LayerTable, TimeOffsets
 from tests.conftest import PROJECT
 
 Capture = pytest.CaptureFixture[str]
@@ -26,7 +29,9 @@ def test_the_page_in_configs_is_the_reference_of_this_version() -> None:
 
 def test_every_key_is_told_once() -> None:
     found = entries()
-    assert sorted(entry.key for entry in found if not entry.key.startswith("root.layers[]")) == sorted(keys())
+    alternatives = {"root.layers[]": LayerTable, "namespaces.time": TimeOffsets, "security.seccomp": Seccomp}
+    inside = [f"{table}.{key}" for table, cls in alternatives.items() for key in settings_of(cls)]
+    assert sorted(entry.key for entry in found) == sorted([*keys(), *inside])
     told = [
         entry.key for _, owner, inside in tables(found) for entry in [*([owner] if owner else []), *inside]
     ]
@@ -160,9 +165,19 @@ def test_the_overview_has_a_line_for_every_key(capsys: Capture) -> None:
     assert max(map(len, out.splitlines())) <= 100
     for header, _, inside in tables(entries()):
         part = out.split(f"\n{header}  " if header else "\nat the top of the file\n")
-        assert len(part) == 2 or header in ("[sandbox]", "[[root.layers]]")
+        assert len(part) == 2 or header == "[sandbox]"
         assert all(f"\n  {entry.name} " in out for entry in inside)
     assert "\n  pids           Processes and threads at once.\n" in out
+
+
+def test_what_can_be_a_table_instead_of_a_word_is_told_with_its_keys(capsys: Capture) -> None:
+    assert main(["reference", "seccomp"]) == 0
+    out = capsys.readouterr().out
+    assert "security.seccomp.deny\n  System calls that fail, with EPERM, whatever the profile says.\n" in out
+    assert main(["reference", "security.seccomp.deny"]) == 0
+    told = capsys.readouterr().out
+    assert told in out
+    assert '[security.seccomp]\n            deny = ["ptrace"]\n' in told
 
 
 def test_a_topic_is_told_as_it_stands_on_the_page(capsys: Capture) -> None:

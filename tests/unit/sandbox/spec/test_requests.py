@@ -19,12 +19,12 @@ HARMLESS = frozenset(
     "limits.file_size limits.io[].read limits.io[].read_operations limits.io[].write limits.io[].write_operations "
     "limits.memory limits.memory_high limits.oom_score_adj limits.open_files limits.pids limits.processes limits.stack "
     "limits.swap limits.wall_time network.egress.allow network.egress.deny network.hosts network.search "
-    "networks.NAME.internal networks.NAME.subnet process.args process.command process.cwd process.env process.groups "
+    "namespaces.time.boottime namespaces.time.monotonic networks.NAME.internal networks.NAME.subnet process.args process.command process.cwd process.env process.groups "
     "process.init process.stop_signal process.stop_timeout process.terminal process.umask process.user profile "
     "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.native root.size "
     "sandbox.description sandbox.hostname sandbox.labels sandbox.name sandboxes.NAME.depends_on sandboxes.NAME.profiles "
     "security.capabilities.drop security.landlock.bind security.landlock.connect security.landlock.execute "
-    "security.landlock.read security.landlock.write security.masked_paths security.readonly_paths volumes[].content "
+    "security.landlock.read security.landlock.write security.masked_paths security.readonly_paths security.seccomp.deny volumes[].content "
     "volumes[].mode volumes[].options volumes[].size".split()
 )
 
