@@ -130,7 +130,28 @@ def _overview_only(argv: Sequence[str]) -> NoReturn:
     )
 
 
+_ELSEWHERE = {
+    "run": "up",
+    "start": "up",
+    "validate": "check",
+    "lint": "check",
+    "inspect": "explain",
+    "version": "--version",
+    "help": "--help",
+}
+"""What other programs of the kind call what there is here."""
+_NOT_HERE = frozenset(("attach", "create", "exec", "kill", "logs", "ls", "ps", "restart", "rm", "stop"))
+"""What they have for what they keep in the background."""
+
+
 def _unknown(verb: str) -> str:
+    if verb in _ELSEWHERE:
+        return f"{verb!r} is no command; did you mean {_ELSEWHERE[verb]}?"
+    if verb in _NOT_HERE:
+        return (
+            f"{verb!r} is no command: a sandbox stays in the foreground, and a signal to its `sandbox up` ends it; "
+            "`sandbox --help` lists the commands"
+        )
     from difflib import get_close_matches  # slow to import, and only needed when there is a mistake
 
     close = get_close_matches(verb, VERBS, n=1)

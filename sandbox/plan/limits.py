@@ -100,7 +100,7 @@ def _lower(one: int | None, other: int | None) -> int | None:
 def _cgroup_hint(name: str, facts: HostFacts) -> str:
     hint = f'remove it, or allow the sandbox to run without it: optional = ["{name}"]'
     if not facts.systemd or facts.cgroups.version == 1:
-        return hint
+        return f"{hint}; `sandbox doctor` says what would hold it"
     if facts.scopes.version == 0:
         why = next(iter(facts.scopes.unenforceable(CgroupLimits(pids=1)).values()))
         if facts.uid == 0:

@@ -11,7 +11,7 @@ from typing import Literal
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
 from sandbox.plan import CGROUP_LEVELS, Plan
-from sandbox.spec.units import format_size
+from sandbox.spec.units import format_duration, format_size
 
 How = Literal["exit", "signal", "out of memory", "wall_time", "failure"]
 
@@ -267,11 +267,9 @@ def _shown(key: str, value: object) -> str:
         return ", ".join(str(IoRates(**item)) for item in value)
     if isinstance(value, int) and (name in _BYTES or key.startswith("volumes: size")):
         return _size(value)
-    return (
-        f"{value:g} seconds"
-        if name in ("wall_time", "cpu_time") and isinstance(value, int | float)
-        else str(value)
-    )
+    if name in ("wall_time", "cpu_time") and isinstance(value, int | float):
+        return format_duration(value)
+    return str(value)
 
 
 def _seconds(nanoseconds: int | None) -> str:

@@ -40,7 +40,8 @@ class NamespaceCodec(Codec[str]):
         self.refused = refused or {}
 
     def decode(self, value: object, _cursor: Cursor, /) -> str:
-        allowed = f"write {words(self.choices)}"
+        joins = () if "join" in self.refused else ("sandbox:NAME",)
+        allowed = f"write {words((*self.choices, *joins))}"
         text = expect_text(self, value)
         if text in self.choices:
             return text

@@ -372,7 +372,7 @@ def test_process_limit_above_the_hard_one_is_refused_with_every_remedy() -> None
     [
         (True, 1000, "; or log in as user (ssh) or, as root, loginctl enable-linger user: no bus"),
         (True, 0, "; systemd could give it a cgroup, but no bus"),
-        (False, 1000, ""),
+        (False, 1000, "; `sandbox doctor` says what would hold it"),
     ],
 )
 def test_remedy_of_a_cgroup_limit_names_systemd_only_where_it_would_help(

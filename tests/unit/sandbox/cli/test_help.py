@@ -262,3 +262,23 @@ def test_messages_are_coloured_on_a_terminal_only(
     shown = run("up", "/absent.toml", terminal=terminal, environ=environ)
     assert "no such file" in shown
     assert ("\x1b[" in shown) is coloured
+
+
+@pytest.mark.parametrize(
+    ("verb", "hint"),
+    [
+        ("run", "did you mean up?"),
+        ("inspect", "did you mean explain?"),
+        ("version", "did you mean --version?"),
+        ("exec", "a signal to its `sandbox up` ends it"),
+    ],
+)
+def test_a_verb_of_other_programs_of_the_kind_is_answered_with_what_there_is_here(
+    capsys: pytest.CaptureFixture[str], verb: str, hint: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "x.toml"])
+    assert end.value.code == 125
+    err = capsys.readouterr().err
+    assert f"{verb!r} is no command" in err
+    assert hint in err
