@@ -16,7 +16,7 @@ from sandbox.kernel import bpf, seccomp
 from sandbox.kernel.seccomp import Call
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp import values
-from sandbox.seccomp.calls import ABSENT
+from sandbox.seccomp.calls import ABSENT, DENIED
 from sandbox.spec.notation import quote, visible
 
 _SAID = 100
@@ -108,6 +108,23 @@ class Denials:
             lines.append(f"absent on purpose, and no harm to most programs: {', '.join(absent)}")
         if wanted:
             lines.append(f"to allow them, with any arguments: {self._setting(wanted)}")
+        lines += self._capabilities(wanted)
+        return lines
+
+    def _capabilities(self, names: list[str]) -> list[str]:
+        """Return what to add instead where the kernel itself would refuse the calls once the built-in filter let them through."""
+        if self._plan.profile != "default":
+            return []
+        lines = []
+        for capability in sorted({denied.capability for denied in DENIED if denied.capability}):
+            calls = {name for denied in DENIED if denied.capability == capability for name in denied.names}
+            needing = [name for name in names if name in calls and name not in self._plan.deny]
+            if needing:
+                lines.append(
+                    f"the kernel wants the capability {capability} for {', '.join(needing)}, too; adding it lets the filter "
+                    f"allow {'the call' if len(needing) == 1 else 'them'}: "
+                    f"[security] capabilities = {{ add = [{quote(capability)}] }}"
+                )
         return lines
 
     def _setting(self, names: list[str]) -> str:
