@@ -69,7 +69,6 @@ def plan_server_cgroup(limits: CgroupLimits) -> CgroupLimits:
     return CgroupLimits(
         memory=None if limits.memory is None else max(limits.memory, _SERVER_MEMORY),
         cpus=None if limits.cpus is None else max(limits.cpus, 1.0),
-        cpu_weight=limits.cpu_weight,
         pids=None if limits.pids is None else max(limits.pids, _SERVER_PIDS),
     )
 

@@ -168,9 +168,9 @@ class TestLogin:
 
 
 def report_path(report: dict[str, Any], file: str) -> str:
-    """Return where a file of the leaf is below the scope."""
+    """Return where a file of the sandbox is below the scope."""
     name = report["limits"]["limits.cpu_weight"]["where"].split(".scope/")[1].split("/")[0]
-    return f"/{name}/payload/{file}"
+    return f"/{name}/{file}"
 
 
 class TestRoot:

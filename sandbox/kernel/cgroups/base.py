@@ -52,8 +52,8 @@ class CgroupLimits:
 
     *memory* is bytes of memory with page cache and tmpfs, above *memory_high* processes are slowed down and give memory
     back, *swap* is bytes of swap on top of that (not their sum). *cpus* is cpu time per time, above 0; *cpu_weight* 1 to
-    10000, of 100 by default; *pids* counts processes and threads. Of the payload's limits *cpuset*, in the format of
-    cpuset(7), and *io* hold for the whole sandbox: what the program reads from its root, the server reads for it.
+    10000, of 100 by default; *pids* counts processes and threads. Of the payload's limits *cpu_weight*, *cpuset*, in the
+    format of cpuset(7), and *io* hold for the whole sandbox: what the program reads from its root, the server reads for it.
     """
 
     memory: int | None = None

@@ -61,23 +61,28 @@ class ScopeHierarchy:
         Raises:
             OSError: the service manager gave none; or what :meth:`v2.V2Hierarchy.create` raises.
         """
-        return self.enter(name).create(name, limits, server)
+        return self.enter(name, cpu_weight=limits.cpu_weight).create(name, limits, server)
 
     def enter(
         self,
         name: str,
         *,
+        cpu_weight: int | None = None,
         timeout: float = service_manager.TIMEOUT,
         here: Callable[[], Hierarchy] | None = None,
     ) -> Hierarchy:
         """Move this process and its descendants into a scope for sandbox *name*, and return it.
+
+        The scope has *cpu_weight*, too: what the sandbox shares processors with are other units, not what is in the scope.
 
         Raises:
             OSError: the service manager gave none, or none that can be used.
         """
         unit = service_manager.scope_name(base.directory_of(name))
         pids = descendants(self.files)
-        service_manager.start_scope(self.bus, unit, pids, description=f"sandbox {name}", timeout=timeout)
+        service_manager.start_scope(
+            self.bus, unit, pids, description=f"sandbox {name}", cpu_weight=cpu_weight, timeout=timeout
+        )
         found = (here or _here)()
         if not isinstance(found, v2.V2Hierarchy) or unit not in found.directory:
             reason = found.reason if isinstance(found, NoHierarchy) else "we are not in it"

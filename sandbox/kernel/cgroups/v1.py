@@ -15,7 +15,7 @@ FILES = {
     "memory": ("memory", "payload/memory.limit_in_bytes"),
     "swap": ("memory", "payload/memory.memsw.limit_in_bytes"),
     "cpus": ("cpu", "payload/cpu.cfs_quota_us"),
-    "cpu_weight": ("cpu", "payload/cpu.shares"),
+    "cpu_weight": ("cpu", "cpu.shares"),
     "pids": ("pids", "payload/pids.max"),
     "cpuset": ("cpuset", "cpuset.cpus"),
     "io": ("blkio", "payload/blkio.throttle.read_bps_device"),
@@ -133,6 +133,9 @@ class V1Hierarchy:
                     self.files.mkdir(f"{top}/{leaf}")
             if limits.cpuset is not None:
                 self._choose_processors(group, limits.cpuset)
+            if limits.cpu_weight is not None:
+                # In a leaf it would count against the other leaf alone: shares are compared among siblings.
+                self.files.write(f"{group.directory('cpu')}/cpu.shares", str(shares(limits.cpu_weight)))
             for leaf, wanted in zip(base.LEAVES, (limits, server), strict=True):
                 for controller, file, value in settings(wanted):
                     self.files.write(f"{group.directory(controller)}/{leaf}/{file}", value)
@@ -159,7 +162,7 @@ class V1Hierarchy:
 def settings(limits: CgroupLimits) -> list[tuple[str, str, str]]:
     """Return what to write in a leaf for *limits*, as (controller, file, value), in the order in which the kernel takes it.
 
-    Pure; a cpuset is not among them.
+    Pure; what holds for both leaves, a cpuset and a weight, is not among them.
     """
     result = []
     if limits.memory is not None:
@@ -170,8 +173,6 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str, str]]:
     if limits.cpus is not None:
         result.append(("cpu", "cpu.cfs_period_us", str(base.CPU_PERIOD)))
         result.append(("cpu", "cpu.cfs_quota_us", str(base.cpu_quota(limits.cpus))))
-    if limits.cpu_weight is not None:
-        result.append(("cpu", "cpu.shares", str(shares(limits.cpu_weight))))
     if limits.pids is not None:
         result.append(("pids", "pids.max", str(limits.pids)))
     for rates in limits.io:

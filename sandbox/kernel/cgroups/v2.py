@@ -24,7 +24,7 @@ FILES = {
     "memory_high": "payload/memory.high",
     "swap": "payload/memory.swap.max",
     "cpus": "payload/cpu.max",
-    "cpu_weight": "payload/cpu.weight",
+    "cpu_weight": "cpu.weight",
     "pids": "payload/pids.max",
     "cpuset": "cpuset.cpus",
     "io": "io.max",
@@ -171,8 +171,6 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
         result.append(("memory.swap.max", str(limits.swap)))
     if limits.cpus is not None:
         result.append(("cpu.max", f"{base.cpu_quota(limits.cpus)} {base.CPU_PERIOD}"))
-    if limits.cpu_weight is not None:
-        result.append(("cpu.weight", str(limits.cpu_weight)))
     if limits.pids is not None:
         result.append(("pids.max", str(limits.pids)))
     return result
@@ -181,6 +179,9 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
 def settings_of_both(limits: CgroupLimits) -> list[tuple[str, str]]:
     """Return what to write above the leaves for *limits* of the payload, as (file, value). Pure."""
     result = [] if limits.cpuset is None else [("cpuset.cpus", limits.cpuset)]
+    if limits.cpu_weight is not None:
+        # In a leaf it would count against the other leaf alone: weights are compared among siblings.
+        result.append(("cpu.weight", str(limits.cpu_weight)))
     keys = (
         ("rbps", "read"),
         ("wbps", "write"),

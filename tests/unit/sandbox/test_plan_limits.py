@@ -105,7 +105,7 @@ def test_a_controller_that_accounts_could_be_given_is_a_question_for_doctor() ->
 def test_the_server_has_limits_of_its_own_that_leave_it_room() -> None:
     text = ROOT + '[limits]\nmemory = "64M"\ncpus = 0.5\ncpu_weight = 20\npids = 9\ncpuset = "1"\n'
     made = plan(text, host(cgroups=delegated()))
-    assert made.server_cgroup == CgroupLimits(memory=1 << 30, cpus=1.0, cpu_weight=20, pids=128)
+    assert made.server_cgroup == CgroupLimits(memory=1 << 30, cpus=1.0, pids=128)
     more = plan(ROOT + '[limits]\nmemory = "4G"\ncpus = 3\npids = 500\n', host(cgroups=delegated()))
     assert more.server_cgroup == CgroupLimits(memory=4 << 30, cpus=3.0, pids=500)
     assert plan(ROOT, host(cgroups=delegated())).server_cgroup.given() == []

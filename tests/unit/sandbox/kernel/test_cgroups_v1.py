@@ -59,16 +59,22 @@ def test_every_limit_can_be_held_where_all_controllers_are_writable(hierarchy):
 
 
 def test_create_writes_the_limits_to_the_payload_leaf_only(hierarchy, simulated):
-    limits = CgroupLimits(memory=1 << 26, swap=1 << 20, cpus=0.5, cpu_weight=200, pids=20)
+    limits = CgroupLimits(memory=1 << 26, swap=1 << 20, cpus=0.5, pids=20)
     hierarchy.create("a1", limits)
     memory, cpu = "/memory/job/deep/sandbox-a1", "/cpu,cpuacct/sandbox-a1"
     assert simulated.content(f"{memory}/payload/memory.limit_in_bytes") == str(1 << 26)
     assert simulated.content(f"{memory}/payload/memory.memsw.limit_in_bytes") == str((1 << 26) + (1 << 20))
     assert simulated.content(f"{cpu}/payload/cpu.cfs_quota_us") == "50000"
-    assert simulated.content(f"{cpu}/payload/cpu.shares") == "2048"
     assert simulated.content("/pids/job/sandbox-a1/payload/pids.max") == "20"
     assert simulated.content("/pids/job/sandbox-a1/server/pids.max") == "max"
     assert simulated.content(f"{memory}/memory.limit_in_bytes") == "9223372036854771712"
+
+
+def test_a_weight_is_that_of_the_whole_sandbox_among_its_siblings(hierarchy, simulated):
+    hierarchy.create("a1", CgroupLimits(cpu_weight=200))
+    top = "/cpu,cpuacct/sandbox-a1"
+    shares = [simulated.content(f"{top}{leaf}/cpu.shares") for leaf in ("", "/payload", "/server")]
+    assert shares == ["2048", "1024", "1024"]
 
 
 def test_the_server_leaf_takes_limits_of_its_own(hierarchy, simulated):

@@ -56,9 +56,14 @@ def test_create_moves_the_supervisor_aside_before_it_hands_out_controllers(tree,
     assert tree.content(f"{payload}/memory.max") == str(1 << 26)
     assert tree.content(f"{payload}/memory.swap.max") == "0"
     assert tree.content(f"{payload}/cpu.max") == "150000 100000"
-    assert tree.content(f"{payload}/cpu.weight") == "20"
     assert tree.content(f"{payload}/pids.max") == "9"
     assert tree.content(f"{OWN}/sandbox-a1/server/pids.max") == "max"
+
+
+def test_a_weight_is_that_of_the_whole_sandbox_among_its_siblings(tree):
+    detect(tree).create("a1", CgroupLimits(cpu_weight=20), CgroupLimits(cpus=1.0))
+    weights = [tree.content(f"{OWN}/sandbox-a1{leaf}/cpu.weight") for leaf in ("", "/payload", "/server")]
+    assert weights == ["20", "100", "100"]
 
 
 def test_children_that_the_supervisor_has_already_move_with_it(tree, own_pid):

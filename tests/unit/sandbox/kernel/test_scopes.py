@@ -49,6 +49,13 @@ def test_a_scope_is_asked_for_with_its_processes_and_its_job_waited_for(bus, *, 
     }
 
 
+def test_a_scope_has_the_weight_of_its_sandbox_among_the_other_units(bus):
+    manager = Bus()
+    with manager.listening(bus):
+        start(bus, cpu_weight=20)
+    assert dict(manager.calls[-1][1][2])["CPUWeight"] == ("t", 20)
+
+
 @pytest.mark.parametrize("silent_from", ["AUTH", "Hello", "AddMatch", "StartTransientUnit"])
 def test_a_bus_that_falls_silent_is_waited_for_so_long_and_no_longer(bus, silent_from):
     with Bus(silent_from=silent_from).listening(bus), pytest.raises(TimeoutError) as caught:
