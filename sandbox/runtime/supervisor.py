@@ -61,6 +61,8 @@ M = TypeVar("M")
 _GRACE = 5.0
 #: Seconds for init to end after it was killed; then the server is ended, too, as somebody waits for an answer of it.
 _KILLED_GRACE = 5.0
+#: Milliseconds that poll(2) takes at most, 24 days: an int; then it is asked again.
+_LONGEST_POLL = 2**31 - 1
 
 
 class Supervisor:
@@ -350,7 +352,7 @@ class Supervisor:
         waits = [limit - time.monotonic() for limit in limits if limit is not None]
         if self._relay is not None and (patience := self._relay.patience()) is not None:
             waits.append(patience)
-        timeout = None if not waits else max(0, int(min(waits) * 1000) + 1)
+        timeout = None if not waits else max(0, min(int(min(waits) * 1000) + 1, _LONGEST_POLL))
         ready = dict(poll.poll(timeout))
         for fd in interest:
             if fd in ready and self._relay is not None:

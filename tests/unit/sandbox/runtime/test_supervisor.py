@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ import pytest
 
 from sandbox.runtime.messages import Channel, Settled, Started
 from sandbox.runtime.supervisor import Supervisor
+from sandbox.spec import units
 from tests.unit.sandbox.facts import host, plan
 
 SPEC = '[root]\nlayers = ["dir:/"]\n'
@@ -58,6 +61,15 @@ def supervisor_of(init: int) -> Any:
     made: Any = Supervisor(plan(SPEC), host(), nobody, nobody, trace=lambda _: None, warn=sys.stderr.write)
     made._init_pid = init
     return made
+
+
+def test_a_time_that_is_longer_than_poll_can_wait_is_waited_for_in_parts(
+    init: int, channel: tuple[Channel, Channel]
+) -> None:
+    ours, theirs = channel
+    theirs.send(Settled())
+    ready = supervisor_of(init)._poll([ours.fileno()], time.monotonic() + units.DURATION_MAX)
+    assert ready[ours.fileno()] & select.POLLIN
 
 
 def ended_with(pid: int) -> int:
