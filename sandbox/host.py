@@ -104,6 +104,11 @@ class HostFacts:
         found: tuple[CgroupLevel, Hierarchy] = ("delegated", own)
         return (*scopes, found) if getattr(own, "of_machine", False) else (found, *scopes)
 
+    @property
+    def tells_denials(self) -> bool:
+        """Whether the calls that a filter denies can be told here."""
+        return "user_notif" in self.seccomp_actions and seccomp.can_listen(self.machine)
+
     def cgroup_level(self, level: CgroupLevel) -> Hierarchy:
         """Return where cgroups of *level* are made."""
         return dict(self.cgroup_levels)[level]

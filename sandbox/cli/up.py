@@ -147,7 +147,7 @@ def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:
         return HostError(
             "--trace-denials: there is no filter to trace", hint="set security.seccomp, or leave it out"
         )
-    if "user_notif" not in facts.seccomp_actions or facts.machine == "ppc64le":
+    if not facts.tells_denials:
         return HostError("--trace-denials: this kernel does not tell denied calls", hint="leave it out")
     return None
 
