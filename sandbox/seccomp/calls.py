@@ -100,7 +100,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "limits, names and random numbers": frozenset(_SYSTEM.split()),
     "what only some processors have": frozenset(_ARCHITECTURE.split()),
 }
-"""What every program may call. `CONDITIONS` of sandbox.seccomp.builtin says which arguments are refused."""
+"""What every program may call. sandbox.seccomp.builtin says of which which arguments are refused."""
 
 
 @dataclass(frozen=True, slots=True)

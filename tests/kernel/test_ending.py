@@ -9,6 +9,7 @@ import time
 import pytest
 
 from sandbox.kernel import mounts, process
+from sandbox.kernel.cgroups import CgroupFiles, base
 from tests.kernel.support import in_child
 
 
@@ -135,3 +136,24 @@ def test_start_time_tells_processes_apart_and_those_that_are_gone():
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert process.start_time(pid) is None
+
+
+def test_processes_of_a_cgroup_are_killed_by_a_python_that_lacks_the_call_too(monkeypatch):
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+
+    class Listing(CgroupFiles):
+        def read(self, path: str) -> str:
+            return "" if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) else str(pid)
+
+    with monkeypatch.context() as patch:
+        patch.delattr(signal, "pidfd_send_signal", raising=False)
+        try:
+            base.kill_processes(Listing(), ["/cgroup"], timeout=20)
+        finally:
+            ended = os.waitpid(pid, os.WNOHANG)
+            if ended[0] == 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(ended[1]) == -signal.SIGKILL

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
+from sandbox.kernel.process import send_signal
+
 Leaf = Literal["payload", "server"]
 LEAVES: tuple[Leaf, ...] = ("payload", "server")
 PREFIX = "sandbox-"
@@ -338,7 +340,7 @@ def _kill_listed(files: CgroupFiles, directory: str) -> None:
                 continue
         for pid in pidfds.keys() & set(processes(files, directory)):
             try:
-                signal.pidfd_send_signal(pidfds[pid], signal.SIGKILL)
+                send_signal(pidfds[pid], signal.SIGKILL)
             except ProcessLookupError:
                 continue
     finally:
