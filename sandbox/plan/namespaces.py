@@ -58,14 +58,10 @@ def plan_namespaces(
             else:
                 _let_go_or_refuse(spec, kind, refusal, findings)
                 private.add(kind)
-    if facts.uid != 0:
-        for join in _of_another_sandbox(joins):
-            hint = "an ordinary user can join the namespaces of one sandbox only"
-            _let_go_or_refuse(
-                spec, join.kind, ("does not belong to the sandbox of the others", hint), findings
-            )
-            joins.remove(join)
-            private.add(join.kind)
+    for join, refusal in _out_of_reach(joins, facts):
+        _let_go_or_refuse(spec, join.kind, refusal, findings)
+        joins.remove(join)
+        private.add(join.kind)
     # An ordinary user has no right to join anything from where it is.
     through = joins[0].kind if joins and facts.uid != 0 and "user" not in users else None
     chosen = "user" if "user" in users else through
@@ -127,6 +123,19 @@ def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str
     return None
 
 
-def _of_another_sandbox(joins: list[Join]) -> list[Join]:
-    """Return those of *joins* that do not belong to the user namespace of the first one, which that of users is."""
-    return [join for join in joins if join.owner != joins[0].owner]
+def _out_of_reach(joins: list[Join], facts: HostFacts) -> list[tuple[Join, tuple[str, str]]]:
+    """Return those of *joins* that cannot be joined once the user namespace of the first one, which that of users is, was
+    entered; each with message and hint.
+    """
+    if facts.uid != 0:
+        hint = "an ordinary user can join the namespaces of one sandbox only"
+        refusal = ("does not belong to the sandbox of the others", hint)
+        return [(join, refusal) for join in joins if join.owner != joins[0].owner]
+    if not any(join.kind == "user" for join in joins):
+        return []
+    # Of others the owner may lie within the one that is joined, which its root has every right in.
+    refusal = (
+        "belongs to this machine, over whose namespaces nobody in the joined user namespace has rights",
+        "leave user out, or join one that belongs to it",
+    )
+    return [(join, refusal) for join in joins if join.owner is None]

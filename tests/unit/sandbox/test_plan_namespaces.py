@@ -164,6 +164,16 @@ def test_ordinary_user_joins_one_sandbox_only() -> None:
     assert "namespaces.net: does not belong" in refusal("user", "net", net=fact("net", OTHER))
 
 
+def test_root_joins_nothing_of_this_machine_beside_a_user_namespace() -> None:
+    root = host(uid=0, gid=0)
+    user = fact("user", replace(OURS, owner=0))
+    text = refusal("user", "net", facts=root, user=user, net=fact("net", user=None))
+    assert (
+        "/specs/test.toml:5:7: namespaces.net: belongs to this machine, over whose namespaces nobody" in text
+    )
+    assert [item.kind for item in join("user", "net", facts=root, user=user).joins] == ["user", "net"]
+
+
 def test_namespace_that_may_go_unjoined_is_private() -> None:
     gone: Mapping[str, NamespaceFact] = {"net": fact("net", problem="no sandbox db is running")}
     made = join("net", "uts", more='optional = ["net"]\n', **gone)
