@@ -22,6 +22,7 @@ from sandbox.errors import SetupError
 _VERSION = 1
 _STEP = "the file system's server"
 _BATCH = 64
+_LAST_GIVEN = 3  # input and output, standard error, the socket
 #: Seconds for the server to end by itself once its mount is gone.
 _GRACE = 5.0
 
@@ -63,6 +64,18 @@ def _open_null() -> int:
         raise SetupError.from_os_error(_STEP, "open /dev/null", nameless) from None
 
 
+def _inheritable() -> list[int]:
+    """Return the descriptors above those that the server is given that it would inherit: of whoever started the launcher."""
+    found = []
+    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
+        try:
+            if fd > _LAST_GIVEN and os.get_inheritable(fd):
+                found.append(fd)
+        except OSError:
+            continue  # the listing's own
+    return found
+
+
 class Server:
     """One server process."""
 
@@ -79,12 +92,14 @@ class Server:
             self.pid = os.posix_spawn(
                 sys.executable,
                 # -P: a directory that we happen to be in must not lend its modules.
-                [sys.executable, "-P", "-m", "unionfs", "--serve-fd", "3"],
+                [sys.executable, "-P", "-m", "unionfs", "--serve-fd", str(_LAST_GIVEN)],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, null, 0),
                     (os.POSIX_SPAWN_DUP2, null, 1),
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _LAST_GIVEN),
+                    # Landlock, which holds the server to the layers, does not ask about what is open.
+                    *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
                 ],
                 # Ctrl-C is for the program: the server must outlive it.
                 setsid=True,

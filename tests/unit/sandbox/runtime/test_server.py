@@ -25,6 +25,29 @@ def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.Mo
     )
 
 
+def test_the_server_gets_no_descriptor_of_whoever_started_the_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actions: list[tuple[int, ...]] = []
+
+    def spawn(*_: object, file_actions: list[tuple[int, ...]], **__: object) -> int:
+        actions.extend(file_actions)
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    monkeypatch.setattr(server.os, "posix_spawn", spawn)
+    try:
+        with pytest.raises(SetupError):
+            server.Server()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    closed = {action[1] for action in actions if action[0] == os.POSIX_SPAWN_CLOSE}
+    assert reader in closed
+    assert not closed & {0, 1, 2, 3, writer}
+
+
 def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "python3")
