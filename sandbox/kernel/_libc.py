@@ -122,6 +122,7 @@ _SYS_SECCOMP = {
     "s390x": 348,
     "i686": 354,
     "armv7l": 383,
+    "armv8l": 383,
 }
 # keyctl(2) is older than the common table, and no C library wraps it (libkeyutils does).
 _SYS_KEYCTL = {
@@ -133,7 +134,10 @@ _SYS_KEYCTL = {
     "s390x": 280,
     "i686": 288,
     "armv7l": 311,
+    "armv8l": 311,
 }
+#: Machines of 64 and 32 bits that a kernel shows as one another.
+_PAIRS = (("x86_64", "i686"), ("aarch64", "armv8l"), ("ppc64le", "ppcle"), ("s390x", "s390"))
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOUNT_ATTR_SIZE_VER0 = 32
@@ -153,6 +157,17 @@ _libc.capget.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _libc.fstatfs.argtypes = (_int, ctypes.c_void_p)
 _libc.syscall.restype = _long
+
+
+def _machine() -> str:
+    """Return the machine whose call numbers are this interpreter's: what uname(2) says, but for an interpreter of 32 bits on a
+    kernel of 64, and for one of 64 bits that is shown another (setarch(8)).
+    """
+    said = os.uname().machine
+    for wide, narrow in _PAIRS:
+        if said in (wide, narrow):
+            return wide if ctypes.sizeof(ctypes.c_void_p) == 8 else narrow
+    return said
 
 
 class _OpenHow(ctypes.Structure):
@@ -386,9 +401,8 @@ def join_new_session_keyring() -> None:
         OSError: ENOSYS on a kernel without keys or an architecture whose call number is not known here; EDQUOT when
             the user has too many keys.
     """
-    number = _SYS_KEYCTL.get(os.uname().machine)
-    if number is None or (ctypes.sizeof(ctypes.c_void_p) == 4 and number in (250, 219, 271, 280)):
-        # A 32-bit interpreter on a 64-bit kernel: uname names the kernel's table, which is not ours.
+    number = _SYS_KEYCTL.get(_machine())
+    if number is None:
         raise OSError(errno.ENOSYS, f"keyctl: call number of {os.uname().machine} not known")
     if _libc.syscall(_long(number), _int(_KEYCTL_JOIN_SESSION_KEYRING), None) < 0:
         _raise_errno("keyctl")
@@ -443,8 +457,8 @@ def set_seccomp_listener(program: bytes) -> int:
     Raises:
         OSError: also EBUSY where an outer filter has a listener; ENOSYS where the number of seccomp(2) is not known here.
     """
-    number = _SYS_SECCOMP.get(os.uname().machine)
-    if number is None or (ctypes.sizeof(ctypes.c_void_p) == 4 and number not in (354, 383)):
+    number = _SYS_SECCOMP.get(_machine())
+    if number is None:
         raise OSError(errno.ENOSYS, f"seccomp: call number of {os.uname().machine} not known")
     buffer = ctypes.create_string_buffer(program, len(program))
     description = _SockFprog(len(program) // 8, ctypes.addressof(buffer))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from sandbox.kernel import _libc, process
 from sandbox.runtime import payload
@@ -17,3 +22,11 @@ def test_process_that_has_set_its_score_can_be_traced_by_nobody_again() -> None:
         return forbidden and Path("/proc/self/oom_score_adj").read_text() == "900\n"
 
     assert in_child(action) == 0
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="which machine setarch(8) is to show")
+def test_keyring_is_left_under_a_personality_that_shows_another_machine():
+    # By the number of that machine it is accept4(2) that would be called.
+    code = "from sandbox.kernel import process; raise SystemExit(0 if process.leave_session_keyring() else 1)"
+    done = subprocess.run(["setarch", "i686", sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 0
