@@ -14,10 +14,11 @@ from sandbox.kernel import _libc
 
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 
-# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, __u64): so encoded by all that have _SIZE bits of 14.
+# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, __u64): so encoded by all that
+# have _SIZE bits of 14.
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
-_STILL_WAITS = 0x40082102
+_IS_WAITING = 0x40082102
 _MACHINES = frozenset({"x86_64", "aarch64", "riscv64", "loongarch64", "s390x", "i686", "armv7l"})
 _NOTIFICATION = struct.Struct("=QII iIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
@@ -27,7 +28,7 @@ _PAUSE = 1  # milliseconds between two looks for the listener
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that waits for its answer. The process is in the numbers of who asked."""
+    """A call that waits for its answer. The process, by the number of the thread that called, is in those of who asked."""
 
     id: int
     process: int
@@ -111,15 +112,23 @@ def receive(listener: int) -> Call | None:
     return Call(identity, process, number, architecture, tuple(arguments))
 
 
-def still_waits(listener: int, call: Call) -> bool:
-    """Tell whether *call* waits for its answer; if not, its process may have ended, and its number be another's."""
+def open_process(listener: int, call: Call, number: int) -> int | None:
+    """Return a pidfd of the process *number*, which is that of *call*'s thread; None if the thread has ended meanwhile.
+
+    Looked after only once the process is open: while the thread waits, its numbers are nobody else's.
+    """
     try:
-        fcntl.ioctl(listener, _STILL_WAITS, struct.pack("=Q", call.id))
+        pidfd = os.pidfd_open(number)
+    except OSError:  # ESRCH: it has ended; EINVAL: the number has become a thread's
+        return None
+    try:
+        fcntl.ioctl(listener, _IS_WAITING, struct.pack("=Q", call.id))
     except OSError as error:
+        os.close(pidfd)
         if error.errno != errno.ENOENT:
             raise
-        return False
-    return True
+        return None
+    return pidfd
 
 
 def answer(listener: int, call: Call, number: int | None) -> None:

@@ -1,7 +1,8 @@
 """Answering for `up --trace-denials` the system calls that a filter denies, and saying which they were.
 
 The kernel tells each of them on a descriptor and lets its thread wait; what it is answered is what the filter itself would have
-said. Every denied call costs two changes of process, every allowed one nothing. Imported only when it is asked for.
+said, but that a handler of SIGSYS is not told which call it was. Every denied call costs two changes of process, every allowed
+one nothing. Imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import errno
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from sandbox.kernel import bpf, seccomp
+from sandbox.kernel import bpf, process, seccomp
 from sandbox.kernel.seccomp import Call
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp import values
@@ -66,20 +67,29 @@ class Denials:
         elif kind == values.ERRNO:
             seccomp.answer(self._listener, call, number)
         else:
-            # A trap is for the program to catch; the end by a filter is not.
-            caught = kind != values.TRAP and _keeps_from_ending(call.process, signal.SIGSYS)
-            self._end(call, signal.SIGKILL if caught else signal.SIGSYS)
+            if kind != values.TRACE:  # which, without a tracer, is that there is no such call
+                self._end(call, handled=kind == values.TRAP)
             seccomp.answer(self._listener, call, errno.ENOSYS)
 
-    def _end(self, call: Call, number: int) -> None:
-        """Do what a filter that kills does; where that was one thread, the rest of its process does not outlive it here."""
-        # Saying it may have taken long. Who had the number then may be anybody now, and we may signal more than the sandbox.
-        if not seccomp.still_waits(self._listener, call):
+    def _end(self, call: Call, *, handled: bool) -> None:
+        """Do what a filter that kills does; where that was one thread, the rest of its process does not outlive it here.
+
+        That signal can be neither blocked nor ignored, and taken by a handler only if it may be *handled*.
+        """
+        status = _status_of(call.process)
+        escapes = ("SigBlk", "SigIgn") if handled else ("SigBlk", "SigIgn", "SigCgt")
+        bit = 1 << signal.SIGSYS - 1
+        spared = not status or any(int(status[name], 16) & bit for name in escapes)
+        # Without a status the number is most likely that of the process itself.
+        pidfd = seccomp.open_process(self._listener, call, int(status.get("Tgid", call.process)))
+        if pidfd is None:
             return
         try:
-            os.kill(call.process, number)
+            process.send_signal(pidfd, signal.SIGKILL if spared else signal.SIGSYS)
         except ProcessLookupError:
             pass
+        finally:
+            os.close(pidfd)
 
     def _note(self, call: Call, action: int) -> None:
         name = _name(call)
@@ -153,7 +163,7 @@ def _outcome(action: int) -> str:
     kind, number = action & bpf.ACTION_MASK, action & 0xFFFF
     if kind == values.ERRNO:
         return errno.errorcode.get(number, str(number))
-    return "the end of the process"
+    return "ENOSYS" if kind == values.TRACE else "the end of the process"
 
 
 def _program_of(process: int) -> str:
@@ -163,27 +173,16 @@ def _program_of(process: int) -> str:
         return "a program that cannot be seen"
 
 
-def _keeps_from_ending(process: int, number: int) -> bool:
-    """Tell whether *process* blocks, ignores or catches signal *number*; proc_pid_status(5)."""
-    try:
-        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
-            masks = [
-                int(line.split()[1], 16)
-                for line in file
-                if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))
-            ]
-    except OSError:
-        return True
-    return any(mask >> number - 1 & 1 for mask in masks)
-
-
 def _inner(process: int) -> str:
     """Return the number that the process has inside."""
+    return (_status_of(process).get("NSpid") or "unknown").split()[-1]
+
+
+def _status_of(process: int) -> Mapping[str, str]:
+    """Return the fields of proc_pid_status(5), none where they cannot be read."""
     try:
         with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("NSpid:"):
-                    return line.split()[-1]
+            fields = [line.partition(":") for line in file]
     except OSError:
-        pass
-    return "unknown"
+        return {}
+    return {name: value.strip() for name, _, value in fields}

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,26 @@ def test_tracing_with_log_lets_through(launcher: Launcher) -> None:
     done = trace(launcher, "unshare --user true && echo made", security("seccomp = { log = true }"))
     assert done.out == "made\n"
     assert "denied: unshare(" in done.err
+
+
+def test_tracing_changes_nothing_about_what_a_profile_ends(launcher: Launcher, tmp_path: Path) -> None:
+    rules = [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"},
+        {"names": ["sethostname"], "action": "SCMP_ACT_TRACE"},
+    ]
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}), encoding="utf-8")
+    program = (
+        "import os, signal, socket\nsignal.signal(signal.SIGSYS, signal.SIG_IGN)\n"
+        "try:\n    socket.sethostname('x')\nexcept OSError as error:\n    print(error.strerror, flush=True)\n"
+        "try:\n    os.mkdir('/tmp/x')\nfinally:\n    print('outlived it')\n"
+    )
+    for options, signals in (([], {signal.SIGSYS}), (["--trace-denials"], {signal.SIGSYS, signal.SIGKILL})):
+        done = launcher.up(
+            security(f'seccomp = "{profile}"'), ["/usr/bin/python3", "-c", program], options=options
+        )
+        assert done.out == "Function not implemented\n"
+        assert done.status - 128 in signals
 
 
 def test_there_is_nothing_to_trace_without_a_filter(launcher: Launcher) -> None:

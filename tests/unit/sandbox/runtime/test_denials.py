@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sandbox.kernel import seccomp
+from sandbox.kernel import process, seccomp
 from sandbox.kernel.capabilities import DEFAULT
 from sandbox.kernel.seccomp import Call
 from sandbox.plan import SeccompPlan
@@ -24,6 +25,7 @@ from sandbox.seccomp.values import MACHINES, Filter, Rule
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers and names of x86_64")
 
 X86_64 = 0xC000003E
+GONE = 99  # the call of a thread that has ended while it was looked at
 BASE = default_filter(MACHINES["x86_64"], DEFAULT)
 PLAN = SeccompPlan(profile="default", filter=BASE)
 MOUNT = Call(id=1, process=os.getpid(), number=165, architecture=X86_64, arguments=(1, 2, 0, 0, 0, 0))
@@ -37,11 +39,15 @@ class Kernel:
         self.waiting: list[Call | None] = []
         self.answers: list[int | None] = []
         self.signals: list[int] = []
-        self.process_is_there = True
+        self.opened: list[int] = []
         monkeypatch.setattr(seccomp, "receive", lambda _fd: self.waiting.pop(0))
         monkeypatch.setattr(seccomp, "answer", lambda _fd, _call, number: self.answers.append(number))
-        monkeypatch.setattr(seccomp, "still_waits", lambda _fd, _call: self.process_is_there)
-        monkeypatch.setattr(os, "kill", lambda _pid, number: self.signals.append(number))
+        monkeypatch.setattr(seccomp, "open_process", self._open)
+        monkeypatch.setattr(process, "send_signal", lambda _pidfd, number: self.signals.append(number))
+
+    def _open(self, _listener: int, call: Call, number: int) -> int | None:
+        self.opened.append(number)
+        return None if call.id == GONE else os.open(os.devnull, os.O_RDONLY)
 
 
 @pytest.fixture
@@ -114,35 +120,64 @@ def test_under_log_every_call_goes_on(kernel: Kernel) -> None:
     assert kernel.answers == [None]
 
 
+def with_mount(action: int) -> SeccompPlan:
+    rule = Rule(action, ("mount",))
+    return replace(PLAN, filter=Filter(default=values.ALLOW, architectures=(), rules=(rule,)))
+
+
+@pytest.fixture
+def disposition() -> Iterator[Callable[[Any], None]]:
+    """Set what this process, in the place of the program, does with SIGSYS."""
+    before = signal.getsignal(signal.SIGSYS)
+    yield lambda wanted: signal.signal(signal.SIGSYS, wanted) and None
+    signal.signal(signal.SIGSYS, before)
+
+
 def test_what_a_filter_ends_is_ended(kernel: Kernel) -> None:
-    rule = Rule(values.KILL_PROCESS, ("mount",))
-    said, _ = hear(
-        kernel,
-        MOUNT,
-        plan=replace(PLAN, filter=Filter(default=values.ALLOW, architectures=(), rules=(rule,))),
-    )
-    assert kernel.signals == [31]
+    said, _ = hear(kernel, MOUNT, plan=with_mount(values.KILL_PROCESS))
+    assert kernel.signals == [signal.SIGSYS]
     assert "= the end of the process in" in said[0]
 
 
-def test_what_a_filter_ends_does_not_go_on_by_ignoring_the_signal(kernel: Kernel) -> None:
-    before = signal.signal(signal.SIGSYS, signal.SIG_IGN)
+@pytest.mark.parametrize(
+    ("action", "wanted", "sent"),
+    [
+        (values.KILL_PROCESS, signal.SIG_IGN, signal.SIGKILL),
+        (values.KILL_THREAD, lambda *_: None, signal.SIGKILL),
+        (values.TRAP, signal.SIG_IGN, signal.SIGKILL),
+        (values.TRAP, lambda *_: None, signal.SIGSYS),
+    ],
+)
+def test_no_program_escapes_the_signal_by_ignoring_it(
+    kernel: Kernel, disposition: Callable[[Any], None], action: int, wanted: Any, sent: int
+) -> None:
+    disposition(wanted)
+    hear(kernel, MOUNT, plan=with_mount(action))
+    assert kernel.signals == [sent]
+
+
+def test_the_process_of_a_thread_is_ended(kernel: Kernel) -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
     try:
-        for action in (values.KILL_PROCESS, values.KILL_THREAD, values.TRAP):
-            rule = Rule(action, ("mount",))
-            plan = replace(PLAN, filter=Filter(default=values.ALLOW, architectures=(), rules=(rule,)))
-            hear(kernel, MOUNT, plan=plan)
+        assert thread.native_id is not None
+        hear(kernel, replace(MOUNT, process=thread.native_id), plan=with_mount(values.KILL_THREAD))
     finally:
-        signal.signal(signal.SIGSYS, before)
-    assert kernel.signals == [signal.SIGKILL, signal.SIGKILL, signal.SIGSYS]
+        done.set()
+        thread.join()
+    assert (kernel.opened, kernel.signals) == ([os.getpid()], [signal.SIGSYS])
 
 
-def test_whoever_has_the_number_of_a_process_that_has_ended_meanwhile_is_left_alone(kernel: Kernel) -> None:
-    kernel.process_is_there = False
-    rule = Rule(values.KILL_PROCESS, ("mount",))
-    plan = replace(PLAN, filter=Filter(default=values.ALLOW, architectures=(), rules=(rule,)))
-    hear(kernel, MOUNT, plan=plan)
+def test_nobody_is_ended_for_a_thread_that_is_gone(kernel: Kernel) -> None:
+    hear(kernel, replace(MOUNT, id=GONE), plan=with_mount(values.KILL_PROCESS))
     assert kernel.signals == []
+
+
+def test_what_a_filter_leaves_to_a_tracer_that_is_not_there_fails_and_ends_nobody(kernel: Kernel) -> None:
+    said, _ = hear(kernel, MOUNT, plan=with_mount(values.TRACE))
+    assert (kernel.signals, kernel.answers) == ([], [errno.ENOSYS])
+    assert "= ENOSYS in" in said[0]
 
 
 def test_made_up_numbers_take_up_no_more_than_a_bounded_space(kernel: Kernel) -> None:
