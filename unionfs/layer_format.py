@@ -233,7 +233,14 @@ def _remove(dirfd: int, name: bytes) -> None:
 
 
 def _try_mark(dirfd: int, prefix: str) -> None:
-    """Mark a directory and a file."""
+    """Mark a directory and a file.
+
+    First what is there already, which takes no room: who may make no such mark is told so on a full disk, too. Else root of a
+    user namespace would take marks for its own, and record them, that it cannot even see.
+    """
+    scratch = b"/proc/self/fd/%d" % dirfd
+    os.setxattr(scratch, prefix + OPAQUE, b"y")
+    os.removexattr(scratch, prefix + OPAQUE)
     os.mkdir(b"directory", 0o700, dir_fd=dirfd)
     os.close(os.open(b"file", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dirfd))
     for name in (b"directory", b"file"):

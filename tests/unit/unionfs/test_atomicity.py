@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +28,9 @@ from tests.unit.unionfs.operations import (
     Prepared,
 )
 from tests.unit.unionfs.support import Shown, Union
+
+if TYPE_CHECKING:
+    from tests.unit.unionfs.conftest import MakeUnion
 
 #: More calls than any operation makes: the loops below have to end by themselves.
 _MANY = 400
@@ -313,6 +317,31 @@ def test_a_layer_on_a_full_disk_can_be_mounted_as_before(
     format_now = vars(union.parts.upper)["_format"]
     for name in ("whiteouts", "prefix", "marks", "redirect", "metacopy"):
         assert getattr(format_now, name) == getattr(format_before, name), name
+
+
+def test_a_layer_first_mounted_on_a_full_disk_keeps_marks_that_its_root_can_see(
+    make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root of a user namespace may not set trusted.*: that shows before it shows that there is no room."""
+    really_mark, really_make = os.setxattr, os.mkdir
+
+    def refuse_trusted(path: bytes, name: str, *others: Any, **more: Any) -> None:
+        if name.startswith("trusted."):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        really_mark(path, name, *others, **more)
+
+    def have_no_room(path: Any, *others: Any, **more: Any) -> None:
+        if path == b"directory":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really_make(path, *others, **more)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "setxattr", refuse_trusted)
+    with monkeypatch.context() as full:
+        full.setattr(os, "mkdir", have_no_room)
+        union = make_union({"d": {"f": b"lower"}})
+    union.reopen()
+    assert vars(union.parts.upper)["_format"].prefix == "user.overlay."
 
 
 #: Operations that put a copy into the index before it has its name.
