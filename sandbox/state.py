@@ -20,9 +20,9 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.kernel import cgroups
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: What the state directory holds; the docstring of this module says what each is for.
 _PARTS = ("run", "sandboxes", "layers", "volumes")
+_TO_REMOVE = 3
+"""Descriptors that :func:`remove_directory` has open at once."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -142,14 +144,20 @@ class StateDirectory:
 
     def new_run(self, ids: IdPlan, *, name: str) -> RunDirectory:
         """Make the directory of a sandbox that starts now, locked."""
-        with self.locked():
-            path = os.path.join(self.path, "run", f"{name}-{os.urandom(4).hex()}")
-            os.mkdir(path, 0o700)
-            try:
-                return RunDirectory(path, ids)
-            except BaseException:
-                remove_directory(path, None)
-                raise
+        aside = SetAside(self.fd)
+        try:
+            with self.locked():
+                path = os.path.join(self.path, "run", f"{name}-{os.urandom(4).hex()}")
+                os.mkdir(path, 0o700)
+                try:
+                    return RunDirectory(path, ids, aside=aside)
+                except BaseException:
+                    aside.give_back()
+                    remove_directory(path, None)
+                    raise
+        except BaseException:
+            aside.give_back()
+            raise
 
     def persistent(self, ids: IdPlan, *, name: str, file: str) -> RunDirectory:
         """Open, or make, the persistent directory of the sandbox *name*, locked.
@@ -284,11 +292,44 @@ def find_running(state_directory: str, name: str) -> RunningSandbox:
     return found[0]
 
 
+class SetAside:
+    """Descriptors for :func:`remove_directory`: what could not be finished for want of them is to be removed still."""
+
+    def __init__(self, fd: int) -> None:
+        """Hold as many as it takes at once, copies of *fd*.
+
+        Raises:
+            OSError: there are fewer.
+        """
+        self._fds: list[int] = []
+        try:
+            for _ in range(_TO_REMOVE):
+                self._fds.append(os.dup(fd))
+        except OSError:
+            self.give_back()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Close them, once."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+
 class RunDirectory:
     """The directory of one sandbox, locked for as long as this object is open."""
 
-    def __init__(self, path: str, ids: IdPlan, *, in_use: str = "", resume: bool = False) -> None:
-        """Lock *path*; with *resume* it may hold a writable layer from before.
+    def __init__(
+        self, path: str, ids: IdPlan, *, in_use: str = "", resume: bool = False, aside: SetAside | None = None
+    ) -> None:
+        """Lock *path*; with *resume* it may hold a writable layer from before. *aside* is given back to remove it.
 
         Raises:
             StateError: *in_use*, if somebody else holds the lock; or what is there belongs to other ids.
@@ -303,6 +344,7 @@ class RunDirectory:
                 hint="wait for it to end, or give another sandbox.name",
             )
         self._lock_fd = fd
+        self._aside = aside
         #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.userns.give_to_root`).
         self.unowned: list[int] = []
         before = _read_state(path) if resume else None
@@ -360,6 +402,7 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the directory with everything in it, and let go of the lock."""
+        self._give_back()
         try:
             remove_directory(self.path, self._ids)
         finally:
@@ -367,9 +410,14 @@ class RunDirectory:
 
     def close(self) -> None:
         """Let go of the lock."""
+        self._give_back()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _give_back(self) -> None:
+        if self._aside is not None:
+            self._aside.give_back()
 
 
 def _make_directory(path: str) -> None:
@@ -426,9 +474,14 @@ def _read_state(path: str) -> dict[str, Any] | None:
 def _write_state(path: str, state: Mapping[str, Any]) -> None:
     """Replace the state of the directory *path* as a whole."""
     temporary = os.path.join(path, "state.json.new")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(state, file)
-    os.rename(temporary, os.path.join(path, "state.json"))
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(state, file)
+        os.rename(temporary, os.path.join(path, "state.json"))
+    except OSError:
+        with suppress(OSError):  # as on a full disk; the directory may be one that is kept
+            os.unlink(temporary)
+        raise
 
 
 def _make_owned(path: str, ids: IdPlan, mode: int) -> None:

@@ -13,11 +13,12 @@ import fcntl
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sandbox.errors import ImageError, SandboxError
 from sandbox.plan import IdPlan
-from sandbox.state import StateDirectory, ids_as_json, ids_from_json, remove_directory
+from sandbox.state import SetAside, StateDirectory, ids_as_json, ids_from_json, remove_directory
 from sandbox.userns import give_to_root, run_with_ids
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -97,12 +98,15 @@ class LayerStore:
                 return made
             building = os.path.join(self._base, f"{source}.new")
             self._discard(building)
-            try:
-                notices = self._build(building, archive_fd, path, ids)
-                os.rename(building, os.path.join(self._base, key))
-            except BaseException:
-                self._discard(building)
-                raise
+            with SetAside(guard) as aside:
+                try:
+                    notices = self._build(building, archive_fd, path, ids)
+                    os.rename(building, os.path.join(self._base, key))
+                except BaseException:
+                    aside.give_back()
+                    with suppress(OSError, SandboxError):  # the next import begins with that
+                        self._discard(building)
+                    raise
             self._remove_older(source, key)
             layer = self._open(key, notices)
             assert layer is not None

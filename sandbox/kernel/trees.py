@@ -1,4 +1,4 @@
-"""Making and removing trees by descriptors, whatever is there: following nothing, at any depth, with two descriptors.
+"""Making and removing trees by descriptors, whatever is there: following nothing, at any depth, with two more descriptors.
 
 And two ways of renaming that not every file system has.
 """
@@ -67,7 +67,7 @@ def remove_contents(top_fd: int) -> None:
     Raises:
         OSError: EACCES, EPERM where the entries are another user's.
     """
-    pending = _entries(top_fd, b".")
+    pending = _entries(top_fd)
     # An earlier call that failed half-way has left such names.
     prefix = _PREFIX + os.urandom(4).hex().encode() + b"-"
     serial = 0
@@ -82,7 +82,7 @@ def remove_contents(top_fd: int) -> None:
         except FileNotFoundError:
             continue
         try:
-            for child, child_is_directory in _entries(fd, b"."):
+            for child, child_is_directory in _listed(fd):
                 if child_is_directory:
                     serial += 1
                     moved = prefix + b"%d" % serial
@@ -97,13 +97,19 @@ def remove_contents(top_fd: int) -> None:
         os.rmdir(name, dir_fd=top_fd)
 
 
-def _entries(fd: int, name: bytes) -> list[tuple[bytes, bool]]:
-    listing = os.open(name, _OPEN_DIR, dir_fd=fd)
+def _entries(fd: int) -> list[tuple[bytes, bool]]:
+    """Return what is in the directory *fd*, which may be open in any way, and its position stays."""
+    listing = os.open(b".", _OPEN_DIR, dir_fd=fd)
     try:
-        with os.scandir(listing) as found:
-            return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]
+        return _listed(listing)
     finally:
         os.close(listing)
+
+
+def _listed(fd: int) -> list[tuple[bytes, bool]]:
+    """Return what is in the directory *fd*, just opened for reading."""
+    with os.scandir(fd) as found:
+        return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]
 
 
 def _unlink(fd: int, name: bytes) -> None:
