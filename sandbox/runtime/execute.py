@@ -246,6 +246,11 @@ def _hint(operation: Operation, error: OSError) -> str:
                 f"on the way to {operation.target} an earlier run has removed something, or there is a symbolic link that leads "
                 "nowhere: name another target"
             )
+        if operation.within is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                f"there is no room in {operation.within} for the place of the mount, or too many mounts are there: free some, or "
+                "as root raise fs.mount-max with sysctl"
+            )
         if error.errno == errno.ENOTDIR:
             return (
                 f"{operation.target} in the layers and the source must both be directories or both be files"

@@ -67,7 +67,7 @@ def _program(made: values.Filter, name: str, state_fd: int, library: str, machin
     try:
         program = None if directory is None else _kept(directory, key)
         if program is None:
-            program = _compile(made, name)
+            program = _compile(made, name, library)
             if directory is not None:
                 with suppress(OSError):
                     _keep(directory, key, program)
@@ -77,13 +77,16 @@ def _program(made: values.Filter, name: str, state_fd: int, library: str, machin
     return program
 
 
-def _compile(made: values.Filter, name: str) -> bytes:
+def _compile(made: values.Filter, name: str, library: str) -> bytes:
     try:
         from sandbox.seccomp.compiler import UnknownCallError, compile_filter
     except (ImportError, RuntimeError) as error:  # it says so where it finds no library
         raise HostError(
             f"filters of system calls cannot be compiled: {error}",
-            hint="as root: apt-get install libseccomp2; and install pyseccomp beside sandbox",
+            # Looking for the library takes processes and descriptors, which are lacking where it is known to be there.
+            hint=f"libseccomp {library} is there: see whether descriptors (`ulimit -n`), processes or memory are used up"
+            if library and not isinstance(error, ImportError)
+            else "as root: apt-get install libseccomp2; and install pyseccomp beside sandbox",
         ) from None
     try:
         return compile_filter(made)
