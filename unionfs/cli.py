@@ -187,6 +187,25 @@ def _become_daemon(writer: int) -> None:
 
 
 def _serve_for_launcher(number: int) -> int:
+    channel = socket.socket(fileno=number)
+    try:
+        return _serve(channel)
+    except EOFError:
+        return 0
+    except (UnionError, OSError) as error:
+        reason = _explain(error)
+    except MemoryError:
+        reason = "there is no memory left"
+    except ImportError as error:  # no memory to map a library, too
+        reason = f"it cannot be loaded: {error}"
+    try:
+        channel.send(f"error: {reason}".encode(errors="surrogateescape"))
+    except OSError:
+        pass  # the launcher is gone, and nobody else is to be told
+    return EXIT_FAILURE
+
+
+def _serve(channel: socket.socket) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
     from unionfs._libc import filter_system_calls
     from unionfs.channel import receive
@@ -194,34 +213,24 @@ def _serve_for_launcher(number: int) -> int:
     from unionfs.fuse.server import serve
     from unionfs.stack import open_stack
 
-    channel = socket.socket(fileno=number)
-    try:
-        request = receive(channel)
-        enter_user_namespace(request.user_namespace_fd)
-        os.close(request.user_namespace_fd)
-        os.umask(0)
-        os.chdir("/")
-        stack = request.stack
-        writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
-        restrict_files([lower.fd for lower in stack.lowers], writable)
-        if request.filter is not None:
-            filter_system_calls(request.filter)
-        fs = open_stack(stack)
-        fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
-        return serve(
-            fs,
-            request.fuse_fd,
-            on_ready=lambda: _report_ready(channel),
-            lifeline=channel.fileno(),
-        )
-    except EOFError:
-        return 0
-    except (UnionError, OSError) as error:
-        try:
-            channel.send(f"error: {_explain(error)}".encode(errors="surrogateescape"))
-        except OSError:
-            pass  # the launcher is gone, and nobody else is to be told
-        return EXIT_FAILURE
+    request = receive(channel)
+    enter_user_namespace(request.user_namespace_fd)
+    os.close(request.user_namespace_fd)
+    os.umask(0)
+    os.chdir("/")
+    stack = request.stack
+    writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
+    restrict_files([lower.fd for lower in stack.lowers], writable)
+    if request.filter is not None:
+        filter_system_calls(request.filter)
+    fs = open_stack(stack)
+    fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
+    return serve(
+        fs,
+        request.fuse_fd,
+        on_ready=lambda: _report_ready(channel),
+        lifeline=channel.fileno(),
+    )
 
 
 def _send_at_once(channel: socket.socket, text: str) -> None:

@@ -124,3 +124,38 @@ def test_the_launcher_is_told_why_its_request_is_refused() -> None:
         ours.send(b"{}")
         assert ours.recv(1000).startswith(b"error: malformed request from the launcher")
     assert server.wait(10) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("MemoryError", b"error: there is no memory left"),
+        (
+            "ImportError('libfuse3.so.4: failed to map')",
+            b"error: it cannot be loaded: libfuse3.so.4: failed to map",
+        ),
+    ],
+)
+def test_the_launcher_is_told_what_keeps_the_server_from_being_loaded(failure: str, said: bytes) -> None:
+    """It is started beside everything else, so this is where memory ends."""
+    script = (
+        "import sys\n"
+        "from unionfs import cli\n"
+        "class Nothing:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'pyfuse3': raise {failure}\n"
+        "sys.meta_path.insert(0, Nothing())\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            server = subprocess.Popen(
+                [sys.executable, "-c", script, "--serve-fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment(),
+                stderr=subprocess.PIPE,
+            )
+        ours.settimeout(10)
+        assert ours.recv(1000) == said
+    assert (server.communicate(timeout=10)[1], server.returncode) == (b"", 1)
