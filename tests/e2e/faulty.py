@@ -2,9 +2,10 @@
 
     python -m tests.e2e.faulty ROLE NUMBER ERRNO SANDBOX-ARGUMENT ...
 
-ROLE is supervisor, stage1, init, payload or server; its call NUMBER, counted from 0, of those that can run out of something
-raises OSError(ERRNO), or, for KILL, ends the process with SIGKILL after the call was made; NUMBER -1 lets all succeed. The
-names of the calls that were made are written to $FAULTY_RECORD as JSON, by role; the server's to $FAULTY_RECORD.server.
+ROLE is supervisor, stage1, init, payload, helper or server; its call NUMBER, counted from 0, of those that can run out of
+something raises OSError(ERRNO), or, for KILL, ends the process with SIGKILL after the call was made; NUMBER -1 lets all
+succeed. The names of the calls that were made are written to $FAULTY_RECORD as JSON, by role; the server's to
+$FAULTY_RECORD.server. Helpers are the children that do something as somebody else, all counted together.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import json
 import mmap
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,13 +23,21 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
-ROLES = ("supervisor", "stage1", "init", "payload")
-_ROOM = 1 << 16
+ROLES = ("supervisor", "stage1", "init", "payload", "helper")
+_HELPER = ROLES.index("helper")
+#: What forks a helper, and not the next of the family.
+_FORKS_A_HELPER = {"run_with_ids", "_unshare_users_inside", "_look_into"}
+_ROOM = 1 << 17
+#: Questions that take nothing.
+_ASK_ONLY = {"landlock_version", "have_mount_setattr"}
+#: Not counted.
+_open, _dup2, _close = os.open, os.dup2, os.close
 
 #: What takes a descriptor, a process, memory or space, or may be refused. Not close, kill, waitpid: they cannot.
 _OS_CALLS = (
-    "chdir chmod chown dup2 execve fchmod fchown fork fstat link listdir lstat makedirs mkdir open openpty pidfd_open pipe "
-    "pipe2 posix_spawn readlink rename rmdir scandir setgroups setresgid setresuid setsid setxattr stat symlink unlink write"
+    "chdir chmod chown dup dup2 execve fchdir fchmod fchown fork fstat ftruncate link listdir lstat makedirs memfd_create mkdir "
+    "mknod open openpty pidfd_open pipe pipe2 posix_spawn pwrite readlink rename rmdir scandir setgroups setresgid setresuid "
+    "setsid setxattr stat symlink unlink utime write"
 ).split()
 _OTHERS: tuple[tuple[Any, str], ...] = (
     (builtins, "open"),
@@ -37,6 +47,7 @@ _OTHERS: tuple[tuple[Any, str], ...] = (
     (socket, "send_fds"),
     (socket, "recv_fds"),
     (socket, "sethostname"),
+    (resource, "setrlimit"),
 )
 
 
@@ -46,38 +57,37 @@ class _Plan:
     def __init__(self, role: str, number: int, failure: str) -> None:
         self.role, self.number, self.failure = role, number, failure
         self.own = 0  # index of this process's role
-        self.count = 0
         self.noted = mmap.mmap(-1, _ROOM * len(ROLES))
 
     def call(self, name: str, really: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        due = self.own < len(ROLES) and ROLES[self.own] == self.role and self.count == self.number
-        self._note(name)
-        self.count += 1
+        count = self._note(name)
+        due = ROLES[self.own] == self.role and count == self.number
         if due and self.failure != "KILL":
             raise OSError(int(self.failure), os.strerror(int(self.failure)))
         result = really(*args, **kwargs)
         if due:
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "fork" and result == 0:
-            self.own += 1
-            self.count = 0
+            self.own = _HELPER if _FORKS_A_HELPER & _callers() else self.own + 1
         return result
 
-    def _note(self, name: str) -> None:
-        if self.own < len(ROLES):
-            start = _ROOM * self.own
-            used = int.from_bytes(self.noted[start : start + 4], "little")
-            text = name.encode() + b"\n"
-            at = start + 4 + used
-            self.noted[at : at + len(text)] = text
-            self.noted[start : start + 4] = (used + len(text)).to_bytes(4, "little")
+    def _note(self, name: str) -> int:
+        """Note the call *name* of this process; returns how many its role made before, in whichever process."""
+        start = _ROOM * self.own
+        used, count = (int.from_bytes(self.noted[at : at + 4], "little") for at in (start, start + 4))
+        text = name.encode() + b"\n"
+        at = start + 8 + used
+        self.noted[at : at + len(text)] = text
+        self.noted[start : start + 4] = (used + len(text)).to_bytes(4, "little")
+        self.noted[start + 4 : start + 8] = (count + 1).to_bytes(4, "little")
+        return count
 
     def record(self) -> dict[str, list[str]]:
         found = {}
         for index, role in enumerate(ROLES):
             start = _ROOM * index
             used = int.from_bytes(self.noted[start : start + 4], "little")
-            found[role] = self.noted[start + 4 : start + 4 + used].decode().split()
+            found[role] = self.noted[start + 8 : start + 8 + used].decode().split()
         return found
 
     def wrap(self, module: Any, name: str) -> None:
@@ -93,13 +103,68 @@ class _Plan:
             self.wrap(os, name)
         for module, name in _OTHERS:
             self.wrap(module, name)
+        opening = builtins.open
+
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            file = opening(*args, **kwargs)
+            return _Written(file, self) if file.writable() else file
+
+        builtins.open = opened
+        making = socket.socket.__init__
+
+        def made(self_: Any, *args: Any, fileno: int | None = None, **kwargs: Any) -> None:
+            if fileno is None:
+                self.call("socket", making, self_, *args, **kwargs)
+            else:  # which is there already
+                making(self_, *args, fileno=fileno, **kwargs)
+
+        socket.socket.__init__ = made  # type: ignore[method-assign]
         for name, value in list(vars(libc).items()):
             if (
                 isinstance(value, FunctionType)
                 and not name.startswith("_")
+                and name not in _ASK_ONLY
                 and value.__module__ == libc.__name__
             ):
                 self.wrap(libc, name)
+
+
+class _Written:
+    """A file that is written: what is in its buffer may find no room when it is closed."""
+
+    def __init__(self, file: Any, plan: _Plan) -> None:
+        self._file, self._plan = file, plan
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            self._plan.call("flush", self._file.flush)
+        except OSError:
+            null = _open(os.devnull, os.O_WRONLY)  # where what is in the buffer goes now, as on a full disk
+            _dup2(null, self._file.fileno())
+            _close(null)
+            raise
+        finally:
+            self._file.close()
+
+
+def _callers() -> set[str]:
+    """Return the names of the functions that are being called."""
+    names, frame = set(), sys._getframe()
+    while frame is not None:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
 
 
 def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int:

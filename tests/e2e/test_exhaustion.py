@@ -1,0 +1,98 @@
+"""A start that really runs out of descriptors or room, wherever that is: one clear error, and nothing left.
+
+`test_faults` lets calls fail one at a time. Here what is used up stays so while the failure is being cleared up, and fails where
+no call does, as with descriptors that the kernel drops from a message.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.e2e.support import PATIENCE, Launcher
+from tests.e2e.test_faults import Machine, machine  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+#: Mounts a state directory $1 with room for $2 objects, runs the rest; says what it left, gives room, and runs it again.
+_ON_A_SMALL_DISK = """
+state=$1 inodes=$2; shift 2
+mount -t tmpfs -o mode=0700,size=50m,nr_inodes=$inodes none "$state"
+"$@"; first=$?
+find "$state"/run "$state"/layers "$state"/filters -mindepth 1 -maxdepth 1 \\( -name 'faulty-*' -o -name '*.new' \\) 2>/dev/null
+mount -o remount,nr_inodes=0 "$state"
+case $("$@") in fine*) ;; *) echo the next start fails ;; esac
+exit $first
+"""
+
+
+def starve(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
+    """Start with each of *amounts* of descriptors, of which some are enough and some are not."""
+    problems, outcomes = [], set()
+    for amount in amounts:
+        place = machine.directory / f"descriptors-{amount}"
+        place.mkdir()
+        launcher = Launcher(place)
+        command = ["prlimit", f"--nofile={amount}", *launcher.arguments(str(machine.spec))]
+        done = subprocess.run(
+            command,
+            env=launcher.environ,
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 2,
+            check=False,
+        )
+        outcomes.add(done.returncode == 0)
+        if (problem := machine.judge(f"{amount} descriptors", launcher, done)) is not None:
+            problems.append(problem)
+    assert problems == []
+    assert outcomes == {True, False}
+
+
+def test_too_few_descriptors_are_one_error(machine: Machine) -> None:  # noqa: F811
+    starve(machine, [*range(8, 36, 3), 64])
+
+
+@pytest.mark.long
+def test_every_number_of_descriptors_that_is_too_small_is_one_error(machine: Machine) -> None:  # noqa: F811
+    starve(machine, [*range(6, 48), 64])
+
+
+@pytest.mark.root
+def test_a_full_disk_is_one_error_and_the_next_start_finds_room(machine: Machine) -> None:  # noqa: F811
+    fill(machine, [6, 10, 13, 17, 20, 23, 32, 34, 38, 39, 40])
+
+
+@pytest.mark.root
+@pytest.mark.long
+def test_a_disk_that_is_full_after_any_number_of_objects_is_one_error(machine: Machine) -> None:  # noqa: F811
+    fill(machine, range(3, 50))
+
+
+def fill(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
+    """Start with room for each of *amounts* of files and directories, and then again with enough."""
+    problems = []
+    for amount in amounts:
+        place = machine.directory / f"objects-{amount}"
+        place.mkdir()
+        launcher = Launcher(place)
+        launcher.state.mkdir()
+        inside = ["sh", "-c", _ON_A_SMALL_DISK, "sh", str(launcher.state), str(amount)]
+        done = subprocess.run(
+            ["unshare", "--mount", *inside, *launcher.arguments(str(machine.spec))],
+            env=launcher.environ,
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 3,
+            check=False,
+        )
+        if (problem := machine.judge(f"room for {amount}", launcher, done)) is not None:
+            problems.append(problem)
+    assert problems == []
