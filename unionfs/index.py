@@ -94,9 +94,14 @@ class LinkIndex:
         generation = secrets.token_hex(4).encode()
         temporary = _STACK_FILE + b".new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o600, dir_fd=home_fd), "wb") as file:
-            file.write(generation + b"\n" + fingerprint)
-        os.rename(temporary, _STACK_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
+        try:
+            with open(os.open(temporary, flags, 0o600, dir_fd=home_fd), "wb") as file:
+                file.write(generation + b"\n" + fingerprint)
+            os.rename(temporary, _STACK_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
+        except OSError:
+            with suppress(OSError):  # on a full disk it would take up room for nothing
+                os.unlink(temporary, dir_fd=home_fd)
+            raise
         return generation
 
     def _load(self, unpublished: Collection[int]) -> None:
