@@ -31,7 +31,7 @@ _ROOM = 1 << 17
 #: Questions that take nothing.
 _ASK_ONLY = {"landlock_version", "have_mount_setattr"}
 #: Not counted.
-_open, _dup2, _close = os.open, os.dup2, os.close
+_memfd_create, _dup2, _close = os.memfd_create, os.dup2, os.close
 
 #: What takes a descriptor, a process, memory or space, or may be refused. Not close, kill, waitpid: they cannot.
 _OS_CALLS = (
@@ -63,6 +63,10 @@ class _Plan:
         count = self._note(name)
         due = ROLES[self.own] == self.role and count == self.number
         if due and self.failure != "KILL":
+            if name == "setxattr":
+                # Whoever may not is told so first, whether there is room or not: fs/xattr.c, vfs_setxattr.
+                really(*args, **kwargs)
+                os.removexattr(args[0], args[1], follow_symlinks=kwargs.get("follow_symlinks", True))
             raise OSError(int(self.failure), os.strerror(int(self.failure)))
         result = really(*args, **kwargs)
         if due:
@@ -150,9 +154,9 @@ class _Written:
         try:
             self._plan.call("flush", self._file.flush)
         except OSError:
-            null = _open(os.devnull, os.O_WRONLY)  # where what is in the buffer goes now, as on a full disk
-            _dup2(null, self._file.fileno())
-            _close(null)
+            nowhere = _memfd_create("nowhere")  # where what is in the buffer goes now, as on a full disk
+            _dup2(nowhere, self._file.fileno())
+            _close(nowhere)
             raise
         finally:
             self._file.close()

@@ -61,7 +61,7 @@ layers = ["dir:/", "tar:ARCHIVE"]
 writable = "persistent"
 [process]
 command = ["sh", "-c", "echo fine"]
-user = "somebody"
+user = "root"
 [namespaces]
 net = "path:NET"
 time = { boottime = "1d" }
@@ -223,7 +223,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     (directory / "source").mkdir()
     with tarfile.open(directory / "layer.tar", "w") as archive:
         member = tarfile.TarInfo("etc/passwd")
-        text = b"root:x:0:0::/:/bin/sh\nsomebody:x:0:0::/:/bin/sh\n"
+        text = b"root:x:0:0::/:/bin/sh\n"
         member.size = len(text)
         archive.addfile(member, io.BytesIO(text))
     spec = (
