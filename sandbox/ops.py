@@ -92,6 +92,27 @@ class FileVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GiveVolumes:
+    """Give volumes of the sandbox's own to whom the program runs as, who could not use them otherwise.
+
+    User and group are numbers, or names of the sandbox's own /etc/passwd and /etc/group; a *group* of None is the user's.
+    """
+
+    user: int | str
+    group: int | str | None = None
+    #: Those that are made anew at every start.
+    made: tuple[str, ...] = ()
+    #: Those that are kept: given only where nobody has used them yet.
+    kept: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        group = "" if self.group is None else f":{self.group}"
+        kept = [f"{' '.join(self.kept)} (where new)"] if self.kept else []
+        return f"give {' '.join([*self.made, *kept])} to user {self.user}{group}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckVolumes:
     """See that each volume is what its target leads to: that no symbolic link has put another one over it."""
 
@@ -214,6 +235,7 @@ Operation = (
     | BindVolume
     | TmpfsVolume
     | FileVolume
+    | GiveVolumes
     | CheckVolumes
     | BindDevice
     | MountProc

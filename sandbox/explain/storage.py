@@ -12,6 +12,7 @@ from sandbox.ops import (
     BindVolume,
     BuildDev,
     FileVolume,
+    GiveVolumes,
     MountProc,
     MountRoot,
     MountSys,
@@ -311,6 +312,7 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
         size = "half of the memory" if operation.size is None else format_size(operation.size)
         text = f"tmpfs: empty, at most {size}, mode {operation.mode:04o} ({' '.join(options)})"
         value |= {"source": None, "size": operation.size, "mode": f"{operation.mode:04o}"}
+    notes += _owner(operation.target, case)
     return Fact(
         label=operation.target,
         text=text,
@@ -319,6 +321,19 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
         keys=(key,),
         notes=tuple(notes),
     )
+
+
+def _owner(target: str, case: Case) -> list[str]:
+    """Say whose the volume is that is mounted on *target*, unless it is user 0's, who is the program then, or the host's."""
+    for step in case.plan.operations:
+        if isinstance(step, GiveVolumes) and target in step.made + step.kept:
+            group = "" if step.group is None else f":{step.group}"
+            if target in step.kept:
+                return [
+                    f"given to process.user, {step.user}{group}, if it is empty and user 0's at the start"
+                ]
+            return [f"belongs to process.user, {step.user}{group}"]
+    return []
 
 
 def _elsewhere(key: str, case: Case) -> Iterator[str]:

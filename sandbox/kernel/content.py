@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from sandbox.kernel import mounts
 from sandbox.kernel.mounts import MountFlags
@@ -10,8 +11,11 @@ from sandbox.kernel.mounts import MountFlags
 _NAME = "content"
 
 
-def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bool) -> int:
-    """Show a read-only file that holds *content* on the file *target_fd*; returns an O_PATH descriptor of it there.
+def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bool) -> tuple[int, int]:
+    """Show a read-only file that holds *content* on the file *target_fd*.
+
+    Returns an O_PATH descriptor of it there, and one of the file itself, through which :func:`give` changes its owner: for
+    who sets up alone, to be closed before anybody else runs.
 
     It belongs to id 0 of this user namespace, in a tmpfs of its own that just holds it. That is mounted on the empty directory
     *place_fd* of this mount namespace, which nobody else can reach and which goes with the old root: a file of a file system
@@ -23,25 +27,37 @@ def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bo
     top_fd = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
     try:
         mounts.attach(top_fd, place_fd)
-        _write(top_fd, content, mode)
-        source_fd = os.open(_NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top_fd)
+        file_fd = _write(top_fd, content, mode)
     finally:
         os.close(top_fd)
     try:
-        tree_fd = mounts.copy_tree(source_fd, recursive=False)
-    finally:
-        os.close(source_fd)
-    try:
-        flags = MountFlags(read_only=True, nosuid=True, nodev=True, noexec=noexec)
-        mounts.attach_tree(tree_fd, target_fd, flags, source="content")
+        tree_fd = mounts.copy_tree(file_fd, recursive=False)
+        try:
+            flags = MountFlags(read_only=True, nosuid=True, nodev=True, noexec=noexec)
+            mounts.attach_tree(tree_fd, target_fd, flags, source="content")
+        except OSError:
+            os.close(tree_fd)
+            raise
     except OSError:
-        os.close(tree_fd)
+        os.close(file_fd)
         raise
-    return tree_fd
+    return tree_fd, file_fd
 
 
-def _write(top_fd: int, content: bytes, mode: int) -> None:
+def give(file_fd: int, uid: int, gid: int) -> None:
+    """Let the file belong to *uid* and *gid* of this user namespace; its mode stays."""
+    mode = stat.S_IMODE(os.fstat(file_fd).st_mode)
+    os.fchown(file_fd, uid, gid)
+    os.fchmod(file_fd, mode)  # chown(2) has cleared the set-id bits
+
+
+def _write(top_fd: int, content: bytes, mode: int) -> int:
     fd = os.open(_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=top_fd)
-    with open(fd, "wb") as file:
-        file.write(content)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
         os.fchmod(fd, mode)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

@@ -155,7 +155,7 @@ def draft(
         through=namespaces.through,
         inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
         clocks=namespaces.clocks,
-        operations=plan_operations(spec, ids, namespaces, devices, volumes, name),
+        operations=plan_operations(spec, ids, namespaces, devices, volumes, name, user),
         volumes=plan_kept(spec),
         hidden=state_directory if any(holds(volume, state_directory) for volume in volumes) else None,
         process=process,

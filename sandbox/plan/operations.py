@@ -8,8 +8,10 @@ from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.ops import (
     BindDevice,
+    BindVolume,
     BuildDev,
     CheckVolumes,
+    GiveVolumes,
     LoopbackUp,
     MaskPaths,
     MountProc,
@@ -24,6 +26,7 @@ from sandbox.ops import (
 from sandbox.plan.namespaces import NamespacePlan
 from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
+from sandbox.spec.values import User
 
 _TTY_GID = (
     5  # group "tty" of Debian and of most others; devpts takes it only where it is mapped (Corrections 18)
@@ -38,8 +41,9 @@ def plan_operations(
     devices: tuple[BindDevice, ...],
     volumes: tuple[VolumeOperation, ...],
     name: str,
+    user: User,
 ) -> tuple[Operation, ...]:
-    """Order the operations."""
+    """Order the operations; *user* is who the program runs as."""
     private = namespaces.private
     joined = {join.kind for join in namespaces.joins}
     read_only = spec.root.writable == "none"
@@ -52,6 +56,8 @@ def plan_operations(
         BuildDev(tty_gid=tty_gid, mqueue=namespaces.owned("ipc")),
         *devices,
         *volumes,
+        # Once all are mounted, for one of them may have the account files, and before any becomes read-only.
+        *_gifts(volumes, user),
         *([CheckVolumes(targets=tuple(volume.target for volume in volumes))] if volumes else []),
         ReadOnlyPaths(paths=read_only_paths(spec)),
         MaskPaths(paths=masked_paths(spec, namespaces)),
@@ -62,6 +68,22 @@ def plan_operations(
     if "net" in private:
         operations.append(LoopbackUp())
     return tuple(operations)
+
+
+def _gifts(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[GiveVolumes, ...]:
+    """Return what gives *user* the volumes that are the sandbox's own; nothing for user 0, whose they are when made."""
+    if user.user in (0, "root") and user.group in (None, 0, "root"):
+        return ()
+    made = tuple(step.target for step in volumes if not isinstance(step, BindVolume))
+    # What cannot be written through here is left for the first sandbox that writes.
+    kept = tuple(
+        step.target
+        for step in volumes
+        if isinstance(step, BindVolume) and step.name is not None and not step.read_only
+    )
+    if not made and not kept:
+        return ()
+    return (GiveVolumes(user=user.user, group=user.group, made=made, kept=kept),)
 
 
 def masked_paths(spec: Spec, namespaces: NamespacePlan) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from sandbox.ops import (
     BuildDev,
     CheckVolumes,
     FileVolume,
+    GiveVolumes,
     LoopbackUp,
     MaskPaths,
     MountProc,
@@ -28,6 +29,7 @@ from sandbox.ops import (
     VolumeOperation,
 )
 from sandbox.runtime import volumes
+from sandbox.runtime.accounts import Account
 
 #: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is
 #: put together.
@@ -57,6 +59,8 @@ class Workspace:
     source_fds: Mapping[str, int]
     #: Hands the mounted connection to the server; the descriptor is closed then.
     serve: Callable[[int], None]
+    #: Finds who the program runs as, in the new root that it is given; raises StepError.
+    find_account: Callable[[int], Account]
     #: The directory among *source_fds* that shall appear empty in volumes that hold it.
     hidden: str | None = None
     #: What the mount table calls the root.
@@ -72,8 +76,23 @@ class Workspace:
     #: The roots of the volumes by target, and those that become read-only once all are mounted.
     mounted: dict[str, int] = field(default_factory=dict)
     sealed_later: list[int] = field(default_factory=list)
+    #: The targets of kept volumes that were empty and user 0's when they were mounted.
+    unused: set[str] = field(default_factory=set)
+    #: The files that are shown as volumes by target, writable.
+    contents: dict[str, int] = field(default_factory=dict)
     #: The ids of mounts of directories on themselves, made by mounts.hold_way.
     held: set[int] = field(default_factory=set)
+    _account: Account | None = None
+
+    def account(self) -> Account:
+        """Return who the program runs as. It is looked up once, for what volumes belong to, and the program, must be the same.
+
+        Raises:
+            StepError: there is no such account.
+        """
+        if self._account is None:
+            self._account = self.find_account(self.root_fd)
+        return self._account
 
 
 def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:
@@ -189,6 +208,8 @@ def _build_dev(operation: BuildDev, workspace: Workspace) -> None:
 
 
 def _mask(operation: MaskPaths, workspace: Workspace) -> None:
+    # The account files may be among the paths: they are hidden from the program, not from us, whatever volumes there are.
+    workspace.account()
     mounts.mask(workspace.root_fd, operation.paths, workspace.devices["null"])
 
 
@@ -199,11 +220,18 @@ def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
 def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     mounts.pivot(workspace.root_fd)
     # Each of these still leads to the host, or past what covers a volume.
-    held = (workspace.devices, workspace.source_fds, workspace.copies, workspace.mounted)
+    held = (
+        workspace.devices,
+        workspace.source_fds,
+        workspace.copies,
+        workspace.mounted,
+        workspace.contents,
+    )
     alone = (workspace.sys_fd, workspace.proc_fd, workspace.staging_fd)
     for fd in (*(fd for fds in held for fd in fds.values()), *alone):
         os.close(fd)
-    workspace.devices, workspace.source_fds, workspace.copies, workspace.mounted = {}, {}, {}, {}
+    workspace.devices, workspace.source_fds, workspace.copies = {}, {}, {}
+    workspace.mounted, workspace.contents = {}, {}
     workspace.sys_fd = workspace.proc_fd = workspace.staging_fd = -1
 
 
@@ -255,6 +283,8 @@ def _hint(operation: Operation, error: OSError) -> str:
             return (
                 f"{operation.target} in the layers and the source must both be directories or both be files"
             )
+    if isinstance(operation, GiveVolumes) and error.errno in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+        return "the file system of the state directory keeps no owners: have it on another one (SANDBOX_STATE_DIR)"
     if isinstance(operation, CheckVolumes):
         return "layers or volumes have symbolic links on the way: name where they lead to"
     if isinstance(operation, MountProc | MountSys | BuildDev) and error.errno in (
@@ -272,6 +302,7 @@ _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     BindVolume: ("mount", volumes.bind),
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),
+    GiveVolumes: ("chown", volumes.give),
     CheckVolumes: ("mount", volumes.check),
     MountProc: ("mount proc", _mount_proc),
     MountSys: ("mount sysfs", _mount_sys),

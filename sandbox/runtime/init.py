@@ -252,6 +252,7 @@ def _init(
         fuse_fd=fuse_fd,
         source_fds=sources,
         serve=lambda fd: _hand_over(channel, fd),
+        find_account=lambda root_fd: _find_account(plan, root_fd),
         hidden=plan.hidden,
         label=label,
     )
@@ -263,7 +264,7 @@ def _init(
         trace(operation.describe())
         execute(operation, workspace)
     os.umask(0o022)
-    account = _find_account(plan, workspace.root_fd)
+    account = workspace.account()
     walls = replace(walls, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
     # As nothing ends with us by itself then, see _supervise. The path would lead through the union, whose server may be gone.
     proc_fd = (

@@ -13,7 +13,15 @@ import stat
 from typing import TYPE_CHECKING
 
 from sandbox.kernel import content, devices, mounts, trees
-from sandbox.ops import BindDevice, BindVolume, CheckVolumes, FileVolume, TmpfsVolume, VolumeOperation
+from sandbox.ops import (
+    BindDevice,
+    BindVolume,
+    CheckVolumes,
+    FileVolume,
+    GiveVolumes,
+    TmpfsVolume,
+    VolumeOperation,
+)
 
 if TYPE_CHECKING:
     from sandbox.runtime.execute import Workspace
@@ -28,6 +36,9 @@ def bind(operation: BindVolume, workspace: Workspace) -> None:
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     with _Target(operation, workspace, is_directory=is_directory) as target:
         mounts.attach_tree(tree, target, _flags(operation), source=operation.source)
+    # Before the targets of other volumes are made in it.
+    if operation.name is not None and _is_roots(tree) and not _names(tree):
+        workspace.unused.add(operation.target)
 
 
 def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
@@ -54,7 +65,7 @@ def file(operation: FileVolume, workspace: Workspace) -> None:
     with _Target(operation, workspace, is_directory=False) as target:
         place = os.open(name, _OPEN_DIR, dir_fd=workspace.staging_fd)
         try:
-            tree = content.show(
+            tree, workspace.contents[operation.target] = content.show(
                 operation.content, target, place, mode=operation.mode, noexec=operation.noexec
             )
         finally:
@@ -72,6 +83,35 @@ def device(operation: BindDevice, workspace: Workspace) -> None:
         devices.bind_device(dev, path, node, kind=operation.kind, numbers=numbers)
     finally:
         os.close(dev)
+
+
+def give(operation: GiveVolumes, workspace: Workspace) -> None:
+    """Give volumes to whom the program runs as; of those that are kept only the ones that nobody has used yet."""
+    account = workspace.account()
+    for target in operation.made + operation.kept:
+        tree = workspace.mounted[target]
+        if target in operation.kept and (target not in workspace.unused or not _is_roots(tree)):
+            continue
+        try:
+            if target in workspace.contents:
+                content.give(workspace.contents[target], account.uid, account.gid)
+            else:
+                os.chown(".", account.uid, account.gid, dir_fd=tree)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, target) from None
+
+
+def _is_roots(tree: int) -> bool:
+    found = os.fstat(tree)
+    return (found.st_uid, found.st_gid) == (0, 0)
+
+
+def _names(tree: int) -> list[str]:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def check(operation: CheckVolumes, workspace: Workspace) -> None:

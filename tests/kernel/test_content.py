@@ -9,6 +9,7 @@ import pytest
 
 from sandbox.kernel import content, mounts
 from tests.kernel.support import refusal
+from tests.support.requirements import has_subordinate_ids
 
 pytestmark = pytest.mark.userns
 
@@ -31,7 +32,7 @@ def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
     def inside() -> object:
         os.umask(0o077)  # must not matter
         target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
-        fd = content.show(text, target_fd, place_fd, mode=0o754, noexec=True)
+        fd, _ = content.show(text, target_fd, place_fd, mode=0o754, noexec=True)
         info = os.stat(target)
         with open(target, "rb") as file:
             same = file.read() == text
@@ -61,7 +62,7 @@ def test_the_file_stays_when_the_place_that_it_was_made_in_goes(in_namespaces, o
     def inside() -> object:
         from sandbox.kernel import _libc
 
-        fd = content.show(
+        fd, _ = content.show(
             b"kept", os.open(target, os.O_PATH), os.open(place, O_DIR), mode=0o644, noexec=False
         )
         os.close(fd)
@@ -70,6 +71,24 @@ def test_the_file_stays_when_the_place_that_it_was_made_in_goes(in_namespaces, o
             return file.read(), os.listdir(place)
 
     assert in_namespaces(inside) == ["kept", []]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id")
+def test_a_file_is_given_away_with_its_mode_while_it_is_shown_read_only(in_namespaces, open_directory):
+    place, target = f"{open_directory}/place", f"{open_directory}/target"
+    os.mkdir(place)
+    os.chmod(place, 0o777)
+    with open(target, "w"):
+        pass
+
+    def inside() -> object:
+        target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
+        _, file_fd = content.show(b"", target_fd, place_fd, mode=0o6750, noexec=False)
+        content.give(file_fd, 7, 8)
+        info = os.stat(target)
+        return [stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid], refusal(os.chown, target, 9, 9)
+
+    assert in_namespaces(inside) == [[0o6750, 7, 8], "EROFS"]
 
 
 def test_a_directory_is_no_place_for_a_file(in_namespaces, open_directory):

@@ -46,7 +46,8 @@ class Volume:
     mode: int | None = setting(
         Octal(0o7777),
         doc="Permission bits: of a file (0644 without it), of the top directory of a tmpfs (1777), and of a named volume when it "
-        "is made (0755). All of these belong to user 0 of the sandbox, so that another process.user needs some.",
+        "is made (0755). All of these belong to process.user and its group; a named volume to that of the sandbox that "
+        "first writes to it, and what is in use already is never given away.",
         example="1777",
         unit="octal",
     )
@@ -65,7 +66,7 @@ class Volume:
     )
     content: str | None = setting(
         Text(),
-        doc="For file: the text that it holds. It is kept in memory, belongs to user 0, and is in no layer.",
+        doc="For file: the text that it holds. It is kept in memory, belongs to process.user, and is in no layer.",
         example="hello\n",
     )
 

@@ -213,6 +213,62 @@ def test_target_below_a_file_is_refused() -> None:
     assert "volumes[1].target: /v/in is below /v, which is a file" in refusal(text)
 
 
+_OWN_VOLUMES = """
+[[volumes]]
+type = "named"
+source = "data"
+target = "/data"
+[[volumes]]
+type = "named"
+source = "read"
+target = "/read"
+read_only = true
+[[volumes]]
+type = "tmpfs"
+target = "/read/tmp"
+read_only = true
+[[volumes]]
+type = "file"
+target = "/file"
+content = ""
+[[volumes]]
+type = "bind"
+source = "/src"
+target = "/src"
+"""
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "said"), [("1", None, "1"), ("web", "adm", "web:adm"), ("0", 5, "0:5")]
+)
+def test_volumes_of_its_own_are_given_to_who_the_program_is_before_they_become_read_only(
+    user: str, group: object, said: str
+) -> None:
+    made = plan(ROOT + f'[process]\nuser = "{said}"\n' + _OWN_VOLUMES)
+    kinds = [type(step) for step in made.operations]
+    number = kinds.index(ops.GiveVolumes)
+    assert kinds[number + 1] is ops.CheckVolumes
+    assert kinds[:number].count(ops.BindVolume) == 3
+    assert made.operations[number] == ops.GiveVolumes(
+        user=int(user) if user.isdigit() else user,
+        group=group,  # type: ignore[arg-type]
+        made=("/file", "/read/tmp"),
+        kept=("/data",),
+    )
+    assert f"give /file /read/tmp /data (where new) to user {said}" in describe(made)
+
+
+@pytest.mark.parametrize("user", ["0", "root", "0:0", "root:root"])
+def test_nothing_is_given_to_user_0_whose_it_is_already(user: str) -> None:
+    made = plan(ROOT + f'[process]\nuser = "{user}"\n' + _OWN_VOLUMES)
+    assert ops.GiveVolumes not in map(type, made.operations)
+
+
+def test_nothing_is_given_of_what_is_the_hosts() -> None:
+    spec = ROOT + '[process]\nuser = 7\n[[volumes]]\ntype = "bind"\nsource = "/src"\ntarget = "/src"\n'
+    assert ops.GiveVolumes not in map(type, plan(spec).operations)
+
+
 def test_named_volume_is_a_directory_of_the_state() -> None:
     text = ROOT + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/a"\nmode = "0770"\n'
     made = plan(text + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/b"\nread_only = true\n')
