@@ -45,14 +45,7 @@ def program_section(case: Case) -> Iterator[Fact]:
         keys=("process.user",),
         notes=("names are looked up in the sandbox's own /etc/passwd and /etc/group",) if named else (),
     )
-    groups = " ".join(map(str, process.groups))
-    yield Fact(
-        label="other groups",
-        text=groups or "none",
-        value=list(process.groups),
-        origin=case.origin("process.groups"),
-        keys=("process.groups",),
-    )
+    yield _groups(case)
     if own.env_file is not None:
         path, count = own.env_file, len(case.variables())
         yield _simple(case, "variables", "process.env_file", f"{count} come from {path}", path)
@@ -67,6 +60,27 @@ def program_section(case: Case) -> Iterator[Fact]:
     text = "an init of the sandbox's own, which reaps and passes signals on"
     yield _simple(case, "process 1", "process.init", text, own.init)
     yield _simple(case, "name", "sandbox.name", plan.name, plan.name)
+
+
+def _groups(case: Case) -> Fact:
+    groups, user = case.plan.process.groups, case.plan.process.user
+    asked = case.spec.process.groups is not None
+    by_name = isinstance(user.user, str) and user.group is None
+    notes = []
+    if any(isinstance(group, str) for group in groups or ()):
+        notes.append("names are looked up in the sandbox's own /etc/group")
+    if by_name and not asked and groups is not None:
+        notes.append("those that /etc/group has for the user cannot be set with these ids")
+    return Fact(
+        label="other groups",
+        text="those that the sandbox's own /etc/group has for the user"
+        if groups is None
+        else " ".join(map(str, groups)) or "none",
+        value=None if groups is None else list(groups),
+        origin=case.origin("process.user" if groups is None else "process.groups"),
+        keys=("process.groups",),
+        notes=tuple(notes),
+    )
 
 
 def _simple(case: Case, label: str, key: str, text: str, value: object) -> Fact:

@@ -80,6 +80,18 @@ def program_user(spec: Spec, facts: HostFacts, ids: IdPlan) -> User:
     return spec.process.user
 
 
+def program_groups(spec: Spec, user: User, ids: IdPlan) -> tuple[int | str, ...] | None:
+    """Return the supplementary groups of the program, which runs as *user*; None for those that /etc/group has for it.
+
+    As docker has it: a user with a group of its own choice has that one alone. Where there is no group but 0, or setgroups(2) is
+    denied, those of the host stay or none is left.
+    """
+    if spec.process.groups is not None:
+        return spec.process.groups
+    by_name = isinstance(user.user, str) and user.group is None
+    return None if by_name and ids.setgroups and not ids.single else ()
+
+
 def _by_word(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
     word = spec.ids.map
     if word == "keep-id":
@@ -187,8 +199,8 @@ def _refuse_unmapped(spec: Spec, ids: IdPlan, findings: Findings) -> None:
         findings.refuse("process.user", f"user {user} does not exist in the sandbox", users)
     elif isinstance(group, int) and lookup(ids.gid_map, group) is None:
         findings.refuse("process.user", f"group {group} does not exist in the sandbox", groups)
-    for number, group in enumerate(spec.process.groups):
-        if lookup(ids.gid_map, group) is None:
+    for number, group in enumerate(spec.process.groups or ()):
+        if isinstance(group, int) and lookup(ids.gid_map, group) is None:
             findings.refuse(
                 f"process.groups[{number}]", f"group {group} does not exist in the sandbox", groups
             )

@@ -10,7 +10,7 @@ from sandbox.host import HostFacts
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
-from sandbox.plan.ids import inner_maps, plan_ids, program_user
+from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.operations import plan_operations
@@ -134,7 +134,8 @@ def draft(
     cgroup, level = plan_cgroup(spec, facts, paths, findings)
     limits = plan_process_limits(spec, facts, findings)
     user = program_user(spec, facts, ids)
-    process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user)
+    groups = program_groups(spec, user, ids)
+    process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user, groups=groups)
     process = replace(
         process,
         seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings),
@@ -176,7 +177,8 @@ def _places(spec: Spec) -> Mapping[str, str]:
         for kind in ("read", "write", "execute")
         for number, _ in enumerate(getattr(spec.security.landlock, kind, None) or ())
     ]
-    found = {key: spec.origin(key) for key in (*_FOUND_WRONG_LATER, *landlock)}
+    groups = [f"process.groups[{number}]" for number, _ in enumerate(spec.process.groups or ())]
+    found = {key: spec.origin(key) for key in (*_FOUND_WRONG_LATER, *groups, *landlock)}
     return {key: f"{place.file}:{place.line}:{place.column}" for key, place in found.items() if place}
 
 

@@ -26,8 +26,9 @@ def plan_process(
     findings: Findings,
     *,
     user: User,
+    groups: tuple[int | str, ...] | None,
 ) -> ProcessPlan:
-    """Plan the program, which runs as *user*; *command* replaces that of the file."""
+    """Plan the program, which runs as *user* with *groups*; *command* replaces that of the file."""
     process = spec.process
     security = spec.security
     terminal = facts.terminal if process.terminal == "auto" else bool(process.terminal)
@@ -44,7 +45,7 @@ def plan_process(
         cwd=process.cwd,
         env=plan_environment(spec, paths, environ, findings, terminal=terminal),
         user=user,
-        groups=process.groups,
+        groups=groups,
         umask=process.umask,
         terminal=terminal,
         stop_signal=process.stop_signal,

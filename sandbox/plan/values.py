@@ -154,7 +154,8 @@ class ProcessPlan:
     cwd: str
     env: Mapping[str, str]
     user: User
-    groups: tuple[int, ...]
+    #: Supplementary ones: numbers, or names of the sandbox's own /etc/group; None for those in which that lists the user.
+    groups: tuple[int | str, ...] | None
     umask: int
     terminal: bool
     stop_signal: str
@@ -266,6 +267,7 @@ def describe(plan: Plan) -> list[str]:
     lines.append("environment " + " ".join(process.env))
     group = "" if process.user.group is None else f":{process.user.group}"
     groups = f" with groups {' '.join(map(str, process.groups))}" if process.groups else ""
+    groups = " with its groups of /etc/group" if process.groups is None else groups
     lines.append(f"user {process.user.user}{group}{groups}, umask {process.umask:04o}, in {process.cwd}")
     lines.append("capabilities " + (" ".join(sorted(process.capabilities)) or "none"))
     lines.append("no_new_privileges " + ("on" if process.no_new_privileges else "off"))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sandbox.kernel.mounts import open_in_root
@@ -14,12 +14,18 @@ from sandbox.kernel.mounts import open_in_root
 #: Bytes of an account file that are looked at; a larger one is no account file.
 _MAX_SIZE = 4 << 20
 _MAX_ID = 2**32 - 2
+#: setgroups(2): NGROUPS_MAX of limits.h, since Linux 2.6.4.
+MAX_GROUPS = 65536
 #: Fields of a line; passwd(5), group(5).
 _PASSWD, _GROUP = 7, 4
 
 
 class UnknownAccountError(Exception):
-    """There is no such user or group in the sandbox."""
+    """There is no such user or group in the sandbox; *number* says which of several."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,8 @@ class Account:
     gid: int
     home: str
     name: str | None
+    #: Supplementary groups.
+    groups: tuple[int, ...] = ()
 
 
 def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
@@ -60,12 +68,43 @@ def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
     return Account(uid=uid, gid=gid or 0, home=home, name=entry[0] if entry else None)
 
 
-def _find_group(root_fd: int, name: str) -> int:
+def find_groups(root_fd: int, groups: tuple[int | str, ...]) -> tuple[int, ...]:
+    """Return the ids of *groups*, each an id or a name.
+
+    Raises:
+        UnknownAccountError: with *number*, the index of a group whose name is not there.
+    """
+    numbers = _group_numbers(root_fd) if any(isinstance(group, str) for group in groups) else {}
+    found = []
+    for index, group in enumerate(groups):
+        number = group if isinstance(group, int) else numbers.get(group)
+        if number is None:
+            raise UnknownAccountError(f"group {group} is not in the sandbox's /etc/group", index)
+        found.append(number)
+    return tuple(found)
+
+
+def groups_of(root_fd: int, name: str) -> Mapping[int, str]:
+    """Return the groups whose entries list the user *name*: names by id, in their order."""
+    found: dict[int, str] = {}
     for fields in _entries(root_fd, "/etc/group", _GROUP):
         number = _number(fields[2])
-        if fields[0] == name and number is not None:
-            return number
-    raise UnknownAccountError(f"group {name} is not in the sandbox's /etc/group")
+        if number is not None and name in fields[3].split(","):
+            found.setdefault(number, fields[0])
+    return found
+
+
+def _find_group(root_fd: int, name: str) -> int:
+    return find_groups(root_fd, (name,))[0]
+
+
+def _group_numbers(root_fd: int) -> Mapping[str, int]:
+    numbers: dict[str, int] = {}
+    for fields in _entries(root_fd, "/etc/group", _GROUP):
+        number = _number(fields[2])
+        if number is not None:
+            numbers.setdefault(fields[0], number)  # as getgrnam(3): the first entry counts
+    return numbers
 
 
 def _entries(root_fd: int, path: str, width: int) -> Iterator[list[str]]:

@@ -19,11 +19,12 @@ from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
 from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
-from sandbox.kernel.idmaps import IdMap, lookup
+from sandbox.kernel.idmaps import IdMap
 from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
+from sandbox.runtime.identity import find_account
 from sandbox.runtime.messages import (
     Adopted,
     CgroupNamespace,
@@ -252,7 +253,7 @@ def _init(
         fuse_fd=fuse_fd,
         source_fds=sources,
         serve=lambda fd: _hand_over(channel, fd),
-        find_account=lambda root_fd: _find_account(plan, root_fd),
+        find_account=lambda root_fd: find_account(plan, root_fd),
         hidden=plan.hidden,
         label=label,
     )
@@ -314,21 +315,6 @@ def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
     finally:
         for _, fd in opened:
             os.close(fd)
-
-
-def _find_account(plan: Plan, root_fd: int) -> accounts.Account:
-    user, ids = plan.process.user, plan.ids
-    try:
-        account = accounts.resolve(root_fd, user.user, user.group)
-    except accounts.UnknownAccountError as error:
-        raise StepError(
-            "process.user", "", OSError(0, str(error)), "name one that is there, or an id"
-        ) from None
-    for what, number, id_map in (("user", account.uid, ids.uid_map), ("group", account.gid, ids.gid_map)):
-        if lookup(id_map, number) is None:
-            text = f"{what} {number} of {account.name or user.user} in the sandbox's /etc/passwd is not in its id map"
-            raise StepError("process.user", "", OSError(0, text), "name another user, or map more ids")
-    return account
 
 
 def _open_terminal(channel: Channel, account: accounts.Account) -> int:

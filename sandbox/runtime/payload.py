@@ -145,7 +145,7 @@ def _drop_privileges(
     capabilities.limit_bounding_set(plan.capabilities)
     progress.at("process.groups")
     if setgroups:  # else denied for good (user_namespaces(7)), and the plan has refused groups
-        os.setgroups(plan.groups)
+        os.setgroups(account.groups)
     progress.at("process.user")
     if account.uid != 0 and sets.permitted:
         capabilities.keep_over_id_change()

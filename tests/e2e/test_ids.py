@@ -209,6 +209,93 @@ def test_user_whose_id_the_map_lacks_is_refused_with_its_number(launcher: Launch
     assert "process.user: user 70000 of web in the sandbox's /etc/passwd is not in its id map" in done.err
 
 
+GROUPS = (
+    "root:x:0:\nfirst:x:100:web\nsecond:x:200:other,web\nweb:x:7:\nfar:x:70000:far\n\x1b[31mfar:x:70001:red\n"
+)
+
+
+def group_files(tmp_path: Path) -> str:
+    """Return a root with accounts of its own."""
+    etc = tmp_path / "accounts" / "etc"
+    etc.mkdir(parents=True)
+    users = ("web", "far", "red")
+    lines = [f"{name}:x:{number}:7::/:/bin/sh\n" for number, name in enumerate(users, 5)]
+    (etc / "passwd").write_text("".join(lines))
+    (etc / "group").write_text(GROUPS)
+    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        above.chmod(above.stat().st_mode | 0o055)
+    return '[root]\nlayers = ["dir:/", "dir:accounts"]\n[process]\n'
+
+
+@whole_map
+@pytest.mark.parametrize(
+    ("process", "groups"),
+    [
+        ('user = "web"', "7 100 200"),
+        ('user = "web"\ngroups = []', "7"),
+        ('user = "web"\ngroups = ["second", 27, "root"]', "7 0 27 200"),
+        ('user = "web:first"', "100"),
+        ("user = 5", "7"),
+        ('groups = ["first"]', "0 100"),
+    ],
+)
+def test_groups_come_from_the_sandboxs_own_group_file(
+    launcher: Launcher, tmp_path: Path, process: str, groups: str
+) -> None:
+    done = launcher.shell("id -G", group_files(tmp_path) + process + "\n")
+    assert done.out == groups + "\n", done.err
+
+
+@whole_map
+@pytest.mark.parametrize(
+    ("process", "place", "message", "hint"),
+    [
+        (
+            'groups = [1, "gone"]',
+            "4:14: process.groups[1]",
+            "group gone is not in the sandbox's /etc/group",
+            "name one that is there, or an id",
+        ),
+        (
+            'groups = [ "first", "far"]',
+            "4:21: process.groups[1]",
+            "group 70000, far in the sandbox's /etc/group, is not in its id map",
+            "name another group, or map more ids",
+        ),
+        (
+            'user = "far"',
+            "4:8: process.user",
+            "far is in group 70000, far in the sandbox's /etc/group, which is not in its id map",
+            "say which ones in process.groups: [] is none",
+        ),
+        (
+            'user = "red"',
+            "4:8: process.user",
+            "red is in group 70001, \\u001B[31mfar in the sandbox's /etc/group, which is not in its id map",
+            "say which ones in process.groups: [] is none",
+        ),
+    ],
+)
+def test_group_that_is_not_to_be_had_is_an_error_at_its_place(
+    launcher: Launcher, tmp_path: Path, process: str, place: str, message: str, hint: str
+) -> None:
+    done = launcher.shell("id", group_files(tmp_path) + process + "\n")
+    assert done.status == 125
+    assert f"test.toml:{place}: {message}\n" in done.err
+    assert hint in done.err
+    assert launcher.runs() == []
+
+
+def test_groups_that_list_the_user_are_not_set_where_there_are_none(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    spec = group_files(tmp_path) + 'user = "root"\n[ids]\nmap = "single"\n'
+    (tmp_path / "accounts" / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    (tmp_path / "accounts" / "etc" / "group").write_text("root:x:0:root\nadm:x:4:root\n")
+    done = launcher.shell("id -u; ls -ld /etc >/dev/null", spec)
+    assert (done.status, done.out) == (0, "0\n"), done.err
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "huge"])
 def test_hostile_account_files_neither_hang_nor_mislead(
     launcher: Launcher, tmp_path: Path, kind: str

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from sandbox.spec.codecs import (
-    ID_MAX,
     Boolean,
     Choice,
     Duration,
@@ -24,7 +23,7 @@ from sandbox.spec.codecs import (
     signal_name,
 )
 from sandbox.spec.settings import setting
-from sandbox.spec.values.accounts import User, UserCodec
+from sandbox.spec.values.accounts import GroupCodec, User, UserCodec
 from sandbox.spec.values.program import CommandCodec, TerminalCodec
 
 _NO_STRINGS: Mapping[str, str] = MappingProxyType({})
@@ -49,11 +48,11 @@ class Process:
         example="1000:1000",
         default=User(0),
     )
-    groups: tuple[int, ...] = setting(
-        ListOf(Integer(0, ID_MAX), distinct=True),
-        doc="Supplementary group ids.",
-        example=[27, 100],
-        default=(),
+    groups: tuple[int | str, ...] | None = setting(
+        ListOf(GroupCodec(), distinct=True),
+        doc="Supplementary groups: ids, or names that the sandbox's own /etc/group has. Without it, a user who is given by name alone "
+        "has those that list it there, others have none.",
+        example=["render", 27],
     )
     umask: int = setting(
         Octal(0o777),

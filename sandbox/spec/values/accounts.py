@@ -1,4 +1,4 @@
-"""A user of the sandbox, as an id or a name."""
+"""Users and groups of the sandbox, as ids or names."""
 
 from __future__ import annotations
 
@@ -38,19 +38,53 @@ class UserCodec(Codec[User]):
         return User(self._account(user, value), self._account(group, value) if colon else None)
 
     def _account(self, part: str, text: str) -> int | str:
-        if _NUMBER.fullmatch(part):
-            if len(part) > len(str(ID_MAX)) or int(part) > ID_MAX:
-                raise Invalid(f"id {shown(part)} is larger than {ID_MAX}", fragment=part)
-            return int(part)
-        if not _ACCOUNT_NAME.fullmatch(part):
+        account = _id_or_name(part)
+        if account is None:
             raise Invalid(f"{shown(text)} is not a user", 'write an id, a name, "ID:ID" or "NAME:GROUP"')
-        return part
+        return account
 
     def encode(self, value: User, /) -> object:
         return value.user if value.group is None else f"{value.user}:{value.group}"
 
     def schema(self) -> dict[str, object]:
-        return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": ID_MAX}, text_schema()]}
+        return _schema()
 
     def describe(self) -> str:
         return 'an id, a name, "ID:ID" or "NAME:GROUP"'
+
+
+class GroupCodec(Codec[int | str]):
+    """A group id or name: 27, "27", "render"."""
+
+    expects = "group"
+    toml_types = ("integer", "string")
+
+    def decode(self, value: object, _cursor: Cursor, /) -> int | str:
+        if type(value) is int:
+            check_bounds(value, 0, ID_MAX, str)
+            return value
+        if not isinstance(value, str):
+            raise mismatch(self, value)
+        group = _id_or_name(value)
+        if group is None:
+            raise Invalid(f"{shown(value)} is not a group", "write an id or a name")
+        return group
+
+    def schema(self) -> dict[str, object]:
+        return _schema()
+
+    def describe(self) -> str:
+        return "an id or a name"
+
+
+def _id_or_name(text: str) -> int | str | None:
+    """Return what *text* is; None for neither, Invalid is raised for a number that is no id."""
+    if _NUMBER.fullmatch(text):
+        if len(text) > len(str(ID_MAX)) or int(text) > ID_MAX:
+            raise Invalid(f"id {shown(text)} is larger than {ID_MAX}", fragment=text)
+        return int(text)
+    return text if _ACCOUNT_NAME.fullmatch(text) else None
+
+
+def _schema() -> dict[str, object]:
+    return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": ID_MAX}, text_schema()]}

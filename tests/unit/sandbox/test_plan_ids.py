@@ -9,6 +9,7 @@ import pytest
 from sandbox.errors import SpecError
 from sandbox.host import HostFacts, IdHelper
 from sandbox.kernel.idmaps import IdMap, SubidRange
+from sandbox.plan import describe
 from sandbox.spec.values import User
 from tests.unit.sandbox.facts import host, plan
 
@@ -178,3 +179,49 @@ def test_groups_of_root_stay_where_an_outer_namespace_denies_to_set_them() -> No
     )
     assert not plan(ROOT, inner).ids.setgroups
     assert plan(ROOT, replace(inner, setgroups=True)).ids.setgroups
+
+
+@pytest.mark.parametrize(
+    ("process", "groups"),
+    [
+        ("", ()),
+        ("user = 33", ()),
+        ('user = "33"', ()),
+        ('user = "web"', None),
+        ('user = "web:adm"', ()),  # as docker has it
+        ('user = "web"\ngroups = []', ()),
+        ('user = "web"\ngroups = [5, "adm"]', (5, "adm")),
+        ('groups = ["adm"]', ("adm",)),
+    ],
+)
+def test_user_by_name_alone_has_the_groups_that_list_it(process: str, groups: object) -> None:
+    made = plan(ROOT + f"[process]\n{process}\n")
+    assert made.process.groups == groups
+    told = {None: "user web with its groups of /etc/group,", (5, "adm"): "user web with groups 5 adm,"}
+    if groups in told:
+        assert any(line.startswith(told[groups]) for line in describe(made))  # type: ignore[index]
+    else:
+        assert not any("/etc/group" in line for line in describe(made))
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (explicit(given(0, 100000, 40), given(0, 1000, 1), '[process]\nuser = "web"\n'), host()),
+        (ROOT + '[ids]\nmap = "single"\n[process]\nuser = "root"\n', host()),
+        (ROOT + '[ids]\nmap = "single"\n[process]\nuser = "root"\n', host(uid=0, gid=0)),
+    ],
+    ids=["denied", "single", "single of root"],
+)
+def test_groups_that_list_the_user_are_left_where_none_can_be_set(text: str, facts: HostFacts) -> None:
+    assert plan(text, facts).process.groups == ()
+
+
+def test_group_names_where_no_group_but_the_own_is_mapped_are_refused() -> None:
+    text = refusal(explicit(given(0, 100000, 5), given(0, 1000, 1), '[process]\ngroups = ["adm"]\n'))
+    assert "process.groups: setgroups(2) is denied where no group but your own is mapped" in text
+
+
+def test_plan_knows_where_every_group_stands() -> None:
+    made = plan(ROOT + '[process]\ngroups = [5, "adm"]\n')
+    assert made.places["process.groups[1]"] == "/specs/test.toml:4:14"

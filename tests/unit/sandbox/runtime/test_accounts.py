@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.accounts import UnknownAccountError, resolve
+from sandbox.runtime.accounts import UnknownAccountError, find_groups, groups_of, resolve
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv/web:/bin/false\nbad line\n:::::::::\nodd:x:-1:0::/:/x\n"
 GROUP = "root:x:0:\nadm:x:4:web\n"
@@ -133,3 +133,65 @@ def test_account_file_that_is_no_file_is_none(root: int, tmp_path: Path, kind: s
     else:
         path.symlink_to("passwd")
     assert resolve(root, 0, None).home == "/"
+
+
+def test_groups_are_found_by_name_in_their_order_and_ids_need_no_entry(root: int) -> None:
+    assert find_groups(root, ("adm", 77, "root")) == (4, 77, 0)
+    assert find_groups(root, ()) == ()
+
+
+def test_first_of_several_groups_that_is_not_there_is_told(root: int) -> None:
+    with pytest.raises(UnknownAccountError, match="group gone is not in the sandbox's /etc/group") as caught:
+        find_groups(root, ("adm", 5, "gone", "away"))
+    assert caught.value.number == 2
+
+
+def test_user_is_in_the_groups_whose_entries_list_it(root: int, tmp_path: Path) -> None:
+    lines = [
+        "one:x:1:web",
+        "two:x:2:other,web,third",
+        "again:x:2:web",  # the same number
+        "web:x:3:",  # a name of a group is no member
+        "part:x:4:webber,web2,we",
+        "last:x:5:a,,web",
+    ]
+    (tmp_path / "etc" / "group").write_text("\n".join(lines))
+    assert groups_of(root, "web") == {1: "one", 2: "two", 5: "last"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "odd:x:-1:web",
+        "odd:x:4294967295:web",
+        "odd:x:\u0663:web",
+        "odd:x::web",
+        "odd:x:3",
+        "odd:x:3:web:more",
+        ":x:3:web",
+        "odd:x:3:w\0eb,web",
+        "even:x:9:\u2028odd:x:3:web",
+        "#" * (4 << 20) + "\nodd:x:3:web",
+    ],
+)
+def test_hostile_group_files_make_nobody_a_member(root: int, tmp_path: Path, line: str) -> None:
+    (tmp_path / "etc" / "group").write_text(line + "\n")
+    assert groups_of(root, "web") == {}
+    with pytest.raises(UnknownAccountError):
+        find_groups(root, ("odd",))
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "link out"])
+def test_group_file_that_is_no_file_has_no_groups(root: int, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "etc" / "group"
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link out":
+        path.symlink_to("/../../../../../../etc/group")
+    assert groups_of(root, "root") == {}
+    assert find_groups(root, (7,)) == (7,)
+    with pytest.raises(UnknownAccountError):
+        find_groups(root, ("daemon",))

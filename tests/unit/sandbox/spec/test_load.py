@@ -38,7 +38,7 @@ def test_the_smallest_file_has_the_safe_defaults() -> None:
         "SIGTERM",
         10.0,
     )
-    assert (dict(spec.process.env), spec.process.inherit_env, spec.process.groups) == ({}, (), ())
+    assert (dict(spec.process.env), spec.process.inherit_env, spec.process.groups) == ({}, (), None)
     namespaces = dataclasses.asdict(spec.namespaces)
     assert namespaces.pop("time") == "host"
     assert namespaces.pop("optional") == ()
@@ -166,6 +166,20 @@ def test_users_are_ids_or_names(written: str, user: User) -> None:
 def test_what_is_no_user_is_refused(written: str) -> None:
     with pytest.raises(SpecError):
         spec_of(MINIMAL + f"[process]\nuser = {written}\n")
+
+
+def test_groups_are_ids_or_names_and_none_is_not_the_same_as_unset() -> None:
+    spec = spec_of(MINIMAL + '[process]\ngroups = [27, "28", "render", "a$"]\n')
+    assert spec.process.groups == (27, 28, "render", "a$")
+    assert spec_of(MINIMAL + "[process]\ngroups = []\n").process.groups == ()
+
+
+@pytest.mark.parametrize(
+    "written", ["-1", "4294967295", '"-1"', '""', '"a b"', '"27:28"', '"a\\u0000"', "true", '27, "27"']
+)
+def test_what_is_no_group_or_is_there_twice_is_refused(written: str) -> None:
+    with pytest.raises(SpecError):
+        spec_of(MINIMAL + f"[process]\ngroups = [{written}]\n")
 
 
 @pytest.mark.parametrize(
