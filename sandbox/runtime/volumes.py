@@ -37,7 +37,7 @@ def bind(operation: BindVolume, workspace: Workspace) -> None:
     with _Target(operation, workspace, is_directory=is_directory) as target:
         mounts.attach_tree(tree, target, _flags(operation), source=operation.source)
     # Before the targets of other volumes are made in it.
-    if operation.name is not None and _is_roots(tree) and not _names(tree):
+    if operation.name is not None and _is_roots(tree) and _is_empty(tree):
         workspace.unused.add(operation.target)
 
 
@@ -106,10 +106,16 @@ def _is_roots(tree: int) -> bool:
     return (found.st_uid, found.st_gid) == (0, 0)
 
 
-def _names(tree: int) -> list[str]:
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+def _is_empty(tree: int) -> bool:
     try:
-        return os.listdir(fd)
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    except PermissionError:
+        return (
+            False  # on a network file system, whose server knows of no capabilities here: nothing can be said
+        )
+    try:
+        with os.scandir(fd) as found:
+            return next(found, None) is None
     finally:
         os.close(fd)
 
