@@ -222,7 +222,7 @@ class StateDirectory:
                     continue  # the directory is what tells the next command of them
                 remove_directory(path, ids_from_json(state.get("ids")))
                 swept.append(os.path.basename(path))
-            except (SandboxError, TimeoutError):
+            except (SandboxError, OSError):
                 pass  # what cannot be removed now is found again by the next command
             finally:
                 if fd >= 0:

@@ -85,11 +85,11 @@ def _source_refusal(volume: Volume, fact: PathFact, state_directory: str) -> tup
             f"{volume.source}: {fact.reason}",
             "make it first, or name an existing file or directory",
         )
-    if state_directory and inside(fact.real, state_directory):
+    if state_directory and inside(fact.real, state_directory) and not volume.read_only:
         return (
             "source",
             f"{volume.source} is in the sandboxes' own state directory",
-            'for files that sandboxes share, use type = "named"; else copy it elsewhere and name the copy',
+            'for files that sandboxes share, use type = "named"; to look at it, read_only = true',
         )
     if volume.propagation == "slave" and not fact.shared:
         reason = f"{volume.source} is on a mount of this machine that is private: what is mounted there later goes nowhere"

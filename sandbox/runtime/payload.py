@@ -153,6 +153,7 @@ def _drop_privileges(
     os.setresuid(account.uid, account.uid, account.uid)
     progress.at("capabilities")
     capabilities.set_process_sets(sets)
+    process.set_dumpable(False)  # which the id change set to what fs.suid_dumpable says; proc(5)
     progress.at("parent-death signal")
     process.set_parent_death_signal()
     if plan.no_new_privileges:

@@ -176,6 +176,16 @@ def _single_id_has_no_groups(spec: Spec) -> Iterator[Problem]:
         )
 
 
+def _stop_signal_asks_to_end(spec: Spec) -> Iterator[Problem]:
+    # Process 1 hears of its children by it; it cannot be told from one that is to be passed on.
+    if spec.process.stop_signal == "SIGCHLD":
+        yield Problem(
+            path=("process", "stop_signal"),
+            message="SIGCHLD asks no program to end",
+            hint='the usual one is "SIGTERM"',
+        )
+
+
 def _single_id_is_zero(spec: Spec) -> Iterator[Problem]:
     user = spec.process.user
     if spec.ids.map == "single" and (user.user not in (0, "root") or user.group not in (None, 0, "root")):
@@ -486,6 +496,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("limits.memory_high", "limits.memory"), _memory_high_is_below_memory),
     Rule(("ids.map", "process.groups"), _single_id_has_no_groups),
     Rule(("ids.map", "process.user"), _single_id_is_zero),
+    Rule(("process.stop_signal",), _stop_signal_asks_to_end),
     Rule(("ids",), _id_maps_are_whole),
     Rule(("root.writable",), _only_a_writable_layer_is_bounded),
     Rule(("network",), _some_settings_need_a_private_network),

@@ -103,6 +103,24 @@ def test_run_directory_whose_state_is_garbage_is_swept_too(state: StateDirectory
     assert len(state.sweep()) == 1
 
 
+def test_run_directory_that_cannot_be_removed_is_not_in_the_way_of_others(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        state.new_run(IDS, name=name).close()
+    tried = []
+
+    def refuse(path: str, _ids: object) -> None:
+        tried.append(path)
+        raise OSError(errno.EBUSY, "device or resource busy", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sandbox.state.remove_directory", refuse)
+        assert state.sweep() == []
+    assert len(tried) == 2
+    assert len(state.sweep()) == 2
+
+
 def test_run_directory_that_another_process_removes_meanwhile_is_no_error(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
