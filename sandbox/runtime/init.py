@@ -42,6 +42,7 @@ from sandbox.runtime.messages import (
     TerminalOpened,
     Unshared,
 )
+from sandbox.runtime.reaping import Children
 from sandbox.spec import signal_number
 
 T = TypeVar("T")
@@ -379,7 +380,8 @@ def _supervise(
         return _report_failure(plan, channel, report)
     channel.send(Started())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, signal.SIGCHLD))
-    return _loop(pid, wake_reader, channel, forwarded)
+    children = Children(pid, plan.process.rlimits.get("cpu_time"))
+    return _loop(pid, children, wake_reader, channel, forwarded)
 
 
 def _forwarded(plan: Plan) -> frozenset[int]:
@@ -414,14 +416,16 @@ def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
     return EXIT_FAILURE
 
 
-def _loop(program: int, wake_reader: int, channel: Channel, forwarded: frozenset[int]) -> int:
+def _loop(
+    program: int, children: Children, wake_reader: int, channel: Channel, forwarded: frozenset[int]
+) -> int:
     poll = select.poll()
     poll.register(wake_reader, select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
     while True:
-        code = _reap(program)
+        code = children.reap()
         if code is not None:
-            _send_quietly(channel, ProgramEnded(code))
+            _send_quietly(channel, ProgramEnded(code, children.out_of_time))
             return code if code >= 0 else 128 - code
         for fd, _ in poll.poll():
             if fd == channel.fileno():
@@ -441,16 +445,3 @@ def _forward(program: int, number: int) -> None:
             os.kill(program, number)
     except ProcessLookupError:
         pass
-
-
-def _reap(program: int) -> int | None:
-    """Reap all that have ended; what the program ended with, if it is among them: -N for signal N."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return EXIT_FAILURE
-        if pid == 0:
-            return None
-        if pid == program:
-            return os.waitstatus_to_exitcode(status)

@@ -97,9 +97,10 @@ class CommandFailed:
 
 @dataclass(frozen=True, slots=True)
 class ProgramEnded:
-    """init: the program ended with the exit status *code*, or by signal -*code*."""
+    """init: the program ended with the exit status *code*, or by signal -*code*; *out_of_time* is `Children.out_of_time`."""
 
     code: int
+    out_of_time: str = ""
 
 
 Message = (

@@ -11,9 +11,10 @@ from typing import Literal
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
 from sandbox.plan import CGROUP_LEVELS, Plan
+from sandbox.runtime.reaping import ended_by_limit
 from sandbox.spec.units import format_duration, format_size
 
-How = Literal["exit", "signal", "out of memory", "wall_time", "failure"]
+How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 
 _BLOCK = 512  # bytes that ru_inblock and ru_oublock count in, whatever the disk's are; getrusage(2)
 _BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
@@ -34,6 +35,7 @@ class Ending:
             "exit": f"exit status {self.status}",
             "signal": f"signal {(self.signal or '').removeprefix('signal ')}",
             "out of memory": f"out of memory{with_signal}",
+            "cpu_time": f"limits.cpu_time{with_signal}",
             "wall_time": "limits.wall_time",
             "failure": "a failure of the sandbox",
         }[self.how]
@@ -140,6 +142,7 @@ def ending(
     timed_out: bool,
     failed: bool,
     oom_kills: int | None,
+    out_of_time: str = "",
     interrupted: int = 0,
 ) -> Ending:
     """Return what ended the program.
@@ -151,6 +154,7 @@ def ending(
         timed_out: the supervisor's timer ran out.
         failed: a part of the sandbox did not work.
         oom_kills: processes of the program that were killed for want of memory, None where nobody counts them.
+        out_of_time: whose limits.cpu_time was reached; see `Children`.
         interrupted: the signal to the supervisor that ended the start, which then counts before all else; 0 for none.
     """
     if interrupted:
@@ -164,6 +168,8 @@ def ending(
         return Ending(how="exit", status=status)
     names = {number.value: number.name for number in signal.Signals}
     name = names.get(-ended, f"signal {-ended}")  # most real-time signals have no name
+    if out_of_time == "program" and ended_by_limit(ended):
+        return Ending(how="cpu_time", status=status, signal=name)
     if name == "SIGKILL" and oom_kills:
         return Ending(how="out of memory", status=status, signal=name)
     return Ending(how="signal", status=status, signal=name)
@@ -215,7 +221,7 @@ def _held(plan: Plan, cgroup: Cgroup | None) -> Iterator[HeldLimit]:
             )
 
 
-def reached(plan: Plan, counters: Counters | None, full: frozenset[str]) -> list[str]:
+def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_time: str = "") -> list[str]:
     """Return what was short, for people: limits at which the kernel or the file system's server refused something."""
     found = []
     limits = plan.cgroup
@@ -231,6 +237,10 @@ def reached(plan: Plan, counters: Counters | None, full: frozenset[str]) -> list
     if counters is not None and counters.pids_max_events and limits.pids is not None:
         forks = _count(counters.pids_max_events, "fork", "forks")
         found.append(f"limits.pids of {limits.pids} was reached, and {forks} failed")
+    if out_of_time:
+        who = "the program" if out_of_time == "program" else "another process"
+        seconds = plan.process.rlimits["cpu_time"]
+        found.append(f"limits.cpu_time of {_shown('limits.cpu_time', seconds)} was reached by {who}")
     if "size" in full and plan.size is not None:
         found.append(
             f"root.size of {_size(plan.size)} was reached: the writable layer was full, and writing failed"

@@ -119,7 +119,7 @@ class Supervisor:
         self._denials: Denials | None = None
         self._abort_at: float | None = None
         self._measure = measure
-        self._program_code: int | None = None
+        self._program_ended: ProgramEnded | None = None
         self._full: set[str] = set()
         self.report: Report | None = None
 
@@ -298,7 +298,9 @@ class Supervisor:
             self._interrupted = self._interrupted or self._relay.finish(
                 wake_reader, lambda: first_ending(wake_reader)
             )
-        if self._ground.cgroup is not None or self._full or self._measure:
+        ended = self._program_ended
+        out_of_time = ended is not None and ended.out_of_time
+        if self._ground.cgroup is not None or self._full or out_of_time or self._measure:
             self._look_back(status, usage, wall_seconds)
         self._sum_up_denials()
         return self._verdict(status)
@@ -308,7 +310,9 @@ class Supervisor:
         from sandbox.runtime import report
 
         counters = self._ground.cgroup.counters("payload") if self._ground.cgroup is not None else None
-        for text in report.reached(self._plan, counters, frozenset(self._full)):
+        said = self._program_ended
+        out_of_time = "" if said is None else said.out_of_time
+        for text in report.reached(self._plan, counters, frozenset(self._full), out_of_time):
             self._warn(text)
         if not self._measure:
             return
@@ -318,12 +322,13 @@ class Supervisor:
             final = self._failure.exit_code
         ended = report.ending(
             final,
-            self._program_code,
+            None if said is None else said.code,
             status,
             interrupted=self._interrupted,
             timed_out=timed_out,
             failed=failed,
             oom_kills=None if counters is None else counters.oom_kills,
+            out_of_time=out_of_time,
         )
         level = CGROUP_LEVELS[self._plan.cgroup_level]
         self.report = report.Report(
@@ -441,7 +446,7 @@ class Supervisor:
             self._hurry_at = None
             self._trace("started")
         elif isinstance(message, ProgramEnded):
-            self._program_code = message.code
+            self._program_ended = message
 
     def _trace_denials(self, listener: int) -> None:
         from sandbox.runtime.denials import Denials

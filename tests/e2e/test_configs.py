@@ -280,7 +280,7 @@ def test_exercise_answers_on_standard_output(launcher: Launcher) -> None:
 
 def test_exercise_that_loops_is_ended_by_its_processor_time(launcher: Launcher, shared: Path) -> None:
     done = submit(launcher, shared, "while True: pass\n", "--set", "limits.cpu_time=1s")
-    assert (done.status, done.out) == (128 + signal.SIGKILL, "")
+    assert (done.status, done.out) == (128 + signal.SIGXCPU, "")
 
 
 def test_exercise_that_waits_is_ended_by_the_clock(launcher: Launcher, shared: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -278,11 +279,43 @@ def test_stack(launcher: Launcher) -> None:
 
 
 def test_cpu_time(launcher: Launcher) -> None:
-    done, report = run(launcher, limits("cpu_time = 1"), "while True: pass")
-    assert done.status == 128 + signal.SIGKILL
-    assert (report["ended_by"], report["signal"]) == ("signal", "SIGKILL")
+    done, report = run(launcher, limits("cpu_time = 1\ncore = 0"), "while True: pass")
+    assert done.status == 128 + signal.SIGXCPU
+    assert "sandbox: warning: limits.cpu_time of 1s was reached by the program\n" in done.err
+    assert (report["ended_by"], report["signal"]) == ("cpu_time", "SIGXCPU")
     # The kernel counts by ticks for the limit, and exactly for the report.
     assert report["program"]["cpu_nanoseconds"] > 500_000_000
+
+
+def test_cpu_time_of_a_program_that_goes_on_after_the_first_signal(launcher: Launcher) -> None:
+    program = (
+        "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: print('told', flush=True))\nwhile True: pass"
+    )
+    done = launcher.up(limits("cpu_time = 1"), [PYTHON, "-c", program])
+    assert (done.status, done.out) == (128 + signal.SIGKILL, "told\n")
+    assert done.err == "sandbox: warning: limits.cpu_time of 1s was reached by the program\n"
+
+
+def test_cpu_time_of_a_process_that_the_program_left_behind(launcher: Launcher) -> None:
+    script = f"( {PYTHON} -c 'print(1, flush=True)\nwhile True: pass' & ) | cat; sleep 0.1; exit 7"
+    done = launcher.up(limits("cpu_time = 1\ncore = 0"), ["sh", "-c", script], options=["--report", "--json"])
+    report = json.loads(done.err.splitlines()[-1])
+    assert (done.status, report["ended_by"]) == (7, "exit")
+    assert "sandbox: warning: limits.cpu_time of 1s was reached by another process\n" in done.err
+
+
+def test_cpu_time_under_a_hard_limit_that_leaves_no_second_more(launcher: Launcher) -> None:
+    arguments = launcher.arguments(limits("cpu_time = 3"), [PYTHON, "-c", "while True: pass"])
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -t 3; exec "$@"', "sh", *arguments],
+        env=launcher.environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "limits.cpu_time of 3s was reached by the program" in done.stderr
 
 
 def test_wall_time(launcher: Launcher) -> None:

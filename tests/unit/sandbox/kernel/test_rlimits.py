@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 
 import pytest
 
@@ -50,10 +51,27 @@ def test_who_may_raise_hard_limits_may_go_above_them_but_not_above_the_kernel_s_
             rlimits.check({"open_files": value}, HARD, may_raise=True, max_open_files=6000)
 
 
-def test_apply_sets_soft_and_hard_alike():
+def applied(limits: dict[str, rlimits.Value], hard: int) -> list[tuple[int, tuple[int, int]]]:
     calls: list[tuple[int, tuple[int, int]]] = []
-    rlimits.apply({"core": 0, "cpu_time": "unlimited"}, set_limit=lambda *call: calls.append(call))
-    assert calls == [(resource.RLIMIT_CORE, (0, 0)), (resource.RLIMIT_CPU, (-1, -1))]
+    rlimits.apply(limits, set_limit=lambda *call: calls.append(call), get_limit=lambda _: (0, hard))
+    return calls
+
+
+def test_apply_sets_soft_and_hard_alike():
+    assert applied({"core": 0, "stack": 5, "cpu_time": "unlimited"}, -1) == [
+        (resource.RLIMIT_CORE, (0, 0)),
+        (resource.RLIMIT_STACK, (5, 5)),
+        (resource.RLIMIT_CPU, (-1, -1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "inherited", "hard"),
+    [(1, -1, 2), (1, 100, 2), (9, 10, 10), (9, 9, 9), (2**63 - 1, -1, 2**63 - 1), (9, 5, 9)],
+)
+def test_the_hard_limit_of_cpu_time_is_a_second_above_as_the_kernel_looks_at_it_first(value, inherited, hard):
+    # Both alike would be a SIGKILL that nothing explains. Above what is inherited it is the kernel that refuses.
+    assert applied({"cpu_time": value}, inherited) == [(resource.RLIMIT_CPU, (value, hard))]
 
 
 def test_apply_checks_every_value_before_it_sets_the_first():
@@ -87,3 +105,21 @@ def test_applied_limits_hold_in_the_process_that_applied_them():
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_counted_cpu_time_of_a_process_that_has_ended_leaves_its_children_out():
+    pid = os.fork()
+    if pid == 0:
+        child = os.fork()
+        end = 0.1 if child else 0.5
+        while time.process_time() < end:
+            pass
+        if child:
+            os.waitpid(child, 0)
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    counted = rlimits.counted_cpu_time(pid)
+    _, _, usage = os.wait4(pid, 0)
+    assert counted is not None
+    assert 0.05 < counted < 0.4 < usage.ru_utime + usage.ru_stime
+    assert rlimits.counted_cpu_time(pid) is None

@@ -146,6 +146,12 @@ def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> No
         (-9, 137, {}, ("signal", "SIGKILL"), "signal SIGKILL"),
         (-9, 137, {"oom_kills": 1}, ("out of memory", "SIGKILL"), "out of memory (SIGKILL)"),
         (-11, 139, {"oom_kills": 1}, ("signal", "SIGSEGV"), "signal SIGSEGV"),
+        (-24, 152, {"out_of_time": "program"}, ("cpu_time", "SIGXCPU"), "limits.cpu_time (SIGXCPU)"),
+        (-9, 137, {"out_of_time": "program"}, ("cpu_time", "SIGKILL"), "limits.cpu_time (SIGKILL)"),
+        # Told by SIGXCPU, it ended by itself; or something else ended it.
+        (3, 3, {"out_of_time": "program"}, ("exit", None), "exit status 3"),
+        (-15, 143, {"out_of_time": "program"}, ("signal", "SIGTERM"), "signal SIGTERM"),
+        (-9, 137, {"out_of_time": "another"}, ("signal", "SIGKILL"), "signal SIGKILL"),
         # Process 1 itself was killed.
         (None, -9, {"oom_kills": 1}, ("out of memory", "SIGKILL"), "out of memory (SIGKILL)"),
         (None, -9, {"timed_out": True}, ("wall_time", "SIGKILL"), "limits.wall_time"),
@@ -177,6 +183,12 @@ def test_what_was_short_is_said_with_the_limit() -> None:
         "limits.pids of 30 was reached, and 1 fork failed",
         "root.size of 8M was reached: the writable layer was full, and writing failed",
         "root.inodes of 100 was reached: the writable layer was full, and making files failed",
+    ]
+    assert report.reached(PLAN, None, frozenset(), "program") == [
+        "limits.cpu_time of 5s was reached by the program"
+    ]
+    assert report.reached(PLAN, None, frozenset(), "another") == [
+        "limits.cpu_time of 5s was reached by another process"
     ]
     assert report.reached(PLAN, Counters(oom_kills=0, pids_max_events=0), frozenset()) == []
     assert report.reached(PLAN, None, frozenset()) == []
