@@ -42,8 +42,16 @@ class Findings:
         """Note that the setting *key* cannot be had here."""
         self.refusals.append(self.spec.diagnose(key, message, hint))
 
-    def differ(self, key: str, effective: str | None, reason: str, *, warned: bool = True) -> None:
-        """Note that something else than the setting *key* asks for will be in effect."""
+    def differ(
+        self,
+        key: str,
+        effective: str | None,
+        reason: str,
+        *,
+        warned: bool = True,
+        value: object = None,
+    ) -> None:
+        """Note that something else than the setting *key* asks for will be in effect; a limit is told with its *value*."""
         self.differences.append(
             Difference(
                 key=key,
@@ -51,6 +59,7 @@ class Findings:
                 effective=effective,
                 reason=reason,
                 warned=warned,
+                value=value,
             )
         )
 

@@ -52,9 +52,9 @@ def plan_cgroup(
     refused = [(level, hierarchy.unenforceable(limits)) for level, hierarchy in facts.cgroup_levels]
     level, reasons = min(refused, key=lambda found: len(found[1]))
     for name, reason in reasons.items():
-        wanted[name] = () if name == "io" else None
+        value, wanted[name] = wanted[name], () if name == "io" else None
         if name in spec.limits.optional:
-            findings.differ(f"limits.{name}", None, reason)
+            findings.differ(f"limits.{name}", None, reason, value=value)
         else:
             findings.refuse(f"limits.{name}", f"cannot be enforced here: {reason}", _cgroup_hint(name, facts))
     return CgroupLimits(**wanted), level
@@ -81,7 +81,8 @@ def _plan_io(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> t
         if fact.device is None:
             reason = fact.no_device or "it has no disk"
             if "io" in spec.limits.optional:
-                findings.differ(f"limits.io[{index}]", None, f"{limit.path}: {reason}")
+                unheld = IoRates(device=limit.path, **{name: getattr(limit, name) for name in _RATES})
+                findings.differ(f"limits.io[{index}]", None, f"{limit.path}: {reason}", value=(unheld,))
             else:
                 hint = 'name a path on a disk, or allow the sandbox to run without it: optional = ["io"]'
                 findings.refuse(f"limits.io[{index}].path", f"{limit.path}: {reason}", hint)
@@ -124,7 +125,7 @@ def plan_process_limits(spec: Spec, facts: HostFacts, findings: Findings) -> Map
         except ValueError as error:
             reason = str(error).removeprefix(f"{name}: ")
             if name in spec.limits.optional:
-                findings.differ(f"limits.{name}", None, reason)
+                findings.differ(f"limits.{name}", None, reason, value=value)
             else:
                 findings.refuse(
                     f"limits.{name}", reason, _process_limit_hint(name, value, facts.hard_limits[name])

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sandbox.host import CgroupLevel
@@ -32,7 +32,7 @@ CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
 class Difference:
     """What will be otherwise than the file asks for, and why.
 
-    *asked* is the setting as TOML. *effective* completes "`ids.map = "auto"` ... here"; None: it goes unenforced.
+    *asked* is the setting as TOML, *value* as the plan would have it, where the plan has limits. *effective* completes "`ids.map = "auto"` ... here"; None: it goes unenforced.
     """
 
     key: str
@@ -41,6 +41,7 @@ class Difference:
     reason: str
     #: Whether `up` says so: not where nothing but a default, or "if it is there", asked for it.
     warned: bool = True
+    value: object = field(default=None, repr=False)
 
 
 def warnings_of(differences: Iterable[Difference]) -> tuple[str, ...]:

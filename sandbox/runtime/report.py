@@ -5,19 +5,21 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
 from sandbox.plan import CGROUP_LEVELS, Plan
 from sandbox.runtime.reaping import ended_by_limit
+from sandbox.spec import Limits
 from sandbox.spec.units import format_duration, format_size
 
 How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 
 _BLOCK = 512  # bytes that ru_inblock and ru_oublock count in, whatever the disk's are; getrusage(2)
 _BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
+_ORDER = tuple(item.name for item in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldLimit:
-    """A limit and what held it; *mechanism* is None for one that nothing held, for the *reason*."""
+    """A limit and what held it; *mechanism* is None for one that nothing held, for the *reason*.
+
+    *value* is, held or not, bytes, seconds, a count or a word, and of `limits.io` a list of tables as `IoRates` has them.
+    """
 
     key: str
     value: object
@@ -188,8 +193,14 @@ def counters_of(usage: resource.struct_rusage) -> Counters:
 
 
 def held_limits(plan: Plan, cgroup: Cgroup | None) -> tuple[HeldLimit, ...]:
-    """Return every limit that *plan* sets, with what holds it, and those that go unenforced."""
-    return tuple(_held(plan, cgroup))
+    """Return every limit that *plan* sets, with what holds it, and those that go unenforced; [limits] in the order of the language."""
+    return tuple(sorted(_held(plan, cgroup), key=_place))
+
+
+def _place(limit: HeldLimit) -> int:
+    """Return where among the others *limit* is told; sorting leaves those that are no setting of [limits] as they are, last."""
+    table, _, name = limit.key.partition(".")
+    return _ORDER.index(name.partition("[")[0]) if table == "limits" else len(_ORDER)
 
 
 def _held(plan: Plan, cgroup: Cgroup | None) -> Iterator[HeldLimit]:
@@ -216,9 +227,8 @@ def _held(plan: Plan, cgroup: Cgroup | None) -> Iterator[HeldLimit]:
             )
     for difference in plan.differences:
         if difference.key.startswith("limits."):
-            yield HeldLimit(
-                key=difference.key, value=difference.asked, mechanism=None, reason=difference.reason
-            )
+            value = _plain(difference.value)
+            yield HeldLimit(key=difference.key, value=value, mechanism=None, reason=difference.reason)
 
 
 def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_time: str = "") -> list[str]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits, Counters
 from sandbox.kernel.cgroups.v2 import V2Cgroup, V2Hierarchy
 from sandbox.runtime import report
+from sandbox.sources import PathFact
 from tests.unit.sandbox.facts import host, plan
 
 CGROUP = V2Cgroup(directory="/own/sandbox-x")
@@ -79,6 +81,7 @@ def test_report_in_words() -> None:
         "  with the server       2.00 s cpu time, 90M of memory at most",
         "  measured by           cgroup version 2, delegated to us",
         "  limits.memory         64M, held by cgroup version 2, delegated to us, /own/sandbox-x/payload/memory.max",
+        "  limits.swap           0, held by nothing: this kernel does not account swap (CONFIG_SWAP, swapaccount=1)",
         "  limits.pids           30, held by cgroup version 2, delegated to us, /own/sandbox-x/payload/pids.max",
         "  limits.io             8:0 read=10485760, held by cgroup version 2, delegated to us, /own/sandbox-x/io.max",
         "  limits.open_files     99, held by an rlimit of each process",
@@ -88,7 +91,6 @@ def test_report_in_words() -> None:
         "  root.size             8M, held by unionfs",
         "  root.inodes           100, held by unionfs",
         "  volumes: size of /t   1M, held by an option of the mount, /t",
-        "  limits.swap           0, held by nothing: this kernel does not account swap (CONFIG_SWAP, swapaccount=1)",
     ]
 
 
@@ -111,6 +113,81 @@ def test_report_as_json() -> None:
         "reason": None,
     }
     assert told["limits"]["limits.swap"]["enforced_by"] is None
+
+
+def test_a_limit_has_the_same_value_and_place_whether_something_holds_it_or_not() -> None:
+    spec = """
+[root]
+layers = ["dir:/"]
+[limits]
+oom_score_adj = 500
+cpu_time = "1m"
+stack = "unlimited"
+file_size = "1M"
+open_files = 5000
+io = [{ path = "/", read = "10M" }]
+pids = 30
+cpuset = "0-1"
+cpus = 1.5
+swap = 0
+memory = "100M"
+optional = ["memory", "swap", "cpus", "cpuset", "pids", "io", "open_files", "file_size", "stack", "cpu_time"]
+"""
+    every = frozenset({"memory", "cpu", "pids", "io", "cpuset"})
+    hierarchy = V2Hierarchy(
+        directory="/own", available=every, enabled=frozenset(), has_swap=True, processors="0-1"
+    )
+    with_all = report.held_limits(plan(spec, host(cgroups=hierarchy)), CGROUP)
+    limited = host(hard_limits=dict.fromkeys(rlimits.RESOURCES, 10))
+    without = report.held_limits(plan(spec, limited), None)
+    rates = {"read": 10 << 20, "write": None, "read_operations": None, "write_operations": None}
+    values = {
+        "limits.memory": 100 << 20,
+        "limits.swap": 0,
+        "limits.cpus": 1.5,
+        "limits.cpuset": "0-1",
+        "limits.pids": 30,
+        "limits.io": [{"device": "8:0", **rates}],
+        "limits.open_files": 5000,
+        "limits.file_size": 1 << 20,
+        "limits.stack": "unlimited",
+        "limits.cpu_time": 60,
+        "limits.oom_score_adj": 500,
+    }
+    assert [(limit.key, limit.value) for limit in with_all] == list(values.items())
+    assert [(limit.key, limit.value) for limit in without] == list(values.items())
+    assert [limit.key for limit in with_all if limit.mechanism is None] == []
+    assert [limit.key for limit in without if limit.mechanism is not None] == ["limits.oom_score_adj"]
+    held, unheld = (dict(made(limits=limits).as_dict()["limits"]) for limits in (with_all, without))  # type: ignore[call-overload]
+    assert {key: value["value"] for key, value in held.items()} == values
+    assert {key: value["value"] for key, value in unheld.items()} == values
+    texts = [str(limit).partition(", held by nothing: ")[0] for limit in without][:-1]
+    assert texts == [str(limit).partition(", held by ")[0] for limit in with_all][:-1]
+
+
+def test_rates_of_what_is_on_no_device_are_told_with_the_path() -> None:
+    spec = (
+        '[root]\nlayers = ["dir:/"]\n[limits]\nio = [{ path = "/proc", write = "1M" }]\noptional = ["io"]\n'
+    )
+    made_plan = plan(
+        spec,
+        host(cgroups=HIERARCHY),
+        {"/proc": PathFact(path="/proc", real="/proc", kind="directory", no_device="it is on no disk")},
+    )
+    (limit,) = report.held_limits(made_plan, CGROUP)
+    assert (limit.key, limit.value) == (
+        "limits.io[0]",
+        [
+            {
+                "device": "/proc",
+                "read": None,
+                "write": 1 << 20,
+                "read_operations": None,
+                "write_operations": None,
+            }
+        ],
+    )
+    assert str(limit) == "/proc write=1048576, held by nothing: /proc: it is on no disk"
 
 
 def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> None:
