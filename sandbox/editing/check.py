@@ -56,7 +56,9 @@ def _found(
 ) -> tuple[list[Diagnostic], list[Diagnostic]]:
     """Return the mistakes of *content*, and what it asks for and this version would not do, as warnings."""
     try:
-        found = list(parse(content, path=name, environ=environ, unenforced="keep").unenforced)
+        # Every one, for whoever writes a file for a later version.
+        spec = parse(content, path=name, environ=environ, unenforced="keep", every_mistake=True)
+        found = list(spec.unenforced)
     except SpecError as error:
         found = cast("list[Diagnostic]", error.diagnostics)
     mistakes = [one for one in found if not one.message.endswith(NOT_ENFORCED)]

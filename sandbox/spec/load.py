@@ -62,10 +62,12 @@ def parse(
     profiles: Sequence[str] = (),
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
+    every_mistake: bool = False,
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
-    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file.
+    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file: with *every_mistake* also those
+    whose remedy does not help as long as the key is not enforced.
     """
     file = os.path.abspath(path)
     documents: dict[str, Document] = {}
@@ -104,6 +106,9 @@ def parse(
     check_rules(spec, problems)
     optional = [problem for problem in problems.found if problem.unenforced and _is_optional(spec, problem)]
     refused = [problem for problem in problems.found if problem not in optional]
+    if not every_mistake:
+        useless = {problem.path for problem in refused if problem.unenforced}
+        refused = [problem for problem in refused if not (problem.if_enforced and problem.path in useless)]
     if problems.mistakes or (refused and unenforced == "refuse"):
         raise SpecError(origins.diagnose_all(refused))
     kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]

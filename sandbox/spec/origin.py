@@ -101,7 +101,8 @@ class Problem:
     """A mistake at a key path, before its place is looked up.
 
     *fragment* is the piece of the value, as it is written, that is wrong, if it is not all of it. *unenforced* is set
-    where the file is right, but this version would not do what it says; *warning*, where the file allows that.
+    where the file is right, but this version would not do what it says; *warning*, where the file allows that. *if_enforced*
+    is set where the remedy helps only in a version that does what the key says.
     """
 
     path: KeyPath
@@ -111,6 +112,7 @@ class Problem:
     fragment: str | None = None
     unenforced: bool = False
     warning: bool = False
+    if_enforced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,6 +338,7 @@ def _some_settings_need_a_private_network(spec: Spec) -> Iterator[Problem]:
                 message=f'needs network.mode = "private", but the mode is {quote(spec.network.mode)}',
                 hint='set mode = "private", or remove it',
                 part="key",
+                if_enforced=True,
             )
 
 

@@ -85,3 +85,22 @@ def test_a_mistake_in_one_volume_does_not_hide_those_of_the_others() -> None:
 )
 def test_what_breaks_no_rule_is_accepted(text: str) -> None:
     assert isinstance(parse((MINIMAL + text).encode(), path="/conf/f.toml", environ={}), Spec)
+
+
+@pytest.mark.parametrize("key", ["ports", "dns", "search", "networks", "host_access"])
+def test_who_is_told_that_a_key_is_not_enforced_is_not_told_to_write_what_is_not_enforced_either(
+    key: str,
+) -> None:
+    value = {"ports": '["80:80"]', "dns": '["9.9.9.9"]', "search": '["example.org"]', "networks": '["b"]'}
+    text = f'[root]\nlayers = ["dir:/"]\n[networks.b]\n[network]\n{key} = {value.get(key, "true")}\n'
+    for unenforced in ("refuse", "keep"):
+        with pytest.raises(SpecError) as caught:
+            parse(text.encode(), path="f.toml", environ={}, unenforced=unenforced)
+        of_key = [one.message for one in caught.value.diagnostics if one.key == f"network.{key}"]
+        assert of_key == ["not enforced by this version"]
+    # Who allows that it goes unenforced, and who writes for a later version, learns of the contradiction.
+    needs = 'needs network.mode = "private", but the mode is "none"'
+    with pytest.raises(SpecError, match=needs):
+        parse(f'{text}optional = ["{key}"]\n'.encode(), path="f.toml", environ={})
+    with pytest.raises(SpecError, match=needs):
+        parse(text.encode(), path="f.toml", environ={}, every_mistake=True)
