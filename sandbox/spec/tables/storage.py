@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, Size, Text, mismatch
 from sandbox.spec.decode import Record, decode_table
 from sandbox.spec.settings import Cursor, setting
-from sandbox.spec.values.volumes import VOLUME_NAME, VOLUME_NAME_RULE, DeviceTargetCodec, VolumeTargetCodec
+from sandbox.spec.values.volumes import (
+    VOLUME_NAME,
+    VOLUME_NAME_RULE,
+    DeviceTargetCodec,
+    MountOptionCodec,
+    VolumeTargetCodec,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +58,7 @@ class Volume:
         unit="octal",
     )
     options: tuple[str, ...] = setting(
-        ListOf(Choice("nosuid", "nodev", "noexec"), distinct=True),
+        ListOf(MountOptionCodec(), distinct=True),
         doc="Mount options, see mount(8); nosuid and nodev hold always.",
         example=["nosuid", "noexec"],
         default=(),

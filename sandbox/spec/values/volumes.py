@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.spec.codecs import check_sandbox_path, expect_text, text_schema
+from sandbox.spec.codecs import Choice, check_sandbox_path, expect_text, text_schema
 from sandbox.spec.notation import joined, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
@@ -42,6 +42,38 @@ class VolumeTargetCodec(Codec[str]):
 
     def describe(self) -> str:
         return f"sandbox path, not / nor under {joined(MANAGED)}"
+
+
+_ALWAYS = "it cannot be had: nosuid and nodev hold always"
+_ELSEWHERE = {
+    "ro": "write read_only = true beside it",
+    "rw": "remove it: a volume without read_only = true can be written",
+    "suid": _ALWAYS,
+    "dev": _ALWAYS,
+    "exec": "remove it: programs can be run where noexec is not",
+    "bind": 'write type = "bind" beside it',
+    "rbind": 'write type = "bind" beside it, which has what is mounted below, too',
+    "private": 'write propagation = "private" beside it',
+    "rprivate": 'write propagation = "private" beside it',
+    "slave": 'write propagation = "slave" beside it',
+    "rslave": 'write propagation = "slave" beside it',
+    "size": "write size beside it",
+    "mode": "write mode beside it",
+}
+"""What mount(8) and other containers take for an option of a volume, and where it is said here."""
+
+
+class MountOptionCodec(Choice):
+    """An option of a mount that is a word."""
+
+    def __init__(self) -> None:
+        super().__init__("nosuid", "nodev", "noexec")
+
+    def decode(self, value: object, cursor: Cursor, /) -> str:
+        name = value.partition("=")[0] if isinstance(value, str) else ""
+        if name in _ELSEWHERE:
+            raise Invalid(f"unknown value {shown(str(value))}", _ELSEWHERE[name])
+        return super().decode(value, cursor)
 
 
 class DeviceTargetCodec(Codec[str]):
