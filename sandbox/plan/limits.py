@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbox.host import CgroupLevel, HostFacts
@@ -11,6 +11,7 @@ from sandbox.kernel.cgroups import CONTROLLER_OF, CgroupLimits, IoRates
 from sandbox.plan.findings import Findings
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
+from sandbox.spec.notation import literal
 
 CGROUP_LIMITS = ("memory", "memory_high", "swap", "cpus", "cpu_weight", "cpuset", "pids", "io")
 PROCESS_LIMITS = tuple(rlimits.RESOURCES)
@@ -56,7 +57,13 @@ def plan_cgroup(
         if name in spec.limits.optional:
             findings.differ(f"limits.{name}", None, reason, value=value)
         else:
-            findings.refuse(f"limits.{name}", f"cannot be enforced here: {reason}", _cgroup_hint(name, facts))
+            alike = [other for other, why in reasons.items() if why == reason]
+            optional = [
+                *spec.limits.optional,
+                *(other for other in alike if other not in spec.limits.optional),
+            ]
+            hint = _cgroup_hint(name, optional, facts)
+            findings.refuse(f"limits.{name}", f"cannot be enforced here: {reason}", hint)
     return CgroupLimits(**wanted), level
 
 
@@ -97,8 +104,9 @@ def _lower(one: int | None, other: int | None) -> int | None:
     return min((value for value in (one, other) if value is not None), default=None)
 
 
-def _cgroup_hint(name: str, facts: HostFacts) -> str:
-    hint = f'remove it, or allow the sandbox to run without it: optional = ["{name}"]'
+def _cgroup_hint(name: str, optional: Sequence[str], facts: HostFacts) -> str:
+    them = "it" if len(optional) == 1 else "these"
+    hint = f"remove it, or allow the sandbox to run without {them}: optional = {literal(list(optional))}"
     if not facts.systemd or facts.cgroups.version == 1:
         return f"{hint}; `sandbox doctor` says what would hold it"
     if facts.scopes.version == 0:

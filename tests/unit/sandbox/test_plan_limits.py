@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from sandbox.kernel.cgroups.v1 import V1Hierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.plan import as_dict, describe
 from sandbox.sources import PathFact
+from sandbox.spec.diagnostic import Diagnostic
 from tests.unit.sandbox.explain.machines import FilesThatAreThere
 from tests.unit.sandbox.facts import host, plan
 
@@ -100,6 +101,28 @@ def test_a_controller_that_accounts_could_be_given_is_a_question_for_doctor() ->
     text = refusal(ROOT + '[limits]\ncpuset = "0"\n', facts)
     assert "cannot be enforced here: the cpuset controller is not delegated to /manager" in text
     assert "; or let root give accounts the cpuset controller: `sandbox doctor` says how" in text
+
+
+def hints(text: str, facts: HostFacts) -> dict[str, str]:
+    with pytest.raises(SpecError) as caught:
+        plan(text, facts)
+    return {one.key: one.hint or "" for one in cast("list[Diagnostic]", caught.value.diagnostics)}
+
+
+def test_limits_that_are_refused_for_one_cause_are_made_optional_together() -> None:
+    found = hints(ROOT + '[limits]\npids = 9\ncpus = 0.5\nmemory = "64M"\n', host(cgroups=NONE))
+    hint = (
+        'remove it, or allow the sandbox to run without these: optional = ["memory", "cpus", "pids"]; '
+        "`sandbox doctor` says what would hold it"
+    )
+    assert found == {"limits.pids": hint, "limits.cpus": hint, "limits.memory": hint}
+
+
+def test_what_is_refused_for_another_cause_is_not_in_the_hint_and_what_is_optional_already_stays() -> None:
+    text = ROOT + '[limits]\nmemory = "64M"\npids = 9\ncpus = 0.5\noptional = ["cpus"]\n'
+    found = hints(text, host(cgroups=delegated("io")))
+    assert 'without these: optional = ["cpus", "memory"]' in found["limits.memory"]
+    assert 'without these: optional = ["cpus", "pids"]' in found["limits.pids"]
 
 
 def test_the_server_has_limits_of_its_own_that_leave_it_room() -> None:
