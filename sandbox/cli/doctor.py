@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the trials and print what they say."""
-    from sandbox.doctor.checks import summary_line, would_work
+    from sandbox.doctor.checks import summary_line, told, would_work
     from sandbox.doctor.examine import examine
     from sandbox.errors import SandboxError
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"would_work": works, "summary": summary, "checks": [check.as_dict() for check in checks]})
     else:
-        _print(checks, summary)
+        _print(told(checks), summary)
     return 0 if works else EXIT_WOULD_NOT_WORK
 
 

@@ -126,7 +126,7 @@ def test_json_has_every_field_of_every_check(launcher: Launcher) -> None:
     answer = json.loads(doctor(launcher, "--json").out)
     assert list(answer) == ["would_work", "summary", "checks"]
     assert {tuple(check) for check in answer["checks"]} == {
-        ("id", "level", "summary", "cost", "remedy", "facts")
+        ("id", "level", "summary", "cost", "remedy", "facts", "explained_by")
     }
     assert {check["level"] for check in answer["checks"]} <= {"ok", "note", "warning", "failure"}
 

@@ -98,7 +98,7 @@ def _controller(name: str, facts: HostFacts, found: CgroupFacts, needs: Needs, r
     if facts.cgroup_levels[0][1].version == 0:
         # The check of the hierarchy has said why, what it costs, and what mends it.
         summary = f"{shown} cannot be enforced: no cgroup can be made"
-        return Check(id=identity, level=level, summary=summary, facts=evidence)
+        return Check(id=identity, level=level, summary=summary, facts=evidence, explained_by="cgroups")
     them, they = ("them", "they are") if plural else ("it", "it is")
     return Check(
         id=identity,

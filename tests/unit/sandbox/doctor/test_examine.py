@@ -8,6 +8,7 @@ from sandbox.doctor.examine import FileOutcome, judge, judge_file, plan_file
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle
 from sandbox.doctor.judge.needs import ALL, ALWAYS, default_needs, needs_of
 from sandbox.errors import HostError
+from sandbox.plan.limits import CGROUP_LIMITS
 from sandbox.spec.load import parse
 from sandbox.spec.model import Spec
 from tests.unit.sandbox.doctor.made_up import Hierarchy, account, cgroups, checks, machine, session, trial
@@ -232,3 +233,10 @@ def test_a_limit_that_a_file_asks_for_and_that_cannot_be_made_is_a_failure():
     none = cgroups(dict.fromkeys(("memory", "pids"), "no"))
     found = checks(account(cgroups=Hierarchy(0)), outcome=limited, cgroups=none)
     assert (found["cgroups"].level, found["cgroups.pids"].level) == ("failure", "failure")
+    # Everybody reads of the one cause, with all limits that it takes away; programs of each limit.
+    assert {name for name, check in found.items() if check.explained_by == "cgroups"} == {
+        "cgroups.memory",
+        "cgroups.pids",
+    }
+    assert all(name in found["cgroups"].cost for name in CGROUP_LIMITS)
+    assert not any(check.explained_by for check in checks(outcome=limited, cgroups=other).values())
