@@ -292,14 +292,20 @@ def _sets(case: Case) -> Fact:
     effective = sorted(sets.permitted)
     if uid == 0:
         text = f"{len(effective)}, over what belongs to the sandbox's ids and namespaces only"
+    elif not names:
+        text = "none, and nothing gives it any"
     else:
-        text = f"{' '.join(effective) or 'none'}: the default ones are root's, and user {user} gets those that are added"
+        had = f"{' '.join(effective)}, which the file adds" if effective else "none"
+        text = f"{had}: the program is not root but user {user}; the sandbox's root would have those below"
     notes = []
-    if uid and isinstance(user, str):
-        notes.append("if that name is uid 0 in the sandbox's /etc/passwd, it gets all of these")
+    if uid and names and isinstance(user, str):
+        notes.append(f"if {user} is uid 0 in the sandbox's /etc/passwd, it is root and has those below")
     if uid and names != effective:
-        within = "out of" if process.no_new_privileges else "within"
-        notes.append(f"the others of these are {within} the reach of set-user-id programs")
+        notes.append(
+            "it cannot become root to get them: set-user-id programs are without effect (no_new_privileges)"
+            if process.no_new_privileges
+            else "a set-user-id program of root, or one with file capabilities, in the layers can give it those below"
+        )
     return Fact(
         label="capabilities",
         text=text,
