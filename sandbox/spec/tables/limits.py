@@ -98,7 +98,7 @@ class Limits:
     )
     cpu_time: int | Unlimited | None = setting(
         OrUnlimited(WholeSeconds(1)),
-        doc="RLIMIT_CPU: processor time of one process, which gets SIGXCPU then, and SIGKILL a second later.",
+        doc="RLIMIT_CPU: processor time of one process. It gets SIGXCPU then, and SIGKILL a second later.",
         example="10m",
         unit="seconds",
     )
