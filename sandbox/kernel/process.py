@@ -154,6 +154,11 @@ def _processes(proc_fd: int | None) -> list[_Stat]:
     return [stat for stat in found if stat is not None]
 
 
+def count_others(proc_fd: int) -> int:
+    """Return how many processes but this one run in the pid namespace whose /proc *proc_fd* refers to; who has ended does not count."""
+    return sum(stat.pid != os.getpid() and stat.state not in "ZX" for stat in _processes(proc_fd))
+
+
 def _descendants(spare: Collection[int], proc_fd: int | None) -> list[_Stat]:
     """Return the descendants of this process that have not ended, and its children that have; without those of *spare*."""
     children: dict[int, list[_Stat]] = {}

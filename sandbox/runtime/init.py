@@ -240,7 +240,7 @@ def _init(
     trace: Callable[[str], None],
     walls: payload.Walls,
 ) -> int:
-    channel.expect(Adopted)
+    measure = channel.expect(Adopted).measure
     process.set_title("sandbox-init")  # the command line that started us names paths of the host
     process.set_parent_death_signal()
     if "cgroup" in plan.namespaces:
@@ -269,17 +269,17 @@ def _init(
     account = workspace.account()
     walls = replace(walls, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
     # As nothing ends with us by itself then, see _supervise. The path would lead through the union, whose server may be gone.
-    proc_fd = (
-        -1 if "pid" in plan.namespaces else os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    )
+    shares = "pid" not in plan.namespaces
+    # Opened before the program could cover it.
+    proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if shares or measure else -1
     os.close(workspace.root_fd)
     terminal_fd = _open_terminal(channel, account) if plan.process.terminal else -1
-    if proc_fd < 0:
-        return _supervise(plan, account, terminal_fd, channel, walls)
+    if not shares:
+        return _supervise(plan, account, terminal_fd, channel, walls, proc_fd)
     process.become_subreaper()
     process.set_parent_death_signal(0)  # the end of the channel tells, and we have something left to do then
     try:
-        return _supervise(plan, account, terminal_fd, channel, walls)
+        return _supervise(plan, account, terminal_fd, channel, walls, -1)
     finally:
         process.end_descendants(proc_fd=proc_fd)
 
@@ -347,9 +347,17 @@ def _make_console(path: str) -> None:
 
 
 def _supervise(
-    plan: Plan, account: accounts.Account, terminal_fd: int, channel: Channel, walls: payload.Walls
+    plan: Plan,
+    account: accounts.Account,
+    terminal_fd: int,
+    channel: Channel,
+    walls: payload.Walls,
+    proc_fd: int,
 ) -> int:
-    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with."""
+    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with.
+
+    What it leaves behind is counted in the /proc of *proc_fd*, unless that is -1.
+    """
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     os.set_blocking(wake_reader, False)
@@ -380,7 +388,7 @@ def _supervise(
         return _report_failure(plan, channel, report)
     channel.send(Started())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, signal.SIGCHLD))
-    children = Children(pid, plan.process.rlimits.get("cpu_time"))
+    children = Children(pid, plan.process.rlimits.get("cpu_time"), proc_fd)
     return _loop(pid, children, wake_reader, channel, forwarded)
 
 
@@ -425,7 +433,7 @@ def _loop(
     while True:
         code = children.reap()
         if code is not None:
-            _send_quietly(channel, ProgramEnded(code, children.out_of_time))
+            _send_quietly(channel, children.told(code))
             return code if code >= 0 else 128 - code
         for fd, _ in poll.poll():
             if fd == channel.fileno():

@@ -41,7 +41,9 @@ class InitStarted:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """supervisor: process 1 is my child now; go on."""
+    """supervisor: process 1 is my child now; go on, and *measure* what there is to report."""
+
+    measure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,15 @@ class CommandFailed:
 
 @dataclass(frozen=True, slots=True)
 class ProgramEnded:
-    """init: the program ended with the exit status *code*, or by signal -*code*; *out_of_time* is `Children.out_of_time`."""
+    """init: the program ended with the exit status *code*, or by signal -*code*; *out_of_time* is `Children.out_of_time`.
+
+    *left_over* processes were there still, None where that was not counted; *memory* are the most bytes that init itself has had.
+    """
 
     code: int
     out_of_time: str = ""
+    left_over: int | None = None
+    memory: int = 0
 
 
 Message = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from typing import Literal
 
 from sandbox.errors import EXIT_FAILURE
-from sandbox.kernel import rlimits
+from sandbox.kernel import process, rlimits
+from sandbox.runtime.messages import ProgramEnded
 
 Who = Literal["program", "another", ""]
 """Whose limit of processor time was reached; "" for nobody's."""
@@ -16,10 +18,14 @@ Who = Literal["program", "another", ""]
 class Children:
     """The processes below process 1, of which one is the program."""
 
-    def __init__(self, program: int, cpu_time: int | str | None) -> None:
-        """Know the pid of the *program*, and the seconds of *cpu_time* that each process has; no number: any."""
+    def __init__(self, program: int, cpu_time: int | str | None, proc_fd: int) -> None:
+        """Know the pid of the *program*, and the seconds of *cpu_time* that each process has; no number: any.
+
+        *proc_fd* is the /proc in which what the program leaves behind is counted, -1 where it is not.
+        """
         self._program = program
         self._cpu_time = cpu_time
+        self._proc_fd = proc_fd
         #: Who of those that were reaped had no processor time left. What somebody else waited for is not seen.
         self.out_of_time: Who = ""
 
@@ -37,6 +43,20 @@ class Children:
             code = os.waitstatus_to_exitcode(status)
             if pid == self._program:
                 return code
+
+    def told(self, code: int) -> ProgramEnded:
+        """Return what the supervisor is told when the program has ended with *code*."""
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return ProgramEnded(code, self.out_of_time, self._left_over(), own)
+
+    def _left_over(self) -> int | None:
+        """Return how many processes there are that go with process 1, None where that is not for us to count."""
+        if self._proc_fd < 0:
+            return None
+        try:
+            return process.count_others(self._proc_fd)
+        except OSError:
+            return None
 
     def _look_at(self, pid: int) -> None:
         if not isinstance(self._cpu_time, int):

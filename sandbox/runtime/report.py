@@ -19,6 +19,7 @@ How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failu
 
 _BLOCK = 512  # bytes that ru_inblock and ru_oublock count in, whatever the disk's are; getrusage(2)
 _BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
+_ABOUT = 1.1  # before exec the process, forked from process 1, may have grown a little beyond that
 _ORDER = tuple(item.name for item in fields(Limits))
 
 
@@ -76,6 +77,11 @@ class Report:
     #: What counted: a mechanism; and why not something better.
     measured_by: str
     unmeasured: str | None
+    #: Bytes that our own code had in the program's process before it executed the program, and process 1 has, where that cannot
+    #: be told from the program's memory: wait4(2) keeps the most that a process has ever had, over execve(2).
+    launcher_memory: int | None
+    #: Processes that were there when the program ended, and ended with it; None where nobody counted them.
+    left_over: int | None
     limits: tuple[HeldLimit, ...]
 
     def as_dict(self) -> dict[str, object]:
@@ -88,6 +94,8 @@ class Report:
             "wall_seconds": round(self.wall_seconds, 6),
             "measured_by": self.measured_by,
             "unmeasured": self.unmeasured,
+            "launcher_memory": self.launcher_memory,
+            "left_over": self.left_over,
             "program": asdict(self.program),
             "sandbox": None if self.sandbox is None else asdict(self.sandbox),
             "limits": {
@@ -104,6 +112,9 @@ class Report:
     def lines(self) -> list[str]:
         """Return the report for people."""
         told = {"ended by": str(self.ending), "wall time": f"{self.wall_seconds:.2f} s", **self._used()}
+        if self.left_over:
+            were = _count(self.left_over, "process was", "processes were")
+            told["left over"] = f"{were} still there when the program ended, and ended with it"
         told["measured by"] = self.measured_by + (f": {self.unmeasured}" if self.unmeasured else "")
         told |= {f"{limit.key}": str(limit) for limit in self.limits}
         width = max(map(len, told))
@@ -121,7 +132,13 @@ class Report:
                 f"; held back for {_seconds(held_back)}" if held_back else ""
             )
         if program.memory_peak is not None:
-            found["memory"] = f"{_size(program.memory_peak)} at most" + _many(
+            own = self.launcher_memory
+            hidden = (
+                f": the launcher's own before exec, {_size(own)}, is counted, and the program's may be less"
+                if own is not None and program.memory_peak <= own * _ABOUT
+                else ""
+            )
+            found["memory"] = f"{_size(program.memory_peak)} at most{hidden}" + _many(
                 ("slowed down {} times", program.memory_high_events), ("{} killed", program.oom_kills)
             )
         if program.pids_peak is not None or program.pids_max_events:

@@ -234,7 +234,7 @@ class Supervisor:
             self._mount_namespace_fd = self._namespaces.pop("mount", -1)  # nobody joins it
             self._ground.run.record({"namespaces": self._namespaces})
             self._reap_stage1(stage1)
-            channel.send(Adopted())
+            channel.send(Adopted(self._measure))
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:
@@ -341,6 +341,8 @@ class Supervisor:
             if self._ground.cgroup is not None
             else "wait4(2): memory of the largest process",
             unmeasured=self._ground.unmeasured,
+            launcher_memory=None if self._ground.cgroup is not None or said is None else said.memory,
+            left_over=None if said is None else said.left_over,
             limits=report.held_limits(self._plan, self._ground.cgroup),
         )
 

@@ -422,9 +422,13 @@ def test_report_counts_with_a_cgroup_or_says_why_there_is_none(launcher: Launche
     if report["sandbox"] is None:
         assert report["measured_by"].startswith("wait4(2)")
         assert report["unmeasured"]
+        assert 0 < report["launcher_memory"] < report["program"]["memory_peak"]
+        small = launcher.up(HOST_ROOT, ["true"], options=["--report"]).err
+        assert "at most: the launcher's own before exec, " in small
     else:
         assert report["measured_by"].startswith("cgroup version ")
         assert report["sandbox"]["cpu_nanoseconds"] > report["program"]["cpu_nanoseconds"]
+        assert report["launcher_memory"] is None
 
 
 def test_report_in_words_is_on_standard_error_and_leaves_standard_output_alone(launcher: Launcher) -> None:
@@ -445,6 +449,31 @@ def test_report_of_a_command_that_is_not_there_comes_before_the_error(launcher: 
     lines = done.err.splitlines()
     assert json.loads(lines[0])["ended_by"] == "failure"
     assert "absent-command" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("script", "count"),
+    [
+        ("exit 0", 0),
+        ("sleep 1000 & setsid sleep 1000 & exit 5", 2),
+        # Ended, but nobody has waited for it: its parent, who does not, is the one that is left over.
+        ("(sh -c 'exit 3' & exec sleep 1000) & sleep 0.5", 1),
+    ],
+)
+def test_report_counts_the_processes_that_ended_with_the_program(
+    launcher: Launcher, script: str, count: int
+) -> None:
+    done = launcher.shell(script, options=["--report", "--json"])
+    assert json.loads(done.err)["left_over"] == count
+    told = launcher.shell(script, options=["--report"]).err
+    assert ("left over" in told) == (count > 0)
+    assert launcher.shell(script).err == ""
+
+
+def test_processes_of_a_namespace_that_is_shared_are_not_counted(launcher: Launcher) -> None:
+    spec = HOST_ROOT + '[namespaces]\npid = "host"\n'
+    done = launcher.shell("sleep 1000 & exit 0", spec, options=["--report", "--json"])
+    assert json.loads(done.err)["left_over"] is None
 
 
 def test_nothing_is_reported_unless_it_is_asked_for(launcher: Launcher) -> None:

@@ -64,6 +64,8 @@ def made(**changes: Any) -> report.Report:
         "sandbox": WHOLE,
         "measured_by": "cgroup version 2, delegated to us",
         "unmeasured": None,
+        "launcher_memory": None,
+        "left_over": 0,
         "limits": report.held_limits(PLAN, CGROUP),
     }
     return report.Report(**{**values, **changes})
@@ -210,6 +212,41 @@ def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> No
         "  disks        2K read, 4K written",
         "  measured by  wait4(2): there is none",
     ]
+
+
+@pytest.mark.parametrize(
+    ("peak", "shown"),
+    [
+        (
+            19 << 20,
+            "19M at most: the launcher's own before exec, 20M, is counted, and the program's may be less",
+        ),
+        (
+            21 << 20,
+            "21M at most: the launcher's own before exec, 20M, is counted, and the program's may be less",
+        ),
+        (23 << 20, "23M at most"),
+    ],
+)
+def test_memory_that_may_be_the_launcher_s_is_not_told_as_the_program_s(peak: int, shown: str) -> None:
+    told = made(program=Counters(memory_peak=peak), sandbox=None, launcher_memory=20 << 20, limits=())
+    assert told.lines()[3] == f"  memory       {shown}"
+    assert told.as_dict()["launcher_memory"] == 20 << 20
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (1, ["  left over    1 process was still there when the program ended, and ended with it"]),
+        (2, ["  left over    2 processes were still there when the program ended, and ended with it"]),
+        (0, []),
+        (None, []),
+    ],
+)
+def test_processes_that_ended_with_the_program_are_told(count: int | None, shown: list[str]) -> None:
+    told = made(program=Counters(), sandbox=None, left_over=count, limits=())
+    assert [line for line in told.lines() if "left over" in line] == shown
+    assert told.as_dict()["left_over"] == count
 
 
 @pytest.mark.parametrize(
