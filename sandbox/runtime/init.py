@@ -164,6 +164,9 @@ def _stage1(
     shown = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
     paths = shown if plan.hidden is None else [*shown, plan.hidden]
     sources = {path: _step(f"open {path}", "open", _opener(path)) for path in paths}
+    if plan.ids.setgroups:
+        # The host's groups open what the sandbox's root has no business with. They served for the sources above.
+        _step("become root of the namespace", "setgroups", lambda: os.setgroups([]))
     _step("become root of the namespace", "setresuid", _become_root)
     if "pid" in joined:
         _step("namespaces.pid", "setns", _joiner("pid", joined["pid"]))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, first_line
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, children, first_line
 from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -225,3 +226,18 @@ def test_pids_limit_stops_a_fork_bomb(launcher: Launcher) -> None:
     bomb = "import os, time\nn = 0\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(60)\n    n += 1\nexcept BlockingIOError: print(n)"
     done = launcher.up(spec, ["/usr/bin/python3", "-c", bomb])
     assert 20 <= int(done.out.split()[0]) <= 30
+
+
+def test_process_1_has_no_group_of_the_host_where_groups_can_be_left(launcher: Launcher) -> None:
+    others = {"extra_groups": [4, 6]} if os.getuid() == 0 else {}
+    with launcher.start(command=["sh", "-c", "echo ready; exec sleep 1000"], **others) as supervisor:
+        assert first_line(supervisor) == "ready"
+        below = children(supervisor.pid)
+        init = next(pid for pid, line in below.items() if "--serve-fd" not in line)
+        setgroups = Path(f"/proc/{init}/setgroups").read_text(encoding="ascii").strip()
+        status = Path(f"/proc/{init}/status").read_text(encoding="utf-8")
+        groups = next(line.split()[1:] for line in status.splitlines() if line.startswith("Groups:"))
+        if setgroups == "allow":
+            assert groups == []
+        else:
+            assert groups == list(map(str, sorted(os.getgroups())))
