@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import signal
 import time
@@ -74,6 +75,8 @@ def test_text_longer_than_a_pipe_arrives_whole():
 
 
 def test_a_signal_that_ends_us_waits_until_cleaning_up_is_done():
+    # pytest's watchdog is a thread, which has blocked nothing yet when it has just been made, and would take the signal.
+    faulthandler.cancel_dump_traceback_later()
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
