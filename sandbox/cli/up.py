@@ -67,14 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
             "--json needs --dry-run or --report: the output of a sandbox is its program's",
             hint="add --dry-run to see the plan, --report to see what was used",
         )
-    spec = load_spec(arguments)
     # A parent that ignores it (SIG_IGN is inherited) would have the kernel reap our children before we can ask.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # From here on everything is imported beside the server's own imports, which take longest.
+    # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
     from sandbox.runtime.server import Server
 
     server = Server()
     try:
+        spec = load_spec(arguments)
         from sandbox import host, state
         from sandbox.cli.planning import joined_namespaces
         from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
