@@ -1,0 +1,112 @@
+"""Ratios, their mean, and what is told of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.measuring import Row
+
+
+@dataclass(kw_only=True, slots=True)
+class Place:
+    """All that was measured on one file system."""
+
+    directory: str
+    file_system: str
+    rows: list[Row] = field(default_factory=list)
+    #: Systems and workloads that did not run, with the reason.
+    left_out: list[str] = field(default_factory=list)
+
+
+def ratios(row: Row) -> dict[str, float]:
+    """Return by system its median as a share of the baseline's; empty if the baseline did not run."""
+    if not row.seconds.get(row.baseline):
+        return {}
+    base = statistics.median(row.seconds[row.baseline])
+    return {name: statistics.median(seconds) / base for name, seconds in row.seconds.items() if seconds}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of a sequence that is not empty."""
+    return math.exp(statistics.fmean(math.log(value) for value in values))
+
+
+def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
+    """Return by system the geometric mean of its ratios, of the workloads that it and the baseline did."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, ratio in ratios(row).items():
+            found.setdefault(name, []).append(ratio)
+    return {name: geometric_mean(values) for name, values in found.items()}
+
+
+def slower(rows: Sequence[Row]) -> list[tuple[str, float]]:
+    """Return the workloads, the worst first, that took the subject longer than the baseline, with the ratio."""
+    above = [(row.name, ratio) for row in rows if (ratio := ratios(row).get(row.subject, 0)) > 1]
+    return sorted(above, key=lambda pair: -pair[1])
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows by group, which have the same columns, in the order in which they came."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.group, []).append(row)
+    return found
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a table of medians in seconds, each with its ratio to the baseline where that ran."""
+    columns = list(dict.fromkeys(name for row in rows for name in row.seconds))
+    width = max(26, *(len(row.name) + 2 for row in rows))
+    lines = [f"{'median seconds (ratio)':{width}}" + "".join(f"{name:>18}" for name in columns)]
+    for row in rows:
+        compared, cells = ratios(row), []
+        for name in columns:
+            seconds = row.seconds.get(name)
+            text = (
+                f"{statistics.median(seconds):.3f}" if seconds else "failed" if name in row.seconds else "-"
+            )
+            cells.append(text + (f" ({compared[name]:5.2f})" if name in compared else " " * 8))
+        lines.append(f"{row.name:{width}}" + "".join(f"{cell:>18}" for cell in cells))
+    means = geometric_means(rows)
+    if means:
+        cells = [f"({means[name]:5.2f})" if name in means else "-" for name in columns]
+        lines.append(f"{'geometric mean of ratios':{width}}" + "".join(f"{cell:>18}" for cell in cells))
+    return lines
+
+
+def text_of(place: Place) -> str:
+    """Return what is printed of a place."""
+    lines = [f"on {place.directory} ({place.file_system}):"]
+    for rows in groups(place.rows).values():
+        lines += ["", *table(rows)]
+        if above := slower(rows):
+            said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in above)
+            lines += ["", f"{rows[0].subject} took longer than {rows[0].baseline}: {said}"]
+    lines += [f"left out: {reason}" for reason in place.left_out]
+    return "\n".join(lines)
+
+
+def data_of(place: Place) -> dict[str, object]:
+    """Return what is written of a place as JSON."""
+    return {
+        "directory": place.directory,
+        "file_system": place.file_system,
+        "left_out": place.left_out,
+        "rows": [
+            {
+                "name": row.name,
+                "group": row.group,
+                "baseline": row.baseline,
+                "seconds": row.seconds,
+                "server_cpu_seconds": row.server,
+                "ratios": ratios(row),
+                "problems": row.problems,
+            }
+            for row in place.rows
+        ],
+        "geometric_means": {name: geometric_means(rows) for name, rows in groups(place.rows).items()},
+    }

@@ -1,0 +1,280 @@
+"""What the work is done on: file systems that are mounted for one measurement each, and the plain directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.workload import PROJECT
+
+SUBJECT = "unionfs"
+BASELINE = "fuse-overlayfs"
+NAMES = (SUBJECT, BASELINE, "overlay", "native")
+
+#: Seconds that a mount may take to appear or to go, on a busy machine.
+PATIENCE = 60.0
+#: Longer options mount(8) must hand over by mount(2): fsconfig(2) takes 256 bytes.
+_FSCONFIG = 255
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """One column of the result: a way to get a union of layers."""
+
+    name: str
+    #: Why it cannot run here, or None.
+    missing: str | None
+    #: (options, mount point) -> command; None for the plain directory.
+    command: Callable[[str, str], list[str]] | None = None
+    #: The command serves until it is unmounted; else it returns once the mount is there.
+    serves: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Layers in one directory, top first, and where plain copies of them may be kept beside."""
+
+    directory: str
+    layers: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the layers relative to the directory: five hundred fit into the page that mount(2) takes."""
+        return [os.path.relpath(layer, self.directory) for layer in self.layers]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A tree that is ready."""
+
+    root: str
+    #: The process that serves it, if there is one.
+    server: int | None = None
+
+    def cpu(self) -> float:
+        """Return the seconds that the server's threads have been on a CPU, or 0."""
+        total = 0
+        try:
+            for task in os.listdir(f"/proc/{self.server}/task") if self.server else []:
+                with open(f"/proc/{self.server}/task/{task}/schedstat") as file:
+                    total += int(file.read().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0  # the kernel counts nothing, or the server has ended, which its clients find out
+        return total / 1e9
+
+
+def find_python() -> str:
+    """Return the interpreter that has the dependencies of unionfs: of $VENV, of .venv, or else our own."""
+    for venv in (os.environ.get("VENV"), os.path.join(PROJECT, ".venv")):
+        if venv and os.access(candidate := os.path.join(venv, "bin", "python"), os.X_OK):
+            return candidate
+    return sys.executable
+
+
+def lacks(python: str, *modules: str) -> str | None:
+    """Say why *python* cannot import *modules* of this checkout, or None."""
+    done = subprocess.run(
+        [python, "-c", f"import {', '.join(modules)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": PROJECT},
+    )
+    said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+    return f"{python}: {said[-1]}" if done.returncode else None
+
+
+def find_systems(python: str) -> list[System]:
+    """Return the systems, each with what keeps it from running here."""
+    root = os.geteuid() == 0
+    # A file system of an ordinary user is mounted and unmounted by the set-id fusermount3.
+    no_mount = (
+        None
+        if root or shutil.which("fusermount3")
+        else "fusermount3 is not installed (apt-get install fuse3)"
+    )
+    if no_mount is None and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        no_mount = "/dev/fuse cannot be opened (see scripts/quickstart)"
+    with open("/proc/filesystems") as file:
+        overlay = "overlay" in file.read().split()
+    return [
+        System(
+            name=SUBJECT,
+            missing=no_mount or lacks(python, "pyfuse3", "unionfs.cli"),
+            command=lambda options, mount: [*(python, "-m", "unionfs", "-f", "-o", options, mount)],
+            environment={"PYTHONPATH": PROJECT},
+        ),
+        System(
+            name=BASELINE,
+            missing=no_mount
+            or (None if shutil.which(BASELINE) else "not installed (apt-get install fuse-overlayfs)"),
+            command=lambda options, mount: [*(BASELINE, "-f", "-o", options, mount)],
+        ),
+        System(
+            name="overlay",
+            missing="needs root"
+            if not root
+            else None
+            if overlay
+            else "needs the kernel module (modprobe overlay)",
+            command=lambda options, mount: [*("mount", "-t", "overlay", "overlay", "-o", options, mount)],
+            serves=False,
+        ),
+        System(name="native", missing=None),
+    ]
+
+
+@contextlib.contextmanager
+def mounted(system: System, stack: Stack, changes: Sequence[str] | None) -> Iterator[Mount]:
+    """Yield a fresh union with an empty writable layer, and take it down.
+
+    *changes* is that of the workload (see there).
+    """
+    if system.command is None:
+        with plain(stack, changes) as copy:
+            yield Mount(copy)
+        return
+    directory = tempfile.mkdtemp(dir=stack.directory)
+    upper, work, mount = (os.path.join(directory, name) for name in ("upper", "work", "mount"))
+    for path in (upper, work, mount):
+        os.mkdir(path)
+    options = f"lowerdir={':'.join(stack.names)},upperdir={upper},workdir={work}"
+    environment = {**os.environ, **system.environment}
+    if len(options) > _FSCONFIG:
+        environment["LIBMOUNT_FORCE_MOUNT2"] = "always"
+    try:
+        # A file and no pipe: a server that says much must not wait for a reader.
+        with tempfile.TemporaryFile("w+") as output:
+            process: subprocess.Popen[bytes] | None = None
+            try:
+                with signals_later():
+                    process = subprocess.Popen(
+                        system.command(options, mount),
+                        cwd=stack.directory,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                    )
+                _wait_for_mount(system, process, mount)
+                yield Mount(mount, process.pid if system.serves else None)
+            except OSError as error:
+                output.seek(0)
+                said = output.read().strip().splitlines()[-3:]
+                raise OSError(f"{error}{': ' if said else ''}{' / '.join(said)}") from error
+            finally:
+                if process is not None:
+                    with signals_later():
+                        _end(system, process, mount)
+    finally:
+        # Directories that kernel OverlayFS makes in the work directory have mode 0.
+        subprocess.run(["chmod", "-R", "u+rwX", directory], check=False)
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back meanwhile: a server whose start or end they cut short would stay, with its mount."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            os.kill(os.getpid(), late)
+
+
+def _wait_for_mount(system: System, process: subprocess.Popen[bytes], mount: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.ismount(mount):
+        status = process.poll()
+        if status is not None and (status != 0 or not os.path.ismount(mount)):
+            raise OSError(f"{system.name} ended with {status}")
+        if time.monotonic() > deadline:
+            raise OSError(f"{system.name} mounted nothing in {PATIENCE:.0f} seconds")
+        time.sleep(0.002)
+
+
+def _end(system: System, process: subprocess.Popen[bytes], mount: str) -> None:
+    """Unmount, and wait until who served is gone: its end would be measured as work of the next system."""
+    with contextlib.suppress(OSError):
+        _wait_for_mount(system, process, mount)  # what is about to be mounted would stay
+    if is_mounted(mount):
+        unmount(mount)
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def is_mounted(path: str) -> bool:
+    """Tell whether something is mounted on *path*, of a server that has died as well: nobody there is asked."""
+    wanted = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    with open("/proc/self/mountinfo") as file:
+        return any(_unescape(line.split()[4]) == wanted for line in file)
+
+
+def _unescape(field: str) -> str:
+    """Return a path of mountinfo, which has spaces and the like in octal (proc(5)), as it is."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def unmount(mount: str) -> None:
+    """Unmount *mount*; what is still busy goes when its last user does."""
+    command = ["umount", mount] if os.geteuid() == 0 else ["fusermount3", "-u", mount]
+    for _ in range(50):
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    subprocess.run([*command[:-1], "--lazy" if command[0] == "umount" else "-z", mount], check=True)
+
+
+@contextlib.contextmanager
+def plain(stack: Stack, changes: Sequence[str] | None) -> Iterator[str]:
+    """Yield the merged layers as a directory: a shared one, or a new one with what a workload changes."""
+    if changes is None:
+        shared = os.path.join(stack.directory, "plain")
+        if not os.path.isdir(shared):
+            os.mkdir(shared)
+            merge(stack.layers, shared, "")
+        yield shared
+        return
+    target = tempfile.mkdtemp(dir=stack.directory)
+    try:
+        for part in changes:
+            merge(stack.layers, target, part)
+        yield target
+    finally:
+        subprocess.run(["chmod", "-R", "u+rwX", target], check=False)
+        shutil.rmtree(target)
+
+
+def merge(layers: Sequence[str], target: str, part: str) -> None:
+    """Copy *part* of all layers, none of which hides anything, into *target*."""
+    os.makedirs(os.path.join(target, part), exist_ok=True)
+    for layer in reversed(layers):
+        if os.path.isdir(os.path.join(layer, part)):
+            source, copy = os.path.join(layer, part, "."), os.path.join(target, part)
+            subprocess.run(["cp", "-a", "--reflink=auto", source, copy], check=True)
+
+
+def drop_caches() -> None:
+    """Empty the page, dentry and inode caches. Only root may; for others a fresh mount has to do."""
+    os.sync()
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError), open("/proc/sys/vm/drop_caches", "w") as file:
+            file.write("3")
