@@ -205,6 +205,10 @@ class CopyUp:
             named=bool(node.names),
             durable=self._durable,
             lasting=self._tree.numbers.lasts(node.ino),
+            # Where the last name is gone, too, nothing is counted any more.
+            elsewhere=not node.names
+            and not node.layer.writable
+            and 0 < self._index.lost_names(node.ino) < links,
         )
 
     def remake(self, node: FileNode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
@@ -334,7 +338,7 @@ class CopyUp:
             if Step.PUBLISH in steps:
                 self._publish(node, job, index_ref)
             else:
-                self._pin(node, job)
+                self._pin(node, job, index_ref)
             reopened.pop_all()
             for handle, replacement in moves:
                 handle.replace(replacement)
@@ -372,7 +376,7 @@ class CopyUp:
             elif step is Step.SYNC:
                 os.fdatasync(fd)
             elif step is Step.INDEX:
-                others = job.info.st_nlink - 1 - self._index.lost_names(node.ino)
+                others = job.info.st_nlink - bool(node.names) - self._index.lost_names(node.ino)
                 lasting = self._tree.numbers.lasts(node.ino)
                 assert isinstance(job.source, Named | Pinned)
                 born = birth_time_ns(job.source)
@@ -401,12 +405,15 @@ class CopyUp:
             pass  # as in a directory of somebody else in which we may write; the copy-up itself is done
         parent.touch()
 
-    def _pin(self, node: FileNode, job: _Job) -> None:
+    def _pin(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
         pinned = os.open(job.tmp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=job.tmp_fd)
         copy = os.fstat(pinned)
         if isinstance(node.ref, Pinned):
             node.ref.close()
-        reference = Pinned(pinned, self._upper.layer)
+        reference: Named | Pinned = Pinned(pinned, self._upper.layer)
+        if index_ref is not None:
+            os.close(pinned)
+            reference = index_ref
         self._tree.reidentify(node, self._upper.layer, reference, (copy.st_dev, copy.st_ino))
 
     def _make(self, kind: int, job: _Job) -> int:

@@ -41,7 +41,14 @@ class Step(Enum):
 
 
 def plan_copy_up(
-    kind: int, *, contents: Contents, links: int, named: bool, durable: bool, lasting: bool
+    kind: int,
+    *,
+    contents: Contents,
+    links: int,
+    named: bool,
+    durable: bool,
+    lasting: bool,
+    elsewhere: bool = False,
 ) -> tuple[Step, ...]:
     """Plan the copy-up of one object.
 
@@ -52,6 +59,8 @@ def plan_copy_up(
         named: whether the union still has a name for it; else the copy is kept by descriptor only.
         durable: whether the contents must be on disk before the copy takes the original's place (the kernel's
             ``volatile`` says no).
+        elsewhere: whether, without a known name, others of the lower layer still lead to it: they have to lead to
+            the copy.
         lasting: whether the object's number will mean the same object at the next mount.
     """
     regular = stat.S_ISREG(kind)
@@ -62,14 +71,14 @@ def plan_copy_up(
     if regular and contents is Contents.LATER:
         steps.append(Step.METACOPY)
     steps += [Step.OWNER, Step.XATTRS]
-    if regular and named and lasting:
+    if regular and (named or elsewhere) and lasting:
         steps.append(Step.ORIGIN)
     if not stat.S_ISLNK(kind):
         steps.append(Step.MODE)
     steps.append(Step.TIMES)
     if copied and durable:
         steps.append(Step.SYNC)
-    if named and (links > 1 or not regular):
+    if elsewhere or (named and (links > 1 or not regular)):
         steps.append(Step.INDEX)
     steps.append(Step.PUBLISH if named else Step.PIN)
     return tuple(steps)

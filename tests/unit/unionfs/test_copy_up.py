@@ -236,6 +236,33 @@ def test_all_names_of_a_file_see_its_copy(make_union: MakeUnion) -> None:
         assert (union.stat(name).ino, union.stat(name).nlink) == (number, 3)
 
 
+def test_a_copy_made_when_the_known_name_is_gone_is_the_copy_of_the_others(make_union: MakeUnion) -> None:
+    union = make_union(LINKED)
+    node = union.file("a")
+    node.lookups += 1  # as the kernel's, which has it open
+    union.unlink("a")
+    union.fs.setattr(node.ino, Change(size=2), None)
+    for _ in range(2):
+        for name in ("b", "d/c"):
+            assert union.read(name) == b"ol"
+            assert union.stat(name).nlink == 2
+        assert union.leftovers() == []
+        union.reopen()
+
+
+def test_the_copy_of_a_file_without_names_goes_with_it(make_union: MakeUnion) -> None:
+    union = make_union(LINKED)
+    node = union.file("a")
+    node.lookups += 1
+    for name in LINKED:
+        union.unlink(name)
+    union.fs.setattr(node.ino, Change(size=2), None)
+    assert union.fs.attributes(node).nlink == 0
+    union.fs.tree.forget(node.ino, 1)
+    assert union.leftovers() == []
+    assert [name for name in union.index() if not name.count("-")] == []
+
+
 def test_all_names_of_a_copied_file_stay_together_over_a_remount(make_union: MakeUnion) -> None:
     union = make_union(LINKED)
     number = union.stat("a").ino
