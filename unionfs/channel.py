@@ -1,8 +1,8 @@
 """The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
 socket.
 
-The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON
-packet::
+The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``, with ``-o`` for the options of the
+serving itself (``server``, ``open_requests``) as they decide what is imported first. It then sends one JSON packet::
 
     {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],

@@ -19,6 +19,7 @@ from unionfs.errors import UnionError
 
 if TYPE_CHECKING:
     from unionfs.core import UnionFs
+    from unionfs.options import Serving
     from unionfs.stack import StackSource
 
 EXIT_FAILURE = 1
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("pyfuse3").addFilter(_is_worth_saying)
     try:
         if arguments.serve_fd is not None:
-            return _serve_for_launcher(arguments.serve_fd)
+            return _serve_for_launcher(arguments.serve_fd, arguments.options)
         if len(arguments.arguments) not in (1, 2):
             parser.error("the mount point is missing" if not arguments.arguments else "too many arguments")
         return _mount(arguments)
@@ -116,29 +117,34 @@ def _mount(arguments: argparse.Namespace) -> int:
         fuse.add("ro")
 
     def run(on_ready: Callable[[], None]) -> int:
-        return _serve_on(mountpoint, source, fuse, on_ready)
+        return _serve_on(mountpoint, source, fuse, options.serving, on_ready)
 
     if arguments.foreground or arguments.debug or options.debug:
         return run(lambda: None)
     return _in_background(run)
 
 
-def _serve_on(mountpoint: str, source: StackSource, fuse: set[str], on_ready: Callable[[], None]) -> int:
-    from unionfs.fuse.server import ENDING
+def _serve_on(
+    mountpoint: str, source: StackSource, fuse: set[str], serving: Serving, on_ready: Callable[[], None]
+) -> int:
+    from unionfs.fuse.serving import ENDING, load
     from unionfs.stack import open_stack
 
+    load(serving.server)
     os.umask(0)
     fs = open_stack(source)
     # From here until it is served, and while it is taken away, a signal has to wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
-        return _mount_and_serve(fs, mountpoint, fuse, on_ready)
+        return _mount_and_serve(fs, mountpoint, fuse, serving, on_ready)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _mount_and_serve(fs: UnionFs, mountpoint: str, fuse: set[str], on_ready: Callable[[], None]) -> int:
-    from unionfs.fuse.server import serve
+def _mount_and_serve(
+    fs: UnionFs, mountpoint: str, fuse: set[str], serving: Serving, on_ready: Callable[[], None]
+) -> int:
+    from unionfs.fuse.serving import serve
     from unionfs.mounting import mount
 
     try:
@@ -147,7 +153,7 @@ def _mount_and_serve(fs: UnionFs, mountpoint: str, fuse: set[str], on_ready: Cal
         fs.close()
         raise
     try:
-        return serve(fs, os.dup(mounted.fd), on_ready=on_ready)
+        return serve(serving, fs, os.dup(mounted.fd), on_ready=on_ready)
     finally:
         mounted.unmount()
         os.close(mounted.fd)
@@ -186,10 +192,10 @@ def _become_daemon(writer: int) -> None:
     os.close(writer)
 
 
-def _serve_for_launcher(number: int) -> int:
+def _serve_for_launcher(number: int, options: list[str]) -> int:
     channel = socket.socket(fileno=number)
     try:
-        return _serve(channel)
+        return _serve(channel, options)
     except EOFError:
         return 0
     except (UnionError, OSError) as error:
@@ -205,14 +211,17 @@ def _serve_for_launcher(number: int) -> int:
     return EXIT_FAILURE
 
 
-def _serve(channel: socket.socket) -> int:
+def _serve(channel: socket.socket, options: list[str]) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
     from unionfs._libc import filter_system_calls
     from unionfs.channel import receive
     from unionfs.confine import enter_user_namespace, restrict_files
-    from unionfs.fuse.server import serve
+    from unionfs.fuse.serving import load, serve
+    from unionfs.options import parse_serving
     from unionfs.stack import open_stack
 
+    serving = parse_serving(options)
+    load(serving.server)
     request = receive(channel)
     enter_user_namespace(request.user_namespace_fd)
     os.close(request.user_namespace_fd)
@@ -226,6 +235,7 @@ def _serve(channel: socket.socket) -> int:
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
     return serve(
+        serving,
         fs,
         request.fuse_fd,
         on_ready=lambda: _report_ready(channel),

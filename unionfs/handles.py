@@ -16,13 +16,15 @@ class FileHandle:
     (pread, pwrite).
     """
 
-    __slots__ = ("fd", "flags", "node")
+    __slots__ = ("fd", "flags", "node", "ours")
 
     def __init__(self, node: FileNode, fd: int, flags: int) -> None:
         """Take over *fd*, opened with *flags*."""
         self.node = node
         self.fd = fd
         self.flags = flags
+        #: Nobody opened it: it is kept for whoever reads or writes the file next, and holds nothing in use.
+        self.ours = False
 
     def replace(self, fd: int) -> None:
         """Go on with *fd*, the same file after copy-up; the old descriptor is closed."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unionfs.handles import FileHandle
     from unionfs.layer import Layer, LayerDir
+    from unionfs.positions import Positions
     from unionfs.refs import Named, Pinned
     from unionfs.types import Ino
 
@@ -106,7 +107,7 @@ class FileNode(_Node):
 class DirNode(_Node):
     """A directory: the stack of layer directories that make it."""
 
-    __slots__ = ("children", "name", "parent", "parts")
+    __slots__ = ("children", "listed", "name", "parent", "parts", "positions")
 
     def __init__(
         self, ino: Ino, info: os.stat_result, parts: list[LayerDir], parent: DirNode | None, name: bytes
@@ -118,6 +119,10 @@ class DirNode(_Node):
         self.parent = parent
         self.name = name
         self.children: dict[bytes, FileNode | DirNode] = {}
+        #: For those who read it without having opened it: where its entries are, once asked for, and the attributes of
+        #: that time.
+        self.positions: Positions | None = None
+        self.listed: os.stat_result | None = None
 
     @property
     def ref(self) -> LayerDir:

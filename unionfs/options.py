@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TypeVar
 
 from unionfs.errors import UnionError
@@ -24,6 +25,7 @@ _VALUES = frozenset(
     "lowerdir upperdir workdir whiteouts redirect_dir metacopy xattr_permissions uidmapping gidmapping "
     "squash_to_uid squash_to_gid size inodes fsync".split()
 )
+_SERVING = frozenset(("server", "open_requests"))
 _FLAGS = frozenset("volatile squash_unmapped squash_to_root static_nlink noacl userxattr debug".split())
 #: What we do whatever they say, or what is asked for by not knowing better: nothing to mention.
 _IMPLIED = re.compile(
@@ -33,6 +35,24 @@ _SIZE = re.compile(r"(\d{1,15})([kKmMgGtT]?)")
 #: What statfs(2) has room for.
 _LARGEST = (1 << 63) - 1
 _MAX_ID = (1 << 32) - 2
+
+
+class Server(Enum):
+    """Who speaks to the kernel."""
+
+    #: libfuse, through pyfuse3 and trio.
+    PYFUSE3 = "pyfuse3"
+    #: We ourselves.
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How it is served."""
+
+    server: Server = Server.PYFUSE3
+    #: Be told of each open(2) and opendir(3). Without, which only the direct server can, they cost no request.
+    open_requests: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +76,7 @@ class Options:
     size: int | None = None
     inodes: int | None = None
     debug: bool = False
+    serving: Serving = field(default_factory=Serving)
     #: For the mount.
     fuse: tuple[str, ...] = ()
     #: Not known here; to be mentioned and otherwise ignored, as callers of fuse-overlayfs rely on.
@@ -98,7 +119,7 @@ def parse_options(texts: list[str]) -> Options:
     for text in texts:
         for option in filter(None, split_escaped(text, ",")):
             key, equals, value = option.partition("=")
-            if key in _VALUES:
+            if key in _VALUES or key in _SERVING:
                 if not value:
                     raise UnionError(f"option {key} needs a value: {key}=...")
                 values[key] = value
@@ -138,6 +159,7 @@ def parse_options(texts: list[str]) -> Options:
         size=of("size", _bytes),
         inodes=of("inodes", _count),
         debug="debug" in flags,
+        serving=_serving(values),
         fuse=tuple(fuse),
         ignored=tuple(ignored),
     )
@@ -159,6 +181,34 @@ def _form(values: dict[str, str], *, user_marks: bool) -> WantedFormat:
         metacopy=metacopy in (None, "on"),
         override_stat=None if override is None else override != "0",
     )
+
+
+def parse_serving(texts: list[str]) -> Serving:
+    """Parse what the values of all ``-o`` say of the serving, for somebody who has the layers from elsewhere.
+
+    Raises:
+        UnionError: an option has a wrong value, or is about something else.
+    """
+    values = {}
+    for text in texts:
+        for option in filter(None, split_escaped(text, ",")):
+            key, _, value = option.partition("=")
+            if key not in _SERVING:
+                raise UnionError(
+                    f"option {key} says nothing of the serving: use {' or '.join(sorted(_SERVING))}"
+                )
+            values[key] = value
+    return _serving(values)
+
+
+def _serving(values: dict[str, str]) -> Serving:
+    server = Server.PYFUSE3
+    if "server" in values:
+        server = Server(_choice(*(each.value for each in Server))("server", values["server"]))
+    asked = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
+    if asked == "off" and server is not Server.DIRECT:
+        raise UnionError("option open_requests=off needs server=direct: pyfuse3 cannot do without them")
+    return Serving(server=server, open_requests=asked == "on")
 
 
 def _ids(values: dict[str, str], *, squash: bool) -> IdPolicy:

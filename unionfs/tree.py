@@ -277,15 +277,16 @@ class Tree:
             node.parent, node.name = new, new_name
         new.children[new_name] = node
 
-    def forget(self, ino: int, count: int) -> None:
+    def forget(self, ino: int, count: int) -> bool:
         """Take back *count* lookups of *ino*; drop the node, and then its ancestors, when nothing needs them
-        any more.
+        any more. Returns whether the kernel does not know it any more.
         """
         node = self._by_ino.get(ino)  # type: ignore[call-overload]
         if node is None:
-            return
+            return True
         node.lookups = max(0, node.lookups - count)
         self._drop_unused(node)
+        return bool(node.lookups == 0)
 
     def settle(self) -> None:
         """Drop the nodes of this request that no reply told the kernel of: it failed, or only looked on its way."""
@@ -353,7 +354,9 @@ class Tree:
         named: list[Ino] = []
         for ino in list(islice(self._by_ino, count)):
             node = self._by_ino[ino] = self._by_ino.pop(ino)
-            if node.lookups and not (isinstance(node, FileNode) and node.handles):
+            if node.lookups and not (
+                isinstance(node, FileNode) and any(not each.ours for each in node.handles)
+            ):
                 named.append(ino)
         return named
 

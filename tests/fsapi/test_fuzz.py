@@ -18,6 +18,7 @@ import pyfuse3
 import pytest
 from pyfuse3 import FUSEError
 
+from tests.fsapi.direct import DirectOperations
 from tests.fsapi.invariants import check_invariants
 from tests.support.tree import File, HardLink, Opaque, Symlink, Tree, Whiteout
 from tests.unit.unionfs.support import Union
@@ -94,10 +95,14 @@ XATTRS = [
 class Kernel:
     """Calls the handlers, knows what a kernel would know, and sometimes pretends to know more."""
 
-    def __init__(self, union: Union, seed: int) -> None:
+    def __init__(self, union: Union, seed: int, server: str) -> None:
         self.random = random.Random(seed)
         self.union = union
-        self.operations = UnionOperations(union.fs, masks=True)
+        self.operations: Any = (
+            UnionOperations(union.fs, masks=True)
+            if server == "pyfuse3"
+            else DirectOperations(union.fs, unopened=server == "unopened")
+        )
         self.told: Counter[int] = Counter()
         #: The modes of what was told once, by number; most are good.
         self.modes: dict[int, int] = {}
@@ -370,12 +375,14 @@ def base(tmp_path: Path) -> Iterator[Path]:
         os.chmod(directory, 0o700)
 
 
-def fuzz(base: Path, monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, *, every: int) -> None:
+def fuzz(
+    base: Path, monkeypatch: pytest.MonkeyPatch, server: str, seed: int, steps: int, *, every: int
+) -> None:
     union = Union(base, [TOP, BOTTOM], {})
     try:
         union.fs.tree.layers[0].fds.capacity = 16
         before = len(os.listdir("/proc/self/fd"))
-        kernel = Kernel(union, seed)
+        kernel = Kernel(union, seed, server)
         monkeypatch.setattr(pyfuse3, "readdir_reply", kernel.reply)
         for number in range(steps):
             kernel.step()
@@ -397,17 +404,19 @@ def fuzz(base: Path, monkeypatch: pytest.MonkeyPatch, seed: int, steps: int, *, 
         union.close()
 
 
+@pytest.mark.parametrize("server", ["pyfuse3", "direct", "unopened"])
 @pytest.mark.parametrize("seed", range(6))
 def test_random_requests_end_in_replies_or_errnos_and_leave_the_tables_whole(
-    base: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    base: Path, monkeypatch: pytest.MonkeyPatch, seed: int, server: str
 ) -> None:
-    fuzz(base, monkeypatch, seed, 2000, every=10)
+    fuzz(base, monkeypatch, server, seed, 2000, every=10)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("server", ["pyfuse3", "direct", "unopened"])
 def test_very_many_random_requests_end_in_replies_or_errnos_and_leave_the_tables_whole(
-    base: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
     for seed in range(1000, 1100):
         (base / str(seed)).mkdir()
-        fuzz(base / str(seed), monkeypatch, seed, 5000, every=50)
+        fuzz(base / str(seed), monkeypatch, server, seed, 5000, every=50)

@@ -16,6 +16,13 @@ from typing import IO, Self
 from tests.support.tree import Tree, make_tree
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+#: Options of the server that the tests are about: direct, unopened (direct without OPEN), or pyfuse3.
+SERVER = os.environ.get("UNIONFS_TEST_SERVER", "pyfuse3")
+_SERVER_OPTIONS = {
+    "pyfuse3": "",
+    "direct": "server=direct",
+    "unopened": "server=direct,open_requests=off",
+}[SERVER]
 #: Seconds that a mount may take to appear or to go, on a busy machine.
 PATIENCE = 30.0
 #: A server that, as root, may not pass by modes. An ordinary user's never may.
@@ -100,7 +107,7 @@ class Union:
         parts = ["lowerdir=" + ":".join(lowers)]
         if writable:
             parts += [f"upperdir={self.upper}", f"workdir={self.work}"]
-        self.options = ",".join([*parts, *filter(None, [options])])
+        self.options = ",".join([*parts, *filter(None, [_SERVER_OPTIONS, options])])
         self._wrapper = list(wrapper)
         self._log: IO[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None

@@ -238,6 +238,12 @@ def finds_space(change: Callable[[], object]) -> bool:
     return True
 
 
+def write_one(path: str) -> None:
+    """Write a byte, as it is, at the beginning of a file."""
+    with open(path, "r+b", buffering=0) as file:
+        file.write(b"x")
+
+
 @pytest.mark.root
 def test_a_full_upper_layer_is_enospc_and_goes_on_serving(base: str) -> None:
     top = f"{base}/top"
@@ -248,14 +254,14 @@ def test_a_full_upper_layer_is_enospc_and_goes_on_serving(base: str) -> None:
         with Union(top, [f"{base}/lower"]) as union:
             make_tree(union.path, {"taken": b"z" * 500_000})
             with pytest.raises(OSError) as caught:
-                os.open(f"{union.path}/f", os.O_RDWR)
+                write_one(f"{union.path}/f")
             assert caught.value.errno == errno.ENOSPC
             assert mode_of(f"{union.path}/f") == 0o644
             assert os.listdir(f"{union.work}/unionfs/tmp") == []
             os.unlink(f"{union.path}/taken")
             # The space is free once the kernel has forgotten the file, which it tells the server when it likes.
             wait_until(
-                lambda: finds_space(lambda: os.close(os.open(f"{union.path}/f", os.O_RDWR))),
+                lambda: finds_space(lambda: write_one(f"{union.path}/f")),
                 "the space is free again",
             )
             assert os.lstat(f"{union.upper}/f").st_size == 900_000

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -26,8 +25,8 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from unionfs import acl
 from unionfs.core import Change, UnionFs
+from unionfs.fuse import callers
 from unionfs.fuse.forgetting import Forgetting
 from unionfs.nodes import DirNode, FileNode, Node
 
@@ -39,7 +38,6 @@ T = TypeVar("T")
 #: Seconds for which the kernel may keep names and attributes: for ever, as layers are immutable and this
 #: server is the only writer.
 _FOREVER = 1e9
-_ACCESS_ACL = os.fsencode(acl.ACCESS)
 
 
 def _negative() -> EntryAttributes:
@@ -165,10 +163,7 @@ class UnionOperations(pyfuse3.Operations):
         return self._known(self.fs.namespace.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
 
     def _masked(self, directory: DirNode, mode: int, ctx: RequestContext) -> int:
-        """Return *mode* as something new in *directory* has it (umask(2))."""
-        if not self._masks or self.fs.has_default_acl(directory):
-            return mode
-        return mode & ~ctx.umask
+        return callers.masked(self.fs, directory, mode, ctx.umask) if self._masks else mode
 
     @replies
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -258,22 +253,9 @@ class UnionOperations(pyfuse3.Operations):
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute."""
         self.fs.setxattr(inode, os.fsdecode(name), value)
-        if name == _ACCESS_ACL and ctx.uid != 0:
-            self._drop_foreign_sgid(inode, ctx)
-
-    def _drop_foreign_sgid(self, inode: int, ctx: RequestContext) -> None:
-        """Clear the set-group-id bit after a change of the access list, as for a change of the mode, unless the caller
-        is in the group. The kernel leaves that to us: FUSE_SETXATTR_EXT is libfuse's to understand.
-        """
-        shown = self.fs.attributes(self.fs.tree.node(inode))
-        if not shown.mode & stat.S_ISGID or shown.gid == ctx.gid:
-            return
-        try:
-            groups = pyfuse3.get_sup_groups(ctx.pid)
-        except (OSError, RuntimeError):
-            groups = set()  # gone, or of another pid namespace
-        if shown.gid not in groups:
-            self.fs.setattr(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
+        # FUSE_SETXATTR_EXT, by which the kernel would say it, is libfuse's to understand.
+        if name == callers.ACCESS_ACL and ctx.uid != 0:
+            callers.drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid)
 
     @replies
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:

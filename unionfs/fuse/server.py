@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import signal
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import trio
 from unionfs.core import UnionFs
 from unionfs.fuse.negotiation import FUSE_DONT_MASK, begin
 from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.statistics import figures, report
 from unionfs.fuse.waiting import TrioForPyfuse3, ignore_tick
 
 log = logging.getLogger(__name__)
@@ -21,22 +21,22 @@ log = logging.getLogger(__name__)
 #: An exception that gets out of pyfuse3's loop is a bug; after this many the mount is given up rather than
 #: served by luck.
 _MAX_RESTARTS = 100
-#: Signals that ask for the end.
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(
     fs: UnionFs,
     fuse_fd: int,
     *,
+    ending: frozenset[signal.Signals],
     on_ready: Callable[[], None],
     lifeline: int | None = None,
 ) -> int:
-    """Serve *fs* until it is unmounted or a signal asks for the end.
+    """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
 
     Args:
         fs: closed at the end.
         fuse_fd: a /dev/fuse that has been mounted; taken over.
+        ending: blocked until served, and from the end on.
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
 
@@ -73,7 +73,7 @@ def serve(
         fs.close()
         raise
     try:
-        status = trio.run(_main, operations, introduced, lifeline, refused)
+        status = trio.run(_main, operations, ending, introduced, lifeline, refused)
         if refused:
             raise refused[0]
         return status
@@ -85,12 +85,16 @@ def serve(
 
 
 async def _main(
-    operations: UnionOperations, introduced: Callable[[], None], lifeline: int | None, refused: list[OSError]
+    operations: UnionOperations,
+    ending: frozenset[signal.Signals],
+    introduced: Callable[[], None],
+    lifeline: int | None,
+    refused: list[OSError],
 ) -> int:
     signal.signal(signal.SIGALRM, ignore_tick)
     pyfuse3.trio = TrioForPyfuse3(introduced)  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_handle_signals, operations)
+        nursery.start_soon(_handle_signals, operations, ending)
         if lifeline is not None:
             nursery.start_soon(_end_with, lifeline)
         status = await _serve_until_unmounted(refused)
@@ -112,45 +116,21 @@ async def _serve_until_unmounted(refused: list[OSError]) -> int:
     return 1
 
 
-async def _handle_signals(operations: UnionOperations) -> None:
-    with trio.open_signal_receiver(*ENDING, signal.SIGUSR1) as signals:
+async def _handle_signals(operations: UnionOperations, ending: frozenset[signal.Signals]) -> None:
+    with trio.open_signal_receiver(*ending, signal.SIGUSR1) as signals:
         # Whoever mounted held them back: to die of one would leave a dead mount behind.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
         try:
             async for number in signals:
                 if number == signal.SIGUSR1:
-                    _report(statistics(operations), operations.fs)
+                    report(figures(operations.fs, operations.requests), operations.fs)
                 else:
                     pyfuse3.terminate()
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-
-
-def _report(line: str, fs: UnionFs) -> None:
-    """Say the statistics on standard error, and in the work directory as a server in the background has no other place."""
-    log.warning("statistics: %s", line)
-    if fs.writable is not None:
-        try:
-            fs.writable.upper.save(b"statistics", line.encode() + b"\n")
-        except OSError as error:
-            log.warning("statistics could not be written: %s", error)
+            signal.pthread_sigmask(signal.SIG_BLOCK, ending)
 
 
 async def _end_with(lifeline: int) -> None:
     # Nothing is ever sent on it after the start, so that it is readable means that the other end is gone.
     await trio.lowlevel.wait_readable(lifeline)
     pyfuse3.terminate()
-
-
-def statistics(operations: UnionOperations) -> str:
-    """Return one line of figures: nodes, handles, descriptors, copies and requests by kind."""
-    fs = operations.fs
-    fields = [
-        f"nodes={len(fs.tree)}",
-        f"handles={len(fs.handles)}",
-        f"directory-fds={len(fs.tree.layers[0].fds)}",
-    ]
-    if fs.writable is not None:
-        fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes}"]
-    fields += [f"{kind}={count}" for kind, count in sorted(operations.requests.items())]
-    return " ".join([*fields, f"pid={os.getpid()}"])

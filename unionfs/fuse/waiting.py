@@ -19,18 +19,16 @@ from types import FrameType, TracebackType
 
 import trio
 
+from unionfs.fuse.spinning import SPINS, Spinning
+
 #: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's lock
 #: held; a client that is killed between readiness and read takes its request along, and the read waits for the
 #: next one. A signal ends the wait (EINTR).
 _TICK = 0.02
-#: Polls without sleeping before the one that sleeps: some tens of microseconds, about one wake-up.
-_SPINS = 40
 #: Milliseconds of the poll that sleeps.
 _NAP = 1
 _REQUESTS_PER_CHECKPOINT = 64
 _SECONDS_PER_CHECKPOINT = 0.001
-#: Of so many waits, spinning must have spared at least a third a sleep, or it pauses for as many.
-_TRIAL = 64
 
 
 class RequestWait:
@@ -47,14 +45,12 @@ class RequestWait:
         self._after_first = after_first
         self._started = False
         alone = len(os.sched_getaffinity(0)) == 1
-        self._spins = (0 if alone else _SPINS) if spins is None else spins
+        self._spinning = Spinning((0 if alone else SPINS) if spins is None else spins)
         self._poll: select.poll | None = None
         self._ticking = False
         self._closed = False
         self._since_checkpoint = 0
         self._checkpoint_at = 0.0
-        self._trials = self._hits = 0
-        self._resting = 0
         #: Waits that ended while spinning, while napping, and in trio; for the statistics.
         self.spun = self.napped = self.parked = 0
 
@@ -97,28 +93,13 @@ class RequestWait:
         self.parked += 1
 
     def _spin(self, poll: select.poll) -> bool:
-        if not self._spins:
+        spins = self._spinning.times()
+        if not spins:
             return False
-        if self._resting:
-            self._resting -= 1
-            return False
-        self._trials += 1
-        for _ in range(self._spins):
-            if poll.poll(0):
-                self._hits += 1
-                self.spun += 1
-                break
-        else:
-            self._judge()
-            return False
-        self._judge()
-        return True
-
-    def _judge(self) -> None:
-        if self._trials >= _TRIAL:
-            if self._hits * 3 < self._trials:
-                self._resting = _TRIAL
-            self._trials = self._hits = 0
+        hit = any(poll.poll(0) for _ in range(spins))
+        self._spinning.judge(hit=hit)
+        self.spun += hit
+        return hit
 
     def _nap(self, poll: select.poll) -> bool:
         if poll.poll(_NAP):

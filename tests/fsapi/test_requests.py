@@ -1,0 +1,203 @@
+"""What the direct server answers, byte for byte, where that is not seen by the calls of a mount."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.fsapi.direct import DirectClient, entries, entry
+from tests.unit.unionfs.support import Union
+from unionfs.fuse import protocol
+from unionfs.fuse.protocol import Init, Opcode
+
+LOWER = {"d": {f"f{number}": b"x" for number in range(8)}, "f": b"content"}
+READER = SimpleNamespace(uid=1000, gid=1000, pid=1, umask=0)
+
+
+@pytest.fixture
+def union(tmp_path: Path) -> Iterator[Union]:
+    """Give an open stack over one layer."""
+    made = Union(tmp_path, [LOWER], {})
+    yield made
+    made.close()
+
+
+def look_up(client: DirectClient, parent: int, name: bytes) -> int:
+    return int(entry(client.ask(Opcode.LOOKUP, parent, name + b"\0")).st_ino)
+
+
+def listing(size: int) -> bytes:
+    return protocol.READ_IN.pack(0, 0, size, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("opcode", [*Opcode, 53, 4096])
+def test_no_request_is_too_short_or_too_strange_to_be_answered(
+    union: Union, opcode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = DirectClient(union.fs)
+    with caplog.at_level(
+        logging.CRITICAL
+    ):  # what is not there to be read is a mistake of ours, and logged as one
+        for body in (b"", b"\0", bytes(200)):
+            reply = client.send(opcode, 1, body)
+            assert reply is None or isinstance(reply, bytes) or -200 < reply < 0
+
+
+def test_a_lookup_whose_answer_did_not_arrive_is_taken_back(union: Union) -> None:
+    client = DirectClient(union.fs)
+    reply = client.send(Opcode.LOOKUP, 1, b"f\0")
+    assert len(union.fs.tree) == 2
+    client.requests.take_back(Opcode.LOOKUP, reply)
+    assert len(union.fs.tree) == 1
+
+
+def test_the_lookups_of_a_listing_that_did_not_arrive_are_taken_back(union: Union) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    directory = look_up(client, 1, b"d")
+    reply = client.send(Opcode.READDIRPLUS, directory, listing(700))
+    assert isinstance(reply, bytes)
+    assert len(union.fs.tree) == 2 + len(entries(reply)) - 2
+    client.requests.take_back(Opcode.READDIRPLUS, reply)
+    assert len(union.fs.tree) == 2
+
+
+@pytest.mark.parametrize("unopened", [False, True])
+def test_a_file_whose_making_was_not_heard_of_is_closed(union: Union, unopened: bool) -> None:
+    client = DirectClient(union.fs, unopened=unopened)
+    body = protocol.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, stat.S_IFREG | 0o600, 0, 0) + b"new\0"
+    reply = client.send(Opcode.CREATE, 1, body)
+    assert len(union.fs.handles) == 1
+    client.requests.take_back(Opcode.CREATE, reply)
+    assert (len(union.fs.handles), len(union.fs.tree)) == (0, 1)
+
+
+def test_handles_that_nobody_heard_of_are_closed(union: Union) -> None:
+    client = DirectClient(union.fs)
+    file, directory = look_up(client, 1, b"f"), look_up(client, 1, b"d")
+    for opcode, node in ((Opcode.OPEN, file), (Opcode.OPENDIR, directory)):
+        client.requests.take_back(opcode, client.send(opcode, node, bytes(8)))
+    assert len(union.fs.handles) == 0
+
+
+def test_a_listing_counts_only_what_it_has_room_for_and_goes_on_there(union: Union) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    directory = look_up(client, 1, b"d")
+    names: list[bytes] = []
+    after = 0
+    while True:
+        body = protocol.READ_IN.pack(0, after, 500, 0, 0, 0, 0)
+        found = entries(client.ask(Opcode.READDIRPLUS, directory, body))
+        if not found:
+            break
+        names += [name for name, _, _ in found]
+        after = found[-1][2]
+        told = {each.ino: each.lookups for each in union.fs.tree._by_ino.values()}
+        assert sum(told.values()) == 1 + len(names) - 2
+    assert names[:2] == [b".", b".."]
+    assert sorted(names[2:]) == [b"f%d" % number for number in range(8)]
+
+
+def test_a_plain_listing_makes_nothing_known(union: Union) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    directory = look_up(client, 1, b"d")
+    reply = client.ask(Opcode.READDIR, directory, listing(4096))
+    ino, after, length, kind = protocol.DIRENT.unpack_from(reply)
+    assert (ino, after, length, kind, reply[24:25]) == (directory, 1, 1, stat.S_IFDIR >> 12, b".")
+    assert len(union.fs.tree) == 2
+
+
+def test_open_is_refused_for_good_only_where_the_kernel_can_do_without(union: Union) -> None:
+    able = DirectClient(union.fs, unopened=True)
+    assert able.send(Opcode.OPEN, look_up(able, 1, b"f"), bytes(8)) == -errno.ENOSYS
+    assert able.send(Opcode.OPENDIR, 1, bytes(8)) == -errno.ENOSYS
+    old = DirectClient(union.fs, unopened=True, offered=0x7FFFFFFF & ~Init.NO_OPEN_SUPPORT)
+    assert isinstance(old.send(Opcode.OPEN, look_up(old, 1, b"f"), bytes(8)), bytes)
+    assert isinstance(old.send(Opcode.OPENDIR, 1, bytes(8)), bytes)
+
+
+def test_a_truncating_open_that_nobody_is_told_of_copies_nothing_and_sets_the_time(union: Union) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    node = look_up(client, 1, b"f")
+    body = protocol.SETATTR_IN.pack(protocol.FATTR_SIZE, *(0,) * 15)
+    client.ask(Opcode.SETATTR, node, body)
+    assert union.parts.copy_up.bytes == 0
+    os.utime(union.upper / "f", ns=(1, 1))
+    union.file("f").touch()
+    client.ask(Opcode.SETATTR, node, body)  # of an empty file, too
+    assert union.stat("f").mtime_ns > 1
+
+
+def test_attributes_are_made_or_replaced_as_asked_for(union: Union) -> None:
+    client = DirectClient(union.fs)
+    node = look_up(client, 1, b"f")
+
+    def set_to(value: bytes, flags: int) -> int | bytes | None:
+        body = protocol.SETXATTR_IN_EXT.pack(len(value), flags, 0, 0) + b"user.a\0" + value
+        return client.send(Opcode.SETXATTR, node, body)
+
+    assert set_to(b"1", os.XATTR_REPLACE) == -errno.ENODATA
+    assert set_to(b"1", os.XATTR_CREATE) == b""
+    assert set_to(b"2", os.XATTR_CREATE) == -errno.EEXIST
+    assert set_to(b"3", os.XATTR_REPLACE) == b""
+    assert client.ask(Opcode.GETXATTR, node, struct.pack("=II", 10, 0) + b"user.a\0") == b"3"
+
+
+def test_an_older_kernels_setxattr_is_understood(union: Union) -> None:
+    client = DirectClient(union.fs, offered=0x7FFFFFFF & ~Init.SETXATTR_EXT)
+    node = look_up(client, 1, b"f")
+    assert client.send(Opcode.SETXATTR, node, protocol.SETXATTR_IN.pack(3, 0) + b"user.a\0abc") == b""
+    assert client.ask(Opcode.LISTXATTR, node, struct.pack("=II", 100, 0)) == b"user.a\0"
+    assert client.send(Opcode.GETXATTR, node, struct.pack("=II", 2, 0) + b"user.a\0") == -errno.ERANGE
+
+
+def test_a_write_that_has_to_be_on_disk_is_synced(union: Union, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    node = look_up(client, 1, b"f")
+    synced: list[bool] = []
+    monkeypatch.setattr(union.fs, "fsync", lambda _fh, data_only: synced.append(data_only))
+    for flags in (os.O_WRONLY, os.O_WRONLY | os.O_DSYNC, os.O_WRONLY | os.O_SYNC):
+        client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, flags, 0) + b"x")
+    assert synced == [True, False]
+
+
+def test_a_file_that_lost_its_mode_is_read_and_written_on_by_who_had_it_open(union: Union) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    node = look_up(client, 1, b"f")
+    client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, os.O_WRONLY, 0) + b"C")
+    files = client.requests._files
+    assert files is not None
+    files.close(node)  # as others that were needed more would have it
+    client.ask(Opcode.SETATTR, node, protocol.SETATTR_IN.pack(protocol.FATTR_MODE, *(0,) * 15))
+    client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 1, 1, 0, 0, os.O_WRONLY, 0) + b"O")
+    assert client.ask(Opcode.READ, node, listing(100)) == b"COntent"
+    assert stat.S_IMODE(union.stat("f").mode) == 0
+
+
+def test_files_kept_open_are_bounded_and_the_least_used_go_first(union: Union) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    files = client.requests._files
+    assert files is not None
+    files._limit = 3
+    directory = look_up(client, 1, b"d")
+    nodes = [look_up(client, directory, b"f%d" % number) for number in range(5)]
+    for node in (*nodes[:3], nodes[0], *nodes[3:]):
+        assert client.ask(Opcode.READ, node, listing(10)) == b"x"
+    assert list(files._numbers) == [nodes[0], nodes[3], nodes[4]]
+    assert len(union.fs.handles) == 3
+    client.send(Opcode.FORGET, nodes[0], protocol.FORGET_IN.pack(1))
+    assert len(union.fs.handles) == 2
+
+
+def test_figures_have_the_names_of_the_requests(union: Union) -> None:
+    client = DirectClient(union.fs)
+    look_up(client, 1, b"f")
+    client.send(Opcode.GETATTR, 1, bytes(16), READER)
+    assert client.requests.requests == {"init": 1, "lookup": 1, "getattr": 1}

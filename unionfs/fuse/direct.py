@@ -1,0 +1,225 @@
+"""Serving without libfuse: requests are read from /dev/fuse and answered by :class:`~unionfs.fuse.requests.Requests`.
+
+The descriptor does not block, so that a client that is killed between readiness and read parks nobody (Corrections 6).
+After a request the loop looks for the next one some times without sleeping, as it usually follows at once, and then sleeps
+in poll(2) until there is one, a signal came, or the other end of the lifeline is gone: idle, it costs nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import select
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Self
+
+from unionfs.core import UnionFs
+from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
+from unionfs.fuse.requests import Requests
+from unionfs.fuse.spinning import SPINS, Spinning
+from unionfs.fuse.statistics import figures, report
+
+log = logging.getLogger(__name__)
+
+#: An exception that gets out of the loop is a bug; after this many the mount is given up rather than served by luck.
+_MAX_RESTARTS = 100
+#: Requests after which somebody looks whether the lifeline is still there, however busy the mount is.
+_REQUESTS_PER_LOOK = 256
+#: read(2) on /dev/fuse says these of a request that is gone, or of a signal.
+_NOTHING_READ = frozenset((errno.EINTR, errno.ENOENT))
+
+
+def serve(
+    fs: UnionFs,
+    fuse_fd: int,
+    *,
+    ending: frozenset[signal.Signals],
+    on_ready: Callable[[], None],
+    lifeline: int | None = None,
+    unopened: bool = False,
+) -> int:
+    """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
+
+    Args:
+        fs: closed at the end.
+        fuse_fd: a /dev/fuse that has been mounted; taken over.
+        ending: blocked until served, and from the end on.
+        on_ready: called when the mount can be used.
+        lifeline: a socket whose other end's closing ends the serving, too.
+        unopened: do without OPEN and OPENDIR where the kernel can.
+
+    Returns:
+        The exit status: 0, or 1 if the loop had to be given up.
+    """
+    try:
+        os.set_blocking(fuse_fd, False)
+        with _Signals(ending) as signals:
+            loop = _Loop(fs, fuse_fd, signals, on_ready, lifeline, unopened=unopened)
+            for _ in range(_MAX_RESTARTS):
+                try:
+                    loop.run()
+                except Exception:
+                    log.exception("the serving loop failed; going on")
+                else:
+                    return 0
+            return 1
+    finally:
+        os.close(fuse_fd)
+        fs.close()
+
+
+class _Signals:
+    """Those that have come, and a descriptor that can be read when one has."""
+
+    def __init__(self, ending: frozenset[signal.Signals]) -> None:
+        self.ending = ending
+        #: True once one of *ending* has come.
+        self.ended = False
+        #: SIGUSR1 has come.
+        self.asked = False
+        self.fd = self._writer = -1
+        self._before: dict[int, object] = {}
+        self._wakeup_before = -1
+
+    def __enter__(self) -> Self:
+        self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in (*self.ending, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._note)
+        # Whoever mounted held them back: to die of one would leave a dead mount behind.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.ending)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.ending)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self.fd)
+        os.close(self._writer)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self.asked = True
+        else:
+            self.ended = True
+
+    def drain(self) -> None:
+        """Make the descriptor unreadable again."""
+        try:
+            while os.read(self.fd, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+
+class _Loop:
+    """Reads, has it answered, writes."""
+
+    def __init__(
+        self,
+        fs: UnionFs,
+        fd: int,
+        signals: _Signals,
+        on_ready: Callable[[], None],
+        lifeline: int | None,
+        *,
+        unopened: bool,
+    ) -> None:
+        self._fs = fs
+        self._fd = fd
+        self._signals = signals
+        self._on_ready: Callable[[], None] | None = on_ready
+        # Memory of its own, that is there when something large has been written into it and not before.
+        self._buffer = mmap.mmap(-1, BUFFER)
+        self._view = memoryview(self._buffer)
+        self._requests = Requests(fs, self._view, unopened=unopened)
+        self._lifeline = lifeline
+        self._ended = False
+        alone = len(os.sched_getaffinity(0)) == 1
+        self._spinning = Spinning(0 if alone else SPINS)
+        self._poll = select.poll()
+        self._control = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        for other in (signals.fd, lifeline):
+            if other is not None:
+                self._poll.register(other, select.POLLIN)
+        if lifeline is not None:
+            self._control.register(lifeline, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve to the end."""
+        fd, signals, spinning = self._fd, self._signals, self._spinning
+        into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
+        view = self._view
+        answer, reply_with = self._requests.answer, self._write
+        waited = True
+        look = _REQUESTS_PER_LOOK
+        while not (signals.ended or self._ended):
+            if signals.asked:
+                signals.asked = False
+                report(figures(self._fs, self._requests.requests), self._fs)
+            spins = 0 if waited else spinning.times()
+            for _ in range(spins or 1):
+                try:
+                    end = readv(fd, into)
+                    break
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    if error.errno == errno.ENODEV:  # unmounted
+                        return
+                    if error.errno not in _NOTHING_READ:
+                        raise
+            else:
+                if spins:
+                    spinning.judge(hit=False)
+                self._wait()
+                waited = True
+                continue
+            if spins:
+                spinning.judge(hit=True)
+            waited = False
+            _, opcode, unique, node, _, _, _, _, _ = unpack(view)
+            reply = answer(opcode, node, end)
+            if reply is not None:
+                reply_with(opcode, unique, reply)
+            look -= 1
+            if not look:
+                look = _REQUESTS_PER_LOOK
+                self._look()
+
+    def _write(self, opcode: int, unique: int, reply: bytes | int) -> None:
+        try:
+            if reply.__class__ is int:
+                os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size, reply, unique))
+            else:
+                assert isinstance(reply, bytes)
+                os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
+        except OSError as error:
+            # Whoever asked is gone (ENOENT), or the mount is; or the kernel does not take the answer, of which it then
+            # makes an error (fuse_dev_do_write).
+            if error.errno != errno.ENOENT:
+                log.warning("a reply to %s was not taken: %s", opcode, error.strerror)
+            self._requests.take_back(opcode, reply)
+            return
+        if opcode == Opcode.INIT and self._on_ready is not None:
+            then, self._on_ready = self._on_ready, None
+            then()
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do."""
+        ready = {number for number, _ in self._poll.poll()}
+        if self._signals.fd in ready:
+            self._signals.drain()
+        # Nothing is ever sent on it after the start, so that it is readable means that the other end is gone.
+        if self._lifeline in ready:
+            self._ended = True
+
+    def _look(self) -> None:
+        if self._lifeline is not None and self._control.poll(0):
+            self._ended = True

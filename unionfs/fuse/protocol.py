@@ -1,0 +1,290 @@
+"""The kernel's side of FUSE as bytes: what requests and answers look like, and what is agreed on at first. Pure.
+
+Layouts and numbers are those of include/uapi/linux/fuse.h, each under the name that it has there; the behaviour of the
+kernel that is relied on is that of fs/fuse. All integers are in the machine's own order, and nothing is padded that does
+not say so.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+#: FUSE_KERNEL_VERSION and the minor version up to which everything is known here.
+MAJOR = 7
+MINOR = 38
+#: Before it, answers were shorter: 7.23, of Linux 3.15.
+LEAST_MINOR = 23
+
+#: struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding.
+IN_HEADER = struct.Struct("=IIQQIIIHH")
+#: struct fuse_out_header: len, error, unique. A notification has its code as the error and no unique.
+OUT_HEADER = struct.Struct("=IiQ")
+
+#: struct fuse_init_in: major, minor, max_readahead, flags; then flags2 and 11 unused where flags has INIT_EXT.
+INIT_IN = struct.Struct("=IIII")
+INIT_IN_FLAGS2 = struct.Struct("=I")
+#: struct fuse_init_out: major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
+#: max_pages, map_alignment, flags2, and 7 unused.
+INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")
+
+#: struct fuse_attr: ino, size, blocks, atime, mtime, ctime, atimensec, mtimensec, ctimensec, mode, nlink, uid, gid,
+#: rdev, blksize, flags.
+ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
+#: struct fuse_entry_out: nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, attr.
+ENTRY_OUT = struct.Struct("=QQQQII" + ATTR.format[1:])
+#: struct fuse_attr_out before its attr: attr_valid, attr_valid_nsec, dummy.
+ATTR_OUT_HEAD = struct.Struct("=QII")
+
+FORGET_IN = struct.Struct("=Q")  # nlookup
+BATCH_FORGET_IN = struct.Struct("=II")  # count, dummy; then count times:
+FORGET_ONE = struct.Struct("=QQ")  # nodeid, nlookup
+#: struct fuse_setattr_in: valid, padding, fh, size, lock_owner, atime, mtime, ctime, atimensec, mtimensec, ctimensec,
+#: mode, unused4, uid, gid, unused5. Times are signed.
+SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
+MKNOD_IN = struct.Struct("=IIII")  # mode, rdev, umask, padding
+MKDIR_IN = struct.Struct("=II")  # mode, umask
+RENAME_IN = struct.Struct("=Q")  # newdir
+RENAME2_IN = struct.Struct("=QII")  # newdir, flags, padding
+LINK_IN = struct.Struct("=Q")  # oldnodeid
+OPEN_IN = struct.Struct("=II")  # flags, open_flags
+CREATE_IN = struct.Struct("=IIII")  # flags, mode, umask, open_flags
+OPEN_OUT = struct.Struct("=QIi")  # fh, open_flags, backing_id
+RELEASE_IN = struct.Struct("=QIIQ")  # fh, flags, release_flags, lock_owner
+READ_IN = struct.Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
+WRITE_IN = struct.Struct("=QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding
+WRITE_OUT = struct.Struct("=II")  # size, padding
+FSYNC_IN = struct.Struct("=QII")  # fh, fsync_flags, padding
+SETXATTR_IN = struct.Struct("=II")  # size, flags
+SETXATTR_IN_EXT = struct.Struct(
+    "=IIII"
+)  # size, flags, setxattr_flags, padding: where SETXATTR_EXT was agreed on
+GETXATTR_IN = struct.Struct("=II")  # size, padding
+GETXATTR_OUT = struct.Struct("=II")  # size, padding
+#: struct fuse_statfs_out: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding and spare.
+STATFS_OUT = struct.Struct("=QQQQQIII28x")
+DIRENT = struct.Struct("=QQII")  # ino, off, namelen, type; then the name, to the next multiple of 8
+NOTIFY_PRUNE_OUT = struct.Struct("=IIQ")  # count, padding, spare; then count numbers
+NUMBER = struct.Struct("=Q")
+MODE = struct.Struct("=I")
+
+#: Where the mode is in a packed fuse_entry_out.
+MODE_IN_ENTRY = 40 + 60
+
+#: Seconds for which names and attributes may be kept: for ever, as layers are immutable and this server is the only
+#: writer. The kernel takes what it cannot count in jiffies for the longest time that it can (fs/fuse/dir.c).
+FOREVER = 1 << 31
+
+
+class Opcode(IntEnum):
+    """enum fuse_opcode."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    FSYNC = 20
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    FLUSH = 25
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
+    ACCESS = 34
+    CREATE = 35
+    INTERRUPT = 36
+    BMAP = 37
+    DESTROY = 38
+    IOCTL = 39
+    POLL = 40
+    NOTIFY_REPLY = 41
+    BATCH_FORGET = 42
+    FALLOCATE = 43
+    READDIRPLUS = 44
+    RENAME2 = 45
+    LSEEK = 46
+    COPY_FILE_RANGE = 47
+    SETUPMAPPING = 48
+    REMOVEMAPPING = 49
+    SYNCFS = 50
+    TMPFILE = 51
+    STATX = 52
+
+
+class Init(IntFlag):
+    """INIT request/reply flags; those from 32 on travel in flags2, shifted down."""
+
+    ASYNC_READ = 1 << 0
+    ATOMIC_O_TRUNC = 1 << 3
+    BIG_WRITES = 1 << 5
+    DONT_MASK = 1 << 6
+    AUTO_INVAL_DATA = 1 << 12
+    DO_READDIRPLUS = 1 << 13
+    READDIRPLUS_AUTO = 1 << 14
+    ASYNC_DIO = 1 << 15
+    NO_OPEN_SUPPORT = 1 << 17
+    PARALLEL_DIROPS = 1 << 18
+    HANDLE_KILLPRIV = 1 << 19
+    POSIX_ACL = 1 << 20
+    MAX_PAGES = 1 << 22
+    CACHE_SYMLINKS = 1 << 23
+    NO_OPENDIR_SUPPORT = 1 << 24
+    EXPLICIT_INVAL_DATA = 1 << 25
+    HANDLE_KILLPRIV_V2 = 1 << 28
+    SETXATTR_EXT = 1 << 29
+    INIT_EXT = 1 << 30
+
+
+#: Bitmasks for fuse_setattr_in.valid; plain numbers, as enumerations are slow where it counts.
+FATTR_MODE = 1 << 0
+FATTR_UID = 1 << 1
+FATTR_GID = 1 << 2
+FATTR_SIZE = 1 << 3
+FATTR_ATIME = 1 << 4
+FATTR_MTIME = 1 << 5
+FATTR_FH = 1 << 6
+FATTR_ATIME_NOW = 1 << 7
+FATTR_MTIME_NOW = 1 << 8
+FOPEN_KEEP_CACHE = 1 << 1
+FSYNC_FDATASYNC = 1 << 0
+SETXATTR_ACL_KILL_SGID = 1 << 0
+NOTIFY_PRUNE = 9
+
+#: Bytes of one read or write, and of the buffer that the largest request fits in: the kernel wants room for its headers
+#: before the data (fuse_dev_do_read), and 8 KiB at least (FUSE_MIN_READ_BUFFER).
+MAX_WRITE = 1 << 20
+BUFFER = MAX_WRITE + 8192
+_PAGE = 4096
+#: Requests that nobody sleeps on, as read-ahead, and how many of them are a jam.
+_MAX_BACKGROUND = 64
+_CONGESTION = 48
+
+#: What is agreed on wherever the kernel knows it.
+#: AUTO_INVAL_DATA is not: it would drop what is kept of a file after each write, for its new time, and nobody but this
+#: server writes; EXPLICIT_INVAL_DATA says so.
+_ALWAYS = (
+    Init.ASYNC_READ
+    | Init.BIG_WRITES
+    | Init.DONT_MASK
+    | Init.DO_READDIRPLUS
+    | Init.ASYNC_DIO
+    | Init.PARALLEL_DIROPS
+    | Init.HANDLE_KILLPRIV
+    | Init.MAX_PAGES
+    | Init.CACHE_SYMLINKS
+    | Init.EXPLICIT_INVAL_DATA
+    | Init.HANDLE_KILLPRIV_V2
+    | Init.SETXATTR_EXT
+)
+#: What lets OPEN and OPENDIR be answered with ENOSYS, for good.
+_UNOPENED = Init.NO_OPEN_SUPPORT | Init.NO_OPENDIR_SUPPORT
+
+
+class ProtocolError(Exception):
+    """The kernel speaks another FUSE than is spoken here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What kernel and server have agreed on; ``reply`` says so to the kernel."""
+
+    reply: bytes
+    #: None: the kernel is newer by a major version, and is to ask again in terms of ours.
+    flags: Init | None = None
+    #: OPEN and OPENDIR are to be refused, so that they stop coming.
+    unopened: bool = False
+
+
+def agree(body: bytes | memoryview, *, acls: bool, unopened: bool) -> Agreement:
+    """Answer the kernel's INIT, whose *body* comes after the header.
+
+    Args:
+        body: struct fuse_init_in, of any version.
+        acls: POSIX access control lists are honoured.
+        unopened: do without OPEN and OPENDIR, if the kernel can.
+
+    Raises:
+        ProtocolError: the kernel is too old.
+    """
+    major, minor, readahead, flags = INIT_IN.unpack_from(body)
+    if major > MAJOR:
+        return Agreement(INIT_OUT.pack(MAJOR, MINOR, *(0,) * 9))
+    if major < MAJOR or minor < LEAST_MINOR:
+        raise ProtocolError(
+            f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{LEAST_MINOR} is the oldest known"
+        )
+    offered = Init(flags)
+    if offered & Init.INIT_EXT:
+        (flags2,) = INIT_IN_FLAGS2.unpack_from(body, INIT_IN.size)
+        offered |= Init(flags2 << 32)
+    unopened = unopened and offered & _UNOPENED == _UNOPENED
+    # With ATOMIC_O_TRUNC, the kernel takes for done by OPEN what no OPEN would say (fuse_do_setattr).
+    wanted = (
+        _ALWAYS | (_UNOPENED if unopened else Init.ATOMIC_O_TRUNC) | (Init.POSIX_ACL if acls else Init(0))
+    )
+    agreed = int(wanted & offered)
+    if agreed >> 32:
+        agreed |= Init.INIT_EXT
+    reply = INIT_OUT.pack(
+        MAJOR, min(minor, MINOR), readahead, agreed & 0xFFFFFFFF, _MAX_BACKGROUND, _CONGESTION,
+        MAX_WRITE, 1, MAX_WRITE // _PAGE, 0, agreed >> 32,
+    )  # fmt: skip
+    return Agreement(reply, flags=Init(agreed), unopened=unopened)
+
+
+def dirent_size(name: bytes) -> int:
+    """Return the bytes that struct fuse_dirent takes with *name* (FUSE_DIRENT_SIZE)."""
+    length = len(name)
+    return DIRENT.size + length + -length % 8
+
+
+def counted(opcode: int, reply: bytes) -> list[int]:
+    """Return the node numbers of which *reply* to *opcode* gives the kernel a lookup each: to be taken back where the
+    reply did not arrive.
+    """
+    if opcode in ENTRY_REPLIES:
+        (ino,) = NUMBER.unpack_from(reply)
+        return [ino] if ino else []
+    found = []
+    if opcode == Opcode.READDIRPLUS:
+        at = 0
+        while at < len(reply):
+            (ino,) = NUMBER.unpack_from(reply, at)
+            if ino:
+                found.append(ino)
+            at += ENTRY_OUT.size
+            _, _, length, _ = DIRENT.unpack_from(reply, at)
+            at += DIRENT.size + length + -length % 8
+    return found
+
+
+#: Answers that begin with a struct fuse_entry_out.
+ENTRY_REPLIES = frozenset(
+    (Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE)
+)
+
+
+#: What the kernel then does by itself, or says EOPNOTSUPP or ENOTTY to, without asking again (fs/fuse).
+NOT_SERVED = -errno.ENOSYS

@@ -1,0 +1,496 @@
+"""The requests of the kernel as bytes, each a few lines over the synchronous core: the second way beside
+``operations.py``, without libfuse.
+
+No request may kill the mount: an OSError becomes its errno, anything else a logged EIO. ENOSYS would switch an operation
+off for the life of the mount (fs/fuse), so that only what is not served here at all answers it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from unionfs.core import Change, UnionFs
+from unionfs.fuse import callers
+from unionfs.fuse.forgetting import Forgetting
+from unionfs.fuse.protocol import (
+    ATTR_OUT_HEAD,
+    BATCH_FORGET_IN,
+    CREATE_IN,
+    DIRENT,
+    ENTRY_OUT,
+    FATTR_ATIME,
+    FATTR_ATIME_NOW,
+    FATTR_FH,
+    FATTR_GID,
+    FATTR_MODE,
+    FATTR_MTIME,
+    FATTR_MTIME_NOW,
+    FATTR_SIZE,
+    FATTR_UID,
+    FOPEN_KEEP_CACHE,
+    FOREVER,
+    FORGET_IN,
+    FORGET_ONE,
+    FSYNC_FDATASYNC,
+    FSYNC_IN,
+    GETXATTR_IN,
+    GETXATTR_OUT,
+    IN_HEADER,
+    LINK_IN,
+    MKDIR_IN,
+    MKNOD_IN,
+    MODE,
+    MODE_IN_ENTRY,
+    NOT_SERVED,
+    OPEN_IN,
+    OPEN_OUT,
+    READ_IN,
+    RELEASE_IN,
+    RENAME2_IN,
+    RENAME_IN,
+    SETATTR_IN,
+    SETXATTR_ACL_KILL_SGID,
+    SETXATTR_IN,
+    SETXATTR_IN_EXT,
+    STATFS_OUT,
+    WRITE_IN,
+    WRITE_OUT,
+    Init,
+    Opcode,
+    agree,
+    counted,
+    dirent_size,
+)
+from unionfs.fuse.unopened import UnopenedFiles
+from unionfs.nodes import DirNode, FileNode, Node
+
+log = logging.getLogger(__name__)
+
+#: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
+Reply = bytes | int | None
+
+_BODY = IN_HEADER.size
+_NS = 1_000_000_000
+_ATTR_HEAD = ATTR_OUT_HEAD.pack(FOREVER, 0, 0)
+#: "No such name", which may be remembered: a node 0 (struct fuse_entry_out).
+_NO_ENTRY = ENTRY_OUT.pack(0, 0, FOREVER, *(0,) * 19)
+#: An entry of READDIRPLUS of which the kernel is told no more than its name.
+_UNTOLD = bytes(ENTRY_OUT.size)
+_ATTR_IN_ENTRY = ENTRY_OUT.size - 88
+_DT_SHIFT = 12  # a DT_ of readdir(3) is the S_IFMT of stat(2), shifted (IFTODT)
+
+
+class Requests:
+    """Answers what is in a buffer from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and
+    nowhere else.
+    """
+
+    def __init__(self, fs: UnionFs, view: memoryview, *, unopened: bool = False) -> None:
+        """Serve *fs*; requests come to lie at the beginning of *view*.
+
+        *unopened*: do without OPEN and OPENDIR where the kernel can.
+        """
+        self.fs = fs
+        self._tree = fs.tree
+        self._view = view
+        self._wants_unopened = unopened
+        self._files: UnopenedFiles | None = None
+        self._masks = self._extended_setxattr = False
+        self._forgetting = Forgetting(fs.tree)
+        #: How many requests came by their number.
+        self._counts = [0] * 64
+        names = {opcode: getattr(self, f"_{opcode.name.lower()}", None) for opcode in Opcode}
+        self._handlers: dict[int, Callable[[int, int], Reply]] = {
+            int(opcode): handler for opcode, handler in names.items() if handler is not None
+        }
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """How many requests of each kind came."""
+        return {opcode.name.lower(): self._counts[opcode] for opcode in Opcode if self._counts[opcode]}
+
+    def answer(self, opcode: int, node: int, end: int) -> Reply:
+        """Answer the request *opcode* about *node*, which ends at *end*."""
+        handler = self._handlers.get(opcode)
+        if handler is None:
+            return None if opcode == Opcode.NOTIFY_REPLY else NOT_SERVED
+        self._counts[opcode] += 1
+        try:
+            return handler(node, end)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            return -(errno.EOPNOTSUPP if number == errno.ENOSYS else number)
+        except Exception:
+            log.exception("request %s failed", Opcode(opcode).name.lower())
+            return -errno.EIO
+        finally:
+            self.fs.trim()
+
+    def take_back(self, opcode: int, reply: Reply) -> None:
+        """Undo what *reply* to *opcode* counts on, which did not arrive: lookups, and a handle that nobody will close."""
+        if not isinstance(reply, bytes):
+            return
+        for ino in counted(opcode, reply):
+            self._forgotten(ino, 1)
+        if self._files is None and opcode in (Opcode.OPEN, Opcode.CREATE):
+            self.fs.handles.close_file(OPEN_OUT.unpack_from(reply, len(reply) - OPEN_OUT.size)[0])
+        elif self._files is None and opcode == Opcode.OPENDIR:
+            self.fs.handles.close_directory(OPEN_OUT.unpack(reply)[0])
+        self.fs.trim()
+
+    # -- what replies are made of ------------------------------------------------------------------
+
+    def _entry(self, node: Node) -> bytes:
+        cached = node.reply
+        if cached is not None:
+            return cached  # type: ignore[return-value]
+        shown = self.fs.attributes(node)
+        atime, mtime, ctime = shown.atime_ns, shown.mtime_ns, shown.ctime_ns
+        entry = ENTRY_OUT.pack(
+            shown.ino, 0, FOREVER, FOREVER, 0, 0,
+            shown.ino, shown.size, shown.blocks,
+            atime // _NS & _U64, mtime // _NS & _U64, ctime // _NS & _U64, atime % _NS, mtime % _NS, ctime % _NS,
+            shown.mode, shown.nlink, shown.uid, shown.gid, shown.rdev, 4096, 0,
+        )  # fmt: skip
+        node.reply = entry
+        if isinstance(node, FileNode):
+            node.info = None  # the reply has it all
+        self._forgetting.check()
+        return entry
+
+    def _known(self, node: Node) -> bytes:
+        """Reply with *node*, of which the kernel then holds one more lookup."""
+        entry = self._entry(node)
+        node.lookups += 1
+        return entry
+
+    def _attributes(self, node: Node) -> bytes:
+        return _ATTR_HEAD + self._entry(node)[_ATTR_IN_ENTRY:]
+
+    def _name(self, start: int, end: int) -> bytes:
+        """Return the string from *start* on that is the last of the request."""
+        return bytes(self._view[start : end - 1])
+
+    def _names(self, start: int, end: int) -> tuple[bytes, bytes]:
+        """Return the two strings from *start* on."""
+        first, _, second = bytes(self._view[start : end - 1]).partition(b"\0")
+        return first, second
+
+    def _owner(self) -> tuple[int, int]:
+        _, _, _, _, uid, gid, _, _, _ = IN_HEADER.unpack_from(self._view)
+        return uid, gid
+
+    def _masked(self, directory: DirNode, mode: int, umask: int) -> int:
+        return callers.masked(self.fs, directory, mode, umask) if self._masks else mode
+
+    # -- the connection ----------------------------------------------------------------------------
+
+    def _init(self, node: int, end: int) -> Reply:
+        agreement = agree(self._view[_BODY:end], acls=self.fs.acls, unopened=self._wants_unopened)
+        if agreement.flags is not None:
+            self._masks = bool(agreement.flags & Init.DONT_MASK)
+            self._extended_setxattr = bool(agreement.flags & Init.SETXATTR_EXT)
+            self._files = UnopenedFiles(self.fs) if agreement.unopened else None
+        return agreement.reply
+
+    def _destroy(self, node: int, end: int) -> Reply:
+        return b""
+
+    def _interrupt(self, node: int, end: int) -> Reply:
+        # What is interrupted has been answered: no request waits for another.
+        return NOT_SERVED
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def _lookup(self, node: int, end: int) -> Reply:
+        tree = self._tree
+        try:
+            found = tree.lookup(tree.directory(node), bytes(self._view[_BODY : end - 1]))
+        except FileNotFoundError:
+            return _NO_ENTRY
+        return self._known(found)
+
+    def _forget(self, node: int, end: int) -> Reply:
+        (count,) = FORGET_IN.unpack_from(self._view, _BODY)
+        self._forgotten(node, count)
+        return None
+
+    def _batch_forget(self, node: int, end: int) -> Reply:
+        number, _ = BATCH_FORGET_IN.unpack_from(self._view, _BODY)
+        start = _BODY + BATCH_FORGET_IN.size
+        for ino, count in FORGET_ONE.iter_unpack(self._view[start : start + number * FORGET_ONE.size]):
+            self._forgotten(ino, count)
+        return None
+
+    def _forgotten(self, ino: int, count: int) -> None:
+        if self._tree.forget(ino, count) and self._files is not None:
+            self._files.close(ino)
+
+    def _mknod(self, node: int, end: int) -> Reply:
+        mode, rdev, umask, _ = MKNOD_IN.unpack_from(self._view, _BODY)
+        directory = self._tree.directory(node)
+        mode = self._masked(directory, mode, umask)
+        name = self._name(_BODY + MKNOD_IN.size, end)
+        return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, self._owner()))
+
+    def _mkdir(self, node: int, end: int) -> Reply:
+        mode, umask = MKDIR_IN.unpack_from(self._view, _BODY)
+        directory = self._tree.directory(node)
+        mode = self._masked(directory, mode, umask)
+        name = self._name(_BODY + MKDIR_IN.size, end)
+        return self._known(self.fs.namespace.mkdir(directory, name, mode, self._owner()))
+
+    def _symlink(self, node: int, end: int) -> Reply:
+        name, target = self._names(_BODY, end)
+        directory = self._tree.directory(node)
+        return self._known(self.fs.namespace.symlink(directory, name, target, self._owner()))
+
+    def _link(self, node: int, end: int) -> Reply:
+        (old,) = LINK_IN.unpack_from(self._view, _BODY)
+        directory = self._tree.directory(node)
+        name = self._name(_BODY + LINK_IN.size, end)
+        return self._known(self.fs.namespace.link(self._tree.file(old), directory, name))
+
+    def _unlink(self, node: int, end: int) -> Reply:
+        self.fs.namespace.unlink(self._tree.directory(node), self._name(_BODY, end))
+        return b""
+
+    def _rmdir(self, node: int, end: int) -> Reply:
+        self.fs.namespace.rmdir(self._tree.directory(node), self._name(_BODY, end))
+        return b""
+
+    def _rename(self, node: int, end: int) -> Reply:
+        (new,) = RENAME_IN.unpack_from(self._view, _BODY)
+        return self._renamed(node, new, self._names(_BODY + RENAME_IN.size, end), 0)
+
+    def _rename2(self, node: int, end: int) -> Reply:
+        new, flags, _ = RENAME2_IN.unpack_from(self._view, _BODY)
+        return self._renamed(node, new, self._names(_BODY + RENAME2_IN.size, end), flags)
+
+    def _renamed(self, old: int, new: int, names: tuple[bytes, bytes], flags: int) -> Reply:
+        source, target = self._tree.directory(old), self._tree.directory(new)
+        self.fs.namespace.rename(source, names[0], target, names[1], flags)
+        return b""
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    def _getattr(self, node: int, end: int) -> Reply:
+        return self._attributes(self._tree.node(node))
+
+    def _setattr(self, node: int, end: int) -> Reply:
+        (
+            valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
+        ) = SETATTR_IN.unpack_from(self._view, _BODY)  # fmt: skip
+        # Of the clock by which the kernel dates writes: a later one would be overtaken by them.
+        now = time.clock_gettime_ns(_COARSE) if valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW) else 0
+        times: dict[str, int | None] = {
+            "atime_ns": None
+            if not valid & FATTR_ATIME
+            else now
+            if valid & FATTR_ATIME_NOW
+            else atime * _NS + atime_ns,
+            "mtime_ns": None
+            if not valid & FATTR_MTIME
+            else now
+            if valid & FATTR_MTIME_NOW
+            else mtime * _NS + mtime_ns,
+        }
+        files = self._files
+        change = Change(
+            mode=mode if valid & FATTR_MODE else None,
+            uid=uid if valid & FATTR_UID else None,
+            gid=gid if valid & FATTR_GID else None,
+            size=_position(size) if valid & FATTR_SIZE else None,
+            # Without OPEN, nothing tells open(2) with O_TRUNC from truncate(2) to nothing.
+            opening=files is not None and not size and not valid & FATTR_FH,
+            **times,
+        )
+        handle: int | None = fh if valid & FATTR_FH else None
+        if files is not None:
+            handle = None
+            if valid & FATTR_FH and valid & FATTR_SIZE and self._tree.file(node).layer.writable:
+                handle = files.writing(node)
+        return self._attributes(self.fs.setattr(node, change, handle))
+
+    def _readlink(self, node: int, end: int) -> Reply:
+        return self.fs.readlink(node)
+
+    def _statfs(self, node: int, end: int) -> Reply:
+        info = self.fs.statfs()
+        return STATFS_OUT.pack(
+            info.f_blocks, info.f_bfree, info.f_bavail, info.f_files, info.f_ffree,
+            info.f_bsize, info.f_namemax, info.f_frsize,
+        )  # fmt: skip
+
+    def _setxattr(self, node: int, end: int) -> Reply:
+        extended = self._extended_setxattr
+        if extended:
+            size, flags, said, _ = SETXATTR_IN_EXT.unpack_from(self._view, _BODY)
+        else:
+            (size, flags), said = SETXATTR_IN.unpack_from(self._view, _BODY), 0
+        start = _BODY + (SETXATTR_IN_EXT if extended else SETXATTR_IN).size
+        name = self._name(start, end - size)
+        self.fs.setxattr(node, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
+        if said & SETXATTR_ACL_KILL_SGID:
+            callers.drop_sgid(self.fs, node)
+        elif not extended and name == callers.ACCESS_ACL:
+            _, _, _, _, uid, gid, pid, _, _ = IN_HEADER.unpack_from(self._view)
+            if uid:
+                callers.drop_foreign_sgid(self.fs, node, gid, pid)
+        return b""
+
+    def _getxattr(self, node: int, end: int) -> Reply:
+        name = self._name(_BODY + GETXATTR_IN.size, end)
+        return self._sized(self.fs.getxattr(node, os.fsdecode(name)))
+
+    def _listxattr(self, node: int, end: int) -> Reply:
+        return self._sized(b"".join(os.fsencode(name) + b"\0" for name in self.fs.listxattr(node)))
+
+    def _sized(self, value: bytes) -> Reply:
+        """Reply with *value*, or its size where that was asked for, or ERANGE where it is more than there is room for."""
+        size, _ = GETXATTR_IN.unpack_from(self._view, _BODY)
+        if not size:
+            return GETXATTR_OUT.pack(len(value), 0)
+        return value if len(value) <= size else -errno.ERANGE
+
+    def _removexattr(self, node: int, end: int) -> Reply:
+        self.fs.removexattr(node, os.fsdecode(self._name(_BODY, end)))
+        return b""
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _open(self, node: int, end: int) -> Reply:
+        if self._files is not None:
+            return NOT_SERVED
+        flags, _ = OPEN_IN.unpack_from(self._view, _BODY)
+        # What the kernel has of its contents stays good: nobody else writes.
+        return OPEN_OUT.pack(self.fs.open(node, flags), FOPEN_KEEP_CACHE, 0)
+
+    def _create(self, node: int, end: int) -> Reply:
+        flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, _BODY)
+        mode = self._masked(self._tree.directory(node), mode, umask)
+        if self._files is not None:
+            flags = flags & ~os.O_ACCMODE | os.O_RDWR  # for all who come to use it
+        number, made = self.fs.create(
+            node, self._name(_BODY + CREATE_IN.size, end), mode, flags, self._owner()
+        )
+        if self._files is not None:
+            self._files.created(made, number)
+            number = 0  # no RELEASE comes for it (fuse_file_put)
+        return self._known(made) + OPEN_OUT.pack(number, FOPEN_KEEP_CACHE, 0)
+
+    def _read(self, node: int, end: int) -> Reply:
+        fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, _BODY)
+        if self._files is not None:
+            fh = self._files.reading(node)
+        return self.fs.read(fh, _position(offset), size)
+
+    def _write(self, node: int, end: int) -> Reply:
+        fh, offset, size, _, _, flags, _ = WRITE_IN.unpack_from(self._view, _BODY)
+        start = _BODY + WRITE_IN.size
+        data = self._view[start : start + size]
+        if self._files is None:
+            return WRITE_OUT.pack(self.fs.write(fh, _position(offset), data), 0)
+        fh = self._files.writing(node)
+        done = self.fs.write(fh, _position(offset), data)
+        if flags & os.O_DSYNC:  # of which O_SYNC has one bit more
+            self.fs.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
+        return WRITE_OUT.pack(done, 0)
+
+    def _flush(self, node: int, end: int) -> Reply:
+        # There is nothing to do at close(2), and the kernel never asks again.
+        return NOT_SERVED
+
+    def _release(self, node: int, end: int) -> Reply:
+        if self._files is None:
+            fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
+            self.fs.handles.close_file(fh)
+        return b""
+
+    def _fsync(self, node: int, end: int) -> Reply:
+        fh, flags, _ = FSYNC_IN.unpack_from(self._view, _BODY)
+        if self._files is not None:
+            if not self._tree.file(node).layer.writable:
+                return b""
+            fh = self._files.reading(node)
+        self.fs.fsync(fh, data_only=bool(flags & FSYNC_FDATASYNC))
+        return b""
+
+    # -- directories -------------------------------------------------------------------------------
+
+    def _opendir(self, node: int, end: int) -> Reply:
+        if self._files is not None:
+            return NOT_SERVED
+        return OPEN_OUT.pack(self.fs.opendir(node), 0, 0)
+
+    def _readdir(self, node: int, end: int) -> Reply:
+        return self._listed(node, plus=False)
+
+    def _readdirplus(self, node: int, end: int) -> Reply:
+        """The kernel then knows each of the nodes, except those of ``.`` and ``..``."""
+        return self._listed(node, plus=True)
+
+    def _listed(self, number: int, *, plus: bool) -> bytes:
+        fh, start, size, _, _, _, _ = READ_IN.unpack_from(self._view, _BODY)
+        entries = self.fs.entries(fh, start) if self._files is None else self.fs.entries_of(number, start)
+        parts: list[bytes] = []
+        room = size
+        while True:
+            try:
+                found = next(entries, None)
+                if found is None:
+                    break
+                name, node, after = found
+                entry: bytes = node.reply or self._entry(node)  # type: ignore[assignment]
+            except FileNotFoundError:  # somebody changes the layer: an entry that has gone is left out
+                continue
+            except OSError:
+                # What has been counted has to be sent. The next request starts at this entry and gets the error.
+                if parts:
+                    break
+                raise
+            room -= dirent_size(name) + (ENTRY_OUT.size if plus else 0)
+            if room < 0:
+                self._tree.drop_if_unused(node)
+                break
+            if plus and after > 2:
+                parts.append(entry)
+                node.lookups += 1
+            elif plus:
+                parts.append(_UNTOLD)
+            (mode,) = MODE.unpack_from(entry, MODE_IN_ENTRY)
+            length = len(name)
+            parts.append(DIRENT.pack(node.ino, after, length, mode >> _DT_SHIFT))
+            parts.append(name + bytes(-length % 8))
+        return b"".join(parts)
+
+    def _releasedir(self, node: int, end: int) -> Reply:
+        if self._files is None:
+            fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
+            self.fs.handles.close_directory(fh)
+        return b""
+
+    def _fsyncdir(self, node: int, end: int) -> Reply:
+        fh, _, _ = FSYNC_IN.unpack_from(self._view, _BODY)
+        if self._files is not None:
+            self.fs.sync_directory(self._tree.directory(node))
+        else:
+            self.fs.fsyncdir(fh)
+        return b""
+
+
+#: CLOCK_REALTIME_COARSE (linux/time.h), which the time module has no name for.
+_COARSE = 5
+_U64 = (1 << 64) - 1
+_LAST = (1 << 63) - 1
+
+
+def _position(offset: int) -> int:
+    """Return *offset* of a file as the signed number that it is; EINVAL for what is none."""
+    if offset > _LAST:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return offset

@@ -1,0 +1,34 @@
+"""What a server has done, as a line of figures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+from unionfs.core import UnionFs
+
+log = logging.getLogger(__name__)
+
+
+def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
+    """Return one line: nodes, handles, descriptors, copies and *requests* by kind."""
+    fields = [
+        f"nodes={len(fs.tree)}",
+        f"handles={len(fs.handles)}",
+        f"directory-fds={len(fs.tree.layers[0].fds)}",
+    ]
+    if fs.writable is not None:
+        fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes}"]
+    fields += [f"{kind}={count}" for kind, count in sorted(requests.items())]
+    return " ".join([*fields, f"pid={os.getpid()}"])
+
+
+def report(line: str, fs: UnionFs) -> None:
+    """Say *line* on standard error, and in the work directory as a server in the background has no other place."""
+    log.warning("statistics: %s", line)
+    if fs.writable is not None:
+        try:
+            fs.writable.upper.save(b"statistics", line.encode() + b"\n")
+        except OSError as error:
+            log.warning("statistics could not be written: %s", error)

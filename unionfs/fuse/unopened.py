@@ -1,0 +1,83 @@
+"""Files that are read and written without having been opened: FUSE without OPEN and RELEASE.
+
+The kernel then names a file by its node alone. One descriptor serves all who read it, and from the first write on, which
+copies up, all who write it, too. It is opened when first needed and kept while others are not needed more, or until the
+kernel forgets the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections import OrderedDict
+
+from unionfs.core import UnionFs
+from unionfs.nodes import FileNode
+
+_MOST = 512
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE))
+
+
+class UnopenedFiles:
+    """The handles of one mount by node, the one that was used last at the end."""
+
+    def __init__(self, fs: UnionFs, limit: int | None = None) -> None:
+        """Keep at most *limit* files open; None: an eighth of the descriptors that this process may have."""
+        self._fs = fs
+        self._limit = limit or max(8, min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+        self._numbers: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many files are open."""
+        return len(self._numbers)
+
+    def reading(self, ino: int) -> int:
+        """Return the number of a handle to read *ino*; errors are those of open(2)."""
+        number = self._numbers.get(ino)
+        if number is None:
+            return self._open(ino, os.O_RDONLY)
+        self._numbers.move_to_end(ino)
+        return number
+
+    def writing(self, ino: int) -> int:
+        """Return the number of a handle to read and write *ino*, which is copied up; errors are those of open(2)."""
+        number = self._numbers.get(ino)
+        if number is not None:
+            if self._fs.handles.file(number).flags & os.O_ACCMODE == os.O_RDWR:
+                self._numbers.move_to_end(ino)
+                return number
+            self.close(ino)
+        return self._open(ino, os.O_RDWR)
+
+    def created(self, node: FileNode, number: int) -> None:
+        """Take over the handle *number*, made to read and write, of the new file *node*."""
+        self._keep(node.ino, number)
+
+    def close(self, ino: int) -> None:
+        """Let *ino* go, if it is open."""
+        number = self._numbers.pop(ino, None)
+        if number is not None:
+            self._fs.handles.close_file(number)
+
+    def _open(self, ino: int, flags: int) -> int:
+        try:
+            number = self._fs.open_late(ino, flags)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or not self._numbers:
+                raise
+            self._shrink(len(self._numbers) // 2)
+            number = self._fs.open_late(ino, flags)
+        self._keep(ino, number)
+        return number
+
+    def _keep(self, ino: int, number: int) -> None:
+        self.close(ino)
+        self._fs.handles.file(number).ours = True
+        self._numbers[ino] = number
+        self._shrink(self._limit)
+
+    def _shrink(self, most: int) -> None:
+        while len(self._numbers) > most:
+            _, number = self._numbers.popitem(last=False)
+            self._fs.handles.close_file(number)
