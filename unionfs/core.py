@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from unionfs import acl
 from unionfs.copyup import CopyUp
@@ -52,8 +53,7 @@ class Change:
     opening: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What the mount shows of a node."""
 
     ino: Ino

@@ -19,7 +19,7 @@ from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Init, Opcode
 
 LOWER = {"d": {f"f{number}": b"x" for number in range(8)}, "f": b"content"}
-READER = SimpleNamespace(uid=1000, gid=1000, pid=1, umask=0)
+OWNER = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_lookups_of_a_listing_that_did_not_arrive_are_taken_back(union: Unio
 def test_a_file_whose_making_was_not_heard_of_is_closed(union: Union, unopened: bool) -> None:
     client = DirectClient(union.fs, unopened=unopened)
     body = protocol.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, stat.S_IFREG | 0o600, 0, 0) + b"new\0"
-    reply = client.send(Opcode.CREATE, 1, body)
+    reply = client.send(Opcode.CREATE, 1, body, OWNER)
     assert len(union.fs.handles) == 1
     client.requests.take_back(Opcode.CREATE, reply)
     assert (len(union.fs.handles), len(union.fs.tree)) == (0, 1)
@@ -199,5 +199,5 @@ def test_files_kept_open_are_bounded_and_the_least_used_go_first(union: Union) -
 def test_figures_have_the_names_of_the_requests(union: Union) -> None:
     client = DirectClient(union.fs)
     look_up(client, 1, b"f")
-    client.send(Opcode.GETATTR, 1, bytes(16), READER)
+    client.send(Opcode.GETATTR, 1, bytes(16), OWNER)
     assert client.requests.requests == {"init": 1, "lookup": 1, "getattr": 1}
