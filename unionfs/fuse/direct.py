@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Self
 
 from unionfs.core import UnionFs
+from unionfs.errors import UnionError
 from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, Spinning
@@ -54,6 +55,9 @@ def serve(
 
     Returns:
         The exit status: 0, or 1 if the loop had to be given up.
+
+    Raises:
+        UnionError: the kernel is too old.
     """
     try:
         os.set_blocking(fuse_fd, False)
@@ -62,6 +66,8 @@ def serve(
             for _ in range(_MAX_RESTARTS):
                 try:
                     loop.run()
+                except UnionError:
+                    raise
                 except Exception:
                     log.exception("the serving loop failed; going on")
                 else:
@@ -207,9 +213,12 @@ class _Loop:
                 log.warning("a reply to %s was not taken: %s", opcode, error.strerror)
             self._requests.take_back(opcode, reply)
             return
-        if opcode == Opcode.INIT and self._on_ready is not None:
-            then, self._on_ready = self._on_ready, None
-            then()
+        if opcode == Opcode.INIT:
+            if isinstance(reply, int):
+                raise UnionError("the kernel and this server have no version of FUSE in common")
+            if self._on_ready is not None:
+                then, self._on_ready = self._on_ready, None
+                then()
 
     def _wait(self) -> None:
         """Sleep until there is something to do."""

@@ -202,8 +202,8 @@ _ALWAYS = (
 _UNOPENED = Init.NO_OPEN_SUPPORT | Init.NO_OPENDIR_SUPPORT
 
 
-class ProtocolError(Exception):
-    """The kernel speaks another FUSE than is spoken here."""
+class ProtocolError(OSError):
+    """The kernel speaks another FUSE than is spoken here: EPROTO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +232,8 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool) -> Agreement:
     if major > MAJOR:
         return Agreement(INIT_OUT.pack(MAJOR, MINOR, *(0,) * 9))
     if major < MAJOR or minor < LEAST_MINOR:
-        raise ProtocolError(
-            f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{LEAST_MINOR} is the oldest known"
-        )
+        known = f"{MAJOR}.{LEAST_MINOR} is the oldest known"
+        raise ProtocolError(errno.EPROTO, f"the kernel speaks FUSE {major}.{minor}; {known}")
     offered = Init(flags)
     if offered & Init.INIT_EXT:
         (flags2,) = INIT_IN_FLAGS2.unpack_from(body, INIT_IN.size)

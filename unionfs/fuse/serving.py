@@ -42,6 +42,7 @@ def serve(
 
     Raises:
         OSError: the descriptor is of no mount, or the kernel could not be answered.
+        UnionError: the kernel is too old.
     """
     if serving.server is Server.DIRECT:
         from unionfs.fuse import direct
