@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import growth, layers, measuring, plot, report, start
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.corpus import make_corpus
-from benchmarks.systems import NAMES, Stack, System, find_python, find_systems
+from benchmarks.systems import NAMES, OTHER_SERVERS, Stack, System, find_python, find_systems
 from benchmarks.workload import Corpus, Workload
 
 DESCRIPTION = """\
@@ -63,7 +63,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         help="the workloads whose name contains NAME, or a group: files, layers, start; may be repeated",
     )
-    add("--systems", metavar="NAME,...", help=f"of {', '.join(NAMES)} (default: all that run here)")
+    add(
+        "--systems",
+        metavar="NAME,...",
+        help=f"of {', '.join(NAMES)} (default: all that run here, of unionfs with its usual server)",
+    )
     add(
         "--on",
         metavar="DIR",
@@ -95,7 +99,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def choose_systems(wanted: str | None, available: Sequence[System], left_out: list[str]) -> list[System]:
     """Return the systems to measure; a missing one is an error if it was asked for, else it is in *left_out*."""
-    names = wanted.split(",") if wanted else [system.name for system in available]
+    default = [system.name for system in available if system.name not in OTHER_SERVERS]
+    names = wanted.split(",") if wanted else default
     if unknown := set(names) - {system.name for system in available}:
         raise SystemExit(
             f"bench: no system is named {', '.join(sorted(unknown))} (one of {', '.join(NAMES)})"

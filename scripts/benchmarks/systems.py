@@ -17,8 +17,13 @@ from dataclasses import dataclass, field
 from benchmarks.workload import PROJECT
 
 SUBJECT = "unionfs"
+#: The same with another server, and its options; measured only if asked for.
+OTHER_SERVERS = {
+    "unionfs-direct": ",server=direct",
+    "unionfs-unopened": ",server=direct,open_requests=off",
+}
 BASELINE = "fuse-overlayfs"
-NAMES = (SUBJECT, BASELINE, "overlay", "native")
+NAMES = (SUBJECT, *OTHER_SERVERS, BASELINE, "overlay", "native")
 
 #: Seconds that a mount may take to appear or to go, on a busy machine.
 PATIENCE = 60.0
@@ -107,13 +112,18 @@ def find_systems(python: str) -> list[System]:
         no_mount = "/dev/fuse cannot be opened (see scripts/quickstart)"
     with open("/proc/filesystems") as file:
         overlay = "overlay" in file.read().split()
-    return [
-        System(
-            name=SUBJECT,
+
+    def union(name: str, serving: str) -> System:
+        return System(
+            name=name,
             missing=no_mount or lacks(python, "pyfuse3", "unionfs.cli"),
-            command=lambda options, mount: [*(python, "-m", "unionfs", "-f", "-o", options, mount)],
+            command=lambda options, mount: [*(python, "-m", "unionfs", "-f", "-o", options + serving, mount)],
             environment={"PYTHONPATH": PROJECT},
-        ),
+        )
+
+    return [
+        union(SUBJECT, ""),
+        *(union(name, serving) for name, serving in OTHER_SERVERS.items()),
         System(
             name=BASELINE,
             missing=no_mount
