@@ -6,14 +6,12 @@ no call does, as with descriptors that the kernel drops from a message.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 
 import pytest
 
-from tests.conftest import PROJECT
 from tests.e2e.support import PATIENCE, Launcher
-from tests.e2e.test_faults import Machine, machine  # noqa: F401 - a fixture
+from tests.e2e.test_faults import Machine, completed, machine  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
@@ -37,16 +35,7 @@ def starve(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
         place.mkdir()
         launcher = Launcher(place)
         command = ["prlimit", f"--nofile={amount}", *launcher.arguments(str(machine.spec))]
-        done = subprocess.run(
-            command,
-            env=launcher.environ,
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE * 2,
-            check=False,
-        )
+        done = completed(command, launcher.environ)
         if "error while loading shared libraries" in done.stdout + done.stderr:
             # It is started: the server is short of descriptors for what the program opens, and says so to the program.
             assert "sandbox: " not in done.stderr, done
@@ -87,16 +76,8 @@ def fill(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
         launcher = Launcher(place)
         launcher.state.mkdir()
         inside = ["sh", "-c", _ON_A_SMALL_DISK, "sh", str(launcher.state), str(amount)]
-        done = subprocess.run(
-            ["unshare", "--mount", *inside, *launcher.arguments(str(machine.spec))],
-            env=launcher.environ,
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE * 3,
-            check=False,
-        )
+        command = ["unshare", "--mount", *inside, *launcher.arguments(str(machine.spec))]
+        done = completed(command, launcher.environ, seconds=PATIENCE * 3)
         if (problem := machine.judge(f"room for {amount}", launcher, done)) is not None:
             problems.append(problem)
     assert problems == []

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +137,22 @@ class Fault(NamedTuple):
     name: str
 
 
+def completed(
+    command: Sequence[str], environ: Mapping[str, str], *, seconds: float = PATIENCE * 2
+) -> subprocess.CompletedProcess[str]:
+    """Run *command* to its end in the project, without input, and keep what it says."""
+    return subprocess.run(
+        command,
+        env=environ,
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
 class Machine:
     """Runs the sandbox with faults, each run with a state directory of its own."""
 
@@ -150,17 +166,8 @@ class Machine:
         place = self.directory / f"{role}-{number}"
         place.mkdir()
         launcher = Launcher(place)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.e2e.faulty", role, str(number), failure, "up", str(self.spec)],
-            env={**launcher.environ, "FAULTY_RECORD": str(place / "record")},
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE * 2,
-            check=False,
-        )
-        return launcher, done
+        command = [sys.executable, "-m", "tests.e2e.faulty", role, str(number), failure, "up", str(self.spec)]
+        return launcher, completed(command, {**launcher.environ, "FAULTY_RECORD": str(place / "record")})
 
     def calls(self) -> dict[str, list[str]]:
         """Return the names of the calls of a start in which all succeed, by role."""
