@@ -15,8 +15,9 @@ import errno
 import os
 import stat
 import struct
+from collections import deque
 from collections.abc import Sequence
-from threading import Thread
+from threading import Lock, Thread
 
 from unionfs.tree import Tree
 from unionfs.types import Ino
@@ -42,8 +43,12 @@ class Forgetting:
         self._batch = max(1, LIMIT // 8)
         #: Above so many nodes the next batch is due. Where all are in use, it would be for nothing at each one more.
         self._due = LIMIT
-        self._thread: Thread | None = None
         self._supported = True
+        #: What the thread has yet to say to the kernel. It may be slower than the tree grows, and nothing may come after the
+        #: last growth: what is too much is named when it appears, not when the thread has time.
+        self._unsaid: deque[Sequence[Ino]] = deque()
+        self._speaking = False
+        self._lock = Lock()
 
     def check(self) -> None:
         """Ask the kernel to forget the oldest nodes if there are too many.
@@ -55,31 +60,47 @@ class Forgetting:
             # What was in use then may not be any more.
             self._due = max(self._limit, min(self._due, size + self._batch))
             return
-        if not self._supported or (self._thread is not None and self._thread.is_alive()):
+        if not self._supported:
             return
         self._due = size + self._batch
-        connection = _connection()
-        if connection is None:
-            return
-        numbers = self._tree.oldest(size - self._limit + self._batch)
-        thread = Thread(target=self._prune, args=(connection, numbers), name="forgetting", daemon=True)
-        try:
-            thread.start()
-        except (
-            RuntimeError
-        ):  # no more threads are allowed; what is asked of the mount is answered all the same
-            os.close(connection)
-        else:
-            self._thread = thread
-
-    def _prune(self, connection: int, numbers: Sequence[Ino]) -> None:
-        try:
+        with self._lock:
+            count = size - self._limit + self._batch - sum(map(len, self._unsaid))
+            numbers = self._tree.oldest(max(0, count))
             for start in range(0, len(numbers), _PER_MESSAGE):
-                os.write(connection, _message(numbers[start : start + _PER_MESSAGE]))
+                self._unsaid.append(numbers[start : start + _PER_MESSAGE])
+            if self._speaking or not self._unsaid:
+                return
+            self._speaking = True
+        self._speak()
+
+    def _speak(self) -> None:
+        connection = _connection()
+        if connection is not None:
+            try:
+                Thread(target=self._prune, args=(connection,), name="forgetting", daemon=True).start()
+            except RuntimeError:  # no more threads are allowed; requests are answered all the same
+                os.close(connection)
+            else:
+                return
+        with self._lock:
+            self._unsaid.clear()
+            self._speaking = False
+
+    def _prune(self, connection: int) -> None:
+        try:
+            while True:
+                with self._lock:
+                    if not self._unsaid:
+                        self._speaking = False
+                        return
+                    numbers = self._unsaid.popleft()
+                os.write(connection, _message(numbers))
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOSYS):
-                self._supported = False
-            # Anything else is the end of the mount.
+            # Anything but the kernel's not knowing it is the end of the mount.
+            self._supported = self._supported and error.errno not in (errno.EINVAL, errno.ENOSYS)
+            with self._lock:
+                self._unsaid.clear()
+                self._speaking = False
         finally:
             os.close(connection)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,9 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def ask(asking: Forgetting) -> None:
     asking.check()
-    if asking._thread is not None:
-        asking._thread.join()
+    for thread in threading.enumerate():
+        if thread.name == "forgetting":
+            thread.join()
 
 
 def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: int) -> None:
@@ -78,6 +80,36 @@ def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, co
     ask(asking)
     with pytest.raises(BlockingIOError):
         os.read(connection, 1000)
+
+
+def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follows(
+    union: Union, connection: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread may get no time until the last request was answered."""
+    monkeypatch.setattr(forgetting, "_PER_MESSAGE", 4)
+    held, told = threading.Event(), os.write
+
+    def late(descriptor: int, data: bytes) -> int:
+        assert held.wait(30)
+        return told(descriptor, data)
+
+    monkeypatch.setattr(os, "write", late)
+    asking = Forgetting(union.fs.tree)
+    asking.check()
+    for number in range(20):
+        union.create(f"new{number:02}")
+        union.file(f"new{number:02}").lookups = 1
+        asking.check()
+    held.set()
+    ask(asking)
+    named: list[int] = []
+    data = os.read(connection, 1 << 16)
+    while data:
+        length, _code, _unique, count = struct.unpack_from("=IiQI", data)
+        named += struct.unpack_from(f"={count}Q", data, 32)
+        data = data[length:]
+    assert len(union.fs.tree) - len(named) <= FILES - 1
+    assert len(named) == len(set(named)), "nothing is named twice"
 
 
 def _refused(_fd: int, _data: bytes) -> int:
