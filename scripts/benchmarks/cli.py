@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import growth, layers, measuring, plot, report, start
+from benchmarks import counting, growth, layers, measuring, plot, report, start
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.corpus import make_corpus
-from benchmarks.systems import NAMES, OTHER_SERVERS, Stack, System, find_python, find_systems
-from benchmarks.workload import Corpus, Workload
+from benchmarks.systems import NAMES, OTHER_SERVERS, SUBJECT, Stack, System, find_python, find_systems
+from benchmarks.workload import PROJECT, Corpus, Workload
 
 DESCRIPTION = """\
 Time the same work on unionfs, fuse-overlayfs, kernel OverlayFS and a plain directory, in turn.
@@ -79,11 +79,26 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR|TAR",
         help="a Debian root file system to walk, read and run (default: made of a part of this machine's /usr)",
     )
+    add(
+        "--durable",
+        action="store_true",
+        help="sync what is synced, as for a writable layer that is kept (default: volatile, as for one that is not)",
+    )
     add("--python", default=find_python(), help="runs unionfs and sandbox (default: that of $VENV or .venv)")
     add("--json", metavar="FILE", help="write every measurement to FILE")
     add("--plot", metavar="FILE.png", help="draw the ratios (needs matplotlib)")
     add(
         "--growth", action="store_true", help="instead: how time grows with layers, entries, sizes, sandboxes"
+    )
+    add(
+        "--requests",
+        action="store_true",
+        help="instead: how many requests each workload costs unionfs, by kind; not a matter of time",
+    )
+    add(
+        "--handlers",
+        action="store_true",
+        help="instead: microseconds that each kind of request takes in unionfs itself, without the kernel",
     )
     add("--list", action="store_true", help="list the workloads and end")
     arguments = parser.parse_args(argv)
@@ -167,6 +182,7 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
         "user": "root" if os.geteuid() == 0 else "an ordinary user",
         "rounds": arguments.rounds,
         "scale": arguments.scale,
+        "writable layers": "durable" if arguments.durable else "volatile",
     }
 
 
@@ -241,6 +257,29 @@ def measure_growth(arguments: argparse.Namespace, systems: Sequence[System], lef
     return status
 
 
+def count_requests(arguments: argparse.Namespace, systems: Sequence[System], left_out: list[str]) -> int:
+    """Count the requests of the chosen workloads in the first directory, and print them."""
+    ours = [system for system in systems if system.name == SUBJECT or system.name in OTHER_SERVERS]
+    if not ours:
+        raise SystemExit(f"bench: --requests counts those of {SUBJECT}, which is not among the systems")
+    chosen = choose_workloads(WORKLOADS, "files", arguments)
+    if not chosen:
+        raise SystemExit(f"bench: no workload on files is named {' or '.join(arguments.only)} (see --list)")
+    with scratch_in(arguments.on[0]) as scratch:
+        corpus = corpus_for(arguments, scratch)
+        able = runnable(chosen, corpus, left_out)
+        print("\n".join(counting.table(able, ours, Stack(scratch, corpus.layers), corpus)))
+    print("\n".join(f"left out: {reason}" for reason in left_out))
+    return 0
+
+
+def time_handlers(arguments: argparse.Namespace) -> int:
+    """Have the interpreter that runs unionfs time its handlers in the first directory; returns its exit status."""
+    places = os.pathsep.join((os.path.join(PROJECT, "scripts"), PROJECT))
+    command = [arguments.python, "-m", "benchmarks.handlers", arguments.on[0]]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": places}, check=False).returncode
+
+
 def write_json(path: str, value: object) -> None:
     """Write *value* to a file."""
     with open(path, "w") as file:
@@ -272,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_list()
         return 0
     left_out: list[str] = []
-    systems = choose_systems(arguments.systems, find_systems(arguments.python), left_out)
+    systems = choose_systems(arguments.systems, find_systems(arguments.python, durable=arguments.durable), left_out)
     for reason in left_out:
         say(f"left out: {reason}")
     # Whoever ends this ends the servers, too, and what they serve goes.
@@ -281,6 +320,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     if arguments.growth:
         return measure_growth(arguments, systems, left_out)
+    if arguments.handlers:
+        return time_handlers(arguments)
+    if arguments.requests:
+        return count_requests(arguments, systems, left_out)
     places: list[report.Place] = []
     problems: list[str] = []
     for directory in arguments.on:

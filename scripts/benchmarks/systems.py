@@ -17,11 +17,15 @@ from dataclasses import dataclass, field
 from benchmarks.workload import PROJECT
 
 SUBJECT = "unionfs"
+#: What `sandbox up` serves a stack of layers of its store with.
+_SERVED = ",server=direct,open_requests=off"
 #: The same with another server, and its options; measured only if asked for.
 OTHER_SERVERS = {
-    "unionfs-direct": ",server=direct",
-    "unionfs-unopened": ",server=direct,open_requests=off",
+    "unionfs-opened": ",server=direct,open_requests=on",
+    "unionfs-pyfuse3": ",server=pyfuse3",
 }
+#: The writable layer dies with the sandbox: nothing of it has to be on disk before it is used. All three know the word.
+_VOLATILE = ",volatile"
 BASELINE = "fuse-overlayfs"
 NAMES = (SUBJECT, *OTHER_SERVERS, BASELINE, "overlay", "native")
 
@@ -99,8 +103,12 @@ def lacks(python: str, *modules: str) -> str | None:
     return f"{python}: {said[-1]}" if done.returncode else None
 
 
-def find_systems(python: str) -> list[System]:
-    """Return the systems, each with what keeps it from running here."""
+def find_systems(python: str, *, durable: bool = False) -> list[System]:
+    """Return the systems, each with what keeps it from running here.
+
+    *durable*: what is synced is on disk, as for a writable layer that is kept.
+    """
+    promise = "" if durable else _VOLATILE
     root = os.geteuid() == 0
     # A file system of an ordinary user is mounted and unmounted by the set-id fusermount3.
     no_mount = (
@@ -117,18 +125,20 @@ def find_systems(python: str) -> list[System]:
         return System(
             name=name,
             missing=no_mount or lacks(python, "pyfuse3", "unionfs.cli"),
-            command=lambda options, mount: [*(python, "-m", "unionfs", "-f", "-o", options + serving, mount)],
+            command=lambda options, mount: [
+                *(python, "-m", "unionfs", "-f", "-o", options + serving + promise, mount)
+            ],
             environment={"PYTHONPATH": PROJECT},
         )
 
     return [
-        union(SUBJECT, ""),
+        union(SUBJECT, _SERVED),
         *(union(name, serving) for name, serving in OTHER_SERVERS.items()),
         System(
             name=BASELINE,
             missing=no_mount
             or (None if shutil.which(BASELINE) else "not installed (apt-get install fuse-overlayfs)"),
-            command=lambda options, mount: [*(BASELINE, "-f", "-o", options, mount)],
+            command=lambda options, mount: [*(BASELINE, "-f", "-o", options + promise, mount)],
         ),
         System(
             name="overlay",
@@ -137,7 +147,9 @@ def find_systems(python: str) -> list[System]:
             else None
             if overlay
             else "needs the kernel module (modprobe overlay)",
-            command=lambda options, mount: [*("mount", "-t", "overlay", "overlay", "-o", options, mount)],
+            command=lambda options, mount: [
+                *("mount", "-t", "overlay", "overlay", "-o", options + promise, mount)
+            ],
             serves=False,
         ),
         System(name="native", missing=None),

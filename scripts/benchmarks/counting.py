@@ -1,0 +1,91 @@
+"""What a workload costs in requests to the server: a number that does not depend on how busy the machine is."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+
+from benchmarks.systems import PATIENCE, Mount, Stack, System, drop_caches, mounted
+from benchmarks.workload import Corpus, Workload
+
+#: What unionfs counts beside requests (unionfs/fuse/statistics.py).
+_NO_REQUESTS = frozenset(
+    {
+        "nodes",
+        "handles",
+        "directory-fds",
+        "copies",
+        "copied-bytes",
+        "pid",
+        "forget",
+        "batch_forget",
+        "interrupt",
+    }
+)
+
+
+def requests_of(mount: Mount) -> dict[str, int]:
+    """Ask the unionfs that serves *mount* how many requests of each kind came so far.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    assert mount.server is not None
+    path = os.path.join(os.path.dirname(mount.root), "work", "unionfs", "statistics")
+    if os.path.exists(path):
+        os.unlink(path)
+    os.kill(mount.server, signal.SIGUSR1)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with open(path) as file:
+                line = file.read()
+        except FileNotFoundError:
+            line = ""
+        if line.endswith("\n"):
+            break
+        if time.monotonic() > deadline:
+            raise OSError("the server does not write its statistics")
+        time.sleep(0.002)
+    return {
+        kind: int(count) for kind, count in re.findall(r"([\w-]+)=(\d+)", line) if kind not in _NO_REQUESTS
+    }
+
+
+def count(
+    system: System, workload: Workload, stack: Stack, corpus: Corpus, *, cold: bool = True
+) -> dict[str, int]:
+    """Do a workload once on a fresh mount of a unionfs, and return the requests that it cost by kind.
+
+    Not *cold*: what the kernel has cached of the layers, which no request depends on, stays. What the kernel forgets is not among them: it comes when the machine is short of memory, and needs no answer.
+    """
+    with mounted(system, stack, workload.changes) as mount:
+        if workload.prepare is not None:
+            workload.prepare(mount.root, corpus)
+        if workload.cold and cold:
+            drop_caches()
+        before = requests_of(mount)
+        workload.work(mount.root, corpus)
+        after = requests_of(mount)
+        if workload.check is not None:
+            workload.check(mount.root, corpus)
+    grown = {kind: number - before.get(kind, 0) for kind, number in after.items()}
+    return {kind: number for kind, number in sorted(grown.items()) if number}
+
+
+def table(
+    workloads: Sequence[Workload], systems: Sequence[System], stack: Stack, corpus: Corpus
+) -> list[str]:
+    """Count every workload on every one of *systems*, and return the lines that tell of it."""
+    lines = []
+    for workload in workloads:
+        for system in systems:
+            counted = count(system, workload, stack, corpus)
+            kinds = ", ".join(
+                f"{kind} {number}" for kind, number in sorted(counted.items(), key=lambda pair: -pair[1])
+            )
+            lines.append(f"{workload.name:26}{system.name:20}{sum(counted.values()):>9}  {kinds}")
+    return lines
