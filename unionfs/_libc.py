@@ -160,6 +160,19 @@ def birth_time_ns(fd: int, name: bytes = b"") -> int | None:
     return int(found.btime.sec) * 1_000_000_000 + int(found.btime.nsec)
 
 
+#: struct statfs begins with f_type; no architecture's is longer than this.
+_STATFS_ROOM = 256
+_libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+
+
+def file_system_type(fd: int) -> int:
+    """Return the type of the file system that the open file *fd* is on, as a number of statfs(2)."""
+    room = ctypes.create_string_buffer(_STATFS_ROOM)
+    if _libc.fstatfs(fd, room) < 0:
+        _raise_errno(b"")
+    return ctypes.c_ulong.from_buffer(room).value & 0xFFFFFFFF
+
+
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4

@@ -12,13 +12,14 @@ ancestors. These failures are tolerated, everything else undoes the copy-up and 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from unionfs import acl
+from unionfs.ahead import Ahead
+from unionfs.contents import Copier
 from unionfs.copyup_plan import Contents, Step, plan_copy_up
 from unionfs.index import LinkIndex
 from unionfs.layer import Layer, LayerDir, Ref
@@ -33,17 +34,11 @@ from unionfs.types import Mark
 from unionfs.upper import COPY_PREFIX, Upper
 from unionfs.xattrs import shown_name, stored_name
 
-_FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
-_CHUNK = 1 << 20
 _CAPABILITY = "security.capability"
 #: Bytes from which on contents are left below when only metadata changes. Less is copied as fast as marked.
 _WORTH_METACOPY = 16384
 #: Bytes; the kernel writes no longer redirects (redirect_max, fs/overlayfs/super.c).
 _LONGEST_METACOPY_REDIRECT = 256
-#: copy_file_range and FICLONE say these where the two files cannot share or hand over blocks.
-_NO_OFFLOAD = frozenset(
-    (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM)
-)
 
 
 @dataclass(slots=True)
@@ -67,6 +62,10 @@ class _Job:
     redirect: bytes = b""
     #: It is made empty: what a program does by opening it with O_TRUNC.
     truncated: bool = False
+    #: The copy as it was made, before it got its owner and the rest.
+    made: os.stat_result | None = None
+    #: How many bytes it had then; None if it was made empty.
+    copied: int | None = None
 
     @property
     def target(self) -> bytes:
@@ -85,10 +84,12 @@ class CopyUp:
         permissions: Permissions,
         *,
         durable: bool,
+        acls: bool = False,
         quota: Quota | None = None,
     ) -> None:
-        """Join the parts; *durable*: contents are synced before a copy takes the original's place; *quota* bounds
-        the copies.
+        """Join the parts; *durable*: contents are synced before a copy takes the original's place; *acls*: access
+        control lists are shown, so that what is known of an object's attributes is all that there is; *quota*
+        bounds the copies.
         """
         self._tree = tree
         self._upper = upper
@@ -96,6 +97,10 @@ class CopyUp:
         self._ownership = ownership
         self._permissions = permissions
         self._durable = durable
+        self._acls = acls
+        self._copier = Copier()
+        #: What copies large files beforehand; None: they are copied when they have to be there.
+        self.ahead: Ahead | None = None
         self._quota = quota
         #: Number of copies and of bytes copied since the mount, for the statistics.
         self.copies = 0
@@ -130,7 +135,7 @@ class CopyUp:
             os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
             job = self._job(source, source.layer, info, tmp_fd, tmp)
             self._owner(job)
-            if not source.foreign:
+            if not source.foreign and self._may_have_xattrs(node):
                 self._xattrs(job)
             self._permissions.restrict(tmp_fd, tmp, job.mode)
             os.utime(tmp, ns=_times(info), dir_fd=tmp_fd, follow_symlinks=False)
@@ -144,16 +149,16 @@ class CopyUp:
         self._restore_times(parent, target, times)
         self.copies += 1
 
-    def file(self, node: FileNode, contents: Contents = Contents.COPY) -> bool:
+    def file(self, node: FileNode, contents: Contents = Contents.COPY, keep: list[int] | None = None) -> bool:
         """Give *node* a copy in the upper layer, with *contents*; one that was a copy of metadata alone gets them.
 
-        Returns whether it has been emptied, which is all of what was going to be done.
+        A new copy's descriptor, to read and write, is added to *keep* instead of being closed. Returns whether it has been emptied, which is all of what was going to be done.
         """
         if not node.layer.writable:
             redirect = self._lower_place(node) if contents is Contents.LATER else None
             if contents is Contents.LATER and redirect is None:
                 contents = Contents.COPY
-            self._new_copy(node, contents, redirect or b"")
+            self._new_copy(node, contents, redirect or b"", keep)
         elif node.metacopy and contents is Contents.COPY:
             self._complete(node)
         elif node.metacopy and contents is Contents.NONE:
@@ -172,27 +177,30 @@ class CopyUp:
         place = self._tree.lower_path(directory) + b"/" + name
         return place if len(place) <= _LONGEST_METACOPY_REDIRECT else None
 
-    def _new_copy(self, node: FileNode, contents: Contents, redirect: bytes) -> None:
-        if node.names:
-            self._upper.refuse_reserved(node.names[0][1])
-            self.directory(node.names[0][0])
+    def _new_copy(self, node: FileNode, contents: Contents, redirect: bytes, keep: list[int] | None) -> None:
         info = node.ref.stat()
         if is_null_device(info):
             raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
-        if redirect:
-            self._upper.use_feature("metacopy")
         if node.foreign:
             contents = Contents.NONE
         if self._quota is not None:
             size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
             self._quota.require(max(1, size), 1)
+        if node.names:
+            self._upper.refuse_reserved(node.names[0][1])
+        if self.ahead is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
+            self.ahead.require(node.ino, node.contents, info.st_size)
+        if node.names:
+            self.directory(node.names[0][0])
+        if redirect:
+            self._upper.use_feature("metacopy")
         steps = self._plan(node, contents, info.st_nlink)
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
             job.redirect = redirect
             if contents is Contents.NONE and stat.S_ISREG(node.kind):
                 job.truncated, job.mode = True, without_privileges(job.mode)
-            self._run(node, steps, job)
+            self._run(node, steps, job, keep)
         if self._quota is not None:
             self._quota.made(node.ref.stat())
         self.copies += 1
@@ -241,6 +249,8 @@ class CopyUp:
             self._quota.require(before.st_size)
         # One that only names of lower layers lead to is in the index alone and has no name to be replaced at.
         if before.st_nlink <= 1 and not node.indexed:
+            if self.ahead is not None:
+                self.ahead.require(node.ino, node.contents, before.st_size)
             self.remake(node)
         else:
             self._complete_in_place(node)
@@ -268,7 +278,7 @@ class CopyUp:
             undo.push(reopened)
             moves = [(handle, _reopen(fd, handle.flags, reopened)) for handle in node.handles]
             try:
-                self.bytes += _copy_data(node.contents, fd, info.st_size)
+                self.bytes += self._copy_data(node.contents, fd, info.st_size)
                 if self._durable:
                     os.fdatasync(fd)
                 if capability is not None:
@@ -321,9 +331,9 @@ class CopyUp:
         override = layer.policy.override_stat
         return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, info.st_nlink, override=override)
 
-    def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job) -> None:
+    def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job, keep: list[int] | None = None) -> None:
         with ExitStack() as undo:
-            fd = self._make(node.kind, job)
+            fd = self._make(node, job, filled=Step.DATA in steps)
             if fd >= 0:
                 undo.callback(os.close, fd)
             # Open handles go on with the copy, so that a reader from before sees what is written after. They are
@@ -345,10 +355,12 @@ class CopyUp:
             assert lower is None or isinstance(lower, Named)
             node.metacopy, node.data = keep_lower, lower
             node.indexed = index_ref is not None
+            undo.pop_all()
+            if fd >= 0 and keep is not None:
+                keep.append(fd)
+            elif fd >= 0:
+                os.close(fd)
             if index_ref is not None:
-                undo.pop_all()
-                if fd >= 0:
-                    os.close(fd)
                 self._index.settle_lost_names(node.ino)
 
     def _prepare(
@@ -358,11 +370,13 @@ class CopyUp:
         index_ref: Named | None = None
         for step in steps:
             if step is Step.DATA:
-                self.bytes += _copy_data(node.contents, fd, job.info.st_size)
+                if job.copied is None:
+                    job.copied = self._copy_data(node.contents, fd, job.info.st_size)
+                self.bytes += job.copied
             elif step is Step.OWNER:
                 self._owner(job)
             elif step is Step.XATTRS:
-                if not node.foreign:
+                if not node.foreign and self._may_have_xattrs(node):
                     self._xattrs(job)
             elif step is Step.METACOPY:
                 os.ftruncate(fd, job.info.st_size)
@@ -389,7 +403,7 @@ class CopyUp:
         target = parent.upper
         assert target is not None
         times = _times(target.stat())
-        copy = os.stat(job.tmp, dir_fd=job.tmp_fd, follow_symlinks=False)
+        copy = job.made or os.stat(job.tmp, dir_fd=job.tmp_fd, follow_symlinks=False)
         self._upper.publish(job.tmp, target, name)
         self._tree.reidentify(
             node, self._upper.layer, index_ref or Named(target, name), (copy.st_dev, copy.st_ino)
@@ -400,9 +414,11 @@ class CopyUp:
     def _restore_times(parent: DirNode, target: LayerDir, times: tuple[int, int]) -> None:
         """Undo what a copy-up did to the times of the directory that it put a name in: nothing changed there."""
         try:
-            os.utime(target.proc_path(), ns=times)
+            os.utime(b".", ns=times, dir_fd=target.fd())
         except OSError:
-            pass  # as in a directory of somebody else in which we may write; the copy-up itself is done
+            # It may not be searched; or belongs to somebody else who lets us write: the copy-up itself is done.
+            with suppress(OSError):
+                os.utime(target.proc_path(), ns=times)
         parent.touch()
 
     def _pin(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
@@ -416,13 +432,25 @@ class CopyUp:
             reference = index_ref
         self._tree.reidentify(node, self._upper.layer, reference, (copy.st_dev, copy.st_ino))
 
-    def _make(self, kind: int, job: _Job) -> int:
-        """Make the empty object; returns a descriptor of a regular file, else -1."""
+    def _make(self, node: FileNode, job: _Job, *, filled: bool) -> int:
+        """Make the empty object, or take one that has been *filled* already; returns a descriptor of a regular file,
+        else -1.
+        """
+        kind = node.kind
         disk_kind = self._permissions.disk_kind(kind, *job.owner, links=job.links)
         if stat.S_ISREG(disk_kind):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(job.tmp, flags, 0o600, dir_fd=job.tmp_fd)
+            ready = self.ahead.take(node.ino, job.tmp) if filled and self.ahead is not None else None
+            if ready is not None:
+                fd, job.copied = ready
+            else:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(job.tmp, flags, 0o600, dir_fd=job.tmp_fd)
             if stat.S_ISREG(kind):
+                try:
+                    job.made = os.fstat(fd)
+                except OSError:
+                    os.close(fd)
+                    raise
                 return fd
             try:
                 if stat.S_ISLNK(kind):
@@ -436,7 +464,22 @@ class CopyUp:
         return -1
 
     def _owner(self, job: _Job) -> None:
-        self._permissions.own(job.tmp_fd, job.tmp, *job.owner, job.mode, job.info.st_rdev)
+        made = job.made or os.stat(job.tmp, dir_fd=job.tmp_fd, follow_symlinks=False)
+        self._permissions.own(job.tmp_fd, job.tmp, made, *job.owner, job.mode, job.info.st_rdev)
+
+    def _copy_data(self, source: Ref, to: int, size: int) -> int:
+        """Copy the contents of *source* to the empty file *to*; returns the number of bytes that are no hole."""
+        assert isinstance(source, Named | Pinned)
+        if size == 0:
+            return 0
+        at = source.open(os.O_RDONLY)
+        try:
+            return self._copier.copy(at, to, size)
+        finally:
+            os.close(at)
+
+    def _may_have_xattrs(self, node: FileNode | DirNode) -> bool:
+        return not self._acls or node.xattrs is None or bool(node.xattrs)
 
     def _xattrs(self, job: _Job) -> None:
         source, follow = job.source.proc_path(), follows(job.source)
@@ -489,67 +532,6 @@ def _getxattr(path: bytes, name: str, *, follow: bool) -> bytes | None:
 def _target(source: Ref) -> bytes:
     assert isinstance(source, Named | Pinned)
     return source.readlink()
-
-
-def _copy_data(source: Ref, to: int, size: int) -> int:
-    """Copy the contents of *source* to the empty file *to*, holes kept; returns the number of bytes that are
-    no hole.
-    """
-    assert isinstance(source, Named | Pinned)
-    if size == 0:
-        return 0
-    at = source.open(os.O_RDONLY)
-    try:
-        try:
-            fcntl.ioctl(to, _FICLONE, at)
-        except OSError as error:
-            if error.errno not in _NO_OFFLOAD:
-                raise
-            return _copy_segments(at, to, size)
-        return size
-    finally:
-        os.close(at)
-
-
-def _copy_segments(at: int, to: int, size: int) -> int:
-    copied = 0
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(at, end, os.SEEK_DATA)
-            end = min(os.lseek(at, start, os.SEEK_HOLE), size)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here on
-                break
-            if error.errno != errno.EINVAL:
-                raise
-            start, end = end, size
-        if start >= size:
-            break
-        copied += _copy_range(at, to, start, end)
-    os.ftruncate(to, size)
-    return copied
-
-
-def _copy_range(at: int, to: int, start: int, end: int) -> int:
-    offset = start
-    offload = True
-    while offset < end:
-        if offload:
-            try:
-                done = os.copy_file_range(at, to, end - offset, offset, offset)
-            except OSError as error:
-                if error.errno not in _NO_OFFLOAD:
-                    raise
-                offload = False
-                continue
-        else:
-            data = os.pread(at, min(_CHUNK, end - offset), offset)
-            done = os.pwrite(to, data, offset)
-        if done == 0:  # the source is shorter than it said: somebody changes the layer
-            break
-        offset += done
-    return offset - start
 
 
 def _times(info: os.stat_result) -> tuple[int, int]:

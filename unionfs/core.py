@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from unionfs import acl
+from unionfs.ahead import Ahead
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.handles import DirHandle, FileHandle, HandleTable
@@ -25,20 +26,20 @@ from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.positions import Positions
 from unionfs.quota import FileSystemFigures, Quota
-from unionfs.refs import NO_XATTR, follows
+from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.upper import Upper
 from unionfs.xattrs import shown_name, stored_name
 
 _CAPABILITY = "security.capability"
+NO_XATTRS: frozenset[str] = frozenset()
 _ACLS = frozenset((acl.ACCESS, acl.DEFAULT))
 #: Flags of open(2) that are the kernel's business or done by position: never passed on to the file below.
 _NOT_PASSED = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_APPEND | os.O_DIRECT | os.O_TRUNC | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """What setattr is to change; None leaves a value alone. Times in nanoseconds since the epoch, size in
     bytes.
     """
@@ -100,6 +101,9 @@ class UnionFs:
         self._volatile = volatile
         self._static_nlink = static_nlink
         self.acls = acls
+        #: Whether the file system below gives new files no attributes of its own accord, such as the label of a
+        #: security module; None until one has been made.
+        self._bare: bool | None = None
 
     @property
     def namespace(self) -> Namespace:
@@ -190,32 +194,32 @@ class UnionFs:
         if change.uid is not None or change.gid is not None:
             self._chown(node, change.uid, change.gid)
         if change.mode is not None:
-            if isinstance(node, FileNode) and stat.S_ISLNK(node.kind):
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            self._parts().permissions.chmod(node.ref, change.mode)
+            fd = None
+            if isinstance(node, FileNode):
+                if stat.S_ISLNK(node.kind):
+                    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+                if node.handles and not node.metacopy:
+                    fd = node.handles[0].fd
+            self._parts().permissions.chmod(node.ref, change.mode, fd)
         if change.atime_ns is not None or change.mtime_ns is not None:
-            path, follow = node.ref.proc_path(), follows(node.ref)
-            now = os.stat(path, follow_symlinks=follow)
-            times = (
-                now.st_atime_ns if change.atime_ns is None else change.atime_ns,
-                now.st_mtime_ns if change.mtime_ns is None else change.mtime_ns,
-            )
-            os.utime(path, ns=times, follow_symlinks=follow)
+            _set_times(node, change.atime_ns, change.mtime_ns)
         node.touch()
         if isinstance(node, FileNode):
             node.privileged = None
-            node.xattrs = None
+            if node.xattrs:  # none of this gives a file its first one
+                node.xattrs = None
         return node
 
     def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
         parts = self._parts()
-        info = self._info(node)
         uid, gid = self._ownership.on_disk(uid, gid)
-        wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
-        if isinstance(node, FileNode) and not parts.permissions.holds_owner(node.ref, node.kind, *wanted):
-            parts.copy_up.remake(node, wanted)
-        else:
-            parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
+        if isinstance(node, FileNode) and not parts.permissions.holds_any_owner(node.ref, node.kind):
+            info = self._info(node)
+            wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
+            if not parts.permissions.holds_owner(node.ref, node.kind, *wanted):
+                parts.copy_up.remake(node, wanted)
+                return
+        parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
 
     def _truncate(self, node: FileNode, size: int, handle_number: int | None, *, changes: bool) -> None:
         self._strip_privileges(node)
@@ -277,16 +281,24 @@ class UnionFs:
         """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up."""
         node = self._regular_file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        passed = flags & ~_NOT_PASSED
         emptied = False
+        kept: list[int] = []
         if writing:
             if flags & os.O_TRUNC and node.layer.writable:
                 self._strip_privileges(node)
             contents = Contents.NONE if flags & os.O_TRUNC else Contents.COPY
-            emptied = self._parts().copy_up.file(node, contents)
+            try:
+                emptied = self._parts().copy_up.file(node, contents, kept if passed == os.O_RDWR else None)
+            except OSError:
+                for fd in kept:
+                    os.close(fd)
+                raise
             if emptied:
                 node.privileged = node.xattrs = None  # it has been made without capabilities
-        passed = flags & ~_NOT_PASSED
-        if node.foreign and not node.layer.writable:
+        if kept:
+            fd = kept[0]
+        elif node.foreign and not node.layer.writable:
             fd = os.memfd_create("unionfs-foreign")
         else:
             # What is written never goes to a layer below, whatever a copy says of its contents.
@@ -331,15 +343,26 @@ class UnionFs:
     ) -> tuple[int, FileNode]:
         """Make a file and open it; returns the number of the handle and the node."""
         passed = flags & ~_NOT_PASSED
-        node, fd = self.namespace.create(self.tree.directory(parent), name, mode, passed, owner)
-        return self.handles.add_file(FileHandle(node, fd, passed)), node
+        directory = self.tree.directory(parent)
+        node, fd = self.namespace.create(directory, name, mode, passed, owner)
+        number = self.handles.add_file(FileHandle(node, fd, passed))
+        if self._bare is None:
+            self._bare = not self._listed_xattrs(node) and not node.layer.policy.override_stat
+        if self._bare and not self.has_default_acl(directory):
+            node.xattrs = NO_XATTRS
+            node.privileged = bool(mode & (stat.S_ISUID | stat.S_ISGID))
+        return number, node
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Read up to *size* bytes at *offset*."""
+        return os.pread(self.readable(number).fd, size, offset)
+
+    def readable(self, number: int) -> FileHandle:
+        """Return the handle of that number, which is about to be read."""
         handle = self.handles.file(number)
         if handle.node.layer.writable:
             handle.node.touch()  # the access time; that of an immutable layer is not shown to change
-        return os.pread(handle.fd, size, offset)
+        return handle
 
     def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
         """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between."""
@@ -374,8 +397,21 @@ class UnionFs:
         """Bring the contents, and unless *data_only* the attributes, to disk. A volatile mount promises
         nothing and does nothing.
         """
+        handle = self.handles.file(number)
         if not self._volatile:
-            (os.fdatasync if data_only else os.fsync)(self.handles.file(number).fd)
+            (os.fdatasync if data_only else os.fsync)(handle.fd)
+
+    @property
+    def volatile(self) -> bool:
+        """Whether nothing is ever synced."""
+        return self._volatile
+
+    def copy_ahead(self) -> Ahead | None:
+        """Have large files copied before the copy-up that needs them, by whoever calls this; None if nothing is copied."""
+        if self.writable is None:
+            return None
+        ahead = self.writable.copy_up.ahead = Ahead(self.writable.upper, durable=not self._volatile)
+        return ahead
 
     def readlink(self, ino: int) -> bytes:
         """Return the target of a symbolic link."""
@@ -444,14 +480,19 @@ class UnionFs:
 
     def sync_directory(self, node: DirNode) -> None:
         """Bring what the upper layer has of *node* to disk."""
+        fd = self.directory_to_sync(node)
+        if fd is not None:
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def directory_to_sync(self, node: DirNode) -> int | None:
+        """Return a new descriptor of what is to be synced for *node*; None where that is nothing."""
         upper = node.upper
         if upper is None or self._volatile:
-            return
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=upper.fd())
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            return None
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=upper.fd())
 
     def statfs(self) -> FileSystemFigures:
         """Return the figures of the file system below the top layer, within the bounds of the layer's own."""
@@ -484,18 +525,22 @@ class UnionFs:
         if names is None:
             if self._has_no_contents(node):
                 return frozenset()
-            path, follow = node.ref.proc_path(), follows(node.ref)
-            try:
-                found = os.listxattr(path, follow_symlinks=follow)
-            except OSError as error:
-                if error.errno not in NO_XATTR:
-                    raise
-                found = []
+            found = self._listed_xattrs(node)
             override = node.layer.policy.override_stat
             shown = (shown_name(name, override=override) for name in found)
-            names = frozenset(filter(None, shown))
+            names = frozenset(filter(None, shown)) if found else NO_XATTRS
             node.xattrs = names = names if self.acls else names - _ACLS
         return names
+
+    @staticmethod
+    def _listed_xattrs(node: Node) -> list[str]:
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        try:
+            return os.listxattr(path, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+            return []
 
     def has_default_acl(self, node: DirNode) -> bool:
         """Tell whether what is made in *node* gets its permissions from a list rather than from the umask."""
@@ -563,6 +608,18 @@ class UnionFs:
         node.touch()
         if isinstance(node, FileNode):
             node.privileged = None
+
+
+def _set_times(node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:
+    ref = node.ref
+    if atime_ns is None or mtime_ns is None:
+        now = os.stat(ref.proc_path(), follow_symlinks=follows(ref))
+        atime_ns = now.st_atime_ns if atime_ns is None else atime_ns
+        mtime_ns = now.st_mtime_ns if mtime_ns is None else mtime_ns
+    if isinstance(ref, Named):
+        os.utime(ref.name, ns=(atime_ns, mtime_ns), dir_fd=ref.directory.fd(), follow_symlinks=False)
+    else:
+        os.utime(ref.proc_path(), ns=(atime_ns, mtime_ns))
 
 
 def _stored_name(node: Node, name: str) -> str:

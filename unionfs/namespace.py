@@ -95,7 +95,8 @@ class Namespace:
             opened = os.open(at, making, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
 
         try:
-            return self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, make), opened
+            kind = stat.S_IFREG | stat.S_IMODE(mode)
+            return self._make(parent, name, kind, owner, make, look=lambda: os.fstat(opened)), opened
         except OSError:
             if opened >= 0:
                 os.close(opened)
@@ -109,14 +110,20 @@ class Namespace:
         owner: tuple[int, int],
         make: Callable[[int, bytes], None],
         rdev: int = 0,
+        look: Callable[[], os.stat_result] | None = None,
     ) -> FileNode:
+        """Make an object with *make*; *look* at it, on disk, for less than by its name."""
         directory = self._prepare(parent, name)
-        uid, gid, mode = self._ownership.for_new(*owner, mode, self._owner_of(parent))
+        above = self._owner_of(parent)
+        uid, gid, mode = self._ownership.for_new(*owner, mode, above)
+        inherits = bool(above[2] & stat.S_ISGID)
+        whole = self._permissions.made_whole(mode, uid, gid, inherits=inherits)
 
         def complete(dirfd: int, at: bytes) -> None:
             make(dirfd, at)
+            if whole and dirfd == directory.fd():
+                return
             try:
-                inherits = self._inherits_group(parent)
                 self._permissions.settle(dirfd, at, uid, gid, mode, rdev, inherits=inherits)
                 if dirfd != directory.fd() and not directory.layer.policy.override_stat:
                     _inherit_acl(directory, dirfd, at, mode)
@@ -124,11 +131,12 @@ class Namespace:
                 os.unlink(at, dir_fd=dirfd)
                 raise
 
-        whole = self._permissions.made_whole(mode, uid, gid, inherits=self._inherits_group(parent))
         blocks = self._require_room(directory)
         self._upper.create(directory, name, complete, whole=whole)
         parent.touch()
-        node = self._tree.add_file(parent, name, Named(directory, name))
+        ref = Named(directory, name)
+        info = ref.stat() if look is None or directory.layer.policy.override_stat else look()
+        node = self._tree.add_new_file(parent, name, ref, info)
         self._count(node, directory, blocks)
         return node
 

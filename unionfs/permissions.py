@@ -13,7 +13,7 @@ import stat
 
 from unionfs.layer import Ref
 from unionfs.override import OVERRIDE_XATTR, Override, encode
-from unionfs.refs import NO_XATTR, Pinned, at_path, follows
+from unionfs.refs import NO_XATTR, Named, Pinned, at_path, follows
 from unionfs.xattrs import stored_name
 
 _CAPABILITY = stored_name("security.capability", override=True)
@@ -41,13 +41,15 @@ class NativePermissions:
         mine = uid == self._euid and gid == self._egid
         return mine and not inherits and (stat.S_ISLNK(mode) or not mode & _SET_ID)
 
-    def own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
-        """Give the new object *name* of *dirfd* its owner; *mode* (with type) and *rdev* as far as the disk has none.
+    def own(
+        self, dirfd: int, name: bytes, made: os.stat_result, uid: int, gid: int, mode: int, rdev: int = 0
+    ) -> None:
+        """Give the new object *name* of *dirfd*, which was *made* so, its owner; *mode* (with type) and *rdev* as far
+        as the disk has none.
 
         Before its attributes and its mode: a change of owner clears file capabilities and set-id bits.
         """
         del mode, rdev
-        made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         if (made.st_uid, made.st_gid) != (uid, gid):
             os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
 
@@ -82,11 +84,14 @@ class NativePermissions:
 
     def chown(self, ref: Ref, uid: int, gid: int) -> None:
         """Change the owner as chown(2); -1 leaves one alone."""
-        os.chown(ref.proc_path(), uid, gid, follow_symlinks=follows(ref))
+        if isinstance(ref, Named):
+            os.chown(ref.name, uid, gid, dir_fd=ref.directory.fd(), follow_symlinks=False)
+        else:
+            os.chown(ref.proc_path(), uid, gid)
 
-    def chmod(self, ref: Ref, mode: int) -> None:
-        """Change the permission bits."""
-        os.chmod(ref.proc_path(), stat.S_IMODE(mode))
+    def chmod(self, ref: Ref, mode: int, fd: int | None = None) -> None:
+        """Change the permission bits; *fd* is a descriptor of the object, where there is one."""
+        os.chmod(ref.proc_path() if fd is None else fd, stat.S_IMODE(mode))
 
 
 class OverridePermissions(NativePermissions):
@@ -113,9 +118,11 @@ class OverridePermissions(NativePermissions):
         """Again, only a symbolic link that is one on disk cannot."""
         return not stat.S_ISLNK(kind) or not stat.S_ISLNK(_on_disk(ref).st_mode)
 
-    def own(self, dirfd: int, name: bytes, uid: int, gid: int, mode: int, rdev: int = 0) -> None:
+    def own(
+        self, dirfd: int, name: bytes, made: os.stat_result, uid: int, gid: int, mode: int, rdev: int = 0
+    ) -> None:
         """Write the attribute, where the disk cannot hold all of it."""
-        disk = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode
+        disk = made.st_mode
         if stat.S_ISLNK(disk):
             return
         if stat.S_IFMT(disk) != stat.S_IFMT(mode) or not self._fits_disk(uid, gid, mode):
@@ -133,7 +140,7 @@ class OverridePermissions(NativePermissions):
     ) -> None:
         """Write the attribute and set the permission bits on disk."""
         del inherits
-        self.own(dirfd, name, uid, gid, mode, rdev)
+        self.own(dirfd, name, os.stat(name, dir_fd=dirfd, follow_symlinks=False), uid, gid, mode, rdev)
         self.restrict(dirfd, name, mode)
 
     def chown(self, ref: Ref, uid: int, gid: int) -> None:
@@ -149,8 +156,9 @@ class OverridePermissions(NativePermissions):
                     raise
         self._change(ref, info, info.st_uid if uid == -1 else uid, info.st_gid if gid == -1 else gid, mode)
 
-    def chmod(self, ref: Ref, mode: int) -> None:
-        """Change the permission bits."""
+    def chmod(self, ref: Ref, mode: int, fd: int | None = None) -> None:
+        """Change the permission bits; *fd* is of no use, as the attribute says what they are."""
+        del fd
         info = ref.stat()
         self._change(ref, info, info.st_uid, info.st_gid, stat.S_IFMT(info.st_mode) | stat.S_IMODE(mode))
 

@@ -124,7 +124,10 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
         quota = Quota(top, source.size, source.inodes)
         quota.nameless, tree.on_gone = tree.nameless, quota.gone
         upper.on_mark, upper.on_record = quota.marked, quota.recorded
-    copy_up = CopyUp(tree, upper, index, ownership, permissions, durable=not source.volatile, quota=quota)
+    acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
+    copy_up = CopyUp(
+        tree, upper, index, ownership, permissions, durable=not source.volatile, acls=acls, quota=quota
+    )
     namespace = Namespace(tree, upper, index, copy_up, ownership, permissions, quota)
     parts = WritableParts(
         upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions, quota=quota
@@ -135,7 +138,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
         parts,
         volatile=source.volatile,
         static_nlink=source.static_nlink,
-        acls=source.acl and source.ids == SAME_IDS and not top.policy.override_stat,
+        acls=acls,
     )
 
 

@@ -29,7 +29,7 @@ class Tree:
         self.layers = layers
         self.index = index
         #: Told of each object of the writable layer without names that is let go.
-        self.on_gone: Callable[[os.stat_result], None] = _ignore
+        self.on_gone: Callable[[os.stat_result], None] | None = None
         self.numbers = InodeNumbers()
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
@@ -192,6 +192,19 @@ class Tree:
         directory.children[name] = node
         return node
 
+    def add_new_file(self, directory: DirNode, name: bytes, ref: Named, info: os.stat_result) -> FileNode:
+        """Attach a node for the object of the writable layer that *ref* reaches, with attributes *info*, made as *name*
+        just now: nobody knows it, and nothing is recorded of it.
+        """
+        number = self.numbers.number((info.st_dev, info.st_ino))
+        node = FileNode(self._unique(number), info, ref.directory.layer, ref, number)
+        self._by_ino[node.ino] = node
+        self._unsettled.append(node)
+        self._identify(node)
+        node.names.append((directory, name))
+        directory.children[name] = node
+        return node
+
     def _drop_stale_facts(self, ino: Ino, ref: Named) -> None:
         """Drop what the index says of *ino*, if that is about another object than *ref*, which has the number now."""
         assert self.index is not None
@@ -338,9 +351,10 @@ class Tree:
 
     def _let_go(self, node: Node) -> None:
         """Close the descriptor that holds *node*, if it has no name."""
-        info = _nameless(node)
-        if info is not None:
-            self.on_gone(info)
+        if self.on_gone is not None:
+            info = _nameless(node)
+            if info is not None:
+                self.on_gone(info)
         if isinstance(node, DirNode):
             node.parts[0].close()  # removed: it was pinned
         elif isinstance(node.ref, Pinned):
@@ -380,10 +394,6 @@ def _nameless(node: Node) -> os.stat_result | None:
         return None
     info = os.fstat(node.ref.fd)
     return info if info.st_nlink == 0 else None
-
-
-def _ignore(_info: os.stat_result) -> None:
-    pass
 
 
 def _reach_by_name(node: FileNode, ref: Named) -> None:

@@ -63,6 +63,8 @@ class Upper:
         if os.fstat(work_fd).st_dev != layer.device:
             raise UnionError("upperdir and workdir are on different file systems: put both in one")
         self._serial = itertools.count()
+        #: The temporary name that was renamed into place last.
+        self._placed = b""
         #: Called for each deletion mark that is made.
         self.on_mark: Callable[[], None] = _ignore
         #: Called before a record is written to the root for the first time; may refuse it.
@@ -117,9 +119,25 @@ class Upper:
             yield self._tmp_fd, name
         finally:
             try:
-                self._discard(name)
+                if name != self._placed:
+                    self._discard(name)
             except OSError:
                 pass  # the change itself is done, or has failed for its own reason; the next mount clears this
+
+    def begin_copy(self) -> tuple[bytes, int]:
+        """Make an empty file in the work directory, to read and write; returns its temporary name and descriptor."""
+        name = b"#%x" % next(self._serial)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return name, os.open(name, flags, 0o600, dir_fd=self._tmp_fd)
+
+    def rename_temporary(self, name: bytes, to: bytes) -> None:
+        """Give the temporary *name* another one."""
+        os.rename(name, to, src_dir_fd=self._tmp_fd, dst_dir_fd=self._tmp_fd)
+
+    def discard_copy(self, name: bytes) -> None:
+        """Remove what :meth:`begin_copy` made; where that fails, the next mount does."""
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self._tmp_fd)
 
     def _discard(self, name: bytes) -> None:
         try:
@@ -283,6 +301,7 @@ class Upper:
         that may be there.
         """
         os.rename(tmp, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory.fd())
+        self._placed = tmp
         if directory.mark(name) is Mark.WHITEOUT:
             self._remove_aufs_whiteout(directory, name)
         directory.note(name, Mark.OTHER)
@@ -329,6 +348,7 @@ class Upper:
             with self.building() as (tmp_fd, tmp):
                 self._make_whiteout(tmp_fd, tmp)
                 os.rename(tmp, name, src_dir_fd=tmp_fd, dst_dir_fd=directory.fd())
+                self._placed = tmp
             directory.note(name, Mark.WHITEOUT)
         else:
             self._mark_by_name(directory, name)

@@ -14,11 +14,13 @@ import os
 import select
 import signal
 from collections.abc import Callable
+from threading import Lock
 from types import FrameType
 from typing import Self
 
 from unionfs.core import UnionFs
 from unionfs.errors import UnionError
+from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, Spinning
@@ -59,6 +61,7 @@ def serve(
     Raises:
         UnionError: the kernel is too old.
     """
+    loop: _Loop | None = None
     try:
         os.set_blocking(fuse_fd, False)
         with _Signals(ending) as signals:
@@ -74,7 +77,10 @@ def serve(
                     return 0
             return 1
     finally:
-        os.close(fuse_fd)
+        if loop is None:
+            os.close(fuse_fd)
+        else:
+            loop.close()
         fs.close()
 
 
@@ -90,6 +96,7 @@ class _Signals:
         self.fd = self._writer = -1
         self._before: dict[int, object] = {}
         self._wakeup_before = -1
+        self._waking = Lock()
 
     def __enter__(self) -> Self:
         self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -105,14 +112,25 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self.fd)
-        os.close(self._writer)
+        with self._waking:
+            os.close(self.fd)
+            os.close(self._writer)
+            self._writer = -1
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self.asked = True
         else:
             self.ended = True
+
+    def wake(self) -> None:
+        """Make the descriptor readable, from any thread."""
+        with self._waking:
+            try:
+                if self._writer >= 0:
+                    os.write(self._writer, b"\0")
+            except BlockingIOError:
+                pass  # it is full, hence readable
 
     def drain(self) -> None:
         """Make the descriptor unreadable again."""
@@ -144,6 +162,9 @@ class _Loop:
         self._buffer = mmap.mmap(-1, BUFFER)
         self._view = memoryview(self._buffer)
         self._requests = Requests(fs, self._view, unopened=unopened)
+        self._saying = Lock()
+        self._closed = False
+        self._later = self._requests.later = Later(fs, self._say, signals.wake)
         self._lifeline = lifeline
         self._ended = False
         alone = len(os.sched_getaffinity(0)) == 1
@@ -163,12 +184,17 @@ class _Loop:
         into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
         view = self._view
         answer, reply_with = self._requests.answer, self._write
+        ready = self._later.ready
         waited = True
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
             if signals.asked:
                 signals.asked = False
-                report(figures(self._fs, self._requests.requests), self._fs)
+                report(
+                    figures(self._fs, {**self._requests.requests, "threaded": self._later.count}), self._fs
+                )
+            if ready:
+                self._resume()
             spins = 0 if waited else spinning.times()
             for _ in range(spins or 1):
                 try:
@@ -199,12 +225,42 @@ class _Loop:
                 look = _REQUESTS_PER_LOOK
                 self._look()
 
-    def _write(self, opcode: int, unique: int, reply: bytes | int) -> None:
+    def _resume(self) -> None:
+        """Answer the requests that had to wait for bytes."""
+        for request in self._later.resume():
+            self._view[: len(request)] = request
+            _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(request)
+            reply = self._requests.answer(opcode, node, len(request))
+            if reply is not None:
+                self._write(opcode, unique, reply)
+
+    def _say(self, unique: int, reply: bytes | int) -> None:
+        """Answer a request whose reply counts nothing, from any thread."""
+        try:
+            with self._saying:
+                if self._closed:
+                    return
+                if isinstance(reply, int):
+                    os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size, reply, unique))
+                else:
+                    os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
+        except OSError as error:
+            # Whoever asked is gone, or the mount is.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                log.warning("a late reply was not taken: %s", error.strerror)
+
+    def close(self) -> None:
+        """Close the descriptor: what a thread has to say from now on is for nobody."""
+        with self._saying:
+            self._closed = True
+            os.close(self._fd)
+
+    def _write(self, opcode: int, unique: int, reply: bytes | memoryview | int) -> None:
         try:
             if reply.__class__ is int:
                 os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size, reply, unique))
             else:
-                assert isinstance(reply, bytes)
+                assert not isinstance(reply, int)
                 os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
         except OSError as error:
             # Whoever asked is gone (ENOENT), or the mount is; or the kernel does not take the answer, of which it then

@@ -13,9 +13,11 @@ import os
 import time
 from collections.abc import Callable
 
+from unionfs.ahead import NotYet
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.forgetting import Forgetting
+from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import (
     ATTR_OUT_HEAD,
     BATCH_FORGET_IN,
@@ -71,7 +73,7 @@ from unionfs.nodes import DirNode, FileNode, Node
 log = logging.getLogger(__name__)
 
 #: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
-Reply = bytes | int | None
+Reply = bytes | memoryview | int | None
 
 _BODY = IN_HEADER.size
 _NS = 1_000_000_000
@@ -101,6 +103,8 @@ class Requests:
         self._files: UnopenedFiles | None = None
         self._masks = self._extended_setxattr = False
         self._forgetting = Forgetting(fs.tree)
+        #: Where what would have to wait goes; None: it is waited for.
+        self.later: Later | None = None
         #: How many requests came by their number.
         self._counts = [0] * 64
         names = {opcode: getattr(self, f"_{opcode.name.lower()}", None) for opcode in Opcode}
@@ -122,8 +126,15 @@ class Requests:
         try:
             return handler(node, end)
         except OSError as error:
-            number = error.errno or errno.EIO
-            return -(errno.EOPNOTSUPP if number == errno.ENOSYS else number)
+            return _errno(error)
+        except NotYet as not_yet:
+            assert self.later is not None
+            self._counts[opcode] -= 1
+            try:
+                self.later.park(not_yet, bytes(self._view[:end]))
+            except OSError as error:
+                return _errno(error)
+            return None
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
             return -errno.EIO
@@ -183,6 +194,11 @@ class Requests:
     def _owner(self) -> tuple[int, int]:
         _, _, _, _, uid, gid, _, _, _ = IN_HEADER.unpack_from(self._view)
         return uid, gid
+
+    def _unique(self) -> int:
+        """Return the number of the request, by which it can be answered later."""
+        _, _, unique, _, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
+        return int(unique)
 
     def _masked(self, directory: DirNode, mode: int, umask: int) -> int:
         return callers.masked(self.fs, directory, mode, umask) if self._masks else mode
@@ -287,27 +303,17 @@ class Requests:
         ) = SETATTR_IN.unpack_from(self._view, _BODY)  # fmt: skip
         # Of the clock by which the kernel dates writes: a later one would be overtaken by them.
         now = time.clock_gettime_ns(_COARSE) if valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW) else 0
-        times: dict[str, int | None] = {
-            "atime_ns": None
-            if not valid & FATTR_ATIME
-            else now
-            if valid & FATTR_ATIME_NOW
-            else atime * _NS + atime_ns,
-            "mtime_ns": None
-            if not valid & FATTR_MTIME
-            else now
-            if valid & FATTR_MTIME_NOW
-            else mtime * _NS + mtime_ns,
-        }
+        atime, mtime = atime * _NS + atime_ns, mtime * _NS + mtime_ns
         files = self._files
         change = Change(
-            mode=mode if valid & FATTR_MODE else None,
-            uid=uid if valid & FATTR_UID else None,
-            gid=gid if valid & FATTR_GID else None,
-            size=_position(size) if valid & FATTR_SIZE else None,
+            mode if valid & FATTR_MODE else None,
+            uid if valid & FATTR_UID else None,
+            gid if valid & FATTR_GID else None,
+            _position(size) if valid & FATTR_SIZE else None,
+            None if not valid & FATTR_ATIME else now if valid & FATTR_ATIME_NOW else atime,
+            None if not valid & FATTR_MTIME else now if valid & FATTR_MTIME_NOW else mtime,
             # Without OPEN, nothing tells open(2) with O_TRUNC from truncate(2) to nothing.
             opening=files is not None and not size and not valid & FATTR_FH,
-            **times,
         )
         handle: int | None = fh if valid & FATTR_FH else None
         if files is not None:
@@ -387,7 +393,9 @@ class Requests:
         fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, _BODY)
         if self._files is not None:
             fh = self._files.reading(node)
-        return self.fs.read(fh, _position(offset), size)
+        if self.later is None:
+            return self.fs.read(fh, _position(offset), size)
+        return self.later.read(self.fs.readable(fh), _position(offset), size, self._unique())
 
     def _write(self, node: int, end: int) -> Reply:
         fh, offset, size, _, _, flags, _ = WRITE_IN.unpack_from(self._view, _BODY)
@@ -417,8 +425,11 @@ class Requests:
             if not self._tree.file(node).layer.writable:
                 return b""
             fh = self._files.reading(node)
-        self.fs.fsync(fh, data_only=bool(flags & FSYNC_FDATASYNC))
-        return b""
+        data_only = bool(flags & FSYNC_FDATASYNC)
+        if self.later is None or self.fs.volatile:
+            self.fs.fsync(fh, data_only=data_only)
+            return b""
+        return self.later.sync(os.dup(self.fs.handles.file(fh).fd), self._unique(), data_only=data_only)
 
     # -- directories -------------------------------------------------------------------------------
 
@@ -476,17 +487,23 @@ class Requests:
 
     def _fsyncdir(self, node: int, end: int) -> Reply:
         fh, _, _ = FSYNC_IN.unpack_from(self._view, _BODY)
-        if self._files is not None:
-            self.fs.sync_directory(self._tree.directory(node))
-        else:
-            self.fs.fsyncdir(fh)
-        return b""
+        directory = self.fs.handles.directory(fh).node if self._files is None else self._tree.directory(node)
+        if self.later is None:
+            self.fs.sync_directory(directory)
+            return b""
+        fd = self.fs.directory_to_sync(directory)
+        return b"" if fd is None else self.later.sync(fd, self._unique(), data_only=False)
 
 
 #: CLOCK_REALTIME_COARSE (linux/time.h), which the time module has no name for.
 _COARSE = 5
 _U64 = (1 << 64) - 1
 _LAST = (1 << 63) - 1
+
+
+def _errno(error: OSError) -> int:
+    number = error.errno or errno.EIO
+    return -(errno.EOPNOTSUPP if number == errno.ENOSYS else number)
 
 
 def _position(offset: int) -> int:

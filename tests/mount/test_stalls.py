@@ -1,0 +1,75 @@
+"""A disk that does not answer holds up those who need it, and nobody else: the direct server leaves bytes to threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.mount.support import PATIENCE, Union, make_union, wait_until
+
+pytestmark = pytest.mark.fusermount
+
+LARGE = os.urandom(3 << 20)
+
+
+@pytest.fixture
+def stalled(tmp_path: Path) -> Iterator[tuple[Union, int]]:
+    """Give a union whose lower layer is on a mount whose server, the process, has been stopped. Its names are known."""
+    with ExitStack() as stack:
+        for name in ("disk", "union"):
+            (tmp_path / name).mkdir()
+        tree = {"small": b"small", "read": LARGE, "append": LARGE}
+        options = "server=direct,open_requests=off"
+        disk = stack.enter_context(make_union(str(tmp_path / "disk"), tree, options=options))
+        union = stack.enter_context(Union(str(tmp_path / "union"), [disk.path], options=options))
+        assert sorted(os.listdir(union.path)) == ["append", "read", "small"]
+        for name in tree:  # metadata is read by the server itself
+            assert os.listxattr(f"{union.path}/{name}") == []
+        with open(f"{union.path}/small", "rb") as file:
+            assert file.read() == b"small"
+        os.kill(disk.pid, signal.SIGSTOP)
+        stack.callback(os.kill, disk.pid, signal.SIGCONT)
+        yield union, disk.pid
+
+
+def run(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sh", "-c", script, "sh", *arguments], stdout=subprocess.PIPE)
+
+
+def test_a_read_and_a_copy_up_that_wait_for_the_disk_hold_nobody_else_up(
+    stalled: tuple[Union, int],
+) -> None:
+    union, disk = stalled
+    root = union.path
+    with (
+        run('exec cat "$1/read"', root) as reading,
+        run('printf more >>"$1/append"', root) as appending,
+    ):
+        try:
+            # In a process of its own: it would wait for ever.
+            others = f"""
+import os
+os.mkdir({root!r} + "/new")
+for number in range(100):
+    with open({root!r} + f"/new/{{number}}", "w") as file:
+        file.write(str(number))
+assert len(os.listdir({root!r} + "/new")) == 100
+assert open({root!r} + "/small").read() == "small"
+"""
+            subprocess.run([sys.executable, "-c", others], check=True, timeout=PATIENCE)
+            assert reading.poll() is None
+            assert appending.poll() is None
+        finally:
+            os.kill(disk, signal.SIGCONT)
+        assert reading.communicate(timeout=PATIENCE)[0] == LARGE
+        assert appending.wait(PATIENCE) == 0
+    with open(f"{root}/append", "rb") as file:
+        assert file.read() == LARGE + b"more"
+    wait_until(lambda: os.listdir(f"{union.work}/unionfs/tmp") == [], "nothing is left in the work directory")

@@ -1,0 +1,334 @@
+"""A request that would have to wait for a disk is answered by a thread, or asked again: others are answered meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.fsapi.direct import DirectClient
+from unionfs import _libc, ahead, contents
+from unionfs.fuse import later, protocol
+from unionfs.fuse.later import Later
+from unionfs.fuse.protocol import Opcode
+from unionfs.fuse.threads import Threads
+
+if TYPE_CHECKING:
+    from tests.support.output import Complaints
+    from tests.unit.unionfs.conftest import MakeUnion
+    from tests.unit.unionfs.support import Union
+
+PATIENCE = 60.0
+LARGE = bytes(range(256)) * 128  # with the limit of the fixture; a change of metadata alone copies none of it
+
+
+@dataclass
+class Server:
+    """A union behind requests, whose threads can be held up."""
+
+    union: Union
+    client: DirectClient
+    said: dict[int, bytes | int] = field(default_factory=dict)
+    news: threading.Event = field(default_factory=threading.Event)
+    #: Threads wait for it before they read, copy or sync.
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def node(self, path: str) -> int:
+        """Look *path* up as the kernel does, who knows it then."""
+        node = self.union.node(path)
+        node.lookups += 1
+        return node.ino
+
+    def wait(self) -> None:
+        assert self.news.wait(PATIENCE)
+        self.news.clear()
+
+    def resume(self) -> list[bytes | memoryview | int | None]:
+        """Ask again what can be asked again, as the loop does."""
+        waiting = self.client.requests.later
+        assert waiting is not None
+        replies = []
+        for request in waiting.resume():
+            _, opcode, _, node, *_ = protocol.IN_HEADER.unpack_from(request)
+            self.client.requests._view[: len(request)] = request
+            replies.append(self.client.requests.answer(opcode, node, len(request)))
+        return replies
+
+    def write(self, path: str, data: bytes, offset: int = 0) -> object:
+        body = protocol.WRITE_IN.pack(0, offset, len(data), 0, 0, os.O_WRONLY, 0) + data
+        return self.client.send(Opcode.WRITE, self.node(path), body)
+
+    def read(self, path: str, size: int = 1 << 17) -> Any:
+        return self.client.send(Opcode.READ, self.node(path), protocol.READ_IN.pack(0, 0, size, 0, 0, 0, 0))
+
+
+@pytest.fixture
+def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Give a server of a small and a large lower file, and one of the upper layer."""
+    union = make_union({"small": b"small", "large": LARGE, "d": {}})
+    union.create("upper", b"upper")
+    made = Server(union, DirectClient(union.fs, unopened=True))
+
+    def say(unique: int, reply: bytes | int) -> None:
+        made.said[unique] = reply
+        made.news.set()
+
+    monkeypatch.setattr(ahead, "LARGE", len(LARGE))
+    made.client.requests.later = Later(union.fs, say, made.news.set)
+    copy = contents.Copier.copy
+
+    def held(self: contents.Copier, at: int, to: int, size: int) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            assert made.gate.wait(PATIENCE)
+        return copy(self, at, to, size)
+
+    monkeypatch.setattr(contents.Copier, "copy", held)
+    yield made
+    made.gate.set()
+
+
+def not_in_memory(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """Have the kernel say that nothing is in memory, and the disk wait for the gate."""
+    read, pread = os.preadv, os.pread
+
+    def preadv(fd: int, buffers: tuple[memoryview], offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_NOWAIT:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return read(fd, buffers, offset, flags)
+
+    def slow(fd: int, size: int, offset: int) -> bytes:
+        if threading.current_thread() is not threading.main_thread():
+            assert server.gate.wait(PATIENCE)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "pread", slow)
+
+
+def test_what_is_in_memory_is_answered_at_once(server: Server) -> None:
+    assert bytes(server.read("small")) == b"small"
+    assert bytes(server.read("large", 100)) == LARGE[:100]
+    assert server.client.requests.later is not None
+    assert server.client.requests.later.count == 0
+
+
+def test_a_read_of_the_disk_holds_nobody_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    not_in_memory(monkeypatch, server)
+    assert server.read("small") is None
+    made = server.client.send(Opcode.MKDIR, 1, protocol.MKDIR_IN.pack(0o755, 0) + b"new\0")
+    assert isinstance(made, bytes)
+    assert server.said == {}
+    server.gate.set()
+    server.wait()
+    assert server.said == {7: b"small"}
+
+
+def test_a_file_that_is_closed_while_a_thread_reads_it_is_read_to_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_in_memory(monkeypatch, server)
+    assert server.read("small") is None
+    node = server.union.file("small")
+    server.client.send(Opcode.FORGET, node.ino, protocol.FORGET_IN.pack(node.lookups))
+    server.gate.set()
+    server.wait()
+    assert server.said == {7: b"small"}
+
+
+def test_a_disk_that_fails_is_the_error_of_whoever_reads(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_in_memory(monkeypatch, server)
+
+    def broken(_fd: int, _size: int, _offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", broken)
+    assert server.read("small") is None
+    server.wait()
+    assert server.said == {7: -errno.EIO}
+
+
+@pytest.mark.parametrize(("kind", "threaded"), [(0x6969, True), (0x01021994, False)], ids=["nfs", "tmpfs"])
+def test_where_the_kernel_cannot_tell_only_remote_files_are_read_by_threads(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: int, threaded: bool
+) -> None:
+    read = os.preadv
+
+    def preadv(fd: int, buffers: tuple[memoryview], offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_NOWAIT:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return read(fd, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(_libc, "file_system_type", lambda _fd: kind)
+    for _ in range(2):
+        server.said.clear()
+        reply = server.read("small")
+        if threaded:
+            assert reply is None
+            server.wait()
+            reply = server.said[7]
+        assert bytes(reply) == b"small"
+
+
+@pytest.mark.parametrize("name", ["upper", "d"])
+def test_a_sync_holds_nobody_up(server: Server, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    synced: list[str] = []
+    if name == "d":
+        server.union.create("d/file")
+
+    def slow(fd: int) -> None:
+        assert server.gate.wait(PATIENCE)
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    opcode = Opcode.FSYNCDIR if name == "d" else Opcode.FSYNC
+    assert server.client.send(opcode, server.node(name), protocol.FSYNC_IN.pack(0, 0, 0)) is None
+    assert bytes(server.read("small")) == b"small"
+    server.gate.set()
+    server.wait()
+    assert server.said == {7: b""}
+    assert [os.path.basename(path) for path in synced] == [name]
+
+
+def test_a_large_copy_up_holds_nobody_up(server: Server) -> None:
+    assert server.write("large", b"!!", 10) is None
+    assert bytes(server.read("small")) == b"small"
+    assert server.union.file("large").layer.writable is False
+    server.gate.set()
+    server.wait()
+    assert server.resume() == [protocol.WRITE_OUT.pack(2, 0)]
+    assert server.union.read("large") == LARGE[:10] + b"!!" + LARGE[12:]
+    assert server.union.leftovers() == []
+
+
+def test_two_who_write_to_a_large_file_wait_for_one_copy(server: Server) -> None:
+    assert server.write("large", b"one", 0) is None
+    assert server.write("large", b"two", 2) is None
+    server.gate.set()
+    server.wait()
+    assert server.resume() == [protocol.WRITE_OUT.pack(3, 0)] * 2
+    assert server.union.read("large") == b"ontwo" + LARGE[5:]
+    assert server.client.requests.later is not None
+    assert server.client.requests.later.count == 1
+    assert server.union.leftovers() == []
+
+
+def remove(server: Server) -> None:
+    server.union.unlink("large")
+
+
+def empty(server: Server) -> None:
+    server.union.truncate("large", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "expected"),
+    [
+        (lambda server: server.union.rename("large", "moved"), "moved", b"!" + LARGE[1:]),
+        (lambda server: server.union.rename("large", "d/moved"), "d/moved", b"!" + LARGE[1:]),
+        (lambda server: server.union.chmod("large", 0o600), "large", b"!" + LARGE[1:]),
+        (lambda server: server.union.setxattr("large", "user.x", b"y"), "large", b"!" + LARGE[1:]),
+        (empty, "large", b"!"),
+        (remove, None, None),
+    ],
+    ids=["rename", "move", "chmod", "setxattr", "truncate", "unlink"],
+)
+def test_what_others_do_to_the_file_meanwhile_is_not_lost(
+    server: Server, change: Callable[[Server], object], name: str | None, expected: bytes | None
+) -> None:
+    assert server.write("large", b"!") is None
+    change(server)
+    server.gate.set()
+    server.wait()
+    assert server.resume() == [protocol.WRITE_OUT.pack(1, 0)]
+    if name is None:
+        assert not server.union.exists("large")
+    else:
+        assert server.union.read(name) == expected
+    assert server.union.leftovers() == []
+
+
+def test_a_copy_that_fails_is_the_error_of_whoever_needs_it_and_leaves_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: contents.Copier, at: int, to: int, size: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contents.Copier, "copy", full)
+        assert server.write("large", b"!") is None
+        server.wait()
+        assert server.resume() == [-errno.ENOSPC]
+    assert server.union.leftovers() == []
+    assert server.write("large", b"!") is None, "the next one tries again"
+    server.gate.set()
+    server.wait()
+    assert server.resume() == [protocol.WRITE_OUT.pack(1, 0)]
+
+
+def test_a_copy_that_cannot_begin_is_an_error_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> tuple[bytes, int]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(server.union.parts.upper), "begin_copy", no_room)
+    assert server.write("large", b"!") == -errno.ENOSPC
+
+
+def test_without_threads_the_server_does_it_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Threads, "run", lambda *_: False)
+    not_in_memory(monkeypatch, server)
+    assert server.read("small") == b"small"
+    assert server.write("large", b"!") is None
+    server.wait()
+    assert server.resume() == [protocol.WRITE_OUT.pack(1, 0)]
+    sync = protocol.FSYNC_IN.pack(0, 0, 0)
+    assert server.client.send(Opcode.FSYNC, server.node("large"), sync) == b""
+
+
+def test_no_more_threads_are_made_than_wait_at_once() -> None:
+    threads, done = Threads(2), threading.Semaphore(0)
+    names: list[int] = []
+
+    def work() -> None:
+        names.append(threading.get_ident())
+        done.release()
+
+    for _ in range(50):
+        assert threads.run(work)
+    for _ in range(50):
+        assert done.acquire(timeout=PATIENCE)
+    assert len(set(names)) <= 2
+
+
+def test_what_a_thread_raises_ends_neither_it_nor_the_server(complaints: Complaints) -> None:
+    complaints.expect_log("work in a thread failed")
+    threads, done = Threads(1), threading.Event()
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    threads.run(fail)
+    threads.run(done.set)
+    assert done.wait(PATIENCE)
+
+
+def test_a_system_that_allows_no_threads_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert Threads().run(lambda: None) is False
+
+
+def test_only_file_systems_that_wait_for_somebody_else_count_as_remote() -> None:
+    assert 0x01021994 not in later._REMOTE  # tmpfs
+    assert 0x794C7630 not in later._REMOTE  # overlay

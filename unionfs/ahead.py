@@ -1,0 +1,125 @@
+"""Contents of large files that are copied ahead of the copy-up that needs them, by somebody else than the server.
+
+Where a copy-up would have to copy much, it does not begin but says :class:`NotYet`. Whoever made the request has it
+answered later: the contents go to a temporary file of the work directory meanwhile, and the same request, asked again,
+finds them there. Nothing of the union has changed in between but what other requests changed: the contents of a lower
+layer are the same before and after, whatever becomes of the names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unionfs.contents import Copier
+from unionfs.refs import Named, Pinned
+
+if TYPE_CHECKING:
+    from unionfs.types import Ino
+    from unionfs.upper import Upper
+
+#: Bytes: copying less takes less than having somebody else do it.
+LARGE = 1 << 20
+
+
+class NotYet(Exception):
+    """The contents of the node *ino* have to be copied first: by :meth:`Ahead.fetch`."""
+
+    def __init__(self, ino: Ino) -> None:
+        """Say so of *ino*."""
+        super().__init__(ino)
+        self.ino = ino
+
+
+@dataclass(slots=True)
+class _Fetched:
+    source: Named | Pinned
+    size: int
+    name: bytes = b""
+    fd: int = -1
+    copied: int = 0
+    #: Being copied, or done.
+    begun: bool = False
+    done: bool = False
+    error: OSError | None = None
+
+
+class Ahead:
+    """The copies of one mount that are under way or ready."""
+
+    def __init__(self, upper: Upper, *, durable: bool) -> None:
+        """Put them into the work directory of *upper*; *durable*: synced."""
+        self._upper = upper
+        self._durable = durable
+        self._copier = Copier()
+        self._known: dict[Ino, _Fetched] = {}
+
+    def require(self, ino: Ino, source: Named | Pinned, size: int) -> None:
+        """See that *size* bytes of *source*, the contents of *ino*, need not be copied now.
+
+        Raises:
+            NotYet: they are too many and have not been copied.
+            OSError: copying them failed.
+        """
+        if size < LARGE:
+            return
+        known = self._known.get(ino)
+        if known is None or not known.done:
+            if known is None:
+                self._known[ino] = _Fetched(source, size)
+            raise NotYet(ino)
+        if known.error is not None:
+            raise known.error
+
+    def begin(self, ino: Ino) -> Callable[[], None] | None:
+        """Return the work of copying what :meth:`require` asked for, to be done by a thread; None if it is being done.
+
+        Raises:
+            OSError: it cannot begin.
+        """
+        known = self._known[ino]
+        if known.begun:
+            return None
+        at = -1
+        try:
+            at = known.source.open(os.O_RDONLY)
+            known.name, known.fd = self._upper.begin_copy()
+        except OSError:
+            if at >= 0:
+                os.close(at)
+            del self._known[ino]
+            raise
+        known.begun = True
+
+        def work() -> None:
+            try:
+                known.copied = self._copier.copy(at, known.fd, known.size)
+                if self._durable:
+                    os.fdatasync(known.fd)
+            except OSError as error:
+                known.error = error
+            finally:
+                os.close(at)
+                known.done = True
+
+        return work
+
+    def take(self, ino: Ino, name: bytes) -> tuple[int, int] | None:
+        """Give what is ready for *ino* the temporary name *name*; returns its descriptor and how many bytes were copied."""
+        known = self._known.get(ino)
+        if known is None or not known.done or known.error is not None:
+            return None
+        self._upper.rename_temporary(known.name, name)
+        del self._known[ino]
+        return known.fd, known.copied
+
+    def drop(self, ino: Ino) -> None:
+        """Throw away what is ready for *ino*: nobody has needed it."""
+        known = self._known.get(ino)
+        if known is not None and (known.done or not known.begun):
+            del self._known[ino]
+            if known.begun:
+                os.close(known.fd)
+                self._upper.discard_copy(known.name)
