@@ -6,13 +6,14 @@ serving itself (``server``, ``open_requests``) as they decide what is imported f
 
     {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
-                 "transient": BOOL}, ...],   # top first
-     "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
+                 "transient": BOOL, "indexed": BOOL}, ...],   # top first
+     "upper": I, "work": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
      "size": BYTES, "inodes": COUNT, "filter": BASE64}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
-unix(7)); ``filter`` is the seccomp program that the server puts itself under; ``upper``, ``work``, ``size``, ``inodes`` and ``filter``
-may be null, and the latter three left out. The server answers ``ready`` when the mount can be used, or
+unix(7)); ``indexed`` layers are changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
+seccomp program that the server puts itself under; ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null,
+and the latter four left out, as ``transient`` and ``indexed``. The server answers ``ready`` when the mount can be used, or
 ``error: TEXT``, and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
 The end of the socket is the end of the server.
 """
@@ -128,6 +129,8 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             squash=bool(layer["squash"]),
             cross=tuple(os.fsencode(path).strip(b"/") for path in layer["cross"]),
             transient=bool(layer.get("transient", False)),
+            indexed=bool(layer.get("indexed", False)),
+            unchanging=bool(layer.get("indexed", False)),
         )
         for layer in message["layers"]
     )
@@ -135,6 +138,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         lowers=lowers,
         upper_fd=take_optional(message["upper"]),
         work_fd=take_optional(message["work"]),
+        index_fd=take_optional(message.get("index")),
         volatile=bool(message["volatile"]),
         size=_optional_count(message.get("size")),
         inodes=_optional_count(message.get("inodes")),

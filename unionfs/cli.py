@@ -18,6 +18,7 @@ from unionfs import __version__
 from unionfs.errors import UnionError
 
 if TYPE_CHECKING:
+    from unionfs.catalogue.background import Building
     from unionfs.core import UnionFs
     from unionfs.options import Serving
     from unionfs.stack import StackSource
@@ -117,6 +118,8 @@ def _mount(arguments: argparse.Namespace) -> int:
         fuse.add("ro")
 
     def run(on_ready: Callable[[], None]) -> int:
+        if options.index_first:
+            _build_indexes_first(source)
         return _serve_on(mountpoint, source, fuse, options.serving, on_ready)
 
     if arguments.foreground or arguments.debug or options.debug:
@@ -136,13 +139,18 @@ def _serve_on(
     # From here until it is served, and while it is taken away, a signal has to wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
-        return _mount_and_serve(fs, mountpoint, fuse, serving, on_ready)
+        return _mount_and_serve(fs, source, mountpoint, fuse, serving, on_ready)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _mount_and_serve(
-    fs: UnionFs, mountpoint: str, fuse: set[str], serving: Serving, on_ready: Callable[[], None]
+    fs: UnionFs,
+    source: StackSource,
+    mountpoint: str,
+    fuse: set[str],
+    serving: Serving,
+    on_ready: Callable[[], None],
 ) -> int:
     from unionfs.fuse.serving import serve
     from unionfs.mounting import mount
@@ -152,11 +160,32 @@ def _mount_and_serve(
     except BaseException:
         fs.close()
         raise
+    building = _build_indexes(source)
     try:
         return serve(serving, fs, os.dup(mounted.fd), on_ready=on_ready)
     finally:
         mounted.unmount()
         os.close(mounted.fd)
+        if building is not None:
+            building.finish()
+
+
+def _build_indexes_first(source: StackSource) -> None:
+    from unionfs.stack import build_indexes
+
+    try:
+        build_indexes(source, wait=True)
+    except OSError as error:
+        print(f"unionfs: no index of the lower layers: {_explain(error)}", file=sys.stderr)
+
+
+def _build_indexes(source: StackSource, confine: Callable[[], None] = lambda: None) -> Building | None:
+    """Start to make the indexes of layers that *source* lacks, where there are to be any."""
+    if source.index_fd is None:
+        return None
+    from unionfs.catalogue.background import Building
+
+    return Building(source, confine)
 
 
 def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
@@ -213,6 +242,8 @@ def _serve_for_launcher(number: int, options: list[str]) -> int:
 
 def _serve(channel: socket.socket, options: list[str]) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
+    import unionfs.catalogue.background
+    import unionfs.catalogue.building  # noqa: F401 - where we are going, our own files may not be readable
     from unionfs._libc import filter_system_calls
     from unionfs.channel import receive
     from unionfs.confine import enter_user_namespace, restrict_files
@@ -228,19 +259,29 @@ def _serve(channel: socket.socket, options: list[str]) -> int:
     os.umask(0)
     os.chdir("/")
     stack = request.stack
-    writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
-    restrict_files([lower.fd for lower in stack.lowers], writable)
-    if request.filter is not None:
-        filter_system_calls(request.filter)
+    readable = [lower.fd for lower in stack.lowers]
+
+    def confine(*writable: int | None) -> None:
+        restrict_files(readable, [fd for fd in writable if fd is not None])
+        if request.filter is not None:
+            filter_system_calls(request.filter)
+
+    # Before we are confined: it lets no process be made, and one would not see its own part of /proc.
+    building = _build_indexes(stack, lambda: confine(stack.index_fd))
+    confine(stack.upper_fd, stack.work_fd, stack.index_fd)
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
-    return serve(
-        serving,
-        fs,
-        request.fuse_fd,
-        on_ready=lambda: _report_ready(channel),
-        lifeline=channel.fileno(),
-    )
+    try:
+        return serve(
+            serving,
+            fs,
+            request.fuse_fd,
+            on_ready=lambda: _report_ready(channel),
+            lifeline=channel.fileno(),
+        )
+    finally:
+        if building is not None:
+            building.finish()
 
 
 def _send_at_once(channel: socket.socket, text: str) -> None:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs import acl
 from unionfs.ahead import Ahead
@@ -31,6 +31,9 @@ from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.upper import Upper
 from unionfs.xattrs import shown_name, stored_name
+
+if TYPE_CHECKING:
+    from unionfs.catalogue.store import Store
 
 _CAPABILITY = "security.capability"
 NO_XATTRS: frozenset[str] = frozenset()
@@ -82,6 +85,7 @@ class UnionFs:
         volatile: bool = False,
         static_nlink: bool = False,
         acls: bool = False,
+        layer_indexes: Store | None = None,
     ) -> None:
         """Join the parts; without *writable* the file system is read-only.
 
@@ -92,6 +96,7 @@ class UnionFs:
             volatile: nothing is ever synced.
             static_nlink: every directory has a link count of 1.
             acls: POSIX access control lists are shown and can be set; who asks honours them.
+            layer_indexes: what the indexes of layers come from, to be closed with them.
         """
         self.tree = tree
         self.handles = HandleTable()
@@ -104,6 +109,7 @@ class UnionFs:
         #: Whether the file system below gives new files no attributes of its own accord, such as the label of a
         #: security module; None until one has been made.
         self._bare: bool | None = None
+        self._layer_indexes = layer_indexes
 
     @property
     def namespace(self) -> Namespace:
@@ -132,6 +138,8 @@ class UnionFs:
         if self.writable is not None:
             self.writable.index.close()
             self.writable.upper.close()
+        if self._layer_indexes is not None:
+            self._layer_indexes.close()
 
     # -- attributes --------------------------------------------------------------------------------
 
@@ -143,7 +151,7 @@ class UnionFs:
         if node.foreign:
             size = blocks = 0
         elif isinstance(node, FileNode) and node.data is not None:
-            blocks = node.data.stat().st_blocks
+            blocks = node.data.info().st_blocks
         return Attributes(
             node.ino, mode, self._links(node, info), uid, gid, rdev, size, blocks,
             info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
@@ -152,7 +160,7 @@ class UnionFs:
     def _info(self, node: Node) -> os.stat_result:
         info = node.info
         if info is None:
-            info = node.info = node.ref.stat()
+            info = node.info = node.ref.info()
         return info
 
     def _links(self, node: Node, info: os.stat_result) -> int:
@@ -525,7 +533,7 @@ class UnionFs:
         if names is None:
             if self._has_no_contents(node):
                 return frozenset()
-            found = self._listed_xattrs(node)
+            found = [] if node.ref.bare else self._listed_xattrs(node)
             override = node.layer.policy.override_stat
             shown = (shown_name(name, override=override) for name in found)
             names = frozenset(filter(None, shown)) if found else NO_XATTRS

@@ -173,6 +173,20 @@ class LayerDir:
 
     # -- descriptors -------------------------------------------------------------------------------
 
+    @property
+    def merged(self) -> bool:
+        """Tell whether more than one layer contributes: of one layer's own directory, no."""
+        return False
+
+    @property
+    def bare(self) -> bool:
+        """Tell whether it is known, without asking, that the directory has no extended attributes."""
+        return False
+
+    def entry(self, name: bytes) -> Named:
+        """Return the reference to *name*, which is no directory."""
+        return Named(self, name)
+
     def adopt(self, fd: int) -> None:
         """Use *fd* as the descriptor of this directory."""
         self._fd = fd
@@ -450,6 +464,10 @@ class LayerDir:
         else:
             info = os.fstat(self.fd())
         return overridden(info, self) if self.layer.policy.override_stat else info
+
+    def info(self) -> os.stat_result:
+        """Return the attributes without asking for them, where they are known."""
+        return self.stat()
 
     def proc_path(self) -> bytes:
         """Return a path of the directory itself for calls that take no descriptor (or no O_PATH one). Links

@@ -19,7 +19,7 @@ from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 
 def is_metacopy(ref: Named | Pinned, info: os.stat_result) -> bool:
     """Tell whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
-    return stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
+    return not ref.unmarked and stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
 
 
 def redirect_of(ref: Named | Pinned) -> bytes | None:
@@ -28,8 +28,7 @@ def redirect_of(ref: Named | Pinned) -> bytes | None:
 
 
 def _mark(ref: Named | Pinned, names: tuple[str, ...]) -> bytes | None:
-    layer = ref.directory.layer if isinstance(ref, Named) else ref.layer
-    names = readable(names, user_marks=layer.policy.user_marks)
+    names = readable(names, user_marks=ref.layer.policy.user_marks)
     return first_xattr(ref.proc_path(), names, follow=follows(ref), unreadable=b"")
 
 
@@ -48,10 +47,10 @@ def find_contents(ref: Named, rest: Sequence[LayerDir]) -> Named | None:
         if found is None or found.is_dir:
             return None
         position = found.sources[0]
-        at = Named(views[position], name)
+        at = views[position].entry(name)
         info = at.stat()
         if not stat.S_ISREG(info.st_mode):
             return None
-        if not (at.directory.layer.policy.metacopy and is_metacopy(at, info)):
+        if not (at.layer.policy.metacopy and is_metacopy(at, info)):
             return at
         rest = views[position + 1 :]

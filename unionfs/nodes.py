@@ -143,7 +143,7 @@ class DirNode(_Node):
     @property
     def merged(self) -> bool:
         """Tell whether more than one layer contributes."""
-        return len(self.parts) > 1
+        return len(self.parts) > 1 or self.parts[0].merged
 
     @property
     def removed(self) -> bool:

@@ -23,10 +23,12 @@ _FUSE_OPTIONS = frozenset(
 _FUSE_VALUES = frozenset(("fsname", "subtype", "max_read"))
 _VALUES = frozenset(
     "lowerdir upperdir workdir whiteouts redirect_dir metacopy xattr_permissions uidmapping gidmapping "
-    "squash_to_uid squash_to_gid size inodes fsync".split()
+    "squash_to_uid squash_to_gid size inodes fsync index_dir index_build".split()
 )
 _SERVING = frozenset(("server", "open_requests"))
-_FLAGS = frozenset("volatile squash_unmapped squash_to_root static_nlink noacl userxattr debug".split())
+_FLAGS = frozenset(
+    "volatile immutable squash_unmapped squash_to_root static_nlink noacl userxattr debug".split()
+)
 #: What we do whatever they say, or what is asked for by not knowing better: nothing to mention.
 _IMPLIED = re.compile(
     r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
@@ -75,6 +77,12 @@ class Options:
     #: Bytes and objects that the writable layer may have; None for as many as fit.
     size: int | None = None
     inodes: int | None = None
+    #: The directory that indexes of the lower layers are kept in.
+    index_dir: str | None = None
+    #: Make them before anything is served, rather than beside it for the next mount.
+    index_first: bool = False
+    #: The lower layers never change: what is in an index of theirs is not compared with what is there.
+    immutable: bool = False
     debug: bool = False
     serving: Serving = field(default_factory=Serving)
     #: For the mount.
@@ -134,6 +142,11 @@ def parse_options(texts: list[str]) -> Options:
     if ("upperdir" in values) != ("workdir" in values):
         given, missing = ("upperdir", "workdir") if "upperdir" in values else ("workdir", "upperdir")
         raise UnionError(f"option {given} needs {missing}, an empty directory on the same file system")
+    for key in ("index_build", "immutable"):
+        if (key in values or key in flags) and "index_dir" not in values:
+            raise UnionError(
+                f"option {key} is about the indexes of lower layers: without index_dir there are none"
+            )
     for key in ("size", "inodes"):
         if key in values and "upperdir" not in values:
             raise UnionError(f"option {key} bounds the upper layer: without upperdir there is none")
@@ -158,6 +171,9 @@ def parse_options(texts: list[str]) -> Options:
         acl="noacl" not in flags,
         size=of("size", _bytes),
         inodes=of("inodes", _count),
+        index_dir=values.get("index_dir"),
+        index_first=of("index_build", _choice("background", "first")) == "first",
+        immutable="immutable" in flags,
         debug="debug" in flags,
         serving=_serving(values),
         fuse=tuple(fuse),

@@ -29,10 +29,34 @@ class Named:
         self.directory = directory
         self.name = name
 
+    @property
+    def layer(self) -> Layer:
+        """The layer that has the object."""
+        return self.directory.layer
+
+    @property
+    def bare(self) -> bool:
+        """Tell whether it is known, without asking, that the object has no extended attributes."""
+        return False
+
+    @property
+    def unmarked(self) -> bool:
+        """Tell whether it is known, without asking, that it is no copy of metadata alone."""
+        return False
+
+    def place(self) -> tuple[LayerDir, bytes]:
+        """Return the directory of its layer that has it, and its name there."""
+        return self.directory, self.name
+
     def stat(self) -> os.stat_result:
         """Return the attributes of the object, of a symbolic link its own."""
-        info = os.stat(self.name, dir_fd=self.directory.fd(), follow_symlinks=False)
-        return overridden(info, self) if self.directory.layer.policy.override_stat else info
+        directory, name = self.place()
+        info = os.stat(name, dir_fd=directory.fd(), follow_symlinks=False)
+        return overridden(info, self) if directory.layer.policy.override_stat else info
+
+    def info(self) -> os.stat_result:
+        """Return the attributes without asking for them, where they are known."""
+        return self.stat()
 
     def open(self, flags: int) -> int:
         """Open the object, a regular file; never through a symbolic link.
@@ -41,7 +65,8 @@ class Named:
             OSError: ESTALE where it is no regular file any more. Opening the FIFO that somebody put in its place
                 would have to wait for a writer (fifo(7)), and every client with it.
         """
-        fd = os.open(self.name, flags | _OPEN_FILE, dir_fd=self.directory.fd())
+        directory, name = self.place()
+        fd = os.open(name, flags | _OPEN_FILE, dir_fd=directory.fd())
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
@@ -52,21 +77,24 @@ class Named:
 
     def readlink(self) -> bytes:
         """Return the target of the symbolic link."""
+        directory, name = self.place()
         try:
-            return os.readlink(self.name, dir_fd=self.directory.fd())
+            return os.readlink(name, dir_fd=directory.fd())
         except OSError as error:
-            if error.errno != errno.EINVAL or not self.directory.layer.policy.override_stat:
+            if error.errno != errno.EINVAL or not directory.layer.policy.override_stat:
                 raise
         return _target_in(self.open(os.O_RDONLY))
 
     def pinned(self) -> Pinned:
         """Return a reference to the object by a descriptor of its own: it is about to lose this name."""
-        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory.fd())
-        return Pinned(fd, self.directory.layer)
+        directory, name = self.place()
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd())
+        return Pinned(fd, directory.layer)
 
     def proc_path(self) -> bytes:
         """Return a path for calls that take no descriptor; the last component is not to be followed."""
-        return at_path(self.directory.fd(), self.name)
+        directory, name = self.place()
+        return at_path(directory.fd(), name)
 
 
 class Pinned:
@@ -75,6 +103,9 @@ class Pinned:
     """
 
     __slots__ = ("fd", "layer")
+
+    #: As of :class:`Named`.
+    bare = unmarked = False
 
     def __init__(self, fd: int, layer: Layer) -> None:
         """Take over *fd*, of an object of *layer*."""
@@ -85,6 +116,10 @@ class Pinned:
         """Return the attributes of the object."""
         info = os.fstat(self.fd)
         return overridden(info, self) if self.layer.policy.override_stat else info
+
+    def info(self) -> os.stat_result:
+        """As of :class:`Named`: nothing is known of it."""
+        return self.stat()
 
     def open(self, flags: int) -> int:
         """Open the object anew."""
@@ -114,7 +149,8 @@ def birth_time_ns(ref: Named | Pinned) -> int | None:
     """Return when the object of *ref* was made; None where nobody recorded it."""
     if isinstance(ref, Pinned):
         return _libc.birth_time_ns(ref.fd)
-    return _libc.birth_time_ns(ref.directory.fd(), ref.name)
+    directory, name = ref.place()
+    return _libc.birth_time_ns(directory.fd(), name)
 
 
 def follows(ref: LayerDir | Named | Pinned) -> bool:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import resource
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from unionfs import _libc
 from unionfs.copyup import CopyUp
@@ -17,7 +18,7 @@ from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
-from unionfs.layer import FdCache, Layer
+from unionfs.layer import FdCache, Layer, LayerDir
 from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.namespace import Namespace
 from unionfs.options import Options
@@ -28,10 +29,16 @@ from unionfs.tree import Tree
 from unionfs.upper import Upper
 from unionfs.whiteout import ALL_MARKS, MarkPolicy
 
+if TYPE_CHECKING:
+    from unionfs.catalogue.directories import Stack
+    from unionfs.catalogue.store import Wanted
+
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _READABLE = os.R_OK | os.X_OK
 #: Descriptors left to open files, the connection and Python itself.
 _RESERVED_FDS = 256
+#: Directories that are kept open while an index is made.
+_BUILDING_FDS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,10 @@ class LayerSource:
     policy: MarkPolicy = ALL_MARKS
     squash: bool = False
     cross: tuple[bytes, ...] = ()
+    #: Keep an index of it, and believe that. Its directories are compared when they are first used, unless nobody can
+    #: change them.
+    indexed: bool = False
+    unchanging: bool = False
     #: Generated for this mount alone: left out of the name of the stack, which facts about it outlast.
     transient: bool = False
 
@@ -54,6 +65,8 @@ class StackSource:
     lowers: tuple[LayerSource, ...]
     upper_fd: int | None = None
     work_fd: int | None = None
+    #: Where indexes of layers are kept (catalogue/store.py).
+    index_fd: int | None = None
     form: WantedFormat = ANY_FORMAT
     ids: IdPolicy = SAME_IDS
     volatile: bool = False
@@ -89,7 +102,12 @@ def open_stack(source: StackSource) -> UnionFs:
     limit = raise_fd_limit()
     fds = FdCache(min(4096, (limit - _RESERVED_FDS) // 2))
     with ExitStack() as undo:
-        for taken in (*(lower.fd for lower in source.lowers), source.upper_fd, source.work_fd):
+        for taken in (
+            *(lower.fd for lower in source.lowers),
+            source.upper_fd,
+            source.work_fd,
+            source.index_fd,
+        ):
             if taken is not None:
                 undo.callback(os.close, taken)
         fs = _join(source, fds, undo)
@@ -99,17 +117,41 @@ def open_stack(source: StackSource) -> UnionFs:
     return fs
 
 
-def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
-    layers = [
+def _lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
+    return [
         Layer(
             lower.fd, fds, policy=lower.policy, squash=lower.squash, cross=lower.cross, hidden=source.hidden
         )
         for lower in source.lowers
     ]
+
+
+def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:
+    from unionfs.catalogue.store import Wanted
+
+    return [
+        Wanted(layer, lower.indexed, not lower.unchanging)
+        for layer, lower in zip(layers, source.lowers, strict=True)
+    ]
+
+
+def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
+    layers = _lower_layers(source, fds)
+    roots, store = [layer.root for layer in layers], None
+    stacks: list[Stack] = []
+    if source.index_fd is not None:
+        from unionfs.catalogue.store import Store
+
+        store = Store(source.index_fd)
+        plan = store.plan(_wanted(source, layers))
+        roots, stacks = plan.roots, plan.stacks
     ownership = Ownership(source.ids)
     if source.upper_fd is None or source.work_fd is None:
         acls = source.acl and source.ids == SAME_IDS
-        return UnionFs(Tree(layers, None), ownership, None, static_nlink=source.static_nlink, acls=acls)
+        tree = _tree(layers, None, roots, stacks)
+        return UnionFs(
+            tree, ownership, None, static_nlink=source.static_nlink, acls=acls, layer_indexes=store
+        )
     top = Layer(source.upper_fd, fds, writable=True)
     upper = Upper(top, source.work_fd, source.form)
     undo.callback(upper.close)
@@ -117,7 +159,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     index = LinkIndex(top, upper.home_fd, _fingerprint(lasting), upper.unpublished)
     undo.callback(index.close)
     upper.clear_leftovers()
-    tree = Tree([top, *layers], index)
+    tree = _tree([top, *layers], index, [top.root, *roots], stacks)
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
     quota = None
     if source.size is not None or source.inodes is not None:
@@ -139,7 +181,61 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
         volatile=source.volatile,
         static_nlink=source.static_nlink,
         acls=acls,
+        layer_indexes=store,
     )
+
+
+def _tree(
+    layers: Sequence[Layer], index: LinkIndex | None, roots: Sequence[LayerDir], stacks: Sequence[Stack]
+) -> Tree:
+    tree = Tree(layers, index, roots)
+    for stack in stacks:
+        stack.on_distrust.append(tree.touch_all)
+    return tree
+
+
+def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] = lambda: None) -> bool:
+    """Make the indexes of layers that are wanted for *source* and not there; the descriptors stay the caller's.
+
+    Returns False where something is left to do: the store cannot be used, a layer changes, or another process is making
+    them and that was not to be waited for (*wait*). *go_on* is called between two directories.
+
+    Raises:
+        OSError: a layer cannot be read, or the index not be written.
+    """
+    if source.index_fd is None:
+        return False
+    from unionfs.catalogue.building import build
+    from unionfs.catalogue.store import Store
+
+    with ExitStack() as done:
+        fds = FdCache(_BUILDING_FDS)
+        # These layers use the caller's descriptors and do not close them.
+        layers = _lower_layers(source, fds)
+        done.callback(_close_all, fds)
+        store = Store(os.dup(source.index_fd))
+        done.callback(store.close)
+        return build(store, _wanted(source, layers), wait=wait, go_on=go_on)
+
+
+def lacks_indexes(source: StackSource) -> bool:
+    """Tell whether an index of layers is wanted for *source* and not there; the descriptors stay the caller's."""
+    if source.index_fd is None:
+        return False
+    from unionfs.catalogue.store import Store
+
+    store = Store(os.dup(source.index_fd))
+    try:
+        copy = _lower_layers(source, FdCache(0))
+        plan = store.plan(_wanted(source, copy))
+        return store.usable and bool(plan.missing)
+    finally:
+        store.close()
+
+
+def _close_all(fds: FdCache) -> None:
+    fds.capacity = 0
+    fds.trim()
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:
@@ -204,6 +300,14 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
             _refuse_inside(writable, lower_named)
             _refuse_inside(lower_named, writable)
             named += [(options.upperdir, upper_fd), (options.workdir, work_fd)]
+        index_fd = None
+        if options.index_dir is not None:
+            index_fd = open_directory(options.index_dir, "index_dir", _READABLE | os.W_OK)
+            _refuse_index_dir(options.index_dir, index_fd)
+            # A layer that it is in would change with each index.
+            _refuse_inside(
+                [("index_dir " + options.index_dir, index_fd)], [("layer " + path, fd) for path, fd in named]
+            )
         # A server that looks a name up in a layer that holds its own mount point waits for itself, and only
         # SIGKILL ends that.
         _refuse_inside(
@@ -213,8 +317,16 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
     os.close(mount_fd)
     return StackSource(
         lowers=tuple(
-            LayerSource(fd=fd, policy=lower_policy(fd, options.form), squash=squash) for _, fd in lowers
+            LayerSource(
+                fd=fd,
+                policy=lower_policy(fd, options.form),
+                squash=squash,
+                indexed=index_fd is not None,
+                unchanging=options.immutable,
+            )
+            for _, fd in lowers
         ),
+        index_fd=index_fd,
         upper_fd=upper_fd,
         work_fd=work_fd,
         form=options.form,
@@ -225,6 +337,15 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         inodes=options.inodes,
         acl=options.acl,
     )
+
+
+def _refuse_index_dir(path: str, fd: int) -> None:
+    from unionfs.catalogue.store import is_safe
+
+    if not is_safe(fd):
+        raise UnionError(
+            f"index_dir {path} can be written by others, who could show you other files: use one of your own, of mode 0700"
+        )
 
 
 def _refuse_inside(inner: list[tuple[str, int]], outer: list[tuple[str, int]]) -> None:

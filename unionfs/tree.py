@@ -14,7 +14,7 @@ from unionfs.layer import Layer, LayerDir
 from unionfs.metacopy import find_contents, is_metacopy
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.refs import Named, Pinned, birth_time_ns
-from unionfs.resolve import Resolved, merge, resolve
+from unionfs.resolve import Resolved, first, merge, resolve
 from unionfs.types import ROOT_INO, Ino, Mark
 from unionfs.whiteout import NAME_MAX
 
@@ -22,9 +22,11 @@ from unionfs.whiteout import NAME_MAX
 class Tree:
     """All nodes of one mount over a stack of layers."""
 
-    def __init__(self, layers: Sequence[Layer], index: LinkIndex | None) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], index: LinkIndex | None, roots: Sequence[LayerDir] | None = None
+    ) -> None:
         """Build the root over *layers*, ordered top first; *index* belongs to the writable one, if there is
-        one.
+        one. *roots*: of the layers, where some are taken together (catalogue/directories.py).
         """
         self.layers = layers
         self.index = index
@@ -36,14 +38,14 @@ class Tree:
         self._by_ino: dict[Ino, Node] = {}
         #: Copied-up files, and others whose number is not that of what they are on disk, by the latter.
         self._renumbered: dict[Ino, FileNode] = {}
-        parts = [layer.root for layer in layers]
+        parts = [layer.root for layer in layers] if roots is None else list(roots)
         for position, part in enumerate(parts[:-1]):
             if part.layer.policy.any and part.is_opaque():
                 del parts[position + 1 :]
                 break
         for position, part in enumerate(parts):
             part.layer.below = tuple(parts[position + 1 :])
-        self.root = DirNode(ROOT_INO, parts[0].stat(), parts, None, b"")
+        self.root = DirNode(ROOT_INO, parts[0].info(), parts, None, b"")
         self._by_ino[ROOT_INO] = self.root
         #: Nodes that were made in this request, or lost a child: perhaps nothing needs them after it.
         self._unsettled: list[Node] = []
@@ -85,13 +87,19 @@ class Tree:
         """Return the node of *name* in *directory*; ENOENT where there is none."""
         node: Node | None = directory.children.get(name)
         if node is None:
-            found = resolve(directory.parts, name)
-            if found is None:
+            parts = directory.parts
+            top = first(parts, name)
+            if top is None:
                 # The kernel lets names of up to 1024 bytes through to a FUSE server (FUSE_NAME_MAX).
                 if len(name) > NAME_MAX:
                     raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            node = self.materialise(directory, name, found)
+            if top[1] is Mark.OTHER:
+                return self.add_file(directory, name, parts[top[0]].entry(name))
+            found = resolve(parts, name)
+            assert found is not None
+            places = found.places(parts, name)
+            node = self._add_directory(directory, name, [part.child(at) for part, at in places])
         return node
 
     def exists(self, directory: DirNode, name: bytes) -> bool:
@@ -115,23 +123,13 @@ class Tree:
         """Tell whether *directory* has no entries."""
         return not merge(directory.parts)
 
-    def materialise(self, directory: DirNode, name: bytes, found: Resolved[LayerDir]) -> Node:
-        """Make, or find, the node of *name*, which :func:`resolve` found in *directory*, and attach it there."""
-        known = directory.children.get(name)
-        if known is not None:
-            return known
-        if found.is_dir:
-            places = found.places(directory.parts, name)
-            return self._add_directory(directory, name, [part.child(at) for part, at in places])
-        return self.add_file(directory, name, Named(directory.parts[found.sources[0]], name))
-
     def _add_directory(self, parent: DirNode, name: bytes, parts: list[LayerDir]) -> DirNode:
         for part in parts:
             part.reachable()
-        info = parts[0].stat()
+        info = parts[0].info()
         # The number of a merged directory is that of its topmost lower part: copy-up of the directory and a
         # remount leave it alone.
-        origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].stat()
+        origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].info()
         return self._attach_directory(
             DirNode(
                 self._unique(self.numbers.number((origin.st_dev, origin.st_ino))), info, parts, parent, name
@@ -155,12 +153,12 @@ class Tree:
         """Attach the node of the object that *ref* reaches as *name* in *directory*, the same node for every
         name of one object.
         """
-        info = ref.stat()
+        info = ref.info()
         if stat.S_ISDIR(info.st_mode):
             # Somebody replaced a file of a layer by a directory under our hands: harmless, but not what was
             # listed.
             raise OSError(errno.ENOENT, "layer changed while mounted", name)
-        layer = ref.directory.layer
+        layer = ref.layer
         foreign = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         number = ino = self.numbers.number((info.st_dev, info.st_ino))
         if self.index is not None and not foreign:
@@ -186,7 +184,7 @@ class Tree:
             self._unsettled.append(node)
             if not foreign:
                 self._identify(node)
-        elif ref.directory.layer is node.layer:
+        elif ref.layer is node.layer:
             _reach_by_name(node, ref)
         node.names.append((directory, name))
         directory.children[name] = node
@@ -359,6 +357,11 @@ class Tree:
             node.parts[0].close()  # removed: it was pinned
         elif isinstance(node.ref, Pinned):
             node.ref.close()
+
+    def touch_all(self) -> None:
+        """Forget all attributes: what they were taken from does not hold."""
+        for node in self._by_ino.values():
+            node.touch()
 
     def oldest(self, count: int) -> list[Ino]:
         """Name *count* of the nodes that have been known for longest, which from now on count as the newest.

@@ -100,13 +100,14 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl fuse.protocol fuse.spinning"
+        "types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format fuse.protocol "
+        "fuse.spinning"
     ).split()
 )
 PURE_STDLIB = frozenset(
     (
         "__future__ abc array base64 bisect collections dataclasses enum errno functools hashlib heapq itertools "
-        "math operator re stat string struct typing"
+        "math operator re stat string struct typing zlib"
     ).split()
 )
 

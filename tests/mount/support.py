@@ -23,6 +23,8 @@ _SERVER_OPTIONS = {
     "direct": "server=direct",
     "unopened": "server=direct,open_requests=off",
 }[SERVER]
+#: Every union has an index of its lower layers, made before it is served.
+INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"
 #: Seconds that a mount may take to appear or to go, on a busy machine.
 PATIENCE = 30.0
 #: A server that, as root, may not pass by modes. An ordinary user's never may.
@@ -107,6 +109,10 @@ class Union:
         parts = ["lowerdir=" + ":".join(lowers)]
         if writable:
             parts += [f"upperdir={self.upper}", f"workdir={self.work}"]
+        if INDEXED:
+            indexes = os.path.join(base, "indexes")
+            os.makedirs(indexes, mode=0o700, exist_ok=True)
+            parts.append(f"index_dir={indexes},index_build=first")
         self.options = ",".join([*parts, *filter(None, [_SERVER_OPTIONS, options])])
         self._wrapper = list(wrapper)
         self._log: IO[bytes] | None = None

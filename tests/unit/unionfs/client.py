@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.unit.unionfs.support import Union
+from tests.unit.unionfs.support import Union, with_index
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.stack import LayerSource, StackSource, open_stack
 from unionfs.whiteout import TRUSTED_MARKS
@@ -37,7 +37,7 @@ class Client(Union):
 
     def _open(self) -> UnionFs:
         self._known = {}
-        fs = open_stack(self._source(writable=True))
+        fs = open_stack(with_index(self._source(writable=True), self.base))
         fs.tree.layers[0].fds.capacity = _FEW
         return fs
 
@@ -91,7 +91,7 @@ class Client(Union):
         shutil.rmtree(self.work)
         self.lowers.insert(0, self.upper)
         self._known = {}
-        self.fs = open_stack(self._source(writable=False))
+        self.fs = open_stack(with_index(self._source(writable=False), self.base))
 
     def begin_layer(self) -> None:
         """Open the layers under a new and empty upper layer."""

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from tests.support.tree import Tree, make_tree
+from unionfs.catalogue import building
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
 from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import IdPolicy
-from unionfs.stack import LayerSource, StackSource, open_stack
+from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
 
 if TYPE_CHECKING:
@@ -22,6 +23,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+#: Every test of a union has indexes of its lower layers made and used.
+INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"
+if INDEXED:
+    building._TICK_NS = 0  # trees are made right before they are used: do not wait each time
+
+
+def with_index(source: StackSource, base: Path, *, indexed: bool = INDEXED) -> StackSource:
+    """Return *source* with an index of its lower layers, made now and kept below *base*, if it is to be *indexed*."""
+    if not indexed:
+        return source
+    (base / "indexes").mkdir(mode=0o700, exist_ok=True)
+    source = replace(
+        source,
+        lowers=tuple(replace(lower, indexed=True) for lower in source.lowers),
+        index_fd=os.open(base / "indexes", _OPEN_DIR),
+    )
+    build_indexes(source, wait=True)
+    return source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,14 +135,17 @@ class Union:
     def _open(self) -> UnionFs:
         lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=self.policy) for path in self.lowers)
         if not self.writable:
-            return open_stack(StackSource(lowers=lowers))
+            return open_stack(with_index(StackSource(lowers=lowers), self.work.parent))
         return open_stack(
-            StackSource(
-                lowers=lowers,
-                upper_fd=os.open(self.upper, _OPEN_DIR),
-                work_fd=os.open(self.work, _OPEN_DIR),
-                form=self.form,
-                **self.more,
+            with_index(
+                StackSource(
+                    lowers=lowers,
+                    upper_fd=os.open(self.upper, _OPEN_DIR),
+                    work_fd=os.open(self.work, _OPEN_DIR),
+                    form=self.form,
+                    **self.more,
+                ),
+                self.work.parent,
             )
         )
 

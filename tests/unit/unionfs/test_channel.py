@@ -70,6 +70,19 @@ def test_a_request_is_decoded_with_its_descriptors(ends: Ends, null: int) -> Non
             os.close(fd)
 
 
+def test_layers_that_nobody_changes_come_with_a_place_for_their_index(ends: Ends, null: int) -> None:
+    launcher, server = ends
+    layers = [{"fd": 2, "marks": "aufs", "squash": False, "cross": [], "indexed": True}]
+    launcher.send(json.dumps(message(descriptors=6, layers=layers, index=5)).encode())
+    socket.send_fds(launcher, [b"x"], [null] * 6)
+    request = receive(server)
+    index_fd = request.stack.index_fd
+    assert index_fd is not None
+    for fd in (*descriptors_of(request), index_fd):
+        os.close(fd)
+    assert (request.stack.lowers[0].indexed, request.stack.lowers[0].unchanging) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("sent", "taken"),
     [({}, None), ({"filter": None}, None), ({"filter": "BgAAAAAA/38="}, b"\x06\0\0\0\0\0\xff\x7f")],

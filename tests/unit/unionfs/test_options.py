@@ -178,3 +178,16 @@ def test_a_way_of_serving_that_there_is_not_is_refused(text: str, said: str) -> 
 def test_of_the_launcher_only_the_serving_is_taken_from_options() -> None:
     with pytest.raises(UnionError, match="option lowerdir says nothing of the serving"):
         parse_serving(["lowerdir=/a"])
+
+
+def test_indexes_of_lower_layers_are_kept_where_they_are_told_to_be() -> None:
+    assert parse_options(["lowerdir=/a"]).index_dir is None
+    options = parse_options(["lowerdir=/a,index_dir=/i,index_build=first,immutable"])
+    assert (options.index_dir, options.index_first, options.immutable) == ("/i", True, True)
+    assert not parse_options(["lowerdir=/a,index_dir=/i,index_build=background"]).index_first
+
+
+@pytest.mark.parametrize("option", ["index_build=first", "immutable"])
+def test_what_is_said_of_indexes_needs_a_place_for_them(option: str) -> None:
+    with pytest.raises(UnionError, match="without index_dir there are none"):
+        parse_options([f"lowerdir=/a,{option}"])

@@ -1,0 +1,458 @@
+"""Several layers as one, by their index: it answers for names and attributes, and descriptors are opened where data or a
+descriptor is wanted, each by one openat2 from the root of the layer that has it.
+
+A directory whose index does not hold (``Stack.distrust``, or its own check) is read from the layers, as are those below it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from unionfs import _libc
+from unionfs.catalogue.format import ROOT_PAGE, Catalogue, DamagedError, Page, Source
+from unionfs.catalogue.scan import CannotIndexError, Parts, roots, scan
+from unionfs.layer import Layer, LayerDir
+from unionfs.refs import Named
+from unionfs.types import Mark
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Listing(Protocol):
+        """What is known of one directory: rows by name, and of each what it is."""
+
+        rows: dict[bytes, int]
+
+        def mark(self, row: int, /) -> Mark: ...
+        def layer(self, row: int, /) -> Layer: ...
+        def is_bare(self, row: int, /) -> bool: ...
+        def is_merged(self, row: int, /) -> bool: ...
+        def target(self, row: int, /) -> bytes | None: ...
+        def info(self, row: int, /) -> os.stat_result | None: ...
+
+
+_NS = 1_000_000_000
+_OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: What of the flags of open(2) is passed on: openat2(2) refuses those that it does not know, as the kernel's own for exec.
+_PASSED = os.O_ACCMODE | os.O_NOATIME | os.O_SYNC | os.O_DIRECT | os.O_TRUNC
+_RESOLVE = (
+    _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS | _libc.RESOLVE_NO_XDEV
+)
+#: Bytes: longer paths are not opened at once (PATH_MAX, limits.h, less a name).
+_LONGEST_PATH = 4096 - 257
+
+
+class Stack:
+    """Layers that are one, and the index of them."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        catalogue: Catalogue,
+        *,
+        checked: frozenset[int] = frozenset(),
+        on_distrust: Iterable[Callable[[], None]] = (),
+    ) -> None:
+        """Show *layers*, top first, by *catalogue*.
+
+        Args:
+            layers: whose roots and descriptors are used.
+            catalogue: what they hold.
+            checked: places of the layers whose directories are compared with what is there when they are first used.
+            on_distrust: called once each, when the index turns out not to hold.
+
+        Raises:
+            DamagedError: it does not have the root.
+        """
+        self.layers = tuple(layers)
+        self.catalogue = catalogue
+        self.checked = checked
+        self.trusted = True
+        #: Called once each, when the index turns out not to hold.
+        self.on_distrust = list(on_distrust)
+        entry = Page(catalogue, 0)
+        if list(entry.rows) != [b""] or entry.layer(0) >= len(self.layers):
+            raise DamagedError("without a root")
+        self.root = StackDir(self, None, b"", _Stored(self, entry, ROOT_PAGE), 0)
+
+    def distrust(self) -> None:
+        """Believe the index no more: from now on the layers are read."""
+        if self.trusted:
+            self.trusted = False
+            for tell in self.on_distrust:
+                tell()
+
+    def close(self) -> None:
+        """Let go of the descriptors of the root; the layers have their own."""
+        self.root.close()
+
+
+class _Stored:
+    """A page of the index."""
+
+    __slots__ = ("_number", "_stack", "is_bare", "is_merged", "mark", "page", "rows")
+
+    def __init__(self, stack: Stack, page: Page, number: int = 0) -> None:
+        self._stack = stack
+        self.page = page
+        self._number = number
+        self.rows = page.rows
+        self.mark = page.mark
+        self.is_bare = page.is_bare
+        self.is_merged = page.is_merged
+
+    def layer(self, row: int) -> Layer:
+        number = self.page.layer(row)
+        if number >= len(self._stack.layers):
+            self._stack.distrust()
+            raise OSError(errno.ESTALE, "the layer index is damaged")
+        return self._stack.layers[number]
+
+    def target(self, row: int) -> bytes | None:
+        try:
+            return self.page.target(row) if self._stack.trusted else None
+        except DamagedError:
+            self._stack.distrust()
+            return None
+
+    def info(self, row: int) -> os.stat_result | None:
+        """Return the attributes of *row* as stat(2) would; None where the layer has to be asked."""
+        if not self._stack.trusted:
+            return None
+        mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime, _, layer, _ = self.page.fields(
+            row
+        )
+        layers = self._stack.layers
+        device = layers[layer].device if layer < len(layers) else 0
+        return os.stat_result(
+            (
+                mode, ino, device, nlink, uid, gid, size, atime // _NS, mtime // _NS, ctime // _NS,
+                atime / 1e9, mtime / 1e9, ctime / 1e9, atime, mtime, ctime, 4096, blocks, rdev,
+            )
+        )  # fmt: skip
+
+
+class _Read:
+    """What the layers themselves have."""
+
+    __slots__ = ("_stack", "found", "rows")
+
+    def __init__(self, stack: Stack, parts: Parts) -> None:
+        self._stack = stack
+        try:
+            self.found = list(scan(parts))
+        except CannotIndexError as error:
+            raise OSError(errno.EACCES, str(error)) from None
+        self.rows = {found.name: row for row, found in enumerate(self.found)}
+
+    def mark(self, row: int) -> Mark:
+        return self.found[row].mark
+
+    def layer(self, row: int) -> Layer:
+        return self.found[row].parts[0][1].layer
+
+    def is_bare(self, _row: int) -> bool:
+        return False
+
+    def is_merged(self, row: int) -> bool:
+        return self.found[row].is_dir and len(self.found[row].parts) > 1
+
+    def target(self, _row: int) -> bytes | None:
+        return None
+
+    def info(self, _row: int) -> os.stat_result | None:
+        return None
+
+
+class StackDir(LayerDir):
+    """A directory of a stack of layers, merged from what they have of it."""
+
+    __slots__ = ("_listing", "_places", "_row", "_rows", "_stack")
+
+    def __init__(
+        self, stack: Stack, parent: StackDir | None, name: bytes, listing: _Listing, row: int
+    ) -> None:
+        """Describe *row* of *listing*, which is of *parent*, as the directory *name*."""
+        super().__init__(listing.layer(row), parent, name)
+        self.device = self.layer.device
+        self._stack = stack
+        self._listing = listing
+        self._row = row
+        self._rows: _Listing | None = None
+        self._places: dict[Layer, LayerDir] = {}
+
+    # -- where it is -------------------------------------------------------------------------------
+
+    def place(self, layer: Layer) -> LayerDir:
+        """Return the directory of *layer* that has this one's path, to be opened without those above it."""
+        found = self._places.get(layer)
+        if found is None:
+            if self.parent is None:
+                found = layer.root
+            else:
+                path = self.path()
+                assert isinstance(self.parent, StackDir)
+                found = (
+                    LayerDir(layer, layer.root, path)
+                    if len(path) < _LONGEST_PATH
+                    else LayerDir(layer, self.parent.place(layer), self.name)
+                )
+            self._places[layer] = found
+        return found
+
+    def fd(self) -> int:
+        """Return an O_PATH descriptor of the topmost of the directories."""
+        return self.place(self.layer).fd()
+
+    def close(self) -> None:
+        """Close the descriptors, but that of a layer's root."""
+        for place in self._places.values():
+            if place.parent is not None:
+                place.close()
+
+    def pin(self) -> None:
+        """Keep the descriptor open: the directory is about to lose its name."""
+        self.place(self.layer).pin()
+
+    def unpin(self) -> None:
+        """Give the descriptor back to the cache."""
+        self.place(self.layer).unpin()
+
+    def reachable(self) -> bool:
+        """A directory in the index is none that only shows as an empty one."""
+        return True
+
+    @property
+    def merged(self) -> bool:
+        """Tell whether more than one layer contributes."""
+        return self._listing.is_merged(self._row)
+
+    @property
+    def bare(self) -> bool:
+        """Tell whether it is known to have no extended attributes."""
+        return self._stack.trusted and self._listing.is_bare(self._row)
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def _load(self) -> dict[bytes, Mark] | None:
+        raise NotImplementedError  # everything that reads a layer's own directory is overridden
+
+    def listing(self) -> _Listing:
+        """Return what is known of the names in it.
+
+        Raises:
+            OSError: the index does not hold, and the layers cannot be read.
+        """
+        found = self._rows
+        if found is None:
+            found = self._stored()
+            if found is None:
+                parts = self.parts()
+                found = _Read(self._stack, parts)
+                self.foreign = parts[0][1].foreign
+            self._rows = found
+        return found
+
+    def _stored(self) -> _Stored | None:
+        stack = self._stack
+        if not stack.trusted or not isinstance(self._listing, _Stored):
+            return None
+        try:
+            number = self._listing.page.page(self._row)
+            page = Page(stack.catalogue, number)
+            if not page.sources or page.sources[0].layer != self._listing.page.layer(self._row):
+                raise DamagedError("a directory of other layers")
+        except DamagedError:
+            stack.distrust()
+            return None
+        if stack.checked and not all(
+            self._is_as_it_was(source) for source in page.sources if source.layer in stack.checked
+        ):
+            stack.distrust()
+            return None
+        return _Stored(stack, page, number)
+
+    def _is_as_it_was(self, source: Source) -> bool:
+        try:
+            info = _stat(self.place(self._stack.layers[source.layer]))
+        except OSError:
+            return False
+        return (info.st_ino, info.st_ctime_ns, info.st_mtime_ns) == source[1:]
+
+    def parts(self) -> Parts:
+        """Return the directories of the layers that make this one, by what the layers have now."""
+        if self.parent is None:
+            return roots([layer.root for layer in self._stack.layers])[0]
+        if isinstance(self._listing, _Read):
+            return self._listing.found[self._row].parts
+        assert isinstance(self.parent, StackDir)
+        for found in scan(self.parent.parts()):
+            if found.name == self.name and found.is_dir:
+                return found.parts
+        raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+
+    def mark(self, name: bytes) -> Mark | None:
+        """Say what the stack has under *name* here."""
+        listing = self._rows or self.listing()
+        row = listing.rows.get(name)
+        return None if row is None else listing.mark(row)
+
+    def names(self) -> Iterable[bytes]:
+        """List the names that have a mark."""
+        return self.listing().rows
+
+    def opaque(self, name: bytes) -> bool:
+        """Tell whether the directory *name* hides those of layers below the stack."""
+        return self.mark(name) is Mark.OPAQUE_DIRECTORY
+
+    def redirect(self, name: bytes) -> bytes | None:  # noqa: ARG002 - of every directory
+        """A layer with redirects has no index."""
+        return None
+
+    def redirected(self) -> bytes | None:
+        """A layer with redirects has no index."""
+        return None
+
+    def is_opaque(self) -> bool:
+        """Tell whether this directory hides those of its name below the stack."""
+        return self._listing.mark(self._row) is Mark.OPAQUE_DIRECTORY
+
+    def child(self, name: bytes) -> LayerDir:
+        """Return the directory *name*, the same object for as long as somebody holds it."""
+        kids = self._kids
+        if kids is None:
+            kids = self._kids = WeakValueDictionary()
+        kid = kids.get(name)
+        if kid is None:
+            listing = self.listing()
+            row = listing.rows.get(name)
+            if row is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            kid = kids[name] = StackDir(self._stack, self, name, listing, row)
+        return kid
+
+    def entry(self, name: bytes) -> Named:
+        """Return the reference to *name*, which is no directory."""
+        listing = self._rows or self.listing()
+        row = listing.rows.get(name)
+        if row is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return Listed(self, name, listing, row)
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes that the topmost directory has now."""
+        place = self.place(self.layer)
+        try:
+            return _stat(place)
+        except OSError:
+            if not place.foreign:
+                raise
+        # Something was mounted there: without an index it shows, but empty.
+        self._stack.distrust()
+        self.foreign = True
+        top = self.parts()[0][1]
+        top.reachable()
+        return top.stat()
+
+    def info(self) -> os.stat_result:
+        """Return the attributes of the topmost directory, as the index has them."""
+        return self._listing.info(self._row) or self.stat()
+
+    def is_mount_point(self, name: bytes) -> bool:  # noqa: ARG002 - of every directory
+        """Tell whether something is mounted on *name*: the layer would have no index."""
+        return False
+
+
+class Listed(Named):
+    """A reference to a non-directory of a stack: the index answers for it as far as it can."""
+
+    __slots__ = ("_listing", "_row", "layer")
+
+    directory: StackDir
+    #: The layer that has it.
+    layer: Layer
+
+    def __init__(self, directory: StackDir, name: bytes, listing: _Listing, row: int) -> None:
+        """Refer to *name* of *directory*, *row* of *listing*."""
+        self.directory = directory
+        self.name = name
+        self._listing = listing
+        self._row = row
+        self.layer = listing.layer(row)
+
+    @property
+    def bare(self) -> bool:
+        """Tell whether it is known to have no extended attributes."""
+        return self.directory._stack.trusted and self._listing.is_bare(self._row)
+
+    @property
+    def unmarked(self) -> bool:
+        """Copies of metadata alone are in no index."""
+        return True
+
+    def place(self) -> tuple[LayerDir, bytes]:
+        """Return the directory of its layer that has it, and its name there."""
+        return self.directory.place(self.layer), self.name
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes that the object has now; the index is believed no more where they are others than it says."""
+        info = super().stat()
+        self._compare(info)
+        return info
+
+    def info(self) -> os.stat_result:
+        """Return the attributes of the object, as the index has them."""
+        return self._listing.info(self._row) or super().stat()
+
+    def _compare(self, info: os.stat_result) -> None:
+        said = self._listing.info(self._row)
+        if said is not None and _content(info) != _content(said):
+            self.directory._stack.distrust()
+
+    def readlink(self) -> bytes:
+        """Return the target of the symbolic link."""
+        return self._listing.target(self._row) or super().readlink()
+
+    def open(self, flags: int) -> int:
+        """Open the object, a regular file; the index is believed no more where that is another than it says.
+
+        Raises:
+            OSError: as :meth:`Named.open`.
+        """
+        layer = self.layer
+        path = self.directory.path() + b"/" + self.name if self.directory.parent is not None else self.name
+        if len(path) >= _LONGEST_PATH:
+            return super().open(flags)
+        try:
+            fd = _libc.openat2(layer.root.fd(), path, flags & _PASSED | _OPEN_FILE, _RESOLVE)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ELOOP, errno.ENOTDIR, errno.ENOENT):
+                raise
+            self.directory._stack.distrust()
+            if error.errno != errno.EXDEV:
+                raise
+            raise OSError(errno.ESTALE, "mount point inside a layer", self.name) from None
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+            self._compare(info)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _stat(place: LayerDir) -> os.stat_result:
+    # By descriptor: in a path of several names a symbolic link would be followed.
+    place.fd()
+    return place.stat()
+
+
+def _content(info: os.stat_result) -> tuple[int, int, int, int]:
+    return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns

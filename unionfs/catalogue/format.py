@@ -1,0 +1,259 @@
+"""The file that holds a layer index: a pure codec, which believes nothing that it reads.
+
+One file describes one stack of layers, or says which of them cannot be described. It consists of
+
+* a header: magic, version, lengths, and a checksum over itself, the key and the table;
+* the key, which names whom and what it is about (store.py);
+* a page for each directory of the merged stack, found by its number;
+* the table of the pages.
+
+A page is read as a whole when its directory is first asked for, and checked then by a checksum of its own: rows of
+attributes (fixed size), a byte for each of them that says what it is, the layers that contribute, the names (separated by
+zeros, which no name has) and the targets of symbolic links. Page 0 has one row, without a name: the root, whose page
+is number 1. A directory's page has a higher number than the one that names it, so that no file makes a tree without end.
+
+Numbers are little-endian. Times are nanoseconds since the epoch in 64 bits; a layer with others has no index.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from unionfs.types import Mark
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Bytes(Protocol):
+        """Bytes, or a mapped file."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+MAGIC = b"uni\xf6ncat"
+#: Changes with the form, and with what building takes for a fact.
+VERSION = 1
+#: Magic, version, checksum, length of the file, of the key, where the table is, pages, the layer that has no index.
+HEADER = struct.Struct("<8sIIQIQIi")
+#: Where the page is and how long, its rows, its layers, the length of its names, its checksum.
+_PAGE = struct.Struct("<QIIIII")
+#: mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime, page or place of the target, layer, length of the
+#: target.
+ROW = struct.Struct("<IIIIQQQQqqqIHH")
+_LAYER, _LAYER_AT = struct.Struct("<H"), ROW.size - 4
+#: A layer that contributes to a directory, and what its directory was: inode number, ctime, mtime.
+_SOURCE = struct.Struct("<HQqq")
+_KIND_MARK = 3
+_KIND_BARE = 4
+_KIND_MERGED = 8
+_KIND_TARGET = 16
+_MARKS = tuple(sorted(Mark))
+MOST_LAYERS = 1 << 16
+#: Bytes; longer targets of symbolic links are read where they are.
+LONGEST_TARGET = 255
+ROOT_PAGE = 1
+
+
+class DamagedError(ValueError):
+    """A file is not what it should be."""
+
+
+class Source(NamedTuple):
+    """What a layer contributes to a directory: the layer's place in the stack, and the directory's identity."""
+
+    layer: int
+    ino: int
+    ctime_ns: int
+    mtime_ns: int
+
+
+class Row(NamedTuple):
+    """One name of a page. Of a deletion nothing but the name and the mark means anything."""
+
+    name: bytes
+    mark: Mark
+    #: mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime
+    attributes: tuple[int, ...] = (0,) * 11
+    #: Of a directory: the number of its page.
+    page: int = 0
+    #: The layer that it comes from, of a directory the topmost.
+    layer: int = 0
+    #: It has no extended attributes.
+    bare: bool = False
+    #: A directory to which more than one layer contributes.
+    merged: bool = False
+    #: Of a symbolic link; None where it is not kept.
+    target: bytes | None = None
+
+
+def encode_page(offset: int, rows: Sequence[Row], sources: Sequence[Source]) -> tuple[bytes, bytes]:
+    """Return the page of *rows*, to be put at *offset* of the file, and its entry in the table.
+
+    Raises:
+        ValueError: something does not fit.
+    """
+    packed, kinds, targets = bytearray(), bytearray(), bytearray()
+    try:
+        for row in rows:
+            kind = row.mark | (_KIND_BARE if row.bare else 0) | (_KIND_MERGED if row.merged else 0)
+            link, length = row.page, 0
+            if row.target is not None:
+                kind |= _KIND_TARGET
+                link, length = len(targets), len(row.target)
+                targets += row.target
+            packed += ROW.pack(*row.attributes, link, row.layer, length)
+            kinds.append(kind)
+        names = b"\0".join(row.name for row in rows)
+        blob = b"".join([packed, kinds, *(_SOURCE.pack(*source) for source in sources), names, targets])
+        entry = _PAGE.pack(offset, len(blob), len(rows), len(sources), len(names), zlib.crc32(blob))
+    except struct.error as error:
+        raise ValueError(str(error)) from None
+    return blob, entry
+
+
+def encode_header(key: bytes, table: bytes, *, length: int, refused: int | None = None) -> bytes:
+    """Return the header and the key, of a file of *length* bytes that ends with *table*.
+
+    *refused*: the layer on account of which there is no index.
+    """
+    fields = (len(key), length - len(table), len(table) // _PAGE.size, -1 if refused is None else refused)
+    checksum = zlib.crc32(table, zlib.crc32(key, zlib.crc32(HEADER.pack(MAGIC, VERSION, 0, length, *fields))))
+    return HEADER.pack(MAGIC, VERSION, checksum, length, *fields) + key
+
+
+class Page:
+    """One directory as the file has it. Rows are unpacked when they are asked for."""
+
+    __slots__ = ("_at", "_kinds", "_links_end", "_map", "_number", "_targets", "rows", "sources")
+
+    def __init__(self, file: Catalogue, number: int) -> None:
+        """Read page *number* of *file*.
+
+        Raises:
+            DamagedError: it is not whole, or contradicts itself.
+        """
+        at, length, count, sources, names_length, checksum = file.entry(number)
+        if at + length > len(file.map):
+            raise DamagedError("a page beyond the end")
+        blob = file.map[at : at + length]
+        kinds_at = count * ROW.size
+        sources_at = kinds_at + count
+        names_at = sources_at + sources * _SOURCE.size
+        targets_at = names_at + names_length
+        if targets_at > length or zlib.crc32(blob) != checksum:
+            raise DamagedError("a page that is not whole")
+        names = blob[names_at:targets_at]
+        split = names.split(b"\0") if count else []
+        #: Row by name.
+        self.rows = dict(zip(split, range(count), strict=False))
+        if len(split) != count or len(self.rows) != count or b"/" in names or (names and not count):
+            raise DamagedError("names that no directory has")
+        if number and (b"" in self.rows or b"." in self.rows or b".." in self.rows):
+            raise DamagedError("names that no directory has")
+        self.sources = tuple(map(Source._make, _SOURCE.iter_unpack(blob[sources_at:names_at])))
+        if any(source.layer >= file.layers for source in self.sources):
+            raise DamagedError("a layer that is not there")
+        self._kinds = blob[kinds_at:sources_at]
+        self._map = file.map
+        self._number = number
+        self._at = at
+        self._targets = at + targets_at
+        self._links_end = length - targets_at
+
+    def mark(self, row: int) -> Mark:
+        """Return what *row* is."""
+        return _MARKS[self._kinds[row] & _KIND_MARK]
+
+    def is_bare(self, row: int) -> bool:
+        """Tell whether *row* has no extended attributes."""
+        return bool(self._kinds[row] & _KIND_BARE)
+
+    def is_merged(self, row: int) -> bool:
+        """Tell whether *row* is a directory of more than one layer."""
+        return bool(self._kinds[row] & _KIND_MERGED)
+
+    def fields(self, row: int) -> tuple[int, ...]:
+        """Return the fields of *row*, as ROW has them."""
+        return ROW.unpack_from(self._map, self._at + row * ROW.size)  # type: ignore[arg-type]
+
+    def layer(self, row: int) -> int:
+        """Return the layer that *row* comes from. What is not there is for the caller to refuse."""
+        found: int = _LAYER.unpack_from(self._map, self._at + row * ROW.size + _LAYER_AT)[0]  # type: ignore[arg-type]
+        return found
+
+    def page(self, row: int) -> int:
+        """Return the number of the page of the directory *row*.
+
+        Raises:
+            DamagedError: it can be none.
+        """
+        number = self.fields(row)[11]
+        if number <= self._number:
+            raise DamagedError("a directory inside itself")
+        return number
+
+    def target(self, row: int) -> bytes | None:
+        """Return the target of the symbolic link *row*; None where it is not kept.
+
+        Raises:
+            DamagedError: it lies elsewhere.
+        """
+        if not self._kinds[row] & _KIND_TARGET:
+            return None
+        fields = self.fields(row)
+        start, length = fields[11], fields[13]
+        if not length or start + length > self._links_end or length > LONGEST_TARGET:
+            raise DamagedError("a target that is elsewhere")
+        target = self._map[self._targets + start : self._targets + start + length]
+        if b"\0" in target:
+            raise DamagedError("a target that no link has")
+        return target
+
+
+class Catalogue:
+    """A file that was read, as far as its header and table go."""
+
+    def __init__(self, content: _Bytes, key: bytes, layers: int) -> None:
+        """Read *content*, which has to be about *key*, a stack of *layers*.
+
+        Raises:
+            DamagedError: it is about something else, or not whole.
+        """
+        self.map = content
+        self.layers = layers
+        if len(content) < HEADER.size:
+            raise DamagedError("too short")
+        magic, version, checksum, length, key_length, table_at, pages, refused = HEADER.unpack(
+            content[: HEADER.size]
+        )
+        if magic != MAGIC or version != VERSION or length != len(content) or key_length != len(key):
+            raise DamagedError("of another kind")
+        if not HEADER.size + key_length <= table_at <= length or length - table_at != pages * _PAGE.size:
+            raise DamagedError("a table that is elsewhere")
+        head = HEADER.pack(magic, version, 0, length, key_length, table_at, pages, refused)
+        stored = content[HEADER.size : HEADER.size + key_length]
+        if zlib.crc32(content[table_at:length], zlib.crc32(stored, zlib.crc32(head))) != checksum:
+            raise DamagedError("not whole")
+        if stored != key:
+            raise DamagedError("about other layers")
+        if not -1 <= refused < layers or (refused < 0 and pages <= ROOT_PAGE):
+            raise DamagedError("without a root")
+        #: The layer on account of which there is no index.
+        self.refused: int | None = None if refused < 0 else refused
+        self._table_at = table_at
+        self.pages = pages
+
+    def entry(self, number: int) -> tuple[int, ...]:
+        """Return what the table says of page *number*.
+
+        Raises:
+            DamagedError: there is none.
+        """
+        if not 0 <= number < self.pages:
+            raise DamagedError("a page that is not there")
+        start = self._table_at + number * _PAGE.size
+        return _PAGE.unpack(self.map[start : start + _PAGE.size])

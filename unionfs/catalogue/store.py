@@ -1,0 +1,215 @@
+"""The files of layer indexes in a directory that was given for them: which there is for a stack, and whether to believe it.
+
+A file is believed if it belongs to root or to us and nobody else may write to it, if its checksums hold, and if its key
+is the one that is expected: who we are, as what is shown of owners and attributes depends on it, and of each layer the
+file system, its root's inode number, birth and times, and how it is read.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import mmap
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from unionfs import _libc
+from unionfs.catalogue.directories import Stack
+from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
+from unionfs.layer import Layer, LayerDir
+
+_SUFFIX = b".index"
+#: Seconds after which it is tried again to index a layer that could not be.
+_RETRY_AFTER = 24 * 3600
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: How mountinfo writes blanks and backslashes (proc_pid_mountinfo(5)).
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+class Wanted(NamedTuple):
+    """A lower layer that is to be indexed, or not."""
+
+    layer: Layer
+    indexed: bool
+    #: Somebody may change it between two mounts: each directory is compared when it is first used.
+    checked: bool = True
+
+
+class Plan:
+    """How lower layers are read."""
+
+    def __init__(self) -> None:
+        """Nothing is decided yet."""
+        #: The root directories, top first, of single layers and of those taken together.
+        self.roots: list[LayerDir] = []
+        self.stacks: list[Stack] = []
+        #: Layers, top first, of which an index is wanted and not there.
+        self.missing: list[tuple[Wanted, ...]] = []
+
+
+def is_safe(fd: int) -> bool:
+    """Tell whether nobody but root and us can change what the descriptor *fd* leads to."""
+    info = os.fstat(fd)
+    return info.st_uid in (0, os.geteuid()) and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+class Store:
+    """The indexes in one directory."""
+
+    def __init__(self, directory_fd: int) -> None:
+        """Keep indexes in *directory_fd*, which is closed with the store.
+
+        One that others may write to is as good as none: it is neither read nor written.
+        """
+        self.fd = directory_fd
+        self._maps: list[mmap.mmap] = []
+        self._identities: dict[Layer, bytes] = {}
+        self._who = _who()
+        self.usable = is_safe(directory_fd) and _libc.have_openat2()
+
+    def close(self) -> None:
+        """Close the directory, and the indexes that were read from it."""
+        for each in self._maps:
+            each.close()
+        self._maps.clear()
+        os.close(self.fd)
+
+    def plan(self, layers: Iterable[Wanted]) -> Plan:
+        """Decide how *layers*, top first, are read: those that follow each other and have an index as one."""
+        plan = Plan()
+        run: list[Wanted] = []
+        mounts = _mount_points()
+        for each in layers:
+            if (
+                self.usable
+                and each.indexed
+                and not each.layer.cross
+                and not _holds_mounts(each.layer, mounts)
+            ):
+                run.append(each)
+            else:
+                self._read_run(tuple(run), plan)
+                run.clear()
+                plan.roots.append(each.layer.root)
+        self._read_run(tuple(run), plan)
+        return plan
+
+    def _read_run(self, run: tuple[Wanted, ...], plan: Plan) -> None:
+        if not run:
+            return
+        stack = self._open(run)
+        if isinstance(stack, Stack):
+            plan.stacks.append(stack)
+            plan.roots.append(stack.root)
+        elif stack is None:
+            plan.missing.append(run)
+            plan.roots += [each.layer.root for each in run]
+        else:  # the one that cannot be indexed parts the others
+            self._read_run(run[:stack], plan)
+            plan.roots.append(run[stack].layer.root)
+            self._read_run(run[stack + 1 :], plan)
+
+    def _open(self, run: tuple[Wanted, ...]) -> Stack | int | None:
+        """Return the layers *run* as one, the place of the one that cannot be indexed, or None without an index."""
+        layers = [each.layer for each in run]
+        catalogue = self.read(layers)
+        if catalogue is None:
+            return None
+        if catalogue.refused is not None:
+            return catalogue.refused
+        name = self.name(layers)
+
+        def on_distrust() -> None:
+            with suppress(OSError):  # the next mount makes it anew
+                os.unlink(name, dir_fd=self.fd)
+
+        checked = frozenset(place for place, each in enumerate(run) if each.checked)
+        try:
+            return Stack(layers, catalogue, checked=checked, on_distrust=[on_distrust])
+        except DamagedError:
+            on_distrust()
+            return None
+
+    def read(self, layers: Sequence[Layer]) -> Catalogue | None:
+        """Return the index of *layers*, top first; None where there is none to be believed."""
+        try:
+            fd = os.open(self.name(layers), _OPEN, dir_fd=self.fd)
+        except OSError:
+            return None
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or not is_safe(fd) or info.st_size < HEADER.size:
+                return None
+            content = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+            self._maps.append(content)
+            catalogue = Catalogue(content, self.key(layers), len(layers))
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(fd)
+        if catalogue.refused is not None and time.time() - info.st_mtime > _RETRY_AFTER:
+            return None
+        return catalogue
+
+    def name(self, layers: Sequence[Layer]) -> bytes:
+        """Return the name of the file for *layers*: it stays when they change."""
+        about = b"\n".join([self._who, *map(self._identity, layers)])
+        return hashlib.sha256(about).hexdigest()[:40].encode() + _SUFFIX
+
+    def key(self, layers: Sequence[Layer]) -> bytes:
+        """Return what an index of *layers* is about, at this moment."""
+        return b"\n".join(
+            [b"%d" % VERSION, self._who, *(self._identity(layer) + b" " + _times(layer) for layer in layers)]
+        )
+
+    def _identity(self, layer: Layer) -> bytes:
+        found = self._identities.get(layer)
+        if found is None:
+            found = self._identities[layer] = _identity(layer)
+        return found
+
+
+def _identity(layer: Layer) -> bytes:
+    """Name the directory *layer*, and how it is read."""
+    fd = layer.root.fd()
+    info = os.fstat(fd)
+    file_system = os.fstatvfs(fd).f_fsid
+    where = b"%x" % file_system if file_system else b"device-%x" % info.st_dev
+    born = _libc.birth_time_ns(fd)
+    hidden = b",".join(b"%x:%d" % identity for identity in sorted(layer.hidden))
+    return b"%s:%d:%d:%s:%s" % (where, info.st_ino, born or 0, repr(layer.policy).encode(), hidden)
+
+
+def _times(layer: Layer) -> bytes:
+    info = os.fstat(layer.root.fd())
+    return b"%d:%d" % (info.st_ctime_ns, info.st_mtime_ns)
+
+
+def _who() -> bytes:
+    """Name what decides what we see of a file: ids, capabilities, and how the user namespace maps owners."""
+    found = [b"%d:%d:%a" % (os.geteuid(), os.getegid(), sorted(os.getgroups()))]
+    for path in ("/proc/self/uid_map", "/proc/self/gid_map"):
+        with open(path, "rb") as file:
+            found.append(b",".join(file.read().split()))
+    with open("/proc/self/status", "rb") as file:
+        found += [line.split()[1] for line in file if line.startswith(b"CapEff:")]
+    return b" ".join(found)
+
+
+def _mount_points() -> list[bytes]:
+    with open("/proc/self/mountinfo", "rb") as file:
+        fields = [line.split(b" ", 5)[4] for line in file]
+    return sorted({_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), point) for point in fields})
+
+
+def _holds_mounts(layer: Layer, points: Sequence[bytes]) -> bool:
+    """Tell whether something is mounted below the root of *layer*, by where that is for us."""
+    path = os.readlink(b"/proc/self/fd/%d" % layer.root.fd()).rstrip(b"/") + b"/"
+    at = bisect.bisect_left(points, path)
+    # The root directory is itself a mount point, and below itself by this comparison.
+    return any(point.startswith(path) and point != path for point in points[at : at + 2])
