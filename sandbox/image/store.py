@@ -22,6 +22,7 @@ from sandbox.state import SetAside, StateDirectory, ids_as_json, ids_from_json, 
 from sandbox.userns import give_to_root, run_with_ids
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT = 1  # changes when unpacking does, so that layers of older versions are not taken for ours
 
 
@@ -31,6 +32,8 @@ class StoredLayer:
 
     tree_fd: int
     lock_fd: int
+    #: The directory in which the server of the file system may keep an index; None where the layer was made without.
+    index_fd: int | None = None
     #: What could not be unpacked as it is; said once, when the layer is made.
     notices: tuple[str, ...] = ()
 
@@ -38,6 +41,8 @@ class StoredLayer:
         """Let go of the layer."""
         os.close(self.tree_fd)
         os.close(self.lock_fd)
+        if self.index_fd is not None:
+            os.close(self.index_fd)
 
 
 class LayerStore:
@@ -75,13 +80,15 @@ class LayerStore:
             return None
         fcntl.flock(lock_fd, fcntl.LOCK_SH)
         try:
-            tree_fd = os.open(
-                os.path.join(place, "tree"), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
+            tree_fd = os.open(os.path.join(place, "tree"), _OPEN_PATH)
         except FileNotFoundError:  # removed between the two
             os.close(lock_fd)
             return None
-        return StoredLayer(tree_fd=tree_fd, lock_fd=lock_fd, notices=notices)
+        try:
+            index_fd = os.open(os.path.join(place, "index"), _OPEN_PATH)
+        except FileNotFoundError:
+            index_fd = None
+        return StoredLayer(tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
 
     def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
         guard = os.open(
@@ -123,12 +130,17 @@ class LayerStore:
             json.dump(ids_as_json(ids), record)
         with open(os.path.join(building, "lock"), "xb"):
             pass
+        os.mkdir(os.path.join(building, "index"), 0o700)
         tree_fd = os.open(tree, _OPEN_DIR)
+        index_fd = -1
         try:
-            give_to_root(ids, tree_fd)
+            index_fd = os.open(os.path.join(building, "index"), _OPEN_DIR)
+            give_to_root(ids, tree_fd, index_fd)
             said = self._unpack(archive_fd, path, tree_fd, ids)
         finally:
             os.close(tree_fd)
+            if index_fd >= 0:
+                os.close(index_fd)
         return tuple(said.splitlines())
 
     def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:

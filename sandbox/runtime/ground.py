@@ -45,6 +45,7 @@ class Ground:
         self._warn = warn
         self._measure = measure
         self._layers: list[ServedLayer] = []
+        self._index_fd: int | None = None
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._home: RunDirectory | None = None
@@ -113,7 +114,9 @@ class Ground:
             undo.callback(stored.close)
             for notice in stored.notices:
                 self._warn(notice)
-            return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False)
+            # The index of a stack is kept with its topmost layer, and goes with it.
+            self._index_fd = stored.index_fd
+            return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False, indexed=True)
         try:
             fd = mounts.open_real(layer.path, directory=True)
         except OSError as error:
@@ -218,6 +221,7 @@ class Ground:
             work_fd=self._work_fd,
             hidden=[self._state.identity],
             volatile=self._plan.writable == "ephemeral",
+            index_fd=self._index_fd,
             size=self._plan.size,
             inodes=self._plan.inodes,
         )

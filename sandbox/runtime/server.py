@@ -37,6 +37,8 @@ class ServedLayer:
     #: Show owners that the sandbox's ids do not hold as 0.
     squash: bool
     cross: tuple[str, ...] = ()
+    #: Nobody changes it: the server may keep an index of it.
+    indexed: bool = False
     #: Made anew for each start: what the writable layer records about the layers outlasts it.
     transient: bool = False
 
@@ -51,6 +53,8 @@ class ServedStack:
     work_fd: int | None
     hidden: Sequence[tuple[int, int]]
     volatile: bool
+    #: Where the server keeps indexes of layers.
+    index_fd: int | None = None
     #: Bytes and objects that the writable layer may hold; None for as many as fit.
     size: int | None = None
     inodes: int | None = None
@@ -148,11 +152,13 @@ class Server:
                     "squash": layer.squash,
                     "cross": layer.cross,
                     "transient": layer.transient,
+                    "indexed": layer.indexed,
                 }
                 for layer in stack.layers
             ],
             "upper": index(stack.upper_fd),
             "work": index(stack.work_fd),
+            "index": index(stack.index_fd),
             "hidden": list(stack.hidden),
             "volatile": stack.volatile,
             "size": stack.size,
