@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -19,8 +21,11 @@ from benchmarks.workload import PROJECT
 SUBJECT = "unionfs"
 #: What `sandbox up` serves a stack of layers of its store with.
 _SERVED = ",server=direct,open_requests=off"
+#: With an index of the lower layers, made before the mount can be used, so that what is timed is its use.
+_INDEXED = ",index_build=first,immutable,index_dir="
 #: The same with another server, and its options; measured only if asked for.
 OTHER_SERVERS = {
+    "unionfs-unindexed": _SERVED,
     "unionfs-opened": ",server=direct,open_requests=on",
     "unionfs-pyfuse3": ",server=pyfuse3",
 }
@@ -103,6 +108,14 @@ def lacks(python: str, *modules: str) -> str | None:
     return f"{python}: {said[-1]}" if done.returncode else None
 
 
+@functools.cache
+def _indexes() -> str:
+    """Return a directory for indexes of layers that goes away at the end."""
+    path = tempfile.mkdtemp(prefix="unionfs-indexes-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 def find_systems(python: str, *, durable: bool = False) -> list[System]:
     """Return the systems, each with what keeps it from running here.
 
@@ -121,18 +134,20 @@ def find_systems(python: str, *, durable: bool = False) -> list[System]:
     with open("/proc/filesystems") as file:
         overlay = "overlay" in file.read().split()
 
-    def union(name: str, serving: str) -> System:
+    def union(name: str, serving: str, *, indexed: bool = False) -> System:
         return System(
             name=name,
             missing=no_mount or lacks(python, "pyfuse3", "unionfs.cli"),
             command=lambda options, mount: [
-                *(python, "-m", "unionfs", "-f", "-o", options + serving + promise, mount)
+                *(python, "-m", "unionfs", "-f", "-o"),
+                options + serving + promise + (_INDEXED + _indexes() if indexed else ""),
+                mount,
             ],
             environment={"PYTHONPATH": PROJECT},
         )
 
     return [
-        union(SUBJECT, _SERVED),
+        union(SUBJECT, _SERVED, indexed=True),
         *(union(name, serving) for name, serving in OTHER_SERVERS.items()),
         System(
             name=BASELINE,
