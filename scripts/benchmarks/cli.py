@@ -311,7 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_list()
         return 0
     left_out: list[str] = []
-    systems = choose_systems(arguments.systems, find_systems(arguments.python, durable=arguments.durable), left_out)
+    systems = choose_systems(
+        arguments.systems, find_systems(arguments.python, durable=arguments.durable), left_out
+    )
     for reason in left_out:
         say(f"left out: {reason}")
     # Whoever ends this ends the servers, too, and what they serve goes.

@@ -18,7 +18,7 @@ from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Opcode
 from unionfs.fuse.requests import Reply, Requests
 from unionfs.options import parse_options
-from unionfs.stack import open_stack, source_from_options
+from unionfs.stack import build_indexes, open_stack, source_from_options
 
 #: Files of each kind; so many calls are timed together, of which there are so many batches. The fastest batch counts.
 _BATCH, _BATCHES = 100, 9
@@ -162,12 +162,18 @@ def main() -> None:
     """Print the table for layers in the directory of the command line."""
     base = tempfile.mkdtemp(dir=sys.argv[1], prefix="unionfs-bench-")
     try:
-        lower, upper, work, mount = (os.path.join(base, name) for name in ("lower", "upper", "work", "mount"))
-        for path in (lower, upper, work, mount):
-            os.mkdir(path)
+        lower, upper, work, index, mount = (
+            os.path.join(base, name) for name in ("lower", "upper", "work", "index", "mount")
+        )
+        for path in (lower, upper, work, index, mount):
+            os.mkdir(path, 0o700)
         lower_files(lower)
-        options = parse_options([f"lowerdir={lower},upperdir={upper},workdir={work},volatile"])
-        fs = open_stack(source_from_options(options, mount))
+        options = f"lowerdir={lower},upperdir={upper},workdir={work},volatile"
+        if "--unindexed" not in sys.argv:
+            options += f",index_dir={index},immutable"
+        source = source_from_options(parse_options([options]), mount)
+        build_indexes(source, wait=True)
+        fs = open_stack(source)
         try:
             for what, microseconds in measure(Kernel(fs)).items():
                 sys.stdout.write(f"{what:42}{microseconds:8.1f}\n")
