@@ -169,8 +169,11 @@ class _Loop:
         self._ended = False
         alone = len(os.sched_getaffinity(0)) == 1
         self._spinning = Spinning(0 if alone else SPINS)
+        self._spun = self._slept = 0
         self._poll = select.poll()
         self._control = select.poll()
+        self._next = select.poll()
+        self._next.register(fd, select.POLLIN)
         self._poll.register(fd, select.POLLIN)
         for other in (signals.fd, lifeline):
             if other is not None:
@@ -180,42 +183,29 @@ class _Loop:
 
     def run(self) -> None:
         """Serve to the end."""
-        fd, signals, spinning = self._fd, self._signals, self._spinning
+        fd, signals = self._fd, self._signals
         into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
         view = self._view
         answer, reply_with = self._requests.answer, self._write
         ready = self._later.ready
-        waited = True
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
             if signals.asked:
                 signals.asked = False
-                report(
-                    figures(self._fs, {**self._requests.requests, "threaded": self._later.count}), self._fs
-                )
+                report(figures(self._fs, {**self._requests.requests, **self._figures()}), self._fs)
             if ready:
                 self._resume()
-            spins = 0 if waited else spinning.times()
-            for _ in range(spins or 1):
-                try:
-                    end = readv(fd, into)
-                    break
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    if error.errno == errno.ENODEV:  # unmounted
-                        return
-                    if error.errno not in _NOTHING_READ:
-                        raise
-            else:
-                if spins:
-                    spinning.judge(hit=False)
+            try:
+                end = readv(fd, into)
+            except BlockingIOError:
                 self._wait()
-                waited = True
                 continue
-            if spins:
-                spinning.judge(hit=True)
-            waited = False
+            except OSError as error:
+                if error.errno == errno.ENODEV:  # unmounted
+                    return
+                if error.errno not in _NOTHING_READ:
+                    raise
+                continue
             _, opcode, unique, node, _, _, _, _, _ = unpack(view)
             reply = answer(opcode, node, end)
             if reply is not None:
@@ -224,6 +214,10 @@ class _Loop:
             if not look:
                 look = _REQUESTS_PER_LOOK
                 self._look()
+
+    def _figures(self) -> dict[str, int]:
+        """Return how many waits ended while looking and asleep, and what threads have done."""
+        return {"spun": self._spun, "slept": self._slept, "threaded": self._later.count}
 
     def _resume(self) -> None:
         """Answer the requests that had to wait for bytes."""
@@ -277,7 +271,17 @@ class _Loop:
                 then()
 
     def _wait(self) -> None:
-        """Sleep until there is something to do."""
+        """Look for a request for a moment, where that pays, and then sleep until there is something to do."""
+        spins = self._spinning.times()
+        if spins:
+            look = self._next.poll
+            for _ in range(spins):
+                if look(0):
+                    self._spinning.judge(hit=True)
+                    self._spun += 1
+                    return
+            self._spinning.judge(hit=False)
+        self._slept += 1
         ready = {number for number, _ in self._poll.poll()}
         if self._signals.fd in ready:
             self._signals.drain()

@@ -5,20 +5,46 @@ from __future__ import annotations
 from unionfs.fuse.spinning import SPINS, Spinning
 
 
-def test_it_goes_on_while_a_third_of_the_waits_end_so() -> None:
+def rests_after(spinning: Spinning, *, of_four: int) -> int:
+    """Have so many of four waits end while looking until it rests; returns for how many waits it does."""
+    for number in range(32):
+        assert spinning.times() == SPINS
+        spinning.judge(hit=number % 4 < of_four)
+    rested = 0
+    while spinning.times() == 0:
+        rested += 1
+    return rested
+
+
+def test_it_goes_on_while_half_of_the_waits_end_so() -> None:
     spinning = Spinning()
     for number in range(640):
         assert spinning.times() == SPINS
         spinning.judge(hit=number % 2 == 0)
 
 
-def test_it_rests_after_a_trial_that_brought_little_and_then_tries_again() -> None:
+def test_it_rests_after_a_trial_that_brought_little_longer_each_time() -> None:
     spinning = Spinning()
-    for number in range(64):
-        assert spinning.times() == SPINS
-        spinning.judge(hit=number % 4 == 0)
-    assert [spinning.times() for _ in range(64)] == [0] * 64
-    assert spinning.times() == SPINS
+    rests = [rests_after(spinning, of_four=1)]
+    for _ in range(9):
+        spinning.judge(hit=False)  # the wait that ended the rest
+        for _ in range(31):
+            assert spinning.times() == SPINS
+            spinning.judge(hit=False)
+        rested = 0
+        while spinning.times() == 0:
+            rested += 1
+        rests.append(rested)
+    assert rests == [64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096, 4096]
+
+
+def test_after_a_trial_that_paid_it_rests_no_longer_than_at_first() -> None:
+    spinning = Spinning()
+    assert rests_after(spinning, of_four=0) == 64
+    spinning.judge(hit=True)
+    for _ in range(31):
+        spinning.judge(hit=True)
+    assert rests_after(spinning, of_four=0) == 64
 
 
 def test_alone_on_one_processor_nobody_is_waited_for() -> None:
