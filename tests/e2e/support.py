@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Seconds for a sandbox that only starts and ends; generous, as other tests may run beside it.
-PATIENCE = 30
+#: Seconds for a sandbox that only starts and ends; as they bound only what fails, so many that no load of the machine matters.
+PATIENCE = 60
 
 #: The smallest environment: the host's own root.
 HOST_ROOT = '[root]\nlayers = ["dir:/"]\n'

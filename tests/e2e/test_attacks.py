@@ -350,7 +350,7 @@ def test_tree_of_four_thousand_levels_is_shown_changed_and_removed(
         top.rename(upper / "deep")
         spec = f'[root]\nlayers = ["dir:/", "dir:{upper}"]\n'
         with launcher.start(spec, ["/usr/bin/python3", "-c", script]) as supervisor:
-            out, err = supervisor.communicate(timeout=3 * PATIENCE)
+            out, err = supervisor.communicate(timeout=PATIENCE + 30)
         assert out == "['leaf']\ndug\n", err[-500:]
         assert launcher.runs() == []
     finally:

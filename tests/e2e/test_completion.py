@@ -85,7 +85,7 @@ def test_bash_offers(environ: Mapping[str, str], line: str, expected: list[str])
         check=True,
         env=environ,
         cwd=environ["WORK"],
-        timeout=30,
+        timeout=60,
     )
     # Behind the last of COMP_WORDBREAKS, of which "=" is one, bash replaces only what follows.
     assert sorted(word.strip() for word in done.stdout.splitlines()) == expected
@@ -98,7 +98,7 @@ def test_fish_offers(environ: Mapping[str, str], line: str, expected: list[str])
     file = Path(environ["HOME"]) / ".config" / "fish" / "completions" / "sandbox.fish"
     file.parent.mkdir(parents=True)
     with open(file, "wb") as stream:
-        subprocess.run(["sandbox", "completion", "fish"], stdout=stream, check=True, env=environ, timeout=30)
+        subprocess.run(["sandbox", "completion", "fish"], stdout=stream, check=True, env=environ, timeout=60)
     program = f"complete -C {shlex.quote(line)}"
     done = subprocess.run(
         ["fish", "-c", program],
@@ -107,7 +107,7 @@ def test_fish_offers(environ: Mapping[str, str], line: str, expected: list[str])
         check=True,
         env=environ,
         cwd=environ["WORK"],
-        timeout=30,
+        timeout=60,
     )
     words = [word.split("\t")[0].rpartition("=") for word in done.stdout.splitlines()]
     assert sorted(end or f"{begin}=" for begin, _, end in words) == expected
@@ -197,7 +197,7 @@ def test_help_tells_each_shell_how_to_read_its_script() -> None:
         text=True,
         check=True,
         cwd=PROJECT,
-        timeout=30,
+        timeout=60,
     )
     assert EVALUATE.format(shell="bash") in done.stdout
     assert EVALUATE.format(shell="zsh") in done.stdout
@@ -211,6 +211,6 @@ def test_nothing_of_completion_is_imported_when_no_shell_asks() -> None:
         "print([name for name in sys.modules if 'completion' in name or 'argcomplete' in name])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "[]"

@@ -82,7 +82,7 @@ def test_table_of_examples_lists_each_once_with_its_file() -> None:
 
 def test_examples_are_in_the_usual_layout() -> None:
     command = [sys.executable, "-m", "sandbox", "fmt", "--check", *map(config, EXAMPLES)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -154,7 +154,7 @@ def test_untrusted_script_of_the_users_choice_is_run_within_its_bounds(
 
 def test_untrusted_script_that_does_not_end_is_ended(launcher: Launcher, shared: Path) -> None:
     script = shared / "wait.sh"
-    script.write_text("sleep 60\n")
+    script.write_text("sleep 1000\n")
     options = ["--set", "limits.wall_time=200ms"]
     done = launcher.up(config("untrusted"), options=options, environ={"SCRIPT": str(script)})
     assert done.status == 124
@@ -199,7 +199,7 @@ def test_web_service_is_reached_from_the_host_and_ends_well(
     launcher.environ |= {"SITE": str(shared), "PORT": str(port)}
     with launcher.start(config("web")) as supervisor:
         assert first_line(supervisor).startswith(f"Serving HTTP on 127.0.0.1 port {port}")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/")
         assert connection.getresponse().read() == b"from the host"
         connection.close()
@@ -447,7 +447,7 @@ def test_filter_converts_what_it_is_given(launcher: Launcher, shared: Path) -> N
     assert (done.status, done.out) == (0, '{\n    "b": [\n        1,\n        2\n    ],\n    "a": null\n}\n')
     with open(shared / "out", "wb") as file:  # a file as output has limits of its own
         arguments = launcher.arguments(config("filter"))
-        subprocess.run(arguments, input=b"[]", stdout=file, check=True, timeout=30, env=launcher.environ)
+        subprocess.run(arguments, input=b"[]", stdout=file, check=True, timeout=60, env=launcher.environ)
     assert (shared / "out").read_bytes() == b"[]\n"
 
 

@@ -149,7 +149,7 @@ def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Sig
             env=launcher.environ,
             process_group=0,
         )
-        end = time.monotonic() + 3
+        end = time.monotonic() + PATIENCE
         # From the moment on at which there is something to leave behind.
         while not os.listdir(launcher.state) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.0005)
@@ -158,7 +158,7 @@ def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Sig
             os.killpg(process.pid, number)
         interrupted += process.wait(PATIENCE) == 128 + number
         # A child that nobody waits for any more may take a moment longer.
-        end = time.monotonic() + 3
+        end = time.monotonic() + PATIENCE
         while os.listdir(launcher.state) and time.monotonic() < end:
             time.sleep(0.01)
         assert os.listdir(launcher.state) == []
@@ -423,7 +423,7 @@ def test_an_override_without_a_file_is_our_own_failure(launcher: Launcher) -> No
 
 
 def test_what_a_killed_sandbox_left_is_found_and_not_touched(launcher: Launcher) -> None:
-    with launcher.start(HOST_ROOT, ["sleep", "60"]) as supervisor:
+    with launcher.start(HOST_ROOT, ["sleep", "1000"]) as supervisor:
         end = time.monotonic() + PATIENCE
         while not launcher.runs() and time.monotonic() < end:
             time.sleep(0.02)

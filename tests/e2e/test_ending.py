@@ -31,7 +31,7 @@ class Family:
         return [self.supervisor, self.server, self.init, self.program]
 
     def wait_until_gone(self) -> None:
-        wait_for(lambda: not any(alive(pid) for pid in self.all()), f"the end of {self.all()}", 10)
+        wait_for(lambda: not any(alive(pid) for pid in self.all()), f"the end of {self.all()}")
 
 
 def mounts() -> list[str]:
@@ -49,7 +49,7 @@ def test_killing_any_one_process_ends_all_of_them(launcher: Launcher, victim: st
         assert first_line(supervisor) == "ready"
         family = Family(supervisor.pid)
         os.kill(getattr(family, victim), signal.SIGKILL)
-        assert supervisor.wait(10) == status
+        assert supervisor.wait(PATIENCE) == status
         family.wait_until_gone()
     assert mounts() == before
     if victim != "supervisor":
@@ -63,7 +63,7 @@ def test_killing_the_whole_group_leaves_only_what_the_next_command_clears(launch
         assert first_line(supervisor) == "ready"
         family = Family(supervisor.pid)
         os.killpg(supervisor.pid, signal.SIGKILL)
-        supervisor.wait(10)
+        supervisor.wait(PATIENCE)
         family.wait_until_gone()
     assert len(launcher.runs()) == 1
     assert launcher.up(command=["true"]).status == 0
@@ -74,7 +74,7 @@ def test_end_of_the_server_is_reported_as_such(launcher: Launcher) -> None:
     with launcher.start(command=READY) as supervisor:
         assert first_line(supervisor) == "ready"
         os.kill(Family(supervisor.pid).server, signal.SIGKILL)
-        _, err = supervisor.communicate(timeout=10)
+        _, err = supervisor.communicate(timeout=PATIENCE)
     assert "the file system's server: it ended unexpectedly" in err
 
 
@@ -92,8 +92,8 @@ def test_killed_at_any_moment_of_its_start_a_sandbox_leaves_nothing(launcher: La
             time.sleep(generator.uniform(0.02, 0.5))
             below = [supervisor.pid, *children(supervisor.pid)]
             supervisor.kill()
-            supervisor.wait(10)
-            wait_for(lambda pids=below: not any(alive(pid) for pid in pids), f"the end of {below}", 10)
+            supervisor.wait(PATIENCE)
+            wait_for(lambda pids=below: not any(alive(pid) for pid in pids), f"the end of {below}")
     assert launcher.up(command=["true"]).status == 0
     assert launcher.runs() == []
     assert mounts() == before

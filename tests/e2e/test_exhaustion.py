@@ -77,7 +77,7 @@ def fill(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
         launcher.state.mkdir()
         inside = ["sh", "-c", _ON_A_SMALL_DISK, "sh", str(launcher.state), str(amount)]
         command = ["unshare", "--mount", *inside, *launcher.arguments(str(machine.spec))]
-        done = completed(command, launcher.environ, seconds=PATIENCE * 3)
+        done = completed(command, launcher.environ, seconds=PATIENCE + 30)
         if (problem := machine.judge(f"room for {amount}", launcher, done)) is not None:
             problems.append(problem)
     assert problems == []

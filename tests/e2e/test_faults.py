@@ -138,7 +138,7 @@ class Fault(NamedTuple):
 
 
 def completed(
-    command: Sequence[str], environ: Mapping[str, str], *, seconds: float = PATIENCE * 2
+    command: Sequence[str], environ: Mapping[str, str], *, seconds: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """Run *command* to its end in the project, without input, and keep what it says."""
     return subprocess.run(

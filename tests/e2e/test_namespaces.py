@@ -278,8 +278,8 @@ def test_whatever_is_killed_nothing_is_left_in_a_shared_pid_namespace(
             else:
                 os.kill(processes[victim], signal.SIGKILL)
             assert supervisor.wait(PATIENCE) == status
-            wait_for(lambda: not any(map(alive, processes.values())), "the end of its own processes", 10)
-            wait_for(lambda: leftovers() == [], "the end of the program's processes", 10)
+            wait_for(lambda: not any(map(alive, processes.values())), "the end of its own processes")
+            wait_for(lambda: leftovers() == [], "the end of the program's processes")
         # And nothing else ended.
         assert launcher.up(f'{HOST_ROOT}[namespaces]\nnet = "{JOINED}"\n', ["true"]).status == 0
 
@@ -331,7 +331,7 @@ def test_what_is_left_when_supervisor_and_init_are_killed_at_once_the_next_comma
             for name in ("init", "supervisor"):
                 os.kill(processes[name], signal.SIGKILL)
             supervisor.wait(PATIENCE)
-            wait_for(lambda: not any(map(alive, processes.values())), "the end of its own processes", 10)
+            wait_for(lambda: not any(map(alive, processes.values())), "the end of its own processes")
         assert leftovers() != []  # what this test is about
         assert launcher.up(command=["true"]).status == 0
         assert leftovers() == []

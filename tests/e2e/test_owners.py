@@ -199,7 +199,7 @@ def test_bind_volume_stays_whose_it_is(launcher: Launcher, tmp_path: Path) -> No
 @whole_map
 def test_owner_is_of_the_user_namespace_that_is_joined(launcher: Launcher) -> None:
     first = '[sandbox]\nname = "first"\n' + HOST_ROOT
-    with launcher.start(launcher.write(first, "first.toml"), ["sh", "-c", "echo ready; sleep 60"]) as other:
+    with launcher.start(launcher.write(first, "first.toml"), ["sh", "-c", "echo ready; sleep 1000"]) as other:
         assert first_line(other) == "ready"
         spec = HOST_ROOT + '[namespaces]\nuser = "sandbox:first"\n[process]\nuser = "7:8"\n' + OWN
         done = launcher.shell(SHOW_OWN, spec)

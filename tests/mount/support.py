@@ -26,7 +26,7 @@ _SERVER_OPTIONS = {
 #: Every union has an index of its lower layers, made before it is served.
 INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"
 #: Seconds that a mount may take to appear or to go, on a busy machine.
-PATIENCE = 30.0
+PATIENCE = 60.0
 #: A server that, as root, may not pass by modes. An ordinary user's never may.
 WITHOUT_OVERRIDE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]

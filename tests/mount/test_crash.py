@@ -41,7 +41,7 @@ def _work_until_killed(union: Union, seed: int, first: int, seconds: float) -> i
         time.sleep(seconds)
         assert union.process is not None
         union.process.kill()
-        rest, _ = client.communicate(timeout=20)
+        rest, _ = client.communicate(timeout=60)
     finally:
         client.kill()
         client.wait()
@@ -110,7 +110,7 @@ def _small_disk(base: str, kind: str) -> Iterator[str]:
     try:
         yield path
     finally:
-        subprocess.run(["umount", path], check=True, timeout=30)
+        subprocess.run(["umount", path], check=True, timeout=60)
 
 
 def _fill_blocks(union: Union) -> None:

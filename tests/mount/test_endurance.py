@@ -140,7 +140,7 @@ for step in range(1500):
 """
     with make_union(base, forest(4, 30), wrapper=limited(16)) as union:
         workers = [subprocess.Popen([sys.executable, "-c", script, union.path, seed]) for seed in "ab"]
-        assert [worker.wait(PATIENCE * 2) for worker in workers] == [0, 0]
+        assert [worker.wait(PATIENCE) for worker in workers] == [0, 0]
         for i in range(4):
             with open(f"{union.path}/d{i:04}/f0007", "rb") as file:
                 assert file.read() == b"%d.7" % i

@@ -59,7 +59,7 @@ def fuse_overlayfs(base: str, options: str) -> Iterator[str]:
     """Mount Debian's fuse-overlayfs with *options*; gives the mount point."""
     path = os.path.join(base, "peer")
     os.mkdir(path)
-    subprocess.run(["fuse-overlayfs", "-o", options, path], check=True, capture_output=True, timeout=30)
+    subprocess.run(["fuse-overlayfs", "-o", options, path], check=True, capture_output=True, timeout=60)
     try:
         yield path
     finally:
@@ -303,7 +303,7 @@ def ramfs(base: str) -> Iterator[str]:
             os.setxattr(path, "user.test", b"")
         yield path
     finally:
-        subprocess.run(["umount", path], check=True, timeout=30)
+        subprocess.run(["umount", path], check=True, timeout=60)
 
 
 @pytest.mark.root

@@ -118,7 +118,7 @@ def test_processes_that_fight_over_the_same_names_leave_a_tree_that_is_whole(bas
             subprocess.Popen([sys.executable, "-c", FIGHT, union.path, str(seed), "1200"])
             for seed in range(4)
         ]
-        assert [fighter.wait(PATIENCE * 2) for fighter in fighters] == [0] * 4
+        assert [fighter.wait(PATIENCE) for fighter in fighters] == [0] * 4
         before = snapshot(union.path, mtime=False)
         union.remount()
         assert snapshot(union.path, mtime=False) == before
@@ -263,7 +263,7 @@ def test_random_system_calls_end_in_results_or_errors_and_the_server_lives(base:
 def run(*command: str, cwd: str) -> bytes:
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
     done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, timeout=PATIENCE * 2, check=False
+        command, cwd=cwd, env=environment, capture_output=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

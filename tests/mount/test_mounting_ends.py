@@ -40,7 +40,7 @@ def test_a_signal_right_after_the_mount_leaves_no_dead_one(
     )
     if done.returncode == 0 and not arguments:  # the parent does not wait for the end then
         with suppress(AssertionError):
-            wait_until(lambda: not is_mounted(union.path), "it ends", 5)
+            wait_until(lambda: not is_mounted(union.path), "it ends")
     left = is_mounted(union.path)
     if left:
         unmount(union.path, lazy=True)

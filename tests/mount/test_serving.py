@@ -78,7 +78,7 @@ def test_clients_of_a_killed_server_get_an_error_and_do_not_hang(base: str) -> N
         # Asleep after that is asleep for an answer.
         wait_until(lambda: all(state_of(client.pid) in "SD" for client in clients), "the clients wait")
         os.kill(union.pid, signal.SIGKILL)
-        answers = {client.communicate(timeout=5)[0].strip() for client in clients}
+        answers = {client.communicate(timeout=PATIENCE)[0].strip() for client in clients}
         # What was under way is aborted; what comes later finds no connection.
         assert answers <= {"ECONNABORTED", "ENOTCONN"}
         for attempt in (lambda: os.stat(f"{union.path}/f"), lambda: os.listdir(union.path)):
@@ -167,12 +167,12 @@ def test_clients_killed_at_any_instant_do_not_park_the_server(base: str) -> None
             client.wait()
             # A server that reads a request which is gone sits in read(2) until the next one, and nothing else of it
             # runs. Asking it something would set it free, so first look where it waits.
-            wait_until(lambda: system_call(union.pid) == idle, "the server waits as it does when idle", 2)
+            wait_until(lambda: system_call(union.pid) == idle, "the server waits as it does when idle")
         done = subprocess.run(
             ["stat", f"{union.path}/never asked for before"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=2,
+            timeout=PATIENCE,
             check=False,
         )
         assert b"No such file or directory" in done.stderr
@@ -203,7 +203,7 @@ def test_memory_and_descriptors_are_bounded_over_twenty_thousand_files(base: str
         churn(18_000)
         assert resident_bytes(union.pid) - memory < 4 * MIB
         # An unlinked file keeps its descriptor until the kernel forgets it, which it does in its own time.
-        wait_until(lambda: descriptors(union.pid) <= open_files + 5, "the descriptors are closed", 5)
+        wait_until(lambda: descriptors(union.pid) <= open_files + 5, "the descriptors are closed")
         assert os.listdir(f"{union.path}/d") == []
 
 

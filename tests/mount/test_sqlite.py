@@ -119,7 +119,7 @@ def test_a_database_that_is_copied_up_while_it_is_open_stays_whole_for_all_who_h
             os.chmod(path, 0o600)  # its contents stay below, and are copied by the first write
             with rewriting(path, 4) as writer:
                 seen = {check(reader, rows) for _ in range(12)}
-                assert writer.wait(PATIENCE * 2) == 0
+                assert writer.wait(PATIENCE) == 0
             seen.add(check(reader, rows))
             assert max(seen) == 4
         for _ in now_and_remounted(union):

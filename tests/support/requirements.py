@@ -51,7 +51,7 @@ def try_command(*command: str) -> str | None:
     """Run *command* and return None if it succeeded, else the last line that it wrote or its exit status."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=30, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=60, check=False
         )
     except FileNotFoundError:
         return f"{command[0]}: not found"

@@ -68,7 +68,7 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None, terminal: boo
             text=True,
             check=False,
             env=environment,
-            timeout=30,
+            timeout=60,
         ).stdout
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
@@ -95,7 +95,7 @@ def imported_by(*words: str) -> list[str]:
         "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )
     command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT, timeout=60)
     return done.stderr.splitlines()[-1].split()
 
 

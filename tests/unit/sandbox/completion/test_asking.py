@@ -54,7 +54,7 @@ def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
         text=True,
         check=True,
         cwd=directory,
-        timeout=30,
+        timeout=60,
         env={
             "HOME": str(directory.parent),
             "PYTHONPATH": PROJECT,
