@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import pytest
 
 from sandbox.kernel import capabilities
 from sandbox.kernel.rlimits import RESOURCES
-from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, first_line
+from tests.e2e.support import HOST_ROOT, PATIENCE, PROBE, Launcher, Outcome, first_line
 from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Beside the probe of every test: limits, which are the program's own.
+#: Beside the usual probe: limits, which are the program's own.
 LIMITS_PROBE = """
 import json, resource
 limits = {name: resource.getrlimit(number) for name, number in %r.items()}
@@ -113,9 +114,7 @@ capabilities = { add = ["NET_RAW"] }
 several_ids = pytest.mark.skipif(
     os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
 )
-names = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[several_ids] if name == "user" else []) for name in SPECS]
-)
+NAMES = [pytest.param(name, marks=[several_ids] if name == "user" else []) for name in SPECS]
 
 
 def sandbox(launcher: Launcher, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
@@ -145,19 +144,44 @@ def values(report: Mapping[str, Any], section: str) -> dict[str, Any]:
     return {fact["label"]: fact["value"] for fact in report[section]}
 
 
-@names
-def test_ids_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
-    ids = values(explained(launcher, SPECS[name]), "ids")
-    facts = launcher.probe(SPECS[name])
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is explained of one of the files, and what a program that it starts finds."""
+
+    path: str
+    launcher: Launcher
+    report: dict[str, Any]
+    facts: dict[str, Any]
+    #: Soft and hard limit by the name of the setting, and oom_score_adj.
+    limits: dict[str, list[int]]
+    adjustment: int
+
+    def told(self, section: str) -> dict[str, Any]:
+        return values(self.report, section)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Explain a file and start it, once for all tests that compare the two."""
+    launcher = Launcher(tmp_path_factory.mktemp("explained"))
+    spec, environ = SPECS[request.param], {"GIVEN": "value", "BOTH": "outer"}
+    report = explained(launcher, spec, environ)
+    script = PROBE + LIMITS_PROBE % RESOURCES
+    lines = launcher.up(spec, ["/usr/bin/python3", "-c", script], environ=environ).facts_text().splitlines()
+    facts, (limits, adjustment) = map(json.loads, lines)
+    return Seen(launcher.write(spec), launcher, report, facts, limits, adjustment)
+
+
+def test_ids_are_those_that_are_explained(seen: Seen) -> None:
+    ids, facts = seen.told("ids"), seen.facts
     assert [number for row in ids["user ids"] for number in row] == list(map(int, facts["uid_map"]))
     assert [number for row in ids["group ids"] for number in row] == list(map(int, facts["gid_map"]))
 
 
-@names
-def test_mounts_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
-    told = values(explained(launcher, SPECS[name]), "mounts")
+def test_mounts_are_those_that_are_explained(seen: Seen) -> None:
+    told = seen.told("mounts")
     found = {}
-    for mount in launcher.probe(SPECS[name])["mounts"]:
+    for mount in seen.facts["mounts"]:
         options = {
             option for option in mount[5].split(",") if option in ("ro", "rw", "nosuid", "nodev", "noexec")
         }
@@ -178,11 +202,8 @@ def test_mounts_are_those_that_are_explained(launcher: Launcher, name: str) -> N
     assert [target for target in found if not target.startswith(around)] == []
 
 
-@names
-def test_namespaces_network_and_host_name_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
-    report = explained(launcher, SPECS[name])
-    told = values(report, "namespaces")
-    facts = launcher.probe(SPECS[name])
+def test_namespaces_network_and_host_name_are_those_that_are_explained(seen: Seen) -> None:
+    told, facts = seen.told("namespaces"), seen.facts
     file_of = {"mount": "mnt"}
     for kind in ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time"):
         link = file_of.get(kind, kind)
@@ -191,14 +212,12 @@ def test_namespaces_network_and_host_name_are_those_that_are_explained(launcher:
         same = facts["namespaces"][link] == os.readlink(f"/proc/self/ns/{link}")
         assert same == (told[kind] == "host"), kind
     assert facts["hostname"] == told.get("host name", os.uname().nodename)
-    shared = values(report, "network")["reaches"] == "host"
+    shared = seen.told("network")["reaches"] == "host"
     assert facts["interfaces"] == (sorted(os.listdir("/sys/class/net")) if shared else ["lo"])
 
 
-@names
-def test_capabilities_and_privileges_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
-    told = values(explained(launcher, SPECS[name]), "security")
-    facts = launcher.probe(SPECS[name])
+def test_capabilities_and_privileges_are_those_that_are_explained(seen: Seen) -> None:
+    told, facts = seen.told("security"), seen.facts
     found = {key: capabilities.names(int(value, 16)) for key, value in facts["capabilities"].items()}
     sets = told["capabilities"]
     assert found["CapEff"] == found["CapPrm"] == set(sets["effective"])
@@ -207,11 +226,8 @@ def test_capabilities_and_privileges_are_those_that_are_explained(launcher: Laun
     assert facts["no_new_privs"] == str(int(told["no_new_privileges"]))
 
 
-@names
-def test_environment_is_what_is_explained(launcher: Launcher, name: str) -> None:
-    environ = {"GIVEN": "value", "BOTH": "outer"}
-    told = values(explained(launcher, SPECS[name], environ), "environment")
-    found = launcher.probe(SPECS[name], environ=environ)["env"]
+def test_environment_is_what_is_explained(seen: Seen) -> None:
+    told, found = seen.told("environment"), dict(seen.facts["env"])
     # Python sets LC_CTYPE for itself in the C locale (PEP 538).
     found.pop("LC_CTYPE", None)
     assert {name for name, fact in told.items() if fact["present"]} <= set(found)
@@ -220,10 +236,8 @@ def test_environment_is_what_is_explained(launcher: Launcher, name: str) -> None
     assert {name: found[name] for name in known} == known
 
 
-@names
-def test_program_starts_as_it_is_explained(launcher: Launcher, name: str) -> None:
-    told = values(explained(launcher, SPECS[name]), "program")
-    facts = launcher.probe(SPECS[name])
+def test_program_starts_as_it_is_explained(seen: Seen) -> None:
+    told, facts = seen.told("program"), seen.facts
     assert facts["cwd"] == told["directory"]
     assert facts["umask"] == int(told["umask"], 8)
     assert told["terminal"] is False
@@ -233,12 +247,8 @@ def test_program_starts_as_it_is_explained(launcher: Launcher, name: str) -> Non
         assert set(told["other groups"]) <= set(facts["groups"])
 
 
-@names
-def test_process_limits_are_those_that_are_explained(launcher: Launcher, name: str) -> None:
-    told = values(explained(launcher, SPECS[name]), "limits")
-    done = launcher.up(SPECS[name], ["/usr/bin/python3", "-c", LIMITS_PROBE % RESOURCES])
-    assert done.status == 0, done.err
-    found, adjustment = json.loads(done.out)
+def test_process_limits_are_those_that_are_explained(seen: Seen) -> None:
+    told, found = seen.told("limits"), seen.limits
     for limit, number in RESOURCES.items():
         wanted = told[limit]["limit"]
         inherited = list(resource.getrlimit(number))
@@ -249,7 +259,7 @@ def test_process_limits_are_those_that_are_explained(launcher: Launcher, name: s
     with open("/proc/self/oom_score_adj", encoding="ascii") as file:
         inherited = int(file.read())
     wanted = told["oom_score_adj"]["limit"]
-    assert adjustment == (inherited if wanted is None else wanted)
+    assert seen.adjustment == (inherited if wanted is None else wanted)
 
 
 def test_cgroup_limits_stand_in_the_files_that_are_explained(launcher: Launcher) -> None:
@@ -339,14 +349,11 @@ def test_exit_status_and_mistakes_are_those_of_up_where_it_refuses(launcher: Lau
         assert all(item["message"] in up.err for item in told["refusals"])
 
 
-@names
-def test_exit_status_is_that_of_up_where_it_goes_ahead(launcher: Launcher, name: str) -> None:
-    path = launcher.write(SPECS[name])
-    statuses = [
-        sandbox(launcher, *arguments).status
-        for arguments in (("up", path, "--", "true"), ("up", "--dry-run", path), ("explain", path))
-    ]
-    assert statuses == [0, 0, 0]
+def test_exit_status_is_that_of_up_where_it_goes_ahead(seen: Seen) -> None:
+    # As `seen` has started it, the first is 0.
+    assert [
+        sandbox(seen.launcher, *verb, seen.path).status for verb in (("up", "--dry-run"), ("explain",))
+    ] == [0, 0]
 
 
 def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: Launcher) -> None:
