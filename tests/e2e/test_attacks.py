@@ -573,8 +573,8 @@ def _resources() -> tuple[int, list[str]]:
     return mounts, sorted(line for pid in children(os.getpid()) for line in [str(pid)])
 
 
-def test_thirty_in_a_row_leave_no_trace(launcher: Launcher) -> None:
-    _in_a_row(launcher, 30)
+def test_ten_in_a_row_leave_no_trace(launcher: Launcher) -> None:
+    _in_a_row(launcher, 10)
 
 
 @pytest.mark.long

@@ -264,7 +264,7 @@ def _let_fail(machine: Machine, role: str, wanted: Callable[[list[str]], list[in
 
 
 #: Which third this account takes.
-_SHARE = 0 if os.geteuid() == 0 else 1 if has_subordinate_ids() else 2
+SHARE = 0 if os.geteuid() == 0 else 1 if has_subordinate_ids() else 2
 
 
 @pytest.mark.parametrize("role", [*ROLES, "server"])
@@ -274,7 +274,7 @@ def test_one_call_of_a_third_of_the_kinds_fails(machine: Machine, role: str) -> 
         assert len(kinds) >= 5 or not names
         # By name, not by place: other accounts make other calls. In the other file the share of each is another one.
         shares = [zlib.crc32(f"{machine.name} {role} {name}".encode()) % 3 for name in kinds]
-        ours = [name for name, share in zip(kinds, shares, strict=True) if share == _SHARE] or kinds[:1]
+        ours = [name for name, share in zip(kinds, shares, strict=True) if share == SHARE] or kinds[:1]
         return [names.index(name) for name in ours]
 
     _let_fail(machine, role, first_of_some)

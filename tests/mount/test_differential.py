@@ -492,7 +492,7 @@ class AufsMachine(UnionMachine):
 
 
 SHORT = settings(
-    max_examples=12,
+    max_examples=8,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

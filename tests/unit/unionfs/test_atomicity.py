@@ -206,7 +206,7 @@ def _every(
     return pytest.mark.parametrize(("form", "name", "stride"), sampled + every)
 
 
-@_every(3)
+@_every(4)
 def test_whichever_step_finds_the_disk_full_the_change_is_done_or_not_done(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
@@ -283,7 +283,7 @@ def test_after_a_disk_that_stopped_working_the_next_mount_shows_the_old_or_the_n
         pytest.fail(f"more than {_MANY} calls")
 
 
-@_every(3)
+@_every(6)
 def test_at_whichever_step_the_server_is_killed_the_next_mount_shows_the_old_or_the_new_state(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:
@@ -353,7 +353,7 @@ INDEXES = [
 ]
 
 
-@_every(11, INDEXES)
+@_every(23, INDEXES)
 def test_a_second_kill_at_whichever_step_of_the_next_mount_changes_nothing(
     fresh: Fresh, form: str, name: str, stride: int
 ) -> None:

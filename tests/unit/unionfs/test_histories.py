@@ -620,7 +620,7 @@ class AufsHistories(Histories):
 
 
 SHORT = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=150,
     deadline=None,
     derandomize=True,
