@@ -56,6 +56,7 @@ def test_the_quick_workloads_run_and_the_systems_agree(tmp_path: Path) -> None:
     assert "sqlite transactions" in done.stdout
 
 
+@pytest.mark.once
 def test_workloads_outside_of_quick_run_as_well(tmp_path: Path) -> None:
     only = [
         part

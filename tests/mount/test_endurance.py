@@ -103,6 +103,7 @@ def test_nodes_beyond_the_limit_are_forgotten_but_for_what_is_in_use(base: str) 
 
 
 @prunes
+@pytest.mark.once
 def test_a_mount_whose_nodes_are_forgotten_at_once_is_as_any_other(base: str) -> None:
     """Files are written, moved and deleted while the kernel is asked to forget them, by two processes."""
     script = """
@@ -150,6 +151,7 @@ for step in range(1500):
 # -- memory and descriptors ----------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_walk_over_sixteen_thousand_files_takes_little_memory_and_few_descriptors(base: str) -> None:
     with make_union(base, forest(160, 100)) as union:
         before = resident_bytes(union)

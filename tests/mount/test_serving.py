@@ -190,6 +190,7 @@ def test_an_idle_server_uses_no_cpu(base: str) -> None:
         assert (cpu_ticks(union.pid), switches(union.pid)) == before
 
 
+@pytest.mark.once
 def test_memory_and_descriptors_are_bounded_over_twenty_thousand_files(base: str) -> None:
     def churn(count: int) -> None:
         for number in range(count):

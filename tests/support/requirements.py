@@ -339,6 +339,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, probe in PROBES.items():
         config.addinivalue_line("markers", f"{name}: {(probe.__doc__ or '').strip()}")
     config.addinivalue_line("markers", f"long: {not_long.__doc__} They run with --long.")
+    config.addinivalue_line(
+        "markers",
+        "once: An account changes nothing about it. Where scripts/test runs several, root's run has it.",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

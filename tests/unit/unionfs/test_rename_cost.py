@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.unit.unionfs.support import Union
     from unionfs.whiteout import WhiteoutFormat
 
+pytestmark = pytest.mark.once
+
 #: Calls that may differ by chance, as those of a weak reference that goes.
 CHANCE = 10
 
