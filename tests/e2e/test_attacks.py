@@ -325,6 +325,7 @@ def _dig(top: Path, depth: int) -> None:
     os.close(at)
 
 
+@pytest.mark.twice
 def test_tree_of_four_thousand_levels_is_shown_changed_and_removed(
     launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -425,6 +426,7 @@ def _many(launcher: Launcher, image: Image, count: int) -> None:
 
 
 @pytest.mark.busybox
+@pytest.mark.twice
 def test_many_entries(launcher: Launcher, image: Image) -> None:
     _many(launcher, image, 5_000)
 
@@ -573,6 +575,7 @@ def _resources() -> tuple[int, list[str]]:
     return mounts, sorted(line for pid in children(os.getpid()) for line in [str(pid)])
 
 
+@pytest.mark.twice
 def test_ten_in_a_row_leave_no_trace(launcher: Launcher) -> None:
     _in_a_row(launcher, 10)
 

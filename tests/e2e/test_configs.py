@@ -120,6 +120,7 @@ def test_shell_has_a_home_that_can_be_used_and_is_forgotten(launcher: Launcher) 
         assert succeeded(launcher.up(config("shell"), stdin=script)) == ["/root", "0", ".cache", ".profile"]
 
 
+@pytest.mark.twice
 def test_shell_deletes_a_system_that_is_there_the_next_time(launcher: Launcher) -> None:
     script = "rm -r /usr/share/doc /usr/bin/env && ls /usr/share/doc /usr/bin/env 2>/dev/null; echo deleted\n"
     for _ in range(2):

@@ -138,6 +138,7 @@ def test_it_leaves_nothing_in_the_state_directory(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.twice
 def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Signals) -> None:
     launcher.state.mkdir(mode=0o700)
     interrupted = 0
@@ -181,6 +182,7 @@ def test_without_user_namespaces_the_sysctl_is_named(launcher: Launcher) -> None
 
 
 @pytest.mark.parametrize("kind", ["net", "uts", "cgroup", "ipc", "pid", "mnt"])
+@pytest.mark.twice
 def test_without_a_kind_of_namespace_it_is_named_with_its_sysctl(launcher: Launcher, kind: str) -> None:
     checks = agreed(launcher, shell(f"echo 0 > /proc/sys/user/max_{kind}_namespaces"))
     ours = {"mnt": "mount"}.get(kind, kind)

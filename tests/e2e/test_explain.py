@@ -365,7 +365,7 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
     assert "can be written by others" in dry.err
     why = sandbox(launcher, "explain", path)
     assert why.status == 1
-    assert "can be written by others" in why.out
+    assert "can be written by others" in " ".join(why.out.split())  # broken where the path is long
 
 
 def test_what_may_go_unenforced_is_said_by_all_three(launcher: Launcher) -> None:

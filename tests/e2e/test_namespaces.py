@@ -262,6 +262,7 @@ def family(supervisor: int) -> dict[str, int]:
     ("victim", "status"),
     [("supervisor", -9), ("server", 125), ("init", 137), ("program", 137), ("nobody", 143)],
 )
+@pytest.mark.twice
 def test_whatever_is_killed_nothing_is_left_in_a_shared_pid_namespace(
     launcher: Launcher, shared: str, victim: str, status: int
 ) -> None:

@@ -332,6 +332,7 @@ def test_volume_that_a_link_puts_over_another_is_an_error(
     assert "/way covers it" in done.err
 
 
+@pytest.mark.twice
 def test_directory_of_the_host_that_is_swapped_for_a_link_meanwhile_is_no_way_out(
     launcher: Launcher, shared: Path
 ) -> None:

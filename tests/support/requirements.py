@@ -341,6 +341,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"long: {not_long.__doc__} They run with --long.")
     config.addinivalue_line(
         "markers",
+        "twice: An account with one id is as one with many. Where scripts/test runs both, the latter's run has it, beside root's.",
+    )
+    config.addinivalue_line(
+        "markers",
         "once: An account changes nothing about it. Where scripts/test runs several, root's run has it.",
     )
 
