@@ -24,6 +24,23 @@ class MountRoot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BindNative:
+    """Show a directory of the one layer that has it, read-only and without the union."""
+
+    target: str
+    nosuid: bool = True
+    #: The setting that asks for it.
+    key: str = ""
+    #: Where it cannot be had, the union shows it, with a warning.
+    optional: bool = False
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        flags = " ".join(["read-only", *(["nosuid"] if self.nosuid else []), "nodev"])
+        return f"bind {self.target} from the one layer that has it [{flags}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BindVolume:
     """Show a file or directory of the host; it was opened before the host went out of sight."""
 
@@ -232,6 +249,7 @@ VolumeOperation = BindVolume | TmpfsVolume | FileVolume
 
 Operation = (
     MountRoot
+    | BindNative
     | BindVolume
     | TmpfsVolume
     | FileVolume

@@ -9,6 +9,7 @@ from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
 from sandbox.ops import (
     BindDevice,
+    BindNative,
     BindVolume,
     BuildDev,
     FileVolume,
@@ -172,6 +173,7 @@ def mounts_section(case: Case) -> Iterator[Fact]:
         fact = _mount(operation, case)
         if fact is not None:
             yield fact
+    yield from _native_refused(case)
     planned = {step.target for step in case.plan.operations if isinstance(step, VolumeOperation)}
     for number, volume in enumerate(case.spec.volumes):
         if volume.target not in planned:
@@ -224,6 +226,8 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             return fact if case.spec.devices else replace(fact, keys=("devices",))
         case BindDevice():
             return _device(operation, case)
+        case BindNative():
+            return _native(operation, case)
         case BindVolume() | TmpfsVolume() | FileVolume():
             return _volume(operation, case)
         case _:
@@ -237,6 +241,45 @@ def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case
         value={"type": kind, "source": None, "target": target, "options": options, "mounted": True},
         origin=case.origin(*keys),
     )
+
+
+def _native(operation: BindNative, case: Case) -> Fact:
+    options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
+    otherwise = "the union shows it, with a warning" if operation.optional else "the start is refused"
+    return Fact(
+        label=operation.target,
+        text=f"native: the directory of the one archive that has it, past the union ({' '.join(options)})",
+        value={
+            "type": "native",
+            "source": None,
+            "target": operation.target,
+            "options": options,
+            "optional": operation.optional,
+            "mounted": True,
+        },
+        origin=case.origin(operation.key, "root.native"),
+        keys=(operation.key,),
+        notes=(
+            f"where more than one layer has it, or it holds marks, sockets or FIFOs, {otherwise}",
+            "other sandboxes of yours with the same layer have the same files: locks and watches on them are shared",
+        ),
+    )
+
+
+def _native_refused(case: Case) -> Iterator[Fact]:
+    planned = {step.key for step in case.plan.operations if isinstance(step, BindNative)}
+    for number, path in enumerate(case.spec.root.native):
+        key = f"root.native[{number}]"
+        if key in planned:
+            continue
+        unenforced = case.differs("root.native") is not None
+        yield Fact(
+            label=path,
+            text="native: not here, the union shows it" if unenforced else "native: refused, not mounted",
+            value={"type": "native", "source": None, "target": path, "mounted": False},
+            origin=case.effective("root.native"),
+            keys=(key,),
+        )
 
 
 def _device(operation: BindDevice, case: Case) -> Fact:

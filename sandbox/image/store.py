@@ -30,6 +30,8 @@ _FORMAT = 1  # changes when unpacking does, so that layers of older versions are
 class StoredLayer:
     """A layer of the store in use: its tree, and the shared lock that keeps it there."""
 
+    #: Its directory in the store.
+    place: str
     tree_fd: int
     lock_fd: int
     #: The directory in which the server of the file system may keep an index; None where the layer was made without.
@@ -88,7 +90,9 @@ class LayerStore:
             index_fd = os.open(os.path.join(place, "index"), _OPEN_PATH)
         except FileNotFoundError:
             index_fd = None
-        return StoredLayer(tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
+        return StoredLayer(
+            place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices
+        )
 
     def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
         guard = os.open(

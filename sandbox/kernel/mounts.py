@@ -147,6 +147,16 @@ def open_beneath(top_fd: int, path: str, *, directory: bool = False) -> int:
     return _open_path(top_fd, path, _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS, directory=directory)
 
 
+def open_within(top_fd: int, path: str) -> int:
+    """Open the directory at the relative *path* below the directory *top_fd*, O_PATH: no link followed, no mount crossed.
+
+    Raises:
+        OSError: ELOOP for a link; EXDEV for a mount or ``..`` that leads out; ENOENT, ENOTDIR.
+    """
+    resolve = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_XDEV
+    return _open_path(top_fd, path, resolve, directory=True)
+
+
 def _open_path(top_fd: int, path: str, resolve: int, *, directory: bool) -> int:
     flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
     for _ in range(_EAGAIN_TRIES - 1):

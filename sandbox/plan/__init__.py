@@ -2,7 +2,7 @@
 
     values      the plan, and what it is made of; `describe`
     findings    what is refused, and what will differ from what the file asks for
-    ids, namespaces, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
+    ids, namespaces, native, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
 A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in

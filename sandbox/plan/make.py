@@ -13,6 +13,7 @@ from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.namespaces import KINDS, plan_namespaces
+from sandbox.plan.native import plan_native
 from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
 from sandbox.plan.storage import LAYER_KINDS, plan_layers, plan_skeleton
@@ -141,6 +142,7 @@ def draft(
         seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings),
         landlock=plan_landlock(spec, facts, findings),
     )
+    natives = plan_native(spec, process.capabilities, findings, own_user=own_user)
     name = spec.sandbox.name or default_name(spec.file)
     plan = Plan(
         name=name,
@@ -156,7 +158,7 @@ def draft(
         through=namespaces.through,
         inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
         clocks=namespaces.clocks,
-        operations=plan_operations(spec, ids, namespaces, devices, volumes, name, user),
+        operations=plan_operations(spec, ids, namespaces, natives, devices, volumes, name, user),
         volumes=plan_kept(spec),
         hidden=state_directory if any(holds(volume, state_directory) for volume in volumes) else None,
         process=process,
@@ -178,7 +180,8 @@ def _places(spec: Spec) -> Mapping[str, str]:
         for number, _ in enumerate(getattr(spec.security.landlock, kind, None) or ())
     ]
     groups = [f"process.groups[{number}]" for number, _ in enumerate(spec.process.groups or ())]
-    found = {key: spec.origin(key) for key in (*_FOUND_WRONG_LATER, *groups, *landlock)}
+    native = [f"root.native[{number}]" for number, _ in enumerate(spec.root.native)]
+    found = {key: spec.origin(key) for key in (*_FOUND_WRONG_LATER, *groups, *landlock, *native)}
     return {key: f"{place.file}:{place.line}:{place.column}" for key, place in found.items() if place}
 
 

@@ -8,6 +8,7 @@ from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.ops import (
     BindDevice,
+    BindNative,
     BindVolume,
     BuildDev,
     CheckVolumes,
@@ -38,6 +39,7 @@ def plan_operations(
     spec: Spec,
     ids: IdPlan,
     namespaces: NamespacePlan,
+    natives: tuple[BindNative, ...],
     devices: tuple[BindDevice, ...],
     volumes: tuple[VolumeOperation, ...],
     name: str,
@@ -55,10 +57,12 @@ def plan_operations(
         MountSys(of_host=not namespaces.owned("net")),
         BuildDev(tty_gid=tty_gid, mqueue=namespaces.owned("ipc")),
         *devices,
+        # Before the volumes, whose targets may be below.
+        *natives,
         *volumes,
         # Once all are mounted, for one of them may have the account files, and before any becomes read-only.
         *_gifts(volumes, user),
-        *([CheckVolumes(targets=tuple(volume.target for volume in volumes))] if volumes else []),
+        *([CheckVolumes(targets=_checked(natives, volumes))] if volumes else []),
         ReadOnlyPaths(paths=read_only_paths(spec)),
         MaskPaths(paths=masked_paths(spec, namespaces)),
         PivotRoot(),
@@ -68,6 +72,10 @@ def plan_operations(
     if "net" in private:
         operations.append(LoopbackUp())
     return tuple(operations)
+
+
+def _checked(natives: tuple[BindNative, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:
+    return tuple(step.target for step in (*natives, *volumes))
 
 
 def _gifts(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[GiveVolumes, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sandbox.kernel import devices, mounts, network
 from sandbox.ops import (
     BindDevice,
+    BindNative,
     BindVolume,
     BuildDev,
     CheckVolumes,
@@ -65,6 +66,8 @@ class Workspace:
     hidden: str | None = None
     #: What the mount table calls the root.
     label: str = "unionfs"
+    #: The trees of the layers that native paths are bound from, by target, O_PATH, opened in this mount namespace.
+    native_fds: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[str, int] = field(default_factory=dict)
     sys_fd: int = -1
     proc_fd: int = -1
@@ -73,8 +76,10 @@ class Workspace:
     staging_fd: int = -1
     #: Copies of the mounts at the sources of bind volumes, by target.
     copies: dict[str, int] = field(default_factory=dict)
-    #: The roots of the volumes by target, and those that become read-only once all are mounted.
+    #: The roots of the volumes and native paths by target, those of them that are read-only in the end, and those that become so
+    #: once all are mounted.
     mounted: dict[str, int] = field(default_factory=dict)
+    sealed: list[int] = field(default_factory=list)
     sealed_later: list[int] = field(default_factory=list)
     #: The targets of kept volumes that were empty and user 0's when they were mounted.
     unused: set[str] = field(default_factory=set)
@@ -223,6 +228,7 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     held = (
         workspace.devices,
         workspace.source_fds,
+        workspace.native_fds,
         workspace.copies,
         workspace.mounted,
         workspace.contents,
@@ -231,7 +237,7 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     for fd in (*(fd for fds in held for fd in fds.values()), *alone):
         os.close(fd)
     workspace.devices, workspace.source_fds, workspace.copies = {}, {}, {}
-    workspace.mounted, workspace.contents = {}, {}
+    workspace.mounted, workspace.contents, workspace.native_fds = {}, {}, {}
     workspace.sys_fd = workspace.proc_fd = workspace.staging_fd = -1
 
 
@@ -299,6 +305,7 @@ def _hint(operation: Operation, error: OSError) -> str:
 _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     MountRoot: ("mount fuse", _mount_root),
     BindDevice: ("mount", volumes.device),
+    BindNative: ("mount", volumes.native),
     BindVolume: ("mount", volumes.bind),
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),

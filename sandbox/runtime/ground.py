@@ -13,10 +13,13 @@ from dataclasses import replace
 
 from sandbox.errors import SandboxError, SetupError
 from sandbox.host import HostFacts
+from sandbox.image.native import Tree
 from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
+from sandbox.ops import BindNative
 from sandbox.plan import LayerPlan, MountPoint, Plan
+from sandbox.runtime.native import NativeSource, choose
 from sandbox.runtime.server import ServedLayer, ServedStack
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.targets import resolve
@@ -46,6 +49,8 @@ class Ground:
         self._measure = measure
         self._layers: list[ServedLayer] = []
         self._index_fd: int | None = None
+        #: The same without the skeleton, as they are asked for native paths.
+        self._trees: list[Tree] = []
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._home: RunDirectory | None = None
@@ -54,6 +59,8 @@ class Ground:
         self.cgroup: Cgroup | None = None
         #: Why there is no cgroup to measure by.
         self.unmeasured: str | None = None
+        #: Where native paths are bound from.
+        self.natives: tuple[NativeSource, ...] = ()
         #: The namespaces to join, by kind.
         self.joined: dict[str, int] = {}
 
@@ -95,7 +102,10 @@ class Ground:
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
-        skeleton_fd = self.run.skeleton(self._mount_points(layers))
+        points = self._mount_points(layers)
+        if any(isinstance(step, BindNative) for step in plan.operations):
+            points = self._choose_natives(points)
+        skeleton_fd = self.run.skeleton(points)
         undo.callback(os.close, skeleton_fd)
         skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True, transient=True)
         self._layers = [*reversed(layers), skeleton]
@@ -116,13 +126,30 @@ class Ground:
                 self._warn(notice)
             # The index of a stack is kept with its topmost layer, and goes with it.
             self._index_fd = stored.index_fd
+            self._trees.append(
+                Tree(fd=stored.tree_fd, name=f"tar:{layer.path}", marks="aufs", place=stored.place)
+            )
             return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False, indexed=True)
         try:
             fd = mounts.open_real(layer.path, directory=True)
         except OSError as error:
             raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
         undo.callback(os.close, fd)
+        self._trees.append(Tree(fd=fd, name=f"dir:{layer.path}", marks="none"))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
+
+    def _choose_natives(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
+        """Find where native paths are bound from; returns those of *points* that the skeleton has to hold all the same."""
+        trees = self._trees[::-1]
+        if self._plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
+            trees.insert(0, Tree(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
+        with self._signals.ending():  # a large layer is walked when it is bound from for the first time
+            self.natives = choose(self._plan, trees, points, warn=self._warn)
+        return tuple(
+            point
+            for point in points
+            if not any(point.path.startswith(source.target + "/") for source in self.natives)
+        )
 
     def _mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
         """Return the paths of the plan, and where symbolic links in the layers lead them."""

@@ -42,6 +42,7 @@ from sandbox.runtime.messages import (
     TerminalOpened,
     Unshared,
 )
+from sandbox.runtime.native import NativeSource
 from sandbox.runtime.reaping import Children
 from sandbox.spec import signal_number
 
@@ -72,6 +73,7 @@ def run_stage1(
     trace: Callable[[str], None],
     let_go: Callable[[], None],
     walls: payload.Walls = payload.Walls(),  # noqa: B008
+    natives: Sequence[NativeSource] = (),
 ) -> NoReturn:
     """Let go of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
 
@@ -83,11 +85,12 @@ def run_stage1(
         trace: tells each operation.
         let_go: leaves behind what is the supervisor's.
         walls: what the program is put behind.
+        natives: where native paths are bound from.
     """
 
     def action() -> int:
         let_go()
-        return _stage1(plan, channel, joined, label, trace, walls)
+        return _stage1(plan, channel, joined, label, trace, walls, natives)
 
     _guarded(channel, action)
 
@@ -142,6 +145,7 @@ def _stage1(
     label: str,
     trace: Callable[[str], None],
     walls: payload.Walls,
+    natives: Sequence[NativeSource],
 ) -> int:
     # Users first: the right to join the others comes from there.
     for kind in ("user", "net", "ipc", "uts", "cgroup", "time"):
@@ -164,6 +168,9 @@ def _stage1(
     shown = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
     paths = shown if plan.hidden is None else [*shown, plan.hidden]
     sources = {path: _step(f"open {path}", "open", _opener(path)) for path in paths}
+    native_fds = {
+        source.target: _step(f"open {source.tree}", "open", _opener_of_tree(source)) for source in natives
+    }
     if plan.ids.setgroups:
         # The host's groups open what the sandbox's root has no business with. They served for the sources above.
         _step("become root of the namespace", "setgroups", lambda: os.setgroups([]))
@@ -174,7 +181,7 @@ def _stage1(
         os.close(fd)
     pid = _step("process 1", "fork", os.fork)
     if pid == 0:
-        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, label, trace, walls))
+        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, native_fds, label, trace, walls))
     # Where no pid namespace ends them, the sandbox's processes are those of its mount namespace.
     made = sorted(plan.namespaces - ({"mount", "cgroup"} if "pid" in plan.namespaces else {"cgroup"}))
     channel.send(InitStarted(pid, made), *(_open_namespace(kind) for kind in made))
@@ -228,6 +235,20 @@ def _opener(path: str) -> Callable[[], int]:
     return lambda: mounts.open_real(path)
 
 
+def _opener_of_tree(source: NativeSource) -> Callable[[], int]:
+    """Return what opens the tree of a layer in this mount namespace, in which alone it can be bound."""
+
+    def action() -> int:
+        fd = mounts.open_real(source.tree, directory=True)
+        info = os.fstat(fd)
+        if (info.st_dev, info.st_ino) != source.identity:
+            os.close(fd)
+            raise OSError(errno.ESTALE, "another directory is in the place of the layer", source.tree)
+        return fd
+
+    return action
+
+
 def _become_root() -> None:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
@@ -239,6 +260,7 @@ def _init(
     channel: Channel,
     fuse_fd: int,
     sources: dict[str, int],
+    native_fds: dict[str, int],
     label: str,
     trace: Callable[[str], None],
     walls: payload.Walls,
@@ -256,6 +278,7 @@ def _init(
     workspace = Workspace(
         fuse_fd=fuse_fd,
         source_fds=sources,
+        native_fds=native_fds,
         serve=lambda fd: _hand_over(channel, fd),
         find_account=lambda root_fd: find_account(plan, root_fd),
         hidden=plan.hidden,

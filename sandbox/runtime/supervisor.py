@@ -200,7 +200,14 @@ class Supervisor:
             process.close_descriptors_but({0, 1, 2, theirs.fileno(), *self._ground.joined.values()})
 
         init.run_stage1(
-            self._plan, theirs, self._ground.joined, self._ground.label, self._trace, let_go, walls
+            self._plan,
+            theirs,
+            self._ground.joined,
+            self._ground.label,
+            self._trace,
+            let_go,
+            walls,
+            self._ground.natives,
         )
 
     def _walls(self, channel: Channel) -> payload.Walls:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sandbox.kernel import content, devices, mounts, trees
 from sandbox.ops import (
     BindDevice,
+    BindNative,
     BindVolume,
     CheckVolumes,
     FileVolume,
@@ -41,6 +42,38 @@ def bind(operation: BindVolume, workspace: Workspace) -> None:
         workspace.unused.add(operation.target)
 
 
+def native(operation: BindNative, workspace: Workspace) -> None:
+    """Show a directory of one layer; not where it was found that that cannot be, which the file allows."""
+    layer = workspace.native_fds.get(operation.target)
+    if layer is None:
+        return
+    source = mounts.open_within(layer, operation.target.lstrip("/"))
+    try:
+        # Alone: what somebody mounts in the store is none of the layer.
+        tree = mounts.copy_tree(source, recursive=False)
+    finally:
+        os.close(source)
+    workspace.mounted[operation.target] = tree
+    workspace.sealed.append(tree)
+    place = _open_plain(operation.target, workspace)
+    try:
+        if held := mounts.hold_way(workspace.root_fd, place):
+            os.close(place)
+            place = -1
+            workspace.held.update(held)
+            place = _open_plain(operation.target, workspace)
+        flags = mounts.MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
+        mounts.attach_tree(tree, place, flags, source=operation.target)
+    finally:
+        if place >= 0:
+            os.close(place)
+
+
+def _open_plain(path: str, workspace: Workspace) -> int:
+    # A link in a layer of this machine may have come there since; the others have none on the way.
+    return mounts.open_in_root(workspace.root_fd, path, directory=True, links=False)
+
+
 def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
     """Mount an empty file system in memory."""
     options = mounts.tmpfs_options(size=operation.size, mode=operation.mode, inodes=None)
@@ -55,6 +88,7 @@ def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
             raise
     workspace.mounted[operation.target] = tree
     if operation.read_only:
+        workspace.sealed.append(tree)
         workspace.sealed_later.append(tree)
 
 
@@ -126,6 +160,8 @@ def check(operation: CheckVolumes, workspace: Workspace) -> None:
         mounts.restrict(fd, mounts.MountFlags(read_only=True))
     ids = {mounts.mount_id(fd): target for target, fd in workspace.mounted.items()}
     for target in operation.targets:
+        if target not in workspace.mounted:
+            continue  # a native path that the file lets go
         fd = mounts.open_in_root(workspace.root_fd, target)
         try:
             found = ids.get(mounts.mount_id(fd))
@@ -154,9 +190,9 @@ class _Target:
     def __enter__(self) -> int:
         workspace = self._workspace
         self._fd = self._open()
-        sealed = map(mounts.mount_id, workspace.sealed_later)
+        sealed = map(mounts.mount_id, workspace.sealed)
         try:
-            # Nothing is renamed in what will be read-only, and a mount of a part would not become so with it.
+            # Nothing is renamed in what is or will be read-only, and a mount of a part would not become so with it.
             held = () if mounts.mount_id(self._fd) in sealed else mounts.hold_way(workspace.root_fd, self._fd)
         except BaseException:
             os.close(self._fd)

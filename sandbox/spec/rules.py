@@ -280,6 +280,25 @@ def _volume_targets_differ(spec: Spec) -> Iterator[Problem]:
     yield from _repeated(spec, "volumes", targets)
 
 
+def _native_paths_are_apart(spec: Spec) -> Iterator[Problem]:
+    natives = list(_elements(spec.root.native))
+    for index, path in natives:
+        around = next((other for _, other in natives if path.startswith(other + "/")), None)
+        if around is not None:
+            yield Problem(
+                path=("root", "native", index),
+                message=f"{shown(path)} is below {shown(around)}, which is native as a whole",
+                hint="remove it",
+            )
+        for position, volume in _elements(spec.volumes):
+            if volume.target and (path + "/").startswith(volume.target + "/"):
+                yield Problem(
+                    path=("root", "native", index),
+                    message=f"{shown(path)} is covered by volumes[{position}], whose target is {shown(volume.target)}",
+                    hint="remove one of the two; a volume may be below a native path",
+                )
+
+
 def _device_targets_differ(spec: Spec) -> Iterator[Problem]:
     targets = [
         (index, "target" if device.target else "path", target)
@@ -510,6 +529,7 @@ RULES: tuple[Rule, ...] = (
     Rule((), _file_is_read_only),
     Rule((), _later_mounts_cannot_be_restricted),
     Rule((), _volume_targets_differ),
+    Rule(("root.native",), _native_paths_are_apart),
     Rule((), _devices_appear_below_dev),
     Rule((), _device_targets_differ),
     Rule((), _ports_differ),

@@ -511,6 +511,17 @@ def test_debian_from_an_archive_runs_its_own_tools(launcher: Launcher, debian_ro
 
 
 @pytest.mark.rootfs
+def test_usr_of_an_archive_is_used_at_its_file_systems_speed(launcher: Launcher, debian_rootfs: str) -> None:
+    done = launcher.up(config("native"), environ={"DEBIAN_TAR": debian_rootfs})
+    system, kinds, installed, changed = done.facts_text().splitlines()
+    assert system.startswith("Debian GNU/Linux")
+    root, _, usr = kinds.removeprefix("/ is ").partition(", /usr is ")
+    assert root.startswith("fuse")
+    assert not usr.startswith("fuse")
+    assert (installed, changed) == ("nothing is installed into /usr", "changed")
+
+
+@pytest.mark.rootfs
 def test_archive_is_unpacked_once(launcher: Launcher, debian_rootfs: str) -> None:
     spec = f'[root]\nlayers = ["tar:{debian_rootfs}"]\n'
     assert launcher.up(spec, ["true"]).status == 0

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sandbox.spec.codecs import Choice, Integer, ListOf, SandboxPath, Size, TableOf, Text
+from sandbox.spec.codecs import Choice, Integer, ListOf, Size, TableOf, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.layers import Layer, LayerCodec
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE, HostnameCodec
+from sandbox.spec.values.native import NativePathCodec
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -68,11 +69,11 @@ class Root:
         unit="files",
     )
     native: tuple[str, ...] = setting(
-        ListOf(SandboxPath(), distinct=True),
-        doc="Directories that only one layer has, bound read-only from it: they are used at the speed of its file system.",
+        ListOf(NativePathCodec(), distinct=True),
+        doc="Directories that only one layer has, an archive, bound read-only from it: programs and files in them are used at the speed of the file "
+        "system below. Volumes may be mounted in them where the archive has the place.",
         example=["/usr"],
         default=(),
-        enforced=False,
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),

@@ -509,29 +509,32 @@ def test_draft_goes_on_without_what_is_refused() -> None:
 def test_setting_that_this_version_does_not_enforce_is_refused_even_if_the_file_was_loaded_to_be_looked_at() -> (
     None
 ):
-    made = drafted(ROOT + 'native = ["/usr"]\n')
-    with pytest.raises(SpecError, match=r"root\.native: not enforced by this version"):
+    made = drafted(ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n')
+    with pytest.raises(SpecError, match=r"network\.hosts: not enforced by this version"):
         made.accepted()
 
 
 def test_setting_that_may_go_unenforced_is_a_warning() -> None:
     made = plan(
-        ROOT + 'native = ["/usr"]\noptional = ["native"]\n[network]\nmode = "private"\noptional = ["mode"]\n'
+        ROOT + '[network]\nmode = "private"\nhosts = { db = "10.0.0.2" }\noptional = ["mode", "hosts"]\n'
     )
     assert made.differences == (
-        Difference(
-            key="root.native", asked='["/usr"]', effective=None, reason="this version does not enforce it"
-        ),
         Difference(
             key="network.mode",
             asked='"private"',
             effective=None,
             reason='"private" is not enforced by this version',
         ),
+        Difference(
+            key="network.hosts",
+            asked='{ db = "10.0.0.2" }',
+            effective=None,
+            reason="this version does not enforce it",
+        ),
     )
     assert made.warnings == (
-        "not enforced: root.native: this version does not enforce it",
         'not enforced: network.mode: "private" is not enforced by this version',
+        "not enforced: network.hosts: this version does not enforce it",
     )
 
 

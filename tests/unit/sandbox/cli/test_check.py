@@ -79,13 +79,15 @@ b.toml:2:15: limits.pids: must be at least 1, found 0
 
 
 def test_what_may_go_unenforced_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "w.toml").write_text(GOOD + 'root.native = ["/usr"]\nroot.optional = ["native"]\n')
+    (tmp_path / "w.toml").write_text(
+        GOOD + 'network.hosts = { db = "10.0.0.2" }\nnetwork.optional = ["hosts"]\n'
+    )
     assert main(["check", "w.toml"]) == 0
     assert capsys.readouterr() == (
         """\
-w.toml:2:6: warning: root.native: not enforced by this version
-    2 | root.native = ["/usr"]
-      |      ^~~~~~ remove it, or use a version that enforces it
+w.toml:2:9: warning: network.hosts: not enforced by this version
+    2 | network.hosts = { db = "10.0.0.2" }
+      |         ^~~~~ remove it, or use a version that enforces it
 """,
         "1 file checked: no mistakes\n",
     )

@@ -16,10 +16,11 @@ DIAGNOSTIC = {
 }
 SPEC = """[root]
 layers = ["dir:/"]
-native = ["/usr"]
-optional = ["native"]
 [process]
 command = ["true"]
+[network]
+hosts = { db = "10.0.0.2" }
+optional = ["hosts"]
 """
 
 
@@ -72,7 +73,7 @@ def test_config(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_get(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "get", "a.toml")["root"]["native"] == ["/usr"]
+    assert printed(capsys, "get", "a.toml")["network"]["hosts"] == {"db": "10.0.0.2"}
     assert printed(capsys, "get", "a.toml", "process.command") == ["true"]
     assert printed(capsys, "get", "a.toml", "process.user", status=1) is None
     assert printed(capsys, "get", "a.toml", "process.user", "root.layers", status=1) == {

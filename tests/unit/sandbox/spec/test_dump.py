@@ -138,8 +138,9 @@ def test_defaults_are_written_only_when_asked_for() -> None:
         'writable = "ephemeral"  # default',
         'driver = "unionfs"  # default',
     ]
+    assert "native = []  # default" in lines
     assert (
-        "native = []  # default" not in lines
+        "hosts = {}  # default" not in lines
     )  # this version would not do it: reading it back would be an error
 
 

@@ -49,7 +49,7 @@ def test_what_is_inside_a_table_that_is_not_enforced_is_not() -> None:
     assert is_enforced(("volumes", 0, "target"))
     assert not is_enforced(("network", "egress"))
     assert not is_enforced(("network", "egress", "allow"))
-    assert not is_enforced(("root", "native"))
+    assert is_enforced(("root", "native"))
     assert not is_enforced(("health", "command"))
 
 

@@ -1,0 +1,348 @@
+"""Directories that one layer alone has, which can be shown without the union: which layer that is, and what is in them.
+
+What the union shows of a path is that of the topmost layer which has it, merged with those below as far as they are
+directories and no mark hides them. Here the same is asked of one path, by descriptors and without following anything, to find
+whether a single layer is all there is to it. Of a layer of the store it is then looked for what a bind would show otherwise than
+the union does, or must not show: marks of deletions, sockets, FIFOs and devices.
+
+That takes a walk, once: what was found is kept beside the layer, with what tells whether it is of this directory still.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_HIDING = tuple(
+    f"{owner}.{name}"
+    for owner in ("trusted.overlay", "user.overlay", "user.fuseoverlayfs")
+    for name in ("opaque", "redirect")
+)
+"""Attributes of a directory in a writable layer that say that the directories of its name below are not those it shows."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RECORD = "native"
+_MOST_RECORDED = 256
+_SUGGESTED = 4
+
+Marks = Literal["none", "aufs", "all"]
+"""What the server honours in a layer: nothing, ``.wh.`` names, or all that a writable layer of its own may hold."""
+
+
+class NotNativeError(Exception):
+    """A path cannot be shown without the union: *message* says why, *hint* what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """A layer as it is asked: its root (O_PATH will do), what messages call it, and the marks that count in it."""
+
+    fd: int
+    name: str
+    marks: Marks
+    #: Its directory in the store; None for a layer that is not of the store.
+    place: str | None = None
+    #: It is what earlier runs have changed, and would be hidden.
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one layer has at a path."""
+
+    kind: Literal["nothing", "directory", "deletion", "link", "other"]
+    #: The path that decides: of the link on the way, of the mark.
+    at: str = ""
+    #: Whether it hides what layers below have there.
+    covers: bool = False
+
+
+def look(tree: Tree, path: str) -> Seen:
+    """Return what *tree* has at the absolute *path*; no link is followed.
+
+    Raises:
+        PermissionError: that is for other ids than ours to see.
+    """
+    fd = os.open(".", _PLACE, dir_fd=tree.fd)
+    covers, at = "", ""
+    try:
+        for name in _names(path):
+            if not covers and _is_opaque(fd, tree.marks):
+                covers = at or "/"
+            at += f"/{name}"
+            mode, device = _lstat(fd, name)
+            marked = tree.marks != "none" and _lstat(fd, _WHITEOUT + name)[0] != 0
+            if (mode == 0 and marked) or (stat.S_ISCHR(mode) and device == 0 and tree.marks == "all"):
+                return Seen(kind="deletion", at=at, covers=True)
+            if mode == 0:
+                return Seen(kind="deletion" if covers else "nothing", at=covers, covers=bool(covers))
+            if not stat.S_ISDIR(mode):
+                return Seen(kind="link" if stat.S_ISLNK(mode) else "other", at=at, covers=True)
+            covers = covers or (at if marked else "")
+            below = os.open(name, _PLACE, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        return Seen(kind="directory", at=path, covers=bool(covers) or _is_opaque(fd, tree.marks))
+    finally:
+        os.close(fd)
+
+
+def _names(path: str) -> list[str]:
+    return path.strip("/").split("/")
+
+
+def _lstat(fd: int, name: str) -> tuple[int, int]:
+    """Return mode and device number of *name* in the directory *fd*; zeros where it is not there."""
+    try:
+        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0, 0
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return 0, 0
+        raise
+    return info.st_mode, info.st_rdev
+
+
+def _is_opaque(fd: int, marks: Marks) -> bool:
+    if marks == "none":
+        return False
+    if _lstat(fd, _OPAQUE)[0] != 0:
+        return True
+    if marks != "all":
+        return False
+    try:
+        return any(name in _HIDING for name in os.listxattr(f"/proc/self/fd/{fd}"))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return False
+
+
+def find_only(trees: Sequence[Tree], path: str) -> Tree:
+    """Return that of *trees*, the topmost first, which alone makes *path* what it is in their union.
+
+    Raises:
+        NotNativeError: it is not one layer's alone, or no directory.
+        PermissionError: that is for other ids than ours to see.
+    """
+    having: list[Tree] = []
+    for tree in trees:
+        seen = look(tree, path)
+        if seen.kind == "nothing":
+            continue
+        if tree.writable:
+            raise NotNativeError(
+                f"an earlier run has changed {seen.at or path}: {tree.name} has what would be hidden",
+                f"take {path} out of root.native, or remove that directory, which starts afresh",
+            )
+        if not having:
+            _refuse_other(tree, path, seen)
+        if seen.kind != "directory":
+            break  # what the first has hides it
+        having.append(tree)
+        if seen.covers:
+            break
+    if not having:
+        raise NotNativeError(f"no layer has {path}", "name a directory of an archive among root.layers")
+    if len(having) > 1:
+        raise NotNativeError(
+            f"more than one layer has {path}: {', '.join(tree.name for tree in reversed(having))}",
+            _suggest(having, path),
+        )
+    return having[0]
+
+
+def _refuse_other(tree: Tree, path: str, seen: Seen) -> None:
+    """Refuse what the union shows at *path*, unless it is a directory."""
+    if seen.kind == "deletion":
+        raise NotNativeError(
+            f"{tree.name} deletes {seen.at}, so the root has no {path} of layers below",
+            "name a directory that the root has, or take that layer out",
+        )
+    if seen.kind == "link":
+        raise NotNativeError(
+            f"{seen.at} is a symbolic link in {tree.name}", "name the directory that it leads to"
+        )
+    if seen.kind == "other":
+        raise NotNativeError(
+            f"{seen.at} in {tree.name} is not a directory", "name a directory: files are not bound"
+        )
+
+
+def _suggest(having: Sequence[Tree], path: str) -> str:
+    """Return what to do about layers that all have *path*: directories in it that the store's one has alone."""
+    stored = next((tree for tree in reversed(having) if tree.place is not None), None)
+    alone: list[str] = []
+    for name in _directories_in(stored, path) if stored is not None else ():
+        below = f"{path.rstrip('/')}/{name}"
+        try:
+            if find_only(having, below) is stored:
+                alone.append(below)
+        except (NotNativeError, OSError):
+            continue
+        if len(alone) == _SUGGESTED:
+            break
+    if alone:
+        return f"name what one of them has alone, such as {', '.join(alone)}"
+    return "name directories in it that only one layer has"
+
+
+def _directories_in(tree: Tree, path: str) -> Iterator[str]:
+    try:
+        fd = open_below(tree.fd, path, _DIRECTORY)
+    except OSError:
+        return
+    try:
+        with os.scandir(fd) as found:
+            names = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+    finally:
+        os.close(fd)
+    yield from names
+
+
+def open_below(tree_fd: int, path: str, flags: int = _PLACE) -> int:
+    """Open the directory *path* below *tree_fd* with *flags*, each component from its parent, no link followed."""
+    names = _names(path)
+    fd = os.open(".", _PLACE, dir_fd=tree_fd)
+    try:
+        for number, name in enumerate(names, 1):
+            below = os.open(name, flags if number == len(names) else _PLACE, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def has(tree: Tree, path: str, *, is_directory: bool) -> bool:
+    """Tell whether *tree* has at *path* what a volume of that kind can be mounted on.
+
+    Raises:
+        PermissionError: that is for other ids than ours to see.
+    """
+    seen = look(tree, path)
+    return seen.kind == "directory" if is_directory else seen.kind == "other" and seen.at == path
+
+
+def identify(tree: Tree, path: str) -> list[int]:
+    """Return what tells the directory *path* of *tree* from another one, and from the same with other names in it."""
+    fd = open_below(tree.fd, path)
+    try:
+        info = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return [info.st_ino, info.st_ctime_ns]
+
+
+def obstacle(tree: Tree, path: str) -> str:
+    """Return why what lies below *path* cannot be shown as it is, "" where all can; to be asked as root of the layer's ids.
+
+    However deep the tree is, with one descriptor: nobody moves directories of a layer of the store.
+    """
+    top = os.fstat(tree.fd).st_dev
+    fd = open_below(tree.fd, path, _DIRECTORY)
+    at = path
+    try:
+        found, pending = _scan(fd, at, top)
+        stack = [pending]
+        while not found and stack:
+            if stack[-1]:
+                name = stack[-1].pop()
+                fd = _move(fd, name)
+                at = f"{at}/{name}"
+                found, pending = _scan(fd, at, top)
+                stack.append(pending)
+                continue
+            stack.pop()
+            if stack:
+                fd = _move(fd, "..")
+                at = at.rpartition("/")[0]
+        return found
+    finally:
+        os.close(fd)
+
+
+def _move(fd: int, name: str) -> int:
+    """Return a descriptor of the directory *name* in that of *fd*, which is closed."""
+    below = os.open(name, _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    return below
+
+
+def _scan(fd: int, at: str, device: int) -> tuple[str, list[str]]:
+    """Return what stands against showing an entry of the directory *fd*, and the directories in it."""
+    if os.fstat(fd).st_dev != device:
+        return f"another file system is mounted on {at}", []
+    directories = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.name.startswith(_WHITEOUT):
+                return f"{at}/{entry.name} is a mark of a deletion", []
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+            elif not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                return (
+                    f"{at}/{entry.name} is a {_kind(os.stat(entry.name, dir_fd=fd, follow_symlinks=False))}",
+                    [],
+                )
+    return "", directories
+
+
+def _kind(info: os.stat_result) -> str:
+    return "FIFO" if stat.S_ISFIFO(info.st_mode) else "socket" if stat.S_ISSOCK(info.st_mode) else "device"
+
+
+def recorded(place: str, path: str, identity: list[int]) -> str | None:
+    """Return what :func:`obstacle` said of *path* of the layer in *place*; None where that is not known, or of another state."""
+    entry = _read(place).get(path)
+    if (
+        not isinstance(entry, list)
+        or entry[:2] != identity
+        or len(entry) != 3
+        or not isinstance(entry[2], str)
+    ):
+        return None
+    return entry[2]
+
+
+def record(place: str, path: str, identity: list[int], found: str) -> None:
+    """Keep what :func:`obstacle` said beside the layer in *place*, if that is possible; else it is asked again next time."""
+    known = _read(place)
+    if len(known) >= _MOST_RECORDED:
+        known = {}
+    known[path] = [*identity, found]
+    new = os.path.join(place, f"{_RECORD}.{os.getpid()}")
+    with suppress(OSError):
+        try:
+            with open(new, "x", encoding="utf-8") as file:
+                json.dump(known, file)
+            os.rename(new, os.path.join(place, _RECORD))
+        except OSError:
+            os.unlink(new)
+
+
+def _read(place: str) -> dict[str, object]:
+    try:
+        fd = os.open(os.path.join(place, _RECORD), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,55 @@
+"""Native paths: directories that are bound from the one layer that has them. Which layer that is only the store can tell."""
+
+from __future__ import annotations
+
+from sandbox.ops import BindNative
+from sandbox.plan.findings import Findings
+from sandbox.spec.model import Spec
+
+
+def plan_native(
+    spec: Spec, capabilities: frozenset[str], findings: Findings, *, own_user: bool
+) -> tuple[BindNative, ...]:
+    """Return the native paths in the order in which they are mounted; none where they cannot be had at all.
+
+    *own_user* says whether the user namespace is the sandbox's own.
+    """
+    problem = _problem(spec, capabilities, own_user=own_user)
+    optional = "native" in spec.root.optional
+    if spec.root.native and problem is not None:
+        reason, hint = problem
+        if optional:
+            findings.differ("root.native", None, reason)
+        else:
+            findings.refuse("root.native", reason, hint)
+        return ()
+    steps = [
+        BindNative(
+            target=path,
+            nosuid=spec.security.no_new_privileges,
+            key=f"root.native[{number}]",
+            optional=optional,
+        )
+        for number, path in enumerate(spec.root.native)
+    ]
+    return tuple(sorted(steps, key=lambda step: step.target.split("/")))
+
+
+def _problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) -> tuple[str, str] | None:
+    """Return why there can be no native path, and what to do."""
+    if all(layer.kind == "dir" for layer in spec.root.layers):
+        return (
+            "no layer is an archive: of a directory of this machine nothing is bound, as its sockets could then be connected to",
+            "remove it, or pack the directory into an archive: tar -cf",
+        )
+    if "SYS_ADMIN" in capabilities:
+        return (
+            "with SYS_ADMIN the program could make it writable, and change the layer for every sandbox that has it",
+            "remove one of the two",
+        )
+    if not own_user:
+        return (
+            "whoever has power over the user namespace that is joined could make it writable, and change the layer",
+            "remove one of the two",
+        )
+    return None

@@ -1,0 +1,29 @@
+"""A directory of the root that is bound from a layer."""
+
+from __future__ import annotations
+
+from sandbox.spec.codecs import SandboxPath
+from sandbox.spec.notation import joined, shown
+from sandbox.spec.settings import Cursor, Invalid
+from sandbox.spec.values.volumes import MANAGED
+
+
+class NativePathCodec(SandboxPath):
+    """A path in the sandbox below its root, and not where the launcher mounts something itself."""
+
+    def decode(self, value: object, cursor: Cursor, /) -> str:
+        path = super().decode(value, cursor)
+        if path == "/":
+            raise Invalid(
+                'the root "/" itself cannot be native: there would be nothing to mount on',
+                'name directories in it, such as "/usr"',
+            )
+        for managed in MANAGED:
+            if path == managed or path.startswith(managed + "/"):
+                raise Invalid(
+                    f"{shown(path)} is under {managed}, which the sandbox sets up itself", "remove it"
+                )
+        return path
+
+    def describe(self) -> str:
+        return f"sandbox path, not / nor under {joined(MANAGED)}"

@@ -1,0 +1,70 @@
+"""Native paths in the plan: where they are mounted, and when there can be none."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.errors import SpecError
+from sandbox.kernel.namespaces import NamespaceFact
+from sandbox.ops import BindNative, BuildDev, CheckVolumes, MountRoot, TmpfsVolume
+from sandbox.plan import Difference, describe
+from sandbox.sources import PathFact
+from tests.unit.sandbox.explain.machines import USER_NAMESPACE
+from tests.unit.sandbox.facts import plan
+
+TAR = {"/specs/a.tar": PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))}
+ROOT = '[root]\nlayers = ["dir:/", "tar:a.tar"]\nnative = ["/usr", "/opt/a"]\n'
+
+
+def test_they_are_mounted_in_the_root_and_before_the_volumes() -> None:
+    made = plan(ROOT + '[[volumes]]\ntype = "tmpfs"\ntarget = "/usr/local"\n', paths=TAR)
+    kinds = [type(step) for step in made.operations]
+    first = kinds.index(BindNative)
+    assert kinds.index(MountRoot) < kinds.index(BuildDev) < first
+    assert made.operations[first : first + 3] == (
+        BindNative(target="/opt/a", key="root.native[1]"),
+        BindNative(target="/usr", key="root.native[0]"),
+        TmpfsVolume(target="/usr/local", mode=0o1777),
+    )
+    assert CheckVolumes(targets=("/opt/a", "/usr", "/usr/local")) in made.operations
+    assert made.places["root.native[1]"] == "/specs/test.toml:3:19"
+    assert "bind /usr from the one layer that has it [read-only nosuid nodev]" in describe(made)
+
+
+def test_set_id_programs_work_in_them_where_they_work_in_the_root() -> None:
+    made = plan(ROOT + "[security]\nno_new_privileges = false\n", paths=TAR)
+    assert BindNative(target="/usr", nosuid=False, key="root.native[0]") in made.operations
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[root]\nlayers = ["dir:/"]\nnative = ["/usr"]\n', "no layer is an archive"),
+        (
+            ROOT + '[security.capabilities]\nadd = ["SYS_ADMIN"]\n',
+            "with SYS_ADMIN the program could make it writable",
+        ),
+        (
+            ROOT + '[namespaces]\nuser = "path:/proc/9/ns/user"\n',
+            "whoever has power over the user namespace that is joined could make it writable",
+        ),
+    ],
+)
+def test_where_a_bind_would_give_too_much_it_is_refused_or_left_to_the_union(text: str, reason: str) -> None:
+    joined = {
+        "user": NamespaceFact(path="/proc/9/ns/user", identity=USER_NAMESPACE.identity, user=USER_NAMESPACE)
+    }
+    with pytest.raises(SpecError, match=f"/specs/test.toml:3:10: root.native: {reason}"):
+        plan(text, paths=TAR, joined=joined)
+    allowed = text.replace("native = ", 'optional = ["native"]\nnative = ')
+    made = plan(allowed, paths=TAR, joined=joined)
+    assert not [step for step in made.operations if isinstance(step, BindNative)]
+    (difference,) = [item for item in made.differences if item.key == "root.native"]
+    assert isinstance(difference, Difference)
+    assert difference.effective is None
+    assert difference.reason.startswith(reason)
+
+
+def test_without_any_nothing_is_asked() -> None:
+    made = plan('[root]\nlayers = ["dir:/"]\nnative = []\n[security.capabilities]\nadd = ["SYS_ADMIN"]\n')
+    assert not [step for step in made.operations if isinstance(step, BindNative)]
