@@ -62,6 +62,7 @@ name = "faulty"
 [root]
 layers = ["dir:/", "tar:ARCHIVE"]
 writable = "persistent"
+native = ["/own/native"]
 [process]
 command = ["sh", "-c", "echo fine"]
 user = "root"
@@ -233,10 +234,10 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     directory = tmp_path_factory.mktemp("faults")
     (directory / "source").mkdir()
     with tarfile.open(directory / "layer.tar", "w") as archive:
-        member = tarfile.TarInfo("etc/passwd")
-        text = b"root:x:0:0::/:/bin/sh\n"
-        member.size = len(text)
-        archive.addfile(member, io.BytesIO(text))
+        for name, text in (("etc/passwd", b"root:x:0:0::/:/bin/sh\n"), ("own/native/file", b"text\n")):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
     spec = (
         SPECS[request.param]
         .replace("SOURCE", str(directory / "source"))

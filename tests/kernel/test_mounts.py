@@ -68,6 +68,18 @@ def test_tmpfs_has_the_size_mode_and_inodes_that_were_asked_for(in_namespaces, t
     assert in_namespaces(inside) == [1 << 20, 10, 0o1700, ["rw", "nosuid", "nodev", "relatime"]]
 
 
+def test_a_directory_within_is_opened_past_no_link_and_no_mount(in_namespaces, tree):
+    def inside() -> object:
+        tmpfs(f"{tree}/source/sub/deep")
+        os.symlink("sub", f"{tree}/source/link")
+        source = os.open(f"{tree}/source", O_DIR)
+        found = os.path.samestat(os.fstat(mounts.open_within(source, "sub")), os.stat(f"{tree}/source/sub"))
+        paths = ("link", "sub/deep", "..", "/source", "file", "absent")
+        return found, [refusal(mounts.open_within, source, path) for path in paths]
+
+    assert in_namespaces(inside) == [True, ["ELOOP", "EXDEV", "EXDEV", "EXDEV", "ENOTDIR", "ENOENT"]]
+
+
 def test_a_refused_option_is_reported_with_the_kernel_s_own_words(in_namespaces, tree):
     def inside() -> object:
         fd = os.open(f"{tree}/target", O_DIR)

@@ -1,0 +1,155 @@
+"""Where native paths are bound from: what is refused with its place, and what is asked of the layers."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import SetupError
+from sandbox.image import native as layers
+from sandbox.image.native import Tree
+from sandbox.plan import MountPoint, Plan
+from sandbox.runtime import native
+from sandbox.runtime.init import _opener_of_tree
+from sandbox.runtime.native import NativeSource, choose
+from sandbox.sources import PathFact
+from tests.unit.sandbox.facts import plan
+
+TAR = {"/specs/a.tar": PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))}
+
+
+def planned(more: str = "") -> Plan:
+    return plan(f'[root]\nlayers = ["tar:a.tar"]\nnative = ["/usr", "/opt"]\n{more}', paths=TAR)
+
+
+@pytest.fixture
+def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
+    """A layer of the store; where its ids count we are root of them already."""
+    for name in ("usr/bin", "opt/a"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+    monkeypatch.setattr(native, "run_with_ids", lambda _ids, action: action())
+    fd = os.open(tmp_path / "tree", os.O_PATH)
+    yield Tree(fd=fd, name="tar:a.tar", marks="aufs", place=str(tmp_path))
+    os.close(fd)
+
+
+def chosen(
+    trees: list[Tree], points: tuple[MountPoint, ...] = (), more: str = ""
+) -> tuple[tuple[str, ...], list[str]]:
+    said: list[str] = []
+    found = choose(planned(more), trees, points, warn=said.append)
+    return tuple(source.target for source in found), said
+
+
+def error(trees: list[Tree], points: tuple[MountPoint, ...] = ()) -> str:
+    with pytest.raises(SetupError) as caught:
+        chosen(trees, points)
+    return str(caught.value)
+
+
+def test_source_is_the_tree_of_the_layer_and_which_that_is(layer: Tree) -> None:
+    info = os.fstat(layer.fd)
+    assert choose(planned(), [layer], (), warn=print)[0] == NativeSource(
+        target="/opt", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino)
+    )
+    assert chosen([layer]) == (("/opt", "/usr"), [])
+
+
+def test_each_is_walked_once(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = []
+    walk = layers.obstacle
+    monkeypatch.setattr(layers, "obstacle", lambda tree, path: [walked.append(path), walk(tree, path)][1])
+    chosen([layer])
+    chosen([layer])
+    assert walked == ["/opt", "/usr"]
+    os.mkdir(f"{layer.place}/tree/usr/new")
+    chosen([layer])
+    assert walked == ["/opt", "/usr", "/usr"]
+
+
+def test_refusal_has_the_place_in_the_file_the_cause_and_the_remedy(layer: Tree) -> None:
+    os.mkfifo(f"{layer.place}/tree/opt/a/p")
+    with pytest.raises(SetupError) as caught:
+        chosen([layer])
+    assert str(caught.value) == (
+        "/specs/test.toml:3:19: root.native[1]: tar:a.tar has what only the union can show: /opt/a/p is a FIFO"
+    )
+    assert caught.value.hint == "name directories beside it, or leave it out of the archive"
+
+
+def test_what_is_optional_is_left_out_with_a_warning_and_the_rest_is_not(layer: Tree) -> None:
+    os.mkfifo(f"{layer.place}/tree/opt/a/p")
+    targets, said = chosen([layer], more='optional = ["native"]\n')
+    assert targets == ("/usr",)
+    assert said == [
+        "not enforced: root.native[1]: tar:a.tar has what only the union can show: /opt/a/p is a FIFO"
+    ]
+
+
+def test_place_of_a_volume_has_to_be_there(layer: Tree) -> None:
+    there = (
+        MountPoint(path="/usr/bin"),
+        MountPoint(path="/usrs"),
+        MountPoint(path="/var/x", is_directory=False),
+    )
+    assert chosen([layer], there)[0] == ("/opt", "/usr")
+    assert "/usr/bin is to be a volume, and is not in tar:a.tar" in error(
+        [layer], (MountPoint(path="/usr/bin", is_directory=False),)
+    )
+    assert "/usr/no/no is to be a volume" in error([layer], (MountPoint(path="/usr/no/no"),))
+
+
+@pytest.mark.parametrize(
+    ("flag", "more", "name"),
+    [
+        (os.ST_NOEXEC, "", "noexec"),
+        (0x2000, "", "nosymfollow"),
+        (os.ST_NOSUID, "[security]\nno_new_privileges = false\n", "nosuid"),
+        (os.ST_NOSUID | os.ST_NODEV | os.ST_RDONLY, "", None),
+    ],
+)
+def test_store_on_a_mount_that_takes_something_away_is_refused(
+    layer: Tree, monkeypatch: pytest.MonkeyPatch, flag: int, more: str, name: str | None
+) -> None:
+    monkeypatch.setattr(os, "fstatvfs", lambda _fd: types.SimpleNamespace(f_flag=flag))
+    if name is None:
+        assert chosen([layer], more=more)[0] == ("/opt", "/usr")
+        return
+    with pytest.raises(SetupError, match=f"mounted {name}: ") as caught:
+        chosen([layer], more=more)
+    assert "SANDBOX_STATE_DIR" in (caught.value.hint or "")
+
+
+def test_what_is_refused_to_us_is_asked_as_root_of_the_sandbox(
+    layer: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    look = layers.look
+
+    def once(tree: Tree, path: str) -> layers.Seen:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise PermissionError
+        return look(tree, path)
+
+    monkeypatch.setattr(layers, "look", once)
+    assert chosen([layer])[0] == ("/opt", "/usr")
+    asked = 0
+    os.rename(f"{layer.place}/tree/opt", f"{layer.place}/tree/other")
+    assert "root.native[1]: no layer has /opt" in error([layer])
+
+
+def test_another_directory_in_the_place_of_the_layer_is_not_bound(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    info = os.stat(tmp_path / "tree")
+    source = NativeSource(target="/usr", tree=f"{tmp_path}/tree", identity=(info.st_dev, info.st_ino))
+    os.close(_opener_of_tree(source)())
+    (tmp_path / "tree").rename(tmp_path / "old")
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(OSError, match="another directory is in the place of the layer"):
+        _opener_of_tree(source)()
