@@ -1,0 +1,395 @@
+"""What a request costs does not grow with the directory that it is about, and what a walk costs only as fast as the tree.
+
+Judged by counting, not by time: the functions that are called, in Python and in C, system calls among them; the lines that are run,
+as a loop calls nothing; and the memory that is taken on the way, as a copy of a list runs one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import pyfuse3
+import pytest
+from pyfuse3 import FUSEError
+
+from tests.fsapi.direct import DirectOperations
+from tests.unit.unionfs.support import Union
+from unionfs.fuse.operations import UnionOperations
+from unionfs.layer_format import WantedFormat
+from unionfs.types import ROOT_INO
+from unionfs.whiteout import WhiteoutFormat
+
+SMALL, LARGE = 10, 10_000
+#: Of what is counted, so much may differ, and so many by chance, as the calls of a weak reference that goes.
+SHARE, CHANCE = 0.1, 10
+#: Bytes; the names of a large directory in a list take ten thousand pointers.
+MEMORY = 40_000
+
+SERVERS = ("pyfuse3", "direct", "unopened")
+
+
+class Cost(NamedTuple):
+    """What one request took."""
+
+    calls: int
+    lines: int
+    memory: int
+
+
+class Client:
+    """Makes requests of a union as the kernel does, each to its end."""
+
+    def __init__(self, union: Union, server: str) -> None:
+        """Serve *union*."""
+        self.union = union
+        self.room = 3
+        self.told: list[Any] = []
+        #: Entries of the last listing, "." and ".." among them, of which the kernel is told nothing.
+        self.listed = 0
+        self.operations: Any = (
+            UnionOperations(union.fs, masks=True)
+            if server == "pyfuse3"
+            else DirectOperations(union.fs, unopened=server == "unopened")
+        )
+        self.context = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0o22)
+
+    def tell(self, entry: Any) -> None:
+        """Take note of what a listing tells of, for `DirectOperations`."""
+        self.listed += 1
+        if entry.st_ino:
+            self.told.append(entry)
+
+    def reply(self, _token: object, _name: bytes, entry: Any, after: int) -> bool:
+        """Stand in for pyfuse3.readdir_reply."""
+        if not self.room:
+            return False
+        self.room -= 1
+        self.listed += 1
+        if after > 2:
+            self.told.append(entry)
+        return True
+
+    def ask(self, name: str, *arguments: Any, context: bool = True) -> Any:
+        """Call the handler *name*, which never waits, and return what it answers."""
+        coroutine = getattr(self.operations, name)(*arguments, *([self.context] if context else []))
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            self.union.fs.trim()
+            return end.value
+        except FUSEError as error:
+            assert error.errno == errno.ENOENT  # noqa: PT017 - what is looked up may not be there
+            return None
+        raise AssertionError("a handler waits")
+
+    def inode(self, parent: int, name: bytes) -> int:
+        """Look *name* up."""
+        return int(self.ask("lookup", parent, name).st_ino)
+
+    def make(self, parent: int, name: bytes) -> None:
+        """Make a file and close it."""
+        opened, _ = self.ask("create", parent, name, 0o644, os.O_RDWR)
+        self.ask("release", opened.fh, context=False)
+
+
+def measured(request: Callable[[], object], *, memory: bool) -> Cost:
+    """Return what *request* costs: the memory, or, which changes that, the rest."""
+    calls = lines = 0
+    if memory:
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            request()
+            return Cost(0, 0, tracemalloc.get_traced_memory()[1] - before)
+        finally:
+            tracemalloc.stop()
+
+    def called(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    def run(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return run
+
+    profiler, tracer = sys.getprofile(), sys.gettrace()
+    sys.setprofile(called)
+    sys.settrace(run)
+    try:
+        request()
+    finally:
+        sys.settrace(tracer)
+        sys.setprofile(profiler)
+    return Cost(calls, lines, 0)
+
+
+def requests(client: Client, at: int, other: int, number: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield kinds of requests about the directory *at*, each for the *number*th time, with other names each time."""
+    ask = client.ask
+    there = iter([b"there%d" % each for each in range(number * 3, number * 3 + 3)])
+    new = b"new%d" % number
+
+    yield "look up what is there", lambda: ask("lookup", at, b"there0")
+    yield "look up what is not there", lambda: ask("lookup", at, b"absent%d" % number)
+    yield "ask for its attributes", lambda: ask("getattr", at)
+    yield "create", lambda: client.make(at, new)
+    yield "mkdir", lambda: ask("mkdir", at, new + b"d", 0o755)
+    yield "symlink", lambda: ask("symlink", at, new + b"s", b"target")
+    yield "mknod", lambda: ask("mknod", at, new + b"p", stat.S_IFIFO | 0o600, 0)
+    inode = client.inode(at, new)
+    yield "link", lambda: ask("link", inode, at, new + b"l")
+    yield "rename in it", lambda: ask("rename", at, new, at, new + b"r", 0)
+    yield "unlink what is new", lambda: ask("unlink", at, new + b"l")
+    yield "rmdir", lambda: ask("rmdir", at, new + b"d")
+    name = next(there)
+    yield "rename what is there", lambda: ask("rename", at, name, at, new + b"t", 0)
+    name = next(there)
+    yield "rename over what is there", lambda: ask("rename", at, new + b"t", at, name, 0)
+    yield "rename out of it", lambda: ask("rename", at, name, other, new, 0)
+    yield "rename into it", lambda: ask("rename", other, new, at, name, 0)
+    yield "unlink what is there", lambda: ask("unlink", at, name)
+    changed = client.inode(at, next(there))
+    mode = SimpleNamespace(st_mode=0o600, st_uid=0, st_gid=0, st_size=0, st_atime_ns=0, st_mtime_ns=0)
+    only = SimpleNamespace(
+        **{f"update_{each}": each == "mode" for each in "mode uid gid size atime mtime".split()}
+    )
+    yield "chmod", lambda: ask("setattr", changed, mode, only, None)
+
+
+def costs(client: Client, at: int, other: int) -> dict[str, Cost]:
+    """Return what each kind of request costs when it is not the first."""
+    found: dict[str, Cost] = {}
+    for number in range(3):
+        for kind, request in requests(client, at, other, number):
+            if number == 0:
+                request()
+                continue
+            cost = measured(request, memory=number == 2)
+            found[kind] = Cost(*map(sum, zip(found.get(kind, Cost(0, 0, 0)), cost, strict=True)))
+    return found
+
+
+def fill(directory: Path, count: int) -> None:
+    """Make *count* files in *directory*."""
+    directory.mkdir(parents=True, exist_ok=True)
+    fd = os.open(directory, os.O_RDONLY)
+    for number in range(count):
+        os.close(os.open(f"there{number}", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd))
+    os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Layers with a directory of a few and of very many files."""
+    made = {}
+    for count in (SMALL, LARGE):
+        made[count] = tmp_path_factory.mktemp(f"layer{count}")
+        fill(made[count] / "big", count)
+    return made
+
+
+@pytest.fixture
+def client(
+    tmp_path: Path, layers: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Client]]:
+    """Make a client of a union whose directory `big` has that many files, in the layers that are named."""
+    opened: list[Union] = []
+
+    def make(server: str, where: str, count: int, whiteouts: WhiteoutFormat | None = None) -> Client:
+        base = tmp_path / str(len(opened))
+        for name in ("upper", "work", "empty"):
+            (base / name).mkdir(parents=True)
+        (base / "upper" / "other").mkdir()
+        if where in ("upper", "both"):
+            fill(base / "upper" / "big", count)
+        lowers = [layers[count] if where in ("lower", "both") else base / "empty"]
+        union = Union.over(base, lowers, WantedFormat(whiteouts=whiteouts))
+        opened.append(union)
+        made = Client(union, server)
+        monkeypatch.setattr(pyfuse3, "readdir_reply", made.reply)
+        return made
+
+    yield make
+    for union in opened:
+        union.close()
+
+
+def assert_alike(small: dict[str, Cost], large: dict[str, Cost]) -> None:
+    """Fail with all that costs more in the larger one."""
+    assert small.keys() == large.keys()
+    worse = [
+        f"{kind}: {small[kind]} of {SMALL}, {large[kind]} of {LARGE}"
+        for kind in small
+        if any(
+            abs(two - one) > max(CHANCE, SHARE * one)
+            for one, two in zip(small[kind][:2], large[kind][:2], strict=True)
+        )
+        or large[kind].memory - small[kind].memory > MEMORY
+    ]
+    assert worse == []
+
+
+@pytest.mark.parametrize("where", ["lower", "upper", "both"])
+@pytest.mark.parametrize(
+    ("server", "whiteouts"),
+    [*((server, WhiteoutFormat.OVERLAY) for server in SERVERS), ("direct", WhiteoutFormat.AUFS)],
+)
+def test_a_request_costs_the_same_in_a_directory_of_ten_and_of_ten_thousand_files(
+    client: Callable[..., Client], server: str, whiteouts: WhiteoutFormat, where: str
+) -> None:
+    found = {}
+    for count in (SMALL, LARGE):
+        made = client(server, where, count, whiteouts)
+        found[count] = costs(made, made.inode(ROOT_INO, b"big"), made.inode(ROOT_INO, b"other"))
+    assert len(found[SMALL]) > 15
+    assert_alike(found[SMALL], found[LARGE])
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_renaming_a_directory_costs_the_same_whatever_is_in_it(
+    client: Callable[..., Client], server: str
+) -> None:
+    def found(count: int) -> dict[str, Cost]:
+        made = client(server, "both", count)
+        other = made.inode(ROOT_INO, b"other")
+        made.inode(ROOT_INO, b"big")
+
+        def rename(old: bytes, to: int, new: bytes) -> Callable[[], object]:
+            return lambda: made.ask("rename", ROOT_INO, old, to, new, 0)
+
+        # The first one records where the layer has it.
+        return {
+            "first": measured(rename(b"big", ROOT_INO, b"big2"), memory=False),
+            "second": measured(rename(b"big2", ROOT_INO, b"big3"), memory=False),
+            "third": measured(rename(b"big3", ROOT_INO, b"big4"), memory=True),
+            "away": measured(rename(b"big4", other, b"big"), memory=False),
+        }
+
+    assert_alike(found(SMALL), found(LARGE))
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_reading_on_in_a_listing_costs_the_same_however_long_it_is_and_whatever_went_meanwhile(
+    client: Callable[..., Client], server: str
+) -> None:
+    def found(count: int) -> dict[str, Cost]:
+        made = client(server, "both", count)
+        at = made.inode(ROOT_INO, b"big")
+        stream = made.ask("opendir", at)
+
+        def read(start: int) -> None:
+            made.room = 3
+            made.ask("readdir", stream, start, made, context=False)
+
+        read(0)
+        read(5)
+        made.ask("unlink", at, b"there9")
+        made.make(at, b"new")
+        first = measured(lambda: read(5), memory=False)
+        made.ask("unlink", at, b"there8")
+        return {"first": first, "second": measured(lambda: read(5), memory=True)}
+
+    assert_alike(found(SMALL), found(LARGE))
+
+
+def walk(client: Client) -> int:
+    """List everything below the root as a kernel does that forgets what it has read; returns how many entries there are."""
+    seen = 0
+    pending = [ROOT_INO]
+    while pending:
+        at = pending.pop()
+        stream = client.ask("opendir", at)
+        start = 0
+        while True:
+            client.told, client.room, client.listed = [], 100, 0
+            client.ask("readdir", stream, start, client, context=False)
+            if not client.listed:
+                break
+            start += client.listed
+            seen += len(client.told)
+            directories = [entry.st_ino for entry in client.told if stat.S_ISDIR(entry.st_mode)]
+            others = [(entry.st_ino, 1) for entry in client.told if not stat.S_ISDIR(entry.st_mode)]
+            pending += directories
+            if others:
+                client.ask("forget", others, context=False)
+        client.ask("releasedir", stream, context=False)
+        if at != ROOT_INO:
+            client.ask("forget", [(at, 1)], context=False)
+    return seen
+
+
+def calls_per_entry(
+    base: Path, server: str, monkeypatch: pytest.MonkeyPatch, directories: int, files: int
+) -> float:
+    """Return how many functions are called to walk a layer of so many directories of so many files, by entry."""
+    for name in ("lower", "upper", "work"):
+        (base / name).mkdir(parents=True)
+    for number in range(directories):
+        fill(base / "lower" / f"directory{number}", files)
+    union = Union.over(base, [base / "lower"], WantedFormat())
+    try:
+        client = Client(union, server)
+        monkeypatch.setattr(pyfuse3, "readdir_reply", client.reply)
+        seen = 0
+
+        def walked() -> None:
+            nonlocal seen
+            seen = walk(client)
+
+        count = calls_of(walked)
+        assert seen == directories * (files + 1)
+        assert len(union.fs.tree) == 1
+        return count / seen
+    finally:
+        union.close()
+
+
+def calls_of(request: Callable[[], object]) -> int:
+    """Count calls alone, without the lines, which would take minutes."""
+    count = 0
+
+    def called(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        request()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_walk_costs_by_entry_what_it_costs_in_a_tree_of_a_twentieth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    small, many, wide = (
+        calls_per_entry(tmp_path / str(number), server, monkeypatch, directories, files)
+        for number, (directories, files) in enumerate(((5, 100), (100, 100), (1, 10_000)))
+    )
+    assert abs(many - small) <= SHARE * small
+    assert wide <= (1 + SHARE) * small
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_walk_of_a_million_files_costs_by_entry_what_one_of_a_thousand_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    small = calls_per_entry(tmp_path / "small", server, monkeypatch, 10, 100)
+    many = calls_per_entry(tmp_path / "many", server, monkeypatch, 10_000, 100)
+    wide = calls_per_entry(tmp_path / "wide", server, monkeypatch, 1, 1_000_000)
+    assert abs(many - small) <= SHARE * small
+    assert wide <= (1 + SHARE) * small
