@@ -261,7 +261,7 @@ def _native(operation: BindNative, case: Case) -> Fact:
         keys=(operation.key,),
         notes=(
             f"where more than one layer has it, or it holds marks, sockets or FIFOs, {otherwise}",
-            "other sandboxes of yours with the same layer have the same files: locks and watches on them are shared",
+            "other sandboxes of yours with the same layer have the same files, and see that they are opened",
         ),
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sandbox.host import HostFacts
 from sandbox.kernel.landlock import LINUX, NEEDED, SCOPED, Rules, lacking
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import SeccompPlan
-from sandbox.seccomp.builtin import default_filter
+from sandbox.seccomp.builtin import NO_LEASES, default_filter
 from sandbox.seccomp.calls import KNOWN
 from sandbox.seccomp.values import MACHINES, Filter, changed
 from sandbox.sources import PathFact
@@ -37,8 +38,13 @@ def plan_seccomp(
     paths: Mapping[str, PathFact],
     capabilities: frozenset[str],
     findings: Findings,
+    *,
+    shares_files: bool = False,
 ) -> SeccompPlan | None:
-    """Plan the filter for a program that may have *capabilities*; None where it gets none."""
+    """Plan the filter for a program that may have *capabilities*; None where it gets none.
+
+    With *shares_files* it has files of its own ids that other sandboxes have, too.
+    """
     asked = _asked(spec)
     if asked.profile == "unconfined" and not asked.deny:
         return None
@@ -54,9 +60,12 @@ def plan_seccomp(
     _refuse_unknown(asked, findings)
     if base is None:
         return None
+    made = changed(base, asked.allow, asked.deny)
+    if shares_files:
+        made = replace(made, forbidden=(*made.forbidden, NO_LEASES))
     return SeccompPlan(
         profile=asked.profile,
-        filter=changed(base, asked.allow, asked.deny),
+        filter=made,
         allow=asked.allow,
         deny=asked.deny,
         log=asked.log,

@@ -137,12 +137,12 @@ def draft(
     user = program_user(spec, facts, ids)
     groups = program_groups(spec, user, ids)
     process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user, groups=groups)
+    natives = plan_native(spec, process.capabilities, findings, own_user=own_user)
     process = replace(
         process,
-        seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings),
+        seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings, shares_files=bool(natives)),
         landlock=plan_landlock(spec, facts, findings),
     )
-    natives = plan_native(spec, process.capabilities, findings, own_user=own_user)
     name = spec.sandbox.name or default_name(spec.file)
     plan = Plan(
         name=name,

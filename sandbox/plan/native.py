@@ -40,7 +40,7 @@ def _problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) -> tup
     if all(layer.kind == "dir" for layer in spec.root.layers):
         return (
             "no layer is an archive: of a directory of this machine nothing is bound, as its sockets could then be connected to",
-            "remove it, or pack the directory into an archive: tar -cf",
+            "remove it, or pack the directory into an archive: tar -C DIRECTORY -cf LAYER.tar .",
         )
     if "SYS_ADMIN" in capabilities:
         return (

@@ -74,7 +74,7 @@ def _choose(
         raise NotNativeError(
             f"{step.target} is in {tree.name}, which is a directory of this machine: bound, its sockets could be connected to, "
             "and files be read that the program has no right to see",
-            "pack the directory into an archive, which is unpacked under the ids of the sandbox: tar -cf",
+            "pack the directory into an archive, which is unpacked under the ids of the sandbox: tar -C DIRECTORY -cf LAYER.tar .",
         )
     _refuse_flags(step, tree)
     found = native.recorded(tree.place, step.target, identity)

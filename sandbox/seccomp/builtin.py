@@ -25,6 +25,12 @@ _FAMILIES = (1, 2, 10, 16, 17)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET: what programs use and what belongs to a network namespace. Most others
 (Bluetooth, CAN, virtual machine sockets, kernel cryptography...) are of the machine, or modules that their use would load."""
 
+_F_SETLEASE = 1024  # linux/fcntl.h, on every machine
+
+NO_LEASES = Rule(REFUSED, ("fcntl", "fcntl64"), (Comparison(1, "MASKED_EQ", _LOW, _F_SETLEASE),))
+"""Who owns a file may hold a lease of it, though it is read-only to him, and with that keep everybody else's open(2) of it waiting for
+/proc/sys/fs/lease-break-time, 45 seconds. Of files that other sandboxes have, too, nobody gets one."""
+
 _AF_NETLINK, _NETLINK_AUDIT = 16, 9
 _SOCKETCALL_SOCKET = 1
 

@@ -131,6 +131,23 @@ def test_directories_above_it_stay_where_they_are(launcher: Launcher, archive: A
     assert made.out.split() == ["bin", "data", "new"]
 
 
+def test_program_cannot_keep_others_from_opening_the_layers_files(
+    launcher: Launcher, archive: Archive
+) -> None:
+    script = """
+import fcntl, os
+fd = os.open("/app/data/file", os.O_RDONLY)
+for kind in (fcntl.F_RDLCK, fcntl.F_WRLCK):
+    try:
+        print(fcntl.fcntl(fd, fcntl.F_SETLEASE, kind))
+    except PermissionError:
+        print("refused")
+print(fcntl.fcntl(fd, fcntl.F_GETFD))
+"""
+    done = launcher.up(spec(["dir:/", archive.layer()]), ["/usr/bin/python3", "-c", script])
+    assert done.out.split() == ["refused", "refused", "1"], done.err
+
+
 def test_several_of_several_archives(launcher: Launcher, archive: Archive, tmp_path: Path) -> None:
     other = Archive(tmp_path / "other.tar").add("app").add("app/more").add("app/more/x", b"more\n")
     text = spec(["dir:/", archive.layer(), other.layer()], ["/app/more", "/app/bin", "/app/data"])
