@@ -55,8 +55,8 @@ def test_wrong_type_says_both_types(launcher: Launcher) -> None:
 def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -> None:
     refused(
         launcher,
-        HOST_ROOT + 'native = ["/usr"]\n',
-        "root.native: not enforced by this version",
+        HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n',
+        "network.hosts: not enforced by this version",
     )
 
 

@@ -321,7 +321,8 @@ def refusing_specs() -> dict[str, str]:
     """Return files that `up` refuses, or finds wrong."""
     return {
         "absent layer": '[root]\nlayers = ["dir:absent"]\n',
-        "unenforced": HOST_ROOT + 'native = ["/usr"]\n[health]\ncommand = ["true"]\n',
+        "unenforced": HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n[health]\ncommand = ["true"]\n',
+        "nothing to bind": HOST_ROOT + 'native = ["/usr"]\n',
         "unknown image": '[root]\nlayers = ["oci:image"]\n',
         "hard limit": HOST_ROOT
         + f"[limits]\nfile_size = {1 << 40}\ncpu_time = 99999\nopen_files = 1073741816\n",
@@ -369,13 +370,13 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
 
 
 def test_what_may_go_unenforced_is_said_by_all_three(launcher: Launcher) -> None:
-    path = launcher.write(HOST_ROOT + 'native = ["/usr"]\noptional = ["native"]\n')
-    warning = "sandbox: warning: not enforced: root.native: this version does not enforce it\n"
+    path = launcher.write(HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\noptional = ["hosts"]\n')
+    warning = "sandbox: warning: not enforced: network.hosts: this version does not enforce it\n"
     assert sandbox(launcher, "up", path, "--", "true") == Outcome(0, "", warning)
     assert sandbox(launcher, "up", "--dry-run", path).err == warning
     why = sandbox(launcher, "explain", path)
     assert why.status == 0
-    assert 'root.native = ["/usr"] goes unenforced: this version does not enforce it' in why.out
+    assert 'network.hosts = { db = "10.0.0.2" } goes unenforced: this version does not enforce it' in why.out
 
 
 def snapshot(*roots: Path) -> list[tuple[str, int, int, int]]:
