@@ -90,9 +90,7 @@ class LayerStore:
             index_fd = os.open(os.path.join(place, "index"), _OPEN_PATH)
         except FileNotFoundError:
             index_fd = None
-        return StoredLayer(
-            place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices
-        )
+        return StoredLayer(place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
 
     def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
         guard = os.open(
