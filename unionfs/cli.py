@@ -260,15 +260,17 @@ def _serve(channel: socket.socket, options: list[str]) -> int:
     os.chdir("/")
     stack = request.stack
     readable = [lower.fd for lower in stack.lowers]
+    readable += [] if stack.index_fd is None else [stack.index_fd]
 
     def confine(*writable: int | None) -> None:
         restrict_files(readable, [fd for fd in writable if fd is not None])
         if request.filter is not None:
             filter_system_calls(request.filter)
 
-    # Before we are confined: it lets no process be made, and one would not see its own part of /proc.
+    # Before we are confined: it lets no process be made, and one would not see its own part of /proc. Only that one writes
+    # indexes, which other sandboxes believe: it answers nobody.
     building = _build_indexes(stack, lambda: confine(stack.index_fd))
-    confine(stack.upper_fd, stack.work_fd, stack.index_fd)
+    confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
     try:

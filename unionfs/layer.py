@@ -360,6 +360,10 @@ class LayerDir:
         """List the roots of the layers below this one's, top first."""
         return self.layer.below
 
+    def hides_below(self) -> bool:
+        """Tell whether this directory, the root of a layer, hides those of the layers below."""
+        return self.layer.policy.any and self.is_opaque()
+
     def is_opaque(self) -> bool:
         """Tell whether this directory hides those of its name in lower layers."""
         if self._opaque is None:

@@ -208,6 +208,7 @@ def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] 
     from unionfs.catalogue.building import build
     from unionfs.catalogue.store import Store
 
+    raise_fd_limit()  # a directory of many layers needs one in each
     with ExitStack() as done:
         fds = FdCache(_BUILDING_FDS)
         # These layers use the caller's descriptors and do not close them.

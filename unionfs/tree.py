@@ -40,7 +40,7 @@ class Tree:
         self._renumbered: dict[Ino, FileNode] = {}
         parts = [layer.root for layer in layers] if roots is None else list(roots)
         for position, part in enumerate(parts[:-1]):
-            if part.layer.policy.any and part.is_opaque():
+            if part.hides_below():
                 del parts[position + 1 :]
                 break
         for position, part in enumerate(parts):

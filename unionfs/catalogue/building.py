@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -131,34 +131,37 @@ def _write(
 def _write_pages(
     file: BinaryIO, layers: Sequence[Layer], newest: int | None, go_on: Callable[[], None]
 ) -> bytes:
+    fds = layers[0].fds
     parts, opaque = roots([layer.root for layer in layers])
     table: dict[int, bytes] = {}
+    pending: list[tuple[int, Parts]] = [(ROOT_PAGE, parts)]
+    following = ROOT_PAGE + 1
 
-    def put(number: int, rows: Sequence[Row], sources: Sequence[Source], layer: int) -> None:
+    def put(number: int, rows: Iterable[Row], sources: Sequence[Source], layer: int) -> None:
         try:
             blob, table[number] = encode_page(file.tell(), rows, sources)
         except ValueError as error:
             raise CannotIndexError(layer, str(error)) from None
         file.write(blob)
 
+    def rows_of(parts: Parts) -> Iterator[Row]:
+        nonlocal following
+        for found in scan(parts):
+            yield _row(found, following)
+            if found.is_dir:
+                pending.append((following, found.parts))
+                following += 1
+            fds.trim()  # nothing is in use between two names
+
     root = Found(b"", Mark.OPAQUE_DIRECTORY if opaque else Mark.DIRECTORY, parts)
     put(0, [_row(root, ROOT_PAGE)], (), 0)
-    pending: list[tuple[int, Parts]] = [(ROOT_PAGE, parts)]
-    following = ROOT_PAGE + 1
     while pending:
         number, parts = pending.pop()
         sources = [_source(*part) for part in parts]
         if newest is not None and any(max(each.ctime_ns, each.mtime_ns) > newest for each in sources):
             raise _ChangingError
-        rows = []
-        for found in scan(parts):
-            rows.append(_row(found, following))
-            if found.is_dir:
-                pending.append((following, found.parts))
-                following += 1
-        put(number, rows, sources, parts[0][0])
+        put(number, rows_of(parts), sources, parts[0][0])
         go_on()
-        layers[0].fds.trim()  # nothing is in use between two directories
     return b"".join(table[number] for number in range(following))
 
 

@@ -87,10 +87,6 @@ class Stack:
             for tell in self.on_distrust:
                 tell()
 
-    def close(self) -> None:
-        """Let go of the descriptors of the root; the layers have their own."""
-        self.root.close()
-
 
 class _Stored:
     """A page of the index."""
@@ -317,6 +313,10 @@ class StackDir(LayerDir):
     def redirected(self) -> bytes | None:
         """A layer with redirects has no index."""
         return None
+
+    def hides_below(self) -> bool:
+        """Tell whether this directory, the root of the stack, hides those of the layers below."""
+        return self.is_opaque()
 
     def is_opaque(self) -> bool:
         """Tell whether this directory hides those of its name below the stack."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs.types import Mark
@@ -90,13 +90,14 @@ class Row(NamedTuple):
     target: bytes | None = None
 
 
-def encode_page(offset: int, rows: Sequence[Row], sources: Sequence[Source]) -> tuple[bytes, bytes]:
+def encode_page(offset: int, rows: Iterable[Row], sources: Sequence[Source]) -> tuple[bytes, bytes]:
     """Return the page of *rows*, to be put at *offset* of the file, and its entry in the table.
 
     Raises:
         ValueError: something does not fit.
     """
     packed, kinds, targets = bytearray(), bytearray(), bytearray()
+    names: list[bytes] = []
     try:
         for row in rows:
             kind = row.mark | (_KIND_BARE if row.bare else 0) | (_KIND_MERGED if row.merged else 0)
@@ -107,9 +108,10 @@ def encode_page(offset: int, rows: Sequence[Row], sources: Sequence[Source]) -> 
                 targets += row.target
             packed += ROW.pack(*row.attributes, link, row.layer, length)
             kinds.append(kind)
-        names = b"\0".join(row.name for row in rows)
-        blob = b"".join([packed, kinds, *(_SOURCE.pack(*source) for source in sources), names, targets])
-        entry = _PAGE.pack(offset, len(blob), len(rows), len(sources), len(names), zlib.crc32(blob))
+            names.append(row.name)
+        joined = b"\0".join(names)
+        blob = b"".join([packed, kinds, *(_SOURCE.pack(*source) for source in sources), joined, targets])
+        entry = _PAGE.pack(offset, len(blob), len(names), len(sources), len(joined), zlib.crc32(blob))
     except struct.error as error:
         raise ValueError(str(error)) from None
     return blob, entry

@@ -62,7 +62,7 @@ def roots(layers: Sequence[LayerDir]) -> tuple[Parts, bool]:
     parts: list[tuple[int, LayerDir]] = []
     for layer, root in enumerate(layers):
         parts.append((layer, root))
-        if root.layer.policy.any and root.is_opaque():
+        if root.hides_below():
             return tuple(parts), True
     return tuple(parts), False
 

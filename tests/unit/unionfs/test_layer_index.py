@@ -25,7 +25,7 @@ from unionfs.catalogue.directories import Listed, StackDir
 from unionfs.catalogue.format import HEADER, MAGIC, ROW
 from unionfs.nodes import DirNode, FileNode
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
-from unionfs.whiteout import ALL_MARKS, TRUSTED_MARKS, MarkPolicy
+from unionfs.whiteout import ALL_MARKS, NO_MARKS, TRUSTED_MARKS, MarkPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Layers:
             make_tree(path, tree)
         (base / "upper").mkdir()
         (base / "work").mkdir()
-        self.policy = policy
+        self.policies = [policy] * len(trees)
         self.unchanging = True
         #: Which layers are to be in an index; None for all.
         self.indexed: Sequence[bool] | None = None
@@ -62,8 +62,8 @@ class Layers:
         """Open the directories."""
         return StackSource(
             lowers=tuple(
-                LayerSource(fd=os.open(path, _OPEN_DIR), policy=self.policy, unchanging=self.unchanging)
-                for path in self.paths
+                LayerSource(fd=os.open(path, _OPEN_DIR), policy=policy, unchanging=self.unchanging)
+                for path, policy in zip(self.paths, self.policies, strict=True)
             ),
             upper_fd=os.open(self.base / "upper", _OPEN_DIR) if writable else None,
             work_fd=os.open(self.base / "work", _OPEN_DIR) if writable else None,
@@ -222,6 +222,17 @@ def test_random_stacks_show_the_same_with_an_index_and_without(tmp_path: Path, s
     assert show(layers, indexed=True, writable=True) == plain
     layers.unchanging = False
     assert show(layers, indexed=True, writable=True) == plain
+
+
+def test_an_opaque_root_hides_what_is_below_the_stack_whatever_the_topmost_layer_is(tmp_path: Path) -> None:
+    layers = Layers(
+        tmp_path, {"top": b""}, {".wh..wh..opq": b"", "f": b""}, {"hidden": b""}, {"hidden, too": b""}
+    )
+    layers.policies = [NO_MARKS, ALL_MARKS, ALL_MARKS, ALL_MARKS]
+    plain = show(layers, indexed=False)
+    assert list(plain) == ["", "/top", "/f"]
+    layers.indexed = [True, True, True, False]
+    assert show(layers) == plain
 
 
 def test_directories_under_a_very_long_path_are_reached(tmp_path: Path) -> None:
@@ -590,6 +601,26 @@ def test_a_layer_with_something_mounted_in_it_has_no_index(tmp_path: Path) -> No
 
 
 # -- making it ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_of_a_directory_of_many_directories_is_made_with_few_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = Layers(tmp_path, {f"{number}": {"f": b""} for number in range(300)})
+    most = 0
+    really = _libc.openat2
+
+    def opening(*args: Any) -> int:
+        nonlocal most
+        fd = really(*args)
+        most = max(most, fd)
+        return fd
+
+    monkeypatch.setattr(_libc, "openat2", opening)
+    fs = layers.open()
+    assert is_indexed(fs)
+    assert 0 < most < 150
+    fs.close()
 
 
 def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
