@@ -1,19 +1,20 @@
 """The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
 socket.
 
-The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``, with ``-o`` for the options of the
-serving itself (``server``, ``open_requests``) as they decide what is imported first. It then sends one JSON packet::
+The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON packet::
 
-    {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
+    {"version": 2, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
                  "transient": BOOL}, ...],   # top first
      "upper": I, "work": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
-     "size": BYTES, "inodes": COUNT, "filter": BASE64}
+     "size": BYTES, "inodes": COUNT, "filter": BASE64,
+     "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
 unix(7)); ``filter`` is the seccomp program that the server puts itself under; ``upper``, ``work``, ``size``, ``inodes`` and ``filter``
-may be null, and the latter three left out. The server answers ``ready`` when the mount can be used, or
-``error: TEXT``, and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
+may be null, and the latter three left out, as may ``server`` and ``open_requests`` (the options of that name). The server answers
+``ready {"server": WHICH, "reason": TEXT}`` when the mount can be used, with the reason for which "auto" has become
+"pyfuse3", or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
 The end of the socket is the end of the server.
 """
 
@@ -27,10 +28,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unionfs.errors import UnionError
+from unionfs.options import Server, Serving
 from unionfs.stack import LayerSource, StackSource
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
-VERSION = 1
+VERSION = 2
 _MAX_PACKET = 1 << 20
 _BATCH = 64
 _POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=False, aufs=True)}
@@ -45,6 +47,7 @@ class Request:
     user_namespace_fd: int
     #: A seccomp program, as the kernel takes it.
     filter: bytes | None
+    serving: Serving
 
 
 def receive(channel: socket.socket) -> Request:
@@ -110,6 +113,15 @@ def _optional_program(value: object) -> bytes | None:
     return program
 
 
+def _serving(server: object, open_requests: object) -> Serving:
+    if not isinstance(open_requests, bool):
+        raise TypeError(f"no truth value: {open_requests!r}")
+    serving = Serving(server=Server(server), open_requests=open_requests)
+    if serving.server is Server.PYFUSE3 and not open_requests:
+        raise ValueError("pyfuse3 cannot do without open requests")
+    return serving
+
+
 def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     def take(index: object) -> int:
         # Python would take -1 for the last one, and true for the second.
@@ -121,6 +133,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         return None if index is None else take(index)
 
     program = _optional_program(message.get("filter"))
+    serving = _serving(message.get("server", "auto"), message.get("open_requests", True))
     lowers = tuple(
         LayerSource(
             fd=take(layer["fd"]),
@@ -145,4 +158,5 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         fuse_fd=take(message["fuse"]),
         user_namespace_fd=take(message["user_namespace"]),
         filter=program,
+        serving=serving,
     )

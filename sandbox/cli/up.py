@@ -110,7 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def trace(text: str) -> None:
         if arguments.debug:
-            print(f"+ {text}", file=sys.stderr, flush=True)
+            # One write: the processes of the sandbox trace, too.
+            sys.stderr.write(f"+ {text}\n")
+            sys.stderr.flush()
 
     supervisor = Supervisor(
         plan,

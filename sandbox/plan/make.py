@@ -15,7 +15,7 @@ from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cg
 from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
-from sandbox.plan.storage import LAYER_KINDS, plan_layers, plan_skeleton
+from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import holds, plan_devices, plan_kept, plan_volumes
 from sandbox.sources import PathFact
@@ -148,6 +148,8 @@ def draft(
         ids=ids,
         layers=layers,
         writable=spec.root.writable,
+        server=spec.root.server,
+        open_requests=needs_open_requests(spec.root.server, layers),
         size=spec.root.size,
         inodes=spec.root.inodes,
         skeleton=plan_skeleton(volumes, paths),

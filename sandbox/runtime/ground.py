@@ -218,6 +218,8 @@ class Ground:
             work_fd=self._work_fd,
             hidden=[self._state.identity],
             volatile=self._plan.writable == "ephemeral",
+            server=self._plan.server,
+            open_requests=self._plan.open_requests,
             size=self._plan.size,
             inodes=self._plan.inodes,
         )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from sandbox.errors import SetupError
 
-_VERSION = 1
+_VERSION = 2
 _STEP = "the file system's server"
 _BATCH = 64
 _LAST_GIVEN = 3  # input and output, standard error, the socket
@@ -51,9 +51,31 @@ class ServedStack:
     work_fd: int | None
     hidden: Sequence[tuple[int, int]]
     volatile: bool
+    #: "auto", "direct" or "pyfuse3".
+    server: str
+    open_requests: bool
     #: Bytes and objects that the writable layer may hold; None for as many as fit.
     size: int | None = None
     inodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a server says of itself once its mount can be used."""
+
+    #: "direct" or "pyfuse3".
+    server: str
+    #: Why "auto" has become "pyfuse3"; else empty.
+    reason: str
+
+    @classmethod
+    def parse(cls, said: str) -> Ready | None:
+        """Return what *said* has after "ready "; None if it is none of that."""
+        try:
+            message = json.loads(said.removeprefix("ready "))
+            return cls(str(message["server"]), str(message["reason"]))
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 def _open_null() -> int:
@@ -155,6 +177,8 @@ class Server:
             "work": index(stack.work_fd),
             "hidden": list(stack.hidden),
             "volatile": stack.volatile,
+            "server": stack.server,
+            "open_requests": stack.open_requests,
             "size": stack.size,
             "inodes": stack.inodes,
             "filter": None if program is None else base64.b64encode(program).decode(),
@@ -166,7 +190,7 @@ class Server:
             socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
 
     def receive(self) -> str:
-        """Return what the server says: "ready", "full: size" or "full: inodes", "error: TEXT", or "" when it is gone."""
+        """Return what the server says: "ready {...}" (see :class:`Ready`), "full: size" or "full: inodes", "error: TEXT", or "" when it is gone."""
         for _ in range(2):
             try:
                 return self._socket.recv(65536).decode(errors="replace")

@@ -44,7 +44,7 @@ from sandbox.runtime.messages import (
     TerminalOpened,
     Unshared,
 )
-from sandbox.runtime.server import Server
+from sandbox.runtime.server import Ready, Server
 from sandbox.runtime.signals import CAUGHT, ENDING, Interrupted, Signals, first_ending
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
@@ -388,7 +388,10 @@ class Supervisor:
 
     def _hear_server(self) -> None:
         said = self._server.receive()
-        if said == "ready":
+        if said.startswith("ready "):
+            ready = Ready.parse(said)
+            if ready is not None:
+                self._trace(f"served by {ready.server}" + (f": {ready.reason}" if ready.reason else ""))
             return
         if said.startswith("full: "):
             self._full.add(said.removeprefix("full: "))

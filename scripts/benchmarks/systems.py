@@ -19,8 +19,8 @@ from benchmarks.workload import PROJECT
 SUBJECT = "unionfs"
 #: The same with another server, and its options; measured only if asked for.
 OTHER_SERVERS = {
-    "unionfs-direct": ",server=direct",
-    "unionfs-unopened": ",server=direct,open_requests=off",
+    "unionfs-pyfuse3": ",server=pyfuse3",
+    "unionfs-unopened": ",open_requests=off",
 }
 BASELINE = "fuse-overlayfs"
 NAMES = (SUBJECT, *OTHER_SERVERS, BASELINE, "overlay", "native")

@@ -263,7 +263,7 @@ def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
     wrong = [
         where(path, found)
         for path in UNIONFS
-        if not path.startswith("unionfs/fuse/") and path not in {"unionfs/cli.py", "unionfs/__main__.py"}
+        if not path.startswith("unionfs/fuse/") and path not in {"unionfs/cli.py", "unionfs/launched.py"}
         for found in imports_of(path)
         if found.target(MODULES).startswith("unionfs.fuse")
     ]

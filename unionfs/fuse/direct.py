@@ -42,6 +42,7 @@ def serve(
     on_ready: Callable[[], None],
     lifeline: int | None = None,
     unopened: bool = False,
+    first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
 
@@ -52,6 +53,7 @@ def serve(
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
         unopened: do without OPEN and OPENDIR where the kernel can.
+        first: the kernel's first request, where it has been read.
 
     Returns:
         The exit status: 0, or 1 if the loop had to be given up.
@@ -63,6 +65,8 @@ def serve(
         os.set_blocking(fuse_fd, False)
         with _Signals(ending) as signals:
             loop = _Loop(fs, fuse_fd, signals, on_ready, lifeline, unopened=unopened)
+            if first:
+                loop.answer(first)
             for _ in range(_MAX_RESTARTS):
                 try:
                     loop.run()
@@ -156,6 +160,14 @@ class _Loop:
                 self._poll.register(other, select.POLLIN)
         if lifeline is not None:
             self._control.register(lifeline, select.POLLIN)
+
+    def answer(self, request: bytes) -> None:
+        """Answer one request that was read by somebody else."""
+        self._view[: len(request)] = request
+        _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
+        reply = self._requests.answer(opcode, node, len(request))
+        if reply is not None:
+            self._write(opcode, unique, reply)
 
     def run(self) -> None:
         """Serve to the end."""

@@ -55,6 +55,13 @@ class Root:
     driver: str = setting(
         Choice("unionfs"), doc="What joins the layers.", example="unionfs", default="unionfs"
     )
+    server: str = setting(
+        Choice("auto", "direct", "pyfuse3"),
+        doc="Which of the servers of unionfs answers the kernel: direct by itself, pyfuse3 through libfuse, which is slower and "
+        "knows older kernels. With auto it is direct, and pyfuse3 where the kernel is too old for that. What the program sees is the same.",
+        example="pyfuse3",
+        default="auto",
+    )
     size: int | None = setting(
         Size(1),
         doc="Most that the writable layer may hold. Copies of what a program changes in other layers count, too.",

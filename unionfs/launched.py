@@ -1,0 +1,81 @@
+"""Serving for the launcher: everything comes over one socket, and what serving does not need is given away first."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from unionfs.complaints import to_standard_error
+from unionfs.errors import UnionError, explain
+
+EXIT_FAILURE = 1
+
+
+def serve_launcher(number: int) -> int:
+    """Serve what the socket *number* asks for (see `unionfs.channel`); returns the exit status."""
+    channel = socket.socket(fileno=number)
+    try:
+        return _serve(channel)
+    except EOFError:
+        return 0
+    except (UnionError, OSError) as error:
+        reason = explain(error)
+    except MemoryError:
+        reason = "there is no memory left"
+    except ImportError as error:  # no memory to map a library, too
+        reason = f"it cannot be loaded: {error}"
+    try:
+        channel.send(f"error: {reason}".encode(errors="surrogateescape"))
+    except OSError:
+        pass  # the launcher is gone, and nobody else is to be told
+    return EXIT_FAILURE
+
+
+def _serve(channel: socket.socket) -> int:
+    # The imports come first: the launcher starts us early and sends the descriptors when it has them.
+    from unionfs._libc import filter_system_calls
+    from unionfs.channel import receive
+    from unionfs.confine import enter_user_namespace, restrict_files
+    from unionfs.fuse.serving import choose, load, serve
+    from unionfs.options import Server
+    from unionfs.stack import open_stack
+
+    to_standard_error(everything=False)
+    load(Server.AUTO)
+    request = receive(channel)
+    choice = choose(request.serving, request.fuse_fd)
+    enter_user_namespace(request.user_namespace_fd)
+    os.close(request.user_namespace_fd)
+    os.umask(0)
+    os.chdir("/")
+    stack = request.stack
+    writable = [fd for fd in (stack.upper_fd, stack.work_fd) if fd is not None]
+    restrict_files([lower.fd for lower in stack.lowers], writable)
+    if request.filter is not None:
+        filter_system_calls(request.filter)
+    fs = open_stack(stack)
+    fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
+    told = json.dumps({"server": choice.server.value, "reason": choice.reason})
+    return serve(
+        choice,
+        fs,
+        request.fuse_fd,
+        on_ready=lambda: _report_ready(channel, told),
+        lifeline=channel.fileno(),
+    )
+
+
+def _send_at_once(channel: socket.socket, text: str) -> None:
+    """Say *text* before the request that is being served is answered, unless the launcher does not listen."""
+    try:
+        channel.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        pass
+
+
+def _report_ready(channel: socket.socket, told: str) -> None:
+    try:
+        channel.send(f"ready {told}".encode())
+    except OSError:
+        pass  # the launcher is gone: the lifeline ends us
