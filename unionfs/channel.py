@@ -13,8 +13,8 @@ The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
 unix(7)); ``filter`` is the seccomp program that the server puts itself under; ``upper``, ``work``, ``size``, ``inodes`` and ``filter``
 may be null, and the latter three left out, as may ``server`` and ``open_requests`` (the options of that name). The server answers
-``ready {"server": WHICH, "reason": TEXT}`` when the mount can be used, with the reason for which "auto" has become
-"pyfuse3", or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
+``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be used, with the reason
+for which "auto" has become "pyfuse3" and the times (CLOCK_MONOTONIC, nanoseconds) at which it was loaded, had the request and was ready, or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
 The end of the socket is the end of the server.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 
 from unionfs.complaints import to_standard_error
 from unionfs.errors import UnionError, explain
@@ -43,7 +44,9 @@ def _serve(channel: socket.socket) -> int:
 
     to_standard_error(everything=False)
     load(Server.AUTO)
+    times = {"loaded": time.monotonic_ns()}
     request = receive(channel)
+    times["asked"] = time.monotonic_ns()
     choice = choose(request.serving, request.fuse_fd)
     enter_user_namespace(request.user_namespace_fd)
     os.close(request.user_namespace_fd)
@@ -56,12 +59,17 @@ def _serve(channel: socket.socket) -> int:
         filter_system_calls(request.filter)
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
-    told = json.dumps({"server": choice.server.value, "reason": choice.reason})
+
+    def tell() -> None:
+        times["ready"] = time.monotonic_ns()
+        told = {"server": choice.server.value, "reason": choice.reason, "times": times}
+        _report_ready(channel, json.dumps(told))
+
     return serve(
         choice,
         fs,
         request.fuse_fd,
-        on_ready=lambda: _report_ready(channel, told),
+        on_ready=tell,
         lifeline=channel.fileno(),
     )
 

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn, TypeVar
@@ -256,7 +257,7 @@ def _init(
     workspace = Workspace(
         fuse_fd=fuse_fd,
         source_fds=sources,
-        serve=lambda fd: _hand_over(channel, fd),
+        serve=lambda fd: _hand_over(channel, fd, _now(plan)),
         find_account=lambda root_fd: find_account(plan, root_fd),
         hidden=plan.hidden,
         label=label,
@@ -287,9 +288,16 @@ def _init(
         process.end_descendants(proc_fd=proc_fd)
 
 
-def _hand_over(channel: Channel, fd: int) -> None:
+def _now(plan: Plan) -> int:
+    """Return the time on the clock of this machine; 0 where ours is somebody else's."""
+    if any(join.kind == "time" for join in plan.joins):
+        return 0
+    return time.monotonic_ns() - dict(plan.clocks).get("monotonic", 0)
+
+
+def _hand_over(channel: Channel, fd: int, now: int) -> None:
     try:
-        channel.send(FuseMounted(), fd)
+        channel.send(FuseMounted(now), fd)
     finally:
         # With a second holder a killed server would leave its clients hanging instead of ENOTCONN
         # (Corrections 2).
@@ -371,7 +379,9 @@ def _supervise(
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     for number in (*forwarded, signal.SIGCHLD):
         signal.signal(number, _noted)
-    channel.send(Settled())  # before there is a program, whose user may hear of it sooner than the supervisor
+    channel.send(
+        Settled(_now(plan))
+    )  # before there is a program, whose user may hear of it sooner than the supervisor
     report_reader, report_writer = os.pipe()
     pid = _step("process", "fork", os.fork)
     if pid == 0:
@@ -389,7 +399,7 @@ def _supervise(
         report = pipe.read()
     if report:
         return _report_failure(plan, channel, report)
-    channel.send(Started())
+    channel.send(Started(_now(plan)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, signal.SIGCHLD))
     children = Children(pid, plan.process.rlimits.get("cpu_time"), proc_fd)
     return _loop(pid, children, wake_reader, channel, forwarded)

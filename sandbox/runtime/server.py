@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sandbox.errors import SetupError
@@ -67,14 +67,17 @@ class Ready:
     server: str
     #: Why "auto" has become "pyfuse3"; else empty.
     reason: str
+    #: When it had done what; see `timeline`.
+    times: Mapping[str, int]
 
     @classmethod
     def parse(cls, said: str) -> Ready | None:
         """Return what *said* has after "ready "; None if it is none of that."""
         try:
             message = json.loads(said.removeprefix("ready "))
-            return cls(str(message["server"]), str(message["reason"]))
-        except (ValueError, KeyError, TypeError):
+            times = {str(name): int(at) for name, at in message["times"].items()}
+            return cls(str(message["server"]), str(message["reason"]), times)
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
