@@ -20,7 +20,7 @@ The end of the socket is the end of the server.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
 import socket
@@ -107,7 +107,7 @@ def _optional_program(value: object) -> bytes | None:
         return None
     if not isinstance(value, str):
         raise TypeError(f"no program: {value!r}")
-    program = base64.b64decode(value, validate=True)
+    program = binascii.a2b_base64(value, strict_mode=True)
     if not program or len(program) % 8:
         raise ValueError(f"no program: {len(program)} bytes")
     return program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -34,6 +35,7 @@ def serve_launcher(number: int) -> int:
 
 
 def _serve(channel: socket.socket) -> int:
+    gc.disable()  # it would look through what is being imported again and again, and find no garbage
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
     from unionfs._libc import filter_system_calls
     from unionfs.channel import receive
@@ -44,6 +46,8 @@ def _serve(channel: socket.socket) -> int:
 
     to_standard_error(everything=False)
     load(Server.AUTO)
+    gc.freeze()
+    gc.enable()
     times = {"loaded": time.monotonic_ns()}
     request = receive(channel)
     times["asked"] = time.monotonic_ns()

@@ -77,6 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     # A parent that ignores it (SIG_IGN is inherited) would have the kernel reap our children before we can ask.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    import gc
+
+    gc.disable()  # it would look through what is being imported again and again, and find no garbage
     # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
     from sandbox.cli import BEGUN
     from sandbox.runtime.server import Server
@@ -139,6 +142,9 @@ def run(arguments: argparse.Namespace) -> int:
         measure=arguments.report,
         timeline=timeline,
     )
+    # What there is by now stays, and the children that are forked write into none of it.
+    gc.freeze()
+    gc.enable()
     try:
         return supervisor.run()
     finally:

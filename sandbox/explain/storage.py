@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
@@ -22,6 +21,7 @@ from sandbox.ops import (
 )
 from sandbox.plan.storage import inside
 from sandbox.plan.volumes import holds
+from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer

@@ -8,9 +8,9 @@ capabilities, :func:`keep_over_id_change` comes before the change of uid, which 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
+from sandbox.records import dataclass
 
 NAMES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",

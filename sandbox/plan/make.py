@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from sandbox.errors import HostError, SpecError
 from sandbox.host import HostFacts
@@ -18,6 +17,7 @@ from sandbox.plan.process import plan_process
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import holds, plan_devices, plan_kept, plan_volumes
+from sandbox.records import dataclass, replace
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec

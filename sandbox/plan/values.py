@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sandbox.digests import sha256
 from sandbox.host import CgroupLevel
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.ops import Operation
+from sandbox.records import dataclass, field, fields
 from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
@@ -229,7 +229,7 @@ def default_name(file: str) -> str:
         re.sub(r"[^a-z0-9_.-]+", "-", os.path.splitext(os.path.basename(file))[0].lower()).strip("-.")
         or "sandbox"
     )
-    return f"{stem[:40]}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+    return f"{stem[:40]}-{sha256(os.fsencode(file)).hexdigest()[:8]}"
 
 
 def describe(plan: Plan) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 
 from sandbox.errors import SandboxError, SetupError
 from sandbox.host import HostFacts
@@ -17,6 +16,7 @@ from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, Plan
+from sandbox.records import replace
 from sandbox.runtime.server import ServedLayer, ServedStack
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.targets import resolve

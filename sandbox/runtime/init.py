@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
@@ -23,6 +22,7 @@ from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, proces
 from sandbox.kernel.idmaps import IdMap
 from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
+from sandbox.records import replace
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
 from sandbox.runtime.identity import find_account

@@ -11,8 +11,9 @@ import errno
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass, field
 from typing import TypeVar
+
+from sandbox.records import asdict, dataclass, field
 
 _MAX_PACKET = 1 << 14
 _MORE, _LAST = b"+", b"."

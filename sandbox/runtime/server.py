@@ -7,17 +7,18 @@ nothing else of unionfs.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from sandbox.errors import SetupError
+from sandbox.records import dataclass
 
 _VERSION = 2
 _STEP = "the file system's server"
@@ -184,7 +185,7 @@ class Server:
             "open_requests": stack.open_requests,
             "size": stack.size,
             "inodes": stack.inodes,
-            "filter": None if program is None else base64.b64encode(program).decode(),
+            "filter": None if program is None else binascii.b2a_base64(program, newline=False).decode(),
             "descriptors": 0,
         }
         message["descriptors"] = len(descriptors)
@@ -225,6 +226,15 @@ class Server:
 
     def _ended_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
+        try:
+            process = os.pidfd_open(self.pid)
+        except OSError:
+            pass  # there is no descriptor left: then it is looked for again and again
+        else:
+            poll = select.poll()
+            poll.register(process, select.POLLIN)
+            poll.poll(seconds * 1000)
+            os.close(process)
         pause = 0.001
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)

@@ -176,7 +176,8 @@ def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int
     if arguments[:1] == ["--serve-fd"]:
         import unionfs.channel
         import unionfs.confine
-        import unionfs.fuse.server
+        import unionfs.fuse.direct
+        import unionfs.launched
         import unionfs.stack  # noqa: F401 - as below
         from unionfs import _libc, cli
 

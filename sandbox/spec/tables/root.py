@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import Choice, Integer, ListOf, SandboxPath, Size, TableOf, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.layers import Layer, LayerCodec

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import ID_MAX, check_bounds, mismatch, text_schema
 from sandbox.spec.notation import shown
 from sandbox.spec.settings import Codec, Cursor, Invalid

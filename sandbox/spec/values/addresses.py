@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import expect_text, mismatch, text_schema
 from sandbox.spec.notation import nearest, quote, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid

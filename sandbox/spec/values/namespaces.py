@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Duration,
     described_words,
