@@ -24,11 +24,11 @@ import binascii
 import json
 import os
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 from unionfs.errors import UnionError
 from unionfs.options import Server, Serving
+from unionfs.records import dataclass
 from unionfs.stack import LayerSource, StackSource
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 

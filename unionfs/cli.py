@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from unionfs import __version__
-from unionfs.complaints import to_standard_error
 from unionfs.errors import UnionError, explain
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
     from unionfs.core import UnionFs
     from unionfs.options import Serving
     from unionfs.stack import StackSource
@@ -24,6 +24,8 @@ EXIT_USAGE = 2
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="unionfs",
         allow_abbrev=False,
@@ -60,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from unionfs.launched import serve_launcher
 
         return serve_launcher(int(given[1]))
+    import logging
+
+    from unionfs.complaints import to_standard_error
+
     parser = _parser()
     # Callers of fuse-overlayfs, and mount(8), give flags that mean nothing here; they rely on their being ignored.
     arguments, unknown = parser.parse_known_args(given)
@@ -143,6 +149,8 @@ def _mount_and_serve(
             fs.close()
             raise
         if choice.reason:
+            import logging
+
             logging.getLogger(__name__).debug("served by pyfuse3: %s", choice.reason)
         return serve(choice, fs, os.dup(mounted.fd), on_ready=on_ready)
     finally:

@@ -1,14 +1,43 @@
-"""What a server has to say, on standard error."""
+"""What a server has to say, on standard error: as a rule nothing, so that `logging` is imported when there is something."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+
+
+class Complaints:
+    """A logger that is made when it is first used."""
+
+    def __init__(self, name: str) -> None:
+        """Complain as the module *name*."""
+        self._name = name
+
+    def warning(self, text: str, *arguments: object) -> None:
+        """Say *text* with *arguments* in the places of its %s."""
+        self._logger().warning(text, *arguments)
+
+    def exception(self, text: str, *arguments: object) -> None:
+        """Say *text* and the traceback of the exception that is being handled."""
+        self._logger().exception(text, *arguments)
+
+    def _logger(self) -> logging.Logger:
+        import logging
+
+        if not logging.getLogger().handlers:
+            to_standard_error(everything=False)
+        return logging.getLogger(self._name)
 
 
 def to_standard_error(*, everything: bool) -> None:
     """Say warnings there, or everything, each as one line that begins with our name."""
+    import logging
+
     logging.basicConfig(format="unionfs: %(message)s", level=logging.DEBUG if everything else logging.WARNING)
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
     logging.getLogger("pyfuse3").addFilter(_is_worth_saying)

@@ -16,7 +16,6 @@ import fcntl
 import os
 import stat
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from unionfs import acl
 from unionfs.copyup_plan import Contents, Step, plan_copy_up
@@ -27,6 +26,7 @@ from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import Quota
+from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.tree import Tree
 from unionfs.types import Mark

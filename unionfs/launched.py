@@ -8,7 +8,6 @@ import os
 import socket
 import time
 
-from unionfs.complaints import to_standard_error
 from unionfs.errors import UnionError, explain
 
 EXIT_FAILURE = 1
@@ -39,12 +38,12 @@ def _serve(channel: socket.socket) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
     from unionfs._libc import filter_system_calls
     from unionfs.channel import receive
+    from unionfs.complaints import to_standard_error
     from unionfs.confine import enter_user_namespace, restrict_files
     from unionfs.fuse.serving import choose, load, serve
     from unionfs.options import Server
     from unionfs.stack import open_stack
 
-    to_standard_error(everything=False)
     load(Server.AUTO)
     gc.freeze()
     gc.enable()
@@ -52,6 +51,8 @@ def _serve(channel: socket.socket) -> int:
     request = receive(channel)
     times["asked"] = time.monotonic_ns()
     choice = choose(request.serving, request.fuse_fd)
+    if choice.server is Server.PYFUSE3:
+        to_standard_error(everything=False)  # it has it imported
     enter_user_namespace(request.user_namespace_fd)
     os.close(request.user_namespace_fd)
     os.umask(0)

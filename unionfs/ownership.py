@@ -15,9 +15,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from unionfs.layer import OVERFLOW_ID, Layer
+from unionfs.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl fuse.protocol fuse.spinning"
+        "records types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl fuse.protocol fuse.spinning"
     ).split()
 )
 PURE_STDLIB = frozenset(
@@ -284,6 +284,25 @@ def test_sandbox_and_unionfs_never_import_each_other() -> None:
         if found.module.split(".")[0] == other
     ]
     assert wrong == []
+
+
+def test_both_packages_have_the_same_module_in_the_place_of_dataclasses() -> None:
+    """As neither imports the other, and a third package for one module would be one to install."""
+    text = []
+    for package in ("sandbox", "unionfs"):
+        with open(os.path.join(PROJECT, package, "records.py"), encoding="utf-8") as file:
+            text.append(file.read())
+    assert text[0] == text[1]
+
+
+def test_classes_of_a_start_are_made_without_the_library_that_is_slow_at_it() -> None:
+    assert [
+        where(path, found)
+        for path in UNIONFS + SANDBOX
+        if os.path.basename(path) != "records.py"
+        for found in imports_of(path)
+        if found.module == "dataclasses"
+    ] == []
 
 
 def test_pure_modules_of_unionfs_import_nothing_that_calls_the_system() -> None:

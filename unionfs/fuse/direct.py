@@ -8,7 +8,6 @@ in poll(2) until there is one, a signal came, or the other end of the lifeline i
 from __future__ import annotations
 
 import errno
-import logging
 import mmap
 import os
 import select
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
+from unionfs.complaints import Complaints
 from unionfs.core import UnionFs
 from unionfs.errors import UnionError
 from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
@@ -24,7 +24,7 @@ from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, Spinning
 from unionfs.fuse.statistics import figures, report
 
-log = logging.getLogger(__name__)
+log = Complaints(__name__)
 
 #: An exception that gets out of the loop is a bug; after this many the mount is given up rather than served by luck.
 _MAX_RESTARTS = 100

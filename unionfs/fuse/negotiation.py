@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
+
+from unionfs.records import dataclass
 
 #: The umask is ours to apply: a default ACL takes its place (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
 FUSE_DONT_MASK = 1 << 6

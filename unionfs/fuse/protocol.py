@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+
+from unionfs.records import dataclass
 
 #: FUSE_KERNEL_VERSION and the minor version up to which everything is known here.
 MAJOR = 7

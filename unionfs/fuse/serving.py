@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from unionfs.core import UnionFs
 from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
 from unionfs.options import Server, Serving
+from unionfs.records import dataclass
 
 #: Signals that ask for the end.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
