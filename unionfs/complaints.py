@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -20,18 +21,35 @@ class Complaints:
 
     def warning(self, text: str, *arguments: object) -> None:
         """Say *text* with *arguments* in the places of its %s."""
-        self._logger().warning(text, *arguments)
+        logger = self._logger()
+        if logger is None:
+            _say(text % arguments)
+        else:
+            logger.warning(text, *arguments)
 
     def exception(self, text: str, *arguments: object) -> None:
         """Say *text* and the traceback of the exception that is being handled."""
-        self._logger().exception(text, *arguments)
+        logger = self._logger()
+        if logger is None:
+            _say(f"{text % arguments}: {sys.exception()!r}")
+        else:
+            logger.exception(text, *arguments)  # noqa: LOG004 - who calls this handles one
 
-    def _logger(self) -> logging.Logger:
-        import logging
-
+    def _logger(self) -> logging.Logger | None:
+        """Return the logger; None where this process may not read what that takes any more (see `confine`)."""
+        try:
+            import logging
+            import traceback  # noqa: F401 - what it imports when it is needed
+        except (ImportError, OSError, LookupError):
+            return None
         if not logging.getLogger().handlers:
             to_standard_error(everything=False)
         return logging.getLogger(self._name)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"unionfs: {text}\n")
+    sys.stderr.flush()
 
 
 def to_standard_error(*, everything: bool) -> None:

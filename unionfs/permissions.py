@@ -202,5 +202,5 @@ def owns_single_id() -> bool:
     """Tell whether this process's user namespace maps a single user id, so that nothing can be given away
     (user_namespaces(7)).
     """
-    with open("/proc/self/uid_map", encoding="ascii") as file:
+    with open("/proc/self/uid_map", encoding="utf-8") as file:
         return sum(int(line.split()[2]) for line in file) == 1

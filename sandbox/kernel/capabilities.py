@@ -91,7 +91,7 @@ def sets_for(uid: int, allowed: frozenset[str], added: frozenset[str] = frozense
 
 def known_to_kernel(proc_root: str = "/proc") -> frozenset[str]:
     """Return the names of the capabilities that this kernel has, from ``sys/kernel/cap_last_cap``."""
-    with open(f"{proc_root}/sys/kernel/cap_last_cap", encoding="ascii") as file:
+    with open(f"{proc_root}/sys/kernel/cap_last_cap", encoding="utf-8") as file:
         return frozenset(NAMES[: int(file.read()) + 1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,31 @@ def test_a_start_imports_nothing_that_its_file_does_not_need(launcher: Launcher)
             name,
         )
     ] == []
+
+
+def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_path: Path) -> None:
+    """Python's library may be one that the sandbox's root cannot read, as in a home directory."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '--serve-fd' in sys.orig_argv:\n"
+        "    import unionfs.confine\n"
+        "    really = unionfs.confine.restrict_files\n"
+        "    def last(*given):\n"
+        "        sys.meta_path.clear()\n"
+        "        return really(*given)\n"
+        "    unionfs.confine.restrict_files = last\n"
+    )
+    script = (
+        "cd /etc && echo a > new && cp passwd copied && chmod 600 passwd && mv copied moved && ln new linked && ln -s linked soft && "
+        "rm new && mkdir d && mv d e && rmdir e && mkfifo fifo && truncate -s 100 moved && dd if=/dev/zero of=f bs=64k count=40 2>&1 "
+        "| grep -o 'No space'; touch -d 2001-01-01 moved; ls -lR /etc > /dev/null 2>&1; stat -f / > /dev/null; cat soft; cat linked"
+    )
+    spec = HOST_ROOT + 'size = "1M"\n'
+    done = launcher.shell(script, spec, environ={"PYTHONPATH": str(tmp_path)})
+    assert done.out.split("\n") == ["No space", "a", "a", ""]
+    assert done.err.splitlines() == [
+        "sandbox: warning: root.size of 1M was reached: the writable layer was full, and writing failed"
+    ]
 
 
 def test_the_filters_of_system_calls_are_compiled_once(launcher: Launcher) -> None:
