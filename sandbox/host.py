@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from sandbox.errors import SetupError
@@ -30,6 +29,7 @@ from sandbox.kernel.idmaps import (
     root_map,
     single_map,
 )
+from sandbox.records import dataclass
 
 FuseState = Literal["ok", "missing", "not accessible"]
 CgroupLevel = Literal["delegated", "scope", "v1", "none"]

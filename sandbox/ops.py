@@ -7,7 +7,7 @@ Targets are paths in the sandbox.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from sandbox.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

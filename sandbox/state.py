@@ -21,7 +21,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from sandbox.errors import SandboxError, StateError
@@ -30,6 +29,7 @@ from sandbox.kernel.idmaps import IdMap, covers
 from sandbox.kernel.process import end_rooted, start_time
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan
+from sandbox.records import asdict, dataclass, replace
 from sandbox.userns import run_with_ids, with_own_id
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ nowhere else.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from sandbox import records
 from sandbox.errors import SandboxError, SetupError
 from sandbox.kernel import idmaps, namespaces, process
 
@@ -102,7 +102,7 @@ def with_own_id(ids: IdPlan) -> IdPlan:
         free = max(entry.inside + entry.count for entry in id_map)
         return (*id_map, idmaps.IdMap(inside=free, outside=own, count=1))
 
-    return dataclasses.replace(
+    return records.replace(
         ids, uid_map=added(ids.uid_map, os.geteuid()), gid_map=added(ids.gid_map, os.getegid())
     )
 

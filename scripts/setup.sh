@@ -138,6 +138,10 @@ for name, target in scripts.items():
         file.write(f"{shebang}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
+# Who starts a sandbox later may be unable to keep what was compiled, and would compile it each time.
+import compileall
+for package in ("sandbox", "unionfs"):
+    compileall.compile_dir(os.path.join(project, package), quiet=2)
 PYTHON_END
 }
 

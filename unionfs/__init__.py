@@ -1,4 +1,4 @@
-"""unionfs: a copy-on-write union file system over pyfuse3 that needs neither root nor kernel OverlayFS.
+"""unionfs: a copy-on-write union file system over FUSE that needs neither root nor kernel OverlayFS.
 
 It stands alone as the command ``unionfs`` and is what ``sandbox`` mounts as a root file system. The pure and
 the synchronous parts know neither pyfuse3 nor trio; those live in :mod:`unionfs.fuse`. See

@@ -1,7 +1,12 @@
 """``python -m unionfs``: the same as the command ``unionfs``."""
 
+import os
 import sys
 
 from unionfs.cli import main
 
-sys.exit(main())
+status = main()
+# The interpreter is not taken apart: its tables may be large, and the launcher waits for this process.
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionfs.contents import Copier
+from unionfs.records import dataclass
 from unionfs.refs import Named, Pinned
 
 if TYPE_CHECKING:

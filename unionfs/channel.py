@@ -1,37 +1,41 @@
 """The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
 socket.
 
-The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``, with ``-o`` for the options of the
-serving itself (``server``, ``open_requests``) as they decide what is imported first. It then sends one JSON packet::
+The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON packet::
 
-    {"version": 1, "descriptors": COUNT, "fuse": I, "user_namespace": I,
+    {"version": 2, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
                  "transient": BOOL, "indexed": BOOL}, ...],   # top first
      "upper": I, "work": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
-     "size": BYTES, "inodes": COUNT, "filter": BASE64}
+     "size": BYTES, "inodes": COUNT, "filter": BASE64,
+     "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
 unix(7)); ``indexed`` layers are changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
 seccomp program that the server puts itself under; ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null,
-and the latter four left out, as ``transient`` and ``indexed``. The server answers ``ready`` when the mount can be used, or
-``error: TEXT``, and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is first reached.
+and the latter four left out, as may ``transient`` and ``indexed``, and ``server`` and ``open_requests`` (the options of that name).
+The server answers ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be
+used, with the reason for which "auto" has become "pyfuse3" and the times (CLOCK_MONOTONIC, nanoseconds) at which it was loaded, had
+the request and was ready, or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is
+first reached.
 The end of the socket is the end of the server.
 """
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 from unionfs.errors import UnionError
+from unionfs.options import Server, Serving
+from unionfs.records import dataclass
 from unionfs.stack import LayerSource, StackSource
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
-VERSION = 1
+VERSION = 2
 _MAX_PACKET = 1 << 20
 _BATCH = 64
 _POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=False, aufs=True)}
@@ -46,6 +50,7 @@ class Request:
     user_namespace_fd: int
     #: A seccomp program, as the kernel takes it.
     filter: bytes | None
+    serving: Serving
 
 
 def receive(channel: socket.socket) -> Request:
@@ -105,10 +110,19 @@ def _optional_program(value: object) -> bytes | None:
         return None
     if not isinstance(value, str):
         raise TypeError(f"no program: {value!r}")
-    program = base64.b64decode(value, validate=True)
+    program = binascii.a2b_base64(value, strict_mode=True)
     if not program or len(program) % 8:
         raise ValueError(f"no program: {len(program)} bytes")
     return program
+
+
+def _serving(server: object, open_requests: object) -> Serving:
+    if not isinstance(open_requests, bool):
+        raise TypeError(f"no truth value: {open_requests!r}")
+    serving = Serving(server=Server(server), open_requests=open_requests)
+    if serving.server is Server.PYFUSE3 and not open_requests:
+        raise ValueError("pyfuse3 cannot do without open requests")
+    return serving
 
 
 def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
@@ -122,6 +136,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         return None if index is None else take(index)
 
     program = _optional_program(message.get("filter"))
+    serving = _serving(message.get("server", "auto"), message.get("open_requests", True))
     lowers = tuple(
         LayerSource(
             fd=take(layer["fd"]),
@@ -149,4 +164,5 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         fuse_fd=take(message["fuse"]),
         user_namespace_fd=take(message["user_namespace"]),
         filter=program,
+        serving=serving,
     )

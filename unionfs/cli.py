@@ -1,23 +1,20 @@
-"""The command ``unionfs``: mounts a union, in the background once it can be used, or serves one for the
-launcher.
-"""
+"""The command ``unionfs``: mounts a union, in the background once it can be used."""
 
 from __future__ import annotations
 
-import argparse
-import errno
-import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from unionfs import __version__
-from unionfs.errors import UnionError
+from unionfs.errors import UnionError, explain
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
     from unionfs.catalogue.background import Building
     from unionfs.core import UnionFs
     from unionfs.options import Serving
@@ -28,6 +25,8 @@ EXIT_USAGE = 2
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="unionfs",
         allow_abbrev=False,
@@ -47,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-d", "--debug", action="store_true", help="stay in the foreground and show tracebacks"
     )
-    parser.add_argument("--serve-fd", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("-V", "--version", action="version", version=f"unionfs {__version__}")
     parser.add_argument(
         "arguments",
@@ -60,38 +58,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for a failure, 2 for a wrong command line."""
+    given = sys.argv[1:] if argv is None else argv
+    if len(given) == 2 and given[0] == "--serve-fd" and given[1].isdecimal():
+        from unionfs.launched import serve_launcher
+
+        return serve_launcher(int(given[1]))
+    import logging
+
+    from unionfs.complaints import to_standard_error
+
     parser = _parser()
     # Callers of fuse-overlayfs, and mount(8), give flags that mean nothing here; they rely on their being ignored.
-    arguments, unknown = parser.parse_known_args(argv)
+    arguments, unknown = parser.parse_known_args(given)
     for flag in unknown:
         print(f"unionfs: unknown argument ignored: {flag}", file=sys.stderr)
-    logging.basicConfig(
-        format="unionfs: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING
-    )
-    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
-    logging.getLogger("pyfuse3").addFilter(_is_worth_saying)
+    to_standard_error(everything=arguments.debug)
     try:
-        if arguments.serve_fd is not None:
-            return _serve_for_launcher(arguments.serve_fd, arguments.options)
         if len(arguments.arguments) not in (1, 2):
             parser.error("the mount point is missing" if not arguments.arguments else "too many arguments")
         return _mount(arguments)
     except (UnionError, OSError) as error:
-        print(f"unionfs: {_explain(error)}", file=sys.stderr)
+        print(f"unionfs: {explain(error)}", file=sys.stderr)
         if arguments.debug:
             logging.getLogger(__name__).exception("failed here")
     return EXIT_FAILURE
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Keep quiet of a reply that nobody waits for: its client was killed, or the mount is gone (ENOENT, fs/fuse/dev.c)."""
-    return "fuse_reply_" not in record.msg or record.args != (os.strerror(errno.ENOENT),)
-
-
-def _explain(error: UnionError | OSError) -> str:
-    if isinstance(error, UnionError) or not isinstance(error.filename, bytes | str):
-        return str(error)
-    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 def _mount(arguments: argparse.Namespace) -> int:
@@ -152,7 +142,7 @@ def _mount_and_serve(
     serving: Serving,
     on_ready: Callable[[], None],
 ) -> int:
-    from unionfs.fuse.serving import serve
+    from unionfs.fuse.serving import choose, serve
     from unionfs.mounting import mount
 
     try:
@@ -162,7 +152,16 @@ def _mount_and_serve(
         raise
     building = _build_indexes(source)
     try:
-        return serve(serving, fs, os.dup(mounted.fd), on_ready=on_ready)
+        try:
+            choice = choose(serving, mounted.fd)
+        except BaseException:
+            fs.close()
+            raise
+        if choice.reason:
+            import logging
+
+            logging.getLogger(__name__).debug("served by pyfuse3: %s", choice.reason)
+        return serve(choice, fs, os.dup(mounted.fd), on_ready=on_ready)
     finally:
         mounted.unmount()
         os.close(mounted.fd)
@@ -176,7 +175,7 @@ def _build_indexes_first(source: StackSource) -> None:
     try:
         build_indexes(source, wait=True)
     except OSError as error:
-        print(f"unionfs: no index of the lower layers: {_explain(error)}", file=sys.stderr)
+        print(f"unionfs: no index of the lower layers: {explain(error)}", file=sys.stderr)
 
 
 def _build_indexes(source: StackSource, confine: Callable[[], None] = lambda: None) -> Building | None:
@@ -199,7 +198,7 @@ def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
             os.setsid()
             status = run(lambda: _become_daemon(writer))
         except (UnionError, OSError) as error:
-            print(f"unionfs: {_explain(error)}", file=sys.stderr)
+            print(f"unionfs: {explain(error)}", file=sys.stderr)
         finally:
             sys.stderr.flush()
             os._exit(status)
@@ -219,83 +218,3 @@ def _become_daemon(writer: int) -> None:
     os.close(null)
     os.write(writer, b"ready")
     os.close(writer)
-
-
-def _serve_for_launcher(number: int, options: list[str]) -> int:
-    channel = socket.socket(fileno=number)
-    try:
-        return _serve(channel, options)
-    except EOFError:
-        return 0
-    except (UnionError, OSError) as error:
-        reason = _explain(error)
-    except MemoryError:
-        reason = "there is no memory left"
-    except ImportError as error:  # no memory to map a library, too
-        reason = f"it cannot be loaded: {error}"
-    try:
-        channel.send(f"error: {reason}".encode(errors="surrogateescape"))
-    except OSError:
-        pass  # the launcher is gone, and nobody else is to be told
-    return EXIT_FAILURE
-
-
-def _serve(channel: socket.socket, options: list[str]) -> int:
-    # The imports come first: the launcher starts us early and sends the descriptors when it has them.
-    import unionfs.catalogue.background
-    import unionfs.catalogue.building  # noqa: F401 - where we are going, our own files may not be readable
-    from unionfs._libc import filter_system_calls
-    from unionfs.channel import receive
-    from unionfs.confine import enter_user_namespace, restrict_files
-    from unionfs.fuse.serving import load, serve
-    from unionfs.options import parse_serving
-    from unionfs.stack import open_stack
-
-    serving = parse_serving(options)
-    load(serving.server)
-    request = receive(channel)
-    enter_user_namespace(request.user_namespace_fd)
-    os.close(request.user_namespace_fd)
-    os.umask(0)
-    os.chdir("/")
-    stack = request.stack
-    readable = [lower.fd for lower in stack.lowers]
-    readable += [] if stack.index_fd is None else [stack.index_fd]
-
-    def confine(*writable: int | None) -> None:
-        restrict_files(readable, [fd for fd in writable if fd is not None])
-        if request.filter is not None:
-            filter_system_calls(request.filter)
-
-    # Before we are confined: it lets no process be made, and one would not see its own part of /proc. Only that one writes
-    # indexes, which other sandboxes believe: it answers nobody.
-    building = _build_indexes(stack, lambda: confine(stack.index_fd))
-    confine(stack.upper_fd, stack.work_fd)
-    fs = open_stack(stack)
-    fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
-    try:
-        return serve(
-            serving,
-            fs,
-            request.fuse_fd,
-            on_ready=lambda: _report_ready(channel),
-            lifeline=channel.fileno(),
-        )
-    finally:
-        if building is not None:
-            building.finish()
-
-
-def _send_at_once(channel: socket.socket, text: str) -> None:
-    """Say *text* before the request that is being served is answered, unless the launcher does not listen."""
-    try:
-        channel.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except OSError:
-        pass
-
-
-def _report_ready(channel: socket.socket) -> None:
-    try:
-        channel.send(b"ready")
-    except OSError:
-        pass  # the launcher is gone: the lifeline ends us

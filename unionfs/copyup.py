@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
 from unionfs import acl
 from unionfs.ahead import Ahead
@@ -28,6 +27,7 @@ from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import Quota
+from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.tree import Tree
 from unionfs.types import Mark

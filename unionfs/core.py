@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs import acl
@@ -26,6 +25,7 @@ from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.positions import Positions
 from unionfs.quota import FileSystemFigures, Quota
+from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.tree import Tree
 from unionfs.types import Ino

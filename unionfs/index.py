@@ -26,7 +26,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -91,7 +90,7 @@ class LinkIndex:
             pass
         for name in os.listdir(self._directory.proc_path()):
             os.unlink(name, dir_fd=self._directory.fd())
-        generation = secrets.token_hex(4).encode()
+        generation = os.urandom(4).hex().encode()
         temporary = _STACK_FILE + b".new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         try:

@@ -16,12 +16,12 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 from unionfs import _libc
 from unionfs.errors import UnionError
 from unionfs.layer import Layer
 from unionfs.permissions import owns_single_id
+from unionfs.records import dataclass, replace
 from unionfs.refs import NO_XATTR, at_path
 from unionfs.whiteout import MarkPolicy, WhiteoutFormat
 from unionfs.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX

@@ -13,10 +13,10 @@ import re
 import select
 import socket
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from unionfs import _libc
 from unionfs.errors import UnionError
+from unionfs.records import dataclass
 
 _DEVICE = "/dev/fuse"
 _HELPER = "fusermount3"

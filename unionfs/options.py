@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
 from unionfs.errors import UnionError
 from unionfs.layer_format import WantedFormat
 from unionfs.ownership import IdPolicy, IdRange
+from unionfs.records import dataclass, field
 from unionfs.whiteout import WhiteoutFormat
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ _MAX_ID = (1 << 32) - 2
 class Server(Enum):
     """Who speaks to the kernel."""
 
+    #: We ourselves where the kernel is new enough for that, else pyfuse3.
+    AUTO = "auto"
     #: libfuse, through pyfuse3 and trio.
     PYFUSE3 = "pyfuse3"
     #: We ourselves.
@@ -52,8 +54,8 @@ class Server(Enum):
 class Serving:
     """How it is served."""
 
-    server: Server = Server.PYFUSE3
-    #: Be told of each open(2) and opendir(3). Without, which only the direct server can, they cost no request.
+    server: Server = Server.AUTO
+    #: Be told of each open(2) and opendir(3). Without, which only the direct server and a kernel of 5.1 can, they cost no request.
     open_requests: bool = True
 
 
@@ -199,30 +201,12 @@ def _form(values: dict[str, str], *, user_marks: bool) -> WantedFormat:
     )
 
 
-def parse_serving(texts: list[str]) -> Serving:
-    """Parse what the values of all ``-o`` say of the serving, for somebody who has the layers from elsewhere.
-
-    Raises:
-        UnionError: an option has a wrong value, or is about something else.
-    """
-    values = {}
-    for text in texts:
-        for option in filter(None, split_escaped(text, ",")):
-            key, _, value = option.partition("=")
-            if key not in _SERVING:
-                raise UnionError(
-                    f"option {key} says nothing of the serving: use {' or '.join(sorted(_SERVING))}"
-                )
-            values[key] = value
-    return _serving(values)
-
-
 def _serving(values: dict[str, str]) -> Serving:
-    server = Server.PYFUSE3
+    server = Server.AUTO
     if "server" in values:
         server = Server(_choice(*(each.value for each in Server))("server", values["server"]))
     asked = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
-    if asked == "off" and server is not Server.DIRECT:
+    if asked == "off" and server is Server.PYFUSE3:
         raise UnionError("option open_requests=off needs server=direct: pyfuse3 cannot do without them")
     return Serving(server=server, open_requests=asked == "on")
 

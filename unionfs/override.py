@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+
+from unionfs.records import dataclass
 
 OVERRIDE_XATTR = "user.containers.override_stat"
 #: Names under which it is read, the first one that is there counts.

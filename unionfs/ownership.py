@@ -15,9 +15,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from unionfs.layer import OVERFLOW_ID, Layer
+from unionfs.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +131,6 @@ def maps_every_id() -> bool:
     """Tell whether this process's user namespace maps every id, so that 65534 is nobody's and not a stand-in
     (user_namespaces(7)).
     """
+    # Not "ascii", which is a module to import: a confined server may be unable to read it.
     with open("/proc/self/uid_map", encoding="utf-8") as file:
         return file.read().split() == ["0", "0", "4294967295"]

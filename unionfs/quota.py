@@ -12,9 +12,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 
 from unionfs.layer import Layer, LayerDir
+from unionfs.records import dataclass, replace
 
 _BLOCK = 512  # the unit of st_blocks, whatever the file system's is (stat(2))
 _PAGE = 4096

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unionfs import _libc
@@ -25,6 +23,7 @@ from unionfs.options import Options
 from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.permissions import NativePermissions, OverridePermissions
 from unionfs.quota import Quota
+from unionfs.records import dataclass
 from unionfs.tree import Tree
 from unionfs.upper import Upper
 from unionfs.whiteout import ALL_MARKS, MarkPolicy
@@ -256,7 +255,7 @@ def _layer_name(layer: Layer) -> bytes:
     file_system = os.fstatvfs(fd).f_fsid
     born = _libc.birth_time_ns(fd)
     if not file_system or born is None:
-        return b"once-" + secrets.token_hex(8).encode()
+        return b"once-" + os.urandom(8).hex().encode()
     return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)
 
 

@@ -13,9 +13,9 @@ Formats, each a property of a layer (DESIGN "Formats", Corrections 11):
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
+from unionfs.records import dataclass
 from unionfs.types import Mark
 
 WH_PREFIX = b".wh."

@@ -10,3 +10,8 @@
 A line imports only lines above it, and `main` a verb only when it is the one that was asked for: what a verb does not
 need is not imported.
 """
+
+import time
+
+BEGUN = time.monotonic_ns() - time.process_time_ns()
+"""When this process began, on CLOCK_MONOTONIC: how long the interpreter took is known by the processor time that it had."""

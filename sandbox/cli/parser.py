@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from sandbox import __version__
@@ -13,7 +14,7 @@ from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EX
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from typing import NoReturn, Protocol
+    from typing import Any, NoReturn, Protocol
 
     class VerbModule(Protocol):
         """What the module of a verb has."""
@@ -38,6 +39,10 @@ EXIT_STATUS = f"exit status: 0, or {EXIT_FAILURE} for a failure of sandbox"
 class Formatter(argparse.HelpFormatter):
     """Fills paragraphs, and leaves those alone that are laid out; argparse itself can do the one or the other."""
 
+    def __init__(self, prog: str, **others: Any) -> None:
+        # One is made for each argument that is added, and would import shutil, and that what reads archives, to ask for the width.
+        super().__init__(prog, **({"width": _columns() - 2} | others))
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         import textwrap
 
@@ -49,6 +54,18 @@ class Formatter(argparse.HelpFormatter):
             else textwrap.fill(part, width, initial_indent=indent, subsequent_indent=indent)
             for part in paragraphs(text)
         )
+
+
+def _columns() -> int:
+    """Return how many columns there are for help, as `shutil.get_terminal_size` does."""
+    said = os.environ.get("COLUMNS", "")
+    columns = int(said) if said.isdecimal() else 0
+    if columns <= 0 and sys.__stdout__ is not None:
+        try:
+            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
+        except (AttributeError, ValueError, OSError):  # it is no terminal, or closed
+            pass
+    return columns if columns > 0 else 80
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +86,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     verb, rest = argv[0], list(argv[1:])
     if verb not in VERBS:
         _top().error(_unknown(verb))
-    parser = Parser(prog=f"sandbox {verb}")
+    parser = Parser(prog=f"sandbox {verb}", formatter_class=Formatter)
     fill(parser, verb)
     # What stands behind "--" is the program's own, whatever it looks like.
     command: list[str] | None = None

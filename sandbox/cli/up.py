@@ -14,10 +14,13 @@ from sandbox.cli.parser import PROGRAM_EXIT_STATUS
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.plan import Plan
     from sandbox.runtime.report import Report
+    from sandbox.runtime.timeline import Timeline
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = PROGRAM_EXIT_STATUS
@@ -46,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say on standard error at the end what ended the program, what was used and what held each limit",
     )
     parser.add_argument(
+        "--timings",
+        action="store_true",
+        help="say on standard error at the end how long each phase of the start took, in milliseconds",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="with --dry-run or --report: print the result, or the errors, as JSON",
@@ -69,12 +77,20 @@ def run(arguments: argparse.Namespace) -> int:
         )
     # A parent that ignores it (SIG_IGN is inherited) would have the kernel reap our children before we can ask.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
-    from sandbox.runtime.server import Server
+    import gc
 
+    gc.disable()  # it would look through what is being imported again and again, and find no garbage
+    # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
+    from sandbox.cli import BEGUN
+    from sandbox.runtime.server import Server
+    from sandbox.runtime.timeline import Timeline
+
+    timeline = Timeline(BEGUN)
+    timeline.mark("imported")
     server = Server()
     try:
         spec = load_spec(arguments)
+        timeline.mark("read")
         from sandbox import host, state
         from sandbox.cli.planning import joined_namespaces
         from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
@@ -93,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             joined=joined_namespaces(spec, directory.path),
             command=tuple(arguments.command) or None,
         )
+        timeline.mark("planned")
     except BaseException:
         server.abandon()
         raise
@@ -110,7 +127,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def trace(text: str) -> None:
         if arguments.debug:
-            print(f"+ {text}", file=sys.stderr, flush=True)
+            # One write: the processes of the sandbox trace, too.
+            sys.stderr.write(f"+ {text}\n")
+            sys.stderr.flush()
 
     supervisor = Supervisor(
         plan,
@@ -121,22 +140,34 @@ def run(arguments: argparse.Namespace) -> int:
         warn=warn,
         say_denied=say if arguments.trace_denials else None,
         measure=arguments.report,
+        timeline=timeline,
     )
+    # What there is by now stays, and the children that are forked write into none of it.
+    gc.freeze()
+    gc.enable()
     try:
         return supervisor.run()
     finally:
+        timeline.mark("gone")
         if supervisor.report is not None:
-            _print_report(supervisor.report, as_json=as_json)
+            _print_report(supervisor.report, timeline if arguments.timings else None, as_json=as_json)
+        if arguments.timings and not (as_json and supervisor.report is not None):
+            _print_lines(timeline.lines())
 
 
-def _print_report(report: Report, *, as_json: bool) -> None:
+def _print_report(report: Report, timeline: Timeline | None, *, as_json: bool) -> None:
     if as_json:
         import json
 
-        print(json.dumps(report.as_dict()), file=sys.stderr, flush=True)
+        timings = None if timeline is None else timeline.as_list()
+        print(json.dumps(report.as_dict() | {"timings": timings}), file=sys.stderr, flush=True)
     else:
-        first, *lines = report.lines()
-        print(f"sandbox: {first}", *lines, sep="\n", file=sys.stderr, flush=True)
+        _print_lines(report.lines())
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    sys.stderr.write("\n".join(["sandbox: " + lines[0], *lines[1:], ""]))
+    sys.stderr.flush()
 
 
 def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:

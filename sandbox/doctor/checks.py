@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from sandbox.records import dataclass, field
 
 Level = Literal["ok", "note", "warning", "failure"]
 

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sandbox.doctor.facts import Failure, Trial
+from sandbox.records import dataclass
 
 Say = Callable[[str, Any], None]
 """Says one thing about a trial: a name, and a value that JSON can carry."""

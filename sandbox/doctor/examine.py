@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox import host
@@ -20,6 +19,7 @@ from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import HostFacts
 from sandbox.joining import inspect
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
+from sandbox.records import dataclass
 from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec

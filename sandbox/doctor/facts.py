@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from sandbox.records import dataclass, field
 
 Place = Literal["systemd", "container", "plain"]
 """Who set this machine up: systemd runs it, a container engine does, or neither shows."""

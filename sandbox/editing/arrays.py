@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.editing.layout import changes_between, comments
 from sandbox.editing.values import same, written
+from sandbox.records import dataclass, field
 from sandbox.spec.locate import Span, locate
 from sandbox.spec.notation import INDENT, literal
 

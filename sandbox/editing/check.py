@@ -5,12 +5,12 @@ A file that has mistakes may be mended step by step, so only what a change adds 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from sandbox import records
 from sandbox.errors import SpecError, printable
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import parse
@@ -63,7 +63,7 @@ def _found(
         found = cast("list[Diagnostic]", error.diagnostics)
     mistakes = [one for one in found if not one.message.endswith(NOT_ENFORCED)]
     unenforced = [
-        dataclasses.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
+        records.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
     ]
     return mistakes, unenforced
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from sandbox.records import dataclass, field
 from sandbox.spec.locate import Located, Statement, locate
 from sandbox.spec.notation import KeyPath
 

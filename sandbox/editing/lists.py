@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sandbox.editing.document import Document
 from sandbox.editing.placement import PROFILE, inside_profile
 from sandbox.editing.values import MISSING, lookup, same, tree_with
 from sandbox.errors import EditError
+from sandbox.records import dataclass
 from sandbox.spec.assignments import parse_value
 from sandbox.spec.codecs import TableOf, plural
 from sandbox.spec.codecs.containers import APPEND, CHANGES

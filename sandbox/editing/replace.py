@@ -15,9 +15,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from sandbox.errors import EditError
+from sandbox.records import dataclass, field
 from sandbox.spec.load import MAX_FILE_SIZE, STDIN
 
 _NEW_FILE_MODE = 0o666  # what the umask leaves of it, as open(2) does for any program

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sandbox.errors import SandboxError
 from sandbox.explain.report import DEFAULT, Origin
 from sandbox.explain.surroundings import Surroundings
 from sandbox.host import HostFacts
 from sandbox.plan import Draft, Plan, Variable, parse_variables
+from sandbox.records import dataclass
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.settings import NOT_ENFORCED

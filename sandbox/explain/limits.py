@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from sandbox.explain.case import Case
@@ -12,6 +11,7 @@ from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.plan import CGROUP_LEVELS
 from sandbox.plan.limits import CGROUP_LIMITS, LIMITS_CONF_NAMES, PROCESS_LIMITS
+from sandbox.records import asdict
 from sandbox.spec.units import format_duration, format_size
 
 #: What each limit counts, for people.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from sandbox.plan import Difference
+from sandbox.records import dataclass, replace
 from sandbox.spec.diagnostic import Diagnostic
 
 Level = Literal["danger", "caution", "note"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
@@ -23,6 +22,7 @@ from sandbox.ops import (
 )
 from sandbox.plan.storage import inside
 from sandbox.plan.volumes import holds
+from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
@@ -76,6 +76,26 @@ def root_section(case: Case) -> Iterator[Fact]:
         origin=case.origin("root.driver"),
         keys=("root.driver",),
     )
+    yield _server(case)
+
+
+def _server(case: Case) -> Fact:
+    server = case.plan.server
+    texts = {
+        "auto": "the direct server of unionfs, or the one through libfuse where the kernel is too old for that",
+        "direct": "the direct server of unionfs, and no other",
+        "pyfuse3": "the server of unionfs through libfuse",
+    }
+    return Fact(
+        label="served by",
+        text=f"{server}: {texts[server]}",
+        value=server,
+        origin=case.origin("root.server"),
+        keys=("root.server",),
+        notes=()
+        if case.plan.open_requests
+        else ("no layer changes, so the kernel opens files and keeps listings without asking it",),
+    )
 
 
 def _layer(number: int, layer: Layer, case: Case) -> Fact:
@@ -126,7 +146,7 @@ def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str |
     if hidden:
         yield f"mounts of this machine in it that appear empty: {' '.join(hidden)}"
     if layer.immutable:
-        yield "promised not to change, of which this version makes no use"
+        yield "promised not to change while it is used"
 
 
 def _writable(case: Case) -> Iterator[Fact]:

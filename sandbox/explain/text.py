@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from sandbox.explain.report import SECTIONS, Deviation, Fact, Report, Risk
+from sandbox.records import replace
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import visible
 

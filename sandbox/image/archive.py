@@ -16,11 +16,11 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol, Self
 
 from sandbox.errors import ImageError
+from sandbox.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

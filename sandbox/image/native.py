@@ -16,8 +16,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Literal
+
+from sandbox.records import dataclass
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

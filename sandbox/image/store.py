@@ -10,14 +10,14 @@ before, under whatever map, is removed when nobody does, under the map that it w
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 
+from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError
 from sandbox.plan import IdPlan
+from sandbox.records import dataclass
 from sandbox.state import SetAside, StateDirectory, ids_as_json, ids_from_json, remove_directory
 from sandbox.userns import give_to_root, run_with_ids
 
@@ -190,4 +190,4 @@ class LayerStore:
 
 
 def _digest(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return sha256(json.dumps(facts).encode()).hexdigest()[:16]

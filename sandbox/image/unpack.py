@@ -14,11 +14,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sandbox.errors import ImageError
 from sandbox.image.archive import Kind, Member, TarStream, printable
+from sandbox.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

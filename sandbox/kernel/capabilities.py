@@ -8,9 +8,9 @@ capabilities, :func:`keep_over_id_change` comes before the change of uid, which 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
+from sandbox.records import dataclass
 
 NAMES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
@@ -91,7 +91,7 @@ def sets_for(uid: int, allowed: frozenset[str], added: frozenset[str] = frozense
 
 def known_to_kernel(proc_root: str = "/proc") -> frozenset[str]:
     """Return the names of the capabilities that this kernel has, from ``sys/kernel/cap_last_cap``."""
-    with open(f"{proc_root}/sys/kernel/cap_last_cap", encoding="ascii") as file:
+    with open(f"{proc_root}/sys/kernel/cap_last_cap", encoding="utf-8") as file:
         return frozenset(NAMES[: int(file.read()) + 1])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from sandbox.records import dataclass
 
 ROOT_RANGE_START = 0x6FFF0000
 """First host id of sandboxes that real root starts: 1878982656. Above every subordinate range that useradd hands out

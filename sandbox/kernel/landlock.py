@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
+from sandbox.records import dataclass
 
 _EXECUTE = 1 << 0
 _WRITE_FILE = 1 << 1

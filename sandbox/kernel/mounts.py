@@ -15,10 +15,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, reachable, subtree
+from sandbox.records import dataclass
 
 MASKED_PATHS = (
     "/proc/acpi",

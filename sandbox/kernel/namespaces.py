@@ -7,10 +7,10 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
 from sandbox.kernel.idmaps import IdMap
+from sandbox.records import dataclass
 
 FLAGS = {
     "user": _libc.CLONE_NEWUSER,

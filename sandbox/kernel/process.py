@@ -7,9 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
+from sandbox.records import dataclass
 
 
 def become_subreaper() -> None:

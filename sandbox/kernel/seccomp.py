@@ -8,9 +8,9 @@ import os
 import select
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sandbox.kernel import _libc
+from sandbox.records import dataclass
 
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.plan.values import Difference
+from sandbox.records import dataclass, field
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.lookup import codec_at
 from sandbox.spec.model import Spec

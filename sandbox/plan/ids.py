@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from sandbox.host import HostFacts
 from sandbox.kernel.idmaps import IdMap, is_single, lookup, through
 from sandbox.kernel.namespaces import UserNamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import IdPlan
+from sandbox.records import replace
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import IdRange
 from sandbox.spec.values import User

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from sandbox.errors import HostError, SpecError
 from sandbox.host import HostFacts
@@ -16,9 +15,10 @@ from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.native import plan_native
 from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
-from sandbox.plan.storage import LAYER_KINDS, plan_layers, plan_skeleton
+from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import holds, plan_devices, plan_kept, plan_volumes
+from sandbox.records import dataclass, replace
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
@@ -150,6 +150,8 @@ def draft(
         ids=ids,
         layers=layers,
         writable=spec.root.writable,
+        server=spec.root.server,
+        open_requests=needs_open_requests(spec.root.server, layers),
         size=spec.root.size,
         inodes=spec.root.inodes,
         skeleton=plan_skeleton(volumes, paths),

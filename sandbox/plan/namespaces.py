@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sandbox.host import HostFacts
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import Join
+from sandbox.records import dataclass
 from sandbox.spec.model import Spec
 from sandbox.spec.values import TimeOffsets
 

@@ -36,8 +36,24 @@ def plan_layers(
             findings.refuse(key, *refusal)
             continue
         mode = fact.mode if layer.kind == "dir" else 0o755
-        planned.append(LayerPlan(kind=layer.kind, path=fact.real, cross=layer.cross, mode=mode))
+        planned.append(
+            LayerPlan(
+                kind=layer.kind,
+                path=fact.real,
+                cross=layer.cross,
+                mode=mode,
+                immutable=layer.immutable or layer.kind == "tar",
+            )
+        )
     return tuple(planned)
+
+
+def needs_open_requests(server: str, layers: tuple[LayerPlan, ...]) -> bool:
+    """Tell whether *server* is to be asked for each open(2): not the direct one, where no layer changes.
+
+    What somebody deletes in a layer while it is served is otherwise gone for those who have it open (unionfs/README.md).
+    """
+    return server == "pyfuse3" or not all(layer.immutable for layer in layers)
 
 
 def _layer_refusal(

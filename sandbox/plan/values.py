@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sandbox.digests import sha256
 from sandbox.host import CgroupLevel
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.ops import Operation
+from sandbox.records import dataclass, field, fields
 from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
@@ -104,6 +104,8 @@ class LayerPlan:
     cross: tuple[str, ...] = ()
     #: Permission bits that the root shows if this layer is the topmost.
     mode: int = 0o755
+    #: Nothing in it changes while it is used: it is unpacked into the store, or the file promises so.
+    immutable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,10 @@ class Plan:
     ids: IdPlan
     layers: tuple[LayerPlan, ...]
     writable: str
+    #: Which server: "auto", "direct" or "pyfuse3".
+    server: str = "auto"
+    #: Whether the server is asked for each open(2), as it need not be where no layer changes.
+    open_requests: bool = True
     #: Bytes and objects that the writable layer may hold; None for as many as fit.
     size: int | None
     inodes: int | None
@@ -223,7 +229,7 @@ def default_name(file: str) -> str:
         re.sub(r"[^a-z0-9_.-]+", "-", os.path.splitext(os.path.basename(file))[0].lower()).strip("-.")
         or "sandbox"
     )
-    return f"{stem[:40]}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+    return f"{stem[:40]}-{sha256(os.fsencode(file)).hexdigest()[:8]}"
 
 
 def describe(plan: Plan) -> list[str]:
@@ -240,6 +246,8 @@ def describe(plan: Plan) -> list[str]:
         if count is not None
     ]
     lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
+    asked = "" if plan.open_requests else ", not asked when something is opened: no layer changes"
+    lines.append(f"server: {plan.server}{asked}")
     lines.append(
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
     )
@@ -321,6 +329,8 @@ def as_dict(plan: Plan) -> dict[str, object]:
         },
         "layers": [_fields(layer) for layer in plan.layers],
         "writable": plan.writable,
+        "server": plan.server,
+        "open_requests": plan.open_requests,
         "size": plan.size,
         "inodes": plan.inodes,
         "namespaces": sorted(plan.namespaces),

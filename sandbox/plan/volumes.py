@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 
 from sandbox.ops import BindDevice, BindVolume, FileVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
 from sandbox.plan.storage import inside, shows_directory
 from sandbox.plan.values import KeptVolume
+from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import Device, Volume

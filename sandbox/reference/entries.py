@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
 from sandbox.spec.lookup import ANY_KEY, declarations, is_enforced, path_of, setting_at

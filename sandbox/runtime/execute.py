@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from sandbox.kernel import devices, mounts, network
 from sandbox.ops import (
@@ -29,6 +28,7 @@ from sandbox.ops import (
     TmpfsVolume,
     VolumeOperation,
 )
+from sandbox.records import dataclass, field
 from sandbox.runtime import volumes
 from sandbox.runtime.accounts import Account
 

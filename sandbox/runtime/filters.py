@@ -8,12 +8,12 @@ if it is a file of ours that nobody else may write, and whole; anything else is 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
 from contextlib import suppress
 
+from sandbox.digests import sha256
 from sandbox.errors import HostError, SetupError
 from sandbox.host import HostFacts
 from sandbox.kernel import bpf, seccomp
@@ -62,7 +62,7 @@ def serving_program(facts: HostFacts, *, state_fd: int) -> bytes | None:
 
 
 def _program(made: values.Filter, name: str, state_fd: int, library: str, machine: str) -> bytes:
-    key = hashlib.sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
+    key = sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
     directory = _open_directory(state_fd)
     try:
         program = None if directory is None else _kept(directory, key)
@@ -150,7 +150,7 @@ def _kept(directory: int, key: str) -> bytes | None:
 
 def _head(key: str, program: bytes) -> bytes:
     # With the key in it, one entry cannot stand for another.
-    return hashlib.sha256(key.encode() + program).hexdigest().encode()
+    return sha256(key.encode() + program).hexdigest().encode()
 
 
 def _keep(directory: int, key: str, program: bytes) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 
 from sandbox.errors import SandboxError, SetupError
 from sandbox.host import HostFacts
@@ -19,6 +18,7 @@ from sandbox.kernel import cgroups, mounts, namespaces
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.ops import BindNative
 from sandbox.plan import LayerPlan, MountPoint, Plan
+from sandbox.records import replace
 from sandbox.runtime.native import NativeSource, choose
 from sandbox.runtime.server import ServedLayer, ServedStack
 from sandbox.runtime.signals import Signals
@@ -249,6 +249,8 @@ class Ground:
             hidden=[self._state.identity],
             volatile=self._plan.writable == "ephemeral",
             index_fd=self._index_fd,
+            server=self._plan.server,
+            open_requests=self._plan.open_requests,
             size=self._plan.size,
             inodes=self._plan.inodes,
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.plan import Plan
+from sandbox.records import replace
 from sandbox.runtime.accounts import MAX_GROUPS, Account, UnknownAccountError, find_groups, groups_of, resolve
 from sandbox.runtime.execute import StepError
 from sandbox.spec.notation import visible

@@ -13,8 +13,8 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
@@ -22,6 +22,7 @@ from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, proces
 from sandbox.kernel.idmaps import IdMap
 from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
+from sandbox.records import replace
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
 from sandbox.runtime.identity import find_account
@@ -279,7 +280,7 @@ def _init(
         fuse_fd=fuse_fd,
         source_fds=sources,
         native_fds=native_fds,
-        serve=lambda fd: _hand_over(channel, fd),
+        serve=lambda fd: _hand_over(channel, fd, _now(plan)),
         find_account=lambda root_fd: find_account(plan, root_fd),
         hidden=plan.hidden,
         label=label,
@@ -310,9 +311,16 @@ def _init(
         process.end_descendants(proc_fd=proc_fd)
 
 
-def _hand_over(channel: Channel, fd: int) -> None:
+def _now(plan: Plan) -> int:
+    """Return the time on the clock of this machine; 0 where ours is somebody else's."""
+    if any(join.kind == "time" for join in plan.joins):
+        return 0
+    return time.monotonic_ns() - dict(plan.clocks).get("monotonic", 0)
+
+
+def _hand_over(channel: Channel, fd: int, now: int) -> None:
     try:
-        channel.send(FuseMounted(), fd)
+        channel.send(FuseMounted(now), fd)
     finally:
         # With a second holder a killed server would leave its clients hanging instead of ENOTCONN
         # (Corrections 2).
@@ -394,7 +402,9 @@ def _supervise(
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     for number in (*forwarded, signal.SIGCHLD):
         signal.signal(number, _noted)
-    channel.send(Settled())  # before there is a program, whose user may hear of it sooner than the supervisor
+    channel.send(
+        Settled(_now(plan))
+    )  # before there is a program, whose user may hear of it sooner than the supervisor
     report_reader, report_writer = os.pipe()
     pid = _step("process", "fork", os.fork)
     if pid == 0:
@@ -412,7 +422,7 @@ def _supervise(
         report = pipe.read()
     if report:
         return _report_failure(plan, channel, report)
-    channel.send(Started())
+    channel.send(Started(_now(plan)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, signal.SIGCHLD))
     children = Children(pid, plan.process.rlimits.get("cpu_time"), proc_fd)
     return _loop(pid, children, wake_reader, channel, forwarded)

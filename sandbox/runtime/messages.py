@@ -11,8 +11,9 @@ import errno
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass, field
 from typing import TypeVar
+
+from sandbox.records import asdict, dataclass, field
 
 _MAX_PACKET = 1 << 14
 _MORE, _LAST = b"+", b"."
@@ -53,7 +54,12 @@ class CgroupNamespace:
 
 @dataclass(frozen=True, slots=True)
 class FuseMounted:
-    """init: the root is mounted; serve the descriptor beside this message. It closes its copy at once."""
+    """init: the root is mounted; serve the descriptor beside this message. It closes its copy at once.
+
+    *at* is when: nanoseconds of the clock of `timeline`; 0, untold.
+    """
+
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +74,16 @@ class FilterTold:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """init: signals are noted from now on, and passed on to the program as soon as there is one."""
+    """init: signals are noted from now on, and passed on to the program as soon as there is one. *at* as in FuseMounted."""
+
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """init: the program has been executed."""
+    """init: the program has been executed. *at* as in FuseMounted."""
+
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

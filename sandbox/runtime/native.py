@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sandbox.errors import SetupError
 from sandbox.image import native
 from sandbox.image.native import NotNativeError, Tree
 from sandbox.ops import BindNative
 from sandbox.plan import IdPlan, MountPoint, Plan
+from sandbox.records import dataclass
 from sandbox.userns import run_with_ids, with_own_id
 
 _NOSYMFOLLOW = 0x2000  # ST_NOSYMFOLLOW of statfs(2), Linux 5.10, for which os has no name

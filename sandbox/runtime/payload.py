@@ -10,12 +10,12 @@ import os
 import signal
 import termios
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from sandbox.errors import EXIT_NOT_FOUND
 from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp
 from sandbox.plan import ProcessPlan
+from sandbox.records import dataclass, replace
 from sandbox.runtime.accounts import Account
 
 _SEPARATOR = b"\0"
@@ -57,7 +57,7 @@ def run(
     report_fd: int,
     *,
     setgroups: bool,
-    walls: Walls = Walls(),
+    walls: Walls = Walls(),  # noqa: B008 - frozen
 ) -> NoReturn:
     """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it
     (close-on-exec).

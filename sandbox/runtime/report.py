@@ -5,12 +5,12 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
 from sandbox.plan import CGROUP_LEVELS, Plan
+from sandbox.records import asdict, dataclass, fields
 from sandbox.runtime.reaping import ended_by_limit
 from sandbox.spec import Limits
 from sandbox.spec.units import format_duration, format_size

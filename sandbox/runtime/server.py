@@ -7,19 +7,20 @@ nothing else of unionfs.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SetupError
+from sandbox.records import dataclass
 
-_VERSION = 1
+_VERSION = 2
 _STEP = "the file system's server"
 _BATCH = 64
 _LAST_GIVEN = 3  # input and output, standard error, the socket
@@ -53,11 +54,36 @@ class ServedStack:
     work_fd: int | None
     hidden: Sequence[tuple[int, int]]
     volatile: bool
+    #: "auto", "direct" or "pyfuse3".
+    server: str
+    open_requests: bool
     #: Where the server keeps indexes of layers.
     index_fd: int | None = None
     #: Bytes and objects that the writable layer may hold; None for as many as fit.
     size: int | None = None
     inodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a server says of itself once its mount can be used."""
+
+    #: "direct" or "pyfuse3".
+    server: str
+    #: Why "auto" has become "pyfuse3"; else empty.
+    reason: str
+    #: When it had done what; see `timeline`.
+    times: Mapping[str, int]
+
+    @classmethod
+    def parse(cls, said: str) -> Ready | None:
+        """Return what *said* has after "ready "; None if it is none of that."""
+        try:
+            message = json.loads(said.removeprefix("ready "))
+            times = {str(name): int(at) for name, at in message["times"].items()}
+            return cls(str(message["server"]), str(message["reason"]), times)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
 def _open_null() -> int:
@@ -161,9 +187,11 @@ class Server:
             "index": index(stack.index_fd),
             "hidden": list(stack.hidden),
             "volatile": stack.volatile,
+            "server": stack.server,
+            "open_requests": stack.open_requests,
             "size": stack.size,
             "inodes": stack.inodes,
-            "filter": None if program is None else base64.b64encode(program).decode(),
+            "filter": None if program is None else binascii.b2a_base64(program, newline=False).decode(),
             "descriptors": 0,
         }
         message["descriptors"] = len(descriptors)
@@ -172,7 +200,7 @@ class Server:
             socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
 
     def receive(self) -> str:
-        """Return what the server says: "ready", "full: size" or "full: inodes", "error: TEXT", or "" when it is gone."""
+        """Return what the server says: "ready {...}" (see :class:`Ready`), "full: size" or "full: inodes", "error: TEXT", or "" when it is gone."""
         for _ in range(2):
             try:
                 return self._socket.recv(65536).decode(errors="replace")
@@ -204,6 +232,15 @@ class Server:
 
     def _ended_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
+        try:
+            process = os.pidfd_open(self.pid)
+        except OSError:
+            pass  # there is no descriptor left: then it is looked for again and again
+        else:
+            poll = select.poll()
+            poll.register(process, select.POLLIN)
+            poll.poll(seconds * 1000)
+            os.close(process)
         pause = 0.001
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)

@@ -44,8 +44,9 @@ from sandbox.runtime.messages import (
     TerminalOpened,
     Unshared,
 )
-from sandbox.runtime.server import Server
+from sandbox.runtime.server import Ready, Server
 from sandbox.runtime.signals import CAUGHT, ENDING, Interrupted, Signals, first_ending
+from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
@@ -79,6 +80,7 @@ class Supervisor:
         warn: Callable[[str], None],
         say_denied: Callable[[str], None] | None = None,
         measure: bool = False,
+        timeline: Timeline | None = None,
     ) -> None:
         """Prepare to run *plan*; the server is started already and belongs to the supervisor from now on.
 
@@ -119,6 +121,7 @@ class Supervisor:
         self._denials: Denials | None = None
         self._abort_at: float | None = None
         self._measure = measure
+        self._timeline = Timeline(time.monotonic_ns()) if timeline is None else timeline
         self._program_ended: ProgramEnded | None = None
         self._full: set[str] = set()
         self.report: Report | None = None
@@ -155,6 +158,7 @@ class Supervisor:
         process.become_subreaper()
         undo.callback(self._close_descriptors)
         undo.callback(self._end_init)
+        self._timeline.mark("prepared")
         stage1 = self._fork_stage1(theirs, channel)
         theirs.close()
         with self._signals.ending():
@@ -242,6 +246,7 @@ class Supervisor:
             self._ground.run.record({"namespaces": self._namespaces})
             self._reap_stage1(stage1)
             channel.send(Adopted(self._measure))
+            self._timeline.mark("namespaces")
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:
@@ -395,7 +400,11 @@ class Supervisor:
 
     def _hear_server(self) -> None:
         said = self._server.receive()
-        if said == "ready":
+        if said.startswith("ready "):
+            ready = Ready.parse(said)
+            if ready is not None:
+                self._timeline.mark_server(ready.times)
+                self._trace(f"served by {ready.server}" + (f": {ready.reason}" if ready.reason else ""))
             return
         if said.startswith("full: "):
             self._full.add(said.removeprefix("full: "))
@@ -424,6 +433,7 @@ class Supervisor:
     def _hear_init(self, channel: Channel) -> None:
         message = channel.receive()
         if isinstance(message, FuseMounted):
+            self._timeline.mark("mounted", message.at)
             fd = channel.take_fd()
             try:
                 self._server.serve(fd, self._user_namespace_fd, self._ground.stack(), self._serving_filter)
@@ -449,12 +459,15 @@ class Supervisor:
         elif message is None:
             self._channel_gone = True  # it is ending; poll would say so again at once
         elif isinstance(message, Settled):
+            self._timeline.mark("settled", message.at)
             self._settled = True
         elif isinstance(message, Started):
+            self._timeline.mark("started", message.at)
             self._started = True
             self._hurry_at = None
             self._trace("started")
         elif isinstance(message, ProgramEnded):
+            self._timeline.mark("ended")
             self._program_ended = message
 
     def _trace_denials(self, listener: int) -> None:

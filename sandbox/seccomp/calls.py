@@ -7,7 +7,8 @@ in no group, because it is younger than this table, does not exist for the progr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from sandbox.records import dataclass
 
 _FILES = """
     access chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from sandbox.digests import sha256
+from sandbox.records import dataclass
 
 KILL_PROCESS = 0x80000000
 KILL_THREAD = 0x00000000
@@ -93,7 +94,7 @@ class Filter:
 
     def digest(self) -> str:
         """Return what names this filter and no other."""
-        return hashlib.sha256(repr((FORMAT, self)).encode()).hexdigest()
+        return sha256(repr((FORMAT, self)).encode()).hexdigest()
 
     def without(self, names: frozenset[str]) -> Filter:
         """Return the filter that says nothing of *names*."""

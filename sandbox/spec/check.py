@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from sandbox import records
 from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
@@ -15,7 +15,7 @@ from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@records.dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """What is wrong with a file, and what it asks for of whoever starts it."""
 
@@ -78,7 +78,7 @@ def examine(
             break
         checked.add(profile)
         found += [
-            dataclasses.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
+            records.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
             for diagnostic in check_with((profile,))
             if _identity(diagnostic) not in seen
         ]
@@ -88,7 +88,7 @@ def examine(
             asked = requests(load(profiles, "keep"))
             for profile in () if profiles else known:
                 more = requests(load((profile,), "keep"))
-                asked += tuple(dataclasses.replace(one, profile=profile) for one in more if one not in asked)
+                asked += tuple(records.replace(one, profile=profile) for one in more if one not in asked)
         except SpecError:
             asked = None
     return Checked(diagnostics=sorted(found, key=Diagnostic.sort_key), requests=asked)

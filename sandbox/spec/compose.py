@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sandbox.errors import SpecError
+from sandbox.records import dataclass, field
 from sandbox.spec.assignments import parse_assignment
 from sandbox.spec.codecs.containers import APPEND, CHANGES, REMOVE
 from sandbox.spec.decode import check_partial, is_change

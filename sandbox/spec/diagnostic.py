@@ -6,10 +6,10 @@ TOML.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from sandbox.errors import hint_line, printable
+from sandbox.records import dataclass
 
 Severity = Literal["error", "warning"]
 

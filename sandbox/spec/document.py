@@ -15,14 +15,15 @@ from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.locate import MAX_DEPTH, Located, Span, Statement, locate
 from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem, Source
+from sandbox.spec.patterns import pattern
 from sandbox.spec.units import INT64_MAX
 
 _BYTE_ORDER_MARK = "\ufeff"
-_PLACED = re.compile(
+_PLACED = pattern(
     r"(?P<message>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL
 )
-_QUOTED_CHARACTER = re.compile(r"(?:Illegal|Found invalid) character (?P<character>.+)", re.DOTALL)
-_BARE_INTEGER = re.compile(r"[+-]?[0-9_]+")
+_QUOTED_CHARACTER = pattern(r"(?:Illegal|Found invalid) character (?P<character>.+)", re.DOTALL)
+_BARE_INTEGER = pattern(r"[+-]?[0-9_]+")
 _LONGEST_INTEGER = 25  # digits and underscores of a 64-bit integer, with room to spare
 
 _TOO_LARGE = "the integer does not fit into 64 bits"
@@ -62,8 +63,8 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     ("Escaped character is not a Unicode scalar value", "the escape is not a Unicode character", None),
     ("Invalid date or datetime", "there is no such date", None),
 )
-_QUOTES = re.compile(r"\"\"\"|\'\'\'|[\"\']")
-_BARE_WORD = re.compile(r"[^\s,\]}#=]+")
+_QUOTES = pattern(r"\"\"\"|\'\'\'|[\"\']")
+_BARE_WORD = pattern(r"[^\s,\]}#=]+")
 _NOT_CLOSED = "the string is not closed"
 
 

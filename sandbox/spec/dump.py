@@ -7,10 +7,10 @@ absolute, references are replaced, quantities stand in their usual form.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import SpecError
+from sandbox.records import dataclass
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
 from sandbox.spec.model import NOT_IN_PROFILES, Spec

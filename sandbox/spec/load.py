@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from sandbox import records
 from sandbox.errors import SpecError
 from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
@@ -111,8 +111,8 @@ def parse(
         refused = [problem for problem in refused if not (problem.if_enforced and problem.path in useless)]
     if problems.mistakes or (refused and unenforced == "refuse"):
         raise SpecError(origins.diagnose_all(refused))
-    kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
-    return dataclasses.replace(settle(spec), problems=tuple(kept))
+    kept = [*(records.replace(problem, warning=True) for problem in optional), *refused]
+    return records.replace(settle(spec), problems=tuple(kept))
 
 
 def _is_optional(spec: Spec, problem: Problem) -> bool:

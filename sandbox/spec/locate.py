@@ -11,8 +11,8 @@ Follows TOML 1.0 (toml.io/en/v1.0.0), and takes newlines and trailing commas in 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from sandbox.records import dataclass
 from sandbox.spec.notation import KeyPath, unquote
 
 MAX_DEPTH = 64

@@ -1,15 +1,13 @@
 """The model of an environment file: its tables, and where in the file each thing is said."""
 
-# ruff: noqa: RUF009 - setting() returns a dataclass field
-
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from sandbox.records import dataclass, field
 from sandbox.spec.codecs import ListOf, TableOf, expect_text, mismatch, text_schema
 from sandbox.spec.decode import Record, check_partial
 from sandbox.spec.diagnostic import Diagnostic

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from sandbox.spec.notation import shown
+from sandbox.spec.patterns import pattern
 
 # capabilities(7), in the order of linux/capability.h. The launcher has the numbers; here only spelling is checked,
 # because the specification is read on machines whose kernel may know fewer.
@@ -18,7 +17,7 @@ CAPABILITIES = (
     "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )  # fmt: skip
 
-_REALTIME = re.compile(r"SIGRT(MIN|MAX)([+-][0-9]{1,2})?")
+_REALTIME = pattern(r"SIGRT(MIN|MAX)([+-][0-9]{1,2})?")
 
 
 def parse_capability(text: str) -> str:

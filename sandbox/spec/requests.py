@@ -7,9 +7,9 @@ anything of it is done. `sandbox explain` says what that comes to on this machin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Literal
 
+from sandbox.records import dataclass
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import quote
 from sandbox.spec.origin import Place

@@ -6,11 +6,11 @@ itself, so that no mistake is reported twice in different words.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
+from sandbox import records
 from sandbox.spec.codecs import ID_MAX
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import joined, nearest, parse_key_path, quote, shown
@@ -48,9 +48,9 @@ def settle(spec: Spec) -> Spec:
     To be called on a specification that broke no rule, so that at most one of the two was written as "host".
     """
     if spec.network.mode == "host":
-        return dataclasses.replace(spec, namespaces=dataclasses.replace(spec.namespaces, net="host"))
+        return records.replace(spec, namespaces=records.replace(spec.namespaces, net="host"))
     if spec.namespaces.net == "host":
-        return dataclasses.replace(spec, network=dataclasses.replace(spec.network, mode="host"))
+        return records.replace(spec, network=records.replace(spec.network, mode="host"))
     return spec
 
 

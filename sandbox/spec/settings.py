@@ -10,11 +10,11 @@ a mistake, so that all of them are found in one run.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from sandbox import records
+from sandbox.records import dataclass, field
 from sandbox.spec.notation import KeyPath, joined, quote
 from sandbox.spec.origin import Origins, Part, Problem
 
@@ -219,7 +219,7 @@ def settings_of(cls: type) -> Mapping[str, Setting[Any]]:
 
 
 def _declared(cls: type) -> Iterator[tuple[str, Setting[Any]]]:
-    for item in dataclasses.fields(cls):
+    for item in records.fields(cls):
         declaration = item.metadata.get(_METADATA_KEY)
         if declaration is not None:
             yield item.name, cast("Setting[Any]", declaration)

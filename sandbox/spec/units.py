@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from sandbox.spec.notation import shown
+from sandbox.spec.patterns import pattern
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -19,7 +20,7 @@ DURATION_MAX = float((1 << 31) - 1)
 
 UNLIMITED = "unlimited"
 
-_SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))? *([a-z]*)", re.IGNORECASE)
+_SIZE = pattern(r"([0-9]{1,20})(?:\.([0-9]{1,20}))? *([a-z]*)", re.IGNORECASE)
 _PREFIXES = ("", "k", "m", "g", "t", "p", "e")
 _SIZE_UNITS = {
     prefix + suffix: 1 << (10 * power)
@@ -27,10 +28,10 @@ _SIZE_UNITS = {
     for suffix in (("", "ib") if prefix else ("", "b"))
 }
 _DECIMAL_UNITS = {prefix + "b" for prefix in _PREFIXES if prefix}
-_DURATION = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[smhd]))+")
-_DURATION_PART = re.compile(r"([0-9.]+)(ms|[smhd])")
+_DURATION = pattern(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|[smhd]))+")
+_DURATION_PART = pattern(r"([0-9.]+)(ms|[smhd])")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_OCTAL = re.compile(r"[0-7]{1,6}")
+_OCTAL = pattern(r"[0-7]{1,6}")
 
 
 def parse_size(text: str) -> int:

@@ -53,8 +53,10 @@ def sandbox(corpus: Corpus, directory: str) -> Starter:
         file.write('[process]\ncommand = ["true"]\n')
     installed = os.path.join(os.path.dirname(corpus.python), "sandbox")
     program = [installed] if os.access(installed, os.X_OK) else [corpus.python, "-m", "sandbox"]
+    # As a user has it: without, every start would compile the source of what has changed since the set-up.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     variables = {
-        **os.environ,
+        **kept,
         "PYTHONPATH": PROJECT,
         **{f"XDG_{name}_HOME": os.path.join(directory, name.lower()) for name in ("STATE", "CACHE", "DATA")},
     }

@@ -25,6 +25,8 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__init__": frozenset(),
     "errors": frozenset(),
+    "records": frozenset(),
+    "digests": frozenset(),
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
@@ -85,6 +87,9 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
 }
 
+#: What every part may import: dataclasses and hashlib, without what they cost.
+IN_PLACE_OF_THE_LIBRARY = frozenset({"records", "digests"})
+
 #: What `sandbox.plan`, which calls nothing of the system, may take from `sandbox.kernel`: values and pure
 #: functions.
 KERNEL_VALUES: dict[str, frozenset[str]] = {
@@ -100,8 +105,8 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format fuse.protocol "
-        "fuse.spinning"
+        "records types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format "
+        "fuse.protocol fuse.spinning"
     ).split()
 )
 PURE_STDLIB = frozenset(
@@ -264,7 +269,7 @@ def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
     wrong = [
         where(path, found)
         for path in UNIONFS
-        if not path.startswith("unionfs/fuse/") and path not in {"unionfs/cli.py", "unionfs/__main__.py"}
+        if not path.startswith("unionfs/fuse/") and path not in {"unionfs/cli.py", "unionfs/launched.py"}
         for found in imports_of(path)
         if found.target(MODULES).startswith("unionfs.fuse")
     ]
@@ -280,6 +285,25 @@ def test_sandbox_and_unionfs_never_import_each_other() -> None:
         if found.module.split(".")[0] == other
     ]
     assert wrong == []
+
+
+def test_both_packages_have_the_same_module_in_the_place_of_dataclasses() -> None:
+    """As neither imports the other, and a third package for one module would be one to install."""
+    text = []
+    for package in ("sandbox", "unionfs"):
+        with open(os.path.join(PROJECT, package, "records.py"), encoding="utf-8") as file:
+            text.append(file.read())
+    assert text[0] == text[1]
+
+
+def test_classes_of_a_start_are_made_without_the_library_that_is_slow_at_it() -> None:
+    assert [
+        where(path, found)
+        for path in UNIONFS + SANDBOX
+        if os.path.basename(path) != "records.py"
+        for found in imports_of(path)
+        if found.module == "dataclasses"
+    ] == []
 
 
 def test_pure_modules_of_unionfs_import_nothing_that_calls_the_system() -> None:
@@ -305,6 +329,8 @@ def test_arrows_inside_sandbox(path: str) -> None:
         if target.split(".")[0] != "sandbox":
             continue
         other = part_of(target)
+        if other in IN_PLACE_OF_THE_LIBRARY:
+            continue
         if other != part and other not in SANDBOX_ARROWS[part]:
             wrong.append(where(path, found))
         elif part == "plan" and other == "kernel":
@@ -417,6 +443,7 @@ def distribution(requirement: str) -> str:
 def test_every_import_from_elsewhere_is_a_declared_dependency() -> None:
     declared = {distribution(line).replace("-", "_") for line in project_table()["dependencies"]}
     known = {"sandbox", "unionfs", *sys.stdlib_module_names, *declared}
+    known.add("_sha256")  # of CPython 3.11 only, and only tried
     assert [
         where(path, found)
         for path in UNIONFS + SANDBOX

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -241,3 +243,29 @@ def test_process_1_has_no_group_of_the_host_where_groups_can_be_left(launcher: L
             assert groups == []
         else:
             assert groups == list(map(str, sorted(os.getgroups())))
+
+
+PHASES = [
+    "interpreter, command line", "environment file", "this machine, plan", "layers, filters, cgroup", "namespaces",
+    "root mounted", "other mounts", "program executed", "program ran", "clean-up", "server: interpreter, imports",
+    "server: waited for what to serve", "server: confined, layers opened",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", ["", '[namespaces]\ntime = { monotonic = "30s", boottime = "2h" }\n'])
+def test_timings_tell_how_long_each_phase_of_a_start_took(launcher: Launcher, more: str) -> None:
+    done = launcher.up(HOST_ROOT + more, ["true"], options=["--timings"])
+    first, *lines = done.err.splitlines()
+    assert re.fullmatch(r"sandbox: started in \d+ ms", first)
+    assert [line.strip().rpartition("  ")[0].strip() for line in lines] == PHASES
+    done = launcher.up(HOST_ROOT + more, ["true"], options=["--timings", "--report", "--json"])
+    timings = json.loads(done.err)["timings"]
+    assert [phase["phase"] for phase in timings] == PHASES
+    assert all(0 <= phase["milliseconds"] < 60_000 for phase in timings)
+
+
+def test_timings_of_a_start_that_fails_end_where_it_failed(launcher: Launcher) -> None:
+    done = launcher.up(HOST_ROOT, ["/no/such/program"], options=["--timings"])
+    assert done.status == 127
+    assert "sandbox: not started" in done.err.splitlines()
+    assert "program executed" not in done.err

@@ -38,7 +38,12 @@ def kernel() -> Iterator[socket.socket]:
 
 
 def serve(
-    tmp_path: Path, kernel: socket.socket, play: Callable[[], None], *, lifeline: int | None = None
+    tmp_path: Path,
+    kernel: socket.socket,
+    play: Callable[[], None],
+    *,
+    lifeline: int | None = None,
+    first: bytes = b"",
 ) -> tuple[int, list[str]]:
     """Serve while *play* plays the kernel in a thread of its own, to the end."""
     union = Union(tmp_path, [{"f": b"content"}], {})
@@ -49,7 +54,12 @@ def serve(
     try:
         fd = os.dup(_PEERS[kernel.fileno()].fileno())
         status = direct.serve(
-            union.fs, fd, ending=ENDING, on_ready=lambda: said.append("ready"), lifeline=lifeline
+            union.fs,
+            fd,
+            ending=ENDING,
+            on_ready=lambda: said.append("ready"),
+            lifeline=lifeline,
+            first=first,
         )
     finally:
         player.join()
@@ -79,6 +89,19 @@ def test_requests_are_answered_until_a_signal_ends_it(tmp_path: Path, kernel: so
         end_by_signal()
 
     assert serve(tmp_path, kernel, play) == (0, ["ready"])
+
+
+def test_a_first_request_that_somebody_else_has_read_is_answered(
+    tmp_path: Path, kernel: socket.socket
+) -> None:
+    def play() -> None:
+        _, error, unique = protocol.OUT_HEADER.unpack_from(kernel.recv(1 << 21))
+        assert (error, unique) == (0, 7)
+        assert ask(kernel, Opcode.GETATTR, 1, bytes(16))[0] == 0
+        end_by_signal()
+
+    first = header(Opcode.INIT, 0, len(INIT), None) + INIT
+    assert serve(tmp_path, kernel, play, first=first) == (0, ["ready"])
 
 
 def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, kernel: socket.socket) -> None:

@@ -16,12 +16,12 @@ from typing import IO, Self
 from tests.support.tree import Tree, make_tree
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: Options of the server that the tests are about: direct, unopened (direct without OPEN), or pyfuse3.
-SERVER = os.environ.get("UNIONFS_TEST_SERVER", "pyfuse3")
+#: The server that the tests are about: direct (which is the default of the command), unopened (direct without OPEN), or pyfuse3.
+SERVER = os.environ.get("UNIONFS_TEST_SERVER", "direct")
 _SERVER_OPTIONS = {
-    "pyfuse3": "",
-    "direct": "server=direct",
-    "unopened": "server=direct,open_requests=off",
+    "direct": "",
+    "pyfuse3": "server=pyfuse3",
+    "unopened": "open_requests=off",
 }[SERVER]
 #: Every union has an index of its lower layers, made before it is served.
 INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"

@@ -8,7 +8,6 @@ in poll(2) until there is one, a signal came, or the other end of the lifeline i
 from __future__ import annotations
 
 import errno
-import logging
 import mmap
 import os
 import select
@@ -18,6 +17,7 @@ from threading import Lock
 from types import FrameType
 from typing import Self
 
+from unionfs.complaints import Complaints
 from unionfs.core import UnionFs
 from unionfs.errors import UnionError
 from unionfs.fuse.later import Later
@@ -26,7 +26,7 @@ from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, Spinning
 from unionfs.fuse.statistics import figures, report
 
-log = logging.getLogger(__name__)
+log = Complaints(__name__)
 
 #: An exception that gets out of the loop is a bug; after this many the mount is given up rather than served by luck.
 _MAX_RESTARTS = 100
@@ -44,6 +44,7 @@ def serve(
     on_ready: Callable[[], None],
     lifeline: int | None = None,
     unopened: bool = False,
+    first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
 
@@ -54,6 +55,7 @@ def serve(
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
         unopened: do without OPEN and OPENDIR where the kernel can.
+        first: the kernel's first request, where it has been read.
 
     Returns:
         The exit status: 0, or 1 if the loop had to be given up.
@@ -66,6 +68,8 @@ def serve(
         os.set_blocking(fuse_fd, False)
         with _Signals(ending) as signals:
             loop = _Loop(fs, fuse_fd, signals, on_ready, lifeline, unopened=unopened)
+            if first:
+                loop.answer(first)
             for _ in range(_MAX_RESTARTS):
                 try:
                     loop.run()
@@ -180,6 +184,14 @@ class _Loop:
                 self._poll.register(other, select.POLLIN)
         if lifeline is not None:
             self._control.register(lifeline, select.POLLIN)
+
+    def answer(self, request: bytes) -> None:
+        """Answer one request that was read by somebody else."""
+        self._view[: len(request)] = request
+        _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
+        reply = self._requests.answer(opcode, node, len(request))
+        if reply is not None:
+            self._write(opcode, unique, reply)
 
     def run(self) -> None:
         """Serve to the end."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
+
+from unionfs.records import dataclass
 
 #: The umask is ours to apply: a default ACL takes its place (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
 FUSE_DONT_MASK = 1 << 6
@@ -63,14 +64,16 @@ class Negotiation:
             self._fuse_fd = -1
 
 
-def begin(fuse_fd: int) -> Negotiation:
+def begin(fuse_fd: int, request: bytes = b"") -> Negotiation:
     """Take over the mounted *fuse_fd* and wait for the kernel's first request, which the mount has already caused.
+
+    *request* is that, where it has been read.
 
     Raises:
         OSError: ENODEV if it has been unmounted in the meantime.
     """
     try:
-        request = os.read(fuse_fd, _BUFFER)
+        request = request or os.read(fuse_fd, _BUFFER)
     except OSError:
         os.close(fuse_fd)
         raise

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+
+from unionfs.records import dataclass
 
 #: FUSE_KERNEL_VERSION and the minor version up to which everything is known here.
 MAJOR = 7
@@ -217,6 +218,14 @@ class Agreement:
     unopened: bool = False
 
 
+def too_old(body: bytes | memoryview) -> str | None:
+    """Say why the kernel whose INIT has *body* cannot be answered by :func:`agree`; None where it can."""
+    major, minor, _, _ = INIT_IN.unpack_from(body)
+    if (major, minor) >= (MAJOR, LEAST_MINOR):
+        return None
+    return f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{LEAST_MINOR} is the oldest known"
+
+
 def agree(body: bytes | memoryview, *, acls: bool, unopened: bool) -> Agreement:
     """Answer the kernel's INIT, whose *body* comes after the header.
 
@@ -231,9 +240,8 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool) -> Agreement:
     major, minor, readahead, flags = INIT_IN.unpack_from(body)
     if major > MAJOR:
         return Agreement(INIT_OUT.pack(MAJOR, MINOR, *(0,) * 9))
-    if major < MAJOR or minor < LEAST_MINOR:
-        known = f"{MAJOR}.{LEAST_MINOR} is the oldest known"
-        raise ProtocolError(errno.EPROTO, f"the kernel speaks FUSE {major}.{minor}; {known}")
+    if (reason := too_old(body)) is not None:
+        raise ProtocolError(errno.EPROTO, reason)
     offered = Init(flags)
     if offered & Init.INIT_EXT:
         (flags2,) = INIT_IN_FLAGS2.unpack_from(body, INIT_IN.size)

@@ -8,12 +8,12 @@ off for the life of the mount (fs/fuse), so that only what is not served here at
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from collections.abc import Callable
 
 from unionfs.ahead import NotYet
+from unionfs.complaints import Complaints
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.forgetting import Forgetting
@@ -70,7 +70,7 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.unopened import UnopenedFiles
 from unionfs.nodes import DirNode, FileNode, Node
 
-log = logging.getLogger(__name__)
+log = Complaints(__name__)
 
 #: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
 Reply = bytes | memoryview | int | None

@@ -30,6 +30,7 @@ def serve(
     ending: frozenset[signal.Signals],
     on_ready: Callable[[], None],
     lifeline: int | None = None,
+    first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
 
@@ -39,6 +40,7 @@ def serve(
         ending: blocked until served, and from the end on.
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
+        first: the kernel's first request, where it has been read.
 
     Returns:
         The exit status: 0, or 1 if the loop had to be given up.
@@ -47,7 +49,7 @@ def serve(
         OSError: the descriptor is of no mount, or the kernel could not be answered.
     """
     try:
-        connection = begin(fuse_fd)
+        connection = begin(fuse_fd, first)
     except OSError as error:
         fs.close()
         if error.errno == errno.ENODEV:  # unmounted before it was served

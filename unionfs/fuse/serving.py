@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
 from unionfs.core import UnionFs
+from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
 from unionfs.options import Server, Serving
+from unionfs.records import dataclass
 
 #: Signals that ask for the end.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+#: FUSE_MIN_READ_BUFFER, what the kernel wants to be read with; INIT is far shorter.
+_BUFFER = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Who serves one mount."""
+
+    #: DIRECT or PYFUSE3.
+    server: Server
+    #: Be told of each open(2) and opendir(3).
+    open_requests: bool
+    #: The kernel's first request, where it has been read.
+    first: bytes = b""
+    #: Why it is PYFUSE3 although nobody asked for that; empty otherwise.
+    reason: str = ""
 
 
 def load(server: Server) -> None:
-    """Import what *server* needs: a process that is about to lose the right to read it does so first."""
+    """Import what *server* needs, of AUTO what is needed as a rule: before it is known what is to be served, and before
+    a process loses the right to read it.
+    """
     if server is Server.PYFUSE3:
         from unionfs.fuse import server as _pyfuse3  # noqa: F401
     else:
         from unionfs.fuse import direct as _direct  # noqa: F401
 
 
+def choose(serving: Serving, fuse_fd: int) -> Choice:
+    """Choose who serves *fuse_fd*, a /dev/fuse that has been mounted, and import what that needs.
+
+    For AUTO the kernel's first request is read, which tells how old it is.
+
+    Raises:
+        ImportError: it cannot be loaded.
+    """
+    server, first, reason = serving.server, b"", ""
+    if server is Server.AUTO:
+        try:
+            first = os.read(fuse_fd, _BUFFER)
+        except OSError:  # whoever serves is told the same
+            pass
+        reason = _too_old(first) or ""
+        server = Server.PYFUSE3 if reason else Server.DIRECT
+    load(server)
+    return Choice(
+        server=server, open_requests=serving.open_requests or bool(reason), first=first, reason=reason
+    )
+
+
+def _too_old(request: bytes) -> str | None:
+    if len(request) < IN_HEADER.size + INIT_IN.size:
+        return None
+    _, opcode, _, _, _, _, _, _, _ = IN_HEADER.unpack_from(request)
+    return too_old(request[IN_HEADER.size :]) if opcode == Opcode.INIT else None
+
+
 def serve(
-    serving: Serving,
+    choice: Choice,
     fs: UnionFs,
     fuse_fd: int,
     *,
@@ -31,7 +81,7 @@ def serve(
     """Serve *fs* until it is unmounted or a signal asks for the end.
 
     Args:
-        serving: how.
+        choice: how.
         fs: closed at the end.
         fuse_fd: a /dev/fuse that has been mounted; taken over.
         on_ready: called when the mount can be used.
@@ -42,9 +92,9 @@ def serve(
 
     Raises:
         OSError: the descriptor is of no mount, or the kernel could not be answered.
-        UnionError: the kernel is too old.
+        UnionError: the kernel is too old for the direct server, which was asked for.
     """
-    if serving.server is Server.DIRECT:
+    if choice.server is Server.DIRECT:
         from unionfs.fuse import direct
 
         return direct.serve(
@@ -53,8 +103,9 @@ def serve(
             ending=ENDING,
             on_ready=on_ready,
             lifeline=lifeline,
-            unopened=not serving.open_requests,
+            unopened=not choice.open_requests,
+            first=choice.first,
         )
     from unionfs.fuse import server as pyfuse3
 
-    return pyfuse3.serve(fs, fuse_fd, ending=ENDING, on_ready=on_ready, lifeline=lifeline)
+    return pyfuse3.serve(fs, fuse_fd, ending=ENDING, on_ready=on_ready, lifeline=lifeline, first=choice.first)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 
+from unionfs.complaints import Complaints
 from unionfs.core import UnionFs
 
-log = logging.getLogger(__name__)
+log = Complaints(__name__)
 
 
 def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:

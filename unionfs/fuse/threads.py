@@ -6,15 +6,16 @@ faster when more wait for it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
+from unionfs.complaints import Complaints
+
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
-log = logging.getLogger(__name__)
+log = Complaints(__name__)
 
 #: How many wait at once.
 MOST = 4

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sandbox.host import HostFacts
 from sandbox.kernel.cgroups.base import CONTROLLER_OF
 from sandbox.plan import Plan
+from sandbox.records import dataclass
 
 ALWAYS = frozenset(("mount", "net", "ipc"))
 """Namespaces without which nothing starts: the server of the file system makes itself a network and an ipc one, too."""

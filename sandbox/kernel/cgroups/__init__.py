@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sandbox.kernel.cgroups import base, v1, v2
 from sandbox.kernel.cgroups.base import (
@@ -23,6 +22,7 @@ from sandbox.kernel.cgroups.base import (
     Leaf,
 )
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
+from sandbox.records import dataclass
 
 __all__ = [
     "CONTROLLER_OF",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from sandbox.kernel import service_manager
 from sandbox.kernel.cgroups import NoHierarchy, base, detect, v2
 from sandbox.kernel.cgroups.base import NO_LIMITS, Cgroup, CgroupFiles, CgroupLimits, Hierarchy
 from sandbox.kernel.mountinfo import parse_mountinfo
+from sandbox.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

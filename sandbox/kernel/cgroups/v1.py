@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from sandbox.kernel.cgroups import base
 from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
+from sandbox.records import dataclass, field
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "cpuset", "blkio")
 """The ones used here: cpu time from cpuacct, limits from the others."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass, field
 
 from sandbox.kernel.cgroups import base
 from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
+from sandbox.records import dataclass, field
 
 CONTROLLERS = ("memory", "cpu", "pids", "cpuset", "io")
 SUPERVISOR = "supervisor"

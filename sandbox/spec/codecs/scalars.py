@@ -6,12 +6,12 @@ Messages say what was expected and found; hints say what to write.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from sandbox.spec import units
 from sandbox.spec.notation import literal, nearest, quote, shown, type_name
+from sandbox.spec.patterns import pattern as late
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, words
 
 T = TypeVar("T")
@@ -159,7 +159,7 @@ class Text(Codec[str]):
     toml_types = ("string",)
 
     def __init__(self, pattern: str = "", rule: str = "") -> None:
-        self.pattern = re.compile(pattern) if pattern else None
+        self.pattern = late(pattern) if pattern else None
         self.rule = rule
 
     def decode(self, value: object, _cursor: Cursor, /) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     ID_MAX,
     Boolean,

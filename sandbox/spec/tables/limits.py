@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Duration,
     HostPath,

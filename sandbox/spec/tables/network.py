@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, Choice, ListOf, TableOf, Text
 from sandbox.spec.decode import Record
 from sandbox.spec.settings import setting

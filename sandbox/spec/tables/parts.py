@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, HostPath, ListOf, SandboxPath, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE

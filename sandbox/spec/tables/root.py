@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import Choice, Integer, ListOf, Size, TableOf, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.layers import Layer, LayerCodec
@@ -55,6 +55,13 @@ class Root:
     )
     driver: str = setting(
         Choice("unionfs"), doc="What joins the layers.", example="unionfs", default="unionfs"
+    )
+    server: str = setting(
+        Choice("auto", "direct", "pyfuse3"),
+        doc="Which of the servers of unionfs answers the kernel: direct by itself, pyfuse3 through libfuse, which is slower and "
+        "knows older kernels. With auto it is direct, and pyfuse3 where the kernel is too old for that. What the program sees is the same.",
+        example="pyfuse3",
+        default="auto",
     )
     size: int | None = setting(
         Size(1),

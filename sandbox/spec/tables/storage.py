@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, Size, Text, mismatch
 from sandbox.spec.decode import Record, decode_table
 from sandbox.spec.settings import Cursor, setting

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
+from sandbox.records import dataclass
 from sandbox.spec.codecs import ID_MAX, check_bounds, mismatch, text_schema
 from sandbox.spec.notation import shown
+from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
 # useradd(8) of Debian; the sandbox's own /etc/passwd decides whether the name exists.
-_ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
-_NUMBER = re.compile(r"[0-9]+")
+_ACCOUNT_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
+_NUMBER = pattern(r"[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import expect_text, mismatch, text_schema
 from sandbox.spec.notation import nearest, quote, shown
+from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
 Protocol = Literal["tcp", "udp"]
@@ -15,17 +16,17 @@ Protocol = Literal["tcp", "udp"]
 PORT_MAX = 65535
 
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
-_PORT = re.compile(
+_PORT = pattern(
     r"(?:(?P<address>\[[^\]]*\]|[^:\[\]]*):)?(?P<host>[^:/]*):(?P<inside>[^:/]*)(?:/(?P<protocol>.*))?",
     re.DOTALL,
 )
 _PORT_HINT = (
     'write "HOST:SANDBOX", "ADDRESS:HOST:SANDBOX" or either with "/udp", such as "127.0.0.1:8080:80/tcp"'
 )
-_DOMAIN = re.compile(
+_DOMAIN = pattern(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
 )
-_ENDPOINT = re.compile(
+_ENDPOINT = pattern(
     r"(?P<place>\[[^\]]*\](?:/\d+)?|[^:]*|[0-9a-fA-F:]*::?[0-9a-fA-F:]*(?:/\d+)?)(?::(?P<port>[0-9]+))?"
 )
 

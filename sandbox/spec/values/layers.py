@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Boolean,
     HostPath,

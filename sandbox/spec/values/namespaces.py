@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Duration,
     described_words,
@@ -17,12 +17,13 @@ from sandbox.spec.codecs import (
 )
 from sandbox.spec.decode import Record
 from sandbox.spec.notation import joined, nearest, quote, shown
+from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of, words
 
 SANDBOX_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 SANDBOX_NAME_RULE = "use 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"
 
-_HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_HOST_LABEL = pattern(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _HOST_NAME_MAX = 64  # gethostname(2); DNS would allow 253
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from sandbox.spec.codecs import expect_text, text_schema
 from sandbox.spec.notation import shown
+from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
 
-_RANGE = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
+_RANGE = pattern(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
 
 
 class CpuSetCodec(Codec[str]):

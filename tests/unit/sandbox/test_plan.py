@@ -56,6 +56,26 @@ def test_operations_come_in_the_order_in_which_the_kernel_allows_them() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("layers", "server", "asked"),
+    [
+        ('"dir:/"', "auto", True),
+        ('"tar:/base.tar"', "auto", False),
+        ('{ dir = "/", immutable = true }, "tar:/base.tar"', "direct", False),
+        ('"tar:/base.tar", "dir:/"', "auto", True),
+        ('"tar:/base.tar"', "pyfuse3", True),
+    ],
+)
+def test_the_server_is_asked_for_each_open_unless_no_layer_changes(
+    layers: str, server: str, asked: bool
+) -> None:
+    paths = {"/": directory("/"), "/base.tar": PathFact(path="/base.tar", real="/base.tar", kind="file")}
+    made = plan(f'[root]\nlayers = [{layers}]\nserver = "{server}"\n', paths=paths)
+    assert (made.server, made.open_requests) == (server, asked)
+    line = f"server: {server}" + ("" if asked else ", not asked when something is opened: no layer changes")
+    assert line in describe(made)
+
+
 def test_defaults_are_the_safe_ones() -> None:
     made = plan(ROOT)
     assert made.namespaces == {"user", "mount", "pid", "net", "ipc", "uts", "cgroup"}

@@ -11,6 +11,7 @@ import pytest
 
 from unionfs.channel import VERSION, Request, receive
 from unionfs.errors import UnionError
+from unionfs.options import Server, Serving
 from unionfs.whiteout import ALL_MARKS, NO_MARKS
 
 if TYPE_CHECKING:
@@ -235,4 +236,37 @@ def test_a_launcher_that_goes_away_ends_the_server_quietly(
     sent(launcher)
     launcher.close()
     with pytest.raises(EOFError):
+        receive(server)
+
+
+@pytest.mark.parametrize(
+    ("sent", "serving"),
+    [
+        ({}, Serving()),
+        ({"server": "pyfuse3"}, Serving(server=Server.PYFUSE3)),
+        ({"server": "direct", "open_requests": False}, Serving(server=Server.DIRECT, open_requests=False)),
+    ],
+)
+def test_how_it_is_served_may_come_with_it(
+    ends: Ends, null: int, sent: dict[str, object], serving: Serving
+) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message() | sent).encode())
+    socket.send_fds(launcher, [b"x"], [null] * 5)
+    request = receive(server)
+    for fd in descriptors_of(request):
+        os.close(fd)
+    assert request.serving == serving
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"server": "fast"}, {"open_requests": 0}, {"server": "pyfuse3", "open_requests": False}],
+)
+def test_a_way_of_serving_that_there_is_not_is_refused(
+    ends: Ends, null: int, sent: dict[str, object]
+) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps(message(descriptors=0, **sent)).encode())
+    with pytest.raises(UnionError, match="malformed request from the launcher"):
         receive(server)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unionfs.errors import UnionError
-from unionfs.options import Server, Serving, parse_options, parse_serving, split_escaped
+from unionfs.options import Server, Serving, parse_options, split_escaped
 from unionfs.ownership import IdPolicy, IdRange
 from unionfs.whiteout import WhiteoutFormat
 
@@ -151,33 +151,25 @@ def test_what_cannot_be_mounted_is_an_error_that_says_the_remedy(texts: list[str
     assert str(caught.value) == message
 
 
-def test_the_server_is_the_one_over_pyfuse3_unless_another_is_named() -> None:
+def test_the_server_is_chosen_by_the_kernel_unless_one_is_named() -> None:
     assert parse_options(["lowerdir=/a"]).serving == Serving()
-    assert Serving().server is Server.PYFUSE3
+    assert Serving().server is Server.AUTO
     serving = Serving(server=Server.DIRECT, open_requests=False)
     assert parse_options(["lowerdir=/a,server=direct,open_requests=off"]).serving == serving
-    assert parse_serving(["server=direct", "open_requests=off"]) == serving
-    assert parse_serving([]) == Serving()
+    assert parse_options(["lowerdir=/a,open_requests=off"]).serving == Serving(open_requests=False)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("server=fast", "use one of pyfuse3, direct"),
+        ("server=fast", "use one of auto, pyfuse3, direct"),
         ("open_requests=no", "use one of on, off"),
-        ("open_requests=off", "needs server=direct"),
         ("server=pyfuse3,open_requests=off", "needs server=direct"),
     ],
 )
 def test_a_way_of_serving_that_there_is_not_is_refused(text: str, said: str) -> None:
-    for parse in (lambda: parse_options([f"lowerdir=/a,{text}"]), lambda: parse_serving([text])):
-        with pytest.raises(UnionError, match=said):
-            parse()
-
-
-def test_of_the_launcher_only_the_serving_is_taken_from_options() -> None:
-    with pytest.raises(UnionError, match="option lowerdir says nothing of the serving"):
-        parse_serving(["lowerdir=/a"])
+    with pytest.raises(UnionError, match=said):
+        parse_options([f"lowerdir=/a,{text}"])
 
 
 def test_indexes_of_lower_layers_are_kept_where_they_are_told_to_be() -> None:

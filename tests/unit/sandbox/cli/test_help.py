@@ -102,10 +102,10 @@ def imported_by(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["check"], {"cli", "errors", "spec"}),
-        (["config"], {"cli", "errors", "spec"}),
-        (["get"], {"cli", "editing", "errors", "spec"}),
-        (["fmt", "--check"], {"cli", "editing", "errors", "spec"}),
+        (["check"], {"cli", "errors", "records", "spec"}),
+        (["config"], {"cli", "errors", "records", "spec"}),
+        (["get"], {"cli", "editing", "errors", "records", "spec"}),
+        (["fmt", "--check"], {"cli", "editing", "errors", "records", "spec"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -1,0 +1,100 @@
+"""Whichever of the two servers serves the root: the one without libfuse by default, pyfuse3 where a file asks for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import HOST_ROOT, Launcher, children, first_line
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+PYFUSE3 = HOST_ROOT + 'server = "pyfuse3"\n'
+SERVERS = pytest.mark.parametrize("spec", [HOST_ROOT, PYFUSE3], ids=["direct", "pyfuse3"])
+
+
+def server_of(supervisor: int) -> int:
+    return next(pid for pid, line in children(supervisor).items() if "--serve-fd" in line)
+
+
+@pytest.mark.parametrize(("spec", "named"), [(HOST_ROOT, "direct"), (PYFUSE3, "pyfuse3")])
+def test_the_direct_server_serves_unless_the_file_names_the_other(
+    launcher: Launcher, spec: str, named: str
+) -> None:
+    done = launcher.up(spec, ["true"], options=["--debug"])
+    assert done.status == 0
+    assert f"+ served by {named}" in done.err.splitlines()
+
+
+def test_where_the_kernel_is_too_old_for_the_direct_server_the_other_one_serves(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    """As this kernel is not, the server is told that it is: `python -P -m unionfs` finds what sitecustomize has changed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif '--serve-fd' in sys.orig_argv:\n"
+        "    from unionfs.fuse import protocol\n    protocol.LEAST_MINOR = 1000\n"
+    )
+    old = {"PYTHONPATH": str(tmp_path)}
+    done = launcher.up(HOST_ROOT, ["true"], options=["--debug"], environ=old)
+    said = next(line for line in done.err.splitlines() if "served by" in line)
+    assert said.startswith("+ served by pyfuse3: the kernel speaks FUSE 7.")
+    assert done.status == 0
+    done = launcher.up(HOST_ROOT + 'server = "direct"\n', ["true"], environ=old)
+    assert done.status == 125
+    assert "no version of FUSE in common" in done.err
+
+
+@SERVERS
+def test_files_are_changed_over_the_layers_and_the_layers_stay(launcher: Launcher, spec: str) -> None:
+    before = Path("/etc/passwd").read_bytes()
+    script = (
+        "cp /etc/passwd /tmp/old && echo x:x:1:1:::  >> /etc/passwd && rm /etc/hostname && mv /etc/passwd /etc/p "
+        "&& test ! -e /etc/hostname && tail -n 1 /etc/p && ln /etc/p /etc/q && stat -c %h /etc/q && ls /usr | wc -l"
+    )
+    said = launcher.shell(script, spec).facts_text().split()
+    assert said[:2] == ["x:x:1:1:::", "2"]
+    assert int(said[2]) == len(os.listdir("/usr"))
+    assert Path("/etc/passwd").read_bytes() == before
+
+
+@SERVERS
+def test_the_size_of_the_writable_layer_holds(launcher: Launcher, spec: str) -> None:
+    script = "dd if=/dev/zero of=/etc/f bs=64k count=100 2>&1 | grep -o 'No space'; stat -c %s /etc/f"
+    said = launcher.shell(script, spec + 'size = "1M"\n').out.split()
+    assert said[:2] == ["No", "space"]
+    assert 900_000 < int(said[2]) <= 1 << 20
+
+
+@SERVERS
+def test_a_signal_stops_it(launcher: Launcher, spec: str) -> None:
+    with launcher.start(spec, ["sh", "-c", "trap 'exit 7' TERM; echo ready; sleep 100 & wait"]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(10) == 7
+    assert launcher.runs() == []
+
+
+@SERVERS
+def test_the_end_of_the_server_is_the_end_of_the_sandbox(launcher: Launcher, spec: str) -> None:
+    with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        os.kill(server_of(supervisor.pid), signal.SIGKILL)
+        _, err = supervisor.communicate(timeout=10)
+        assert supervisor.returncode == 125
+    assert "the file system's server: it ended unexpectedly" in err
+    assert launcher.runs() == []
+
+
+@pytest.mark.rootfs
+def test_over_an_archive_files_are_opened_without_asking_the_server(
+    launcher: Launcher, debian_rootfs: str
+) -> None:
+    spec = f'[root]\nlayers = ["tar:{debian_rootfs}"]\n'
+    script = (
+        "cat /etc/debian_version /usr/bin/* > /dev/null && echo a >> /etc/passwd && exec 3< /etc/passwd && rm /etc/passwd "
+        "&& tail -n 1 <&3 && mkdir /etc/d && : > /etc/d/f && ls /etc/d && rm -r /etc/d && test ! -e /etc/d"
+    )
+    assert launcher.shell(script, spec).facts_text().split() == ["a", "f"]

@@ -1,0 +1,89 @@
+"""What a start does not do: import what it does not need, compile what it has compiled before."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import HOST_ROOT, Launcher
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+#: Imported by the launcher and by the server, beside their own modules and what the interpreter has at its start.
+ALLOWED = frozenset(
+    "__future__ _abc _bisect _collections _ctypes _datetime _functools _heapq _json _locale _operator _posixsubprocess _sha2 _sha256 "
+    "_sre _socket _string _struct _typing argparse array binascii bisect collections collections.abc contextlib copyreg "
+    "ctypes ctypes._endian datetime enum errno fcntl fnmatch functools gc genericpath gettext heapq importlib itertools json json.decoder "
+    "json.encoder json.scanner keyword locale math mmap operator pwd grp re re._casefix re._compiler re._constants re._parser "
+    "reprlib resource runpy select selectors signal socket stat string struct termios threading tomllib tomllib._parser tomllib._re "
+    "tomllib._types tty types typing unicodedata warnings weakref _weakrefset pkgutil importlib._abc importlib.machinery importlib.util "
+    "sre_constants sre_parse sre_compile _warnings time sys".split()
+)
+#: Read by the interpreter before any of our code, by what is installed on this machine.
+_OF_THE_INTERPRETER = re.compile(
+    r"(encodings|zipimport|zlib|site|sitecustomize|usercustomize|_virtualenv|_distutils_hack|apport_python_hook|_sitebuiltins|os|posix"
+    r"|posixpath|io|abc|codecs|_codecs|_io|_stat|_signal|marshal|winreg|_frozen_importlib\w*|_imp|_thread|_weakref|_collections_abc|"
+    r"linecache|token\w*|_tokenize)\b.*"
+)
+
+
+def imported(launcher: Launcher, spec: str) -> list[str]:
+    done = launcher.up(spec, ["true"], environ={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.status == 0, done.err
+    return re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", done.err, re.MULTILINE)
+
+
+def test_a_start_imports_nothing_that_its_file_does_not_need(launcher: Launcher) -> None:
+    spec = HOST_ROOT + '[[volumes]]\ntype = "tmpfs"\ntarget = "/scratch"\n'
+    assert launcher.up(spec, ["true"]).status == 0  # compiles the filters
+    found = set(imported(launcher, spec))
+    assert {"sandbox.runtime.supervisor", "unionfs.fuse.direct"} <= found
+    ours = {name for name in found if name.partition(".")[0] in ("sandbox", "unionfs")}
+    assert {name for name in found - ours - ALLOWED if not _OF_THE_INTERPRETER.fullmatch(name)} == set()
+    # Of ours: other verbs, what only failures, tracing, joined namespaces, archives and the other server need.
+    assert [
+        name
+        for name in sorted(ours)
+        if re.match(
+            r"sandbox\.(doctor|editing|explain|reference|completion|manual|joining|seccomp\.compiler|runtime\.(report|denials)"
+            r"|kernel\.service_manager|image\.(unpack|archive))\b|unionfs\.(mounting|fuse\.(server|operations|waiting))\b",
+            name,
+        )
+    ] == []
+
+
+def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_path: Path) -> None:
+    """Python's library may be one that the sandbox's root cannot read, as in a home directory."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '--serve-fd' in sys.orig_argv:\n"
+        "    import unionfs.confine\n"
+        "    really = unionfs.confine.restrict_files\n"
+        "    def last(*given):\n"
+        "        sys.meta_path.clear()\n"
+        "        return really(*given)\n"
+        "    unionfs.confine.restrict_files = last\n"
+    )
+    script = (
+        "cd /etc && echo a > new && cp passwd copied && chmod 600 passwd && mv copied moved && ln new linked && ln -s linked soft && "
+        "rm new && mkdir d && mv d e && rmdir e && mkfifo fifo && truncate -s 100 moved && dd if=/dev/zero of=f bs=64k count=40 2>&1 "
+        "| grep -o 'No space'; touch -d 2001-01-01 moved; ls -lR /etc > /dev/null 2>&1; stat -f / > /dev/null; cat soft; cat linked"
+    )
+    spec = HOST_ROOT + 'size = "1M"\n'
+    done = launcher.shell(script, spec, environ={"PYTHONPATH": str(tmp_path)})
+    assert done.out.split("\n") == ["No space", "a", "a", ""]
+    assert done.err.splitlines() == [
+        "sandbox: warning: root.size of 1M was reached: the writable layer was full, and writing failed"
+    ]
+
+
+def test_the_filters_of_system_calls_are_compiled_once(launcher: Launcher) -> None:
+    assert "pyseccomp" in imported(launcher, HOST_ROOT)
+    assert "pyseccomp" not in imported(launcher, HOST_ROOT)
+    kept = sorted((launcher.state / "filters").iterdir())
+    assert len(kept) == 2  # the program's, and the server's
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert launcher.up(HOST_ROOT, ["true"]).status == 0
+    assert [path.stat().st_mtime_ns for path in sorted((launcher.state / "filters").iterdir())] == before

@@ -1,0 +1,31 @@
+"""What a server says, also where it may read nothing any more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys
+from unionfs.complaints import Complaints
+if {confined}: sys.meta_path.clear()
+log = Complaints("unionfs.x")
+log.warning("a reply to %s was not taken: %s", 15, "gone")
+try:
+    {{}}["k"]
+except KeyError:
+    log.exception("request %s failed", "read")
+"""
+
+
+@pytest.mark.parametrize("confined", [False, True])
+def test_a_complaint_is_a_line_with_our_name_and_a_failure_is_told(confined: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(confined=confined)], capture_output=True, text=True, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines[0] == "unionfs: a reply to 15 was not taken: gone"
+    assert lines[1].startswith("unionfs: request read failed")
+    assert "KeyError" in lines[-1]

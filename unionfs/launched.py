@@ -1,0 +1,108 @@
+"""Serving for the launcher: everything comes over one socket, and what serving does not need is given away first."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import time
+
+from unionfs.errors import UnionError, explain
+
+EXIT_FAILURE = 1
+
+
+def serve_launcher(number: int) -> int:
+    """Serve what the socket *number* asks for (see `unionfs.channel`); returns the exit status."""
+    channel = socket.socket(fileno=number)
+    try:
+        return _serve(channel)
+    except EOFError:
+        return 0
+    except (UnionError, OSError) as error:
+        reason = explain(error)
+    except MemoryError:
+        reason = "there is no memory left"
+    except ImportError as error:  # no memory to map a library, too
+        reason = f"it cannot be loaded: {error}"
+    try:
+        channel.send(f"error: {reason}".encode(errors="surrogateescape"))
+    except OSError:
+        pass  # the launcher is gone, and nobody else is to be told
+    return EXIT_FAILURE
+
+
+def _serve(channel: socket.socket) -> int:
+    gc.disable()  # it would look through what is being imported again and again, and find no garbage
+    # The imports come first: the launcher starts us early and sends the descriptors when it has them.
+    import unionfs.catalogue.building  # noqa: F401 - where we are going, our own files may not be readable
+    from unionfs._libc import filter_system_calls
+    from unionfs.catalogue.background import Building
+    from unionfs.channel import receive
+    from unionfs.complaints import to_standard_error
+    from unionfs.confine import enter_user_namespace, restrict_files
+    from unionfs.fuse.serving import choose, load, serve
+    from unionfs.options import Server
+    from unionfs.stack import open_stack
+
+    load(Server.AUTO)
+    gc.freeze()
+    gc.enable()
+    times = {"loaded": time.monotonic_ns()}
+    request = receive(channel)
+    times["asked"] = time.monotonic_ns()
+    choice = choose(request.serving, request.fuse_fd)
+    if choice.server is Server.PYFUSE3:
+        to_standard_error(everything=False)  # it has it imported
+    enter_user_namespace(request.user_namespace_fd)
+    os.close(request.user_namespace_fd)
+    os.umask(0)
+    os.chdir("/")
+    stack = request.stack
+    readable = [lower.fd for lower in stack.lowers]
+    readable += [] if stack.index_fd is None else [stack.index_fd]
+
+    def confine(*writable: int | None) -> None:
+        restrict_files(readable, [fd for fd in writable if fd is not None])
+        if request.filter is not None:
+            filter_system_calls(request.filter)
+
+    # Before we are confined: it lets no process be made, and one would not see its own part of /proc. Only that one writes
+    # indexes, which other sandboxes believe: it answers nobody.
+    building = None if stack.index_fd is None else Building(stack, lambda: confine(stack.index_fd))
+    confine(stack.upper_fd, stack.work_fd)
+    fs = open_stack(stack)
+    fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
+
+    def tell() -> None:
+        times["ready"] = time.monotonic_ns()
+        told = {"server": choice.server.value, "reason": choice.reason, "times": times}
+        _report_ready(channel, json.dumps(told))
+
+    try:
+        return serve(
+            choice,
+            fs,
+            request.fuse_fd,
+            on_ready=tell,
+            lifeline=channel.fileno(),
+        )
+    finally:
+        if building is not None:
+            building.finish()
+
+
+def _send_at_once(channel: socket.socket, text: str) -> None:
+    """Say *text* before the request that is being served is answered, unless the launcher does not listen."""
+    try:
+        channel.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        pass
+
+
+def _report_ready(channel: socket.socket, told: str) -> None:
+    try:
+        channel.send(f"ready {told}".encode())
+    except OSError:
+        pass  # the launcher is gone: the lifeline ends us
