@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from sandbox.host import HostFacts
 from sandbox.kernel.landlock import LINUX, NEEDED, SCOPED, Rules, lacking
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import SeccompPlan
+from sandbox.records import replace
 from sandbox.seccomp.builtin import NO_LEASES, default_filter
 from sandbox.seccomp.calls import KNOWN
 from sandbox.seccomp.values import MACHINES, Filter, changed
