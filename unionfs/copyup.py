@@ -27,7 +27,6 @@ from unionfs.nodes import DirNode, FileNode
 from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import Quota
-from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.tree import Tree
 from unionfs.types import Mark
@@ -35,37 +34,66 @@ from unionfs.upper import COPY_PREFIX, Upper
 from unionfs.xattrs import shown_name, stored_name
 
 _CAPABILITY = "security.capability"
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 #: Bytes from which on contents are left below when only metadata changes. Less is copied as fast as marked.
 _WORTH_METACOPY = 16384
 #: Bytes; the kernel writes no longer redirects (redirect_max, fs/overlayfs/super.c).
 _LONGEST_METACOPY_REDIRECT = 256
 
 
-@dataclass(slots=True)
 class _Job:
     """One copy-up under way: the source, and the copy at its temporary name."""
 
-    source: Ref
-    info: os.stat_result
-    owner: tuple[int, int]
-    #: With the type.
-    mode: int
-    tmp_fd: int
-    tmp: bytes
-    #: How many names it has, or is going to have.
-    links: int
-    #: The name that the copy gets; None for the first one that is known.
-    place: tuple[DirNode, bytes] | None = None
-    #: The source's layer keeps owners in attributes.
-    override: bool = False
-    #: For a copy of metadata alone: where the layers below have the contents.
-    redirect: bytes = b""
-    #: It is made empty: what a program does by opening it with O_TRUNC.
-    truncated: bool = False
-    #: The copy as it was made, before it got its owner and the rest.
-    made: os.stat_result | None = None
-    #: How many bytes it had then; None if it was made empty.
-    copied: int | None = None
+    __slots__ = (
+        "copied",
+        "info",
+        "links",
+        "made",
+        "mode",
+        "override",
+        "owner",
+        "place",
+        "redirect",
+        "source",
+        "tmp",
+        "tmp_fd",
+        "truncated",
+    )
+
+    def __init__(
+        self,
+        source: Ref,
+        info: os.stat_result,
+        owner: tuple[int, int],
+        mode: int,
+        tmp_fd: int,
+        tmp: bytes,
+        *,
+        override: bool,
+    ) -> None:
+        """Copy *source*, which has *info*, with that owner and mode (with the type), to *tmp* of the directory *tmp_fd*.
+
+        *override*: the source's layer keeps owners in attributes.
+        """
+        self.source = source
+        self.info = info
+        self.owner = owner
+        self.mode = mode
+        self.tmp_fd = tmp_fd
+        self.tmp = tmp
+        self.override = override
+        #: How many names it has, or is going to have.
+        self.links = info.st_nlink
+        #: The name that the copy gets; None for the first one that is known.
+        self.place: tuple[DirNode, bytes] | None = None
+        #: For a copy of metadata alone: where the layers below have the contents.
+        self.redirect = b""
+        #: It is made empty: what a program does by opening it with O_TRUNC.
+        self.truncated = False
+        #: The copy as it was made, before it got its owner and the rest.
+        self.made: os.stat_result | None = None
+        #: How many bytes it had then; None if it was made empty.
+        self.copied: int | None = None
 
     @property
     def target(self) -> bytes:
@@ -179,6 +207,8 @@ class CopyUp:
 
     def _new_copy(self, node: FileNode, contents: Contents, redirect: bytes, keep: list[int] | None) -> None:
         info = node.ref.stat()
+        if node.xattrs is None and node.ref.bare:
+            node.xattrs = frozenset()
         if is_null_device(info):
             raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
         if node.foreign:
@@ -329,7 +359,7 @@ class CopyUp:
     def _job(self, source: Ref, layer: Layer, info: os.stat_result, tmp_fd: int, tmp: bytes) -> _Job:
         uid, gid, mode = self._ownership.for_copy(info, layer)
         override = layer.policy.override_stat
-        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, info.st_nlink, override=override)
+        return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, override=override)
 
     def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job, keep: list[int] | None = None) -> None:
         with ExitStack() as undo:
@@ -355,6 +385,10 @@ class CopyUp:
             assert lower is None or isinstance(lower, Named)
             node.metacopy, node.data = keep_lower, lower
             node.indexed = index_ref is not None
+            # What is shown of its attributes is what was.
+            node.privileged = (
+                bool(job.mode & _SET_ID) if node.xattrs is not None and not node.xattrs else None
+            )
             undo.pop_all()
             if fd >= 0 and keep is not None:
                 keep.append(fd)
@@ -479,7 +513,9 @@ class CopyUp:
             os.close(at)
 
     def _may_have_xattrs(self, node: FileNode | DirNode) -> bool:
-        return not self._acls or node.xattrs is None or bool(node.xattrs)
+        if self._acls and node.xattrs is not None:
+            return bool(node.xattrs)
+        return not node.ref.bare
 
     def _xattrs(self, job: _Job) -> None:
         source, follow = job.source.proc_path(), follows(job.source)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import stat
 from enum import Enum
+from functools import cache
 
 
 class Contents(Enum):
@@ -40,6 +41,7 @@ class Step(Enum):
     PIN = "pin"
 
 
+@cache
 def plan_copy_up(
     kind: int,
     *,

@@ -6,8 +6,7 @@ The kernel checks types, emptiness is ours: rename(2) replaces only an empty dir
 from __future__ import annotations
 
 import errno
-
-from unionfs.records import dataclass
+from typing import NamedTuple
 
 #: Flags of renameat2(2) that a caller may give (linux/fs.h).
 RENAME_NOREPLACE = 1
@@ -16,8 +15,7 @@ RENAME_EXCHANGE = 2
 KNOWN_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(NamedTuple):
     """One end of a rename as the union sees it."""
 
     #: Something of that name exists in the union.
@@ -33,8 +31,7 @@ class End:
     empty: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenamePlan:
+class RenamePlan(NamedTuple):
     """The steps of a rename, in order."""
 
     copy_up: bool

@@ -6,8 +6,8 @@ looks takes a processor from somebody else, perhaps from whoever would ask.
 
 from __future__ import annotations
 
-#: Times to look before sleeping: some fifteen microseconds, less than one wake-up.
-SPINS = 40
+#: Times to look before sleeping: some ninety microseconds, in which who was answered on another processor wakes up and asks again.
+SPINS = 300
 #: Of so many waits, half must have ended while looking, or it pauses.
 _TRIAL = 32
 #: For so many waits at first, and twice as many each time that it has not paid again.
