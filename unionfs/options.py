@@ -25,7 +25,7 @@ _VALUES = frozenset(
     "lowerdir upperdir workdir whiteouts redirect_dir metacopy xattr_permissions uidmapping gidmapping "
     "squash_to_uid squash_to_gid size inodes fsync index_dir index_build".split()
 )
-_SERVING = frozenset(("server", "open_requests"))
+_SERVING = frozenset(("server", "open_requests", "without"))
 _FLAGS = frozenset(
     "volatile immutable squash_unmapped squash_to_root static_nlink noacl userxattr debug".split()
 )
@@ -50,6 +50,29 @@ class Server(Enum):
     DIRECT = "direct"
 
 
+class Trick(Enum):
+    """What makes the direct server fast, and can be left out to see by how much (SPEED.md)."""
+
+    #: Looking for the next request for a moment before sleeping.
+    SPIN = "spin"
+    #: Threads for what waits for a disk.
+    THREADS = "threads"
+    #: The kernel remembers names that do not exist,
+    NEGATIVE = "negative"
+    #: names and attributes for as long as it has room, not for a second,
+    VALIDITY = "validity"
+    #: contents of a file over open(2),
+    CONTENTS = "contents"
+    #: and targets of symbolic links.
+    SYMLINKS = "symlinks"
+    #: It says nothing at close(2),
+    FLUSH = "flush"
+    #: asks for security.capability once and not before each write,
+    KILLPRIV = "killpriv"
+    #: and is told the attributes of all that it lists.
+    READDIRPLUS = "readdirplus"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """How it is served."""
@@ -57,6 +80,8 @@ class Serving:
     server: Server = Server.AUTO
     #: Be told of each open(2) and opendir(3). Without, which only the direct server and a kernel of 5.1 can, they cost no request.
     open_requests: bool = True
+    #: What the direct server does without.
+    without: frozenset[Trick] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +233,11 @@ def _serving(values: dict[str, str]) -> Serving:
     asked = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
     if asked == "off" and server is Server.PYFUSE3:
         raise UnionError("option open_requests=off needs server=direct: pyfuse3 cannot do without them")
-    return Serving(server=server, open_requests=asked == "on")
+    named = _choice_of_several(*(each.value for each in Trick))("without", values.get("without", ""))
+    if named and server is Server.PYFUSE3:
+        raise UnionError("option without is about server=direct: pyfuse3 has its own ways")
+    without = frozenset(map(Trick, named))
+    return Serving(server=server, open_requests=asked == "on", without=without)
 
 
 def _ids(values: dict[str, str], *, squash: bool) -> IdPolicy:
@@ -232,6 +261,11 @@ def _choice(*known: str) -> Callable[[str, str], str]:
         return value
 
     return parse
+
+
+def _choice_of_several(*known: str) -> Callable[[str, str], list[str]]:
+    one = _choice(*known)
+    return lambda key, text: [one(key, each) for each in text.split(":") if each]
 
 
 def _number(key: str, value: str) -> int:

@@ -23,11 +23,14 @@ SUBJECT = "unionfs"
 _SERVED = ",server=direct,open_requests=off"
 #: With an index of the lower layers, made before the mount can be used, so that what is timed is its use.
 _INDEXED = ",index_build=first,immutable,index_dir="
+TRICKS = "spin threads negative validity contents symlinks flush killpriv readdirplus".split()
 #: The same with another server, and its options; measured only if asked for.
 OTHER_SERVERS = {
     "unionfs-unindexed": _SERVED,
     "unionfs-opened": ",server=direct,open_requests=on",
     "unionfs-pyfuse3": ",server=pyfuse3",
+    # What each trick of the server brings (unionfs/SPEED.md).
+    **{f"without-{trick}": f"{_SERVED},without={trick}" for trick in TRICKS},
 }
 #: The writable layer dies with the sandbox: nothing of it has to be on disk before it is used. All three know the word.
 _VOLATILE = ",volatile"
@@ -148,7 +151,10 @@ def find_systems(python: str, *, durable: bool = False) -> list[System]:
 
     return [
         union(SUBJECT, _SERVED, indexed=True),
-        *(union(name, serving) for name, serving in OTHER_SERVERS.items()),
+        *(
+            union(name, serving, indexed=name.startswith("without-"))
+            for name, serving in OTHER_SERVERS.items()
+        ),
         System(
             name=BASELINE,
             missing=no_mount

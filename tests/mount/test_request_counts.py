@@ -6,16 +6,18 @@ fewer are welcome, and are written down by ``REQUEST_COUNTS=write pytest tests/m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.mount.support import PROJECT
-from tests.support.tree import make_tree
+from tests.support.tree import Symlink, Tree, make_tree
 
 pytestmark = pytest.mark.fusermount
 
@@ -23,6 +25,7 @@ sys.path.append(os.path.join(PROJECT, "scripts"))
 from benchmarks import counting, systems  # noqa: E402
 from benchmarks.catalogue import WORKLOADS  # noqa: E402
 from benchmarks.corpus import make_corpus  # noqa: E402
+from benchmarks.workload import Corpus, Workload  # noqa: E402
 
 KNOWN = Path(__file__).with_name("requests.json")
 SERVERS = ("unionfs", "unionfs-opened", "unionfs-pyfuse3")
@@ -50,7 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[systems.Stack, Any]
     directory = tmp_path_factory.mktemp("counts")
     root = directory / "root"
     root.mkdir()
-    make_tree(root, {f"d{i:02}": {f"f{j:02}": b"%d.%d" % (i, j) * 300 for j in range(15)} for i in range(25)})
+    tree: Tree = {f"d{i:02}": {f"f{j:02}": b"%d.%d" % (i, j) * 300 for j in range(15)} for i in range(25)}
+    make_tree(root, {**tree, "link": Symlink(b"d00/f00")})
     (directory / "layers").mkdir()
     corpus = make_corpus(str(directory / "layers"), root=str(root), scale=0.02, python=sys.executable)
     return systems.Stack(str(directory / "layers"), corpus.layers), corpus
@@ -77,3 +81,64 @@ def test_no_workload_costs_more_requests_than_it_did(server: str, place: tuple[s
         if sum(count.values()) > sum(known[name].values()) * 1.05 + 2
     }
     assert not grown
+
+
+def follow_a_link(root: str, _corpus: Corpus) -> object:
+    """Use one symbolic link again and again."""
+    return [os.stat(f"{root}/link").st_size for _ in range(50)]
+
+
+def write_in_pieces(root: str, _corpus: Corpus) -> object:
+    """Write a file of a hundred pieces."""
+    with open(f"{root}/pieces", "wb", buffering=0) as file:
+        return [file.write(b"x" * 100) for _ in range(100)]
+
+
+def open_again(root: str, corpus: Corpus) -> object:
+    """Read one file again and again."""
+    return [len(Path(root, corpus.files[0]).read_bytes()) for _ in range(50)]
+
+
+def ask_for_nothing(root: str, _corpus: Corpus) -> object:
+    """Look for a name that does not exist again and again."""
+    return [os.path.lexists(f"{root}/nothing") for _ in range(50)]
+
+
+def served_with(options: str) -> Callable[[str, str], list[str]]:
+    return lambda given, mount: [sys.executable, "-m", "unionfs", "-f", "-o", given + options, mount]
+
+
+@pytest.mark.parametrize(
+    ("trick", "work", "serving"),
+    [
+        ("negative", ask_for_nothing, "off"),
+        ("contents", open_again, "on"),
+        ("symlinks", follow_a_link, "off"),
+        ("flush", open_again, "on"),
+        ("killpriv", write_in_pieces, "off"),
+    ],
+)
+def test_each_way_to_be_asked_less_saves_what_it_is_there_for(
+    trick: str, work: Any, serving: str, place: tuple[systems.Stack, Any]
+) -> None:
+    stack, corpus = place
+    (base,) = (each for each in systems.find_systems(sys.executable) if each.name == "unionfs-pyfuse3")
+    counts = []
+    for without in ("", f",without={trick}"):
+        options = f",server=direct,open_requests={serving}{without}"
+        system = dataclasses.replace(base, command=served_with(options))
+        workload = Workload("one thing", work, changes=())
+        counts.append(sum(counting.count(system, workload, stack, corpus, cold=False).values()))
+    assert counts[1] >= counts[0] + 45
+
+
+def test_a_listing_tells_the_attributes_of_what_it_names(place: tuple[systems.Stack, Any]) -> None:
+    stack, corpus = place
+    (walk,) = (each for each in WORKLOADS if each.name == "walk cold")
+    counts = [
+        sum(counting.count(system, walk, stack, corpus, cold=False).values())
+        for name in ("unionfs", "without-readdirplus")
+        for system in systems.find_systems(sys.executable)
+        if system.name == name
+    ]
+    assert counts[1] > counts[0] * 3

@@ -25,6 +25,7 @@ from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, Spinning
 from unionfs.fuse.statistics import figures, report
+from unionfs.options import Trick
 
 log = Complaints(__name__)
 
@@ -44,6 +45,7 @@ def serve(
     on_ready: Callable[[], None],
     lifeline: int | None = None,
     unopened: bool = False,
+    without: frozenset[Trick] = frozenset(),
     first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
@@ -55,6 +57,7 @@ def serve(
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
         unopened: do without OPEN and OPENDIR where the kernel can.
+        without: what to do without, to see what it brings.
         first: the kernel's first request, where it has been read.
 
     Returns:
@@ -67,7 +70,7 @@ def serve(
     try:
         os.set_blocking(fuse_fd, False)
         with _Signals(ending) as signals:
-            loop = _Loop(fs, fuse_fd, signals, on_ready, lifeline, unopened=unopened)
+            loop = _Loop(fs, fuse_fd, signals, on_ready, lifeline, unopened=unopened, without=without)
             if first:
                 loop.answer(first)
             for _ in range(_MAX_RESTARTS):
@@ -157,6 +160,7 @@ class _Loop:
         lifeline: int | None,
         *,
         unopened: bool,
+        without: frozenset[Trick],
     ) -> None:
         self._fs = fs
         self._fd = fd
@@ -165,14 +169,16 @@ class _Loop:
         # Memory of its own, that is there when something large has been written into it and not before.
         self._buffer = mmap.mmap(-1, BUFFER)
         self._view = memoryview(self._buffer)
-        self._requests = Requests(fs, self._view, unopened=unopened)
+        self._requests = Requests(fs, self._view, unopened=unopened, without=without)
         self._saying = Lock()
         self._closed = False
-        self._later = self._requests.later = Later(fs, self._say, signals.wake)
+        if Trick.THREADS not in without:
+            self._requests.later = Later(fs, self._say, signals.wake)
+        self._later = self._requests.later
         self._lifeline = lifeline
         self._ended = False
         alone = len(os.sched_getaffinity(0)) == 1
-        self._spinning = Spinning(0 if alone else SPINS)
+        self._spinning = Spinning(0 if alone or Trick.SPIN in without else SPINS)
         self._spun = self._slept = 0
         self._poll = select.poll()
         self._control = select.poll()
@@ -199,7 +205,7 @@ class _Loop:
         into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
         view = self._view
         answer, reply_with = self._requests.answer, self._write
-        ready = self._later.ready
+        ready = () if self._later is None else self._later.ready
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
             if signals.asked:
@@ -229,10 +235,15 @@ class _Loop:
 
     def _figures(self) -> dict[str, int]:
         """Return how many waits ended while looking and asleep, and what threads have done."""
-        return {"spun": self._spun, "slept": self._slept, "threaded": self._later.count}
+        return {
+            "spun": self._spun,
+            "slept": self._slept,
+            "threaded": 0 if self._later is None else self._later.count,
+        }
 
     def _resume(self) -> None:
         """Answer the requests that had to wait for bytes."""
+        assert self._later is not None
         for request in self._later.resume():
             self._view[: len(request)] = request
             _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(request)

@@ -226,13 +226,14 @@ def too_old(body: bytes | memoryview) -> str | None:
     return f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{LEAST_MINOR} is the oldest known"
 
 
-def agree(body: bytes | memoryview, *, acls: bool, unopened: bool) -> Agreement:
+def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int = 0) -> Agreement:
     """Answer the kernel's INIT, whose *body* comes after the header.
 
     Args:
         body: struct fuse_init_in, of any version.
         acls: POSIX access control lists are honoured.
         unopened: do without OPEN and OPENDIR, if the kernel can.
+        left_out: do not agree on these.
 
     Raises:
         ProtocolError: the kernel is too old.
@@ -251,7 +252,7 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool) -> Agreement:
     wanted = (
         _ALWAYS | (_UNOPENED if unopened else Init.ATOMIC_O_TRUNC) | (Init.POSIX_ACL if acls else Init(0))
     )
-    agreed = int(wanted & offered)
+    agreed = int(wanted & offered & ~left_out)
     if agreed >> 32:
         agreed |= Init.INIT_EXT
     reply = INIT_OUT.pack(

@@ -69,6 +69,7 @@ from unionfs.fuse.protocol import (
 )
 from unionfs.fuse.unopened import UnopenedFiles
 from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.options import Trick
 
 log = Complaints(__name__)
 
@@ -77,9 +78,14 @@ Reply = bytes | memoryview | int | None
 
 _BODY = IN_HEADER.size
 _NS = 1_000_000_000
-_ATTR_HEAD = ATTR_OUT_HEAD.pack(FOREVER, 0, 0)
-#: "No such name", which may be remembered: a node 0 (struct fuse_entry_out).
-_NO_ENTRY = ENTRY_OUT.pack(0, 0, FOREVER, *(0,) * 19)
+#: How long something may be believed without asking, in seconds, where not for ever.
+_SECOND = 1
+#: What is agreed on with the kernel for a trick.
+_AGREED = {
+    Trick.SYMLINKS: Init.CACHE_SYMLINKS,
+    Trick.KILLPRIV: Init.HANDLE_KILLPRIV_V2,
+    Trick.READDIRPLUS: Init.DO_READDIRPLUS,
+}
 #: An entry of READDIRPLUS of which the kernel is told no more than its name.
 _UNTOLD = bytes(ENTRY_OUT.size)
 _ATTR_IN_ENTRY = ENTRY_OUT.size - 88
@@ -91,15 +97,35 @@ class Requests:
     nowhere else.
     """
 
-    def __init__(self, fs: UnionFs, view: memoryview, *, unopened: bool = False) -> None:
+    def __init__(
+        self,
+        fs: UnionFs,
+        view: memoryview,
+        *,
+        unopened: bool = False,
+        without: frozenset[Trick] = frozenset(),
+    ) -> None:
         """Serve *fs*; requests come to lie at the beginning of *view*.
 
-        *unopened*: do without OPEN and OPENDIR where the kernel can.
+        *unopened*: do without OPEN and OPENDIR where the kernel can; *without*: what else to do without.
         """
         self.fs = fs
         self._tree = fs.tree
         self._view = view
         self._wants_unopened = unopened
+        self._left_out = Init(0)
+        for trick, flags in _AGREED.items():
+            if trick in without:
+                self._left_out |= flags
+        self._validity = _SECOND if Trick.VALIDITY in without else FOREVER
+        self._attr_head = ATTR_OUT_HEAD.pack(self._validity, 0, 0)
+        #: "No such name", which may be remembered: a node 0 (struct fuse_entry_out).
+        self._no_entry: Reply = ENTRY_OUT.pack(0, 0, self._validity, *(0,) * 19)
+        if Trick.NEGATIVE in without:
+            self._no_entry = -errno.ENOENT
+        self._keeps = 0 if Trick.CONTENTS in without else FOPEN_KEEP_CACHE
+        # There is nothing to do at close(2); refused once, the kernel never asks again.
+        self._flushed: Reply = b"" if Trick.FLUSH in without else NOT_SERVED
         self._files: UnopenedFiles | None = None
         self._masks = self._extended_setxattr = False
         self._forgetting = Forgetting(fs.tree)
@@ -162,7 +188,7 @@ class Requests:
         shown = self.fs.attributes(node)
         atime, mtime, ctime = shown.atime_ns, shown.mtime_ns, shown.ctime_ns
         entry = ENTRY_OUT.pack(
-            shown.ino, 0, FOREVER, FOREVER, 0, 0,
+            shown.ino, 0, self._validity, self._validity, 0, 0,
             shown.ino, shown.size, shown.blocks,
             atime // _NS & _U64, mtime // _NS & _U64, ctime // _NS & _U64, atime % _NS, mtime % _NS, ctime % _NS,
             shown.mode, shown.nlink, shown.uid, shown.gid, shown.rdev, 4096, 0,
@@ -180,7 +206,7 @@ class Requests:
         return entry
 
     def _attributes(self, node: Node) -> bytes:
-        return _ATTR_HEAD + self._entry(node)[_ATTR_IN_ENTRY:]
+        return self._attr_head + self._entry(node)[_ATTR_IN_ENTRY:]
 
     def _name(self, start: int, end: int) -> bytes:
         """Return the string from *start* on that is the last of the request."""
@@ -206,7 +232,12 @@ class Requests:
     # -- the connection ----------------------------------------------------------------------------
 
     def _init(self, node: int, end: int) -> Reply:
-        agreement = agree(self._view[_BODY:end], acls=self.fs.acls, unopened=self._wants_unopened)
+        agreement = agree(
+            self._view[_BODY:end],
+            acls=self.fs.acls,
+            unopened=self._wants_unopened,
+            left_out=self._left_out,
+        )
         if agreement.flags is not None:
             self._masks = bool(agreement.flags & Init.DONT_MASK)
             self._extended_setxattr = bool(agreement.flags & Init.SETXATTR_EXT)
@@ -227,7 +258,7 @@ class Requests:
         try:
             found = tree.lookup(tree.directory(node), bytes(self._view[_BODY : end - 1]))
         except FileNotFoundError:
-            return _NO_ENTRY
+            return self._no_entry
         return self._known(found)
 
     def _forget(self, node: int, end: int) -> Reply:
@@ -374,7 +405,7 @@ class Requests:
             return NOT_SERVED
         flags, _ = OPEN_IN.unpack_from(self._view, _BODY)
         # What the kernel has of its contents stays good: nobody else writes.
-        return OPEN_OUT.pack(self.fs.open(node, flags), FOPEN_KEEP_CACHE, 0)
+        return OPEN_OUT.pack(self.fs.open(node, flags), self._keeps, 0)
 
     def _create(self, node: int, end: int) -> Reply:
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, _BODY)
@@ -387,7 +418,7 @@ class Requests:
         if self._files is not None:
             self._files.created(made, number)
             number = 0  # no RELEASE comes for it (fuse_file_put)
-        return self._known(made) + OPEN_OUT.pack(number, FOPEN_KEEP_CACHE, 0)
+        return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
 
     def _read(self, node: int, end: int) -> Reply:
         fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, _BODY)
@@ -410,8 +441,7 @@ class Requests:
         return WRITE_OUT.pack(done, 0)
 
     def _flush(self, node: int, end: int) -> Reply:
-        # There is nothing to do at close(2), and the kernel never asks again.
-        return NOT_SERVED
+        return self._flushed
 
     def _release(self, node: int, end: int) -> Reply:
         if self._files is None:

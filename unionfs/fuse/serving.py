@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from unionfs.core import UnionFs
 from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
-from unionfs.options import Server, Serving
+from unionfs.options import Server, Serving, Trick
 from unionfs.records import dataclass
 
 #: Signals that ask for the end.
@@ -25,6 +25,8 @@ class Choice:
     server: Server
     #: Be told of each open(2) and opendir(3).
     open_requests: bool
+    #: What the direct server does without.
+    without: frozenset[Trick] = frozenset()
     #: The kernel's first request, where it has been read.
     first: bytes = b""
     #: Why it is PYFUSE3 although nobody asked for that; empty otherwise.
@@ -59,7 +61,11 @@ def choose(serving: Serving, fuse_fd: int) -> Choice:
         server = Server.PYFUSE3 if reason else Server.DIRECT
     load(server)
     return Choice(
-        server=server, open_requests=serving.open_requests or bool(reason), first=first, reason=reason
+        server=server,
+        open_requests=serving.open_requests or bool(reason),
+        without=serving.without,
+        first=first,
+        reason=reason,
     )
 
 
@@ -104,6 +110,7 @@ def serve(
             on_ready=on_ready,
             lifeline=lifeline,
             unopened=not choice.open_requests,
+            without=choice.without,
             first=choice.first,
         )
     from unionfs.fuse import server as pyfuse3

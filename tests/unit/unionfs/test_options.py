@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unionfs.errors import UnionError
-from unionfs.options import Server, Serving, parse_options, split_escaped
+from unionfs.options import Server, Serving, Trick, parse_options, split_escaped
 from unionfs.ownership import IdPolicy, IdRange
 from unionfs.whiteout import WhiteoutFormat
 
@@ -168,6 +168,24 @@ def test_the_server_is_chosen_by_the_kernel_unless_one_is_named() -> None:
     ],
 )
 def test_a_way_of_serving_that_there_is_not_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UnionError, match=said):
+        parse_options([f"lowerdir=/a,{text}"])
+
+
+def test_what_the_server_is_to_do_without_is_named() -> None:
+    assert parse_options(["lowerdir=/a"]).serving.without == frozenset()
+    options = parse_options(["lowerdir=/a,without=spin:negative"])
+    assert options.serving.without == {Trick.SPIN, Trick.NEGATIVE}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("without=magic", "option without=magic is unknown: use one of spin, threads, "),
+        ("server=pyfuse3,without=spin", "pyfuse3 has its own ways"),
+    ],
+)
+def test_what_the_server_cannot_do_without_is_an_error(text: str, said: str) -> None:
     with pytest.raises(UnionError, match=said):
         parse_options([f"lowerdir=/a,{text}"])
 
