@@ -211,6 +211,8 @@ class CopyUp:
             node.xattrs = frozenset()
         if is_null_device(info):
             raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
+        if redirect:  # so that no contents are copied, and none will be waited for
+            self._upper.use_feature("metacopy")
         if node.foreign:
             contents = Contents.NONE
         if self._quota is not None:
@@ -222,8 +224,6 @@ class CopyUp:
             self.ahead.require(node.ino, node.contents, info.st_size)
         if node.names:
             self.directory(node.names[0][0])
-        if redirect:
-            self._upper.use_feature("metacopy")
         steps = self._plan(node, contents, info.st_nlink)
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
