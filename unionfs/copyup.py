@@ -20,6 +20,7 @@ from unionfs import acl
 from unionfs.ahead import Ahead
 from unionfs.contents import Copier
 from unionfs.copyup_plan import Contents, Step, plan_copy_up
+from unionfs.handles import FileHandle
 from unionfs.index import LinkIndex
 from unionfs.layer import Layer, LayerDir, Ref
 from unionfs.metacopy import redirect_of
@@ -199,7 +200,7 @@ class CopyUp:
         """Return where the layers below have *node*; None if a copy of its metadata alone is not to be made."""
         if not (self._upper.metacopy and stat.S_ISREG(node.kind) and node.names) or node.foreign:
             return None
-        if node.ref.stat().st_size < _WORTH_METACOPY:
+        if node.ref.info().st_size < _WORTH_METACOPY:
             return None
         directory, name = node.names[0]
         place = self._tree.lower_path(directory) + b"/" + name
@@ -362,45 +363,49 @@ class CopyUp:
         return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, override=override)
 
     def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job, keep: list[int] | None = None) -> None:
-        with ExitStack() as undo:
-            fd = self._make(node, job, filled=Step.DATA in steps)
-            if fd >= 0:
-                undo.callback(os.close, fd)
+        fd = self._make(node, job, filled=Step.DATA in steps)
+        keep_lower = Step.METACOPY in steps
+        moves: list[tuple[FileHandle, int]] = []
+        index_ref: Named | None = None
+        try:
             # Open handles go on with the copy, so that a reader from before sees what is written after. They are
             # opened while the copy still has the mode that it was made with, and before anything is irrevocable.
-            reopened = ExitStack()
-            undo.push(reopened)
-            keep_lower = Step.METACOPY in steps
-            moves = [] if keep_lower else [(h, _reopen(fd, h.flags, reopened)) for h in node.handles]
+            if not keep_lower:
+                for handle in node.handles:
+                    moves.append((handle, _reopen(fd, handle.flags)))  # noqa: PERF401 - one at a time: undone so
             # In a layer below it may be a copy of metadata alone itself.
             lower = node.contents if keep_lower else None
-            index_ref = self._prepare(node, steps, job, fd, undo)
+            index_ref = self._prepare(node, steps, job, fd)
             if Step.PUBLISH in steps:
                 self._publish(node, job, index_ref)
             else:
                 self._pin(node, job, index_ref)
-            reopened.pop_all()
-            for handle, replacement in moves:
-                handle.replace(replacement)
-            assert lower is None or isinstance(lower, Named)
-            node.metacopy, node.data = keep_lower, lower
-            node.indexed = index_ref is not None
-            # What is shown of its attributes is what was.
-            node.privileged = (
-                bool(job.mode & _SET_ID) if node.xattrs is not None and not node.xattrs else None
-            )
-            undo.pop_all()
-            if fd >= 0 and keep is not None:
-                keep.append(fd)
-            elif fd >= 0:
-                os.close(fd)
-            if index_ref is not None:
-                self._index.settle_lost_names(node.ino)
+        except BaseException:
+            with ExitStack() as undo:
+                if fd >= 0:
+                    undo.callback(os.close, fd)
+                if index_ref is not None:
+                    undo.callback(self._index.remove, node.ino)
+                for _, replacement in moves:
+                    undo.callback(os.close, replacement)
+            raise
+        for handle, replacement in moves:
+            handle.replace(replacement)
+        assert lower is None or isinstance(lower, Named)
+        node.metacopy, node.data = keep_lower, lower
+        node.indexed = index_ref is not None
+        # What is shown of its attributes is what was.
+        known = node.xattrs is not None and not node.xattrs
+        node.privileged = bool(job.mode & _SET_ID) if known else None
+        if fd >= 0 and keep is not None:
+            keep.append(fd)
+        elif fd >= 0:
+            os.close(fd)
+        if index_ref is not None:
+            self._index.settle_lost_names(node.ino)
 
-    def _prepare(
-        self, node: FileNode, steps: tuple[Step, ...], job: _Job, fd: int, undo: ExitStack
-    ) -> Named | None:
-        """Do the steps up to the irrevocable one; returns the copy's reference in the index, if it has one."""
+    def _prepare(self, node: FileNode, steps: tuple[Step, ...], job: _Job, fd: int) -> Named | None:
+        """Do the steps up to the irrevocable one; returns the copy's reference in the index, if it has one: the last."""
         index_ref: Named | None = None
         for step in steps:
             if step is Step.DATA:
@@ -429,7 +434,6 @@ class CopyUp:
                 assert isinstance(job.source, Named | Pinned)
                 born = birth_time_ns(job.source)
                 index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, others, lasting=lasting, born=born)
-                undo.callback(self._index.remove, node.ino)
         return index_ref
 
     def _publish(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
@@ -542,9 +546,10 @@ class CopyUp:
                     raise
 
 
-def _reopen(fd: int, flags: int, undo: ExitStack) -> int:
+def _reopen(fd: int, flags: int, undo: ExitStack | None = None) -> int:
     copy = os.open(b"/proc/self/fd/%d" % fd, flags | os.O_CLOEXEC)
-    undo.callback(os.close, copy)
+    if undo is not None:
+        undo.callback(os.close, copy)
     return copy
 
 

@@ -44,6 +44,22 @@ Maker = Callable[[int, bytes], None]
 _NO_NAMES = frozenset((b"", b".", b".."))
 
 
+class _Building:
+    """What :meth:`Upper.building` gives; a class, as a generator takes twice as long and each copy needs one."""
+
+    __slots__ = ("_name", "_upper")
+
+    def __init__(self, upper: Upper, name: bytes) -> None:
+        self._upper = upper
+        self._name = name
+
+    def __enter__(self) -> tuple[int, bytes]:
+        return self._upper.tmp_fd, self._name
+
+    def __exit__(self, *_: object) -> None:
+        self._upper.end_building(self._name)
+
+
 class Upper:
     """The writable layer and its work directory."""
 
@@ -77,10 +93,10 @@ class Upper:
             undo.callback(os.close, self._lock_fds[0])
             self._lock_fds.append(_lock(layer.root.fd(), "upperdir"))
             undo.callback(os.close, self._lock_fds[1])
-            self._tmp_fd = _make_directory(self.home_fd, _TMP)
-            undo.callback(os.close, self._tmp_fd)
+            self.tmp_fd = _make_directory(self.home_fd, _TMP)
+            undo.callback(os.close, self.tmp_fd)
             #: The inode numbers of the copies that a killed server had finished but not published.
-            self.unpublished = _copies_in(self._tmp_fd)
+            self.unpublished = _copies_in(self.tmp_fd)
             scratch = _make_directory(self.home_fd, _SCRATCH)
             undo.callback(os.close, scratch)
             remove_tree(scratch)
@@ -94,11 +110,11 @@ class Upper:
 
         Only after the index has dropped the entries of unpublished copies: it knows them by what lies here.
         """
-        return remove_tree(self._tmp_fd)
+        return remove_tree(self.tmp_fd)
 
     def close(self) -> None:
         """Close the descriptors of the work directory, which is then free for another mount."""
-        os.close(self._tmp_fd)
+        os.close(self.tmp_fd)
         for fd in self._lock_fds:
             os.close(fd)
         os.close(self.home_fd)
@@ -111,48 +127,47 @@ class Upper:
                 file.write(data)
             os.rename(tmp, name, src_dir_fd=tmp_fd, dst_dir_fd=self.home_fd)
 
-    @contextmanager
-    def building(self, prefix: bytes = b"#") -> Iterator[tuple[int, bytes]]:
+    def building(self, prefix: bytes = b"#") -> _Building:
         """Give the work directory and a name in it; whatever still has that name at the end is removed."""
-        name = b"%s%x" % (prefix, next(self._serial))
+        return _Building(self, b"%s%x" % (prefix, next(self._serial)))
+
+    def end_building(self, name: bytes) -> None:
+        """Remove what still has the temporary *name*."""
         try:
-            yield self._tmp_fd, name
-        finally:
-            try:
-                if name != self._placed:
-                    self._discard(name)
-            except OSError:
-                pass  # the change itself is done, or has failed for its own reason; the next mount clears this
+            if name != self._placed:
+                self._discard(name)
+        except OSError:
+            pass  # the change itself is done, or has failed for its own reason; the next mount clears this
 
     def begin_copy(self) -> tuple[bytes, int]:
         """Make an empty file in the work directory, to read and write; returns its temporary name and descriptor."""
         name = b"#%x" % next(self._serial)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return name, os.open(name, flags, 0o600, dir_fd=self._tmp_fd)
+        return name, os.open(name, flags, 0o600, dir_fd=self.tmp_fd)
 
     def rename_temporary(self, name: bytes, to: bytes) -> None:
         """Give the temporary *name* another one."""
-        os.rename(name, to, src_dir_fd=self._tmp_fd, dst_dir_fd=self._tmp_fd)
+        os.rename(name, to, src_dir_fd=self.tmp_fd, dst_dir_fd=self.tmp_fd)
 
     def discard_copy(self, name: bytes) -> None:
         """Remove what :meth:`begin_copy` made; where that fails, the next mount does."""
         with suppress(OSError):
-            os.unlink(name, dir_fd=self._tmp_fd)
+            os.unlink(name, dir_fd=self.tmp_fd)
 
     def _discard(self, name: bytes) -> None:
         try:
-            os.unlink(name, dir_fd=self._tmp_fd)
+            os.unlink(name, dir_fd=self.tmp_fd)
         except FileNotFoundError:
             pass
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EPERM):
                 raise
-            fd = os.open(name, _OPEN_DIR, dir_fd=self._tmp_fd)
+            fd = os.open(name, _OPEN_DIR, dir_fd=self.tmp_fd)
             try:
                 remove_tree(fd)
             finally:
                 os.close(fd)
-            os.rmdir(name, dir_fd=self._tmp_fd)
+            os.rmdir(name, dir_fd=self.tmp_fd)
 
     # -- marks -------------------------------------------------------------------------------------
 
@@ -300,7 +315,7 @@ class Upper:
         """Rename the finished non-directory *tmp* of the work directory to *name*, over a whiteout or a file
         that may be there.
         """
-        os.rename(tmp, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory.fd())
+        os.rename(tmp, name, src_dir_fd=self.tmp_fd, dst_dir_fd=directory.fd())
         self._placed = tmp
         if directory.mark(name) is Mark.WHITEOUT:
             self._remove_aufs_whiteout(directory, name)
@@ -311,9 +326,9 @@ class Upper:
         that may be there.
         """
         if directory.mark(name) is Mark.WHITEOUT and self._is_device(directory, name):
-            self._move_directory(self._tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
+            self._move_directory(self.tmp_fd, tmp, directory.fd(), name, _libc.RENAME_EXCHANGE)
         else:
-            self._move_directory(self._tmp_fd, tmp, directory.fd(), name, 0)
+            self._move_directory(self.tmp_fd, tmp, directory.fd(), name, 0)
             if directory.mark(name) is Mark.WHITEOUT:
                 self._remove_aufs_whiteout(directory, name)
         directory.note(name, Mark.DIRECTORY)
