@@ -6,14 +6,11 @@ faster when more wait for it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from threading import Lock, Semaphore, Thread
 
 from unionfs.complaints import Complaints
-
-if TYPE_CHECKING:
-    from queue import SimpleQueue
 
 log = Complaints(__name__)
 
@@ -28,7 +25,9 @@ class Threads:
 
     def __init__(self, most: int = MOST) -> None:
         """Start no thread yet."""
-        self._queue: SimpleQueue[Work] | None = None
+        # No queue.SimpleQueue: a server that is confined may import nothing any more, and most mounts need none.
+        self._queue: deque[Work] = deque()
+        self._queued = Semaphore(0)
         self._lock = Lock()
         self._most = most
         self._count = self._waiting = 0
@@ -38,28 +37,25 @@ class Threads:
 
         *work* deals with its errors: nobody hears of what it raises but the log.
         """
-        queue = self._queue
-        if queue is None:
-            from queue import SimpleQueue  # not needed to mount, and by many mounts never
-
-            queue = self._queue = SimpleQueue()
         with self._lock:
             if not self._waiting and self._count < self._most:
                 try:
-                    Thread(target=self._serve, args=(queue,), name="bytes", daemon=True).start()
-                except RuntimeError:  # no more threads are allowed
+                    Thread(target=self._serve, name="bytes", daemon=True).start()
+                except (RuntimeError, MemoryError):  # no more threads are allowed
                     if not self._count:
                         return False
                 else:
                     self._count += 1
             else:
                 self._waiting = max(0, self._waiting - 1)
-        queue.put(work)
+        self._queue.append(work)
+        self._queued.release()
         return True
 
-    def _serve(self, queue: SimpleQueue[Work]) -> None:
+    def _serve(self) -> None:
         while True:
-            work = queue.get()
+            self._queued.acquire()
+            work = self._queue.popleft()
             try:
                 work()
             except Exception:

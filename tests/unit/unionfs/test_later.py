@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -327,6 +329,20 @@ def test_a_system_that_allows_no_threads_is_told_apart(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert Threads().run(lambda: None) is False
+
+
+def test_threads_are_had_where_nothing_can_be_imported_any_more() -> None:
+    """A confined server may be unable to read Python's library."""
+    script = (
+        "import sys, threading, unionfs.fuse.direct\n"
+        "from unionfs.fuse.threads import Threads\n"
+        "sys.meta_path.clear()\n"
+        "done = threading.Event()\n"
+        "assert Threads().run(done.set)\n"
+        "assert done.wait(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_only_file_systems_that_wait_for_somebody_else_count_as_remote() -> None:
