@@ -8,8 +8,10 @@ layer are the same before and after, whatever becomes of the names.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from unionfs.contents import Copier
@@ -44,6 +46,8 @@ class _Fetched:
     begun: bool = False
     done: bool = False
     error: OSError | None = None
+    #: Nobody is going to take it.
+    given_up: bool = False
 
 
 class Ahead:
@@ -55,6 +59,8 @@ class Ahead:
         self._durable = durable
         self._copier = Copier()
         self._known: dict[Ino, _Fetched] = {}
+        #: Held while it is decided who closes a descriptor.
+        self._ending = Lock()
 
     def require(self, ino: Ino, source: Named | Pinned, size: int) -> None:
         """See that *size* bytes of *source*, the contents of *ino*, need not be copied now.
@@ -100,9 +106,17 @@ class Ahead:
                     os.fdatasync(known.fd)
             except OSError as error:
                 known.error = error
+            except MemoryError:
+                known.error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            except BaseException:
+                known.error = OSError(errno.EIO, os.strerror(errno.EIO))
+                raise
             finally:
                 os.close(at)
-                known.done = True
+                with self._ending:
+                    known.done = True
+                    if known.given_up:
+                        os.close(known.fd)
 
         return work
 
@@ -123,3 +137,15 @@ class Ahead:
             if known.begun:
                 os.close(known.fd)
                 self._upper.discard_copy(known.name)
+
+    def close(self) -> None:
+        """Throw away everything: what is being copied goes when that is done, its name at once."""
+        for known in self._known.values():
+            if not known.begun:
+                continue
+            self._upper.discard_copy(known.name)
+            with self._ending:
+                known.given_up = True
+                if known.done:
+                    os.close(known.fd)
+        self._known.clear()

@@ -65,13 +65,17 @@ class Later:
             return os.pread(handle.fd, size, offset)
 
         def work() -> None:
+            reply: bytes | int = -errno.EIO
             try:
-                reply: bytes | int = os.pread(fd, size, offset)
+                reply = os.pread(fd, size, offset)
             except OSError as error:
                 reply = -(error.errno or errno.EIO)
+            except MemoryError:
+                reply = -errno.ENOMEM
             finally:
+                # Whatever was raised: who asked can only be killed with the server while there is no answer.
                 os.close(fd)
-            self._say(unique, reply)
+                self._say(unique, reply)
 
         if self._do(work):
             return None
@@ -104,14 +108,15 @@ class Later:
         sync = os.fdatasync if data_only else os.fsync
 
         def work() -> None:
-            reply: bytes | int = b""
+            reply: bytes | int = -errno.EIO
             try:
                 sync(fd)
+                reply = b""
             except OSError as error:
                 reply = -(error.errno or errno.EIO)
             finally:
                 os.close(fd)
-            self._say(unique, reply)
+                self._say(unique, reply)
 
         if self._do(work):
             return None
@@ -151,6 +156,12 @@ class Later:
             yield from self._parked.pop(ino, ())
             assert self._ahead is not None
             self._ahead.drop(ino)
+
+    def close(self) -> None:
+        """Throw away what has been copied and is copied; who waits for it is not answered any more."""
+        self._parked.clear()
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _do(self, work: Callable[[], None]) -> bool:
         if not self._threads.run(work):

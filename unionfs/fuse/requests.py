@@ -459,7 +459,12 @@ class Requests:
         if self.later is None or self.fs.volatile:
             self.fs.fsync(fh, data_only=data_only)
             return b""
-        return self.later.sync(os.dup(self.fs.handles.file(fh).fd), self._unique(), data_only=data_only)
+        try:
+            fd = os.dup(self.fs.handles.file(fh).fd)
+        except OSError:  # as many descriptors as there may be
+            self.fs.fsync(fh, data_only=data_only)
+            return b""
+        return self.later.sync(fd, self._unique(), data_only=data_only)
 
     # -- directories -------------------------------------------------------------------------------
 

@@ -345,6 +345,60 @@ def test_threads_are_had_where_nothing_can_be_imported_any_more() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def no_memory(*_: object) -> bytes:
+    raise MemoryError
+
+
+def test_a_read_for_which_a_thread_has_no_memory_is_answered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_in_memory(monkeypatch, server)
+    monkeypatch.setattr(os, "pread", no_memory)
+    assert server.read("small") is None
+    server.wait()
+    assert server.said == {7: -errno.ENOMEM}
+
+
+def test_a_copy_for_which_a_thread_has_no_memory_is_not_taken_for_the_file(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(contents.Copier, "copy", no_memory)
+        assert server.write("large", b"!") is None
+        server.wait()
+        assert server.resume() == [-errno.ENOMEM]
+    assert server.union.leftovers() == []
+    assert server.union.read("large") == LARGE
+
+
+def test_a_sync_needs_no_descriptor_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = server.node("upper")
+    assert server.client.send(Opcode.READ, node, protocol.READ_IN.pack(0, 0, 9, 0, 0, 0, 0)) == b"upper"
+
+    def full(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", full)
+    assert server.client.send(Opcode.FSYNC, node, protocol.FSYNC_IN.pack(0, 0, 0)) == b""
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["ready", "under way"])
+def test_a_mount_that_ends_leaves_no_copy_that_nobody_took(server: Server, ready: bool) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    assert server.write("large", b"!") is None
+    waiting = server.client.requests.later
+    assert waiting is not None
+    if ready:
+        server.gate.set()
+        server.wait()
+    waiting.close()
+    assert server.union.leftovers() == []
+    if not ready:
+        server.gate.set()
+        server.wait()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_only_file_systems_that_wait_for_somebody_else_count_as_remote() -> None:
     assert 0x01021994 not in later._REMOTE  # tmpfs
     assert 0x794C7630 not in later._REMOTE  # overlay
