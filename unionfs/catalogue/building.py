@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,12 +13,13 @@ from typing import BinaryIO
 
 from unionfs.catalogue.format import HEADER, ROOT_PAGE, Row, Source, encode_header, encode_page
 from unionfs.catalogue.scan import CannotIndexError, Found, Parts, examine, roots, scan
-from unionfs.catalogue.store import Store, Wanted
+from unionfs.catalogue.store import NAME, Store, Wanted
 from unionfs.layer import Layer, LayerDir
 from unionfs.types import Mark
 
 _LOCK = b"lock"
 _NEW = b".new-"
+_HALF_MADE = re.compile(rb"\.new-[0-9a-f]{16}")
 #: Indexes that are kept in one directory; of more the oldest go.
 _MOST_FILES = 64
 #: Nanoseconds in which a change may leave the time of a directory as it was: a tick of the slowest kernels, and more.
@@ -63,14 +65,17 @@ def build(
 
 
 def _tidy(store: Store) -> None:
-    """Remove what a builder left that was killed, and the oldest of too many indexes. Called under the lock."""
+    """Remove what a builder left that was killed, and the oldest of too many indexes. Called under the lock.
+
+    What is none of ours stays: somebody may have named a directory that holds other things.
+    """
     found = []
     with os.scandir(b"/proc/self/fd/%d" % store.fd) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(_NEW):
+            if _HALF_MADE.fullmatch(name):
                 os.unlink(name, dir_fd=store.fd)
-            elif name != _LOCK:
+            elif NAME.fullmatch(name):
                 found.append((entry.stat(follow_symlinks=False).st_mtime_ns, name))
     for _, name in sorted(found)[: -_MOST_FILES + 1]:
         with suppress(OSError):

@@ -24,6 +24,8 @@ from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
 from unionfs.layer import Layer, LayerDir
 
 _SUFFIX = b".index"
+#: What a file of ours is called.
+NAME = re.compile(rb"[0-9a-f]{40}\.index")
 #: Seconds after which it is tried again to index a layer that could not be.
 _RETRY_AFTER = 24 * 3600
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
