@@ -19,11 +19,13 @@ from unionfs.records import dataclass
 from unionfs.refs import Named, Pinned
 
 if TYPE_CHECKING:
+    from unionfs.quota import Quota
     from unionfs.types import Ino
     from unionfs.upper import Upper
 
 #: Bytes: copying less takes less than having somebody else do it.
 LARGE = 1 << 20
+_BLOCK = 512  # the unit of st_blocks (stat(2))
 
 
 class NotYet(Exception):
@@ -42,6 +44,8 @@ class _Fetched:
     name: bytes = b""
     fd: int = -1
     copied: int = 0
+    #: Bytes of the bound of the writable layer that are kept for it.
+    reserved: int = 0
     #: Being copied, or done.
     begun: bool = False
     done: bool = False
@@ -53,10 +57,11 @@ class _Fetched:
 class Ahead:
     """The copies of one mount that are under way or ready."""
 
-    def __init__(self, upper: Upper, *, durable: bool) -> None:
-        """Put them into the work directory of *upper*; *durable*: synced."""
+    def __init__(self, upper: Upper, *, durable: bool, quota: Quota | None = None) -> None:
+        """Put them into the work directory of *upper*; *durable*: synced; *quota* bounds them with what is in the layer."""
         self._upper = upper
         self._durable = durable
+        self._quota = quota
         self._copier = Copier()
         self._known: dict[Ino, _Fetched] = {}
         #: Held while it is decided who closes a descriptor.
@@ -79,6 +84,16 @@ class Ahead:
         if known.error is not None:
             raise known.error
 
+    def reserved(self, ino: Ino) -> int:
+        """Return how many bytes are counted already for the copy of *ino*."""
+        known = self._known.get(ino)
+        return 0 if known is None else known.reserved
+
+    def _reserve(self, known: _Fetched, size: int) -> None:
+        if self._quota is not None:
+            self._quota.reserved += size - known.reserved
+            known.reserved = size
+
     def begin(self, ino: Ino) -> Callable[[], None] | None:
         """Return the work of copying what :meth:`require` asked for, to be done by a thread; None if it is being done.
 
@@ -92,12 +107,17 @@ class Ahead:
         try:
             at = known.source.open(os.O_RDONLY)
             known.name, known.fd = self._upper.begin_copy()
+            allocated = os.fstat(at).st_blocks * _BLOCK
         except OSError:
             if at >= 0:
                 os.close(at)
+            if known.fd >= 0:
+                os.close(known.fd)
+                self._upper.discard_copy(known.name)
             del self._known[ino]
             raise
         known.begun = True
+        self._reserve(known, min(known.size, allocated))
 
         def work() -> None:
             try:
@@ -126,6 +146,7 @@ class Ahead:
         if known is None or not known.done or known.error is not None:
             return None
         self._upper.rename_temporary(known.name, name)
+        self._reserve(known, 0)
         del self._known[ino]
         return known.fd, known.copied
 
@@ -134,6 +155,7 @@ class Ahead:
         known = self._known.get(ino)
         if known is not None and (known.done or not known.begun):
             del self._known[ino]
+            self._reserve(known, 0)
             if known.begun:
                 os.close(known.fd)
                 self._upper.discard_copy(known.name)

@@ -218,7 +218,7 @@ class CopyUp:
             contents = Contents.NONE
         if self._quota is not None:
             size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
-            self._quota.require(max(1, size), 1)
+            self._quota.require(max(1, size) - self._reserved(node), 1)
         if node.names:
             self._upper.refuse_reserved(node.names[0][1])
         if self.ahead is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
@@ -235,6 +235,10 @@ class CopyUp:
         if self._quota is not None:
             self._quota.made(node.ref.stat())
         self.copies += 1
+
+    def _reserved(self, node: FileNode) -> int:
+        """Return how much of what a copy of *node* takes is counted already."""
+        return 0 if self.ahead is None else self.ahead.reserved(node.ino)
 
     def _plan(self, node: FileNode, contents: Contents, links: int) -> tuple[Step, ...]:
         return plan_copy_up(
@@ -277,7 +281,7 @@ class CopyUp:
         """Give a copy of metadata alone its contents."""
         before = node.ref.stat()
         if self._quota is not None:
-            self._quota.require(before.st_size)
+            self._quota.require(before.st_size - self._reserved(node))
         # One that only names of lower layers lead to is in the index alone and has no name to be replaced at.
         if before.st_nlink <= 1 and not node.indexed:
             if self.ahead is not None:

@@ -418,7 +418,9 @@ class UnionFs:
         """Have large files copied before the copy-up that needs them, by whoever calls this; None if nothing is copied."""
         if self.writable is None:
             return None
-        ahead = self.writable.copy_up.ahead = Ahead(self.writable.upper, durable=not self._volatile)
+        ahead = self.writable.copy_up.ahead = Ahead(
+            self.writable.upper, durable=not self._volatile, quota=self._quota
+        )
         return ahead
 
     def readlink(self, ino: int) -> bytes:

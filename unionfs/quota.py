@@ -51,6 +51,8 @@ class Quota:
         self._layer = layer
         self.bytes = 0
         self.objects = 0
+        #: Bytes of copies that are being made outside of the layer and are going to be in it (ahead.py).
+        self.reserved = 0
         #: Something was seen to become free since the last count; and when what was not seen is looked for.
         self._freed = True
         self._stale_at = 0.0
@@ -82,7 +84,7 @@ class Quota:
             self.on_full(bound)
 
     def _fits(self, size: int, objects: int) -> bool:
-        return (self.size is None or size <= 0 or self.bytes + size <= self.size) and (
+        return (self.size is None or size <= 0 or self.bytes + self.reserved + size <= self.size) and (
             self.inodes is None or objects <= 0 or self.objects + objects <= self.inodes
         )
 
@@ -104,7 +106,7 @@ class Quota:
         try:
             self.require(need)
         except OSError:
-            room = (self.size - self.bytes) // _PAGE * _PAGE
+            room = (self.size - self.bytes - self.reserved) // _PAGE * _PAGE
             fitting = start // _PAGE * _PAGE + room - offset
             if fitting <= 0:
                 raise
@@ -115,7 +117,7 @@ class Quota:
         """Return *found*, of the file system below, within the bounds: it may have less than they allow."""
         unit = found.f_frsize or _PAGE
         if self.size is not None:
-            left = max(0, self.size - self.bytes) // unit
+            left = max(0, self.size - self.bytes - self.reserved) // unit
             found = replace(
                 found,
                 f_blocks=self.size // unit,

@@ -382,6 +382,63 @@ def test_a_sync_needs_no_descriptor_more(server: Server, monkeypatch: pytest.Mon
     assert server.client.send(Opcode.FSYNC, node, protocol.FSYNC_IN.pack(0, 0, 0)) == b""
 
 
+def test_copies_under_way_count_against_the_size_of_the_writable_layer(
+    make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 1 << 20
+    data = os.urandom(size)
+    union = make_union({"a": data, "b": data}, size=size * 3 // 2)
+    news, gate = threading.Event(), threading.Event()
+    client = DirectClient(union.fs, unopened=True)
+    server = Server(union, client, news=news, gate=gate)
+    client.requests.later = Later(union.fs, lambda *_: None, news.set)
+    copy = contents.Copier.copy
+
+    def held(self: contents.Copier, at: int, to: int, length: int) -> int:
+        assert gate.wait(PATIENCE)
+        return copy(self, at, to, length)
+
+    monkeypatch.setattr(contents.Copier, "copy", held)
+    union.create("other", b"")
+    assert server.write("a", b"!") is None
+    assert server.write("b", b"!") == -errno.ENOSPC
+    wrote = server.write("other", data)
+    assert isinstance(wrote, bytes)
+    assert protocol.WRITE_OUT.unpack(wrote)[0] <= size // 2
+    assert union.fs.statfs().f_bavail == 0
+    assert server.write("a", b"?") is None, "which is the same copy"
+    gate.set()
+    server.wait()
+    assert server.resume() == [protocol.WRITE_OUT.pack(1, 0)] * 2
+    counted = union.parts.quota
+    assert counted is not None
+    assert counted.reserved == 0
+    before = counted.bytes
+    counted.recount()
+    assert counted.bytes == before
+    union.unlink("other")
+    assert server.write("b", b"!") == -errno.ENOSPC
+
+
+def test_what_a_copy_that_nobody_needs_took_is_given_back(
+    make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(1 << 20)
+    union = make_union({"a": data}, size=(1 << 20) * 3 // 2)
+    news = threading.Event()
+    client = DirectClient(union.fs, unopened=True)
+    server = Server(union, client, news=news)
+    client.requests.later = Later(union.fs, lambda *_: None, news.set)
+    counted = union.parts.quota
+    assert counted is not None
+    assert server.write("a", b"!") is None
+    assert counted.reserved == 1 << 20
+    union.truncate("a", 0)
+    server.wait()
+    server.resume()
+    assert counted.reserved == 0
+
+
 @pytest.mark.parametrize("ready", [True, False], ids=["ready", "under way"])
 def test_a_mount_that_ends_leaves_no_copy_that_nobody_took(server: Server, ready: bool) -> None:
     before = len(os.listdir("/proc/self/fd"))
