@@ -212,19 +212,18 @@ class CopyUp:
             node.xattrs = frozenset()
         if is_null_device(info):
             raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
-        if redirect:  # so that no contents are copied, and none will be waited for
-            self._upper.use_feature("metacopy")
         if node.foreign:
             contents = Contents.NONE
-        if self._quota is not None:
-            size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
-            self._quota.require(max(1, size) - self._reserved(node), 1)
         if node.names:
             self._upper.refuse_reserved(node.names[0][1])
         if self.ahead is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
+            self._require_room(node, info, contents)
             self.ahead.require(node.ino, node.contents, info.st_size)
         if node.names:
             self.directory(node.names[0][0])
+        if redirect:
+            self._upper.use_feature("metacopy")
+        self._require_room(node, info, contents)  # after what the directories and the record have taken
         steps = self._plan(node, contents, info.st_nlink)
         with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
@@ -235,6 +234,11 @@ class CopyUp:
         if self._quota is not None:
             self._quota.made(node.ref.stat())
         self.copies += 1
+
+    def _require_room(self, node: FileNode, info: os.stat_result, contents: Contents) -> None:
+        if self._quota is not None:
+            size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
+            self._quota.require(max(1, size) - self._reserved(node), 1)
 
     def _reserved(self, node: FileNode) -> int:
         """Return how much of what a copy of *node* takes is counted already."""

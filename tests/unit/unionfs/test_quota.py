@@ -182,6 +182,12 @@ def test_the_first_copy_of_metadata_alone_counts_the_record_that_it_makes(make_u
     assert stat.S_IMODE(union.stat("big").mode) == 0o640
 
 
+def test_a_copy_has_no_room_that_its_directories_take(make_union: MakeUnion) -> None:
+    union = make_union({"a": {"b": {"c": {"f": b"x" * (60 * KIB)}}}}, size=64 * KIB)
+    assert refused(lambda: union.write("a/b/c/f", b"!"))
+    assert taken(union)[0] <= 64 * KIB
+
+
 def test_the_redirect_of_a_directory_is_counted(make_union: MakeUnion) -> None:
     union = make_union({"d": {"f": b"x"}, "e": {}}, size=96 * KIB)
     union.rename("d", "e/" + "x" * 200)
