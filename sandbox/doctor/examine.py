@@ -110,7 +110,7 @@ def judge(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) 
     plan = None if outcome is None else outcome.plan
     needs: Needs = default_needs(facts) if plan is None else needs_of(plan)
     checks = [
-        *judge_base(facts, machine),
+        *judge_base(facts, machine, needs),
         *judge_namespaces(facts, machine, needs),
         *judge_control(facts, machine, needs),
         *judge_programs(machine, needs),

@@ -103,6 +103,8 @@ class ProgramFacts:
     path: str | None
     version: str | None = None
     problem: str | None = None
+    #: Of the server: why the one over pyfuse3 cannot be started.
+    lacks: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

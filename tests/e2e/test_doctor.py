@@ -375,9 +375,12 @@ def test_the_servers_modules_are_looked_for_by_importing_them(launcher: Launcher
         "raise ImportError('libfuse3.so.4: cannot open shared object file')\n"
     )
     checks = agreed(launcher, environ={"PYTHONPATH": str(tmp_path)})
+    assert levels(checks, "failure") == []
+    assert checks["server"]["level"] == "warning"
+    checks = agreed(launcher, spec=HOST_ROOT + 'server = "pyfuse3"\n', environ={"PYTHONPATH": str(tmp_path)})
     assert levels(checks, "failure") == ["server"]
     assert checks["server"]["summary"] == (
-        "the server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file"
+        "the second server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file"
     )
     assert "libfuse" in checks["server"]["remedy"] or "fuse3" in checks["server"]["remedy"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -85,7 +84,7 @@ def _tidy(store: Store) -> None:
 def _make(store: Store, run: Sequence[Wanted], go_on: Callable[[], None]) -> bool:
     layers = [each.layer for each in run]
     checked = any(each.checked for each in run)
-    name, temporary = store.name(layers), _NEW + secrets.token_hex(8).encode()
+    name, temporary = store.name(layers), _NEW + os.urandom(8).hex().encode()
     fd = os.open(temporary, _CREATE, 0o600, dir_fd=store.fd)
     try:
         for _ in range(2):

@@ -8,7 +8,6 @@ file system, its root's inode number, birth and times, and how it is read.
 from __future__ import annotations
 
 import bisect
-import hashlib
 import mmap
 import os
 import re
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from unionfs import _libc
 from unionfs.catalogue.directories import Stack
 from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
+from unionfs.digests import sha256
 from unionfs.layer import Layer, LayerDir
 
 _SUFFIX = b".index"
@@ -161,7 +161,7 @@ class Store:
     def name(self, layers: Sequence[Layer]) -> bytes:
         """Return the name of the file for *layers*: it stays when they change."""
         about = b"\n".join([self._who, *map(self._identity, layers)])
-        return hashlib.sha256(about).hexdigest()[:40].encode() + _SUFFIX
+        return sha256(about).hexdigest()[:40].encode() + _SUFFIX
 
     def key(self, layers: Sequence[Layer]) -> bytes:
         """Return what an index of *layers* is about, at this moment."""

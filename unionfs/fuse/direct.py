@@ -271,7 +271,8 @@ class _Loop:
         with self._saying:
             self._closed = True
             os.close(self._fd)
-        self._later.close()
+        if self._later is not None:
+            self._later.close()
 
     def _write(self, opcode: int, unique: int, reply: bytes | memoryview | int) -> None:
         try:

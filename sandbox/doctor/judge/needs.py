@@ -25,6 +25,8 @@ class Needs:
     #: A filter of system calls, which the defaults have; and rules of Landlock, which they have not.
     seccomp: bool = True
     landlock: bool = False
+    #: The server over pyfuse3, which a file has to ask for.
+    pyfuse3: bool = False
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -48,4 +50,5 @@ def needs_of(plan: Plan) -> Needs:
         limits=frozenset(plan.cgroup.given()),
         seccomp=plan.process.seccomp is not None,
         landlock=plan.process.landlock is not None,
+        pyfuse3=plan.server == "pyfuse3",
     )

@@ -14,9 +14,9 @@ MINIMUM_KERNEL = (5, 6)
 """The first with openat2(2), which opens every path below a new root; sandbox.kernel.mounts says what else is used."""
 
 
-def judge_base(facts: HostFacts, machine: MachineFacts) -> list[Check]:
+def judge_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `kernel` and `server`, which all else depends on."""
-    return [_kernel(facts), _server(machine.server, machine.session)]
+    return [_kernel(facts), _server(machine.server, machine.session, pyfuse3=needs.pyfuse3)]
 
 
 def judge_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
@@ -41,24 +41,35 @@ def _kernel(facts: HostFacts) -> Check:
     return Check(id="kernel", level="ok", summary=f"Linux {release}", facts=evidence)
 
 
-def _server(found: ProgramFacts, session: SessionFacts) -> Check:
+def _server(found: ProgramFacts, session: SessionFacts, *, pyfuse3: bool) -> Check:
     evidence = {"interpreter": found.path, "version": found.version}
     if found.problem is not None:
-        if "libfuse" in found.problem:
-            remedy = f"as root: {'apt-get install fuse3' if session.debian else 'install libfuse 3'}"
-        elif "No module named 'unionfs'" in found.problem:
+        if "No module named 'unionfs'" in found.problem:
             remedy = (
                 "start sandbox by the environment that leads to its checkout: scripts/quickstart makes .venv"
             )
-        elif "No module named" in found.problem:
-            remedy = f"install what the server needs: {found.path} -m pip install pyfuse3 trio"
         else:
-            remedy = f"see what this says: {found.path} -P -c 'import unionfs, pyfuse3, trio'"
+            remedy = f"see what this says: {found.path} -P -c 'import unionfs.launched, unionfs.fuse.direct'"
         return Check(
             id="server",
             level="failure",
             summary=f"the server of the file system cannot be started: {found.problem}",
             cost="no sandbox starts",
+            remedy=remedy,
+            facts=evidence,
+        )
+    if found.lacks is not None:
+        if "libfuse" in found.lacks:
+            remedy = f"as root: {'apt-get install fuse3' if session.debian else 'install libfuse 3'}"
+        elif "No module named" in found.lacks:
+            remedy = f"install what it needs: {found.path} -m pip install pyfuse3 trio"
+        else:
+            remedy = f"see what this says: {found.path} -P -c 'import pyfuse3, trio'"
+        return Check(
+            id="server",
+            level="failure" if pyfuse3 else "warning",
+            summary=f"the second server of the file system cannot be started: {found.lacks}",
+            cost='environment files with server = "pyfuse3" in [root] do not start',
             remedy=remedy,
             facts=evidence,
         )

@@ -13,6 +13,7 @@ from sandbox.doctor.child import Say, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, Place, ProgramFacts, SecurityFacts, SessionFacts
 from sandbox.host import HostFacts
 from sandbox.kernel import filters
+from sandbox.records import replace
 
 PROGRAMS = ("pasta", "slirp4netns")
 """Programs that connect a network namespace with the host's network without root."""
@@ -23,12 +24,20 @@ PROGRAM_SECONDS = 2.0
 SERVER_SECONDS = 30.0
 """The same for the interpreter with the modules of the server: a tenth here, seconds on a slow machine with a cold cache."""
 
-_SERVER_MODULES = ("unionfs", "pyfuse3", "trio")
-# -P, and this interpreter, as sandbox.runtime.server starts the server.
-_SERVER_SCRIPT = (
-    f"import {', '.join(_SERVER_MODULES)}; "
-    "print(f'pyfuse3 {pyfuse3.__version__}, trio {trio.__version__}, Python {__import__(\"platform\").python_version()}')"
-)
+# -P, and this interpreter, as sandbox.runtime.server starts the server. Its second line is why the other server, which only
+# `root.server` asks for on kernels on which anything starts, cannot be had.
+_SERVER_SCRIPT = """
+import platform
+import unionfs.launched, unionfs.fuse.direct
+here = f"Python {platform.python_version()}"
+try:
+    import pyfuse3, trio
+except Exception as error:
+    print(here)
+    print(f"{type(error).__name__}: {error}")
+else:
+    print(f"pyfuse3 {pyfuse3.__version__}, trio {trio.__version__}, {here}")
+"""
 
 
 def look_at_session(facts: HostFacts, environ: Mapping[str, str], *, root: str = "") -> SessionFacts:
@@ -158,13 +167,17 @@ class Running:
                     process.kill()
                     result[name] = ProgramFacts(path=path, problem=f"no answer within {limit:g} seconds")
                     continue
-            result[name] = _heard(path, process.returncode, said.strip().splitlines())
+            lines = said.strip().splitlines()
+            found = _heard(path, process.returncode, lines)
+            result[name] = found if name == "server" else replace(found, lacks=None)
         return result
 
 
 def _heard(path: str, status: int, lines: list[str]) -> ProgramFacts:
     if status == 0:
-        return ProgramFacts(path=path, version=lines[0] if lines else "")
+        return ProgramFacts(
+            path=path, version=lines[0] if lines else "", lacks=lines[1] if len(lines) > 1 else None
+        )
     return ProgramFacts(path=path, problem=lines[-1] if lines else f"it ended with status {status}")
 
 

@@ -354,9 +354,6 @@ def test_a_file_is_mapped_and_its_directories_are_read_when_they_are_asked_for(t
     fs.close()
 
 
-# -- it is not believed when it should not be --------------------------------------------------------------------------
-
-
 def test_a_changed_layer_shows_as_it_is_and_its_index_is_made_anew(tmp_path: Path) -> None:
     layers = Layers(tmp_path, {"d": {"old": b""}, "e": {"f": b""}}, {"d": {"low": b""}, "e": {}})
     layers.unchanging = False
@@ -551,9 +548,6 @@ def _read(fs: UnionFs, ino: int) -> list[int]:
     return []
 
 
-# -- what has no index -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mark", ["redirect", "metacopy"])
 def test_a_layer_with_marks_that_lead_elsewhere_parts_the_others(tmp_path: Path, mark: str) -> None:
     tree = {"moved": Dir({}, xattrs={"user.overlay.redirect": b"/d"})}
@@ -598,9 +592,6 @@ def test_a_layer_with_something_mounted_in_it_has_no_index(tmp_path: Path) -> No
         fs.close()
     finally:
         _libc.umount2(target, 0)
-
-
-# -- making it ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_index_of_a_directory_of_many_directories_is_made_with_few_descriptors(

@@ -55,14 +55,16 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "server": ProgramFacts(
-                path="/usr/bin/python3", problem="ModuleNotFoundError: No module named 'pyfuse3'"
+                path="/usr/bin/python3",
+                version="Python 3.13",
+                lacks="ModuleNotFoundError: No module named 'pyfuse3'",
             )
         },
         (
-            "failure",
-            "the server of the file system cannot be started: ModuleNotFoundError: No module named 'pyfuse3'",
-            "no sandbox starts",
-            "install what the server needs: /usr/bin/python3 -m pip install pyfuse3 trio",
+            "warning",
+            "the second server of the file system cannot be started: ModuleNotFoundError: No module named 'pyfuse3'",
+            'environment files with server = "pyfuse3" in [root] do not start',
+            "install what it needs: /usr/bin/python3 -m pip install pyfuse3 trio",
         ),
     ),
     (
@@ -88,13 +90,14 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {
             "server": ProgramFacts(
                 path="/usr/bin/python3",
-                problem="ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+                version="Python 3.13",
+                lacks="ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
             )
         },
         (
-            "failure",
-            "the server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
-            "no sandbox starts",
+            "warning",
+            "the second server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            'environment files with server = "pyfuse3" in [root] do not start',
             "as root: apt-get install fuse3",
         ),
     ),
@@ -106,13 +109,14 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "session": session(debian=False),
             "server": ProgramFacts(
                 path="/usr/bin/python3",
-                problem="ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+                version="Python 3.13",
+                lacks="ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
             ),
         },
         (
-            "failure",
-            "the server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
-            "no sandbox starts",
+            "warning",
+            "the second server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            'environment files with server = "pyfuse3" in [root] do not start',
             "as root: install libfuse 3",
         ),
     ),
@@ -125,7 +129,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "the server of the file system cannot be started: no answer within 30 seconds",
             "no sandbox starts",
-            "see what this says: /usr/bin/python3 -P -c 'import unionfs, pyfuse3, trio'",
+            "see what this says: /usr/bin/python3 -P -c 'import unionfs.launched, unionfs.fuse.direct'",
         ),
     ),
     (
