@@ -4,6 +4,7 @@ out.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
@@ -60,6 +61,8 @@ M = TypeVar("M")
 
 #: Seconds for init to end after its mounts are gone.
 _GRACE = 5.0
+#: What is said of a FUSE mount whose server has let go of it (fs/fuse/dev.c).
+_MOUNT_DIED = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED))
 #: Seconds for init to end after it was killed; then the server is ended, too, as somebody waits for an answer of it.
 _KILLED_GRACE = 5.0
 #: Milliseconds that poll(2) takes at most, 24 days: an int; then it is asked again.
@@ -109,6 +112,8 @@ class Supervisor:
         self._hurry_at: float | None = None
         self._interrupted = 0
         self._server_gone = False
+        #: Init failed by what a mount says whose server is gone, and nothing has said why it is.
+        self._mount_died = False
         self._channel_gone = False
         self._give_up_at: float | None = None
         self._failure: SandboxError | None = None
@@ -426,7 +431,9 @@ class Supervisor:
             self._server_failed(short or "it ended unexpectedly", None if short else "run again with --debug")
 
     def _server_failed(self, detail: str, hint: str | None) -> None:
-        if self._failure is None:
+        # Where init found the mount dead, the server knows why.
+        if self._failure is None or self._mount_died:
+            self._mount_died = False
             self._failure = SetupError("the file system's server", detail, hint=hint)
         self._kill_init()
 
@@ -453,7 +460,9 @@ class Supervisor:
         elif isinstance(message, FilterTold):
             self._trace_denials(channel.take_fd())
         elif isinstance(message, SetupFailed):
-            self._failure = self._failure or self._setup_error(message)
+            if self._failure is None:
+                self._failure = self._setup_error(message)
+                self._mount_died = message.errno in _MOUNT_DIED
         elif isinstance(message, CommandFailed):
             self._failure = self._failure or _command_error(message)
         elif message is None:
@@ -492,7 +501,8 @@ class Supervisor:
         """Hear what init and the server said before init ended."""
         while not self._channel_gone and _readable(channel.fileno()):
             self._hear_init(channel)
-        while not self._server_gone and _readable(self._server.fileno()):
+        patience = _GRACE if self._mount_died else 0.0
+        while not self._server_gone and _readable(self._server.fileno(), patience):
             before = set(self._full)
             self._hear_server()
             if self._full == before:
@@ -621,11 +631,11 @@ def _set_oom_score(pid: int, value: int) -> None:
         file.write(str(value))
 
 
-def _readable(fd: int) -> bool:
-    """Tell whether *fd* can be read without waiting."""
+def _readable(fd: int, seconds: float = 0.0) -> bool:
+    """Tell whether *fd* can be read without waiting longer than *seconds*."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return any(events & select.POLLIN for _, events in poll.poll(0))
+    return any(events & select.POLLIN for _, events in poll.poll(seconds * 1000))
 
 
 def _command_error(message: CommandFailed) -> SandboxError:
