@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from unionfs import _libc
+from unionfs import _libc, acl
 from unionfs.errors import UnionError
 from unionfs.layer import Layer, LayerDir
 from unionfs.layer_format import ANY_FORMAT, WantedFormat, open_format
-from unionfs.refs import at_path, is_null_device
+from unionfs.refs import NO_XATTR, at_path, is_null_device
 from unionfs.types import Mark
 from unionfs.whiteout import WH_OPAQUE, WhiteoutFormat, is_reserved_name, whiteout_name
 from unionfs.xattrs import METACOPY, METACOPY_XATTRS, OPAQUE, REDIRECT, REDIRECT_XATTRS
@@ -597,7 +597,15 @@ def _make_directory(dirfd: int, name: bytes) -> int:
         os.mkdir(name, 0o700, dir_fd=dirfd)
     except FileExistsError:
         pass
-    return os.open(name, _OPEN_DIR, dir_fd=dirfd)
+    fd = os.open(name, _OPEN_DIR, dir_fd=dirfd)
+    try:
+        # One that it has inherited would give what is made here rights that are nobody's.
+        os.removexattr(b"/proc/self/fd/%d" % fd, acl.DEFAULT)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            os.close(fd)
+            raise
+    return fd
 
 
 def _lock(directory_fd: int, role: str) -> int:

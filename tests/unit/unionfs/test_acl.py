@@ -12,10 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.tree import Dir, File
 from unionfs import acl
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.unit.unionfs.conftest import MakeUnion
 
 _BITS = st.integers(0, 7)
 
@@ -86,3 +89,19 @@ def test_entries_of_ids_that_are_not_mapped_are_left_out() -> None:
 
     assert acl.mapped(encoded(kept + dropped)) == encoded(kept)
     assert acl.mapped(b"junk") == b"junk"
+
+
+@pytest.mark.usefixtures("directory")  # which looks whether there are lists
+def test_a_list_that_the_work_directory_inherits_gives_nobody_a_right_to_copies(
+    make_union: MakeUnion,
+) -> None:
+    union = make_union({"secret": File(b"x", mode=0o640), "d": Dir({"f": b""}, mode=0o750)})
+    none, account = (1 << 32) - 1, os.getuid()  # an account that is there in any namespace
+    everything = [(1, 7, none), (2, 7, account), (4, 7, none), (0x10, 7, none), (0x20, 0, none)]
+    for inheriting in (union.work, union.work / "unionfs", union.work / "unionfs" / "tmp"):
+        os.setxattr(inheriting, acl.DEFAULT, encode(everything))
+    union.reopen()
+    union.chmod("secret", 0o640)
+    union.create("d/new")
+    for copy in ("secret", "d", "d/new"):
+        assert not [name for name in os.listxattr(union.upper / copy) if name.startswith("system.")], copy
