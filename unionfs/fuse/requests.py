@@ -154,18 +154,24 @@ class Requests:
         except OSError as error:
             return _errno(error)
         except NotYet as not_yet:
-            assert self.later is not None
-            self._counts[opcode] -= 1
-            try:
-                self.later.park(not_yet, bytes(self._view[:end]))
-            except OSError as error:
-                return _errno(error)
-            return None
+            return self._park(opcode, not_yet, end)
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
             return -errno.EIO
         finally:
             self.fs.trim()
+
+    def _park(self, opcode: int, not_yet: NotYet, end: int) -> Reply:
+        assert self.later is not None
+        self._counts[opcode] -= 1
+        try:
+            self.later.park(not_yet, bytes(self._view[:end]))
+        except OSError as error:
+            return _errno(error)
+        except Exception:
+            log.exception("request %s failed", Opcode(opcode).name.lower())
+            return -errno.EIO
+        return None
 
     def take_back(self, opcode: int, reply: Reply) -> None:
         """Undo what *reply* to *opcode* counts on, which did not arrive: lookups, and a handle that nobody will close."""

@@ -284,6 +284,14 @@ def test_a_copy_that_cannot_begin_is_an_error_at_once(
     assert server.write("large", b"!") == -errno.ENOSPC
 
 
+def test_a_request_that_cannot_be_kept_is_answered(
+    server: Server, monkeypatch: pytest.MonkeyPatch, complaints: Complaints
+) -> None:
+    complaints.expect_log("request write failed")
+    monkeypatch.setattr(Later, "park", no_memory)
+    assert server.write("large", b"!") == -errno.EIO
+
+
 def test_without_threads_the_server_does_it_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Threads, "run", lambda *_: False)
     not_in_memory(monkeypatch, server)
