@@ -54,9 +54,9 @@ def test_a_start_imports_nothing_that_its_file_does_not_need(launcher: Launcher)
     ] == []
 
 
-def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_path: Path) -> None:
-    """Python's library may be one that the sandbox's root cannot read, as in a home directory."""
-    (tmp_path / "sitecustomize.py").write_text(
+def confine_without_imports(site: Path) -> None:
+    """Have a server that finds *site* before all else import nothing once it is confined."""
+    (site / "sitecustomize.py").write_text(
         "import sys\n"
         "if '--serve-fd' in sys.orig_argv:\n"
         "    import unionfs.confine\n"
@@ -66,6 +66,11 @@ def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_
         "        return really(*given)\n"
         "    unionfs.confine.restrict_files = last\n"
     )
+
+
+def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_path: Path) -> None:
+    """Python's library may be one that the sandbox's root cannot read, as in a home directory."""
+    confine_without_imports(tmp_path)
     script = (
         "cd /etc && echo a > new && cp passwd copied && chmod 600 passwd && mv copied moved && ln new linked && ln -s linked soft && "
         "rm new && mkdir d && mv d e && rmdir e && mkfifo fifo && truncate -s 100 moved && dd if=/dev/zero of=f bs=64k count=40 2>&1 "
@@ -77,6 +82,16 @@ def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_
     assert done.err.splitlines() == [
         "sandbox: warning: root.size of 1M was reached: the writable layer was full, and writing failed"
     ]
+
+
+def test_threads_of_a_confined_server_copy_read_and_sync(launcher: Launcher, tmp_path: Path) -> None:
+    confine_without_imports(tmp_path)
+    (tmp_path / "layer").mkdir()
+    (tmp_path / "layer" / "large").write_bytes(b"x" * (4 << 20))
+    spec = HOST_ROOT.replace("layers = [", f'layers = ["dir:{tmp_path}/layer", ')
+    script = "printf y | dd of=/large conv=notrunc,fsync 2> /dev/null && head -c 3 /large && wc -c < /large && sync /large /"
+    done = launcher.shell(script, spec, environ={"PYTHONPATH": str(tmp_path)})
+    assert (done.out, done.err) == ("yxx4194304\n", "")
 
 
 def test_the_filters_of_system_calls_are_compiled_once(launcher: Launcher) -> None:
