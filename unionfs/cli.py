@@ -150,9 +150,10 @@ def _mount_and_serve(
     except BaseException:
         fs.close()
         raise
-    building = _build_indexes(source)
+    building = None
     try:
         try:
+            building = _build_indexes(source)
             choice = choose(serving, mounted.fd)
         except BaseException:
             fs.close()

@@ -31,9 +31,12 @@ class Building:
             confine: what the process does before it looks at the layers.
         """
         self._channel: socket.socket | None = None
-        if not lacks_indexes(source):
-            return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if not lacks_indexes(source):
+                return
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            return  # no more descriptors: the mount does without
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
             if os.fork() == 0:

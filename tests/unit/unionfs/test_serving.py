@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from unionfs import cli, mounting
+from unionfs.catalogue import background
 from unionfs.fuse import protocol
 from unionfs.fuse.serving import Choice, choose
 from unionfs.options import Server, Serving
@@ -69,3 +73,32 @@ def test_what_is_no_first_request_is_left_to_the_server_to_judge(
         kernel[0].send(said)
     found = choose(Serving(), kernel[1].fileno())
     assert found == Choice(server=Server.DIRECT, open_requests=True, first=said)
+
+
+def test_a_mount_whose_indexes_cannot_be_begun_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    device = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    mounted = SimpleNamespace(fd=device, unmount=lambda: done.append("unmounted"))
+    monkeypatch.setattr(mounting, "mount", lambda *_: mounted)
+    monkeypatch.setattr(background, "Building", no_memory)
+    fs: Any = SimpleNamespace(close=lambda: done.append("closed"))
+    source: Any = SimpleNamespace(index_fd=0)
+    with pytest.raises(MemoryError):
+        cli._mount_and_serve(fs, source, "/nowhere", set(), Serving(), lambda: None)
+    assert done == ["closed", "unmounted"]
+
+
+def test_a_mount_does_without_an_index_that_cannot_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> tuple[socket.socket, socket.socket]:
+        raise OSError(24, os.strerror(24))
+
+    source: Any = None
+    monkeypatch.setattr(background, "lacks_indexes", full)
+    background.Building(source).finish()
+    monkeypatch.setattr(background, "lacks_indexes", lambda _: True)
+    monkeypatch.setattr(socket, "socketpair", full)
+    background.Building(source).finish()
