@@ -362,6 +362,7 @@ class Tree:
         """Forget all attributes: what they were taken from does not hold."""
         for node in self._by_ino.values():
             node.touch()
+            node.xattrs = None
 
     def oldest(self, count: int) -> list[Ino]:
         """Name *count* of the nodes that have been known for longest, which from now on count as the newest.

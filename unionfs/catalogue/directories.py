@@ -345,10 +345,16 @@ class StackDir(LayerDir):
         return Listed(self, name, listing, row)
 
     def stat(self) -> os.stat_result:
-        """Return the attributes that the topmost directory has now."""
+        """Return the attributes that the topmost directory has now; the index is believed no more where they are others than
+        it says.
+        """
         place = self.place(self.layer)
         try:
-            return _stat(place)
+            info = _stat(place)
+            said = self._listing.info(self._row)
+            if said is not None and _content(info) != _content(said):
+                self._stack.distrust()
+            return info
         except OSError:
             if not place.foreign:
                 raise

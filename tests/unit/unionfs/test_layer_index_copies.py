@@ -1,0 +1,32 @@
+"""What is copied up from a layer that changed after its index was made is what the layer has now."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.unionfs.test_layer_index import Layers
+from unionfs.catalogue import building
+from unionfs.core import Change
+
+
+@pytest.mark.parametrize("name", ["f", "d"])
+def test_attributes_that_an_object_got_after_its_index_was_made_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As an access list: a copy without it would let others in."""
+    monkeypatch.setattr(building, "_TICK_NS", 0)
+    layers = Layers(tmp_path, {"f": b"x", "d": {}})
+    layers.unchanging = False
+    layers.open(writable=True).close()
+    os.setxattr(layers.paths[0] / name, "user.late", b"!")
+    fs = layers.open(writable=True, build=False)
+    node = fs.tree.lookup(fs.tree.root, name.encode())
+    node.lookups += 1
+    assert fs.listxattr(node.ino) == [], "nobody has looked yet, and it is in no directory's times"
+    fs.setattr(node.ino, Change(mode=0o700), None)
+    assert os.getxattr(tmp_path / "upper" / name, "user.late") == b"!"
+    assert fs.listxattr(node.ino) == ["user.late"]
+    fs.close()
