@@ -30,7 +30,8 @@ class Threads:
         self._queued = Semaphore(0)
         self._lock = Lock()
         self._most = most
-        self._count = self._waiting = 0
+        #: Threads, and pieces of work that are done or wait to be.
+        self._count = self._pending = 0
 
     def run(self, work: Work) -> bool:
         """Have *work* done; False if no thread can be had for it, and nothing was done.
@@ -38,16 +39,16 @@ class Threads:
         *work* deals with its errors: nobody hears of what it raises but the log.
         """
         with self._lock:
-            if not self._waiting and self._count < self._most:
+            self._pending += 1
+            if self._pending > self._count and self._count < self._most:
                 try:
                     Thread(target=self._serve, name="bytes", daemon=True).start()
                 except (RuntimeError, MemoryError):  # no more threads are allowed
                     if not self._count:
+                        self._pending -= 1
                         return False
                 else:
                     self._count += 1
-            else:
-                self._waiting = max(0, self._waiting - 1)
         self._queue.append(work)
         self._queued.release()
         return True
@@ -63,4 +64,4 @@ class Threads:
             # It holds descriptors and buffers of a mount that may be gone before the next comes.
             del work
             with self._lock:
-                self._waiting += 1
+                self._pending -= 1

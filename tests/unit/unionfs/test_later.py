@@ -318,6 +318,23 @@ def test_no_more_threads_are_made_than_wait_at_once() -> None:
     assert len(set(names)) <= 2
 
 
+def test_no_work_waits_for_another_while_there_may_be_more_threads() -> None:
+    threads, gate, begun = Threads(3), threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        assert gate.wait(PATIENCE)
+
+    done = threading.Event()
+    threads.run(done.set)
+    assert done.wait(PATIENCE)
+    for _ in range(3):
+        assert threads.run(work)
+    for _ in range(3):
+        assert begun.acquire(timeout=PATIENCE)
+    gate.set()
+
+
 def test_what_a_thread_raises_ends_neither_it_nor_the_server(complaints: Complaints) -> None:
     complaints.expect_log("work in a thread failed")
     threads, done = Threads(1), threading.Event()
