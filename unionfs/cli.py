@@ -179,13 +179,13 @@ def _build_indexes_first(source: StackSource) -> None:
         print(f"unionfs: no index of the lower layers: {explain(error)}", file=sys.stderr)
 
 
-def _build_indexes(source: StackSource, confine: Callable[[], None] = lambda: None) -> Building | None:
+def _build_indexes(source: StackSource) -> Building | None:
     """Start to make the indexes of layers that *source* lacks, where there are to be any."""
     if source.index_fd is None:
         return None
     from unionfs.catalogue.background import Building
 
-    return Building(source, confine)
+    return Building(source)
 
 
 def _in_background(run: Callable[[Callable[[], None]], int]) -> int:

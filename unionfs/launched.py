@@ -70,7 +70,7 @@ def _serve(channel: socket.socket) -> int:
 
     # Before we are confined: it lets no process be made, and one would not see its own part of /proc. Only that one writes
     # indexes, which other sandboxes believe: it answers nobody.
-    building = None if stack.index_fd is None else Building(stack, lambda: confine(stack.index_fd))
+    building = Building(stack, lambda: confine(stack.index_fd))
     confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
@@ -89,8 +89,7 @@ def _serve(channel: socket.socket) -> int:
             lifeline=channel.fileno(),
         )
     finally:
-        if building is not None:
-            building.finish()
+        building.finish()
 
 
 def _send_at_once(channel: socket.socket, text: str) -> None:

@@ -23,7 +23,7 @@ from unionfs.refs import NO_XATTR, Named, Pinned, at_path, birth_time_ns
 from unionfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
-from unionfs.upper import Upper
+from unionfs.upper import Maker, Upper
 
 _OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -108,12 +108,50 @@ class Namespace:
         name: bytes,
         mode: int,
         owner: tuple[int, int],
-        make: Callable[[int, bytes], None],
+        make: Maker,
         rdev: int = 0,
         look: Callable[[], os.stat_result] | None = None,
     ) -> FileNode:
         """Make an object with *make*; *look* at it, on disk, for less than by its name."""
         directory = self._prepare(parent, name)
+        complete, whole = self._maker(parent, directory, mode, owner, make, rdev)
+        blocks = self._require_room(directory)
+        self._upper.create(directory, name, complete, whole=whole)
+        parent.touch()
+        ref = Named(directory, name)
+        info = ref.stat() if look is None or directory.layer.policy.override_stat else look()
+        node = self._tree.add_new_file(parent, name, ref, info)
+        self._count(node, directory, blocks)
+        return node
+
+    def mkdir(self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int]) -> DirNode:
+        """Make a directory; over a whiteout it is made opaque, or what was deleted below would show in it."""
+        directory = self._prepare(parent, name)
+
+        def make(dirfd: int, at: bytes) -> None:
+            os.mkdir(at, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
+
+        complete, whole = self._maker(parent, directory, stat.S_IFDIR | stat.S_IMODE(mode), owner, make)
+        opaque = directory.mark(name) is Mark.WHITEOUT
+        blocks = self._require_room(directory)
+        made = self._upper.create_directory(directory, name, complete, opaque=opaque, whole=whole)
+        parent.touch()
+        node = self._tree.add_new_directory(parent, name, made)
+        self._count(node, directory, blocks)
+        return node
+
+    def _maker(
+        self,
+        parent: DirNode,
+        directory: LayerDir,
+        mode: int,
+        owner: tuple[int, int],
+        make: Maker,
+        rdev: int = 0,
+    ) -> tuple[Maker, bool]:
+        """Return what makes an object of *mode* (with type) for the caller *owner* in *directory*, the upper one of
+        *parent*, with all that belongs to it; and whether *make* alone, which makes it without set-id bits, does there.
+        """
         above = self._owner_of(parent)
         uid, gid, mode = self._ownership.for_new(*owner, mode, above)
         inherits = bool(above[2] & stat.S_ISGID)
@@ -128,44 +166,10 @@ class Namespace:
                 if dirfd != directory.fd() and not directory.layer.policy.override_stat:
                     _inherit_acl(directory, dirfd, at, mode)
             except OSError:
-                os.unlink(at, dir_fd=dirfd)
+                (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(at, dir_fd=dirfd)
                 raise
 
-        blocks = self._require_room(directory)
-        self._upper.create(directory, name, complete, whole=whole)
-        parent.touch()
-        ref = Named(directory, name)
-        info = ref.stat() if look is None or directory.layer.policy.override_stat else look()
-        node = self._tree.add_new_file(parent, name, ref, info)
-        self._count(node, directory, blocks)
-        return node
-
-    def mkdir(self, parent: DirNode, name: bytes, mode: int, owner: tuple[int, int]) -> DirNode:
-        """Make a directory; over a whiteout it is made opaque, or what was deleted below would show in it."""
-        directory = self._prepare(parent, name)
-        uid, gid, mode = self._ownership.for_new(
-            *owner, stat.S_IFDIR | stat.S_IMODE(mode), self._owner_of(parent)
-        )
-
-        def make(dirfd: int, at: bytes) -> None:
-            os.mkdir(at, stat.S_IMODE(mode) & ~_SET_ID, dir_fd=dirfd)
-            try:
-                inherits = self._inherits_group(parent)
-                self._permissions.settle(dirfd, at, uid, gid, mode, 0, inherits=inherits)
-                if dirfd != directory.fd() and not directory.layer.policy.override_stat:
-                    _inherit_acl(directory, dirfd, at, mode)
-            except OSError:
-                os.rmdir(at, dir_fd=dirfd)
-                raise
-
-        opaque = directory.mark(name) is Mark.WHITEOUT
-        whole = self._permissions.made_whole(mode, uid, gid, inherits=self._inherits_group(parent))
-        blocks = self._require_room(directory)
-        made = self._upper.create_directory(directory, name, make, opaque=opaque, whole=whole)
-        parent.touch()
-        node = self._tree.add_new_directory(parent, name, made)
-        self._count(node, directory, blocks)
-        return node
+        return complete, whole
 
     def _require_room(self, directory: LayerDir, objects: int = 1) -> int:
         """See that there is room for so many *objects* more, with a name in *directory*; returns its blocks before."""
@@ -217,9 +221,6 @@ class Namespace:
         if info is None:
             info = node.info = node.parts[0].stat()
         return self._ownership.for_copy(info, node.parts[0].layer)
-
-    def _inherits_group(self, parent: DirNode) -> bool:
-        return bool(self._owner_of(parent)[2] & stat.S_ISGID)
 
     # -- removing ----------------------------------------------------------------------------------
 

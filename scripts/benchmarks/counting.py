@@ -8,7 +8,8 @@ import signal
 import time
 from collections.abc import Sequence
 
-from benchmarks.systems import PATIENCE, Mount, Stack, System, drop_caches, mounted
+from benchmarks.measuring import ready
+from benchmarks.systems import PATIENCE, Mount, Stack, System
 from benchmarks.workload import Corpus, Workload
 
 #: What unionfs counts beside requests (unionfs/fuse/statistics.py).
@@ -52,11 +53,7 @@ def count(
 
     Not *cold*: what the kernel has cached of the layers, which no request depends on, stays. What the kernel forgets is not among them: it comes when the machine is short of memory, and needs no answer.
     """
-    with mounted(system, stack, workload.changes) as mount:
-        if workload.prepare is not None:
-            workload.prepare(mount.root, corpus)
-        if workload.cold and cold:
-            drop_caches()
+    with ready(system, workload, stack, corpus, cold=cold) as mount:
         before = requests_of(mount)
         workload.work(mount.root, corpus)
         after = requests_of(mount)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from benchmarks.systems import BASELINE, SUBJECT, Stack, System, drop_caches, mounted
+from benchmarks.systems import BASELINE, SUBJECT, Mount, Stack, System, drop_caches, mounted
 from benchmarks.workload import Corpus, Workload
 
 FAILURES = (OSError, subprocess.SubprocessError, sqlite3.Error)
@@ -92,13 +93,22 @@ def run(trials: Sequence[Trial], rounds: int, say: Callable[[str], None]) -> lis
     return rows
 
 
-def measure(system: System, workload: Workload, stack: Stack, corpus: Corpus) -> Sample:
-    """Do a workload once on a fresh mount of *stack*."""
+@contextmanager
+def ready(
+    system: System, workload: Workload, stack: Stack, corpus: Corpus, *, cold: bool = True
+) -> Iterator[Mount]:
+    """Yield a fresh mount of *stack* on which the workload can be done. Not *cold*: the kernel's caches stay all the same."""
     with mounted(system, stack, workload.changes) as mount:
         if workload.prepare is not None:
             workload.prepare(mount.root, corpus)
-        if workload.cold:
+        if workload.cold and cold:
             drop_caches()
+        yield mount
+
+
+def measure(system: System, workload: Workload, stack: Stack, corpus: Corpus) -> Sample:
+    """Do a workload once on a fresh mount of *stack*."""
+    with ready(system, workload, stack, corpus) as mount:
         cpu, begin = mount.cpu(), time.perf_counter()
         seen = workload.work(mount.root, corpus)
         seconds = time.perf_counter() - begin

@@ -22,6 +22,7 @@ import pytest
 from pyfuse3 import FUSEError
 
 from tests.fsapi.direct import DirectOperations
+from tests.support.calls import calls_of
 from tests.unit.unionfs.support import Union
 from unionfs.fuse.operations import UnionOperations
 from unionfs.layer_format import WantedFormat
@@ -350,29 +351,12 @@ def calls_per_entry(base: Path, layer: Path, server: str, monkeypatch: pytest.Mo
             nonlocal seen
             seen = walk(client)
 
-        count = calls_of(walked)
+        count = calls_of(walked)  # without the lines, which would take minutes
         assert seen == sum(len(names) + len(others) for _, names, others in os.walk(layer))
         assert len(union.fs.tree) == 1
         return count / seen
     finally:
         union.close()
-
-
-def calls_of(request: Callable[[], object]) -> int:
-    """Count calls alone, without the lines, which would take minutes."""
-    count = 0
-
-    def called(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        request()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize("server", SERVERS)

@@ -192,7 +192,7 @@ class _Loop:
             self._control.register(lifeline, select.POLLIN)
 
     def answer(self, request: bytes) -> None:
-        """Answer one request that was read by somebody else."""
+        """Answer one request that has been read before: by somebody else, or to be answered later."""
         self._view[: len(request)] = request
         _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
         reply = self._requests.answer(opcode, node, len(request))
@@ -245,22 +245,20 @@ class _Loop:
         """Answer the requests that had to wait for bytes."""
         assert self._later is not None
         for request in self._later.resume():
-            self._view[: len(request)] = request
-            _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(request)
-            reply = self._requests.answer(opcode, node, len(request))
-            if reply is not None:
-                self._write(opcode, unique, reply)
+            self.answer(request)
+
+    def _put(self, unique: int, reply: bytes | memoryview | int) -> None:
+        if isinstance(reply, int):
+            os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size, reply, unique))
+        else:
+            os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
 
     def _say(self, unique: int, reply: bytes | int) -> None:
         """Answer a request whose reply counts nothing, from any thread."""
         try:
             with self._saying:
-                if self._closed:
-                    return
-                if isinstance(reply, int):
-                    os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size, reply, unique))
-                else:
-                    os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
+                if not self._closed:
+                    self._put(unique, reply)
         except OSError as error:
             # Whoever asked is gone, or the mount is.
             if error.errno not in (errno.ENOENT, errno.ENODEV):
@@ -276,11 +274,7 @@ class _Loop:
 
     def _write(self, opcode: int, unique: int, reply: bytes | memoryview | int) -> None:
         try:
-            if reply.__class__ is int:
-                os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size, reply, unique))
-            else:
-                assert not isinstance(reply, int)
-                os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
+            self._put(unique, reply)
         except OSError as error:
             # Whoever asked is gone (ENOENT), or the mount is; or the kernel does not take the answer, of which it then
             # makes an error (fuse_dev_do_write).

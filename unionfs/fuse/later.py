@@ -64,23 +64,7 @@ class Later:
         except OSError:  # as many descriptors as there may be
             return os.pread(handle.fd, size, offset)
 
-        def work() -> None:
-            reply: bytes | int = -errno.EIO
-            try:
-                reply = os.pread(fd, size, offset)
-            except OSError as error:
-                reply = -(error.errno or errno.EIO)
-            except MemoryError:
-                reply = -errno.ENOMEM
-            finally:
-                # Whatever was raised: who asked can only be killed with the server while there is no answer.
-                os.close(fd)
-                self._say(unique, reply)
-
-        if self._do(work):
-            return None
-        os.close(fd)
-        return os.pread(handle.fd, size, offset)
+        return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
     def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> memoryview | None:
         room, done = self._room[:size], 0
@@ -105,26 +89,37 @@ class Later:
 
     def sync(self, fd: int, unique: int, *, data_only: bool) -> bytes | None:
         """Sync the descriptor *fd*, which is taken over; None if a thread will answer *unique*."""
-        sync = os.fdatasync if data_only else os.fsync
+
+        def sync(fd: int) -> bytes:
+            (os.fdatasync if data_only else os.fsync)(fd)
+            return b""
+
+        return self._leave(fd, unique, sync)
+
+    def _leave(self, fd: int, unique: int, act: Callable[[int], bytes]) -> bytes | None:
+        """Have a thread do *act* with the descriptor *fd*, which is taken over, and answer *unique* with what it gives;
+        without a thread that is done and returned.
+        """
 
         def work() -> None:
             reply: bytes | int = -errno.EIO
             try:
-                sync(fd)
-                reply = b""
+                reply = act(fd)
             except OSError as error:
                 reply = -(error.errno or errno.EIO)
+            except MemoryError:
+                reply = -errno.ENOMEM
             finally:
+                # Whatever was raised: who asked can only be killed with the server while there is no answer.
                 os.close(fd)
                 self._say(unique, reply)
 
         if self._do(work):
             return None
         try:
-            sync(fd)
+            return act(fd)
         finally:
             os.close(fd)
-        return b""
 
     def park(self, later: NotYet, request: bytes) -> None:
         """Keep *request* until what it needs has been copied.

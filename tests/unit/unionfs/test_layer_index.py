@@ -8,7 +8,6 @@ import os
 import random
 import stat
 import struct
-import sys
 import zlib
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.calls import calls_of
 from tests.support.tree import Dir, Fifo, File, HardLink, Opaque, Socket, Symlink, Whiteout, make_tree
 from tests.unit.unionfs.support import with_index
 from unionfs import _libc
@@ -322,18 +322,7 @@ def test_many_layers_cost_what_one_does(tmp_path: Path) -> None:
             trees[number % count]["d"][f"f{number}"] = b""
         fs = Layers(base, *trees).open()
         assert is_indexed(fs)
-        made = 0
-
-        def count_one(_frame: Any, event: str, _arg: Any) -> None:
-            nonlocal made
-            made += event in ("call", "c_call")
-
-        before = sys.getprofile()
-        sys.setprofile(count_one)
-        try:
-            seen(fs, data=False)
-        finally:
-            sys.setprofile(before)
+        made = calls_of(lambda: seen(fs, data=False))
         fs.close()
         return made
 

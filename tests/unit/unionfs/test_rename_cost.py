@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.calls import calls_of
 from tests.support.tree import Tree
 from unionfs import _libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from tests.unit.unionfs.conftest import MakeUnion
     from tests.unit.unionfs.support import Union
@@ -23,23 +22,6 @@ pytestmark = pytest.mark.once
 
 #: Calls that may differ by chance, as those of a weak reference that goes.
 CHANCE = 10
-
-
-def calls(operation: Callable[[], object]) -> int:
-    """Count the calls of functions that *operation* makes, in Python and in C: system calls among them."""
-    count = 0
-
-    def counted(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(counted)
-    try:
-        operation()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 def tree(entries: int, depth: int) -> Tree:
@@ -87,7 +69,7 @@ def test_renaming_a_directory_costs_the_same_whatever_is_in_it(
         union.reopen()
         for path in ("dir", "other", "home", "home/empty"):  # as the kernel has, before it asks for a rename
             union.node(path)
-        return calls(lambda: rename(union))
+        return calls_of(lambda: rename(union))
 
     small, large = cost(5, 2), cost(400, 40)
     assert abs(large - small) <= CHANCE
