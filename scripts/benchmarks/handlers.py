@@ -120,8 +120,8 @@ def measure(kernel: Kernel) -> dict[str, float]:
     assert isinstance(made, bytes)
     new = protocol.ENTRY_OUT.unpack_from(made)[0]
     names = [b"n%d\0" % number for number in range(_WANTED)]
-    creating = protocol.CREATE_IN.pack(os.O_WRONLY, 0o100644, 0o22, 0)
-    found["create"] = kernel.time([(Opcode.CREATE, new, creating + name) for name in names])
+    creating = protocol.MKNOD_IN.pack(0o100644, 0, 0o22, 0)
+    found["create"] = kernel.time([(Opcode.MKNOD, new, creating + name) for name in names])
     nodes = [kernel.number(new, name[:-1]) for name in names]
     asked = protocol.GETXATTR_IN.pack(24, 0) + _CAPABILITY
     found["security.capability of a new file"] = kernel.time(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import stat
 import struct
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -202,12 +203,14 @@ class DirectOperations:
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Any) -> tuple[Any, Any]:
         body = protocol.CREATE_IN.pack(flags, mode, ctx.umask, 0) + name + b"\0"
-        reply = self._ask(Opcode.CREATE, parent, body, ctx)
-        made, (number, _, _) = entry(reply), protocol.OPEN_OUT.unpack_from(reply, protocol.ENTRY_OUT.size)
         if self._unopened:
-            assert number == 0
+            assert self._client.send(Opcode.CREATE, parent, body, ctx) == -errno.ENOSYS
+            made = await self.mknod(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, ctx)
             number = next(self._numbers)
             self._opened[number] = made.st_ino
+            return SimpleNamespace(fh=number), made
+        reply = self._ask(Opcode.CREATE, parent, body, ctx)
+        made, (number, _, _) = entry(reply), protocol.OPEN_OUT.unpack_from(reply, protocol.ENTRY_OUT.size)
         return SimpleNamespace(fh=number), made
 
     async def read(self, number: int, offset: int, size: int) -> None:
@@ -222,8 +225,9 @@ class DirectOperations:
 
     async def release(self, number: int) -> None:
         node, fh = self._handle(number)
+        if not self._unopened:  # what was not opened is not closed
+            self._ask(Opcode.RELEASE, node, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
         self._opened.pop(number, None)
-        self._ask(Opcode.RELEASE, node, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
 
     async def fsync(self, number: int, data_only: bool) -> None:
         node, fh = self._handle(number)
@@ -242,8 +246,9 @@ class DirectOperations:
 
     async def releasedir(self, number: int) -> None:
         node, fh = self._handle(number)
+        if not self._unopened:
+            self._ask(Opcode.RELEASEDIR, node, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
         self._opened.pop(number, None)
-        self._ask(Opcode.RELEASEDIR, node, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
 
     async def fsyncdir(self, number: int, data_only: bool) -> None:
         node, fh = self._handle(number)

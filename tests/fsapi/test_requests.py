@@ -72,10 +72,14 @@ def test_the_lookups_of_a_listing_that_did_not_arrive_are_taken_back(union: Unio
 @pytest.mark.parametrize("unopened", [False, True])
 def test_a_file_whose_making_was_not_heard_of_is_closed(union: Union, unopened: bool) -> None:
     client = DirectClient(union.fs, unopened=unopened)
-    body = protocol.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, stat.S_IFREG | 0o600, 0, 0) + b"new\0"
-    reply = client.send(Opcode.CREATE, 1, body, OWNER)
+    mode = stat.S_IFREG | 0o600
+    opcode, body = Opcode.CREATE, protocol.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, mode, 0, 0)
+    if unopened:
+        assert client.send(opcode, 1, body + b"new\0", OWNER) == -errno.ENOSYS
+        opcode, body = Opcode.MKNOD, protocol.MKNOD_IN.pack(mode, 0, 0, 0)
+    reply = client.send(opcode, 1, body + b"new\0", OWNER)
     assert len(union.fs.handles) == 1
-    client.requests.take_back(Opcode.CREATE, reply)
+    client.requests.take_back(opcode, reply)
     assert (len(union.fs.handles), len(union.fs.tree)) == (0, 1)
 
 
@@ -201,3 +205,30 @@ def test_figures_have_the_names_of_the_requests(union: Union) -> None:
     look_up(client, 1, b"f")
     client.send(Opcode.GETATTR, 1, bytes(16), OWNER)
     assert client.requests.requests == {"init": 1, "lookup": 1, "getattr": 1}
+
+
+@pytest.mark.parametrize("unopened", [False, True])
+def test_a_volatile_layer_has_the_kernel_ask_for_no_more_syncs(tmp_path: Path, unopened: bool) -> None:
+    made = Union(tmp_path, [LOWER], {}, more={"volatile": True})
+    try:
+        client = DirectClient(made.fs, unopened=unopened)
+        file = look_up(client, 1, b"f")
+        asked = protocol.FSYNC_IN.pack(0, 0, 0)
+        assert client.send(Opcode.FSYNC, file, asked) == -errno.ENOSYS
+        assert client.send(Opcode.FSYNCDIR, 1, asked) == -errno.ENOSYS
+    finally:
+        made.close()
+
+
+def test_a_file_that_a_server_without_open_makes_can_be_written_and_read_by_its_number_alone(
+    union: Union,
+) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    made = client.ask(
+        Opcode.MKNOD, 1, protocol.MKNOD_IN.pack(stat.S_IFREG | 0o400, 0, 0, 0) + b"new\0", OWNER
+    )
+    number = entry(made).st_ino
+    assert len(union.fs.handles) == 1, "the descriptor that made it is kept"
+    client.ask(Opcode.WRITE, number, protocol.WRITE_IN.pack(0, 0, 4, 0, 0, os.O_WRONLY, 0) + b"data")
+    assert client.ask(Opcode.READ, number, listing(100)) == b"data"
+    assert union.read("new") == b"data"

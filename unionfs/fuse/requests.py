@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 
@@ -288,6 +289,11 @@ class Requests:
         directory = self._tree.directory(node)
         mode = self._masked(directory, mode, umask)
         name = self._name(_BODY + MKNOD_IN.size, end)
+        if self._files is not None and stat.S_ISREG(mode):
+            # Made by open(2), as a rule: the descriptor that making it takes is kept for whoever writes it.
+            number, made = self.fs.create(node, name, mode, os.O_RDWR, self._owner())
+            self._files.created(made, number)
+            return self._known(made)
         return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, self._owner()))
 
     def _mkdir(self, node: int, end: int) -> Reply:
@@ -414,16 +420,13 @@ class Requests:
         return OPEN_OUT.pack(self.fs.open(node, flags), self._keeps, 0)
 
     def _create(self, node: int, end: int) -> Reply:
+        if self._files is not None:
+            return NOT_SERVED  # MKNOD comes instead, and no RELEASE
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, _BODY)
         mode = self._masked(self._tree.directory(node), mode, umask)
-        if self._files is not None:
-            flags = flags & ~os.O_ACCMODE | os.O_RDWR  # for all who come to use it
         number, made = self.fs.create(
             node, self._name(_BODY + CREATE_IN.size, end), mode, flags, self._owner()
         )
-        if self._files is not None:
-            self._files.created(made, number)
-            number = 0  # no RELEASE comes for it (fuse_file_put)
         return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
 
     def _read(self, node: int, end: int) -> Reply:
@@ -450,19 +453,20 @@ class Requests:
         return self._flushed
 
     def _release(self, node: int, end: int) -> Reply:
-        if self._files is None:
-            fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
-            self.fs.handles.close_file(fh)
+        fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
+        self.fs.handles.close_file(fh)
         return b""
 
     def _fsync(self, node: int, end: int) -> Reply:
+        if self.fs.volatile:
+            return NOT_SERVED  # there is nothing to do, and the kernel need not ask again
         fh, flags, _ = FSYNC_IN.unpack_from(self._view, _BODY)
         if self._files is not None:
             if not self._tree.file(node).layer.writable:
                 return b""
             fh = self._files.reading(node)
         data_only = bool(flags & FSYNC_FDATASYNC)
-        if self.later is None or self.fs.volatile:
+        if self.later is None:
             self.fs.fsync(fh, data_only=data_only)
             return b""
         try:
@@ -521,12 +525,13 @@ class Requests:
         return b"".join(parts)
 
     def _releasedir(self, node: int, end: int) -> Reply:
-        if self._files is None:
-            fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
-            self.fs.handles.close_directory(fh)
+        fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
+        self.fs.handles.close_directory(fh)
         return b""
 
     def _fsyncdir(self, node: int, end: int) -> Reply:
+        if self.fs.volatile:
+            return NOT_SERVED
         fh, _, _ = FSYNC_IN.unpack_from(self._view, _BODY)
         directory = self.fs.handles.directory(fh).node if self._files is None else self._tree.directory(node)
         if self.later is None:
