@@ -24,6 +24,22 @@ class MountRoot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BindRoot:
+    """Show the one layer as what will be the root, read-only: nobody serves it."""
+
+    nosuid: bool = True
+    #: What to do where it is no root by itself: "serve" it, serve it and "warn", or "refuse" to start.
+    otherwise: str = "serve"
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        flags = " ".join(["read-only", *(["nosuid"] if self.nosuid else []), "nodev"])
+        if self.otherwise == "refuse":
+            return f"bind the one layer on / [{flags}]"
+        return f"bind the one layer on / [{flags}], or mount unionfs where that shows more than a bind"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BindNative:
     """Show a directory of the one layer that has it, read-only and without the union."""
 
@@ -249,6 +265,7 @@ VolumeOperation = BindVolume | TmpfsVolume | FileVolume
 
 Operation = (
     MountRoot
+    | BindRoot
     | BindNative
     | BindVolume
     | TmpfsVolume

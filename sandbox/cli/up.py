@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import stat
 import sys
 
 from sandbox.cli.options import add_file, add_overrides, load_spec
@@ -89,14 +90,25 @@ def run(arguments: argparse.Namespace) -> int:
     timeline.mark("imported")
     server = Server()
     try:
+        if not _may_need_no_server(arguments):
+            server.start()
         spec = load_spec(arguments)
         timeline.mark("read")
         from sandbox import host, state
         from sandbox.cli.planning import joined_namespaces
-        from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
+        from sandbox.plan import (
+            host_details,
+            host_files,
+            host_paths,
+            make_plan,
+            may_need_no_server,
+            wants_cgroup,
+        )
         from sandbox.runtime.supervisor import Supervisor
         from sandbox.sources import inspect_all
 
+        if not may_need_no_server(spec):
+            server.start()
         facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
         directory = state.StateDirectory(state.default_path(os.environ, facts.uid))
         directory.sweep()
@@ -153,6 +165,26 @@ def run(arguments: argparse.Namespace) -> int:
             _print_report(supervisor.report, timeline if arguments.timings else None, as_json=as_json)
         if arguments.timings and not (as_json and supervisor.report is not None):
             _print_lines(timeline.lines())
+
+
+def _may_need_no_server(arguments: argparse.Namespace) -> bool:
+    """Tell whether a root that nobody serves may be asked for, by a look at the words of the file.
+
+    Reading it takes longer than starting a server, which is needed nearly always. Where the words are elsewhere, as in a file that is
+    extended, a server is started that is ended again.
+    """
+    import re
+
+    text = "\n".join(arguments.assignments).encode(errors="surrogateescape")
+    try:
+        if stat.S_ISREG(os.stat(arguments.file).st_mode):
+            with open(arguments.file, "rb") as file:
+                text += b"\n" + file.read(1 << 16)
+    except (OSError, ValueError):
+        pass  # it is said when it is read
+    named = re.search(rb"""server["']?\s*=\s*["']?(direct|pyfuse3)""", text)
+    asked = re.search(rb"""(writable|server)["']?\s*=\s*["']?none""", text)
+    return b"tar" in text and asked is not None and named is None
 
 
 def _print_report(report: Report, timeline: Timeline | None, *, as_json: bool) -> None:

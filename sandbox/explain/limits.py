@@ -7,6 +7,7 @@ from typing import Any
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
+from sandbox.explain.storage import bound_root
 from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.plan import CGROUP_LEVELS
@@ -33,7 +34,7 @@ def limits_section(case: Case) -> Iterator[Fact]:
         text = None if value is None else f"{_amount(name, value)}, held by {mechanism}: {where}"
         yield _limit(case, name, _plain(value), text, mechanism, where)
     if plan.server_cgroup.given():
-        yield _of_server(plan.server_cgroup)
+        yield _of_server(plan.server_cgroup, sure=bound_root(plan) is None)
     for name in PROCESS_LIMITS:
         resource = f"RLIMIT_{LIMITS_CONF_NAMES[name].upper()}"
         value = case.plan.process.rlimits.get(name)
@@ -55,13 +56,13 @@ def limits_section(case: Case) -> Iterator[Fact]:
     yield _limit(case, "oom_score_adj", adjustment, text, "proc", "/proc/self/oom_score_adj")
 
 
-def _of_server(limits: CgroupLimits) -> Fact:
+def _of_server(limits: CgroupLimits, *, sure: bool) -> Fact:
     """Return what the file system's server may use, which works for the program in a cgroup beside the program's."""
     found = {name: getattr(limits, name) for name in limits.given()}
     told = ", ".join(f"{name} {_amount(name, value)}" for name, value in found.items())
     return Fact(
         label="server",
-        text=f"the file system's server has limits of its own: {told}",
+        text=f"the file system's server{'' if sure else ', if there is one,'} has limits of its own: {told}",
         value=found,
         origin=DEFAULT,
     )

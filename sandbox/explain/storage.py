@@ -9,6 +9,7 @@ from sandbox.explain.report import DEFAULT, Fact
 from sandbox.ops import (
     BindDevice,
     BindNative,
+    BindRoot,
     BindVolume,
     BuildDev,
     FileVolume,
@@ -20,6 +21,7 @@ from sandbox.ops import (
     TmpfsVolume,
     VolumeOperation,
 )
+from sandbox.plan import Plan
 from sandbox.plan.storage import inside
 from sandbox.plan.volumes import holds
 from sandbox.records import replace
@@ -60,18 +62,21 @@ def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
 def root_section(case: Case) -> Iterator[Fact]:
     """Yield the layers, bottom first, and where changes go."""
     points = [point.path for point in case.plan.skeleton]
-    yield Fact(
-        label="layer 0",
-        text=f"generated: empty directories and files to mount on: {' '.join(points)}",
-        value={"kind": "generated", "paths": points},
-        origin=DEFAULT,
-    )
+    bound = bound_root(case.plan)
+    made = f"generated: empty directories and files to mount on: {' '.join(points)}"
+    if bound is not None:
+        made = f"generated if layer 1 is served, else not there: {' '.join(points)}"
+    if bound is None or bound.otherwise != "refuse":
+        yield Fact(label="layer 0", text=made, value={"kind": "generated", "paths": points}, origin=DEFAULT)
     for number, layer in enumerate(case.spec.root.layers):
         yield _layer(number, layer, case)
     yield from _writable(case)
+    joined = "unionfs: a server without privileges shows the layers as one through /dev/fuse"
+    if bound is not None:
+        joined = "nothing: there is one layer"
     yield Fact(
         label="joined by",
-        text="unionfs: a server without privileges shows the layers as one through /dev/fuse",
+        text=joined,
         value=case.spec.root.driver,
         origin=case.origin("root.driver"),
         keys=("root.driver",),
@@ -79,22 +84,41 @@ def root_section(case: Case) -> Iterator[Fact]:
     yield _server(case)
 
 
+def bound_root(plan: Plan) -> BindRoot | None:
+    """Return how the root of *plan* is bound, None where it is served for sure."""
+    root = plan.operations[0]
+    return root if isinstance(root, BindRoot) else None
+
+
 def _server(case: Case) -> Fact:
     server = case.plan.server
+    auto = "the direct server of unionfs, or the one through libfuse where the kernel is too old for that"
     texts = {
-        "auto": "the direct server of unionfs, or the one through libfuse where the kernel is too old for that",
+        "auto": auto,
         "direct": "the direct server of unionfs, and no other",
         "pyfuse3": "the server of unionfs through libfuse",
+        "none": "nobody: the layer is bound from the store, read-only",
     }
+    notes = []
+    bound = bound_root(case.plan)
+    if bound is not None:
+        texts["auto"] = f"nobody, the layer is bound from the store; if it cannot be, {auto}"
+        otherwise = {"serve": "it is served", "warn": "it is served, with a warning"}
+        notes = [
+            "where the layer has no place for a mount, or holds marks of deletions, FIFOs or sockets, "
+            + otherwise.get(bound.otherwise, "the start is refused"),
+            "other sandboxes of yours with the same layer have the same files, and see that they are opened",
+        ]
+    elif not case.plan.open_requests:
+        notes = ["no layer changes, so the kernel opens files and keeps listings without asking it"]
+    refused = case.refused("root.server")
     return Fact(
         label="served by",
-        text=f"{server}: {texts[server]}",
+        text=f"{server}: {texts[server]}" if refused is None else f"refused: {refused}",
         value=server,
-        origin=case.origin("root.server"),
+        origin=case.effective("root.server"),
         keys=("root.server",),
-        notes=()
-        if case.plan.open_requests
-        else ("no layer changes, so the kernel opens files and keeps listings without asking it",),
+        notes=tuple(notes),
     )
 
 
@@ -225,6 +249,11 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             ]
             keys = ("root.writable", "security.no_new_privileges")
             return _of_ours("/", "fuse", "the layers", options, case, *keys)
+        case BindRoot():
+            options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
+            source = "the layer" if operation.otherwise == "refuse" else "the layer, or fuse as it is served"
+            keys = ("root.writable", "security.no_new_privileges")
+            return _of_ours("/", "bind", source, options, case, *keys)
         case MountProc():
             options = ["rw", "nosuid", "nodev", "noexec"]
             if operation.of_host:

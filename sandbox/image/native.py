@@ -104,7 +104,7 @@ def look(tree: Tree, path: str) -> Seen:
 
 
 def _names(path: str) -> list[str]:
-    return path.strip("/").split("/")
+    return [name for name in path.split("/") if name]
 
 
 def _lstat(fd: int, name: str) -> tuple[int, int]:
@@ -218,9 +218,9 @@ def _directories_in(tree: Tree, path: str) -> Iterator[str]:
 
 
 def open_below(tree_fd: int, path: str, flags: int = _PLACE) -> int:
-    """Open the directory *path* below *tree_fd* with *flags*, each component from its parent, no link followed."""
+    """Open the directory *path* below *tree_fd*, or "/", itself, with *flags*: each component from its parent, no link followed."""
     names = _names(path)
-    fd = os.open(".", _PLACE, dir_fd=tree_fd)
+    fd = os.open(".", _PLACE if names else flags, dir_fd=tree_fd)
     try:
         for number, name in enumerate(names, 1):
             below = os.open(name, flags if number == len(names) else _PLACE, dir_fd=fd)
@@ -259,7 +259,7 @@ def obstacle(tree: Tree, path: str) -> str:
     """
     top = os.fstat(tree.fd).st_dev
     fd = open_below(tree.fd, path, _DIRECTORY)
-    at = path
+    at = path.rstrip("/")
     try:
         found, pending = _scan(fd, at, top)
         stack = [pending]
@@ -290,7 +290,7 @@ def _move(fd: int, name: str) -> int:
 def _scan(fd: int, at: str, device: int) -> tuple[str, list[str]]:
     """Return what stands against showing an entry of the directory *fd*, and the directories in it."""
     if os.fstat(fd).st_dev != device:
-        return f"another file system is mounted on {at}", []
+        return f"another file system is mounted on {at or '/'}", []
     directories = []
     with os.scandir(fd) as entries:
         for entry in entries:

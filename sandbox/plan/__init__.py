@@ -2,7 +2,7 @@
 
     values      the plan, and what it is made of; `describe`
     findings    what is refused, and what will differ from what the file asks for
-    ids, namespaces, native, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
+    ids, namespaces, native, root, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
 A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in
@@ -13,8 +13,17 @@ is a `Difference`.
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.findings import written
 from sandbox.plan.limits import wants_cgroup
-from sandbox.plan.make import Draft, draft, host_details, host_files, host_paths, make_plan
+from sandbox.plan.make import (
+    Draft,
+    draft,
+    fuse_problem,
+    host_details,
+    host_files,
+    host_paths,
+    make_plan,
+)
 from sandbox.plan.process import DEFAULT_COMMAND
+from sandbox.plan.root import may_need_no_server
 from sandbox.plan.values import (
     CGROUP_LEVELS,
     Difference,
@@ -49,10 +58,12 @@ __all__ = [
     "default_name",
     "describe",
     "draft",
+    "fuse_problem",
     "host_details",
     "host_files",
     "host_paths",
     "make_plan",
+    "may_need_no_server",
     "parse_variables",
     "wants_cgroup",
     "warnings_of",

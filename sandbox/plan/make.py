@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from sandbox.errors import HostError, SpecError
 from sandbox.host import HostFacts
+from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.namespaces import NamespaceFact
+from sandbox.ops import BindRoot
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
@@ -15,6 +17,7 @@ from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.native import plan_native
 from sandbox.plan.operations import plan_operations
 from sandbox.plan.process import plan_process
+from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import holds, plan_devices, plan_kept, plan_volumes
@@ -25,6 +28,7 @@ from sandbox.spec.model import Spec
 
 #: Settings that may turn out wrong only in the running sandbox: its messages say where they are written.
 _FOUND_WRONG_LATER = (
+    "root.server",
     "process.user",
     "process.groups",
     "process.cwd",
@@ -138,9 +142,14 @@ def draft(
     groups = program_groups(spec, user, ids)
     process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user, groups=groups)
     natives = plan_native(spec, process.capabilities, findings, own_user=own_user)
+    root = plan_root(spec, process.capabilities, namespaces.private, findings)
+    bound = isinstance(root, BindRoot)
+    unserved = isinstance(root, BindRoot) and root.otherwise == "refuse"
     process = replace(
         process,
-        seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings, shares_files=bool(natives)),
+        seccomp=plan_seccomp(
+            spec, facts, paths, process.capabilities, findings, shares_files=bool(natives) or bound
+        ),
         landlock=plan_landlock(spec, facts, findings),
     )
     name = spec.sandbox.name or default_name(spec.file)
@@ -150,7 +159,8 @@ def draft(
         ids=ids,
         layers=layers,
         writable=spec.root.writable,
-        server=spec.root.server,
+        # "none" that cannot be had is refused, or as if it had not been asked for.
+        server="auto" if spec.root.server == "none" and not bound else spec.root.server,
         open_requests=needs_open_requests(spec.root.server, layers),
         size=spec.root.size,
         inodes=spec.root.inodes,
@@ -160,19 +170,20 @@ def draft(
         through=namespaces.through,
         inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
         clocks=namespaces.clocks,
-        operations=plan_operations(spec, ids, namespaces, natives, devices, volumes, name, user),
+        operations=plan_operations(spec, ids, namespaces, root, natives, devices, volumes, name, user),
         volumes=plan_kept(spec),
         hidden=state_directory if any(holds(volume, state_directory) for volume in volumes) else None,
         process=process,
         cgroup=cgroup,
-        server_cgroup=plan_server_cgroup(cgroup),
+        server_cgroup=CgroupLimits() if unserved else plan_server_cgroup(cgroup),
         cgroup_level=level,
         wall_time=spec.limits.wall_time,
         differences=tuple(findings.differences),
         places=_places(spec),
     )
     refusals = sorted(findings.refusals, key=Diagnostic.sort_key)
-    return Draft(plan=plan, refusals=tuple(refusals), host=_host_problem(facts))
+    # Whether a root that may be bound is served is known once its layer is there.
+    return Draft(plan=plan, refusals=tuple(refusals), host=None if bound else fuse_problem(facts))
 
 
 def _places(spec: Spec) -> Mapping[str, str]:
@@ -187,7 +198,8 @@ def _places(spec: Spec) -> Mapping[str, str]:
     return {key: f"{place.file}:{place.line}:{place.column}" for key, place in found.items() if place}
 
 
-def _host_problem(facts: HostFacts) -> HostError | None:
+def fuse_problem(facts: HostFacts) -> HostError | None:
+    """Return why no root can be served here; None where one can."""
     if facts.fuse == "missing":
         return HostError(
             "/dev/fuse is missing: the root file system is served through it",

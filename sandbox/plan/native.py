@@ -14,7 +14,7 @@ def plan_native(
 
     *own_user* says whether the user namespace is the sandbox's own.
     """
-    problem = _problem(spec, capabilities, own_user=own_user)
+    problem = bind_problem(spec, capabilities, own_user=own_user)
     optional = "native" in spec.root.optional
     if spec.root.native and problem is not None:
         reason, hint = problem
@@ -35,8 +35,8 @@ def plan_native(
     return tuple(sorted(steps, key=lambda step: step.target.split("/")))
 
 
-def _problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) -> tuple[str, str] | None:
-    """Return why there can be no native path, and what to do."""
+def bind_problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) -> tuple[str, str] | None:
+    """Return why nothing of the layers can be bound for a program with *capabilities*, and what to do."""
     if all(layer.kind == "dir" for layer in spec.root.layers):
         return (
             "no layer is an archive: of a directory of this machine nothing is bound, as its sockets could then be connected to",

@@ -9,6 +9,7 @@ from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.ops import (
     BindDevice,
     BindNative,
+    BindRoot,
     BindVolume,
     BuildDev,
     CheckVolumes,
@@ -39,6 +40,7 @@ def plan_operations(
     spec: Spec,
     ids: IdPlan,
     namespaces: NamespacePlan,
+    root: MountRoot | BindRoot,
     natives: tuple[BindNative, ...],
     devices: tuple[BindDevice, ...],
     volumes: tuple[VolumeOperation, ...],
@@ -48,10 +50,9 @@ def plan_operations(
     """Order the operations; *user* is who the program runs as."""
     private = namespaces.private
     joined = {join.kind for join in namespaces.joins}
-    read_only = spec.root.writable == "none"
     tty_gid = _TTY_GID if lookup(ids.gid_map, _TTY_GID) is not None else None
     operations: list[Operation] = [
-        MountRoot(read_only=read_only, nosuid=spec.security.no_new_privileges),
+        root,
         # While the host's are still attached: the kernel wants a fully visible one to compare with.
         MountProc(of_host="pid" not in private | joined),
         MountSys(of_host=not namespaces.owned("net")),

@@ -13,7 +13,7 @@ from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
-from sandbox.ops import Operation
+from sandbox.ops import BindRoot, Operation
 from sandbox.records import dataclass, field, fields
 from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
@@ -183,7 +183,7 @@ class Plan:
     ids: IdPlan
     layers: tuple[LayerPlan, ...]
     writable: str
-    #: Which server: "auto", "direct" or "pyfuse3".
+    #: Which server: "auto", "direct", "pyfuse3" or "none". With "auto" there is none, either, where the root can be bound.
     server: str = "auto"
     #: Whether the server is asked for each open(2), as it need not be where no layer changes.
     open_requests: bool = True
@@ -246,8 +246,9 @@ def describe(plan: Plan) -> list[str]:
         if count is not None
     ]
     lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
+    bound = isinstance(plan.operations[0], BindRoot)
     asked = "" if plan.open_requests else ", not asked when something is opened: no layer changes"
-    lines.append(f"server: {plan.server}{asked}")
+    lines.append(f"server: {plan.server}{'' if bound else asked}")
     lines.append(
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
     )
@@ -263,7 +264,8 @@ def describe(plan: Plan) -> list[str]:
     if plan.hidden is not None:
         lines.append(f"hide {plan.hidden}, the state directory, in volumes")
     lines += [operation.describe() for operation in plan.operations]
-    for limits, whose in ((plan.cgroup, ""), (plan.server_cgroup, " of the server")):
+    server = " of the server, if there is one," if bound else " of the server"
+    for limits, whose in ((plan.cgroup, ""), (plan.server_cgroup, server)):
         lines += [
             f"limit{whose} {name} {_limit(getattr(limits, name))} ({CGROUP_LEVELS[plan.cgroup_level]})"
             for name in limits.given()

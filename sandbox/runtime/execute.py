@@ -11,6 +11,7 @@ from sandbox.kernel import devices, mounts, network
 from sandbox.ops import (
     BindDevice,
     BindNative,
+    BindRoot,
     BindVolume,
     BuildDev,
     CheckVolumes,
@@ -31,6 +32,7 @@ from sandbox.ops import (
 from sandbox.records import dataclass, field
 from sandbox.runtime import volumes
 from sandbox.runtime.accounts import Account
+from sandbox.runtime.native import ROOT
 
 #: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is
 #: put together.
@@ -54,19 +56,21 @@ class StepError(Exception):
 class Workspace:
     """What the operations work on, and leave to each other."""
 
-    #: /dev/fuse, opened in this user namespace.
+    #: /dev/fuse, opened in this user namespace; -1 where the root is bound.
     fuse_fd: int
     #: The sources of bind volumes and devices by path, O_PATH, opened in this mount namespace.
     source_fds: Mapping[str, int]
     #: Hands the mounted connection to the server; the descriptor is closed then.
     serve: Callable[[int], None]
+    #: Says that the root is bound, and nobody serves.
+    tell_bound: Callable[[], None]
     #: Finds who the program runs as, in the new root that it is given; raises StepError.
     find_account: Callable[[int], Account]
     #: The directory among *source_fds* that shall appear empty in volumes that hold it.
     hidden: str | None = None
     #: What the mount table calls the root.
     label: str = "unionfs"
-    #: The trees of the layers that native paths are bound from, by target, O_PATH, opened in this mount namespace.
+    #: The trees of the layers that native paths, or the root, are bound from, by target, O_PATH, opened in this mount namespace.
     native_fds: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[str, int] = field(default_factory=dict)
     sys_fd: int = -1
@@ -76,8 +80,8 @@ class Workspace:
     staging_fd: int = -1
     #: Copies of the mounts at the sources of bind volumes, by target.
     copies: dict[str, int] = field(default_factory=dict)
-    #: The roots of the volumes and native paths by target, those of them that are read-only in the end, and those that become so
-    #: once all are mounted.
+    #: The roots of the volumes and native paths by target, those of them, and of the root, that are read-only in the end, and those that
+    #: become so once all are mounted.
     mounted: dict[str, int] = field(default_factory=dict)
     sealed: list[int] = field(default_factory=list)
     sealed_later: list[int] = field(default_factory=list)
@@ -159,9 +163,7 @@ def execute(operation: Operation, workspace: Workspace) -> None:
 
 
 def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
-    workspace.staging_fd = _stage()
-    os.mkdir("root", 0o755, dir_fd=workspace.staging_fd)
-    target = os.open("root", _OPEN_DIR, dir_fd=workspace.staging_fd)
+    target = _make_root_place(workspace)
     try:
         workspace.root_fd = mounts.mount_fuse(
             workspace.fuse_fd,
@@ -174,6 +176,25 @@ def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
         os.close(target)
     fd, workspace.fuse_fd = workspace.fuse_fd, -1
     workspace.serve(fd)
+
+
+def _bind_root(operation: BindRoot, workspace: Workspace) -> None:
+    target = _make_root_place(workspace)
+    try:
+        # Alone: what somebody mounts in the store is none of the layer.
+        workspace.root_fd = mounts.copy_tree(workspace.native_fds[ROOT], recursive=False)
+        flags = mounts.MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
+        mounts.attach_tree(workspace.root_fd, target, flags, source="the layer")
+    finally:
+        os.close(target)
+    workspace.sealed.append(workspace.root_fd)
+    workspace.tell_bound()
+
+
+def _make_root_place(workspace: Workspace) -> int:
+    workspace.staging_fd = _stage()
+    os.mkdir("root", 0o755, dir_fd=workspace.staging_fd)
+    return os.open("root", _OPEN_DIR, dir_fd=workspace.staging_fd)
 
 
 def _stage() -> int:
@@ -304,6 +325,7 @@ def _hint(operation: Operation, error: OSError) -> str:
 
 _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     MountRoot: ("mount fuse", _mount_root),
+    BindRoot: ("mount", _bind_root),
     BindDevice: ("mount", volumes.device),
     BindNative: ("mount", volumes.native),
     BindVolume: ("mount", volumes.bind),

@@ -16,10 +16,10 @@ from sandbox.image.native import Tree
 from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
-from sandbox.ops import BindNative
-from sandbox.plan import LayerPlan, MountPoint, Plan
+from sandbox.ops import BindNative, BindRoot, MountRoot
+from sandbox.plan import LayerPlan, MountPoint, Plan, fuse_problem
 from sandbox.records import replace
-from sandbox.runtime.native import NativeSource, choose
+from sandbox.runtime.native import NativeSource, choose, choose_root
 from sandbox.runtime.server import ServedLayer, ServedStack
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.targets import resolve
@@ -41,7 +41,8 @@ class Ground:
         measure: bool,
     ) -> None:
         """Nothing is made yet. With *measure* there is a cgroup also where nothing limits the sandbox."""
-        self._plan = plan
+        #: With the root as it is had, once that is known.
+        self.plan = plan
         self._facts = facts
         self._state = state
         self._signals = signals
@@ -59,14 +60,17 @@ class Ground:
         self.cgroup: Cgroup | None = None
         #: Why there is no cgroup to measure by.
         self.unmeasured: str | None = None
-        #: Where native paths are bound from.
+        #: Whether somebody serves the root; and if not for sure before, why.
+        self.served = True
+        self.served_because = ""
+        #: Where native paths are bound from, and the root, if it is.
         self.natives: tuple[NativeSource, ...] = ()
         #: The namespaces to join, by kind.
         self.joined: dict[str, int] = {}
 
     def open_joined(self, undo: ExitStack) -> None:
         """Open the namespaces that are joined, before anything is made."""
-        plan = self._plan
+        plan = self.plan
         if not plan.joins:
             return
         from sandbox.joining import open_again
@@ -84,7 +88,7 @@ class Ground:
     @property
     def shares_processes(self) -> bool:
         """Whether no pid namespace ends with init and ends everything in it."""
-        return "pid" not in self._plan.namespaces
+        return "pid" not in self.plan.namespaces
 
     @property
     def label(self) -> str:
@@ -93,7 +97,7 @@ class Ground:
 
     def prepare(self, undo: ExitStack) -> None:
         """Make everything; *undo* it in reverse."""
-        plan = self._plan
+        plan = self.plan
         self.run = self._state.new_run(plan.ids, name=plan.name)
         undo.callback(self._remove_run)
         if self.shares_processes:
@@ -102,13 +106,14 @@ class Ground:
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
-        points = self._mount_points(layers)
+        led = self._led_points(layers)
+        points = (*plan.skeleton, *(point for point in led if point not in plan.skeleton))
         if any(isinstance(step, BindNative) for step in plan.operations):
             points = self._choose_natives(points)
-        skeleton_fd = self.run.skeleton(points)
-        undo.callback(os.close, skeleton_fd)
-        skeleton = ServedLayer(fd=skeleton_fd, marks="none", squash=True, transient=True)
-        self._layers = [*reversed(layers), skeleton]
+        if isinstance(plan.operations[0], BindRoot):
+            self._choose_root(plan.operations[0], led)
+        if self.served:
+            self._layers = [*reversed(layers), self._make_skeleton(points, undo)]
         for volume in plan.volumes:
             undo.callback(os.close, self._state.keep_volume(volume.name, plan.ids, mode=volume.mode))
         self._give_to_root()
@@ -120,7 +125,7 @@ class Ground:
     def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
         if layer.kind == "tar":
             with self._signals.ending():  # unpacking may take minutes
-                stored = store.open_archive(layer.path, self._plan.ids)
+                stored = store.open_archive(layer.path, self.plan.ids)
             undo.callback(stored.close)
             for notice in stored.notices:
                 self._warn(notice)
@@ -138,30 +143,48 @@ class Ground:
         self._trees.append(Tree(fd=fd, name=f"dir:{layer.path}", marks="none"))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
+    def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
+        """Find whether the root is bound, and put that in the plan."""
+        with self._signals.ending():  # the layer is walked when it is bound for the first time
+            found = choose_root(step, self.plan, self._trees[0], points, warn=self._warn)
+        root: BindRoot | MountRoot = replace(step, otherwise="refuse")
+        if isinstance(found, str):
+            if (problem := fuse_problem(self._facts)) is not None:
+                raise problem
+            self.served_because = found
+            root = MountRoot(read_only=True, nosuid=step.nosuid)
+        else:
+            self.served = False
+            self.natives = (found, *self.natives)
+        self.plan = replace(self.plan, operations=(root, *self.plan.operations[1:]))
+
+    def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
+        fd = self.run.skeleton(points)
+        undo.callback(os.close, fd)
+        return ServedLayer(fd=fd, marks="none", squash=True, transient=True)
+
     def _choose_natives(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
         """Find where native paths are bound from; returns those of *points* that the skeleton has to hold all the same."""
         trees = self._trees[::-1]
-        if self._plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
+        if self.plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
             trees.insert(0, Tree(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
         with self._signals.ending():  # a large layer is walked when it is bound from for the first time
-            self.natives = choose(self._plan, trees, points, warn=self._warn)
+            self.natives = choose(self.plan, trees, points, warn=self._warn)
         return tuple(
             point
             for point in points
             if not any(point.path.startswith(source.target + "/") for source in self.natives)
         )
 
-    def _mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
-        """Return the paths of the plan, and where symbolic links in the layers lead them."""
+    def _led_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
+        """Return where symbolic links in the layers lead the paths of the plan that are mounted on."""
         trees = [layer.fd for layer in reversed(layers)]
         if self._upper_fd is not None:
             trees.insert(0, self._upper_fd)
-        points = self._plan.skeleton
-        led = [replace(point, path=resolve(point.path, trees)) for point in points]
-        return (*points, *(point for point in led if point not in points))
+        return tuple(replace(point, path=resolve(point.path, trees)) for point in self.plan.skeleton)
 
     def _open_writable(self, undo: ExitStack) -> None:
-        plan = self._plan
+        plan = self.plan
         home = self.run
         if plan.writable == "persistent":
             home = self._state.persistent(plan.ids, name=plan.name, file=plan.file)
@@ -193,19 +216,21 @@ class Ground:
         """Let the sandbox's root own what was made for it, also where that is another than we are."""
         homes = {id(home): home for home in (self.run, self._home) if home is not None}
         try:
-            give_to_root(self._plan.ids, *(fd for home in homes.values() for fd in home.unowned))
+            give_to_root(self.plan.ids, *(fd for home in homes.values() for fd in home.unowned))
         except OSError as error:
             raise SetupError.from_os_error("writable layer", "chown", error) from None
 
     def _make_cgroup(self, undo: ExitStack) -> None:
         name = os.path.basename(self.run.path)
-        plan = self._plan
+        plan = self.plan
         hierarchy = self._facts.cgroup_level(plan.cgroup_level)
         # First: whoever is killed right after making one has told the next command of it.
         self._leave_cgroups(hierarchy.paths_of(name))
         undo.callback(self._remove_cgroup)
         try:
-            self.cgroup = hierarchy.create(name, plan.cgroup, plan.server_cgroup)
+            self.cgroup = hierarchy.create(
+                name, plan.cgroup, plan.server_cgroup if self.served else CgroupLimits()
+            )
             self._leave_cgroups(self.cgroup.paths)  # in case systemd put it elsewhere
         except OSError as error:
             raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
@@ -217,7 +242,7 @@ class Ground:
 
     def _make_cgroup_to_measure(self, undo: ExitStack) -> None:
         """Make a cgroup without limits if there can be one: what it counts is more than wait4(2) tells."""
-        if self._plan.cgroup_level == "none":
+        if self.plan.cgroup_level == "none":
             reasons = self._facts.cgroups.unenforceable(CgroupLimits(memory=0))
             self.unmeasured = next(iter(reasons.values()), None)
             return
@@ -247,10 +272,10 @@ class Ground:
             upper_fd=self._upper_fd,
             work_fd=self._work_fd,
             hidden=[self._state.identity],
-            volatile=self._plan.writable == "ephemeral",
+            volatile=self.plan.writable == "ephemeral",
             index_fd=self._index_fd,
-            server=self._plan.server,
-            open_requests=self._plan.open_requests,
-            size=self._plan.size,
-            inodes=self._plan.inodes,
+            server="auto" if self.plan.server == "none" else self.plan.server,
+            open_requests=self.plan.open_requests,
+            size=self.plan.size,
+            inodes=self.plan.inodes,
         )

@@ -20,7 +20,7 @@ from typing import NoReturn, TypeVar
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
 from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
 from sandbox.kernel.idmaps import IdMap
-from sandbox.ops import BindDevice, BindVolume
+from sandbox.ops import BindDevice, BindVolume, MountRoot
 from sandbox.plan import Plan
 from sandbox.records import replace
 from sandbox.runtime import accounts, execution, payload
@@ -37,6 +37,7 @@ from sandbox.runtime.messages import (
     InitStarted,
     Mapped,
     ProgramEnded,
+    RootBound,
     Settled,
     SetupFailed,
     Started,
@@ -86,7 +87,7 @@ def run_stage1(
         trace: tells each operation.
         let_go: leaves behind what is the supervisor's.
         walls: what the program is put behind.
-        natives: where native paths are bound from.
+        natives: where native paths, and the root, are bound from.
     """
 
     def action() -> int:
@@ -163,9 +164,11 @@ def _stage1(
     _step("namespaces", "unshare", lambda: namespaces.unshare(sorted(plan.namespaces - {"user", "cgroup"})))
     if plan.clocks:
         _step("namespaces.time", "write timens_offsets", lambda: namespaces.write_clock_offsets(plan.clocks))
-    fuse_fd = _step(
-        "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    )
+    fuse_fd = -1
+    if isinstance(plan.operations[0], MountRoot):
+        fuse_fd = _step(
+            "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        )
     shown = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
     paths = shown if plan.hidden is None else [*shown, plan.hidden]
     sources = {path: _step(f"open {path}", "open", _opener(path)) for path in paths}
@@ -281,6 +284,7 @@ def _init(
         source_fds=sources,
         native_fds=native_fds,
         serve=lambda fd: _hand_over(channel, fd, _now(plan)),
+        tell_bound=lambda: channel.send(RootBound(_now(plan))),
         find_account=lambda root_fd: find_account(plan, root_fd),
         hidden=plan.hidden,
         label=label,

@@ -63,6 +63,13 @@ class FuseMounted:
 
 
 @dataclass(frozen=True, slots=True)
+class RootBound:
+    """init: the root is mounted, and there is nothing to serve. *at* as in FuseMounted."""
+
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TerminalOpened:
     """init: the descriptor beside this message is the outer end of the program's terminal."""
 
@@ -127,6 +134,7 @@ Message = (
     | Adopted
     | CgroupNamespace
     | FuseMounted
+    | RootBound
     | TerminalOpened
     | FilterTold
     | Settled
@@ -145,6 +153,7 @@ _KINDS: dict[str, type[Message]] = {
         Adopted,
         CgroupNamespace,
         FuseMounted,
+        RootBound,
         TerminalOpened,
         FilterTold,
         Settled,

@@ -1,4 +1,4 @@
-"""The directories that are bound from the one layer that has them: found, examined and refused before anything of a sandbox runs.
+"""What is bound from the one layer that has it, native paths or the root: found, examined and refused before anything of a sandbox runs.
 
 What a layer has is known only once it is in the store, so these refusals come later than those of the plan, and like them
 before any process is made.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sandbox.errors import SetupError
 from sandbox.image import native
 from sandbox.image.native import NotNativeError, Tree
-from sandbox.ops import BindNative
+from sandbox.ops import BindNative, BindRoot
 from sandbox.plan import IdPlan, MountPoint, Plan
 from sandbox.records import dataclass
 from sandbox.userns import run_with_ids, with_own_id
@@ -21,9 +22,13 @@ from sandbox.userns import run_with_ids, with_own_id
 _NOSYMFOLLOW = 0x2000  # ST_NOSYMFOLLOW of statfs(2), Linux 5.10, for which os has no name
 
 
+ROOT = "/"
+"""The target of a source that the root is bound from."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeSource:
-    """Where a native path is bound from: the layer's tree by its path, and which directory that is."""
+    """Where a native path or the root is bound from: the layer's tree by its path, and which directory that is."""
 
     target: str
     tree: str
@@ -56,12 +61,57 @@ def choose(
         try:
             chosen.append(_choose(step, plan.ids, trees, points))
         except NotNativeError as error:
-            place = plan.places.get(step.key)
-            key = step.key if place is None else f"{place}: {step.key}"
             if not step.optional:
-                raise SetupError(key, error.message, hint=error.hint) from None
+                raise _refusal(step.key, plan, error) from None
             warn(f"not enforced: {step.key}: {error.message}")
     return tuple(chosen)
+
+
+def choose_root(
+    step: BindRoot, plan: Plan, tree: Tree, points: Sequence[MountPoint], *, warn: Callable[[str], None]
+) -> NativeSource | str:
+    """Return where the root is bound from, or why the one layer, *tree* of the store, has to be served.
+
+    Args:
+        step: what the plan has of it.
+        plan: the whole.
+        tree: the layer.
+        points: where something is mounted, links of the layer resolved: all that has to be there.
+        warn: is told if it goes unenforced that nobody serves, as the file allows.
+
+    Raises:
+        SetupError: it has to be served, and the file says that nobody shall; with the place in the file.
+        SandboxError: the layer cannot be looked at under the sandbox's ids.
+    """
+    try:
+        return _choose_root(step, plan.ids, tree, points)
+    except NotNativeError as error:
+        if step.otherwise == "refuse":
+            raise _refusal("root.server", plan, error) from None
+        if step.otherwise == "warn":
+            warn(f"not enforced: root.server: {error.message}")
+        return error.message
+
+
+def _choose_root(step: BindRoot, ids: IdPlan, tree: Tree, points: Sequence[MountPoint]) -> NativeSource:
+    _refuse_flags(tree, nosuid=step.nosuid)
+
+    def look() -> tuple[list[int], str]:
+        return native.identify(tree, ROOT), _first_lacking(tree, points)
+
+    identity, missing = _ask(ids, look)
+    if missing:
+        raise NotNativeError(
+            f"{missing} is to be mounted on, and is not in {tree.name}: nothing can be made there without a server",
+            'make it in the archive, or take server = "none" out',
+        )
+    _refuse_content(ids, tree, ROOT, identity, 'leave it out of the archive, or take server = "none" out')
+    return _source(ROOT, tree)
+
+
+def _refusal(key: str, plan: Plan, error: NotNativeError) -> SetupError:
+    place = plan.places.get(key)
+    return SetupError(key if place is None else f"{place}: {key}", error.message, hint=error.hint)
 
 
 def _choose(
@@ -76,25 +126,34 @@ def _choose(
             "and files be read that the program has no right to see",
             "pack the directory into an archive, which is unpacked under the ids of the sandbox: tar -C DIRECTORY -cf LAYER.tar .",
         )
-    _refuse_flags(step, tree)
-    found = native.recorded(tree.place, step.target, identity)
-    if found is None:
-        found = run_with_ids(ids, lambda: native.obstacle(tree, step.target))
-        native.record(tree.place, step.target, identity, found)
-    if found:
-        raise NotNativeError(
-            f"{tree.name} has what only the union can show: {found}",
-            "name directories beside it, or leave it out of the archive",
-        )
+    _refuse_flags(tree, nosuid=step.nosuid)
+    hint = "name directories beside it, or leave it out of the archive"
+    _refuse_content(ids, tree, step.target, identity, hint)
     if missing:
         raise NotNativeError(
             f"{missing} is to be a volume, and is not in {tree.name}: nothing can be made below {step.target}, which is read-only",
             "make it in the archive, choose another target, or name directories beside it in root.native",
         )
+    return _source(step.target, tree)
+
+
+def _source(target: str, tree: Tree) -> NativeSource:
+    assert tree.place is not None
     info = os.fstat(tree.fd)
     return NativeSource(
-        target=step.target, tree=os.path.join(tree.place, "tree"), identity=(info.st_dev, info.st_ino)
+        target=target, tree=os.path.join(tree.place, "tree"), identity=(info.st_dev, info.st_ino)
     )
+
+
+def _refuse_content(ids: IdPlan, tree: Tree, path: str, identity: list[int], hint: str) -> None:
+    """Refuse what only the union can show of the directory *path* of *tree*: walked once, then what was found is believed."""
+    assert tree.place is not None
+    found = native.recorded(tree.place, path, identity)
+    if found is None:
+        found = run_with_ids(ids, lambda: native.obstacle(tree, path))
+        native.record(tree.place, path, identity, found)
+    if found:
+        raise NotNativeError(f"{tree.name} has what only the union can show: {found}", hint)
 
 
 def _find(
@@ -102,36 +161,51 @@ def _find(
 ) -> tuple[int, list[int], str]:
     """Return which of *trees* has *path* alone, what identifies the directory, and the first of *below* that it lacks."""
 
-    def ask() -> tuple[int, list[int], str]:
+    def look() -> tuple[int, list[int], str]:
         tree = native.find_only(trees, path)
-        lacking = (
-            point.path for point in below if not native.has(tree, point.path, is_directory=point.is_directory)
-        )
-        return trees.index(tree), native.identify(tree, path), next(lacking, "")
+        return trees.index(tree), native.identify(tree, path), _first_lacking(tree, below)
+
+    number, identity, missing = _ask(ids, look)
+    return number, identity, missing
+
+
+def _first_lacking(tree: Tree, points: Sequence[MountPoint]) -> str:
+    """Return the path of the first of *points* that *tree* has no place for; "" where it has one for each."""
+    lacking = (
+        point.path for point in points if not native.has(tree, point.path, is_directory=point.is_directory)
+    )
+    return next(lacking, "")
+
+
+def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
+    """Return what *question* returns, as JSON would have it; asked as root of the sandbox where it is refused to us.
+
+    Raises:
+        NotNativeError: *question* did.
+    """
 
     def ask_as_root() -> str:
         try:
-            return json.dumps(ask())
+            return json.dumps([question()])
         except NotNativeError as error:
             return json.dumps([error.message, error.hint])
 
     try:
-        return ask()
+        return question()
     except PermissionError:
         pass  # directories of the sandbox's other users
     said = json.loads(run_with_ids(with_own_id(ids), ask_as_root))
     if len(said) == 2:
         raise NotNativeError(*said)
-    number, identity, missing = said
-    return number, identity, missing
+    return said[0]
 
 
-def _refuse_flags(step: BindNative, tree: Tree) -> None:
+def _refuse_flags(tree: Tree, *, nosuid: bool) -> None:
     """Refuse a store on a file system whose mount would take from programs what the union lets them do."""
     flags = os.fstatvfs(tree.fd).f_flag
     for flag, name, cost in (
         (os.ST_NOEXEC, "noexec", "no program there could be executed"),
-        (0 if step.nosuid else os.ST_NOSUID, "nosuid", "set-user-id programs there would be without effect"),
+        (0 if nosuid else os.ST_NOSUID, "nosuid", "set-user-id programs there would be without effect"),
         (_NOSYMFOLLOW, "nosymfollow", "no symbolic link there would be followed"),
     ):
         if flags & flag:

@@ -83,6 +83,8 @@ class Report:
     #: Processes that were there when the program ended, and ended with it; None where nobody counted them.
     left_over: int | None
     limits: tuple[HeldLimit, ...]
+    #: Whether the file system had a server.
+    served: bool = True
 
     def as_dict(self) -> dict[str, object]:
         """Return the report for JSON; null is what nothing here can tell."""
@@ -148,7 +150,7 @@ class Report:
         whole = self.sandbox or program
         if whole.io_read is not None and whole.io_written is not None:
             found["disks"] = f"{_size(whole.io_read)} read, {_size(whole.io_written)} written"
-        if self.sandbox is not None and self.sandbox.cpu_nanoseconds is not None:
+        if self.served and self.sandbox is not None and self.sandbox.cpu_nanoseconds is not None:
             memory = self.sandbox.memory_peak
             found["with the server"] = f"{_seconds(self.sandbox.cpu_nanoseconds)} cpu time" + (
                 "" if memory is None else f", {_size(memory)} of memory at most"

@@ -110,11 +110,22 @@ class Server:
     """One server process."""
 
     def __init__(self) -> None:
-        """Start the process; it imports what it needs while the launcher goes on.
+        """Nothing is started yet, and may never be, where the root is bound."""
+        self._socket: socket.socket
+        #: 0: it was not started.
+        self.pid = 0
+        self._status: int | None = None
+        #: Whether :meth:`kill` ended it.
+        self.killed = False
+
+    def start(self) -> None:
+        """Start the process, once; it imports what it needs while the launcher goes on.
 
         Raises:
             SetupError: it cannot be started here.
         """
+        if self.pid:
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         null = -1
         try:
@@ -145,9 +156,6 @@ class Server:
             if null >= 0:
                 os.close(null)
         self._socket = ours
-        self._status: int | None = None
-        #: Whether :meth:`kill` ended it.
-        self.killed = False
 
     def fileno(self) -> int:
         """Return the descriptor to poll on."""
@@ -210,7 +218,7 @@ class Server:
 
     def kill(self) -> None:
         """End it at once: whoever waits for an answer from it gets an error."""
-        if self._status is None:
+        if self.pid and self._status is None:
             self.killed = True
             os.kill(self.pid, signal.SIGKILL)
 
@@ -220,7 +228,9 @@ class Server:
         self.stop()
 
     def stop(self) -> int:
-        """End the server, kindly first, and return its exit status (negative for a signal)."""
+        """End the server, kindly first, and return its exit status (negative for a signal); 0 where there was none."""
+        if not self.pid:
+            return 0
         self._socket.close()
         if self._status is None and not self._ended_within(_GRACE):
             self.kill()

@@ -39,6 +39,7 @@ from sandbox.runtime.messages import (
     InitStarted,
     Mapped,
     ProgramEnded,
+    RootBound,
     Settled,
     SetupFailed,
     Started,
@@ -85,7 +86,7 @@ class Supervisor:
         measure: bool = False,
         timeline: Timeline | None = None,
     ) -> None:
-        """Prepare to run *plan*; the server is started already and belongs to the supervisor from now on.
+        """Prepare to run *plan*; the server, started or not, belongs to the supervisor from now on.
 
         *say_denied* is told which system calls the filter denies, if that is wanted. With *measure* there is a
         :attr:`report` once the program has ended.
@@ -157,6 +158,7 @@ class Supervisor:
         _open_pipes_for_reopening()
         self._compile_filters()
         self._ground.prepare(undo)
+        self._settle_server()
         channel, theirs = Channel.pair()
         undo.callback(channel.close)
         undo.callback(theirs.close)
@@ -169,6 +171,18 @@ class Supervisor:
         with self._signals.ending():
             self._start(stage1, channel)
         return self._wait(channel, self._signals.reader)
+
+    def _settle_server(self) -> None:
+        """Start the server, unless that was done, where somebody has to serve; else end it, if it was."""
+        self._plan = self._ground.plan
+        if self._ground.served:
+            self._server.start()
+            if self._ground.served_because:
+                self._trace(f"not bound: {self._ground.served_because}")
+            return
+        self._server.abandon()
+        self._server_gone = True
+        self._trace("bound: there is no server")
 
     def _compile_filters(self) -> None:
         plan = self._plan.process.seccomp
@@ -239,7 +253,8 @@ class Supervisor:
             self._user_namespace_fd = os.open(f"/proc/{stage1}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             if self._ground.cgroup is not None:
                 self._ground.cgroup.add(stage1)
-                self._ground.cgroup.add(self._server.pid, "server")
+                if self._ground.served:
+                    self._ground.cgroup.add(self._server.pid, "server")
             if self._plan.process.oom_score_adj is not None and self._facts.sys_resource:
                 _set_oom_score(stage1, self._plan.process.oom_score_adj)
             channel.send(Mapped())
@@ -361,6 +376,7 @@ class Supervisor:
             launcher_memory=None if self._ground.cgroup is not None or said is None else said.memory,
             left_over=None if said is None else said.left_over,
             limits=report.held_limits(self._plan, self._ground.cgroup),
+            served=self._ground.served,
         )
 
     def _poll(self, fds: list[int], deadline: float | None) -> dict[int, int]:
@@ -452,6 +468,8 @@ class Supervisor:
                 )
             finally:
                 os.close(fd)
+        elif isinstance(message, RootBound):
+            self._timeline.mark("mounted", message.at)
         elif isinstance(message, CgroupNamespace):
             self._namespaces["cgroup"] = channel.take_fd()
             self._ground.run.record({"namespaces": self._namespaces})

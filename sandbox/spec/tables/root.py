@@ -57,9 +57,11 @@ class Root:
         Choice("unionfs"), doc="What joins the layers.", example="unionfs", default="unionfs"
     )
     server: str = setting(
-        Choice("auto", "direct", "pyfuse3"),
+        Choice("auto", "direct", "pyfuse3", "none"),
         doc="Which of the servers of unionfs answers the kernel: direct by itself, pyfuse3 through libfuse, which is slower and "
-        "knows older kernels. With auto it is direct, and pyfuse3 where the kernel is too old for that. What the program sees is the same.",
+        "knows older kernels. With none nobody does: a read-only root of one archive is bound from the store, if it holds nothing that only "
+        "unionfs can show and has a place for each mount. With auto it is none where that can be, else direct, and pyfuse3 where the kernel is "
+        "too old for that. What the program sees is the same.",
         example="pyfuse3",
         default="auto",
     )

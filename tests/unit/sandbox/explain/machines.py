@@ -138,6 +138,14 @@ MACHINES: Mapping[str, Machine] = {
         }
     ),
     "hostpid": Machine(),
+    "bound": Machine(
+        facts=host(
+            cgroups=V2Hierarchy(
+                directory="/sys/fs/cgroup/user.slice", available=frozenset({"memory"}), enabled=frozenset()
+            )
+        ),
+        paths=(file("/specs/base.tar"),),
+    ),
     "rootmap": Machine(facts=host(uid=0, gid=0, user_name="root")),
     "refused": Machine(
         facts=host(

@@ -161,6 +161,18 @@ def test_what_the_union_alone_can_show_is_named(tree: MakeTree, tmp_path: Path) 
     assert native.obstacle(one, "/d") == "/d/e/s is a socket"
 
 
+def test_whole_layer_is_looked_at_from_its_root(tree: MakeTree, tmp_path: Path) -> None:
+    one = tree("one", "usr/a/b/c", "etc/", "l->nowhere")
+    assert native.obstacle(one, "/") == ""
+    info = os.stat(tmp_path / "one" / "tree")
+    assert native.identify(one, "/") == [info.st_ino, info.st_ctime_ns]
+    assert native.look(one, "/").kind == "directory"
+    os.mkfifo(tmp_path / "one" / "tree" / "usr" / "p")
+    assert native.obstacle(one, "/") == "/usr/p is a FIFO"
+    (tmp_path / "one" / "tree" / ".wh.x").write_text("")
+    assert native.obstacle(one, "/") == "/.wh.x is a mark of a deletion"
+
+
 def test_what_was_found_is_believed_of_the_same_directory_only(tree: MakeTree, tmp_path: Path) -> None:
     one = tree("one", "usr/lib/x", "opt/")
     assert one.place is not None

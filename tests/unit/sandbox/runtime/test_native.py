@@ -12,10 +12,11 @@ import pytest
 from sandbox.errors import SetupError
 from sandbox.image import native as layers
 from sandbox.image.native import Tree
+from sandbox.ops import BindRoot
 from sandbox.plan import MountPoint, Plan
 from sandbox.runtime import native
 from sandbox.runtime.init import _opener_of_tree
-from sandbox.runtime.native import NativeSource, choose
+from sandbox.runtime.native import NativeSource, choose, choose_root
 from sandbox.sources import PathFact
 from tests.unit.sandbox.facts import plan
 
@@ -153,3 +154,104 @@ def test_another_directory_in_the_place_of_the_layer_is_not_bound(tmp_path: Path
     (tmp_path / "tree").mkdir()
     with pytest.raises(OSError, match="another directory is in the place of the layer"):
         _opener_of_tree(source)()
+
+
+# -- the root ------------------------------------------------------------------------------------
+
+
+SERVED = '[root]\nlayers = ["tar:a.tar"]\nwritable = "none"\n'
+HERE = (MountPoint(path="/usr"), MountPoint(path="/opt/a"))
+
+
+def root_of(
+    layer: Tree, points: tuple[MountPoint, ...] = HERE, more: str = ""
+) -> tuple[NativeSource | str, list[str]]:
+    said: list[str] = []
+    made = plan(SERVED + more, paths=TAR)
+    step = made.operations[0]
+    assert isinstance(step, BindRoot)
+    return choose_root(step, made, layer, points, warn=said.append), said
+
+
+def test_root_is_bound_from_the_tree_of_the_layer(layer: Tree) -> None:
+    info = os.fstat(layer.fd)
+    source = NativeSource(target="/", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino))
+    assert root_of(layer) == (source, [])
+
+
+def test_layer_is_walked_for_its_root_once(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = []
+    walk = layers.obstacle
+    monkeypatch.setattr(layers, "obstacle", lambda tree, path: [walked.append(path), walk(tree, path)][1])
+    root_of(layer)
+    root_of(layer)
+    os.mkfifo(f"{layer.place}/tree/p")
+    assert root_of(layer) == ("tar:a.tar has what only the union can show: /p is a FIFO", [])
+    assert root_of(layer)[0] == root_of(layer)[0]
+    assert walked == ["/", "/"]
+
+
+@pytest.mark.parametrize(
+    ("point", "lacks"),
+    [
+        (MountPoint(path="/proc"), True),
+        (MountPoint(path="/usr/bin/no"), True),
+        (MountPoint(path="/usr/bin", is_directory=False), True),
+        (MountPoint(path="/usr/bin"), False),
+    ],
+)
+def test_what_the_root_has_no_place_for_has_it_served(layer: Tree, point: MountPoint, *, lacks: bool) -> None:
+    found, _ = root_of(layer, (*HERE, point))
+    assert isinstance(found, str) == lacks
+    if lacks:
+        assert found == (
+            f"{point.path} is to be mounted on, and is not in tar:a.tar: nothing can be made there without a server"
+        )
+
+
+def test_file_that_wants_no_server_is_refused_at_its_place_or_warned(layer: Tree) -> None:
+    points = (MountPoint(path="/proc"),)
+    with pytest.raises(SetupError) as caught:
+        root_of(layer, points, 'server = "none"\n')
+    assert str(caught.value).startswith(
+        "/specs/test.toml:4:10: root.server: /proc is to be mounted on, and is not in tar:a.tar"
+    )
+    assert caught.value.hint == 'make it in the archive, or take server = "none" out'
+    found, said = root_of(layer, points, 'server = "none"\noptional = ["server"]\n')
+    assert said == [f"not enforced: root.server: {found}"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "more", "name"),
+    [
+        (os.ST_NOEXEC, "", "noexec"),
+        (0x2000, "", "nosymfollow"),
+        (os.ST_NOSUID, "[security]\nno_new_privileges = false\n", "nosuid"),
+        (os.ST_NOSUID | os.ST_NODEV | os.ST_RDONLY, "", None),
+    ],
+)
+def test_store_on_a_mount_that_takes_something_away_has_the_root_served(
+    layer: Tree, monkeypatch: pytest.MonkeyPatch, flag: int, more: str, name: str | None
+) -> None:
+    monkeypatch.setattr(os, "fstatvfs", lambda _fd: types.SimpleNamespace(f_flag=flag))
+    found, _ = root_of(layer, more=more)
+    assert isinstance(found, str) == (name is not None)
+    if name is not None:
+        assert f"mounted {name}: " in str(found)
+
+
+def test_root_that_is_refused_to_us_is_looked_at_as_root_of_the_sandbox(
+    layer: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    look = layers.look
+
+    def once(tree: Tree, path: str) -> layers.Seen:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise PermissionError
+        return look(tree, path)
+
+    monkeypatch.setattr(layers, "look", once)
+    assert isinstance(root_of(layer)[0], NativeSource)

@@ -17,7 +17,7 @@ def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(server.os, "open", refuse)
     with pytest.raises(SetupError) as raised:
-        server.Server()
+        server.Server().start()
     monkeypatch.undo()
     assert raised.value.render() == (
         "the file system's server: open /dev/null: no such file or directory (ENOENT)\n"
@@ -39,7 +39,7 @@ def test_the_server_gets_no_descriptor_of_whoever_started_the_launcher(
     monkeypatch.setattr(server.os, "posix_spawn", spawn)
     try:
         with pytest.raises(SetupError):
-            server.Server()
+            server.Server().start()
     finally:
         os.close(reader)
         os.close(writer)
@@ -54,6 +54,6 @@ def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.M
 
     monkeypatch.setattr(server.os, "posix_spawn", refuse)
     with pytest.raises(SetupError, match=r"^the file system's server: fork: .* \(EAGAIN\)$") as raised:
-        server.Server()
+        server.Server().start()
     assert raised.value.hint is not None
     assert "ulimit -u" in raised.value.hint

@@ -1,0 +1,315 @@
+"""A read-only root of one archive, which is bound from the store: no server, nothing that can be changed, and served where it must be."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import PATIENCE, Launcher, alive, children, first_line, wait_for
+from tests.support.requirements import has_subordinate_ids
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+BOUND = "+ bound: there is no server"
+whole_map = pytest.mark.skipif(
+    os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
+)
+
+
+class Archive:
+    """The tar of a root whose programs are this machine's: /usr is a volume, and has its place in it, as all that is mounted."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin it."""
+        self.path = path
+        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by layer()
+        for name in ("proc", "sys", "dev", "usr", "tmp", "etc", "data", "data/deep"):
+            self.add(name)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            self.add(name, kind=tarfile.SYMTYPE, linkname=f"usr/{name}")
+        self.add("etc/passwd", b"root:x:0:0::/:/bin/sh\n")
+        self.add("data/file", b"of the layer\n", mode=0o640)
+        self.add("data/name", kind=tarfile.LNKTYPE, linkname="data/file")
+
+    def add(
+        self, name: str, data: bytes | None = None, kind: bytes = tarfile.DIRTYPE, **fields: object
+    ) -> Archive:
+        """Add a directory, a file with *data*, or something of another *kind*."""
+        info = tarfile.TarInfo(name)
+        info.type = tarfile.REGTYPE if data is not None else kind
+        info.mode = 0o644 if data is not None else 0o755
+        info.size = len(data or b"")
+        info.mtime = 1_700_000_000
+        for key, value in fields.items():
+            setattr(info, key, value)
+        self._tar.addfile(info, io.BytesIO(data or b""))
+        return self
+
+    def layer(self) -> str:
+        """Finish it and return it as a layer."""
+        self._tar.close()
+        return f"tar:{self.path}"
+
+    def spec(self, root: str = "", more: str = "") -> str:
+        """Finish it and return a file with it as the only layer."""
+        volume = '[[volumes]]\ntype = "bind"\nsource = "/usr"\ntarget = "/usr"\nread_only = true\n'
+        return f'[root]\nlayers = ["{self.layer()}"]\nwritable = "none"\n{root}{volume}{more}'
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive(tmp_path / "root.tar")
+
+
+TMPFS = '[[volumes]]\ntype = "tmpfs"\ntarget = "/tmp"\n'
+WAIT = ["sh", "-c", "echo ready; exec sleep 1000"]
+
+
+def how(launcher: Launcher, text: str) -> list[str]:
+    """Start it and return what is said of the server."""
+    done = launcher.up(text, ["true"], options=["--debug"])
+    assert done.status == 0, done.err
+    words = ("+ bound", "+ not bound", "+ served", "+ mount unionfs", "+ bind the one")
+    return [line for line in done.err.splitlines() if line.startswith(words)]
+
+
+def test_there_is_no_server_and_the_root_is_the_layer_itself(launcher: Launcher, archive: Archive) -> None:
+    text = archive.spec()
+    assert how(launcher, text) == [BOUND, "+ bind the one layer on / [read-only nosuid nodev]"]
+    with launcher.start(text, WAIT) as supervisor:
+        assert first_line(supervisor) == "ready"
+        assert len(children(supervisor.pid)) == 1
+        assert [line for line in children(supervisor.pid).values() if "--serve-fd" in line] == []
+    done = launcher.shell(
+        "cat /data/file; stat -f -c %T /; cut -d' ' -f5,6 /proc/self/mountinfo | grep '^/ '", text
+    )
+    lines = done.facts_text().splitlines()
+    assert lines[0] == "of the layer"
+    assert "fuse" not in lines[1]
+    assert {"ro", "nosuid", "nodev"} <= set(lines[2].split()[1].split(","))
+
+
+def test_it_shows_what_a_server_shows(launcher: Launcher, archive: Archive) -> None:
+    archive.add("data/link", kind=tarfile.SYMTYPE, linkname="file")
+    archive.add("data/theirs", b"x", uid=1000, gid=1000, mode=0o600)
+    look = "stat -c '%n %F %a %u:%g' /; find /data /etc /bin /lib -printf '%p %y %m %U:%G %n %T@ %l\\n' | sort; cat /data/name /data/link"
+    text = archive.spec()
+    bound = launcher.shell(look, text)
+    served = launcher.shell(look, text.replace("writable", 'server = "direct"\nwritable'))
+    assert bound.status == served.status == 0, bound.err
+
+    # Link counts of directories are their file system's.
+    def but_links(out: str) -> list[list[str]]:
+        split = [line.split() for line in out.splitlines()]
+        return [line[:4] + line[5:] if line[1:2] == ["d"] else line for line in split]
+
+    assert but_links(bound.out) == but_links(served.out)
+    assert "/data/theirs f 600" in bound.out
+
+
+@pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'])
+def test_nothing_of_it_can_be_changed(launcher: Launcher, archive: Archive, ids: str) -> None:
+    script = """
+import ctypes, os, socket
+def attempt(what, *given):
+    try:
+        what(*given)
+        print("done", what, given)
+    except OSError as error:
+        print(error.strerror)
+libc = ctypes.CDLL(None, use_errno=True)
+def mount(flags):
+    if libc.mount(None, b"/", None, flags, None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+attempt(open, "/new", "w")
+attempt(open, "/data/file", "r+")
+attempt(os.truncate, "/data/file", 0)
+attempt(os.unlink, "/data/file")
+attempt(os.rename, "/data", "/other")
+attempt(os.link, "/data/file", "/data/more")
+attempt(os.symlink, "x", "/data/more")
+attempt(os.mkdir, "/data/more")
+attempt(os.rmdir, "/data/deep")
+attempt(os.chmod, "/data/file", 0o777)
+attempt(os.chown, "/data/file", 0, 0)
+attempt(os.utime, "/data/file")
+attempt(os.setxattr, "/data/file", "user.x", b"y")
+attempt(os.mkfifo, "/data/pipe")
+attempt(socket.socket(socket.AF_UNIX).bind, "/data/socket")
+attempt(open, "/proc/self/root/data/file", "a")
+attempt(open, f"/proc/self/fd/{os.open('/data/file', os.O_RDONLY)}", "a")
+attempt(mount, 32)
+attempt(mount, 32 | 4096)
+"""
+    text = archive.spec(more=ids)
+    before = launcher.shell("ls -lRa /data /etc /bin", text).out
+    done = launcher.up(text, ["/usr/bin/python3", "-c", script])
+    lines = done.facts_text().splitlines()
+    assert lines == ["Read-only file system"] * 17 + ["Operation not permitted"] * 2
+    (tree,) = (launcher.state / "layers").glob("*/tree")
+    assert sorted(os.listdir(tree / "data")) == ["deep", "file", "name"]
+    assert launcher.shell("ls -lRa /data /etc /bin", text).out == before
+
+
+def test_nothing_above_it_can_be_reached(launcher: Launcher, archive: Archive) -> None:
+    script = """
+import os
+outside = os.open("/", os.O_RDONLY)
+print(sorted(os.listdir("/..")) == sorted(os.listdir("/")))
+os.chroot("/tmp")
+os.fchdir(outside)
+for _ in range(20):
+    os.chdir("..")
+os.chroot(".")
+print(sorted(os.listdir("/")))
+"""
+    done = launcher.up(archive.spec(more=TMPFS), ["/usr/bin/python3", "-c", script])
+    top = ["bin", "data", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "tmp", "usr"]
+    assert done.facts_text().splitlines() == ["True", str(top)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("data/pipe", tarfile.FIFOTYPE, "has what only the union can show: /data/pipe is a FIFO"),
+        ("data/.wh.x", tarfile.REGTYPE, "has what only the union can show: /data/.wh.x is a mark"),
+        (".wh..wh..opq", tarfile.REGTYPE, "has what only the union can show: /.wh..wh..opq is a mark"),
+    ],
+)
+def test_layer_with_what_a_bind_would_show_otherwise_is_served_and_walked_once(
+    launcher: Launcher, archive: Archive, name: str, kind: bytes, reason: str
+) -> None:
+    text = archive.add(name, kind=kind).spec()
+    for _ in range(2):
+        not_bound, mounted, served = how(launcher, text)
+        assert not_bound.startswith(f"+ not bound: tar:{archive.path} {reason}")
+        assert (mounted, served) == (
+            "+ mount unionfs on / [read-only nosuid nodev]",
+            "+ served by direct",
+        )
+    (record,) = (launcher.state / "layers").glob("*/native")
+    record.write_text(record.read_text().replace("/data/", "/believed/").replace("/.wh", "/believed/.wh"))
+    assert "/believed/" in how(launcher, text)[0]
+
+
+def test_layer_without_a_place_for_a_mount_is_served(launcher: Launcher, archive: Archive) -> None:
+    text = archive.spec(more=TMPFS.replace("/tmp", "/scratch"))
+    not_bound, *_, served = how(launcher, text)
+    assert "/scratch is to be mounted on, and is not in tar:" in not_bound
+    assert served == "+ served by direct"
+    assert launcher.shell("touch /scratch/x && ls /scratch", text).facts_text() == "x\n"
+
+
+def test_a_link_to_the_place_of_a_mount_does(launcher: Launcher, archive: Archive) -> None:
+    archive.add("way", kind=tarfile.SYMTYPE, linkname="data/deep")
+    text = archive.spec(more=TMPFS.replace("/tmp", "/way"))
+    assert how(launcher, text)[0] == BOUND
+    assert launcher.shell("touch /way/x && ls /data/deep; ls /data", text).out.split() == [
+        "x",
+        "deep",
+        "file",
+        "name",
+    ]
+
+
+def test_a_file_that_wants_no_server_has_none_or_is_refused(launcher: Launcher, archive: Archive) -> None:
+    text = archive.spec('server = "none"\n')
+    assert how(launcher, text)[0] == BOUND
+    done = launcher.up(text + TMPFS.replace("/tmp", "/scratch"), ["true"])
+    assert done.status == 125
+    assert "test.toml:4:10: root.server: /scratch is to be mounted on, and is not in tar:" in done.err
+    assert 'hint: make it in the archive, or take server = "none" out' in done.err
+    optional = text.replace("writable", 'optional = ["server"]\nwritable')
+    done = launcher.up(optional + TMPFS.replace("/tmp", "/scratch"), ["true"], options=["--debug"])
+    assert done.status == 0
+    assert "warning: not enforced: root.server: /scratch is to be mounted on" in done.err
+    assert "+ served by direct" in done.err
+    assert launcher.runs() == []
+
+
+def test_a_server_that_was_started_before_that_was_known_is_ended(
+    launcher: Launcher, archive: Archive
+) -> None:
+    launcher.write(archive.spec(), "base.toml")
+    with launcher.start('extends = "base.toml"\n', WAIT) as supervisor:
+        assert first_line(supervisor) == "ready"
+        assert len(children(supervisor.pid)) == 1
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert launcher.runs() == []
+
+
+def test_volumes_masks_native_paths_and_a_user_work_in_it(
+    launcher: Launcher, archive: Archive, shared: Path
+) -> None:
+    archive.add("mnt").add("app").add("app/x", b"native\n").add("var").add("secret", b"hidden\n")
+    more = TMPFS + f'[[volumes]]\ntype = "bind"\nsource = "{shared}"\ntarget = "/mnt"\n'
+    more += '[[volumes]]\ntype = "named"\nsource = "kept"\ntarget = "/var"\n'
+    more += '[[volumes]]\ntype = "file"\ntarget = "/etc/passwd"\ncontent = "root:x:0:0::/tmp:/bin/sh\\n"\n'
+    more += '[security]\nmasked_paths = ["/secret"]\nreadonly_paths = ["/data"]\n'
+    text = archive.spec('native = ["/app"]\n', more)
+    assert how(launcher, text)[0] == BOUND
+    script = (
+        "cat /mnt/file /app/x /secret; echo ~; touch /tmp/x /var/x /mnt/x && ls /tmp /var; touch /app/y /y"
+    )
+    done = launcher.shell(script, text)
+    assert done.out.split("\n") == ["of the host", "native", "/tmp", "/tmp:", "x", "", "/var:", "x", ""]
+    assert done.err.count("Read-only file system") == 2
+    assert (shared / "x").exists()
+
+
+@whole_map
+def test_directories_of_other_users_hold_places_for_mounts(launcher: Launcher, archive: Archive) -> None:
+    archive.add("own", mode=0o700, uid=1000, gid=1000).add("own/in", uid=1000, gid=1000, mode=0o700)
+    archive.add("own/in/place", uid=1000, gid=1000)
+    text = archive.spec(more=TMPFS.replace("/tmp", "/own/in/place"))
+    assert how(launcher, text)[0] == BOUND
+    assert launcher.shell("touch /own/in/place/x && stat -c %u /own", text).facts_text() == "1000\n"
+    text = text.replace("/own/in/place", "/own/in/no")
+    assert "/own/in/no is to be mounted on" in how(launcher, text)[0]
+
+
+def test_what_is_told_at_the_end_tells_of_no_server(launcher: Launcher, archive: Archive) -> None:
+    done = launcher.up(archive.spec(), ["true"], options=["--timings", "--report"])
+    assert done.status == 0
+    assert "root mounted" in done.err
+    assert "server" not in done.err
+
+
+def test_killed_supervisor_leaves_nothing(launcher: Launcher, archive: Archive) -> None:
+    text = archive.spec()
+    with launcher.start(text, WAIT) as supervisor:
+        assert first_line(supervisor) == "ready"
+        (init,) = children(supervisor.pid)
+        (program,) = children(init)
+        supervisor.kill()
+        supervisor.wait(PATIENCE)
+    wait_for(lambda: not alive(init) and not alive(program), "the end of what it started")
+    assert len(launcher.runs()) == 1
+    assert launcher.up(text, ["true"]).status == 0
+    assert launcher.runs() == []
+
+
+def test_killed_process_1_ends_the_sandbox(launcher: Launcher, archive: Archive) -> None:
+    with launcher.start(archive.spec(), WAIT) as supervisor:
+        assert first_line(supervisor) == "ready"
+        (init,) = children(supervisor.pid)
+        os.kill(init, signal.SIGKILL)
+        assert supervisor.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert launcher.runs() == []
+
+
+@pytest.mark.rootfs
+def test_debian_root_is_bound(launcher: Launcher, debian_rootfs: str) -> None:
+    text = f'[root]\nlayers = ["tar:{debian_rootfs}"]\nwritable = "none"\n'
+    assert how(launcher, text)[0] == BOUND
+    done = launcher.shell("cat /etc/debian_version; touch /x; find / -xdev | wc -l", text)
+    version, count = done.out.split()
+    assert float(version) >= 13
+    assert int(count) > 3000
+    assert "Read-only file system" in done.err
