@@ -7,7 +7,7 @@ from typing import Any
 
 from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import Failure, MachineFacts, NamespaceFacts, Place, SessionFacts, Trial
-from sandbox.doctor.judge.needs import ALWAYS, Needs
+from sandbox.doctor.judge.needs import ALWAYS, Needs, as_needed
 from sandbox.errors import describe_errno
 from sandbox.host import HostFacts
 from sandbox.kernel import devices
@@ -27,7 +27,7 @@ def judge_namespaces(facts: HostFacts, machine: MachineFacts, needs: Needs) -> l
         _userns(found, needs, machine.session.place),
         _ids(facts, found.whole, needs, machine.session, machine.free_subid),
         _kinds(trial, needs, machine.session.place),
-        _fuse(facts, trial, machine.session.place),
+        as_needed(_fuse(facts, trial, machine.session.place), needs),
         _proc(trial, needs),
         _sysfs(trial, needs),
         _dev(trial),

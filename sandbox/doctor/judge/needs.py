@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from sandbox.doctor.checks import Check
 from sandbox.host import HostFacts
 from sandbox.kernel.cgroups.base import CONTROLLER_OF
 from sandbox.plan import Plan
-from sandbox.records import dataclass
+from sandbox.records import dataclass, replace
 
 ALWAYS = frozenset(("mount", "net", "ipc"))
 """Namespaces without which nothing starts: the server of the file system makes itself a network and an ipc one, too."""
@@ -27,6 +28,8 @@ class Needs:
     landlock: bool = False
     #: The server over pyfuse3, which a file has to ask for.
     pyfuse3: bool = False
+    #: A root that is served, which all have but one for which the file says otherwise.
+    served: bool = True
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -51,4 +54,13 @@ def needs_of(plan: Plan) -> Needs:
         seccomp=plan.process.seccomp is not None,
         landlock=plan.process.landlock is not None,
         pyfuse3=plan.server == "pyfuse3",
+        served=plan.server != "none",
     )
+
+
+def as_needed(check: Check, needs: Needs) -> Check:
+    """Return *check*, of what serving a root takes, as a failure only where one is served."""
+    if needs.served or check.level != "failure":
+        return check
+    cost = 'no sandbox starts but one whose root is bound, as with server = "none" in [root]'
+    return replace(check, level="warning", cost=cost)

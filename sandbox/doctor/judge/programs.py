@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
-from sandbox.doctor.judge.needs import Needs
+from sandbox.doctor.judge.needs import Needs, as_needed
 from sandbox.host import HostFacts
 from sandbox.kernel.landlock import NEEDED, SCOPED
 
@@ -16,7 +16,8 @@ MINIMUM_KERNEL = (5, 6)
 
 def judge_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `kernel` and `server`, which all else depends on."""
-    return [_kernel(facts), _server(machine.server, machine.session, pyfuse3=needs.pyfuse3)]
+    server = _server(machine.server, machine.session, pyfuse3=needs.pyfuse3)
+    return [_kernel(facts), as_needed(server, needs)]
 
 
 def judge_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
