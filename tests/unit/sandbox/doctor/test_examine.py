@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 
 from sandbox.doctor.examine import FileOutcome, judge, judge_file, plan_file
-from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle
+from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, ProgramFacts
 from sandbox.doctor.judge.needs import ALL, ALWAYS, default_needs, needs_of
 from sandbox.errors import HostError
 from sandbox.plan.limits import CGROUP_LIMITS
+from sandbox.sources import PathFact
 from sandbox.spec.load import parse
 from sandbox.spec.model import Spec
 from tests.unit.sandbox.doctor.made_up import Hierarchy, account, cgroups, checks, machine, session, trial
@@ -86,6 +87,20 @@ def test_a_file_that_can_be_planned_is_the_last_check():
     found = list(checks(outcome=outcome(ROOT)).values())[-1]
     assert (found.id, found.level, found.summary) == ("file", "ok", "test.toml can be planned here")
     assert found.facts == {"diagnostics": [], "warnings": []}
+
+
+def test_what_serving_takes_is_no_failure_where_a_file_wants_no_server():
+    tar = PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))
+    broken = {
+        "server": ProgramFacts(path="/usr/bin/python3", problem="it ended with status 1"),
+        "namespaces": failing("mount fuse"),
+    }
+    for server, level in (("none", "warning"), ("auto", "failure")):
+        text = f'[root]\nlayers = ["tar:a.tar"]\nwritable = "none"\nserver = "{server}"\n'
+        planned = plan(text, account(), paths={"/specs/a.tar": tar})
+        found = checks(outcome=FileOutcome(file="test.toml", plan=planned), **broken)
+        assert (found["fuse"].level, found["server"].level) == (level, level)
+    assert found["userns"].level == "ok"
 
 
 def test_warnings_of_a_plan_are_a_warning_with_each_of_them():

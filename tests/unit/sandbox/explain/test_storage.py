@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.explain import Surroundings
+from sandbox.explain import Surroundings, make_report
 from sandbox.explain.storage import hidden_mounts, trust_problem
 from sandbox.sources import PathFact
 from sandbox.spec.values import Layer
@@ -64,3 +64,40 @@ def test_path_is_trusted_if_only_its_user_and_root_can_change_it(
 ) -> None:
     fact = PathFact(path="/x", real="/x", kind="directory", mode=mode, owner=owner)
     assert trust_problem(fact, 1000) == expected
+
+
+TAR = PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", mode=0o644, owner=0)
+
+
+def root_of(server: str, more: str = "", writable: str = "none") -> dict[str, tuple[str, tuple[str, ...]]]:
+    text = f'[root]\nlayers = ["tar:a.tar"]\nwritable = "{writable}"\nserver = "{server}"\n{more}'
+    report = make_report(case(text, Machine(paths=(TAR,))))
+    facts = [*report.sections["root"], *report.sections["mounts"]]
+    return {fact.label: (fact.text, fact.notes) for fact in facts}
+
+
+@pytest.mark.parametrize(
+    ("server", "more", "otherwise"),
+    [
+        ("auto", "", "it is served"),
+        ("none", "", "the start is refused"),
+        ("none", 'optional = ["server"]\n', "it is served, with a warning"),
+    ],
+)
+def test_who_serves_a_root_that_is_bound_and_what_happens_otherwise_is_told(
+    server: str, more: str, otherwise: str
+) -> None:
+    found = root_of(server, more)
+    text, notes = found["served by"]
+    assert "nobody" in text
+    assert notes[0].endswith(f", {otherwise}")
+    assert found["joined by"][0] == "nothing: there is one layer"
+    assert found["/"][0].startswith("bind: the layer")
+    assert ("layer 0" in found) == (otherwise != "the start is refused")
+
+
+def test_a_server_that_is_needed_is_told_with_the_reason() -> None:
+    assert root_of("direct")["served by"][0] == "direct: the direct server of unionfs, and no other"
+    refused = root_of("none", writable="ephemeral")
+    assert refused["served by"][0].startswith("refused: changes to the root need somebody to keep them")
+    assert refused["/"][0].startswith("fuse: ")

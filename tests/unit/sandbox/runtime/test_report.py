@@ -96,6 +96,11 @@ def test_report_in_words() -> None:
     ]
 
 
+def test_without_a_server_nothing_is_said_of_what_it_used() -> None:
+    assert [line for line in made(served=False).lines() if "server" in line] == []
+    assert "served" not in made(served=False).as_dict()
+
+
 def test_report_as_json() -> None:
     told = made().as_dict()
     assert {key: told[key] for key in ("name", "ended_by", "status", "signal", "wall_seconds")} == {

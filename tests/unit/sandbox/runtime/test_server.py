@@ -57,3 +57,10 @@ def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.M
         server.Server().start()
     assert raised.value.hint is not None
     assert "ulimit -u" in raised.value.hint
+
+
+def test_one_that_was_never_started_is_ended_like_any_other() -> None:
+    never = server.Server()
+    never.kill()
+    never.abandon()
+    assert (never.stop(), never.pid, never.killed) == (0, 0, False)
