@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sandbox.explain.case import Case
 from sandbox.explain.filters import landlock_facts, seccomp_facts
 from sandbox.explain.report import DEFAULT, Fact, Origin
-from sandbox.explain.storage import binds, bound_root, sockets_below
+from sandbox.explain.storage import binds, sockets_below
 from sandbox.kernel import capabilities
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.ops import MaskPaths, ReadOnlyPaths, SetHostname
@@ -228,7 +228,7 @@ def network_section(case: Case) -> Iterator[Fact]:
     yield Fact(
         label="sockets in layers",
         text="cannot be connected to: unionfs shows them, and nobody listens there"
-        if bound_root(case.plan) is None
+        if case.plan.bound is None
         else "none: a layer that has some is not bound",
         value=[],
         origin=DEFAULT,

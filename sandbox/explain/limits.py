@@ -7,7 +7,6 @@ from typing import Any
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
-from sandbox.explain.storage import bound_root
 from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.plan import CGROUP_LEVELS
@@ -34,7 +33,7 @@ def limits_section(case: Case) -> Iterator[Fact]:
         text = None if value is None else f"{_amount(name, value)}, held by {mechanism}: {where}"
         yield _limit(case, name, _plain(value), text, mechanism, where)
     if plan.server_cgroup.given():
-        yield _of_server(plan.server_cgroup, sure=bound_root(plan) is None)
+        yield _of_server(plan.server_cgroup, sure=plan.bound is None)
     for name in PROCESS_LIMITS:
         resource = f"RLIMIT_{LIMITS_CONF_NAMES[name].upper()}"
         value = case.plan.process.rlimits.get(name)

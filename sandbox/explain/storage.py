@@ -21,7 +21,7 @@ from sandbox.ops import (
     TmpfsVolume,
     VolumeOperation,
 )
-from sandbox.plan import Plan
+from sandbox.plan import fuse_problem
 from sandbox.plan.storage import inside
 from sandbox.plan.volumes import holds
 from sandbox.records import replace
@@ -62,7 +62,7 @@ def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
 def root_section(case: Case) -> Iterator[Fact]:
     """Yield the layers, bottom first, and where changes go."""
     points = [point.path for point in case.plan.skeleton]
-    bound = bound_root(case.plan)
+    bound = case.plan.bound
     made = f"generated: empty directories and files to mount on: {' '.join(points)}"
     if bound is not None:
         made = f"generated if layer 1 is served, else not there: {' '.join(points)}"
@@ -84,12 +84,6 @@ def root_section(case: Case) -> Iterator[Fact]:
     yield _server(case)
 
 
-def bound_root(plan: Plan) -> BindRoot | None:
-    """Return how the root of *plan* is bound, None where it is served for sure."""
-    root = plan.operations[0]
-    return root if isinstance(root, BindRoot) else None
-
-
 def _server(case: Case) -> Fact:
     server = case.plan.server
     auto = "the direct server of unionfs, or the one through libfuse where the kernel is too old for that"
@@ -100,7 +94,7 @@ def _server(case: Case) -> Fact:
         "none": "nobody: the layer is bound from the store, read-only",
     }
     notes = []
-    bound = bound_root(case.plan)
+    bound = case.plan.bound
     if bound is not None:
         texts["auto"] = f"nobody, the layer is bound from the store; if it cannot be, {auto}"
         otherwise = {"serve": "it is served", "warn": "it is served, with a warning"}
@@ -109,6 +103,8 @@ def _server(case: Case) -> Fact:
             + otherwise.get(bound.otherwise, "the start is refused"),
             "other sandboxes of yours with the same layer have the same files, and see that they are opened",
         ]
+        if bound.otherwise != "refuse" and (problem := fuse_problem(case.facts)) is not None:
+            notes.append(f"it cannot be served here: {problem.message}")
     elif not case.plan.open_requests:
         notes = ["no layer changes, so the kernel opens files and keeps listings without asking it"]
     refused = case.refused("root.server")

@@ -216,6 +216,12 @@ class Plan:
     places: Mapping[str, str]
 
     @property
+    def bound(self) -> BindRoot | None:
+        """How the root is bound; None where it is served for sure."""
+        root = self.operations[0]
+        return root if isinstance(root, BindRoot) else None
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What to tell the user before anything is done."""
         return warnings_of(self.differences)
@@ -246,7 +252,7 @@ def describe(plan: Plan) -> list[str]:
         if count is not None
     ]
     lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
-    bound = isinstance(plan.operations[0], BindRoot)
+    bound = plan.bound is not None
     asked = "" if plan.open_requests else ", not asked when something is opened: no layer changes"
     lines.append(f"server: {plan.server}{'' if bound else asked}")
     lines.append(

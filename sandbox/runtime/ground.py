@@ -110,8 +110,8 @@ class Ground:
         points = (*plan.skeleton, *(point for point in led if point not in plan.skeleton))
         if any(isinstance(step, BindNative) for step in plan.operations):
             points = self._choose_natives(points)
-        if isinstance(plan.operations[0], BindRoot):
-            self._choose_root(plan.operations[0], led)
+        if plan.bound is not None:
+            self._choose_root(plan.bound, led)
         if self.served:
             self._layers = [*reversed(layers), self._make_skeleton(points, undo)]
         for volume in plan.volumes:

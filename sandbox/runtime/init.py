@@ -20,7 +20,7 @@ from typing import NoReturn, TypeVar
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
 from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
 from sandbox.kernel.idmaps import IdMap
-from sandbox.ops import BindDevice, BindVolume, MountRoot
+from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
 from sandbox.records import replace
 from sandbox.runtime import accounts, execution, payload
@@ -165,7 +165,7 @@ def _stage1(
     if plan.clocks:
         _step("namespaces.time", "write timens_offsets", lambda: namespaces.write_clock_offsets(plan.clocks))
     fuse_fd = -1
-    if isinstance(plan.operations[0], MountRoot):
+    if plan.bound is None:
         fuse_fd = _step(
             "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         )

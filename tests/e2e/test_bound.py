@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.support import PATIENCE, Launcher, alive, children, first_line, wait_for
+from tests.e2e.test_start import imported
 from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -94,6 +95,17 @@ def test_there_is_no_server_and_the_root_is_the_layer_itself(launcher: Launcher,
     assert {"ro", "nosuid", "nodev"} <= set(lines[2].split()[1].split(","))
 
 
+def test_no_part_of_a_server_runs(launcher: Launcher, archive: Archive) -> None:
+    text = archive.spec()
+    assert launcher.up(text, ["true"]).status == 0  # unpacks the archive
+    found = imported(launcher, text)
+    assert "sandbox.runtime.supervisor" in found
+    assert [name for name in found if name.startswith("unionfs")] == []
+    assert "unionfs.fuse.direct" in imported(
+        launcher, text.replace("writable", 'server = "direct"\nwritable')
+    )
+
+
 def test_it_shows_what_a_server_shows(launcher: Launcher, archive: Archive) -> None:
     archive.add("data/link", kind=tarfile.SYMTYPE, linkname="file")
     archive.add("data/theirs", b"x", uid=1000, gid=1000, mode=0o600)
@@ -154,6 +166,30 @@ attempt(mount, 32 | 4096)
     (tree,) = (launcher.state / "layers").glob("*/tree")
     assert sorted(os.listdir(tree / "data")) == ["deep", "file", "name"]
     assert launcher.shell("ls -lRa /data /etc /bin", text).out == before
+
+
+def test_nobody_makes_it_writable_in_namespaces_below_either(launcher: Launcher, archive: Archive) -> None:
+    """Without a filter, a program can have all capabilities in a user namespace of its own: its copies of the mounts are locked."""
+    script = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER, CLONE_NEWNS, REMOUNT, BIND = 0x10000000, 0x20000, 32, 4096
+uid, gid = os.getuid(), os.getgid()
+assert libc.unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(line)
+print(libc.mount(None, b"/", None, REMOUNT | BIND, None), errno.errorcode[ctypes.get_errno()])
+print(libc.mount(b"/data", b"/tmp", None, BIND, None))
+print(libc.mount(None, b"/tmp", None, REMOUNT | BIND, None), errno.errorcode[ctypes.get_errno()])
+try:
+    open("/tmp/new", "w")
+except OSError as error:
+    print(error.strerror)
+"""
+    text = archive.spec(more=TMPFS + '[security]\nseccomp = "unconfined"\n')
+    done = launcher.up(text, ["/usr/bin/python3", "-c", script])
+    assert done.facts_text().splitlines() == ["-1 EPERM", "0", "-1 EPERM", "Read-only file system"]
 
 
 def test_nothing_above_it_can_be_reached(launcher: Launcher, archive: Archive) -> None:

@@ -28,7 +28,7 @@ class Needs:
     landlock: bool = False
     #: The server over pyfuse3, which a file has to ask for.
     pyfuse3: bool = False
-    #: A root that is served, which all have but one for which the file says otherwise.
+    #: A root that is served for sure, as all are but those that can be bound.
     served: bool = True
 
     @property
@@ -54,13 +54,13 @@ def needs_of(plan: Plan) -> Needs:
         seccomp=plan.process.seccomp is not None,
         landlock=plan.process.landlock is not None,
         pyfuse3=plan.server == "pyfuse3",
-        served=plan.server != "none",
+        served=plan.bound is None,
     )
 
 
 def as_needed(check: Check, needs: Needs) -> Check:
-    """Return *check*, of what serving a root takes, as a failure only where one is served."""
+    """Return *check*, of what serving a root takes, as a failure only where one is served for sure."""
     if needs.served or check.level != "failure":
         return check
-    cost = 'no sandbox starts but one whose root is bound, as with server = "none" in [root]'
+    cost = "no sandbox starts but one whose root is bound, which depends on what its layer holds"
     return replace(check, level="warning", cost=cost)

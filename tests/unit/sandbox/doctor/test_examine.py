@@ -89,13 +89,13 @@ def test_a_file_that_can_be_planned_is_the_last_check():
     assert found.facts == {"diagnostics": [], "warnings": []}
 
 
-def test_what_serving_takes_is_no_failure_where_a_file_wants_no_server():
+def test_what_serving_takes_is_no_failure_where_a_root_may_be_bound():
     tar = PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))
     broken = {
         "server": ProgramFacts(path="/usr/bin/python3", problem="it ended with status 1"),
         "namespaces": failing("mount fuse"),
     }
-    for server, level in (("none", "warning"), ("auto", "failure")):
+    for server, level in (("none", "warning"), ("auto", "warning"), ("direct", "failure")):
         text = f'[root]\nlayers = ["tar:a.tar"]\nwritable = "none"\nserver = "{server}"\n'
         planned = plan(text, account(), paths={"/specs/a.tar": tar})
         found = checks(outcome=FileOutcome(file="test.toml", plan=planned), **broken)

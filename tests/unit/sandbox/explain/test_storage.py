@@ -9,6 +9,7 @@ from sandbox.explain.storage import hidden_mounts, trust_problem
 from sandbox.sources import PathFact
 from sandbox.spec.values import Layer
 from tests.unit.sandbox.explain.machines import Machine, case
+from tests.unit.sandbox.facts import host
 
 MOUNTS = (
     "/",
@@ -101,3 +102,11 @@ def test_a_server_that_is_needed_is_told_with_the_reason() -> None:
     refused = root_of("none", writable="ephemeral")
     assert refused["served by"][0].startswith("refused: changes to the root need somebody to keep them")
     assert refused["/"][0].startswith("fuse: ")
+
+
+def test_that_it_could_not_be_served_here_is_told() -> None:
+    text = '[root]\nlayers = ["tar:a.tar"]\nwritable = "none"\n'
+    report = make_report(case(text, Machine(paths=(TAR,), facts=host(fuse="missing"))))
+    assert not report.refused
+    (served,) = [fact for fact in report.sections["root"] if fact.label == "served by"]
+    assert served.notes[-1].startswith("it cannot be served here: /dev/fuse is missing")
