@@ -20,7 +20,7 @@ from sandbox.ops import BindNative, BindRoot, MountRoot
 from sandbox.plan import LayerPlan, MountPoint, Plan, fuse_problem
 from sandbox.records import replace
 from sandbox.runtime.native import NativeSource, choose, choose_root
-from sandbox.runtime.server import ServedLayer, ServedStack
+from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.targets import resolve
 from sandbox.state import RunDirectory, StateDirectory
@@ -60,9 +60,10 @@ class Ground:
         self.cgroup: Cgroup | None = None
         #: Why there is no cgroup to measure by.
         self.unmeasured: str | None = None
-        #: Whether somebody serves the root; and if not for sure before, why.
+        #: Whether somebody serves the root.
         self.served = True
-        self.served_because = ""
+        #: Why, where it might have been bound.
+        self._served_because = ""
         #: Where native paths are bound from, and the root, if it is.
         self.natives: tuple[NativeSource, ...] = ()
         #: The namespaces to join, by kind.
@@ -151,12 +152,22 @@ class Ground:
         if isinstance(found, str):
             if (problem := fuse_problem(self._facts)) is not None:
                 raise problem
-            self.served_because = found
+            self._served_because = found
             root = MountRoot(read_only=True, nosuid=step.nosuid)
         else:
             self.served = False
             self.natives = (found, *self.natives)
         self.plan = replace(self.plan, operations=(root, *self.plan.operations[1:]))
+
+    def settle(self, server: Server, trace: Callable[[str], None]) -> None:
+        """Start *server*, unless that was done, where somebody has to serve; else end it, if it was."""
+        if not self.served:
+            server.abandon()
+            trace("bound: there is no server")
+            return
+        server.start()
+        if self._served_because:
+            trace(f"not bound: {self._served_because}")
 
     def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
         fd = self.run.skeleton(points)

@@ -158,7 +158,8 @@ class Supervisor:
         _open_pipes_for_reopening()
         self._compile_filters()
         self._ground.prepare(undo)
-        self._settle_server()
+        self._ground.settle(self._server, self._trace)
+        self._plan, self._server_gone = self._ground.plan, not self._ground.served
         channel, theirs = Channel.pair()
         undo.callback(channel.close)
         undo.callback(theirs.close)
@@ -171,18 +172,6 @@ class Supervisor:
         with self._signals.ending():
             self._start(stage1, channel)
         return self._wait(channel, self._signals.reader)
-
-    def _settle_server(self) -> None:
-        """Start the server, unless that was done, where somebody has to serve; else end it, if it was."""
-        self._plan = self._ground.plan
-        if self._ground.served:
-            self._server.start()
-            if self._ground.served_because:
-                self._trace(f"not bound: {self._ground.served_because}")
-            return
-        self._server.abandon()
-        self._server_gone = True
-        self._trace("bound: there is no server")
 
     def _compile_filters(self) -> None:
         plan = self._plan.process.seccomp

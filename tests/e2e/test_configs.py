@@ -522,6 +522,18 @@ def test_usr_of_an_archive_is_used_at_its_file_systems_speed(launcher: Launcher,
 
 
 @pytest.mark.rootfs
+def test_root_that_nobody_serves_is_read_only_at_its_file_systems_speed(
+    launcher: Launcher, debian_rootfs: str
+) -> None:
+    done = launcher.up(config("bound"), options=["--debug"], environ={"DEBIAN_TAR": debian_rootfs})
+    system, kind, unchanged, volume = done.facts_text().splitlines()
+    assert system.startswith("Debian GNU/Linux")
+    assert not kind.startswith("/ is fuse")
+    assert (unchanged, volume) == ("nothing of it can be changed", "in memory")
+    assert "+ bound: there is no server" in done.err
+
+
+@pytest.mark.rootfs
 def test_archive_is_unpacked_once(launcher: Launcher, debian_rootfs: str) -> None:
     spec = f'[root]\nlayers = ["tar:{debian_rootfs}"]\n'
     assert launcher.up(spec, ["true"]).status == 0
