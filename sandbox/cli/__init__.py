@@ -4,8 +4,9 @@
     output      colour, tables, JSON: how results reach a terminal or a program
     options     arguments that several verbs have, and what they mean
     parser      the command line, built verb by verb
-    main        runs a verb, renders errors, chooses exit statuses
     up, ...     the verbs: `add_arguments(parser)` and `run(arguments) -> exit status`
+    plain       the command line of `up` without argparse, where it is as simple as most are
+    main        runs a verb, renders errors, chooses exit statuses
 
 A line imports only lines above it, and `main` a verb only when it is the one that was asked for: what a verb does not
 need is not imported.

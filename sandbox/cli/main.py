@@ -7,12 +7,12 @@ import os
 import sys
 
 from sandbox.cli.output import print_json, use_colour
-from sandbox.cli.parser import parse
 from sandbox.errors import EXIT_FAILURE, SandboxError, SpecError, describe_errno
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
     from typing import NoReturn
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     """Run the command line; raises only what says that output could not be written, and SystemExit after help."""
-    arguments = parse(argv)
+    arguments = _read(argv)
     debug: bool = arguments.debug
     try:
         status = arguments.run(arguments)
@@ -93,6 +93,18 @@ def _run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return EXIT_FAILURE
+
+
+def _read(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of *argv*. Exits for --help, --version and mistakes."""
+    if argv and argv[0] == "up":
+        from sandbox.cli import plain
+
+        if (arguments := plain.read(argv)) is not None:
+            return arguments
+    from sandbox.cli.parser import parse
+
+    return parse(argv)
 
 
 def _is_full(error: OSError) -> bool:

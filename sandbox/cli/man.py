@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.page == "sandbox":
         from sandbox.cli.parser import DESCRIPTION as COMMAND
-        from sandbox.cli.parser import PROGRAM_EXIT_STATUS, whole
-        from sandbox.cli.verbs import GROUPS
+        from sandbox.cli.parser import whole
+        from sandbox.cli.verbs import GROUPS, PROGRAM_EXIT_STATUS
         from sandbox.manual.command import command_page
 
         page = command_page(

@@ -6,18 +6,37 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
+    from sandbox.cli.plain import Declared
     from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
     from sandbox.spec.notation import KeyPath
 
+    Taking: TypeAlias = argparse.ArgumentParser | Declared
 
-def add_file(parser: argparse.ArgumentParser) -> None:
+
+def add_common(parser: Taking, run: Callable[[argparse.Namespace], int]) -> None:
+    """Add what every verb has, and *run*, what it does."""
+    parser.add_argument("--debug", action="store_true", help="show what is done, and tracebacks of failures")
+    parser.set_defaults(run=run)
+
+
+def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return *words* up to the first "--", and what stands behind it: the program's own, whatever it looks like."""
+    if "--" not in words:
+        return list(words), []
+    end = words.index("--")
+    return list(words[:end]), list(words[end + 1 :])
+
+
+def add_file(parser: Taking) -> None:
     """Add the environment file."""
     parser.add_argument("file", metavar="FILE", help="the environment file (TOML); - for standard input")
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
+def add_overrides(parser: Taking) -> None:
     """Add what changes a file for one run: --profile and --set."""
     parser.add_argument(
         "--profile",

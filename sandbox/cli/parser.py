@@ -7,8 +7,8 @@ import os
 import sys
 
 from sandbox import __version__
-from sandbox.cli.verbs import GROUPS, VERBS
-from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT, printable
+from sandbox.cli.verbs import GROUPS, PROGRAM_EXIT_STATUS, VERBS
+from sandbox.errors import EXIT_FAILURE, printable
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = "Run programs in environments that one TOML file describes, without root."
-PROGRAM_EXIT_STATUS = (
-    f"exit status: the program's own, 128+N if signal N ended it, {EXIT_TIMED_OUT} after limits.wall_time, "
-    f"{EXIT_FAILURE} for a failure of sandbox, {EXIT_NOT_EXECUTABLE} and {EXIT_NOT_FOUND} for a command that cannot be "
-    "executed or is not found"
-)
-
-
 EXIT_STATUS = f"exit status: 0, or {EXIT_FAILURE} for a failure of sandbox"
 """Of the verbs that say nothing about it."""
 
@@ -86,22 +79,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     verb, rest = argv[0], list(argv[1:])
     if verb not in VERBS:
         _top().error(_unknown(verb))
+    from sandbox.cli.options import split_command
+
     parser = Parser(prog=f"sandbox {verb}", formatter_class=Formatter)
     fill(parser, verb)
-    # What stands behind "--" is the program's own, whatever it looks like.
-    command: list[str] | None = None
-    if verb == "up" and "--" in rest:
-        end = rest.index("--")
-        rest, command = rest[:end], rest[end + 1 :]
+    if verb != "up":
+        return parser.parse_args(rest)
+    rest, command = split_command(rest)
     arguments = parser.parse_args(rest)
-    if command is not None:
-        arguments.command = [*arguments.command, *command]
+    arguments.command = [*arguments.command, *command]
     return arguments
 
 
 def fill(parser: argparse.ArgumentParser, verb: str) -> None:
     """Give *parser* the arguments of *verb*, and the verb itself as `run`."""
     import importlib
+
+    from sandbox.cli.options import add_common
 
     module: VerbModule = importlib.import_module(f"sandbox.cli.{verb}")
     parser.description = module.DESCRIPTION
@@ -110,8 +104,7 @@ def fill(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.epilog = epilog if "exit status: " in epilog else f"{epilog}\n\n{EXIT_STATUS}".lstrip()
     parser.usage = getattr(module, "USAGE", None)
     module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show what is done, and tracebacks of failures")
-    parser.set_defaults(run=module.run)
+    add_common(parser, module.run)
 
 
 def whole(filled: Collection[str] = VERBS) -> Parser:

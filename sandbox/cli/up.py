@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import stat
@@ -10,13 +9,15 @@ import sys
 
 from sandbox.cli.options import add_file, add_overrides, load_spec
 from sandbox.cli.output import print_json, warn
-from sandbox.cli.parser import PROGRAM_EXIT_STATUS
+from sandbox.cli.verbs import PROGRAM_EXIT_STATUS
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
+    from sandbox.cli.options import Taking
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.plan import Plan
@@ -28,7 +29,7 @@ EPILOG = PROGRAM_EXIT_STATUS
 USAGE = "sandbox up [OPTION ...] FILE [-- COMMAND [ARGUMENT ...]]"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Taking) -> None:
     """Declare the command line."""
     add_file(parser)
     parser.add_argument(

@@ -5,6 +5,8 @@ This module and `parser` are all that `sandbox --help` needs.
 
 from __future__ import annotations
 
+from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT
+
 GROUPS: dict[str, dict[str, str]] = {
     "run": {
         "up": "start the sandbox of an environment file and wait for it",
@@ -33,3 +35,9 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 
 VERBS: dict[str, str] = {name: summary for group in GROUPS.values() for name, summary in group.items()}
+
+PROGRAM_EXIT_STATUS = (
+    f"exit status: the program's own, 128+N if signal N ended it, {EXIT_TIMED_OUT} after limits.wall_time, "
+    f"{EXIT_FAILURE} for a failure of sandbox, {EXIT_NOT_EXECUTABLE} and {EXIT_NOT_FOUND} for a command that cannot be "
+    "executed or is not found"
+)

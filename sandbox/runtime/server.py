@@ -7,8 +7,6 @@ nothing else of unionfs.
 
 from __future__ import annotations
 
-import binascii
-import json
 import os
 import select
 import signal
@@ -79,6 +77,8 @@ class Ready:
     def parse(cls, said: str) -> Ready | None:
         """Return what *said* has after "ready "; None if it is none of that."""
         try:
+            import json
+
             message = json.loads(said.removeprefix("ready "))
             times = {str(name): int(at) for name, at in message["times"].items()}
             return cls(str(message["server"]), str(message["reason"]), times)
@@ -167,6 +167,10 @@ class Server:
         Raises:
             OSError: the server is gone.
         """
+        # Here, as the process is to be started before they are imported.
+        import binascii
+        import json
+
         descriptors: list[int] = []
 
         def index(fd: int | None) -> int | None:
