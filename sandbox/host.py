@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from sandbox.errors import SetupError
 from sandbox.kernel import cgroups, filters, rlimits, seccomp
@@ -30,6 +29,7 @@ from sandbox.kernel.idmaps import (
     single_map,
 )
 from sandbox.records import dataclass
+from sandbox.typed import Literal
 
 FuseState = Literal["ok", "missing", "not accessible"]
 CgroupLevel = Literal["delegated", "scope", "v1", "none"]

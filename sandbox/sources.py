@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal
 
 from sandbox.kernel.mountinfo import parse_mountinfo
 from sandbox.records import dataclass, field, replace
+from sandbox.typed import Literal
 
 MAX_CONTENT = 1 << 20
 """Bytes of a file that is read: more than execve(2) would take as an environment."""

@@ -9,7 +9,8 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+
+from unionfs.typed import NoReturn
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2

@@ -8,7 +8,8 @@ that is built elsewhere before it gets its name.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from unionfs.typed import NamedTuple
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"

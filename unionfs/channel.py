@@ -27,12 +27,12 @@ import binascii
 import json
 import os
 import socket
-from typing import Any
 
 from unionfs.errors import UnionError
 from unionfs.options import Server, Serving
 from unionfs.records import dataclass
 from unionfs.stack import LayerSource, StackSource
+from unionfs.typed import Any
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
 VERSION = 2

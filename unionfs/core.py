@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs import acl
 from unionfs.ahead import Ahead
@@ -28,10 +27,13 @@ from unionfs.quota import FileSystemFigures, Quota
 from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.tree import Tree
+from unionfs.typed import NamedTuple
 from unionfs.types import Ino
 from unionfs.upper import Upper
 from unionfs.xattrs import shown_name, stored_name
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.catalogue.store import Store
 

@@ -6,7 +6,8 @@ The kernel checks types, emptiness is ours: rename(2) replaces only an empty dir
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+
+from unionfs.typed import NamedTuple
 
 #: Flags of renameat2(2) that a caller may give (linux/fs.h).
 RENAME_NOREPLACE = 1

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
+from unionfs.typed import Generic, NamedTuple, Protocol, Self, TypeVar
 from unionfs.types import Mark
 from unionfs.xattrs import parse_redirect
 

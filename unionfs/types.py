@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NewType
+
+from unionfs.typed import NewType
 
 #: An inode number as the kernel sees it: the FUSE node id and ``st_ino`` at once (pyfuse3 sets both from one
 #: value).

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import NoReturn
+
+from sandbox.typed import NoReturn
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000

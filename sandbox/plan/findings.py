@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sandbox.plan.values import Difference
 from sandbox.records import dataclass, field
@@ -12,6 +11,7 @@ from sandbox.spec.lookup import codec_at
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, literal, parse_key_path
 from sandbox.spec.settings import NOT_ENFORCED
+from sandbox.typed import Any
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sandbox.host import CgroupLevel, HostFacts
 from sandbox.kernel import rlimits
@@ -12,6 +11,7 @@ from sandbox.plan.findings import Findings
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal
+from sandbox.typed import Any
 
 CGROUP_LIMITS = ("memory", "memory_high", "swap", "cpus", "cpu_weight", "cpuset", "pids", "io")
 PROCESS_LIMITS = tuple(rlimits.RESOURCES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from sandbox.digests import sha256
 from sandbox.host import CgroupLevel
@@ -18,6 +17,7 @@ from sandbox.records import dataclass, field, fields
 from sandbox.seccomp.values import Filter
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
+from sandbox.typed import Any
 
 CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
     "delegated": "cgroup version 2, delegated to us",

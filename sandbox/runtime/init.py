@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, TypeVar
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
 from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
@@ -47,6 +46,7 @@ from sandbox.runtime.messages import (
 from sandbox.runtime.native import NativeSource
 from sandbox.runtime.reaping import Children
 from sandbox.spec import signal_number
+from sandbox.typed import NoReturn, TypeVar
 
 T = TypeVar("T")
 

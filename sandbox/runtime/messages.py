@@ -11,9 +11,9 @@ import errno
 import json
 import os
 import socket
-from typing import TypeVar
 
 from sandbox.records import asdict, dataclass, field
+from sandbox.typed import TypeVar
 
 _MAX_PACKET = 1 << 14
 _MORE, _LAST = b"+", b"."

@@ -10,13 +10,13 @@ import os
 import signal
 import termios
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 from sandbox.errors import EXIT_NOT_FOUND
 from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp
 from sandbox.plan import ProcessPlan
 from sandbox.records import dataclass, replace
 from sandbox.runtime.accounts import Account
+from sandbox.typed import NoReturn
 
 _SEPARATOR = b"\0"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import Literal
 
 from sandbox.errors import EXIT_FAILURE
 from sandbox.kernel import process, rlimits
 from sandbox.runtime.messages import ProgramEnded
+from sandbox.typed import Literal
 
 Who = Literal["program", "another", ""]
 """Whose limit of processor time was reached; "" for nobody's."""

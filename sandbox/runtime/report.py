@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Iterator
-from typing import Literal
 
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
@@ -14,6 +13,7 @@ from sandbox.records import asdict, dataclass, fields
 from sandbox.runtime.reaping import ended_by_limit
 from sandbox.spec import Limits
 from sandbox.spec.units import format_duration, format_size
+from sandbox.typed import Literal
 
 How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 

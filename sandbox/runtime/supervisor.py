@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from sandbox.errors import (
     EXIT_FAILURE,
@@ -53,7 +52,10 @@ from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
 from sandbox.state import StateDirectory
+from sandbox.typed import NoReturn, TypeVar
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.runtime.denials import Denials
     from sandbox.runtime.report import Report

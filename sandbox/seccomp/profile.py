@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
 
 from sandbox.seccomp.values import (
     ALLOW,
@@ -23,6 +22,7 @@ from sandbox.seccomp.values import (
     Rule,
     fail,
 )
+from sandbox.typed import Any, TypeGuard
 
 _ACTIONS: Mapping[str, int] = {
     "SCMP_ACT_ALLOW": ALLOW,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from sandbox import records
 from sandbox.errors import SpecError
@@ -13,6 +12,7 @@ from sandbox.spec.document import parse_document
 from sandbox.spec.load import Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
+from sandbox.typed import cast
 
 
 @records.dataclass(frozen=True, slots=True, kw_only=True)

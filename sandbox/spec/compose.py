@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
 
 from sandbox.errors import SpecError
 from sandbox.records import dataclass, field
@@ -35,6 +34,7 @@ from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path, literal, nearest, quote, shown, type_name
 from sandbox.spec.origin import MAX_DIAGNOSTICS, Origin, Origins, Source
 from sandbox.spec.settings import Codec, Context, Cursor, Invalid, Problems
+from sandbox.typed import Any, cast
 
 MAX_FILES = 64
 """How many files one specification may consist of, each counted as often as it is read."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
 
 from sandbox.spec.codecs.containers import APPEND, CHANGES, ListOf
 from sandbox.spec.codecs.scalars import mismatch
 from sandbox.spec.notation import format_key, format_key_path, joined, literal, nearest, type_name
 from sandbox.spec.origin import MAX_DIAGNOSTICS
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, Setting, settings_of
+from sandbox.typed import Any, TypeVar, cast
 
 T = TypeVar("T")
 

@@ -6,10 +6,9 @@ TOML.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from sandbox.errors import hint_line, printable
 from sandbox.records import dataclass
+from sandbox.typed import Literal
 
 Severity = Literal["error", "warning"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
@@ -17,6 +16,7 @@ from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem, Source
 from sandbox.spec.patterns import pattern
 from sandbox.spec.units import INT64_MAX
+from sandbox.typed import Any
 
 _BYTE_ORDER_MARK = "\ufeff"
 _PLACED = pattern(

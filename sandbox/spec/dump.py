@@ -7,7 +7,6 @@ absolute, references are replaced, quantities stand in their usual form.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from sandbox.errors import SpecError
 from sandbox.records import dataclass
@@ -27,6 +26,7 @@ from sandbox.spec.notation import (
 )
 from sandbox.spec.origin import Place
 from sandbox.spec.settings import Codec, settings_of
+from sandbox.typed import Any
 
 DEFAULT = "default"
 """What stands for the place of a value that no file gives."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 from sandbox.spec.notation import KeyPath, nearest, shown
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Cursor, Invalid
+from sandbox.typed import Any
 
 _REFERENCE = pattern(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
 _ENV = pattern(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)

@@ -6,7 +6,6 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from sandbox import records
 from sandbox.errors import SpecError
@@ -20,6 +19,7 @@ from sandbox.spec.notation import format_key_path
 from sandbox.spec.origin import Problem
 from sandbox.spec.rules import check_rules, settle
 from sandbox.spec.settings import Context, Cursor, Problems
+from sandbox.typed import Literal
 
 Unenforced = Literal["refuse", "keep"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath
 from sandbox.spec.settings import Codec, Setting, settings_of
+from sandbox.typed import Any
 
 ANY_KEY = "NAME"
 """Stands in `keys` for a key that the user chooses."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from sandbox.records import dataclass, field
 from sandbox.spec.codecs import ListOf, TableOf, expect_text, mismatch, text_schema
@@ -34,6 +33,7 @@ from sandbox.spec.tables import (
 )
 from sandbox.spec.tables.network import NETWORK_NAME, NETWORK_NAME_RULE
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
+from sandbox.typed import Any
 
 _NO_PROFILES: Mapping[str, Any] = MappingProxyType({})
 

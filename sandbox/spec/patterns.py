@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+
+from sandbox.typed import Any
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[str]:

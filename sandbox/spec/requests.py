@@ -7,13 +7,13 @@ anything of it is done. `sandbox explain` says what that comes to on this machin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 from sandbox.records import dataclass
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import quote
 from sandbox.spec.origin import Place
 from sandbox.spec.tables import Seccomp
+from sandbox.typed import Literal
 
 Kind = Literal["path", "variable", "port", "privilege"]
 KINDS: tuple[Kind, ...] = ("path", "variable", "port", "privilege")

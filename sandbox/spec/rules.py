@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
 
 from sandbox import records
+from sandbox.records import dataclass
 from sandbox.spec.codecs import ID_MAX
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import joined, nearest, parse_key_path, quote, shown
@@ -19,11 +19,13 @@ from sandbox.spec.settings import Problems, settings_of
 from sandbox.spec.tables import IdRange
 from sandbox.spec.units import format_size
 from sandbox.spec.values.volumes import device_target_problem
+from sandbox.typed import TypeVar
 
 Check = Callable[[Spec], Iterator[Problem]]
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """A check, and the keys whose values it trusts."""
 
     reads: tuple[str, ...]

@@ -11,12 +11,12 @@ a mistake, so that all of them are found in one run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from sandbox import records
 from sandbox.records import dataclass, field
 from sandbox.spec.notation import KeyPath, joined, quote
 from sandbox.spec.origin import Origins, Part, Problem
+from sandbox.typed import Any, Generic, Literal, TypeVar, cast, overload
 
 T = TypeVar("T")
 

@@ -27,6 +27,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "records": frozenset(),
     "digests": frozenset(),
+    "typed": frozenset(),
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
@@ -87,8 +88,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
 }
 
-#: What every part may import: dataclasses and hashlib, without what they cost.
-IN_PLACE_OF_THE_LIBRARY = frozenset({"records", "digests"})
+#: What every part may import: dataclasses, hashlib and typing, without what they cost.
+IN_PLACE_OF_THE_LIBRARY = frozenset({"records", "digests", "typed"})
 
 #: What `sandbox.plan`, which calls nothing of the system, may take from `sandbox.kernel`: values and pure
 #: functions.
@@ -105,7 +106,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "records types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format "
+        "records typed types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format "
         "fuse.protocol fuse.spinning"
     ).split()
 )
@@ -288,7 +289,7 @@ def test_sandbox_and_unionfs_never_import_each_other() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["records.py", "digests.py"])
+@pytest.mark.parametrize("module", ["records.py", "digests.py", "typed.py"])
 def test_both_packages_have_the_same_module_in_the_place_of_a_slow_one(module: str) -> None:
     """As neither imports the other, and a third package for one module would be one to install."""
     text = []

@@ -15,13 +15,13 @@ import stat
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from unionfs import _libc
 from unionfs.catalogue.directories import Stack
 from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
 from unionfs.digests import sha256
 from unionfs.layer import Layer, LayerDir
+from unionfs.typed import NamedTuple
 
 _SUFFIX = b".index"
 #: What a file of ours is called.

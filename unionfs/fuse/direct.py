@@ -15,7 +15,6 @@ import signal
 from collections.abc import Callable
 from threading import Lock
 from types import FrameType
-from typing import Self
 
 from unionfs.complaints import Complaints
 from unionfs.core import UnionFs
@@ -26,6 +25,7 @@ from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, Spinning
 from unionfs.fuse.statistics import figures, report
 from unionfs.options import Trick
+from unionfs.typed import Self
 
 log = Complaints(__name__)
 

@@ -11,10 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
 
 from sandbox.kernel.process import send_signal
 from sandbox.records import dataclass, fields
+from sandbox.typed import Literal, Protocol
 
 Leaf = Literal["payload", "server"]
 LEAVES: tuple[Leaf, ...] = ("payload", "server")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
 
 from sandbox.spec.codecs.scalars import mismatch
 from sandbox.spec.notation import shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
+from sandbox.typed import Any, TypeVar, cast
 
 T = TypeVar("T")
 

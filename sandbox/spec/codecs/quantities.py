@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from sandbox.spec import units
 from sandbox.spec.codecs.scalars import check_bounds, mismatch, text_schema
 from sandbox.spec.notation import shown, type_name
 from sandbox.spec.settings import Codec, Cursor, Invalid
+from sandbox.typed import Literal
 
 Unlimited = Literal["unlimited"]
 

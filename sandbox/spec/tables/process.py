@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 from sandbox.records import dataclass
 from sandbox.spec.codecs import (
@@ -25,6 +24,7 @@ from sandbox.spec.codecs import (
 from sandbox.spec.settings import setting
 from sandbox.spec.values.accounts import GroupCodec, User, UserCodec
 from sandbox.spec.values.program import CommandCodec, TerminalCodec
+from sandbox.typed import Literal
 
 _NO_STRINGS: Mapping[str, str] = MappingProxyType({})
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from sandbox.records import dataclass
 from sandbox.spec.codecs import expect_text, mismatch, text_schema
 from sandbox.spec.notation import nearest, quote, shown
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
+from sandbox.typed import Literal
 
 Protocol = Literal["tcp", "udp"]
 

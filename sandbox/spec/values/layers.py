@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
 
 from sandbox.records import dataclass
 from sandbox.spec.codecs import (
@@ -20,6 +19,7 @@ from sandbox.spec.codecs import (
 from sandbox.spec.decode import decode_table, table_schema
 from sandbox.spec.notation import nearest, quote, shown
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
+from sandbox.typed import Any, Literal
 
 LayerKind = Literal["dir", "tar", "oci", "image"]
 

@@ -102,10 +102,10 @@ def imported_by(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["check"], {"cli", "errors", "records", "spec"}),
-        (["config"], {"cli", "errors", "records", "spec"}),
-        (["get"], {"cli", "editing", "errors", "records", "spec"}),
-        (["fmt", "--check"], {"cli", "editing", "errors", "records", "spec"}),
+        (["check"], {"cli", "errors", "records", "spec", "typed"}),
+        (["config"], {"cli", "errors", "records", "spec", "typed"}),
+        (["get"], {"cli", "editing", "errors", "records", "spec", "typed"}),
+        (["fmt", "--check"], {"cli", "editing", "errors", "records", "spec", "typed"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
