@@ -113,37 +113,36 @@ def _made(cls: type, *, frozen: bool, kw_only: bool) -> type:
     for name in ("__dict__", "__weakref__"):
         names.pop(name, None)
     names["__qualname__"] = cls.__qualname__
-    # Slots are made with the class only, so it is made again.
-    cls = type(cls)(cls.__name__, cls.__bases__, names)
+    setters: list[tuple[str, Callable[[Any, Any], None]]] = []
     given = {
         "__dataclass_fields__": known,
-        "__match_args__": tuple(item.name for item in every if item.init and not item.kw_only),
-        "__init__": _initialiser(cls, every, after="__post_init__" in dir(cls)),
+        "__match_args__": tuple([item.name for item in every if item.init and not item.kw_only]),
+        "__init__": _initialiser(cls.__qualname__, every, setters, after=hasattr(cls, "__post_init__")),
         "__repr__": _shower([item.name for item in every if item.repr]),
         "__eq__": _comparer([item.name for item in every if item.compare]),
     }
     if frozen:
-        given |= {"__setattr__": _refuse_setting, "__delattr__": _refuse_deleting}
-        given |= {"__getstate__": _get_state, "__setstate__": _set_state}
+        given |= _FROZEN
     if names.get("__hash__") is None:  # which it also is beside an __eq__ of the class's own
         names.pop("__hash__", None)
         given["__hash__"] = _hasher([item.name for item in every if item.compare]) if frozen else None
-    for name, value in given.items():
-        if name not in names:
-            setattr(cls, name, value)
+    # Slots are made with the class only, so it is made again; and to set a special method of a class takes long once it is made.
+    cls = type(cls)(cls.__name__, cls.__bases__, given | names)
+    # What a frozen class refuses by __setattr__, its slots take; those of a base are found through the class.
+    setters += [(item.name, getattr(cls, item.name).__set__) for item in every]
     return cls
 
 
-def _initialiser(cls: type, every: list[_Field], *, after: bool) -> Callable[..., None]:
+def _initialiser(
+    title: str, every: list[_Field], setters: list[tuple[str, Callable[[Any, Any], None]]], *, after: bool
+) -> Callable[..., None]:
+    """Return `__init__` of the class *title*; *setters* are those of *every* field, known once it is made."""
     taken = [item for item in every if item.init]
     positional = [item.name for item in taken if not item.kw_only]
     names = {item.name for item in taken}
     defaults = {item.name: item.default for item in every if item.default is not ...}
     factories = [(item.name, item.default_factory) for item in every if item.default_factory is not None]
     without = [item.name for item in every if not item.init and item.name not in defaults]
-    title = cls.__qualname__
-    # What a frozen class refuses by __setattr__, its slots take; those of a base are found through the class.
-    setters = [(item.name, getattr(cls, item.name).__set__) for item in every]
 
     def __init__(self: Any, /, *arguments: Any, **values: Any) -> None:  # noqa: N807
         if arguments:
@@ -218,6 +217,13 @@ def _set_state(self: Any, state: list[Any]) -> None:
     for name, value in zip(self.__dataclass_fields__, state, strict=True):
         object.__setattr__(self, name, value)
 
+
+_FROZEN = {
+    "__setattr__": _refuse_setting,
+    "__delattr__": _refuse_deleting,
+    "__getstate__": _get_state,
+    "__setstate__": _set_state,
+}
 
 if not TYPE_CHECKING:
     asdict, dataclass, field, fields, replace = _asdict, _dataclass, _Field, _fields, _replace
