@@ -30,10 +30,8 @@ _FLAGS = frozenset(
     "volatile immutable squash_unmapped squash_to_root static_nlink noacl userxattr debug".split()
 )
 #: What we do whatever they say, or what is asked for by not knowing better: nothing to mention.
-_IMPLIED = re.compile(
-    r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
-)
-_SIZE = re.compile(r"(\d{1,15})([kKmMgGtT]?)")
+_IMPLIED = r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
+_SIZE = r"(\d{1,15})([kKmMgGtT]?)"
 #: What statfs(2) has room for.
 _LARGEST = (1 << 63) - 1
 _MAX_ID = (1 << 32) - 2
@@ -162,7 +160,7 @@ def parse_options(texts: list[str]) -> Options:
                 flags.add(key)
             elif (key in _FUSE_OPTIONS and not equals) or (key in _FUSE_VALUES and equals):
                 fuse.append(option)
-            elif not _IMPLIED.fullmatch(option):
+            elif not re.fullmatch(_IMPLIED, option):
                 ignored.append(option)
     if "lowerdir" not in values:
         raise UnionError("option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM")
@@ -282,7 +280,7 @@ def _id(key: str, value: str) -> int:
 
 
 def _bytes(key: str, value: str) -> int:
-    match = _SIZE.fullmatch(value)
+    match = re.fullmatch(_SIZE, value)
     if match is None:
         raise UnionError(f"option {key}={value} is no size: use a number of bytes, or one with k, m, g or t")
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]

@@ -21,9 +21,8 @@ OVERRIDE_XATTRS = (OVERRIDE_XATTR, "user.fuseoverlayfs.override_stat")
 #: More than any value has.
 _LONGEST = 128
 
-_FORM = re.compile(
-    rb"(\d{1,10}):(\d{1,10}):(?:0o)?([0-7]{1,6})(?::(file|dir|symlink|pipe|socket|(?:block|char)-(\d{1,10})-(\d{1,10})))?"
-)
+# Patterns, here and elsewhere, that most mounts do not need are compiled, and kept, by `re` when they are first used.
+_FORM = rb"(\d{1,10}):(\d{1,10}):(?:0o)?([0-7]{1,6})(?::(file|dir|symlink|pipe|socket|(?:block|char)-(\d{1,10})-(\d{1,10})))?"
 _TYPES = {
     b"file": stat.S_IFREG,
     b"dir": stat.S_IFDIR,
@@ -62,7 +61,7 @@ def decode(value: bytes, disk_mode: int) -> Override | None:
 
     A directory is never shown as something else, nor anything else as a directory, whatever the value says.
     """
-    match = _FORM.fullmatch(value) if len(value) <= _LONGEST else None
+    match = re.fullmatch(_FORM, value) if len(value) <= _LONGEST else None
     if match is None:
         return None
     uid, gid, mode = int(match[1]), int(match[2]), int(match[3], 8) & 0o7777

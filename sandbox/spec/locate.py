@@ -14,19 +14,20 @@ import re
 
 from sandbox.records import dataclass
 from sandbox.spec.notation import KeyPath, unquote
+from sandbox.spec.patterns import pattern
 
 MAX_DEPTH = 64
 """Longest key path that is accepted. Far beyond any real file; keeps tomllib, which recurses, off its limits."""
 
-_BLANK = re.compile(r"[ \t]*")
-_TRIVIA = re.compile(r"(?:[ \t\n]+|#[^\n]*)*")
-_KEY_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[A-Za-z0-9_-]+')
-_STRING = re.compile(
+_BLANK = pattern(r"[ \t]*")
+_TRIVIA = pattern(r"(?:[ \t\n]+|#[^\n]*)*")
+_KEY_PART = pattern(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[A-Za-z0-9_-]+')
+_STRING = pattern(
     r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?!"")(?:[^"\\\n]|\\.)*"|'(?!\'\')[^'\n]*\'''',
     re.DOTALL,
 )
 # The one value that may contain a space is a date-time; everything else ends where TOML punctuation begins.
-_BARE_VALUE = re.compile(r"\d{4}-\d\d-\d\d[ ]\d\d:[^\s,\]}#]*|[^\s,\[\]{}#=\"']+")
+_BARE_VALUE = pattern(r"\d{4}-\d\d-\d\d[ ]\d\d:[^\s,\]}#]*|[^\s,\[\]{}#=\"']+")
 
 
 @dataclass(frozen=True, slots=True)

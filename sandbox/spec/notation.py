@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from sandbox.spec.patterns import pattern
+
 KeyPath = tuple[str | int, ...]
 """The way to a value: table keys as strings, array positions as integers, e.g. ("root", "layers", 1)."""
 
@@ -18,8 +20,8 @@ LONGEST_LINE = 100
 INDENT = "    "
 """What stands before each element of an array that is written over several lines."""
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_PATH_PART = re.compile(
+_BARE_KEY = pattern(r"[A-Za-z0-9_-]+")
+_PATH_PART = pattern(
     r"""\[(?P<index>[0-9]+)\]
       | (?:^|\.)(?:(?P<bare>[A-Za-z0-9_-]+)|(?P<quoted>"(?:[^"\\]|\\.)*"))""",
     re.VERBOSE,

@@ -6,7 +6,6 @@ sources can be behind one specification; whoever merges them merges the tables o
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 
@@ -14,6 +13,7 @@ from sandbox.records import dataclass, field
 from sandbox.spec.diagnostic import Diagnostic, Severity
 from sandbox.spec.locate import Entry, Span
 from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path
+from sandbox.spec.patterns import pattern
 from sandbox.typed import Literal
 
 Part = Literal["key", "value"]
@@ -21,7 +21,7 @@ Part = Literal["key", "value"]
 MAX_DIAGNOSTICS = 100
 """More than this nobody reads; a file with more is probably none of ours."""
 
-_LINE_END = re.compile("\n")
+_LINE_END = pattern("\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ def pattern(text: str, flags: int = 0) -> re.Pattern[str]:
 
 
 class _Late:
-    __slots__ = ("_flags", "_text")
-
     def __init__(self, text: str, flags: int) -> None:
         self._text = text
         self._flags = flags
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(re.compile(self._text, self._flags), name)  # which keeps what it has compiled
+        method = getattr(re.compile(self._text, self._flags), name)
+        setattr(self, name, method)  # from now on found without coming here
+        return method

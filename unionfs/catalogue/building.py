@@ -18,7 +18,7 @@ from unionfs.types import Mark
 
 _LOCK = b"lock"
 _NEW = b".new-"
-_HALF_MADE = re.compile(rb"\.new-[0-9a-f]{16}")
+_HALF_MADE = rb"\.new-[0-9a-f]{16}"
 #: Indexes that are kept in one directory; of more the oldest go.
 _MOST_FILES = 64
 #: Nanoseconds in which a change may leave the time of a directory as it was: a tick of the slowest kernels, and more.
@@ -72,9 +72,9 @@ def _tidy(store: Store) -> None:
     with os.scandir(b"/proc/self/fd/%d" % store.fd) as entries:
         for entry in entries:
             name = entry.name
-            if _HALF_MADE.fullmatch(name):
+            if re.fullmatch(_HALF_MADE, name):
                 os.unlink(name, dir_fd=store.fd)
-            elif NAME.fullmatch(name):
+            elif re.fullmatch(NAME, name):
                 found.append((entry.stat(follow_symlinks=False).st_mtime_ns, name))
     for _, name in sorted(found)[: -_MOST_FILES + 1]:
         with suppress(OSError):

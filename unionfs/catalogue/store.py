@@ -25,12 +25,12 @@ from unionfs.typed import NamedTuple
 
 _SUFFIX = b".index"
 #: What a file of ours is called.
-NAME = re.compile(rb"[0-9a-f]{40}\.index")
+NAME = rb"[0-9a-f]{40}\.index"
 #: Seconds after which it is tried again to index a layer that could not be.
 _RETRY_AFTER = 24 * 3600
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: How mountinfo writes blanks and backslashes (proc_pid_mountinfo(5)).
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
+_ESCAPED = rb"\\([0-7]{3})"
 
 
 class Wanted(NamedTuple):
@@ -206,7 +206,7 @@ def _who() -> bytes:
 def _mount_points() -> list[bytes]:
     with open("/proc/self/mountinfo", "rb") as file:
         fields = [line.split(b" ", 5)[4] for line in file]
-    return sorted({_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), point) for point in fields})
+    return sorted({re.sub(_ESCAPED, lambda match: bytes([int(match[1], 8)]), point) for point in fields})
 
 
 def _holds_mounts(layer: Layer, points: Sequence[bytes]) -> bool:
