@@ -16,9 +16,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Literal
 
 from sandbox.records import dataclass
+from sandbox.typed import Literal
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

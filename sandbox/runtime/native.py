@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sandbox.errors import SetupError
 from sandbox.image import native
@@ -17,6 +16,7 @@ from sandbox.image.native import NotNativeError, Tree
 from sandbox.ops import BindNative, BindRoot
 from sandbox.plan import IdPlan, MountPoint, Plan
 from sandbox.records import dataclass
+from sandbox.typed import Any
 from sandbox.userns import run_with_ids, with_own_id
 
 _NOSYMFOLLOW = 0x2000  # ST_NOSYMFOLLOW of statfs(2), Linux 5.10, for which os has no name

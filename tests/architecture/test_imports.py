@@ -309,6 +309,24 @@ def test_classes_of_a_start_are_made_without_the_library_that_is_slow_at_it() ->
     ] == []
 
 
+def test_nothing_that_a_start_imports_takes_typing_along() -> None:
+    """Names for type checkers come from `typed`, which has nothing at run time."""
+    later = (
+        "sandbox/doctor/",
+        "sandbox/editing/",
+        "sandbox/explain/",
+        "sandbox/completion/",
+        "sandbox/reference/",
+    )
+    assert [
+        where(path, found)
+        for path in UNIONFS + SANDBOX
+        if not path.startswith(later) and path != "unionfs/fuse/operations.py"  # of pyfuse3's server
+        for found in imports_of(path)
+        if found.module == "typing" and not found.typing_only
+    ] == []
+
+
 def test_pure_modules_of_unionfs_import_nothing_that_calls_the_system() -> None:
     wrong = []
     for path in UNIONFS:
