@@ -6,6 +6,7 @@
     STATE/volumes/NAME/        a named volume: lock, state.json, data
     STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py), native (sandbox/image/native.py)
     STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
+    STATE/documents/KEY        a parsed environment file (sandbox/documents.py)
 
 A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A
 run directory whose lock is free belongs to a sandbox that is no more, and the next command removes it with
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import SandboxError, StateError
+from sandbox.keeping import distrust
 from sandbox.kernel import cgroups
 from sandbox.kernel.idmaps import IdMap, covers
 from sandbox.kernel.process import end_rooted, start_time
@@ -42,32 +44,6 @@ _PARTS = ("run", "sandboxes", "layers", "volumes")
 _TO_REMOVE = 3
 """Descriptors that :func:`remove_directory` has open at once."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def default_path(environ: Mapping[str, str], uid: int) -> str:
-    """Return where the state is kept: /var/lib/sandbox for root, else below XDG_STATE_HOME (~/.local/state).
-
-    Raises:
-        StateError: an ordinary user has no home directory to keep it in.
-    """
-    if chosen := environ.get("SANDBOX_STATE_DIR"):
-        return os.path.abspath(chosen)
-    if uid == 0:
-        return "/var/lib/sandbox"
-    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    if not base.startswith("/"):
-        raise StateError(
-            "there is no home directory to keep state in",
-            hint="set HOME or SANDBOX_STATE_DIR to a directory of yours",
-        )
-    return os.path.join(base, "sandbox")
-
-
-def distrust(info: os.stat_result) -> str | None:
-    """Return why a state directory with the status *info* may not be used ("is another user's"), None where it may."""
-    if info.st_uid != os.geteuid():
-        return "is another user's"
-    return "can be written by others" if info.st_mode & 0o022 else None
 
 
 def examine(path: str) -> StateError | None:

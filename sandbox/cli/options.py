@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from sandbox.cli.plain import Declared
+    from sandbox.spec.document import Memory
     from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
     from sandbox.spec.notation import KeyPath
@@ -60,10 +61,12 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result, or the errors, as JSON")
 
 
-def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse") -> Spec:
+def load_spec(
+    arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse", memory: Memory | None = None
+) -> Spec:
     """Load the file that *arguments* name, with their overrides. Raises SpecError.
 
-    What this version does not enforce is a mistake, unless *unenforced* is "keep".
+    What this version does not enforce is a mistake, unless *unenforced* is "keep". *memory* has documents that were parsed before.
     """
     from sandbox.spec.load import load
 
@@ -72,6 +75,7 @@ def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse
         profiles=arguments.profile,
         assignments=arguments.assignments,
         unenforced=unenforced,
+        memory=memory,
     )
 
 

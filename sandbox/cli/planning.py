@@ -35,13 +35,14 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
     """Look at this machine and draft the plan of *spec*, with *command* instead of the file's."""
     from sandbox import host, state
     from sandbox.errors import StateError
+    from sandbox.keeping import default_path
     from sandbox.plan import draft, host_details, host_files, host_paths
     from sandbox.sources import inspect_all
 
     facts = host.gather()
     problem: SandboxError | None
     try:
-        directory = os.path.realpath(state.default_path(os.environ, facts.uid))
+        directory = os.path.realpath(default_path(os.environ, facts.uid))
         problem = state.examine(directory)
     except StateError as error:
         directory, problem = "", error

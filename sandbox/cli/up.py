@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox.cli.options import Taking
+    from sandbox.documents import Documents
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.plan import Plan
     from sandbox.runtime.report import Report
     from sandbox.runtime.timeline import Timeline
+    from sandbox.spec.model import Spec
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = PROGRAM_EXIT_STATUS
@@ -93,10 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if not _may_need_no_server(arguments):
             server.start()
-        spec = load_spec(arguments)
+        spec, documents = _load(arguments)
         timeline.mark("read")
         from sandbox import host, state
         from sandbox.cli.planning import joined_namespaces
+        from sandbox.keeping import default_path
         from sandbox.plan import (
             host_details,
             host_files,
@@ -111,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not may_need_no_server(spec):
             server.start()
         facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
-        directory = state.StateDirectory(state.default_path(os.environ, facts.uid))
+        directory = state.StateDirectory(default_path(os.environ, facts.uid))
         directory.sweep()
         plan = make_plan(
             spec,
@@ -122,6 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
             joined=joined_namespaces(spec, directory.path),
             command=tuple(arguments.command) or None,
         )
+        documents.keep(directory.fd)  # not before: a file that cannot be started with leaves nothing
         timeline.mark("planned")
     except BaseException:
         server.abandon()
@@ -166,6 +170,14 @@ def run(arguments: argparse.Namespace) -> int:
             _print_report(supervisor.report, timeline if arguments.timings else None, as_json=as_json)
         if arguments.timings and not (as_json and supervisor.report is not None):
             _print_lines(timeline.lines())
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Spec, Documents]:
+    """Load the file, and what of it is kept for the next start."""
+    from sandbox.documents import Documents
+
+    documents = Documents(os.environ, os.geteuid())
+    return load_spec(arguments, memory=documents), documents
 
 
 def _may_need_no_server(arguments: argparse.Namespace) -> bool:

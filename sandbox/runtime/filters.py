@@ -2,20 +2,19 @@
 
     STATE/filters/KEY      a line with a digest, and the program
 
-KEY names all that decides the program: the filter, the version of libseccomp, the kind of machine. What is found there is used only
-if it is a file of ours that nobody else may write, and whole; anything else is compiled anew. What cannot be kept is no failure.
+KEY names all that decides the program: the filter, the version of libseccomp, the kind of machine. What is not found there, or cannot be
+trusted (sandbox/keeping.py), is compiled anew. What cannot be kept is no failure.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from contextlib import suppress
 
 from sandbox.digests import sha256
 from sandbox.errors import HostError, SetupError
 from sandbox.host import HostFacts
+from sandbox.keeping import Shelf
 from sandbox.kernel import bpf, seccomp
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp import values
@@ -24,7 +23,6 @@ from sandbox.seccomp.serving import serving_filter
 _KEPT = 64
 """Programs that are kept, of ten kilobytes each; the ones that were written first make room."""
 
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NATIVE_CALLS = {"x86_64": (0xC000003E, 59), "aarch64": (0xC00000B7, 221), "riscv64": (0xC00000F3, 221)}
 """AUDIT_ARCH_* and the number of execve, of machines whose filter is asked whether the program could be started at all."""
 
@@ -63,18 +61,26 @@ def serving_program(facts: HostFacts, *, state_fd: int) -> bytes | None:
 
 def _program(made: values.Filter, name: str, state_fd: int, library: str, machine: str) -> bytes:
     key = sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
-    directory = _open_directory(state_fd)
+    shelf = Shelf.open(state_fd, "filters", make=True)
     try:
-        program = None if directory is None else _kept(directory, key)
-        if program is None:
+        program = None if shelf is None else shelf.get(key, at_most=bpf.MAX_INSTRUCTIONS * bpf.SIZE)
+        if program is None or not _is_program(program):
             program = _compile(made, name, library)
-            if directory is not None:
+            if shelf is not None:
                 with suppress(OSError):
-                    _keep(directory, key, program)
+                    shelf.put(key, program, entries=_KEPT)
     finally:
-        if directory is not None:
-            os.close(directory)
+        if shelf is not None:
+            shelf.close()
     return program
+
+
+def _is_program(content: bytes) -> bool:
+    try:
+        bpf.instructions(content)
+    except ValueError:
+        return False
+    return True
 
 
 def _compile(made: values.Filter, name: str, library: str) -> bytes:
@@ -105,81 +111,3 @@ def for_kernel(program: bytes, *, log: bool, traced: bool) -> bytes:
         return program
     instead = seccomp.NOTIFY if traced else values.LOG
     return bpf.with_actions(program, lambda action: action if values.lets_through(action) else instead)
-
-
-def _open_directory(state_fd: int) -> int | None:
-    try:
-        with suppress(FileExistsError):
-            os.mkdir("filters", 0o700, dir_fd=state_fd)
-        fd = os.open("filters", _OPEN_DIR, dir_fd=state_fd)
-    except OSError:
-        return None
-    if _is_ours(os.fstat(fd)):
-        return fd
-    os.close(fd)
-    return None
-
-
-def _is_ours(info: os.stat_result) -> bool:
-    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
-
-
-def _kept(directory: int, key: str) -> bytes | None:
-    """Return the program that is kept as *key*; None if there is none that can be trusted."""
-    try:
-        # Not blocking: what lies there may be a FIFO.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(key, flags, dir_fd=directory)
-    except OSError:
-        return None
-    info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode) or not _is_ours(info) or info.st_nlink != 1:
-        os.close(fd)
-        return None
-    with open(fd, "rb") as file:
-        content = file.read(bpf.MAX_INSTRUCTIONS * bpf.SIZE + 128)
-    head, _, program = content.partition(b"\n")
-    if head != _head(key, program):
-        return None
-    try:
-        bpf.instructions(program)
-    except ValueError:
-        return None
-    return program
-
-
-def _head(key: str, program: bytes) -> bytes:
-    # With the key in it, one entry cannot stand for another.
-    return sha256(key.encode() + program).hexdigest().encode()
-
-
-def _keep(directory: int, key: str, program: bytes) -> None:
-    temporary = f"{key}.{os.getpid()}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-    def opener(name: str, _flags: int) -> int:
-        return os.open(name, flags, 0o600, dir_fd=directory)
-
-    with suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=directory)  # of a process that had this pid and was killed
-    try:
-        with open(temporary, "wb", opener=opener) as file:
-            file.write(_head(key, program) + b"\n" + program)
-        os.rename(temporary, key, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-        raise
-    _make_room(directory)
-
-
-def _make_room(directory: int) -> None:
-    names = os.listdir(directory)
-    if len(names) <= _KEPT:
-        return
-
-    def written(name: str) -> int:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
-
-    for name in sorted(names, key=written)[: len(names) - _KEPT]:
-        os.unlink(name, dir_fd=directory)

@@ -12,7 +12,7 @@ from sandbox.errors import SpecError
 from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.document import parse_document
+from sandbox.spec.document import Memory, parse_document
 from sandbox.spec.expand import expand_tree, variables
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import format_key_path
@@ -36,12 +36,13 @@ def load(
     profiles: Sequence[str] = (),
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
+    memory: Memory | None = None,
 ) -> Spec:
     """Return the specification in the file *path*, or on standard input if that is "-".
 
     *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. *profiles* are applied in
     their order, then *assignments* ("KEY=VALUE"). What this version does not enforce is a mistake, unless *unenforced* is
-    "keep": then `Spec.unenforced` has it. Raises SpecError with all mistakes, in the order of the file; a file that
+    "keep": then `Spec.unenforced` has it. *memory* has documents that were parsed before. Raises SpecError with all mistakes, in the order of the file; a file that
     cannot be read is one, too.
     """
     return parse(
@@ -51,6 +52,7 @@ def load(
         profiles=profiles,
         assignments=assignments,
         unenforced=unenforced,
+        memory=memory,
     )
 
 
@@ -63,6 +65,7 @@ def parse(
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
     every_mistake: bool = False,
+    memory: Memory | None = None,
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
@@ -75,11 +78,11 @@ def parse(
     def read_base(name: str) -> Document:
         identity = os.path.realpath(name)
         if identity not in documents:
-            documents[identity] = _document(read(name, regular=True), name)
+            documents[identity] = _document(read(name, regular=True), name, memory)
         return documents[identity]
 
     composition = compose(
-        _document(data, path),
+        _document(data, path, memory),
         read=read_base,
         environ=environ,
         profiles=profiles,
@@ -122,10 +125,10 @@ def _is_optional(spec: Spec, problem: Problem) -> bool:
     return bool(inside) and inside[0] in optional
 
 
-def _document(data: bytes, path: str) -> Document:
+def _document(data: bytes, path: str, memory: Memory | None) -> Document:
     file = os.path.abspath(path)
     tree, origins = parse_document(
-        data, file="<stdin>" if path == STDIN else path, directory=os.path.dirname(file)
+        data, file="<stdin>" if path == STDIN else path, directory=os.path.dirname(file), memory=memory
     )
     return Document(tree, origins, os.path.realpath(file))
 

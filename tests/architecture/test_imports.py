@@ -40,7 +40,11 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),  # of the kernel, the values below
     "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel", "seccomp"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
-    "state": frozenset({"errors", "kernel", "plan", "userns"}),
+    "keeping": frozenset({"errors"}),
+    "state": frozenset({"errors", "kernel", "plan", "userns", "keeping"}),
+    "documents": frozenset(
+        {"spec", "errors", "keeping"}
+    ),  # what spec, which reads files and nothing else, is given
     "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
     "image": frozenset({"errors", "plan", "state", "userns"}),
     "runtime": frozenset(
@@ -53,6 +57,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "kernel",
             "seccomp",
             "userns",
+            "keeping",
             "state",
             "joining",
             "image",
@@ -63,7 +68,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "spec", "reference", "editing"}
     ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
     "manual": frozenset({"reference"}),  # is given the parser, too
-    "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "state", "joining"}),
+    "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "keeping", "joining"}),
     "cli": frozenset(
         {
             "__init__",
@@ -77,6 +82,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "sources",
             "ops",
             "userns",
+            "keeping",
+            "documents",
             "state",
             "joining",
             "runtime",

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sandbox import state
+from sandbox import keeping
 from sandbox.doctor.child import Outcome, Say, attempt, run_limited, undisturbed
 from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
 from sandbox.errors import StateError
@@ -33,7 +33,7 @@ _ATTRIBUTE, _MARK = "user.sandbox.doctor", "user.overlay.opaque"
 def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> Iterator[_Tried]:
     """Try the state directory of this account; gives the facts, and a place for trials under other ids until the end."""
     try:
-        path = state.default_path(environ, facts.uid)
+        path = keeping.default_path(environ, facts.uid)
     except StateError as error:
         yield _Tried(Obstacle(reason=error.message, remedy=error.hint or ""), None)
         return
@@ -67,7 +67,7 @@ def _try(say: Say, path: str, name: str, facts: HostFacts) -> None:
         say("make", [errno.ENOTDIR, f"{below}: {os.strerror(errno.ENOTDIR)}"])
         return
     if base == path:
-        say("untrusted", state.distrust(os.stat(path)))
+        say("untrusted", keeping.distrust(os.stat(path)))
     space = os.statvfs(base)
     # A file system without bounds, such as ramfs, has none of either.
     free = space.f_bavail * space.f_frsize if space.f_blocks else None

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import StateError
+from sandbox.keeping import default_path
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan, MountPoint
-from sandbox.state import StateDirectory, default_path, examine
+from sandbox.state import StateDirectory, examine
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 

@@ -1,0 +1,129 @@
+"""The place of the state directory, and results that are kept there because making them anew takes longer than a start has.
+
+    STATE/NAME/KEY      a line with a digest, and the content
+
+What is found there is used only if it is a file of ours that nobody else may write, and whole: anything else is as if it were not there.
+A key says all that the content depends on, so nothing is ever out of date; what was written first makes room for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+
+from sandbox.digests import sha256
+from sandbox.errors import StateError
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def default_path(environ: Mapping[str, str], uid: int) -> str:
+    """Return where the state is kept: /var/lib/sandbox for root, else below XDG_STATE_HOME (~/.local/state).
+
+    Raises:
+        StateError: an ordinary user has no home directory to keep it in.
+    """
+    if chosen := environ.get("SANDBOX_STATE_DIR"):
+        return os.path.abspath(chosen)
+    if uid == 0:
+        return "/var/lib/sandbox"
+    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if not base.startswith("/"):
+        raise StateError(
+            "there is no home directory to keep state in",
+            hint="set HOME or SANDBOX_STATE_DIR to a directory of yours",
+        )
+    return os.path.join(base, "sandbox")
+
+
+def distrust(info: os.stat_result) -> str | None:
+    """Return why a directory or file of the state with the status *info* may not be used ("is another user's"), None where it may."""
+    if info.st_uid != os.geteuid():
+        return "is another user's"
+    return "can be written by others" if info.st_mode & 0o022 else None
+
+
+class Shelf:
+    """One directory of kept files, open."""
+
+    def __init__(self, fd: int) -> None:
+        """Take *fd* over; see :meth:`open`."""
+        self._fd = fd
+
+    @classmethod
+    def open(cls, state_fd: int, name: str, *, make: bool) -> Shelf | None:
+        """Open the shelf *name* of the state directory; None where there is none that can be trusted, nor with *make* can be made."""
+        try:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=state_fd)
+            fd = os.open(name, _OPEN_DIR, dir_fd=state_fd)
+        except OSError:
+            return None
+        if distrust(os.fstat(fd)) is None:
+            return cls(fd)
+        os.close(fd)
+        return None
+
+    def get(self, key: str, *, at_most: int) -> bytes | None:
+        """Return what is kept as *key*; None if there is nothing that can be trusted, or more than *at_most* bytes."""
+        try:
+            # Not blocking: what lies there may be a FIFO.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(key, flags, dir_fd=self._fd)
+        except OSError:
+            return None
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or distrust(info) is not None or info.st_nlink != 1:
+            os.close(fd)
+            return None
+        with open(fd, "rb") as file:
+            whole = file.read(at_most + 128)
+        head, _, content = whole.partition(b"\n")
+        return content if head == _head(key, content) else None
+
+    def put(self, key: str, content: bytes, *, entries: int) -> None:
+        """Keep *content* as *key*, and the last *entries* of all in any case.
+
+        Raises:
+            OSError: it cannot be kept; nothing is left of it.
+        """
+        temporary = f"{key}.{os.getpid()}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+        def opener(name: str, _flags: int) -> int:
+            return os.open(name, flags, 0o600, dir_fd=self._fd)
+
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self._fd)  # of a process that had this pid and was killed
+        try:
+            with open(temporary, "wb", opener=opener) as file:
+                file.write(_head(key, content) + b"\n" + content)
+            os.rename(temporary, key, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=self._fd)
+            raise
+        self._make_room(entries)
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self._fd)
+
+    def _make_room(self, entries: int) -> None:
+        names = os.listdir(self._fd)
+        if len(names) <= entries:
+            return
+
+        def written(name: str) -> int:
+            return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime_ns
+
+        for name in sorted(names, key=written)[: len(names) - entries]:
+            os.unlink(name, dir_fd=self._fd)
+
+
+def _head(key: str, content: bytes) -> bytes:
+    # With the key in it, one entry cannot stand for another.
+    return sha256(key.encode() + content).hexdigest().encode()
