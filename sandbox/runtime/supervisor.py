@@ -254,10 +254,11 @@ class Supervisor:
             for kind in started.namespaces:
                 self._namespaces[kind] = channel.take_fd()
             self._mount_namespace_fd = self._namespaces.pop("mount", -1)  # nobody joins it
-            self._ground.run.record({"namespaces": self._namespaces})
             self._reap_stage1(stage1)
             channel.send(Adopted(self._measure))
             self._timeline.mark("namespaces")
+            # While init goes on: it is for those who join them.
+            self._ground.run.record({"namespaces": self._namespaces})
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:
