@@ -186,8 +186,6 @@ def _may_need_no_server(arguments: argparse.Namespace) -> bool:
     Reading it takes longer than starting a server, which is needed nearly always. Where the words are elsewhere, as in a file that is
     extended, a server is started that is ended again.
     """
-    import re
-
     text = "\n".join(arguments.assignments).encode(errors="surrogateescape")
     try:
         if stat.S_ISREG(os.stat(arguments.file).st_mode):
@@ -195,9 +193,13 @@ def _may_need_no_server(arguments: argparse.Namespace) -> bool:
                 text += b"\n" + file.read(1 << 16)
     except (OSError, ValueError):
         pass  # it is said when it is read
+    if b"tar" not in text or b"none" not in text:
+        return False
+    import re  # for few files only: the server would wait for that, too
+
     named = re.search(rb"""server["']?\s*=\s*["']?(direct|pyfuse3)""", text)
     asked = re.search(rb"""(writable|server)["']?\s*=\s*["']?none""", text)
-    return b"tar" in text and asked is not None and named is None
+    return asked is not None and named is None
 
 
 def _print_report(report: Report, timeline: Timeline | None, *, as_json: bool) -> None:
