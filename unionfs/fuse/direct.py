@@ -12,6 +12,7 @@ import mmap
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from threading import Lock
 from types import FrameType
@@ -22,7 +23,7 @@ from unionfs.errors import UnionError
 from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.requests import Requests
-from unionfs.fuse.spinning import SPINS, Spinning
+from unionfs.fuse.spinning import SPINS, WINDOW, Spinning
 from unionfs.fuse.statistics import figures, report
 from unionfs.options import Trick
 from unionfs.typed import Self
@@ -33,6 +34,8 @@ log = Complaints(__name__)
 _MAX_RESTARTS = 100
 #: Requests after which somebody looks whether the lifeline is still there, however busy the mount is.
 _REQUESTS_PER_LOOK = 256
+#: Nanoseconds without a request that are an idle time.
+_IDLE = 10_000_000
 #: read(2) on /dev/fuse says these of a request that is gone, or of a signal.
 _NOTHING_READ = frozenset((errno.EINTR, errno.ENOENT))
 
@@ -229,9 +232,11 @@ class _Loop:
             if reply is not None:
                 reply_with(opcode, unique, reply)
             look -= 1
-            if not look:
-                look = _REQUESTS_PER_LOOK
-                self._look()
+            if not look % WINDOW:
+                self._spinning.passed()
+                if not look:
+                    look = _REQUESTS_PER_LOOK
+                    self._look()
 
     def _figures(self) -> dict[str, int]:
         """Return how many waits ended while looking and asleep, and what threads have done."""
@@ -301,7 +306,10 @@ class _Loop:
                     return
             self._spinning.judge(hit=False)
         self._slept += 1
+        since = time.monotonic_ns()
         ready = {number for number, _ in self._poll.poll()}
+        if time.monotonic_ns() - since > _IDLE:
+            self._spinning.idle()
         if self._signals.fd in ready:
             self._signals.drain()
         # Nothing is ever sent on it after the start, so that it is readable means that the other end is gone.
