@@ -16,15 +16,16 @@ from typing import IO, Self
 from tests.support.tree import Tree, make_tree
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: The server that the tests are about: direct (which is the default of the command), unopened (direct without OPEN), or pyfuse3.
+#: The server that the tests are about: direct (which is the default of the command), unopened (direct as the launcher has it serve
+#: layers of its store for an ephemeral sandbox, and as scripts/bench times it: without OPEN, volatile, with an index), or pyfuse3.
 SERVER = os.environ.get("UNIONFS_TEST_SERVER", "direct")
 _SERVER_OPTIONS = {
     "direct": "",
     "pyfuse3": "server=pyfuse3",
-    "unopened": "open_requests=off",
+    "unopened": "open_requests=off,volatile",
 }[SERVER]
 #: Every union has an index of its lower layers, made before it is served.
-INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"
+INDEXED = SERVER == "unopened" or os.environ.get("UNIONFS_TEST_INDEX") == "1"
 #: Seconds that a mount may take to appear or to go, on a busy machine.
 PATIENCE = 60.0
 #: A server that, as root, may not pass by modes. An ordinary user's never may.
