@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from sandbox import records
-from sandbox.errors import SandboxError, SetupError
+from sandbox.errors import SandboxError, SetupError, printable
 from sandbox.kernel import idmaps, namespaces, process
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -19,13 +19,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan import IdPlan
 
+#: Parts the message from the hint in what the child says of a failure; no printable text has it.
+_HINT_FOLLOWS = "\0"
+
 
 def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
     """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; returns the text
     that it returns.
 
     Raises:
-        SandboxError: the namespace could not be made, or *action* raised; with the message of the error.
+        SandboxError: the namespace could not be made, or *action* raised; with the message and the hint of the error.
     """
     with ExitStack() as undo:
 
@@ -66,7 +69,8 @@ def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
     if mapped is not None:
         raise mapped
     if status != 0:
-        raise SandboxError(result or "a helper process ended without a word")
+        message, _, hint = result.partition(_HINT_FOLLOWS)
+        raise SandboxError(message or "a helper process ended without a word", hint=hint or None)
     return result
 
 
@@ -169,7 +173,8 @@ def _child(
             text, status = action() or "", 0
             os.write(result_writer, text.encode(errors="surrogateescape"))
     except SandboxError as error:
-        os.write(result_writer, error.render().encode(errors="surrogateescape"))
+        said = printable(error.message) + (f"{_HINT_FOLLOWS}{error.hint}" if error.hint else "")
+        os.write(result_writer, said.encode(errors="surrogateescape"))
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         os.write(result_writer, f"{where}{error.strerror or error}".encode(errors="surrogateescape"))

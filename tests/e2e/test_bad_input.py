@@ -88,7 +88,13 @@ def test_layer_that_cannot_be_read(launcher: Launcher, tmp_path: Path) -> None:
 
 def test_archive_that_is_none(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("no archive at all, and not a short one either\n" * 50)
-    refused(launcher, '[root]\nlayers = ["tar:text.tar"]\n', "sandbox: ", "text.tar")
+    refused(
+        launcher,
+        '[root]\nlayers = ["tar:text.tar"]\n',
+        "sandbox: ",
+        "text.tar",
+        "\n      hint: a layer is a tar",
+    )
 
 
 def test_truncated_archive_leaves_no_layer(launcher: Launcher, tmp_path: Path) -> None:
@@ -97,7 +103,12 @@ def test_truncated_archive_leaves_no_layer(launcher: Launcher, tmp_path: Path) -
     (source / "file").write_bytes(os.urandom(100_000))
     subprocess.run(["tar", "-cf", tmp_path / "whole.tar", "-C", source, "."], check=True)
     (tmp_path / "half.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:50_000])
-    refused(launcher, '[root]\nlayers = ["tar:half.tar"]\n', "half.tar: truncated")
+    refused(
+        launcher,
+        '[root]\nlayers = ["tar:half.tar"]\n',
+        "half.tar: truncated",
+        "\n      hint: get the archive again\n",
+    )
     assert [name for name in os.listdir(launcher.state / "layers") if not name.endswith(".importing")] == []
 
 
