@@ -174,6 +174,7 @@ _USED_UP: Mapping[int, str] = {
     errno.EMFILE: "too many open files in this process: raise `ulimit -n`",
     errno.ENFILE: "too many open files on this machine: as root raise fs.file-max with sysctl",
     errno.ENOMEM: "there is no memory left: free some and try again",
+    errno.EFBIG: "a limit on the size of files is reached: raise `ulimit -f`",
     errno.ENOSPC: "no space left: free some where the writable layer and the state are kept (see `df`)",
     errno.EDQUOT: "a quota is used up: free some space where the writable layer and the state are kept",
 }

@@ -105,6 +105,8 @@ def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
         _report(channel, error.step, error.operation, error.error, error.hint)
     except OSError as error:
         _report(channel, "set-up", "set-up", error)
+    except MemoryError:
+        _report(channel, "set-up", "set-up", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     except ChannelError:
         pass  # the supervisor is gone: nobody is left to tell
     except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code

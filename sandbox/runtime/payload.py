@@ -92,6 +92,8 @@ def run(
         _exec(plan.argv, environment)
     except OSError as error:
         _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
+    except MemoryError:
+        _report(report_fd, progress.step, errno.ENOMEM, os.strerror(errno.ENOMEM))
     except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
         _report(report_fd, progress.step, 0, repr(error))
     finally:

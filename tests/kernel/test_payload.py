@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.kernel import _libc, process
-from sandbox.runtime import payload
+from sandbox.runtime import init, payload
+from sandbox.runtime.messages import Channel, SetupFailed
 from tests.kernel.support import in_child
 
 
@@ -30,3 +32,22 @@ def test_keyring_is_left_under_a_personality_that_shows_another_machine():
     code = "from sandbox.kernel import process; raise SystemExit(0 if process.leave_session_keyring() else 1)"
     done = subprocess.run(["setarch", "i686", sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 0
+
+
+def test_want_of_memory_before_the_program_runs_is_said_as_that():
+    ours, theirs = Channel.pair()
+
+    def exhaust() -> int:
+        raise MemoryError
+
+    pid = os.fork()
+    if pid == 0:
+        init._guarded(theirs, exhaust)
+    theirs.close()
+    try:
+        message = ours.receive()
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+    assert isinstance(message, SetupFailed)
+    assert (message.errno, message.text) == (errno.ENOMEM, "Cannot allocate memory")

@@ -348,7 +348,8 @@ def _dev(trial: Trial) -> Check:
             level="failure",
             summary=f"/dev cannot be built: {failed[1].text}",
             cost=NO_START,
-            remedy=again,
+            # What is used up says nothing of the device.
+            remedy=describe_errno("", failed[1].errno) or again,
             facts=_evidence(failed),
         )
     return _mounting(

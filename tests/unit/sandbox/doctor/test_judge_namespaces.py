@@ -327,6 +327,18 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
     ),
     (
+        "a limit on open files keeps a device from being opened",
+        "dev",
+        None,
+        namespaces({"open devices": Failure(errno=errno.EMFILE, text="/dev/tty: Too many open files")}),
+        (
+            "failure",
+            "/dev cannot be built: /dev/tty: Too many open files",
+            "no sandbox starts",
+            "too many open files in this process: raise `ulimit -n`",
+        ),
+    ),
+    (
         "a mount of dev is refused",
         "dev",
         None,

@@ -85,6 +85,8 @@ def test_command_errors_exit_as_a_shell_does() -> None:
         ("mount tmpfs", errno.ENOSPC, "fs.mount-max"),
         ("fork", errno.EAGAIN, "ulimit -u"),
         ("write", errno.ENOSPC, "no space left"),
+        ("set-up", errno.EFBIG, "ulimit -f"),
+        ("set-up", errno.ENOMEM, "no memory left"),
     ],
 )
 def test_advice_names_the_thing_to_change(operation: str, number: int, words: str) -> None:
