@@ -94,16 +94,17 @@ def _open_null() -> int:
         raise SetupError.from_os_error(_STEP, "open /dev/null", nameless) from None
 
 
-def _inheritable() -> list[int]:
-    """Return the descriptors above those that the server is given that it would inherit: of whoever started the launcher."""
-    found = []
-    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
+def _keep_to_ourselves() -> None:
+    """Mark what the launcher was given beside those descriptors as closed by exec: it is for no process of a sandbox.
+
+    No action of posix_spawn does it: glibc refuses to close one above RLIMIT_NOFILE, which may have been lowered since.
+    """
+    for fd in map(int, os.listdir("/proc/self/fd")):
         try:
-            if fd > _LAST_GIVEN and os.get_inheritable(fd):
-                found.append(fd)
+            if fd > _LAST_GIVEN:
+                os.set_inheritable(fd, False)
         except OSError:
             continue  # the listing's own
-    return found
 
 
 class Server:
@@ -130,6 +131,8 @@ class Server:
         null = -1
         try:
             null = _open_null()
+            # Landlock, which holds the server to the layers, does not ask about what is open.
+            _keep_to_ourselves()
             self.pid = os.posix_spawn(
                 sys.executable,
                 # -P: a directory that we happen to be in must not lend its modules.
@@ -139,8 +142,6 @@ class Server:
                     (os.POSIX_SPAWN_DUP2, null, 0),
                     (os.POSIX_SPAWN_DUP2, null, 1),
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), _LAST_GIVEN),
-                    # Landlock, which holds the server to the layers, does not ask about what is open.
-                    *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
                 ],
                 # Ctrl-C is for the program: the server must outlive it.
                 setsid=True,

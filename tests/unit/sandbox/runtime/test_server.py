@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import resource
 
 import pytest
 
@@ -28,24 +30,27 @@ def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.Mo
 def test_the_server_gets_no_descriptor_of_whoever_started_the_launcher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    actions: list[tuple[int, ...]] = []
+    inherited: list[bool] = []
+    reader, writer = os.pipe()
+    lowered, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    above = fcntl.fcntl(reader, fcntl.F_DUPFD, 250)  # above the limit that is set then
 
     def spawn(*_: object, file_actions: list[tuple[int, ...]], **__: object) -> int:
-        actions.extend(file_actions)
+        inherited.extend(os.get_inheritable(fd) for fd in (reader, writer, above))
+        assert not [action for action in file_actions if action[0] == os.POSIX_SPAWN_CLOSE]
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    reader, writer = os.pipe()
     os.set_inheritable(reader, True)
     monkeypatch.setattr(server.os, "posix_spawn", spawn)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     try:
         with pytest.raises(SetupError):
             server.Server().start()
     finally:
-        os.close(reader)
-        os.close(writer)
-    closed = {action[1] for action in actions if action[0] == os.POSIX_SPAWN_CLOSE}
-    assert reader in closed
-    assert not closed & {0, 1, 2, 3, writer}
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowered, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        for fd in (reader, writer, above):
+            os.close(fd)
+    assert inherited == [False, False, False]
 
 
 def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
