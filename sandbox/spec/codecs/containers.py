@@ -71,6 +71,9 @@ class ListOf(Codec[tuple[T, ...]]):
         if isinstance(value, dict) and self.codec.toml_types == ("table",):
             return f"write [[{cursor.path[-1]}]], with two brackets"
         if isinstance(value, str) and "string" in self.codec.toml_types:
+            if value.startswith("[") and value.endswith("]"):  # of `--set KEY=["a"]` the shell leaves [a]
+                inside = ", ".join(shown(part.strip()) for part in value[1:-1].split(","))
+                return f"put what is in the brackets in quotes: [{inside}], in a shell '[{inside}]'"
             return f"put it in brackets: [{shown(value)}]"
         return None
 

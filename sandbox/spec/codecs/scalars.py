@@ -31,7 +31,11 @@ def mismatch(codec: Codec[Any], value: object, hint: str | None = None) -> Inval
 def expect_text(codec: Codec[Any], value: object) -> str:
     """Return *value* if it is a string that the kernel can take; raise Invalid otherwise."""
     if not isinstance(value, str):
-        hint = f"put it in quotes: {quote(literal(value))}" if isinstance(value, (bool, int, float)) else None
+        hint = None
+        if isinstance(value, (bool, int, float)):
+            hint = f"put it in quotes: {quote(literal(value))}"
+        elif hasattr(value, "isoformat"):
+            hint = "put it in quotes"  # a date or time, which can be written in more ways than one
         raise mismatch(codec, value, hint)
     if "\0" in value:
         raise Invalid("a NUL character cannot be passed to the kernel", "remove \\u0000", fragment="\\u0000")
