@@ -38,10 +38,14 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
     return os.path.join(base, "sandbox")
 
 
+ANOTHERS = "is another user's"
+"""Why a directory of somebody else may not be used: its owner alone could change that."""
+
+
 def distrust(info: os.stat_result) -> str | None:
     """Return why a directory or file of the state with the status *info* may not be used ("is another user's"), None where it may."""
     if info.st_uid != os.geteuid():
-        return "is another user's"
+        return ANOTHERS
     return "can be written by others" if info.st_mode & 0o022 else None
 
 

@@ -9,6 +9,7 @@ from sandbox.doctor.checks import Check
 from sandbox.doctor.facts import Leftovers, MachineFacts, Obstacle, StateFacts, Trial
 from sandbox.doctor.judge.needs import Needs
 from sandbox.errors import describe_errno
+from sandbox.keeping import ANOTHERS
 
 MEMORY = frozenset(("tmpfs", "ramfs"))
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"))
@@ -67,7 +68,8 @@ def _directory(state: StateFacts) -> Check:
 
     if state.untrusted is not None:
         return refuse(
-            f"state directory {state.path} {state.untrusted}", f"chmod 700 {state.path}, or {_ELSEWHERE}"
+            f"state directory {state.path} {state.untrusted}",
+            _ELSEWHERE if state.untrusted == ANOTHERS else f"chmod 700 {state.path}, or {_ELSEWHERE}",
         )
     if (failed := state.trial.failure("make")) is not None:
         verb = "written" if state.exists else "made"

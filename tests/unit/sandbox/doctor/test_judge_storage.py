@@ -63,6 +63,18 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "state directory /home/user/.local/state/sandbox is another user's",
             "no sandbox starts",
+            "set SANDBOX_STATE_DIR to a directory of yours",
+        ),
+    ),
+    (
+        "a directory that others may write to",
+        "state",
+        None,
+        {"state": state(untrusted="can be written by others")},
+        (
+            "failure",
+            "state directory /home/user/.local/state/sandbox can be written by others",
+            "no sandbox starts",
             "chmod 700 /home/user/.local/state/sandbox, or set SANDBOX_STATE_DIR to a directory of yours",
         ),
     ),
