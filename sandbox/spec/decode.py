@@ -212,6 +212,8 @@ def _whereabouts(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor)
     where, *inside = cursor.path or ("",)
     if root and where == "profile" and len(inside) == 1 and inside[0] in settings_of(root):
         return f"the name of the profile is missing: [profile.NAME.{inside[0]}]"
+    if key == "name" and cursor.path[-2:-1] == ("volumes",):
+        return "the name of a named volume is its source"
     homes = _tables_with(key, root) if root else []
     if homes:
         return f"{format_key(key)} belongs in {joined(homes)}"
