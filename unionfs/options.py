@@ -163,7 +163,8 @@ def parse_options(texts: list[str]) -> Options:
             elif not re.fullmatch(_IMPLIED, option):
                 ignored.append(option)
     if "lowerdir" not in values:
-        raise UnionError("option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM")
+        unknown = f" (unknown: {', '.join(ignored)})" if ignored else ""
+        raise UnionError(f"option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM{unknown}")
     if ("upperdir" in values) != ("workdir" in values):
         given, missing = ("upperdir", "workdir") if "upperdir" in values else ("workdir", "upperdir")
         raise UnionError(f"option {given} needs {missing}, an empty directory on the same file system")

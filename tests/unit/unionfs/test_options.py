@@ -119,6 +119,10 @@ def test_the_format_of_whiteouts_can_be_chosen(form: WhiteoutFormat) -> None:
     ("texts", "message"),
     [
         ([], "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM"),
+        (
+            ["lowerdr=a"],
+            "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM (unknown: lowerdr=a)",
+        ),
         (["lowerdir=:"], "option lowerdir names no directory"),
         (["lowerdir="], "option lowerdir needs a value: lowerdir=..."),
         (["lowerdir=/a,upperdir"], "option upperdir needs a value: upperdir=..."),
