@@ -274,10 +274,22 @@ def count_requests(arguments: argparse.Namespace, systems: Sequence[System], lef
 
 
 def time_handlers(arguments: argparse.Namespace) -> int:
-    """Have the interpreter that runs unionfs time its handlers in the first directory; returns its exit status."""
+    """Have the interpreter that runs unionfs time its handlers in the first directory, with an index of the layers unless it
+    is to be without; returns its exit status.
+    """
     places = os.pathsep.join((os.path.join(PROJECT, "scripts"), PROJECT))
     command = [arguments.python, "-m", "benchmarks.handlers", arguments.on[0]]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": places}, check=False).returncode
+    known: dict[str, list[str]] = {SUBJECT: [], f"{SUBJECT}-unindexed": ["--unindexed"]}
+    for name in (arguments.systems or SUBJECT).split(","):
+        if name not in known:
+            raise SystemExit(f"bench: --handlers times those of {' and '.join(known)}, not of {name}")
+        print(f"{name}:", flush=True)
+        status = subprocess.run(
+            [*command, *known[name]], env={**os.environ, "PYTHONPATH": places}, check=False
+        ).returncode
+        if status:
+            return status
+    return 0
 
 
 def write_json(path: str, value: object) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, layers
+from benchmarks import cli, growth, layers
 from benchmarks.catalogue import WORKLOADS
-from benchmarks.cli import LAYERED, choose_systems, choose_workloads, parse_arguments, runnable
+from benchmarks.cli import LAYERED, choose_systems, choose_workloads, parse_arguments, runnable, time_handlers
 from benchmarks.corpus import choose_directories, files_in, make_program, make_wheel
 from benchmarks.measuring import Row
 from benchmarks.roots import copy_directory
@@ -211,3 +211,21 @@ def test_a_line_has_the_medians_of_one_system_and_skips_what_failed() -> None:
         growth.Line("a", [(1, 2.0), (10, 5.0)]),
         growth.Line("b", [(1, 1.0)]),
     ]
+
+
+def test_handlers_are_timed_of_unionfs_with_and_without_an_index_and_of_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        started.append(command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    both = ("--handlers", "--on", "/a", "--systems", "unionfs,unionfs-unindexed")
+    assert time_handlers(parse_arguments(both)) == 0
+    assert started == [["/a"], ["/a", "--unindexed"]]
+    assert capsys.readouterr().out == "unionfs:\nunionfs-unindexed:\n"
+    with pytest.raises(SystemExit, match="not of native"):
+        time_handlers(parse_arguments(("--handlers", "--systems", "native")))
