@@ -189,15 +189,3 @@ ensure_venv() { # EXTRA, which may be empty, [PACKAGE...]
         up_to_date "$VENV" "$stamp" "$extra" || build_venv "$VENV" "$python" "$extra" "$stamp"
     ) 9>"$VENV.lock"
 }
-
-fuse_problem() { # prints what is wrong with /dev/fuse and what to do, or nothing
-    if [ ! -e /dev/fuse ]; then
-        printf '%s\n' "/dev/fuse does not exist; load the kernel module as root: modprobe fuse (in a container: pass the device in, --device /dev/fuse)"
-    elif ! { : <>/dev/fuse; } 2>/dev/null; then
-        if [ "$(id -u)" -eq 0 ]; then
-            printf '%s\n' "/dev/fuse cannot be opened even by root: whatever runs this machine withholds it (in a container: --device /dev/fuse)"
-        else
-            printf '%s\n' "/dev/fuse is not open to you; as root: chmod 666 /dev/fuse (udev does that where it runs)"
-        fi
-    fi
-}
