@@ -156,6 +156,7 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
         except FileNotFoundError:
             raise UnionError(f"{_HELPER} is not installed: as root, apt-get install fuse3") from None
         if done.returncode != 0:
+            os.close(_open_device())  # if it is that, there is a remedy
             said = done.stderr.decode(errors="replace").strip().removeprefix(f"{_HELPER}: ")
             raise UnionError(f"cannot mount on {mountpoint}: {said or f'{_HELPER} failed'}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)

@@ -65,3 +65,16 @@ def test_without_the_device_or_the_helper_the_remedy_is_named(monkeypatch: pytes
     monkeypatch.setattr(mounting, "_HELPER", "no-such-fusermount")
     with pytest.raises(UnionError, match="apt-get install fuse3"):
         mounting.mount("/mnt", [])
+
+
+def test_a_device_that_is_not_open_to_us_is_told_with_the_remedy_where_the_helper_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(mounting, "_HELPER", "false")
+    monkeypatch.setattr(mounting, "_DEVICE", "/nowhere/fuse")
+    with pytest.raises(UnionError, match="modprobe fuse"):
+        mounting.mount("/mnt", [])
+    monkeypatch.setattr(mounting, "_DEVICE", os.devnull)
+    with pytest.raises(UnionError, match="cannot mount on /mnt: false failed"):
+        mounting.mount("/mnt", [])
