@@ -32,6 +32,8 @@ class Tree:
         self.index = index
         #: Told of each object of the writable layer without names that is let go.
         self.on_gone: Callable[[os.stat_result], None] | None = None
+        #: Called with the numbers of all nodes when what was said of their attributes does not hold.
+        self.on_touched: Callable[[list[Ino]], None] | None = None
         self.numbers = InodeNumbers()
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
@@ -363,6 +365,8 @@ class Tree:
         for node in self._by_ino.values():
             node.touch()
             node.xattrs = None
+        if self.on_touched is not None:
+            self.on_touched(list(self._by_ino))
 
     def oldest(self, count: int) -> list[Ino]:
         """Name *count* of the nodes that have been known for longest, which from now on count as the newest.

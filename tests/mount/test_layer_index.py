@@ -81,3 +81,23 @@ def test_a_directory_that_indexes_cannot_be_kept_in_is_refused(base: str, indexe
     done = run_unionfs("-f", "-o", f"lowerdir={base}/lower,index_dir={where}", f"{base}/mnt")
     assert done.returncode == 1
     assert said in done.stderr
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("server", ["server=direct", "open_requests=off", "server=pyfuse3"])
+def test_a_file_that_was_written_in_place_between_two_mounts_is_read_whole(
+    base: str, indexes: str, server: str
+) -> None:
+    union = make_union(
+        base, {"d": {"longer": b"1\n", "shorter": b"0123456789"}}, options=f"index_dir={indexes},{server}"
+    )
+    with union:
+        wait_until(lambda: bool(_made(indexes)), "the index is made")
+    below = Path(base, "lower0", "d")
+    (below / "longer").write_bytes(b"more than before\n")
+    (below / "shorter").write_bytes(b"less")
+    with union:
+        inside = Path(union.path, "d")
+        assert inside.joinpath("longer").read_bytes() == b"more than before\n"
+        assert inside.joinpath("longer").stat().st_size == 17
+        assert inside.joinpath("shorter").read_bytes() == b"less"

@@ -7,6 +7,8 @@ those that nobody uses (FUSE_NOTIFY_PRUNE, Linux 6.18) and says so by FORGET as 
 Older kernels only know how to drop a name whether it is used or not (FUSE_NOTIFY_INVAL_ENTRY): below it volumes would
 be unmounted, and a process that works there would have lost its directory (d_invalidate, fs/dcache.c). With them the
 kernel alone decides what is remembered.
+
+And having it forget attributes that turn out to be wrong (FUSE_NOTIFY_INVAL_INODE).
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ _HEADER = struct.Struct("=IiQ")
 #: struct fuse_notify_prune_out: count, padding, spare.
 _PRUNE = struct.Struct("=IIQ")
 _PER_MESSAGE = 512
+_NOTIFY_INVAL_INODE = 2  # FUSE_NOTIFY_INVAL_INODE
+#: struct fuse_notify_inval_inode_out: number, offset, length; with an offset below 0 the attributes alone, and no pages.
+_INVAL = struct.Struct("=Qqq")
+#: Seconds; it takes a microsecond for each node.
+_LONG = 1.0
 
 
 class Forgetting:
@@ -39,6 +46,7 @@ class Forgetting:
     def __init__(self, tree: Tree) -> None:
         """Watch *tree*; :meth:`check` is to be called when it has grown."""
         self._tree = tree
+        tree.on_touched = have_asked_again
         self._limit = LIMIT
         self._batch = max(1, LIMIT // 8)
         #: Above so many nodes the next batch is due. Where all are in use, it would be for nothing at each one more.
@@ -108,6 +116,39 @@ class Forgetting:
 def _message(numbers: Sequence[Ino]) -> bytes:
     body = _PRUNE.pack(len(numbers), 0, 0) + struct.pack(f"={len(numbers)}Q", *numbers)
     return _HEADER.pack(_HEADER.size + len(body), _NOTIFY_PRUNE, 0) + body
+
+
+def have_asked_again(numbers: Sequence[Ino]) -> None:
+    """Have the kernel ask for the attributes of *numbers* again before it uses them, and return when it knows.
+
+    That is before the request at hand is answered, as whoever opens a file then reads as much as it is said to hold. The kernel
+    does not touch pages for it (fuse_reverse_inval_inode, fs/fuse/inode.c), but may have dropped a file meanwhile but for this,
+    and wait for pages that this server has yet to deliver: so from a thread, for which nobody waits long.
+    """
+    connection = _connection()
+    if connection is None:
+        return
+    telling = Thread(target=_invalidate, args=(connection, numbers), name="invalidating", daemon=True)
+    try:
+        telling.start()
+    except RuntimeError:  # no more threads are allowed; requests are answered all the same
+        os.close(connection)
+        return
+    telling.join(_LONG)
+
+
+def _invalidate(connection: int, numbers: Sequence[Ino]) -> None:
+    try:
+        for number in numbers:
+            body = _INVAL.pack(number, -1, 0)
+            try:
+                os.write(connection, _HEADER.pack(_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body)
+            except FileNotFoundError:
+                continue  # the kernel does not know it, or no more
+    except OSError:
+        pass  # the end of the mount
+    finally:
+        os.close(connection)
 
 
 def _connection() -> int | None:

@@ -147,3 +147,44 @@ def test_a_request_is_answered_though_nothing_can_be_asked(
         monkeypatch.setattr(forgetting, "_connection", lambda: os.open(os.devnull, os.O_RDWR))
     monkeypatch.setattr(f"unionfs.fuse.forgetting.{name}", failure)
     Forgetting(union.fs.tree).check()
+
+
+def test_attributes_that_do_not_hold_are_asked_for_again_before_the_request_goes_on(
+    union: Union, connection: int
+) -> None:
+    Forgetting(union.fs.tree)
+    union.fs.tree.touch_all()
+    said = os.read(connection, 10_000)
+    messages = list(struct.iter_unpack("=IiQQqq", said))
+    assert {message[:3] for message in messages} == {(40, 2, 0)}
+    assert {message[4:] for message in messages} == {(-1, 0)}  # of pages nothing
+    assert {message[3] for message in messages} == set(union.fs.tree._by_ino)
+
+
+def test_what_the_kernel_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, start = os.pipe()
+    full = os.fpathconf(start, "PC_PIPE_BUF") * 1000
+    monkeypatch.setattr(forgetting, "_LONG", 0.01)
+    monkeypatch.setattr(forgetting, "_connection", lambda: os.dup(start))
+    forgetting.have_asked_again(range(full // 40))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "invalidating"]
+    os.close(start)
+    while os.read(end, 1 << 20):
+        pass
+    thread.join()
+    os.close(end)
+
+
+def test_a_node_that_the_kernel_does_not_know_keeps_the_others_from_nothing(
+    monkeypatch: pytest.MonkeyPatch, connection: int
+) -> None:
+    write = os.write
+
+    def unknown(fd: int, message: bytes) -> int:
+        if struct.unpack_from("=Q", message, 16)[0] == 7:
+            raise FileNotFoundError(2, "No such file or directory")
+        return write(fd, message)
+
+    monkeypatch.setattr(forgetting.os, "write", unknown)
+    forgetting.have_asked_again([6, 7, 8])
+    assert [message[3] for message in struct.iter_unpack("=IiQQqq", os.read(connection, 1000))] == [6, 8]
