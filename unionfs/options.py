@@ -167,7 +167,7 @@ def parse_options(texts: list[str]) -> Options:
         raise UnionError(f"option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM{unknown}")
     if ("upperdir" in values) != ("workdir" in values):
         given, missing = ("upperdir", "workdir") if "upperdir" in values else ("workdir", "upperdir")
-        raise UnionError(f"option {given} needs {missing}, an empty directory on the same file system")
+        raise UnionError(f"option {given} needs {missing}, a directory of its own on the same file system")
     for key in ("index_build", "immutable"):
         if (key in values or key in flags) and "index_dir" not in values:
             raise UnionError(

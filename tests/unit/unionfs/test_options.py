@@ -128,11 +128,11 @@ def test_the_format_of_whiteouts_can_be_chosen(form: WhiteoutFormat) -> None:
         (["lowerdir=/a,upperdir"], "option upperdir needs a value: upperdir=..."),
         (
             ["lowerdir=/a,upperdir=/u"],
-            "option upperdir needs workdir, an empty directory on the same file system",
+            "option upperdir needs workdir, a directory of its own on the same file system",
         ),
         (
             ["lowerdir=/a,workdir=/w"],
-            "option workdir needs upperdir, an empty directory on the same file system",
+            "option workdir needs upperdir, a directory of its own on the same file system",
         ),
         (["lowerdir=/a,size=1g"], "option size bounds the upper layer: without upperdir there is none"),
         (["lowerdir=/a,upperdir=/u,workdir=/w,size=0k"], "option size=0: a layer holds at least 1"),
