@@ -126,7 +126,7 @@ def pack(tree: dict[str, Any], entries: Mapping[KeyPath, Entry], text: str) -> b
     try:
         packed = json.dumps([_without_strings(tree), places]).encode()
         return packed if unpack(packed, text)[0] == tree else None
-    except (TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return None
 
 
@@ -191,7 +191,9 @@ def _parse(source: Source, located: Located) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(source.text)
+        # It takes \r\n for \n, as was done here: once more, that would make line ends of \r\r\n, which are none to anybody else.
+        text = source.text
+        return tomllib.loads(text.replace("\n", "\r\n") if "\r" in text else text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError([_syntax_error(str(error), source, located)]) from None
     except ValueError:
