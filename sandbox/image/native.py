@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+from sandbox.keeping import distrust
 from sandbox.records import dataclass
 from sandbox.typed import Literal
 
@@ -33,6 +34,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RECORD = "native"
 _MOST_RECORDED = 256
+_LARGEST_RECORD = 4 << 20  # bytes; paths are of 4096 at most
 _SUGGESTED = 4
 
 Marks = Literal["none", "aufs", "all"]
@@ -332,18 +334,29 @@ def record(place: str, path: str, identity: list[int], found: str) -> None:
     new = os.path.join(place, f"{_RECORD}.{os.getpid()}")
     with suppress(OSError):
         try:
-            with open(new, "x", encoding="utf-8") as file:
+            with open(new, "x", encoding="utf-8", opener=_for_us_alone) as file:
                 json.dump(known, file)
             os.rename(new, os.path.join(place, _RECORD))
         except OSError:
             os.unlink(new)
 
 
+def _for_us_alone(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def _read(place: str) -> dict[str, object]:
+    """Return the record of the layer in *place*; nothing where it is not a file of ours alone, or no such thing."""
     try:
-        fd = os.open(os.path.join(place, _RECORD), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(fd, encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError):
+        # Not blocking: what lies there may be a FIFO.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(os.path.join(place, _RECORD), flags)
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or distrust(info) is not None:
+            os.close(fd)
+            return {}
+        with open(fd, "rb") as file:
+            value = json.loads(file.read(_LARGEST_RECORD))
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

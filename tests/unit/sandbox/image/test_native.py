@@ -188,15 +188,63 @@ def test_what_was_found_is_believed_of_the_same_directory_only(tree: MakeTree, t
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"/usr": ""}', '{"/usr": [1, 2]}', '{"/usr": [1, 2, null]}', "\x00"]
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"/usr": ""}',
+        '{"/usr": [1, 2]}',
+        '{"/usr": [1, 2, null]}',
+        "\x00",
+        "\udcff",
+        "[" * 100_000,
+    ],
 )
 def test_record_that_is_no_such_thing_says_nothing(tree: MakeTree, text: str) -> None:
     one = tree("one", "usr/")
     assert one.place is not None
-    Path(one.place, "native").write_text(text)
+    Path(one.place, "native").write_text(text, errors="surrogateescape")
     assert native.recorded(one.place, "/usr", [1, 2]) is None
     native.record(one.place, "/usr", [1, 2], "")
     assert native.recorded(one.place, "/usr", [1, 2]) == ""
+
+
+def written_by_others(path: Path) -> None:
+    path.chmod(0o666)
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "change", [written_by_others, linked, fifo, directory], ids=lambda change: change.__name__
+)
+def test_record_that_others_may_have_written_says_nothing(
+    tree: MakeTree, change: Callable[[Path], None]
+) -> None:
+    one = tree("one", "usr/")
+    assert one.place is not None
+    umask = os.umask(0)
+    try:
+        native.record(one.place, "/usr", [1, 2], "")
+    finally:
+        os.umask(umask)
+    assert native.recorded(one.place, "/usr", [1, 2]) == ""
+    change(Path(one.place, "native"))
+    assert native.recorded(one.place, "/usr", [1, 2]) is None
 
 
 def test_record_does_not_grow_without_end_and_is_not_needed(tree: MakeTree) -> None:
