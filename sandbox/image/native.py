@@ -36,6 +36,7 @@ _RECORD = "native"
 _MOST_RECORDED = 256
 _LARGEST_RECORD = 4 << 20  # bytes; paths are of 4096 at most
 _SUGGESTED = 4
+_MOUNTED = "another file system is mounted on "
 
 Marks = Literal["none", "aufs", "all"]
 """What the server honours in a layer: nothing, ``.wh.`` names, or all that a writable layer of its own may hold."""
@@ -292,7 +293,7 @@ def _move(fd: int, name: str) -> int:
 def _scan(fd: int, at: str, device: int) -> tuple[str, list[str]]:
     """Return what stands against showing an entry of the directory *fd*, and the directories in it."""
     if os.fstat(fd).st_dev != device:
-        return f"another file system is mounted on {at or '/'}", []
+        return f"{_MOUNTED}{at or '/'}", []
     directories = []
     with os.scandir(fd) as entries:
         for entry in entries:
@@ -327,6 +328,8 @@ def recorded(place: str, path: str, identity: list[int]) -> str | None:
 
 def record(place: str, path: str, identity: list[int], found: str) -> None:
     """Keep what :func:`obstacle` said beside the layer in *place*, if that is possible; else it is asked again next time."""
+    if found.startswith(_MOUNTED):
+        return  # that is not of the layer, and may be over by then
     known = _read(place)
     if len(known) >= _MOST_RECORDED:
         known = {}

@@ -72,6 +72,18 @@ def test_each_is_walked_once(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> No
     assert walked == ["/opt", "/usr", "/usr"]
 
 
+def test_what_is_mounted_in_a_layer_is_looked_for_again(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(_fd: int, at: str, _device: int) -> tuple[str, list[str]]:
+        return real(_fd, at, -1)
+
+    real = layers._scan
+    monkeypatch.setattr(layers, "_scan", scan)
+    assert "another file system is mounted on /opt" in error([layer])
+    monkeypatch.undo()
+    monkeypatch.setattr(native, "run_with_ids", lambda _ids, action: action())
+    assert chosen([layer]) == (("/opt", "/usr"), [])
+
+
 def test_refusal_has_the_place_in_the_file_the_cause_and_the_remedy(layer: Tree) -> None:
     os.mkfifo(f"{layer.place}/tree/opt/a/p")
     with pytest.raises(SetupError) as caught:
