@@ -182,7 +182,9 @@ class Supervisor:
             self._filter = filters.program_for(
                 plan, state_fd=self._state.fd, library=library, machine=machine
             )
-        self._serving_filter = filters.serving_program(self._facts, state_fd=self._state.fd)
+        bound = self._plan.bound
+        if bound is None or bound.otherwise != "refuse":  # there may be a server
+            self._serving_filter = filters.serving_program(self._facts, state_fd=self._state.fd)
 
     # -- the processes -----------------------------------------------------------------------------
 

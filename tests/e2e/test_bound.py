@@ -268,6 +268,14 @@ def test_a_file_that_wants_no_server_has_none_or_is_refused(launcher: Launcher, 
     assert launcher.runs() == []
 
 
+def test_no_filter_of_a_server_is_compiled_where_there_can_be_none(
+    launcher: Launcher, archive: Archive
+) -> None:
+    text = archive.spec('server = "none"\n', TMPFS + '[security]\nseccomp = "unconfined"\n')
+    assert launcher.up(text, ["true"]).status == 0
+    assert not (launcher.state / "filters").exists() or os.listdir(launcher.state / "filters") == []
+
+
 def test_a_server_that_was_started_before_that_was_known_is_ended(
     launcher: Launcher, archive: Archive
 ) -> None:
