@@ -200,6 +200,30 @@ def test_files_kept_open_are_bounded_and_the_least_used_go_first(union: Union) -
     assert len(union.fs.handles) == 2
 
 
+def test_files_kept_open_make_room_for_one_that_is_made(
+    union: Union, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    files = client.requests._files
+    assert files is not None
+    for name in (b"f", b"d/f0"):
+        directory = look_up(client, 1, b"d") if b"/" in name else 1
+        client.ask(Opcode.READ, look_up(client, directory, name.rpartition(b"/")[2]), listing(10))
+    create, most = union.fs.create, 1
+
+    def cramped(*arguments: object) -> object:
+        if len(union.fs.handles) > most:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return create(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(union.fs, "create", cramped)
+    request = protocol.MKNOD_IN.pack(stat.S_IFREG | 0o600, 0, 0, 0)
+    assert isinstance(client.send(Opcode.MKNOD, 1, request + b"new\0", OWNER), bytes)
+    assert len(files) == 2
+    most = -1
+    assert client.send(Opcode.MKNOD, 1, request + b"newer\0", OWNER) == -errno.EMFILE
+
+
 def test_figures_have_the_names_of_the_requests(union: Union) -> None:
     client = DirectClient(union.fs)
     look_up(client, 1, b"f")

@@ -291,9 +291,7 @@ class Requests:
         name = self._name(_BODY + MKNOD_IN.size, end)
         if self._files is not None and stat.S_ISREG(mode):
             # Made by open(2), as a rule: the descriptor that making it takes is kept for whoever writes it.
-            number, made = self.fs.create(node, name, mode, os.O_RDWR, self._owner())
-            self._files.created(made, number)
-            return self._known(made)
+            return self._known(self._files.make(node, name, mode, self._owner()))
         return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, self._owner()))
 
     def _mkdir(self, node: int, end: int) -> Reply:

@@ -11,9 +11,13 @@ import errno
 import os
 import resource
 from collections import OrderedDict
+from collections.abc import Callable
 
 from unionfs.core import UnionFs
 from unionfs.nodes import FileNode
+from unionfs.typed import TypeVar
+
+T = TypeVar("T")
 
 _MOST = 512
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE))
@@ -50,9 +54,11 @@ class UnopenedFiles:
             self.close(ino)
         return self._open(ino, os.O_RDWR)
 
-    def created(self, node: FileNode, number: int) -> None:
-        """Take over the handle *number*, made to read and write, of the new file *node*."""
+    def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileNode:
+        """Make a file, whose descriptor is kept for whoever writes it; errors are those of open(2)."""
+        number, node = self._with_room(lambda: self._fs.create(parent, name, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
+        return node
 
     def close(self, ino: int) -> None:
         """Let *ino* go, if it is open."""
@@ -61,15 +67,19 @@ class UnopenedFiles:
             self._fs.handles.close_file(number)
 
     def _open(self, ino: int, flags: int) -> int:
+        number = self._with_room(lambda: self._fs.open_late(ino, flags))
+        self._keep(ino, number)
+        return number
+
+    def _with_room(self, opening: Callable[[], T]) -> T:
+        """Return what *opening* returns; where there are too many descriptors, half of those kept here make room."""
         try:
-            number = self._fs.open_late(ino, flags)
+            return opening()
         except OSError as error:
             if error.errno not in _NO_ROOM or not self._numbers:
                 raise
             self._shrink(len(self._numbers) // 2)
-            number = self._fs.open_late(ino, flags)
-        self._keep(ino, number)
-        return number
+            return opening()
 
     def _keep(self, ino: int, number: int) -> None:
         self.close(ino)
