@@ -261,11 +261,14 @@ class K:
     assert [one.module for one in found if one.typing_only] == ["top.inner"]
 
 
+SHA256 = ("_sha2", "_sha256")
+"""The first is of CPython 3.12 and later, the second of 3.11; each is tried, and no module of the other."""
+
+
 def test_unionfs_imports_only_itself_and_the_standard_library_outside_its_rim() -> None:
     wrong = []
     for path in UNIONFS:
-        # _sha256 is of older interpreters, and looked for there only.
-        allowed = {"unionfs", "_sha256", *sys.stdlib_module_names}
+        allowed = {"unionfs", *SHA256, *sys.stdlib_module_names}
         if path.startswith("unionfs/fuse/"):
             allowed |= {"pyfuse3", "trio"}
         wrong += [
@@ -470,8 +473,7 @@ def distribution(requirement: str) -> str:
 
 def test_every_import_from_elsewhere_is_a_declared_dependency() -> None:
     declared = {distribution(line).replace("-", "_") for line in project_table()["dependencies"]}
-    known = {"sandbox", "unionfs", *sys.stdlib_module_names, *declared}
-    known.add("_sha256")  # of CPython 3.11 only, and only tried
+    known = {"sandbox", "unionfs", *SHA256, *sys.stdlib_module_names, *declared}
     assert [
         where(path, found)
         for path in UNIONFS + SANDBOX
