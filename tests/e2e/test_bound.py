@@ -124,6 +124,17 @@ def test_it_shows_what_a_server_shows(launcher: Launcher, archive: Archive) -> N
     assert "/data/theirs f 600" in bound.out
 
 
+def test_what_cannot_be_unpacked_is_told_with_the_remedy_on_a_line_of_its_own(
+    launcher: Launcher, archive: Archive
+) -> None:
+    archive.add("data/cap", b"", pax_headers={"SCHILY.xattr.security.capability": "x"})
+    done = launcher.up(archive.spec(), ["true"])
+    assert done.status == 125
+    message, hint = done.err.splitlines()
+    assert message.endswith("data/cap: its attribute security.capability cannot be set: invalid argument")
+    assert hint.startswith("      hint: leave this member out of the archive")
+
+
 @pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'])
 def test_nothing_of_it_can_be_changed(launcher: Launcher, archive: Archive, ids: str) -> None:
     script = """
