@@ -44,11 +44,20 @@ def serve(
     *,
     lifeline: int | None = None,
     first: bytes = b"",
+    size: int | None = None,
 ) -> tuple[int, list[str]]:
-    """Serve while *play* plays the kernel in a thread of its own, to the end."""
-    union = Union(tmp_path, [{"f": b"content"}], {})
+    """Serve while *play* plays the kernel in a thread of its own, to the end; *size* bounds the writable layer."""
+    union = Union(tmp_path, [{"f": b"content"}], {}, more={"size": size})
     said: list[str] = []
-    player = threading.Thread(target=play)
+
+    def playing() -> None:
+        try:
+            play()
+        except BaseException:
+            end_by_signal()  # or the server would wait for more
+            raise
+
+    player = threading.Thread(target=playing)
     player.start()
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     try:
@@ -146,3 +155,73 @@ def test_a_reply_that_nobody_takes_is_taken_back_and_the_next_one_served(
         end_by_signal()
 
     assert serve(tmp_path, kernel, play) == (0, ["ready"])
+
+
+def made_and_written(kernel: socket.socket, name: bytes, size: int) -> tuple[int, int]:
+    """Make a file and write to it; returns its number and the error."""
+    asked = protocol.CREATE_IN.pack(os.O_RDWR, 0o100600, 0, 0) + name + b"\0"
+    error, made = ask(kernel, Opcode.CREATE, 1, asked)
+    assert error == 0
+    (number,), (handle, _, _) = (
+        struct.unpack_from("=Q", made),
+        protocol.OPEN_OUT.unpack_from(made, protocol.ENTRY_OUT.size),
+    )
+    error, _ = ask(kernel, Opcode.WRITE, number, written(handle, size))
+    ask(kernel, Opcode.RELEASE, number, protocol.RELEASE_IN.pack(handle, 0, 0, 0))
+    return number, error
+
+
+def written(handle: int, size: int) -> bytes:
+    return protocol.WRITE_IN.pack(handle, 0, size, 0, 0, os.O_RDWR, 0) + bytes(size)
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_what_there_is_no_room_for_is_tried_again_after_what_has_come_meanwhile(
+    tmp_path: Path, kernel: socket.socket, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    go_on = threading.Event()
+    writev = os.writev
+
+    def holding(fd: int, parts: tuple[bytes, bytes]) -> int:
+        done = writev(fd, parts)
+        if len(parts[1]) == 104:  # struct fuse_attr_out: while it is held up after that, more can come
+            assert go_on.wait(10)
+        return done
+
+    monkeypatch.setattr(os, "writev", holding)
+
+    def play() -> None:
+        ask(kernel, Opcode.INIT, 0, INIT)
+        old, error = made_and_written(kernel, b"old", 200_000)
+        assert error == 0
+        assert ask(kernel, Opcode.UNLINK, 1, b"old\0")[0] == 0
+        assert -errno.ENOSPC in [made_and_written(kernel, b"f%d" % number, 4096)[1] for number in range(30)]
+        asked = protocol.CREATE_IN.pack(os.O_RDWR, 0o100600, 0, 0) + b"new\0"
+        _, made = ask(kernel, Opcode.CREATE, 1, asked)
+        (new,) = struct.unpack_from("=Q", made)
+        handle, _, _ = protocol.OPEN_OUT.unpack_from(made, protocol.ENTRY_OUT.size)
+        # While the server is held up, the kernel gets to have a write for it, and only then what it has forgotten.
+        assert ask(kernel, Opcode.GETATTR, 1, bytes(16))[0] == 0
+        body = written(handle, 10_000)  # the socket holds some 200,000 bytes
+        kernel.send(header(Opcode.WRITE, new, len(body), None) + body)
+        if forgotten:
+            kernel.send(header(Opcode.FORGET, old, 8, None) + protocol.FORGET_IN.pack(1))
+        go_on.set()
+        _, error, _ = protocol.OUT_HEADER.unpack_from(kernel.recv(1 << 21))
+        assert error == (0 if forgotten else -errno.ENOSPC)
+        end_by_signal()
+
+    assert serve(tmp_path, kernel, play, size=250_000) == (0, ["ready"])
+
+
+def test_what_there_is_no_room_for_is_refused_at_last_however_much_else_comes(
+    tmp_path: Path, kernel: socket.socket
+) -> None:
+    def play() -> None:
+        ask(kernel, Opcode.INIT, 0, INIT)
+        for number in range(40):
+            assert made_and_written(kernel, b"f%d" % number, 200_000)[1] in (0, -errno.ENOSPC)
+        assert made_and_written(kernel, b"last", 200_000)[1] == -errno.ENOSPC
+        end_by_signal()
+
+    assert serve(tmp_path, kernel, play, size=300_000) == (0, ["ready"])

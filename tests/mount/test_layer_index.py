@@ -84,12 +84,9 @@ def test_a_directory_that_indexes_cannot_be_kept_in_is_refused(base: str, indexe
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("server", ["server=direct", "open_requests=off", "server=pyfuse3"])
-def test_a_file_that_was_written_in_place_between_two_mounts_is_read_whole(
-    base: str, indexes: str, server: str
-) -> None:
+def test_a_file_that_was_written_in_place_between_two_mounts_is_read_whole(base: str, indexes: str) -> None:
     union = make_union(
-        base, {"d": {"longer": b"1\n", "shorter": b"0123456789"}}, options=f"index_dir={indexes},{server}"
+        base, {"d": {"longer": b"1\n", "shorter": b"0123456789"}}, options=f"index_dir={indexes}"
     )
     with union:
         wait_until(lambda: bool(_made(indexes)), "the index is made")

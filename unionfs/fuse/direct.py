@@ -34,6 +34,11 @@ log = Complaints(__name__)
 _MAX_RESTARTS = 100
 #: Requests after which somebody looks whether the lifeline is still there, however busy the mount is.
 _REQUESTS_PER_LOOK = 256
+#: The reply to what there is no room for.
+_FULL = -errno.ENOSPC
+#: What there is no room for is tried again after so many requests, of which FORGET may make some, and no more of it waits at once.
+_REQUESTS_PER_RETRY = 64
+_MOST_TO_RETRY = 16
 #: Nanoseconds without a request that are an idle time.
 _IDLE = 10_000_000
 #: read(2) on /dev/fuse says these of a request that is gone, or of a signal.
@@ -178,6 +183,9 @@ class _Loop:
         if Trick.THREADS not in without:
             self._requests.later = Later(fs, self._say, signals.wake)
         self._later = self._requests.later
+        #: Requests that there was no room for, and after how many others they are tried again.
+        self._full: list[bytes] = []
+        self._until_retry = 0
         self._lifeline = lifeline
         self._ended = False
         alone = len(os.sched_getaffinity(0)) == 1
@@ -209,6 +217,7 @@ class _Loop:
         view = self._view
         answer, reply_with = self._requests.answer, self._write
         ready = () if self._later is None else self._later.ready
+        full = self._full
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
             if signals.asked:
@@ -219,7 +228,10 @@ class _Loop:
             try:
                 end = readv(fd, into)
             except BlockingIOError:
-                self._wait()
+                if full:
+                    self._retry()
+                else:
+                    self._wait()
                 continue
             except OSError as error:
                 if error.errno == errno.ENODEV:  # unmounted
@@ -229,8 +241,14 @@ class _Loop:
                 continue
             _, opcode, unique, node, _, _, _, _, _ = unpack(view)
             reply = answer(opcode, node, end)
-            if reply is not None:
+            if reply == _FULL and len(full) < _MOST_TO_RETRY:
+                self._put_off(end)
+            elif reply is not None:
                 reply_with(opcode, unique, reply)
+            if full:
+                self._until_retry -= 1
+                if not self._until_retry:
+                    self._retry()
             look -= 1
             if not look % WINDOW:
                 self._spinning.passed()
@@ -250,6 +268,22 @@ class _Loop:
         """Answer the requests that had to wait for bytes."""
         assert self._later is not None
         for request in self._later.resume():
+            self.answer(request)
+
+    def _put_off(self, end: int) -> None:
+        """Try the request that ends at *end* again when what has come meanwhile is done.
+
+        What a deleted file held is free when the kernel forgets it, and it says so after requests that were asked later
+        (fuse_dev_do_read): who deletes a file on a full disk and writes another has room, as everywhere.
+        """
+        if not self._full:
+            self._until_retry = _REQUESTS_PER_RETRY
+        self._full.append(bytes(self._view[:end]))
+
+    def _retry(self) -> None:
+        """Answer the requests that there was no room for, whatever there is now."""
+        requests, self._full[:] = self._full[:], []
+        for request in requests:
             self.answer(request)
 
     def _put(self, unique: int, reply: bytes | memoryview | int) -> None:
