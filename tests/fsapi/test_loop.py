@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,8 @@ from unionfs.fuse import direct, protocol
 from unionfs.fuse.protocol import Opcode
 
 ENDING = frozenset((signal.SIGTERM,))
+#: Who asks: an ordinary account cannot make files of others.
+OWNER = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1)
 INIT = protocol.INIT_IN.pack(7, 45, 131072, 0x7FFFFFFF) + bytes(48)
 
 
@@ -78,7 +81,7 @@ def serve(
 
 
 def ask(kernel: socket.socket, opcode: int, node: int, body: bytes) -> tuple[int, bytes]:
-    kernel.send(header(opcode, node, len(body), None) + body)
+    kernel.send(header(opcode, node, len(body), OWNER) + body)
     reply = kernel.recv(1 << 21)
     length, error, unique = protocol.OUT_HEADER.unpack_from(reply)
     assert (length, unique) == (len(reply), 7)
