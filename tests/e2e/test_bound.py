@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import tarfile
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.archive import Archive
 from tests.e2e.support import PATIENCE, Launcher, alive, children, first_line, wait_for
 from tests.e2e.test_start import imported
 from tests.support.requirements import has_subordinate_ids
@@ -22,13 +22,12 @@ whole_map = pytest.mark.skipif(
 )
 
 
-class Archive:
+class RootArchive(Archive):
     """The tar of a root whose programs are this machine's: /usr is a volume, and has its place in it, as all that is mounted."""
 
     def __init__(self, path: Path) -> None:
         """Begin it."""
-        self.path = path
-        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by layer()
+        super().__init__(path)
         for name in ("proc", "sys", "dev", "usr", "tmp", "etc", "data", "data/deep"):
             self.add(name)
         for name in ("bin", "sbin", "lib", "lib64"):
@@ -37,25 +36,6 @@ class Archive:
         self.add("data/file", b"of the layer\n", mode=0o640)
         self.add("data/name", kind=tarfile.LNKTYPE, linkname="data/file")
 
-    def add(
-        self, name: str, data: bytes | None = None, kind: bytes = tarfile.DIRTYPE, **fields: object
-    ) -> Archive:
-        """Add a directory, a file with *data*, or something of another *kind*."""
-        info = tarfile.TarInfo(name)
-        info.type = tarfile.REGTYPE if data is not None else kind
-        info.mode = 0o644 if data is not None else 0o755
-        info.size = len(data or b"")
-        info.mtime = 1_700_000_000
-        for key, value in fields.items():
-            setattr(info, key, value)
-        self._tar.addfile(info, io.BytesIO(data or b""))
-        return self
-
-    def layer(self) -> str:
-        """Finish it and return it as a layer."""
-        self._tar.close()
-        return f"tar:{self.path}"
-
     def spec(self, root: str = "", more: str = "") -> str:
         """Finish it and return a file with it as the only layer."""
         volume = '[[volumes]]\ntype = "bind"\nsource = "/usr"\ntarget = "/usr"\nread_only = true\n'
@@ -63,8 +43,8 @@ class Archive:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    return Archive(tmp_path / "root.tar")
+def archive(tmp_path: Path) -> RootArchive:
+    return RootArchive(tmp_path / "root.tar")
 
 
 TMPFS = '[[volumes]]\ntype = "tmpfs"\ntarget = "/tmp"\n'
@@ -79,7 +59,9 @@ def how(launcher: Launcher, text: str) -> list[str]:
     return [line for line in done.err.splitlines() if line.startswith(words)]
 
 
-def test_there_is_no_server_and_the_root_is_the_layer_itself(launcher: Launcher, archive: Archive) -> None:
+def test_there_is_no_server_and_the_root_is_the_layer_itself(
+    launcher: Launcher, archive: RootArchive
+) -> None:
     text = archive.spec()
     assert how(launcher, text) == [BOUND, "+ bind the one layer on / [read-only nosuid nodev]"]
     with launcher.start(text, WAIT) as supervisor:
@@ -95,7 +77,7 @@ def test_there_is_no_server_and_the_root_is_the_layer_itself(launcher: Launcher,
     assert {"ro", "nosuid", "nodev"} <= set(lines[2].split()[1].split(","))
 
 
-def test_no_part_of_a_server_runs(launcher: Launcher, archive: Archive) -> None:
+def test_no_part_of_a_server_runs(launcher: Launcher, archive: RootArchive) -> None:
     text = archive.spec()
     assert launcher.up(text, ["true"]).status == 0  # unpacks the archive
     found = imported(launcher, text)
@@ -106,7 +88,7 @@ def test_no_part_of_a_server_runs(launcher: Launcher, archive: Archive) -> None:
     )
 
 
-def test_it_shows_what_a_server_shows(launcher: Launcher, archive: Archive) -> None:
+def test_it_shows_what_a_server_shows(launcher: Launcher, archive: RootArchive) -> None:
     archive.add("data/link", kind=tarfile.SYMTYPE, linkname="file")
     archive.add("data/theirs", b"x", uid=1000, gid=1000, mode=0o600)
     look = "stat -c '%n %F %a %u:%g' /; find /data /etc /bin /lib -printf '%p %y %m %U:%G %n %T@ %l\\n' | sort; cat /data/name /data/link"
@@ -125,7 +107,7 @@ def test_it_shows_what_a_server_shows(launcher: Launcher, archive: Archive) -> N
 
 
 def test_what_cannot_be_unpacked_is_told_with_the_remedy_on_a_line_of_its_own(
-    launcher: Launcher, archive: Archive
+    launcher: Launcher, archive: RootArchive
 ) -> None:
     archive.add("data/cap", b"", pax_headers={"SCHILY.xattr.security.capability": "x"})
     done = launcher.up(archive.spec(), ["true"])
@@ -136,7 +118,7 @@ def test_what_cannot_be_unpacked_is_told_with_the_remedy_on_a_line_of_its_own(
 
 
 @pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'])
-def test_nothing_of_it_can_be_changed(launcher: Launcher, archive: Archive, ids: str) -> None:
+def test_nothing_of_it_can_be_changed(launcher: Launcher, archive: RootArchive, ids: str) -> None:
     script = """
 import ctypes, os, socket
 def attempt(what, *given):
@@ -179,7 +161,9 @@ attempt(mount, 32 | 4096)
     assert launcher.shell("ls -lRa /data /etc /bin", text).out == before
 
 
-def test_nobody_makes_it_writable_in_namespaces_below_either(launcher: Launcher, archive: Archive) -> None:
+def test_nobody_makes_it_writable_in_namespaces_below_either(
+    launcher: Launcher, archive: RootArchive
+) -> None:
     """Without a filter, a program can have all capabilities in a user namespace of its own: its copies of the mounts are locked."""
     script = """
 import ctypes, errno, os
@@ -203,7 +187,7 @@ except OSError as error:
     assert done.facts_text().splitlines() == ["-1 EPERM", "0", "-1 EPERM", "Read-only file system"]
 
 
-def test_nothing_above_it_can_be_reached(launcher: Launcher, archive: Archive) -> None:
+def test_nothing_above_it_can_be_reached(launcher: Launcher, archive: RootArchive) -> None:
     script = """
 import os
 outside = os.open("/", os.O_RDONLY)
@@ -229,7 +213,7 @@ print(sorted(os.listdir("/")))
     ],
 )
 def test_layer_with_what_a_bind_would_show_otherwise_is_served_and_walked_once(
-    launcher: Launcher, archive: Archive, name: str, kind: bytes, reason: str
+    launcher: Launcher, archive: RootArchive, name: str, kind: bytes, reason: str
 ) -> None:
     text = archive.add(name, kind=kind).spec()
     for _ in range(2):
@@ -244,7 +228,7 @@ def test_layer_with_what_a_bind_would_show_otherwise_is_served_and_walked_once(
     assert "/believed/" in how(launcher, text)[0]
 
 
-def test_layer_without_a_place_for_a_mount_is_served(launcher: Launcher, archive: Archive) -> None:
+def test_layer_without_a_place_for_a_mount_is_served(launcher: Launcher, archive: RootArchive) -> None:
     text = archive.spec(more=TMPFS.replace("/tmp", "/scratch"))
     not_bound, *_, served = how(launcher, text)
     assert "/scratch is to be mounted on, and is not in tar:" in not_bound
@@ -252,7 +236,7 @@ def test_layer_without_a_place_for_a_mount_is_served(launcher: Launcher, archive
     assert launcher.shell("touch /scratch/x && ls /scratch", text).facts_text() == "x\n"
 
 
-def test_a_link_to_the_place_of_a_mount_does(launcher: Launcher, archive: Archive) -> None:
+def test_a_link_to_the_place_of_a_mount_does(launcher: Launcher, archive: RootArchive) -> None:
     archive.add("way", kind=tarfile.SYMTYPE, linkname="data/deep")
     text = archive.spec(more=TMPFS.replace("/tmp", "/way"))
     assert how(launcher, text)[0] == BOUND
@@ -264,7 +248,7 @@ def test_a_link_to_the_place_of_a_mount_does(launcher: Launcher, archive: Archiv
     ]
 
 
-def test_a_file_that_wants_no_server_has_none_or_is_refused(launcher: Launcher, archive: Archive) -> None:
+def test_a_file_that_wants_no_server_has_none_or_is_refused(launcher: Launcher, archive: RootArchive) -> None:
     text = archive.spec('server = "none"\n')
     assert how(launcher, text)[0] == BOUND
     done = launcher.up(text + TMPFS.replace("/tmp", "/scratch"), ["true"])
@@ -280,7 +264,7 @@ def test_a_file_that_wants_no_server_has_none_or_is_refused(launcher: Launcher, 
 
 
 def test_no_filter_of_a_server_is_compiled_where_there_can_be_none(
-    launcher: Launcher, archive: Archive
+    launcher: Launcher, archive: RootArchive
 ) -> None:
     text = archive.spec('server = "none"\n', TMPFS + '[security]\nseccomp = "unconfined"\n')
     assert launcher.up(text, ["true"]).status == 0
@@ -288,7 +272,7 @@ def test_no_filter_of_a_server_is_compiled_where_there_can_be_none(
 
 
 def test_a_server_that_was_started_before_that_was_known_is_ended(
-    launcher: Launcher, archive: Archive
+    launcher: Launcher, archive: RootArchive
 ) -> None:
     launcher.write(archive.spec(), "base.toml")
     with launcher.start('extends = "base.toml"\n', WAIT) as supervisor:
@@ -300,7 +284,7 @@ def test_a_server_that_was_started_before_that_was_known_is_ended(
 
 
 def test_volumes_masks_native_paths_and_a_user_work_in_it(
-    launcher: Launcher, archive: Archive, shared: Path
+    launcher: Launcher, archive: RootArchive, shared: Path
 ) -> None:
     archive.add("mnt").add("app").add("app/x", b"native\n").add("var").add("secret", b"hidden\n")
     more = TMPFS + f'[[volumes]]\ntype = "bind"\nsource = "{shared}"\ntarget = "/mnt"\n'
@@ -319,7 +303,7 @@ def test_volumes_masks_native_paths_and_a_user_work_in_it(
 
 
 @whole_map
-def test_directories_of_other_users_hold_places_for_mounts(launcher: Launcher, archive: Archive) -> None:
+def test_directories_of_other_users_hold_places_for_mounts(launcher: Launcher, archive: RootArchive) -> None:
     archive.add("own", mode=0o700, uid=1000, gid=1000).add("own/in", uid=1000, gid=1000, mode=0o700)
     archive.add("own/in/place", uid=1000, gid=1000)
     text = archive.spec(more=TMPFS.replace("/tmp", "/own/in/place"))
@@ -329,14 +313,14 @@ def test_directories_of_other_users_hold_places_for_mounts(launcher: Launcher, a
     assert "/own/in/no is to be mounted on" in how(launcher, text)[0]
 
 
-def test_what_is_told_at_the_end_tells_of_no_server(launcher: Launcher, archive: Archive) -> None:
+def test_what_is_told_at_the_end_tells_of_no_server(launcher: Launcher, archive: RootArchive) -> None:
     done = launcher.up(archive.spec(), ["true"], options=["--timings", "--report"])
     assert done.status == 0
     assert "root mounted" in done.err
     assert "server" not in done.err
 
 
-def test_killed_supervisor_leaves_nothing(launcher: Launcher, archive: Archive) -> None:
+def test_killed_supervisor_leaves_nothing(launcher: Launcher, archive: RootArchive) -> None:
     text = archive.spec()
     with launcher.start(text, WAIT) as supervisor:
         assert first_line(supervisor) == "ready"
@@ -350,7 +334,7 @@ def test_killed_supervisor_leaves_nothing(launcher: Launcher, archive: Archive) 
     assert launcher.runs() == []
 
 
-def test_killed_process_1_ends_the_sandbox(launcher: Launcher, archive: Archive) -> None:
+def test_killed_process_1_ends_the_sandbox(launcher: Launcher, archive: RootArchive) -> None:
     with launcher.start(archive.spec(), WAIT) as supervisor:
         assert first_line(supervisor) == "ready"
         (init,) = children(supervisor.pid)

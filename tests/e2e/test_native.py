@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.archive import Archive
 from tests.e2e.support import Launcher
 from tests.support.requirements import has_subordinate_ids
 
@@ -17,36 +18,6 @@ pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 whole_map = pytest.mark.skipif(
     os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
 )
-
-
-class Archive:
-    """A tar with what the tests look at; its directory /app is in no other layer."""
-
-    def __init__(self, path: Path) -> None:
-        """Begin it."""
-        self.path = path
-        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by layer()
-
-    def add(
-        self, name: str, data: bytes | None = None, kind: bytes = tarfile.DIRTYPE, **fields: object
-    ) -> Archive:
-        """Add a directory, a file with *data*, or something of another *kind*."""
-        import io
-
-        info = tarfile.TarInfo(name)
-        info.type = tarfile.REGTYPE if data is not None else kind
-        info.mode = 0o644 if data is not None else 0o755
-        info.size = len(data or b"")
-        info.mtime = 1_700_000_000
-        for key, value in fields.items():
-            setattr(info, key, value)
-        self._tar.addfile(info, io.BytesIO(data or b""))
-        return self
-
-    def layer(self) -> str:
-        """Finish it and return it as a layer."""
-        self._tar.close()
-        return f"tar:{self.path}"
 
 
 @pytest.fixture

@@ -115,7 +115,11 @@ class Forgetting:
 
 def _message(numbers: Sequence[Ino]) -> bytes:
     body = _PRUNE.pack(len(numbers), 0, 0) + struct.pack(f"={len(numbers)}Q", *numbers)
-    return _HEADER.pack(_HEADER.size + len(body), _NOTIFY_PRUNE, 0) + body
+    return _notification(_NOTIFY_PRUNE, body)
+
+
+def _notification(code: int, body: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), code, 0) + body
 
 
 def have_asked_again(numbers: Sequence[Ino]) -> None:
@@ -140,9 +144,8 @@ def have_asked_again(numbers: Sequence[Ino]) -> None:
 def _invalidate(connection: int, numbers: Sequence[Ino]) -> None:
     try:
         for number in numbers:
-            body = _INVAL.pack(number, -1, 0)
             try:
-                os.write(connection, _HEADER.pack(_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body)
+                os.write(connection, _notification(_NOTIFY_INVAL_INODE, _INVAL.pack(number, -1, 0)))
             except FileNotFoundError:
                 continue  # the kernel does not know it, or no more
     except OSError:

@@ -137,22 +137,27 @@ def test_store_on_a_mount_that_takes_something_away_is_refused(
     assert "SANDBOX_STATE_DIR" in (caught.value.hint or "")
 
 
-def test_what_is_refused_to_us_is_asked_as_root_of_the_sandbox(
-    layer: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = 0
+def refuse_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next look at a layer refused, as to somebody who may not search its directories; those after it are not."""
     look = layers.look
+    refused = False
 
     def once(tree: Tree, path: str) -> layers.Seen:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal refused
+        if not refused:
+            refused = True
             raise PermissionError
         return look(tree, path)
 
     monkeypatch.setattr(layers, "look", once)
+
+
+def test_what_is_refused_to_us_is_asked_as_root_of_the_sandbox(
+    layer: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_first_look(monkeypatch)
     assert chosen([layer])[0] == ("/opt", "/usr")
-    asked = 0
+    refuse_first_look(monkeypatch)
     os.rename(f"{layer.place}/tree/opt", f"{layer.place}/tree/other")
     assert "root.native[1]: no layer has /opt" in error([layer])
 
@@ -255,15 +260,5 @@ def test_store_on_a_mount_that_takes_something_away_has_the_root_served(
 def test_root_that_is_refused_to_us_is_looked_at_as_root_of_the_sandbox(
     layer: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = 0
-    look = layers.look
-
-    def once(tree: Tree, path: str) -> layers.Seen:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            raise PermissionError
-        return look(tree, path)
-
-    monkeypatch.setattr(layers, "look", once)
+    refuse_first_look(monkeypatch)
     assert isinstance(root_of(layer)[0], NativeSource)

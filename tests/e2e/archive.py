@@ -1,0 +1,36 @@
+"""Tars that tests unpack as layers."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Self
+
+
+class Archive:
+    """A tar to which members are added, until it is taken as a layer."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin it."""
+        self.path = path
+        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by layer()
+
+    def add(
+        self, name: str, data: bytes | None = None, kind: bytes = tarfile.DIRTYPE, **fields: object
+    ) -> Self:
+        """Add a directory, a file with *data*, or something of another *kind*."""
+        info = tarfile.TarInfo(name)
+        info.type = tarfile.REGTYPE if data is not None else kind
+        info.mode = 0o644 if data is not None else 0o755
+        info.size = len(data or b"")
+        info.mtime = 1_700_000_000
+        for key, value in fields.items():
+            setattr(info, key, value)
+        self._tar.addfile(info, io.BytesIO(data or b""))
+        return self
+
+    def layer(self) -> str:
+        """Finish it and return it as a layer."""
+        self._tar.close()
+        return f"tar:{self.path}"
