@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.archive import Archive
+from tests.e2e.archive import RootArchive
 from tests.e2e.support import PATIENCE, Launcher, alive, children, first_line, wait_for
 from tests.e2e.test_start import imported
 from tests.support.requirements import has_subordinate_ids
@@ -20,26 +20,6 @@ BOUND = "+ bound: there is no server"
 whole_map = pytest.mark.skipif(
     os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
 )
-
-
-class RootArchive(Archive):
-    """The tar of a root whose programs are this machine's: /usr is a volume, and has its place in it, as all that is mounted."""
-
-    def __init__(self, path: Path) -> None:
-        """Begin it."""
-        super().__init__(path)
-        for name in ("proc", "sys", "dev", "usr", "tmp", "etc", "data", "data/deep"):
-            self.add(name)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            self.add(name, kind=tarfile.SYMTYPE, linkname=f"usr/{name}")
-        self.add("etc/passwd", b"root:x:0:0::/:/bin/sh\n")
-        self.add("data/file", b"of the layer\n", mode=0o640)
-        self.add("data/name", kind=tarfile.LNKTYPE, linkname="data/file")
-
-    def spec(self, root: str = "", more: str = "") -> str:
-        """Finish it and return a file with it as the only layer."""
-        volume = '[[volumes]]\ntype = "bind"\nsource = "/usr"\ntarget = "/usr"\nread_only = true\n'
-        return f'[root]\nlayers = ["{self.layer()}"]\nwritable = "none"\n{root}{volume}{more}'
 
 
 @pytest.fixture

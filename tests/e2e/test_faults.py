@@ -25,9 +25,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import PROJECT
+from tests.e2e.archive import RootArchive
 from tests.e2e.faulty import ROLES
 from tests.e2e.support import PATIENCE, Launcher, children
-from tests.e2e.test_bound import Archive
 from tests.e2e.test_namespaces import anchor
 from tests.support.requirements import has_subordinate_ids
 
@@ -256,7 +256,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             member = tarfile.TarInfo(name)
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
-    Archive(directory / "root.tar").layer()
+    RootArchive(directory / "root.tar").layer()
     spec = (
         SPECS[request.param]
         .replace("SOURCE", str(directory / "source"))
