@@ -14,7 +14,7 @@ from benchmarks.workload import Corpus, Workload
 
 #: What unionfs counts beside requests (unionfs/fuse/statistics.py).
 _NO_REQUESTS = frozenset(
-    "nodes handles directory-fds copies copied-bytes pid forget batch_forget interrupt spun slept threaded".split()
+    "nodes handles directory-fds copies copied-bytes pid forget batch_forget interrupt spun slept threaded came".split()
 )
 
 

@@ -20,7 +20,7 @@ from types import FrameType
 from unionfs.complaints import Complaints
 from unionfs.core import UnionFs
 from unionfs.errors import UnionError
-from unionfs.fuse.later import Later
+from unionfs.fuse.later import LOOKS, Later
 from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, WINDOW, Spinning
@@ -180,16 +180,16 @@ class _Loop:
         self._requests = Requests(fs, self._view, unopened=unopened, without=without)
         self._saying = Lock()
         self._closed = False
+        spins = 0 if len(os.sched_getaffinity(0)) == 1 or Trick.SPIN in without else SPINS
         if Trick.THREADS not in without:
-            self._requests.later = Later(fs, self._say, signals.wake)
+            self._requests.later = Later(fs, self._say, signals.wake, looks=LOOKS if spins else 0)
         self._later = self._requests.later
         #: Requests that there was no room for, and after how many others they are tried again.
         self._full: list[bytes] = []
         self._until_retry = 0
         self._lifeline = lifeline
         self._ended = False
-        alone = len(os.sched_getaffinity(0)) == 1
-        self._spinning = Spinning(0 if alone or Trick.SPIN in without else SPINS)
+        self._spinning = Spinning(spins)
         self._spun = self._slept = 0
         self._poll = select.poll()
         self._control = select.poll()
@@ -217,6 +217,7 @@ class _Loop:
         view = self._view
         answer, reply_with = self._requests.answer, self._write
         ready = () if self._later is None else self._later.ready
+        coming = () if self._later is None else self._later.coming
         full = self._full
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
@@ -245,6 +246,8 @@ class _Loop:
                 self._put_off(end)
             elif reply is not None:
                 reply_with(opcode, unique, reply)
+            if coming:
+                self._look_for_contents()
             if full:
                 self._until_retry -= 1
                 if not self._until_retry:
@@ -262,6 +265,7 @@ class _Loop:
             "spun": self._spun,
             "slept": self._slept,
             "threaded": 0 if self._later is None else self._later.count,
+            "came": 0 if self._later is None else self._later.came,
         }
 
     def _resume(self) -> None:
@@ -269,6 +273,11 @@ class _Loop:
         assert self._later is not None
         for request in self._later.resume():
             self.answer(request)
+
+    def _look_for_contents(self) -> bool:
+        """Answer the reads whose contents have come; returns whether there was one."""
+        assert self._later is not None
+        return self._later.look()
 
     def _put_off(self, end: int) -> None:
         """Try the request that ends at *end* again when what has come meanwhile is done.
@@ -292,7 +301,7 @@ class _Loop:
         else:
             os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
 
-    def _say(self, unique: int, reply: bytes | int) -> None:
+    def _say(self, unique: int, reply: bytes | memoryview | int) -> None:
         """Answer a request whose reply counts nothing, from any thread."""
         try:
             with self._saying:
@@ -331,14 +340,17 @@ class _Loop:
     def _wait(self) -> None:
         """Look for a request for a moment, where that pays, and then sleep until there is something to do."""
         spins = self._spinning.times()
+        coming = () if self._later is None else self._later.coming
         if spins:
             look = self._next.poll
             for _ in range(spins):
-                if look(0):
+                if look(0) or (coming and self._look_for_contents()):
                     self._spinning.judge(hit=True)
                     self._spun += 1
                     return
             self._spinning.judge(hit=False)
+        if self._later is not None:
+            self._later.stop_looking()
         self._slept += 1
         since = time.monotonic_ns()
         ready = {number for number, _ in self._poll.poll()}

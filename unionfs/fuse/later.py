@@ -1,6 +1,8 @@
 """What would make the server wait is done by threads and answered later, so that no request waits for another's disk.
 
-Contents are read at once if they are in memory (RWF_NOWAIT, preadv2(2)); fsync(2), and the contents of a large file that is
+Contents are read at once if they are in memory (RWF_NOWAIT, preadv2(2)). If they are not, asking has begun to fetch them: a
+disk that is fast has them before a thread could have been woken, so that the server looks for them as long as it looks
+for the next request, and leaves to a thread what did not come. fsync(2), and the contents of a large file that is
 copied up, always go to a thread. A thread answers what only moves bytes itself. A request that needed the bytes first is
 parked, and asked again.
 """
@@ -15,7 +17,8 @@ from collections.abc import Callable, Iterator
 from unionfs import _libc
 from unionfs.ahead import NotYet
 from unionfs.core import UnionFs
-from unionfs.fuse.threads import Threads
+from unionfs.fuse.spinning import Spinning
+from unionfs.fuse.threads import MOST, Threads
 from unionfs.handles import FileHandle
 from unionfs.layer import Layer
 from unionfs.types import Ino
@@ -26,15 +29,38 @@ _ROOM = 1 << 20
 #: 9P, Ceph, AFS. One that does not say it and is none of these has its files in memory, or is stacked on others.
 _REMOTE = frozenset((0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x00C36400, 0x5346414F))
 
+#: Times to look for contents before a thread waits for them: some 150 microseconds.
+LOOKS = 100
+
 #: Answers the request of that number, from any thread.
-Say = Callable[[int, bytes | int], None]
+Say = Callable[[int, bytes | memoryview | int], None]
+
+
+class _Coming:
+    """A read whose contents are on their way to memory."""
+
+    __slots__ = ("done", "fd", "looks", "offset", "room", "unique")
+
+    def __init__(self, fd: int, unique: int, offset: int, room: memoryview, done: int, looks: int) -> None:
+        """Answer *unique* with *room*, filled from *offset* of *fd* on, which is taken over; *done* bytes are there,
+        and *looks* are left to be taken.
+        """
+        self.fd = fd
+        self.unique = unique
+        self.offset = offset
+        self.room = room
+        self.done = done
+        self.looks = looks
 
 
 class Later:
-    """The work of one mount that is left to threads."""
+    """The work of one mount that is not done at once."""
 
-    def __init__(self, fs: UnionFs, say: Say, wake: Callable[[], None]) -> None:
-        """Have requests answered by *say*; *wake* the server when some are to be asked again."""
+    def __init__(self, fs: UnionFs, say: Say, wake: Callable[[], None], *, looks: int = 0) -> None:
+        """Have requests answered by *say*; *wake* the server when some are to be asked again.
+
+        *looks*: how many times the server looks for contents that are not in memory, if it calls :meth:`look`.
+        """
         self._threads = Threads()
         self._ahead = fs.copy_ahead()
         self._say = say
@@ -45,17 +71,26 @@ class Later:
         #: Whether a layer's files are read by threads, where the kernel cannot tell whether they are in memory.
         self._waits: dict[Layer, bool] = {}
         self._room = memoryview(bytearray(_ROOM))
-        #: How many requests threads have done.
-        self.count = 0
+        self._spinning = Spinning(looks)
+        #: Reads that :meth:`look` is to be called for.
+        self.coming: list[_Coming] = []
+        #: How many requests threads have done, and how many reads came while the server looked for them.
+        self.count = self.came = 0
 
     def read(self, handle: FileHandle, offset: int, size: int, unique: int) -> bytes | memoryview | None:
-        """Return up to *size* bytes at *offset*, good until the next call; None if a thread will answer *unique*."""
+        """Return up to *size* bytes at *offset*, good until the next call; None if *unique* will be answered later."""
         waits = self._waits.get(handle.node.layer) if handle.node.data is None else None
+        done, looks = 0, 0
         if waits is None or size > _ROOM:
-            found = self._read_from_memory(handle, offset, min(size, _ROOM))
-            if found is not None:
-                return found
+            size = min(size, _ROOM)
+            done, whole = self._read_from_memory(handle, offset, size)
+            if whole:
+                return self._room[:done]
             waits = True
+            if done < 0:
+                done = 0
+            elif len(self.coming) < MOST:
+                looks = self._spinning.times()
         if not waits:
             done = os.preadv(handle.fd, (self._room[:size],), offset)
             return self._room[:done]
@@ -63,19 +98,20 @@ class Later:
             fd = os.dup(handle.fd)
         except OSError:  # as many descriptors as there may be
             return os.pread(handle.fd, size, offset)
-
+        if looks:
+            room = memoryview(bytearray(size))
+            room[:done] = self._room[:done]
+            self.coming.append(_Coming(fd, unique, offset, room, done, looks))
+            return None
         return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
-    def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> memoryview | None:
-        room, done = self._room[:size], 0
+    def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> tuple[int, bool]:
+        """Fill the room with what is in memory; returns how many bytes that is, -1 if nobody can tell, and whether it is all
+        that there is.
+        """
+        room = self._room[:size]
         try:
-            while done < size:
-                more = os.preadv(handle.fd, (room[done:],), offset + done, os.RWF_NOWAIT)
-                if not more:
-                    break
-                done += more
-        except BlockingIOError:
-            return None
+            return _fill(handle.fd, room, 0, offset)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
@@ -83,9 +119,52 @@ class Later:
             if handle.node.data is None:
                 self._waits[handle.node.layer] = remote
             if remote:
-                return None
-            done = os.preadv(handle.fd, (room,), offset)
-        return room[:done]
+                return -1, False
+            return os.preadv(handle.fd, (room,), offset), True
+
+    def look(self) -> bool:
+        """Look for the contents that are on their way; returns whether a read has been answered."""
+        answered = False
+        for coming in self.coming[:]:
+            try:
+                coming.done, whole = _fill(coming.fd, coming.room, coming.done, coming.offset)
+            except OSError as error:
+                self._end(coming, -(error.errno or errno.EIO))
+            else:
+                coming.looks -= 1
+                if whole:
+                    self.came += 1
+                    self._spinning.judge(hit=True)
+                    self._end(coming, coming.room[: coming.done])
+                elif not coming.looks:
+                    self._spinning.judge(hit=False)
+                    self._wait_for(coming)
+                    continue
+                else:
+                    continue
+            answered = True
+        return answered
+
+    def stop_looking(self) -> None:
+        """Leave all contents that are on their way to threads: the server is going to sleep."""
+        while self.coming:
+            self._wait_for(self.coming[-1])
+
+    def _end(self, coming: _Coming, reply: memoryview | int) -> None:
+        self.coming.remove(coming)
+        os.close(coming.fd)
+        self._say(coming.unique, reply)
+
+    def _wait_for(self, coming: _Coming) -> None:
+        """Have a thread wait for the contents."""
+        self.coming.remove(coming)
+        size, offset, unique = len(coming.room), coming.offset, coming.unique
+        try:
+            reply: bytes | int | None = self._leave(coming.fd, unique, lambda fd: os.pread(fd, size, offset))
+        except OSError as error:
+            reply = -(error.errno or errno.EIO)
+        if reply is not None:
+            self._say(unique, reply)
 
     def sync(self, fd: int, unique: int, *, data_only: bool) -> bytes | None:
         """Sync the descriptor *fd*, which is taken over; None if a thread will answer *unique*."""
@@ -155,6 +234,9 @@ class Later:
     def close(self) -> None:
         """Throw away what has been copied and is copied; who waits for it is not answered any more."""
         self._parked.clear()
+        for coming in self.coming:
+            os.close(coming.fd)
+        self.coming.clear()
         if self._ahead is not None:
             self._ahead.close()
 
@@ -163,3 +245,20 @@ class Later:
             return False
         self.count += 1
         return True
+
+
+def _fill(fd: int, room: memoryview, done: int, offset: int) -> tuple[int, bool]:
+    """Fill *room*, of which *done* bytes are there, with what is in memory of *fd* from *offset* on.
+
+    Returns:
+        How many bytes are there then, and whether that is all of the room or of the file.
+    """
+    try:
+        while done < len(room):
+            more = os.preadv(fd, (room[done:],), offset + done, os.RWF_NOWAIT)
+            if not more:
+                break
+            done += more
+    except BlockingIOError:
+        return done, False
+    return done, True
