@@ -107,7 +107,8 @@ class Ahead:
         at = -1
         try:
             at = known.source.open(os.O_RDONLY)
-            known.name, known.fd = self._upper.begin_copy()
+            known.name = self._upper.new_name()
+            known.fd = self._upper.begin_copy(known.name)
             allocated = os.fstat(at).st_blocks * _BLOCK
         except OSError:
             if at >= 0:

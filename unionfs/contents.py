@@ -26,13 +26,13 @@ class Copier:
         #: The devices whose files share no blocks with it: not asked again for each file.
         self._apart: set[int] = set()
 
-    def copy(self, at: int, to: int, size: int) -> int:
-        """Copy *size* bytes of *at* to the empty file *to*, holes kept; returns how many are no hole.
+    def copy(self, at: int, to: int, size: int, info: os.stat_result | None = None) -> int:
+        """Copy *size* bytes of *at*, which has *info*, to the empty file *to*, holes kept; returns how many are no hole.
 
         Raises:
             OSError: what reading or writing says. A source that has become shorter is copied as far as it goes.
         """
-        info = os.fstat(at)
+        info = info or os.fstat(at)
         if info.st_dev not in self._apart:
             try:
                 fcntl.ioctl(to, _FICLONE, at)

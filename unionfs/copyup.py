@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from unionfs import acl
@@ -29,6 +30,7 @@ from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import Quota
 from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
+from unionfs.spare import Spare, Spares
 from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper import COPY_PREFIX, Upper
@@ -46,6 +48,7 @@ class _Job:
     """One copy-up under way: the source, and the copy at its temporary name."""
 
     __slots__ = (
+        "at",
         "copied",
         "info",
         "links",
@@ -55,7 +58,9 @@ class _Job:
         "owner",
         "place",
         "redirect",
+        "settled",
         "source",
+        "spare",
         "tmp",
         "tmp_fd",
         "truncated",
@@ -83,6 +88,12 @@ class _Job:
         self.tmp_fd = tmp_fd
         self.tmp = tmp
         self.override = override
+        #: A descriptor of the contents, which have *info*; -1 where they are to be opened.
+        self.at = -1
+        #: The file that becomes the copy, at the temporary name, where there is one.
+        self.spare: Spare | None = None
+        #: The copy has its mode, and nothing that changes it has been done since.
+        self.settled = False
         #: How many names it has, or is going to have.
         self.links = info.st_nlink
         #: The name that the copy gets; None for the first one that is known.
@@ -131,6 +142,9 @@ class CopyUp:
         #: What copies large files beforehand; None: they are copied when they have to be there.
         self.ahead: Ahead | None = None
         self._quota = quota
+        self._spares = Spares(upper)
+        #: What of a copy need not be done before whoever needs it has been answered: see :meth:`finish`.
+        self._unfinished: list[Callable[[], None]] = []
         #: Number of copies and of bytes copied since the mount, for the statistics.
         self.copies = 0
         self.bytes = 0
@@ -178,16 +192,25 @@ class CopyUp:
         self._restore_times(parent, target, times)
         self.copies += 1
 
-    def file(self, node: FileNode, contents: Contents = Contents.COPY, keep: list[int] | None = None) -> bool:
+    def file(
+        self,
+        node: FileNode,
+        contents: Contents = Contents.COPY,
+        keep: list[int] | None = None,
+        mode: int | None = None,
+        *,
+        finishes: bool = True,
+    ) -> bool:
         """Give *node* a copy in the upper layer, with *contents*; one that was a copy of metadata alone gets them.
 
-        A new copy's descriptor, to read and write, is added to *keep* instead of being closed. Returns whether it has been emptied, which is all of what was going to be done.
+        A new copy's descriptor, to read and write, is added to *keep* instead of being closed, and its permission bits are
+        *mode* where that is given. Not *finishes*: the request is about nothing else, and :meth:`finish` is called after
+        it. Returns whether it has been emptied, which is all of what was going to be done.
         """
         if not node.layer.writable:
-            redirect = self._lower_place(node) if contents is Contents.LATER else None
-            if contents is Contents.LATER and redirect is None:
-                contents = Contents.COPY
-            self._new_copy(node, contents, redirect or b"", keep)
+            self._new_copy(node, contents, keep, mode)
+            if finishes:
+                self.finish()
         elif node.metacopy and contents is Contents.COPY:
             self._complete(node)
         elif node.metacopy and contents is Contents.NONE:
@@ -196,44 +219,79 @@ class CopyUp:
             return False
         return contents is Contents.NONE
 
-    def _lower_place(self, node: FileNode) -> bytes | None:
-        """Return where the layers below have *node*; None if a copy of its metadata alone is not to be made."""
-        if not (self._upper.metacopy and stat.S_ISREG(node.kind) and node.names) or node.foreign:
-            return None
-        if node.ref.info().st_size < _WORTH_METACOPY:
+    def _lower_place(self, node: FileNode, size: int) -> bytes | None:
+        """Return where the layers below have *node*, of *size* bytes; None if a copy of its metadata alone is not to be made."""
+        if size < _WORTH_METACOPY or not (self._upper.metacopy and stat.S_ISREG(node.kind) and node.names):
             return None
         directory, name = node.names[0]
         place = self._tree.lower_path(directory) + b"/" + name
         return place if len(place) <= _LONGEST_METACOPY_REDIRECT else None
 
-    def _new_copy(self, node: FileNode, contents: Contents, redirect: bytes, keep: list[int] | None) -> None:
-        info = node.ref.stat()
-        if node.xattrs is None and node.ref.bare:
-            node.xattrs = frozenset()
-        if is_null_device(info):
-            raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
+    def _new_copy(self, node: FileNode, contents: Contents, keep: list[int] | None, mode: int | None) -> None:
         if node.foreign:
             contents = Contents.NONE
-        if node.names:
-            self._upper.refuse_reserved(node.names[0][1])
-        if self.ahead is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
-            self._require_room(node, info, contents)
-            self.ahead.require(node.ino, node.contents, info.st_size)
-        if node.names:
-            self.directory(node.names[0][0])
-        if redirect:
-            self._upper.use_feature("metacopy")
-        self._require_room(node, info, contents)  # after what the directories and the record have taken
-        steps = self._plan(node, contents, info.st_nlink)
-        with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
-            job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
-            job.redirect = redirect
-            if contents is Contents.NONE and stat.S_ISREG(node.kind):
-                job.truncated, job.mode = True, without_privileges(job.mode)
-            self._run(node, steps, job, keep)
+        at, info = self._look_at_source(node, opens=contents is not Contents.NONE)
+        redirect, spare = b"", None
+        try:
+            if contents is Contents.LATER:
+                redirect = self._lower_place(node, info.st_size) or b""
+                contents = Contents.LATER if redirect else Contents.COPY
+            if node.xattrs is None and node.ref.bare:
+                node.xattrs = frozenset()
+            if is_null_device(info):
+                raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
+            if node.names:
+                self._upper.refuse_reserved(node.names[0][1])
+            if self.ahead is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
+                self._require_room(node, info, contents)
+                self.ahead.require(node.ino, node.contents, info.st_size)
+            if node.names:
+                self.directory(node.names[0][0])
+            if redirect:
+                self._upper.use_feature("metacopy")
+            self._require_room(node, info, contents)  # after what the directories and the record have taken
+            steps = self._plan(node, contents, info.st_nlink)
+            spare = self._spares.take() if stat.S_ISREG(node.kind) else None
+            with self._upper.building(COPY_PREFIX, spare.name if spare else None) as (tmp_fd, tmp):
+                job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
+                job.redirect, job.at, job.spare = redirect, at, spare
+                if mode is not None:
+                    job.mode = stat.S_IFMT(job.mode) | stat.S_IMODE(mode)
+                if contents is Contents.NONE and stat.S_ISREG(node.kind):
+                    job.truncated, job.mode = True, without_privileges(job.mode)
+                self._run(node, steps, job, keep)
+        finally:
+            if spare is not None:
+                spare.close()
+            if at >= 0:
+                os.close(at)
         if self._quota is not None:
             self._quota.made(node.ref.stat())
         self.copies += 1
+
+    def finish(self) -> None:
+        """Do what is left of the copy-up of this request, if there was one, and prepare the next: nothing that whoever
+        asked could see.
+        """
+        while self._unfinished:
+            self._unfinished.pop()()
+        self._spares.passed()
+
+    def close(self) -> None:
+        """Let go of what the next copy-up would need."""
+        self.finish()
+        self._spares.close()
+
+    @staticmethod
+    def _look_at_source(node: FileNode, *, opens: bool) -> tuple[int, os.stat_result]:
+        """Return a descriptor of the contents, or -1 where they are not needed, and the attributes of *node*."""
+        source = node.ref
+        if opens and stat.S_ISREG(node.kind) and not node.metacopy and not source.layer.policy.override_stat:
+            try:
+                return source.opened(os.O_RDONLY)
+            except PermissionError:
+                pass  # it may be empty
+        return -1, source.stat()
 
     def _require_room(self, node: FileNode, info: os.stat_result, contents: Contents) -> None:
         if self._quota is not None:
@@ -277,6 +335,7 @@ class CopyUp:
             job.owner, job.place, job.links = owner or job.owner, place, links
             steps = self._plan(node, contents, 1)
             self._run(node, tuple(step for step in steps if step is not Step.INDEX), job)
+        self.finish()
         if indexed and isinstance(node.ref, Named):
             copy = self._index.replace(node.ino, node.ref)
             node.ref, node.indexed = copy or node.ref, copy is not None
@@ -408,7 +467,7 @@ class CopyUp:
         if fd >= 0 and keep is not None:
             keep.append(fd)
         elif fd >= 0:
-            os.close(fd)
+            self._unfinished.append(lambda: _close(fd))
         if index_ref is not None:
             self._index.settle_lost_names(node.ino)
 
@@ -417,7 +476,9 @@ class CopyUp:
         index_ref: Named | None = None
         for step in steps:
             if step is Step.DATA:
-                if job.copied is None:
+                if job.copied is None and job.at >= 0:
+                    job.copied = self._copier.copy(job.at, fd, job.info.st_size, job.info)
+                elif job.copied is None:
                     job.copied = self._copy_data(node.contents, fd, job.info.st_size)
                 self.bytes += job.copied
             elif step is Step.OWNER:
@@ -425,15 +486,20 @@ class CopyUp:
             elif step is Step.XATTRS:
                 if not node.foreign and self._may_have_xattrs(node):
                     self._xattrs(job)
+                    job.settled = False  # an access control list has changed it
             elif step is Step.METACOPY:
                 os.ftruncate(fd, job.info.st_size)
                 self._upper.set_metacopy(fd, job.redirect)
             elif step is Step.ORIGIN:
                 self._index.set_origin(fd, node.ino)
             elif step is Step.MODE:
-                self._permissions.restrict(job.tmp_fd, job.tmp, job.mode)
+                if not job.settled:
+                    self._permissions.restrict(job.tmp_fd, job.tmp, job.mode)
             elif step is Step.TIMES and not job.truncated:
-                os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
+                if fd >= 0:
+                    os.utime(fd, ns=_times(job.info))
+                else:
+                    os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
             elif step is Step.SYNC:
                 os.fdatasync(fd)
             elif step is Step.INDEX:
@@ -454,7 +520,10 @@ class CopyUp:
         self._tree.reidentify(
             node, self._upper.layer, index_ref or Named(target, name), (copy.st_dev, copy.st_ino)
         )
-        self._restore_times(parent, target, times)
+        if job.made is not None:
+            self._unfinished.append(lambda: self._spares.copied(self._permissions.birth_mode(job.mode)))
+        self._unfinished.append(lambda: self._restore_times(parent, target, times))
+        parent.touch()
 
     @staticmethod
     def _restore_times(parent: DirNode, target: LayerDir, times: tuple[int, int]) -> None:
@@ -488,15 +557,17 @@ class CopyUp:
             ready = self.ahead.take(node.ino, job.tmp) if filled and self.ahead is not None else None
             if ready is not None:
                 fd, job.copied = ready
+            elif job.spare is not None:
+                job.made, fd = job.spare.made, job.spare.take()
             else:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(job.tmp, flags, 0o600, dir_fd=job.tmp_fd)
+                fd = self._upper.begin_copy(job.tmp, self._permissions.birth_mode(job.mode))
             if stat.S_ISREG(kind):
                 try:
-                    job.made = os.fstat(fd)
+                    job.made = job.made or os.fstat(fd)
                 except OSError:
                     os.close(fd)
                     raise
+                job.settled = self._permissions.has_mode(job.made, job.mode)
                 return fd
             try:
                 if stat.S_ISLNK(kind):
@@ -552,6 +623,11 @@ class CopyUp:
                 impossible = error.errno == errno.EOPNOTSUPP and name not in (acl.ACCESS, acl.DEFAULT)
                 if not (unprivileged or impossible or error.errno == errno.ENODATA):
                     raise
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # what it has to say, fdatasync(2) has been asked for where it matters
+        os.close(fd)
 
 
 def _reopen(fd: int, flags: int, undo: ExitStack | None = None) -> int:

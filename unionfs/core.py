@@ -124,12 +124,18 @@ class UnionFs:
         return self.writable
 
     def trim(self) -> None:
-        """Let go of what no reply has told the kernel of, and of descriptors over the limit. Called between requests."""
+        """Let go of what no reply has told the kernel of, and of descriptors over the limit; do what of a copy-up could
+        wait. Called between requests.
+        """
+        if self.writable is not None:
+            self.writable.copy_up.finish()
         self.tree.settle()
         self.tree.layers[0].fds.trim()
 
     def close(self) -> None:
         """Close every descriptor."""
+        if self.writable is not None:
+            self.writable.copy_up.close()
         self.handles.close()
         self.tree.close()
         fds = self.tree.layers[0].fds
@@ -183,7 +189,7 @@ class UnionFs:
 
     def setattr(self, ino: int, change: Change, handle_number: int | None) -> Node:
         """Apply *change*: owner before mode, as a change of owner clears set-id bits; size first; times last."""
-        node = self.tree.node(ino)
+        node, mode = self.tree.node(ino), change.mode
         if isinstance(node, DirNode):
             if change.size is not None:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -198,19 +204,23 @@ class UnionFs:
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
             if change.size is not None and node.layer.writable:
                 self._strip_privileges(node)
-            emptied = self._parts().copy_up.file(node, contents)
+            if mode is not None and stat.S_ISLNK(node.kind):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            alone = change.uid is None and change.gid is None and change.size is None
+            if mode is not None and alone and not node.layer.writable:
+                emptied = self._parts().copy_up.file(node, contents, mode=mode, finishes=False)
+                mode = None  # the copy has been made with that
+            else:
+                emptied = self._parts().copy_up.file(node, contents, finishes=False)
             if change.size is not None and not emptied:
                 self._truncate(node, change.size, handle_number, changes=resized)
         if change.uid is not None or change.gid is not None:
             self._chown(node, change.uid, change.gid)
-        if change.mode is not None:
+        if mode is not None:
             fd = None
-            if isinstance(node, FileNode):
-                if stat.S_ISLNK(node.kind):
-                    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-                if node.handles and not node.metacopy:
-                    fd = node.handles[0].fd
-            self._parts().permissions.chmod(node.ref, change.mode, fd)
+            if isinstance(node, FileNode) and node.handles and not node.metacopy:
+                fd = node.handles[0].fd
+            self._parts().permissions.chmod(node.ref, mode, fd)
         if change.atime_ns is not None or change.mtime_ns is not None:
             _set_times(node, change.atime_ns, change.mtime_ns)
         node.touch()
@@ -299,7 +309,8 @@ class UnionFs:
                 self._strip_privileges(node)
             contents = Contents.NONE if flags & os.O_TRUNC else Contents.COPY
             try:
-                emptied = self._parts().copy_up.file(node, contents, kept if passed == os.O_RDWR else None)
+                keep = kept if passed == os.O_RDWR else None
+                emptied = self._parts().copy_up.file(node, contents, keep, finishes=False)
             except OSError:
                 for fd in kept:
                     os.close(fd)

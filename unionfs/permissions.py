@@ -18,6 +18,7 @@ from unionfs.xattrs import stored_name
 
 _CAPABILITY = stored_name("security.capability", override=True)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
+_OWNERS = stat.S_IRUSR | stat.S_IWUSR
 
 
 class NativePermissions:
@@ -41,6 +42,12 @@ class NativePermissions:
         mine = uid == self._euid and gid == self._egid
         return mine and not inherits and (stat.S_ISLNK(mode) or not mode & _SET_ID)
 
+    def birth_mode(self, mode: int) -> int:
+        """Return the permission bits with which a regular file that is to have *mode* is made: its owner may read and write
+        it, for what is still to be done with it.
+        """
+        return mode & 0o777 if mode & _OWNERS == _OWNERS else _OWNERS
+
     def own(
         self, dirfd: int, name: bytes, made: os.stat_result, uid: int, gid: int, mode: int, rdev: int = 0
     ) -> None:
@@ -52,6 +59,10 @@ class NativePermissions:
         del mode, rdev
         if (made.st_uid, made.st_gid) != (uid, gid):
             os.chown(name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
+
+    def has_mode(self, made: os.stat_result, mode: int) -> bool:
+        """Tell whether :meth:`restrict` would leave a regular file, which was *made* so, as it is."""
+        return stat.S_IMODE(made.st_mode) == stat.S_IMODE(mode)
 
     def restrict(self, dirfd: int, name: bytes, mode: int) -> None:
         """Give the new object *name* of *dirfd* its permission bits *mode*."""
@@ -91,7 +102,10 @@ class NativePermissions:
 
     def chmod(self, ref: Ref, mode: int, fd: int | None = None) -> None:
         """Change the permission bits; *fd* is a descriptor of the object, where there is one."""
-        os.chmod(ref.proc_path() if fd is None else fd, stat.S_IMODE(mode))
+        if fd is None and isinstance(ref, Named):
+            os.chmod(ref.name, stat.S_IMODE(mode), dir_fd=ref.directory.fd())
+        else:
+            os.chmod(ref.proc_path() if fd is None else fd, stat.S_IMODE(mode))
 
 
 class OverridePermissions(NativePermissions):
@@ -117,6 +131,14 @@ class OverridePermissions(NativePermissions):
     def holds_any_owner(self, ref: Ref, kind: int) -> bool:
         """Again, only a symbolic link that is one on disk cannot."""
         return not stat.S_ISLNK(kind) or not stat.S_ISLNK(_on_disk(ref).st_mode)
+
+    def birth_mode(self, mode: int) -> int:
+        """As it is going to be on disk."""
+        return _disk_mode(mode, is_dir=False)
+
+    def has_mode(self, made: os.stat_result, mode: int) -> bool:
+        """Tell it of the permission bits on disk."""
+        return stat.S_IMODE(made.st_mode) == _disk_mode(mode, is_dir=False)
 
     def own(
         self, dirfd: int, name: bytes, made: os.stat_result, uid: int, gid: int, mode: int, rdev: int = 0

@@ -63,18 +63,27 @@ class Named:
         """Open the object, a regular file; never through a symbolic link.
 
         Raises:
+            OSError: as :meth:`opened`.
+        """
+        return self.opened(flags)[0]
+
+    def opened(self, flags: int) -> tuple[int, os.stat_result]:
+        """Open the object as :meth:`open` does; returns the descriptor and the attributes on disk.
+
+        Raises:
             OSError: ESTALE where it is no regular file any more. Opening the FIFO that somebody put in its place
                 would have to wait for a writer (fifo(7)), and every client with it.
         """
         directory, name = self.place()
         fd = os.open(name, flags | _OPEN_FILE, dir_fd=directory.fd())
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
         except OSError:
             os.close(fd)
             raise
-        return fd
+        return fd, info
 
     def readlink(self) -> bytes:
         """Return the target of the symbolic link."""
@@ -125,6 +134,15 @@ class Pinned:
     def open(self, flags: int) -> int:
         """Open the object anew."""
         return os.open(self.proc_path(), flags | os.O_CLOEXEC)
+
+    def opened(self, flags: int) -> tuple[int, os.stat_result]:
+        """Open the object anew; returns the attributes on disk, too."""
+        fd = self.open(flags)
+        try:
+            return fd, os.fstat(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     def readlink(self) -> bytes:
         """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's

@@ -127,9 +127,13 @@ class Upper:
                 file.write(data)
             os.rename(tmp, name, src_dir_fd=tmp_fd, dst_dir_fd=self.home_fd)
 
-    def building(self, prefix: bytes = b"#") -> _Building:
-        """Give the work directory and a name in it; whatever still has that name at the end is removed."""
-        return _Building(self, b"%s%x" % (prefix, next(self._serial)))
+    def building(self, prefix: bytes = b"#", name: bytes | None = None) -> _Building:
+        """Give the work directory and a name in it, *name* or a new one; whatever still has that name at the end is removed."""
+        return _Building(self, name or self.new_name(prefix))
+
+    def new_name(self, prefix: bytes = b"#") -> bytes:
+        """Return a name that nothing in the work directory has had."""
+        return b"%s%x" % (prefix, next(self._serial))
 
     def end_building(self, name: bytes) -> None:
         """Remove what still has the temporary *name*."""
@@ -139,11 +143,10 @@ class Upper:
         except OSError:
             pass  # the change itself is done, or has failed for its own reason; the next mount clears this
 
-    def begin_copy(self) -> tuple[bytes, int]:
-        """Make an empty file in the work directory, to read and write; returns its temporary name and descriptor."""
-        name = b"#%x" % next(self._serial)
+    def begin_copy(self, name: bytes, mode: int = 0o600) -> int:
+        """Make an empty file of the temporary *name* in the work directory; returns a descriptor to read and write it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return name, os.open(name, flags, 0o600, dir_fd=self.tmp_fd)
+        return os.open(name, flags, mode, dir_fd=self.tmp_fd)
 
     def rename_temporary(self, name: bytes, to: bytes) -> None:
         """Give the temporary *name* another one."""

@@ -31,6 +31,7 @@ class Kernel:
 
     def __init__(self, fs: UnionFs) -> None:
         """Introduce itself to a server of *fs* that does without OPEN."""
+        self._fs = fs
         self._buffer = bytearray(protocol.BUFFER)
         self._requests = Requests(fs, memoryview(self._buffer), unopened=True)
         self.ask(Opcode.INIT, 0, protocol.INIT_IN.pack(7, 45, 131072, 0x7FFFFFFF) + bytes(48))
@@ -44,7 +45,9 @@ class Kernel:
 
     def ask(self, opcode: int, node: int, body: bytes) -> Reply:
         """Return the answer to a request."""
-        return self._requests.answer(opcode, node, self.put(opcode, node, body))
+        reply = self._requests.answer(opcode, node, self.put(opcode, node, body))
+        self._fs.trim()
+        return reply
 
     def number(self, parent: int, name: bytes) -> int:
         """Look *name* up; returns its node."""
@@ -63,6 +66,7 @@ class Kernel:
                 begin = clock()
                 reply = answer(opcode, node, end)
                 took += clock() - begin
+                self._fs.trim()
                 assert isinstance(reply, int) == fails, (Opcode(opcode), reply)
             best = min(best, took / 1000 / _BATCH)
         return best

@@ -47,7 +47,9 @@ class DirectClient:
         """Return what is answered to a request."""
         request = header(opcode, node, len(body), context) + body
         self._buffer[: len(request)] = request
-        return self.requests.answer(opcode, node & _U64, len(request))
+        reply = self.requests.answer(opcode, node & _U64, len(request))
+        self.requests.fs.trim()
+        return reply
 
     def ask(self, opcode: int, node: int, body: bytes, context: Any = None) -> bytes:
         """Return the answer; FUSEError for an errno, as pyfuse3's handlers say it."""

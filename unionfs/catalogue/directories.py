@@ -35,7 +35,11 @@ if TYPE_CHECKING:
         def is_merged(self, row: int, /) -> bool: ...
         def target(self, row: int, /) -> bytes | None: ...
         def info(self, row: int, /) -> os.stat_result | None: ...
+        def content(self, row: int, /) -> _Content | None: ...
 
+
+#: What tells whether an object is the one that was indexed: its number, size, and times of modification and change.
+_Content = tuple[int, int, int, int]
 
 _NS = 1_000_000_000
 _OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -133,6 +137,13 @@ class _Stored:
             )
         )  # fmt: skip
 
+    def content(self, row: int) -> _Content | None:
+        """Return what of that tells whether the object is still the same."""
+        if not self._stack.trusted:
+            return None
+        _, _, _, _, ino, size, _, _, _, mtime, ctime, _, _, _ = self.page.fields(row)
+        return ino, size, mtime, ctime
+
 
 class _Read:
     """What the layers themselves have."""
@@ -163,6 +174,9 @@ class _Read:
         return None
 
     def info(self, _row: int) -> os.stat_result | None:
+        return None
+
+    def content(self, _row: int) -> _Content | None:
         return None
 
 
@@ -352,8 +366,8 @@ class StackDir(LayerDir):
         place = self.place(self.layer)
         try:
             info = _stat(place)
-            said = self._listing.info(self._row)
-            if said is not None and _content(info) != _content(said):
+            said = self._listing.content(self._row)
+            if said is not None and said != _content(info):
                 self._stack.distrust()
             return info
         except OSError:
@@ -417,24 +431,24 @@ class Listed(Named):
         return self._listing.info(self._row) or super().stat()
 
     def _compare(self, info: os.stat_result) -> None:
-        said = self._listing.info(self._row)
-        if said is not None and _content(info) != _content(said):
+        said = self._listing.content(self._row)
+        if said is not None and said != _content(info):
             self.directory._stack.distrust()
 
     def readlink(self) -> bytes:
         """Return the target of the symbolic link."""
         return self._listing.target(self._row) or super().readlink()
 
-    def open(self, flags: int) -> int:
+    def opened(self, flags: int) -> tuple[int, os.stat_result]:
         """Open the object, a regular file; the index is believed no more where that is another than it says.
 
         Raises:
-            OSError: as :meth:`Named.open`.
+            OSError: as :meth:`Named.opened`.
         """
         layer = self.layer
         path = self.directory.path() + b"/" + self.name if self.directory.parent is not None else self.name
         if len(path) >= _LONGEST_PATH:
-            return super().open(flags)
+            return super().opened(flags)
         try:
             fd = _libc.openat2(layer.root.fd(), path, flags & _PASSED | _OPEN_FILE, _RESOLVE)
         except OSError as error:
@@ -452,7 +466,7 @@ class Listed(Named):
         except OSError:
             os.close(fd)
             raise
-        return fd
+        return fd, info
 
 
 def _stat(place: LayerDir) -> os.stat_result:
@@ -461,5 +475,5 @@ def _stat(place: LayerDir) -> os.stat_result:
     return place.stat()
 
 
-def _content(info: os.stat_result) -> tuple[int, int, int, int]:
+def _content(info: os.stat_result) -> _Content:
     return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns

@@ -145,7 +145,9 @@ class Requests:
         return {opcode.name.lower(): self._counts[opcode] for opcode in Opcode if self._counts[opcode]}
 
     def answer(self, opcode: int, node: int, end: int) -> Reply:
-        """Answer the request *opcode* about *node*, which ends at *end*."""
+        """Return the answer to the request *opcode* about *node*, which ends at *end*. When it has been given,
+        :meth:`UnionFs.trim` is to be called.
+        """
         handler = self._handlers.get(opcode)
         if handler is None:
             return None if opcode == Opcode.NOTIFY_REPLY else NOT_SERVED
@@ -159,8 +161,6 @@ class Requests:
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
             return -errno.EIO
-        finally:
-            self.fs.trim()
 
     def _park(self, opcode: int, not_yet: NotYet, end: int) -> Reply:
         assert self.later is not None

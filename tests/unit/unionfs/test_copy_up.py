@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.tree import Device, Dir, Fifo, File, HardLink, Node, Socket, Symlink, Tree, Whiteout
+from unionfs import acl
 from unionfs.core import Change
 from unionfs.whiteout import NO_MARKS, TRUSTED_MARKS
 
@@ -362,3 +364,33 @@ def test_a_killed_copy_up_of_a_hard_link_leaves_no_entry_that_could_lose_data(
     union.unlink("b")
     union.reopen()
     assert union.read("a") == b"new"
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["without a list", "with a list"])
+@pytest.mark.parametrize("after", [0, 0o444, 0o600, 0o4711, 0o2775])
+@pytest.mark.parametrize("before", [0o400, 0o644, 0o4755])
+def test_a_mode_that_copies_up_is_what_chmod_makes_of_it(
+    make_union: MakeUnion, before: int, after: int, listed: bool
+) -> None:
+    # Its owner, user 0, the group, a mask, and all others.
+    entries = (
+        (1, before >> 6 & 7, (1 << 32) - 1), (2, 6, 0), (4, 5, (1 << 32) - 1), (16, 7, (1 << 32) - 1),
+        (32, before & 7, (1 << 32) - 1),
+    )  # fmt: skip
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    union = make_union({name: File(b"data", mtime_ns=LONG_AGO) for name in ("changed", "copied")})
+    paths = [union.lowers[0] / name for name in ("changed", "copied")]
+    for path in paths:
+        if listed:
+            os.setxattr(path, acl.ACCESS, value)
+        os.chmod(path, before)
+    union.chmod("changed", after)
+    os.chmod(paths[1], after)
+    copy, plain = union.upper / "changed", paths[1]
+    assert copy.stat().st_mode == plain.stat().st_mode
+    assert union.stat("changed").mode == plain.stat().st_mode
+    assert copy.stat().st_mtime_ns == LONG_AGO
+    if listed:
+        assert os.getxattr(copy, acl.ACCESS) == os.getxattr(plain, acl.ACCESS)
+    assert stat.S_IMODE(paths[0].stat().st_mode) == before
+    assert copy.read_bytes() == b"data"

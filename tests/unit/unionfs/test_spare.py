@@ -1,0 +1,198 @@
+"""Copies that come one after the other find their file made: what is on disk and shown is the same as without."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.tree import File, HardLink
+from tests.unit.unionfs.faults import Faults, failing_with
+from unionfs import ahead
+from unionfs.fuse.later import Later
+
+if TYPE_CHECKING:
+    from tests.unit.unionfs.conftest import MakeUnion
+    from tests.unit.unionfs.support import Union
+    from unionfs.spare import Spare
+
+LONG_AGO = 10**18
+LOWER = {
+    **{f"f{number}": File(b"%d" % number, mode=0o644, mtime_ns=LONG_AGO) for number in range(4)},
+    "private": File(b"p", mode=0o400, mtime_ns=LONG_AGO),
+    "set-id": File(b"s", mode=0o4755, mtime_ns=LONG_AGO, xattrs={"user.a": b"1"}),
+    "one": File(b"linked", mtime_ns=LONG_AGO),
+    "two": HardLink("one"),
+    "large": File(os.urandom(5000), mtime_ns=LONG_AGO),
+}
+
+
+@pytest.fixture
+def union(make_union: MakeUnion) -> Union:
+    return make_union(LOWER)
+
+
+def ready(union: Union) -> Spare | None:
+    return union.parts.copy_up._spares._ready
+
+
+def chmod(union: Union, *names: str, mode: int = 0o600) -> None:
+    """Change modes, each in a request of its own."""
+    for name in names:
+        union.chmod(name, mode)
+        union.fs.trim()
+
+
+def on_disk(union: Union) -> list[str]:
+    return os.listdir(union.work / "unionfs" / "tmp")
+
+
+@pytest.fixture
+def warm(union: Union) -> Union:
+    """Give a union with a file that is ready, as two have been copied."""
+    chmod(union, "f0", "f1")
+    assert ready(union) is not None
+    return union
+
+
+def test_one_copy_makes_nothing_for_a_next_one_that_may_never_come(union: Union) -> None:
+    chmod(union, "f0")
+    assert ready(union) is None
+    assert on_disk(union) == []
+    for _ in range(20):
+        union.fs.trim()
+    chmod(union, "f1")
+    assert ready(union) is None
+
+
+def test_the_third_copy_takes_what_the_second_made(warm: Union) -> None:
+    file = ready(warm)
+    assert file is not None
+    assert on_disk(warm) == [os.fsdecode(file.name)]
+    inode = file.made.st_ino
+    warm.chmod("f2", 0o600)
+    assert (warm.upper / "f2").stat().st_ino == inode
+    assert (ready(warm), on_disk(warm)) == (None, [])
+    warm.fs.trim()
+    assert ready(warm) is not None
+
+
+@pytest.mark.parametrize("name", ["f2", "private", "set-id", "one"])
+def test_a_copy_is_the_same_with_and_without(warm: Union, make_union: MakeUnion, name: str) -> None:
+    other = make_union(LOWER)
+    for union in (warm, other):
+        union.chmod(name, 0o640)
+    assert ready(warm) is None
+    assert ready(other) is None
+    assert warm.show()["/" + name] == other.show()["/" + name]
+    disk = [(union.upper / name).stat() for union in (warm, other)]
+    assert (
+        len({(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, info.st_size) for info in disk}) == 1
+    )
+
+
+def test_who_reads_the_file_goes_on_with_the_copy(warm: Union) -> None:
+    handle = warm.open("f2", os.O_RDONLY)
+    warm.write("f2", b"new")
+    assert warm.fs.read(handle, 0, 9) == b"new"
+
+
+def test_what_cannot_be_made_is_not_missed(union: Union, monkeypatch: pytest.MonkeyPatch) -> None:
+    chmod(union, "f0")
+    really = os.open
+
+    def full(path: bytes, flags: int, *arguments: object, **more: object) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(path, flags, *arguments, **more)  # type: ignore[arg-type]
+
+    union.chmod("f1", 0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        union.fs.trim()
+    assert ready(union) is None
+    chmod(union, "f2")
+    assert union.read("f2") == b"2"
+
+
+def test_one_that_cannot_be_looked_at_is_removed(union: Union, monkeypatch: pytest.MonkeyPatch) -> None:
+    chmod(union, "f0")
+    union.chmod("f1", 0o600)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def broken(_fd: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unionfs.spare.os.fstat", broken)
+        union.fs.trim()
+    assert ready(union) is None
+    assert on_disk(union) == []
+    assert len(os.listdir("/proc/self/fd")) <= before, "the copy's own is closed, too"
+
+
+def test_the_end_of_the_mount_removes_it(warm: Union) -> None:
+    warm.reopen()
+    assert on_disk(warm) == []
+    assert warm.read("f1") == b"1"
+
+
+def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "LARGE", 5000)
+    later = Later(warm.fs, lambda *_: None, lambda: None)
+    content = warm.read("large")
+    assert ready(warm) is not None
+    copies = warm.parts.copy_up.ahead
+    assert copies is not None
+    with pytest.raises(ahead.NotYet):
+        warm.write("large", b"x")
+    work = copies.begin(warm.node("large").ino)
+    assert work is not None
+    work()
+    warm.write("large", b"x", 0)
+    warm.fs.trim()
+    assert warm.read("large") == b"x" + content[1:]
+    assert warm.leftovers() == []
+    later.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("name", ["f2", "set-id", "one"])
+def test_whichever_call_of_a_copy_fails_it_is_made_or_not(
+    make_union: MakeUnion, name: str, number: int
+) -> None:
+    open_before, each = len(os.listdir("/proc/self/fd")), 0
+    for at in range(1, 40):
+        union = make_union(LOWER)
+        chmod(union, "f0", "f1")
+        assert ready(union) is not None
+        old = union.show()["/" + name]
+        faults = Faults(at, failing_with(number), reading=number == errno.EIO)
+        error = None
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            faults.install(monkeypatch)
+            try:
+                union.chmod(name, 0o640)
+            except OSError as raised:
+                error = raised
+            union.fs.trim()
+        shown = union.show()["/" + name]
+        if not faults.reached:
+            assert error is None
+            assert shown.mode & 0o7777 == 0o640
+            break
+        expected = old.mode if error is not None else shown.mode & ~0o7777 | 0o640
+        # After the step that cannot be undone an error can still come out of asking what has become of it.
+        assert shown.mode == expected or (number == errno.EIO and shown.mode & 0o7777 == 0o640), faults.call
+        assert (shown.data, shown.mtime_ns) == (old.data, old.mtime_ns), faults.call
+        assert union.leftovers() == [], faults.call
+        union.reopen()
+        assert union.show()["/" + name] == shown, faults.call
+        assert on_disk(union) == []
+        now = len(os.listdir("/proc/self/fd"))
+        assert each in (0, now - open_before), faults.call
+        open_before, each = now, now - open_before
+    else:
+        pytest.fail("more calls than a copy makes")
