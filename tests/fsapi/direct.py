@@ -48,7 +48,7 @@ class DirectClient:
         request = header(opcode, node, len(body), context) + body
         self._buffer[: len(request)] = request
         reply = self.requests.answer(opcode, node & _U64, len(request))
-        self.requests.fs.trim()
+        self.requests.answered()
         return reply
 
     def ask(self, opcode: int, node: int, body: bytes, context: Any = None) -> bytes:

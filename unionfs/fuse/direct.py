@@ -209,14 +209,14 @@ class _Loop:
         reply = self._requests.answer(opcode, node, len(request))
         if reply is not None:
             self._write(opcode, unique, reply)
-        self._fs.trim()
+        self._requests.answered()
 
     def run(self) -> None:
         """Serve to the end."""
         fd, signals = self._fd, self._signals
         into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
         view = self._view
-        answer, reply_with, trim = self._requests.answer, self._write, self._fs.trim
+        answer, answered, reply_with = self._requests.answer, self._requests.answered, self._write
         ready = () if self._later is None else self._later.ready
         coming = () if self._later is None else self._later.coming
         full = self._full
@@ -247,7 +247,7 @@ class _Loop:
                 self._put_off(end)
             elif reply is not None:
                 reply_with(opcode, unique, reply)
-            trim()  # whoever asked goes on meanwhile
+            answered()  # whoever asked goes on meanwhile
             if coming:
                 self._look_for_contents()
             if full:

@@ -145,8 +145,8 @@ class Requests:
         return {opcode.name.lower(): self._counts[opcode] for opcode in Opcode if self._counts[opcode]}
 
     def answer(self, opcode: int, node: int, end: int) -> Reply:
-        """Return the answer to the request *opcode* about *node*, which ends at *end*. When it has been given,
-        :meth:`UnionFs.trim` is to be called.
+        """Return the answer to the request *opcode* about *node*, which ends at *end*. :meth:`answered` is to be called
+        when it has been given.
         """
         handler = self._handlers.get(opcode)
         if handler is None:
@@ -161,6 +161,11 @@ class Requests:
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
             return -errno.EIO
+
+    def answered(self) -> None:
+        """Do what nobody waits for: between two requests."""
+        self.fs.trim()
+        self._forgetting.check()
 
     def _park(self, opcode: int, not_yet: NotYet, end: int) -> Reply:
         assert self.later is not None
@@ -203,7 +208,6 @@ class Requests:
         node.reply = entry
         if isinstance(node, FileNode):
             node.info = None  # the reply has it all
-        self._forgetting.check()
         return entry
 
     def _known(self, node: Node) -> bytes:

@@ -59,7 +59,7 @@ class Server:
             _, opcode, _, node, *_ = protocol.IN_HEADER.unpack_from(request)
             self.client.requests._view[: len(request)] = request
             replies.append(self.client.requests.answer(opcode, node, len(request)))
-            self.union.fs.trim()
+            self.client.requests.answered()
         return replies
 
     def write(self, path: str, data: bytes, offset: int = 0) -> object:
