@@ -486,7 +486,6 @@ class CopyUp:
             elif step is Step.XATTRS:
                 if not node.foreign and self._may_have_xattrs(node):
                     self._xattrs(job)
-                    job.settled = False  # an access control list has changed it
             elif step is Step.METACOPY:
                 os.ftruncate(fd, job.info.st_size)
                 self._upper.set_metacopy(fd, job.redirect)
@@ -615,8 +614,8 @@ class CopyUp:
             copy = stored_name(shown, override=self._upper.layer.policy.override_stat)
             try:
                 value = os.getxattr(source, name, follow_symlinks=follow)
-                if name in (acl.ACCESS, acl.DEFAULT):
-                    value = acl.mapped(value)
+                if name in (acl.ACCESS, acl.DEFAULT):  # which changes the mode
+                    value, job.settled = acl.mapped(value), False
                 os.setxattr(job.target, copy, value, follow_symlinks=False)
             except OSError as error:
                 unprivileged = error.errno == errno.EPERM and name.startswith(("trusted.", "security."))

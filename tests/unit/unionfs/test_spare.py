@@ -11,6 +11,7 @@ import pytest
 from tests.support.tree import File, HardLink
 from tests.unit.unionfs.faults import Faults, failing_with
 from unionfs import ahead
+from unionfs.core import Change
 from unionfs.fuse.later import Later
 
 if TYPE_CHECKING:
@@ -196,3 +197,21 @@ def test_whichever_call_of_a_copy_fails_it_is_made_or_not(
         open_before, each = now, now - open_before
     else:
         pytest.fail("more calls than a copy makes")
+
+
+def test_what_is_called_before_the_answer_is_what_has_to_be(warm: Union) -> None:
+    """As many calls as the copy has properties; what nobody can see comes after."""
+    counted = Faults(1000, failing_with(errno.EIO), reading=True)
+    node = warm.node("f2")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counted.install(monkeypatch)
+        warm.fs.setattr(node.ino, Change(mode=0o600), None)
+        warm.fs.attributes(node)
+        before = counted.names[:]
+        warm.fs.trim()
+    after = counted.names[len(before) :]
+    # How contents are copied is the file system's, and how attributes are found the mount's.
+    others = ("ioctl", "copy_file_range", "pread", "pwrite", "fdatasync", "listxattr", "getxattr")
+    there = [name for name in before if name not in others]
+    assert there == ["open", "fstat", "setxattr", "utime", "fstat", "rename", "stat"]
+    assert after == ["utime", "open", "fstat"]
