@@ -255,10 +255,10 @@ class CopyUp:
             with self._upper.building(COPY_PREFIX, spare.name if spare else None) as (tmp_fd, tmp):
                 job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
                 job.redirect, job.at, job.spare = redirect, at, spare
-                if mode is not None:
-                    job.mode = stat.S_IFMT(job.mode) | stat.S_IMODE(mode)
                 if contents is Contents.NONE and stat.S_ISREG(node.kind):
                     job.truncated, job.mode = True, without_privileges(job.mode)
+                if mode is not None:
+                    job.mode = stat.S_IFMT(job.mode) | stat.S_IMODE(mode)
                 self._run(node, steps, job, keep)
         finally:
             if spare is not None:
@@ -494,8 +494,11 @@ class CopyUp:
             elif step is Step.MODE:
                 if not job.settled:
                     self._permissions.restrict(job.tmp_fd, job.tmp, job.mode)
-            elif step is Step.TIMES and not job.truncated:
-                if fd >= 0:
+            elif step is Step.TIMES:
+                if job.truncated:
+                    if job.spare is not None:
+                        os.utime(fd)  # it is emptied now, and was made some time ago
+                elif fd >= 0:
                     os.utime(fd, ns=_times(job.info))
                 else:
                     os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)

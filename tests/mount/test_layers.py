@@ -137,6 +137,19 @@ def test_a_file_of_another_file_system_that_is_mounted_in_a_layer_appears_empty(
 
 
 @pytest.mark.root
+def test_a_file_that_appears_empty_gets_the_mode_that_is_asked_for(base: str) -> None:
+    make_tree(f"{base}/lower", {"file": b"covered"})
+    os.mkdir(f"{base}/tmpfs")
+    with ExitStack() as mounts:
+        mounts.enter_context(mounted("-t", "tmpfs", "tmpfs", f"{base}/tmpfs"))
+        make_tree(f"{base}/tmpfs", {"other": File(b"other", mode=0o640)})
+        mounts.enter_context(mounted("--bind", f"{base}/tmpfs/other", f"{base}/lower/file"))
+        union = mounts.enter_context(Union(base, [f"{base}/lower"]))
+        os.chmod(f"{union.path}/file", 0o4755)
+        assert stat.S_IMODE(os.lstat(f"{union.path}/file").st_mode) == 0o4755
+
+
+@pytest.mark.root
 def test_a_layer_that_holds_another_mount_of_a_union_does_not_make_the_server_wait_for_itself(
     base: str,
 ) -> None:

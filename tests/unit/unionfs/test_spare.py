@@ -100,6 +100,19 @@ def test_who_reads_the_file_goes_on_with_the_copy(warm: Union) -> None:
     assert warm.fs.read(handle, 0, 9) == b"new"
 
 
+@pytest.mark.parametrize("how", ["O_TRUNC", "truncate(2)"])
+def test_a_file_that_is_emptied_was_changed_then_and_not_when_its_copy_was_made(warm: Union, how: str) -> None:
+    spare = ready(warm)
+    assert spare is not None
+    os.utime(spare.fd, ns=(LONG_AGO + 1, LONG_AGO + 1))
+    if how == "O_TRUNC":
+        warm.open("f2", os.O_WRONLY | os.O_TRUNC)
+    else:
+        warm.truncate("f2", 0)
+    assert warm.stat("f2").mtime_ns > LONG_AGO + 1
+    assert (warm.upper / "f2").stat().st_ino == spare.made.st_ino
+
+
 def test_what_cannot_be_made_is_not_missed(union: Union, monkeypatch: pytest.MonkeyPatch) -> None:
     chmod(union, "f0")
     really = os.open
