@@ -277,6 +277,10 @@ class CopyUp:
             self._unfinished.pop()()
         self._spares.passed()
 
+    def make_room(self) -> None:
+        """Let go of what takes room for the next copy-up alone."""
+        self._spares.close()
+
     def close(self) -> None:
         """Let go of what the next copy-up would need."""
         self.finish()

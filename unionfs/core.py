@@ -132,6 +132,11 @@ class UnionFs:
         self.tree.settle()
         self.tree.layers[0].fds.trim()
 
+    def make_room(self) -> None:
+        """Take no room in the writable layer, where there is none, but for what is in it."""
+        if self.writable is not None:
+            self.writable.copy_up.make_room()
+
     def close(self) -> None:
         """Close every descriptor."""
         if self.writable is not None:

@@ -79,7 +79,7 @@ class Spares:
                 self._upper.discard_copy(name)
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove it, if there is one."""
         ready = self.take()
         if ready is not None:
             ready.close()

@@ -216,3 +216,17 @@ def test_a_full_disk_is_an_error_that_loses_nothing_and_work_goes_on_when_there_
 
 def _ballast(union: Union) -> list[str]:
     return [f"{union.path}/{name}" for name in os.listdir(union.path) if name.startswith("ballast")]
+
+
+@pytest.mark.root
+def test_the_last_inode_is_for_what_is_asked_for(base: str) -> None:
+    make_tree(f"{base}/lower", {f"f{number}": b"" for number in range(2)})
+    with (
+        _small_disk(base, "tmpfs") as disk,
+        Union(disk, [f"{base}/lower"], options="server=direct") as union,
+    ):
+        for number in range(2):  # from then on a file for the next copy lies ready
+            os.chmod(f"{union.path}/f{number}", 0o600)
+        _fill_inodes(union)
+        assert os.statvfs(disk).f_ffree == 0
+        assert os.listdir(f"{union.work}/unionfs/tmp") == []

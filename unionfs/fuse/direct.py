@@ -294,6 +294,7 @@ class _Loop:
     def _retry(self) -> None:
         """Answer the requests that there was no room for, whatever there is now."""
         requests, self._full[:] = self._full[:], []
+        self._fs.make_room()
         for request in requests:
             self.answer(request)
 

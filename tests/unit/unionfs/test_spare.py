@@ -101,7 +101,9 @@ def test_who_reads_the_file_goes_on_with_the_copy(warm: Union) -> None:
 
 
 @pytest.mark.parametrize("how", ["O_TRUNC", "truncate(2)"])
-def test_a_file_that_is_emptied_was_changed_then_and_not_when_its_copy_was_made(warm: Union, how: str) -> None:
+def test_a_file_that_is_emptied_was_changed_then_and_not_when_its_copy_was_made(
+    warm: Union, how: str
+) -> None:
     spare = ready(warm)
     assert spare is not None
     os.utime(spare.fd, ns=(LONG_AGO + 1, LONG_AGO + 1))
@@ -151,6 +153,16 @@ def test_the_end_of_the_mount_removes_it(warm: Union) -> None:
     warm.reopen()
     assert on_disk(warm) == []
     assert warm.read("f1") == b"1"
+
+
+def test_where_there_is_no_room_it_takes_none(warm: Union) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    warm.fs.make_room()
+    assert (ready(warm), on_disk(warm)) == (None, [])
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    warm.fs.make_room()
+    warm.chmod("f2", 0o600)
+    assert warm.read("f2") == b"2"
 
 
 def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
