@@ -143,6 +143,9 @@ class CopyUp:
         self.ahead: Ahead | None = None
         self._quota = quota
         self._spares = Spares(upper)
+        #: Whether a file is made for the next copy after one: by whoever calls :meth:`finish` when a request has been answered,
+        #: and :meth:`make_room` where there is none.
+        self.prepares = False
         #: What of a copy need not be done before whoever needs it has been answered: see :meth:`finish`.
         self._unfinished: list[Callable[[], None]] = []
         #: Number of copies and of bytes copied since the mount, for the statistics.
@@ -251,7 +254,9 @@ class CopyUp:
                 self._upper.use_feature("metacopy")
             self._require_room(node, info, contents)  # after what the directories and the record have taken
             steps = self._plan(node, contents, info.st_nlink)
-            spare = self._spares.take() if stat.S_ISREG(node.kind) else None
+            # One that is made empty has the time of that, and not of when its file was made.
+            copied = stat.S_ISREG(node.kind) and contents is not Contents.NONE
+            spare = self._spares.take() if copied else None
             with self._upper.building(COPY_PREFIX, spare.name if spare else None) as (tmp_fd, tmp):
                 job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
                 job.redirect, job.at, job.spare = redirect, at, spare
@@ -498,11 +503,8 @@ class CopyUp:
             elif step is Step.MODE:
                 if not job.settled:
                     self._permissions.restrict(job.tmp_fd, job.tmp, job.mode)
-            elif step is Step.TIMES:
-                if job.truncated:
-                    if job.spare is not None:
-                        os.utime(fd)  # it is emptied now, and was made some time ago
-                elif fd >= 0:
+            elif step is Step.TIMES and not job.truncated:
+                if fd >= 0:
                     os.utime(fd, ns=_times(job.info))
                 else:
                     os.utime(job.tmp, ns=_times(job.info), dir_fd=job.tmp_fd, follow_symlinks=False)
@@ -526,7 +528,7 @@ class CopyUp:
         self._tree.reidentify(
             node, self._upper.layer, index_ref or Named(target, name), (copy.st_dev, copy.st_ino)
         )
-        if job.made is not None:
+        if self.prepares and job.made is not None:
             self._unfinished.append(lambda: self._spares.copied(self._permissions.birth_mode(job.mode)))
         self._unfinished.append(lambda: self._restore_times(parent, target, times))
         parent.touch()

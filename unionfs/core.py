@@ -132,6 +132,13 @@ class UnionFs:
         self.tree.settle()
         self.tree.layers[0].fds.trim()
 
+    def prepare_copies(self) -> None:
+        """Begin each copy-up before it is needed, where copies come in a row: for whoever calls :meth:`trim` when a request
+        has been answered, and :meth:`make_room` before one that there was no room for is tried again.
+        """
+        if self.writable is not None:
+            self.writable.copy_up.prepares = True
+
     def make_room(self) -> None:
         """Take no room in the writable layer, where there is none, but for what is in it."""
         if self.writable is not None:

@@ -187,6 +187,7 @@ class _Loop:
         #: Requests that there was no room for, and after how many others they are tried again.
         self._full: list[bytes] = []
         self._until_retry = 0
+        fs.prepare_copies()
         self._lifeline = lifeline
         self._ended = False
         self._spinning = Spinning(spins)

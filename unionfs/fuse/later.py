@@ -94,12 +94,12 @@ class Later:
         if not waits:
             done = os.preadv(handle.fd, (self._room[:size],), offset)
             return self._room[:done]
+        room = memoryview(bytearray(size if looks else 0))
         try:
             fd = os.dup(handle.fd)
         except OSError:  # as many descriptors as there may be
             return os.pread(handle.fd, size, offset)
         if looks:
-            room = memoryview(bytearray(size))
             room[:done] = self._room[:done]
             self.coming.append(_Coming(fd, unique, offset, room, done, looks))
             return None

@@ -334,10 +334,8 @@ class Union:
     # -- on disk -----------------------------------------------------------------------------------
 
     def leftovers(self) -> list[str]:
-        """List what is in the work directory under temporary names, but for the file that is ready for the next copy."""
-        ready = self.parts.copy_up._spares._ready
-        names = os.listdir(self.work / "unionfs" / "tmp")
-        return [name for name in names if ready is None or name != os.fsdecode(ready.name)]
+        """List what is in the work directory under temporary names."""
+        return os.listdir(self.work / "unionfs" / "tmp")
 
     def index(self) -> list[str]:
         """List the entries of the index."""
