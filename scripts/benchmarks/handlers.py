@@ -31,6 +31,7 @@ class Kernel:
 
     def __init__(self, fs: UnionFs) -> None:
         """Introduce itself to a server of *fs* that does without OPEN."""
+        fs.prepare_copies()
         self._buffer = bytearray(protocol.BUFFER)
         self._requests = Requests(fs, memoryview(self._buffer), unopened=True)
         self.ask(Opcode.INIT, 0, protocol.INIT_IN.pack(7, 45, 131072, 0x7FFFFFFF) + bytes(48))
