@@ -293,14 +293,21 @@ class CopyUp:
 
     @staticmethod
     def _look_at_source(node: FileNode, *, opens: bool) -> tuple[int, os.stat_result]:
-        """Return a descriptor of the contents, or -1 where they are not needed, and the attributes of *node*."""
+        """Return a descriptor of the contents, or -1 where they are not needed, and the attributes of *node*.
+
+        Raises:
+            OSError: ESTALE where the layer has something else there by now.
+        """
         source = node.ref
         if opens and stat.S_ISREG(node.kind) and not node.metacopy and not source.layer.policy.override_stat:
             try:
                 return source.opened(os.O_RDONLY)
             except PermissionError:
                 pass  # it may be empty
-        return -1, source.stat()
+        info = source.stat()
+        if stat.S_IFMT(info.st_mode) != node.kind:
+            raise OSError(errno.ESTALE, "layer changed while mounted")
+        return -1, info
 
     def _require_room(self, node: FileNode, info: os.stat_result, contents: Contents) -> None:
         if self._quota is not None:

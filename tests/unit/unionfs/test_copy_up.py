@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.tree import Device, Dir, Fifo, File, HardLink, Node, Socket, Symlink, Tree, Whiteout
+from tests.support.tree import (
+    Device,
+    Dir,
+    Fifo,
+    File,
+    HardLink,
+    Node,
+    Socket,
+    Symlink,
+    Tree,
+    Whiteout,
+    make_tree,
+)
 from unionfs import acl
 from unionfs.core import Change
 from unionfs.whiteout import NO_MARKS, TRUSTED_MARKS
@@ -394,3 +406,30 @@ def test_a_mode_that_copies_up_is_what_chmod_makes_of_it(
         assert os.getxattr(copy, acl.ACCESS) == os.getxattr(plain, acl.ACCESS)
     assert stat.S_IMODE(paths[0].stat().st_mode) == before
     assert copy.read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("change", ["truncate", "open", "chmod", "write"])
+@pytest.mark.parametrize(
+    "now", [Symlink(target=b"file"), Dir({}), Fifo(mode=0o777)], ids=["link", "directory", "FIFO"]
+)
+def test_what_has_become_something_else_below_is_not_copied_up(
+    make_union: MakeUnion, now: Node, change: str
+) -> None:
+    union = make_union({"file": b"data", "other": b""})
+    node = union.file("file")
+    node.lookups += 1
+    node.info = None
+    (union.lowers[0] / "file").unlink()
+    make_tree(union.lowers[0], {"file": now})
+    changes = {
+        "truncate": lambda: union.fs.setattr(node.ino, Change(size=0), None),
+        "open": lambda: union.fs.open(node.ino, os.O_WRONLY | os.O_TRUNC),
+        "chmod": lambda: union.fs.setattr(node.ino, Change(mode=0o600), None),
+        "write": lambda: union.fs.open(node.ino, os.O_RDWR),
+    }
+    with pytest.raises(OSError) as raised:
+        changes[change]()
+    # Opening a link or a directory as a file has errors of its own.
+    assert raised.value.errno in (errno.ESTALE, errno.ELOOP, errno.EISDIR)
+    assert not (union.upper / "file").is_file()
+    assert union.leftovers() == []
