@@ -72,12 +72,15 @@ class UnopenedFiles:
         return number
 
     def _with_room(self, opening: Callable[[], T]) -> T:
-        """Return what *opening* returns; where there are too many descriptors, half of those kept here make room."""
+        """Return what *opening* returns; where there are too many descriptors, half of those kept here make room, and the
+        file that is ready for the next copy.
+        """
         try:
             return opening()
         except OSError as error:
-            if error.errno not in _NO_ROOM or not self._numbers:
+            if error.errno not in _NO_ROOM:
                 raise
+            self._fs.make_room()
             self._shrink(len(self._numbers) // 2)
             return opening()
 

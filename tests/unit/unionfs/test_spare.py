@@ -13,6 +13,7 @@ from tests.unit.unionfs.faults import Faults, failing_with
 from unionfs import ahead
 from unionfs.core import Change
 from unionfs.fuse.later import Later
+from unionfs.fuse.unopened import UnopenedFiles
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
@@ -175,6 +176,20 @@ def test_where_there_is_no_room_it_takes_none(warm: Union) -> None:
     warm.fs.make_room()
     warm.chmod("f2", 0o600)
     assert warm.read("f2") == b"2"
+
+
+def test_where_there_is_no_descriptor_left_it_gives_its_own_back(
+    warm: Union, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, opened = UnopenedFiles(warm.fs), warm.fs.open
+
+    def cramped(ino: int, flags: int) -> int:
+        if ready(warm) is not None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(ino, flags)
+
+    monkeypatch.setattr(warm.fs, "open", cramped)
+    assert warm.fs.read(files.reading(warm.node("f3").ino), 0, 9) == b"3"
 
 
 def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
