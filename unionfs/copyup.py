@@ -623,7 +623,8 @@ class CopyUp:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             return
-        for name in names:
+        # A list may take the right to write attributes from whoever has no privilege, so it comes last.
+        for name in sorted(names, key=lambda name: name == acl.ACCESS):
             shown = shown_name(name, override=job.override)
             if shown is None or (job.truncated and shown == _CAPABILITY):
                 continue

@@ -1,7 +1,8 @@
 """What a copy-up consists of, in order. Pure.
 
 The order is forced: contents, or their length, and the owner before attributes and mode, because a change of any of
-them clears ``security.capability`` and the set-id bits; mode after attributes, because an ACL rewrites it; times last,
+them clears ``security.capability`` and the set-id bits; our own attribute before the others, because an ACL may take the right
+to write it; mode after attributes, because an ACL rewrites it; times last,
 because everything before changes them; the name last of all, because the object must be whole when it appears.
 The index comes before the name: once a lower name is covered, the other names must find the copy.
 """
@@ -72,9 +73,10 @@ def plan_copy_up(
         steps.append(Step.DATA)
     if regular and contents is Contents.LATER:
         steps.append(Step.METACOPY)
-    steps += [Step.OWNER, Step.XATTRS]
+    steps.append(Step.OWNER)
     if regular and (named or elsewhere) and lasting:
         steps.append(Step.ORIGIN)
+    steps.append(Step.XATTRS)
     if not stat.S_ISLNK(kind):
         steps.append(Step.MODE)
     steps.append(Step.TIMES)

@@ -32,8 +32,8 @@ def test_a_regular_file_is_copied_whole_before_it_gets_its_name() -> None:
         Step.MAKE,
         Step.DATA,
         Step.OWNER,
-        Step.XATTRS,
         Step.ORIGIN,
+        Step.XATTRS,
         Step.MODE,
         Step.TIMES,
         Step.SYNC,
@@ -49,7 +49,8 @@ def test_a_regular_file_is_copied_whole_before_it_gets_its_name() -> None:
         (Step.METACOPY, Step.XATTRS),  # as does giving the file its size
         (Step.OWNER, Step.XATTRS),  # a change of owner clears security.capability
         (Step.OWNER, Step.MODE),  # and set-id bits
-        (Step.XATTRS, Step.MODE),  # an ACL rewrites the mode
+        (Step.ORIGIN, Step.XATTRS),  # an ACL may take the right to write attributes
+        (Step.XATTRS, Step.MODE),  # and rewrites the mode
         (Step.MODE, Step.TIMES),
         (Step.METACOPY, Step.MODE),  # a file that may not be written takes no attributes
         (Step.METACOPY, Step.TIMES),  # giving it its size changes them
