@@ -117,15 +117,21 @@ def test_mount_points_inside_a_layer_appear_empty(base: str) -> None:
         assert os.listdir(f"{base}/lower/mnt") == ["inside"]
 
 
-@pytest.mark.root
-def test_a_file_of_another_file_system_that_is_mounted_in_a_layer_appears_empty(base: str) -> None:
+@contextmanager
+def _covered(base: str) -> Iterator[Union]:
+    """Give a union whose lower layer has something mounted on its ``file``: one of a tmpfs."""
     make_tree(f"{base}/lower", {"file": b"covered"})
     os.mkdir(f"{base}/tmpfs")
     with ExitStack() as mounts:
         mounts.enter_context(mounted("-t", "tmpfs", "tmpfs", f"{base}/tmpfs"))
         make_tree(f"{base}/tmpfs", {"secret": File(b"secret", mode=0o640)})
         mounts.enter_context(mounted("--bind", f"{base}/tmpfs/secret", f"{base}/lower/file"))
-        union = mounts.enter_context(Union(base, [f"{base}/lower"]))
+        yield mounts.enter_context(Union(base, [f"{base}/lower"]))
+
+
+@pytest.mark.root
+def test_a_file_of_another_file_system_that_is_mounted_in_a_layer_appears_empty(base: str) -> None:
+    with _covered(base) as union:
         info = os.lstat(f"{union.path}/file")
         assert stat.S_ISREG(info.st_mode)
         assert info.st_size == 0
@@ -138,13 +144,7 @@ def test_a_file_of_another_file_system_that_is_mounted_in_a_layer_appears_empty(
 
 @pytest.mark.root
 def test_a_file_that_appears_empty_gets_the_mode_that_is_asked_for(base: str) -> None:
-    make_tree(f"{base}/lower", {"file": b"covered"})
-    os.mkdir(f"{base}/tmpfs")
-    with ExitStack() as mounts:
-        mounts.enter_context(mounted("-t", "tmpfs", "tmpfs", f"{base}/tmpfs"))
-        make_tree(f"{base}/tmpfs", {"other": File(b"other", mode=0o640)})
-        mounts.enter_context(mounted("--bind", f"{base}/tmpfs/other", f"{base}/lower/file"))
-        union = mounts.enter_context(Union(base, [f"{base}/lower"]))
+    with _covered(base) as union:
         os.chmod(f"{union.path}/file", 0o4755)
         assert stat.S_IMODE(os.lstat(f"{union.path}/file").st_mode) == 0o4755
 

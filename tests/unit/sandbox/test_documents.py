@@ -12,6 +12,7 @@ from sandbox.documents import Documents
 from sandbox.errors import SpecError
 from sandbox.spec.document import pack, parse_document
 from sandbox.spec.load import parse
+from tests.support.tampering import fifo, link, open_to_others
 
 GOOD = b"""\
 extends = []
@@ -131,22 +132,8 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def open_to_others(path: Path) -> None:
-    path.chmod(0o666)
-
-
-def link(path: Path) -> None:
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
-
-
 def second_name(path: Path) -> None:
     path.with_name("elsewhere").hardlink_to(path)
-
-
-def fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path, 0o600)
 
 
 def open_shelf(path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from sandbox.image import native
 from sandbox.image.native import Marks, NotNativeError, Tree
+from tests.support.tampering import fifo, link, open_to_others
 
 MakeTree = Callable[..., Tree]
 
@@ -210,27 +211,13 @@ def test_record_that_is_no_such_thing_says_nothing(tree: MakeTree, text: str) ->
     assert native.recorded(one.place, "/usr", [1, 2]) == ""
 
 
-def written_by_others(path: Path) -> None:
-    path.chmod(0o666)
-
-
-def linked(path: Path) -> None:
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
-
-
-def fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path, 0o600)
-
-
 def directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
 @pytest.mark.parametrize(
-    "change", [written_by_others, linked, fifo, directory], ids=lambda change: change.__name__
+    "change", [open_to_others, link, fifo, directory], ids=lambda change: change.__name__
 )
 def test_record_that_others_may_have_written_says_nothing(
     tree: MakeTree, change: Callable[[Path], None]
