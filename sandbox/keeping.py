@@ -49,6 +49,23 @@ def distrust(info: os.stat_result) -> str | None:
     return "can be written by others" if info.st_mode & 0o022 else None
 
 
+def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_result] | None:
+    """Open the file *name* of the state, in *dir_fd* where that is given; returns a descriptor to read it and its status, None
+    where it is no regular file that may be used.
+    """
+    try:
+        # Not blocking: what lies there may be a FIFO.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    except OSError:
+        return None
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and distrust(info) is None:
+        return fd, info
+    os.close(fd)
+    return None
+
+
 class Shelf:
     """One directory of kept files, open."""
 
@@ -73,17 +90,13 @@ class Shelf:
 
     def get(self, key: str, *, at_most: int) -> bytes | None:
         """Return what is kept as *key*; None if there is nothing that can be trusted, or more than *at_most* bytes."""
-        try:
-            # Not blocking: what lies there may be a FIFO.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(key, flags, dir_fd=self._fd)
-        except OSError:
+        opened = open_trusted(key, dir_fd=self._fd)
+        if opened is None:
             return None
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or distrust(info) is not None or info.st_nlink != 1:
-            os.close(fd)
-            return None
+        fd, info = opened
         with open(fd, "rb") as file:
+            if info.st_nlink != 1:
+                return None
             whole = file.read(at_most + 128)
         head, _, content = whole.partition(b"\n")
         return content if head == _head(key, content) else None

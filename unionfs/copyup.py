@@ -289,7 +289,7 @@ class CopyUp:
     def close(self) -> None:
         """Let go of what the next copy-up would need."""
         self.finish()
-        self._spares.close()
+        self.make_room()
 
     @staticmethod
     def _look_at_source(node: FileNode, *, opens: bool) -> tuple[int, os.stat_result]:

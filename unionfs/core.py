@@ -218,12 +218,10 @@ class UnionFs:
                 self._strip_privileges(node)
             if mode is not None and stat.S_ISLNK(node.kind):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            alone = change.uid is None and change.gid is None and change.size is None
-            if mode is not None and alone and not node.layer.writable:
-                emptied = self._parts().copy_up.file(node, contents, mode=mode, finishes=False)
-                mode = None  # the copy has been made with that
-            else:
-                emptied = self._parts().copy_up.file(node, contents, finishes=False)
+            made_with = None
+            if not node.layer.writable and change.uid is None and change.gid is None and change.size is None:
+                made_with, mode = mode, None
+            emptied = self._parts().copy_up.file(node, contents, mode=made_with, finishes=False)
             if change.size is not None and not emptied:
                 self._truncate(node, change.size, handle_number, changes=resized)
         if change.uid is not None or change.gid is not None:

@@ -46,7 +46,12 @@ class NativePermissions:
         """Return the permission bits with which a regular file that is to have *mode* is made: its owner may read and write
         it, for what is still to be done with it.
         """
-        return mode & 0o777 if mode & _OWNERS == _OWNERS else _OWNERS
+        bits = self._disk_bits(mode) & 0o777
+        return bits if bits & _OWNERS == _OWNERS else _OWNERS
+
+    def _disk_bits(self, mode: int) -> int:
+        """Return the permission bits on disk of a regular file that is shown with *mode*."""
+        return stat.S_IMODE(mode)
 
     def own(
         self, dirfd: int, name: bytes, made: os.stat_result, uid: int, gid: int, mode: int, rdev: int = 0
@@ -62,7 +67,7 @@ class NativePermissions:
 
     def has_mode(self, made: os.stat_result, mode: int) -> bool:
         """Tell whether :meth:`restrict` would leave a regular file, which was *made* so, as it is."""
-        return stat.S_IMODE(made.st_mode) == stat.S_IMODE(mode)
+        return stat.S_IMODE(made.st_mode) == self._disk_bits(mode)
 
     def restrict(self, dirfd: int, name: bytes, mode: int) -> None:
         """Give the new object *name* of *dirfd* its permission bits *mode*."""
@@ -132,13 +137,8 @@ class OverridePermissions(NativePermissions):
         """Again, only a symbolic link that is one on disk cannot."""
         return not stat.S_ISLNK(kind) or not stat.S_ISLNK(_on_disk(ref).st_mode)
 
-    def birth_mode(self, mode: int) -> int:
-        """As it is going to be on disk."""
+    def _disk_bits(self, mode: int) -> int:
         return _disk_mode(mode, is_dir=False)
-
-    def has_mode(self, made: os.stat_result, mode: int) -> bool:
-        """Tell it of the permission bits on disk."""
-        return stat.S_IMODE(made.st_mode) == _disk_mode(mode, is_dir=False)
 
     def own(
         self, dirfd: int, name: bytes, made: os.stat_result, uid: int, gid: int, mode: int, rdev: int = 0

@@ -9,12 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from unionfs.upper import COPY_PREFIX
-
-# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from unionfs.upper import Upper
+from unionfs.upper import COPY_PREFIX, Upper
 
 #: Copies that come within so many requests of each other are thought to have another one follow: each is looked up, asked
 #: about and changed.

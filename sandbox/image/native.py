@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from sandbox.keeping import distrust
+from sandbox.keeping import open_trusted
 from sandbox.records import dataclass
 from sandbox.typed import Literal
 
@@ -350,15 +350,11 @@ def _for_us_alone(path: str, flags: int) -> int:
 
 def _read(place: str) -> dict[str, object]:
     """Return the record of the layer in *place*; nothing where it is not a file of ours alone, or no such thing."""
+    opened = open_trusted(os.path.join(place, _RECORD))
+    if opened is None:
+        return {}
     try:
-        # Not blocking: what lies there may be a FIFO.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(os.path.join(place, _RECORD), flags)
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or distrust(info) is not None:
-            os.close(fd)
-            return {}
-        with open(fd, "rb") as file:
+        with open(opened[0], "rb") as file:
             value = json.loads(file.read(_LARGEST_RECORD))
     except (OSError, ValueError, RecursionError):
         return {}

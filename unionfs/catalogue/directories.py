@@ -92,6 +92,11 @@ class Stack:
             for tell in self.on_distrust:
                 tell()
 
+    def compare(self, info: os.stat_result, said: _Content | None) -> None:
+        """Believe the index no more if *info* is of another object than it *said*; None: it said nothing."""
+        if said is not None and said != _content(info):
+            self.distrust()
+
 
 class _Stored:
     """A page of the index."""
@@ -366,9 +371,7 @@ class StackDir(LayerDir):
         place = self.place(self.layer)
         try:
             info = _stat(place)
-            said = self._listing.content(self._row)
-            if said is not None and said != _content(info):
-                self._stack.distrust()
+            self._stack.compare(info, self._listing.content(self._row))
             return info
         except OSError:
             if not place.foreign:
@@ -423,17 +426,12 @@ class Listed(Named):
     def stat(self) -> os.stat_result:
         """Return the attributes that the object has now; the index is believed no more where they are others than it says."""
         info = super().stat()
-        self._compare(info)
+        self.directory._stack.compare(info, self._listing.content(self._row))
         return info
 
     def info(self) -> os.stat_result:
         """Return the attributes of the object, as the index has them."""
         return self._listing.info(self._row) or super().stat()
-
-    def _compare(self, info: os.stat_result) -> None:
-        said = self._listing.content(self._row)
-        if said is not None and said != _content(info):
-            self.directory._stack.distrust()
 
     def readlink(self) -> bytes:
         """Return the target of the symbolic link."""
@@ -462,7 +460,7 @@ class Listed(Named):
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
-            self._compare(info)
+            self.directory._stack.compare(info, self._listing.content(self._row))
         except OSError:
             os.close(fd)
             raise

@@ -130,19 +130,17 @@ class Later:
                 coming.done, whole = _fill(coming.fd, coming.room, coming.done, coming.offset)
             except OSError as error:
                 self._end(coming, -(error.errno or errno.EIO))
-            else:
-                coming.looks -= 1
-                if whole:
-                    self.came += 1
-                    self._spinning.judge(hit=True)
-                    self._end(coming, coming.room[: coming.done])
-                elif not coming.looks:
-                    self._spinning.judge(hit=False)
-                    self._wait_for(coming)
-                    continue
-                else:
-                    continue
-            answered = True
+                answered = True
+                continue
+            coming.looks -= 1
+            if whole:
+                self.came += 1
+                self._spinning.judge(hit=True)
+                self._end(coming, coming.room[: coming.done])
+                answered = True
+            elif not coming.looks:
+                self._spinning.judge(hit=False)
+                self._wait_for(coming)
         return answered
 
     def stop_looking(self) -> None:
