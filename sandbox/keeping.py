@@ -38,15 +38,22 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
     return os.path.join(base, "sandbox")
 
 
-ANOTHERS = "is another user's"
-"""Why a directory of somebody else may not be used: its owner alone could change that."""
+ELSEWHERE = "set SANDBOX_STATE_DIR to a directory of yours"
+"""What to do where a state directory is of no use."""
+
+_ANOTHERS = "is another user's"
 
 
 def distrust(info: os.stat_result) -> str | None:
     """Return why a directory or file of the state with the status *info* may not be used ("is another user's"), None where it may."""
     if info.st_uid != os.geteuid():
-        return ANOTHERS
+        return _ANOTHERS
     return "can be written by others" if info.st_mode & 0o022 else None
+
+
+def remedy(path: str, reason: str) -> str:
+    """Return what to do about the directory *path*, which may not be used for *reason*: only its owner can change its mode."""
+    return ELSEWHERE if reason == _ANOTHERS else f"chmod 700 {path}, or {ELSEWHERE}"
 
 
 def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_result] | None:

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import SandboxError, StateError
-from sandbox.keeping import ANOTHERS, distrust
+from sandbox.keeping import distrust, remedy
 from sandbox.kernel import cgroups
 from sandbox.kernel.idmaps import IdMap, covers
 from sandbox.kernel.process import end_rooted, start_time
@@ -71,9 +71,7 @@ def _foreign(path: str, info: os.stat_result) -> StateError | None:
     """Return why the state directory *path* cannot be trusted, if it cannot."""
     if (reason := distrust(info)) is None:
         return None
-    elsewhere = "set SANDBOX_STATE_DIR to a directory of yours"
-    hint = f"chmod 700 {path}, or {elsewhere}" if reason != ANOTHERS else elsewhere
-    return StateError(f"state directory {path} {reason}", hint=hint)
+    return StateError(f"state directory {path} {reason}", hint=remedy(path, reason))
 
 
 def _unusable(path: str, error: OSError) -> StateError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from sandbox import keeping
 from sandbox.doctor.checks import Check
 from sandbox.doctor.facts import Leftovers, MachineFacts, Obstacle, StateFacts, Trial
 from sandbox.doctor.judge.needs import Needs
 from sandbox.errors import describe_errno
-from sandbox.keeping import ANOTHERS
+from sandbox.keeping import ELSEWHERE
 
 MEMORY = frozenset(("tmpfs", "ramfs"))
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"))
@@ -19,8 +20,6 @@ SCARCE_BYTES = 1 << 30
 
 SCARCE_INODES = 20_000
 """About as many as the files of a small distribution, which an archive is unpacked into."""
-
-_ELSEWHERE = "set SANDBOX_STATE_DIR to a directory of yours"
 
 
 def judge_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
@@ -68,30 +67,29 @@ def _directory(state: StateFacts) -> Check:
 
     if state.untrusted is not None:
         return refuse(
-            f"state directory {state.path} {state.untrusted}",
-            _ELSEWHERE if state.untrusted == ANOTHERS else f"chmod 700 {state.path}, or {_ELSEWHERE}",
+            f"state directory {state.path} {state.untrusted}", keeping.remedy(state.path, state.untrusted)
         )
     if (failed := state.trial.failure("make")) is not None:
         verb = "written" if state.exists else "made"
         return refuse(
             f"state directory {state.path} cannot be {verb}: {failed[1].text}",
             (failed[1].errno == errno.ENOSPC and describe_errno("mkdir", errno.ENOSPC))
-            or f"{_ELSEWHERE} that can be written",
+            or f"{ELSEWHERE} that can be written",
         )
     if (failed := state.trial.failure("write")) is not None:
         return refuse(
             f"nothing can be written to the state directory {state.path}: {failed[1].text}",
-            describe_errno("write", failed[1].errno) or _ELSEWHERE,
+            describe_errno("write", failed[1].errno) or ELSEWHERE,
         )
     if (failed := state.trial.failure("lock")) is not None:
         return refuse(
             f"state directory {state.path} cannot hold locks: {failed[1].text}",
-            f"{_ELSEWHERE} on a local file system",
+            f"{ELSEWHERE} on a local file system",
         )
     if state.trial.problem is not None:
         return refuse(
             f"state directory {state.path} cannot be used: {state.trial.problem}",
-            f"{_ELSEWHERE} on a local file system",
+            f"{ELSEWHERE} on a local file system",
         )
     until = "" if state.exists else ", which the first sandbox makes"
     return Check(id="state", level="ok", summary=f"state directory {state.path}{until}", facts=evidence)
@@ -106,7 +104,7 @@ def _filesystem(state: StateFacts) -> Check:
             level="warning",
             summary=f"the state is kept on a network file system ({state.fstype})",
             cost="sandboxes are slow, and files of other ids than your own are the server's to refuse",
-            remedy=f"{_ELSEWHERE} on a local file system",
+            remedy=f"{ELSEWHERE} on a local file system",
             facts=evidence,
         )
     if state.fstype in MEMORY:
@@ -115,7 +113,7 @@ def _filesystem(state: StateFacts) -> Check:
             level="note",
             summary=f"the state is kept in memory ({state.fstype})",
             cost="persistent writable layers and unpacked archives are gone after the next boot",
-            remedy=f"{_ELSEWHERE} on a disk",
+            remedy=f"{ELSEWHERE} on a disk",
             facts=evidence,
         )
     mounted = f" (mounted {', '.join(options)}, which does not matter inside)" if options else ""
@@ -135,7 +133,7 @@ def _attributes(state: StateFacts) -> Check:
             level="warning",
             summary=f"{state.fstype} keeps no attributes of users: {failed[1].text}",
             cost="directories of layers cannot be renamed (EXDEV: programs copy them instead)",
-            remedy=f"{_ELSEWHERE} on ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
+            remedy=f"{ELSEWHERE} on ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
             facts={"error": failed[1].text},
         )
     return Check(
@@ -158,7 +156,7 @@ def _deletions(state: StateFacts) -> Check:
             level="note",
             summary=f"deleted files of layers are recorded as .wh. names: {failed[1].text}",
             cost="kernel OverlayFS cannot read persistent writable layers",
-            remedy=f"{_ELSEWHERE} on ext4, xfs or btrfs",
+            remedy=f"{ELSEWHERE} on ext4, xfs or btrfs",
             facts=evidence,
         )
     return Check(
@@ -187,7 +185,7 @@ def _names(state: StateFacts) -> Check:
         cost="no sandbox starts: its state is replaced by renames"
         if step == "rename"
         else "programs that make hard links fail, dpkg and git among them",
-        remedy=f"{_ELSEWHERE} on ext4, xfs or btrfs",
+        remedy=f"{ELSEWHERE} on ext4, xfs or btrfs",
         facts={"error": failure.text},
     )
 
@@ -200,7 +198,7 @@ def _owners(state: StateFacts, whole: Trial) -> Check:
             level="warning",
             summary=f"{state.fstype} refuses files of subordinate ids: {failed[1].text}",
             cost="programs that change owners fail, package managers among them; archives cannot be unpacked",
-            remedy=f'{_ELSEWHERE} on a local file system, or set ids.map = "single"',
+            remedy=f'{ELSEWHERE} on a local file system, or set ids.map = "single"',
             facts={"error": failed[1].text},
         )
     if not whole.did("chown"):
@@ -220,7 +218,7 @@ def _space(state: StateFacts) -> Check:
             id="state.space", level="ok", summary=f"{state.fstype} has no bound but memory", facts=evidence
         )
     shown = f"{_size(state.free_bytes)} free for writable layers and unpacked archives"
-    remedy = f"free some (see `df {state.path}`), or {_ELSEWHERE.replace('of yours', 'with more')}"
+    remedy = f"free some (see `df {state.path}`), or {ELSEWHERE.replace('of yours', 'with more')}"
     if state.free_inodes is not None and state.free_inodes < SCARCE_INODES:
         return Check(
             id="state.space",
