@@ -8,6 +8,7 @@ trusted (sandbox/keeping.py), is compiled anew. What cannot be kept is no failur
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from contextlib import suppress
 
@@ -23,8 +24,13 @@ from sandbox.seccomp.serving import serving_filter
 _KEPT = 64
 """Programs that are kept, of ten kilobytes each; the ones that were written first make room."""
 
-_NATIVE_CALLS = {"x86_64": (0xC000003E, 59), "aarch64": (0xC00000B7, 221), "riscv64": (0xC00000F3, 221)}
-"""AUDIT_ARCH_* and the number of execve, of machines whose filter is asked whether the program could be started at all."""
+_NATIVE_CALLS = {
+    "x86_64": (0xC000003E, {"execve": 59, "fcntl": 72}),
+    "aarch64": (0xC00000B7, {"execve": 221, "fcntl": 25}),
+    "riscv64": (0xC00000F3, {"execve": 221, "fcntl": 25}),
+}
+"""AUDIT_ARCH_* and the numbers of the calls that the trampoline makes under the filter, before the program runs."""
+_ARGUMENTS = {"execve": (), "fcntl": (3, fcntl.F_SETFD, fcntl.FD_CLOEXEC)}
 
 
 def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str) -> bytes:
@@ -35,13 +41,15 @@ def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str)
         SetupError: under it, nothing could be started.
     """
     program = _program(plan.filter, plan.profile, state_fd, library, machine)
-    architecture, execve = _NATIVE_CALLS.get(machine, (0, 0))
-    if architecture and not plan.log and not values.lets_through(bpf.run(program, execve, architecture)):
-        raise SetupError(
-            "security.seccomp",
-            f"the filter (profile {plan.profile}) denies execve, so that the program could not be started",
-            hint='take it out of deny, or allow it: seccomp = { allow = ["execve"] }',
-        )
+    architecture, numbers = _NATIVE_CALLS.get(machine, (0, {}))
+    for call, number in numbers.items():
+        action = bpf.run(program, number, architecture, _ARGUMENTS[call])
+        if not plan.log and not values.lets_through(action):
+            raise SetupError(
+                "security.seccomp",
+                f"the filter (profile {plan.profile}) denies {call}, so that the program could not be started",
+                hint=f'take it out of deny, or allow it: seccomp = {{ allow = ["{call}"] }}',
+            )
     return program
 
 

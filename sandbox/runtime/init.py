@@ -74,7 +74,7 @@ def run_stage1(
     label: str,
     trace: Callable[[str], None],
     let_go: Callable[[], None],
-    walls: payload.Walls = payload.Walls(),  # noqa: B008
+    walls: payload.Walls,
     natives: Sequence[NativeSource] = (),
 ) -> NoReturn:
     """Let go of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
@@ -411,6 +411,7 @@ def _supervise(
     channel.send(
         Settled(_now(plan))
     )  # before there is a program, whose user may hear of it sooner than the supervisor
+    _take_saved_id(plan)
     report_reader, report_writer = os.pipe()
     pid = _step("process", "fork", os.fork)
     if pid == 0:
@@ -421,6 +422,7 @@ def _supervise(
             plan.process, account, terminal_fd, report_writer, setgroups=plan.ids.setgroups, walls=walls
         )
     os.close(report_writer)
+    os.close(walls.trampoline)
     if walls.ruleset >= 0:
         os.close(walls.ruleset)
     _let_go_of_terminal(terminal_fd)
@@ -432,6 +434,17 @@ def _supervise(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, signal.SIGCHLD))
     children = Children(pid, plan.process.rlimits.get("cpu_time"), proc_fd)
     return _loop(pid, children, wake_reader, channel, forwarded)
+
+
+def _take_saved_id(plan: Plan) -> None:
+    """Keep every process of the sandbox from setting the resource limits of process 1.
+
+    prlimit(2) compares the caller's real ids with the target's real, effective and saved ids. If the latter are not all the
+    same, no caller has them. With a single id they have to be the same.
+    """
+    other = max(entry.inside + entry.count - 1 for entry in plan.ids.uid_map)
+    if other:
+        _step("process 1", "setresuid", lambda: os.setresuid(-1, -1, other))
 
 
 def _forwarded(plan: Plan) -> frozenset[int]:

@@ -12,7 +12,7 @@ import termios
 from collections.abc import Callable, Mapping
 
 from sandbox.errors import EXIT_NOT_FOUND
-from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp
+from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp, trampoline
 from sandbox.plan import ProcessPlan
 from sandbox.records import dataclass, replace
 from sandbox.runtime.accounts import Account
@@ -25,6 +25,8 @@ _SEPARATOR = b"\0"
 class Walls:
     """What the program is put behind last, made ready before: loading it asks nobody anything."""
 
+    #: The trampoline (sandbox/kernel/trampoline) that executes the program.
+    trampoline: int
     #: The program of the filter of system calls.
     seccomp: bytes | None = None
     #: Takes the descriptor on which denied calls are told; None where they are not to be told.
@@ -57,10 +59,9 @@ def run(
     report_fd: int,
     *,
     setgroups: bool,
-    walls: Walls = Walls(),  # noqa: B008 - frozen
+    walls: Walls,
 ) -> NoReturn:
-    """Become the program. Failures go to *report_fd* as STEP NUL ERRNO NUL TEXT; success closes it
-    (close-on-exec).
+    """Become the program. Success closes *report_fd*. A failure is written to it, in a form that :func:`parse_report` reads.
 
     Args:
         plan: the program.
@@ -77,7 +78,9 @@ def run(
         _take_terminal(progress, terminal_fd)
         _drop_privileges(progress, plan, account, setgroups=setgroups, walled=walls.any)
         progress.at("descriptors")
-        process.close_descriptors_but({0, 1, 2, report_fd, *walls.keep, walls.ruleset} - {-1})
+        process.close_descriptors_but(
+            {0, 1, 2, report_fd, walls.trampoline, *walls.keep, walls.ruleset} - {-1}
+        )
         progress.at("signals")
         _reset_signals()
         environment = _environment(plan, account)
@@ -89,7 +92,9 @@ def run(
             progress.at("seccomp")
             _filter(walls.seccomp, walls.hand_over)
         progress.at("exec")
-        _exec(plan.argv, environment)
+        trampoline.execute(
+            walls.trampoline, report_fd, _paths(plan.argv[0], environment), plan.argv, environment
+        )
     except OSError as error:
         _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
     except MemoryError:
@@ -101,7 +106,9 @@ def run(
 
 
 def parse_report(report: bytes) -> tuple[str, int, str]:
-    """Return step, errno and text of what :func:`run` wrote."""
+    """Return step, errno and text of what :func:`run`, or the trampoline (one byte), wrote."""
+    if len(report) == 1:
+        return "exec", report[0], os.strerror(report[0])
     step, number, text = report.split(_SEPARATOR, 2)
     return step.decode(), int(number), text.decode(errors="replace")
 
@@ -196,18 +203,8 @@ def _environment(plan: ProcessPlan, account: Account) -> Mapping[str, str]:
     return {**env, **plan.env}
 
 
-def _exec(argv: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
-    """Execute *argv*, looked up in the PATH of *env* unless it holds a slash; what a shell would find, a
-    shell's errors.
-    """
-    command = argv[0]
+def _paths(command: str, env: Mapping[str, str]) -> list[str]:
+    """Return the paths at which a shell looks for *command*: in the PATH of *env*, unless it holds a slash."""
     if "/" in command:
-        os.execve(command, argv, env)
-    refused: OSError | None = None
-    for directory in env.get("PATH", "").split(":"):
-        try:
-            os.execve(os.path.join(directory or ".", command), argv, env)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                refused = refused or error
-    raise refused or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command)
+        return [command]
+    return [os.path.join(directory or ".", command) for directory in env.get("PATH", "").split(":")]

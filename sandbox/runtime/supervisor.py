@@ -18,12 +18,13 @@ from sandbox.errors import (
     EXIT_FAILURE,
     EXIT_TIMED_OUT,
     CommandError,
+    HostError,
     SandboxError,
     SetupError,
     describe_errno,
 )
 from sandbox.host import HostFacts, explain_userns_failure
-from sandbox.kernel import idmaps, process
+from sandbox.kernel import idmaps, process, trampoline
 from sandbox.kernel.cgroups import Counters
 from sandbox.plan import CGROUP_LEVELS, Plan
 from sandbox.runtime import filters, init, payload
@@ -68,6 +69,8 @@ _GRACE = 5.0
 _MOUNT_DIED = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED))
 #: Seconds for init to end after it was killed; then the server is ended, too, as somebody waits for an answer of it.
 _KILLED_GRACE = 5.0
+#: What else may be the cause if process 1 fails.
+_SAME_ID = "a program with the same id as process 1 (all have it with ids.map = \"single\") can set its limits: prlimit(2)"
 #: Milliseconds that poll(2) takes at most, 24 days: an int; then it is asked again.
 _LONGEST_POLL = 2**31 - 1
 
@@ -123,6 +126,7 @@ class Supervisor:
         self._timed_out = False
         self._kill_at: float | None = None
         self._overstayed = False  # did not end within process.stop_timeout
+        self._trampoline = -1
         self._filter: bytes | None = None
         self._serving_filter: bytes | None = None
         self._say_denied = say_denied
@@ -159,6 +163,8 @@ class Supervisor:
         self._ground.open_joined(undo)
         _open_pipes_for_reopening()
         self._compile_filters()
+        self._trampoline = _create_trampoline(self._facts.machine)
+        undo.callback(os.close, self._trampoline)
         self._ground.prepare(undo)
         self._ground.settle(self._server, self._trace)
         self._plan, self._server_gone = self._ground.plan, not self._ground.served
@@ -213,7 +219,9 @@ class Supervisor:
 
         def let_go() -> None:
             ours.close()
-            process.close_descriptors_but({0, 1, 2, theirs.fileno(), *self._ground.joined.values()})
+            process.close_descriptors_but(
+                {0, 1, 2, theirs.fileno(), walls.trampoline, *self._ground.joined.values()}
+            )
 
         init.run_stage1(
             self._plan,
@@ -229,9 +237,10 @@ class Supervisor:
     def _walls(self, channel: Channel) -> payload.Walls:
         plan = self._plan.process.seccomp
         if plan is None or self._filter is None:
-            return payload.Walls()
+            return payload.Walls(trampoline=self._trampoline)
         traced = self._say_denied is not None
         return payload.Walls(
+            trampoline=self._trampoline,
             seccomp=filters.for_kernel(self._filter, log=plan.log, traced=traced),
             hand_over=init.tell(channel) if traced else None,
             keep=(channel.fileno(),) if traced else (),
@@ -473,7 +482,7 @@ class Supervisor:
             self._trace_denials(channel.take_fd())
         elif isinstance(message, SetupFailed):
             if self._failure is None:
-                self._failure = self._setup_error(message)
+                self._failure = _later_failure(message) if self._started else self._setup_error(message)
                 self._mount_died = message.errno in _MOUNT_DIED
         elif isinstance(message, CommandFailed):
             self._failure = self._failure or _command_error(message)
@@ -615,7 +624,8 @@ class Supervisor:
 
     def _why_killed(self, number: int) -> str:
         if not self._overstayed:
-            return f"process 1 of the sandbox was ended by signal {number}"
+            text = f"process 1 of the sandbox was ended by signal {number}"
+            return f"{text}: {_SAME_ID}" if self._plan.ids.single else text
         process = self._plan.process
         limit = format_duration(process.stop_timeout)
         return f"the program did not end within process.stop_timeout, {limit}, after {process.stop_signal}, and was killed"
@@ -650,6 +660,11 @@ def _readable(fd: int, seconds: float = 0.0) -> bool:
     return any(events & select.POLLIN for _, events in poll.poll(seconds * 1000))
 
 
+def _later_failure(message: SetupFailed) -> SandboxError:
+    """Return what is reported of process 1 if it fails while the program runs."""
+    return SetupError("process 1 of the sandbox", f"it failed: {message.text.lower()}", hint=_SAME_ID)
+
+
 def _command_error(message: CommandFailed) -> SandboxError:
     error = OSError(message.errno, os.strerror(message.errno))
     if isinstance(error, FileNotFoundError):
@@ -657,6 +672,26 @@ def _command_error(message: CommandFailed) -> SandboxError:
     failure = CommandError.not_executable(message.command, error)
     failure.hint = message.hint or failure.hint
     return failure
+
+
+def _create_trampoline(machine: str) -> int:
+    """Return the descriptor of what executes the program.
+
+    Raises:
+        SandboxError: this machine has none, or does not let it be executed.
+    """
+    try:
+        return trampoline.create(machine)
+    except FileNotFoundError:
+        raise HostError(
+            f"programs cannot be started on a machine of the kind {machine}",
+            hint="build sandbox/kernel/trampoline for it: scripts/build-trampolines says how",
+        ) from None
+    except OSError as error:
+        failure = SetupError.from_os_error("trampoline", "memfd_create", error)
+        if error.errno == errno.EACCES:
+            failure.hint = "memfds may not be executed here: as root: sysctl vm.memfd_noexec=1"
+        raise failure from None
 
 
 def _open_pipes_for_reopening() -> None:
