@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, let_in
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, first_line, let_in
 from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -175,3 +176,36 @@ def test_with_a_single_id_what_limits_of_process_one_do_is_not_taken_for_a_failu
     assert done.out.split() == ["done"] * 7
     assert done.status == 7 or "can set its limits: prlimit(2)" in done.err, (done.status, done.err)
     assert launcher.runs() == []
+
+
+_WATCH = """
+import json, os, time
+seen, opened = set(), set()
+print("watching", flush=True)
+deadline = time.monotonic() + 20
+while time.monotonic() < deadline and "/usr/bin/sleep" not in opened:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in (1, os.getpid()):
+            seen.add(name)
+            try: opened.add(os.readlink(f"/proc/{name}/exe"))
+            except OSError: pass
+print(json.dumps([len(seen), *sorted(opened)]), flush=True)
+time.sleep(60)
+"""
+
+
+def test_sandbox_that_is_joined_gets_at_no_executable_of_the_launcher(launcher: Launcher) -> None:
+    """Its program sees the other's processes from the first on, and has every capability over their user namespace."""
+    watcher = (
+        '[sandbox]\nname = "anchor"\n[root]\nlayers = ["dir:/"]\n[security]\ncapabilities.add = ["all"]\n'
+    )
+    joining = HOST_ROOT + '[namespaces]\nuser = "sandbox:anchor"\npid = "sandbox:anchor"\n'
+    with launcher.start(watcher, ["/usr/bin/python3", "-c", _WATCH]) as supervisor:
+        assert first_line(supervisor) == "watching"
+        done = launcher.up(launcher.write(joining, "joining.toml"), ["sleep", "1"])
+        assert done.status == 0, done.err
+        seen, *opened = json.loads(first_line(supervisor))
+        supervisor.terminate()
+        supervisor.wait(PATIENCE)
+    assert seen >= 2  # process 1 of the other, and its program
+    assert set(opened) - {"/memfd:sandbox-exec (deleted)"} == {"/usr/bin/sleep"}
