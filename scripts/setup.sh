@@ -15,6 +15,9 @@ PYTHON_PACKAGES=(python3 python3-venv python3-dev)
 # Those without which a test is skipped.
 # shellcheck disable=SC2034  # of check and test
 TEST_PACKAGES=(mmdebstrap fuse-overlayfs podman runc busybox-static zsh fish man-db)
+# Those of tests that run with --long only: emulators, and the compiler of the trampolines.
+# shellcheck disable=SC2034  # of test
+LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19)
 
 # The tests that scripts/check leaves to scripts/test: failing and killing at every step, long histories and the cost of renames
 # take as long as the rest.

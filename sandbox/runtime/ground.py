@@ -6,15 +6,16 @@ finds it, is noted before it is made.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from sandbox.errors import SandboxError, SetupError
+from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host import HostFacts
 from sandbox.image.native import Tree
 from sandbox.image.store import LayerStore
-from sandbox.kernel import cgroups, mounts, namespaces
+from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.ops import BindNative, BindRoot, MountRoot
 from sandbox.plan import LayerPlan, MountPoint, Plan, fuse_problem
@@ -68,6 +69,8 @@ class Ground:
         self.natives: tuple[NativeSource, ...] = ()
         #: The namespaces to join, by kind.
         self.joined: dict[str, int] = {}
+        #: The descriptor of the memfd through which the program is executed.
+        self.trampoline: int
 
     def open_joined(self, undo: ExitStack) -> None:
         """Open the namespaces that are joined, before anything is made."""
@@ -99,6 +102,8 @@ class Ground:
     def prepare(self, undo: ExitStack) -> None:
         """Make everything; *undo* it in reverse."""
         plan = self.plan
+        self.trampoline = _create_trampoline(self._facts.machine)
+        undo.callback(os.close, self.trampoline)
         self.run = self._state.new_run(plan.ids, name=plan.name)
         undo.callback(self._remove_run)
         if self.shares_processes:
@@ -290,3 +295,23 @@ class Ground:
             size=self.plan.size,
             inodes=self.plan.inodes,
         )
+
+
+def _create_trampoline(machine: str) -> int:
+    """Return the descriptor of the memfd through which the program is executed.
+
+    Raises:
+        SandboxError: there is no trampoline for *machine*, or no memfd may be executed.
+    """
+    try:
+        return trampoline.create(machine)
+    except FileNotFoundError:
+        raise HostError(
+            f"no program can be started on a machine of the kind {machine}: there is no trampoline for it",
+            hint="add it to sandbox/kernel/trampoline/trampoline.c and run scripts/build-trampolines",
+        ) from None
+    except OSError as error:
+        failure = SetupError.from_os_error("trampoline", "memfd_create", error)
+        if error.errno == errno.EACCES:
+            failure.hint = "this machine lets nobody execute a memfd: as root: sysctl vm.memfd_noexec=1"
+        raise failure from None

@@ -17,17 +17,14 @@ from contextlib import ExitStack
 from sandbox.errors import (
     EXIT_FAILURE,
     EXIT_TIMED_OUT,
-    CommandError,
-    HostError,
     SandboxError,
     SetupError,
-    describe_errno,
 )
-from sandbox.host import HostFacts, explain_userns_failure
-from sandbox.kernel import idmaps, process, trampoline
+from sandbox.host import HostFacts
+from sandbox.kernel import idmaps, process
 from sandbox.kernel.cgroups import Counters
 from sandbox.plan import CGROUP_LEVELS, Plan
-from sandbox.runtime import filters, init, payload
+from sandbox.runtime import filters, init, outcome, payload
 from sandbox.runtime.ground import Ground
 from sandbox.runtime.messages import (
     Adopted,
@@ -69,8 +66,6 @@ _GRACE = 5.0
 _MOUNT_DIED = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED))
 #: Seconds for init to end after it was killed; then the server is ended, too, as somebody waits for an answer of it.
 _KILLED_GRACE = 5.0
-#: What else may be the cause if process 1 fails.
-_SAME_ID = "a program with the same id as process 1 (all have it with ids.map = \"single\") can set its limits: prlimit(2)"
 #: Milliseconds that poll(2) takes at most, 24 days: an int; then it is asked again.
 _LONGEST_POLL = 2**31 - 1
 
@@ -126,7 +121,6 @@ class Supervisor:
         self._timed_out = False
         self._kill_at: float | None = None
         self._overstayed = False  # did not end within process.stop_timeout
-        self._trampoline = -1
         self._filter: bytes | None = None
         self._serving_filter: bytes | None = None
         self._say_denied = say_denied
@@ -163,8 +157,6 @@ class Supervisor:
         self._ground.open_joined(undo)
         _open_pipes_for_reopening()
         self._compile_filters()
-        self._trampoline = _create_trampoline(self._facts.machine)
-        undo.callback(os.close, self._trampoline)
         self._ground.prepare(undo)
         self._ground.settle(self._server, self._trace)
         self._plan, self._server_gone = self._ground.plan, not self._ground.served
@@ -237,10 +229,10 @@ class Supervisor:
     def _walls(self, channel: Channel) -> payload.Walls:
         plan = self._plan.process.seccomp
         if plan is None or self._filter is None:
-            return payload.Walls(trampoline=self._trampoline)
+            return payload.Walls(trampoline=self._ground.trampoline)
         traced = self._say_denied is not None
         return payload.Walls(
-            trampoline=self._trampoline,
+            trampoline=self._ground.trampoline,
             seccomp=filters.for_kernel(self._filter, log=plan.log, traced=traced),
             hand_over=init.tell(channel) if traced else None,
             keep=(channel.fileno(),) if traced else (),
@@ -287,7 +279,7 @@ class Supervisor:
     def _expect(self, channel: Channel, kind: type[M]) -> M:
         message = channel.receive()
         if isinstance(message, SetupFailed):
-            raise self._setup_error(message)
+            raise outcome.setup_error(self._plan, message)
         if not isinstance(message, kind):
             raise SetupError("stage 1", "ended unexpectedly", hint="run again with --debug")
         return message
@@ -482,10 +474,14 @@ class Supervisor:
             self._trace_denials(channel.take_fd())
         elif isinstance(message, SetupFailed):
             if self._failure is None:
-                self._failure = _later_failure(message) if self._started else self._setup_error(message)
+                self._failure = (
+                    outcome.failure_of_process_1(message)
+                    if self._started
+                    else outcome.setup_error(self._plan, message)
+                )
                 self._mount_died = message.errno in _MOUNT_DIED
         elif isinstance(message, CommandFailed):
-            self._failure = self._failure or _command_error(message)
+            self._failure = self._failure or outcome.command_error(message)
         elif message is None:
             self._channel_gone = True  # it is ending; poll would say so again at once
         elif isinstance(message, Settled):
@@ -618,33 +614,9 @@ class Supervisor:
             self._warn(f"the sandbox was ended after limits.wall_time, {limit}")
             return EXIT_TIMED_OUT
         if status < 0:
-            self._warn(self._why_killed(-status))
+            self._warn(outcome.why_killed(self._plan, -status, overstayed=self._overstayed))
             return 128 - status
         return status
-
-    def _why_killed(self, number: int) -> str:
-        if not self._overstayed:
-            text = f"process 1 of the sandbox was ended by signal {number}"
-            return f"{text}: {_SAME_ID}" if self._plan.ids.single else text
-        process = self._plan.process
-        limit = format_duration(process.stop_timeout)
-        return f"the program did not end within process.stop_timeout, {limit}, after {process.stop_signal}, and was killed"
-
-    def _setup_error(self, message: SetupFailed) -> SandboxError:
-        if message.operation == "unshare" and message.step == "user namespace":
-            return SetupError(message.step, message.text.lower(), hint=explain_userns_failure(message.errno))
-        # A step that is a setting, such as process.user, is said with its place in the file.
-        place = self._plan.places.get(message.step)
-        step = message.step if place is None else f"{place}: {message.step}"
-        if not message.operation and not message.errno:
-            return SetupError(step, message.text, hint=message.hint or None)
-        error = OSError(message.errno, message.text, message.path or None)
-        failure = SetupError.from_os_error(step, message.operation or message.step, error)
-        if message.hint:
-            failure.hint = message.hint
-        elif failure.hint is None:
-            failure.hint = describe_errno(message.step, message.errno)
-        return failure
 
 
 def _set_oom_score(pid: int, value: int) -> None:
@@ -658,40 +630,6 @@ def _readable(fd: int, seconds: float = 0.0) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return any(events & select.POLLIN for _, events in poll.poll(seconds * 1000))
-
-
-def _later_failure(message: SetupFailed) -> SandboxError:
-    """Return what is reported of process 1 if it fails while the program runs."""
-    return SetupError("process 1 of the sandbox", f"it failed: {message.text.lower()}", hint=_SAME_ID)
-
-
-def _command_error(message: CommandFailed) -> SandboxError:
-    error = OSError(message.errno, os.strerror(message.errno))
-    if isinstance(error, FileNotFoundError):
-        return CommandError.not_found(message.command)
-    failure = CommandError.not_executable(message.command, error)
-    failure.hint = message.hint or failure.hint
-    return failure
-
-
-def _create_trampoline(machine: str) -> int:
-    """Return the descriptor of what executes the program.
-
-    Raises:
-        SandboxError: this machine has none, or does not let it be executed.
-    """
-    try:
-        return trampoline.create(machine)
-    except FileNotFoundError:
-        raise HostError(
-            f"programs cannot be started on a machine of the kind {machine}",
-            hint="build sandbox/kernel/trampoline for it: scripts/build-trampolines says how",
-        ) from None
-    except OSError as error:
-        failure = SetupError.from_os_error("trampoline", "memfd_create", error)
-        if error.errno == errno.EACCES:
-            failure.hint = "memfds may not be executed here: as root: sysctl vm.memfd_noexec=1"
-        raise failure from None
 
 
 def _open_pipes_for_reopening() -> None:

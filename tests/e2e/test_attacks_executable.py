@@ -61,7 +61,9 @@ def elf_with_loader(loader: str) -> bytes:
     (machine,) = struct.unpack_from(f"{order}H", head, 18)
     name = loader.encode() + b"\0"
     at = 64 + 2 * 56
-    header = head[:16] + struct.pack(f"{order}HHIQQQIHHHHHH", 2, machine, 1, 0x400000, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    header = head[:16] + struct.pack(
+        f"{order}HHIQQQIHHHHHH", 2, machine, 1, 0x400000, 64, 0, 0, 64, 56, 2, 0, 0, 0
+    )
     interpreter = struct.pack(f"{order}IIQQQQQQ", 3, 4, at, 0x400000 + at, 0, len(name), len(name), 1)
     segment = struct.pack(f"{order}IIQQQQQQ", 1, 5, 0, 0x400000, 0, at + len(name), at + len(name), 4096)
     return header + interpreter + segment + name
@@ -110,7 +112,9 @@ def test_program_is_never_executed_by_way_of_a_file_of_the_host(
     assert launcher.runs() == []
 
 
-def test_program_that_is_executed_has_its_own_file_as_executable(launcher: Launcher, interpreter: Interpreter) -> None:
+def test_program_that_is_executed_has_its_own_file_as_executable(
+    launcher: Launcher, interpreter: Interpreter
+) -> None:
     """That the copy of the interpreter runs the launcher at all, or the test above would show nothing."""
     done = subprocess.run(
         [str(interpreter.path), *launcher.arguments(HOST_ROOT, ["/usr/bin/readlink", "/proc/self/exe"])[1:]],
@@ -156,9 +160,7 @@ raise SystemExit(7)
 """
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
-)
+@pytest.mark.skipif(os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id")
 @pytest.mark.parametrize("user", ["0", "33"])
 def test_program_cannot_set_the_limits_of_process_one(launcher: Launcher, user: str) -> None:
     spec = HOST_ROOT + f'[process]\nuser = {user}\n[security]\nseccomp = "unconfined"\n'

@@ -203,10 +203,11 @@ def test_log_lets_through(launcher: Launcher) -> None:
     assert (done.status, done.out) == (0, "made\n")
 
 
-def test_a_filter_that_denies_starting_the_program_is_refused(launcher: Launcher) -> None:
-    done = launcher.up(security('seccomp = { deny = ["execve"] }'), ["true"])
+@pytest.mark.parametrize("call", ["execve", "fcntl"])
+def test_a_filter_that_denies_starting_the_program_is_refused(launcher: Launcher, call: str) -> None:
+    done = launcher.up(security(f'seccomp = {{ deny = ["{call}"] }}'), ["true"])
     assert done.status == 125
-    assert "denies execve, so that the program could not be started" in done.err
+    assert f"denies {call}, so that the program could not be started" in done.err
     assert launcher.runs() == []
 
 

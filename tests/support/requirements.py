@@ -316,6 +316,8 @@ PROBES: dict[str, Probe] = {
     "zsh": _program("zsh", "zsh"),
     "fish": _program("fish", "fish"),
     "man": _program("man", "man-db"),
+    "qemu_user": _program("qemu-aarch64", "qemu-user"),
+    "clang": _program("clang-19", "clang-19 lld-19 llvm-19"),
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
     "vm": probe_vm,

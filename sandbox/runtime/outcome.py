@@ -1,0 +1,56 @@
+"""What the user is told of a start that failed or a program that was killed: errors from messages and the plan. Pure."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
+from sandbox.host import explain_userns_failure
+from sandbox.plan import Plan
+from sandbox.runtime.messages import CommandFailed, SetupFailed
+from sandbox.spec.units import format_duration
+
+#: What else may be the cause if process 1 fails.
+_SAME_ID = 'a program with the same id as process 1 (all have it with ids.map = "single") can set its limits: prlimit(2)'
+
+
+def setup_error(plan: Plan, message: SetupFailed) -> SandboxError:
+    """Return the error for a step of the start that failed."""
+    if message.operation == "unshare" and message.step == "user namespace":
+        return SetupError(message.step, message.text.lower(), hint=explain_userns_failure(message.errno))
+    # A step that is a setting, such as process.user, is named with its place in the file.
+    place = plan.places.get(message.step)
+    step = message.step if place is None else f"{place}: {message.step}"
+    if not message.operation and not message.errno:
+        return SetupError(step, message.text, hint=message.hint or None)
+    error = OSError(message.errno, message.text, message.path or None)
+    failure = SetupError.from_os_error(step, message.operation or message.step, error)
+    if message.hint:
+        failure.hint = message.hint
+    elif failure.hint is None:
+        failure.hint = describe_errno(message.step, message.errno)
+    return failure
+
+
+def failure_of_process_1(message: SetupFailed) -> SandboxError:
+    """Return the error for a failure of process 1 while the program runs."""
+    return SetupError("process 1 of the sandbox", f"it failed: {message.text.lower()}", hint=_SAME_ID)
+
+
+def command_error(message: CommandFailed) -> SandboxError:
+    """Return the error for a program that could not be executed."""
+    error = OSError(message.errno, os.strerror(message.errno))
+    if isinstance(error, FileNotFoundError):
+        return CommandError.not_found(message.command)
+    failure = CommandError.not_executable(message.command, error)
+    failure.hint = message.hint or failure.hint
+    return failure
+
+
+def why_killed(plan: Plan, number: int, *, overstayed: bool) -> str:
+    """Return the warning for a process 1 that signal *number* ended; *overstayed*: after process.stop_timeout."""
+    if overstayed:
+        limit = format_duration(plan.process.stop_timeout)
+        return f"the program did not end within process.stop_timeout, {limit}, after {plan.process.stop_signal}, and was killed"
+    text = f"process 1 of the sandbox was ended by signal {number}"
+    return f"{text}: {_SAME_ID}" if plan.ids.single else text
