@@ -48,7 +48,7 @@ def seccomp_facts(case: Case) -> Iterator[Fact]:
         },
         origin=case.origin(*keys, SECCOMP),
         keys=keys,
-        notes=("calls of x32, and of other machines than this one, fail with ENOSYS",),
+        notes=_notes(plan),
     )
     texts = {"allow": "allowed, with any arguments", "deny": "denied, with EPERM"}
     for key, text in texts.items():
@@ -70,6 +70,13 @@ def seccomp_facts(case: Case) -> Iterator[Fact]:
             origin=case.origin(where),
             keys=(where,),
         )
+
+
+def _notes(plan: SeccompPlan) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ("calls of x32, and of other machines than this one, fail with ENOSYS",)
+    if plan.profile != "unconfined" and "fcntl" not in plan.allow:
+        notes += ("leases of files (F_SETLEASE), by which a program makes others wait, fail with EACCES",)
+    return notes
 
 
 def _profile_text(plan: SeccompPlan, allowed: frozenset[str]) -> str:

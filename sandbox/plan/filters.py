@@ -38,13 +38,8 @@ def plan_seccomp(
     paths: Mapping[str, PathFact],
     capabilities: frozenset[str],
     findings: Findings,
-    *,
-    shares_files: bool = False,
 ) -> SeccompPlan | None:
-    """Plan the filter for a program that may have *capabilities*; None where it gets none.
-
-    With *shares_files* it has files of its own ids that other sandboxes have, too.
-    """
+    """Plan the filter for a program that may have *capabilities*; None where it gets none."""
     asked = _asked(spec)
     if asked.profile == "unconfined" and not asked.deny:
         return None
@@ -60,12 +55,9 @@ def plan_seccomp(
     _refuse_unknown(asked, findings)
     if base is None:
         return None
-    made = changed(base, asked.allow, asked.deny)
-    if shares_files:
-        made = replace(made, forbidden=(*made.forbidden, NO_LEASES))
     return SeccompPlan(
         profile=asked.profile,
-        filter=made,
+        filter=changed(base, asked.allow, asked.deny),
         allow=asked.allow,
         deny=asked.deny,
         log=asked.log,
@@ -108,10 +100,11 @@ def _base(
     from sandbox.seccomp.profile import ProfileError, parse_profile  # most files name none
 
     try:
-        return parse_profile(fact.content, machine, capabilities, facts.kernel_version)
+        parsed = parse_profile(fact.content, machine, capabilities, facts.kernel_version)
     except ProfileError as error:
         findings.refuse(key, f"{profile}: {error}", "mend the profile, or take it out")
         return None
+    return replace(parsed, forbidden=(*parsed.forbidden, *NO_LEASES))
 
 
 def _refuse_unknown(asked: Seccomp, findings: Findings) -> None:

@@ -147,9 +147,7 @@ def draft(
     unserved = isinstance(root, BindRoot) and root.otherwise == "refuse"
     process = replace(
         process,
-        seccomp=plan_seccomp(
-            spec, facts, paths, process.capabilities, findings, shares_files=bool(natives) or bound
-        ),
+        seccomp=plan_seccomp(spec, facts, paths, process.capabilities, findings),
         landlock=plan_landlock(spec, facts, findings),
     )
     name = spec.sandbox.name or default_name(spec.file)

@@ -25,11 +25,18 @@ _FAMILIES = (1, 2, 10, 16, 17)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET: what programs use and what belongs to a network namespace. Most others
 (Bluetooth, CAN, virtual machine sockets, kernel cryptography...) are of the machine, or modules that their use would load."""
 
-_F_SETLEASE = 1024  # linux/fcntl.h, on every machine
+_F_SETLEASE = 1024  # linux/fcntl.h, the same on every machine
+_LAST_FCNTL = 1038
+"""F_SET_FILE_RW_HINT, the last command before F_GETDELEG and F_SETDELEG of Linux 6.19."""
 
-NO_LEASES = Rule(REFUSED, ("fcntl", "fcntl64"), (Comparison(1, "MASKED_EQ", _LOW, _F_SETLEASE),))
-"""Who owns a file may hold a lease of it, though it is read-only to him, and with that keep everybody else's open(2) of it waiting for
-/proc/sys/fs/lease-break-time, 45 seconds. Of files that other sandboxes have, too, nobody gets one."""
+NO_LEASES = (
+    Rule(fail(errno.EACCES), ("fcntl", "fcntl64"), (Comparison(1, "MASKED_EQ", _LOW, _F_SETLEASE),)),
+    Rule(fail(errno.EINVAL), ("fcntl", "fcntl64"), (Comparison(1, "GT", _LAST_FCNTL),)),
+)
+"""A lease makes open(2) of every other process wait for up to /proc/sys/fs/lease-break-time, 45 seconds. The owner of a file may take
+one, also through a read-only mount. EACCES is the documented error for a file of somebody else, fcntl(2): programs go on without a
+lease, whereas EAGAIN means to some that the file is in use. Delegations (F_SETDELEG) are leases, too. They and commands that are
+younger than this profile fail as on an older kernel."""
 
 _AF_NETLINK, _NETLINK_AUDIT = 16, 9
 _SOCKETCALL_SOCKET = 1
@@ -46,7 +53,7 @@ def default_filter(machine: Machine, capabilities: frozenset[str]) -> Filter:
         action = ALLOW if denied.capability in capabilities else REFUSED
         if names := tuple(sorted(denied.names - ABSENT.keys())):
             rules.append(Rule(action, names))
-    forbidden = _terminal() + _sockets(machine, audit="AUDIT_WRITE" in capabilities)
+    forbidden = [*NO_LEASES, *_terminal(), *_sockets(machine, audit="AUDIT_WRITE" in capabilities)]
     if not admin:
         forbidden += _namespaces(machine)
     return Filter(

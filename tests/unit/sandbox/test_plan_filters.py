@@ -8,7 +8,7 @@ from sandbox.errors import SpecError
 from sandbox.kernel.capabilities import DEFAULT
 from sandbox.kernel.landlock import Rules
 from sandbox.plan import Plan, as_dict, describe
-from sandbox.seccomp.builtin import default_filter
+from sandbox.seccomp.builtin import NO_LEASES, default_filter
 from sandbox.seccomp.values import MACHINES
 from sandbox.sources import PathFact
 from tests.unit.sandbox.facts import host, plan
@@ -61,6 +61,21 @@ def test_unconfined_is_no_filter() -> None:
     denying = security('seccomp = { profile = "unconfined", deny = ["ptrace"] }').process.seccomp
     assert denying is not None
     assert [rule.names for rule in denying.filter.forbidden] == [("ptrace",)]
+
+
+def test_leases_are_refused_by_every_profile_unless_the_file_allows_the_call() -> None:
+    profile = json_profile(b'{"defaultAction": "SCMP_ACT_ALLOW"}')
+    cases = {
+        "": True,
+        'seccomp = "./web.json"': True,
+        'seccomp = { profile = "./web.json", deny = ["ptrace"] }': True,
+        'seccomp = { allow = ["fcntl"] }': False,
+        'seccomp = { profile = "unconfined", deny = ["ptrace"] }': False,
+    }
+    for text, refused in cases.items():
+        made = plan(f"{ROOT}[security]\n{text}\n", paths=profile).process.seccomp
+        assert made is not None
+        assert (set(NO_LEASES) <= set(made.filter.forbidden)) == refused, text
 
 
 def test_changes_are_told() -> None:

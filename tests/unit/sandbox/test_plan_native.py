@@ -8,7 +8,6 @@ from sandbox.errors import SpecError
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.ops import BindNative, BuildDev, CheckVolumes, MountRoot, TmpfsVolume
 from sandbox.plan import Difference, describe
-from sandbox.seccomp.builtin import NO_LEASES
 from sandbox.sources import PathFact
 from tests.unit.sandbox.explain.machines import USER_NAMESPACE
 from tests.unit.sandbox.facts import plan
@@ -64,16 +63,6 @@ def test_where_a_bind_would_give_too_much_it_is_refused_or_left_to_the_union(tex
     assert isinstance(difference, Difference)
     assert difference.effective is None
     assert difference.reason.startswith(reason)
-
-
-def test_nobody_can_hold_a_lease_of_a_file_that_others_have_whatever_the_profile_allows() -> None:
-    for more in ("", '[security]\nseccomp = { allow = ["fcntl"] }\n'):
-        seccomp = plan(ROOT + more, paths=TAR).process.seccomp
-        assert seccomp is not None
-        assert NO_LEASES in seccomp.filter.forbidden
-        without = plan((ROOT + more).replace('["/usr", "/opt/a"]', "[]"), paths=TAR).process.seccomp
-        assert without is not None
-        assert NO_LEASES not in without.filter.forbidden
 
 
 def test_without_any_nothing_is_asked() -> None:

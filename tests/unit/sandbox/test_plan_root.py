@@ -8,7 +8,6 @@ from sandbox.errors import HostError, SpecError
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.ops import BindRoot, MountRoot
 from sandbox.plan import describe, fuse_problem, make_plan, may_need_no_server
-from sandbox.seccomp.builtin import NO_LEASES
 from sandbox.sources import PathFact
 from sandbox.spec.load import parse
 from tests.unit.sandbox.explain.machines import USER_NAMESPACE
@@ -83,13 +82,6 @@ def test_what_takes_a_server_has_one_and_is_refused_to_a_file_that_wants_none(te
     assert made.server == "auto"
     (difference,) = [item for item in made.differences if item.key == "root.server"]
     assert difference.reason.startswith(reason)
-
-
-def test_nobody_can_hold_a_lease_of_a_file_of_a_root_that_others_have() -> None:
-    for text, refused in ((ROOT, True), (NONE, True), (ROOT + 'server = "direct"\n', False)):
-        seccomp = plan(text, paths=TAR).process.seccomp
-        assert seccomp is not None
-        assert (NO_LEASES in seccomp.filter.forbidden) == refused
 
 
 def test_fuse_is_needed_only_where_somebody_serves() -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers 
 
 ECOSYSTEM = "/usr/share/containers/seccomp.json"
 NO_FAMILY = fail(errno.EAFNOSUPPORT)
+NO_LEASE = fail(errno.EACCES)
 EVERY = frozenset(
     denied.capability for denied in DENIED if denied.capability
 ) | DEFAULT | {"AUDIT_WRITE"}  # fmt: skip
@@ -63,6 +64,13 @@ EVERY = frozenset(
         ("ioctl", (0, 0x5401), ALLOW),
         ("ioctl", (0, 0x5412), REFUSED),  # TIOCSTI
         ("ioctl", (0, 0x541C), REFUSED),  # TIOCLINUX
+        ("fcntl", (0, 1024), NO_LEASE),  # F_SETLEASE
+        ("fcntl", (0, 1025), ALLOW),  # F_GETLEASE
+        ("fcntl", (0, 1026), ALLOW),  # F_NOTIFY
+        ("fcntl", (0, 1030), ALLOW),  # F_DUPFD_CLOEXEC
+        ("fcntl", (0, 1038), ALLOW),  # F_SET_FILE_RW_HINT
+        ("fcntl", (0, 1039), fail(errno.EINVAL)),  # F_GETDELEG
+        ("fcntl", (0, 1040), fail(errno.EINVAL)),  # F_SETDELEG
         ("reboot", (), REFUSED),
         ("kexec_load", (), REFUSED),
         ("init_module", (), REFUSED),
@@ -105,7 +113,15 @@ def test_sockets_are_those_of_a_network_namespace(arguments: tuple[int, ...], ac
 @pytest.mark.parametrize("high", [1 << 32, 0xFFFFFFFF << 32])
 def test_bits_that_the_kernel_does_not_look_at_hide_no_request(high: int) -> None:
     assert ask(builtin(), "ioctl", 0, high | 0x5412) == REFUSED
+    assert not lets_through(ask(builtin(), "fcntl", 0, high | 1024))
+    assert not lets_through(ask(builtin(), "fcntl", 0, high | 1040))
     assert not lets_through(ask(builtin(), "clone", high | 0x10000011))
+
+
+@pytest.mark.parametrize("call", [55, 221], ids=["fcntl", "fcntl64"])
+def test_a_32_bit_program_takes_no_lease_by_either_of_its_calls(call: int) -> None:
+    assert bpf.run(builtin(), call, I386, (0, 1024)) == NO_LEASE
+    assert bpf.run(builtin(), call, I386, (0, 1025)) == ALLOW
 
 
 def test_sockets_of_a_32_bit_program_come_by_the_call_whose_family_can_be_seen() -> None:
