@@ -45,6 +45,7 @@ from sandbox.runtime.messages import (
 )
 from sandbox.runtime.server import Ready, Server
 from sandbox.runtime.signals import CAUGHT, ENDING, Interrupted, Signals, first_ending
+from sandbox.runtime.standard_descriptors import StandardDescriptors
 from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
@@ -150,6 +151,7 @@ class Supervisor:
             raise SetupError.from_os_error("start", "set-up", error) from error
 
     def _bring_up(self, undo: ExitStack) -> int:
+        undo.callback(StandardDescriptors.now().restore)
         self._signals = Signals(undo)
         self._ground = Ground(
             self._plan, self._facts, self._state, self._signals, warn=self._warn, measure=self._measure

@@ -18,8 +18,9 @@ _NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x200
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; linux/sched.h"""
 _NEWTIME = 0x00000080  # only of unshare: to clone it is a part of the signal's number
 
-_TERMINAL_INPUT = (0x5412, 0x541C)
-"""TIOCSTI types into a terminal, TIOCLINUX pastes into a console: both can leave a command for the shell outside."""
+_TERMINAL_REQUESTS = (0x5412, 0x541C, 0x5423)
+"""TIOCSTI types into a terminal, TIOCLINUX pastes into a console: both can leave a command for the shell outside. TIOCSETD selects a line
+discipline: drivers for modems and serial networks, with which the user's terminal is of no use."""
 
 _FAMILIES = (1, 2, 10, 16, 17)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET: what programs use and what belongs to a network namespace. Most others
@@ -66,7 +67,8 @@ def default_filter(machine: Machine, capabilities: frozenset[str]) -> Filter:
 
 def _terminal() -> list[Rule]:
     return [
-        Rule(REFUSED, ("ioctl",), (Comparison(1, "MASKED_EQ", _LOW, request),)) for request in _TERMINAL_INPUT
+        Rule(REFUSED, ("ioctl",), (Comparison(1, "MASKED_EQ", _LOW, request),))
+        for request in _TERMINAL_REQUESTS
     ]
 
 

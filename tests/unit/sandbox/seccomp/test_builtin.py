@@ -64,6 +64,7 @@ EVERY = frozenset(
         ("ioctl", (0, 0x5401), ALLOW),
         ("ioctl", (0, 0x5412), REFUSED),  # TIOCSTI
         ("ioctl", (0, 0x541C), REFUSED),  # TIOCLINUX
+        ("ioctl", (0, 0x5423), REFUSED),  # TIOCSETD
         ("fcntl", (0, 1024), NO_LEASE),  # F_SETLEASE
         ("fcntl", (0, 1025), ALLOW),  # F_GETLEASE
         ("fcntl", (0, 1026), ALLOW),  # F_NOTIFY

@@ -1,0 +1,121 @@
+"""Puts back what a program changed of the user's terminal and of the open files behind standard input, output and error.
+
+They are shared with the launcher's caller: O_NONBLOCK and its like belong to the open file description (open(2)), modes and
+exclusive use to the terminal. Both outlive the sandbox.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import struct
+import termios
+from collections.abc import Iterable
+from contextlib import suppress
+
+from sandbox.records import dataclass
+from sandbox.typed import Any
+
+_STANDARD = (0, 1, 2)
+_TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h; Python's termios lacks it
+_INT = struct.Struct("i")
+
+
+@dataclass(frozen=True, slots=True)
+class _Terminal:
+    """State of a terminal; see ioctl_tty(2)."""
+
+    permissions: int
+    discipline: int
+    exclusive: bool
+    attributes: list[Any]
+
+    @classmethod
+    def of(cls, fd: int) -> _Terminal:
+        """Return the state of the terminal *fd*.
+
+        Raises:
+            OSError, termios.error: it has hung up.
+        """
+        return cls(
+            stat.S_IMODE(os.fstat(fd).st_mode), _discipline(fd), _is_exclusive(fd), termios.tcgetattr(fd)
+        )
+
+    def restore(self, fd: int, *, attributes: bool) -> None:
+        """Give the terminal *fd* this state again, the attributes only where *attributes* is set."""
+        with suppress(OSError):
+            if _is_exclusive(fd) != self.exclusive:
+                fcntl.ioctl(fd, termios.TIOCEXCL if self.exclusive else termios.TIOCNXCL)
+        with suppress(OSError):
+            # Other line disciplines have no attributes: this comes first.
+            if _discipline(fd) != self.discipline:
+                fcntl.ioctl(fd, termios.TIOCSETD, _INT.pack(self.discipline))
+        with suppress(OSError):
+            if stat.S_IMODE(os.fstat(fd).st_mode) != self.permissions:
+                os.fchmod(fd, self.permissions)
+        with suppress(OSError, termios.error):
+            # No request tells whether TCOOFF stopped the output. TCOON does not undo what the user stopped by ctrl-s.
+            termios.tcflow(fd, termios.TCOON)
+            if attributes and termios.tcgetattr(fd) != self.attributes:
+                termios.tcsetattr(fd, termios.TCSANOW, self.attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class StandardDescriptors:
+    """State of the descriptors 0 to 2 that are open: file status flags (F_GETFL) by descriptor, and terminals."""
+
+    flags: dict[int, int]
+    terminals: dict[int, _Terminal]
+
+    @classmethod
+    def now(cls) -> StandardDescriptors:
+        """Return their present state."""
+        flags: dict[int, int] = {}
+        terminals: dict[int, _Terminal] = {}
+        for fd in _STANDARD:
+            with suppress(OSError):
+                flags[fd] = fcntl.fcntl(fd, fcntl.F_GETFL)
+            with suppress(OSError, termios.error):
+                terminals[fd] = _Terminal.of(fd)
+        return cls(flags, terminals)
+
+    def restore(self) -> None:
+        """Give them this state again, as far as that is possible; never raises."""
+        # A process in the background is stopped by SIGTTOU at most requests, unless it blocks that: tty_check_change().
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
+        try:
+            for fd, terminal in self.terminals.items():
+                terminal.restore(fd, attributes=_has_foreground(fd) and not _any_pipe(_STANDARD))
+            for fd, flags in self.flags.items():
+                with suppress(OSError):
+                    if fcntl.fcntl(fd, fcntl.F_GETFL) != flags:
+                        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _discipline(fd: int) -> int:
+    return int(_INT.unpack(fcntl.ioctl(fd, termios.TIOCGETD, bytes(_INT.size)))[0])
+
+
+def _is_exclusive(fd: int) -> bool:
+    return bool(_INT.unpack(fcntl.ioctl(fd, _TIOCGEXCL, bytes(_INT.size)))[0])
+
+
+def _has_foreground(fd: int) -> bool:
+    """Tell whether the terminal *fd* is this process's and waits for its job: else a shell or its foreground job sets the attributes."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _any_pipe(fds: Iterable[int]) -> bool:
+    """Tell whether one of *fds* is a pipe: a pager at its other end may be what set the attributes."""
+    for fd in fds:
+        with suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return True
+    return False
