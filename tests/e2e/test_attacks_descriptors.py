@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import HOST_ROOT, Launcher, first_line
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, first_line
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
@@ -67,3 +69,78 @@ def test_program_cannot_hold_up_the_host_by_a_lease_of_a_file_of_a_read_only_vol
             "F_RDLCK: EACCES, F_WRLCK: EACCES, high bits: EACCES, fcntl of 32 bits: EACCES,"
             " fcntl64 of 32 bits: EACCES, delegation: EINVAL, unknown command: EINVAL"
         )
+
+
+#: Tries on each standard descriptor what its redirection was not meant for; writes the outcomes into the file of its argument.
+REDIRECTED = """
+import errno, fcntl, json, os, sys
+outcomes = {}
+def attempt(name, function, *arguments):
+    try:
+        value = function(*arguments)
+        outcomes[name] = value.decode() if isinstance(value, bytes) else "done"
+    except OSError as error:
+        outcomes[name] = errno.errorcode[error.errno]
+def reopen(fd, flags, function):
+    new = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK)
+    try:
+        return function(new)
+    finally:
+        os.close(new)
+def overwrite(fd):
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"over", 0)
+for fd in (0, 1, 2):
+    attempt(f"{fd} read anew", reopen, fd, os.O_RDONLY, lambda new: os.read(new, 5))
+    attempt(f"{fd} written anew", reopen, fd, os.O_WRONLY, lambda new: os.pwrite(new, b"anew", 0))
+for fd in (1, 2):
+    attempt(f"{fd} overwritten", overwrite, fd)
+    attempt(f"{fd} truncated", os.ftruncate, fd, 0)
+attempt("0 truncated", reopen, 0, os.O_WRONLY | os.O_TRUNC, lambda new: None)
+with open(sys.argv[1], "w") as file:
+    json.dump({"name": os.readlink("/proc/self/fd/2"), **outcomes}, file)
+"""
+#: What needs no more than the descriptor itself.
+BY_DESCRIPTOR = dict.fromkeys(("1 overwritten", "1 truncated", "2 overwritten", "2 truncated"), "done")
+READ_ANEW = {f"{fd} read anew": "first" for fd in (0, 1, 2)}
+WRITTEN_ANEW = dict.fromkeys(("0 written anew", "1 written anew", "2 written anew", "0 truncated"), "done")
+
+
+def redirected(launcher: Launcher, shared: Path, form: str, mode: int) -> tuple[dict[str, str], list[str]]:
+    """Run the attempts under the redirections of the shell command *form*; return the outcomes, and what the files then hold."""
+    files = [shared / name for name in ("input", "output", "log")]
+    for file in files:
+        file.write_text("first\n")
+        file.chmod(mode)
+    spec = f'{HOST_ROOT}[[volumes]]\ntype = "bind"\nsource = "{shared}"\ntarget = "/v"\n'
+    command = launcher.arguments(spec, ["/usr/bin/python3", "-c", REDIRECTED, "/v/outcomes"])
+    environ = {**launcher.environ, **dict(zip(("INPUT", "OUTPUT", "LOG"), map(str, files), strict=True))}
+    subprocess.run(["sh", "-c", form, "sh", *command], check=True, timeout=PATIENCE, env=environ)
+    found: dict[str, str] = json.loads((shared / "outcomes").read_text())
+    return found, [file.read_text() for file in files]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_files_that_standard_descriptors_lead_to_are_given_to_the_program_as_their_mode_says(
+    launcher: Launcher, shared: Path, mode: int
+) -> None:
+    """SECURITY.md says so, under "What is not": it has to be changed when this does not hold any more."""
+    form = '"$@" < "$INPUT" >> "$OUTPUT" 2>> "$LOG"'
+    found, contents = redirected(launcher, shared, form, mode)
+    assert found.pop("name").endswith("/log")
+    refused = dict.fromkeys((*READ_ANEW, *WRITTEN_ANEW), "EACCES")
+    if os.geteuid() != 0:  # the root of the sandbox is the owner
+        assert found == {**BY_DESCRIPTOR, **READ_ANEW, **WRITTEN_ANEW}
+        assert contents == ["", "", ""]
+    else:  # the program's ids are nobody's
+        assert found == {**BY_DESCRIPTOR, **refused, **(READ_ANEW if mode & 0o004 else {})}
+        assert contents == ["first\n", "", ""]
+
+
+def test_files_behind_pipes_are_out_of_reach(launcher: Launcher, shared: Path) -> None:
+    """The remedy that SECURITY.md names."""
+    form = 'cat "$INPUT" | { "$@" 2>&3 | tee -a "$OUTPUT"; } 3>&1 | tee -a "$LOG"'
+    found, contents = redirected(launcher, shared, form, 0o644)
+    assert found.pop("name").startswith("pipe:")
+    assert contents[0] == "first\n"
+    assert all(content.startswith("first\n") for content in contents)
