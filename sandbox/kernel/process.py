@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Collection
 
@@ -182,7 +183,7 @@ def end_descendants(*, spare: Collection[int] = (), proc_fd: int | None = None, 
     that even a fork bomb comes to an end. *proc_fd* is a /proc of our pid namespace where there may be none at its path.
 
     Raises:
-        TimeoutError: some outlive SIGKILL.
+        TimeoutError: some outlive SIGKILL: for *timeout* seconds none has ended.
     """
     _end(lambda: _descendants(spare, proc_fd), proc_fd, timeout)
 
@@ -248,7 +249,7 @@ def _end(members: Callable[[], list[_Stat]], proc_fd: int | None, timeout: float
             stopped.add((stat.pid, stat.start))
         if time.monotonic() > deadline:
             break
-    pause = 0.0005
+    pause, fewest = 0.0005, sys.maxsize
     while left := members():
         for stat in left:
             if stat.state in "ZX" or stat.parent == os.getpid():
@@ -257,6 +258,8 @@ def _end(members: Callable[[], list[_Stat]], proc_fd: int | None, timeout: float
                 except ChildProcessError:
                     pass
             _signal(stat, signal.SIGKILL, proc_fd)
+        if len(left) < fewest:  # thousands that wait for a processor take longer than one that waits for ever
+            fewest, deadline = len(left), time.monotonic() + timeout
         if time.monotonic() > deadline:
             shown = ", ".join(str(stat.pid) for stat in left[:5])
             raise TimeoutError(errno.ETIMEDOUT, f"processes outlive SIGKILL: {shown}")

@@ -490,7 +490,7 @@ def _loop(
         if code is not None:
             _send_quietly(channel, children.told(code))
             return code if code >= 0 else 128 - code
-        for fd, _ in poll.poll():
+        for fd, _ in poll.poll(0 if children.more else None):
             if fd == channel.fileno():
                 return EXIT_FAILURE  # the supervisor is gone, and so are we: the kernel ends everything else
             for number in os.read(wake_reader, 256):

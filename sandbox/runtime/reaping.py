@@ -11,6 +11,9 @@ from sandbox.kernel import process, rlimits
 from sandbox.runtime.messages import ProgramEnded
 from sandbox.typed import Literal
 
+_AT_ONCE = 64
+"""Processes that are reaped before signals and the supervisor are looked at again: some programs fork faster than anybody reaps."""
+
 Who = Literal["program", "another", ""]
 """Whose limit of processor time was reached; "" for nobody's."""
 
@@ -28,10 +31,13 @@ class Children:
         self._proc_fd = proc_fd
         #: Who of those that were reaped had no processor time left. What somebody else waited for is not seen.
         self.out_of_time: Who = ""
+        #: Whether more may have ended than were reaped.
+        self.more = False
 
     def reap(self) -> int | None:
-        """Reap all that have ended, up to the program; what that ended with, if it is among them: -N for signal N."""
-        while True:
+        """Reap some of those that have ended, up to the program; what that ended with, if it is among them: -N for signal N."""
+        self.more = False
+        for _ in range(_AT_ONCE):
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
@@ -43,6 +49,8 @@ class Children:
             code = os.waitstatus_to_exitcode(status)
             if pid == self._program:
                 return code
+        self.more = True
+        return None
 
     def told(self, code: int) -> ProgramEnded:
         """Return what the supervisor is told when the program has ended with *code*."""

@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.kernel import mounts, process
 from sandbox.kernel.cgroups import CgroupFiles, base
+from sandbox.runtime import reaping
 from tests.kernel.support import in_child
 
 
@@ -157,3 +158,43 @@ def test_processes_of_a_cgroup_are_killed_by_a_python_that_lacks_the_call_too(mo
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(ended[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("ending", [True, False])
+def test_time_runs_out_only_while_no_process_ends(monkeypatch: pytest.MonkeyPatch, *, ending: bool) -> None:
+    """Thousands of processes that wait for a processor end one by one, for longer than one may take."""
+    left = [process._Stat(pid=pid, parent=1, state="S", start=pid) for pid in range(1 << 22, (1 << 22) + 50)]
+    clock = iter(range(10_000))
+    monkeypatch.setattr(process.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(process.time, "sleep", lambda _: None)
+
+    def members() -> list[process._Stat]:
+        if ending:
+            del left[:1]
+        return list(left)
+
+    if ending:
+        process._end(members, None, timeout=10)
+        assert next(clock) > 40
+    else:
+        with pytest.raises(TimeoutError, match="outlive SIGKILL: 4194304"):
+            process._end(members, None, timeout=10)
+
+
+def test_process_1_looks_for_signals_while_children_end_without_end() -> None:
+    def inside() -> bool:
+        for _ in range(200):
+            if os.fork() == 0:
+                os._exit(0)
+        program = os.fork()
+        if program == 0:
+            os._exit(3)
+        os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT)
+        family = reaping.Children(program, None, -1)
+        codes = []
+        while not codes or codes[-1] is None:
+            codes.append(family.reap())
+            assert family.more == (codes[-1] is None)
+        return len(codes) >= 4 and codes[-1] == 3
+
+    assert in_child(inside) == 0
