@@ -146,16 +146,16 @@ class LayerStore:
         return tuple(said.splitlines())
 
     def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:
-        """Unpack in a child that is root of a user namespace; returns notices, a line each."""
+        """Unpack in a child that is root of a user namespace and has a limit of memory; returns notices, a line each."""
         # Imported here, and the archive opened, which imports what its compression takes: the child may not be
         # able to read our Python any more.
         from sandbox.image.archive import open_archive
-        from sandbox.image.unpack import unpack
+        from sandbox.image.bounded import unpack_bounded
 
         with open(archive_fd, "rb", closefd=False) as file, open_archive(file, path) as archive:
 
             def action() -> str:
-                report = unpack(archive, tree_fd, single_id=ids.single)
+                report = unpack_bounded(archive, tree_fd, single_id=ids.single)
                 return "".join(f"{path}: {notice}\n" for notice in report.notices())
 
             return run_with_ids(ids, action)

@@ -16,8 +16,13 @@ import os
 import stat
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import Kind, Member, TarStream, printable
-from sandbox.records import dataclass, field
+from sandbox.image.archive import Kind, Member, TarStream
+from sandbox.image.attributes import ACLS, AttributeRefusedError, set_attribute
+from sandbox.image.directories import NO_XATTRS, Directory
+from sandbox.image.names import printable
+from sandbox.kernel.trees import remove_contents
+from sandbox.records import dataclass
+from sandbox.typed import NamedTuple
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -29,35 +34,15 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _PATH_MAX = 4095  # bytes of a path without its final zero (limits.h): beyond, no program could name the file
 _MAX_LINKS = 40  # symbolic links in one path, as path_resolution(7) has it
+_MAX_LINKED = 255  # components of the targets of these links: a path of few bytes must not lead through thousands of directories
 _MAX_OPEN = 128  # directories kept open from member to member
 _MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF is chown(2)'s "leave it as it is"
 _MAX_TIME_NS = 10**9 << 62  # seconds are 64-bit numbers; what a file system cannot keep the kernel clamps
 _NAMES = 5  # that a report holds of what was left out
 
-# Attributes by which union file systems recognise their own: an archive that sets them would speak in their name.
-_MARKS = (
-    b"user.overlay.",
-    b"user.fuseoverlayfs.",
-    b"user.unionfs.",
-    b"user.containers.override_",
-)
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
-_CAPABILITY = b"security.capability"
-
-_TOLERATED: Mapping[tuple[bytes, int], str] = {
-    (
-        b"user",
-        errno.ENOTSUP,
-    ): "the file system has none (tmpfs before Linux 6.6); no program fails to start for it",
-    (
-        b"user",
-        errno.EPERM,
-    ): "only files and directories can have them (xattr(7)); other systems' archives may differ",
-    (b"security", errno.ENOTSUP): "the file system has none; the program gets fewer capabilities, never more",
-    (b"security", errno.EPERM): "no CAP_SETFCAP, as in some containers; likewise",
-}
-"""Failures of setxattr(2) that leave the attribute out: namespace of the attribute and errno, and why that is right. Not
-among them are access control lists, without which the mode would allow more than the archive does."""
+_ATTRIBUTES = 1 << 25
+"""Bytes of memory for the attributes of directories, which are set at the end. Equal ones are kept once: real archives have few."""
+_ATTRIBUTE_COST = 200  # bytes that Python takes for one beside its name and value
 
 _FAULTS: Mapping[int, str] = {
     errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
@@ -65,6 +50,7 @@ _FAULTS: Mapping[int, str] = {
     errno.EINVAL: "the file system refuses it as invalid",
     errno.EFBIG: "it is larger than the file system allows",
     errno.EOVERFLOW: "it is larger than the file system allows",
+    errno.EMLINK: "it is a file of more names, or a directory of more directories, than the file system allows",
 }
 """Errors of system calls that are the archive's fault. All others are the machine's and stay OSError."""
 
@@ -92,15 +78,12 @@ class UnpackReport:
         ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Attributes:
-    """What a directory will get when nothing is made in it any more."""
+class _Place(NamedTuple):
+    """An open directory of the tree. Its path is canonical: relative to the root, which is b"", without links, `.` and `..`."""
 
-    mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int | None = None
-    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    path: bytes
+    fd: int
+    node: Directory
 
 
 def unpack(archive: TarStream, destination_fd: int, *, single_id: bool) -> UnpackReport:
@@ -130,9 +113,10 @@ class _Unpacker:
         self._archive = archive
         self._root = root
         self._single_id = single_id
-        # Paths here are canonical: relative to the root, which is b"", and free of links, `.` and `..`.
-        self._open: dict[bytes, int] = {}
-        self._directories: dict[bytes, _Attributes] = {}  # all that were made or listed, and still exist
+        self._open: dict[bytes, _Place] = {}
+        self._top = Directory(None)
+        self._shared: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
+        self._attributes_size = 0
         self._absent: set[bytes] = set()  # names of devices that were left out
         self._entries = 0
         self._bytes = 0
@@ -147,16 +131,10 @@ class _Unpacker:
                 self.close()
             try:
                 self._unpack(member)
-            except (_RefusedError, OSError) as error:
+            except (_RefusedError, AttributeRefusedError, OSError) as error:
                 raise self._explain(member.name, error) from error
-        # A directory's times change with what is made in it, and its mode may forbid to enter it: the innermost first.
-        for path in sorted(self._directories, reverse=True):
-            if len(self._open) > _MAX_OPEN:
-                self.close()
-            try:
-                self._finish_directory(path)
-            except (_RefusedError, OSError) as error:
-                raise self._explain(path, error) from error
+        self.close()
+        self._finish_directories()
         return UnpackReport(
             entries=self._entries,
             data_bytes=self._bytes,
@@ -168,11 +146,11 @@ class _Unpacker:
 
     def close(self) -> None:
         """Close the directories that are open."""
-        for fd in self._open.values():
-            os.close(fd)
+        for place in self._open.values():
+            os.close(place.fd)
         self._open.clear()
 
-    def _explain(self, name: bytes, error: _RefusedError | OSError) -> ImageError | OSError:
+    def _explain(self, name: bytes, error: Exception) -> ImageError | OSError:
         """Return the archive's faults as ImageError, the machine's as they are, both with the name of the member."""
         if isinstance(error, OSError):
             reason = _FAULTS.get(error.errno or 0)
@@ -186,59 +164,59 @@ class _Unpacker:
         )
 
     def _unpack(self, member: Member) -> None:
+        if member.left_out:
+            self._skip_xattrs(member.name, *member.left_out)
         path = _relative(member.name)
         if not path:
             if member.kind is not Kind.DIRECTORY:
                 raise _RefusedError("the root of a layer has to be a directory")
-            self._list_directory(b"", member)
+            self._list_directory(self._top, member)
             return
         parent, _, leaf = path.rpartition(b"/")
-        parent, parent_fd = self._directory(parent)
-        path = parent + b"/" + leaf if parent else leaf
+        place = self._directory(parent)
+        path = place.path + b"/" + leaf if place.path else leaf
+        parent_fd = place.fd
         if self._absent:
             self._absent.discard(path)
         match member.kind:
             case Kind.FILE:
-                self._file(member, path, parent_fd, leaf)
+                self._file(member, place, path, leaf)
             case Kind.DIRECTORY:
-                self._make_directory(path, parent_fd, leaf)
-                self._list_directory(path, member)
+                self._list_directory(self._make_directory(place, path, leaf), member)
                 return
             case Kind.HARD_LINK:
-                if not self._hard_link(member, path, parent_fd, leaf):
+                if not self._hard_link(member, place, path, leaf):
                     return
             case Kind.SYMLINK:
                 if not member.link or len(member.link) > _PATH_MAX:
                     raise _RefusedError(f"a symbolic link to {len(member.link)} bytes")
-                self._replacing(
-                    path, parent_fd, leaf, lambda: os.symlink(member.link, leaf, dir_fd=parent_fd)
-                )
+                self._replacing(place, path, leaf, lambda: os.symlink(member.link, leaf, dir_fd=parent_fd))
                 self._set_unopened(member, parent_fd, leaf)
             case Kind.FIFO:
-                self._replacing(path, parent_fd, leaf, lambda: os.mkfifo(leaf, 0o600, dir_fd=parent_fd))
+                self._replacing(place, path, leaf, lambda: os.mkfifo(leaf, 0o600, dir_fd=parent_fd))
                 self._set_unopened(member, parent_fd, leaf)
             case Kind.CHARACTER_DEVICE | Kind.BLOCK_DEVICE:
-                self._skip_device(member, path, parent_fd, leaf)
+                self._skip_device(member, place, path, leaf)
                 return
         self._entries += 1
 
     # Making one member
 
-    def _replacing(self, path: bytes, parent_fd: int, leaf: bytes, make: Callable[[], None]) -> None:
+    def _replacing(self, place: _Place, path: bytes, leaf: bytes, make: Callable[[], None]) -> None:
         """Run *make*; if there is something of that name already, remove it first."""
         try:
             make()
         except FileExistsError:
-            self._remove(path, parent_fd, leaf)
+            self._remove(place, path, leaf)
             make()
 
-    def _file(self, member: Member, path: bytes, parent_fd: int, leaf: bytes) -> None:
+    def _file(self, member: Member, place: _Place, path: bytes, leaf: bytes) -> None:
         try:
-            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent_fd)
+            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=place.fd)
         except FileExistsError:
             # Never written over: it may be a hard link, and its other names keep what they have.
-            self._remove(path, parent_fd, leaf)
-            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=parent_fd)
+            self._remove(place, path, leaf)
+            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=place.fd)
         try:
             for start, piece in self._archive.data():
                 position, rest = start, piece
@@ -253,41 +231,54 @@ class _Unpacker:
         finally:
             os.close(fd)
 
-    def _make_directory(self, path: bytes, parent_fd: int, leaf: bytes) -> None:
-        if path in self._directories:
-            return
+    def _make_directory(self, place: _Place, path: bytes, leaf: bytes) -> Directory:
+        known = place.node.child(leaf)
+        if known is not None:
+            return known
         try:
-            os.mkdir(leaf, 0o700, dir_fd=parent_fd)
+            os.mkdir(leaf, 0o700, dir_fd=place.fd)
         except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(leaf, dir_fd=parent_fd).st_mode):
-                self._remove(path, parent_fd, leaf)
-                os.mkdir(leaf, 0o700, dir_fd=parent_fd)
+            if not stat.S_ISDIR(os.lstat(leaf, dir_fd=place.fd).st_mode):
+                self._remove(place, path, leaf)
+                os.mkdir(leaf, 0o700, dir_fd=place.fd)
+        return place.node.add(leaf)
 
-    def _list_directory(self, path: bytes, member: Member) -> None:
-        self._directories[path] = _Attributes(
-            mode=member.mode,
-            uid=member.uid,
-            gid=member.gid,
-            mtime_ns=member.mtime_ns,
-            xattrs=member.xattrs,
-        )
+    def _list_directory(self, node: Directory, member: Member) -> None:
+        node.listed = True
+        node.mode, node.uid, node.gid, node.mtime_ns = member.mode, member.uid, member.gid, member.mtime_ns
+        node.xattrs = self._kept_xattrs(member.xattrs)
         self._entries += 1
 
-    def _hard_link(self, member: Member, path: bytes, parent_fd: int, leaf: bytes) -> bool:
+    def _kept_xattrs(self, xattrs: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """Return attributes equal to *xattrs*, to be kept until the end, once however many directories have them."""
+        if not xattrs:
+            return NO_XATTRS
+        kept = self._shared.setdefault(tuple(sorted(xattrs.items())), xattrs)
+        if kept is xattrs:
+            self._attributes_size += sum(
+                len(name) + len(value) + _ATTRIBUTE_COST for name, value in xattrs.items()
+            )
+            if self._attributes_size > _ATTRIBUTES:
+                raise _RefusedError(
+                    f"the extended attributes of directories take more than {_ATTRIBUTES >> 20} MiB altogether"
+                )
+        return kept
+
+    def _hard_link(self, member: Member, place: _Place, path: bytes, leaf: bytes) -> bool:
         """Make a hard link. False if it is one to a device that was left out, and so left out as well."""
         source_path = _relative(member.link)
         source_parent, _, source = source_path.rpartition(b"/")
 
         def link() -> None:
-            _, source_fd = self._directory(source_parent, create=False)
+            source_fd = self._directory(source_parent, create=False).fd
             # Without following: a hard link to a symbolic link is another name of the link.
-            os.link(source, leaf, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            os.link(source, leaf, src_dir_fd=source_fd, dst_dir_fd=place.fd, follow_symlinks=False)
 
         try:
-            source_parent, source_fd = self._directory(source_parent, create=False)
+            source_parent, source_fd, _ = self._directory(source_parent, create=False)
             source_path = source_parent + b"/" + source if source_parent else source
             if source_path in self._absent:
-                self._skip_device(member, path, parent_fd, leaf)
+                self._skip_device(member, place, path, leaf)
                 return False
             there = os.lstat(source, dir_fd=source_fd)
             if stat.S_ISDIR(there.st_mode):
@@ -295,9 +286,9 @@ class _Unpacker:
             try:
                 link()
             except FileExistsError:
-                here = os.lstat(leaf, dir_fd=parent_fd)
+                here = os.lstat(leaf, dir_fd=place.fd)
                 if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-                    self._remove(path, parent_fd, leaf)
+                    self._remove(place, path, leaf)
                     link()
         except (FileNotFoundError, NotADirectoryError):
             raise _RefusedError(
@@ -305,10 +296,10 @@ class _Unpacker:
             ) from None
         return True
 
-    def _skip_device(self, member: Member, path: bytes, parent_fd: int, leaf: bytes) -> None:
+    def _skip_device(self, member: Member, place: _Place, path: bytes, leaf: bytes) -> None:
         """Leave out a device node, which nobody can make in a user namespace (mknod(2)); the sandbox has its own /dev."""
         try:
-            self._remove(path, parent_fd, leaf)
+            self._remove(place, path, leaf)
         except FileNotFoundError:
             pass
         self._absent.add(path)
@@ -319,7 +310,7 @@ class _Unpacker:
 
     # Attributes
 
-    def _set_opened(self, name: bytes, fd: int, attributes: Member | _Attributes) -> None:
+    def _set_opened(self, name: bytes, fd: int, attributes: Member | Directory) -> None:
         """Set owner, attributes, mode and times, in this order: chown(2) and writing clear set-id bits and capabilities."""
         if not self._single_id:
             self._chown(fd, None, attributes)
@@ -342,7 +333,7 @@ class _Unpacker:
         time = _time(member.mtime_ns)
         os.utime(leaf, ns=(time, time), dir_fd=parent_fd, follow_symlinks=False)
 
-    def _chown(self, target: int | bytes, parent_fd: int | None, attributes: Member | _Attributes) -> None:
+    def _chown(self, target: int | bytes, parent_fd: int | None, attributes: Member | Directory) -> None:
         uid, gid = attributes.uid, attributes.gid
         for what, number in (("user", uid), ("group", gid)):
             if not 0 <= number <= _MAX_ID:
@@ -361,145 +352,146 @@ class _Unpacker:
             ) from None
 
     def _set_xattr(self, name: bytes, target: int | bytes, key: bytes, value: bytes, *, follow: bool) -> None:
-        namespace = key.partition(b".")[0]
-        wanted = (
-            (namespace == b"user" and not key.startswith(_MARKS))
-            or key == _CAPABILITY
-            # In a namespace with one id there is nobody whom a list could give or refuse anything.
-            or (key in _ACLS and not self._single_id)
-        )
-        if wanted:
-            try:
-                os.setxattr(target, key, value, follow_symlinks=follow)
-            except OSError as error:
-                if (namespace, error.errno) not in _TOLERATED:
-                    if error.errno in {errno.EINVAL, errno.ENOTSUP, errno.E2BIG, errno.ERANGE}:
-                        reason = (error.strerror or "").lower()
-                        raise _RefusedError(
-                            f"its attribute {printable(key)} cannot be set: {reason}"
-                        ) from None
-                    raise
-            else:
-                return
-        self._xattrs += 1
-        if len(self._xattr_names) < _NAMES:
-            self._xattr_names.append(f"{printable(name)}: {printable(key)}")
+        # In a namespace with one id there is nobody whom an access control list could give or refuse anything.
+        if (self._single_id and key in ACLS) or not set_attribute(target, key, value, follow=follow):
+            self._skip_xattrs(name, key)
 
-    def _finish_directory(self, path: bytes) -> None:
-        _, fd = self._directory(path, create=False)
-        self._set_opened(path or b".", fd, self._directories[path])
+    def _skip_xattrs(self, name: bytes, *keys: bytes) -> None:
+        self._xattrs += len(keys)
+        wanted = _NAMES - len(self._xattr_names)
+        self._xattr_names += [f"{printable(name)}: {printable(key)}" for key in keys[:wanted]]
+
+    def _finish_directories(self) -> None:
+        """Set the attributes of all directories, the inner ones first: times change with what is made in a directory, and its
+        mode may forbid to enter it.
+
+        Each step leads to a directory beside, above or below: opened from the root, deep ones would cost the square of their depth.
+        """
+        node, names, fd = self._top, [b"."], os.dup(self._root)
+        try:
+            while True:
+                if node.children:
+                    name, child = node.children.popitem()  # which gives back its memory
+                    fd = _reopen(fd, name)
+                    node = child
+                    names.append(name)
+                    continue
+                above = node.parent
+                outer = -1 if above is None else os.open(b"..", _DIRECTORY, dir_fd=fd)
+                try:
+                    if node.listed:
+                        self._set_opened(b"/".join(names[1:]) or b".", fd, node)
+                    if above is None:
+                        return
+                    os.dup2(outer, fd, inheritable=False)
+                finally:
+                    if outer >= 0:
+                        os.close(outer)
+                node = above
+                names.pop()
+        except (_RefusedError, AttributeRefusedError, OSError) as error:
+            raise self._explain(b"/".join(names[1:]) or b".", error) from error
+        finally:
+            os.close(fd)
 
     # Ways through the tree
 
-    def _directory(self, path: bytes, *, create: bool = True) -> tuple[bytes, int]:
-        """Return the canonical form of *path* and a descriptor of that directory, valid until the next member.
+    def _directory(self, path: bytes, *, create: bool = True) -> _Place:
+        """Return the directory *path*, under its canonical path, open until the next member.
 
         What lacks on the way is made if *create* is set, and what is neither directory nor link is replaced by a
         directory, as umoci does it.
         """
-        fd = self._open.get(path)
-        if fd is not None:
-            return path, fd
+        found = self._open.get(path)
+        if found is not None:
+            return found
         # From the innermost directory that is open; what remains is a stack, its next component at the end.
         done, remaining = path, []
         while done and done not in self._open:
             done, _, component = done.rpartition(b"/")
             remaining.append(component)
-        fd = os.dup(self._open.get(done, self._root))
-        links = 0
+        start = self._open.get(done)
+        node = self._top if start is None else start.node
+        fd = os.dup(self._root if start is None else start.fd)
+        links, linked = 0, 0
         try:
             while remaining:
                 component = remaining.pop()
                 if component in {b"", b"."}:
                     continue
                 if component == b"..":  # of a link; nobody else moves directories of this tree
-                    if done:
+                    if node.parent is not None:
                         fd = _reopen(fd, b"..")
                         done = done.rpartition(b"/")[0]
+                        node = node.parent
                     continue
-                target = self._enter(fd, done, component, create=create)
-                if target is None:
+                inner = self._enter(_Place(done, fd, node), component, create=create)
+                if isinstance(inner, Directory):
                     fd = _reopen(fd, component)
+                    node = inner
                     done = done + b"/" + component if done else component
                     if len(done) > _PATH_MAX:
                         raise _RefusedError(f"its path is longer than {_PATH_MAX} bytes")
                     continue
-                links += 1
-                if links > _MAX_LINKS:
+                steps = inner.split(b"/")
+                links, linked = links + 1, linked + len(steps)
+                if links > _MAX_LINKS or linked > _MAX_LINKED:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                if target.startswith(b"/"):
+                if inner.startswith(b"/"):
                     os.dup2(self._root, fd, inheritable=False)
-                    done = b""
-                remaining += reversed(target.split(b"/"))
+                    done, node = b"", self._top
+                remaining += reversed(steps)
         except BaseException:
             os.close(fd)
             raise
         if done in self._open:
             os.close(fd)
         else:
-            self._open[done] = fd
-        return done, self._open[done]
+            self._open[done] = _Place(done, fd, node)
+        return self._open[done]
 
-    def _enter(self, fd: int, path: bytes, component: bytes, *, create: bool) -> bytes | None:
-        """Make sure that *component* in the directory *path* can be opened as one; if it is a link, return its target."""
-        own = path + b"/" + component if path else component
-        if own in self._directories:
-            return None
+    def _enter(self, place: _Place, component: bytes, *, create: bool) -> Directory | bytes:
+        """Return the directory *component* in *place*, which can be opened now; if it is a link, its target."""
+        known = place.node.child(component)
+        if known is not None:
+            return known
+        own = place.path + b"/" + component if place.path else component
         try:
-            mode = os.lstat(component, dir_fd=fd).st_mode
+            mode = os.lstat(component, dir_fd=place.fd).st_mode
         except FileNotFoundError:
             if not create:
                 raise
         else:
             if stat.S_ISDIR(mode):
-                return None
+                return place.node.add(component)
             if stat.S_ISLNK(mode):
-                return os.readlink(component, dir_fd=fd)
+                return os.readlink(component, dir_fd=place.fd)
             if not create:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            os.unlink(component, dir_fd=fd)
-        os.mkdir(component, 0o700, dir_fd=fd)
+            os.unlink(component, dir_fd=place.fd)
+        os.mkdir(component, 0o700, dir_fd=place.fd)
         self._absent.discard(own)
-        self._directories[own] = _Attributes()
-        return None
+        made = place.node.add(component)
+        made.listed = True
+        return made
 
     # Removing what a later member replaces
 
-    def _remove(self, path: bytes, parent_fd: int, leaf: bytes) -> None:
-        """Remove *leaf*, whatever it is."""
+    def _remove(self, place: _Place, path: bytes, leaf: bytes) -> None:
+        """Remove *leaf* in *place*, whatever it is."""
         try:
-            os.unlink(leaf, dir_fd=parent_fd)
+            os.unlink(leaf, dir_fd=place.fd)
         except IsADirectoryError:
-            self._remove_tree(path, parent_fd, leaf)
-
-    def _remove_tree(self, path: bytes, parent_fd: int, leaf: bytes) -> None:
-        """Remove a directory with all that is in it; however deep it is, with one descriptor and without recursion."""
-        fd = os.open(leaf, _DIRECTORY, dir_fd=parent_fd)
-        try:
-            pending = [_remove_entries(fd)]
-            while True:
-                if pending[-1]:
-                    name = pending[-1][-1]
-                    fd = _reopen(fd, name)
-                    path = path + b"/" + name
-                    pending.append(_remove_entries(fd))
-                    continue
-                self._forget(path)
-                pending.pop()
-                if not pending:
-                    break
-                fd = _reopen(fd, b"..")
-                os.rmdir(pending[-1].pop(), dir_fd=fd)
-                path = path.rpartition(b"/")[0]
-        finally:
-            os.close(fd)
-        os.rmdir(leaf, dir_fd=parent_fd)
-
-    def _forget(self, path: bytes) -> None:
-        self._directories.pop(path, None)
-        fd = self._open.pop(path, None)
-        if fd is not None:
-            os.close(fd)
+            fd = os.open(leaf, _DIRECTORY, dir_fd=place.fd)
+            try:
+                remove_contents(fd)
+            finally:
+                os.close(fd)
+            os.rmdir(leaf, dir_fd=place.fd)
+            if place.node.children is not None:
+                place.node.children.pop(leaf, None)
+            for inner in [one for one in self._open if one == path or one.startswith(path + b"/")]:
+                os.close(self._open.pop(inner).fd)
 
 
 def _relative(name: bytes) -> bytes:
@@ -521,19 +513,6 @@ def _reopen(fd: int, name: bytes) -> int:
     finally:
         os.close(inner)
     return fd
-
-
-def _remove_entries(fd: int) -> list[bytes]:
-    """Remove what is in the directory *fd* but for directories, whose names are returned."""
-    directories = []
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(name)
-            else:
-                os.unlink(name, dir_fd=fd)
-    return directories
 
 
 def _time(nanoseconds: int) -> int:

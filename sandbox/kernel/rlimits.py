@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 UNLIMITED = resource.RLIM_INFINITY
 
@@ -114,3 +115,18 @@ def counted_cpu_time(pid: int) -> float | None:
         return time.clock_gettime(~pid << 3)
     except OSError:
         return None
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Let this process have at most *size* bytes of memory of its own: heap and private writable mappings (RLIMIT_DATA).
+
+    Beyond, Python raises MemoryError. Only the soft limit is lowered, and raised again at the end, so that the error can be reported.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    present = (limit for limit in (soft, hard) if limit != UNLIMITED)
+    resource.setrlimit(resource.RLIMIT_DATA, (min((size, *present)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -46,7 +46,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"spec", "errors", "keeping"}
     ),  # what spec, which reads files and nothing else, is given
     "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
-    "image": frozenset({"errors", "plan", "state", "userns", "keeping"}),
+    "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kernel"}),
     "runtime": frozenset(
         {
             "errors",

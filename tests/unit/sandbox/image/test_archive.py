@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import RECORD_LIMIT, Kind, Member, open_archive, printable
+from sandbox.image.archive import GLOBAL_LIMIT, NAME_LIMIT, RECORD_LIMIT, Kind, Member, open_archive
+from sandbox.image.attributes import VALUE_LIMIT
+from sandbox.image.names import printable
 from tests.unit.sandbox.image.tars import (
     CHARACTER,
     DIRECTORY,
@@ -34,6 +36,7 @@ from tests.unit.sandbox.image.tars import (
     octal,
     padded,
     pax,
+    pax_record,
     read,
     record,
     symlink,
@@ -510,12 +513,29 @@ def test_a_size_beyond_the_archive_is_an_error(size: int) -> None:
 
 
 def test_a_record_at_the_limit_is_read_and_one_byte_more_refused() -> None:
-    overhead = len(pax([(b"SCHILY.xattr.user.x", b"")]))
-    value = b"v" * (RECORD_LIMIT - overhead)
+    whole = pax_record(b"comment", b"v" * (RECORD_LIMIT - len(b"1048576 comment=\n")))
+    assert len(whole) == RECORD_LIMIT
+    assert only(tar(record(whole, b"x"), file(b"x"))).name == b"x"
+    assert only(tar(record(b"n" * NAME_LIMIT, b"L"), file(b"x"))).name == b"n" * NAME_LIMIT
+    for flag, limit in ((b"x", RECORD_LIMIT), (b"g", RECORD_LIMIT), (b"L", NAME_LIMIT), (b"K", NAME_LIMIT)):
+        error = error_of(tar(file(b"a"), record(b"x" * (limit + 1), flag)))
+        assert f"a header record of {limit + 1} bytes, where up to {limit} are taken" in error.message
+
+
+def test_a_value_of_64_kib_is_read_and_one_byte_more_refused_with_the_name_of_the_member() -> None:
+    value = b"v" * VALUE_LIMIT
     assert only(tar(pax([(b"SCHILY.xattr.user.x", value)]), file(b"x"))).xattrs == {b"user.x": value}
-    for flag in b"xgLK":
-        error = error_of(tar(file(b"a"), record(b"x" * (RECORD_LIMIT + 1), bytes([flag]))))
-        assert f"a header record of {RECORD_LIMIT + 1} bytes" in error.message
+    for form, written in ((b"SCHILY", value + b"v"), (b"LIBARCHIVE", base64.b64encode(value + b"v"))):
+        error = error_of(tar(file(b"a"), pax([(form + b".xattr.user.x", written)]), directory(b"here")))
+        assert f"here: its attribute user.x has {VALUE_LIMIT + 1} bytes" in error.message
+
+
+def test_values_that_are_not_used_may_be_of_any_size_and_leave_but_their_names() -> None:
+    large = b"v" * (RECORD_LIMIT - 1000)
+    (member,) = members(
+        tar(pax([(b"comment", large)]), pax([(b"SCHILY.xattr.com.apple.ResourceFork", large)]), file(b"x"))
+    )
+    assert (member.xattrs, member.left_out) == ({}, (b"com.apple.ResourceFork",))
 
 
 def test_the_size_that_a_record_claims_is_not_believed() -> None:
@@ -533,9 +553,12 @@ def test_global_headers_do_not_pile_up() -> None:
     parts = [
         part
         for number in range(30)
-        for part in (pax([(b"key%d" % number, b"v" * 50_000)], b"g"), file(b"x%d" % number))
+        for part in (pax([(b"SCHILY.xattr.user.%d" % number, b"v" * 5_000)], b"g"), file(b"x%d" % number))
     ]
-    assert "bytes of global headers" in error_of(tar(*parts)).message
+    assert f"more than {GLOBAL_LIMIT} bytes of global headers" in error_of(tar(*parts)).message
+    # What is not used, or replaced, does not count.
+    parts = [pax([(b"comment", b"v" * 50_000), (b"path", b"p" * 50_000)], b"g") + file(b"x")] * 30
+    assert len(members(tar(*parts))) == 30
 
 
 def test_a_megabyte_of_digits_costs_no_time() -> None:

@@ -526,7 +526,7 @@ def test_attributes_that_speak_for_the_file_system_or_the_host_are_stripped(root
     for path in (b"d", b"f"):
         assert set(snapshot(root)[path].xattrs) == {"user.mine", "user.overlayed"}
     assert report.skipped_xattrs == 2 * len(STRIPPED)
-    assert report.skipped_xattr_names[0] == "f: user.overlay.opaque"
+    assert report.skipped_xattr_names[0] == "d: user.overlay.opaque"
 
 
 def test_attributes_of_links_and_fifos_that_linux_does_not_keep_are_left_out(root: Path) -> None:
@@ -544,7 +544,9 @@ def test_attributes_of_links_and_fifos_that_linux_does_not_keep_are_left_out(roo
 
 def test_an_attribute_that_is_too_large_is_refused(root: Path) -> None:
     record_of_it = pax([(b"SCHILY.xattr.user.x", b"v" * (RECORD_LIMIT - 100))])
-    assert "its attribute user.x cannot be set" in refused(root, record_of_it, file(b"f"))
+    assert "f: its attribute user.x has 1048476 bytes" in refused(root, record_of_it, file(b"f"))
+    record_of_it = pax([(b"SCHILY.xattr.user." + b"n" * 300, b"v")])
+    assert "nnn cannot be set: " in refused(root, record_of_it, directory(b"d"))
 
 
 ACL_OF_USER_0 = bytes.fromhex(

@@ -1,0 +1,150 @@
+"""Tar headers and their records: pure functions from bytes to values. Nothing in them is believed beyond its form."""
+
+from __future__ import annotations
+
+import re
+
+from sandbox.image.attributes import attribute_of, is_taken
+from sandbox.image.names import printable
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLOCK = 512
+
+SPARSE_00 = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+"""Records that together, in their order, are the map of a sparse file of version 0.0."""
+
+
+class MalformedError(Exception):
+    """A header is not what it has to be; the text says why."""
+
+
+class Header:
+    """The fields of one header block; those that GNU tar and POSIX disagree about are told apart by the magic."""
+
+    __slots__ = ("block", "flag", "gid", "link", "mode", "mtime", "name", "size", "uid")
+
+    def __init__(self, block: bytes) -> None:
+        stated = number(block[148:156])
+        # The checksum counts its own field as blanks. Some old tars summed signed characters.
+        unsigned = sum(block) - sum(block[148:156]) + 256
+        if stated != unsigned and stated != unsigned - 256 * sum(
+            byte > 127 for byte in block[:148] + block[156:]
+        ):
+            raise MalformedError("the checksum of a header does not match")
+        self.block = block
+        self.name = block[:100].partition(b"\0")[0]
+        # Only ustar proper continues names in a prefix: GNU tar keeps times there.
+        if block[257:263] == b"ustar\0" and block[345]:
+            self.name = block[345:500].partition(b"\0")[0] + b"/" + self.name
+        self.mode = number(block[100:108])
+        self.uid = number(block[108:116])
+        self.gid = number(block[116:124])
+        self.size = number(block[124:136])
+        self.mtime = number(block[136:148])
+        self.flag = block[156:157]
+        self.link = block[157:257].partition(b"\0")[0]
+        if self.size < 0:
+            raise MalformedError("a negative size")
+
+
+def padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def number(text: bytes) -> int:
+    """Return a number field: octal digits, or with the highest bit set a signed number in base 256."""
+    if text[0] & 0x80:
+        value = int.from_bytes(text, "big") & ~(1 << 8 * len(text) - 1)
+        return value - (1 << 8 * len(text) - 1) if text[0] & 0x40 else value
+    digits = text.partition(b"\0")[0].strip(b" ")
+    if not digits:
+        return 0
+    if digits.strip(b"01234567"):
+        raise MalformedError(f"{printable(text)!r} in a header is no octal number")
+    return int(digits, 8)
+
+
+def digits(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 20:
+        raise MalformedError(f"{printable(text)!r} in place of a number")
+    return int(text)
+
+
+def decimal(pax: dict[bytes, bytes], key: bytes, default: int) -> int:
+    text = pax.get(key)
+    return digits(text) if text else default
+
+
+_TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
+
+
+def nanoseconds(text: bytes) -> int:
+    """Return a time of pax, decimal seconds with a fraction, in nanoseconds; digits beyond these are cut off."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise MalformedError(f"{printable(text)!r} in place of a time")
+    value = int(match[2]) * 1_000_000_000 + int((match[3] or b"").ljust(9, b"0")[:9])
+    return -value if match[1] else value
+
+
+#: Of the records of a pax header, those that are used beside extended attributes.
+_USED = frozenset(
+    (
+        b"path",
+        b"linkpath",
+        b"size",
+        b"uid",
+        b"gid",
+        b"mtime",
+        b"GNU.sparse.major",
+        b"GNU.sparse.minor",
+        b"GNU.sparse.name",
+        b"GNU.sparse.realsize",
+        b"GNU.sparse.size",
+        b"GNU.sparse.map",
+        *SPARSE_00,
+    )
+)
+
+
+def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield keys and values of a pax header, whose records are `LENGTH KEY=VALUE\\n`, the length counting itself.
+
+    Records that are not used are left out. The value of an attribute that is not taken is empty.
+
+    Raises:
+        MalformedError: the records do not fit together.
+        AttributeRefusedError: the name of an attribute is impossible.
+    """
+    position = 0
+    while position < len(data) and data[position]:
+        blank = data.find(b" ", position, position + 21)
+        end = position + digits(data[position:blank]) if blank > 0 else 0
+        equals = data.find(b"=", blank + 1, max(end - 1, blank + 1))
+        if equals <= blank + 1 or end > len(data) or data[end - 1] != 0x0A:
+            raise MalformedError("a pax header whose records do not fit together")
+        key = data[blank + 1 : equals]
+        if key in _USED:
+            yield key, data[equals + 1 : end - 1]
+        elif (name := attribute_of(key)) is not None:
+            yield key, data[equals + 1 : end - 1] if is_taken(name) else b""
+        position = end
+
+
+def pairs(numbers: list[int]) -> list[tuple[int, int]]:
+    if len(numbers) % 2:
+        raise MalformedError("the map of a sparse file with half an entry")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def old_sparse(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
+    """Return the entries of a sparse map in *block*: two number fields of 12 bytes each, unused ones zero."""
+    entries = [
+        (number(block[at : at + 12]), number(block[at + 12 : at + 24]))
+        for at in range(start, start + 24 * count, 24)
+    ]
+    return [entry for entry in entries if entry[1]]

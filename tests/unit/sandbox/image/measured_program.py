@@ -1,0 +1,40 @@
+"""Unpacks an archive as the store does, and prints the memory and the time that this took.
+
+python -m tests.unit.sandbox.image.measured_program ARCHIVE DESTINATION [MEMORY]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from sandbox.errors import ImageError
+from sandbox.image.archive import open_archive
+from sandbox.image.bounded import MEMORY, unpack_bounded
+
+
+def main(archive: str, destination: str, memory: str = str(MEMORY)) -> None:
+    """Print a JSON object: the error, if there was one, entries, seconds of processor time, and the peak of resident memory in bytes."""
+    fd = os.open(destination, os.O_RDONLY | os.O_DIRECTORY)
+    result: dict[str, object] = {"error": None, "entries": None}
+    begun = time.process_time()
+    try:
+        with open(archive, "rb") as file:
+            report = unpack_bounded(open_archive(file, "a.tar"), fd, single_id=True, memory=int(memory))
+        result["entries"] = report.entries
+    except (ImageError, OSError) as error:
+        result["error"] = str(error)
+    result["seconds"] = time.process_time() - begun
+    # Not ru_maxrss, which begins with that of the process that executed this one; proc_pid_status(5).
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert peak is not None
+    result["peak"] = int(peak[1]) << 10
+    json.dump(result, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
