@@ -38,6 +38,10 @@ class PathFact:
     real: str
     kind: Kind
     identity: tuple[int, int] | None = None
+    #: What a "file" is that is no regular file: "a FIFO", "a socket" or "a device".
+    special: str = ""
+    #: Why another user must not have it used here, where that was asked for: their path leads to what they may not read.
+    astray: str = ""
     #: Permission bits, for a directory that becomes the root.
     mode: int = 0o755
     #: The user who owns it.
@@ -72,10 +76,18 @@ def inspect(path: str) -> PathFact:
         path=path,
         real=real,
         kind="directory" if is_directory else "file",
+        special=special_kind(info.st_mode),
         identity=(info.st_dev, info.st_ino),
         mode=stat.S_IMODE(info.st_mode),
         owner=info.st_uid,
     )
+
+
+def special_kind(mode: int) -> str:
+    """Return what a file of *mode* (st_mode) is if it is neither a regular file nor a directory, else ""."""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def inspect_all(
@@ -85,18 +97,36 @@ def inspect_all(
     devices: Collection[str] = (),
     mounts: Collection[str] = (),
     disks: Collection[str] = (),
+    archives: Collection[str] = (),
 ) -> Mapping[str, PathFact]:
     """Look at each of *paths* once; into those that are to be *read*, too.
 
     Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there; of
-    *disks*, which need not be among *paths*, the disk below.
+    *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there.
     """
     facts = {path: inspect(path) for path in dict.fromkeys([*paths, *disks])}
     facts |= {path: _read(facts[path]) for path in read}
     facts |= {path: _list_devices(facts[path]) for path in devices}
     facts |= {path: replace(facts[path], shared=_is_shared(facts[path].real)) for path in mounts}
     facts |= {path: _find_disk(facts[path]) for path in disks}
+    facts |= {path: _follow(facts[path]) for path in archives}
     return facts
+
+
+def _follow(fact: PathFact) -> PathFact:
+    """Return *fact* with the path and identity of what was found on a way that does not lead astray, or with the reason."""
+    if fact.kind != "file":
+        return fact
+    from sandbox.kernel.files import follow
+
+    try:
+        found = follow(fact.path, os.geteuid())
+    except OSError as error:
+        return replace(fact, kind="missing", reason=(error.strerror or str(error)).lower())
+    if found.closed:
+        reason = f"{found.led_by} belongs to another user and leads to {found.closed}, which that user may not read"
+        return replace(fact, astray=reason)
+    return replace(fact, real=found.real, identity=found.identity)
 
 
 def _find_disk(fact: PathFact) -> PathFact:
@@ -114,12 +144,10 @@ def _read(fact: PathFact) -> PathFact:
     """Return *fact* with the content of a regular file, or with the reason why there is none."""
     if fact.kind != "file":
         return fact
+    from sandbox.kernel.files import open_regular  # only where there is something to read
+
     try:
-        # Opening a device can do something, and a FIFO would wait for a writer, should it have come there meanwhile.
-        if not stat.S_ISREG(os.stat(fact.path).st_mode):
-            return replace(fact, reason="is not a regular file")
-        fd = os.open(fact.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
+        with open(open_regular(fact.path), "rb") as file:
             content = file.read(MAX_CONTENT + 1)
     except OSError as error:
         return replace(fact, reason=(error.strerror or str(error)).lower())

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandbox.spec.check import Checked
+    from sandbox.spec.diagnostic import Diagnostic
+    from sandbox.spec.model import Spec
     from sandbox.spec.requests import Request
 
 DESCRIPTION = """\
 Find all mistakes in environment files, for an editor, a commit hook or a CI job. Nothing is started, and what only this
-machine can tell (whether a directory exists, whether a limit can be enforced) is left to `sandbox explain`. Without
+machine can tell (whether a directory exists, whether a limit can be enforced) is left to `sandbox explain`. A layer or a file
+that exists here and is of a kind that no machine could use there, such as a FIFO, is a mistake. Without
 --profile, each file is checked as it is and with each of its profiles. With --untrusted, what a file of somebody else
 would get is named before anything of it is done."""
 _HEADINGS = {
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             profiles=arguments.profile,
             assignments=arguments.assignments,
             requested=arguments.untrusted,
+            also=_unusable,
         )
         for file in dict.fromkeys(arguments.files)
     }
@@ -85,6 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.flush()  # before the summary, wherever the two go
     print(_summary(len(found), mistakes), file=sys.stderr)
     return 1 if mistakes else 0
+
+
+def _unusable(spec: Spec) -> list[Diagnostic]:
+    """Return what is wrong with the paths of *spec* that exist here. Opens none of them."""
+    from sandbox.plan.unusable import readable_paths, unusable
+    from sandbox.sources import inspect_all
+
+    return unusable(spec, inspect_all(readable_paths(spec)))
 
 
 def _requests_as_dict(checked: Checked, wanted: bool) -> dict[str, object]:

@@ -9,6 +9,7 @@ before, under whatever map, is removed when nobody does, under the map that it w
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from contextlib import suppress
 
 from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError
+from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
 from sandbox.state import SetAside, StateDirectory, ids_as_json, ids_from_json, remove_directory
@@ -23,6 +25,9 @@ from sandbox.userns import give_to_root, run_with_ids
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SWAPPED = (
+    "somebody has just replaced it, or a directory above it: start again, or keep it where nobody else writes"
+)
 _FORMAT = 1  # changes when unpacking does, so that layers of older versions are not taken for ours
 
 
@@ -54,17 +59,16 @@ class LayerStore:
         """Use the store of *state*."""
         self._base = os.path.join(state.path, "layers")
 
-    def open_archive(self, path: str, ids: IdPlan) -> StoredLayer:
-        """Return the layer of the archive *path*, unpacking it first unless it is there.
+    def open_archive(self, path: str, ids: IdPlan, identity: tuple[int, int] | None = None) -> StoredLayer:
+        """Return the layer of the archive *path*, an absolute path without symbolic links, unpacking it first unless it is there.
+
+        *identity* is the device and inode of the file that was found there before; no other is opened.
 
         Raises:
-            ImageError: the archive cannot be read or is damaged.
+            ImageError: the archive cannot be read or is damaged, or is not that file.
             SandboxError: it cannot be unpacked under *ids*.
         """
-        try:
-            archive_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ImageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        archive_fd = _open_archive_file(path, identity)
         try:
             info = os.fstat(archive_fd)
             source = _digest(path)
@@ -187,6 +191,25 @@ class LayerStore:
         except (OSError, ValueError):
             ids = None
         remove_directory(place, ids)
+
+
+def _open_archive_file(path: str, identity: tuple[int, int] | None) -> int:
+    try:
+        fd = open_regular(path, links=False)
+    except NotRegularError:
+        raise ImageError(f"{path}: is not a regular file", hint=_SWAPPED) from None
+    except OSError as error:
+        hint = None
+        if error.errno == errno.ELOOP:
+            hint = _SWAPPED
+        elif error.errno == errno.EAGAIN:
+            hint = "another process has a lease of the file (fcntl(2), F_SETLEASE): try again"
+        raise ImageError(f"{path}: {(error.strerror or str(error)).lower()}", hint=hint) from None
+    info = os.fstat(fd)
+    if identity is not None and (info.st_dev, info.st_ino) != identity:
+        os.close(fd)
+        raise ImageError(f"{path}: has been replaced by another file since the plan was made", hint=_SWAPPED)
+    return fd
 
 
 def _digest(facts: object) -> str:

@@ -77,12 +77,13 @@ def host_files(spec: Spec) -> list[str]:
 
 
 def host_details(spec: Spec) -> Mapping[str, list[str]]:
-    """Return the paths of the host that are devices, whose mounts matter, and whose disks do, as arguments of `inspect_all`."""
+    """Return the paths of the host that are devices, whose mounts matter, whose disks do, and archives, as arguments of `inspect_all`."""
     slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
     return {
         "devices": [device.path for device in spec.devices],
         "mounts": [source for source in slaves if source is not None],
         "disks": [limit.path for limit in spec.limits.io],
+        "archives": [layer.path for layer in spec.root.layers if layer.kind == "tar"],
     }
 
 

@@ -41,6 +41,7 @@ def plan_layers(
                 kind=layer.kind,
                 path=fact.real,
                 cross=layer.cross,
+                identity=fact.identity,
                 mode=mode,
                 immutable=layer.immutable or layer.kind == "tar",
             )
@@ -60,16 +61,29 @@ def _layer_refusal(
     kind: str, path: str, fact: PathFact, state_directory: str
 ) -> tuple[str, str | None] | None:
     """Return message and hint of why the layer cannot be used; None if it can."""
-    wanted = "directory" if kind == "dir" else "file"
     if fact.kind == "missing":
         return f"{path}: {fact.reason}", _layer_hint(path)
     if fact.kind == "refused":
         return f"{path}: {fact.reason}", "a layer must be readable by the user who starts the sandbox"
-    if fact.kind != wanted:
-        other = "tar" if fact.kind == "file" else "dir"
-        return f"{path} is a {fact.kind}, not a {wanted}", f'write "{other}:{path}"'
+    if (wrong := wrong_kind(kind, path, fact)) is not None:
+        return wrong
+    if fact.astray:
+        hint = f"copy the archive to a directory of yours, or let everybody read it: chmod o+r {fact.real}"
+        return f"{path}: {fact.astray}", hint
     if state_directory and inside(fact.real, state_directory):
         return f"{path} is in the sandboxes' own state directory", "copy it elsewhere and name the copy"
+    return None
+
+
+def wrong_kind(kind: str, path: str, fact: PathFact) -> tuple[str, str] | None:
+    """Return message and hint of why what *fact* found at *path* can be no layer of this *kind* on any machine; None if it can."""
+    if fact.special:
+        wanted = "directory" if kind == "dir" else "regular file"
+        return f"{path} is {fact.special}, not a {wanted}", _layer_hint(path)
+    if kind == "dir" and fact.kind == "file":
+        return f"{path} is a file, not a directory", f'write "tar:{path}"'
+    if kind == "tar" and fact.kind == "directory":
+        return f"{path} is a directory, not a file", f'write "dir:{path}"'
     return None
 
 

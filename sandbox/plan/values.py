@@ -102,6 +102,8 @@ class LayerPlan:
     kind: str
     path: str
     cross: tuple[str, ...] = ()
+    #: Device and inode of what was found at the path.
+    identity: tuple[int, int] | None = None
     #: Permission bits that the root shows if this layer is the topmost.
     mode: int = 0o755
     #: Nothing in it changes while it is used: it is unpacked into the store, or the file promises so.

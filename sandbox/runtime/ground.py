@@ -131,7 +131,7 @@ class Ground:
     def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
         if layer.kind == "tar":
             with self._signals.ending():  # unpacking may take minutes
-                stored = store.open_archive(layer.path, self.plan.ids)
+                stored = store.open_archive(layer.path, self.plan.ids, layer.identity)
             undo.callback(stored.close)
             for notice in stored.notices:
                 self._warn(notice)

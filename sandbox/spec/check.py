@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sandbox import records
 from sandbox.errors import SpecError
@@ -46,8 +46,12 @@ def examine(
     profiles: Sequence[str] = (),
     assignments: Sequence[str] = (),
     requested: bool = False,
+    also: Callable[[Spec], Sequence[Diagnostic]] = lambda _spec: (),
 ) -> Checked:
-    """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles."""
+    """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles.
+
+    *also* returns what else is wrong with a specification that has no mistakes.
+    """
     environ = os.environ if environ is None else environ
     try:
         data = read(path)
@@ -65,7 +69,7 @@ def examine(
         except SpecError as error:
             return _of(error)
         known.update(dict.fromkeys(spec.profile))
-        return list(spec.unenforced)
+        return [*spec.unenforced, *also(spec)]
 
     known = _profiles_of(data)
     found = check_with(profiles)

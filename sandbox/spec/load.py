@@ -142,18 +142,25 @@ def read(path: str, *, regular: bool = False) -> bytes:
         data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
         return _checked_size(data, "<stdin>")
     try:
-        with open(path, "rb", opener=_open_without_waiting if regular else None) as file:
-            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SpecError([Diagnostic(file=path, message="is not a regular file")])
+        with open(path, "rb", opener=_open_regular if regular else None) as file:
             data = file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(path, error)]) from None
     return _checked_size(data, path)
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a FIFO even if it has no writer; the flag does nothing to a regular file."""
-    return os.open(path, flags | os.O_NONBLOCK)
+def _open_regular(path: str, flags: int) -> int:
+    """Open a regular file, and nothing else: to open a device may do something, and a FIFO waits for a writer."""
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(place).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        if not stat.S_ISREG(mode):
+            raise SpecError([Diagnostic(file=path, message="is not a regular file")])
+        return os.open(f"/proc/self/fd/{place}", flags | os.O_NONBLOCK | os.O_NOCTTY)
+    finally:
+        os.close(place)
 
 
 def _checked_size(data: bytes, name: str) -> bytes:
