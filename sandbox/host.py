@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SetupError
@@ -85,6 +86,9 @@ class HostFacts:
     setgroups: bool = True
     #: Whether the kernel has time namespaces.
     time_namespaces: bool = True
+    #: The directories that hold the launcher's own code and nothing else, and what else the next start executes or imports from.
+    launcher_trees: tuple[str, ...] = ()
+    launcher_paths: tuple[str, ...] = ()
 
     @property
     def cgroup_levels(self) -> tuple[tuple[CgroupLevel, Hierarchy], ...]:
@@ -222,7 +226,24 @@ def gather(
         sys_resource=own_uid_map == _INITIAL_MAP
         and bool(int(_status_field(status, "CapEff") or "0", 16) >> 24 & 1),
         systemd=systemd,
+        launcher_trees=launcher_trees(),
+        launcher_paths=launcher_paths(),
     )
+
+
+def launcher_trees() -> tuple[str, ...]:
+    """Return the directories of the launcher's code: its packages, a virtual environment, the standard library."""
+    top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    own = [os.path.join(top, name) for name in ("sandbox", "unionfs")]
+    environment = [sys.prefix] if sys.prefix != sys.base_prefix else []
+    return tuple(dict.fromkeys([*own, *environment, os.path.dirname(os.path.abspath(os.__file__))]))
+
+
+def launcher_paths() -> tuple[str, ...]:
+    """Return the interpreter, the command's script, and what else is imported from: it is the launcher's if it is replaced."""
+    script = [os.path.abspath(sys.argv[0])] if os.path.isfile(sys.argv[0] if sys.argv else "") else []
+    found = [sys.executable, *script, *sys.path]
+    return tuple(dict.fromkeys(path for path in found if path.startswith("/") and os.path.lexists(path)))
 
 
 def _landlock_version() -> int:

@@ -6,7 +6,8 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
 
-from sandbox.kernel.mountinfo import parse_mountinfo
+from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, within
+from sandbox.kernel.walk import Link, Place, walk
 from sandbox.records import dataclass, field, replace
 from sandbox.typed import Literal
 
@@ -27,6 +28,28 @@ class DeviceNode:
     kind: str
     major: int
     minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spot:
+    """Where a place is in its file system, whichever mount shows it: "MAJOR:MINOR", and the path from the root of that.
+
+    *below* is where the object that this belongs to shows it: "" for the object itself, else a relative path.
+    """
+
+    device: str
+    path: str
+    below: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """A symbolic link that is on the way of a path, or the object that the path leads to (*target* is None)."""
+
+    place: Place
+    spot: Spot | None = None
+    #: What readlink(2) returns.
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,30 +80,51 @@ class PathFact:
     #: "MAJOR:MINOR" of the disk that holds it, where that was asked for; None for none, for the reason *no_device*.
     device: str | None = None
     no_device: str = ""
+    #: The symbolic links on the way to it, in order, and last the object itself if it was reached.
+    met: tuple[Met, ...] = ()
+    #: What it shows, where that was asked for: itself, and each mount below it.
+    shows: tuple[Spot, ...] = ()
+    #: Size in bytes and time of the last change of content in nanoseconds, of a file.
+    version: tuple[int, int] | None = None
+    #: What to do where it cannot be used, if this is not the advice for any such path.
+    remedy: str = ""
 
 
-def inspect(path: str) -> PathFact:
-    """Look at *path* on the host, through symbolic links."""
-    real = os.path.realpath(path)
+def inspect(path: str, *, read: bool = False) -> PathFact:
+    """Look at *path* on the host, through symbolic links; with *read* also into it, if it is a regular file."""
+    links: list[Link] = []
     try:
-        info = os.stat(path)
-        is_directory = stat.S_ISDIR(info.st_mode)
-        if not os.access(path, os.R_OK | os.X_OK if is_directory else os.R_OK, effective_ids=True):
-            return PathFact(path=path, real=real, kind="refused", reason="permission denied")
-    except PermissionError:
-        return PathFact(path=path, real=real, kind="refused", reason="permission denied")
+        fd, place = walk(path, links)
     except (OSError, ValueError) as error:
+        met = tuple(Met(place=link.place, target=link.target) for link in links)
+        kind: Kind = "missing"
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
-        return PathFact(path=path, real=real, kind="missing", reason=reason)
-    return PathFact(
-        path=path,
-        real=real,
-        kind="directory" if is_directory else "file",
-        special=special_kind(info.st_mode),
-        identity=(info.st_dev, info.st_ino),
-        mode=stat.S_IMODE(info.st_mode),
-        owner=info.st_uid,
-    )
+        if isinstance(error, PermissionError):
+            kind, reason = "refused", "permission denied"
+        real = os.path.realpath(path) if "\0" not in path else path
+        return PathFact(path=path, real=real, kind=kind, reason=reason, met=met)
+    met = tuple(Met(place=link.place, target=link.target) for link in links)
+    try:
+        real = os.path.realpath(path) if place is None else place.path
+        info = os.fstat(fd)
+        is_directory = stat.S_ISDIR(info.st_mode)
+        fact = PathFact(
+            path=path,
+            real=real,
+            kind="directory" if is_directory else "file",
+            special=special_kind(info.st_mode),
+            identity=(info.st_dev, info.st_ino),
+            mode=stat.S_IMODE(info.st_mode),
+            owner=info.st_uid,
+            met=met if place is None else (*met, Met(place=place)),
+            version=None if is_directory else (info.st_size, info.st_mtime_ns),
+        )
+        wanted = os.R_OK | os.X_OK if is_directory else os.R_OK
+        if not os.access(f"/proc/self/fd/{fd}", wanted, effective_ids=True):
+            return PathFact(path=path, real=real, kind="refused", reason="permission denied", met=fact.met)
+        return _read(fact, fd) if read else fact
+    finally:
+        os.close(fd)
 
 
 def special_kind(mode: int) -> str:
@@ -98,14 +142,17 @@ def inspect_all(
     mounts: Collection[str] = (),
     disks: Collection[str] = (),
     archives: Collection[str] = (),
+    shown: Collection[str] = (),
 ) -> Mapping[str, PathFact]:
     """Look at each of *paths* once; into those that are to be *read*, too.
 
     Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there; of
-    *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there.
+    *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there. If any is among
+    *shown*, it is found what those show, and of all others where they are in their file systems.
     """
-    facts = {path: inspect(path) for path in dict.fromkeys([*paths, *disks])}
-    facts |= {path: _read(facts[path]) for path in read}
+    facts = {path: inspect(path, read=path in read) for path in dict.fromkeys([*paths, *disks])}
+    if shown:
+        facts = _place(facts, shown)
     facts |= {path: _list_devices(facts[path]) for path in devices}
     facts |= {path: replace(facts[path], shared=_is_shared(facts[path].real)) for path in mounts}
     facts |= {path: _find_disk(facts[path]) for path in disks}
@@ -133,21 +180,60 @@ def _find_disk(fact: PathFact) -> PathFact:
     from sandbox.kernel import disks
 
     try:
-        return replace(fact, device=disks.disk_of(fact.path))
+        return replace(fact, device=disks.disk_of(fact.real))
     except OSError as error:
         return replace(fact, no_device=(error.strerror or str(error)).lower())
     except ValueError as error:
         return replace(fact, no_device=str(error))
 
 
-def _read(fact: PathFact) -> PathFact:
-    """Return *fact* with the content of a regular file, or with the reason why there is none."""
+def _place(facts: Mapping[str, PathFact], shown: Collection[str]) -> dict[str, PathFact]:
+    """Return *facts* with where everything that was met is in its file system, and with what those of *shown* show."""
+    mounts = _own_mounts()
+    by_id = {entry.mount_id: entry for entry in mounts}
+
+    def spot(place: Place) -> Spot | None:
+        entry = by_id.get(place.mount)
+        return None if entry is None else Spot(device=entry.device, path=within(entry, place.path))
+
+    def shows(fact: PathFact) -> tuple[Spot, ...]:
+        itself = fact.met[-1].spot if fact.met and fact.met[-1].target is None else None
+        top = fact.real.rstrip("/") + "/"
+        below = [
+            Spot(device=entry.device, path=entry.root, below=entry.mount_point[len(top) :])
+            for entry in mounts
+            if entry.mount_point.startswith(top) and entry.mount_point != top
+        ]
+        return tuple(below) if itself is None else (itself, *below)
+
+    placed = {
+        path: replace(fact, met=tuple(replace(met, spot=spot(met.place)) for met in fact.met))
+        for path, fact in facts.items()
+    }
+    return placed | {
+        path: replace(placed[path], shows=shows(placed[path])) for path in shown if path in placed
+    }
+
+
+def _own_mounts() -> list[MountEntry]:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return parse_mountinfo(file.read())
+    except OSError:
+        return []
+
+
+def _read(fact: PathFact, fd: int) -> PathFact:
+    """Return *fact* with the content of the regular file *fd* (O_PATH), or with the reason why there is none."""
     if fact.kind != "file":
         return fact
-    from sandbox.kernel.files import open_regular  # only where there is something to read
-
     try:
-        with open(open_regular(fact.path), "rb") as file:
+        # Opening a device can do something.
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return replace(fact, reason="is not a regular file")
+        # The object that was looked at, whatever is at its path by now.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with open(os.open(f"/proc/self/fd/{fd}", flags), "rb") as file:
             content = file.read(MAX_CONTENT + 1)
     except OSError as error:
         return replace(fact, reason=(error.strerror or str(error)).lower())
@@ -202,14 +288,9 @@ def _device(path: str, info: os.stat_result) -> DeviceNode | None:
 
 def _is_shared(real: str) -> bool:
     """Tell whether what is mounted below *real* reaches mount namespaces that are copies of this one."""
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            entries = parse_mountinfo(file.read())
-    except OSError:
-        return False
     around = [
         entry
-        for entry in entries
+        for entry in _own_mounts()
         if real == entry.mount_point or real.startswith(entry.mount_point.rstrip("/") + "/")
     ]
     # The longest mount point, and of several mounts there the last, is what the path leads to.

@@ -28,6 +28,8 @@ class MountEntry:
     #: Whether what is mounted on it shows in copies of this mount namespace: it is shared, or receives mounts itself.
     travels: bool = False
     source: str = ""
+    #: "MAJOR:MINOR" of the file system.
+    device: str = ""
 
 
 def parse_mountinfo(text: str) -> list[MountEntry]:
@@ -52,6 +54,7 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
                 super_options=tuple(rest[2].split(",")),
                 travels=any(field.startswith(("shared:", "master:")) for field in fields[6:]),
                 source=_unescape(rest[1]),
+                device=fields[2],
             )
         )
     return entries
@@ -61,6 +64,11 @@ def _unescape(field: str) -> str:
     for code, character in _ESCAPES:
         field = field.replace(code, character)
     return field
+
+
+def within(entry: MountEntry, path: str) -> str:
+    """Return where *path*, which lies on the mount *entry*, is in the file system itself: a path from its own root."""
+    return (entry.root.rstrip("/") + path[len(entry.mount_point.rstrip("/")) :]) or "/"
 
 
 def subtree(entries: Iterable[MountEntry], top: int) -> list[MountEntry]:

@@ -24,6 +24,7 @@ from sandbox.typed import Literal
 Unenforced = Literal["refuse", "keep"]
 
 STDIN = "-"
+_STDIN_FILE = "<stdin>"
 
 MAX_FILE_SIZE = 1 << 20
 """Bytes. More than any environment needs, and little enough to parse at once."""
@@ -104,6 +105,9 @@ def parse(
         directory=os.path.dirname(file),
         origins=origins,
         files=composition.files,
+        read_from=tuple(
+            os.path.abspath(name) for name in composition.files if path != STDIN or name != _STDIN_FILE
+        ),
         variables=references,
     )
     check_rules(spec, problems)
@@ -128,7 +132,7 @@ def _is_optional(spec: Spec, problem: Problem) -> bool:
 def _document(data: bytes, path: str, memory: Memory | None) -> Document:
     file = os.path.abspath(path)
     tree, origins = parse_document(
-        data, file="<stdin>" if path == STDIN else path, directory=os.path.dirname(file), memory=memory
+        data, file=_STDIN_FILE if path == STDIN else path, directory=os.path.dirname(file), memory=memory
     )
     return Document(tree, origins, os.path.realpath(file))
 
@@ -140,7 +144,7 @@ def read(path: str, *, regular: bool = False) -> bytes:
     """
     if path == STDIN and not regular:
         data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
-        return _checked_size(data, "<stdin>")
+        return _checked_size(data, _STDIN_FILE)
     try:
         with open(path, "rb", opener=_open_regular if regular else None) as file:
             data = file.read(MAX_FILE_SIZE + 1)

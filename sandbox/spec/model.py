@@ -127,7 +127,7 @@ class Spec:
     """One environment file: where it is, what it says, and where in it each thing is said.
 
     `file` is the absolute path, `directory` the directory that relative paths are relative to, `files` all files that
-    it is put together from, as they were named, `variables` those of the environment that its strings refer to, with the key
+    it is put together from, as they were named, `read_from` their absolute paths without standard input, `variables` those of the environment that its strings refer to, with the key
     of one such string. Two specifications are equal when they say the same, wherever it stands
     in their files.
     """
@@ -135,6 +135,7 @@ class Spec:
     file: str
     directory: str
     files: tuple[str, ...] = field(default=(), compare=False)
+    read_from: tuple[str, ...] = field(default=(), compare=False)
     variables: Mapping[str, str] = field(default_factory=dict, compare=False)
     origins: Origins = field(
         default=Origins(Source(file="", directory="/", text="")), repr=False, compare=False

@@ -119,6 +119,7 @@ def test_fields_that_are_no_settings_are_only_those_of_the_file_itself() -> None
         "file",
         "directory",
         "files",
+        "read_from",
         "variables",
         "origins",
         "problems",
