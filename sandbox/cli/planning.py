@@ -46,7 +46,7 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
         problem = state.examine(directory)
     except StateError as error:
         directory, problem = "", error
-    paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
+    paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
     made = draft(
         spec,
         facts,

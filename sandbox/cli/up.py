@@ -8,7 +8,7 @@ import stat
 import sys
 
 from sandbox.cli.options import add_file, add_overrides, load_spec
-from sandbox.cli.output import print_json, warn
+from sandbox.cli.output import print_json, print_warnings, warn
 from sandbox.cli.verbs import PROGRAM_EXIT_STATUS
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.report import Report
     from sandbox.runtime.timeline import Timeline
     from sandbox.spec.model import Spec
+    from sandbox.state import StateDirectory
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = PROGRAM_EXIT_STATUS
@@ -97,39 +98,18 @@ def run(arguments: argparse.Namespace) -> int:
             server.start()
         spec, documents = _load(arguments)
         timeline.mark("read")
-        from sandbox import host, state
-        from sandbox.cli.planning import joined_namespaces
-        from sandbox.keeping import default_path
-        from sandbox.plan import (
-            host_details,
-            host_files,
-            host_paths,
-            make_plan,
-            may_need_no_server,
-            wants_cgroup,
-        )
+        from sandbox.plan import may_need_no_server
         from sandbox.runtime.supervisor import Supervisor
-        from sandbox.sources import inspect_all
 
         if not may_need_no_server(spec):
             server.start()
-        facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
-        directory = state.StateDirectory(default_path(os.environ, facts.uid))
-        directory.sweep()
-        plan = make_plan(
-            spec,
-            facts,
-            inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec)),
-            environ=os.environ,
-            state_directory=directory.path,
-            joined=joined_namespaces(spec, directory.path),
-            command=tuple(arguments.command) or None,
-        )
+        facts, directory, plan = _make_plan(spec, arguments)
         documents.keep(directory.fd)  # not before: a file that cannot be started with leaves nothing
         timeline.mark("planned")
     except BaseException:
         server.abandon()
         raise
+    print_warnings(plan.cautions)
     for warning in plan.warnings:
         warn(warning)
     if arguments.trace_denials and (problem := _untraceable(plan, facts)) is not None:
@@ -170,6 +150,29 @@ def run(arguments: argparse.Namespace) -> int:
             _print_report(supervisor.report, timeline if arguments.timings else None, as_json=as_json)
         if arguments.timings and not (as_json and supervisor.report is not None):
             _print_lines(timeline.lines())
+
+
+def _make_plan(spec: Spec, arguments: argparse.Namespace) -> tuple[HostFacts, StateDirectory, Plan]:
+    """Look at this machine and plan *spec* for it; what earlier sandboxes left in the state directory is removed."""
+    from sandbox import host, state
+    from sandbox.cli.planning import joined_namespaces
+    from sandbox.keeping import default_path
+    from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
+    from sandbox.sources import inspect_all
+
+    facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
+    directory = state.StateDirectory(default_path(os.environ, facts.uid))
+    directory.sweep()
+    plan = make_plan(
+        spec,
+        facts,
+        inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts)),
+        environ=os.environ,
+        state_directory=directory.path,
+        joined=joined_namespaces(spec, directory.path),
+        command=tuple(arguments.command) or None,
+    )
+    return facts, directory, plan
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Spec, Documents]:
@@ -240,6 +243,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     if planning.state is not None:
         raise planning.state
     accepted = planning.draft.accepted()
+    print_warnings(accepted.cautions)
     for warning in accepted.warnings:
         warn(warning)
     if arguments.json:

@@ -97,7 +97,7 @@ def plan_file(
     path = machine.state.path if isinstance(machine.state, StateFacts) else "/var/lib/sandbox"
     try:
         spec = load()
-        paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
+        paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
         joined = inspect(spec, path)
         plan = make_plan(spec, facts, paths, environ=environ, state_directory=path, joined=joined)
     except SandboxError as error:

@@ -31,6 +31,12 @@ def _risk(case: Case, level: Level, text: str, *keys: str) -> Risk:
     return Risk(level=level, text=text, keys=keys, origins=origins)
 
 
+def _next_start(case: Case) -> Iterator[Risk]:
+    for caution in case.plan.cautions:
+        text = f"{caution.message[:1].upper()}{caution.message[1:]}. Remedy: {caution.hint}."
+        yield _risk(case, "danger", text, caution.key)
+
+
 def _volumes(case: Case) -> Iterator[Risk]:
     bound = binds(case.plan.operations)
     keys = {volume.target: f"volumes[{number}]" for number, volume in enumerate(case.spec.volumes)}
@@ -253,6 +259,7 @@ def _kernel(case: Case) -> Iterator[Risk]:
 
 
 _RULES: tuple[Callable[[Case], Iterator[Risk]], ...] = (
+    _next_start,
     _volumes,
     _later_mounts,
     _devices,

@@ -2,6 +2,7 @@
 
     values      the plan, and what it is made of; `describe`
     findings    what is refused, and what will differ from what the file asks for
+    exposure    what the program can change of its own next start
     ids, namespaces, native, root, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
@@ -11,6 +12,7 @@ is a `Difference`.
 """
 
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
+from sandbox.plan.exposure import exposures
 from sandbox.plan.findings import written
 from sandbox.plan.limits import wants_cgroup
 from sandbox.plan.make import (
@@ -58,6 +60,7 @@ __all__ = [
     "default_name",
     "describe",
     "draft",
+    "exposures",
     "fuse_problem",
     "host_details",
     "host_files",

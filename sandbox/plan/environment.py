@@ -52,7 +52,8 @@ def _of_file(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> M
     fact = paths[path]
     if fact.content is None:
         reason = fact.reason or f"is a {fact.kind}, not a file"
-        findings.refuse("process.env_file", f"{path}: {reason}", "name a file of NAME=VALUE lines")
+        hint = fact.remedy or "name a file of NAME=VALUE lines"
+        findings.refuse("process.env_file", f"{path}: {reason}", hint)
         return {}
     variables, mistakes = parse_variables(fact.content, path)
     findings.refusals += mistakes

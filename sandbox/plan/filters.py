@@ -95,7 +95,8 @@ def _base(
     fact = paths[profile]
     if fact.content is None:
         reason = fact.reason or f"is a {fact.kind}, not a file"
-        findings.refuse(key, f"{profile}: {reason}", "name a JSON profile as docker and podman take it")
+        hint = fact.remedy or "name a JSON profile as docker and podman take it"
+        findings.refuse(key, f"{profile}: {reason}", hint)
         return None
     from sandbox.seccomp.profile import ProfileError, parse_profile  # most files name none
 

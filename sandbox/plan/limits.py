@@ -87,12 +87,12 @@ def _plan_io(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> t
         fact = paths[limit.path]
         if fact.device is None:
             reason = fact.no_device or "it has no disk"
-            if "io" in spec.limits.optional:
+            if "io" in spec.limits.optional and not fact.remedy:
                 unheld = IoRates(device=limit.path, **{name: getattr(limit, name) for name in _RATES})
                 findings.differ(f"limits.io[{index}]", None, f"{limit.path}: {reason}", value=(unheld,))
             else:
                 hint = 'name a path on a disk, or allow the sandbox to run without it: optional = ["io"]'
-                findings.refuse(f"limits.io[{index}].path", f"{limit.path}: {reason}", hint)
+                findings.refuse(f"limits.io[{index}].path", f"{limit.path}: {reason}", fact.remedy or hint)
             continue
         before = found.get(fact.device, IoRates(device=fact.device))
         rates = {name: _lower(getattr(before, name), getattr(limit, name)) for name in _RATES}

@@ -9,6 +9,7 @@ from sandbox.host import HostFacts
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.ops import BindRoot
+from sandbox.plan.exposure import exposures, watched_paths, without_planted
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
@@ -62,13 +63,22 @@ class Draft:
         return self.plan
 
 
-def host_paths(spec: Spec) -> list[str]:
-    """Return every path of the host that *spec* names, for :func:`sandbox.sources.inspect_all`."""
+def host_paths(spec: Spec, facts: HostFacts | None = None) -> list[str]:
+    """Return every path of the host that *spec* names, for :func:`sandbox.sources.inspect_all`.
+
+    Where the program may write to a bind volume, these include the files that *spec* is read from, and the launcher's of *facts*.
+    """
     layers = [layer.path for layer in spec.root.layers if layer.kind in LAYER_KINDS]
     sources = [
         volume.source for volume in spec.volumes if volume.type == "bind" and volume.source is not None
     ]
-    return layers + sources + [device.path for device in spec.devices] + host_files(spec)
+    found = layers + sources + [device.path for device in spec.devices] + host_files(spec)
+    return found + _watched(spec, facts)[0]
+
+
+def _watched(spec: Spec, facts: HostFacts | None) -> tuple[list[str], list[str]]:
+    trees, others = ((), ()) if facts is None else (facts.launcher_trees, facts.launcher_paths)
+    return watched_paths(spec, trees=trees, others=others)
 
 
 def host_files(spec: Spec) -> list[str]:
@@ -76,14 +86,19 @@ def host_files(spec: Spec) -> list[str]:
     return [path for path in (spec.process.env_file, seccomp_profile(spec)) if path is not None]
 
 
-def host_details(spec: Spec) -> Mapping[str, list[str]]:
-    """Return the paths of the host that are devices, whose mounts matter, whose disks do, and archives, as arguments of `inspect_all`."""
+def host_details(spec: Spec, facts: HostFacts | None = None) -> Mapping[str, list[str]]:
+    """Return, as arguments of `inspect_all`, the paths of the host of which more has to be known.
+
+    These are devices, sources that take part in mount propagation, paths whose disk is limited, archives, and sources of
+    which it matters what they show.
+    """
     slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
     return {
         "devices": [device.path for device in spec.devices],
         "mounts": [source for source in slaves if source is not None],
         "disks": [limit.path for limit in spec.limits.io],
         "archives": [layer.path for layer in spec.root.layers if layer.kind == "tar"],
+        "shown": _watched(spec, facts)[1],
     }
 
 
@@ -131,6 +146,8 @@ def draft(
         command: replaces command and arguments of the file.
     """
     findings = Findings.of(spec)
+    found = paths
+    paths = without_planted(spec, paths, joined or {}, findings)
     namespaces = plan_namespaces(spec, facts, joined or {}, findings)
     own_user = "user" in namespaces.private
     ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
@@ -178,6 +195,7 @@ def draft(
         cgroup_level=level,
         wall_time=spec.limits.wall_time,
         differences=tuple(findings.differences),
+        cautions=exposures(spec, found, trees=facts.launcher_trees, others=facts.launcher_paths),
         places=_places(spec),
     )
     refusals = sorted(findings.refusals, key=Diagnostic.sort_key)

@@ -64,7 +64,8 @@ def _layer_refusal(
     if fact.kind == "missing":
         return f"{path}: {fact.reason}", _layer_hint(path)
     if fact.kind == "refused":
-        return f"{path}: {fact.reason}", "a layer must be readable by the user who starts the sandbox"
+        hint = "a layer must be readable by the user who starts the sandbox"
+        return f"{path}: {fact.reason}", fact.remedy or hint
     if (wrong := wrong_kind(kind, path, fact)) is not None:
         return wrong
     if fact.astray:

@@ -15,6 +15,7 @@ from sandbox.kernel.namespaces import Identity
 from sandbox.ops import BindRoot, Operation
 from sandbox.records import dataclass, field, fields
 from sandbox.seccomp.values import Filter
+from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
 from sandbox.typed import Any
@@ -214,6 +215,8 @@ class Plan:
     cgroup_level: CgroupLevel
     wall_time: float | None
     differences: tuple[Difference, ...] = ()
+    #: Warnings with their places, to be told before all others.
+    cautions: tuple[Diagnostic, ...] = ()
     #: "FILE:LINE:COLUMN" of settings that only the running sandbox can find wrong, by key.
     places: Mapping[str, str]
 

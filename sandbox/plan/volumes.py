@@ -83,7 +83,7 @@ def _source_refusal(volume: Volume, fact: PathFact, state_directory: str) -> tup
         return (
             "source",
             f"{volume.source}: {fact.reason}",
-            "make it first, or name an existing file or directory",
+            fact.remedy or "make it first, or name an existing file or directory",
         )
     if state_directory and inside(fact.real, state_directory) and not volume.read_only:
         return (
@@ -146,7 +146,7 @@ def plan_devices(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) 
         if not fact.devices:
             reason = fact.reason or "there is no device in it"
             hint = "see ls -l /dev on this machine; what makes a device appear is its driver (see dmesg)"
-            findings.refuse(f"{key}.path", f"{device.path}: {reason}", hint)
+            findings.refuse(f"{key}.path", f"{device.path}: {reason}", fact.remedy or hint)
             continue
         for operation in _plan_device(device, fact):
             if operation.target in planned:

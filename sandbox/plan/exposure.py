@@ -1,0 +1,290 @@
+"""What the program can change of its own next start, through bind volumes that it may write to.
+
+    named_paths        every host path that a file names, or is read from
+    without_planted    facts in which paths that lead over a symbolic link of such a volume are refused
+    exposures          warnings about files in such a volume that decide the next start
+
+A program replaces what is in its volumes as it likes, symbolic links included. What a volume shows is compared by the identity of
+directories, and by the place in the file system, so that neither a second path nor a bind mount of the host hides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from sandbox.kernel.capabilities import DEFAULT, effective_set
+from sandbox.kernel.namespaces import NamespaceFact
+from sandbox.plan.findings import Findings
+from sandbox.plan.storage import LAYER_KINDS, inside
+from sandbox.records import dataclass, replace
+from sandbox.sources import Met, PathFact
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.model import Spec
+from sandbox.spec.notation import literal
+from sandbox.spec.tables import Seccomp
+
+_NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup", "time")
+_PATH = "path:"
+_LAUNCHER = "the launcher's own code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPath:
+    """A host path that the setting *key* names."""
+
+    path: str
+    key: str
+    #: What it is for the next start, where its content decides about that; empty where only the object does.
+    what: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exposed:
+    """A path of the host that the program can change, and where in the sandbox a mount would have to cover it."""
+
+    path: str
+    what: str
+    cover: str
+
+
+def named_paths(spec: Spec) -> tuple[NamedPath, ...]:
+    """Return every host path that *spec* names, and the files that it is read from."""
+    return tuple(_named_paths(spec))
+
+
+def _named_paths(spec: Spec) -> Iterator[NamedPath]:
+    for path in spec.read_from:
+        if path == spec.file:
+            yield NamedPath(path=path, key="", what="the environment file")
+        else:
+            yield NamedPath(path=path, key="extends", what="a file that it extends")
+    for number, layer in enumerate(spec.root.layers):
+        if layer.kind in LAYER_KINDS:
+            yield NamedPath(path=layer.path, key=f"root.layers[{number}]", what="a layer")
+    for number, volume in enumerate(spec.volumes):
+        if volume.type == "bind" and volume.source is not None:
+            # One that can be written is the program's anyway.
+            what = "the source of a read-only volume" if volume.read_only else ""
+            yield NamedPath(path=volume.source, key=f"volumes[{number}].source", what=what)
+    for number, device in enumerate(spec.devices):
+        yield NamedPath(path=device.path, key=f"devices[{number}].path")
+    if spec.process.env_file is not None:
+        yield NamedPath(path=spec.process.env_file, key="process.env_file", what="variables of the program")
+    seccomp = spec.security.seccomp
+    profile = seccomp.profile if isinstance(seccomp, Seccomp) else seccomp
+    if "/" in profile:
+        key = "security.seccomp.profile" if isinstance(seccomp, Seccomp) else "security.seccomp"
+        yield NamedPath(path=profile, key=key, what="the profile of its filter")
+    for number, limit in enumerate(spec.limits.io):
+        yield NamedPath(path=limit.path, key=f"limits.io[{number}].path")
+    for kind in _NAMESPACES:
+        value = getattr(spec.namespaces, kind)
+        if isinstance(value, str) and value.startswith(_PATH):
+            yield NamedPath(path=value.removeprefix(_PATH), key=f"namespaces.{kind}")
+
+
+def writable_volumes(spec: Spec) -> dict[int, str]:
+    """Return the sources of the bind volumes of *spec* that can be written, by their number."""
+    return {
+        number: volume.source
+        for number, volume in enumerate(spec.volumes)
+        if volume.type == "bind" and volume.source is not None and not volume.read_only
+    }
+
+
+def watched_paths(spec: Spec, *, trees: Iterable[str], others: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths whose facts :func:`exposures` needs, and those of which it matters what they show; none if nothing can be exposed."""
+    volumes = writable_volumes(spec)
+    if not volumes:
+        return [], []
+    shown = [*volumes.values(), *trees]
+    return [*(named.path for named in named_paths(spec)), *trees, *others], shown
+
+
+def shown_at(fact: PathFact, met: Met) -> tuple[str, ...]:
+    """Return where below the object of *fact* that shows what was *met*, as relative paths; "" for the object itself."""
+    names = met.place.path.strip("/").split("/") if met.place.path != "/" else []
+    found = [
+        "/".join(names[number:])
+        for number, identity in enumerate(met.place.chain)
+        if identity == fact.identity
+    ]
+    if met.spot is not None:
+        for spot in fact.shows:
+            if spot.device == met.spot.device and inside(met.spot.path, spot.path):
+                rest = met.spot.path[len(spot.path.rstrip("/")) :].strip("/")
+                found.append("/".join(part for part in (spot.below, rest) if part))
+    return tuple(dict.fromkeys(found))
+
+
+def without_planted(
+    spec: Spec, paths: Mapping[str, PathFact], joined: Mapping[str, NamespaceFact], findings: Findings
+) -> Mapping[str, PathFact]:
+    """Return *paths* with those refused that lead over a symbolic link in a volume that the program may write to.
+
+    *joined* are facts of :func:`sandbox.joining.inspect`, which opens its paths once more.
+
+    Files that are extended, and namespaces, which nothing else of the plan looks at, are refused here.
+    """
+    volumes = writable_volumes(spec)
+    changed: dict[str, PathFact] = {}
+    for named in named_paths(spec):
+        fact = paths.get(named.path)
+        if not volumes or fact is None or not named.key:
+            continue
+        planted = next(_planted(fact, volumes, paths), None)
+        other = joined.get(named.key.removeprefix("namespaces."))
+        swapped = other is not None and not other.problem and fact.identity not in (None, other.identity)
+        if planted is None and swapped:
+            planted = "is another namespace than a moment ago", "start the sandbox again"
+        if planted is None:
+            continue
+        reason, remedy = planted
+        changed[named.path] = replace(
+            fact,
+            kind="refused",
+            reason=reason,
+            remedy=remedy,
+            content=None,
+            devices=(),
+            device=None,
+            no_device=reason,
+        )
+        if named.key == "extends" or named.key.startswith("namespaces."):
+            findings.refuse(named.key, f"{named.path}: {reason}", remedy)
+    return {**paths, **changed}
+
+
+def _planted(
+    fact: PathFact, volumes: Mapping[int, str], paths: Mapping[str, PathFact]
+) -> Iterator[tuple[str, str]]:
+    for met in fact.met:
+        if met.target is None:
+            continue
+        for number, source in volumes.items():
+            if source in paths and shown_at(paths[source], met):
+                reason = (
+                    f"{met.place.path} is a symbolic link to {met.target}, and lies in {source} (volumes[{number}]), "
+                    "where the program can make it lead anywhere"
+                )
+                remedy = (
+                    f"put what it leads to in its place, or name a path that does not lead over it, or set read_only = true in "
+                    f"volumes[{number}]"
+                )
+                yield reason, remedy
+
+
+def exposures(
+    spec: Spec,
+    paths: Mapping[str, PathFact],
+    *,
+    trees: Iterable[str],
+    others: Iterable[str],
+) -> tuple[Diagnostic, ...]:
+    """Return a warning for each volume through which the program can change what decides its next start.
+
+    Args:
+        spec: the environment file.
+        paths: facts of :func:`named_paths`, *trees* and *others*.
+        trees: directories of the launcher's own code, in which nothing else is.
+        others: further paths of the launcher.
+    """
+    unmounts = _can_unmount(spec)
+    deciding = [(named.path, named.what) for named in named_paths(spec) if named.what]
+    deciding += [(path, _LAUNCHER) for path in dict.fromkeys([*trees, *others])]
+    found = []
+    for number, source in writable_volumes(spec).items():
+        if source not in paths or paths[source].kind in ("missing", "refused"):
+            continue
+        target = spec.volumes[number].target
+        exposed = [
+            one
+            for path, what in deciding
+            if path in paths
+            for one in _exposed(paths[path], what, paths[source], target, spec, unmounts=unmounts)
+        ]
+        exposed += [
+            _Exposed(path=source, what=_LAUNCHER, cover=target)
+            for path in trees
+            if path in paths and paths[source].met and shown_at(paths[path], paths[source].met[-1])
+        ]
+        if exposed:
+            found.append(_warning(spec, number, exposed, unmounts=unmounts))
+    return tuple(found)
+
+
+def _can_unmount(spec: Spec) -> bool:
+    """Tell whether the program may take mounts away, so that none covers anything."""
+    asked = spec.security.capabilities
+    try:
+        return "SYS_ADMIN" in effective_set(DEFAULT, asked.drop, asked.add)
+    except ValueError:
+        return False  # refused as what it is
+
+
+def _exposed(
+    fact: PathFact, what: str, volume: PathFact, target: str, spec: Spec, *, unmounts: bool
+) -> Iterator[_Exposed]:
+    for met in fact.met:
+        for below in shown_at(volume, met):
+            path = f"{target.rstrip('/')}/{below}".rstrip("/") or "/"
+            is_link = met.target is not None
+            if not unmounts and _covered(path, target, spec, is_link=is_link):
+                continue
+            # A mount on a link is one on what it leads to: only one on a directory above keeps the link.
+            cover = path if not is_link else path.rpartition("/")[0] or "/"
+            yield _Exposed(path=met.place.path, what=what, cover=cover)
+
+
+def _covered(path: str, target: str, spec: Spec, *, is_link: bool) -> bool:
+    """Tell whether a mount covers *path* of the sandbox, which the volume on *target* shows, against changes."""
+    security = spec.security
+    if any(
+        _matches(pattern, path, is_link) for pattern in (*security.readonly_paths, *security.masked_paths)
+    ):
+        return True
+    return any(
+        volume.target != target and inside(volume.target, target) and _matches(volume.target, path, is_link)
+        for volume in spec.volumes
+    )
+
+
+def _matches(pattern: str, path: str, is_link: bool) -> bool:
+    """Tell whether *path* is what *pattern* stands for or lies below it, a link below only; ``*`` is the rest of a name."""
+    asked, names = pattern.strip("/").split("/"), path.strip("/").split("/")
+    if len(asked) > len(names) - is_link:
+        return False
+    return all(
+        name.startswith(word.partition("*")[0]) if "*" in word else name == word
+        for word, name in zip(asked, names, strict=False)
+    )
+
+
+def _told(exposed: list[_Exposed]) -> Iterator[str]:
+    """Yield what is exposed, each path once, and of the launcher's directories the outermost."""
+    own = [one.path for one in exposed if one.what == _LAUNCHER]
+    seen = set()
+    for one in exposed:
+        inner = one.what == _LAUNCHER and any(one.path != path and inside(one.path, path) for path in own)
+        if not inner and one.path not in seen:
+            seen.add(one.path)
+            yield f"{one.path} ({one.what})"
+
+
+def _warning(spec: Spec, number: int, exposed: list[_Exposed], *, unmounts: bool) -> Diagnostic:
+    message = f"the program can change what the next start is made of: {', '.join(_told(exposed))}"
+    made = spec.diagnose(
+        f"volumes[{number}].source", message, _hint(spec, number, exposed, unmounts=unmounts)
+    )
+    return replace(made, severity="warning")
+
+
+def _hint(spec: Spec, number: int, exposed: list[_Exposed], *, unmounts: bool) -> str:
+    elsewhere = f"or set read_only = true in volumes[{number}], or move what the program shall not change out of {spec.volumes[number].source}"
+    if unmounts:
+        return f"take SYS_ADMIN from the program, which undoes mounts, {elsewhere}"
+    covers = list(dict.fromkeys(one.cover for one in exposed))
+    covers = [one for one in covers if not any(one != other and inside(one, other) for other in covers)]
+    if spec.volumes[number].target in covers or any("*" in one for one in covers):
+        return elsewhere.removeprefix("or ")
+    return f"write readonly_paths = {literal([*spec.security.readonly_paths, *covers])} in [security], {elsewhere}"
