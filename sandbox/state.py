@@ -25,12 +25,13 @@ from contextlib import contextmanager, suppress
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.keeping import distrust, remedy
+from sandbox.kept import damaged, ids_as_json, ids_from_json, read_record
 from sandbox.kernel import cgroups
-from sandbox.kernel.idmaps import IdMap, covers
+from sandbox.kernel.idmaps import covers
 from sandbox.kernel.process import end_rooted, start_time
 from sandbox.kernel.trees import remove_contents
-from sandbox.plan import IdPlan
-from sandbox.records import asdict, dataclass, replace
+from sandbox.plan import IdPlan, LayerRecord
+from sandbox.records import dataclass, replace
 from sandbox.typed import Any, Self
 from sandbox.userns import run_with_ids, with_own_id
 
@@ -136,17 +137,27 @@ class StateDirectory:
             aside.give_back()
             raise
 
-    def persistent(self, ids: IdPlan, *, name: str, file: str) -> RunDirectory:
-        """Open, or make, the persistent directory of the sandbox *name*, locked.
+    def persistent(
+        self, ids: IdPlan, *, name: str, record: LayerRecord, before: LayerRecord | None
+    ) -> RunDirectory:
+        """Open, or make, the persistent directory of the sandbox *name*, locked, and record what it is used over.
+
+        *before* is the record that the plan was made with.
 
         Raises:
-            StateError: it is in use, or its files belong to other ids than this sandbox has.
+            StateError: it is in use, its files belong to other ids than this sandbox has, its record cannot be read, or
+                another one is there by now.
         """
         path = os.path.join(self.path, "sandboxes", name)
         os.makedirs(path, mode=0o700, exist_ok=True)
-        directory = RunDirectory(path, ids, in_use=f"sandbox {name} is running", resume=True)
-        directory.record({"file": file})
-        return directory
+        return RunDirectory(
+            path,
+            ids,
+            in_use=f"sandbox {name} is running",
+            resume=True,
+            record=record,
+            before=before,
+        )
 
     def keep_volume(self, name: str, ids: IdPlan, *, mode: int) -> int:
         """Make the volume *name* unless it is there; returns a descriptor that says it is in use (a shared lock) until closed.
@@ -163,7 +174,10 @@ class StateDirectory:
         try:
             # One lock for all changes of this kind, since one that is shared cannot be waited for.
             with self.locked():
-                before = ids_from_json((_read_state(path) or {}).get("ids"))
+                state = read_record(path)
+                before = None if state is None else ids_from_json(state.get("ids"))
+                if state is not None and before is None:
+                    raise damaged(path)
                 if before is None:
                     _make_owned(os.path.join(path, "data"), ids, mode)
                 elif not _holds_ids_of(ids, before):
@@ -304,12 +318,22 @@ class RunDirectory:
     """The directory of one sandbox, locked for as long as this object is open."""
 
     def __init__(
-        self, path: str, ids: IdPlan, *, in_use: str = "", resume: bool = False, aside: SetAside | None = None
+        self,
+        path: str,
+        ids: IdPlan,
+        *,
+        in_use: str = "",
+        resume: bool = False,
+        aside: SetAside | None = None,
+        record: LayerRecord | None = None,
+        before: LayerRecord | None = None,
     ) -> None:
         """Lock *path*; with *resume* it may hold a writable layer from before. *aside* is given back to remove it.
 
+        *record* is what the layer is used over from now on, *before* what it is expected to say now.
+
         Raises:
-            StateError: *in_use*, if somebody else holds the lock; or what is there belongs to other ids.
+            StateError: *in_use*, if somebody else holds the lock; or what is there belongs to other ids, or has another record.
         """
         self.path = path
         self._ids = ids
@@ -324,12 +348,18 @@ class RunDirectory:
         self._aside = aside
         #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.userns.give_to_root`).
         self.unowned: list[int] = []
-        before = _read_state(path) if resume else None
-        if before is not None and (foreign := _other_ids(path, before.get("ids"), ids)) is not None:
-            self.close()
-            raise foreign
         self._state: dict[str, Any] = {"pid": os.getpid(), "ids": ids_as_json(ids)}
+        if record is not None:
+            self._state |= record.as_json()
         try:
+            if resume and (kept := read_record(path)) is not None:
+                if (foreign := _other_ids(path, kept.get("ids"), ids)) is not None:
+                    raise foreign
+                if LayerRecord.read(kept) != before:
+                    raise StateError(
+                        f"the record of the writable layer in {path} has changed meanwhile",
+                        hint="start the sandbox again",
+                    )
             self.record({"start": start_time(os.getpid())})
         except BaseException:
             self.close()
@@ -510,31 +540,6 @@ def _in_words(ids: IdPlan) -> str:
     """Return the lines of both maps, the one of groups where it differs: "0 1000 1, 1 100000 65535"."""
     users, groups = (", ".join(map(str, id_map)) for id_map in (ids.uid_map, ids.gid_map))
     return users if users == groups else f"{users} (groups {groups})"
-
-
-def ids_as_json(ids: IdPlan) -> dict[str, Any]:
-    """Return *ids* as it is recorded beside what was made under it."""
-    return {
-        "uid_map": [asdict(entry) for entry in ids.uid_map],
-        "gid_map": [asdict(entry) for entry in ids.gid_map],
-        "helpers": list(ids.helpers) if ids.helpers else None,
-        "single": ids.single,
-        "setgroups": ids.setgroups,
-    }
-
-
-def ids_from_json(value: Any) -> IdPlan | None:
-    """Return what :func:`ids_as_json` recorded; None where *value* is something else."""
-    try:
-        return IdPlan(
-            uid_map=tuple(IdMap(**entry) for entry in value["uid_map"]),
-            gid_map=tuple(IdMap(**entry) for entry in value["gid_map"]),
-            helpers=tuple(value["helpers"]) if value["helpers"] else None,
-            single=bool(value["single"]),
-            setgroups=bool(value.get("setgroups", True)),
-        )
-    except (KeyError, TypeError):
-        return None
 
 
 def remove_directory(path: str, ids: IdPlan | None) -> None:

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             environ=os.environ,
             state_directory=planning.state_directory,
             state=planning.state,
+            kept=planning.kept,
             surroundings=look(devices=access_of_root(planning.draft.plan.ids, devices)),
         )
     )

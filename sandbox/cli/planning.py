@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.joining import Found
-    from sandbox.plan import Draft
+    from sandbox.plan import Draft, Kept
     from sandbox.sources import PathFact
     from sandbox.spec.model import Spec
 
@@ -29,14 +29,20 @@ class Planning:
     #: Where the state is kept; empty where it cannot be, for the reason *state*.
     state_directory: str
     state: SandboxError | None
+    #: What is kept there that the file would use.
+    kept: Kept
 
 
-def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
-    """Look at this machine and draft the plan of *spec*, with *command* instead of the file's."""
+def plan(spec: Spec, command: tuple[str, ...] | None = None, *, accept_layers: bool = False) -> Planning:
+    """Look at this machine and draft the plan of *spec*, with *command* instead of the file's.
+
+    With *accept_layers* a persistent layer is taken that was made over other layers.
+    """
     from sandbox import host, state
     from sandbox.errors import StateError
     from sandbox.keeping import default_path
-    from sandbox.plan import draft, host_details, host_files, host_paths
+    from sandbox.kept import look
+    from sandbox.plan import Kept, draft, host_details, host_files, host_paths
     from sandbox.sources import inspect_all
 
     facts = host.gather()
@@ -46,6 +52,11 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
         problem = state.examine(directory)
     except StateError as error:
         directory, problem = "", error
+    kept = Kept()
+    try:
+        kept = look(spec, directory)
+    except StateError as error:
+        problem = problem or error
     paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
     made = draft(
         spec,
@@ -55,8 +66,10 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None) -> Planning:
         state_directory=directory,
         joined=joined_namespaces(spec, directory),
         command=command,
+        kept=kept,
+        accept_layers=accept_layers,
     )
-    return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem)
+    return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem, kept=kept)
 
 
 def joined_namespaces(spec: Spec, state_directory: str) -> Found:

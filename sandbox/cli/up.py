@@ -43,6 +43,11 @@ def add_arguments(parser: Taking) -> None:
         "--dry-run", action="store_true", help="print what would be done, in order, and do nothing"
     )
     parser.add_argument(
+        "--accept-layers",
+        action="store_true",
+        help="use the persistent layer although it was made over other layers, and record these",
+    )
+    parser.add_argument(
         "--trace-denials",
         action="store_true",
         help="say which system calls the filter denies (security.seccomp), to which program, and what would allow them; "
@@ -157,6 +162,7 @@ def _make_plan(spec: Spec, arguments: argparse.Namespace) -> tuple[HostFacts, St
     from sandbox import host, state
     from sandbox.cli.planning import joined_namespaces
     from sandbox.keeping import default_path
+    from sandbox.kept import look
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
     from sandbox.sources import inspect_all
 
@@ -171,6 +177,8 @@ def _make_plan(spec: Spec, arguments: argparse.Namespace) -> tuple[HostFacts, St
         state_directory=directory.path,
         joined=joined_namespaces(spec, directory.path),
         command=tuple(arguments.command) or None,
+        kept=look(spec, directory.path),
+        accept_layers=arguments.accept_layers,
     )
     return facts, directory, plan
 
@@ -239,7 +247,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     from sandbox.cli.planning import plan
     from sandbox.plan import as_dict, describe
 
-    planning = plan(spec, tuple(arguments.command) or None)
+    planning = plan(spec, tuple(arguments.command) or None, accept_layers=arguments.accept_layers)
     if planning.state is not None:
         raise planning.state
     accepted = planning.draft.accepted()

@@ -11,6 +11,9 @@ GROUPS: dict[str, dict[str, str]] = {
     "run": {
         "up": "start the sandbox of an environment file and wait for it",
     },
+    "keep": {
+        "adopt": "give a persistent layer that is kept to an environment file",
+    },
     "understand": {
         "check": "find all mistakes in environment files",
         "explain": "say what the program will be able to reach, and why",

@@ -96,6 +96,11 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         file = _file(parsed_args, words)
         return candidates.profiles(file) if file else {}
 
+    def layers(**_: object) -> Candidates:
+        return candidates.kept_layers()
+
+    if action.dest == "layer":
+        return layers
     if "--profile" in action.option_strings:
         return profiles
     by_metavar: dict[object, Completer] = {

@@ -5,12 +5,14 @@ A shell asks while somebody types, so a file may be missing, unreadable or half 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandbox.editing import starters
-from sandbox.errors import SpecError
+from sandbox.errors import SandboxError, SpecError
+from sandbox.keeping import default_path
 from sandbox.reference.entries import entries
 from sandbox.reference.prose import TOPICS
 from sandbox.spec.codecs import ListOf
@@ -141,6 +143,23 @@ def _shown(value: object) -> str:
 def templates() -> Candidates:
     """Return the templates of `sandbox init` with what each is for."""
     return starters.templates()
+
+
+def kept_layers() -> Candidates:
+    """Return the persistent layers that are kept, with the files that they are kept from."""
+    try:
+        base = os.path.join(default_path(os.environ, os.geteuid()), "sandboxes")
+        names = sorted(os.listdir(base))
+    except (SandboxError, OSError):
+        return {}
+    found = {}
+    for name in names:
+        try:
+            with open(os.path.join(base, name, "state.json"), encoding="utf-8") as file:
+                found[name] = str(json.load(file).get("file") or "")
+        except (OSError, ValueError, AttributeError):
+            continue
+    return found
 
 
 def profiles(file: str) -> Candidates:

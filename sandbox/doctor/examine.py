@@ -18,6 +18,7 @@ from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import HostFacts
 from sandbox.joining import inspect
+from sandbox.kept import look
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
 from sandbox.records import dataclass
 from sandbox.sources import inspect_all
@@ -99,7 +100,8 @@ def plan_file(
         spec = load()
         paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
         joined = inspect(spec, path)
-        plan = make_plan(spec, facts, paths, environ=environ, state_directory=path, joined=joined)
+        kept = look(spec, path)
+        plan = make_plan(spec, facts, paths, environ=environ, state_directory=path, joined=joined, kept=kept)
     except SandboxError as error:
         return FileOutcome(file=file, error=error)
     return FileOutcome(file=file, plan=plan, unenforced=spec.unenforced)

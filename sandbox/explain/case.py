@@ -8,7 +8,8 @@ from sandbox.errors import SandboxError
 from sandbox.explain.report import DEFAULT, Origin
 from sandbox.explain.surroundings import Surroundings
 from sandbox.host import HostFacts
-from sandbox.plan import Draft, Plan, Variable, parse_variables
+from sandbox.plan import Draft, Kept, Plan, Variable, parse_variables
+from sandbox.plan.kept import NOTHING_KEPT
 from sandbox.records import dataclass
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
@@ -28,6 +29,8 @@ class Case:
     state_directory: str
     state: SandboxError | None
     surroundings: Surroundings
+    #: What is kept in the state directory that the file would use.
+    kept: Kept = NOTHING_KEPT
 
     @property
     def plan(self) -> Plan:

@@ -184,6 +184,7 @@ def _writable(case: Case) -> Iterator[Fact]:
     notes = ["the state directory appears empty in every layer"] if case.state_directory else []
     if plan.writable == "persistent":
         notes.append("what an earlier run left there hides the layers below it")
+        notes.append("nothing is kept there yet" if case.kept.own is None else case.kept.own.shown())
     yield Fact(
         label="writable layer",
         text=f"{plan.writable}: {texts[plan.writable]}",
@@ -380,6 +381,8 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
         text = f"named: {operation.name}, which is kept in {operation.source} ({' '.join(options)})"
         value |= {"source": operation.source, "name": operation.name}
         notes.append("other sandboxes that name it have the same files, also at the same time")
+        if operation.name in case.kept.volumes:
+            notes.append("it is kept already, with what other sandboxes left in it")
     elif isinstance(operation, FileVolume):
         text = f"file: {len(operation.content)} bytes of the environment file, mode {operation.mode:04o} ({' '.join(options)})"
         value |= {"source": None, "size": len(operation.content), "mode": f"{operation.mode:04o}"}

@@ -17,10 +17,11 @@ from contextlib import suppress
 
 from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError
+from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
-from sandbox.state import SetAside, StateDirectory, ids_as_json, ids_from_json, remove_directory
+from sandbox.state import SetAside, StateDirectory, remove_directory
 from sandbox.userns import give_to_root, run_with_ids
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

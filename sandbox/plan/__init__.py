@@ -3,6 +3,7 @@
     values      the plan, and what it is made of; `describe`
     findings    what is refused, and what will differ from what the file asks for
     exposure    what the program can change of its own next start
+    kept        persistent layers that are kept, and for whom
     ids, namespaces, native, root, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
@@ -14,6 +15,7 @@ is a `Difference`.
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.exposure import exposures
 from sandbox.plan.findings import written
+from sandbox.plan.kept import Kept, KeptLayer
 from sandbox.plan.limits import wants_cgroup
 from sandbox.plan.make import (
     Draft,
@@ -32,6 +34,7 @@ from sandbox.plan.values import (
     IdPlan,
     KeptVolume,
     LayerPlan,
+    LayerRecord,
     MountPoint,
     Plan,
     ProcessPlan,
@@ -49,8 +52,11 @@ __all__ = [
     "Difference",
     "Draft",
     "IdPlan",
+    "Kept",
+    "KeptLayer",
     "KeptVolume",
     "LayerPlan",
+    "LayerRecord",
     "MountPoint",
     "Plan",
     "ProcessPlan",

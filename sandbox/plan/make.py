@@ -13,6 +13,7 @@ from sandbox.plan.exposure import exposures, watched_paths, without_planted
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
+from sandbox.plan.kept import NOTHING_KEPT, Kept, check_kept, make_record, orphan_warnings
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.native import plan_native
@@ -111,6 +112,8 @@ def make_plan(
     state_directory: str,
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
+    kept: Kept = NOTHING_KEPT,
+    accept_layers: bool = False,
 ) -> Plan:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
 
@@ -119,7 +122,15 @@ def make_plan(
         HostError: the machine lacks what every sandbox needs.
     """
     made = draft(
-        spec, facts, paths, environ=environ, state_directory=state_directory, joined=joined, command=command
+        spec,
+        facts,
+        paths,
+        environ=environ,
+        state_directory=state_directory,
+        joined=joined,
+        command=command,
+        kept=kept,
+        accept_layers=accept_layers,
     )
     return made.accepted()
 
@@ -133,6 +144,8 @@ def draft(
     state_directory: str,
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
+    kept: Kept = NOTHING_KEPT,
+    accept_layers: bool = False,
 ) -> Draft:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe, as far as that goes.
 
@@ -144,6 +157,8 @@ def draft(
         state_directory: no layer may be inside it; empty where there is none.
         joined: facts of :func:`sandbox.joining.inspect`, where *spec* joins a namespace.
         command: replaces command and arguments of the file.
+        kept: facts of :func:`sandbox.kept.look`.
+        accept_layers: take a persistent layer that was made over other layers.
     """
     findings = Findings.of(spec)
     found = paths
@@ -152,6 +167,8 @@ def draft(
     own_user = "user" in namespaces.private
     ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
     layers = plan_layers(spec, paths, state_directory, findings)
+    record = make_record(spec, layers, found)
+    check_kept(spec, kept, record, findings, accept_layers=accept_layers)
     volumes = plan_volumes(spec, paths, state_directory, findings)
     devices = plan_devices(spec, paths, findings)
     cgroup, level = plan_cgroup(spec, facts, paths, findings)
@@ -175,6 +192,8 @@ def draft(
         ids=ids,
         layers=layers,
         writable=spec.root.writable,
+        record=record,
+        record_before=None if kept.own is None else kept.own.record,
         # "none" that cannot be had is refused, or as if it had not been asked for.
         server="auto" if spec.root.server == "none" and not bound else spec.root.server,
         open_requests=needs_open_requests(spec.root.server, layers),
@@ -195,7 +214,10 @@ def draft(
         cgroup_level=level,
         wall_time=spec.limits.wall_time,
         differences=tuple(findings.differences),
-        cautions=exposures(spec, found, trees=facts.launcher_trees, others=facts.launcher_paths),
+        cautions=(
+            *exposures(spec, found, trees=facts.launcher_trees, others=facts.launcher_paths),
+            *orphan_warnings(spec, kept, record),
+        ),
         places=_places(spec),
     )
     refusals = sorted(findings.refusals, key=Diagnostic.sort_key)

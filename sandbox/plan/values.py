@@ -112,6 +112,53 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecord:
+    """What a persistent layer was made over: the layers, bottom first, of each its kind, real path, and size and time of an archive.
+
+    *file* is the environment file, "<stdin>" for standard input. *layers* is None where a version made it that did not record them.
+    """
+
+    file: str | None
+    layers: tuple[tuple[str, str, tuple[int, int] | None], ...] | None
+
+    @classmethod
+    def read(cls, state: object) -> LayerRecord:
+        """Return the record in *state*, what JSON has of a state.json.
+
+        Raises:
+            ValueError: it has another form.
+        """
+        try:
+            known: Any = {**state}  # type: ignore[dict-item]
+            file, layers = known.get("file"), known.get("layers")
+            found = [(str(layer["kind"]), str(layer["path"]), layer["version"]) for layer in layers or ()]
+            versions = [
+                None if version is None else (int(version[0]), int(version[1])) for *_, version in found
+            ]
+        except (TypeError, KeyError, IndexError, ValueError):
+            raise ValueError("no record of a layer") from None
+        made = tuple((kind, path, version) for (kind, path, _), version in zip(found, versions, strict=True))
+        return cls(file=None if file is None else str(file), layers=None if layers is None else made)
+
+    def as_json(self) -> dict[str, object]:
+        """Return what :meth:`read` takes."""
+        layers = None
+        if self.layers is not None:
+            layers = [
+                {"kind": kind, "path": path, "version": None if version is None else list(version)}
+                for kind, path, version in self.layers
+            ]
+        return {"file": self.file, "layers": layers}
+
+    def shown(self) -> str:
+        """Return the layers as a file has them."""
+        return (
+            ", ".join(f"{kind}:{path}" for kind, path, _ in self.layers or ())
+            or "layers that are not recorded"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint:
     """A path that must exist to be mounted on; it comes from a generated layer below all others (Corrections
     22).
@@ -186,6 +233,9 @@ class Plan:
     ids: IdPlan
     layers: tuple[LayerPlan, ...]
     writable: str
+    #: What a persistent layer is recorded to be used over, and what its record said when the plan was made.
+    record: LayerRecord = LayerRecord(file=None, layers=None)
+    record_before: LayerRecord | None = None
     #: Which server: "auto", "direct", "pyfuse3" or "none". With "auto" there is none, either, where the root can be bound.
     server: str = "auto"
     #: Whether the server is asked for each open(2), as it need not be where no layer changes.

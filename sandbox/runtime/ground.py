@@ -203,7 +203,9 @@ class Ground:
         plan = self.plan
         home = self.run
         if plan.writable == "persistent":
-            home = self._state.persistent(plan.ids, name=plan.name, file=plan.file)
+            home = self._state.persistent(
+                plan.ids, name=plan.name, record=plan.record, before=plan.record_before
+            )
             undo.callback(home.close)
         self._home = home
         top = plan.layers[-1]

@@ -41,12 +41,16 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel", "seccomp"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
     "keeping": frozenset({"errors"}),
-    "state": frozenset({"errors", "kernel", "plan", "userns", "keeping"}),
+    "kept": frozenset(
+        {"errors", "spec", "plan", "kernel"}
+    ),  # facts about what the state directory keeps, read only
+    "state": frozenset({"errors", "kernel", "plan", "userns", "keeping", "kept"}),
+    "adoption": frozenset({"errors", "kept", "plan", "state", "userns"}),
     "documents": frozenset(
         {"spec", "errors", "keeping"}
     ),  # what spec, which reads files and nothing else, is given
     "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
-    "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kernel"}),
+    "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kept", "kernel"}),
     "runtime": frozenset(
         {
             "errors",
@@ -65,10 +69,12 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
-        {"errors", "spec", "reference", "editing"}
+        {"errors", "spec", "reference", "editing", "keeping"}
     ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
     "manual": frozenset({"reference"}),  # is given the parser, too
-    "doctor": frozenset({"errors", "spec", "host", "sources", "plan", "kernel", "keeping", "joining"}),
+    "doctor": frozenset(
+        {"errors", "spec", "host", "sources", "plan", "kernel", "keeping", "joining", "kept"}
+    ),
     "cli": frozenset(
         {
             "__init__",
@@ -83,6 +89,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "ops",
             "userns",
             "keeping",
+            "kept",
+            "adoption",
             "documents",
             "state",
             "joining",

@@ -17,10 +17,12 @@ from sandbox.errors import StateError
 from sandbox.keeping import default_path
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.trees import remove_contents
-from sandbox.plan import IdPlan, MountPoint
+from sandbox.plan import IdPlan, LayerRecord, MountPoint
 from sandbox.state import StateDirectory, examine
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
+
+RECORD = LayerRecord(file="/db.toml", layers=(("dir", "/", None),))
 
 
 @pytest.fixture
@@ -140,27 +142,72 @@ def test_run_directory_that_another_process_removes_meanwhile_is_no_error(
 
 
 def test_second_sandbox_of_a_name_is_refused_and_told_whose_it_is(state: StateDirectory) -> None:
-    first = state.persistent(IDS, name="db", file="/db.toml")
+    first = state.persistent(IDS, name="db", record=RECORD, before=None)
     with pytest.raises(StateError, match=f"sandbox db is running \\(pid {os.getpid()}\\)"):
-        state.persistent(IDS, name="db", file="/db.toml")
+        state.persistent(IDS, name="db", record=RECORD, before=RECORD)
     first.close()
-    state.persistent(IDS, name="db", file="/db.toml").close()
+    state.persistent(IDS, name="db", record=RECORD, before=RECORD).close()
+
+
+def test_writable_layer_that_another_start_recorded_meanwhile_is_refused(state: StateDirectory) -> None:
+    state.persistent(IDS, name="db", record=RECORD, before=None).close()
+    other = dataclasses.replace(RECORD, file="/other.toml")
+    with pytest.raises(StateError, match="has changed meanwhile"):
+        state.persistent(IDS, name="db", record=other, before=other)
+    state.persistent(IDS, name="db", record=RECORD, before=RECORD).close()
+
+
+DAMAGE = pytest.mark.parametrize(
+    "content", ["", "no json", "[]", "7", '{"ids": 1, "layers": 5}', '{"file": "x", "layers": [{}]}', "link"]
+)
+
+
+def damage(path: Path, content: str) -> None:
+    path.unlink()
+    if content == "link":
+        path.symlink_to("/dev/null")
+    else:
+        path.write_text(content)
+
+
+@DAMAGE
+def test_damaged_record_of_a_writable_layer_is_an_error(state: StateDirectory, content: str) -> None:
+    state.persistent(IDS, name="db", record=RECORD, before=None).close()
+    damage(Path(state.path, "sandboxes/db/state.json"), content)
+    with pytest.raises(StateError, match=r"sandboxes/db/state\.json: ") as caught:
+        state.persistent(IDS, name="db", record=RECORD, before=RECORD)
+    assert "to begin anew" in (caught.value.hint or "")
+
+
+@DAMAGE
+def test_damaged_record_of_a_volume_is_an_error(state: StateDirectory, content: str) -> None:
+    os.close(state.keep_volume("v", IDS, mode=0o755))
+    damage(Path(state.path, "volumes/v/state.json"), content)
+    with pytest.raises(StateError, match=r"volumes/v/state\.json: "):
+        state.keep_volume("v", IDS, mode=0o755)
+
+
+def test_record_that_is_gone_is_made_again(state: StateDirectory) -> None:
+    """As after a start that was killed before it wrote one."""
+    state.persistent(IDS, name="db", record=RECORD, before=None).close()
+    os.unlink(os.path.join(state.path, "sandboxes/db/state.json"))
+    state.persistent(IDS, name="db", record=RECORD, before=None).close()
 
 
 def test_writable_layer_of_other_ids_is_refused(state: StateDirectory) -> None:
-    state.persistent(IDS, name="db", file="/db.toml").close()
+    state.persistent(IDS, name="db", record=RECORD, before=None).close()
     others = IdPlan(uid_map=single_map(4242), gid_map=IDS.gid_map, helpers=None, single=True)
     with pytest.raises(StateError, match="another id map: ") as caught:
-        state.persistent(others, name="db", file="/db.toml")
+        state.persistent(others, name="db", record=RECORD, before=RECORD)
     assert f", not 0 4242 1 (groups 0 {os.getegid()} 1)" in str(caught.value)
     assert "give it the ids that it had" in (caught.value.hint or "")
-    state.persistent(IDS, name="db", file="/db.toml").close()
+    state.persistent(IDS, name="db", record=RECORD, before=RECORD).close()
 
 
 def test_writable_layer_is_resumed_when_only_the_helpers_moved(state: StateDirectory) -> None:
-    state.persistent(IDS, name="db", file="/db.toml").close()
+    state.persistent(IDS, name="db", record=RECORD, before=None).close()
     moved = dataclasses.replace(IDS, helpers=("/usr/local/bin/newuidmap", "/usr/local/bin/newgidmap"))
-    state.persistent(moved, name="db", file="/db.toml").close()
+    state.persistent(moved, name="db", record=RECORD, before=RECORD).close()
 
 
 def test_state_is_replaced_as_a_whole(state: StateDirectory) -> None:

@@ -1,0 +1,153 @@
+"""What the state directory keeps between starts: records of persistent layers and named volumes, read and never changed here.
+
+    STATE/sandboxes/NAME/state.json     ids, file and layers of a persistent layer (sandbox/plan/kept.py)
+    STATE/volumes/NAME/state.json       ids of a named volume
+
+A record that is there and cannot be read is an error: without it, whose files these are would not be checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from sandbox.errors import StateError
+from sandbox.kernel.idmaps import IdMap
+from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
+from sandbox.records import asdict
+from sandbox.typed import Any
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.spec.model import Spec
+
+_LARGEST = 1 << 20
+"""Bytes of a record; a real one has a few hundred."""
+
+
+def read_record(path: str) -> dict[str, Any] | None:
+    """Return the record in the directory *path* of something that is kept; None where there is none yet.
+
+    Raises:
+        StateError: there is one that cannot be read or understood.
+    """
+    name = os.path.join(path, "state.json")
+    if not os.path.lexists(name):
+        return None
+    try:
+        # Not blocking: what lies there may be a FIFO.
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ValueError("no regular file")
+            state = json.loads(file.read(_LARGEST))
+        LayerRecord.read(state)
+    except OSError as error:
+        raise damaged(path, (error.strerror or str(error)).lower()) from None
+    except ValueError:
+        raise damaged(path) from None
+    assert isinstance(state, dict)
+    return state
+
+
+def damaged(path: str, reason: str = "it is damaged") -> StateError:
+    """Return the error about the record in the directory *path*."""
+    return StateError(
+        f"{path}/state.json: {reason}: whose files are kept there is not known",
+        hint=f"restore the file, or choose another name; or remove {path} to begin anew",
+    )
+
+
+def look(spec: Spec, state_directory: str) -> Kept:
+    """Return what is kept that *spec* would use; nothing where there is no state directory.
+
+    Raises:
+        StateError: a record cannot be read.
+    """
+    if not state_directory:
+        return Kept()
+    named = {volume.source for volume in spec.volumes if volume.type == "named" and volume.source is not None}
+    volumes = frozenset(
+        name for name in named if os.path.isdir(os.path.join(state_directory, "volumes", name))
+    )
+    if spec.root.writable != "persistent":
+        return Kept(volumes=volumes)
+    base = os.path.join(state_directory, "sandboxes")
+    own = find_layer(base, spec.sandbox.name or default_name(spec.file), spec.file)
+    orphans = () if own is not None or spec.sandbox.name else _orphans(base)
+    return Kept(own=own, orphans=orphans, volumes=volumes)
+
+
+def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
+    """Return the persistent layer *name* below *base*, for a start of *file*; None where there is none.
+
+    Raises:
+        StateError: its record cannot be read.
+    """
+    path = os.path.join(base, name)
+    state = read_record(path)
+    if state is None:
+        return None
+    record = LayerRecord.read(state)
+    ids = state.get("ids")
+    helpers = isinstance(ids, dict) and bool(ids.get("helpers"))
+    has_file = record.file is not None and os.path.lexists(record.file)
+    return KeptLayer(
+        name=name,
+        path=path,
+        record=record,
+        has_file=has_file,
+        same_file=_is_same(record.file, file),
+        plain=not helpers,
+    )
+
+
+def _is_same(one: str | None, other: str) -> bool:
+    """Tell whether two paths lead to one file now. An inode that was recorded would not do: its number is used again."""
+    try:
+        return one is not None and os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _orphans(base: str) -> tuple[KeptLayer, ...]:
+    try:
+        names = sorted(os.listdir(base))
+    except OSError:
+        return ()
+    found = []
+    for name in names:
+        try:
+            layer = find_layer(base, name, "")
+        except StateError:
+            continue  # said when that layer is used
+        if layer is not None and layer.record.file is not None and not layer.has_file:
+            found.append(layer)
+    return tuple(layer for layer in found if layer.record.file != "<stdin>")
+
+
+def ids_as_json(ids: IdPlan) -> dict[str, Any]:
+    """Return *ids* as it is recorded beside what was made under it."""
+    return {
+        "uid_map": [asdict(entry) for entry in ids.uid_map],
+        "gid_map": [asdict(entry) for entry in ids.gid_map],
+        "helpers": list(ids.helpers) if ids.helpers else None,
+        "single": ids.single,
+        "setgroups": ids.setgroups,
+    }
+
+
+def ids_from_json(value: Any) -> IdPlan | None:
+    """Return what :func:`ids_as_json` recorded; None where *value* is something else."""
+    try:
+        return IdPlan(
+            uid_map=tuple(IdMap(**entry) for entry in value["uid_map"]),
+            gid_map=tuple(IdMap(**entry) for entry in value["gid_map"]),
+            helpers=tuple(value["helpers"]) if value["helpers"] else None,
+            single=bool(value["single"]),
+            setgroups=bool(value.get("setgroups", True)),
+        )
+    except (KeyError, TypeError):
+        return None

@@ -1,0 +1,121 @@
+"""Persistent layers that are kept, and whether one is for the file and the layers that it is to be used with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandbox.plan.findings import Findings
+from sandbox.plan.values import LayerPlan, LayerRecord
+from sandbox.records import dataclass, replace
+from sandbox.sources import PathFact
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.model import Spec
+
+_STDIN = "<stdin>"
+_MAX_TOLD = 3
+"""Orphans that one warning names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLayer:
+    """A persistent layer that is kept, and what became of the file that it was kept from."""
+
+    name: str
+    #: Its directory.
+    path: str
+    record: LayerRecord
+    #: Whether the recorded file is there, and whether it is the one that is started, under whatever name.
+    has_file: bool = True
+    same_file: bool = False
+    #: Only a single id was mapped, or root made it: its files can be removed without a user namespace.
+    plain: bool = True
+
+    def discard(self) -> str:
+        """Return the command that removes it."""
+        import shlex  # only for messages
+
+        within = "" if self.plain else "unshare --map-root-user --map-auto "
+        return f"{within}rm -r {shlex.quote(self.path)}"
+
+    def shown(self) -> str:
+        """Return what it is for people: "persistent layer NAME, kept from FILE over LAYERS"."""
+        return f"persistent layer {self.name}, kept from {self.record.file or 'an unknown file'} over {self.record.shown()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is kept that a file may use: its persistent layer, those whose files are gone, and its named volumes."""
+
+    own: KeptLayer | None = None
+    orphans: tuple[KeptLayer, ...] = ()
+    volumes: frozenset[str] = frozenset()
+
+
+NOTHING_KEPT = Kept()
+
+
+def make_record(spec: Spec, layers: tuple[LayerPlan, ...], paths: Mapping[str, PathFact]) -> LayerRecord:
+    """Return what is recorded of a persistent layer of *spec* over *layers*."""
+    versions = {fact.real: fact.version for fact in paths.values()}
+    return LayerRecord(
+        file=spec.file if spec.file in spec.read_from else _STDIN,
+        layers=tuple(
+            (layer.kind, layer.path, versions.get(layer.path) if layer.kind == "tar" else None)
+            for layer in layers
+        ),
+    )
+
+
+def check_kept(
+    spec: Spec, kept: Kept, record: LayerRecord, findings: Findings, *, accept_layers: bool
+) -> None:
+    """Refuse a persistent layer that was kept from another file than *record* says, or over other layers."""
+    own = kept.own
+    if spec.root.writable != "persistent" or own is None or own.record.layers is None:
+        return
+    file = _word(spec.file)
+    others = f"choose another sandbox.name; or discard it: {own.discard()}"
+    if own.record.file is not None and own.record.file != record.file and not own.same_file:
+        findings.refuse(
+            "sandbox.name" if spec.is_set("sandbox.name") else "root.writable",
+            f"{own.shown()}, is not this file's",
+            f"{others}; or give it to this file: sandbox adopt {file} {own.name}",
+        )
+    planned = len(record.layers or ()) == len(spec.root.layers)  # else one of them is refused
+    if planned and own.record.layers != record.layers and not accept_layers:
+        changed = (
+            f"{record.shown()}, an archive that has changed since"
+            if own.record.shown() == record.shown()
+            else record.shown()
+        )
+        findings.refuse(
+            "root.layers",
+            f"{own.shown()}, would be used over {changed}: its changes were made to other files",
+            f"{others}; or use it over these layers from now on: sandbox up --accept-layers {file}",
+        )
+
+
+def orphan_warnings(spec: Spec, kept: Kept, record: LayerRecord) -> tuple[Diagnostic, ...]:
+    """Return a warning if *spec* begins a new persistent layer, and one over the same layers has lost its file."""
+    orphans = [one for one in kept.orphans if one.record.layers == record.layers][:_MAX_TOLD]
+    if (
+        spec.root.writable != "persistent"
+        or spec.is_set("sandbox.name")
+        or kept.own is not None
+        or not orphans
+    ):
+        return ()
+    told = " and ".join(f"{one.name}, kept from {one.record.file}" for one in orphans)
+    commands = " or ".join(f"sandbox adopt {_word(spec.file)} {one.name}" for one in orphans)
+    made = spec.diagnose(
+        "root.writable",
+        f"a new persistent layer is begun, and there is one whose file is gone: {told}",
+        f"if this is that file under another name: {commands}",
+    )
+    return (replace(made, severity="warning"),)
+
+
+def _word(path: str) -> str:
+    import shlex  # only for messages
+
+    return shlex.quote(path)
