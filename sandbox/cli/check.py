@@ -24,7 +24,8 @@ Find all mistakes in environment files, for an editor, a commit hook or a CI job
 machine can tell (whether a directory exists, whether a limit can be enforced) is left to `sandbox explain`. A layer or a file
 that exists here and is of a kind that no machine could use there, such as a FIFO, is a mistake. Without
 --profile, each file is checked as it is and with each of its profiles. With --untrusted, what a file of somebody else
-would get is named before anything of it is done."""
+would get is named before anything of it is done, with what its program could change of its own next start here, and what is
+kept here that it would use."""
 _HEADINGS = {
     "path": "paths of this machine",
     "variable": "variables of your environment",
@@ -62,6 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for file in dict.fromkeys(arguments.files)
     }
+    if arguments.untrusted:
+        from sandbox.cli.untrusted import look_here
+
+        examined = {file: look_here(checked) for file, checked in examined.items()}
     found = {file: checked.diagnostics for file, checked in examined.items()}
     mistakes = sum(diagnostic.severity == "error" for one in found.values() for diagnostic in one)
     if arguments.json:

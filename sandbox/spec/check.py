@@ -22,6 +22,8 @@ class Checked:
     diagnostics: list[Diagnostic]
     #: None where mistakes keep it from being told.
     requests: tuple[Request, ...] | None = None
+    #: What the requests are of: the file as it is, and with each of its profiles.
+    specs: tuple[Spec, ...] = ()
 
 
 def check(
@@ -87,15 +89,18 @@ def examine(
             if _identity(diagnostic) not in seen
         ]
     asked = None
+    specs: tuple[Spec, ...] = ()
     if requested:
         try:
-            asked = requests(load(profiles, "keep"))
+            specs = (load(profiles, "keep"),)
+            asked = requests(specs[0])
             for profile in () if profiles else known:
-                more = requests(load((profile,), "keep"))
+                specs = (*specs, load((profile,), "keep"))
+                more = requests(specs[-1])
                 asked += tuple(records.replace(one, profile=profile) for one in more if one not in asked)
         except SpecError:
             asked = None
-    return Checked(diagnostics=sorted(found, key=Diagnostic.sort_key), requests=asked)
+    return Checked(diagnostics=sorted(found, key=Diagnostic.sort_key), requests=asked, specs=specs)
 
 
 def _identity(diagnostic: Diagnostic) -> tuple[object, ...]:

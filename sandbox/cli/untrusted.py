@@ -1,0 +1,64 @@
+"""What this machine adds to what a file asks for: files that its program could change, and what is kept that it would use."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.records import replace
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.plan import Kept
+    from sandbox.spec.check import Checked
+    from sandbox.spec.diagnostic import Diagnostic
+    from sandbox.spec.model import Spec
+    from sandbox.spec.requests import Request
+
+
+def look_here(checked: Checked) -> Checked:
+    """Return *checked* with warnings about files that decide the next start, and with what is kept that is asked for.
+
+    Host paths are resolved; nothing is opened for reading but the records of what is kept.
+    """
+    warnings = {warning: None for spec in checked.specs for warning in _exposures(spec)}
+    kept = [_kept(spec) for spec in checked.specs]
+    requests = checked.requests
+    if requests is not None:
+        requests = tuple(_with_kept(request, kept) for request in requests)
+    return replace(checked, diagnostics=[*warnings, *checked.diagnostics], requests=requests)
+
+
+def _exposures(spec: Spec) -> tuple[Diagnostic, ...]:
+    from sandbox.host import launcher_paths, launcher_trees
+    from sandbox.plan import exposures
+    from sandbox.plan.exposure import watched_paths
+    from sandbox.sources import inspect_all
+
+    trees, others = launcher_trees(), launcher_paths()
+    paths, shown = watched_paths(spec, trees=trees, others=others)
+    return exposures(spec, inspect_all(paths, shown=shown), trees=trees, others=others)
+
+
+def _kept(spec: Spec) -> Kept | str:
+    """Return what is kept that *spec* would use, or why that cannot be told."""
+    from sandbox.errors import StateError
+    from sandbox.keeping import default_path
+    from sandbox.kept import look
+
+    try:
+        return look(spec, os.path.realpath(default_path(os.environ, os.geteuid())))
+    except StateError as error:
+        return error.message
+
+
+def _with_kept(request: Request, kept: list[Kept | str]) -> Request:
+    told: list[str] = []
+    for one in kept:
+        if isinstance(one, str):
+            told += [one] if request.key == "root.writable" else []
+        elif request.key == "root.writable" and one.own is not None:
+            told.append(one.own.shown())
+        elif request.what.removeprefix("volume ") in one.volumes:
+            told.append("it is kept already")
+    return replace(request, text="; ".join(dict.fromkeys([request.text, *told])))
