@@ -7,9 +7,8 @@ import os
 import stat
 
 from sandbox.kernel import mounts
+from sandbox.kernel.walk import walk
 from sandbox.records import dataclass
-
-_MAX_LINKS = 40  # symbolic links in one path, as path_resolution(7) has it
 
 
 class NotRegularError(OSError):
@@ -60,36 +59,24 @@ def follow(path: str, uid: int) -> Followed:
     What is found may be replaced at once. So open *real* without links, and compare *identity*.
 
     Raises:
-        OSError: ENOENT, ENOTDIR, EACCES; ELOOP after 40 links.
+        OSError: as :func:`sandbox.kernel.walk.walk`.
     """
-    at, remaining, links = "", path.split("/")[::-1], 0
     owners: dict[int, str] = {}
     led_by = closed = ""
-    info = os.lstat("/")
-    while remaining:
-        name = remaining.pop()
-        if name in {"", "."}:
-            continue
-        if name == "..":
-            at = at.rpartition("/")[0]
-            info = os.lstat(at or "/")
-            continue
-        here = f"{at}/{name}"
-        info = os.lstat(here)
+
+    def visit(here: str, info: os.stat_result) -> None:
+        nonlocal led_by, closed
         is_link = stat.S_ISLNK(info.st_mode)
         needed = stat.S_IXOTH if stat.S_ISDIR(info.st_mode) else stat.S_IROTH
         if owners and not closed and info.st_uid not in owners and not is_link and not info.st_mode & needed:
             led_by, closed = next(reversed(owners.values())), here
         if info.st_uid not in (0, uid):
             owners.setdefault(info.st_uid, here)
-        if not is_link:
-            at = here
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        target = os.readlink(here)
-        if target.startswith("/"):
-            at = ""
-        remaining += target.split("/")[::-1]
-    return Followed(real=at or "/", identity=(info.st_dev, info.st_ino), led_by=led_by, closed=closed)
+
+    fd, place = walk(path, [], visit)
+    try:
+        info = os.fstat(fd)
+    finally:
+        os.close(fd)
+    real = os.path.realpath(path) if place is None else place.path
+    return Followed(real=real, identity=(info.st_dev, info.st_ino), led_by=led_by, closed=closed)

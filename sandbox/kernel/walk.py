@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from sandbox.kernel.mounts import mount_id
 from sandbox.records import dataclass
@@ -41,8 +42,14 @@ class Link:
     empty: bool = False
 
 
-def walk(path: str, links: list[Link]) -> tuple[int, Place | None]:
+Visit = Callable[[str, os.stat_result], None]
+"""Takes the path, without links but at its end, and the status of each object that a walk meets."""
+
+
+def walk(path: str, links: list[Link], visit: Visit = lambda _path, _info: None) -> tuple[int, Place | None]:
     """Open what the absolute *path* leads to, O_PATH, and add to *links* every symbolic link that is followed, in order.
+
+    *visit* is called with each object on the way, the last included and ``/`` not.
 
     Returns the descriptor and where the object is; None for an object of /proc that only the kernel finds. After a failure
     *links* has those that were followed until then.
@@ -51,7 +58,7 @@ def walk(path: str, links: list[Link]) -> tuple[int, Place | None]:
         OSError: as open(2), fs.protected_symlinks included; ESTALE if a link changed meanwhile.
     """
     try:
-        fd, place = _walk(path, links)
+        fd, place = _walk(path, links, visit)
     except OSError:
         if not any(link.empty for link in links):
             raise
@@ -69,7 +76,7 @@ def walk(path: str, links: list[Link]) -> tuple[int, Place | None]:
     return fd, place
 
 
-def _walk(path: str, links: list[Link]) -> tuple[int, Place]:
+def _walk(path: str, links: list[Link], visit: Visit) -> tuple[int, Place]:
     todo = path.split("/")[::-1]
     names: list[str] = []
     fd = os.open("/", _OPEN)
@@ -85,6 +92,8 @@ def _walk(path: str, links: list[Link]) -> tuple[int, Place]:
                 continue
             found = os.open(name, _OPEN, dir_fd=fd)
             info = os.fstat(found)
+            if name != "..":
+                visit("/" + "/".join([*names, name]), info)
             if stat.S_ISLNK(info.st_mode):
                 try:
                     target = os.readlink("", dir_fd=found)
