@@ -16,7 +16,7 @@ from unionfs import acl
 from unionfs.ahead import Ahead
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
-from unionfs.handles import DirHandle, FileHandle, HandleTable
+from unionfs.handles import FileHandle, HandleTable
 from unionfs.index import LinkIndex
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
@@ -453,42 +453,40 @@ class UnionFs:
     # -- directories -------------------------------------------------------------------------------
 
     def opendir(self, ino: int) -> int:
-        """Open a directory stream; EACCES where a layer's directory may not be read."""
-        node = self.tree.directory(ino)
-        return self.handles.add_directory(DirHandle(node, self._names(node)))
-
-    def _names(self, node: DirNode) -> list[bytes]:
-        return [] if node.removed else list(self.tree.listing(node))
-
-    def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
-        """Yield name, node and next offset of the entries of a stream from *start* on, ``.`` and ``..``
-        first.
-
-        At 0 the names are those of now: a descriptor may be read long after it was opened, and rewound. An entry
-        that has gone since is left out.
-        """
-        handle = self.handles.directory(number)
-        node = handle.node
-        if start == 0 and (node.info is None or node.info is not handle.info):
-            handle.names, handle.info = self._names(node), node.info
-        names = handle.names
-        first = max(0, start - 2)
-        yield from self._entries(node, start, ((names[at], at) for at in range(first, len(names))))
-
-    def entries_of(self, ino: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
-        """Yield what :meth:`entries` does, for somebody who opened no stream: offsets are good for as long as the kernel
-        knows the directory (positions.py).
+        """Open a directory stream and return the number of its handle.
 
         Raises:
             OSError: EACCES where a layer's directory may not be read.
         """
         node = self.tree.directory(ino)
+        if not node.removed:
+            for part in node.parts:
+                part.names()
+        return self.handles.add_directory(node)
+
+    def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+        """Return the entries of the stream *number* as :meth:`entries_of` does; EBADF where no such stream is open."""
+        return self._entries_from(self.handles.directory(number), start)
+
+    def entries_of(self, ino: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+        """Yield name, node and next offset of the entries of the directory *ino* from *start* on, ``.`` and ``..`` first.
+
+        A read from offset 0 lists the directory anew if it has changed. An entry that has gone since is left out. All
+        streams of a directory share one list, which belongs to the node: a stream costs no memory by entry. Offsets stay
+        valid for as long as the kernel knows the directory (positions.py), which it does while a stream is open.
+
+        Raises:
+            OSError: EACCES where a layer's directory may not be read.
+        """
+        return self._entries_from(self.tree.directory(ino), start)
+
+    def _entries_from(self, node: DirNode, start: int) -> Iterator[tuple[bytes, Node, int]]:
         positions = node.positions
         if positions is None:
             positions = node.positions = Positions()
             node.listed = None
         if start <= 0 and (node.info is None or node.info is not node.listed):
-            positions.update(self._names(node))
+            positions.update(() if node.removed else self.tree.listing(node))
             node.listed = self._info(node)
         return self._entries(node, start, positions.since(max(0, start - 2)))
 
@@ -509,7 +507,7 @@ class UnionFs:
 
     def fsyncdir(self, number: int) -> None:
         """Bring a directory of the upper layer to disk."""
-        self.sync_directory(self.handles.directory(number).node)
+        self.sync_directory(self.handles.directory(number))
 
     def sync_directory(self, node: DirNode) -> None:
         """Bring what the upper layer has of *node* to disk."""

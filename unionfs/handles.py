@@ -33,24 +33,6 @@ class FileHandle:
         self.fd = fd
 
 
-class DirHandle:
-    """One opendir(3): the names as they were when the stream was first read from its start, or last rewound.
-
-    The offset of an entry is its place in that list, so an offset stays good however the directory changes:
-    nothing is reported twice or left out that was there all along, as POSIX asks of readdir.
-    """
-
-    __slots__ = ("info", "names", "node")
-
-    def __init__(self, node: DirNode, names: list[bytes]) -> None:
-        """Open a stream on *node*, which has *names* now."""
-        self.node = node
-        self.names = names
-        #: The node's attributes when the names were read. Every change of names replaces them (``Node.touch``), so
-        #: that a reading from the start knows whether it has to read the names again.
-        self.info = node.info
-
-
 class HandleTable:
     """All open handles by number."""
 
@@ -58,7 +40,8 @@ class HandleTable:
         """Start empty; the first number is 1, as 0 is what a kernel without a handle sends."""
         self._numbers = itertools.count(1)
         self._files: dict[int, FileHandle] = {}
-        self._directories: dict[int, DirHandle] = {}
+        #: A directory stream has no state of its own: the list of names and its offsets belong to the node (positions.py).
+        self._directories: dict[int, DirNode] = {}
 
     def __len__(self) -> int:
         """Return how many handles are open."""
@@ -71,10 +54,10 @@ class HandleTable:
         handle.node.handles = (*handle.node.handles, handle)
         return number
 
-    def add_directory(self, handle: DirHandle) -> int:
-        """Number *handle*."""
+    def add_directory(self, node: DirNode) -> int:
+        """Open a stream of the directory *node* and return its number."""
         number = next(self._numbers)
-        self._directories[number] = handle
+        self._directories[number] = node
         return number
 
     def file(self, number: int) -> FileHandle:
@@ -84,8 +67,8 @@ class HandleTable:
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
-    def directory(self, number: int) -> DirHandle:
-        """Return the directory handle of that number; EBADF where there is none."""
+    def directory(self, number: int) -> DirNode:
+        """Return the directory whose stream has that number; EBADF where no such stream is open."""
         try:
             return self._directories[number]
         except KeyError:
@@ -99,7 +82,7 @@ class HandleTable:
         os.close(handle.fd)
 
     def close_directory(self, number: int) -> None:
-        """Close the directory handle of that number."""
+        """Close the directory stream of that number."""
         self.directory(number)
         del self._directories[number]
 

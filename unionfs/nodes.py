@@ -120,8 +120,8 @@ class DirNode(_Node):
         self.parent = parent
         self.name = name
         self.children: dict[bytes, FileNode | DirNode] = {}
-        #: For those who read it without having opened it: where its entries are, once asked for, and the attributes of
-        #: that time.
+        #: The one list of its names with their offsets, which all readers share, once one has read it; and the attributes
+        #: at the time of that list.
         self.positions: Positions | None = None
         self.listed: os.stat_result | None = None
 

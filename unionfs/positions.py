@@ -1,4 +1,4 @@
-"""Where the entries of a directory are for those who read on from an offset, without anything kept for each reader. Pure.
+"""The offsets of a directory's entries, shared by all streams of it: nothing is kept for each reader. Pure.
 
 POSIX has what is there all along reported exactly once, however the rest changes, and telldir(3) give places that stay
 good. So a name gets a number when it is first seen and keeps it until it is seen to have gone; a new name comes last,

@@ -304,6 +304,41 @@ def test_reading_on_in_a_listing_costs_the_same_however_long_it_is_and_whatever_
     assert_alike(found(SMALL), found(LARGE))
 
 
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("changes", [False, True])
+def test_an_open_stream_takes_no_memory_by_entry_whether_or_not_its_directory_changes(
+    client: Callable[..., Client], server: str, changes: bool
+) -> None:
+    made = client(server, "both", LARGE)
+    at = made.inode(ROOT_INO, b"big")
+    streams: list[Any] = []
+
+    def open_more(count: int) -> int:
+        """Open *count* streams more and begin to read each; returns the bytes that are taken then."""
+        for _ in range(count):
+            streams.append(made.ask("opendir", at))
+            made.room = 3
+            made.ask("readdir", streams[-1], 0, made, context=False)
+            if changes:
+                made.make(at, b"new")
+                made.ask("unlink", at, b"new")
+        made.told.clear()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = open_more(2)
+        grown = open_more(10) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < MEMORY  # a list of its own for each would take 800,000 bytes
+    made.room, made.listed = 100, 0
+    made.ask("readdir", streams[0], 2, made, context=False)
+    assert made.listed >= 100
+    for stream in streams:
+        made.ask("releasedir", stream, context=False)
+
+
 def walk(client: Client) -> int:
     """List everything below the root as a kernel does that forgets what it has read; returns how many entries there are."""
     seen = 0

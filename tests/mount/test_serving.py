@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
+from tests.mount._libc import DirectoryStream
 from tests.mount.support import PATIENCE, SERVER, Union, make_union, unmount, wait_until
 from tests.support.tree import File, Tree, make_tree, snapshot
 
@@ -206,6 +208,28 @@ def test_memory_and_descriptors_are_bounded_over_twenty_thousand_files(base: str
         # An unlinked file keeps its descriptor until the kernel forgets it, which it does in its own time.
         wait_until(lambda: descriptors(union.pid) <= open_files + 5, "the descriptors are closed")
         assert os.listdir(f"{union.path}/d") == []
+
+
+def test_a_directory_that_is_open_a_hundred_times_and_changes_between_takes_the_memory_of_one_list(
+    base: str,
+) -> None:
+    with make_union(base, {"d": {f"{number:05}": b"" for number in range(10_000)}}) as union:
+
+        def opened() -> DirectoryStream:
+            stream = stack.enter_context(DirectoryStream(f"{union.path}/d"))
+            stream.read()
+            path = f"{union.path}/d/new"
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+            os.unlink(path)
+            return stream
+
+        with ExitStack() as stack:
+            streams = [opened() for _ in range(3)]
+            memory = resident_bytes(union.pid)
+            streams += [opened() for _ in range(100)]
+            assert resident_bytes(union.pid) - memory < 3 * MIB  # 100 lists would take 8 MiB
+            for stream in streams[::25]:
+                assert len(set(stream.rest()) - {b"new"}) == 9_999
 
 
 def test_directories_that_were_walked_do_not_hold_descriptors_beyond_the_limit(base: str) -> None:

@@ -535,7 +535,7 @@ class Requests:
         if self.fs.volatile:
             return NOT_SERVED
         fh, _, _ = FSYNC_IN.unpack_from(self._view, _BODY)
-        directory = self.fs.handles.directory(fh).node if self._files is None else self._tree.directory(node)
+        directory = self.fs.handles.directory(fh) if self._files is None else self._tree.directory(node)
         if self.later is None:
             self.fs.sync_directory(directory)
             return b""

@@ -206,7 +206,7 @@ def test_a_handle_that_is_not_open_is_a_bad_descriptor(make_union: MakeUnion) ->
     union.fs.handles.close_file(number)
     assert number_of(union.fs.read, number, 0, 1) == errno.EBADF
     assert number_of(union.fs.handles.close_file, number) == errno.EBADF
-    assert number_of(list, union.fs.entries(number, 0)) == errno.EBADF
+    assert number_of(union.fs.entries, number, 0) == errno.EBADF
 
 
 def test_each_handle_has_the_access_that_it_was_opened_with(make_union: MakeUnion) -> None:
