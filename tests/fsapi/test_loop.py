@@ -160,6 +160,66 @@ def test_a_reply_that_nobody_takes_is_taken_back_and_the_next_one_served(
     assert serve(tmp_path, kernel, play) == (0, ["ready"])
 
 
+ENDED = pytest.mark.parametrize("number", [errno.ENODEV, errno.ECONNABORTED])
+
+
+@ENDED
+def test_the_end_of_the_connection_while_a_request_is_read_ends_it_without_a_word(
+    tmp_path: Path, kernel: socket.socket, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    readv, ended, errors = os.readv, threading.Event(), [errno.ENODEV, number]
+
+    def aborted(fd: int, parts: list[object]) -> int:
+        done = 0 if len(errors) == 1 else readv(fd, parts)  # type: ignore[arg-type]
+        if ended.is_set():
+            raise OSError(errors.pop(), "the connection has ended")
+        return done
+
+    monkeypatch.setattr(os, "readv", aborted)
+
+    def play() -> None:
+        ask(kernel, Opcode.INIT, 0, INIT)
+        ended.set()
+        kernel.send(header(Opcode.GETATTR, 1, 16, None) + bytes(16))
+
+    assert serve(tmp_path, kernel, play) == (0, ["ready"])
+
+
+@ENDED
+@pytest.mark.parametrize("late", [False, True])
+def test_a_reply_that_the_end_of_the_connection_overtakes_is_dropped_without_a_word(
+    tmp_path: Path, kernel: socket.socket, monkeypatch: pytest.MonkeyPatch, number: int, late: bool
+) -> None:
+    opened, dropped = threading.Event(), threading.Event()
+
+    def aborting(write: Callable[..., int]) -> Callable[..., int]:
+        def ended(fd: int, data: object) -> int:
+            to_kernel = isinstance(data, tuple) or len(data) == protocol.OUT_HEADER.size  # type: ignore[arg-type]
+            if opened.is_set() and to_kernel:
+                dropped.set()
+                raise OSError(number, os.strerror(number))
+            return write(fd, data)
+
+        return ended
+
+    monkeypatch.setattr(os, "writev", aborting(os.writev))
+    monkeypatch.setattr(os, "write", aborting(os.write))
+
+    def play() -> None:
+        ask(kernel, Opcode.INIT, 0, INIT)
+        asked = protocol.CREATE_IN.pack(os.O_RDWR, 0o100600, 0, 0) + b"new\0"
+        _, made = ask(kernel, Opcode.CREATE, 1, asked)
+        handle, _, _ = protocol.OPEN_OUT.unpack_from(made, protocol.ENTRY_OUT.size)
+        opened.set()
+        body = protocol.FSYNC_IN.pack(handle, 0, 0) if late else bytes(16)  # a thread replies to FSYNC
+        opcode = Opcode.FSYNC if late else Opcode.GETATTR
+        kernel.send(header(opcode, 1, len(body), None) + body)
+        assert dropped.wait(10)
+        end_by_signal()
+
+    assert serve(tmp_path, kernel, play) == (0, ["ready"])
+
+
 def made_and_written(kernel: socket.socket, name: bytes, size: int) -> tuple[int, int]:
     """Make a file and write to it; returns its number and the error."""
     asked = protocol.CREATE_IN.pack(os.O_RDWR, 0o100600, 0, 0) + name + b"\0"

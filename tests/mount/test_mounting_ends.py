@@ -9,7 +9,17 @@ from contextlib import suppress
 
 import pytest
 
-from tests.mount.support import PATIENCE, Union, environment, is_mounted, make_union, unmount, wait_until
+from tests.mount.support import (
+    PATIENCE,
+    SERVER,
+    Union,
+    environment,
+    is_mounted,
+    make_union,
+    unmount,
+    wait_until,
+)
+from tests.support.tree import Tree
 
 pytestmark = pytest.mark.fusermount
 
@@ -75,3 +85,44 @@ def test_the_end_of_a_server_leaves_a_mount_over_its_own_alone(base: str) -> Non
         over.kill()
         while is_mounted(union.path):
             unmount(union.path, lazy=True)
+
+
+_MANY_OPEN = """
+import os, sys
+for number in range(900):
+    os.open(sys.argv[1] + ("/d%d" % (number % 20) if number % 2 else "/d0/f"), os.O_RDONLY)
+print("open", flush=True)
+sys.stdin.read()
+"""
+#: libfuse says this on standard error itself, at the instant at which the test aims.
+_SAID_BY_LIBFUSE = "fuse: reading device: Software caused connection abort\n"
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.long)])
+def test_a_mount_that_goes_while_a_thousand_files_and_streams_are_closed_ends_without_a_word(
+    base: str, rounds: int
+) -> None:
+    """The kernel then ends the connection while the server reads requests (ECONNABORTED)."""
+    lower: Tree = {f"d{number}": {"f": b"content"} for number in range(20)}
+    union = make_union(base, lower)
+    for _ in range(rounds):
+        union.mount()
+        clients = [
+            subprocess.Popen(
+                [sys.executable, "-c", _MANY_OPEN, union.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for _ in range(2)
+        ]
+        try:
+            for client in clients:
+                assert client.stdout is not None
+                assert client.stdout.readline() == b"open\n"
+            unmount(union.path, lazy=True)
+        finally:
+            for client in clients:
+                client.communicate(timeout=PATIENCE)
+        assert union.process is not None
+        assert union.process.wait(PATIENCE) == 0
+        union.process = None
+        said = union.log()
+        assert (said.replace(_SAID_BY_LIBFUSE, "") if SERVER == "pyfuse3" else said) == ""

@@ -21,7 +21,7 @@ from unionfs.complaints import Complaints
 from unionfs.core import UnionFs
 from unionfs.errors import UnionError
 from unionfs.fuse.later import LOOKS, Later
-from unionfs.fuse.protocol import BUFFER, IN_HEADER, OUT_HEADER, Opcode
+from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, WINDOW, Spinning
 from unionfs.fuse.statistics import figures, report
@@ -43,6 +43,8 @@ _MOST_TO_RETRY = 16
 _IDLE = 10_000_000
 #: read(2) on /dev/fuse says these of a request that is gone, or of a signal.
 _NOTHING_READ = frozenset((errno.EINTR, errno.ENOENT))
+#: write(2) of a reply fails with these if its caller is gone, or the mount is.
+_NOBODY_WAITS = CONNECTION_ENDED | {errno.ENOENT}
 
 
 def serve(
@@ -237,7 +239,7 @@ class _Loop:
                     self._wait()
                 continue
             except OSError as error:
-                if error.errno == errno.ENODEV:  # unmounted
+                if error.errno in CONNECTION_ENDED:
                     return
                 if error.errno not in _NOTHING_READ:
                     raise
@@ -312,8 +314,7 @@ class _Loop:
                 if not self._closed:
                     self._put(unique, reply)
         except OSError as error:
-            # Whoever asked is gone, or the mount is.
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
+            if error.errno not in _NOBODY_WAITS:
                 log.warning("a late reply was not taken: %s", error.strerror)
 
     def close(self) -> None:
@@ -328,9 +329,8 @@ class _Loop:
         try:
             self._put(unique, reply)
         except OSError as error:
-            # Whoever asked is gone (ENOENT), or the mount is; or the kernel does not take the answer, of which it then
-            # makes an error (fuse_dev_do_write).
-            if error.errno != errno.ENOENT:
+            # Else the kernel rejects the reply, and its caller gets an error (fuse_dev_do_write).
+            if error.errno not in _NOBODY_WAITS:
                 log.warning("a reply to %s was not taken: %s", opcode, error.strerror)
             self._requests.take_back(opcode, reply)
             return

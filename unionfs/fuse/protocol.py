@@ -19,6 +19,10 @@ MINOR = 38
 #: Before it, answers were shorter: 7.23, of Linux 3.15.
 LEAST_MINOR = 23
 
+#: read(2) and write(2) of /dev/fuse fail with these once the connection has ended, by unmount or abort: ENODEV, and
+#: ECONNABORTED for a request that was being read at that moment (fuse_dev_do_read, fs/fuse/dev.c).
+CONNECTION_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED))
+
 #: struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding.
 IN_HEADER = struct.Struct("=IIQQIIIHH")
 #: struct fuse_out_header: len, error, unique. A notification has its code as the error and no unique.

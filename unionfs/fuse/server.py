@@ -13,6 +13,7 @@ import trio
 from unionfs.core import UnionFs
 from unionfs.fuse.negotiation import FUSE_DONT_MASK, begin
 from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.protocol import CONNECTION_ENDED
 from unionfs.fuse.statistics import figures, report
 from unionfs.fuse.waiting import TrioForPyfuse3, ignore_tick
 
@@ -52,7 +53,7 @@ def serve(
         connection = begin(fuse_fd, first)
     except OSError as error:
         fs.close()
-        if error.errno == errno.ENODEV:  # unmounted before it was served
+        if error.errno in CONNECTION_ENDED:  # unmounted before it was served
             return 0
         raise
     operations = UnionOperations(fs, masks=bool(connection.agreed & FUSE_DONT_MASK))
@@ -76,9 +77,10 @@ def serve(
         raise
     try:
         status = trio.run(_main, operations, ending, introduced, lifeline, refused)
-        if refused:
+        # ENOENT: the kernel has dropped its first request, as it was unmounted meanwhile.
+        if refused and refused[0].errno not in CONNECTION_ENDED | {errno.ENOENT}:
             raise refused[0]
-        return status
+        return 0 if refused else status
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         pyfuse3.close(unmount=False)
@@ -109,13 +111,22 @@ async def _serve_until_unmounted(refused: list[OSError]) -> int:
         try:
             # One worker: handlers never wait, so a second one would only be scheduled in between.
             await pyfuse3.main(max_tasks=1)
-        except Exception:
+        except Exception as error:
             if refused:
                 return 1
+            if _says_ended(error):
+                return 0
             log.exception("the serving loop failed; going on")
         else:
             return 0
     return 1
+
+
+def _says_ended(error: BaseException) -> bool:
+    """Tell whether *error*, or each error of a group, is a read of the connection that failed because that has ended."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_says_ended, error.exceptions))
+    return isinstance(error, OSError) and error.errno in CONNECTION_ENDED
 
 
 async def _handle_signals(operations: UnionOperations, ending: frozenset[signal.Signals]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pyfuse3
 import pytest
+import trio
 
+from tests.support.output import Complaints
 from unionfs import cli, mounting
 from unionfs.catalogue import background
-from unionfs.fuse import protocol
+from unionfs.fuse import protocol, server
 from unionfs.fuse.serving import Choice, choose
 from unionfs.options import Server, Serving
 
@@ -73,6 +77,33 @@ def test_what_is_no_first_request_is_left_to_the_server_to_judge(
         kernel[0].send(said)
     found = choose(Serving(), kernel[1].fileno())
     assert found == Choice(server=Server.DIRECT, open_requests=True, first=said)
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ECONNABORTED])
+def test_the_end_of_the_connection_while_pyfuse3_reads_a_request_ends_it_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def main(**_: object) -> None:
+        async with trio.open_nursery():
+            raise OSError(number, "fuse_session_receive_buf failed")
+
+    monkeypatch.setattr(pyfuse3, "main", main)
+    assert trio.run(server._serve_until_unmounted, []) == 0
+
+
+def test_any_other_failure_of_pyfuse3s_loop_is_logged_and_the_loop_begins_again(
+    monkeypatch: pytest.MonkeyPatch, complaints: Complaints
+) -> None:
+    failures = [OSError(errno.EIO, "fuse_session_receive_buf failed"), ValueError("bug")]
+
+    async def main(**_: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(pyfuse3, "main", main)
+    complaints.expect_log("the serving loop failed")
+    assert trio.run(server._serve_until_unmounted, []) == 0
+    assert failures == []
 
 
 def test_a_mount_whose_indexes_cannot_be_begun_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
