@@ -5,15 +5,15 @@ The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-
 
     {"version": 2, "descriptors": COUNT, "fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
-                 "transient": BOOL, "indexed": BOOL}, ...],   # top first
+                 "skeleton": BOOL, "indexed": BOOL}, ...],   # top first
      "upper": I, "work": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
      "size": BYTES, "inodes": COUNT, "filter": BASE64,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
 where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
-unix(7)); ``indexed`` layers are changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
+unix(7)); the last layer may be the ``skeleton``, which holds the mount points; ``indexed`` layers are changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
 seccomp program that the server puts itself under; ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null,
-and the latter four left out, as may ``transient`` and ``indexed``, and ``server`` and ``open_requests`` (the options of that name).
+and the latter four left out, as may ``skeleton`` and ``indexed``, and ``server`` and ``open_requests`` (the options of that name).
 The server answers ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be
 used, with the reason for which "auto" has become "pyfuse3" and the times (CLOCK_MONOTONIC, nanoseconds) at which it was loaded, had
 the request and was ready, or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is
@@ -143,12 +143,14 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             policy=_POLICIES[layer["marks"]],
             squash=bool(layer["squash"]),
             cross=tuple(os.fsencode(path).strip(b"/") for path in layer["cross"]),
-            transient=bool(layer.get("transient", False)),
+            skeleton=bool(layer.get("skeleton", False)),
             indexed=bool(layer.get("indexed", False)),
             unchanging=bool(layer.get("indexed", False)),
         )
         for layer in message["layers"]
     )
+    if any(lower.skeleton for lower in lowers[:-1]):
+        raise ValueError("the skeleton is not the last layer")
     stack = StackSource(
         lowers=lowers,
         upper_fd=take_optional(message["upper"]),

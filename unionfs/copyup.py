@@ -177,8 +177,11 @@ class CopyUp:
         if self._quota is not None:
             self._quota.require(1, 1)
         times = _times(target.stat())
+        opaque = target.mark(node.name) is Mark.WHITEOUT  # it shows the skeleton's; what is deleted stays so
         with self._upper.building() as (tmp_fd, tmp):
             os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
+            if opaque:
+                self._upper.set_opaque(tmp_fd, tmp)
             job = self._job(source, source.layer, info, tmp_fd, tmp)
             self._owner(job)
             if not source.foreign and self._may_have_xattrs(node):
@@ -187,7 +190,7 @@ class CopyUp:
             os.utime(tmp, ns=_times(info), dir_fd=tmp_fd, follow_symlinks=False)
             self._upper.publish_directory(tmp, target, node.name)
         copy = target.child(node.name)
-        copy.note_new(opaque=False)
+        copy.note_new(opaque=opaque)
         if self._quota is not None:
             self._quota.made(copy.stat())
         node.parts.insert(0, copy)

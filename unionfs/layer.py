@@ -92,7 +92,7 @@ class FdCache:
 class Layer:
     """One layer of the stack: its root and how it is to be read."""
 
-    __slots__ = ("below", "cross", "device", "fds", "hidden", "policy", "root", "squash", "writable")
+    __slots__ = ("below", "cross", "device", "fds", "hidden", "policy", "root", "skeleton", "squash", "writable")
 
     def __init__(
         self,
@@ -102,6 +102,7 @@ class Layer:
         policy: MarkPolicy = NO_MARKS,
         writable: bool = False,
         squash: bool = False,
+        skeleton: bool = False,
         cross: Iterable[bytes] = (),
         hidden: Iterable[Identity] = (),
     ) -> None:
@@ -114,6 +115,7 @@ class Layer:
             writable: this is the upper layer.
             squash: show owners that the server's user namespace does not map as 0, without set-id bits
                 (Corrections 16).
+            skeleton: the generated layer at the bottom that holds mount points; no mark of another layer hides it.
             cross: paths relative to the root, without slashes at the ends, where other file systems mounted
                 inside are entered.
             hidden: directories that appear empty, by identity, wherever they are met (our own state
@@ -123,9 +125,10 @@ class Layer:
         self.policy = policy
         self.writable = writable
         self.squash = squash
+        self.skeleton = skeleton
         self.cross = frozenset(cross)
         self.hidden = frozenset(hidden)
-        #: The roots of the layers below this one that take part in the union, top first; set by the tree.
+        #: The roots of the layers below this one that take part in the union, top first, without the skeleton; set by the tree.
         self.below: tuple[LayerDir, ...] = ()
         self.root = LayerDir(self, None, b"")
         self.root.adopt(root_fd)
@@ -304,6 +307,11 @@ class LayerDir:
         return False
 
     # -- names: the View that resolve() works on ---------------------------------------------------
+
+    @property
+    def skeleton(self) -> bool:
+        """Whether the layer is the skeleton."""
+        return self.layer.skeleton
 
     def mark(self, name: bytes) -> Mark | None:
         """Say what this layer has under *name* here."""

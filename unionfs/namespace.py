@@ -237,8 +237,9 @@ class Namespace:
         with self._kept_reachable(node, parent, name):
             if in_upper:
                 self._upper.remove(directory, name, whiteout=lower)
-            else:
+            elif lower and directory.mark(name) is None:
                 self._upper.whiteout(directory, name)
+        self._tree.drop_from_skeleton(parent, name)
         self._tree.detach(parent, name)
         parent.touch()
         self._lost_name(node, was_link=in_upper)
@@ -258,8 +259,9 @@ class Namespace:
         with self._kept_reachable(node, parent, name):
             if node.upper is not None:
                 self._upper.remove_directory(directory, name, whiteout=lower)
-            else:
+            elif lower and directory.mark(name) is None:
                 self._upper.whiteout(directory, name)
+        self._tree.drop_from_skeleton(parent, name)
         self._tree.detach(parent, name)
         node.touch()
         parent.touch()
@@ -347,11 +349,14 @@ class Namespace:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
         source = self._tree.lookup(old, old_name)
         target = self._tree.lookup(new, new_name) if self._tree.exists(new, new_name) else None
+        moved = (source, target if flags & RENAME_EXCHANGE else None)
+        # What the skeleton has of a directory cannot move along: EXDEV, and the caller copies it.
+        kept = any(isinstance(node, DirNode) and node.skeleton is not None for node in moved)
         plan = plan_rename(
             self._end(old, old_name, source),
             self._end(new, new_name, target, replaced=not flags & RENAME_EXCHANGE),
             flags,
-            redirects=self._upper.redirect,
+            redirects=self._upper.redirect and not kept,
         )
         if source is target:  # two names of one file: rename(2) does nothing then
             return
@@ -380,6 +385,8 @@ class Namespace:
             self._swap(old, old_name, new, new_name)
         else:
             self._move(source, (old, old_name), target, (new, new_name), whiteout=plan.whiteout)
+        self._tree.drop_from_skeleton(old, old_name)
+        self._tree.drop_from_skeleton(new, new_name)
         for node in (old, new, source, target):
             if node is not None:
                 node.touch()

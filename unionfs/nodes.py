@@ -142,6 +142,12 @@ class DirNode(_Node):
         return top if top.layer.writable else None
 
     @property
+    def skeleton(self) -> LayerDir | None:
+        """The directory of the skeleton, if this directory is there."""
+        last = self.parts[-1]
+        return last if last.layer.skeleton else None
+
+    @property
     def merged(self) -> bool:
         """Tell whether more than one layer contributes."""
         return len(self.parts) > 1 or self.parts[0].merged

@@ -5,12 +5,16 @@ There is one rule for whether a name exists, :func:`first`: a lookup (:func:`res
 ("Merged directories", "whiteouts and opaque directories", "redirect_dir"): the topmost layer that has the name
 decides; directories merge downwards until a whiteout, a non-directory or an opaque directory ends the search. A
 directory that was moved says where the layers below have it (its redirect), and the search goes on there.
+
+A generated layer may lie below all others: the skeleton, which provides the mount points of a sandbox. No mark of another
+layer hides it. Where a whiteout, an opaque directory, a redirect or a non-directory ends the search, the skeleton is still
+consulted, under the same name. Only an entry that shows and is no directory covers what the skeleton has.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from unionfs.typed import Generic, NamedTuple, Protocol, Self, TypeVar
 from unionfs.types import Mark
@@ -19,6 +23,10 @@ from unionfs.xattrs import parse_redirect
 
 class View(Protocol):
     """One directory of one layer."""
+
+    @property
+    def skeleton(self) -> bool:
+        """Whether the layer is the skeleton: then it is the last of the views, and provides directories and empty files."""
 
     def mark(self, name: bytes) -> Mark | None:
         """Say what this layer has under *name*; None where it has nothing."""
@@ -40,7 +48,7 @@ class View(Protocol):
         """Return the directory *name*."""
 
     def roots_below(self) -> Sequence[Self]:
-        """List the roots of the layers below this one's, top first."""
+        """List the roots of the layers below this one's, top first, without the skeleton."""
 
 
 V = TypeVar("V", bound=View)
@@ -50,7 +58,8 @@ class Resolved(NamedTuple, Generic[V]):
     """An existing name: its kind, and where it comes from.
 
     *sources* are the indexes, top first, of the views that contribute to it (one, unless directories merge);
-    *moved* are directories and names in them that contribute by a redirect, below all of *sources*.
+    *moved* are directories and names in them that contribute by a redirect, below all of *sources*, and the skeleton
+    below those.
     """
 
     is_dir: bool
@@ -68,8 +77,12 @@ def first(views: Sequence[V], name: bytes) -> tuple[int, Mark] | None:
     """
     for index, view in enumerate(views):
         mark = view.mark(name)
+        if mark is Mark.WHITEOUT:
+            last = len(views) - 1
+            below = views[last].mark(name) if views[last].skeleton else None
+            return None if below is None else (last, below)
         if mark is not None:
-            return None if mark is Mark.WHITEOUT else (index, mark)
+            return index, mark
     return None
 
 
@@ -84,14 +97,16 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
         return None
     if top[1] is Mark.OTHER:
         return Resolved(is_dir=False, sources=(top[0],))
+    layers, skeleton = _apart(views)
     found: list[int] = []
-    for index in range(top[0], len(views)):
-        view = views[index]
+    below: tuple[tuple[V, bytes], ...] = ()
+    for index in range(top[0], len(layers)):
+        view = layers[index]
         mark = view.mark(name)
         if mark is None:
             continue
         # Asked as late as this because it may cost system calls: most directories exist in one layer only.
-        if found and views[found[-1]].opaque(name):
+        if found and layers[found[-1]].opaque(name):
             break
         if mark in (Mark.WHITEOUT, Mark.OTHER):
             break
@@ -100,17 +115,42 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
         if redirect is not None:
             # A whiteout beside a directory hides what lower layers have under its name, not what its redirect leads
             # to. A mark in the directory itself hides that, too.
-            if view.opaque(name):
-                break
-            below = _merging(*locate(view, views[index + 1 :], redirect))
-            return Resolved(is_dir=True, sources=tuple(found), moved=below)
+            if not view.opaque(name):
+                below = _merging(*locate(view, layers[index + 1 :], redirect))
+            break
         if mark is Mark.OPAQUE_DIRECTORY:
             break
-    return Resolved(is_dir=True, sources=tuple(found))
+    if skeleton is not None and skeleton.mark(name) is Mark.DIRECTORY:
+        if below:  # which is above it
+            below = (*below, (skeleton, name))
+        else:
+            found.append(len(layers))
+    return Resolved(is_dir=True, sources=tuple(found), moved=below)
+
+
+def roots(views: Sequence[V], hides_below: Callable[[V], bool]) -> list[V]:
+    """List which of the root directories *views*, top first, make the root of the union: those down to the first that
+    *hides_below*, and the skeleton.
+    """
+    layers, skeleton = _apart(views)
+    shown: list[V] = []
+    for position, view in enumerate(layers):
+        shown.append(view)
+        if position < len(views) - 1 and hides_below(view):
+            break
+    return shown if skeleton is None else [*shown, skeleton]
+
+
+def _apart(views: Sequence[V]) -> tuple[Sequence[V], V | None]:
+    """Take the skeleton, if there is one, from the layers above it."""
+    if views and views[-1].skeleton:
+        return views[:-1], views[-1]
+    return views, None
 
 
 def locate(view: V, rest: Sequence[V], redirect: bytes) -> tuple[Sequence[V], bytes]:
-    """Find the directory in which *redirect*, met in *view*, continues; *rest* are the same directory below it.
+    """Find the directory in which *redirect*, met in *view*, continues; *rest* are the same directory below it, without
+    the skeleton: that has nothing which could have been moved.
 
     Returns the views of that directory, top first and all of layers below *view*'s, and the name in it. There are
     none where nothing is there.

@@ -53,8 +53,9 @@ class LayerSource:
     #: change them.
     indexed: bool = False
     unchanging: bool = False
-    #: Generated for this mount alone: left out of the name of the stack, which facts about it outlast.
-    transient: bool = False
+    #: The last of the layers, generated for this mount alone. No mark of another layer hides it (resolve.py). Facts about
+    #: the stack outlast it, so it is left out of the stack's name, and it has no index.
+    skeleton: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,13 @@ def open_stack(source: StackSource) -> UnionFs:
 def _lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
     return [
         Layer(
-            lower.fd, fds, policy=lower.policy, squash=lower.squash, cross=lower.cross, hidden=source.hidden
+            lower.fd,
+            fds,
+            policy=lower.policy,
+            squash=lower.squash,
+            skeleton=lower.skeleton,
+            cross=lower.cross,
+            hidden=source.hidden,
         )
         for lower in source.lowers
     ]
@@ -130,7 +137,7 @@ def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:
     from unionfs.catalogue.store import Wanted
 
     return [
-        Wanted(layer, lower.indexed, not lower.unchanging)
+        Wanted(layer, lower.indexed and not lower.skeleton, not lower.unchanging)
         for layer, lower in zip(layers, source.lowers, strict=True)
     ]
 
@@ -155,7 +162,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     top = Layer(source.upper_fd, fds, writable=True)
     upper = Upper(top, source.work_fd, source.form)
     undo.callback(upper.close)
-    lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.transient]
+    lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.skeleton]
     index = LinkIndex(top, upper.home_fd, _fingerprint(lasting), upper.unpublished)
     undo.callback(index.close)
     upper.clear_leftovers()

@@ -15,6 +15,7 @@ from unionfs.metacopy import find_contents, is_metacopy
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.refs import Named, Pinned, birth_time_ns
 from unionfs.resolve import Resolved, first, merge, resolve
+from unionfs.resolve import roots as shown_roots
 from unionfs.types import ROOT_INO, Ino, Mark
 from unionfs.whiteout import NAME_MAX
 
@@ -40,13 +41,12 @@ class Tree:
         self._by_ino: dict[Ino, Node] = {}
         #: Copied-up files, and others whose number is not that of what they are on disk, by the latter.
         self._renumbered: dict[Ino, FileNode] = {}
-        parts = [layer.root for layer in layers] if roots is None else list(roots)
-        for position, part in enumerate(parts[:-1]):
-            if part.hides_below():
-                del parts[position + 1 :]
-                break
+        given = [layer.root for layer in layers] if roots is None else roots
+        parts = shown_roots(given, LayerDir.hides_below)
         for position, part in enumerate(parts):
-            part.layer.below = tuple(parts[position + 1 :])
+            part.layer.below = tuple(each for each in parts[position + 1 :] if not each.skeleton)
+        #: Directories of the skeleton that lack a name by now: kept, as they would be read with that name again.
+        self._changed_skeleton: set[LayerDir] = set()
         self.root = DirNode(ROOT_INO, parts[0].info(), parts, None, b"")
         self._by_ino[ROOT_INO] = self.root
         #: Nodes that were made in this request, or lost a child: perhaps nothing needs them after it.
@@ -110,12 +110,16 @@ class Tree:
 
     def below(self, directory: DirNode, name: bytes) -> Resolved[LayerDir] | None:
         """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer
-        had nothing there.
+        had nothing there. Without the skeleton, which no mark of the upper layer hides (:meth:`drop_from_skeleton`).
         """
-        parts = directory.parts
-        if directory.upper is not None:
-            parts = parts[1:]
-        return resolve(parts, name)
+        return resolve([part for part in directory.parts if not (part.layer.writable or part.skeleton)], name)
+
+    def drop_from_skeleton(self, directory: DirNode, name: bytes) -> None:
+        """Let the skeleton have *name* in *directory* no more, until it is made anew for the next mount."""
+        skeleton = directory.skeleton
+        if skeleton is not None and skeleton.mark(name) is not None:
+            skeleton.note(name, None)
+            self._changed_skeleton.add(skeleton)
 
     def listing(self, directory: DirNode) -> dict[bytes, bool]:
         """Return every name in *directory*, and whether it is a directory."""
@@ -412,5 +416,9 @@ def _reach_by_name(node: FileNode, ref: Named) -> None:
 
 
 def _parts_below(directory: DirNode, part: LayerDir) -> list[LayerDir]:
-    """Return the parts of *directory* below *part*; none where that is not one of them, as with the index's."""
-    return directory.parts[directory.parts.index(part) + 1 :] if part in directory.parts else []
+    """Return the parts of *directory* below *part*, without the skeleton, which has no contents; none where *part* is not
+    one of them, as with the index's.
+    """
+    if part not in directory.parts:
+        return []
+    return [each for each in directory.parts[directory.parts.index(part) + 1 :] if not each.skeleton]

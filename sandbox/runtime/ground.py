@@ -177,7 +177,7 @@ class Ground:
     def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
         fd = self.run.skeleton(points)
         undo.callback(os.close, fd)
-        return ServedLayer(fd=fd, marks="none", squash=True, transient=True)
+        return ServedLayer(fd=fd, marks="none", squash=True, skeleton=True)
 
     def _choose_natives(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
         """Find where native paths are bound from; returns those of *points* that the skeleton has to hold all the same."""

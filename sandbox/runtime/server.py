@@ -38,8 +38,8 @@ class ServedLayer:
     cross: tuple[str, ...] = ()
     #: Nobody changes it: the server may keep an index of it.
     indexed: bool = False
-    #: Made anew for each start: what the writable layer records about the layers outlasts it.
-    transient: bool = False
+    #: The skeleton: made anew for each start, below all other layers, whose marks do not hide the mount points in it.
+    skeleton: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +190,7 @@ class Server:
                     "marks": layer.marks,
                     "squash": layer.squash,
                     "cross": layer.cross,
-                    "transient": layer.transient,
+                    "skeleton": layer.skeleton,
                     "indexed": layer.indexed,
                 }
                 for layer in stack.layers

@@ -16,7 +16,7 @@ from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import IdPolicy
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
-from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
+from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,11 +85,19 @@ class Union:
         form: WantedFormat | None = None,
         policy: MarkPolicy = ALL_MARKS,
         more: StackOptions | None = None,
+        skeleton: Tree | None = None,
+        indexed: bool = INDEXED,
     ) -> None:
         """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them.
 
-        *whiteouts* is short for a *form* that asks for nothing else.
+        *whiteouts* is short for a *form* that asks for nothing else. *skeleton* is the generated layer below all. With
+        *indexed* the lower layers have an index.
         """
+        self.indexed = indexed
+        self.skeleton: Path | None = None
+        if skeleton is not None:
+            self.skeleton = base / "skeleton"
+            make_tree(self.skeleton, skeleton)
         paths = [base / f"lower{position}" for position in range(len(lowers))]
         for path, tree in zip(paths, lowers, strict=True):
             make_tree(path, tree)
@@ -109,6 +117,7 @@ class Union:
     def over(cls, base: Path, lowers: Sequence[Path], form: WantedFormat) -> Union:
         """Open a stack that is on disk already: *lowers*, and ``upper`` and ``work`` below *base*."""
         union = cls.__new__(cls)
+        union.indexed, union.skeleton = INDEXED, None
         union._set(base, lowers, form, ALL_MARKS, writable=True)
         return union
 
@@ -134,8 +143,11 @@ class Union:
 
     def _open(self) -> UnionFs:
         lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=self.policy) for path in self.lowers)
+        if self.skeleton is not None:
+            bottom = os.open(self.skeleton, _OPEN_DIR)
+            lowers = (*lowers, LayerSource(fd=bottom, policy=NO_MARKS, skeleton=True))
         if not self.writable:
-            return open_stack(with_index(StackSource(lowers=lowers), self.work.parent))
+            return open_stack(with_index(StackSource(lowers=lowers), self.work.parent, indexed=self.indexed))
         return open_stack(
             with_index(
                 StackSource(
@@ -146,6 +158,7 @@ class Union:
                     **self.more,
                 ),
                 self.work.parent,
+                indexed=self.indexed,
             )
         )
 

@@ -28,6 +28,7 @@ class Entry:
     layer: int = -1
     path: tuple[bytes, ...] = ()
     below: list[Entry] = field(default_factory=list)
+    skeleton: bool = False
 
 
 class View:
@@ -35,6 +36,10 @@ class View:
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+
+    @property
+    def skeleton(self) -> bool:
+        return self.entry.skeleton
 
     def mark(self, name: bytes) -> Mark | None:
         found = self.entry.entries.get(name)
@@ -62,6 +67,7 @@ def settle(roots: list[Entry]) -> list[Entry]:
     def visit(entry: Entry, layer: int, path: tuple[bytes, ...]) -> None:
         entry.layer, entry.path, entry.below = layer, path, roots[layer + 1 :]
         for name, child in entry.entries.items():
+            child.skeleton = entry.skeleton
             visit(child, layer, (*path, name))
 
     for layer, root in enumerate(roots):
@@ -99,6 +105,23 @@ def model(roots: list[Entry], path: tuple[bytes, ...]) -> list[Entry]:
         if last:
             return found
         path = rewritten
+    return found
+
+
+def model_with_skeleton(roots: list[Entry], skeleton: Entry, path: tuple[bytes, ...]) -> list[Entry]:
+    """List what contributes to *path*: what *roots* have, and below it what the skeleton has at the same path."""
+    found: list[Entry] = []
+    for depth in range(1, len(path) + 1):
+        if found and found[0].mark is Mark.OTHER:
+            return []  # above it is no directory
+        found = model(roots, path[:depth])
+        at: Entry | None = skeleton
+        for name in path[:depth]:
+            at = at.entries.get(name) if at is not None else None
+        if at is not None and (not found or found[0].mark is at.mark is Mark.DIRECTORY):
+            found = [*found, at]
+        if not found:
+            return []
     return found
 
 
@@ -155,6 +178,26 @@ def test_resolving_name_by_name_finds_what_walking_each_layer_finds(
     expected = [(entry.layer, entry.path) for entry in model(roots, path)]
     note(str(expected))
     assert [(entry.layer, entry.path) for entry in resolved(roots, path)] == expected
+
+
+def _plain(children: st.SearchStrategy[Entry]) -> st.SearchStrategy[Entry]:
+    return st.dictionaries(_NAMES, children, max_size=3).map(lambda found: Entry(entries=found))
+
+
+_SKELETONS = _plain(st.recursive(st.builds(Entry, st.just(Mark.OTHER)), _plain, max_leaves=6))
+
+
+@settings(max_examples=600)
+@given(_ROOTS, _SKELETONS, _PATHS)
+def test_the_skeleton_shows_at_its_own_paths_under_every_mark_and_redirect_and_at_no_other(
+    roots: list[Entry], skeleton: Entry, path: tuple[bytes, ...]
+) -> None:
+    skeleton.skeleton = True
+    settle([*roots, skeleton])
+    settle(roots)  # no redirect leads into the skeleton
+    expected = [(entry.layer, entry.path) for entry in model_with_skeleton(roots, skeleton, path)]
+    note(str(expected))
+    assert [(entry.layer, entry.path) for entry in resolved([*roots, skeleton], path)] == expected
 
 
 @given(_ROOTS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.resolve import Resolved, merge, resolve
+from unionfs.resolve import Resolved, merge, resolve, roots
 from unionfs.types import Mark
 
 if TYPE_CHECKING:
@@ -19,8 +19,11 @@ WHITEOUT, DIRECTORY, OTHER, OPAQUE = Mark.WHITEOUT, Mark.DIRECTORY, Mark.OTHER, 
 class Names:
     """A directory of a layer as a dictionary; notes which directories were asked whether they are opaque."""
 
-    def __init__(self, marks: dict[bytes, Mark], opaque: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self, marks: dict[bytes, Mark], opaque: Iterable[bytes] = (), *, skeleton: bool = False
+    ) -> None:
         self.marks = marks
+        self.skeleton = skeleton
         self._opaque = frozenset(opaque)
         self.asked: list[bytes] = []
 
@@ -141,6 +144,43 @@ def test_what_is_found_exists_in_its_first_source_and_is_a_directory_in_all(
         kinds = [views[source].mark(name) for source in found.sources]
         assert list(found.sources) == sorted(set(found.sources))
         assert kinds == [OTHER] if not found.is_dir else set(kinds) <= {DIRECTORY, OPAQUE}
+
+
+_SKELETON = st.builds(
+    Names, st.dictionaries(_NAMES, st.sampled_from([DIRECTORY, OTHER])), skeleton=st.just(True)
+)
+
+
+@given(_VIEWS, _SKELETON, _NAMES)
+def test_no_mark_of_a_layer_hides_what_the_skeleton_has(
+    views: list[Names], skeleton: Names, name: bytes
+) -> None:
+    alone, mark = resolve(views, name), skeleton.mark(name)
+    expected = alone
+    if alone is None and mark is not None:
+        expected = Resolved(is_dir=mark is DIRECTORY, sources=(len(views),))
+    elif alone is not None and alone.is_dir and mark is DIRECTORY:
+        expected = Resolved(is_dir=True, sources=(*alone.sources, len(views)))
+    assert resolve([*views, skeleton], name) == expected
+
+
+@given(_VIEWS, _SKELETON)
+def test_a_listing_has_the_names_of_the_skeleton_whatever_marks_there_are(
+    views: list[Names], skeleton: Names
+) -> None:
+    shown, alone = merge([*views, skeleton]), merge(views)
+    below = {name: mark is DIRECTORY for name, mark in skeleton.marks.items()}
+    assert shown == {**below, **alone}
+
+
+@given(_VIEWS, _SKELETON, st.integers(min_value=0, max_value=6))
+def test_an_opaque_root_hides_the_layers_below_it_and_not_the_skeleton(
+    views: list[Names], skeleton: Names, position: int
+) -> None:
+    hiding = views[position] if position < len(views) else None
+    shown = views if hiding is None else views[: position + 1]
+    assert roots([*views, skeleton], lambda view: view is hiding) == [*shown, skeleton]
+    assert roots(views, lambda view: view is hiding) == shown
 
 
 @given(_VIEWS, st.integers(min_value=0, max_value=6), _NAMES)
