@@ -59,12 +59,12 @@ class Marks:
 
 FORMATS = {
     "aufs": Marks(lambda name: {f".wh.{name}": b""}, lambda entries: Dir({**AUFS, **entries})),
-    "overlay": Marks(lambda name: {name: Whiteout()}, lambda entries: Opaque(entries)),
+    "overlay": Marks(lambda name: {name: Whiteout()}, Opaque),
     "fuse-overlayfs": Marks(
         lambda name: {name: Whiteout()}, lambda entries: Opaque(entries, mark="user.fuseoverlayfs.opaque")
     ),
     "xwhiteouts": Marks(
-        lambda name: {name: File(b"", xattrs={"user.overlay.whiteout": b""})}, lambda entries: Opaque(entries)
+        lambda name: {name: File(b"", xattrs={"user.overlay.whiteout": b""})}, Opaque
     ),
     "redirects": Marks(
         lambda name: {f".wh.{name}": b""},
