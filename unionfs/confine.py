@@ -44,16 +44,17 @@ def restrict_files(readable: Iterable[int], writable: Iterable[int]) -> bool:
     """Let this process open files only below the directories *readable* and *writable* (descriptors), write only below the
     latter, and reach no network and no other process; False where the kernel has no Landlock for that.
 
-    What is open already stays usable, and so do Python's own library, of which something may yet be imported, and what the
-    kernel tells of this process.
+    What is open already stays usable, and so does Python's own library, of which something may yet be imported. Nothing below
+    /proc can be opened: a rule covers the inode that it was made for, and procfs makes another one for the same path when the
+    kernel has reclaimed the first (proc_pid_make_inode, fs/proc/base.c). Links such as /proc/self/fd/5 can be followed, as
+    Landlock checks the file that is opened and not the way to it.
     """
     version = _libc.landlock_version()
     if version < _LEAST_VERSION:
         return False
     write = _READ | _WRITE_FILE | _REMOVE | _MAKE | _REFER | (_TRUNCATE if version >= 3 else 0)
     handled = write | _EXECUTE | (_IOCTL_DEVICE if version >= 5 else 0)
-    own = [path for path in ("/proc/self", *sys.path) if os.path.isdir(path)]
-    library = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in own]
+    library = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sys.path if os.path.isdir(path)]
     try:
         allowed = [(fd, _READ) for fd in (*library, *readable)] + [(fd, write) for fd in writable]
         network, scoped = (_NETWORK if version >= 4 else 0), (_SCOPED if version >= 6 else 0)

@@ -44,7 +44,7 @@ def _serve(channel: socket.socket) -> int:
     from unionfs.confine import enter_user_namespace, restrict_files
     from unionfs.fuse.serving import choose, load, serve
     from unionfs.options import Server
-    from unionfs.stack import open_stack
+    from unionfs.stack import open_stack, with_process_facts
 
     load(Server.AUTO)
     gc.freeze()
@@ -59,7 +59,7 @@ def _serve(channel: socket.socket) -> int:
     os.close(request.user_namespace_fd)
     os.umask(0)
     os.chdir("/")
-    stack = request.stack
+    stack = with_process_facts(request.stack)
     readable = [lower.fd for lower in stack.lowers]
     readable += [] if stack.index_fd is None else [stack.index_fd]
 
@@ -68,8 +68,7 @@ def _serve(channel: socket.socket) -> int:
         if request.filter is not None:
             filter_system_calls(request.filter)
 
-    # Before we are confined: it lets no process be made, and one would not see its own part of /proc. Only that one writes
-    # indexes, which other sandboxes believe: it answers nobody.
+    # Forked before the filter forbids that. Only this child writes indexes, which other sandboxes believe, and it serves no requests.
     building = Building(stack, lambda: confine(stack.index_fd))
     confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
@@ -87,6 +86,7 @@ def _serve(channel: socket.socket) -> int:
             request.fuse_fd,
             on_ready=tell,
             lifeline=channel.fileno(),
+            callers_visible=False,  # process 1 of the sandbox has made the mount
         )
     finally:
         building.finish()

@@ -88,12 +88,12 @@ class LayerFormat:
         """Return the attribute *name* of the layer's root; None where it has none."""
         return _read(self._layer.root.proc_path(), name)
 
-    def settle(self, wanted: WantedFormat, *, shared: bool) -> None:
+    def settle(self, wanted: WantedFormat, *, shared: bool, single_id: bool | None) -> None:
         """Decide which marks are honoured in the layer, and record it.
 
         ``.wh.`` names are ordinary ones only where none can be a mark: the layer was empty when the overlay format
         was chosen for it, and it was never written in another since. *shared*: kernel OverlayFS has written to it,
-        too, and keeps no record of features.
+        too, and keeps no record of features. *single_id*: the server owns a single id; None reads that from /proc.
         """
         recorded = self.read(_FORMAT_XATTR)
         own = _TRUSTED_FORMAT if self._is_trusted() else self.whiteouts.value
@@ -111,20 +111,26 @@ class LayerFormat:
         )
         self.redirect = wanted.redirect and self.marks
         self.metacopy = wanted.metacopy and self.marks
-        self._settle_override(wanted.override_stat)
+        self._settle_override(wanted.override_stat, single_id)
 
-    def _settle_override(self, wanted: bool | None) -> None:
+    def _settle_override(self, wanted: bool | None, single_id: bool | None) -> None:
         if wanted and not self.marks:
             raise UnionError("upperdir cannot keep owners in attributes: its file system has no user.* ones")
-        if wanted or (wanted is None and self.marks and owns_single_id()):
+        if wanted is None and self.marks:
+            wanted = owns_single_id() if single_id is None else single_id
+        if wanted:
             self.use_feature("override_stat")
 
     def _is_trusted(self) -> bool:
         return self.whiteouts is WhiteoutFormat.OVERLAY and self.prefix == TRUSTED_PREFIX
 
 
-def open_format(layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: bool) -> LayerFormat:
+def open_format(
+    layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: bool, single_id: bool | None = None
+) -> LayerFormat:
     """Find out what *layer* can hold, trying it in the empty directory *scratch_fd* of its file system.
+
+    *shared* and *single_id* are those of :meth:`LayerFormat.settle`.
 
     Raises:
         UnionError: what was asked for, or recorded, does not work here.
@@ -149,7 +155,7 @@ def open_format(layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: 
             form.whiteouts = WhiteoutFormat.OVERLAY
         elif wanted.whiteouts is not None:
             raise UnionError("upperdir cannot hold overlay whiteouts: use whiteouts=aufs")
-    form.settle(wanted, shared=shared)
+    form.settle(wanted, shared=shared, single_id=single_id)
     return form
 
 

@@ -20,9 +20,9 @@ from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.namespace import Namespace
 from unionfs.options import Options
 from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
-from unionfs.permissions import NativePermissions, OverridePermissions
+from unionfs.permissions import NativePermissions, OverridePermissions, owns_single_id
 from unionfs.quota import Quota
-from unionfs.records import dataclass
+from unionfs.records import dataclass, replace
 from unionfs.tree import Tree
 from unionfs.upper import Upper
 from unionfs.whiteout import ALL_MARKS, MarkPolicy
@@ -31,7 +31,7 @@ from unionfs.whiteout import ALL_MARKS, MarkPolicy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.catalogue.directories import Stack
-    from unionfs.catalogue.store import Wanted
+    from unionfs.catalogue.store import ProcessFacts, Wanted
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _READABLE = os.R_OK | os.X_OK
@@ -79,6 +79,24 @@ class StackSource:
     acl: bool = True
     #: Directories that appear empty wherever they are met in a lower layer.
     hidden: tuple[Identity, ...] = ()
+    #: Whether this process owns a single id, and what indexes depend on; None: read from /proc when the stack is opened.
+    single_id: bool | None = None
+    facts: ProcessFacts | None = None
+
+
+def with_process_facts(source: StackSource) -> StackSource:
+    """Return *source* with everything that opening it reads from /proc, which a confined process cannot read.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    facts = None
+    if source.index_fd is not None:
+        from unionfs.catalogue.store import ProcessFacts
+
+        facts = ProcessFacts.read()
+    single_id = owns_single_id() if source.upper_fd is not None else None
+    return replace(source, single_id=single_id, facts=facts)
 
 
 def raise_fd_limit() -> int:
@@ -149,7 +167,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     if source.index_fd is not None:
         from unionfs.catalogue.store import Store
 
-        store = Store(source.index_fd)
+        store = Store(source.index_fd, source.facts)
         plan = store.plan(_wanted(source, layers))
         roots, stacks = plan.roots, plan.stacks
     ownership = Ownership(source.ids)
@@ -160,7 +178,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
             tree, ownership, None, static_nlink=source.static_nlink, acls=acls, layer_indexes=store
         )
     top = Layer(source.upper_fd, fds, writable=True)
-    upper = Upper(top, source.work_fd, source.form)
+    upper = Upper(top, source.work_fd, source.form, single_id=source.single_id)
     undo.callback(upper.close)
     lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.skeleton]
     index = LinkIndex(top, upper.home_fd, _fingerprint(lasting), upper.unpublished)
@@ -221,7 +239,7 @@ def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] 
         # These layers use the caller's descriptors and do not close them.
         layers = _lower_layers(source, fds)
         done.callback(_close_all, fds)
-        store = Store(os.dup(source.index_fd))
+        store = Store(os.dup(source.index_fd), source.facts)
         done.callback(store.close)
         return build(store, _wanted(source, layers), wait=wait, go_on=go_on)
 
@@ -232,7 +250,7 @@ def lacks_indexes(source: StackSource) -> bool:
         return False
     from unionfs.catalogue.store import Store
 
-    store = Store(os.dup(source.index_fd))
+    store = Store(os.dup(source.index_fd), source.facts)
     try:
         copy = _lower_layers(source, FdCache(0))
         plan = store.plan(_wanted(source, copy))

@@ -63,13 +63,16 @@ class _Building:
 class Upper:
     """The writable layer and its work directory."""
 
-    def __init__(self, layer: Layer, work_fd: int, wanted: WantedFormat = ANY_FORMAT) -> None:
+    def __init__(
+        self, layer: Layer, work_fd: int, wanted: WantedFormat = ANY_FORMAT, *, single_id: bool | None = None
+    ) -> None:
         """Prepare the work directory *work_fd* (borrowed) and find out which marks this file system can hold.
 
         Args:
             layer: the upper layer. Its policy is set to what has to be honoured in it.
             work_fd: the work directory, on the same file system as the layer.
             wanted: the format to write; None takes what is recorded, and then what works.
+            single_id: whether this process owns a single id; None reads that from /proc.
 
         Raises:
             UnionError: the two are on different file systems, in use, or what is *wanted* does not work here.
@@ -100,7 +103,8 @@ class Upper:
             scratch = _make_directory(self.home_fd, _SCRATCH)
             undo.callback(os.close, scratch)
             remove_tree(scratch)
-            self._format = open_format(layer, scratch, wanted, shared=_kernel_was_here(work_fd))
+            shared = _kernel_was_here(work_fd)
+            self._format = open_format(layer, scratch, wanted, shared=shared, single_id=single_id)
             self.whiteouts = self._format.whiteouts
             undo.pop_all()
         os.close(scratch)

@@ -104,6 +104,18 @@ def test_nodes_beyond_the_limit_are_forgotten_but_for_what_is_in_use(base: str) 
 
 @prunes
 @pytest.mark.once
+def test_nodes_are_forgotten_though_another_fuse_device_was_open_before(base: str) -> None:
+    """A server may inherit the descriptor of another mount, with a lower number than its own."""
+    opened_before = "import os\nother = os.open('/dev/fuse', os.O_RDWR)\n"
+    with make_union(
+        base, forest(20, 100), wrapper=[*limited(400)[:-1], opened_before + limited(400)[-1]]
+    ) as union:
+        walk(union.path)
+        wait_until(lambda: nodes(union) < 600, "the kernel has forgotten the rest")
+
+
+@prunes
+@pytest.mark.once
 def test_a_mount_whose_nodes_are_forgotten_at_once_is_as_any_other(base: str) -> None:
     """Files are written, moved and deleted while the kernel is asked to forget them, by two processes."""
     script = """

@@ -21,7 +21,8 @@ from unionfs.catalogue.directories import Stack
 from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
 from unionfs.digests import sha256
 from unionfs.layer import Layer, LayerDir
-from unionfs.typed import NamedTuple
+from unionfs.records import dataclass
+from unionfs.typed import NamedTuple, Self
 
 _SUFFIX = b".index"
 #: What a file of ours is called.
@@ -54,6 +55,25 @@ class Plan:
         self.missing: list[tuple[Wanted, ...]] = []
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """What /proc tells of this process and its mounts: a confined process cannot open that any more."""
+
+    #: What decides which owners and attributes this process sees: ids, capabilities and the maps of the user namespace.
+    credentials: bytes
+    #: Sorted.
+    mount_points: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read them.
+
+        Raises:
+            OSError: /proc cannot be read.
+        """
+        return cls(_credentials(), _mount_points())
+
+
 def is_safe(fd: int) -> bool:
     """Tell whether nobody but root and us can change what the descriptor *fd* leads to."""
     info = os.fstat(fd)
@@ -63,15 +83,16 @@ def is_safe(fd: int) -> bool:
 class Store:
     """The indexes in one directory."""
 
-    def __init__(self, directory_fd: int) -> None:
+    def __init__(self, directory_fd: int, facts: ProcessFacts | None = None) -> None:
         """Keep indexes in *directory_fd*, which is closed with the store.
 
-        One that others may write to is as good as none: it is neither read nor written.
+        One that others may write to is as good as none: it is neither read nor written. *facts* are read from /proc unless they
+        are given.
         """
         self.fd = directory_fd
         self._maps: list[mmap.mmap] = []
         self._identities: dict[Layer, bytes] = {}
-        self._who = _who()
+        self._facts = ProcessFacts.read() if facts is None else facts
         self.usable = is_safe(directory_fd) and _libc.have_openat2()
 
     def close(self) -> None:
@@ -85,7 +106,7 @@ class Store:
         """Decide how *layers*, top first, are read: those that follow each other and have an index as one."""
         plan = Plan()
         run: list[Wanted] = []
-        mounts = _mount_points()
+        mounts = self._facts.mount_points
         for each in layers:
             if (
                 self.usable
@@ -160,13 +181,17 @@ class Store:
 
     def name(self, layers: Sequence[Layer]) -> bytes:
         """Return the name of the file for *layers*: it stays when they change."""
-        about = b"\n".join([self._who, *map(self._identity, layers)])
+        about = b"\n".join([self._facts.credentials, *map(self._identity, layers)])
         return sha256(about).hexdigest()[:40].encode() + _SUFFIX
 
     def key(self, layers: Sequence[Layer]) -> bytes:
         """Return what an index of *layers* is about, at this moment."""
         return b"\n".join(
-            [b"%d" % VERSION, self._who, *(self._identity(layer) + b" " + _times(layer) for layer in layers)]
+            [
+                b"%d" % VERSION,
+                self._facts.credentials,
+                *(self._identity(layer) + b" " + _times(layer) for layer in layers),
+            ]
         )
 
     def _identity(self, layer: Layer) -> bytes:
@@ -192,8 +217,7 @@ def _times(layer: Layer) -> bytes:
     return b"%d:%d" % (info.st_ctime_ns, info.st_mtime_ns)
 
 
-def _who() -> bytes:
-    """Name what decides what we see of a file: ids, capabilities, and how the user namespace maps owners."""
+def _credentials() -> bytes:
     found = [b"%d:%d:%a" % (os.geteuid(), os.getegid(), sorted(os.getgroups()))]
     for path in ("/proc/self/uid_map", "/proc/self/gid_map"):
         with open(path, "rb") as file:
@@ -203,10 +227,12 @@ def _who() -> bytes:
     return b" ".join(found)
 
 
-def _mount_points() -> list[bytes]:
+def _mount_points() -> tuple[bytes, ...]:
     with open("/proc/self/mountinfo", "rb") as file:
         fields = [line.split(b" ", 5)[4] for line in file]
-    return sorted({re.sub(_ESCAPED, lambda match: bytes([int(match[1], 8)]), point) for point in fields})
+    return tuple(
+        sorted({re.sub(_ESCAPED, lambda match: bytes([int(match[1], 8)]), point) for point in fields})
+    )
 
 
 def _holds_mounts(layer: Layer, points: Sequence[bytes]) -> bool:

@@ -19,12 +19,15 @@ def masked(fs: UnionFs, directory: DirNode, mode: int, umask: int) -> int:
     return mode if fs.has_default_acl(directory) else mode & ~umask
 
 
-def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int) -> None:
+def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> None:
     """Clear the set-group-id bit after a change of the access list, as for a change of the mode, unless the caller
     (process *pid*, group *gid*) is in the group. For where the kernel does not say (FUSE_SETXATTR_EXT).
+
+    *pid* is None where the mount was made in another pid namespace than this process's: the number would be another process's
+    here (fuse_conn_init, fs/fuse/inode.c). Then only *gid* counts.
     """
     shown = fs.attributes(fs.tree.node(inode))
-    if shown.mode & stat.S_ISGID and shown.gid != gid and shown.gid not in _groups(pid):
+    if shown.mode & stat.S_ISGID and shown.gid != gid and (pid is None or shown.gid not in _groups(pid)):
         drop_sgid(fs, inode)
 
 
@@ -36,7 +39,7 @@ def drop_sgid(fs: UnionFs, inode: int) -> None:
 
 
 def _groups(pid: int) -> set[int]:
-    """Return the supplementary groups of *pid*; none if it is gone, or of another pid namespace."""
+    """Return the supplementary groups of *pid*; none if it is gone."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:

@@ -54,6 +54,7 @@ def serve(
     ending: frozenset[signal.Signals],
     on_ready: Callable[[], None],
     lifeline: int | None = None,
+    callers_visible: bool = True,
     unopened: bool = False,
     without: frozenset[Trick] = frozenset(),
     first: bytes = b"",
@@ -66,6 +67,7 @@ def serve(
         ending: blocked until served, and from the end on.
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
+        callers_visible: process ids in requests are of this process's own pid namespace.
         unopened: do without OPEN and OPENDIR where the kernel can.
         without: what to do without, to see what it brings.
         first: the kernel's first request, where it has been read.
@@ -80,7 +82,16 @@ def serve(
     try:
         os.set_blocking(fuse_fd, False)
         with _Signals(ending) as signals:
-            loop = _Loop(fs, fuse_fd, signals, on_ready, lifeline, unopened=unopened, without=without)
+            loop = _Loop(
+                fs,
+                fuse_fd,
+                signals,
+                on_ready,
+                lifeline,
+                callers_visible=callers_visible,
+                unopened=unopened,
+                without=without,
+            )
             if first:
                 loop.answer(first)
             for _ in range(_MAX_RESTARTS):
@@ -169,6 +180,7 @@ class _Loop:
         on_ready: Callable[[], None],
         lifeline: int | None,
         *,
+        callers_visible: bool,
         unopened: bool,
         without: frozenset[Trick],
     ) -> None:
@@ -179,7 +191,14 @@ class _Loop:
         # Memory of its own, that is there when something large has been written into it and not before.
         self._buffer = mmap.mmap(-1, BUFFER)
         self._view = memoryview(self._buffer)
-        self._requests = Requests(fs, self._view, unopened=unopened, without=without)
+        self._requests = Requests(
+            fs,
+            self._view,
+            connection=fd,
+            callers_visible=callers_visible,
+            unopened=unopened,
+            without=without,
+        )
         self._saying = Lock()
         self._closed = False
         spins = 0 if len(os.sched_getaffinity(0)) == 1 or Trick.SPIN in without else SPINS

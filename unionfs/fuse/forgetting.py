@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from unionfs.types import Ino
 
 #: Nodes to keep: of 0.8 KiB each, so 80 MB.
 LIMIT = 100_000
-_FUSE_DEVICE = os.makedev(10, 229)
 _NOTIFY_PRUNE = 9  # FUSE_NOTIFY_PRUNE, include/uapi/linux/fuse.h
 #: struct fuse_out_header; a notification has its code in the place of an error, and belongs to no request.
 _HEADER = struct.Struct("=IiQ")
@@ -41,12 +39,19 @@ _LONG = 1.0
 
 
 class Forgetting:
-    """Keeps the nodes of one tree near a limit."""
+    """Keeps the nodes of one tree near a limit, and the kernel's copies of its attributes right."""
 
-    def __init__(self, tree: Tree) -> None:
-        """Watch *tree*; :meth:`check` is to be called when it has grown."""
+    def __init__(self, tree: Tree, connection: int | None) -> None:
+        """Watch *tree*; :meth:`check` is to be called when it has grown.
+
+        Args:
+            tree: the nodes that are served.
+            connection: the /dev/fuse of the mount, which stays the caller's; None where requests come from elsewhere, and nothing
+                is sent.
+        """
         self._tree = tree
-        tree.on_touched = have_asked_again
+        self._connection = connection
+        tree.on_touched = self.have_asked_again
         self._limit = LIMIT
         self._batch = max(1, LIMIT // 8)
         #: Above so many nodes the next batch is due. Where all are in use, it would be for nothing at each one more.
@@ -82,7 +87,7 @@ class Forgetting:
         self._speak()
 
     def _speak(self) -> None:
-        connection = _connection()
+        connection = self._duplicate()
         if connection is not None:
             try:
                 Thread(target=self._prune, args=(connection,), name="forgetting", daemon=True).start()
@@ -93,6 +98,33 @@ class Forgetting:
         with self._lock:
             self._unsaid.clear()
             self._speaking = False
+
+    def _duplicate(self) -> int | None:
+        """Return a descriptor of the connection for a thread, which may outlive the caller's; None where there is none."""
+        if self._connection is None:
+            return None
+        try:
+            return os.dup(self._connection)
+        except OSError:  # as many descriptors as there can be
+            return None
+
+    def have_asked_again(self, numbers: Sequence[Ino]) -> None:
+        """Have the kernel ask for the attributes of *numbers* again before it uses them, and return when it knows.
+
+        That is before the request at hand is answered, as whoever opens a file then reads as much as it is said to hold. The
+        kernel does not touch pages for it (fuse_reverse_inval_inode, fs/fuse/inode.c), but may have dropped a file meanwhile but
+        for this, and wait for pages that this server has yet to deliver: so from a thread, for which nobody waits long.
+        """
+        connection = self._duplicate()
+        if connection is None:
+            return
+        telling = Thread(target=_invalidate, args=(connection, numbers), name="invalidating", daemon=True)
+        try:
+            telling.start()
+        except RuntimeError:  # no more threads are allowed; requests are answered all the same
+            os.close(connection)
+            return
+        telling.join(_LONG)
 
     def _prune(self, connection: int) -> None:
         try:
@@ -122,25 +154,6 @@ def _notification(code: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), code, 0) + body
 
 
-def have_asked_again(numbers: Sequence[Ino]) -> None:
-    """Have the kernel ask for the attributes of *numbers* again before it uses them, and return when it knows.
-
-    That is before the request at hand is answered, as whoever opens a file then reads as much as it is said to hold. The kernel
-    does not touch pages for it (fuse_reverse_inval_inode, fs/fuse/inode.c), but may have dropped a file meanwhile but for this,
-    and wait for pages that this server has yet to deliver: so from a thread, for which nobody waits long.
-    """
-    connection = _connection()
-    if connection is None:
-        return
-    telling = Thread(target=_invalidate, args=(connection, numbers), name="invalidating", daemon=True)
-    try:
-        telling.start()
-    except RuntimeError:  # no more threads are allowed; requests are answered all the same
-        os.close(connection)
-        return
-    telling.join(_LONG)
-
-
 def _invalidate(connection: int, numbers: Sequence[Ino]) -> None:
     try:
         for number in numbers:
@@ -152,19 +165,3 @@ def _invalidate(connection: int, numbers: Sequence[Ino]) -> None:
         pass  # the end of the mount
     finally:
         os.close(connection)
-
-
-def _connection() -> int | None:
-    """Return another descriptor of the connection, which libfuse keeps to itself; None where there is none."""
-    try:
-        names = os.listdir("/proc/self/fd")
-    except OSError:  # as many descriptors as there can be
-        return None
-    for name in names:
-        try:
-            info = os.fstat(int(name))
-            if stat.S_ISCHR(info.st_mode) and info.st_rdev == _FUSE_DEVICE:
-                return os.dup(int(name))
-        except OSError:
-            continue  # the descriptor of the listing itself
-    return None

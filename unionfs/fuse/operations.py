@@ -82,14 +82,24 @@ class UnionOperations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_acl = False
 
-    def __init__(self, fs: UnionFs, *, masks: bool) -> None:
-        """Serve *fs*; *masks*: the umask of callers is left to us (FUSE_DONT_MASK)."""
+    def __init__(
+        self, fs: UnionFs, *, masks: bool, connection: int | None = None, callers_visible: bool = True
+    ) -> None:
+        """Serve *fs*.
+
+        Args:
+            fs: what is served.
+            masks: the umask of callers is left to us (FUSE_DONT_MASK).
+            connection: the /dev/fuse of the mount, for notifications; None where there is none.
+            callers_visible: process ids in requests are of this process's own pid namespace.
+        """
         super().__init__()
         self.enable_acl = fs.acls
         self._masks = masks
         self.fs = fs
         self._none = _negative()
-        self._forgetting = Forgetting(fs.tree)
+        self._forgetting = Forgetting(fs.tree, connection)
+        self._callers_visible = callers_visible
         #: How many requests of each kind came.
         self.requests: Counter[str] = Counter()
 
@@ -255,7 +265,7 @@ class UnionOperations(pyfuse3.Operations):
         self.fs.setxattr(inode, os.fsdecode(name), value)
         # FUSE_SETXATTR_EXT, by which the kernel would say it, is libfuse's to understand.
         if name == callers.ACCESS_ACL and ctx.uid != 0:
-            callers.drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid)
+            callers.drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid if self._callers_visible else None)
 
     @replies
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:

@@ -103,12 +103,20 @@ class Requests:
         fs: UnionFs,
         view: memoryview,
         *,
+        connection: int | None = None,
+        callers_visible: bool = True,
         unopened: bool = False,
         without: frozenset[Trick] = frozenset(),
     ) -> None:
-        """Serve *fs*; requests come to lie at the beginning of *view*.
+        """Serve *fs*.
 
-        *unopened*: do without OPEN and OPENDIR where the kernel can; *without*: what else to do without.
+        Args:
+            fs: what is served.
+            view: where requests come to lie, at its beginning.
+            connection: the /dev/fuse of the mount, for notifications; None where there is none.
+            callers_visible: process ids in requests are of this process's own pid namespace.
+            unopened: do without OPEN and OPENDIR where the kernel can.
+            without: what else to do without.
         """
         self.fs = fs
         self._tree = fs.tree
@@ -129,7 +137,8 @@ class Requests:
         self._flushed: Reply = b"" if Trick.FLUSH in without else NOT_SERVED
         self._files: UnopenedFiles | None = None
         self._masks = self._extended_setxattr = False
-        self._forgetting = Forgetting(fs.tree)
+        self._forgetting = Forgetting(fs.tree, connection)
+        self._callers_visible = callers_visible
         #: Where what would have to wait goes; None: it is waited for.
         self.later: Later | None = None
         #: How many requests came by their number.
@@ -391,7 +400,7 @@ class Requests:
         elif not extended and name == callers.ACCESS_ACL:
             _, _, _, _, uid, gid, pid, _, _ = IN_HEADER.unpack_from(self._view)
             if uid:
-                callers.drop_foreign_sgid(self.fs, node, gid, pid)
+                callers.drop_foreign_sgid(self.fs, node, gid, pid if self._callers_visible else None)
         return b""
 
     def _getxattr(self, node: int, end: int) -> Reply:

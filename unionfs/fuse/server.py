@@ -31,6 +31,7 @@ def serve(
     ending: frozenset[signal.Signals],
     on_ready: Callable[[], None],
     lifeline: int | None = None,
+    callers_visible: bool = True,
     first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
@@ -41,6 +42,7 @@ def serve(
         ending: blocked until served, and from the end on.
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
+        callers_visible: process ids in requests are of this process's own pid namespace.
         first: the kernel's first request, where it has been read.
 
     Returns:
@@ -56,7 +58,12 @@ def serve(
         if error.errno in CONNECTION_ENDED:  # unmounted before it was served
             return 0
         raise
-    operations = UnionOperations(fs, masks=bool(connection.agreed & FUSE_DONT_MASK))
+    operations = UnionOperations(
+        fs,
+        masks=bool(connection.agreed & FUSE_DONT_MASK),
+        connection=connection.fd,
+        callers_visible=callers_visible,
+    )
 
     refused: list[OSError] = []
 

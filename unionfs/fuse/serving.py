@@ -83,6 +83,7 @@ def serve(
     *,
     on_ready: Callable[[], None],
     lifeline: int | None = None,
+    callers_visible: bool = True,
 ) -> int:
     """Serve *fs* until it is unmounted or a signal asks for the end.
 
@@ -92,6 +93,7 @@ def serve(
         fuse_fd: a /dev/fuse that has been mounted; taken over.
         on_ready: called when the mount can be used.
         lifeline: a socket whose other end's closing ends the serving, too.
+        callers_visible: process ids in requests are of this process's own pid namespace.
 
     Returns:
         The exit status: 0, or 1 if the loop had to be given up.
@@ -109,10 +111,19 @@ def serve(
             ending=ENDING,
             on_ready=on_ready,
             lifeline=lifeline,
+            callers_visible=callers_visible,
             unopened=not choice.open_requests,
             without=choice.without,
             first=choice.first,
         )
     from unionfs.fuse import server as pyfuse3
 
-    return pyfuse3.serve(fs, fuse_fd, ending=ENDING, on_ready=on_ready, lifeline=lifeline, first=choice.first)
+    return pyfuse3.serve(
+        fs,
+        fuse_fd,
+        ending=ENDING,
+        on_ready=on_ready,
+        lifeline=lifeline,
+        callers_visible=callers_visible,
+        first=choice.first,
+    )

@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -31,15 +31,22 @@ def union(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Union:
     return made
 
 
+class Connection(NamedTuple):
+    """A pipe in the place of a mounted /dev/fuse."""
+
+    #: Where notifications arrive.
+    end: int
+    start: int
+
+
 @pytest.fixture
-def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Give the end of a pipe at which notifications arrive."""
-    end, start = os.pipe()
-    os.set_blocking(end, False)
-    monkeypatch.setattr(forgetting, "_connection", lambda: os.dup(start))
-    yield end
-    os.close(end)
-    os.close(start)
+def connection() -> Iterator[Connection]:
+    """Give a pipe whose far end does not block."""
+    made = Connection(*os.pipe())
+    os.set_blocking(made.end, False)
+    yield made
+    for descriptor in made:
+        os.close(descriptor)
 
 
 def ask(asking: Forgetting) -> None:
@@ -49,41 +56,41 @@ def ask(asking: Forgetting) -> None:
             thread.join()
 
 
-def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: int) -> None:
+def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: Connection) -> None:
     handle = union.open("f01")
     oldest = [
         union.file(f"f{number:02}").ino for number in (0, 2, 3, 4)
     ]  # after the root; two too many, and a batch
-    ask(Forgetting(union.fs.tree))
-    message = os.read(connection, 1000)
+    ask(Forgetting(union.fs.tree, connection.start))
+    message = os.read(connection.end, 1000)
     length, code, unique, count = struct.unpack_from("=IiQI", message)
     assert (length, code, unique) == (len(message), 9, 0)
     assert list(struct.unpack_from(f"={count}Q", message, 32)) == oldest
     union.fs.handles.close_file(handle)
 
 
-def test_what_was_named_is_the_newest_then(union: Union, connection: int) -> None:
-    asking = Forgetting(union.fs.tree)
+def test_what_was_named_is_the_newest_then(union: Union, connection: Connection) -> None:
+    asking = Forgetting(union.fs.tree, connection.start)
     ask(asking)
-    first = os.read(connection, 1000)[32:]
+    first = os.read(connection.end, 1000)[32:]
     asking._due = 0
     ask(asking)
     assert set(struct.iter_unpack("=Q", first)).isdisjoint(
-        struct.iter_unpack("=Q", os.read(connection, 1000)[32:])
+        struct.iter_unpack("=Q", os.read(connection.end, 1000)[32:])
     )
 
 
-def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, connection: int) -> None:
-    asking = Forgetting(union.fs.tree)
+def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, connection: Connection) -> None:
+    asking = Forgetting(union.fs.tree, connection.start)
     ask(asking)
-    os.read(connection, 1000)
+    os.read(connection.end, 1000)
     ask(asking)
     with pytest.raises(BlockingIOError):
-        os.read(connection, 1000)
+        os.read(connection.end, 1000)
 
 
 def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follows(
-    union: Union, connection: int, monkeypatch: pytest.MonkeyPatch
+    union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread may get no time until the last request was answered."""
     monkeypatch.setattr(forgetting, "_PER_MESSAGE", 4)
@@ -94,7 +101,7 @@ def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follo
         return told(descriptor, data)
 
     monkeypatch.setattr(os, "write", late)
-    asking = Forgetting(union.fs.tree)
+    asking = Forgetting(union.fs.tree, connection.start)
     asking.check()
     for number in range(20):
         union.create(f"new{number:02}")
@@ -103,7 +110,7 @@ def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follo
     held.set()
     ask(asking)
     named: list[int] = []
-    data = os.read(connection, 1 << 16)
+    data = os.read(connection.end, 1 << 16)
     while data:
         length, _code, _unique, count = struct.unpack_from("=IiQI", data)
         named += struct.unpack_from(f"={count}Q", data, 32)
@@ -117,56 +124,59 @@ def _refused(_fd: int, _data: bytes) -> int:
 
 
 def test_a_kernel_that_does_not_know_the_notification_is_asked_once(
-    union: Union, connection: int, monkeypatch: pytest.MonkeyPatch
+    union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking = Forgetting(union.fs.tree)
+    asking = Forgetting(union.fs.tree, connection.start)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", _refused)
         ask(asking)
     asking._due = 0
     ask(asking)
     with pytest.raises(BlockingIOError):
-        os.read(connection, 1000)
+        os.read(connection.end, 1000)
 
 
 def _no_thread(_self: object) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def _no_descriptor(_path: str) -> list[str]:
+def _no_descriptor(_fd: int) -> int:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.mark.parametrize(
-    ("name", "failure"), [("Thread.start", _no_thread), ("os.listdir", _no_descriptor)], ids=["thread", "fd"]
+    ("name", "failure"), [("Thread.start", _no_thread), ("os.dup", _no_descriptor)], ids=["thread", "fd"]
 )
 def test_a_request_is_answered_though_nothing_can_be_asked(
-    union: Union, monkeypatch: pytest.MonkeyPatch, name: str, failure: Callable[..., object]
+    union: Union,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    failure: Callable[..., object],
 ) -> None:
-    if name == "Thread.start":
-        monkeypatch.setattr(forgetting, "_connection", lambda: os.open(os.devnull, os.O_RDWR))
     monkeypatch.setattr(f"unionfs.fuse.forgetting.{name}", failure)
-    Forgetting(union.fs.tree).check()
+    Forgetting(union.fs.tree, connection.start).check()
 
 
 def test_attributes_that_do_not_hold_are_asked_for_again_before_the_request_goes_on(
-    union: Union, connection: int
+    union: Union, connection: Connection
 ) -> None:
-    Forgetting(union.fs.tree)
+    Forgetting(union.fs.tree, connection.start)
     union.fs.tree.touch_all()
-    said = os.read(connection, 10_000)
+    said = os.read(connection.end, 10_000)
     messages = list(struct.iter_unpack("=IiQQqq", said))
     assert {message[:3] for message in messages} == {(40, 2, 0)}
     assert {message[4:] for message in messages} == {(-1, 0)}  # of pages nothing
     assert {message[3] for message in messages} == set(union.fs.tree._by_ino)
 
 
-def test_what_the_kernel_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_does_not_answer_is_not_waited_for(
+    union: Union, monkeypatch: pytest.MonkeyPatch
+) -> None:
     end, start = os.pipe()
     full = os.fpathconf(start, "PC_PIPE_BUF") * 1000
     monkeypatch.setattr(forgetting, "_LONG", 0.01)
-    monkeypatch.setattr(forgetting, "_connection", lambda: os.dup(start))
-    forgetting.have_asked_again(range(full // 40))
+    Forgetting(union.fs.tree, start).have_asked_again(range(full // 40))
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "invalidating"]
     os.close(start)
     while os.read(end, 1 << 20):
@@ -176,7 +186,7 @@ def test_what_the_kernel_does_not_answer_is_not_waited_for(monkeypatch: pytest.M
 
 
 def test_a_node_that_the_kernel_does_not_know_keeps_the_others_from_nothing(
-    monkeypatch: pytest.MonkeyPatch, connection: int
+    union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
 
@@ -186,5 +196,5 @@ def test_a_node_that_the_kernel_does_not_know_keeps_the_others_from_nothing(
         return write(fd, message)
 
     monkeypatch.setattr(forgetting.os, "write", unknown)
-    forgetting.have_asked_again([6, 7, 8])
-    assert [message[3] for message in struct.iter_unpack("=IiQQqq", os.read(connection, 1000))] == [6, 8]
+    Forgetting(union.fs.tree, connection.start).have_asked_again([6, 7, 8])
+    assert [message[3] for message in struct.iter_unpack("=IiQQqq", os.read(connection.end, 1000))] == [6, 8]
