@@ -339,23 +339,23 @@ def tell(channel: Channel) -> Callable[[int], None]:
 
 
 def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
-    """Return the ruleset, -1 for none. Its paths are those of the sandbox, wherever symbolic links of layers lead."""
+    """Return the ruleset, -1 for none. Its paths are those of the sandbox, wherever symbolic links of layers lead.
+
+    Process 1 keeps the paths open as long as it lives. A rule covers one inode, and procfs makes another one for the same path
+    when nobody uses the first and the kernel reclaims its dentry (proc_get_inode, fs/proc/inode.c).
+    """
     if rules is None:
         return -1
     opened: list[tuple[str, int]] = []
-    try:
-        for kind in landlock.FILES:
-            for number, path in enumerate(getattr(rules, kind) or ()):
-                try:
-                    opened.append((kind, mounts.open_in_root(root_fd, path)))
-                except OSError as error:
-                    hint = "name what a layer or a volume has" if error.errno == errno.ENOENT else ""
-                    failed = OSError(error.errno, os.strerror(error.errno or 0), path)
-                    raise StepError(f"security.landlock.{kind}[{number}]", "open", failed, hint) from None
-        return _step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))
-    finally:
-        for _, fd in opened:
-            os.close(fd)
+    for kind in landlock.FILES:
+        for number, path in enumerate(getattr(rules, kind) or ()):
+            try:
+                opened.append((kind, mounts.open_in_root(root_fd, path)))
+            except OSError as error:
+                hint = "name what a layer or a volume has" if error.errno == errno.ENOENT else ""
+                failed = OSError(error.errno, os.strerror(error.errno or 0), path)
+                raise StepError(f"security.landlock.{kind}[{number}]", "open", failed, hint) from None
+    return _step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))
 
 
 def _open_terminal(channel: Channel, account: accounts.Account) -> int:
