@@ -1,17 +1,23 @@
 """The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
-socket.
+socket. The launcher's end is sandbox/runtime/server.py.
 
-The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends one JSON packet::
+The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends a packet of JSON::
 
-    {"version": 2, "descriptors": COUNT, "fuse": I, "user_namespace": I,
+    {"version": 3, "descriptors": COUNT}
+
+With the packet comes one descriptor (SCM_RIGHTS): a sealed memfd that holds the request. A packet is at most as long as the
+send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; a memfd has no such limit. The request is JSON, too::
+
+    {"fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
                  "skeleton": BOOL, "indexed": BOOL}, ...],   # top first
      "upper": I, "work": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
      "size": BYTES, "inodes": COUNT, "filter": BASE64,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
-where each I is an index into the COUNT descriptors that follow in packets of at most 64 (SCM_RIGHTS,
-unix(7)); the last layer may be the ``skeleton``, which holds the mount points; ``indexed`` layers are changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
+where each I is an index into the COUNT descriptors that follow in packets of at most 64 (the kernel takes up to
+SCM_MAX_FD, 253; unix(7)); the last layer may be the ``skeleton``, which holds the mount points; ``indexed`` layers are
+changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
 seccomp program that the server puts itself under; ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null,
 and the latter four left out, as may ``skeleton`` and ``indexed``, and ``server`` and ``open_requests`` (the options of that name).
 The server answers ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be
@@ -24,6 +30,7 @@ The end of the socket is the end of the server.
 from __future__ import annotations
 
 import binascii
+import fcntl
 import json
 import os
 import socket
@@ -35,8 +42,9 @@ from unionfs.stack import LayerSource, StackSource
 from unionfs.typed import Any
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
-VERSION = 2
-_MAX_PACKET = 1 << 20
+VERSION = 3
+_MAX_PACKET = 1 << 16
+_SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _BATCH = 64
 _POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=False, aufs=True)}
 
@@ -60,20 +68,43 @@ def receive(channel: socket.socket) -> Request:
         UnionError: it is not of the form above.
         EOFError: the launcher went away first.
     """
-    packet = channel.recv(_MAX_PACKET)
+    packet, fds, _, _ = socket.recv_fds(channel, _MAX_PACKET, 1)
     if not packet:
         raise EOFError("the launcher went away")
     try:
-        message = json.loads(packet)
-        count = int(message["descriptors"])
-        if message["version"] != VERSION:
-            raise UnionError(
-                f"launcher speaks version {message['version']}, this server {VERSION}: install both from one release"
-            )
-        descriptors = _receive_descriptors(channel, count)
-        return _decode(message, descriptors)
+        try:
+            header = json.loads(packet)
+            if header["version"] != VERSION:
+                raise UnionError(
+                    f"launcher speaks version {header['version']}, this server {VERSION}: install both from one release"
+                )
+            count = int(header["descriptors"])
+            if not fds:
+                raise ValueError("a packet without the request")
+            message = json.loads(_read_sealed(fds[0]))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return _decode(message, _receive_descriptors(channel, count))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UnionError(f"malformed request from the launcher: {error!r}") from None
+
+
+def _read_sealed(fd: int) -> bytes:
+    """Return what the memfd *fd* holds.
+
+    Raises:
+        ValueError: it is none whose sender has given up changing it.
+    """
+    try:
+        sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED == _SEALED
+    except OSError:  # EINVAL: no memfd
+        sealed = False
+    if not sealed:
+        raise ValueError("the request is not in a sealed memfd")
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
 
 
 def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:

@@ -7,6 +7,7 @@ nothing else of unionfs.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from sandbox.errors import SetupError
 from sandbox.records import dataclass
 
-_VERSION = 2
+_VERSION = 3
 _STEP = "the file system's server"
 _BATCH = 64
 _LAST_GIVEN = 3  # input and output, standard error, the socket
@@ -107,6 +108,19 @@ def _keep_to_ourselves() -> None:
             continue  # the listing's own
 
 
+def sealed_memfd(content: bytes) -> int:
+    """Return a memfd that holds *content* for good."""
+    fd = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class Server:
     """One server process."""
 
@@ -166,7 +180,8 @@ class Server:
         """Send everything that serving takes, with the *program* of the filter of system calls for it, if there is one.
 
         Raises:
-            OSError: the server is gone.
+            OSError: the server is gone; EMFILE, there is no descriptor left; ETOOMANYREFS, this user has more descriptors in flight
+                than a process may open (unix(7)).
         """
         # Here, as the process is to be started before they are imported.
         import binascii
@@ -181,7 +196,6 @@ class Server:
             return len(descriptors) - 1
 
         message = {
-            "version": _VERSION,
             "fuse": index(fuse_fd),
             "user_namespace": index(user_namespace_fd),
             "layers": [
@@ -205,10 +219,13 @@ class Server:
             "size": stack.size,
             "inodes": stack.inodes,
             "filter": None if program is None else binascii.b2a_base64(program, newline=False).decode(),
-            "descriptors": 0,
         }
-        message["descriptors"] = len(descriptors)
-        self._socket.send(json.dumps(message).encode(), socket.MSG_NOSIGNAL)
+        header = {"version": _VERSION, "descriptors": len(descriptors)}
+        request_fd = sealed_memfd(json.dumps(message).encode())
+        try:
+            socket.send_fds(self._socket, [json.dumps(header).encode()], [request_fd], socket.MSG_NOSIGNAL)
+        finally:
+            os.close(request_fd)
         for start in range(0, len(descriptors), _BATCH):
             socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sandbox.runtime.server import ServedLayer, ServedStack, Server, sealed_memfd
 from unionfs.channel import VERSION, Request, receive
 from unionfs.errors import UnionError
-from unionfs.options import Server, Serving
+from unionfs.options import Server as Which
+from unionfs.options import Serving
 from unionfs.whiteout import ALL_MARKS, NO_MARKS
 
 if TYPE_CHECKING:
@@ -36,6 +40,16 @@ def null() -> Iterator[int]:
     os.close(fd)
 
 
+def send(launcher: socket.socket, request: dict[str, Any]) -> None:
+    """Send *request* as the launcher does: version and count in the packet, the rest in a sealed memfd."""
+    header = {key: request[key] for key in ("version", "descriptors") if key in request}
+    fd = sealed_memfd(
+        json.dumps({key: value for key, value in request.items() if key not in header}).encode()
+    )
+    socket.send_fds(launcher, [json.dumps(header).encode()], [fd])
+    os.close(fd)
+
+
 def message(**changes: Any) -> dict[str, Any]:
     """Return a request for one lower layer and a writable one, over five descriptors."""
     layer = {"fd": 2, "marks": "none", "squash": True, "cross": ["/usr/", "home"]}
@@ -54,7 +68,7 @@ def message(**changes: Any) -> dict[str, Any]:
 
 def test_a_request_is_decoded_with_its_descriptors(ends: Ends, null: int) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message()).encode())
+    send(launcher, message())
     socket.send_fds(launcher, [b"x"], [null] * 5)
     request = receive(server)
     stack = request.stack
@@ -74,7 +88,7 @@ def test_a_request_is_decoded_with_its_descriptors(ends: Ends, null: int) -> Non
 def test_layers_that_nobody_changes_come_with_a_place_for_their_index(ends: Ends, null: int) -> None:
     launcher, server = ends
     layers = [{"fd": 2, "marks": "aufs", "squash": False, "cross": [], "indexed": True}]
-    launcher.send(json.dumps(message(descriptors=6, layers=layers, index=5)).encode())
+    send(launcher, message(descriptors=6, layers=layers, index=5))
     socket.send_fds(launcher, [b"x"], [null] * 6)
     request = receive(server)
     index_fd = request.stack.index_fd
@@ -92,7 +106,7 @@ def test_a_filter_of_system_calls_may_come_with_it(
     ends: Ends, null: int, sent: dict[str, object], taken: bytes | None
 ) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message(**sent)).encode())
+    send(launcher, message(**sent))
     socket.send_fds(launcher, [b"x"], [null] * 5)
     request = receive(server)
     for fd in descriptors_of(request):
@@ -111,7 +125,7 @@ def test_a_filter_of_system_calls_may_come_with_it(
 )
 def test_what_is_no_filter_is_refused(ends: Ends, program: object, reason: str) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message(descriptors=0, filter=program)).encode())
+    send(launcher, message(descriptors=0, filter=program))
     with pytest.raises(UnionError, match=reason):
         receive(server)
 
@@ -120,9 +134,7 @@ def test_more_descriptors_than_one_packet_holds_come_in_several(ends: Ends, null
     launcher, server = ends
     count = 150
     layers = [{"fd": 2 + i, "marks": "all", "squash": False, "cross": []} for i in range(count - 2)]
-    launcher.send(
-        json.dumps(message(descriptors=count, layers=layers, upper=None, work=None, hidden=[])).encode()
-    )
+    send(launcher, message(descriptors=count, layers=layers, upper=None, work=None, hidden=[]))
     for start in range(0, count, 64):
         socket.send_fds(launcher, [b"x"], [null] * min(64, count - start))
     request = receive(server)
@@ -188,7 +200,7 @@ def _layer(**changes: Any) -> dict[str, Any]:
 )
 def test_a_request_whose_parts_do_not_fit_is_refused(ends: Ends, change: dict[str, Any]) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message(descriptors=0) | {"layers": [], "hidden": []} | change).encode())
+    send(launcher, message(descriptors=0) | {"layers": [], "hidden": []} | change)
     with pytest.raises(UnionError, match="malformed request from the launcher"):
         receive(server)
 
@@ -200,7 +212,7 @@ def test_a_descriptor_is_named_by_its_place_among_those_sent_and_nothing_else(
     launcher, server = ends
     received: list[int] = []
     monkeypatch.setattr(os, "set_inheritable", lambda fd, _inheritable: received.append(fd))
-    launcher.send(json.dumps(message(descriptors=2, layers=[], upper=None, work=None, fuse=index)).encode())
+    send(launcher, message(descriptors=2, layers=[], upper=None, work=None, fuse=index))
     socket.send_fds(launcher, [b"x"], [null] * 2)
     with pytest.raises(UnionError, match="malformed request from the launcher"):
         receive(server)
@@ -211,7 +223,7 @@ def test_a_descriptor_is_named_by_its_place_among_those_sent_and_nothing_else(
 
 def test_a_packet_without_descriptors_is_refused_rather_than_waited_out(ends: Ends) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message()).encode())
+    send(launcher, message())
     launcher.send(b"x")
     with pytest.raises(UnionError, match="a packet without descriptors"):
         receive(server)
@@ -219,14 +231,14 @@ def test_a_packet_without_descriptors_is_refused_rather_than_waited_out(ends: En
 
 def test_another_version_is_refused_before_any_descriptor_is_awaited(ends: Ends) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message(version=VERSION + 1)).encode())
+    send(launcher, message(version=VERSION + 1))
     with pytest.raises(UnionError, match=f"launcher speaks version {VERSION + 1}, this server {VERSION}"):
         receive(server)
 
 
 @pytest.mark.parametrize(
     "sent",
-    [lambda _end: None, lambda end: end.send(json.dumps(message()).encode())],
+    [lambda _end: None, lambda end: send(end, message())],
     ids=["before the request", "before the descriptors"],
 )
 def test_a_launcher_that_goes_away_ends_the_server_quietly(
@@ -243,15 +255,15 @@ def test_a_launcher_that_goes_away_ends_the_server_quietly(
     ("sent", "serving"),
     [
         ({}, Serving()),
-        ({"server": "pyfuse3"}, Serving(server=Server.PYFUSE3)),
-        ({"server": "direct", "open_requests": False}, Serving(server=Server.DIRECT, open_requests=False)),
+        ({"server": "pyfuse3"}, Serving(server=Which.PYFUSE3)),
+        ({"server": "direct", "open_requests": False}, Serving(server=Which.DIRECT, open_requests=False)),
     ],
 )
 def test_how_it_is_served_may_come_with_it(
     ends: Ends, null: int, sent: dict[str, object], serving: Serving
 ) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message() | sent).encode())
+    send(launcher, message() | sent)
     socket.send_fds(launcher, [b"x"], [null] * 5)
     request = receive(server)
     for fd in descriptors_of(request):
@@ -267,6 +279,73 @@ def test_a_way_of_serving_that_there_is_not_is_refused(
     ends: Ends, null: int, sent: dict[str, object]
 ) -> None:
     launcher, server = ends
-    launcher.send(json.dumps(message(descriptors=0, **sent)).encode())
+    send(launcher, message(descriptors=0, **sent))
     with pytest.raises(UnionError, match="malformed request from the launcher"):
         receive(server)
+
+
+def test_a_launcher_of_another_release_is_told_to_install_both_from_one(ends: Ends) -> None:
+    """Version 2 had the whole request in the packet."""
+    launcher, server = ends
+    launcher.send(json.dumps(message(version=2)).encode())
+    with pytest.raises(UnionError, match=f"launcher speaks version 2, this server {VERSION}: install both"):
+        receive(server)
+
+
+def test_a_packet_without_the_request_is_refused(ends: Ends) -> None:
+    launcher, server = ends
+    launcher.send(json.dumps({"version": VERSION, "descriptors": 0}).encode())
+    with pytest.raises(UnionError, match="a packet without the request"):
+        receive(server)
+
+
+def test_a_request_that_could_be_changed_while_it_is_read_is_refused(ends: Ends, null: int) -> None:
+    launcher, server = ends
+    unsealed = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        for fd in (unsealed, null):
+            socket.send_fds(launcher, [json.dumps({"version": VERSION, "descriptors": 0}).encode()], [fd])
+            with pytest.raises(UnionError, match="the request is not in a sealed memfd"):
+                receive(server)
+    finally:
+        os.close(unsealed)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Allow this process as many open files as it may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.parametrize(("layers", "cross"), [(3000, 0), (1, 20_000)], ids=["layers", "mount points"])
+def test_a_request_of_the_launcher_arrives_whole_however_long_it_is(
+    ends: Ends, null: int, layers: int, cross: int
+) -> None:
+    """The socket's buffer holds 208 KiB, and one packet 253 descriptors."""
+    launcher, server = ends
+    most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // 2  # here both ends are one process
+    layers = min(layers, most)
+    paths = tuple(f"mnt/{number:05}/{'x' * 20}" for number in range(cross))
+    stack = ServedStack(
+        layers=[ServedLayer(fd=null, marks="none", squash=True, cross=paths) for _ in range(layers)],
+        upper_fd=null,
+        work_fd=null,
+        hidden=(),
+        volatile=True,
+        server="direct",
+        open_requests=True,
+    )
+    sender = Server()
+    sender._socket = launcher
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(sender.serve, null, null, stack, None)
+        request = receive(server)
+        sent.result()
+    for fd in descriptors_of(request):
+        os.close(fd)
+    assert len(request.stack.lowers) == layers
+    assert request.stack.lowers[-1].cross == tuple(path.encode() for path in paths)

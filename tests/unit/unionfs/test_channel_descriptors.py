@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sandbox.runtime.server import sealed_memfd
 from tests.mount.support import environment
 from unionfs.channel import VERSION, receive
 from unionfs.errors import UnionError
@@ -41,8 +42,6 @@ def send(launcher: socket.socket, count: int, **changes: Any) -> None:
     """Send a request that announces three descriptors, and *count* of them."""
     layer = {"fd": 2, "marks": "none", "squash": False, "cross": []}
     request = {
-        "version": VERSION,
-        "descriptors": 3,
         "fuse": 0,
         "user_namespace": 1,
         "layers": [layer],
@@ -51,7 +50,9 @@ def send(launcher: socket.socket, count: int, **changes: Any) -> None:
         "hidden": [],
         "volatile": False,
     }
-    launcher.send(json.dumps(request | changes).encode())
+    fd = sealed_memfd(json.dumps(request | changes).encode())
+    socket.send_fds(launcher, [json.dumps({"version": VERSION, "descriptors": 3}).encode()], [fd])
+    os.close(fd)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         socket.send_fds(launcher, [b"x"], [null] * count)
