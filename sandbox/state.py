@@ -29,7 +29,7 @@ from sandbox.kept import damaged, ids_as_json, ids_from_json, read_record
 from sandbox.kernel import cgroups
 from sandbox.kernel.idmaps import covers
 from sandbox.kernel.process import end_rooted, start_time
-from sandbox.kernel.trees import remove_contents
+from sandbox.kernel.trees import remove_contents, synchronize_directory
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.records import dataclass, replace
 from sandbox.typed import Any, Self
@@ -186,7 +186,7 @@ class StateDirectory:
                         hint=f"use it with the ids of before, another name, or remove {path} to begin anew",
                     )
                 if before != ids:
-                    _write_state(path, {"ids": ids_as_json(ids)})
+                    _write_state(path, {"ids": ids_as_json(ids)}, lasting=True)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
@@ -345,6 +345,7 @@ class RunDirectory:
                 hint="wait for it to end, or give another sandbox.name",
             )
         self._lock_fd = fd
+        self._lasting = resume
         self._aside = aside
         #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.userns.give_to_root`).
         self.unowned: list[int] = []
@@ -368,7 +369,7 @@ class RunDirectory:
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add *facts* to the state on disk, replacing the file as a whole."""
         self._state.update(facts)
-        _write_state(self.path, self._state)
+        _write_state(self.path, self._state, lasting=self._lasting)
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
         """Make the directory *name* for files of the sandbox, whose root will own it, unless it exists; returns a
@@ -381,9 +382,13 @@ class RunDirectory:
         except FileExistsError:
             pass
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        # An empty one of ours may be what an earlier start made and was killed at.
-        if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(path):
-            self.unowned.append(fd)
+        try:
+            # An empty one of ours may be what an earlier start made and was killed at.
+            if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(path):
+                self.unowned.append(fd)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def skeleton(self, points: tuple[MountPoint, ...]) -> int:
@@ -448,6 +453,9 @@ def _lock(path: str, *, wait: bool) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    except BaseException:  # ENOLCK, or a signal that ends the start
+        os.close(fd)
+        raise
     return fd
 
 
@@ -466,6 +474,9 @@ def _lock_stale(directory: str) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -478,17 +489,29 @@ def _read_state(path: str) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
-def _write_state(path: str, state: Mapping[str, Any]) -> None:
-    """Replace the state of the directory *path* as a whole."""
+def _write_state(path: str, state: Mapping[str, Any], *, lasting: bool) -> None:
+    """Replace the state of the directory *path* as a whole.
+
+    What is *lasting* is on the disk before and after the rename: a machine that stops finds the old state or the new one. What ends
+    with the sandbox is not worth the milliseconds that a start would wait for the disk: after a reboot its lock is free, and it
+    is swept whatever its state says.
+    """
     temporary = os.path.join(path, "state.json.new")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(state, file)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(temporary, os.path.join(path, "state.json"))
-    except OSError:
+    except OSError as error:
         with suppress(OSError):  # as on a full disk; the directory may be one that is kept
             os.unlink(temporary)
+        if error.filename is None:  # fsync(2) and write(2) name no file
+            error.filename = temporary
         raise
+    if lasting:
+        synchronize_directory(path)
 
 
 def _make_owned(path: str, ids: IdPlan, mode: int) -> None:

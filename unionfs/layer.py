@@ -92,7 +92,18 @@ class FdCache:
 class Layer:
     """One layer of the stack: its root and how it is to be read."""
 
-    __slots__ = ("below", "cross", "device", "fds", "hidden", "policy", "root", "skeleton", "squash", "writable")
+    __slots__ = (
+        "below",
+        "cross",
+        "device",
+        "fds",
+        "hidden",
+        "policy",
+        "root",
+        "skeleton",
+        "squash",
+        "writable",
+    )
 
     def __init__(
         self,

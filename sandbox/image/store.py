@@ -13,12 +13,13 @@ import errno
 import fcntl
 import json
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from sandbox.digests import sha256
-from sandbox.errors import ImageError, SandboxError
+from sandbox.errors import ImageError, SandboxError, SetupError
 from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular
+from sandbox.kernel.trees import synchronize_file_system
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
 from sandbox.state import SetAside, StateDirectory, remove_directory
@@ -81,20 +82,25 @@ class LayerStore:
 
     def _open(self, key: str, notices: tuple[str, ...] = ()) -> StoredLayer | None:
         place = os.path.join(self._base, key)
-        try:
-            lock_fd = os.open(os.path.join(place, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        fcntl.flock(lock_fd, fcntl.LOCK_SH)
-        try:
-            tree_fd = os.open(os.path.join(place, "tree"), _OPEN_PATH)
-        except FileNotFoundError:  # removed between the two
-            os.close(lock_fd)
-            return None
-        try:
-            index_fd = os.open(os.path.join(place, "index"), _OPEN_PATH)
-        except FileNotFoundError:
-            index_fd = None
+        with ExitStack() as undo:
+
+            def open_part(name: str, flags: int) -> int | None:
+                try:
+                    fd = os.open(os.path.join(place, name), flags)
+                except FileNotFoundError:
+                    return None
+                undo.callback(os.close, fd)
+                return fd
+
+            lock_fd = open_part("lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if lock_fd is None:
+                return None
+            fcntl.flock(lock_fd, fcntl.LOCK_SH)
+            tree_fd = open_part("tree", _OPEN_PATH)
+            if tree_fd is None:  # removed between the two
+                return None
+            index_fd = open_part("index", _OPEN_PATH)
+            undo.pop_all()
         return StoredLayer(place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
 
     def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
@@ -144,6 +150,12 @@ class LayerStore:
             index_fd = os.open(os.path.join(building, "index"), _OPEN_DIR)
             give_to_root(ids, tree_fd, index_fd)
             said = self._unpack(archive_fd, path, tree_fd, ids)
+            # The rename that publishes the layer may reach the disk before what is in it: after a power failure there would be a
+            # layer of empty files. The rename itself may be lost; the layer is then made again.
+            try:
+                synchronize_file_system(index_fd)
+            except OSError as error:
+                raise SetupError.from_os_error(f"layer tar:{path}", "write to the disk", error) from None
         finally:
             os.close(tree_fd)
             if index_fd >= 0:

@@ -409,6 +409,12 @@ def join_new_session_keyring() -> None:
         _raise_errno("keyctl")
 
 
+def syncfs(fd: int) -> None:
+    """Write everything that the file system of the open file *fd* has in memory to its disk; syncfs(2)."""
+    if _libc.syncfs(_int(fd)) < 0:
+        _raise_errno("syncfs")
+
+
 def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
     """Send a signal to the process that *pidfd* refers to (Linux 5.1)."""
     arguments = (_int(pidfd), _int(signal_number), None, _uint(0))

@@ -1,6 +1,6 @@
 """Making and removing trees by descriptors, whatever is there: following nothing, at any depth, with two more descriptors.
 
-And two ways of renaming that not every file system has.
+Two ways of renaming that not every file system has, and writing what was made to the disk.
 """
 
 from __future__ import annotations
@@ -31,6 +31,26 @@ def rename_leaving_whiteout(source: str, target: str) -> None:
         OSError: EINVAL where the file system cannot.
     """
     _libc.renameat2(source, target, _libc.RENAME_WHITEOUT)
+
+
+def synchronize_file_system(fd: int) -> None:
+    """Write everything on the file system of the open file *fd* to its disk: a whole tree of files takes one call.
+
+    Raises:
+        OSError: EIO, ENOSPC or EDQUOT, something could not be written (Linux 5.8 and later report that).
+    """
+    _libc.syncfs(fd)
+
+
+def synchronize_directory(path: str) -> None:
+    """Write the names in the directory *path* to its disk, where its file system can."""
+    fd = os.open(path, _OPEN_DIR)
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass  # some network file systems have no such thing for directories
+    finally:
+        os.close(fd)
 
 
 def make_directories(top_fd: int, names: Iterable[str]) -> int:

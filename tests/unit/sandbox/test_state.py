@@ -351,3 +351,90 @@ def test_named_volume_is_for_those_who_have_all_ids_of_its_files(state: StateDir
     with pytest.raises(StateError, match="files of ids that this sandbox does not have"):
         keep(ids((0, 0, 1), (1, 100_000, 10)))
     keep(ids((0, 0, 1), (1, 99_999, 20)))
+
+
+def _calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that the names of what is synchronized and renamed from now on are added to."""
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_sync(fd: int) -> None:
+        calls.append(f"sync {os.path.basename(os.readlink(f'/proc/self/fd/{fd}'))}")
+        fsync(fd)
+
+    def note_rename(source: str, target: str) -> None:
+        calls.append(f"rename {os.path.basename(source)}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    return calls
+
+
+def test_state_that_lasts_is_on_the_disk_before_and_after_it_gets_its_name(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = _calls(monkeypatch)
+    written = ["sync state.json.new", "rename state.json.new"]
+    directory = state.persistent(IDS, name="kept", file="f.toml")
+    try:
+        assert calls
+        assert calls == [*written, "sync kept"] * (len(calls) // 3)
+        calls.clear()
+        directory.record({"root": "/"})
+        assert calls == [*written, "sync kept"]
+    finally:
+        directory.close()
+    calls.clear()
+    os.close(state.keep_volume("data", IDS, mode=0o755))
+    assert calls == [*written, "sync data"]
+    calls.clear()
+    os.close(state.keep_volume("data", IDS, mode=0o755))
+    assert calls == [], "nothing has changed"
+
+
+def test_a_start_does_not_wait_for_the_disk_for_what_ends_with_the_sandbox(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = _calls(monkeypatch)
+    run = state.new_run(IDS, name="ephemeral")
+    run.record({"root": "/"})
+    run.remove()
+    assert set(calls) == {"rename state.json.new"}
+
+
+def test_state_that_cannot_be_written_to_the_disk_keeps_the_old_one(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = state.persistent(IDS, name="kept", file="f.toml")
+    path = Path(directory.path, "state.json")
+    before = path.read_text()
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"Input/output error: '.*/state\.json\.new'"):
+            directory.record({"root": "/other"})
+    assert path.read_text() == before
+    assert sorted(os.listdir(directory.path)) == ["lock", "state.json"]
+    directory.close()
+
+
+@pytest.mark.parametrize("failing", ["flock", "listdir"])
+def test_an_error_at_a_run_directory_leaves_no_descriptor_open(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    run = state.new_run(IDS, name="ephemeral")
+    before = os.listdir("/proc/self/fd")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((fcntl, "flock") if failing == "flock" else (os, "listdir")), fail)
+        with pytest.raises(OSError, match="Input/output"):
+            _ = state.sweep() if failing == "flock" else run.subdirectory("upper")
+    assert os.listdir("/proc/self/fd") == before
+    run.remove()

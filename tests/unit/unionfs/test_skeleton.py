@@ -63,9 +63,7 @@ FORMATS = {
     "fuse-overlayfs": Marks(
         lambda name: {name: Whiteout()}, lambda entries: Opaque(entries, mark="user.fuseoverlayfs.opaque")
     ),
-    "xwhiteouts": Marks(
-        lambda name: {name: File(b"", xattrs={"user.overlay.whiteout": b""})}, Opaque
-    ),
+    "xwhiteouts": Marks(lambda name: {name: File(b"", xattrs={"user.overlay.whiteout": b""})}, Opaque),
     "redirects": Marks(
         lambda name: {f".wh.{name}": b""},
         lambda entries: Dir(entries, xattrs={"user.overlay.redirect": b"/b"}),
