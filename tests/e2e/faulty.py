@@ -36,7 +36,7 @@ _memfd_create, _dup2, _close, _fstat = os.memfd_create, os.dup2, os.close, os.fs
 
 #: What takes a descriptor, a process, memory or space, or may be refused. Not close, kill, waitpid: they cannot.
 _OS_CALLS = (
-    "chdir chmod chown dup dup2 execve fchdir fchmod fchown fork fstat ftruncate link listdir lstat makedirs memfd_create mkdir "
+    "chdir chmod chown dup dup2 execve fchdir fchmod fchown fork fstat fsync ftruncate link listdir lstat makedirs memfd_create mkdir "
     "mknod open openpty pidfd_open pipe pipe2 posix_spawn pwrite readlink rename rmdir scandir setgroups setresgid setresuid "
     "setsid setxattr stat symlink unlink utime write"
 ).split()
