@@ -2,8 +2,9 @@
 
     STATE/NAME/KEY      a line with a digest, and the content
 
-What is found there is used only if it is a file of ours that nobody else may write, and whole: anything else is as if it were not there.
-A key says all that the content depends on, so nothing is ever out of date; what was written first makes room for the rest.
+A kept file is used only if it is a file of this user that no other user may write, and its digest was made with the secret of the
+run directory (sandbox/run_directory.py): write access to the state directory is not enough to make one. KEY names all that the
+content depends on, so no file is ever out of date. The oldest files make room for new ones.
 """
 
 from __future__ import annotations
@@ -13,8 +14,21 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 
-from sandbox.digests import sha256
 from sandbox.errors import StateError
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hashlib import blake2b
+    from hmac import compare_digest
+else:
+    # Without OpenSSL, which hashlib and hmac load: milliseconds of each start.
+    try:
+        from _blake2 import blake2b
+        from _operator import _compare_digest as compare_digest
+    except ImportError:  # an interpreter that was built without
+        from hashlib import blake2b
+        from hmac import compare_digest
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -76,22 +90,22 @@ def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_
 class Shelf:
     """One directory of kept files, open."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, secret: bytes) -> None:
         """Take *fd* over; see :meth:`open`."""
         self._fd = fd
+        self._secret = secret
 
     @classmethod
-    def open(cls, state_fd: int, name: str, *, make: bool) -> Shelf | None:
-        """Open the shelf *name* of the state directory; None where there is none that can be trusted, nor with *make* can be made."""
+    def open(cls, state_fd: int, name: str, *, secret: bytes) -> Shelf | None:
+        """Open the shelf *name* of the state directory, made where it is missing; None where it cannot be trusted or made."""
         try:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=state_fd)
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=state_fd)
             fd = os.open(name, _OPEN_DIR, dir_fd=state_fd)
         except OSError:
             return None
         if distrust(os.fstat(fd)) is None:
-            return cls(fd)
+            return cls(fd, secret)
         os.close(fd)
         return None
 
@@ -106,7 +120,7 @@ class Shelf:
                 return None
             whole = file.read(at_most + 128)
         head, _, content = whole.partition(b"\n")
-        return content if head == _head(key, content) else None
+        return content if compare_digest(head, self._digest(key, content)) else None
 
     def put(self, key: str, content: bytes, *, entries: int) -> None:
         """Keep *content* as *key*, and the last *entries* of all in any case.
@@ -124,7 +138,7 @@ class Shelf:
             os.unlink(temporary, dir_fd=self._fd)  # of a process that had this pid and was killed
         try:
             with open(temporary, "wb", opener=opener) as file:
-                file.write(_head(key, content) + b"\n" + content)
+                file.write(self._digest(key, content) + b"\n" + content)
             os.rename(temporary, key, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             with suppress(OSError):
@@ -147,7 +161,7 @@ class Shelf:
         for name in sorted(names, key=written)[: len(names) - entries]:
             os.unlink(name, dir_fd=self._fd)
 
-
-def _head(key: str, content: bytes) -> bytes:
-    # With the key in it, one entry cannot stand for another.
-    return sha256(key.encode() + content).hexdigest().encode()
+    def _digest(self, key: str, content: bytes) -> bytes:
+        # With the key in it, one entry cannot stand for another. No file name has a NUL.
+        digest = blake2b(key.encode() + b"\0" + content, digest_size=32, key=self._secret)
+        return digest.hexdigest().encode()

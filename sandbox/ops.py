@@ -125,6 +125,27 @@ class FileVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HideDirectory:
+    """Cover a private directory of the launcher in the volume that holds it by an empty one."""
+
+    #: What messages call the directory, its path on the host, and the environment variable that puts it elsewhere.
+    name: str
+    source: str
+    variable: str
+    #: The target of the volume, and the directory's path in there.
+    volume: str
+    path: str
+    #: Device and inode of the directory; None where it did not exist.
+    identity: tuple[int, int] | None
+    #: Whether its mode lets no id of the sandbox enter it. Then it need not be hidden where the sandbox's root cannot reach it.
+    closed: bool = False
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"hide the {self.name} at {self.volume.rstrip('/')}/{self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GiveVolumes:
     """Give volumes of the sandbox's own to whom the program runs as, who could not use them otherwise.
 
@@ -270,6 +291,7 @@ Operation = (
     | BindVolume
     | TmpfsVolume
     | FileVolume
+    | HideDirectory
     | GiveVolumes
     | CheckVolumes
     | BindDevice

@@ -6,7 +6,6 @@
     STATE/volumes/NAME/        a named volume: lock, state.json, data
     STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py), native (sandbox/image/native.py)
     STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
-    STATE/documents/KEY        a parsed environment file (sandbox/documents.py)
 
 A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A
 run directory whose lock is free belongs to a sandbox that is no more, and the next command removes it with

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from sandbox.cli.plain import Declared
-    from sandbox.spec.document import Memory
     from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
     from sandbox.spec.notation import KeyPath
@@ -61,12 +60,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result, or the errors, as JSON")
 
 
-def load_spec(
-    arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse", memory: Memory | None = None
-) -> Spec:
+def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse") -> Spec:
     """Load the file that *arguments* name, with their overrides. Raises SpecError.
 
-    What this version does not enforce is a mistake, unless *unenforced* is "keep". *memory* has documents that were parsed before.
+    What this version does not enforce is a mistake, unless *unenforced* is "keep".
     """
     from sandbox.spec.load import load
 
@@ -75,7 +72,6 @@ def load_spec(
         profiles=arguments.profile,
         assignments=arguments.assignments,
         unenforced=unenforced,
-        memory=memory,
     )
 
 

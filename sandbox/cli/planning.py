@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sandbox.host import HostFacts
     from sandbox.joining import Found
     from sandbox.plan import Draft, Kept
+    from sandbox.private import PrivateFacts
     from sandbox.sources import PathFact
     from sandbox.spec.model import Spec
 
@@ -48,10 +49,11 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None, *, accept_layers: b
     facts = host.gather()
     problem: SandboxError | None
     try:
-        directory = os.path.realpath(default_path(os.environ, facts.uid))
+        path = default_path(os.environ, facts.uid)
+        directory = os.path.realpath(path)
         problem = state.examine(directory)
     except StateError as error:
-        directory, problem = "", error
+        path, directory, problem = "", "", error
     kept = Kept()
     try:
         kept = look(spec, directory)
@@ -64,12 +66,20 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None, *, accept_layers: b
         paths,
         environ=os.environ,
         state_directory=directory,
+        private=private_directories(path, facts.uid),
         joined=joined_namespaces(spec, directory),
         command=command,
         kept=kept,
         accept_layers=accept_layers,
     )
     return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem, kept=kept)
+
+
+def private_directories(state: str, uid: int) -> PrivateFacts:
+    """Look at the state directory *state*, none where that is empty, and at the run directory of the user *uid*."""
+    from sandbox import private, run_directory
+
+    return private.look(state=state, run=run_directory.default_path(os.environ, uid))
 
 
 def joined_namespaces(spec: Spec, state_directory: str) -> Found:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox.cli.options import Taking
-    from sandbox.documents import Documents
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.plan import Plan
@@ -101,15 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if not _may_need_no_server(arguments):
             server.start()
-        spec, documents = _load(arguments)
+        spec = load_spec(arguments)
         timeline.mark("read")
         from sandbox.plan import may_need_no_server
         from sandbox.runtime.supervisor import Supervisor
 
         if not may_need_no_server(spec):
             server.start()
-        facts, directory, plan = _make_plan(spec, arguments)
-        documents.keep(directory.fd)  # not before: a file that cannot be started with leaves nothing
+        facts, directory, secret, plan = _make_plan(spec, arguments)
         timeline.mark("planned")
     except BaseException:
         server.abandon()
@@ -143,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         say_denied=say if arguments.trace_denials else None,
         measure=arguments.report,
         timeline=timeline,
+        secret=secret,
     )
     # What there is by now stays, and the children that are forked write into none of it.
     gc.freeze()
@@ -157,38 +156,39 @@ def run(arguments: argparse.Namespace) -> int:
             _print_lines(timeline.lines())
 
 
-def _make_plan(spec: Spec, arguments: argparse.Namespace) -> tuple[HostFacts, StateDirectory, Plan]:
-    """Look at this machine and plan *spec* for it; what earlier sandboxes left in the state directory is removed."""
-    from sandbox import host, state
-    from sandbox.cli.planning import joined_namespaces
+def _make_plan(
+    spec: Spec, arguments: argparse.Namespace
+) -> tuple[HostFacts, StateDirectory, bytes | None, Plan]:
+    """Look at this machine and plan *spec* for it; what earlier sandboxes left in the state directory is removed.
+
+    Returns also the secret of the run directory, None where there is none.
+    """
+    from sandbox import host, run_directory, state
+    from sandbox.cli.planning import joined_namespaces, private_directories
     from sandbox.keeping import default_path
     from sandbox.kept import look
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
     from sandbox.sources import inspect_all
 
     facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
-    directory = state.StateDirectory(default_path(os.environ, facts.uid))
+    state_path = default_path(os.environ, facts.uid)
+    directory = state.StateDirectory(state_path)
     directory.sweep()
+    # Before the private directories are looked at: the run directory exists then.
+    secret = run_directory.secret_of(run_directory.default_path(os.environ, facts.uid))
     plan = make_plan(
         spec,
         facts,
         inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts)),
         environ=os.environ,
         state_directory=directory.path,
+        private=private_directories(state_path, facts.uid),
         joined=joined_namespaces(spec, directory.path),
         command=tuple(arguments.command) or None,
         kept=look(spec, directory.path),
         accept_layers=arguments.accept_layers,
     )
-    return facts, directory, plan
-
-
-def _load(arguments: argparse.Namespace) -> tuple[Spec, Documents]:
-    """Load the file, and what of it is kept for the next start."""
-    from sandbox.documents import Documents
-
-    documents = Documents(os.environ, os.geteuid())
-    return load_spec(arguments, memory=documents), documents
+    return facts, directory, secret, plan
 
 
 def _may_need_no_server(arguments: argparse.Namespace) -> bool:

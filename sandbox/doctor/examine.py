@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from sandbox import host
+from sandbox import host, private, run_directory
 from sandbox.doctor.checks import Check
 from sandbox.doctor.facts import MachineFacts, StateFacts
 from sandbox.doctor.judge.control import judge_control
@@ -18,6 +18,7 @@ from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import HostFacts
 from sandbox.joining import inspect
+from sandbox.keeping import default_path
 from sandbox.kept import look
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
 from sandbox.records import dataclass
@@ -95,13 +96,25 @@ def plan_file(
 ) -> FileOutcome:
     """Load and plan *file* as `sandbox up` does."""
     # A state directory that cannot be used is a failure of its own; any path serves to plan without it.
+    known = isinstance(machine.state, StateFacts)
     path = machine.state.path if isinstance(machine.state, StateFacts) else "/var/lib/sandbox"
     try:
         spec = load()
         paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
         joined = inspect(spec, path)
         kept = look(spec, path)
-        plan = make_plan(spec, facts, paths, environ=environ, state_directory=path, joined=joined, kept=kept)
+        given = default_path(environ, facts.uid) if known else path
+        hidden = private.look(state=given, run=run_directory.default_path(environ, facts.uid))
+        plan = make_plan(
+            spec,
+            facts,
+            paths,
+            environ=environ,
+            state_directory=path,
+            private=hidden,
+            joined=joined,
+            kept=kept,
+        )
     except SandboxError as error:
         return FileOutcome(file=file, error=error)
     return FileOutcome(file=file, plan=plan, unenforced=spec.unenforced)

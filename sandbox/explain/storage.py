@@ -14,6 +14,7 @@ from sandbox.ops import (
     BuildDev,
     FileVolume,
     GiveVolumes,
+    HideDirectory,
     MountProc,
     MountRoot,
     MountSys,
@@ -23,7 +24,6 @@ from sandbox.ops import (
 )
 from sandbox.plan import fuse_problem
 from sandbox.plan.storage import inside
-from sandbox.plan.volumes import holds
 from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
@@ -181,7 +181,9 @@ def _writable(case: Case) -> Iterator[Fact]:
         "ephemeral": f"{state}/run/{plan.name}-*/upper",
         "persistent": f"{state}/sandboxes/{plan.name}/upper",
     }
-    notes = ["the state directory appears empty in every layer"] if case.state_directory else []
+    private = " and the ".join(directory.name for directory in case.plan.private)
+    appears = "appear" if len(case.plan.private) > 1 else "appears"
+    notes = [f"the {private} {appears} empty in every layer"] if private else []
     if plan.writable == "persistent":
         notes.append("what an earlier run left there hides the layers below it")
         notes.append("nothing is kept there yet" if case.kept.own is None else case.kept.own.shown())
@@ -394,8 +396,11 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
             notes.append(f"{volume.source} is really {operation.source}")
         if sockets:
             notes.append(f"sockets in it, which can be connected to: {' '.join(sockets)}")
-        if holds(operation, case.state_directory):
-            notes.append("the state directory of sandboxes, which is in it, appears empty")
+        notes += [
+            f"the {step.name} of sandboxes, which is in it, appears empty"
+            for step in case.plan.operations
+            if isinstance(step, HideDirectory) and step.volume == operation.target
+        ]
         if operation.slave:
             notes.append("what this machine mounts in it later appears, with the flags that it has there")
         value |= {"propagation": "slave" if operation.slave else "private"}

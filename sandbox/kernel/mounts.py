@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from sandbox.kernel import _libc
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, reachable, subtree
@@ -189,11 +189,6 @@ def make_private() -> None:
     _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_PRIVATE)
 
 
-def make_slave() -> None:
-    """Let mounts travel into this mount namespace and none out of it; mount_namespaces(7)."""
-    _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_SLAVE)
-
-
 def mount_fuse(
     fuse_fd: int,
     target_fd: int,
@@ -293,9 +288,12 @@ def attach_tree(
         raise OSError(error.errno, error.strerror, source, None, target) from None
 
 
-def hold_way(root_fd: int, fd: int) -> tuple[int, ...]:
-    """Make every directory above *fd*, on which something is to be mounted, a mount itself, below the root of its mount and
-    below *root_fd*; returns the ids of those that were made. If there are any, the path is to be opened again.
+def hold_way(root_fd: int, fd: int, *, own: Collection[int] = ()) -> tuple[int, ...]:
+    """Make every directory above *fd*, on which something is to be mounted, a mount itself, below *root_fd*; returns the ids of
+    those that were made. If there are any, the path is to be opened again.
+
+    The way begins at the innermost mount around *fd* that is *root_fd*'s or among *own* (ids), above which all is held. Mounts
+    of the host in a volume are not among these: a directory above one of them can be renamed.
 
     What is a mount point can be neither renamed nor removed. A directory above one could be renamed, and another be made in its
     place, where nothing is covered, now or at the next start. On FUSE it could be dropped, too: who is killed while the request
@@ -307,10 +305,14 @@ def hold_way(root_fd: int, fd: int) -> tuple[int, ...]:
     """
     if _libc.fstatfs_type(fd) in (_libc.PROC_SUPER_MAGIC, _libc.SYSFS_MAGIC):
         return ()
-    own, root = mount_id(fd), path_of(root_fd).rstrip("/")
+    inner, first, root = mount_id(fd), mount_id(root_fd), path_of(root_fd).rstrip("/")
     top = root
-    if mount_id(root_fd) != own:
-        top = next(entry.mount_point for entry in _own_mounts() if entry.mount_id == own)
+    if inner != first:
+        table = {entry.mount_id: entry for entry in _own_mounts()}
+        around = table[inner]
+        while around.mount_id not in (first, *own) and around.parent_id in table:
+            around = table[around.parent_id]
+        top = root if around.mount_id == first else around.mount_point
     way = path_of(fd)[len(top) :].strip("/").split("/")[:-1]
     if not way:
         return ()
@@ -319,16 +321,16 @@ def hold_way(root_fd: int, fd: int) -> tuple[int, ...]:
     made = []
     try:
         for name in way:
-            # None of these is a mount point yet: *fd* would be in that mount.
             below = open_in_root(at, name, directory=True, links=False)
-            try:
-                bind(below, below)
-            finally:
-                os.close(below)
-            below = open_in_root(at, name, directory=True, links=False)
+            if mount_id(below) == mount_id(at):
+                try:
+                    bind(below, below)
+                finally:
+                    os.close(below)
+                below = open_in_root(at, name, directory=True, links=False)
+                made.append(mount_id(below))
             os.close(at)
             at = below
-            made.append(mount_id(at))
     finally:
         os.close(at)
     return tuple(made)
@@ -471,16 +473,16 @@ def pivot(new_root_fd: int) -> None:
         os.close(old_root_fd)
 
 
-def mask(root_fd: int, paths: Iterable[str], null_fd: int) -> None:
+def mask(root_fd: int, paths: Iterable[str], null_fd: int, *, own: Collection[int] = ()) -> None:
     """Hide each of *paths* below *root_fd*: a directory under an empty read-only tmpfs, anything else under *null_fd*.
 
     *null_fd* is an O_PATH descriptor of /dev/null. A path that does not exist is no error, for the lists name things that
-    depend on the kernel. A ``*`` stands for the rest of a name.
+    depend on the kernel. A ``*`` stands for the rest of a name. *own* is that of :func:`hold_way`.
     """
     empty_fd = -1
     try:
         for path in (match for pattern in paths for match in _matches(root_fd, pattern)):
-            fd = _open_held(root_fd, path)
+            fd = _open_held(root_fd, path, own)
             if fd is None:
                 continue
             try:
@@ -500,13 +502,13 @@ def mask(root_fd: int, paths: Iterable[str], null_fd: int) -> None:
             os.close(empty_fd)
 
 
-def make_read_only(root_fd: int, paths: Iterable[str]) -> None:
+def make_read_only(root_fd: int, paths: Iterable[str], *, own: Collection[int] = ()) -> None:
     """Make each of *paths* below *root_fd*, and all mounts below it, read-only, by a bind of it on itself.
 
     A path that does not exist is passed over, and a ``*`` stands for the rest of a name, as in :func:`mask`.
     """
     for path in (match for pattern in paths for match in _matches(root_fd, pattern)):
-        fd = _open_held(root_fd, path)
+        fd = _open_held(root_fd, path, own)
         if fd is None:
             continue
         try:
@@ -543,13 +545,13 @@ def _open_existing(root_fd: int, path: str) -> int | None:
         return None
 
 
-def _open_held(root_fd: int, path: str) -> int | None:
+def _open_held(root_fd: int, path: str, own: Collection[int]) -> int | None:
     """Open *path*, if it is there, to mount on it."""
     fd = _open_existing(root_fd, path)
     if fd is None:
         return None
     try:
-        held = hold_way(root_fd, fd)
+        held = hold_way(root_fd, fd, own=own)
     except BaseException:
         os.close(fd)
         raise

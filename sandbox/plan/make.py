@@ -22,7 +22,8 @@ from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
-from sandbox.plan.volumes import holds, plan_devices, plan_kept, plan_volumes
+from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes, with_hidden
+from sandbox.private import PrivateFacts
 from sandbox.records import dataclass, replace
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
@@ -110,6 +111,7 @@ def make_plan(
     *,
     environ: Mapping[str, str],
     state_directory: str,
+    private: PrivateFacts,
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
     kept: Kept = NOTHING_KEPT,
@@ -127,6 +129,7 @@ def make_plan(
         paths,
         environ=environ,
         state_directory=state_directory,
+        private=private,
         joined=joined,
         command=command,
         kept=kept,
@@ -142,6 +145,7 @@ def draft(
     *,
     environ: Mapping[str, str],
     state_directory: str,
+    private: PrivateFacts,
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
     kept: Kept = NOTHING_KEPT,
@@ -154,7 +158,8 @@ def draft(
         facts: what this machine and account can do.
         paths: facts of :func:`host_paths`.
         environ: where ``inherit_env`` takes values from.
-        state_directory: no layer may be inside it; empty where there is none.
+        state_directory: where named volumes are; empty where there is none.
+        private: the directories that no program may reach.
         joined: facts of :func:`sandbox.joining.inspect`, where *spec* joins a namespace.
         command: replaces command and arguments of the file.
         kept: facts of :func:`sandbox.kept.look`.
@@ -166,10 +171,10 @@ def draft(
     namespaces = plan_namespaces(spec, facts, joined or {}, findings)
     own_user = "user" in namespaces.private
     ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
-    layers = plan_layers(spec, paths, state_directory, findings)
+    layers = plan_layers(spec, paths, private, findings)
     record = make_record(spec, layers, found)
     check_kept(spec, kept, record, findings, accept_layers=accept_layers)
-    volumes = plan_volumes(spec, paths, state_directory, findings)
+    volumes = plan_volumes(spec, paths, state_directory, private, findings)
     devices = plan_devices(spec, paths, findings)
     cgroup, level = plan_cgroup(spec, facts, paths, findings)
     limits = plan_process_limits(spec, facts, findings)
@@ -205,9 +210,19 @@ def draft(
         through=namespaces.through,
         inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
         clocks=namespaces.clocks,
-        operations=plan_operations(spec, ids, namespaces, root, natives, devices, volumes, name, user),
+        operations=plan_operations(
+            spec,
+            ids,
+            namespaces,
+            root,
+            natives,
+            devices,
+            with_hidden(volumes, private, ids.uid_map if own_user else None),
+            name,
+            user,
+        ),
         volumes=plan_kept(spec),
-        hidden=state_directory if any(holds(volume, state_directory) for volume in volumes) else None,
+        private=private.directories,
         process=process,
         cgroup=cgroup,
         server_cgroup=CgroupLimits() if unserved else plan_server_cgroup(cgroup),

@@ -14,6 +14,7 @@ from sandbox.ops import (
     BuildDev,
     CheckVolumes,
     GiveVolumes,
+    HideDirectory,
     LoopbackUp,
     MaskPaths,
     MountProc,
@@ -43,11 +44,12 @@ def plan_operations(
     root: MountRoot | BindRoot,
     natives: tuple[BindNative, ...],
     devices: tuple[BindDevice, ...],
-    volumes: tuple[VolumeOperation, ...],
+    mounted: tuple[VolumeOperation | HideDirectory, ...],
     name: str,
     user: User,
 ) -> tuple[Operation, ...]:
-    """Order the operations; *user* is who the program runs as."""
+    """Order the operations; *mounted* are the volumes and what is hidden in them, *user* is who the program runs as."""
+    volumes = tuple(step for step in mounted if not isinstance(step, HideDirectory))
     private = namespaces.private
     joined = {join.kind for join in namespaces.joins}
     tty_gid = _TTY_GID if lookup(ids.gid_map, _TTY_GID) is not None else None
@@ -60,7 +62,7 @@ def plan_operations(
         *devices,
         # Before the volumes, whose targets may be below.
         *natives,
-        *volumes,
+        *mounted,
         # Once all are mounted, for one of them may have the account files, and before any becomes read-only.
         *_gifts(volumes, user),
         *([CheckVolumes(targets=_checked(natives, volumes))] if volumes else []),

@@ -7,9 +7,12 @@ from collections.abc import Collection, Mapping
 
 from sandbox.ops import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
+from sandbox.plan.private import private_part
 from sandbox.plan.values import LayerPlan, MountPoint
+from sandbox.private import PrivateFacts
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
+from sandbox.spec.values import Layer
 from sandbox.spec.values.volumes import MANAGED
 
 #: Kinds of layers that can be planned; of others `Spec.unenforced` says that this version has them not.
@@ -22,7 +25,7 @@ def inside(path: str, directory: str) -> bool:
 
 
 def plan_layers(
-    spec: Spec, paths: Mapping[str, PathFact], state_directory: str, findings: Findings
+    spec: Spec, paths: Mapping[str, PathFact], private: PrivateFacts, findings: Findings
 ) -> tuple[LayerPlan, ...]:
     """Return the layers, bottom first; those that are refused are left out."""
     planned = []
@@ -31,7 +34,7 @@ def plan_layers(
             continue
         key = f"root.layers[{number}]"
         fact = paths[layer.path]
-        refusal = _layer_refusal(layer.kind, layer.path, fact, state_directory)
+        refusal = _layer_refusal(layer, fact, private)
         if refusal is not None:
             findings.refuse(key, *refusal)
             continue
@@ -57,10 +60,9 @@ def needs_open_requests(server: str, layers: tuple[LayerPlan, ...]) -> bool:
     return server == "pyfuse3" or not all(layer.immutable for layer in layers)
 
 
-def _layer_refusal(
-    kind: str, path: str, fact: PathFact, state_directory: str
-) -> tuple[str, str | None] | None:
+def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple[str, str | None] | None:
     """Return message and hint of why the layer cannot be used; None if it can."""
+    kind, path = layer.kind, layer.path
     if fact.kind == "missing":
         return f"{path}: {fact.reason}", _layer_hint(path)
     if fact.kind == "refused":
@@ -71,8 +73,10 @@ def _layer_refusal(
     if fact.astray:
         hint = f"copy the archive to a directory of yours, or let everybody read it: chmod o+r {fact.real}"
         return f"{path}: {fact.astray}", hint
-    if state_directory and inside(fact.real, state_directory):
-        return f"{path} is in the sandboxes' own state directory", "copy it elsewhere and name the copy"
+    for shown in (fact.real, *(fact.real.rstrip("/") + crossed for crossed in layer.cross)):
+        if (part := private_part(shown, private)) is not None:
+            named = path if shown == fact.real else shown
+            return f"{named} is in the sandboxes' own {part.name}", "copy it elsewhere and name the copy"
     return None
 
 

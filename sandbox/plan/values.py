@@ -13,6 +13,7 @@ from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.ops import BindRoot, Operation
+from sandbox.private import PrivateDirectory
 from sandbox.records import dataclass, field, fields
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
@@ -255,8 +256,8 @@ class Plan:
     operations: tuple[Operation, ...]
     #: Directories that some of the operations need.
     volumes: tuple[KeptVolume, ...]
-    #: The state directory, where a bind volume holds it: it appears empty there.
-    hidden: str | None = None
+    #: The directories that appear empty in every layer.
+    private: tuple[PrivateDirectory, ...]
     process: ProcessPlan
     cgroup: CgroupLimits
     #: Those of the file system's server, which works for the program but must not fall to its limits.
@@ -322,8 +323,6 @@ def describe(plan: Plan) -> list[str]:
         f"volume {volume.name}, made with mode {volume.mode:04o} unless it is there"
         for volume in plan.volumes
     ]
-    if plan.hidden is not None:
-        lines.append(f"hide {plan.hidden}, the state directory, in volumes")
     lines += [operation.describe() for operation in plan.operations]
     server = " of the server, if there is one," if bound else " of the server"
     for limits, whose in ((plan.cgroup, ""), (plan.server_cgroup, server)):
@@ -404,7 +403,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
             for step in plan.operations
         ],
         "volumes": [_fields(volume) for volume in plan.volumes],
-        "hidden": plan.hidden,
+        "private": [_fields(directory) for directory in plan.private],
         "process": _fields(process)
         | {
             "env": list(process.env),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from sandbox.ops import BindDevice, BindVolume, FileVolume, TmpfsVolume, VolumeOperation
+from sandbox.kernel.idmaps import IdMap
+from sandbox.ops import BindDevice, BindVolume, FileVolume, HideDirectory, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
+from sandbox.plan.private import hidden_in, source_refusal
 from sandbox.plan.storage import inside, shows_directory
 from sandbox.plan.values import KeptVolume
+from sandbox.private import PrivateFacts
 from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
@@ -35,14 +38,18 @@ def plan_kept(spec: Spec) -> tuple[KeptVolume, ...]:
 
 
 def plan_volumes(
-    spec: Spec, paths: Mapping[str, PathFact], state_directory: str, findings: Findings
+    spec: Spec,
+    paths: Mapping[str, PathFact],
+    state_directory: str,
+    private: PrivateFacts,
+    findings: Findings,
 ) -> tuple[VolumeOperation, ...]:
     """Return the volumes in the order in which they can be mounted; those that are refused are left out."""
     planned: list[tuple[str, VolumeOperation]] = []
     for number, volume in enumerate(spec.volumes):
         key = f"volumes[{number}]"
         if volume.type == "bind" and volume.source is not None:
-            refusal = _source_refusal(volume, paths[volume.source], state_directory)
+            refusal = _source_refusal(volume, paths[volume.source], private)
             if refusal is not None:
                 setting, message, hint = refusal
                 findings.refuse(f"{key}.{setting}", message, hint)
@@ -67,17 +74,22 @@ def plan_volumes(
     return tuple(placed)
 
 
-def holds(volume: VolumeOperation, state_directory: str) -> bool:
-    """Tell whether the state directory is among what *volume* shows of the host."""
-    return (
-        isinstance(volume, BindVolume)
-        and volume.name is None
-        and bool(state_directory)
-        and inside(state_directory, volume.source)
-    )
+def with_hidden(
+    volumes: tuple[VolumeOperation, ...], private: PrivateFacts, uid_map: tuple[IdMap, ...] | None
+) -> tuple[VolumeOperation | HideDirectory, ...]:
+    """Return *volumes*, each followed by what covers the private directories in it, before another volume is mounted in it.
+
+    *uid_map* is that of the sandbox, None where it joins a user namespace.
+    """
+    found: list[VolumeOperation | HideDirectory] = []
+    for volume in volumes:
+        found.append(volume)
+        if isinstance(volume, BindVolume):
+            found += hidden_in(volume, private, uid_map)
+    return tuple(found)
 
 
-def _source_refusal(volume: Volume, fact: PathFact, state_directory: str) -> tuple[str, str, str] | None:
+def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tuple[str, str, str] | None:
     """Return the setting of a bind volume that cannot be had, message and hint; None if all can."""
     if fact.kind in ("missing", "refused"):
         return (
@@ -85,12 +97,9 @@ def _source_refusal(volume: Volume, fact: PathFact, state_directory: str) -> tup
             f"{volume.source}: {fact.reason}",
             fact.remedy or "make it first, or name an existing file or directory",
         )
-    if state_directory and inside(fact.real, state_directory) and not volume.read_only:
-        return (
-            "source",
-            f"{volume.source} is in the sandboxes' own state directory",
-            'for files that sandboxes share, use type = "named"; to look at it, read_only = true',
-        )
+    refusal = source_refusal(fact.real, writable=not volume.read_only, private=private)
+    if refusal is not None:
+        return ("source", *refusal)
     if volume.propagation == "slave" and not fact.shared:
         reason = f"{volume.source} is on a mount of this machine that is private: what is mounted there later goes nowhere"
         return "propagation", reason, "as root: mount --make-shared, on the mount point that findmnt -T names"

@@ -17,6 +17,7 @@ from sandbox.ops import (
     CheckVolumes,
     FileVolume,
     GiveVolumes,
+    HideDirectory,
     LoopbackUp,
     MaskPaths,
     MountProc,
@@ -66,8 +67,6 @@ class Workspace:
     tell_bound: Callable[[], None]
     #: Finds who the program runs as, in the new root that it is given; raises StepError.
     find_account: Callable[[int], Account]
-    #: The directory among *source_fds* that shall appear empty in volumes that hold it.
-    hidden: str | None = None
     #: What the mount table calls the root.
     label: str = "unionfs"
     #: The trees of the layers that native paths, or the root, are bound from, by target, O_PATH, opened in this mount namespace.
@@ -93,6 +92,10 @@ class Workspace:
     held: set[int] = field(default_factory=set)
     _account: Account | None = None
 
+    def own_mounts(self) -> tuple[int, ...]:
+        """Return the ids of the mounts of the root, of native paths and of volumes."""
+        return tuple(map(mounts.mount_id, (self.root_fd, *self.mounted.values())))
+
     def account(self) -> Account:
         """Return who the program runs as. It is looked up once, for what volumes belong to, and the program, must be the same.
 
@@ -106,8 +109,6 @@ class Workspace:
 
 def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:
     """Open what is needed of the host, and stop mounts from travelling between it and us but for volumes that ask for that."""
-    if workspace.hidden is not None:
-        _hide(workspace.hidden, workspace)
     # All before anything else of ours is mounted over a directory of the host, for that would be copied with it.
     binds = [operation for operation in operations if isinstance(operation, BindVolume)]
     _copy_sources(workspace, [operation for operation in binds if operation.slave])
@@ -128,16 +129,6 @@ def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -
         workspace.proc_fd = os.open("/proc", _OPEN_DIR)
     except OSError as error:
         raise StepError("open /proc", "open", error) from None
-
-
-def _hide(path: str, workspace: Workspace) -> None:
-    """Mount an empty directory on *path* of the host, out of the host's sight: volumes are copied with it."""
-    try:
-        mounts.make_slave()
-        flags = mounts.MountFlags(read_only=True, nosuid=True, nodev=True, noexec=True)
-        mounts.mount_tmpfs(workspace.source_fds[path], size=4096, flags=flags)
-    except OSError as error:
-        raise StepError(f"hide {path}", "mount tmpfs", error) from None
 
 
 def _copy_sources(workspace: Workspace, operations: Iterable[BindVolume]) -> None:
@@ -236,11 +227,11 @@ def _build_dev(operation: BuildDev, workspace: Workspace) -> None:
 def _mask(operation: MaskPaths, workspace: Workspace) -> None:
     # The account files may be among the paths: they are hidden from the program, not from us, whatever volumes there are.
     workspace.account()
-    mounts.mask(workspace.root_fd, operation.paths, workspace.devices["null"])
+    mounts.mask(workspace.root_fd, operation.paths, workspace.devices["null"], own=workspace.own_mounts())
 
 
 def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
-    mounts.make_read_only(workspace.root_fd, operation.paths)
+    mounts.make_read_only(workspace.root_fd, operation.paths, own=workspace.own_mounts())
 
 
 def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
@@ -310,6 +301,11 @@ def _hint(operation: Operation, error: OSError) -> str:
             return (
                 f"{operation.target} in the layers and the source must both be directories or both be files"
             )
+    if isinstance(operation, HideDirectory):
+        return (
+            f"it could be read there: set {operation.variable} to a directory outside of the source of {operation.volume}, or name "
+            "another source"
+        )
     if isinstance(operation, GiveVolumes) and error.errno in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
         return "the file system of the state directory keeps no owners: have it on another one (SANDBOX_STATE_DIR)"
     if isinstance(operation, CheckVolumes):
@@ -331,6 +327,7 @@ _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     BindVolume: ("mount", volumes.bind),
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),
+    HideDirectory: ("mount tmpfs", volumes.hide),
     GiveVolumes: ("chown", volumes.give),
     CheckVolumes: ("mount", volumes.check),
     MountProc: ("mount proc", _mount_proc),

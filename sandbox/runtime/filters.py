@@ -3,7 +3,7 @@
     STATE/filters/KEY      a line with a digest, and the program
 
 KEY names all that decides the program: the filter, the version of libseccomp, the kind of machine. What is not found there, or cannot be
-trusted (sandbox/keeping.py), is compiled anew. What cannot be kept is no failure.
+trusted (sandbox/keeping.py), is compiled anew. What cannot be kept is no failure. Without a secret no file is read or written.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ _NATIVE_CALLS = {
 _ARGUMENTS = {"execve": (), "fcntl": (3, fcntl.F_SETFD, fcntl.FD_CLOEXEC)}
 
 
-def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str) -> bytes:
+def program_for(
+    plan: SeccompPlan, *, state_fd: int, secret: bytes | None, library: str, machine: str
+) -> bytes:
     """Return the program of the filter that *plan* names: the one that is kept in the state directory, or a new one.
 
     Raises:
         HostError: it cannot be compiled.
         SetupError: under it, nothing could be started.
     """
-    program = _program(plan.filter, plan.profile, state_fd, library, machine)
+    program = _program(plan.filter, plan.profile, _shelf(state_fd, secret), library, machine)
     architecture, numbers = _NATIVE_CALLS.get(machine, (0, {}))
     for call, number in numbers.items():
         action = bpf.run(program, number, architecture, _ARGUMENTS[call])
@@ -53,7 +55,7 @@ def program_for(plan: SeccompPlan, *, state_fd: int, library: str, machine: str)
     return program
 
 
-def serving_program(facts: HostFacts, *, state_fd: int) -> bytes | None:
+def serving_program(facts: HostFacts, *, state_fd: int, secret: bytes | None) -> bytes | None:
     """Return the program of the filter for the file system's server; None where this machine has no filters or cannot compile
     them, as a file may allow that there is none.
 
@@ -64,12 +66,17 @@ def serving_program(facts: HostFacts, *, state_fd: int) -> bytes | None:
     if machine is None or facts.libseccomp is None or "errno" not in facts.seccomp_actions:
         return None
     made = serving_filter(machine.native)
-    return _program(made, "the server's filter", state_fd, facts.libseccomp, facts.machine)
+    shelf = _shelf(state_fd, secret)
+    return _program(made, "the server's filter", shelf, facts.libseccomp, facts.machine)
 
 
-def _program(made: values.Filter, name: str, state_fd: int, library: str, machine: str) -> bytes:
+def _shelf(state_fd: int, secret: bytes | None) -> Shelf | None:
+    return None if secret is None else Shelf.open(state_fd, "filters", secret=secret)
+
+
+def _program(made: values.Filter, name: str, shelf: Shelf | None, library: str, machine: str) -> bytes:
+    """Return the program of *made*, from *shelf* if it is there; the shelf is closed."""
     key = sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
-    shelf = Shelf.open(state_fd, "filters", make=True)
     try:
         program = None if shelf is None else shelf.get(key, at_most=bpf.MAX_INSTRUCTIONS * bpf.SIZE)
         if program is None or not _is_program(program):

@@ -289,7 +289,7 @@ class Ground:
             layers=self._layers,
             upper_fd=self._upper_fd,
             work_fd=self._work_fd,
-            hidden=[self._state.identity],
+            hidden=[found.identity for found in self.plan.private if found.identity is not None],
             volatile=self.plan.writable == "ephemeral",
             index_fd=self._index_fd,
             server="auto" if self.plan.server == "none" else self.plan.server,

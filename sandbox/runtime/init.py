@@ -171,8 +171,7 @@ def _stage1(
         fuse_fd = _step(
             "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         )
-    shown = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
-    paths = shown if plan.hidden is None else [*shown, plan.hidden]
+    paths = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
     sources = {path: _step(f"open {path}", "open", _opener(path)) for path in paths}
     native_fds = {
         source.target: _step(f"open {source.tree}", "open", _opener_of_tree(source)) for source in natives
@@ -288,7 +287,6 @@ def _init(
         serve=lambda fd: _hand_over(channel, fd, _now(plan)),
         tell_bound=lambda: channel.send(RootBound(_now(plan))),
         find_account=lambda root_fd: find_account(plan, root_fd),
-        hidden=plan.hidden,
         label=label,
     )
     prepare_mounts(workspace, plan.operations)

@@ -86,10 +86,11 @@ class Supervisor:
         say_denied: Callable[[str], None] | None = None,
         measure: bool = False,
         timeline: Timeline | None = None,
+        secret: bytes | None = None,
     ) -> None:
         """Prepare to run *plan*; the server, started or not, belongs to the supervisor from now on.
 
-        *say_denied* is told which system calls the filter denies, if that is wanted. With *measure* there is a
+        *secret* authenticates compiled filters that are kept; without it none is. *say_denied* is told which system calls the filter denies, if that is wanted. With *measure* there is a
         :attr:`report` once the program has ended.
         """
         self._plan = plan
@@ -124,6 +125,7 @@ class Supervisor:
         self._overstayed = False  # did not end within process.stop_timeout
         self._filter: bytes | None = None
         self._serving_filter: bytes | None = None
+        self._secret = secret
         self._say_denied = say_denied
         self._denials: Denials | None = None
         self._abort_at: float | None = None
@@ -180,11 +182,13 @@ class Supervisor:
         if plan is not None:
             library, machine = self._facts.libseccomp or "", self._facts.machine
             self._filter = filters.program_for(
-                plan, state_fd=self._state.fd, library=library, machine=machine
+                plan, state_fd=self._state.fd, secret=self._secret, library=library, machine=machine
             )
         bound = self._plan.bound
         if bound is None or bound.otherwise != "refuse":  # there may be a server
-            self._serving_filter = filters.serving_program(self._facts, state_fd=self._state.fd)
+            self._serving_filter = filters.serving_program(
+                self._facts, state_fd=self._state.fd, secret=self._secret
+            )
 
     # -- the processes -----------------------------------------------------------------------------
 

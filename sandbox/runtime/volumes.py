@@ -19,6 +19,7 @@ from sandbox.ops import (
     CheckVolumes,
     FileVolume,
     GiveVolumes,
+    HideDirectory,
     TmpfsVolume,
     VolumeOperation,
 )
@@ -58,7 +59,7 @@ def native(operation: BindNative, workspace: Workspace) -> None:
     workspace.sealed.append(tree)
     place = _open_plain(operation.target, workspace)
     try:
-        if held := mounts.hold_way(workspace.root_fd, place):
+        if held := mounts.hold_way(workspace.root_fd, place, own=workspace.own_mounts()):
             os.close(place)
             place = -1
             workspace.held.update(held)
@@ -106,6 +107,41 @@ def file(operation: FileVolume, workspace: Workspace) -> None:
         finally:
             os.close(place)
     workspace.mounted[operation.target] = tree
+
+
+def hide(operation: HideDirectory, workspace: Workspace) -> None:
+    """Cover a private directory in the volume that holds it; the directories above it become mounts, which cannot be moved."""
+    top = workspace.mounted[operation.volume]
+    try:
+        place = _open_private(operation, top)
+    except FileNotFoundError:
+        if operation.identity is None:
+            return
+        raise
+    except PermissionError:
+        if operation.closed:
+            return  # on the way is a directory that is closed to us, and the program cannot enter this one either
+        raise
+    try:
+        if held := mounts.hold_way(workspace.root_fd, place, own=workspace.own_mounts()):
+            workspace.held.update(held)
+            os.close(place)
+            place = -1
+            place = _open_private(operation, top)
+        flags = mounts.MountFlags(read_only=True, nosuid=True, nodev=True, noexec=True)
+        mounts.mount_tmpfs(place, size=4096, inodes=2, mode=0o555, flags=flags)
+    finally:
+        if place >= 0:
+            os.close(place)
+
+
+def _open_private(operation: HideDirectory, top: int) -> int:
+    place = mounts.open_in_root(top, operation.path, directory=True, links=False)
+    info = os.fstat(place)
+    if operation.identity in (None, (info.st_dev, info.st_ino)):
+        return place
+    os.close(place)
+    raise OSError(errno.ESTALE, f"is not the {operation.name} {operation.source}", operation.path)
 
 
 def device(operation: BindDevice, workspace: Workspace) -> None:
@@ -194,7 +230,11 @@ class _Target:
         sealed = map(mounts.mount_id, workspace.sealed)
         try:
             # Nothing is renamed in what is or will be read-only, and a mount of a part would not become so with it.
-            held = () if mounts.mount_id(self._fd) in sealed else mounts.hold_way(workspace.root_fd, self._fd)
+            held = (
+                ()
+                if mounts.mount_id(self._fd) in sealed
+                else mounts.hold_way(workspace.root_fd, self._fd, own=workspace.own_mounts())
+            )
         except BaseException:
             os.close(self._fd)
             raise
@@ -209,8 +249,7 @@ class _Target:
         if operation.within is None:
             path = operation.target
             fd = mounts.open_in_root(workspace.root_fd, path, directory=self._is_directory)
-            places = (workspace.root_fd, *workspace.mounted.values())
-            if mounts.mount_id(fd) not in {*workspace.held, *map(mounts.mount_id, places)}:
+            if mounts.mount_id(fd) not in {*workspace.held, *workspace.own_mounts()}:
                 os.close(fd)
                 raise OSError(errno.EXDEV, "leads into /proc, /sys or /dev", path)
             return fd

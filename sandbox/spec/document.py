@@ -7,16 +7,16 @@ scanner of `locate` knows where it began.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.locate import MAX_DEPTH, Entry, Located, Span, Statement, locate
+from sandbox.spec.locate import MAX_DEPTH, Located, Span, Statement, locate
 from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem, Source
 from sandbox.spec.patterns import pattern
 from sandbox.spec.units import INT64_MAX
-from sandbox.typed import Any, Protocol
+from sandbox.typed import Any
 
 _BYTE_ORDER_MARK = "\ufeff"
 _PLACED = pattern(
@@ -68,29 +68,13 @@ _BARE_WORD = pattern(r"[^\s,\]}#=]+")
 _NOT_CLOSED = "the string is not closed"
 
 
-class Memory(Protocol):
-    """Has documents that were parsed before, which are the same whenever their bytes are."""
-
-    def recall(self, data: bytes) -> bytes | None:
-        """Return what was packed for *data*, None where nothing was."""
-
-    def remember(self, data: bytes, packed: bytes) -> None:
-        """Take what *data* was parsed to."""
-
-
-def parse_document(
-    data: bytes, *, file: str, directory: str, memory: Memory | None = None
-) -> tuple[dict[str, Any], Origins]:
+def parse_document(data: bytes, *, file: str, directory: str) -> tuple[dict[str, Any], Origins]:
     """Return the TOML tree that *data* holds, and where each of its values stands.
 
     *file* is its name for messages, *directory* what relative paths in it are relative to. Raises SpecError when it is
-    not UTF-8, not TOML, nested too deeply, or holds an integer that TOML does not have. What *memory* has is not parsed again;
-    it is given what is right.
+    not UTF-8, not TOML, nested too deeply, or holds an integer that TOML does not have.
     """
     source = Source(file=file, directory=directory, text=_decode(data, file, directory))
-    if memory is not None and (packed := memory.recall(data)) is not None:
-        tree, entries = unpack(packed, source.text)
-        return tree, Origins.of(source, entries)
     if source.text.startswith(_BYTE_ORDER_MARK):
         hint = "save the file as UTF-8 without byte order mark"
         raise SpecError([source.diagnostic(Span(0, 1), "the file starts with a byte order mark", hint)])
@@ -107,70 +91,7 @@ def parse_document(
     ]
     if too_large:
         raise SpecError(origins.diagnose_all(too_large))
-    if memory is not None and (packed := pack(tree, located.entries, source.text)) is not None:
-        memory.remember(data, packed)
     return tree, origins
-
-
-def pack(tree: dict[str, Any], entries: Mapping[KeyPath, Entry], text: str) -> bytes | None:
-    """Return what *text* was parsed to as bytes that have its keys, numbers and places, but no string: one may be a secret.
-
-    None if it has a string that cannot be had from its place alone, or dates, which JSON has not and no setting takes.
-    """
-    import json
-
-    places = [
-        (path, entry.key.start, entry.key.end, entry.value.start, entry.value.end, entry.literal)
-        for path, entry in entries.items()
-    ]
-    try:
-        packed = json.dumps([_without_strings(tree), places]).encode()
-        return packed if unpack(packed, text)[0] == tree else None
-    except (LookupError, TypeError, ValueError):
-        return None
-
-
-def unpack(packed: bytes, text: str) -> tuple[dict[str, Any], dict[KeyPath, Entry]]:
-    """Return what :func:`pack` was given, with the same *text*."""
-    import json
-
-    tree, places = json.loads(packed)
-    entries = {
-        tuple(path): Entry(Span(*numbers[:2]), Span(*numbers[2:]), literal)
-        for path, *numbers, literal in places
-    }
-    _fill(tree, (), entries, text)
-    return tree, entries
-
-
-def _without_strings(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_strings(item) for key, item in node.items()}
-    if isinstance(node, list):
-        return [_without_strings(item) for item in node]
-    return "" if isinstance(node, str) else node
-
-
-def _fill(node: Any, path: KeyPath, entries: Mapping[KeyPath, Entry], text: str) -> None:
-    """Put in place of each string of *node* the one that stands at its place."""
-    for key, item in node.items() if isinstance(node, dict) else enumerate(node):
-        below = (*path, key)
-        if isinstance(item, str):
-            span = entries[below].value
-            node[key] = _string(text[span.start : span.end])
-        elif isinstance(item, dict | list):
-            _fill(item, below, entries, text)
-
-
-def _string(written: str) -> str:
-    """Return the string that is *written* so. Who packs asks whether that is right: where escapes are, it may not be."""
-    if written.startswith(('"""', "'''")):
-        return written[3:-3].removeprefix("\n")
-    if written[0] == "'" or "\\" not in written:
-        return written[1:-1]
-    import json
-
-    return str(json.loads(written, strict=False))  # which has all escapes of TOML but \\U
 
 
 def _decode(data: bytes, file: str, directory: str) -> str:

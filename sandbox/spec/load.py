@@ -12,7 +12,7 @@ from sandbox.errors import SpecError
 from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.document import Memory, parse_document
+from sandbox.spec.document import parse_document
 from sandbox.spec.expand import expand_tree, variables
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import format_key_path
@@ -37,13 +37,12 @@ def load(
     profiles: Sequence[str] = (),
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
-    memory: Memory | None = None,
 ) -> Spec:
     """Return the specification in the file *path*, or on standard input if that is "-".
 
     *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. *profiles* are applied in
     their order, then *assignments* ("KEY=VALUE"). What this version does not enforce is a mistake, unless *unenforced* is
-    "keep": then `Spec.unenforced` has it. *memory* has documents that were parsed before. Raises SpecError with all mistakes, in the order of the file; a file that
+    "keep": then `Spec.unenforced` has it. Raises SpecError with all mistakes, in the order of the file; a file that
     cannot be read is one, too.
     """
     return parse(
@@ -53,7 +52,6 @@ def load(
         profiles=profiles,
         assignments=assignments,
         unenforced=unenforced,
-        memory=memory,
     )
 
 
@@ -66,7 +64,6 @@ def parse(
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
     every_mistake: bool = False,
-    memory: Memory | None = None,
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
@@ -79,11 +76,11 @@ def parse(
     def read_base(name: str) -> Document:
         identity = os.path.realpath(name)
         if identity not in documents:
-            documents[identity] = _document(read(name, regular=True), name, memory)
+            documents[identity] = _document(read(name, regular=True), name)
         return documents[identity]
 
     composition = compose(
-        _document(data, path, memory),
+        _document(data, path),
         read=read_base,
         environ=environ,
         profiles=profiles,
@@ -129,10 +126,10 @@ def _is_optional(spec: Spec, problem: Problem) -> bool:
     return bool(inside) and inside[0] in optional
 
 
-def _document(data: bytes, path: str, memory: Memory | None) -> Document:
+def _document(data: bytes, path: str) -> Document:
     file = os.path.abspath(path)
     tree, origins = parse_document(
-        data, file=_STDIN_FILE if path == STDIN else path, directory=os.path.dirname(file), memory=memory
+        data, file=_STDIN_FILE if path == STDIN else path, directory=os.path.dirname(file)
     )
     return Document(tree, origins, os.path.realpath(file))
 

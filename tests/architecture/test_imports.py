@@ -33,10 +33,11 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
     "host": frozenset({"errors", "kernel"}),
     "sources": frozenset({"kernel"}),  # facts about host paths, as host has facts about the machine
+    "private": frozenset({"kernel"}),  # facts about the directories of ours that are hidden
     "ops": frozenset(),  # what a plan consists of
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
     "plan": frozenset(
-        {"errors", "spec", "host", "sources", "ops", "kernel", "seccomp"}
+        {"errors", "spec", "host", "sources", "private", "ops", "kernel", "seccomp"}
     ),  # of the kernel, the values below
     "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel", "seccomp"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
@@ -44,11 +45,9 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "kept": frozenset(
         {"errors", "spec", "plan", "kernel"}
     ),  # facts about what the state directory keeps, read only
+    "run_directory": frozenset({"keeping"}),  # the place of what no program may reach, and a secret in it
     "state": frozenset({"errors", "kernel", "plan", "userns", "keeping", "kept"}),
     "adoption": frozenset({"errors", "kept", "plan", "state", "userns"}),
-    "documents": frozenset(
-        {"spec", "errors", "keeping"}
-    ),  # what spec, which reads files and nothing else, is given
     "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
     "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kept", "kernel"}),
     "runtime": frozenset(
@@ -73,7 +72,19 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
     "manual": frozenset({"reference"}),  # is given the parser, too
     "doctor": frozenset(
-        {"errors", "spec", "host", "sources", "plan", "kernel", "keeping", "joining", "kept"}
+        {
+            "errors",
+            "spec",
+            "host",
+            "sources",
+            "private",
+            "plan",
+            "kernel",
+            "keeping",
+            "kept",
+            "run_directory",
+            "joining",
+        }
     ),
     "cli": frozenset(
         {
@@ -91,7 +102,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "keeping",
             "kept",
             "adoption",
-            "documents",
+            "run_directory",
+            "private",
             "state",
             "joining",
             "runtime",
@@ -113,6 +125,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.cgroups": frozenset({"CONTROLLER_OF", "CgroupLimits", "IoRates"}),
     "sandbox.kernel.idmaps": frozenset({"IdMap", "is_single", "lookup", "through"}),
     "sandbox.kernel.landlock": frozenset({"LINUX", "NEEDED", "SCOPED", "Rules", "lacking"}),
+    "sandbox.kernel.mountinfo": frozenset({"Location", "is_inside", "location", "paths_to"}),
     "sandbox.kernel.mounts": frozenset({"MASKED_PATHS", "READONLY_PATHS"}),
     "sandbox.kernel.namespaces": frozenset({"Identity", "NamespaceFact", "UserNamespaceFact"}),
     "sandbox.kernel.rlimits": frozenset({"RESOURCES", "check"}),

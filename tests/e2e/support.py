@@ -73,7 +73,12 @@ class Launcher:
         """Keep environment files and state below *directory*."""
         self.directory = directory
         self.state = directory / "state"
-        self.environ: dict[str, str] = {**os.environ, "SANDBOX_STATE_DIR": str(self.state)}
+        self.run = directory / "run-directory"
+        self.environ: dict[str, str] = {
+            **os.environ,
+            "SANDBOX_STATE_DIR": str(self.state),
+            "SANDBOX_RUN_DIR": str(self.run),
+        }
 
     def write(self, text: str, name: str = "test.toml") -> str:
         """Write an environment file and return its path."""

@@ -109,30 +109,6 @@ def test_program_with_a_terminal_of_its_own_types_into_that_only(launcher: Launc
         assert fcntl.ioctl(person.inner, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
 
 
-def test_state_of_a_running_sandbox_is_out_of_reach_of_its_program(launcher: Launcher) -> None:
-    script = (
-        f"ls -A {launcher.state}; cat {launcher.state}/run/*/state.json; echo x > {launcher.state}/lock;"
-        f" find {launcher.directory} -name state.json 2>/dev/null"
-    )
-    outcome = launcher.shell(script)
-    assert outcome.out == ""
-    assert launcher.runs() == []
-
-
-def test_state_directory_is_hidden_in_a_volume_that_holds_it(launcher: Launcher) -> None:
-    let_in(launcher.directory)
-    spec = HOST_ROOT + f'[[volumes]]\ntype = "bind"\nsource = "{launcher.state.parent}"\ntarget = "/v"\n'
-    spec += '[security]\nreadonly_paths = ["/v/test.toml"]\n'
-    place = f"/v/{launcher.state.name}"
-    script = (
-        f"ls -A {place}; find /v -name state.json; touch {place}/x 2>&1 | grep -o Read-only;"
-        f" umount {place} 2>/dev/null; mv {place} {place}.moved 2>/dev/null; rmdir {place} 2>/dev/null; ls -A {place}"
-    )
-    outcome = launcher.shell(script, spec)
-    assert (outcome.out, outcome.err) == ("Read-only\n", "")
-    assert launcher.runs() == []
-
-
 @pytest.mark.parametrize(
     "setting",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 import tomllib
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.spec.document import pack, unpack
 from sandbox.spec.locate import Entry, locate
 from sandbox.spec.notation import KeyPath
 from tests.support.documents import documents
@@ -64,25 +62,6 @@ def test_every_path_of_a_document_has_a_span_that_parses_to_the_same_value(text:
     assert set(located.entries) == set(tree)
     for path, found in tree.items():
         check_entry(text, path, found, located.entries[path])
-
-
-@settings(max_examples=250, deadline=None)
-@given(documents())
-def test_a_packed_document_comes_back_as_it_was(text: str) -> None:
-    tree, entries = tomllib.loads(text), locate(text).entries
-    packed = pack(tree, entries, text)
-    if packed is None:
-        # Dates, what is equal to nothing, and escapes that JSON has not or of strings of several lines.
-        assert "\\" in text or any(
-            isinstance(found, dt.date | dt.time) or (isinstance(found, float) and math.isnan(found))
-            for _, found in walk(tree)
-        )
-        return
-    found, places = unpack(packed, text)
-    assert same(found, tree)
-    assert [path for path, _ in walk(found)] == [path for path, _ in walk(tree)]  # and in its order
-    assert places == entries
-    assert list(places) == list(entries)
 
 
 @settings(max_examples=400, deadline=None)

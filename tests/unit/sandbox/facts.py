@@ -11,9 +11,16 @@ from sandbox.kernel.idmaps import IdMap, SubidRange
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
 from sandbox.plan import Plan, host_details, host_paths, make_plan
+from sandbox.private import PrivateDirectory, PrivateFacts
 from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 
+PRIVATE = PrivateFacts(
+    directories=(
+        PrivateDirectory(name="state directory", path="/state", variable="SANDBOX_STATE_DIR", readable=True),
+        PrivateDirectory(name="run directory", path="/run/sandbox", variable="SANDBOX_RUN_DIR"),
+    )
+)
 EVERY_ID = (IdMap(inside=0, outside=0, count=2**32 - 1),)
 
 
@@ -60,6 +67,7 @@ def plan(
     environ: Mapping[str, str] | None = None,
     command: tuple[str, ...] | None = None,
     joined: Mapping[str, NamespaceFact] | None = None,
+    private: PrivateFacts = PRIVATE,
 ) -> Plan:
     """Plan the environment file *text*; host paths without a fact are directories that are there."""
     spec = parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/user", **(environ or {})})
@@ -70,6 +78,7 @@ def plan(
         {**known, **(paths or {})},
         environ=environ or {},
         state_directory="/state",
+        private=private,
         joined=joined,
         command=command,
     )

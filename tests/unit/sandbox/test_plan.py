@@ -30,7 +30,7 @@ from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 from sandbox.spec.lookup import codec_at, is_enforced, keys
 from sandbox.spec.notation import parse_key_path
-from tests.unit.sandbox.facts import device, directory, host, plan
+from tests.unit.sandbox.facts import PRIVATE, device, directory, host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
 
@@ -204,21 +204,6 @@ def test_targets_are_made_in_volumes_of_our_own_and_not_in_the_hosts_directories
             if isinstance(step, ops.TmpfsVolume) and step.target == "/v/in"
         )
     assert made == {"bind": False, "named": True, "tmpfs": True}
-
-
-@pytest.mark.parametrize(
-    ("volume", "hidden"),
-    [
-        ('type = "bind"\nsource = "/"', "/state"),
-        ('type = "bind"\nsource = "/stat"', None),
-        ('type = "named"\nsource = "x"', None),
-        ('type = "tmpfs"', None),
-    ],
-)
-def test_the_state_directory_is_hidden_where_a_volume_holds_it(volume: str, hidden: str | None) -> None:
-    made = plan(ROOT + f'[[volumes]]\n{volume}\ntarget = "/v"\n')
-    assert made.hidden == hidden
-    assert ("hide /state, the state directory, in volumes" in describe(made)) == bool(hidden)
 
 
 @pytest.mark.parametrize("source", ["/state", "/state/volumes/x/data"])
@@ -501,7 +486,7 @@ def drafted(text: str, **paths: PathFact) -> Draft:
     spec = parse(text.encode(), path="/specs/test.toml", environ={}, unenforced="keep")
     known = {path: directory(path) for path in host_paths(spec)}
     known |= {f"/specs/{name}": fact for name, fact in paths.items()}
-    return draft(spec, host(), known, environ={}, state_directory="/state")
+    return draft(spec, host(), known, environ={}, state_directory="/state", private=PRIVATE)
 
 
 def test_draft_goes_on_without_what_is_refused() -> None:

@@ -11,7 +11,7 @@ from sandbox.plan import describe, fuse_problem, make_plan, may_need_no_server
 from sandbox.sources import PathFact
 from sandbox.spec.load import parse
 from tests.unit.sandbox.explain.machines import USER_NAMESPACE
-from tests.unit.sandbox.facts import host, plan
+from tests.unit.sandbox.facts import PRIVATE, host, plan
 
 TAR = {"/specs/a.tar": PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))}
 ROOT = '[root]\nlayers = ["tar:a.tar"]\nwritable = "none"\n'
@@ -109,5 +109,5 @@ def test_a_server_is_started_at_once_where_one_is_needed_for_sure(text: str, *, 
     assert may_need_no_server(spec) == may
     if not may:
         facts = {**TAR, "/": PathFact(path="/", real="/", kind="directory", identity=(1, 2))}
-        made = make_plan(spec, host(), facts, environ={}, state_directory="/state")
+        made = make_plan(spec, host(), facts, environ={}, state_directory="/state", private=PRIVATE)
         assert isinstance(made.operations[0], MountRoot)

@@ -16,7 +16,7 @@ from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan import draft, host_details, host_paths
 from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
-from tests.unit.sandbox.facts import device, directory, host
+from tests.unit.sandbox.facts import PRIVATE, device, directory, host
 
 CASES = Path(__file__).parent / "cases"
 NAMES = sorted(path.stem for path in CASES.glob("*.toml"))
@@ -195,7 +195,13 @@ def case(text: str, machine: Machine, name: str = "test") -> Case:
         fact.path: fact for fact in machine.paths
     }
     made = draft(
-        spec, machine.facts, paths, environ=machine.environ, state_directory="/state", joined=machine.joined
+        spec,
+        machine.facts,
+        paths,
+        environ=machine.environ,
+        state_directory="/state",
+        private=PRIVATE,
+        joined=machine.joined,
     )
     return Case(
         spec=spec,

@@ -54,8 +54,18 @@ def state(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def program(state: int, plan: SeccompPlan = PLAN, *, library: str = "2.6.0", machine: str = MACHINE) -> bytes:
-    return filters.program_for(plan, state_fd=state, library=library, machine=machine)
+SECRET = bytes(range(32))
+
+
+def program(
+    state: int,
+    plan: SeccompPlan = PLAN,
+    *,
+    library: str = "2.6.0",
+    machine: str = MACHINE,
+    secret: bytes | None = SECRET,
+) -> bytes:
+    return filters.program_for(plan, state_fd=state, secret=secret, library=library, machine=machine)
 
 
 def entry(tmp_path: Path) -> Path:
@@ -92,19 +102,29 @@ def test_an_entry_of_a_profile_says_nothing_of_how_it_is_called(state: int, comp
     assert compiled.count == 1
 
 
+def head(path: Path, content: bytes, key: bytes = SECRET, name: str | None = None) -> bytes:
+    text = (name or path.name).encode() + b"\0" + content
+    return hashlib.blake2b(text, digest_size=32, key=key).hexdigest().encode() + b"\n"
+
+
 def spoil(path: Path, how: str) -> None:
     content = path.read_bytes()
     everything = bpf.assemble([(0x06, 0, 0, bpf.ALLOW)])
+    assert content == head(path, content[65:]) + content[65:]
     if how == "another program":
         path.write_bytes(content[:65] + everything)
-    elif how == "with a digest of its own":
-        path.write_bytes(hashlib.sha256(everything).hexdigest().encode() + b"\n" + everything)
+    elif how == "with the digest of an earlier version":
+        path.write_bytes(
+            hashlib.sha256(path.name.encode() + everything).hexdigest().encode() + b"\n" + everything
+        )
+    elif how == "with a digest without a secret":
+        path.write_bytes(head(path, everything, key=b"") + everything)
+    elif how == "with a digest of another secret":
+        path.write_bytes(head(path, everything, key=bytes(32)) + everything)
     elif how == "that of another key":
-        head = hashlib.sha256(b"0" * 64 + everything).hexdigest().encode()
-        path.write_bytes(head + b"\n" + everything)
+        path.write_bytes(head(path, everything, name="0" * 64) + everything)
     elif how == "no program":
-        head = hashlib.sha256(path.name.encode() + b"1234").hexdigest().encode()
-        path.write_bytes(head + b"\n1234")
+        path.write_bytes(head(path, b"1234") + b"1234")
     elif how == "cut short":
         path.write_bytes(content[:-8])
     elif how == "empty":
@@ -128,7 +148,9 @@ def spoil(path: Path, how: str) -> None:
     "how",
     [
         "another program",
-        "with a digest of its own",
+        "with the digest of an earlier version",
+        "with a digest without a secret",
+        "with a digest of another secret",
         "that of another key",
         "no program",
         "cut short",
@@ -176,6 +198,21 @@ def test_a_directory_that_is_not_ours_is_not_used(
         path.chmod(0o777)
     assert program(state) == program(state)
     assert compiled.count == 2
+
+
+def test_what_was_kept_with_another_secret_is_made_anew(state: int, compiled: Compiler) -> None:
+    for _ in range(2):
+        for secret in (SECRET, bytes(32)):
+            assert program(state, secret=secret) == program(state, secret=secret)
+    assert compiled.count == 4
+
+
+def test_without_a_secret_nothing_is_read_or_kept(state: int, compiled: Compiler, tmp_path: Path) -> None:
+    assert program(state, secret=None) == program(state, secret=None)
+    assert list(tmp_path.iterdir()) == []
+    program(state)
+    program(state, secret=None)
+    assert compiled.count == 4
 
 
 def test_what_cannot_be_kept_is_no_failure(

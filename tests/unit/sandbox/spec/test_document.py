@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.errors import SpecError
-from sandbox.spec.document import pack, parse_document
+from sandbox.spec.document import parse_document
 
 
 def test_values_and_places_come_together() -> None:
@@ -21,11 +21,6 @@ def test_a_carriage_return_before_a_line_end_is_none_of_it(data: bytes) -> None:
     with pytest.raises(SpecError) as caught:
         parse_document(data, file="f", directory="/")
     assert caught.value.diagnostics[0].as_dict()["line"] == 1
-
-
-def test_a_document_whose_places_are_not_all_known_is_not_packed() -> None:
-    text = "a = 'x'\n"
-    assert pack({"a": "x"}, {}, text) is None
 
 
 def test_the_largest_and_smallest_integers_are_accepted() -> None:

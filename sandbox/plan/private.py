@@ -1,0 +1,106 @@
+"""The launcher's private directories: what a file may not name, and where a volume has to have them covered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel.mountinfo import Location, is_inside, location, paths_to
+from sandbox.ops import BindVolume, HideDirectory
+from sandbox.private import PrivateDirectory, PrivateFacts
+
+
+def private_part(path: str, private: PrivateFacts) -> PrivateDirectory | None:
+    """Return the private directory that *path*, without symbolic links, is or lies in, by whichever mount; None for none."""
+    at = location(private.mounts, path)
+    for directory in private.directories:
+        if is_inside(path, directory.path):
+            return directory
+        if at is not None and any(
+            at.device == area.device and is_inside(at.path, area.path) for area in _areas(directory, private)
+        ):
+            return directory
+    return None
+
+
+def source_refusal(source: str, *, writable: bool, private: PrivateFacts) -> tuple[str, str] | None:
+    """Return message and hint of why a volume may not show *source*, a path of the host without symbolic links; None if it may."""
+    part = private_part(source, private)
+    if part is not None and (writable or not part.readable):
+        hint = 'for files that sandboxes share, use type = "named"'
+        if part.readable:
+            hint += "; to look at it, read_only = true"
+        return f"{source} is in the sandboxes' own {part.name}", hint
+    for directory in private.directories:
+        if directory is part:
+            continue
+        elsewhere = f"set {directory.variable} to a directory outside of {source}"
+        for path in _shown(source, directory, private):
+            if not is_inside(path, directory.path):
+                message = (
+                    f"the {directory.name} {directory.path} cannot be hidden in {source}: a mount of this machine shows it, "
+                    f"or a part of it, at {path}, too"
+                )
+                return message, f"name a directory without {path}, or unmount that, or {elsewhere}"
+        for link in directory.links if writable else ():
+            if _is_shown(link, source, private):
+                return (
+                    f"the {directory.name} is found through the symbolic link {link}, which the program could replace",
+                    f"set {directory.variable} to {directory.path}, make the volume read-only, or name a directory without the link",
+                )
+    return None
+
+
+def hidden_in(
+    volume: BindVolume, private: PrivateFacts, uid_map: tuple[IdMap, ...] | None
+) -> tuple[HideDirectory, ...]:
+    """Return what covers the private directories in *volume*, for a sandbox with *uid_map*, None for one with ids of another."""
+    held = [
+        directory
+        for directory in private.directories
+        if directory.path != volume.source and is_inside(directory.path, volume.source)
+    ]
+    # What lies in one of the others is covered with it.
+    outer = [
+        directory
+        for directory in held
+        if not any(other is not directory and is_inside(directory.path, other.path) for other in held)
+    ]
+    return tuple(
+        HideDirectory(
+            name=directory.name,
+            source=directory.path,
+            variable=directory.variable,
+            volume=volume.target,
+            path=directory.path[len(volume.source.rstrip("/")) + 1 :],
+            identity=directory.identity,
+            closed=uid_map is not None
+            and directory.only_for is not None
+            and not any(directory.only_for in range(e.outside, e.outside + e.count) for e in uid_map),
+        )
+        for directory in outer
+    )
+
+
+def _areas(directory: PrivateDirectory, private: PrivateFacts) -> Iterator[Location]:
+    """Yield what *directory* consists of: a directory of its file system, and those that are mounted below it."""
+    at = location(private.mounts, directory.path)
+    if at is not None:
+        yield at
+    for entry in private.mounts:
+        if entry.mount_point != directory.path and is_inside(entry.mount_point, directory.path):
+            yield Location(entry.device, entry.root)
+
+
+def _shown(source: str, directory: PrivateDirectory, private: PrivateFacts) -> Iterator[str]:
+    """Yield each path at which a volume of *source* would show *directory* or a part of it."""
+    for area in _areas(directory, private):
+        yield from paths_to(private.mounts, source, area)
+
+
+def _is_shown(path: str, source: str, private: PrivateFacts) -> bool:
+    """Tell whether *path* of the host can be reached in a volume of *source*."""
+    at = location(private.mounts, path)
+    return is_inside(path, source) or (
+        at is not None and next(paths_to(private.mounts, source, at), None) is not None
+    )

@@ -1,0 +1,88 @@
+"""The run directory of one user: what only this machine needs, and no program may ever reach.
+
+    RUN/key     32 random bytes, with which the digests of kept files are made
+
+It is `SANDBOX_RUN_DIR`, else /var/tmp/sandbox-UID: on a local file system, where it outlives a logout. It is used only if it is a
+directory of this user that is closed to all others (mode 0700). It must not be a symbolic link, as everybody may make one in /var/tmp.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from sandbox.keeping import open_trusted
+
+_KEY = "key"
+_KEY_BYTES = 32
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def default_path(environ: Mapping[str, str], uid: int) -> str:
+    """Return where the run directory of the user *uid* is; whether it exists or can be used is not known."""
+    chosen = environ.get("SANDBOX_RUN_DIR")
+    return os.path.abspath(chosen) if chosen else f"/var/tmp/sandbox-{uid}"
+
+
+def secret_of(path: str) -> bytes | None:
+    """Return the key in the run directory *path*, both made where they are missing; None where there can be none."""
+    directory = open_run_directory(path)
+    if directory is None:
+        return None
+    try:
+        return read_key(directory)
+    finally:
+        os.close(directory)
+
+
+def open_run_directory(path: str) -> int | None:
+    """Open the run directory *path*, making it (mode 0700) where it is missing; None where it cannot be used."""
+    with suppress(OSError):  # opening it tells
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    try:
+        fd = os.open(path, _OPEN_DIR)
+    except OSError:
+        return None
+    info = os.fstat(fd)
+    if info.st_uid == os.geteuid() and not info.st_mode & 0o077:
+        return fd
+    os.close(fd)
+    return None
+
+
+def read_key(directory: int) -> bytes | None:
+    """Return the key in the run directory that is open as *directory*, made where it is missing; None where there can be none."""
+    try:
+        return _read(directory) or _make(directory)
+    except OSError:
+        return None
+
+
+def _read(directory: int) -> bytes | None:
+    opened = open_trusted(_KEY, dir_fd=directory)
+    if opened is None:
+        return None
+    fd, info = opened
+    with open(fd, "rb") as file:
+        key = file.read(_KEY_BYTES + 1)
+    return key if len(key) == _KEY_BYTES and info.st_nlink == 1 and not info.st_mode & 0o077 else None
+
+
+def _make(directory: int) -> bytes:
+    """Put a new key in place of what is there; of two starts that do so at once the one that comes later has the other's key."""
+    new = f"{_KEY}.{os.getpid()}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=directory)  # of a process that had this pid and was killed
+    key = os.urandom(_KEY_BYTES)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(new, flags, 0o600, dir_fd=directory), "wb") as file:
+            file.write(key)
+        os.rename(new, _KEY, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(new, dir_fd=directory)
+        raise
+    return key
