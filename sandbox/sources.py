@@ -61,8 +61,8 @@ class PathFact:
     real: str
     kind: Kind
     identity: tuple[int, int] | None = None
-    #: What a "file" is that is no regular file: "a FIFO", "a socket" or "a device".
-    special: str = ""
+    #: S_IFMT of its st_mode: a "file" may be a FIFO, a socket or a device.
+    type: int = 0
     #: Why another user must not have it used here, where that was asked for: their path leads to what they may not read.
     astray: str = ""
     #: Permission bits, for a directory that becomes the root.
@@ -112,7 +112,7 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
             path=path,
             real=real,
             kind="directory" if is_directory else "file",
-            special=special_kind(info.st_mode),
+            type=stat.S_IFMT(info.st_mode),
             identity=(info.st_dev, info.st_ino),
             mode=stat.S_IMODE(info.st_mode),
             owner=info.st_uid,
@@ -125,13 +125,6 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
         return _read(fact, fd) if read else fact
     finally:
         os.close(fd)
-
-
-def special_kind(mode: int) -> str:
-    """Return what a file of *mode* (st_mode) is if it is neither a regular file nor a directory, else ""."""
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return ""
-    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def inspect_all(

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandbox.spec.check import Checked
-    from sandbox.spec.diagnostic import Diagnostic
-    from sandbox.spec.model import Spec
     from sandbox.spec.requests import Request
 
 DESCRIPTION = """\
@@ -59,7 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
             profiles=arguments.profile,
             assignments=arguments.assignments,
             requested=arguments.untrusted,
-            also=_unusable,
         )
         for file in dict.fromkeys(arguments.files)
     }
@@ -94,14 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.flush()  # before the summary, wherever the two go
     print(_summary(len(found), mistakes), file=sys.stderr)
     return 1 if mistakes else 0
-
-
-def _unusable(spec: Spec) -> list[Diagnostic]:
-    """Return what is wrong with the paths of *spec* that exist here. Opens none of them."""
-    from sandbox.plan.unusable import readable_paths, unusable
-    from sandbox.sources import inspect_all
-
-    return unusable(spec, inspect_all(readable_paths(spec)))
 
 
 def _requests_as_dict(checked: Checked, wanted: bool) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Mapping
 
 from sandbox.ops import BindVolume, TmpfsVolume, VolumeOperation
@@ -12,6 +13,7 @@ from sandbox.plan.values import LayerPlan, MountPoint
 from sandbox.private import PrivateFacts
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
+from sandbox.spec.unusable import wrong_layer
 from sandbox.spec.values import Layer
 from sandbox.spec.values.volumes import MANAGED
 
@@ -68,7 +70,8 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
     if fact.kind == "refused":
         hint = "a layer must be readable by the user who starts the sandbox"
         return f"{path}: {fact.reason}", fact.remedy or hint
-    if (wrong := wrong_kind(kind, path, fact)) is not None:
+    known = fact.type or (stat.S_IFDIR if fact.kind == "directory" else stat.S_IFREG)
+    if (wrong := wrong_layer(kind, path, known)) is not None:
         return wrong
     if fact.astray:
         hint = f"copy the archive to a directory of yours, or let everybody read it: chmod o+r {fact.real}"
@@ -77,18 +80,6 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
         if (part := private_part(shown, private)) is not None:
             named = path if shown == fact.real else shown
             return f"{named} is in the sandboxes' own {part.name}", "copy it elsewhere and name the copy"
-    return None
-
-
-def wrong_kind(kind: str, path: str, fact: PathFact) -> tuple[str, str] | None:
-    """Return message and hint of why what *fact* found at *path* can be no layer of this *kind* on any machine; None if it can."""
-    if fact.special:
-        wanted = "directory" if kind == "dir" else "regular file"
-        return f"{path} is {fact.special}, not a {wanted}", _layer_hint(path)
-    if kind == "dir" and fact.kind == "file":
-        return f"{path} is a file, not a directory", f'write "tar:{path}"'
-    if kind == "tar" and fact.kind == "directory":
-        return f"{path} is a directory, not a file", f'write "dir:{path}"'
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sandbox import records
 from sandbox.errors import SpecError
@@ -12,6 +12,7 @@ from sandbox.spec.document import parse_document
 from sandbox.spec.load import Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
+from sandbox.spec.unusable import unusable
 from sandbox.typed import cast
 
 
@@ -48,12 +49,8 @@ def examine(
     profiles: Sequence[str] = (),
     assignments: Sequence[str] = (),
     requested: bool = False,
-    also: Callable[[Spec], Sequence[Diagnostic]] = lambda _spec: (),
 ) -> Checked:
-    """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles.
-
-    *also* returns what else is wrong with a specification that has no mistakes.
-    """
+    """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles."""
     environ = os.environ if environ is None else environ
     try:
         data = read(path)
@@ -71,7 +68,7 @@ def examine(
         except SpecError as error:
             return _of(error)
         known.update(dict.fromkeys(spec.profile))
-        return [*spec.unenforced, *also(spec)]
+        return [*spec.unenforced, *unusable(spec)]
 
     known = _profiles_of(data)
     found = check_with(profiles)

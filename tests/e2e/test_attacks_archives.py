@@ -33,11 +33,12 @@ def layers(path: Path | str) -> str:
 
 
 @pytest.fixture
-def special(tmp_path: Path) -> Path:
+def special(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # the path of a socket has 107 bytes at most
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "directory").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "socket"))
+        listening.bind("socket")
     (tmp_path / "link").symlink_to("fifo")
     return tmp_path
 
@@ -55,10 +56,8 @@ def test_archive_that_is_no_regular_file_is_refused_at_its_place(
     path = launcher.write(f'[root]\nlayers = [\n    "dir:/",\n{listed}]\n')
     done = _sandbox(launcher, *verb.split(), path)
     for number, (name, there) in enumerate(zip(names, paths, strict=True)):
-        assert (
-            f"{path}:{number + 4}:5: root.layers[{number + 1}]: {there} is {KINDS.get(name, 'a device')}, not a "
-            in done
-        )
+        what = KINDS.get(name, "a device")
+        assert _has(done, f"{path}:{number + 4}:5: root.layers[{number + 1}]: {there} is {what}, not a ")
 
 
 @pytest.mark.parametrize("verb", ["check", "explain", "up"])
@@ -72,9 +71,9 @@ def test_file_to_be_read_that_is_no_regular_one_is_refused_at_its_place(
         f'[process]\nenv_file = "{there}"\n[security]\nseccomp = {{ profile = "{there}" }}\n'
     )
     done = _sandbox(launcher, verb, path)
-    assert f"{path}:4:12: process.env_file: {there}" in done
-    assert f"security.seccomp.profile: {there}" in done
-    assert done.count("not a regular file") == 2
+    assert _has(done, f"{path}:4:12: process.env_file: {there}")
+    assert _has(done, f"security.seccomp.profile: {there}")
+    assert "".join(done.split()).count("notaregularfile") == 2
 
 
 @pytest.mark.parametrize("name", ["fifo", "/dev/zero", "socket", "/dev/watchdog"])
@@ -97,7 +96,12 @@ def _sandbox(launcher: Launcher, *arguments: str) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=launcher.environ
     )
-    return " ".join((done.stdout + done.stderr).split())  # `explain` folds lines
+    return done.stdout + done.stderr
+
+
+def _has(output: str, text: str) -> bool:
+    """Tell whether *text* is in *output*, wherever `explain` folds its lines."""
+    return "".join(text.split()) in "".join(output.split())
 
 
 # -- what another user replaces -------------------------------------------------------------------------

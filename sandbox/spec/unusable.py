@@ -1,0 +1,66 @@
+"""What is at the paths of an environment file and could be used there on no machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.model import Spec
+
+_NAMES = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def unusable(spec: Spec) -> list[Diagnostic]:
+    """Return a mistake for each layer, and each file that is read, whose path leads to something of a kind that can be none.
+
+    A path that does not exist here, or cannot be looked at, is no mistake. Nothing is opened.
+    """
+    found = []
+    for number, layer in enumerate(spec.root.layers):
+        if layer.kind in {"dir", "tar"} and (mode := _type(layer.path)) is not None:
+            wrong = wrong_layer(layer.kind, layer.path, mode)
+            if wrong is not None:
+                found.append(spec.diagnose(f"root.layers[{number}]", *wrong))
+    for key, path in _read(spec).items():
+        if path is not None and (mode := _type(path)) not in {None, stat.S_IFREG}:
+            found.append(spec.diagnose(key, f"{path} is {_NAMES.get(mode or 0)}, not a regular file"))
+    return found
+
+
+def wrong_layer(kind: str, path: str, file_type: int) -> tuple[str, str] | None:
+    """Return message and hint of why what is at *path*, of the type *file_type* (S_IFMT), can be no layer of *kind*; else None."""
+    wanted = stat.S_IFDIR if kind == "dir" else stat.S_IFREG
+    if file_type == wanted:
+        return None
+    if kind == "dir" and file_type == stat.S_IFREG:
+        return f"{path} is a file, not a directory", f'write "tar:{path}"'
+    if kind == "tar" and file_type == stat.S_IFDIR:
+        return f"{path} is a directory, not a file", f'write "dir:{path}"'
+    what = "directory" if kind == "dir" else "regular file"
+    return f"{path} is {_NAMES.get(file_type)}, not a {what}", f"name a {what}"
+
+
+def _read(spec: Spec) -> dict[str, str | None]:
+    """Return the files that are read, by their keys."""
+    seccomp = spec.security.seccomp
+    named = (
+        {"security.seccomp": seccomp}
+        if isinstance(seccomp, str)
+        else {"security.seccomp.profile": seccomp.profile}
+    )
+    profiles = {key: path if "/" in path else None for key, path in named.items()}
+    return {"process.env_file": spec.process.env_file, **profiles}
+
+
+def _type(path: str) -> int | None:
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
