@@ -2,7 +2,7 @@
 its own.
 
 ``LayerDir`` is one directory of one layer. It knows its parent and name, keeps a descriptor only as long as
-the shared ``FdCache`` lets it, reads its names once and answers for them from memory. The server is the only
+the shared ``FdCache`` (fd_cache.py) lets it, reads its names once and answers for them from memory. The server is the only
 writer of the upper layer and the lower ones are immutable, so what was read stays true; a lower directory
 that somebody changes all the same yields short reads or ENOENT, no more.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs import _libc
+from unionfs.fd_cache import FdCache
 from unionfs.inodes import Identity
 from unionfs.refs import Named, Pinned, at_path, first_xattr, is_null_device, overridden
 from unionfs.types import Mark
@@ -40,53 +40,6 @@ _LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS
 #: For a last component that may be a symbolic link, which O_PATH | O_NOFOLLOW opens itself.
 _RESOLVE_NO_XDEV_LAST = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS | _libc.RESOLVE_NO_XDEV
-
-
-class FdCache:
-    """The open directory descriptors of all layers, oldest use first. Bounded: a closed one is opened again
-    through its parent.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        """Keep at most *capacity* descriptors (at least 16) between two calls of :meth:`trim`."""
-        self.capacity = max(16, capacity)
-        self._open: OrderedDict[LayerDir, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        """Return the number of descriptors that are open."""
-        return len(self._open)
-
-    def add(self, directory: LayerDir) -> None:
-        """Keep the descriptor that *directory* has just opened."""
-        self._open[directory] = None
-
-    def touch(self, directory: LayerDir) -> None:
-        """Note that *directory*'s descriptor was used just now; those that are not kept here (roots, pinned
-        ones) do not count.
-        """
-        if directory in self._open:
-            self._open.move_to_end(directory)
-
-    def drop(self, directory: LayerDir) -> None:
-        """Close the descriptor of *directory*, if it has one."""
-        if self._open.pop(directory, 0) is None:
-            directory.close()
-
-    def release(self, directory: LayerDir) -> None:
-        """Leave the descriptor of *directory* to its owner, open."""
-        self._open.pop(directory, None)
-
-    def is_full(self) -> bool:
-        """Tell whether a descriptor more would be over the capacity."""
-        return len(self._open) >= self.capacity
-
-    def trim(self) -> None:
-        """Close what is over the capacity. Called between requests only: within one, several descriptors are
-        in use at once.
-        """
-        while len(self._open) > self.capacity:
-            directory, _ = self._open.popitem(last=False)
-            directory.close()
 
 
 class Layer:

@@ -13,9 +13,10 @@ from unionfs import _libc
 from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
+from unionfs.fd_cache import FdCache
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
-from unionfs.layer import FdCache, Layer, LayerDir
+from unionfs.layer import Layer, LayerDir
 from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.namespace import Namespace
 from unionfs.options import Options

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from unionfs.fd_cache import FdCache
 from unionfs.index import ORIGIN_XATTR, LinkIndex
-from unionfs.layer import FdCache, Layer
+from unionfs.layer import Layer
 from unionfs.refs import Named
 from unionfs.types import Ino
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tree import Dir, Fifo, Opaque, Symlink, Tree, Whiteout, make_tree
-from unionfs.layer import FdCache, Layer, LayerDir
+from unionfs.fd_cache import FdCache
+from unionfs.layer import Layer, LayerDir
 from unionfs.refs import Named, Pinned, follows, is_null_device
 from unionfs.types import Mark
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy

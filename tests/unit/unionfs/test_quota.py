@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.tree import File, HardLink
-from unionfs.layer import FdCache, Layer
+from unionfs.fd_cache import FdCache
+from unionfs.layer import Layer
 from unionfs.quota import Quota
 
 if TYPE_CHECKING:
