@@ -14,7 +14,7 @@ from sandbox.seccomp.calls import KNOWN
 from sandbox.seccomp.values import MACHINES, Filter, changed
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
-from sandbox.spec.notation import nearest, quote, shown
+from sandbox.spec.notation import guesses, quote, shown
 from sandbox.spec.tables import Seccomp
 
 _KEY = "security.seccomp"
@@ -109,10 +109,11 @@ def _base(
 
 
 def _refuse_unknown(asked: Seccomp, findings: Findings) -> None:
+    guess = guesses()
     for key in ("allow", "deny"):
         for number, name in enumerate(getattr(asked, key)):
             if name not in KNOWN:
-                meant = nearest(name, KNOWN)
+                meant = guess(name, KNOWN)
                 hint = f"did you mean {quote(meant)}?" if meant else "syscalls(2) lists them"
                 findings.refuse(f"{_KEY}.{key}[{number}]", f"there is no system call {shown(name)}", hint)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sandbox import records
 from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.document import parse_document
-from sandbox.spec.load import Unenforced, parse, read
+from sandbox.spec.load import Documents, Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
 from sandbox.spec.unusable import unusable
 from sandbox.typed import cast
+
+MAX_ENTRIES_CHECKED = 200_000
+"""Keys and values of one file, counted once for each profile that it is checked with: seconds, and far more than files have."""
 
 
 @records.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +56,22 @@ def examine(
     environ = os.environ if environ is None else environ
     try:
         data = read(path)
+        documents = Documents()
+        # Those of the file itself are known although it may have mistakes.
+        main = documents.main(data, path)
+        known = _profiles_of(main.tree)
     except SpecError as error:
         return Checked(diagnostics=_of(error))
 
     def load(names: Sequence[str], unenforced: Unenforced) -> Spec:
         return parse(
-            data, path=path, environ=environ, profiles=names, assignments=assignments, unenforced=unenforced
+            data,
+            path=path,
+            environ=environ,
+            profiles=names,
+            assignments=assignments,
+            unenforced=unenforced,
+            documents=documents,
         )
 
     def check_with(names: Sequence[str]) -> list[Diagnostic]:
@@ -70,14 +82,18 @@ def examine(
         known.update(dict.fromkeys(spec.profile))
         return [*spec.unenforced, *unusable(spec)]
 
-    known = _profiles_of(data)
     found = check_with(profiles)
     seen = {_identity(diagnostic) for diagnostic in found}
     checked: set[str] = set()
-    while not profiles and len(checked) < MAX_PROFILES:
+    while not profiles and len(known) <= MAX_PROFILES:  # more are a mistake, and one is enough
         # One profile may mend what hid those of the files that this one extends.
         profile = next((name for name in known if name not in checked), None)
         if profile is None:
+            break
+        if documents.entries > MAX_ENTRIES_CHECKED:
+            message = f"too large to be checked with each of its {len(known)} profiles"
+            found.append(main.origins.main.diagnostic(None, message, "check it with --profile NAME"))
+            requested = False
             break
         checked.add(profile)
         found += [
@@ -89,30 +105,34 @@ def examine(
     specs: tuple[Spec, ...] = ()
     if requested:
         try:
-            specs = (load(profiles, "keep"),)
-            asked = requests(specs[0])
-            for profile in () if profiles else known:
-                specs = (*specs, load((profile,), "keep"))
-                more = requests(specs[-1])
-                asked += tuple(records.replace(one, profile=profile) for one in more if one not in asked)
+            asked, specs = _all_requests(load, profiles, () if profiles else tuple(known))
         except SpecError:
-            asked = None
+            pass
     return Checked(diagnostics=sorted(found, key=Diagnostic.sort_key), requests=asked, specs=specs)
+
+
+def _all_requests(
+    load: Callable[[Sequence[str], Unenforced], Spec], profiles: Sequence[str], others: Sequence[str]
+) -> tuple[tuple[Request, ...], tuple[Spec, ...]]:
+    """Return what the file asks for with *profiles*, and what it asks for besides with each of *others*; and each specification."""
+    specs = [load(profiles, "keep")]
+    asked = dict.fromkeys(requests(specs[0]))
+    for profile in others:
+        specs.append(load((profile,), "keep"))
+        for one in requests(specs[-1]):
+            if one not in asked:
+                asked[records.replace(one, profile=profile)] = None
+    return tuple(asked), tuple(specs)
+
+
+def _profiles_of(tree: Mapping[str, object]) -> dict[str, None]:
+    profiles = tree.get("profile")
+    return dict.fromkeys(profiles) if isinstance(profiles, dict) else {}
 
 
 def _identity(diagnostic: Diagnostic) -> tuple[object, ...]:
     """Return what a mistake in a profile has in common with what becomes of it where the profile is applied."""
     return (*diagnostic.sort_key(), diagnostic.message)
-
-
-def _profiles_of(data: bytes) -> dict[str, None]:
-    """Return the names of the profiles in *data* itself, which are known although it may have mistakes."""
-    try:
-        tree, _ = parse_document(data, file="", directory="/")
-    except SpecError:
-        return {}
-    profiles = tree.get("profile")
-    return dict.fromkeys(profiles) if isinstance(profiles, dict) else {}
 
 
 def _of(error: SpecError) -> list[Diagnostic]:

@@ -19,7 +19,7 @@ whoever calls gives a function that reads files.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from sandbox.errors import SpecError
 from sandbox.records import dataclass, field
@@ -38,6 +38,14 @@ from sandbox.typed import Any, cast
 
 MAX_FILES = 64
 """How many files one specification may consist of, each counted as often as it is read."""
+
+MAX_ENTRIES = 20_000
+"""How many keys and values one specification may have, those of a file counted as often as it is read: it takes a second to check."""
+
+_TOO_MANY = "put data into a file, and name that as a volume, a layer or an env_file"
+
+_LISTED = 100
+"""Elements of a list that a hint looks at."""
 
 Read = Callable[[str], "Document"]
 """Reads the document in a file; raises SpecError."""
@@ -75,6 +83,7 @@ class _Composer:
     home: str | None
     read: Read
     files: list[str] = field(default_factory=list)
+    entries: int = 0
     found: list[Diagnostic] = field(default_factory=list)
 
     @property
@@ -132,6 +141,10 @@ def compose(
 
 def _extended(document: Document, composer: _Composer, chain: tuple[Document, ...]) -> _Node:
     """Return the tree of *document* over those that it extends. *chain* leads here from the main file."""
+    composer.entries += len(document.origins.by_path)
+    if composer.entries > MAX_ENTRIES:
+        message = f"more than {MAX_ENTRIES} keys and values, with those of the files that it extends"
+        raise SpecError([(*chain, document)[0].origins.main.diagnostic(None, message, _TOO_MANY)])
     node = _annotate(document)
     whole = _Node({}, None)
     if "extends" in node.value:
@@ -279,13 +292,8 @@ def _changed(present: _Node, change: _Node, path: KeyPath, composer: _Composer) 
         wanted = _plain(unwanted)
         found = by_name.pop(_hashable(wanted), [])
         if removed.issuperset(found) and not composer.is_full:
-            left = [item for index, item in enumerate(items) if index not in removed]
-            composer.report(
-                unwanted.origin,
-                where,
-                f"{_literal(wanted)} is not in the list",
-                _available(left, wanted, element),
-            )
+            message = f"{_literal(wanted)} is not in the list"
+            composer.report(unwanted.origin, where, message, _available(items, removed, wanted, element))
         removed.update(found)
     items = [item for index, item in enumerate(items) if index not in removed]
     items += [node for node, _ in _parts(change, APPEND, path, composer)]
@@ -312,7 +320,13 @@ def _hashable(name: object) -> object:
     return tuple(map(_hashable, name)) if isinstance(name, list) else (type(name), name)
 
 
-def _available(items: Sequence[_Node], wanted: object, element: Codec[Any] | None) -> str:
+def _available(
+    items: Sequence[_Node], removed: Collection[int], wanted: object, element: Codec[Any] | None
+) -> str:
+    """Return the hint for *wanted*, which *items* without those at *removed* do not have."""
+    if len(items) - len(removed) > _LISTED:
+        return f"it holds {len(items) - len(removed)} others"
+    items = [item for index, item in enumerate(items) if index not in removed]
     # The last name is what identifies an element, the first all of it.
     names = [(element.names(_plain(item)) if element else (_plain(item),)) for item in items]
     known = [name for one in names for name in one if isinstance(name, str)]

@@ -52,6 +52,7 @@ def load(
         profiles=profiles,
         assignments=assignments,
         unenforced=unenforced,
+        documents=Documents(),
     )
 
 
@@ -64,24 +65,19 @@ def parse(
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
     every_mistake: bool = False,
+    documents: Documents | None = None,
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
     The files that it extends are read. Raises SpecError with all mistakes, in the order of the file: with *every_mistake* also those
-    whose remedy does not help as long as the key is not enforced.
+    whose remedy does not help as long as the key is not enforced. *documents* has those that were parsed for an earlier call with the
+    same *data* and *path*.
     """
     file = os.path.abspath(path)
-    documents: dict[str, Document] = {}
-
-    def read_base(name: str) -> Document:
-        identity = os.path.realpath(name)
-        if identity not in documents:
-            documents[identity] = _document(read(name, regular=True), name)
-        return documents[identity]
-
+    documents = Documents() if documents is None else documents
     composition = compose(
-        _document(data, path),
-        read=read_base,
+        documents.main(data, path),
+        read=documents.base,
         environ=environ,
         profiles=profiles,
         assignments=assignments,
@@ -108,8 +104,10 @@ def parse(
         variables=references,
     )
     check_rules(spec, problems)
-    optional = [problem for problem in problems.found if problem.unenforced and _is_optional(spec, problem)]
-    refused = [problem for problem in problems.found if problem not in optional]
+    optional: list[Problem] = []
+    refused: list[Problem] = []
+    for problem in problems.found:
+        (optional if problem.unenforced and _is_optional(spec, problem) else refused).append(problem)
     if not every_mistake:
         useless = {problem.path for problem in refused if problem.unenforced}
         refused = [problem for problem in refused if not (problem.if_enforced and problem.path in useless)]
@@ -124,6 +122,42 @@ def _is_optional(spec: Spec, problem: Problem) -> bool:
     table, *inside = problem.path
     optional = getattr(getattr(spec, str(table)), "optional", ())
     return bool(inside) and inside[0] in optional
+
+
+class Documents:
+    """The file and those that it extends, each read and parsed once, however often they are put together."""
+
+    def __init__(self) -> None:
+        """Parse nothing yet."""
+        #: Keys and values of all documents that were handed out, each time anew: what putting them together costs.
+        self.entries = 0
+        self._main: Document | None = None
+        self._bases: dict[str, Document] = {}
+
+    def main(self, data: bytes, path: str) -> Document:
+        """Return the document of the file itself, whose content is *data*.
+
+        Raises:
+            SpecError: it is no TOML.
+        """
+        if self._main is None:
+            self._main = _document(data, path)
+        return self._counted(self._main)
+
+    def base(self, name: str) -> Document:
+        """Return the document in the file *name*.
+
+        Raises:
+            SpecError: it cannot be read, or is no TOML.
+        """
+        identity = os.path.realpath(name)
+        if identity not in self._bases:
+            self._bases[identity] = _document(read(name, regular=True), name)
+        return self._counted(self._bases[identity])
+
+    def _counted(self, document: Document) -> Document:
+        self.entries += len(document.origins.by_path)
+        return document
 
 
 def _document(data: bytes, path: str) -> Document:

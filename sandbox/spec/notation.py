@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from sandbox.spec.patterns import pattern
 
@@ -165,10 +166,24 @@ _TYPE_NAMES = {
 }
 
 
+_GUESSES = 20
+"""Wrong names of one list for which the right one is looked for."""
+
+_CANDIDATES = 1000
+"""Names that a wrong one is compared with, which takes some 20 us each."""
+
+
+def guesses() -> Callable[[str, Iterable[str]], str | None]:
+    """Return :func:`nearest` for a list of any length: behind the first twenty wrong names it finds nothing, as it takes long."""
+    left = iter(range(_GUESSES))
+    return lambda name, candidates: None if next(left, None) is None else nearest(name, candidates)
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that *name* was probably meant to be, or None when none is close."""
+    """Return the candidate that *name* was probably meant to be, or None when none is close; of very many, the first are compared."""
     if len(name) > _MESSAGE_LIMIT:
         return None
+    candidates = islice(candidates, _CANDIDATES)
     from difflib import get_close_matches  # slow to import, and only needed when there is a mistake
 
     by_folded = {candidate.replace("-", "_").casefold(): candidate for candidate in candidates}

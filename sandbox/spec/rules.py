@@ -13,8 +13,9 @@ from sandbox import records
 from sandbox.records import dataclass
 from sandbox.spec.codecs import ID_MAX
 from sandbox.spec.model import Spec
-from sandbox.spec.notation import joined, nearest, parse_key_path, quote, shown
+from sandbox.spec.notation import guesses, joined, parse_key_path, quote, shown
 from sandbox.spec.origin import Problem
+from sandbox.spec.relations import below, circles, covered
 from sandbox.spec.settings import Problems, settings_of
 from sandbox.spec.tables import IdRange
 from sandbox.spec.units import format_size
@@ -146,6 +147,7 @@ def _memory_high_is_below_memory(spec: Spec) -> Iterator[Problem]:
 
 
 def _optional_names_settings(spec: Spec) -> Iterator[Problem]:
+    guess = guesses()
     for table in settings_of(Spec):
         value = getattr(spec, table)
         if not isinstance(getattr(value, "optional", None), tuple):
@@ -159,7 +161,7 @@ def _optional_names_settings(spec: Spec) -> Iterator[Problem]:
                     hint="remove it from the list",
                 )
             if name not in known:
-                meant = nearest(name, known)
+                meant = guess(name, known)
                 yield Problem(
                     path=(table, "optional", index),
                     message=f"{shown(name)} is not a key of [{table}]",
@@ -283,22 +285,22 @@ def _volume_targets_differ(spec: Spec) -> Iterator[Problem]:
 
 
 def _native_paths_are_apart(spec: Spec) -> Iterator[Problem]:
-    natives = list(_elements(spec.root.native))
-    for index, path in natives:
-        around = next((other for _, other in natives if path.startswith(other + "/")), None)
-        if around is not None:
-            yield Problem(
-                path=("root", "native", index),
-                message=f"{shown(path)} is below {shown(around)}, which is native as a whole",
-                hint="remove it",
-            )
-        for position, volume in _elements(spec.volumes):
-            if volume.target and (path + "/").startswith(volume.target + "/"):
-                yield Problem(
-                    path=("root", "native", index),
-                    message=f"{shown(path)} is covered by volumes[{position}], whose target is {shown(volume.target)}",
-                    hint="remove one of the two; a volume may be below a native path",
-                )
+    native = spec.root.native
+    paths = list(_elements(native))
+    for index, around in below(paths):
+        yield Problem(
+            path=("root", "native", index),
+            message=f"{shown(native[index])} is below {shown(native[around])}, which is native as a whole",
+            hint="remove it",
+        )
+    targets = [(number, volume.target) for number, volume in _elements(spec.volumes) if volume.target]
+    for index, position in covered(paths, targets):
+        target = shown(spec.volumes[position].target)
+        yield Problem(
+            path=("root", "native", index),
+            message=f"{shown(native[index])} is covered by volumes[{position}], whose target is {target}",
+            hint="remove one of the two; a volume may be below a native path",
+        )
 
 
 def _device_targets_differ(spec: Spec) -> Iterator[Problem]:
@@ -364,9 +366,10 @@ def _some_settings_need_a_private_network(spec: Spec) -> Iterator[Problem]:
 
 
 def _networks_are_defined(spec: Spec) -> Iterator[Problem]:
+    guess = guesses()
     for index, name in _elements(spec.network.networks):
         if name not in spec.networks:
-            meant = nearest(name, spec.networks)
+            meant = guess(name, spec.networks)
             yield Problem(
                 path=("network", "networks", index),
                 message=f"there is no network {shown(name)}",
@@ -473,30 +476,19 @@ def _restarting_is_wanted(spec: Spec) -> Iterator[Problem]:
 
 
 def _dependencies_have_an_order(spec: Spec) -> Iterator[Problem]:
+    circle_of = circles({name: member.depends_on for name, member in spec.sandboxes.items()})
+    guess = guesses()
     for name, member in spec.sandboxes.items():
         for index, other in _elements(member.depends_on):
             path = ("sandboxes", name, "depends_on", index)
             if other not in spec.sandboxes:
-                meant = nearest(other, spec.sandboxes)
+                meant = guess(other, spec.sandboxes)
                 hint = f"did you mean {quote(meant)}?" if meant else f"add [sandboxes.{other}]"
                 yield Problem(path=path, message=f"there is no sandbox {shown(other)}", hint=hint)
-            elif _reaches(spec, other, name):
+            elif circle_of[other] == circle_of[name]:
                 yield Problem(
                     path=path, message=f"{other} depends on {name} itself", hint="one of them has to be first"
                 )
-
-
-def _reaches(spec: Spec, start: str, goal: str) -> bool:
-    pending, seen = [start], {start}
-    while pending:
-        name = pending.pop()
-        if name == goal:
-            return True
-        member = spec.sandboxes.get(name)
-        following = set(member.depends_on if member else ()) - seen
-        seen |= following
-        pending += following
-    return False
 
 
 E = TypeVar("E")

@@ -41,6 +41,7 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[Problem] = []
         self._seen: set[tuple[KeyPath, bool]] = set()
+        self._above_mistakes: set[KeyPath] = set()
 
     def add(self, problem: Problem) -> None:
         """Note *problem*, unless its key has one already: the first mistake of a value explains the next ones.
@@ -50,6 +51,8 @@ class Problems:
         if (problem.path, problem.unenforced) not in self._seen:
             self._seen.add((problem.path, problem.unenforced))
             self.found.append(problem)
+            if not problem.unenforced:
+                self._above_mistakes.update(problem.path[:length] for length in range(len(problem.path) + 1))
 
     @property
     def mistakes(self) -> list[Problem]:
@@ -58,10 +61,8 @@ class Problems:
 
     def touch(self, path: KeyPath) -> bool:
         """Return whether a mistake lies at *path*, below it, or in a table around it: its value means nothing then."""
-        return any(
-            problem.path[: len(path)] == path or path[: len(problem.path)] == problem.path
-            for problem in self.found
-            if not problem.unenforced
+        return path in self._above_mistakes or any(
+            (path[:length], False) in self._seen for length in range(len(path))
         )
 
 
