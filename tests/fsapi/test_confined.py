@@ -45,8 +45,10 @@ _OPEN_ALREADY = re.compile(rb"/proc/self/fd/\d+(/.*)?")
 _ACCESS_LIST = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", tag, mode, 0xFFFFFFFF) for tag, mode in ((1, 7), (4, 5), (0x20, 5))
 )
-_CALLER = SimpleNamespace(uid=1000, gid=1000, pid=os.getpid(), umask=0)
-_STRANGER = SimpleNamespace(uid=1000, gid=2000, pid=os.getpid(), umask=0)
+#: Not root, whose set-group-id files are left alone; this account, where it can give nothing away.
+_UID, _GID = os.geteuid() or 1000, os.getegid() or 1000
+_CALLER = SimpleNamespace(uid=_UID, gid=_GID, pid=os.getpid(), umask=0)
+_STRANGER = SimpleNamespace(uid=_UID, gid=_GID + 1000, pid=os.getpid(), umask=0)
 
 
 class Opened:
