@@ -18,7 +18,7 @@ from sandbox.plan.exposure import shown_at
 from sandbox.sources import Met, PathFact, Spot, inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
-from tests.unit.sandbox.facts import host
+from tests.unit.sandbox.facts import PRIVATE, host
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
 WRITABLE = '[[volumes]]\ntype = "bind"\nsource = "."\ntarget = "/project"\n'
@@ -40,7 +40,7 @@ def planned(project: Path, text: str, *, name: str = "s.toml", **changes: Any) -
     joined = changes.pop("joined", None)
     facts = host(**changes)
     paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
-    return make_plan(spec, facts, paths, environ={}, state_directory="/state", joined=joined)
+    return make_plan(spec, facts, paths, environ={}, state_directory="/state", private=PRIVATE, joined=joined)
 
 
 def refused(project: Path, text: str, **changes: Any) -> list[Diagnostic]:

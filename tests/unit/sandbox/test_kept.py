@@ -18,7 +18,7 @@ from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
 from sandbox.state import StateDirectory
-from tests.unit.sandbox.facts import host
+from tests.unit.sandbox.facts import PRIVATE, host
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 NAMED = '[sandbox]\nname = "db"\n[root]\nlayers = ["dir:base"]\nwritable = "persistent"\n'
@@ -44,6 +44,7 @@ def planned(files: Path, text: str, name: str = "a.toml", **options: Any) -> Pla
         inspect_all(host_paths(spec)),
         environ={},
         state_directory=f"{files}/state",
+        private=PRIVATE,
         kept=look(spec, f"{files}/state"),
         **options,
     )

@@ -376,7 +376,7 @@ def test_state_that_lasts_is_on_the_disk_before_and_after_it_gets_its_name(
 ) -> None:
     calls = _calls(monkeypatch)
     written = ["sync state.json.new", "rename state.json.new"]
-    directory = state.persistent(IDS, name="kept", file="f.toml")
+    directory = state.persistent(IDS, name="kept", record=RECORD, before=None)
     try:
         assert calls
         assert calls == [*written, "sync kept"] * (len(calls) // 3)
@@ -406,7 +406,7 @@ def test_a_start_does_not_wait_for_the_disk_for_what_ends_with_the_sandbox(
 def test_state_that_cannot_be_written_to_the_disk_keeps_the_old_one(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = state.persistent(IDS, name="kept", file="f.toml")
+    directory = state.persistent(IDS, name="kept", record=RECORD, before=None)
     path = Path(directory.path, "state.json")
     before = path.read_text()
 
