@@ -1,4 +1,4 @@
-"""The private directories of the launcher, which no program may reach, as facts: where they are, and where mounts show them."""
+"""Facts about the private directories of the launcher, which no program may reach, and about the mounts that could show them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PrivateFacts:
 
 
 def look(*, state: str, run: str) -> PrivateFacts:
-    """Look at the state directory *state* and the run directory *run*; one whose path is empty does not exist.
+    """Return the facts of the state directory *state* and the run directory *run*, paths; an empty path stands for none.
 
     Raises:
         OSError: /proc/self/mountinfo cannot be read.

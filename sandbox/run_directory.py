@@ -1,9 +1,9 @@
-"""The run directory of one user: what only this machine needs, and no program may ever reach.
+"""The run directory of one user: files that concern this machine alone, and that no program may reach.
 
     RUN/key     32 random bytes, with which the digests of kept files are made
 
-It is `SANDBOX_RUN_DIR`, else /var/tmp/sandbox-UID: on a local file system, where it outlives a logout. It is used only if it is a
-directory of this user that is closed to all others (mode 0700). It must not be a symbolic link, as everybody may make one in /var/tmp.
+It is `SANDBOX_RUN_DIR`, else /var/tmp/sandbox-UID: on a local file system, where it survives a logout. It is used only if it is a
+directory of this user with mode 0700. A symbolic link is refused, as any user can make one in /var/tmp.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def _read(directory: int) -> bytes | None:
 
 
 def _make(directory: int) -> bytes:
-    """Put a new key in place of what is there; of two starts that do so at once the one that comes later has the other's key."""
+    """Put a new key in place of what is there.
+
+    If two starts do this at once, the later key stays. Files that the other start keeps do not verify and are made again.
+    """
     new = f"{_KEY}.{os.getpid()}.new"
     with suppress(FileNotFoundError):
         os.unlink(new, dir_fd=directory)  # of a process that had this pid and was killed

@@ -120,7 +120,7 @@ def hide(operation: HideDirectory, workspace: Workspace) -> None:
         raise
     except PermissionError:
         if operation.closed:
-            return  # on the way is a directory that is closed to us, and the program cannot enter this one either
+            return  # a directory above is closed to init, and this one is closed to every id of the program
         raise
     try:
         if held := mounts.hold_way(workspace.root_fd, place, own=workspace.own_mounts()):

@@ -1,4 +1,4 @@
-"""The run directory: made closed, believed only if it is, and a secret in it that stays the same."""
+"""The run directory: its mode, when it is used, and the secret in it."""
 
 from __future__ import annotations
 
