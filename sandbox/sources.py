@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
@@ -101,8 +102,11 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, PermissionError):
             kind, reason = "refused", "permission denied"
+        remedy = ""
+        if isinstance(error, OSError) and error.errno == errno.ESTALE:
+            remedy = "somebody has just replaced it: start the sandbox again"
         real = os.path.realpath(path) if "\0" not in path else path
-        return PathFact(path=path, real=real, kind=kind, reason=reason, met=met)
+        return PathFact(path=path, real=real, kind=kind, reason=reason, remedy=remedy, met=met)
     met = tuple(Met(place=link.place, target=link.target) for link in links)
     try:
         real = os.path.realpath(path) if place is None else place.path

@@ -66,7 +66,7 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
     """Return message and hint of why the layer cannot be used; None if it can."""
     kind, path = layer.kind, layer.path
     if fact.kind == "missing":
-        return f"{path}: {fact.reason}", _layer_hint(path)
+        return f"{path}: {fact.reason}", fact.remedy or _layer_hint(path)
     if fact.kind == "refused":
         hint = "a layer must be readable by the user who starts the sandbox"
         return f"{path}: {fact.reason}", fact.remedy or hint
