@@ -14,7 +14,7 @@ consulted, under the same name. Only an entry that shows and is no directory cov
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from unionfs.typed import Generic, NamedTuple, Protocol, Self, TypeVar
 from unionfs.types import Mark
@@ -38,6 +38,9 @@ class View(Protocol):
         """Tell whether the directory *name* hides those of lower layers. Asked only where a lower layer has
         the name.
         """
+
+    def hides_below(self) -> bool:
+        """Tell whether this directory, the root of its layer, hides those of lower layers."""
 
     def redirect(self, name: bytes) -> bytes | None:
         """Return the redirect of the directory *name*; None where it has none, so that lower layers have it
@@ -128,15 +131,15 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
     return Resolved(is_dir=True, sources=tuple(found), moved=below)
 
 
-def roots(views: Sequence[V], hides_below: Callable[[V], bool]) -> list[V]:
+def roots(views: Sequence[V]) -> list[V]:
     """List which of the root directories *views*, top first, make the root of the union: those down to the first that
-    *hides_below*, and the skeleton.
+    hides what is below it, and the skeleton.
     """
     layers, skeleton = _apart(views)
     shown: list[V] = []
     for position, view in enumerate(layers):
         shown.append(view)
-        if position < len(views) - 1 and hides_below(view):
+        if position < len(views) - 1 and view.hides_below():
             break
     return shown if skeleton is None else [*shown, skeleton]
 

@@ -42,7 +42,7 @@ class Tree:
         #: Copied-up files, and others whose number is not that of what they are on disk, by the latter.
         self._renumbered: dict[Ino, FileNode] = {}
         given = [layer.root for layer in layers] if roots is None else roots
-        parts = shown_roots(given, LayerDir.hides_below)
+        parts = shown_roots(given)
         for position, part in enumerate(parts):
             part.layer.below = tuple(each for each in parts[position + 1 :] if not each.skeleton)
         #: Directories of the skeleton that lack a name by now: kept, as they would be read with that name again.

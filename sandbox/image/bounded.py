@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sandbox.errors import ImageError
 from sandbox.image.names import printable
-from sandbox.image.unpack import UnpackReport, unpack
+from sandbox.image.report import UnpackReport
+from sandbox.image.unpack import unpack
 from sandbox.kernel.rlimits import memory_limit
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

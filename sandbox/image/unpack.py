@@ -20,8 +20,8 @@ from sandbox.image.archive import Kind, Member, TarStream
 from sandbox.image.attributes import ACLS, AttributeRefusedError, set_attribute
 from sandbox.image.directories import NO_XATTRS, Directory
 from sandbox.image.names import printable
+from sandbox.image.report import UnpackReport
 from sandbox.kernel.trees import remove_contents
-from sandbox.records import dataclass
 from sandbox.typed import NamedTuple
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -53,29 +53,6 @@ _FAULTS: Mapping[int, str] = {
     errno.EMLINK: "it is a file of more names, or a directory of more directories, than the file system allows",
 }
 """Errors of system calls that are the archive's fault. All others are the machine's and stay OSError."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnpackReport:
-    """What `unpack` wrote, and what it left out. Names are fit for messages, at most five of each kind."""
-
-    entries: int  # members of the archive that were made
-    data_bytes: int  # content of files, without holes
-    skipped_devices: int  # outside of dev/
-    skipped_device_names: tuple[str, ...]
-    skipped_xattrs: int
-    skipped_xattr_names: tuple[str, ...]  # as "member: attribute"
-
-    def notices(self) -> list[str]:
-        """Return a line for each kind of thing that was left out."""
-        return [
-            f"{count} {what} left out: {', '.join(names)}{', ...' if count > len(names) else ''}"
-            for count, what, names in (
-                (self.skipped_devices, "device nodes", self.skipped_device_names),
-                (self.skipped_xattrs, "extended attributes", self.skipped_xattr_names),
-            )
-            if count
-        ]
 
 
 class _Place(NamedTuple):

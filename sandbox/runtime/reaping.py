@@ -12,7 +12,7 @@ from sandbox.runtime.messages import ProgramEnded
 from sandbox.typed import Literal
 
 _AT_ONCE = 64
-"""Processes that are reaped before signals and the supervisor are looked at again: some programs fork faster than anybody reaps."""
+"""Processes to reap before process 1 looks for signals and the supervisor again: a program may fork faster than process 1 reaps."""
 
 Who = Literal["program", "another", ""]
 """Whose limit of processor time was reached; "" for nobody's."""

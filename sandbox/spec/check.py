@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sandbox import records
 from sandbox.errors import SpecError
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.load import Documents, Unenforced, parse, read
+from sandbox.spec.load import ParsedFiles, Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
 from sandbox.spec.unusable import unusable
@@ -56,9 +56,9 @@ def examine(
     environ = os.environ if environ is None else environ
     try:
         data = read(path)
-        documents = Documents()
+        parsed_files = ParsedFiles()
         # Those of the file itself are known although it may have mistakes.
-        main = documents.main(data, path)
+        main = parsed_files.main(data, path)
         known = _profiles_of(main.tree)
     except SpecError as error:
         return Checked(diagnostics=_of(error))
@@ -71,7 +71,7 @@ def examine(
             profiles=names,
             assignments=assignments,
             unenforced=unenforced,
-            documents=documents,
+            parsed_files=parsed_files,
         )
 
     def check_with(names: Sequence[str]) -> list[Diagnostic]:
@@ -90,7 +90,7 @@ def examine(
         profile = next((name for name in known if name not in checked), None)
         if profile is None:
             break
-        if documents.entries > MAX_ENTRIES_CHECKED:
+        if parsed_files.entries > MAX_ENTRIES_CHECKED:
             message = f"too large to be checked with each of its {len(known)} profiles"
             found.append(main.origins.main.diagnostic(None, message, "check it with --profile NAME"))
             requested = False

@@ -39,8 +39,8 @@ from sandbox.typed import Any, cast
 MAX_FILES = 64
 """How many files one specification may consist of, each counted as often as it is read."""
 
-MAX_ENTRIES = 20_000
-"""How many keys and values one specification may have, those of a file counted as often as it is read: it takes a second to check."""
+MAX_ENTRIES = 1 << 16
+"""How many keys and values one specification may have, those of a file counted as often as it is read: they take seconds to check."""
 
 _TOO_MANY = "put data into a file, and name that as a volume, a layer or an env_file"
 

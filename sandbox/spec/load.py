@@ -52,7 +52,7 @@ def load(
         profiles=profiles,
         assignments=assignments,
         unenforced=unenforced,
-        documents=Documents(),
+        parsed_files=ParsedFiles(),
     )
 
 
@@ -65,19 +65,19 @@ def parse(
     assignments: Sequence[str] = (),
     unenforced: Unenforced = "refuse",
     every_mistake: bool = False,
-    documents: Documents | None = None,
+    parsed_files: ParsedFiles | None = None,
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
     The files that it extends are read. Raises SpecError with all mistakes, in the order of the file: with *every_mistake* also those
-    whose remedy does not help as long as the key is not enforced. *documents* has those that were parsed for an earlier call with the
+    whose remedy does not help as long as the key is not enforced. *parsed_files* has those that were parsed for an earlier call with the
     same *data* and *path*.
     """
     file = os.path.abspath(path)
-    documents = Documents() if documents is None else documents
+    parsed_files = ParsedFiles() if parsed_files is None else parsed_files
     composition = compose(
-        documents.main(data, path),
-        read=documents.base,
+        parsed_files.main(data, path),
+        read=parsed_files.base,
         environ=environ,
         profiles=profiles,
         assignments=assignments,
@@ -124,7 +124,7 @@ def _is_optional(spec: Spec, problem: Problem) -> bool:
     return bool(inside) and inside[0] in optional
 
 
-class Documents:
+class ParsedFiles:
     """The file and those that it extends, each read and parsed once, however often they are put together."""
 
     def __init__(self) -> None:

@@ -152,7 +152,7 @@ def private_environment(directory: Path) -> str:
 
 
 def seen_by_another(pids: list[int], prefix: tuple[str, ...] = ()) -> list[list[str]]:
-    """Return in which files of /proc/PID the word SECRET is to be read by an account that is nobody else's."""
+    """Return in which files of /proc/PID the word SECRET is to be read by another account."""
     command = ["setpriv", "--reuid=61235", "--regid=61235", "--clear-groups", "/usr/bin/python3", "-c", LOOK]
     done = subprocess.run(
         [*prefix, *command, *map(str, pids)], capture_output=True, check=True, timeout=PATIENCE

@@ -112,6 +112,7 @@ def test_state_of_a_running_sandbox_is_out_of_reach_of_its_program(launcher: Lau
 def test_state_directory_is_hidden_in_a_volume_that_holds_it(launcher: Launcher) -> None:
     let_in(launcher.directory)
     spec = HOST_ROOT + f'[[volumes]]\ntype = "bind"\nsource = "{launcher.state.parent}"\ntarget = "/v"\n'
+    spec += '[security]\nreadonly_paths = ["/v/test.toml"]\n'
     place = f"/v/{launcher.state.name}"
     script = (
         f"ls -A {place}; find /v -name state.json; touch {place}/x 2>&1 | grep -o Read-only;"

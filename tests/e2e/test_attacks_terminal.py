@@ -147,7 +147,7 @@ before.restore()
 def test_attributes_that_another_program_of_the_terminal_may_have_set_are_left(
     where: str, *, echoes: bool
 ) -> None:
-    """A pager behind a pipe sets them, and so does the shell while a job is in the background; nobody else sets TIOCEXCL."""
+    """A pager behind a pipe sets them, and so does the shell while a job is in the background. TIOCEXCL is restored all the same."""
     outer, inner = pty.openpty()
     try:
         pid = start_at(inner, [sys.executable, "-c", RESTORE, where], dict(os.environ))

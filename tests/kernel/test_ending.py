@@ -183,13 +183,10 @@ def test_time_runs_out_only_while_no_process_ends(monkeypatch: pytest.MonkeyPatc
 
 def test_process_1_looks_for_signals_while_children_end_without_end() -> None:
     def inside() -> bool:
-        for _ in range(200):
-            if os.fork() == 0:
-                os._exit(0)
-        program = os.fork()
-        if program == 0:
-            os._exit(3)
-        os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT)
+        started = [os.fork() or os._exit(3) for _ in range(201)]
+        for pid in started:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        program = started[-1]
         family = reaping.Children(program, None, -1)
         codes = []
         while not codes or codes[-1] is None:

@@ -51,6 +51,9 @@ class View:
     def opaque(self, name: bytes) -> bool:
         return self.entry.entries[name].opaque
 
+    def hides_below(self) -> bool:
+        return self.entry.opaque
+
     def redirect(self, name: bytes) -> bytes | None:
         return self.entry.entries[name].redirect
 
@@ -187,7 +190,7 @@ def _plain(children: st.SearchStrategy[Entry]) -> st.SearchStrategy[Entry]:
 _SKELETONS = _plain(st.recursive(st.builds(Entry, st.just(Mark.OTHER)), _plain, max_leaves=6))
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(_ROOTS, _SKELETONS, _PATHS)
 def test_the_skeleton_shows_at_its_own_paths_under_every_mark_and_redirect_and_at_no_other(
     roots: list[Entry], skeleton: Entry, path: tuple[bytes, ...]

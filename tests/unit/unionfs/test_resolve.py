@@ -26,6 +26,8 @@ class Names:
         self.skeleton = skeleton
         self._opaque = frozenset(opaque)
         self.asked: list[bytes] = []
+        #: Of the root of a layer: it is opaque.
+        self.hides = False
 
     def mark(self, name: bytes) -> Mark | None:
         return self.marks.get(name)
@@ -36,6 +38,9 @@ class Names:
     def opaque(self, name: bytes) -> bool:
         self.asked.append(name)
         return name in self._opaque
+
+    def hides_below(self) -> bool:
+        return self.hides
 
     def redirect(self, name: bytes) -> bytes | None:
         return None
@@ -177,10 +182,11 @@ def test_a_listing_has_the_names_of_the_skeleton_whatever_marks_there_are(
 def test_an_opaque_root_hides_the_layers_below_it_and_not_the_skeleton(
     views: list[Names], skeleton: Names, position: int
 ) -> None:
-    hiding = views[position] if position < len(views) else None
-    shown = views if hiding is None else views[: position + 1]
-    assert roots([*views, skeleton], lambda view: view is hiding) == [*shown, skeleton]
-    assert roots(views, lambda view: view is hiding) == shown
+    for number, view in enumerate(views):
+        view.hides = number == position
+    shown = views[: position + 1]
+    assert roots([*views, skeleton]) == [*shown, skeleton]
+    assert roots(views) == shown
 
 
 @given(_VIEWS, st.integers(min_value=0, max_value=6), _NAMES)

@@ -122,7 +122,7 @@ def test_what_shows_is_what_the_layers_show_with_the_skeleton_laid_under_it(
     generator = random.Random(7)
     for number in range(30):
         lowers = [random_tree(generator, marks) for _ in range(3)]
-        if number % 3 == 0:  # of the root itself
+        if number % 3 == 0:  # in the root itself
             lowers[number % 2].update({".wh..wh..opq": b""})
         upper = random_tree(generator, marks) if number % 2 else None
         skeleton = random_skeleton(generator)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from sandbox.image.archive import Member, TarStream, open_archive
-from sandbox.image.unpack import UnpackReport, unpack
+from sandbox.image.report import UnpackReport
+from sandbox.image.unpack import unpack
 
 FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (b"%d" % flag for flag in range(7))
 END = bytes(1024)

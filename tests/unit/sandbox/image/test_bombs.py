@@ -74,8 +74,7 @@ def measure(tmp_path: Path) -> Iterator[Unpack]:
     def run_file(path: Path, *, memory: int | None = None) -> Measured:
         command = [sys.executable, "-m", "tests.unit.sandbox.image.measured_program", str(path)]
         command += [str(destination), *([] if memory is None else [str(memory)])]
-        # The timeout is for what would run for ever; the others fail by their processor time.
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=110, check=True, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         return Measured(**json.loads(done.stdout))
 
     run.file = run_file  # type: ignore[attr-defined]
@@ -107,15 +106,15 @@ def with_attributes(form: bytes, size: int, count: int = 1000) -> Iterator[bytes
 
 
 def test_attributes_of_a_megabyte_are_refused_and_the_directory_named(measure: Unpack) -> None:
-    done = measure(with_attributes(b"SCHILY.xattr.user.%c", MIB - 100, 100))
+    done = measure(with_attributes(b"SCHILY.xattr.user.%c", MIB - 100, 40))
     assert is_small(done)
     assert f"d0: its attribute user.a has {MIB - 100} bytes" in str(done.error)
 
 
 def test_attributes_that_are_not_taken_are_left_out_whatever_their_size(measure: Unpack) -> None:
-    done = measure(with_attributes(b"SCHILY.xattr.trusted.%c", MIB - 100, 100))
+    done = measure(with_attributes(b"SCHILY.xattr.trusted.%c", MIB - 100, 40))
     assert is_small(done)
-    assert (done.error, done.entries) == (None, 100)
+    assert (done.error, done.entries) == (None, 40)
 
 
 def test_attributes_of_all_directories_together_have_a_bound(measure: Unpack) -> None:
@@ -127,11 +126,11 @@ def test_attributes_of_all_directories_together_have_a_bound(measure: Unpack) ->
 
 def test_attributes_that_many_directories_share_cost_nothing(measure: Unpack) -> None:
     parts = (
-        pax([(b"SCHILY.xattr.user.x", b"v" * 3000)]) + directory(b"d%d" % number) for number in range(15_000)
+        pax([(b"SCHILY.xattr.user.x", b"v" * 3000)]) + directory(b"d%d" % number) for number in range(4_000)
     )
     done = measure([*parts, END])
     assert is_small(done)
-    assert done.entries == 15_000
+    assert done.entries == 4_000
 
 
 @pytest.mark.parametrize("key", [b"SCHILY.xattr.user.%d", b"SCHILY.xattr.trusted.%d", b"path%d"])
@@ -158,9 +157,9 @@ def test_headers_of_many_megabytes_for_each_member_take_the_time_to_read_them(me
     body = b"".join(pax_record(b"k%d" % number, b"") for number in range(60_000))[: MIB - 16]
     body = body[: body.rindex(b"\n") + 1]
     one = record(body, b"x") * 3 + file(b"f")
-    done = measure([one] * 15 + [END])
+    done = measure([one] * 5 + [END])
     assert is_small(done)
-    assert done.entries == 15
+    assert done.entries == 5
 
 
 def test_header_records_that_claim_to_be_huge_are_refused(measure: Unpack) -> None:
@@ -186,7 +185,7 @@ def test_very_many_frames_with_nothing_in_them(measure: Unpack, compression: str
     compress = {"gzip": gzip.compress, "zstd": zstandard.compress, "skippable": zstandard.compress}
     compress |= {"bzip2": bz2.compress, "xz": lzma.compress}
     whole = compress[compression](tar(file(b"f", b"x")))
-    (tmp_path / "frames").write_bytes(whole[:0] + EMPTY[compression] * 200_000 + whole)
+    (tmp_path / "frames").write_bytes(whole[:0] + EMPTY[compression] * 100_000 + whole)
     done = measure.file(tmp_path / "frames")  # type: ignore[attr-defined]
     assert done.peak < SMALL + 64 * MIB  # xz -9 has a dictionary of that size
     assert done.seconds < SHORT
@@ -287,7 +286,7 @@ def test_sparse_maps_of_very_many_entries(measure: Unpack, form: str, fitting: i
 
 
 def test_directories_cost_little_memory_each(measure: Unpack) -> None:
-    count = 20_000
+    count = 8_000
     base = measure([directory(b"d"), END])
     done = measure([*(directory(b"some/directories/%06d" % number) for number in range(count)), END])
     assert (done.error, done.entries) == (None, count)
@@ -311,11 +310,11 @@ def _directories(count: int) -> Iterator[bytes]:
 
 
 def test_more_directories_than_the_memory_has_room_for_are_an_error_that_names_one(measure: Unpack) -> None:
-    done = measure(_directories(60_000), memory=16 * MIB)
+    done = measure(_directories(25_000), memory=12 * MIB)
     assert done.error is not None
     assert done.error.startswith("a.tar: ")
     assert "/0" in done.error
-    assert "unpacking takes more than 16 MiB of memory" in done.error
+    assert "unpacking takes more than 12 MiB of memory" in done.error
     assert done.peak < SMALL
 
 
@@ -337,9 +336,9 @@ def test_a_decompressor_that_gets_no_memory_says_so(measure: Unpack, module: str
 
 def test_deep_directories_that_few_members_name_take_time_as_their_number(measure: Unpack) -> None:
     # Each makes 2040 directories, one in another. Setting their attributes from the root would be 2 million steps each.
-    names = [b"%04d/" % number + b"d/" * 2040 for number in range(10)]
+    names = [b"%04d/" % number + b"d/" * 2040 for number in range(4)]
     done = measure([*(record(name + b"\0", b"L") + directory(b"short") for name in names), END])
-    assert (done.error, done.entries) == (None, 10)
+    assert (done.error, done.entries) == (None, 4)
     assert done.peak < 2 * SMALL
     assert done.seconds < SHORT
 
@@ -353,19 +352,20 @@ def test_links_that_lead_through_thousands_of_directories_are_refused(measure: U
     assert "l0/f0: its path leads through too many symbolic links" in str(done.error)
 
 
-def test_a_flood_of_hard_links_is_made_or_refused_at_the_member(measure: Unpack) -> None:
-    links = (hard_link(b"d%d/l%d" % (number % 100, number), b"f") for number in range(70_000))
+@pytest.mark.parametrize("count", [5_000, pytest.param(70_000, marks=pytest.mark.long)])
+def test_a_flood_of_hard_links_is_made_or_refused_at_the_member(measure: Unpack, count: int) -> None:
+    links = (hard_link(b"d%d/l%d" % (number % 100, number), b"f") for number in range(count))
     done = measure([file(b"f", b"x"), *links, END])
     assert is_small(done)
-    if done.error is None:  # XFS and tmpfs have no bound that would be reached
-        assert done.entries == 70_001
+    if done.error is None:  # ext4 has a bound of 65000, XFS and tmpfs none that would be reached
+        assert done.entries == count + 1
     else:
         assert done.error.startswith("a.tar: d")
         assert "of more names" in done.error
 
 
 def test_a_flood_of_devices_that_are_left_out(measure: Unpack) -> None:
-    done = measure([*(header(b"dev/%d" % number, flag=CHARACTER) for number in range(100_000)), END])
+    done = measure([*(header(b"dev/%d" % number, flag=CHARACTER) for number in range(20_000)), END])
     assert is_small(done)
     assert (done.error, done.entries) == (None, 0)
 

@@ -127,7 +127,7 @@ def test_each_element_more_costs_as_much_as_the_one_before(name: str, tmp_path: 
     assert (many - few) / 400 < MOST
 
 
-def test_file_of_more_keys_and_values_than_anybody_means_is_a_mistake(tmp_path: Path) -> None:
+def test_file_of_too_many_keys_and_values_is_a_mistake(tmp_path: Path) -> None:
     text = f"{ROOT}[process]\ncommand = {{ remove = {names(MAX_ENTRIES, 'N')} }}\n"
     with pytest.raises(SpecError, match=f"a.toml: more than {MAX_ENTRIES} keys and values"):
         parse(text.encode(), path="a.toml", environ={})

@@ -1,0 +1,28 @@
+"""What unpacking an archive came to."""
+
+from __future__ import annotations
+
+from sandbox.records import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpackReport:
+    """What `unpack` wrote, and what it left out. Names are fit for messages, at most five of each kind."""
+
+    entries: int  # members of the archive that were made
+    data_bytes: int  # content of files, without holes
+    skipped_devices: int  # outside of dev/
+    skipped_device_names: tuple[str, ...]
+    skipped_xattrs: int
+    skipped_xattr_names: tuple[str, ...]  # as "member: attribute"
+
+    def notices(self) -> list[str]:
+        """Return a line for each kind of thing that was left out."""
+        return [
+            f"{count} {what} left out: {', '.join(names)}{', ...' if count > len(names) else ''}"
+            for count, what, names in (
+                (self.skipped_devices, "device nodes", self.skipped_device_names),
+                (self.skipped_xattrs, "extended attributes", self.skipped_xattr_names),
+            )
+            if count
+        ]
