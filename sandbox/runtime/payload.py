@@ -91,11 +91,12 @@ def run(
             # Last: whatever came behind it would have to pass it.
             progress.at("seccomp")
             _filter(walls.seccomp, walls.hand_over)
-        progress.at("exec")
-        trampoline.execute(
-            walls.trampoline, report_fd, _paths(plan.argv[0], environment), plan.argv, environment
-        )
+        progress.at("trampoline")
+        paths = _paths(plan.argv[0], environment)
+        trampoline.execute(walls.trampoline, report_fd, paths, plan.argv, environment)
     except OSError as error:
+        if progress.step == "trampoline" and error.errno == errno.E2BIG:
+            progress.at("exec")  # the arguments and the environment are the program's
         _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
     except MemoryError:
         _report(report_fd, progress.step, errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -204,7 +205,9 @@ def _environment(plan: ProcessPlan, account: Account) -> Mapping[str, str]:
 
 
 def _paths(command: str, env: Mapping[str, str]) -> list[str]:
-    """Return the paths at which a shell looks for *command*: in the PATH of *env*, unless it holds a slash."""
+    """Return the paths at which a shell looks for *command*: in the PATH of *env*, unless it holds a slash; none if it is empty."""
+    if not command:
+        return []
     if "/" in command:
         return [command]
     return [os.path.join(directory or ".", command) for directory in env.get("PATH", "").split(":")]

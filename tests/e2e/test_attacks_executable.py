@@ -211,3 +211,25 @@ def test_sandbox_that_is_joined_gets_at_no_executable_of_the_launcher(launcher: 
         supervisor.wait(PATIENCE)
     assert seen >= 2  # process 1 of the other, and its program
     assert set(opened) - {"/memfd:sandbox-exec (deleted)"} == {"/usr/bin/sleep"}
+
+
+@pytest.mark.parametrize("seccomp", ["default", "unconfined"])
+def test_program_is_executed_where_proc_is_masked(launcher: Launcher, seccomp: str) -> None:
+    """The trampoline is found below /proc, or by its descriptor."""
+    spec = HOST_ROOT + f'[security]\nmasked_paths = ["/proc"]\nseccomp = "{seccomp}"\n'
+    done = launcher.up(spec, ["sh", "-c", "echo ran; ls /proc"])
+    assert (done.status, done.out, done.err) == (0, "ran\n", "")
+
+
+def test_empty_command_is_not_found(launcher: Launcher) -> None:
+    done = launcher.up(HOST_ROOT, ["", "argument"])
+    assert done.status == 127
+    assert "command not found in the sandbox" in done.err
+
+
+def test_arguments_that_are_too_many_are_the_programs_failure(launcher: Launcher) -> None:
+    many = " ".join(f'"{number:0100}",' for number in range(10_000))
+    spec = HOST_ROOT + f'[process]\ncommand = ["/bin/true"]\nargs = [{many}]\n[limits]\nstack = "256K"\n'
+    done = launcher.up(spec)
+    assert done.status == 126, done.err
+    assert "argument list too long" in done.err

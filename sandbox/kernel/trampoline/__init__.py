@@ -68,7 +68,7 @@ def execute(
         report_fd: the writing end of a pipe. Success closes it. If no path could be executed, the trampoline writes
             one byte to it: the errno of the first path that failed by another error than ENOENT and ENOTDIR, else
             ENOENT.
-        paths: none of them empty.
+        paths: none of them empty; without any, nothing is found.
         argv: the arguments of the program.
         env: its environment.
 
@@ -76,5 +76,9 @@ def execute(
         OSError: the trampoline itself could not be executed: E2BIG if *argv* and *env* are too large.
     """
     os.set_inheritable(report_fd, True)  # the trampoline closes it at the next execve(2)
-    # By a path, since a filter may allow execve(2) alone.
-    os.execve(f"/proc/self/fd/{trampoline_fd}", [str(report_fd), *paths, "", *argv], env)
+    arguments = [str(report_fd), *paths, "", *argv]
+    try:
+        # By a path, since a filter may allow execve(2) alone.
+        os.execve(f"/proc/self/fd/{trampoline_fd}", arguments, env)
+    except FileNotFoundError:
+        os.execve(trampoline_fd, arguments, env)  # /proc is masked: execveat(2)

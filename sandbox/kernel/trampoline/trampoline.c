@@ -7,7 +7,8 @@
  * Arguments: the number of a descriptor; the paths to try, in order; an empty string; the arguments of the program.
  * The descriptor is a pipe. A successful execve(2) closes it. If all paths fail, their errno is written to it as one byte.
  *
- * The filter of system calls is in force already. Only fcntl(2) and execve(2) must be allowed.
+ * The filter of system calls is in force already. fcntl(2) and execve(2) must be allowed. Without write(2) the launcher
+ * does not learn of a failure.
  * scripts/build-trampolines makes the ELF files beside this one.
  */
 
