@@ -102,11 +102,8 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, PermissionError):
             kind, reason = "refused", "permission denied"
-        remedy = ""
-        if isinstance(error, OSError) and error.errno == errno.ESTALE:
-            remedy = "somebody has just replaced it: start the sandbox again"
         real = os.path.realpath(path) if "\0" not in path else path
-        return PathFact(path=path, real=real, kind=kind, reason=reason, remedy=remedy, met=met)
+        return PathFact(path=path, real=real, kind=kind, reason=reason, remedy=_remedy(error), met=met)
     met = tuple(Met(place=link.place, target=link.target) for link in links)
     try:
         real = os.path.realpath(path) if place is None else place.path
@@ -129,6 +126,12 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
         return _read(fact, fd) if read else fact
     finally:
         os.close(fd)
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about a path that could not be resolved, "" where the advice for any such path will do."""
+    replaced = isinstance(error, OSError) and error.errno == errno.ESTALE
+    return "somebody has just replaced it: start the sandbox again" if replaced else ""
 
 
 def inspect_all(
@@ -166,7 +169,8 @@ def _follow(fact: PathFact) -> PathFact:
     try:
         found = follow(fact.path, os.geteuid())
     except OSError as error:
-        return replace(fact, kind="missing", reason=(error.strerror or str(error)).lower())
+        reason = (error.strerror or str(error)).lower()
+        return replace(fact, kind="missing", reason=reason, remedy=_remedy(error))
     if found.closed:
         reason = f"{found.led_by} belongs to another user and leads to {found.closed}, which that user may not read"
         return replace(fact, astray=reason)
