@@ -161,6 +161,23 @@ def birth_time_ns(fd: int, name: bytes = b"") -> int | None:
     return int(found.btime.sec) * 1_000_000_000 + int(found.btime.nsec)
 
 
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+# The GNU C library and musl call the function whose off_t has 64 bits on every machine so.
+_fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Change the blocks of *length* bytes at *offset* of the open file *fd* as fallocate(2) with FALLOC_FL_* *mode*.
+
+    os.posix_fallocate has no mode, and writes zeros where the file system cannot allocate.
+    """
+    if _fallocate(fd, mode, offset, length) < 0:
+        _raise_errno(b"")
+
+
 #: struct statfs begins with f_type; no architecture's is longer than this.
 _STATFS_ROOM = 256
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)

@@ -13,7 +13,7 @@ _SMALL = 1 << 15
 #: Bytes in a block of st_blocks (inode(7)).
 _BLOCK = 512
 #: copy_file_range and FICLONE say these where the two files cannot share or hand over blocks.
-_NO_OFFLOAD = frozenset(
+NO_OFFLOAD = frozenset(
     (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM)
 )
 
@@ -37,7 +37,7 @@ class Copier:
             try:
                 fcntl.ioctl(to, _FICLONE, at)
             except OSError as error:
-                if error.errno not in _NO_OFFLOAD:
+                if error.errno not in NO_OFFLOAD:
                     raise
                 if error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTTY):
                     self._apart.add(info.st_dev)
@@ -79,7 +79,7 @@ def _copy_range(at: int, to: int, start: int, end: int) -> int:
             try:
                 done = os.copy_file_range(at, to, end - offset, offset, offset)
             except OSError as error:
-                if error.errno not in _NO_OFFLOAD:
+                if error.errno not in NO_OFFLOAD:
                     raise
                 offload = False
                 continue

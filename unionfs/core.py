@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 from unionfs import acl
 from unionfs.ahead import Ahead
@@ -21,14 +20,16 @@ from unionfs.index import LinkIndex
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
-from unionfs.permissions import Permissions, without_privileges
+from unionfs.permissions import Permissions
 from unionfs.positions import Positions
-from unionfs.quota import FileSystemFigures, Quota
+from unionfs.privileges import kill_privileges
+from unionfs.quota import FileSystemFigures, Quota, counted
 from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.tree import Tree
 from unionfs.typed import NamedTuple
 from unionfs.types import Ino
+from unionfs.unnamed_files import create_unnamed
 from unionfs.upper import Upper
 from unionfs.xattrs import shown_name, stored_name
 
@@ -37,7 +38,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.catalogue.store import Store
 
-_CAPABILITY = "security.capability"
 NO_XATTRS: frozenset[str] = frozenset()
 _ACLS = frozenset((acl.ACCESS, acl.DEFAULT))
 #: Flags of open(2) that are the kernel's business or done by position: never passed on to the file below.
@@ -57,6 +57,8 @@ class Change(NamedTuple):
     mtime_ns: int | None = None
     #: The size is that of open(2) with O_TRUNC, which sets the time of an empty file, too.
     opening: bool = False
+    #: The change of the size clears set-id bits: the caller has no CAP_FSETID, or it is not known whether it has.
+    kill_suidgid: bool = True
 
 
 class Attributes(NamedTuple):
@@ -103,7 +105,7 @@ class UnionFs:
         self.tree = tree
         self.handles = HandleTable()
         self.writable = writable
-        self._quota = writable.quota if writable is not None else None
+        self.quota = writable.quota if writable is not None else None
         self._ownership = ownership
         self._volatile = volatile
         self._static_nlink = static_nlink
@@ -116,9 +118,10 @@ class UnionFs:
     @property
     def namespace(self) -> Namespace:
         """The changes of names; EROFS where there is no writable layer."""
-        return self._parts().namespace
+        return self.parts().namespace
 
-    def _parts(self) -> WritableParts:
+    def parts(self) -> WritableParts:
+        """Return what a writable mount has; EROFS where this is none."""
         if self.writable is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return self.writable
@@ -207,7 +210,7 @@ class UnionFs:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             if node.removed and node.upper is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            self._parts().copy_up.directory(node)
+            self.parts().copy_up.directory(node)
         else:
             resized = False
             if change.size is not None:
@@ -215,14 +218,15 @@ class UnionFs:
                 resized = change.opening or change.size != self._info(node).st_size
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
             if change.size is not None and node.layer.writable:
-                self._strip_privileges(node)
+                kill_privileges(self, node, kill_suidgid=change.kill_suidgid)
             if mode is not None and stat.S_ISLNK(node.kind):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            made_with = None
+            made_with = None if change.size is None else self._mode_when_emptied(node, change.kill_suidgid)
             if not node.layer.writable and change.uid is None and change.gid is None and change.size is None:
                 made_with, mode = mode, None
-            emptied = self._parts().copy_up.file(node, contents, mode=made_with, finishes=False)
+            emptied = self.parts().copy_up.file(node, contents, mode=made_with, finishes=False)
             if change.size is not None and not emptied:
+                kill_privileges(self, node, kill_suidgid=change.kill_suidgid)
                 self._truncate(node, change.size, handle_number, changes=resized)
         if change.uid is not None or change.gid is not None:
             self._chown(node, change.uid, change.gid)
@@ -230,7 +234,7 @@ class UnionFs:
             fd = None
             if isinstance(node, FileNode) and node.handles and not node.metacopy:
                 fd = node.handles[0].fd
-            self._parts().permissions.chmod(node.ref, mode, fd)
+            self.parts().permissions.chmod(node.ref, mode, fd)
         if change.atime_ns is not None or change.mtime_ns is not None:
             _set_times(node, change.atime_ns, change.mtime_ns)
         node.touch()
@@ -241,7 +245,7 @@ class UnionFs:
         return node
 
     def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
-        parts = self._parts()
+        parts = self.parts()
         uid, gid = self._ownership.on_disk(uid, gid)
         if isinstance(node, FileNode) and not parts.permissions.holds_any_owner(node.ref, node.kind):
             info = self._info(node)
@@ -252,7 +256,6 @@ class UnionFs:
         parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
 
     def _truncate(self, node: FileNode, size: int, handle_number: int | None, *, changes: bool) -> None:
-        self._strip_privileges(node)
         if handle_number is not None:
             handle = self.handles.file(handle_number)
             if handle.flags & os.O_ACCMODE != os.O_RDONLY:
@@ -268,59 +271,37 @@ class UnionFs:
             os.close(fd)
 
     def _resize(self, fd: int, size: int) -> None:
-        with self._counted(lambda: os.fstat(fd)):
+        with counted(self.quota, lambda: os.fstat(fd)):
             os.ftruncate(fd, size)
-
-    @contextmanager
-    def _counted(self, look: Callable[[], os.stat_result]) -> Iterator[None]:
-        """While the object at which *look* looks changes: count what it takes more or less, where that is bounded."""
-        if self._quota is None:
-            yield
-            return
-        before = look().st_blocks
-        try:
-            yield
-        finally:
-            self._quota.changed(before, look().st_blocks)
-
-    def _strip_privileges(self, node: FileNode) -> None:
-        """Clear set-id bits and capabilities before contents change.
-
-        The kernel leaves this to us (FUSE_HANDLE_KILLPRIV, asked for by libfuse), and the file system below
-        spares a server that has CAP_FSETID.
-        """
-        if node.privileged is None:
-            mode = self._info(node).st_mode
-            bits = mode & stat.S_ISUID or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP
-            node.privileged = bool(bits) or _CAPABILITY in self._xattr_names(node)
-        if not node.privileged:
-            return
-        path, follow = node.ref.proc_path(), follows(node.ref)
-        mode = stat.S_IMODE(self._info(node).st_mode)
-        cleared = without_privileges(mode)
-        if cleared != mode:
-            self._parts().permissions.chmod(node.ref, cleared)
-        if _CAPABILITY in self._xattr_names(node):
-            os.removexattr(path, _stored_name(node, _CAPABILITY), follow_symlinks=follow)
-        node.privileged, node.xattrs = False, None
-        node.touch()
 
     # -- files -------------------------------------------------------------------------------------
 
-    def open(self, ino: int, flags: int) -> int:
-        """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up."""
+    def _mode_when_emptied(self, node: FileNode, kill_suidgid: bool) -> int | None:
+        """Return the mode of a copy of *node* that is made empty; None for the original's without set-id bits."""
+        if kill_suidgid or node.layer.writable:
+            return None
+        return self._ownership.for_copy(self._info(node), node.layer)[2]
+
+    def open(self, ino: int, flags: int, *, kill_suidgid: bool = True) -> int:
+        """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up.
+
+        *kill_suidgid*: O_TRUNC clears set-id bits, as the caller has no CAP_FSETID.
+        """
         node = self._regular_file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         passed = flags & ~_NOT_PASSED
         emptied = False
         kept: list[int] = []
         if writing:
+            mode = None
             if flags & os.O_TRUNC and node.layer.writable:
-                self._strip_privileges(node)
+                kill_privileges(self, node, kill_suidgid=kill_suidgid)
+            elif flags & os.O_TRUNC:
+                mode = self._mode_when_emptied(node, kill_suidgid)
             contents = Contents.NONE if flags & os.O_TRUNC else Contents.COPY
             try:
                 keep = kept if passed == os.O_RDWR else None
-                emptied = self._parts().copy_up.file(node, contents, keep, finishes=False)
+                emptied = self.parts().copy_up.file(node, contents, keep, mode, finishes=False)
             except OSError:
                 for fd in kept:
                     os.close(fd)
@@ -335,10 +316,10 @@ class UnionFs:
             # What is written never goes to a layer below, whatever a copy says of its contents.
             source = node.ref if writing else node.contents
             truncates = bool(flags & os.O_TRUNC) and not emptied
-            blocks = source.stat().st_blocks if truncates and self._quota is not None else 0
+            blocks = source.stat().st_blocks if truncates and self.quota is not None else 0
             fd = source.open(passed | (os.O_TRUNC if truncates else 0))
-            if blocks and self._quota is not None:
-                self._quota.changed(blocks, os.fstat(fd).st_blocks)
+            if blocks and self.quota is not None:
+                self.quota.changed(blocks, os.fstat(fd).st_blocks)
         if flags & os.O_TRUNC:
             node.touch()
         return self.handles.add_file(FileHandle(node, fd, passed))
@@ -384,6 +365,12 @@ class UnionFs:
             node.privileged = bool(mode & (stat.S_ISUID | stat.S_ISGID))
         return number, node
 
+    def create_unnamed(
+        self, parent: DirNode, mode: int, flags: int, owner: tuple[int, int]
+    ) -> tuple[int, FileNode]:
+        """Make a file without a name (O_TMPFILE) and open it; returns the number of the handle and the node."""
+        return create_unnamed(self, parent, mode, flags & ~(_NOT_PASSED | os.O_TMPFILE), owner)
+
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Read up to *size* bytes at *offset*."""
         return os.pread(self.readable(number).fd, size, offset)
@@ -395,17 +382,20 @@ class UnionFs:
             handle.node.touch()  # the access time; that of an immutable layer is not shown to change
         return handle
 
-    def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
-        """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between."""
+    def write(self, number: int, offset: int, data: bytes | memoryview, *, kill_suidgid: bool = True) -> int:
+        """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between.
+
+        *kill_suidgid*: this clears set-id bits, as the caller has no CAP_FSETID.
+        """
         handle = self.handles.file(number)
         node = handle.node
         if node.privileged is not False:
-            self._strip_privileges(node)
+            kill_privileges(self, node, kill_suidgid=kill_suidgid)
         node.touch()
-        quota = self._quota
+        quota = self.quota
         if quota is not None:
-            data = data[: quota.writable(os.fstat(handle.fd), offset, len(data))]
-            with self._counted(lambda: os.fstat(handle.fd)):
+            data = data[: quota.writable(handle.fd, offset, len(data))]
+            with counted(quota, lambda: os.fstat(handle.fd)):
                 return self._write_all(handle.fd, offset, data)
         return self._write_all(handle.fd, offset, data)
 
@@ -442,7 +432,7 @@ class UnionFs:
         if self.writable is None:
             return None
         ahead = self.writable.copy_up.ahead = Ahead(
-            self.writable.upper, durable=not self._volatile, quota=self._quota
+            self.writable.upper, durable=not self._volatile, quota=self.quota
         )
         return ahead
 
@@ -539,12 +529,12 @@ class UnionFs:
             f_favail=info.f_favail,
             f_namemax=info.f_namemax,
         )
-        return found if self._quota is None else self._quota.within(found)
+        return found if self.quota is None else self.quota.within(found)
 
     def tell_when_full(self, tell: Callable[[str], None]) -> None:
         """Have *tell* called once for each bound of the writable layer that is reached: "size" or "inodes"."""
-        if self._quota is not None:
-            self._quota.on_full = tell
+        if self.quota is not None:
+            self.quota.on_full = tell
 
     # -- extended attributes -----------------------------------------------------------------------
 
@@ -605,9 +595,9 @@ class UnionFs:
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
-        if self._quota is not None:
-            self._quota.require(1)
-        with self._counted(node.ref.stat):
+        if self.quota is not None:
+            self.quota.require(1)
+        with counted(self.quota, node.ref.stat):
             os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
         self._changed_xattrs(node)
 
@@ -626,7 +616,7 @@ class UnionFs:
 
     def _for_xattr_change(self, ino: int) -> Node:
         node = self.tree.node(ino)
-        copy_up = self._parts().copy_up
+        copy_up = self.parts().copy_up
         if isinstance(node, DirNode):
             copy_up.directory(node)
         else:

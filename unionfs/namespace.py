@@ -152,9 +152,7 @@ class Namespace:
         """Return what makes an object of *mode* (with type) for the caller *owner* in *directory*, the upper one of
         *parent*, with all that belongs to it; and whether *make* alone, which makes it without set-id bits, does there.
         """
-        above = self._owner_of(parent)
-        uid, gid, mode = self._ownership.for_new(*owner, mode, above)
-        inherits = bool(above[2] & stat.S_ISGID)
+        uid, gid, mode, inherits = self.owner_for_new(parent, owner, mode)
         whole = self._permissions.made_whole(mode, uid, gid, inherits=inherits)
 
         def complete(dirfd: int, at: bytes) -> None:
@@ -170,6 +168,13 @@ class Namespace:
                 raise
 
         return complete, whole
+
+    def owner_for_new(self, parent: DirNode, owner: tuple[int, int], mode: int) -> tuple[int, int, int, bool]:
+        """Return user, group and *mode* on disk of an object that the caller *owner* makes in *parent*, and whether
+        *parent* determines the group.
+        """
+        above = self._owner_of(parent)
+        return (*self._ownership.for_new(*owner, mode, above), bool(above[2] & stat.S_ISGID))
 
     def _require_room(self, directory: LayerDir, objects: int = 1) -> int:
         """See that there is room for so many *objects* more, with a name in *directory*; returns its blocks before."""

@@ -88,6 +88,13 @@ class NativePermissions:
             made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
             os.chmod(name, stat.S_IMODE(made.st_mode) | mode & _SET_ID, dir_fd=dirfd)
 
+    def settle_unnamed(self, ref: Pinned, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
+        """Do what :meth:`settle` does for the regular file *ref*, which has no name."""
+        if uid != self._euid or gid != self._egid or inherits:
+            os.chown(ref.proc_path(), uid, gid)
+        if mode & _SET_ID:
+            os.chmod(ref.proc_path(), stat.S_IMODE(ref.stat().st_mode) | mode & _SET_ID)
+
     def holds_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
         """Tell whether the object *ref* of *kind* can be given that owner as it is; else it has to be made anew."""
         del ref, kind, uid, gid
@@ -164,6 +171,11 @@ class OverridePermissions(NativePermissions):
         del inherits
         self.own(dirfd, name, os.stat(name, dir_fd=dirfd, follow_symlinks=False), uid, gid, mode, rdev)
         self.restrict(dirfd, name, mode)
+
+    def settle_unnamed(self, ref: Pinned, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
+        """Write the attribute and set the permission bits on disk."""
+        del inherits
+        self._change(ref, ref.stat(), uid, gid, mode)
 
     def chown(self, ref: Ref, uid: int, gid: int) -> None:
         """Change the owner, and clear set-id bits and capabilities as chown(2) does."""

@@ -12,7 +12,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+from unionfs.extents import unallocated
 from unionfs.layer import Layer, LayerDir
 from unionfs.records import dataclass, replace
 
@@ -88,30 +90,36 @@ class Quota:
             self.inodes is None or objects <= 0 or self.objects + objects <= self.inodes
         )
 
-    def writable(self, info: os.stat_result, offset: int, length: int) -> int:
-        """Return how much of *length* bytes at *offset* of the file *info* can be written.
+    def writable(self, fd: int, offset: int, length: int) -> int:
+        """Return how much of *length* bytes at *offset* of the open file *fd* can be written.
 
         Raises:
             OSError: ENOSPC where nothing can.
         """
-        if self.size is None:
+        if self._fits(_up(offset + length) - _down(offset), 0):
             return length
-        allocated = info.st_blocks * _BLOCK
-        sparse = allocated < info.st_size
-        # Without holes only what lies behind the end is new; with them, all of it may be.
-        start = offset if sparse else max(offset, allocated)
-        need = _up(offset + length) - start // _PAGE * _PAGE
-        if need <= 0:
-            return length
+        # Near the bound: what has blocks already, as behind the end after fallocate(2), takes no more.
+        missing = list(unallocated(fd, _down(offset), _up(offset + length)))
         try:
-            self.require(need)
+            self.require(sum(end - start for start, end in missing))
         except OSError:
-            room = (self.size - self.bytes - self.reserved) // _PAGE * _PAGE
-            fitting = start // _PAGE * _PAGE + room - offset
+            assert self.size is not None
+            room = _down(max(0, self.size - self.bytes - self.reserved))
+            for start, end in missing:
+                if end - start > room:
+                    break
+                room -= end - start
+            fitting = start + room - offset
             if fitting <= 0:
                 raise
             return min(length, fitting)
         return length
+
+    def growth(self, fd: int, offset: int, length: int) -> int:
+        """Return how many bytes *length* bytes at *offset* of the open file *fd* will take that have no blocks yet."""
+        if self.size is None:
+            return 0
+        return sum(end - start for start, end in unallocated(fd, _down(offset), _up(offset + length)))
 
     def within(self, found: FileSystemFigures) -> FileSystemFigures:
         """Return *found*, of the file system below, within the bounds: it may have less than they allow."""
@@ -200,6 +208,23 @@ class Quota:
                         continue
                     seen.add(info.st_ino)
                 self.made(info)
+
+
+@contextmanager
+def counted(quota: Quota | None, look: Callable[[], os.stat_result]) -> Iterator[None]:
+    """While the object at which *look* looks changes: count in *quota*, if there is one, what it takes more or less."""
+    if quota is None:
+        yield
+        return
+    before = look().st_blocks
+    try:
+        yield
+    finally:
+        quota.changed(before, look().st_blocks)
+
+
+def _down(size: int) -> int:
+    return size // _PAGE * _PAGE
 
 
 def _up(size: int) -> int:

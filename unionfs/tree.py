@@ -200,13 +200,18 @@ class Tree:
         """Attach a node for the object of the writable layer that *ref* reaches, with attributes *info*, made as *name*
         just now: nobody knows it, and nothing is recorded of it.
         """
+        node = self.add_unnamed_file(ref, info)
+        node.names.append((directory, name))
+        directory.children[name] = node
+        return node
+
+    def add_unnamed_file(self, ref: Named | Pinned, info: os.stat_result) -> FileNode:
+        """Attach a node for the new object *ref* of the writable layer, with attributes *info*, under no name."""
         number = self.numbers.number((info.st_dev, info.st_ino))
-        node = FileNode(self._unique(number), info, ref.directory.layer, ref, number)
+        node = FileNode(self._unique(number), info, ref.layer, ref, number)
         self._by_ino[node.ino] = node
         self._unsettled.append(node)
         self._identify(node)
-        node.names.append((directory, name))
-        directory.children[name] = node
         return node
 
     def _drop_stale_facts(self, ino: Ino, ref: Named) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from unionfs.core import UnionFs
 from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Opcode
-from unionfs.fuse.requests import Reply, Requests
+from unionfs.fuse.replies import Reply
+from unionfs.fuse.requests import Requests
 from unionfs.options import parse_options
 from unionfs.stack import build_indexes, open_stack, source_from_options
 

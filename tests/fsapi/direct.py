@@ -36,11 +36,13 @@ def header(opcode: int, node: int, length: int, context: Any) -> bytes:
 class DirectClient:
     """Writes requests to where :class:`Requests` finds them."""
 
-    def __init__(self, fs: UnionFs, *, unopened: bool = False, offered: int = _OFFERED) -> None:
-        """Introduce a kernel that offers *offered* to a server of *fs*."""
+    def __init__(
+        self, fs: UnionFs, *, unopened: bool = False, offered: int = _OFFERED, minor: int = 45
+    ) -> None:
+        """Introduce a kernel that speaks FUSE 7.*minor* and offers *offered* to a server of *fs*."""
         self._buffer = bytearray(protocol.BUFFER)
         self.requests = Requests(fs, memoryview(self._buffer), unopened=unopened)
-        init = protocol.INIT_IN.pack(7, 45, 131072, offered) + bytes(48)
+        init = protocol.INIT_IN.pack(7, minor, 131072, offered) + bytes(48)
         assert isinstance(self.send(Opcode.INIT, 0, init), bytes)
 
     def send(self, opcode: int, node: int, body: bytes, context: Any = None) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import stat
@@ -38,7 +39,7 @@ def listing(size: int) -> bytes:
     return protocol.READ_IN.pack(0, 0, size, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("opcode", [*Opcode, 53, 4096])
+@pytest.mark.parametrize("opcode", [*Opcode, 54, 4096])
 def test_no_request_is_too_short_or_too_strange_to_be_answered(
     union: Union, opcode: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +82,57 @@ def test_a_file_whose_making_was_not_heard_of_is_closed(union: Union, unopened: 
     assert len(union.fs.handles) == 1
     client.requests.take_back(opcode, reply)
     assert (len(union.fs.handles), len(union.fs.tree)) == (0, 1)
+
+
+@pytest.mark.parametrize("unopened", [False, True])
+def test_a_file_without_a_name_whose_making_was_not_heard_of_is_closed(union: Union, unopened: bool) -> None:
+    client = DirectClient(union.fs, unopened=unopened)
+    body = protocol.CREATE_IN.pack(os.O_RDWR | os.O_TMPFILE, stat.S_IFREG | 0o600, 0, 0) + b"/\0"
+    reply = client.send(Opcode.TMPFILE, 1, body)
+    assert isinstance(reply, bytes)
+    assert len(union.fs.tree) == 2
+    client.requests.take_back(Opcode.TMPFILE, reply)
+    assert len(union.fs.tree) == 1
+    assert len(union.fs.handles) == 0
+    assert union.names() == ["d", "f"]
+
+
+def _mode_after(client: DirectClient, union: Union, opcode: Opcode, body: bytes) -> int:
+    union.chmod("f", 0o6777)
+    assert isinstance(client.send(opcode, union.file("f").ino, body), bytes)
+    return union.stat("f").mode & 0o7777
+
+
+@pytest.mark.parametrize("minor", [45, 36])
+@pytest.mark.parametrize("reports", [True, False])
+def test_set_id_bits_are_kept_only_where_the_kernel_reports_who_may_keep_them(
+    union: Union, reports: bool, minor: int
+) -> None:
+    offered = 0x7FFFFFFF if reports else 0x7FFFFFFF & ~Init.HANDLE_KILLPRIV_V2
+    client = DirectClient(union.fs, offered=offered, minor=minor)
+    node = union.file("f")
+    node.lookups = 1
+    fh = union.open("f", os.O_RDWR)
+    mode = functools.partial(_mode_after, client, union)
+    for flag, kept in ((0, reports), (protocol.WRITE_KILL_SUIDGID, False)):
+        body = protocol.WRITE_IN.pack(fh, 0, 1, flag, 0, os.O_RDWR, 0) + b"x"
+        assert mode(Opcode.WRITE, body) == (0o6777 if kept else 0o777)
+    for flag, kept in ((0, reports), (protocol.FATTR_KILL_SUIDGID, False)):
+        body = protocol.SETATTR_IN.pack(protocol.FATTR_SIZE | flag, 0, 0, 3, *(0,) * 12)
+        assert mode(Opcode.SETATTR, body) == (0o6777 if kept else 0o777)
+    for flag, kept in ((0, reports), (protocol.OPEN_KILL_SUIDGID, False)):
+        assert mode(Opcode.OPEN, protocol.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, flag)) == (
+            0o6777 if kept else 0o777
+        )
+    allocating = protocol.FALLOCATE_IN.pack(fh, 0, 10, 0, 0)
+    assert mode(Opcode.FALLOCATE, allocating) == (0o6777 if reports and minor >= 37 else 0o777)
+    # What the kernel sends before a caller without CAP_FSETID changes contents.
+    assert mode(Opcode.SETATTR, protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)) == 0o777
+    # It then copies by READ and WRITE, which reports who the caller is.
+    union.chmod("f", 0o4777)
+    copying = protocol.COPY_FILE_RANGE_IN.pack(fh, 0, node.ino, fh, 20, 1, 0)
+    assert client.send(Opcode.COPY_FILE_RANGE, node.ino, copying) == -errno.EOPNOTSUPP
+    assert union.stat("f").mode & 0o7777 == 0o4777
 
 
 def test_handles_that_nobody_heard_of_are_closed(union: Union) -> None:

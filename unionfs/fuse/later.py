@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from unionfs import _libc
 from unionfs.ahead import NotYet
@@ -66,8 +66,8 @@ class Later:
         self._say = say
         self._wake = wake
         self._parked: dict[Ino, list[bytes]] = {}
-        #: The nodes whose requests can be asked again.
-        self.ready: deque[Ino] = deque()
+        #: What to do in the server's own thread now that another has done its part; each gives requests to ask again.
+        self.ready: deque[Callable[[], Iterable[bytes]]] = deque()
         #: Whether a layer's files are read by threads, where the kernel cannot tell whether they are in memory.
         self._waits: dict[Layer, bool] = {}
         self._room = memoryview(bytearray(_ROOM))
@@ -215,7 +215,7 @@ class Later:
             try:
                 work()
             finally:
-                self.ready.append(ino)
+                self.ready.append(lambda: self._parked_for(ino))
                 self._wake()
 
         if not self._do(copy):
@@ -224,10 +224,37 @@ class Later:
     def resume(self) -> Iterator[bytes]:
         """Give the requests that can be asked again now, one after the other."""
         while self.ready:
-            ino = self.ready.popleft()
-            yield from self._parked.pop(ino, ())
-            assert self._ahead is not None
-            self._ahead.drop(ino)
+            yield from self.ready.popleft()()
+
+    def _parked_for(self, ino: Ino) -> Iterator[bytes]:
+        yield from self._parked.pop(ino, ())
+        assert self._ahead is not None
+        self._ahead.drop(ino)
+
+    def run(self, unique: int, work: Callable[[], None], finish: Callable[[], bytes]) -> bool:
+        """Run *work* in a thread, and then answer *unique* with what *finish* returns or raises (OSError) in the server's own.
+
+        Returns False, and does nothing, where no thread can be started.
+        """
+
+        def answer() -> Iterable[bytes]:
+            reply: bytes | int = -errno.EIO
+            try:
+                reply = finish()
+            except OSError as error:
+                reply = -(error.errno or errno.EIO)
+            finally:
+                self._say(unique, reply)
+            return ()
+
+        def act() -> None:
+            try:
+                work()
+            finally:
+                self.ready.append(answer)
+                self._wake()
+
+        return self._do(act)
 
     def close(self) -> None:
         """Throw away what has been copied and is copied; who waits for it is not answered any more."""

@@ -62,6 +62,22 @@ READ_IN = struct.Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner,
 WRITE_IN = struct.Struct("=QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding
 WRITE_OUT = struct.Struct("=II")  # size, padding
 FSYNC_IN = struct.Struct("=QII")  # fh, fsync_flags, padding
+FALLOCATE_IN = struct.Struct("=QQQII")  # fh, offset, length, mode, padding
+LSEEK_IN = struct.Struct("=QQII")  # fh, offset, whence, padding
+LSEEK_OUT = struct.Struct("=Q")  # offset
+#: struct fuse_copy_file_range_in: fh_in, off_in, nodeid_out, fh_out, off_out, len, flags.
+COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")
+COPY_FILE_RANGE_OUT = struct.Struct(
+    "=Q"
+)  # bytes_copied: of COPY_FILE_RANGE_64; COPY_FILE_RANGE has WRITE_OUT
+IOCTL_IN = struct.Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
+IOCTL_OUT = struct.Struct("=iIII")  # result, flags, in_iovs, out_iovs; then the data
+STATX_IN = struct.Struct("=IIQII")  # getattr_flags, reserved, fh, sx_flags, sx_mask
+#: struct fuse_statx_out before its stat: attr_valid, attr_valid_nsec, flags, spare.
+STATX_OUT_HEAD = struct.Struct("=QII16x")
+#: struct fuse_statx: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask; seconds and
+#: nanoseconds of atime, btime, ctime, mtime; rdev_major, rdev_minor; dev_major, dev_minor and spare.
+STATX = struct.Struct("=IIQIIIH2xQQQQ" + "QI4x" * 4 + "II8x112x")
 SETXATTR_IN = struct.Struct("=II")  # size, flags
 SETXATTR_IN_EXT = struct.Struct(
     "=IIII"
@@ -136,6 +152,7 @@ class Opcode(IntEnum):
     SYNCFS = 50
     TMPFILE = 51
     STATX = 52
+    COPY_FILE_RANGE_64 = 53
 
 
 class Init(IntFlag):
@@ -172,10 +189,17 @@ FATTR_MTIME = 1 << 5
 FATTR_FH = 1 << 6
 FATTR_ATIME_NOW = 1 << 7
 FATTR_MTIME_NOW = 1 << 8
+FATTR_KILL_SUIDGID = 1 << 11
+OPEN_KILL_SUIDGID = 1 << 0
+WRITE_KILL_SUIDGID = 1 << 2
+IOCTL_DIR = 1 << 4
 FOPEN_KEEP_CACHE = 1 << 1
 FSYNC_FDATASYNC = 1 << 0
 SETXATTR_ACL_KILL_SGID = 1 << 0
 NOTIFY_PRUNE = 9
+#: Bits of statx.mask (linux/stat.h).
+STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
 
 #: Bytes of one read or write, and of the buffer that the largest request fits in: the kernel wants room for its headers
 #: before the data (fuse_dev_do_read), and 8 KiB at least (FUSE_MIN_READ_BUFFER).
@@ -220,6 +244,8 @@ class Agreement:
     flags: Init | None = None
     #: OPEN and OPENDIR are to be refused, so that they stop coming.
     unopened: bool = False
+    #: The minor version that the kernel speaks.
+    minor: int = 0
 
 
 def too_old(body: bytes | memoryview) -> str | None:
@@ -263,7 +289,7 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int
         MAJOR, min(minor, MINOR), readahead, agreed & 0xFFFFFFFF, _MAX_BACKGROUND, _CONGESTION,
         MAX_WRITE, 1, MAX_WRITE // _PAGE, 0, agreed >> 32,
     )  # fmt: skip
-    return Agreement(reply, flags=Init(agreed), unopened=unopened)
+    return Agreement(reply, flags=Init(agreed), unopened=unopened, minor=minor)
 
 
 def dirent_size(name: bytes) -> int:
@@ -294,7 +320,15 @@ def counted(opcode: int, reply: bytes) -> list[int]:
 
 #: Answers that begin with a struct fuse_entry_out.
 ENTRY_REPLIES = frozenset(
-    (Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE)
+    (
+        Opcode.LOOKUP,
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.SYMLINK,
+        Opcode.LINK,
+        Opcode.CREATE,
+        Opcode.TMPFILE,
+    )
 )
 
 

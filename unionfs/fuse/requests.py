@@ -14,31 +14,28 @@ import time
 from collections.abc import Callable
 
 from unionfs.ahead import NotYet
+from unionfs.birth_times import birth_time_ns
 from unionfs.complaints import Complaints
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
+from unionfs.fuse.file_requests import FileRequests
 from unionfs.fuse.forgetting import Forgetting
-from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import (
-    ATTR_OUT_HEAD,
     BATCH_FORGET_IN,
-    CREATE_IN,
     DIRENT,
     ENTRY_OUT,
     FATTR_ATIME,
     FATTR_ATIME_NOW,
     FATTR_FH,
     FATTR_GID,
+    FATTR_KILL_SUIDGID,
     FATTR_MODE,
     FATTR_MTIME,
     FATTR_MTIME_NOW,
     FATTR_SIZE,
     FATTR_UID,
-    FOPEN_KEEP_CACHE,
-    FOREVER,
     FORGET_IN,
     FORGET_ONE,
-    FSYNC_FDATASYNC,
     FSYNC_IN,
     GETXATTR_IN,
     GETXATTR_OUT,
@@ -49,7 +46,6 @@ from unionfs.fuse.protocol import (
     MODE,
     MODE_IN_ENTRY,
     NOT_SERVED,
-    OPEN_IN,
     OPEN_OUT,
     READ_IN,
     RELEASE_IN,
@@ -60,27 +56,23 @@ from unionfs.fuse.protocol import (
     SETXATTR_IN,
     SETXATTR_IN_EXT,
     STATFS_OUT,
-    WRITE_IN,
-    WRITE_OUT,
+    STATX,
+    STATX_BASIC_STATS,
+    STATX_BTIME,
+    STATX_OUT_HEAD,
     Init,
     Opcode,
     agree,
     counted,
     dirent_size,
 )
+from unionfs.fuse.replies import BODY, NS, U64, Reply, errno_of, position
 from unionfs.fuse.unopened import UnopenedFiles
-from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.nodes import Node
 from unionfs.options import Trick
 
 log = Complaints(__name__)
 
-#: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
-Reply = bytes | memoryview | int | None
-
-_BODY = IN_HEADER.size
-_NS = 1_000_000_000
-#: How long something may be believed without asking, in seconds, where not for ever.
-_SECOND = 1
 #: What is agreed on with the kernel for a trick.
 _AGREED = {
     Trick.SYMLINKS: Init.CACHE_SYMLINKS,
@@ -89,11 +81,18 @@ _AGREED = {
 }
 #: An entry of READDIRPLUS of which the kernel is told no more than its name.
 _UNTOLD = bytes(ENTRY_OUT.size)
-_ATTR_IN_ENTRY = ENTRY_OUT.size - 88
+#: What SETATTR can change; the other bits of its mask are about the caller.
+_CHANGES = (
+    FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE
+    | FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW
+)  # fmt: skip
+#: The minor version of FUSE from which on such a SETATTR comes before FALLOCATE, too (Linux 6.1).
+_FALLOCATE_ANNOUNCED = 37
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _DT_SHIFT = 12  # a DT_ of readdir(3) is the S_IFMT of stat(2), shifted (IFTODT)
 
 
-class Requests:
+class Requests(FileRequests):
     """Answers what is in a buffer from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and
     nowhere else.
     """
@@ -118,29 +117,19 @@ class Requests:
             unopened: do without OPEN and OPENDIR where the kernel can.
             without: what else to do without.
         """
-        self.fs = fs
-        self._tree = fs.tree
-        self._view = view
+        super().__init__(fs, view, without)
         self._wants_unopened = unopened
         self._left_out = Init(0)
         for trick, flags in _AGREED.items():
             if trick in without:
                 self._left_out |= flags
-        self._validity = _SECOND if Trick.VALIDITY in without else FOREVER
-        self._attr_head = ATTR_OUT_HEAD.pack(self._validity, 0, 0)
         #: "No such name", which may be remembered: a node 0 (struct fuse_entry_out).
         self._no_entry: Reply = ENTRY_OUT.pack(0, 0, self._validity, *(0,) * 19)
         if Trick.NEGATIVE in without:
             self._no_entry = -errno.ENOENT
-        self._keeps = 0 if Trick.CONTENTS in without else FOPEN_KEEP_CACHE
-        # There is nothing to do at close(2); refused once, the kernel never asks again.
-        self._flushed: Reply = b"" if Trick.FLUSH in without else NOT_SERVED
-        self._files: UnopenedFiles | None = None
-        self._masks = self._extended_setxattr = False
+        self._extended_setxattr = False
         self._forgetting = Forgetting(fs.tree, connection)
         self._callers_visible = callers_visible
-        #: Where what would have to wait goes; None: it is waited for.
-        self.later: Later | None = None
         #: How many requests came by their number.
         self._counts = [0] * 64
         names = {opcode: getattr(self, f"_{opcode.name.lower()}", None) for opcode in Opcode}
@@ -164,7 +153,7 @@ class Requests:
         try:
             return handler(node, end)
         except OSError as error:
-            return _errno(error)
+            return errno_of(error)
         except NotYet as not_yet:
             return self._park(opcode, not_yet, end)
         except Exception:
@@ -182,7 +171,7 @@ class Requests:
         try:
             self.later.park(not_yet, bytes(self._view[:end]))
         except OSError as error:
-            return _errno(error)
+            return errno_of(error)
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
             return -errno.EIO
@@ -194,72 +183,25 @@ class Requests:
             return
         for ino in counted(opcode, reply):
             self._forgotten(ino, 1)
-        if self._files is None and opcode in (Opcode.OPEN, Opcode.CREATE):
+        if self._files is None and opcode in (Opcode.OPEN, Opcode.CREATE, Opcode.TMPFILE):
             self.fs.handles.close_file(OPEN_OUT.unpack_from(reply, len(reply) - OPEN_OUT.size)[0])
         elif self._files is None and opcode == Opcode.OPENDIR:
             self.fs.handles.close_directory(OPEN_OUT.unpack(reply)[0])
         self.fs.trim()
 
-    # -- what replies are made of ------------------------------------------------------------------
-
-    def _entry(self, node: Node) -> bytes:
-        cached = node.reply
-        if cached is not None:
-            return cached  # type: ignore[return-value]
-        shown = self.fs.attributes(node)
-        atime, mtime, ctime = shown.atime_ns, shown.mtime_ns, shown.ctime_ns
-        entry = ENTRY_OUT.pack(
-            shown.ino, 0, self._validity, self._validity, 0, 0,
-            shown.ino, shown.size, shown.blocks,
-            atime // _NS & _U64, mtime // _NS & _U64, ctime // _NS & _U64, atime % _NS, mtime % _NS, ctime % _NS,
-            shown.mode, shown.nlink, shown.uid, shown.gid, shown.rdev, 4096, 0,
-        )  # fmt: skip
-        node.reply = entry
-        if isinstance(node, FileNode):
-            node.info = None  # the reply has it all
-        return entry
-
-    def _known(self, node: Node) -> bytes:
-        """Reply with *node*, of which the kernel then holds one more lookup."""
-        entry = self._entry(node)
-        node.lookups += 1
-        return entry
-
-    def _attributes(self, node: Node) -> bytes:
-        return self._attr_head + self._entry(node)[_ATTR_IN_ENTRY:]
-
-    def _name(self, start: int, end: int) -> bytes:
-        """Return the string from *start* on that is the last of the request."""
-        return bytes(self._view[start : end - 1])
-
-    def _names(self, start: int, end: int) -> tuple[bytes, bytes]:
-        """Return the two strings from *start* on."""
-        first, _, second = bytes(self._view[start : end - 1]).partition(b"\0")
-        return first, second
-
-    def _owner(self) -> tuple[int, int]:
-        _, _, _, _, uid, gid, _, _, _ = IN_HEADER.unpack_from(self._view)
-        return uid, gid
-
-    def _unique(self) -> int:
-        """Return the number of the request, by which it can be answered later."""
-        _, _, unique, _, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
-        return int(unique)
-
-    def _masked(self, directory: DirNode, mode: int, umask: int) -> int:
-        return callers.masked(self.fs, directory, mode, umask) if self._masks else mode
-
     # -- the connection ----------------------------------------------------------------------------
 
     def _init(self, node: int, end: int) -> Reply:
         agreement = agree(
-            self._view[_BODY:end],
+            self._view[BODY:end],
             acls=self.fs.acls,
             unopened=self._wants_unopened,
             left_out=self._left_out,
         )
         if agreement.flags is not None:
             self._masks = bool(agreement.flags & Init.DONT_MASK)
+            self._reports_fsetid = bool(agreement.flags & Init.HANDLE_KILLPRIV_V2)
+            self._fallocate_kills = not self._reports_fsetid or agreement.minor < _FALLOCATE_ANNOUNCED
             self._extended_setxattr = bool(agreement.flags & Init.SETXATTR_EXT)
             self._files = UnopenedFiles(self.fs) if agreement.unopened else None
         return agreement.reply
@@ -276,19 +218,19 @@ class Requests:
     def _lookup(self, node: int, end: int) -> Reply:
         tree = self._tree
         try:
-            found = tree.lookup(tree.directory(node), bytes(self._view[_BODY : end - 1]))
+            found = tree.lookup(tree.directory(node), bytes(self._view[BODY : end - 1]))
         except FileNotFoundError:
             return self._no_entry
         return self._known(found)
 
     def _forget(self, node: int, end: int) -> Reply:
-        (count,) = FORGET_IN.unpack_from(self._view, _BODY)
+        (count,) = FORGET_IN.unpack_from(self._view, BODY)
         self._forgotten(node, count)
         return None
 
     def _batch_forget(self, node: int, end: int) -> Reply:
-        number, _ = BATCH_FORGET_IN.unpack_from(self._view, _BODY)
-        start = _BODY + BATCH_FORGET_IN.size
+        number, _ = BATCH_FORGET_IN.unpack_from(self._view, BODY)
+        start = BODY + BATCH_FORGET_IN.size
         for ino, count in FORGET_ONE.iter_unpack(self._view[start : start + number * FORGET_ONE.size]):
             self._forgotten(ino, count)
         return None
@@ -298,48 +240,48 @@ class Requests:
             self._files.close(ino)
 
     def _mknod(self, node: int, end: int) -> Reply:
-        mode, rdev, umask, _ = MKNOD_IN.unpack_from(self._view, _BODY)
+        mode, rdev, umask, _ = MKNOD_IN.unpack_from(self._view, BODY)
         directory = self._tree.directory(node)
         mode = self._masked(directory, mode, umask)
-        name = self._name(_BODY + MKNOD_IN.size, end)
+        name = self._name(BODY + MKNOD_IN.size, end)
         if self._files is not None and stat.S_ISREG(mode):
             # Made by open(2), as a rule: the descriptor that making it takes is kept for whoever writes it.
             return self._known(self._files.make(node, name, mode, self._owner()))
         return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, self._owner()))
 
     def _mkdir(self, node: int, end: int) -> Reply:
-        mode, umask = MKDIR_IN.unpack_from(self._view, _BODY)
+        mode, umask = MKDIR_IN.unpack_from(self._view, BODY)
         directory = self._tree.directory(node)
         mode = self._masked(directory, mode, umask)
-        name = self._name(_BODY + MKDIR_IN.size, end)
+        name = self._name(BODY + MKDIR_IN.size, end)
         return self._known(self.fs.namespace.mkdir(directory, name, mode, self._owner()))
 
     def _symlink(self, node: int, end: int) -> Reply:
-        name, target = self._names(_BODY, end)
+        name, target = self._names(BODY, end)
         directory = self._tree.directory(node)
         return self._known(self.fs.namespace.symlink(directory, name, target, self._owner()))
 
     def _link(self, node: int, end: int) -> Reply:
-        (old,) = LINK_IN.unpack_from(self._view, _BODY)
+        (old,) = LINK_IN.unpack_from(self._view, BODY)
         directory = self._tree.directory(node)
-        name = self._name(_BODY + LINK_IN.size, end)
+        name = self._name(BODY + LINK_IN.size, end)
         return self._known(self.fs.namespace.link(self._tree.file(old), directory, name))
 
     def _unlink(self, node: int, end: int) -> Reply:
-        self.fs.namespace.unlink(self._tree.directory(node), self._name(_BODY, end))
+        self.fs.namespace.unlink(self._tree.directory(node), self._name(BODY, end))
         return b""
 
     def _rmdir(self, node: int, end: int) -> Reply:
-        self.fs.namespace.rmdir(self._tree.directory(node), self._name(_BODY, end))
+        self.fs.namespace.rmdir(self._tree.directory(node), self._name(BODY, end))
         return b""
 
     def _rename(self, node: int, end: int) -> Reply:
-        (new,) = RENAME_IN.unpack_from(self._view, _BODY)
-        return self._renamed(node, new, self._names(_BODY + RENAME_IN.size, end), 0)
+        (new,) = RENAME_IN.unpack_from(self._view, BODY)
+        return self._renamed(node, new, self._names(BODY + RENAME_IN.size, end), 0)
 
     def _rename2(self, node: int, end: int) -> Reply:
-        new, flags, _ = RENAME2_IN.unpack_from(self._view, _BODY)
-        return self._renamed(node, new, self._names(_BODY + RENAME2_IN.size, end), flags)
+        new, flags, _ = RENAME2_IN.unpack_from(self._view, BODY)
+        return self._renamed(node, new, self._names(BODY + RENAME2_IN.size, end), flags)
 
     def _renamed(self, old: int, new: int, names: tuple[bytes, bytes], flags: int) -> Reply:
         source, target = self._tree.directory(old), self._tree.directory(new)
@@ -351,23 +293,41 @@ class Requests:
     def _getattr(self, node: int, end: int) -> Reply:
         return self._attributes(self._tree.node(node))
 
+    def _statx(self, node: int, end: int) -> Reply:
+        found = self._tree.node(node)
+        (
+            _, _, _, _, _, _, ino, size, blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+            mode, nlink, uid, gid, rdev, blksize, _,
+        ) = ENTRY_OUT.unpack(self._entry(found))  # fmt: skip
+        born = birth_time_ns(self.fs.tree, found)
+        mask = STATX_BASIC_STATS | (0 if born is None else STATX_BTIME)
+        born = born or 0
+        return STATX_OUT_HEAD.pack(self._validity, 0, 0) + STATX.pack(
+            mask, blksize, 0, nlink, uid, gid, mode, ino, size, blocks, 0,
+            atime, atime_ns, born // NS & U64, born % NS, ctime, ctime_ns, mtime, mtime_ns,
+            os.major(rdev), os.minor(rdev),
+        )  # fmt: skip
+
     def _setattr(self, node: int, end: int) -> Reply:
         (
             valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
-        ) = SETATTR_IN.unpack_from(self._view, _BODY)  # fmt: skip
+        ) = SETATTR_IN.unpack_from(self._view, BODY)  # fmt: skip
         # Of the clock by which the kernel dates writes: a later one would be overtaken by them.
         now = time.clock_gettime_ns(_COARSE) if valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW) else 0
-        atime, mtime = atime * _NS + atime_ns, mtime * _NS + mtime_ns
+        atime, mtime = atime * NS + atime_ns, mtime * NS + mtime_ns
         files = self._files
+        if not valid & _CHANGES:
+            return self._attributes(self._without_set_id_bits(node))
         change = Change(
             mode if valid & FATTR_MODE else None,
             uid if valid & FATTR_UID else None,
             gid if valid & FATTR_GID else None,
-            _position(size) if valid & FATTR_SIZE else None,
+            position(size) if valid & FATTR_SIZE else None,
             None if not valid & FATTR_ATIME else now if valid & FATTR_ATIME_NOW else atime,
             None if not valid & FATTR_MTIME else now if valid & FATTR_MTIME_NOW else mtime,
             # Without OPEN, nothing tells open(2) with O_TRUNC from truncate(2) to nothing.
             opening=files is not None and not size and not valid & FATTR_FH,
+            kill_suidgid=self._kills(valid & FATTR_KILL_SUIDGID),
         )
         handle: int | None = fh if valid & FATTR_FH else None
         if files is not None:
@@ -375,6 +335,17 @@ class Requests:
             if valid & FATTR_FH and valid & FATTR_SIZE and self._tree.file(node).layer.writable:
                 handle = files.writing(node)
         return self._attributes(self.fs.setattr(node, change, handle))
+
+    def _without_set_id_bits(self, number: int) -> Node:
+        """Answer a SETATTR that changes nothing: the kernel sends it before a caller without CAP_FSETID changes contents.
+
+        file_remove_privs (fs/inode.c) has found set-id bits, and takes those in the reply for what is left (fuse_setattr).
+        """
+        node = self._tree.node(number)
+        mode = self.fs.attributes(node).mode
+        if stat.S_ISREG(mode) and mode & _SET_ID:
+            self.fs.setattr(number, Change(mode=stat.S_IMODE(mode) & ~_SET_ID), None)
+        return node
 
     def _readlink(self, node: int, end: int) -> Reply:
         return self.fs.readlink(node)
@@ -389,10 +360,10 @@ class Requests:
     def _setxattr(self, node: int, end: int) -> Reply:
         extended = self._extended_setxattr
         if extended:
-            size, flags, said, _ = SETXATTR_IN_EXT.unpack_from(self._view, _BODY)
+            size, flags, said, _ = SETXATTR_IN_EXT.unpack_from(self._view, BODY)
         else:
-            (size, flags), said = SETXATTR_IN.unpack_from(self._view, _BODY), 0
-        start = _BODY + (SETXATTR_IN_EXT if extended else SETXATTR_IN).size
+            (size, flags), said = SETXATTR_IN.unpack_from(self._view, BODY), 0
+        start = BODY + (SETXATTR_IN_EXT if extended else SETXATTR_IN).size
         name = self._name(start, end - size)
         self.fs.setxattr(node, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
         if said & SETXATTR_ACL_KILL_SGID:
@@ -404,7 +375,7 @@ class Requests:
         return b""
 
     def _getxattr(self, node: int, end: int) -> Reply:
-        name = self._name(_BODY + GETXATTR_IN.size, end)
+        name = self._name(BODY + GETXATTR_IN.size, end)
         return self._sized(self.fs.getxattr(node, os.fsdecode(name)))
 
     def _listxattr(self, node: int, end: int) -> Reply:
@@ -412,80 +383,14 @@ class Requests:
 
     def _sized(self, value: bytes) -> Reply:
         """Reply with *value*, or its size where that was asked for, or ERANGE where it is more than there is room for."""
-        size, _ = GETXATTR_IN.unpack_from(self._view, _BODY)
+        size, _ = GETXATTR_IN.unpack_from(self._view, BODY)
         if not size:
             return GETXATTR_OUT.pack(len(value), 0)
         return value if len(value) <= size else -errno.ERANGE
 
     def _removexattr(self, node: int, end: int) -> Reply:
-        self.fs.removexattr(node, os.fsdecode(self._name(_BODY, end)))
+        self.fs.removexattr(node, os.fsdecode(self._name(BODY, end)))
         return b""
-
-    # -- files -------------------------------------------------------------------------------------
-
-    def _open(self, node: int, end: int) -> Reply:
-        if self._files is not None:
-            return NOT_SERVED
-        flags, _ = OPEN_IN.unpack_from(self._view, _BODY)
-        # What the kernel has of its contents stays good: nobody else writes.
-        return OPEN_OUT.pack(self.fs.open(node, flags), self._keeps, 0)
-
-    def _create(self, node: int, end: int) -> Reply:
-        if self._files is not None:
-            return NOT_SERVED  # MKNOD comes instead, and no RELEASE
-        flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, _BODY)
-        mode = self._masked(self._tree.directory(node), mode, umask)
-        number, made = self.fs.create(
-            node, self._name(_BODY + CREATE_IN.size, end), mode, flags, self._owner()
-        )
-        return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
-
-    def _read(self, node: int, end: int) -> Reply:
-        fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, _BODY)
-        if self._files is not None:
-            fh = self._files.reading(node)
-        if self.later is None:
-            return self.fs.read(fh, _position(offset), size)
-        return self.later.read(self.fs.readable(fh), _position(offset), size, self._unique())
-
-    def _write(self, node: int, end: int) -> Reply:
-        fh, offset, size, _, _, flags, _ = WRITE_IN.unpack_from(self._view, _BODY)
-        start = _BODY + WRITE_IN.size
-        data = self._view[start : start + size]
-        if self._files is None:
-            return WRITE_OUT.pack(self.fs.write(fh, _position(offset), data), 0)
-        fh = self._files.writing(node)
-        done = self.fs.write(fh, _position(offset), data)
-        if flags & os.O_DSYNC:  # of which O_SYNC has one bit more
-            self.fs.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
-        return WRITE_OUT.pack(done, 0)
-
-    def _flush(self, node: int, end: int) -> Reply:
-        return self._flushed
-
-    def _release(self, node: int, end: int) -> Reply:
-        fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
-        self.fs.handles.close_file(fh)
-        return b""
-
-    def _fsync(self, node: int, end: int) -> Reply:
-        if self.fs.volatile:
-            return NOT_SERVED  # there is nothing to do, and the kernel need not ask again
-        fh, flags, _ = FSYNC_IN.unpack_from(self._view, _BODY)
-        if self._files is not None:
-            if not self._tree.file(node).layer.writable:
-                return b""
-            fh = self._files.reading(node)
-        data_only = bool(flags & FSYNC_FDATASYNC)
-        if self.later is None:
-            self.fs.fsync(fh, data_only=data_only)
-            return b""
-        try:
-            fd = os.dup(self.fs.handles.file(fh).fd)
-        except OSError:  # as many descriptors as there may be
-            self.fs.fsync(fh, data_only=data_only)
-            return b""
-        return self.later.sync(fd, self._unique(), data_only=data_only)
 
     # -- directories -------------------------------------------------------------------------------
 
@@ -502,7 +407,7 @@ class Requests:
         return self._listed(node, plus=True)
 
     def _listed(self, number: int, *, plus: bool) -> bytes:
-        fh, start, size, _, _, _, _ = READ_IN.unpack_from(self._view, _BODY)
+        fh, start, size, _, _, _, _ = READ_IN.unpack_from(self._view, BODY)
         entries = self.fs.entries(fh, start) if self._files is None else self.fs.entries_of(number, start)
         parts: list[bytes] = []
         room = size
@@ -536,14 +441,14 @@ class Requests:
         return b"".join(parts)
 
     def _releasedir(self, node: int, end: int) -> Reply:
-        fh, _, _, _ = RELEASE_IN.unpack_from(self._view, _BODY)
+        fh, _, _, _ = RELEASE_IN.unpack_from(self._view, BODY)
         self.fs.handles.close_directory(fh)
         return b""
 
     def _fsyncdir(self, node: int, end: int) -> Reply:
         if self.fs.volatile:
             return NOT_SERVED
-        fh, _, _ = FSYNC_IN.unpack_from(self._view, _BODY)
+        fh, _, _ = FSYNC_IN.unpack_from(self._view, BODY)
         directory = self.fs.handles.directory(fh) if self._files is None else self._tree.directory(node)
         if self.later is None:
             self.fs.sync_directory(directory)
@@ -554,17 +459,3 @@ class Requests:
 
 #: CLOCK_REALTIME_COARSE (linux/time.h), which the time module has no name for.
 _COARSE = 5
-_U64 = (1 << 64) - 1
-_LAST = (1 << 63) - 1
-
-
-def _errno(error: OSError) -> int:
-    number = error.errno or errno.EIO
-    return -(errno.EOPNOTSUPP if number == errno.ENOSYS else number)
-
-
-def _position(offset: int) -> int:
-    """Return *offset* of a file as the signed number that it is; EINVAL for what is none."""
-    if offset > _LAST:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    return offset

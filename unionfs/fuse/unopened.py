@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from unionfs.core import UnionFs
-from unionfs.nodes import FileNode
+from unionfs.nodes import DirNode, FileNode
 from unionfs.typed import TypeVar
 
 T = TypeVar("T")
@@ -57,6 +57,12 @@ class UnopenedFiles:
     def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileNode:
         """Make a file, whose descriptor is kept for whoever writes it; errors are those of open(2)."""
         number, node = self._with_room(lambda: self._fs.create(parent, name, mode, os.O_RDWR, owner))
+        self._keep(node.ino, number)
+        return node
+
+    def make_unnamed(self, parent: DirNode, mode: int, owner: tuple[int, int]) -> FileNode:
+        """Make a file without a name, whose descriptor is kept as by :meth:`make`; errors are those of open(2)."""
+        number, node = self._with_room(lambda: self._fs.create_unnamed(parent, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
         return node
 

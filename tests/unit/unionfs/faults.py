@@ -20,7 +20,7 @@ _CHANGING = (
 ).split()
 #: What asks something. A full disk does not fail these, a broken one does.
 _READING = "fstat getxattr listdir listxattr lseek pread readlink scandir stat".split()
-_LIBC_CHANGING = ("renameat2", "link_fd")
+_LIBC_CHANGING = ("renameat2", "link_fd", "fallocate")
 
 
 class Faults:
@@ -68,7 +68,8 @@ class Faults:
         really_open = os.open
 
         def opening(path: bytes, flags: int, *args: Any, **kwargs: Any) -> int:
-            if self._reading or flags & (os.O_CREAT | os.O_TRUNC):
+            makes = flags & (os.O_CREAT | os.O_TRUNC) or flags & os.O_TMPFILE == os.O_TMPFILE
+            if self._reading or makes:
                 self._count("open")
             return really_open(path, flags, *args, **kwargs)
 

@@ -11,10 +11,12 @@ from types import MappingProxyType
 
 from tests.support.tree import File, HardLink, Node, Symlink, make_tree
 from tests.unit.unionfs.support import Union
+from unionfs import _libc
 from unionfs.layer_format import WantedFormat
 from unionfs.rename_plan import RENAME_EXCHANGE
 from unionfs.whiteout import WhiteoutFormat
 
+_PUNCH = _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_KEEP_SIZE
 Operation = Callable[[Union], None]
 
 #: A modification time, and a span around it that is long before now.
@@ -167,6 +169,10 @@ def _open_truncating(union: Union, path: str) -> None:
     union.fs.handles.close_file(union.open(path, os.O_WRONLY | os.O_TRUNC))
 
 
+def _copy_range(union: Union, source: str, target: str) -> None:
+    assert union.copy_range(source, target, 0, 100, 1000) == 1000
+
+
 def _rename(old: str, new: str, flags: int = 0) -> Operation:
     return lambda union: union.rename(old, new, flags)
 
@@ -202,11 +208,16 @@ WITHOUT_MARKS: Mapping[str, Operation] = {
     "write to a copy of metadata with two names": lambda union: _open_for_writing(union, "m/again"),
     "empty a copy of metadata with two names": lambda union: union.truncate("m/both", 0),
     "link a copy of a hard link's metadata": lambda union: union.link("m/two", "m/more"),
+    "allocate behind the end of a lower file": lambda union: union.allocate("d/big", 0, 50_000, 10_000),
+    "punch a hole into a copy of metadata": lambda union: union.allocate("m/meta", _PUNCH, 0, 4096),
+    "copy a range to a lower file": lambda union: _copy_range(union, "m/meta", "d/big"),
+    "name a file that had no name": lambda union: union.link_unnamed("d/sub/file"),
 }
 WITH_MARKS: Mapping[str, Operation] = {
     "make a file where one was deleted": lambda union: union.create("gone"),
     "make a directory where one was deleted": lambda union: union.mkdir("gonedir"),
     "link a lower file": lambda union: union.link("below", "again"),
+    "name a file that had no name where one was deleted": lambda union: union.link_unnamed("gone"),
     "unlink a lower file": lambda union: union.unlink("d/f"),
     "unlink an upper file": lambda union: union.unlink("upper"),
     "unlink one of two lower names": lambda union: union.unlink("d/name"),
@@ -264,6 +275,9 @@ ON_OWNERS: Mapping[str, Operation] = {
     "change the owner of a copied symbolic link": lambda union: union.chown("c/link", 5, 6),
     "change the owner of a symbolic link with two names": lambda union: union.chown("s/one", 5, 6),
     "make a file for somebody else": lambda union: union.create("d/sub/file", by=(5, 6)),
+    "name a file of somebody else that had no name": lambda union: union.link_unnamed(
+        "d/sub/file", mode=0o4755, by=(5, 6)
+    ),
     "make a directory for somebody else": lambda union: union.mkdir("d/sub/dir", by=(5, 6)),
     "make a symbolic link for somebody else": lambda union: union.symlink("d/sub/link", "target", by=(5, 6)),
     "make a FIFO for somebody else": lambda union: union.mknod("fifo", stat.S_IFIFO | 0o600, by=(5, 6)),
@@ -337,5 +351,5 @@ FILLS_IN_PLACE = {
 CLEARS_SET_ID = FILLS_IN_PLACE | {
     name
     for name in WITHOUT_MARKS
-    if name.startswith(("truncate a ", "empty a ", "open a copy of metadata, truncating"))
+    if name.startswith(("truncate a ", "empty a ", "open a copy of metadata, truncating", "punch a "))
 }

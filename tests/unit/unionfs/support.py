@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 from tests.support.tree import Tree, make_tree
 from unionfs.catalogue import building
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
+from unionfs.file_ranges import RangeCopy, allocate
 from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import IdPolicy
@@ -287,6 +288,40 @@ class Union:
                 self.fs.write(number, 0, data)
         finally:
             self.fs.handles.close_file(number)
+
+    def allocate(self, path: str, mode: int, offset: int, length: int) -> None:
+        """Change the blocks of a file as fallocate(2) with *mode*."""
+        number = self.open(path, os.O_RDWR)
+        try:
+            allocate(self.fs, number, mode, offset, length)
+        finally:
+            self.fs.handles.close_file(number)
+
+    def copy_range(self, source: str, target: str, offset: int, at: int, length: int) -> int:
+        """Copy a range from one file to another as copy_file_range(2); returns how many bytes were copied."""
+        numbers = [self.open(target, os.O_RDWR)]
+        try:
+            numbers.append(self.open(source))
+            writing, reading = (self.fs.handles.file(number) for number in numbers)
+            copy = RangeCopy(self.fs, reading, offset, writing, at, length)
+            copy.run()
+            return copy.finish()
+        finally:
+            for number in numbers:
+                self.fs.handles.close_file(number)
+
+    def link_unnamed(
+        self, path: str, data: bytes = b"", mode: int = 0o644, by: tuple[int, int] | None = None
+    ) -> None:
+        """Make a regular file without a name, write *data*, and give it the name *path*."""
+        parent, name = self._split(path)
+        number, node = self.fs.create_unnamed(parent, mode, os.O_RDWR, by or owner())
+        try:
+            self.fs.write(number, 0, data)
+            self.fs.namespace.link(node, parent, name)
+        finally:
+            self.fs.handles.close_file(number)
+            self.fs.tree.settle()
 
     def mkdir(self, path: str, mode: int = 0o755, by: tuple[int, int] | None = None) -> None:
         """Make a directory."""

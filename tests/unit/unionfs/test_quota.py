@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.tree import File, HardLink
+from tests.unit.unionfs.support import owner
+from unionfs import _libc
 from unionfs.fd_cache import FdCache
 from unionfs.layer import Layer
 from unionfs.quota import Quota
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from tests.unit.unionfs.conftest import MakeUnion
     from tests.unit.unionfs.support import Union
+    from unionfs.refs import Named, Pinned
 
 KIB = 1024
 LOWER = {
@@ -87,6 +90,30 @@ def test_space_comes_back_with_what_is_deleted_and_forgotten(make_union: MakeUni
     union.fs.tree.forget(node.ino, 1)
     assert union.fs.statfs().f_bfree > free
     union.write("b", b"y" * 50_000)
+
+
+def test_a_hole_below_blocks_behind_the_end_is_no_way_round_the_bound(make_union: MakeUnion) -> None:
+    union = make_union(size=100 * KIB)
+    union.create("f")
+    union.truncate("f", 60 * KIB)
+    union.allocate("f", _libc.FALLOC_FL_KEEP_SIZE, 60 * KIB, 64 * KIB)
+    handle = union.open("f", os.O_WRONLY)
+    assert union.fs.write(handle, 0, b"x" * 60 * KIB) < 60 * KIB
+    assert taken(union)[0] <= 100 * KIB
+    # Blocks that are there take no more, wherever they are.
+    assert union.fs.write(handle, 60 * KIB, b"x" * 64 * KIB) == 64 * KIB
+    union.fs.handles.close_file(handle)
+
+
+def test_a_range_is_copied_as_far_as_there_is_room(make_union: MakeUnion) -> None:
+    union = make_union({"big": b"x" * 200_000}, size=100 * KIB)
+    union.create("f")
+    assert 90 * KIB <= union.copy_range("big", "f", 0, 0, 200_000) <= 100 * KIB
+    assert refused(lambda: union.copy_range("big", "f", 0, 150_000, 1))
+    assert taken(union)[0] <= 100 * KIB
+    quota = union.parts.quota
+    assert quota is not None
+    assert quota.reserved == 0
 
 
 def test_a_truncated_file_gives_its_space_back(make_union: MakeUnion) -> None:
@@ -198,10 +225,17 @@ def test_the_redirect_of_a_directory_is_counted(make_union: MakeUnion) -> None:
     assert quota.bytes >= taken(union)[0]
 
 
+MODES = {
+    "allocate": 0,
+    "keep": _libc.FALLOC_FL_KEEP_SIZE,
+    "punch": _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_KEEP_SIZE,
+    "zero": _libc.FALLOC_FL_ZERO_RANGE,
+}
 _ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            "create write append truncate unlink mkdir rmdir copy chmod rename link reopen".split()
+            "create write append truncate unlink mkdir rmdir copy chmod rename link reopen "
+            "allocate keep punch zero range unnamed hold".split()
         ),
         st.sampled_from(["a", "b", "c", "big", "small", "d/f", "d/n", "h1", "h2"]),
         st.sampled_from([1, 3000, 5000, 20_000, 70_000]),
@@ -216,6 +250,7 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
     make_union: MakeUnion, actions: list[tuple[str, str, int]]
 ) -> None:
     union = make_union(LOWER, size=96 * KIB, inodes=6)
+    held: list[Named | Pinned] = []
 
     def perform(action: str, path: str, size: int) -> None:
         if action == "create":
@@ -238,6 +273,17 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
             union.link(path, f"{path}-{size}")
         elif action == "reopen":
             union.reopen()
+        elif action in MODES:
+            union.allocate(path, MODES[action], size // 2, size)
+        elif action == "range":
+            union.copy_range("big", path, 0, size, size)
+        elif action == "unnamed":
+            union.link_unnamed(path, b"n" * size)
+        elif action == "hold":  # a file without a name that is open to the end
+            number, node = union.fs.create_unnamed(union.directory(""), 0o600, os.O_RDWR, owner())
+            node.lookups = 1
+            held.append(node.ref)
+            union.fs.write(number, 0, b"h" * size)
         else:
             getattr(union, action)(path)
 
@@ -246,8 +292,10 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
             perform(*action)
         except (OSError, AssertionError):
             pass  # a short write, or what is simply not there: here the bounds are asked about
+        if action[0] == "reopen":
+            held.clear()
         size, _ = taken(union)
-        assert size <= 96 * KIB, action
+        assert size + sum(each.stat().st_blocks * 512 for each in held) <= 96 * KIB, action
     union.close()
     union.fs = union._open()
     size, _ = taken(union)

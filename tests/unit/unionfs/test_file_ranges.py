@@ -1,0 +1,108 @@
+"""Copies of ranges by requests: small ones at once, large ones by a thread, after which the server counts and answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fsapi.direct import DirectClient
+from unionfs.fuse import file_requests, protocol
+from unionfs.fuse.later import Later
+from unionfs.fuse.protocol import Opcode
+
+if TYPE_CHECKING:
+    from tests.unit.unionfs.conftest import MakeUnion
+    from tests.unit.unionfs.support import Union
+
+PATIENCE = 60.0
+LARGE = bytes(range(256)) * 128
+
+
+class Server:
+    """A union behind requests, some of which threads work for."""
+
+    def __init__(self, union: Union) -> None:
+        self.union = union
+        self.client = DirectClient(union.fs, unopened=True)
+        self.replies: dict[int, bytes | memoryview | int] = {}
+        self.done = threading.Event()
+        self.later = self.client.requests.later = Later(union.fs, self.replies.__setitem__, self.done.set)
+
+    def node(self, path: str) -> int:
+        """Return the number of *path*, which the kernel then knows."""
+        node = self.union.node(path)
+        node.lookups += 1
+        return node.ino
+
+    def copy_range(self, source: str, length: int, opcode: Opcode = Opcode.COPY_FILE_RANGE) -> object:
+        """Copy to offset 3 of the file of the upper layer; None where the reply comes later."""
+        body = protocol.COPY_FILE_RANGE_IN.pack(0, 0, self.node("upper"), 0, 3, length, 0)
+        return self.client.send(opcode, self.node(source), body)
+
+    def finish(self) -> None:
+        """Wait for the thread, and do the server's part."""
+        assert self.done.wait(PATIENCE)
+        assert self.replies == {}, "no thread answers"
+        assert list(self.later.resume()) == []
+
+
+@pytest.fixture
+def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Give a server of a small and a large lower file, and one of the upper layer."""
+    union = make_union({"small": b"small", "large": LARGE})
+    union.create("upper", b"upper")
+    monkeypatch.setattr(file_requests, "LARGE", len(LARGE))
+    made = Server(union)
+    yield made
+    made.later.close()
+
+
+def test_a_copy_of_a_large_range_holds_nobody_up_and_is_shown_when_it_is_done(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, gate = os.copy_file_range, threading.Event()
+
+    def slow(source: int, target: int, length: int, offset: int, at: int) -> int:
+        assert gate.wait(PATIENCE)
+        return copy(source, target, length, offset, at)
+
+    monkeypatch.setattr(os, "copy_file_range", slow)
+    assert server.copy_range("large", len(LARGE)) is None
+    # Another client looks at the file, so that the server remembers its attributes of before.
+    assert isinstance(server.client.send(Opcode.GETATTR, server.node("upper"), bytes(16)), bytes)
+    gate.set()
+    server.finish()
+    assert server.replies == {7: protocol.WRITE_OUT.pack(len(LARGE), 0)}
+    assert server.union.stat("upper").size == 3 + len(LARGE)
+    assert server.union.read("upper") == b"upp" + LARGE
+
+
+@pytest.mark.parametrize(
+    ("opcode", "expected"),
+    [
+        (Opcode.COPY_FILE_RANGE, protocol.WRITE_OUT.pack(4, 0)),
+        (Opcode.COPY_FILE_RANGE_64, protocol.COPY_FILE_RANGE_OUT.pack(4)),
+    ],
+)
+def test_a_copy_of_a_small_range_is_answered_at_once(server: Server, opcode: Opcode, expected: bytes) -> None:
+    assert server.copy_range("small", 4, opcode) == expected
+    assert server.union.read("upper") == b"uppsmal"
+
+
+@pytest.mark.parametrize(("error", "expected"), [(errno.EIO, errno.EIO), (errno.EXDEV, errno.EOPNOTSUPP)])
+def test_a_copy_of_a_range_that_fails_in_a_thread_is_the_error_of_the_caller(
+    server: Server, monkeypatch: pytest.MonkeyPatch, error: int, expected: int
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "copy_file_range", failing)
+    assert server.copy_range("large", len(LARGE)) is None
+    server.finish()
+    assert server.replies == {7: -expected}
+    assert server.union.read("upper") == b"upper"

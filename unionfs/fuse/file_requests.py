@@ -1,0 +1,184 @@
+"""The requests about open files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from unionfs.ahead import LARGE
+from unionfs.file_ranges import RangeCopy, allocate, seek
+from unionfs.fuse.protocol import (
+    COPY_FILE_RANGE_IN,
+    COPY_FILE_RANGE_OUT,
+    CREATE_IN,
+    FALLOCATE_IN,
+    FSYNC_FDATASYNC,
+    FSYNC_IN,
+    IOCTL_DIR,
+    IOCTL_IN,
+    IOCTL_OUT,
+    LSEEK_IN,
+    LSEEK_OUT,
+    NOT_SERVED,
+    OPEN_IN,
+    OPEN_KILL_SUIDGID,
+    OPEN_OUT,
+    READ_IN,
+    RELEASE_IN,
+    WRITE_IN,
+    WRITE_KILL_SUIDGID,
+    WRITE_OUT,
+)
+from unionfs.fuse.replies import BODY, Replies, Reply, position
+from unionfs.inode_flags import inode_flags
+
+
+class FileRequests(Replies):
+    """Handlers of a few lines each: :class:`~unionfs.fuse.requests.Requests` finds them by their names."""
+
+    def _open(self, node: int, end: int) -> Reply:
+        if self._files is not None:
+            return NOT_SERVED
+        flags, open_flags = OPEN_IN.unpack_from(self._view, BODY)
+        number = self.fs.open(node, flags, kill_suidgid=self._kills(open_flags & OPEN_KILL_SUIDGID))
+        # What the kernel has of its contents stays good: nobody else writes.
+        return OPEN_OUT.pack(number, self._keeps, 0)
+
+    def _create(self, node: int, end: int) -> Reply:
+        if self._files is not None:
+            return NOT_SERVED  # MKNOD comes instead, and no RELEASE
+        flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
+        mode = self._masked(self._tree.directory(node), mode, umask)
+        number, made = self.fs.create(
+            node, self._name(BODY + CREATE_IN.size, end), mode, flags, self._owner()
+        )
+        return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
+
+    def _tmpfile(self, node: int, end: int) -> Reply:
+        flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
+        directory = self._tree.directory(node)
+        mode = self._masked(directory, mode, umask)
+        if self._files is not None:
+            # The kernel sends a RELEASE as long as it has not asked to OPEN any file: of no handle.
+            return self._known(self._files.make_unnamed(directory, mode, self._owner())) + OPEN_OUT.pack(
+                0, self._keeps, 0
+            )
+        number, made = self.fs.create_unnamed(directory, mode, flags, self._owner())
+        return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
+
+    def _kills(self, reported: int) -> bool:
+        """Return whether set-id bits are cleared, for a flag that the request has or has not."""
+        return bool(reported) or not self._reports_fsetid
+
+    def _read(self, node: int, end: int) -> Reply:
+        fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, BODY)
+        if self._files is not None:
+            fh = self._files.reading(node)
+        if self.later is None:
+            return self.fs.read(fh, position(offset), size)
+        return self.later.read(self.fs.readable(fh), position(offset), size, self._unique())
+
+    def _write(self, node: int, end: int) -> Reply:
+        fh, offset, size, write_flags, _, flags, _ = WRITE_IN.unpack_from(self._view, BODY)
+        start = BODY + WRITE_IN.size
+        data = self._view[start : start + size]
+        if self._files is not None:
+            fh = self._files.writing(node)
+        kills = bool(write_flags & WRITE_KILL_SUIDGID) or not self._reports_fsetid
+        done = self.fs.write(fh, position(offset), data, kill_suidgid=kills)
+        if self._files is None:
+            return WRITE_OUT.pack(done, 0)
+        if flags & os.O_DSYNC:  # of which O_SYNC has one bit more
+            self.fs.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
+        return WRITE_OUT.pack(done, 0)
+
+    def _flush(self, node: int, end: int) -> Reply:
+        return self._flushed
+
+    def _release(self, node: int, end: int) -> Reply:
+        if self._files is not None:
+            return b""
+        fh, _, _, _ = RELEASE_IN.unpack_from(self._view, BODY)
+        self.fs.handles.close_file(fh)
+        return b""
+
+    def _fsync(self, node: int, end: int) -> Reply:
+        if self.fs.volatile:
+            return NOT_SERVED  # there is nothing to do, and the kernel need not ask again
+        fh, flags, _ = FSYNC_IN.unpack_from(self._view, BODY)
+        if self._files is not None:
+            if not self._tree.file(node).layer.writable:
+                return b""
+            fh = self._files.reading(node)
+        data_only = bool(flags & FSYNC_FDATASYNC)
+        if self.later is None:
+            self.fs.fsync(fh, data_only=data_only)
+            return b""
+        try:
+            fd = os.dup(self.fs.handles.file(fh).fd)
+        except OSError:  # as many descriptors as there may be
+            self.fs.fsync(fh, data_only=data_only)
+            return b""
+        return self.later.sync(fd, self._unique(), data_only=data_only)
+
+    # -- ranges ------------------------------------------------------------------------------------
+
+    def _fallocate(self, node: int, end: int) -> Reply:
+        fh, offset, length, mode, _ = FALLOCATE_IN.unpack_from(self._view, BODY)
+        if self._files is not None:
+            fh = self._files.writing(node)
+        allocate(self.fs, fh, mode, position(offset), position(length), kill_suidgid=self._fallocate_kills)
+        return b""
+
+    def _lseek(self, node: int, end: int) -> Reply:
+        fh, offset, whence, _ = LSEEK_IN.unpack_from(self._view, BODY)
+        if self._files is not None:
+            fh = self._files.reading(node)
+        return LSEEK_OUT.pack(seek(self.fs, fh, position(offset), whence))
+
+    def _copy_file_range(self, node: int, end: int) -> Reply:
+        return self._copied(node, lambda done: WRITE_OUT.pack(done, 0))
+
+    def _copy_file_range_64(self, node: int, end: int) -> Reply:
+        return self._copied(node, COPY_FILE_RANGE_OUT.pack)
+
+    def _copied(self, node: int, packed: Callable[[int], bytes]) -> Reply:
+        fh, offset, target, target_fh, at, length, _ = COPY_FILE_RANGE_IN.unpack_from(self._view, BODY)
+        if self._files is not None:
+            # In this order: a file that is read already is opened anew to be written.
+            target_fh = self._files.writing(target)
+            fh = self._files.reading(node)
+        handles = self.fs.handles
+        copy = RangeCopy(
+            self.fs, handles.file(fh), position(offset), handles.file(target_fh), position(at), length
+        )
+
+        def finish() -> bytes:
+            return packed(copy.finish())
+
+        if (
+            self.later is not None
+            and copy.length >= LARGE
+            and self.later.run(self._unique(), copy.run, finish)
+        ):
+            return None
+        copy.run()
+        return finish()
+
+    # -- inode flags -------------------------------------------------------------------------------
+
+    def _ioctl(self, node: int, end: int) -> Reply:
+        fh, flags, command, _, _, _ = IOCTL_IN.unpack_from(self._view, BODY)
+        if flags & IOCTL_DIR:
+            found = self._tree.directory(node)
+            fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found.parts[0].fd())
+            try:
+                data = inode_flags(fd, command, writable=found.layer.writable)
+            finally:
+                os.close(fd)
+        else:
+            if self._files is not None:
+                fh = self._files.reading(node)
+            handle = self.fs.handles.file(fh)
+            data = inode_flags(handle.fd, command, writable=handle.node.layer.writable)
+        return IOCTL_OUT.pack(0, 0, 0, 0) + data

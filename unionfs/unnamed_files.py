@@ -1,0 +1,66 @@
+"""Files without a name (O_TMPFILE of open(2)), which linkat(2) may give one later."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs.handles import FileHandle
+from unionfs.refs import Pinned
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.core import UnionFs
+    from unionfs.nodes import DirNode, FileNode
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+def create_unnamed(
+    fs: UnionFs, parent: DirNode, mode: int, flags: int, owner: tuple[int, int]
+) -> tuple[int, FileNode]:
+    """Make a file without a name in *parent*, which is copied up, and open it with *flags* (access mode).
+
+    It inherits from *parent* as a file with a name does. Returns the number of the handle and the node.
+
+    Raises:
+        OSError: EOPNOTSUPP where the file system below has no such files, EROFS, ENOENT for a removed *parent*, ENOSPC.
+    """
+    parts = fs.parts()
+    if parent.removed:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    parts.copy_up.directory(parent)
+    directory = parent.upper
+    assert directory is not None
+    uid, gid, mode, inherits = parts.namespace.owner_for_new(parent, owner, stat.S_IFREG | stat.S_IMODE(mode))
+    if fs.quota is not None:
+        fs.quota.require(1, 1)
+    fd = _make(directory.fd(), flags, stat.S_IMODE(mode) & ~_SET_ID)
+    try:
+        # Not fd itself: the client may close its handle before it links the file.
+        ref = Pinned(os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC), directory.layer)
+        try:
+            if not parts.permissions.made_whole(mode, uid, gid, inherits=inherits):
+                parts.permissions.settle_unnamed(ref, uid, gid, mode, inherits=inherits)
+            node = fs.tree.add_unnamed_file(ref, ref.stat())
+        except OSError:
+            ref.close()
+            raise
+    except OSError:
+        os.close(fd)
+        raise
+    if fs.quota is not None:
+        fs.quota.made(node.info or node.ref.stat())
+    return fs.handles.add_file(FileHandle(node, fd, flags)), node
+
+
+def _make(dirfd: int, flags: int, mode: int) -> int:
+    try:
+        return os.open(b".", flags | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=dirfd)
+    except OSError as error:
+        # A file system without them takes the flag for O_DIRECTORY (open(2), "O_TMPFILE").
+        if error.errno in (errno.EISDIR, errno.ENOENT):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
+        raise
