@@ -39,6 +39,25 @@ def test_the_writable_layer_holds_so_much_and_no_more(launcher: Launcher) -> Non
     assert said[4] == "20"
 
 
+def test_the_confined_server_may_make_every_call_that_file_operations_take(launcher: Launcher) -> None:
+    program = """
+import os, subprocess
+def run(*command): subprocess.run(command, check=True)
+os.chdir("/etc")
+run("fallocate", "--length", "100000", "f")
+run("fallocate", "--punch-hole", "--offset", "0", "--length", "8192", "f")
+file, source = os.open("f", os.O_RDWR), os.open("passwd", os.O_RDONLY)
+assert os.copy_file_range(source, file, 100, 0, 65536) == 100
+assert os.lseek(file, 0, os.SEEK_DATA) > 0
+unnamed, here = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640), os.open(".", os.O_RDONLY)
+os.write(unnamed, b"unnamed")
+os.link(f"/proc/self/fd/{unnamed}", "named", dst_dir_fd=here, follow_symlinks=True)
+print(open("named").read(), oct(os.stat("named").st_mode))
+"""
+    done = launcher.shell(f"python3 -c '{program}'")
+    assert done.out.split() == ["unnamed", "0o100640"], done
+
+
 def test_ephemeral_layer_is_gone_after_the_sandbox(launcher: Launcher) -> None:
     assert launcher.shell("echo x > /etc/left-behind").status == 0
     assert launcher.shell("test -e /etc/left-behind").status == 1

@@ -1,4 +1,4 @@
-"""Directory streams with positions (opendir(3), telldir(3)), which Python does not have: the ctypes of the
+"""Directory streams with positions (opendir(3), telldir(3)) and capset(2), which Python does not have: the ctypes of the
 mount tests.
 """
 
@@ -8,6 +8,18 @@ import ctypes
 import os
 from types import TracebackType
 from typing import Self
+
+
+def drop_effective_capability(number: int) -> None:
+    """Take the capability *number* from this thread, for good (capset(2))."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    if _libc.capget(header, data) < 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for word in range(3):
+        data[word] &= ~(1 << number)
+    if _libc.capset(header, data) < 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 class _Dirent(ctypes.Structure):
@@ -23,6 +35,7 @@ class _Dirent(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_CAPABILITY_VERSION_3 = 0x20080522
 _libc.opendir.restype = ctypes.c_void_p
 _libc.opendir.argtypes = (ctypes.c_char_p,)
 _libc.readdir64.restype = ctypes.POINTER(_Dirent)

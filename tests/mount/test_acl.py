@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.mount.support import environment, make_union, now_and_remounted
+from tests.mount.support import SERVER, environment, make_union, now_and_remounted
 
 pytestmark = pytest.mark.fusermount
 
@@ -94,8 +94,14 @@ def test_what_is_made_in_a_directory_inherits_its_list_wherever_it_was_built(bas
             os.setxattr(directory, DEFAULT, default)
             for name, make in (("new", os.mkdir), ("gonedir", os.mkdir), ("gone", os.mknod), ("f", os.mknod)):
                 make(f"{directory}/{name}", 0o666)
+            if SERVER != "pyfuse3":  # which makes no files without a name
+                with open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "wb") as file:
+                    at = os.open(directory, os.O_PATH)
+                    os.link(f"/proc/self/fd/{file.fileno()}", "unnamed", dst_dir_fd=at, follow_symlinks=True)
+                    os.close(at)
+        names = ["new", "gonedir", "gone", "f", *(["unnamed"] if SERVER != "pyfuse3" else [])]
         for _ in now_and_remounted(union):
-            for name in ("new", "gonedir", "gone", "f"):
+            for name in names:
                 ours, theirs = f"{union.path}/d/{name}", f"{plain}/{name}"
                 assert os.stat(ours).st_mode == os.stat(theirs).st_mode, name
                 assert sorted(os.listxattr(ours)) == sorted(os.listxattr(theirs)), name
