@@ -15,13 +15,15 @@ called add is also known by its table: capability. In a profile: profile.debug.v
 
 An element that is a table is written KEY=VALUE, value by value; what identifies it may stand alone, such as the path of
 a device. Elements that are strings or numbers are written as they are, several of them as several words. Variables,
-labels and hosts are NAME=VALUE. Words that begin with - stand behind --.
+labels and hosts are NAME=VALUE. Words that begin with - stand behind --. A type of volume (bind, tmpfs, named, file)
+is a volume of that type, and SRC:DST or SRC:DST:ro is one, too, as container engines write it.
 
 In a file that extends another and does not have the list itself, the element is added to the list of the other file.
 
 The file is replaced in one step, and only if the change makes no new mistake."""
 EPILOG = """examples:
   sandbox add web.toml volume type=bind source=./src target=/src read_only=true
+  sandbox add web.toml bind ./src:/src:ro
   sandbox add web.toml layer dir:/opt/tools
   sandbox add web.toml port 8080:80
   sandbox add web.toml env LANG=C.UTF-8

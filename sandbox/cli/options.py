@@ -67,12 +67,17 @@ def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse
     """
     from sandbox.spec.load import load
 
-    return load(
+    spec = load(
         arguments.file,
         profiles=arguments.profile,
         assignments=arguments.assignments,
         unenforced=unenforced,
     )
+    if spec.doubts:
+        from sandbox.cli.output import print_warnings
+
+        print_warnings(spec.warnings)
+    return spec
 
 
 def read_key(text: str) -> KeyPath:

@@ -32,7 +32,7 @@ class Refused(SpecError):
 
 
 def new_warnings(name: str, before: bytes, after: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:
-    """Return what the change of the file *name* from *before* to *after* asks for and this version does not enforce.
+    """Return what the change of the file *name* from *before* to *after* asks for and this version does not enforce, or hardly means.
 
     Raises Refused when *after* has a mistake that *before* has not.
     """
@@ -44,7 +44,7 @@ def new_warnings(name: str, before: bytes, after: bytes, environ: Mapping[str, s
 
 
 def all_warnings(name: str, content: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:
-    """Return what *content* asks for and this version does not enforce. Raises SpecError when it has mistakes."""
+    """Return what *content* asks for and this version does not enforce, or hardly means. Raises SpecError when it has mistakes."""
     mistakes, unenforced = _found(name, content, environ)
     if mistakes:
         raise SpecError(mistakes)
@@ -54,18 +54,18 @@ def all_warnings(name: str, content: bytes, environ: Mapping[str, str]) -> list[
 def _found(
     name: str, content: bytes, environ: Mapping[str, str]
 ) -> tuple[list[Diagnostic], list[Diagnostic]]:
-    """Return the mistakes of *content*, and what it asks for and this version would not do, as warnings."""
+    """Return the mistakes of *content*; and as warnings what this version would not do, and what is hardly meant."""
     try:
         # Every one, for whoever writes a file for a later version.
         spec = parse(content, path=name, environ=environ, unenforced="keep", every_mistake=True)
-        found = list(spec.unenforced)
+        found, doubts = list(spec.unenforced), list(spec.warnings)
     except SpecError as error:
-        found = cast("list[Diagnostic]", error.diagnostics)
+        found, doubts = cast("list[Diagnostic]", error.diagnostics), []
     mistakes = [one for one in found if not one.message.endswith(NOT_ENFORCED)]
     unenforced = [
         records.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
     ]
-    return mistakes, unenforced
+    return mistakes, unenforced + doubts
 
 
 def _without(found: list[Diagnostic], known: list[Diagnostic]) -> list[Diagnostic]:

@@ -25,14 +25,20 @@ from sandbox.spec.notation import (
     KeyPath,
     format_key,
     format_key_path,
+    literal,
     nearest,
     parse_key_path,
     shown,
     shown_list,
 )
-from sandbox.spec.settings import Codec, settings_of
+from sandbox.spec.settings import Codec, Invalid, settings_of
+from sandbox.spec.short_forms import parse_volume
+from sandbox.spec.tables import Volume
 
 _OVER = "add"
+_VOLUMES = "volumes"
+_VOLUME = Record(Volume)
+VOLUME_TYPES = settings_of(Volume)["type"].codec.choices
 _TAKE_ES = ("s", "x", "z", "ch", "sh")
 _NAMED_ELEMENT = re.compile(r"\[(?![0-9]+\])(?P<name>[^\[\]\"]+)\]")
 
@@ -43,6 +49,8 @@ class Collection:
 
     path: KeyPath
     codec: Codec[Any]
+    #: The last word of the name that it was found by.
+    word: str = ""
 
     @property
     def key(self) -> str:
@@ -74,9 +82,11 @@ def find_collection(what: str) -> Collection:
     except ValueError as error:
         raise EditError(str(error), hint="write the key of a list, such as volume or root.layers") from None
     prefix, words = (path[:2], path[2:]) if path[:1] == (PROFILE,) else ((), path)
+    if len(words) == 1 and words[0] in (*VOLUME_TYPES, "mount"):
+        words = (_VOLUMES,)
     codec = codec_at(words)
     if codec is not None and (isinstance(codec, TableOf) or codec.inside(0) is not None):
-        return Collection((*prefix, *words), codec)
+        return Collection((*prefix, *words), codec, str(path[-1]))
     if not all(isinstance(word, str) for word in words) or not words:
         raise _unknown(what)
     known = collections()
@@ -93,6 +103,28 @@ def find_collection(what: str) -> Collection:
             keys = " or ".join(one.key for one in matches)
             raise EditError(f"{shown(what)} names several lists", hint=f"write {keys}")
     raise _unknown(what)
+
+
+def find_volume(what: str, words: Sequence[str]) -> list[str]:
+    """Return *words* with the type that *what* asks for, if it is a type of volume; else *words*: `bind` is a volume of that type.
+
+    A single word SRC:DST[:OPTIONS], as container engines write it, becomes the values that it means.
+    """
+    kind = what if what in VOLUME_TYPES else None
+    if (
+        len(words) == 1
+        and ":" in words[0]
+        and not _is_pair(_VOLUME, words[0])
+        and kind in (None, "bind", "named")
+    ):
+        try:
+            table = parse_volume(words[0])
+        except Invalid as error:
+            raise EditError(error.message, hint=error.hint) from None
+        if kind is not None:
+            table["type"] = kind
+        return [f"{key}={literal(value)}" for key, value in table.items()]
+    return [f"type={kind}", *words] if kind else list(words)
 
 
 def _names(known: dict[str, Collection]) -> list[tuple[str, Collection]]:
@@ -114,6 +146,8 @@ def add_elements(document: Document, collection: Collection, words: Sequence[str
 
     A list that only another file has is not replaced: the file says what to append to it.
     """
+    if inside_profile(collection.path) == (_VOLUMES,):
+        words = find_volume(collection.word, words)
     if collection.named:
         for name, value in _pairs(collection, words):
             path = (*collection.path, name)

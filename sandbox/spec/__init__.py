@@ -4,6 +4,7 @@
     locate, diagnostic, origin  where things stand in a text, and how to point there
     document                    bytes to a TOML tree with places
     settings, codecs/, decode   the mechanism: one declaration per setting, and what is derived from it
+    short_forms, foreign        what container engines write, and what that means here; read for mistakes and the command line
     values/, tables/, model     the language itself
     lookup, assignments         from a key to its declaration; KEY=VALUE
     expand, compose, rules      references in strings; several files to one; what settings say together

@@ -80,7 +80,7 @@ def examine(
         except SpecError as error:
             return _of(error)
         known.update(dict.fromkeys(spec.profile))
-        return [*spec.unenforced, *unusable(spec)]
+        return [*spec.unenforced, *spec.warnings, *unusable(spec)]
 
     found = check_with(profiles)
     seen = {_identity(diagnostic) for diagnostic in found}

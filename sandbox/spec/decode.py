@@ -36,7 +36,7 @@ class Record(Codec[T]):
 
     def decode(self, value: object, cursor: Cursor, /) -> T:
         if not isinstance(value, dict):
-            raise mismatch(self, value, self._hint())
+            raise mismatch(self, value, self._hint() or _hint_for_table(value, cursor))
         return decode_table(self.cls, value, cursor)
 
     def _hint(self) -> str | None:
@@ -103,7 +103,9 @@ def decode_table(
     meaning depends on another one.
     """
     settings = settings_of(cls)
-    misspelt = {_report_unknown(key, settings, cursor) for key in table if key not in settings}
+    misspelt = {
+        _report_unknown(key, value, settings, cursor) for key, value in table.items() if key not in settings
+    }
     values = dict(given)
     for key, setting in settings.items():
         here = cursor.child(key)
@@ -135,7 +137,7 @@ def check_partial(cls: type, table: Mapping[str, object], cursor: Cursor) -> Non
     settings = settings_of(cls)
     for key, value in table.items():
         if key not in settings:
-            _report_unknown(key, settings, cursor)
+            _report_unknown(key, value, settings, cursor)
             continue
         setting, here = settings[key], cursor.child(key)
         if isinstance(setting.codec, Record) and isinstance(value, dict):
@@ -190,35 +192,47 @@ def _report_invalid(error: Invalid, key: str, setting: Setting[Any], here: Curso
     )
 
 
-def _report_unknown(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str | None:
+def _report_unknown(
+    key: str, value: object, settings: Mapping[str, Setting[Any]], cursor: Cursor
+) -> str | None:
     """Report *key*; return the setting that was probably meant."""
     # Looking for what was meant takes time that is noticed in a large file that is not meant for us at all.
-    few = len(cursor.problems.found) < MAX_DIAGNOSTICS
-    meant = nearest(key, settings) if few else None
-    hint = (
-        f"did you mean {format_key(meant)}?"
-        if meant
-        else _whereabouts(key, settings, cursor)
-        if few
-        else None
+    hint, meant = (
+        _meaning(key, value, settings, cursor)
+        if len(cursor.problems.found) < MAX_DIAGNOSTICS
+        else (None, None)
     )
     cursor.child(key).report("unknown key", hint, part="key")
     return meant
 
 
-def _whereabouts(key: str, settings: Mapping[str, Setting[Any]], cursor: Cursor) -> str:
-    """Return the hint for an unknown *key* that is like none that is known: the table that has it, or what there is."""
+def _meaning(
+    key: str, value: object, settings: Mapping[str, Setting[Any]], cursor: Cursor
+) -> tuple[str, str | None]:
+    """Return the hint for the unknown *key*, and the setting beside it that was probably meant."""
+    from sandbox.spec import foreign  # for mistakes only
+
     root = cursor.context.root
     where, *inside = cursor.path or ("",)
     if root and where == "profile" and len(inside) == 1 and inside[0] in settings_of(root):
-        return f"the name of the profile is missing: [profile.NAME.{inside[0]}]"
-    if key == "name" and cursor.path[-2:-1] == ("volumes",):
-        return "the name of a named volume is its source"
-    homes = _tables_with(key, root) if root else []
-    if homes:
-        return f"{format_key(key)} belongs in {joined(homes)}"
-    known = [name for name, setting in settings.items() if setting.enforced]
-    return f"known keys: {', '.join(known)}"
+        return f"the name of the profile is missing: [profile.NAME.{inside[0]}]", None
+    above = foreign.swallowed(key, value, cursor.path, root) if root else None
+    if above is not None and isinstance(value, (dict, list)):
+        return above, None
+    if root and (known := foreign.meaning_of_key(key, cursor.path, root)):
+        return known
+    if root and (homes := _tables_with(key, root)):
+        return f"{format_key(key)} belongs in {joined(homes)}", None
+    if meant := nearest(key, settings):
+        return f"did you mean {format_key(meant)}?", meant
+    enforced = [name for name, setting in settings.items() if setting.enforced]
+    return above or f"known keys: {', '.join(enforced)}", None
+
+
+def _hint_for_table(value: object, cursor: Cursor) -> str | None:
+    from sandbox.spec import foreign  # for mistakes only
+
+    return foreign.hint_for_table(value, cursor.path, cursor.context.root) if cursor.context.root else None
 
 
 def _tables_with(key: str, root: type) -> list[str]:

@@ -10,12 +10,17 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from sandbox.spec.notation import KeyPath, nearest, shown
+from sandbox.spec.origin import Problem
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Cursor, Invalid
 from sandbox.typed import Any
 
 _REFERENCE = pattern(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
 _ENV = pattern(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+_FREE_TEXT = frozenset(("command", "args", "run", "content", "description", "labels"))
+"""Keys whose strings a shell or a person reads: there a $NAME means something, or itself."""
+_VARIABLE = pattern(r"\$(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
+_HOME = pattern(r"(?:(?<=:)|^)~(?=/|:|$)")
 _SYNTAX = "write ${env:NAME}, ${env:NAME:-default} or ${config_dir}; $${ for a literal ${"
 
 
@@ -88,6 +93,33 @@ def variables(tree: object, path: KeyPath = ()) -> Iterator[tuple[str, KeyPath]]
         for match in _REFERENCE.finditer(tree):
             if match["body"] is not None and (variable := _ENV.fullmatch(match["body"])):
                 yield variable["name"], path
+
+
+def unexpanded(tree: object, path: KeyPath = ()) -> Iterator[Problem]:
+    """Yield a warning for each string of *tree* in which a shell would replace `$NAME` or `~`, and nothing here does."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key not in _FREE_TEXT:
+                yield from unexpanded(value, (*path, key))
+    elif isinstance(tree, list):
+        for index, item in enumerate(tree):
+            yield from unexpanded(item, (*path, index))
+    elif isinstance(tree, str):
+        variable = _VARIABLE.search(tree) if "$" in tree else None
+        # The path of a host may begin with ~.
+        home = _HOME.search(tree) if "~" in tree and "env" in path else None
+        if variable is not None:
+            hint = f"write ${{env:{variable['name']}}} for the variable of this machine"
+            yield _warning(path, variable[0], hint)
+        elif home is not None:
+            yield _warning(
+                path, "~", "write ${env:HOME} for your home on this machine, or the path in the sandbox"
+            )
+
+
+def _warning(path: KeyPath, fragment: str, hint: str) -> Problem:
+    message = f"{fragment} stays as it is: no shell reads this"
+    return Problem(path=path, message=message, hint=hint, fragment=fragment, warning=True)
 
 
 def _meant(body: str) -> str:

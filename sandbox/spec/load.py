@@ -13,7 +13,7 @@ from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
-from sandbox.spec.expand import expand_tree, variables
+from sandbox.spec.expand import expand_tree, unexpanded, variables
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import format_key_path
 from sandbox.spec.origin import Problem
@@ -114,7 +114,7 @@ def parse(
     if problems.mistakes or (refused and unenforced == "refuse"):
         raise SpecError(origins.diagnose_all(refused))
     kept = [*(records.replace(problem, warning=True) for problem in optional), *refused]
-    return records.replace(settle(spec), problems=tuple(kept))
+    return records.replace(settle(spec), problems=tuple(kept), doubts=tuple(unexpanded(asked)))
 
 
 def _is_optional(spec: Spec, problem: Problem) -> bool:
@@ -209,7 +209,9 @@ def _checked_size(data: bytes, name: str) -> bytes:
 def _unreadable(path: str, error: OSError | ValueError) -> Diagnostic:
     """Return the diagnostic for *error*; open() raises ValueError for a path that holds a NUL character."""
     if isinstance(error, FileNotFoundError):
-        return Diagnostic(file=path, message="no such file", hint="give the path of an environment file")
+        named = os.path.isfile(f"{path}.toml")
+        hint = f"did you mean {path}.toml?" if named else "give the path of an environment file"
+        return Diagnostic(file=path, message="no such file", hint=hint)
     if isinstance(error, IsADirectoryError):
         return Diagnostic(
             file=path, message="is a directory", hint="give the path of the environment file in it"

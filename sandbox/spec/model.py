@@ -141,6 +141,7 @@ class Spec:
         default=Origins(Source(file="", directory="/", text="")), repr=False, compare=False
     )
     problems: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
+    doubts: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
 
     sandbox: Sandbox = setting(
         Record(Sandbox), doc="What the sandbox is called.", example={"name": "web"}, default=Sandbox()
@@ -230,6 +231,11 @@ class Spec:
     def unenforced(self) -> tuple[Diagnostic, ...]:
         """What the file asks for and this version would not do; empty unless it was loaded to be looked at."""
         return tuple(self.origins.diagnose_all(self.problems))
+
+    @property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        """What is no mistake, but hardly meant."""
+        return tuple(self.origins.diagnose_all(self.doubts))
 
     def origin(self, key: KeyPath | str) -> Place | None:
         """Return where the value of *key* ("root.layers[1]") is written; None when it is a default."""

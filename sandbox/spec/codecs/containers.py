@@ -102,7 +102,8 @@ class TableOf(Codec[Mapping[str, T]]):
             try:
                 items[key] = self.codec.decode(element, here)
             except Invalid as error:
-                here.report(error.message, error.hint, fragment=error.fragment)
+                hint = error.hint or _hint_for_swallowed(key, element, cursor)
+                here.report(error.message, hint, fragment=error.fragment)
         return MappingProxyType(items)
 
     def encode(self, value: Mapping[str, T], /) -> object:
@@ -117,6 +118,15 @@ class TableOf(Codec[Mapping[str, T]]):
     def describe(self) -> str:
         element = self.codec.describe()
         return self.expects if element == self.codec.expects else f"table of names, each: {element}"
+
+
+def _hint_for_swallowed(key: str, value: object, cursor: Cursor) -> str | None:
+    """Return the hint for a value that is none of a table of names, if the key is one of the file itself."""
+    if cursor.context.root is None:
+        return None
+    from sandbox.spec import foreign  # for mistakes only
+
+    return foreign.swallowed(key, value, cursor.path, cursor.context.root)
 
 
 def _change_schema(array: dict[str, object]) -> dict[str, object]:

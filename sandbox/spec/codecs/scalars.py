@@ -196,11 +196,17 @@ class Choice(Codec[str]):
             cursor.unenforced(quote(value), f"write {words(self.choices)}")
             return value
         if value not in self.choices:
+            from sandbox.spec import foreign  # for mistakes only
+
+            meaning = foreign.meaning_of_value(value, cursor.path)
             meant = nearest(value, (*self.choices, *self.planned))
-            raise Invalid(
-                f"unknown value {shown(value)}",
-                f"did you mean {quote(meant)}?" if meant else hint_of_words(self.choices, self.planned),
-            )
+            if meaning is not None and meaning not in self.planned:
+                hint = f"write {quote(meaning)}"
+            elif meant and meaning is None:
+                hint = f"did you mean {quote(meant)}?"
+            else:
+                hint = hint_of_words(self.choices, self.planned)
+            raise Invalid(f"unknown value {shown(value)}", hint)
         return value
 
     def schema(self) -> dict[str, object]:

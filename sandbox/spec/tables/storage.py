@@ -5,7 +5,8 @@ from __future__ import annotations
 from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, Size, Text, mismatch
 from sandbox.spec.decode import Record, decode_table
-from sandbox.spec.settings import Cursor, setting
+from sandbox.spec.notation import literal
+from sandbox.spec.settings import Cursor, Invalid, setting
 from sandbox.spec.values.volumes import (
     VOLUME_NAME,
     VOLUME_NAME_RULE,
@@ -99,9 +100,21 @@ class VolumeCodec(Record[Volume]):
 
     def decode(self, value: object, cursor: Cursor, /) -> Volume:
         if not isinstance(value, dict):
-            raise mismatch(self, value, self._hint())
+            raise mismatch(self, value, _table_of(value) or self._hint())
         named = value.get("type") == "named"
         return decode_table(Volume, value, cursor, codecs={"source": _SOURCE_NAME} if named else {})
+
+
+def _table_of(value: object) -> str | None:
+    """Return the hint for a volume in the short form of container engines: the table that it means."""
+    if not isinstance(value, str):
+        return None
+    from sandbox.spec.short_forms import parse_volume  # for mistakes only
+
+    try:
+        return f"a volume is a table: write {literal(parse_volume(value))}"
+    except Invalid:
+        return None
 
 
 _SOURCE_NAME = Text(VOLUME_NAME, VOLUME_NAME_RULE)

@@ -15,6 +15,9 @@ from sandbox.spec.lookup import declarations
     [
         ("volume", "volumes"),
         ("volumes", "volumes"),
+        ("bind", "volumes"),
+        ("tmpfs", "volumes"),
+        ("profile.debug.named", "profile.debug.volumes"),
         ("layer", "root.layers"),
         ("root.layers", "root.layers"),
         ("device", "devices"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sandbox.spec import parse
 from sandbox.spec.expand import expand
 from sandbox.spec.settings import Invalid
 
@@ -61,3 +62,46 @@ def test_a_shell_variable_is_told_how_to_stay_one() -> None:
         caught.value.hint
         == "write $${PATH} for a literal ${PATH}, ${env:PATH} for a variable of this machine"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "fragment"),
+    [
+        ('root.layers = ["dir:$HOME/x"]', "root.layers[0]", "$HOME"),
+        ('process.cwd = "/home/$USER"', "process.cwd", "$USER"),
+        ('process.env.PATH = "$PATH:/x"', "process.env.PATH", "$PATH"),
+        ('process.env.A = "/x:~/bin"', "process.env.A", "~"),
+        ('process.env.A = "~"', "process.env.A", "~"),
+        ('volumes = [{ type = "bind", source = "./$X", target = "/y" }]', "volumes[0].source", "$X"),
+    ],
+)
+def test_what_only_a_shell_would_replace_is_a_warning_at_its_place(
+    text: str, key: str, fragment: str
+) -> None:
+    spec = parse(_whole(text), path="/t.toml", environ={})
+    (warning,) = spec.warnings
+    assert (warning.severity, warning.key) == ("warning", key)
+    assert warning.message == f"{fragment} stays as it is: no shell reads this"
+    assert "${env:" in (warning.hint or "")
+    assert spec.unenforced == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'process.command = "echo $HOME ~"',
+        'process.command = ["sh", "-c", "echo $HOME"]',
+        'process.env.A = "${env:HOME}/a~b/~c"',
+        'process.env.A = "$${HOME} costs 5$ and $(x)"',
+        'root.layers = ["dir:~/x"]',
+        'sandbox.description = "$HOME"',
+        'volumes = [{ type = "file", target = "/x", content = "$HOME" }]',
+        'profile.a.process.env.A = "$HOME"',
+    ],
+)
+def test_what_a_shell_reads_or_this_language_replaces_is_no_warning(text: str) -> None:
+    assert parse(_whole(text), path="/t.toml", environ={"HOME": "/h"}).warnings == ()
+
+
+def _whole(text: str) -> bytes:
+    return (text if "root.layers" in text else f'{text}\nroot.layers = ["dir:/"]').encode()

@@ -348,3 +348,11 @@ def test_tables_survive_being_sent_to_another_process() -> None:
         spec.volumes,
         spec.limits,
     )
+
+
+def test_a_file_that_is_there_with_the_ending_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "hello.toml").touch()
+    with pytest.raises(SpecError) as caught:
+        load(str(tmp_path / "hello"))
+    (only,) = caught.value.diagnostics
+    assert only.as_dict()["hint"] == f"did you mean {tmp_path}/hello.toml?"

@@ -1,0 +1,167 @@
+"""Words of other programs lead to ours: each of the one table that declares them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sandbox.errors import SpecError
+from sandbox.spec import parse
+from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.foreign import ANYWHERE, INSIDE, SHORT, VALUES
+from sandbox.spec.lookup import codec_at, keys, path_of
+from sandbox.spec.model import NOT_IN_PROFILES, Spec
+from sandbox.spec.notation import literal
+from sandbox.spec.settings import settings_of
+from sandbox.spec.short_forms import parse_volume
+
+ROOT = 'root.layers = ["dir:/"]\n'
+KEYS = set(keys())
+
+
+def told(text: str) -> dict[str, Diagnostic]:
+    """Return the mistakes of *text*, by key."""
+    with pytest.raises(SpecError) as caught:
+        parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/alice"})
+    return {one.key: one for one in caught.value.diagnostics if isinstance(one, Diagnostic)}
+
+
+def hint(text: str, key: str) -> str:
+    found = told(text)[key].hint
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "meaning", sorted({*ANYWHERE.values(), *(one for words in INSIDE.values() for one in words.values())})
+)
+def test_a_meaning_is_a_key_of_the_language_or_a_whole_hint_that_is_made_of_its_keys(meaning: str) -> None:
+    known = {part for key in KEYS for part in re.split(r"[.\[\]]+", key)}
+    if " " in meaning:
+        assert meaning.startswith("remove it") or known & set(re.findall(r"[a-z_]+", meaning))
+    else:
+        assert meaning in KEYS
+
+
+@pytest.mark.parametrize("word", sorted(ANYWHERE))
+def test_a_foreign_word_at_the_top_of_a_file_leads_to_the_key_that_it_means(word: str) -> None:
+    assert word not in settings_of(Spec)
+    said, meaning = hint(f"{word} = 1\n{ROOT}", word), ANYWHERE[word]
+    table, _, key = meaning.rpartition(".")
+    if " " in meaning:
+        assert said == meaning
+    elif table:
+        assert said == f"write {key} in [{table}]"
+    else:
+        assert re.fullmatch(
+            rf"write (\[\[{meaning}\]\]|\[{meaning}(\.NAME)?\]|{meaning} above the first \[table\])", said
+        )
+
+
+@pytest.mark.parametrize("word", sorted(ANYWHERE))
+def test_a_foreign_word_in_a_profile_leads_into_the_tables_of_the_profile(word: str) -> None:
+    meaning = ANYWHERE[word]
+    if meaning in NOT_IN_PROFILES or meaning.startswith(("remove", "sandboxes")) or " " in meaning:
+        return
+    said = hint(f"{ROOT}[profile.p]\n{word} = 1\n", f"profile.p.{word}")
+    assert f"[profile.p.{meaning.rpartition('.')[0] or meaning}" in said.replace("[[", "[")
+
+
+@pytest.mark.parametrize(
+    ("table", "word"), [(table, word) for table, words in INSIDE.items() for word in words]
+)
+def test_a_foreign_word_in_a_table_leads_to_the_key_beside_it(table: str, word: str) -> None:
+    array = table in ("volumes", "devices")
+    header = f"[[{table}]]" if array else f"[{table}]"
+    said, meaning = (
+        hint(f"{ROOT}{header}\n{word} = 1\n", f"{table}{'[0]' if array else ''}.{word}"),
+        INSIDE[table][word],
+    )
+    assert said == (meaning if " " in meaning else f"did you mean {meaning.rpartition('.')[2]}?")
+
+
+def test_a_foreign_word_that_means_a_required_key_is_the_only_mistake() -> None:
+    assert set(told(f'{ROOT}[[volumes]]\ntype = "tmpfs"\ndestination = "/x"\n')) == {"volumes[0].destination"}
+
+
+@pytest.mark.parametrize(("key", "word"), [(key, word) for key, words in VALUES.items() for word in words])
+def test_a_foreign_value_leads_to_ours(key: str, word: str) -> None:
+    codec = codec_at(path_of(key))
+    assert codec is not None
+    choices, planned = codec.choices, getattr(codec, "planned", ())
+    meaning = VALUES[key][word]
+    assert meaning in (*choices, *planned)
+    assert word not in (*choices, *planned)
+    array, _, name = key.partition("[].")
+    text = f"[[{array}]]\n{name} = {literal(word)}\n" if name else f"{key} = {literal(word)}\n"
+    said = hint(f"{ROOT}{text}", path_text(key))
+    assert said == f'write "{meaning}"' if meaning in choices else f'"{meaning}"' in said
+
+
+def path_text(key: str) -> str:
+    return key.replace("[]", "[0]")
+
+
+@pytest.mark.parametrize("table", sorted(SHORT))
+def test_a_value_in_place_of_a_table_leads_to_the_key_that_takes_it(table: str) -> None:
+    codec = codec_at((table, SHORT[table]))
+    assert codec is not None
+    if "string" in codec.toml_types:
+        base = "" if table == "root" else ROOT
+        assert hint(f'{table} = "x"\n{base}', table) == f'write [{table}], and below it {SHORT[table]} = "x"'
+
+
+@pytest.mark.parametrize("key", sorted(settings_of(Spec)))
+@pytest.mark.parametrize("value", ["[1]", "{ a = 1 }"])
+def test_a_key_of_the_file_that_a_header_swallowed_is_told_where_it_belongs(key: str, value: str) -> None:
+    said = hint(f"{ROOT}[process]\n{key} = {value}\n", f"process.{key}")
+    assert said.endswith(": what stands below [process] is part of it")
+    assert f"[{key}" in said or said.startswith("move it above the first [table]")
+
+
+@pytest.mark.parametrize("header", ["process", "process.env"])
+def test_a_swallowed_volume_in_the_form_of_others_is_shown_as_the_table_that_it_means(header: str) -> None:
+    said = hint(f'{ROOT}[{header}]\nvolumes = ["/tmp:/x:ro"]\n', f"{header}.volumes")
+    assert said == (
+        'write [[volumes]] with type = "bind", source = "/tmp", target = "/x", read_only = true: '
+        f"what stands below [{header}] is part of it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "table"),
+    [
+        ("/tmp:/x", {"type": "bind", "source": "/tmp", "target": "/x"}),
+        ("/tmp:/x:ro", {"type": "bind", "source": "/tmp", "target": "/x", "read_only": True}),
+        ("data:/x:rw", {"type": "named", "source": "data", "target": "/x"}),
+        (".:/x:rslave", {"type": "bind", "source": ".", "target": "/x", "propagation": "slave"}),
+        (
+            "~:/x:noexec,nodev,ro",
+            {
+                "type": "bind",
+                "source": "~",
+                "target": "/x",
+                "read_only": True,
+                "options": ["noexec", "nodev"],
+            },
+        ),
+    ],
+)
+def test_a_volume_in_the_form_of_others_is_answered_with_the_table_that_it_means(
+    word: str, table: dict[str, object]
+) -> None:
+    assert parse_volume(word) == table
+    said = hint(f'volumes = ["{word}"]\n{ROOT}', "volumes[0]")
+    assert said == f"a volume is a table: write {literal(table)}"
+    # What is shown is right in the place of what was wrong.
+    parse(
+        f"volumes = [{literal(table)}]\n{ROOT}".encode(),
+        path="/specs/test.toml",
+        environ={"HOME": "/home/alice"},
+    )
+
+
+@pytest.mark.parametrize("word", ["/tmp", ":/x", "/a:b", "/a:/b:ro:rw", "/a:/b:zz", "/a:/b:"])
+def test_a_word_that_is_no_volume_is_not_guessed_at(word: str) -> None:
+    assert hint(f'volumes = ["{word}"]\n{ROOT}', "volumes[0]").startswith("write a table, such as")
