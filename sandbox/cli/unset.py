@@ -11,7 +11,8 @@ from sandbox.cli.output import print_warnings
 DESCRIPTION = """Remove values from FILE, so that defaults hold again; its other lines stay as they are.
 
 A table goes with all that is in it, an element of a list by its number or by what identifies it: volumes[0], volumes[/src].
-The comment on the line of a value goes with it; comments on lines of their own above it stay.
+The comment on the line of a value goes with it, and so does the comment directly above, unless it introduces more: the next
+key or header follows directly, or the comment begins the file. A setting that is commented out stays.
 
 The file is replaced in one step, and only if the change makes no new mistake."""
 EPILOG = """examples:

@@ -11,8 +11,9 @@ Where things go:
 * A new key goes behind the last key of its table, in the form that the table has: below its header, as a dotted key,
   in the inline table. A new table gets a header behind the others, unless the file is written with dotted keys alone.
 * A new element of `[[volumes]]` goes behind the last one; the comment directly above the next header stays above that.
-* What is removed takes the comment on its line along, and a table the comments between its lines. Comments on lines of
-  their own above it stay. A table that lost its last key goes, too, if that means the same.
+* What is removed takes the comment on its line along, and a table the comments between its lines. The comment directly
+  above it goes, too, unless it introduces more (`Layout.with_comment`). A table that lost its last key goes, too, if that
+  means the same.
 """
 
 from __future__ import annotations
@@ -349,7 +350,7 @@ class Document:
             if section is not None and comments(self._inside(layout, section, path)):
                 break
             going = parent
-        self._cut(going)
+        self._cut(going, comment=True)
 
     def _inside(self, layout: Layout, section: Section, path: KeyPath) -> str:
         """Return the text of *section* below its header without the pairs of *path*."""
@@ -357,7 +358,8 @@ class Document:
         text, position = "", section.header.end
         for pair in section.pairs:
             if is_below(pair.path, path):
-                text += self.text[position : pair.start]
+                start = layout.with_comment(pair.start, pair.end)
+                text += self.text[position : max(position, start)]
                 position = pair.end
         return text + self.text[position : layout.end_of(section)]
 
@@ -367,16 +369,16 @@ class Document:
         if self._is_literal(around):
             self._put(around, [item for number, item in enumerate(elements) if number != index])
         elif len(elements) > 1:
-            self._cut(path)
+            self._cut(path, comment=True)
         elif around[0] == PROFILE or "extends" in self.tree:
             # No list would leave that of the other file in force.
-            self._cut(around)
+            self._cut(around, comment=True)
             self._insert(around, [])
         else:
             self._remove(around)
 
-    def _cut(self, path: KeyPath) -> None:
-        """Remove *path* alone. A table that only it made, as in `a.b = 1`, becomes `a = {}` if that means something."""
+    def _cut(self, path: KeyPath, *, comment: bool = False) -> None:
+        """Remove *path* alone, with *comment* also the comments that belong to it. A table that only it made, as in `a.b = 1`, becomes `a = {}` if that means something."""
         layout = self._layout()
         around = self._innermost_inline(layout, path)
         if around is not None:
@@ -398,7 +400,8 @@ class Document:
                 if is_below(pair.path, path)
             ]
             text = self.text
-            for start, end in sorted(cuts, reverse=True):
+            for start, end in reversed(_joined(cuts)):
+                start = layout.with_comment(start, end) if comment else start
                 text = _without_lines(text, start, end)
         wanted = tree_without(self.tree, path)
         gone: list[KeyPath] = []
@@ -495,6 +498,17 @@ def _by_number(path: KeyPath) -> list[tuple[str, int]]:
 
 def _indent(text: str, start: int) -> str:
     return text[start : start + len(text[start:]) - len(text[start:].lstrip(" \t"))]
+
+
+def _joined(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return *cuts* in their order, those that follow each other directly as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(cuts):
+        if joined and joined[-1][1] >= start:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _without_lines(text: str, start: int, end: int) -> str:

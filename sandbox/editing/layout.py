@@ -6,6 +6,7 @@ Texts have "\\n" as line ends; `normalised` and `with_line_ends_of` lead there a
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from sandbox.records import dataclass, field
@@ -13,6 +14,9 @@ from sandbox.spec.locate import Located, Statement, locate
 from sandbox.spec.notation import KeyPath
 
 _COMMENT_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|$)")
+_COMMENTED_OUT = re.compile(
+    r"[ \t]*#[ \t]*(?:\[[^\n]*\][ \t]*|[A-Za-z0-9_.\"'-]+[ \t]*=[^\n]*)(?:#[^\n]*)?(?:\n|$)"
+)
 _STRING_OR_COMMENT = re.compile(
     r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*''',
     re.DOTALL,
@@ -59,6 +63,8 @@ class Layout:
     text: str = field(repr=False)
     located: Located = field(repr=False)
     sections: list[Section]
+    #: Where the statements end, each with its line.
+    _ends: list[int] = field(default_factory=list, repr=False)
 
     def section(self, path: KeyPath) -> Section | None:
         """Return the section whose header names the table *path*; for () the one above all headers."""
@@ -85,30 +91,55 @@ class Layout:
         The comment on the first line of a file is about the file.
         """
         assert section.header is not None
-        start = section.header.start
-        while start > 0:
-            line = self.text.rfind("\n", 0, start - 1) + 1
-            if not _COMMENT_LINE.fullmatch(self.text, line, start):
-                return start
-            if line == 0:
-                return section.header.start
+        return next(
+            (line for line, _ in reversed(self._comment_above(section.header.start))), section.header.start
+        )
+
+    def with_comment(self, start: int, end: int) -> int:
+        """Return where the lines from *start* to *end* begin with the comment that belongs to them.
+
+        That is the comment directly above, unless it introduces more: the next key or header follows directly below *end*, or
+        the comment begins the file. A setting that is commented out, and what stands above it, stays.
+        """
+        text = self.text
+        if end < len(text) and not (_is_blank(text, end) or _COMMENT_LINE.match(text, end)):
+            return start
+        for line, line_end in self._comment_above(start):
+            if _COMMENTED_OUT.fullmatch(text, line, line_end):
+                break
             start = line
         return start
+
+    def _comment_above(self, start: int) -> list[tuple[int, int]]:
+        """Return the lines of the comment directly above *start*, the lowest first; none if it begins the file."""
+        above = bisect_right(self._ends, start)
+        floor = self._ends[above - 1] if above else 0
+        lines: list[tuple[int, int]] = []
+        while start > floor:
+            line = self.text.rfind("\n", 0, start - 1) + 1
+            # What looks like a comment may be the end of a string over several lines.
+            if line < floor or not _COMMENT_LINE.fullmatch(self.text, line, start):
+                break
+            lines.append((line, start))
+            start = line
+        return lines if start > 0 else []
 
 
 def read_layout(text: str) -> Layout:
     """Return the layout of *text*, which is valid TOML."""
     located = locate(text)
     sections = [Section((), None)]
+    ends: list[int] = []
     for statement in top_statements(located):
         start = text.rfind("\n", 0, statement.key.start) + 1
         line_end = text.find("\n", statement.end)
         pair = Pair(statement.path, start, len(text) if line_end < 0 else line_end + 1)
+        ends.append(pair.end)
         if statement.header:
             sections.append(Section(statement.path, pair))
         else:
             sections[-1].pairs.append(pair)
-    return Layout(text, located, sections)
+    return Layout(text, located, sections, ends)
 
 
 def top_statements(located: Located) -> list[Statement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sandbox.editing.document import Document
-from sandbox.editing.layout import comments
+from sandbox.editing.layout import comments, is_below, read_layout
 from sandbox.editing.style import formatted
 from sandbox.editing.values import MISSING, lookup, same, tree_with, tree_without
 from sandbox.spec.locate import locate
@@ -139,3 +140,87 @@ def test_the_usual_layout_says_the_same_with_the_same_comments_and_is_stable(tex
     assert same(tomllib.loads(once.decode()), tomllib.loads(text))
     assert comments(once.decode()) == comments(text.replace("\r\n", "\n"))
     assert formatted(once, "x.toml") == once
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents(), st.data())
+def test_a_removal_takes_no_comment_but_those_on_its_lines_and_directly_above(
+    text: str, data: st.DataObject
+) -> None:
+    document = Document(text.encode(), "x.toml")
+    paths = [path for path, _ in walk(document.tree) if path]
+    assume(paths)
+    path = data.draw(st.sampled_from(paths))
+    layout = read_layout(document.text)
+    told = comments(document.text)
+    document.remove(path)
+    # Tables around it that lost their last key went along.
+    gone = [path[:n] for n in range(1, len(path) + 1) if lookup(document.tree, path[:n]) is MISSING] or [path]
+    near: Counter[str] = Counter()
+    for section in layout.sections:
+        statements = [*([section.header] if section.header else []), *section.pairs]
+        around = [
+            one
+            for one in statements
+            if any(is_below(one.path, top) or is_below(path, one.path) for top in gone)
+        ]
+        for one in around:
+            end = (
+                max(one.end, layout.end_of(section))
+                if one is section.header or one is section.last
+                else one.end
+            )
+            near += Counter(comments(layout.text[above(layout.text, one.start) : end]))
+    assert Counter(told) - Counter(comments(document.text)) <= near
+
+
+def above(text: str, start: int) -> int:
+    """Return where the comment lines directly above *start* begin."""
+    while (
+        start
+        and (line := text.rfind("\n", 0, start - 1) + 1) < start
+        and text[line:start].lstrip().startswith("#")
+    ):
+        start = line
+    return start
+
+
+COMMENT = st.sampled_from(["# why", "# more of it", "#", "# key = 1", "# [table]"])
+ENTRIES = st.lists(
+    st.tuples(st.lists(COMMENT, max_size=3), st.booleans(), st.booleans()), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ENTRIES, st.data())
+def test_a_comment_goes_with_the_key_below_unless_it_introduces_more(
+    entries: list[tuple[list[str], bool, bool]], data: st.DataObject
+) -> None:
+    # Of each entry: the comment, whether a blank line parts that from the key, and whether one follows the key.
+    lines = ["first = 0", ""]
+    places = []
+    for number, (comment, parted, blank) in enumerate(entries):
+        start = len(lines)
+        lines += [*comment, *([""] if parted and comment else []), f"key{number} = {number}"]
+        places.append((start, len(lines) - 1))
+        lines += [""] * blank
+    number = data.draw(st.integers(0, len(entries) - 1))
+    comment, parted, blank = entries[number]
+    start, at = places[number]
+    alone = blank or number == len(entries) - 1 or bool(entries[number + 1][0])
+    own: list[str] = []
+    if alone and not parted:
+        for line in reversed(comment):
+            if line in ("# key = 1", "# [table]"):
+                break
+            own.insert(0, line)
+    kept = lines[: at - len(own)] + lines[at + 1 :]
+    document = Document("".join(f"{line}\n" for line in lines).encode(), "x.toml")
+    document.remove((f"key{number}",))
+    assert [line for line in document.text.split("\n") if line] == [line for line in kept if line]
+
+
+def test_a_string_that_ends_like_a_comment_is_none() -> None:
+    document = Document(b"a = 1\nb = '''\n# x\n# y'''\nc = 3\n\nd = 4\n", "x.toml")
+    document.remove(("c",))
+    assert document.text == "a = 1\nb = '''\n# x\n# y'''\n\nd = 4\n"
