@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from sandbox.cli.options import add_json, add_overrides
+from sandbox.cli.options import DEFAULT_FILE, add_json, add_overrides, overrides
 from sandbox.cli.output import print_json, use_colour
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -36,7 +36,11 @@ EPILOG = "exit status: 0 if there is no mistake (there may be warnings), 1 if th
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="an environment file (TOML); - for standard input"
+        "files",
+        metavar="FILE",
+        nargs="*",
+        default=[DEFAULT_FILE],
+        help=f"an environment file (TOML); - for standard input; without any {DEFAULT_FILE} of this directory",
     )
     parser.add_argument(
         "--untrusted",
@@ -55,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         file: examine(
             file,
             profiles=arguments.profile,
-            assignments=arguments.assignments,
+            assignments=overrides(arguments),
             requested=arguments.untrusted,
         )
         for file in dict.fromkeys(arguments.files)

@@ -20,7 +20,7 @@ asked for, references replaced, paths absolute. What this version does not enfor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_file(parser)
+    add_file(parser, optional=True)
     add_overrides(parser)
     parser.add_argument("--defaults", action="store_true", help="also print what the file leaves to defaults")
     parser.add_argument(

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from sandbox.cli.options import add_json, add_overrides, load_spec
+from sandbox.cli.options import add_json, add_overrides, load_spec, overrides
 from sandbox.cli.output import print_json, styled, use_colour
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -52,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
-    if arguments.file is None and (arguments.profile or arguments.assignments):
-        raise SandboxError("--profile and --set change an environment file", hint="name the file")
+    if arguments.file is None and (arguments.profile or overrides(arguments)):
+        raise SandboxError(
+            "--profile, --set, -v, -e, -w and -p change an environment file", hint="name the file"
+        )
     checks = examine(environ=os.environ, file=arguments.file, load=lambda: load_spec(arguments))
     works = would_work(checks)
     summary = summary_line(checks, file=arguments.file)

@@ -17,7 +17,7 @@ EPILOG = "exit status: 0 if `sandbox up` would go ahead, 1 if it would refuse, 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_file(parser)
+    add_file(parser, optional=True)
     add_overrides(parser)
     add_json(parser)
 

@@ -6,14 +6,13 @@ import argparse
 import os
 import sys
 
-from sandbox.cli.options import add_json
+from sandbox.cli.options import DEFAULT_FILE, add_json
 from sandbox.cli.output import print_json, print_table
 from sandbox.errors import printable
 
 DESCRIPTION = (
     "Write FILE, a commented environment file to start from. An existing file is left alone, unless --force."
 )
-DEFAULT_FILE = "sandbox.toml"
 DEFAULT_TEMPLATE = "minimal"
 
 

@@ -31,13 +31,47 @@ def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:end]), list(words[end + 1 :])
 
 
-def add_file(parser: Taking) -> None:
-    """Add the environment file."""
-    parser.add_argument("file", metavar="FILE", help="the environment file (TOML); - for standard input")
+DEFAULT_FILE = "sandbox.toml"
+"""What is taken where no file is named; `spec.load` has it, too, which is imported later."""
+
+
+def add_file(parser: Taking, *, optional: bool = False) -> None:
+    """Add the environment file; with *optional* that of the current directory is taken where none is named."""
+    text = "the environment file (TOML); - for standard input"
+    if optional:
+        text = f"{text}; without it {DEFAULT_FILE} of this directory"
+        parser.add_argument("file", metavar="FILE", nargs="?", default=DEFAULT_FILE, help=text)
+    else:
+        parser.add_argument("file", metavar="FILE", help=text)
+
+
+SHORT_FORMS = {
+    "-v": (
+        "short_volumes",
+        "VOLUME",
+        "add a volume for this run, SRC:DST or SRC:DST:ro; SRC is a path, relative to the current directory, or the name of a named volume",
+    ),
+    "-e": (
+        "short_env",
+        "VARIABLE",
+        "set a variable for this run, NAME=VALUE, or NAME alone to pass it on if it is set",
+    ),
+    "-w": ("short_cwd", "DIR", "set process.cwd for this run"),
+    "-p": ("short_ports", "PORT", "add to network.ports for this run, such as 8080:80"),
+}
+"""Short forms of --set, applied after it."""
+
+
+def overrides(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the options of *arguments* that set values, each with its value, in the order in which they are applied."""
+    short = [
+        (option, text) for option, (dest, *_) in SHORT_FORMS.items() for text in getattr(arguments, dest)
+    ]
+    return [*(("--set", text) for text in arguments.assignments), *short]
 
 
 def add_overrides(parser: Taking) -> None:
-    """Add what changes a file for one run: --profile and --set."""
+    """Add what changes a file for one run: --profile, --set, and the short forms of the latter."""
     parser.add_argument(
         "--profile",
         metavar="NAME",
@@ -53,6 +87,8 @@ def add_overrides(parser: Taking) -> None:
         dest="assignments",
         help="set a value for this run, e.g. limits.memory=1G; read as TOML, else as a string",
     )
+    for option, (dest, metavar, text) in SHORT_FORMS.items():
+        parser.add_argument(option, metavar=metavar, action="append", default=[], dest=dest, help=text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +106,7 @@ def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse
     spec = load(
         arguments.file,
         profiles=arguments.profile,
-        assignments=arguments.assignments,
+        assignments=overrides(arguments),
         unenforced=unenforced,
     )
     if spec.doubts:

@@ -30,7 +30,7 @@ class Declared:
     """Takes what `add_arguments` of a verb declares. A declaration that it does not know makes no command line plain."""
 
     def __init__(self) -> None:
-        self._positionals: list[tuple[str, bool]] = []
+        self._positionals: list[tuple[str, str | None, object]] = []
         self._flags: dict[str, str] = {}
         self._lists: dict[str, str] = {}
         self._defaults: dict[str, object] = {}
@@ -48,15 +48,18 @@ class Declared:
     ) -> None:
         """Take one, as argparse's method of this name does."""
         kind = (name.startswith("-"), action, nargs, default)
+        short = len(name) == 2 and action == "append"
         place = dest or name.removeprefix("--").replace("-", "_")
-        if not given.keys() <= {"help", "metavar"} or (name.startswith("-") and not name.startswith("--")):
+        if not given.keys() <= {"help", "metavar"} or (
+            name.startswith("-") and not (name.startswith("--") or short)
+        ):
             self._known = False
         elif kind == (True, "store_true", None, None):
             self._flags[name] = place
         elif kind == (True, "append", None, []):
             self._lists[name] = place
-        elif kind in ((False, "store", None, None), (False, "store", "*", None)):
-            self._positionals.append((place, nargs is not None))
+        elif kind[:2] == (False, "store") and (nargs == "?" or kind[2:] in ((None, None), ("*", None))):
+            self._positionals.append((place, nargs, default))
         else:
             self._known = False
 
@@ -89,11 +92,13 @@ class Declared:
                     return None
                 positionals.append(word)
                 last = at
-        for place, many in self._positionals:
-            if many:
+        for place, nargs, default in self._positionals:
+            if nargs == "*":
                 values[place], positionals = positionals, []
             elif positionals:
                 values[place], *positionals = positionals
+            elif nargs == "?":
+                values[place] = default
             else:
                 return None
         if positionals:

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = PROGRAM_EXIT_STATUS
-USAGE = "sandbox up [OPTION ...] FILE [-- COMMAND [ARGUMENT ...]]"
+USAGE = "sandbox up [OPTION ...] [FILE] [-- COMMAND [ARGUMENT ...]]"
 
 
 def add_arguments(parser: Taking) -> None:
     """Declare the command line."""
-    add_file(parser)
+    add_file(parser, optional=True)
     parser.add_argument(
         "command", nargs="*", metavar="COMMAND", help="run this instead of the file's command"
     )

@@ -116,5 +116,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
 
 def _file(arguments: argparse.Namespace, words: Collection[str]) -> str | None:
     """Return the environment file of the line: the argument, or else what looks like one, as behind the cursor."""
-    file = getattr(arguments, "file", None) or next((word for word in words if word.endswith(".toml")), None)
+    file = getattr(arguments, "file", None)
+    if file not in words:  # none, or the default
+        file = next((word for word in words if word.endswith(".toml")), file)
     return os.path.expanduser(file) if isinstance(file, str) else None

@@ -401,8 +401,7 @@ class Document:
             ]
             text = self.text
             for start, end in reversed(_joined(cuts)):
-                start = layout.with_comment(start, end) if comment else start
-                text = _without_lines(text, start, end)
+                text = _without_lines(text, layout.with_comment(start, end) if comment else start, end)
         wanted = tree_without(self.tree, path)
         gone: list[KeyPath] = []
         outer = path[:-1]

@@ -12,6 +12,7 @@ from sandbox.plan import Draft, Kept, Plan, Variable, parse_variables
 from sandbox.plan.kept import NOTHING_KEPT
 from sandbox.records import dataclass
 from sandbox.sources import PathFact
+from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.model import Spec
 from sandbox.spec.settings import NOT_ENFORCED
 
@@ -48,7 +49,7 @@ class Case:
             place = self.spec.origin(key)
             if place is not None:
                 return Origin(
-                    kind="command line" if place.file == "--set" else "file",
+                    kind="command line" if place.file in OPTIONS else "file",
                     file=place.file,
                     line=place.line,
                     column=place.column,

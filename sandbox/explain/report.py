@@ -7,6 +7,7 @@ from typing import Literal
 
 from sandbox.plan import Difference
 from sandbox.records import dataclass, replace
+from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.diagnostic import Diagnostic
 
 Level = Literal["danger", "caution", "note"]
@@ -41,11 +42,11 @@ class Origin:
     reason: str | None = None
 
     def text(self) -> str:
-        """Return "FILE:LINE", "--set", "default", "this machine: REASON" or "this version: REASON"."""
+        """Return "FILE:LINE", "--set" or another option, "default", "this machine: REASON" or "this version: REASON"."""
         if self.kind == "default":
             return "default"
         # All of a --set is one line, and there is no file to look into.
-        place = "--set" if self.file == "--set" else f"{self.file}:{self.line}"
+        place = self.file if self.file in OPTIONS else f"{self.file}:{self.line}"
         if self.kind not in ("machine", "version"):
             return place
         asked = "" if self.file is None else f" (asked for in {place})"

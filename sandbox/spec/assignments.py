@@ -7,8 +7,39 @@ too: `process.env.PORT=8080`, `process.umask=77`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from sandbox.spec.codecs.containers import APPEND
 from sandbox.spec.lookup import codec_at
 from sandbox.spec.notation import KeyPath, parse_key_path, shown, type_name
+from sandbox.spec.short_forms import parse_volume
+
+Option = tuple[str, str]
+"""An option of the command line that sets a value for one run, and what stands behind it."""
+
+SET, VOLUME, VARIABLE, DIRECTORY, PORT = "--set", "-v", "-e", "-w", "-p"
+OPTIONS = (SET, VOLUME, VARIABLE, DIRECTORY, PORT)
+
+
+def parse_option(option: str, text: str, environ: Mapping[str, str]) -> tuple[KeyPath, object] | None:
+    """Return the key path and the value of an option; None for `-e NAME` of a variable that *environ* does not have.
+
+    A volume and a port are added to the list, as `{ append = [...] }` does. Raises ValueError or Invalid, with a message for the user.
+    """
+    if option == VOLUME:
+        return ("volumes",), {APPEND: [parse_volume(text)]}
+    if option == PORT:
+        return ("network", "ports"), {APPEND: [text]}
+    if option == DIRECTORY:
+        return ("process", "cwd"), text
+    if option == VARIABLE:
+        name, equals, value = text.partition("=")
+        if not name:
+            raise ValueError(f"{shown(text)} is not NAME=VALUE or NAME")
+        found = value if equals else environ.get(name)
+        # The shell has replaced what is to be replaced.
+        return None if found is None else (("process", "env", name), found.replace("${", "$${"))
+    return parse_assignment(text)
 
 
 def parse_assignment(text: str) -> tuple[KeyPath, object]:

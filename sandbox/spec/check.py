@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sandbox import records
 from sandbox.errors import SpecError
+from sandbox.spec.assignments import Option
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import ParsedFiles, Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
@@ -34,7 +35,7 @@ def check(
     *,
     environ: Mapping[str, str] | None = None,
     profiles: Sequence[str] = (),
-    assignments: Sequence[str] = (),
+    assignments: Sequence[str | Option] = (),
 ) -> list[Diagnostic]:
     """Return what is wrong with the file *path*, or with standard input if that is "-", in the order of the file.
 
@@ -49,7 +50,7 @@ def examine(
     *,
     environ: Mapping[str, str] | None = None,
     profiles: Sequence[str] = (),
-    assignments: Sequence[str] = (),
+    assignments: Sequence[str | Option] = (),
     requested: bool = False,
 ) -> Checked:
     """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles."""

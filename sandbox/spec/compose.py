@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from sandbox.errors import SpecError
 from sandbox.records import dataclass, field
-from sandbox.spec.assignments import parse_assignment
+from sandbox.spec.assignments import SET, VARIABLE, Option, parse_option
 from sandbox.spec.codecs.containers import APPEND, CHANGES, REMOVE
 from sandbox.spec.decode import check_partial, is_change
 from sandbox.spec.diagnostic import Diagnostic
@@ -108,7 +108,7 @@ def compose(
     read: Read,
     environ: Mapping[str, str],
     profiles: Sequence[str] = (),
-    assignments: Sequence[str] = (),
+    assignments: Sequence[Option] = (),
     directory: str = "/",
 ) -> Composition:
     """Return what *main* says together with all that it extends, with *profiles* and *assignments* applied.
@@ -119,8 +119,8 @@ def compose(
     composer = _Composer(environ, environ.get("HOME"), read)
     whole = _extended(main, composer, ())
     _apply_profiles(whole, profiles, main.origins.main, composer)
-    for text in assignments:
-        _assign(whole, text, directory, composer)
+    for option, text in assignments:
+        _assign(whole, option, text, directory, composer)
     _settle_changes(whole, (), composer)
     if composer.found:
         # A file that several extend has its mistakes once.
@@ -371,17 +371,31 @@ def _apply_profiles(whole: _Node, names: Sequence[str], main: Source, composer: 
             _merge(whole, _copy(node), (), composer)
 
 
-def _assign(whole: _Node, text: str, directory: str, composer: _Composer) -> None:
-    """Apply "KEY=VALUE" from the command line, whose places are those of its own text."""
-    source = Source(file="--set", directory=directory, text=text)
+_FORMS = {
+    SET: "write --set KEY=VALUE, such as --set limits.memory=1G",
+    VARIABLE: "write -e NAME=VALUE, or -e NAME for the value that it has here",
+}
+
+
+def _assign(whole: _Node, option: str, text: str, directory: str, composer: _Composer) -> None:
+    """Apply an option of the command line, such as --set KEY=VALUE, whose places are those of its own text."""
+    source = Source(file=option, directory=directory, text=text)
+    everything = Span(0, len(text))
     try:
-        path, value = parse_assignment(text)
+        assigned = parse_option(option, text, composer.environ)
     except ValueError as error:
-        hint = "write --set KEY=VALUE, such as --set limits.memory=1G"
-        composer.found.append(source.diagnostic(Span(0, len(text)), str(error), hint))
+        composer.found.append(source.diagnostic(everything, str(error), _FORMS[option]))
         return
-    start = text.index("=") + 1
-    origin = Origin(source, Entry(Span(0, start - 1), Span(start, len(text)), literal=True))
+    except Invalid as error:
+        composer.found.append(source.diagnostic(everything, error.message, error.hint))
+        return
+    if assigned is None:
+        return
+    path, value = assigned
+    start = text.index("=") + 1 if option == SET else 0
+    origin = Origin(
+        source, Entry(Span(0, start - 1) if start else everything, Span(start, len(text)), literal=True)
+    )
     node = _annotate_value(value, lambda _: origin, ())
     if path[0] in ("extends", "profile"):
         composer.report(origin, path, "cannot be set for one run", "write it into the file", key=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sandbox import records
 from sandbox.errors import SpecError
+from sandbox.spec.assignments import SET, VARIABLE, Option
 from sandbox.spec.compose import Document, compose
 from sandbox.spec.decode import decode_table
 from sandbox.spec.diagnostic import Diagnostic
@@ -16,7 +17,7 @@ from sandbox.spec.document import parse_document
 from sandbox.spec.expand import expand_tree, unexpanded, variables
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import format_key_path
-from sandbox.spec.origin import Problem
+from sandbox.spec.origin import Origins, Problem
 from sandbox.spec.rules import check_rules, settle
 from sandbox.spec.settings import Context, Cursor, Problems
 from sandbox.typed import Literal
@@ -25,6 +26,9 @@ Unenforced = Literal["refuse", "keep"]
 
 STDIN = "-"
 _STDIN_FILE = "<stdin>"
+
+DEFAULT_FILE = "sandbox.toml"
+"""What verbs take, of the current directory, where no file is named."""
 
 MAX_FILE_SIZE = 1 << 20
 """Bytes. More than any environment needs, and little enough to parse at once."""
@@ -35,14 +39,14 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     profiles: Sequence[str] = (),
-    assignments: Sequence[str] = (),
+    assignments: Sequence[str | Option] = (),
     unenforced: Unenforced = "refuse",
 ) -> Spec:
     """Return the specification in the file *path*, or on standard input if that is "-".
 
     *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. *profiles* are applied in
-    their order, then *assignments* ("KEY=VALUE"). What this version does not enforce is a mistake, unless *unenforced* is
-    "keep": then `Spec.unenforced` has it. Raises SpecError with all mistakes, in the order of the file; a file that
+    their order, then *assignments*: "KEY=VALUE", or an option with its value. What this version does not enforce is a mistake, unless
+    *unenforced* is "keep": then `Spec.unenforced` has it. Raises SpecError with all mistakes, in the order of the file; a file that
     cannot be read is one, too.
     """
     return parse(
@@ -62,7 +66,7 @@ def parse(
     path: str,
     environ: Mapping[str, str],
     profiles: Sequence[str] = (),
-    assignments: Sequence[str] = (),
+    assignments: Sequence[str | Option] = (),
     unenforced: Unenforced = "refuse",
     every_mistake: bool = False,
     parsed_files: ParsedFiles | None = None,
@@ -80,7 +84,7 @@ def parse(
         read=parsed_files.base,
         environ=environ,
         profiles=profiles,
-        assignments=assignments,
+        assignments=[(SET, one) if isinstance(one, str) else one for one in assignments],
         directory=os.getcwd() if assignments else "/",
     )
     origins = composition.origins
@@ -114,7 +118,14 @@ def parse(
     if problems.mistakes or (refused and unenforced == "refuse"):
         raise SpecError(origins.diagnose_all(refused))
     kept = [*(records.replace(problem, warning=True) for problem in optional), *refused]
-    return records.replace(settle(spec), problems=tuple(kept), doubts=tuple(unexpanded(asked)))
+    doubts = [problem for problem in unexpanded(asked) if not _is_variable_of_shell(origins, problem)]
+    return records.replace(settle(spec), problems=tuple(kept), doubts=tuple(doubts))
+
+
+def _is_variable_of_shell(origins: Origins, problem: Problem) -> bool:
+    """Tell whether *problem* is about a value of -e, in which a shell has replaced what was to be replaced."""
+    origin = origins.find(problem.path)
+    return origin is not None and origin.source.file == VARIABLE
 
 
 def _is_optional(spec: Spec, problem: Problem) -> bool:
@@ -209,8 +220,12 @@ def _checked_size(data: bytes, name: str) -> bytes:
 def _unreadable(path: str, error: OSError | ValueError) -> Diagnostic:
     """Return the diagnostic for *error*; open() raises ValueError for a path that holds a NUL character."""
     if isinstance(error, FileNotFoundError):
-        named = os.path.isfile(f"{path}.toml")
-        hint = f"did you mean {path}.toml?" if named else "give the path of an environment file"
+        if os.path.isfile(f"{path}.toml"):
+            hint = f"did you mean {path}.toml?"
+        elif path == DEFAULT_FILE:
+            hint = "without FILE it is that of this directory: name another, or `sandbox init` writes one"
+        else:
+            hint = "give the path of an environment file"
         return Diagnostic(file=path, message="no such file", hint=hint)
     if isinstance(error, IsADirectoryError):
         return Diagnostic(

@@ -15,7 +15,7 @@ from sandbox.cli import parser, plain
 _WORDS = st.sampled_from(
     (
         "a.toml true - -- --debug --report --timings --json --dry-run --trace-denials --set --profile a=1 b --set=a=1 --deb --unknown -h "
-        "--help -d -1"
+        "--help -d -1 -v -e -w -p a:/b -va:/b -eA A"
     ).split(" ")
 )
 _MAYBE_EMPTY = st.just("") | _WORDS
@@ -49,6 +49,9 @@ def test_what_is_plain_means_what_argparse_makes_of_it(words: list[str]) -> None
         "up --timings a.toml",
         "up a.toml --report --json -- true",
         "up --set limits.memory=1G --profile fast --set a=b -",
+        "up",
+        "up -- true",
+        "up -v a:/b:ro -e A=1 -e B -w /x -p 8080:80 a.toml -- true",
     ],
 )
 def test_the_usual_lines_are_plain(line: str) -> None:
@@ -58,7 +61,9 @@ def test_the_usual_lines_are_plain(line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "up",
+        "up -w",
+        "up -va:/b a",
+        "up -v -w a",
         "up --help",
         "up -h a",
         "up --repor a",
