@@ -72,6 +72,10 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
     def environment_files(prefix: str, **_: object) -> Candidates:
         return candidates.paths(prefix, suffix=".toml")
 
+    def command(prefix: str, **_: object) -> Candidates:
+        # A command comes behind the file.
+        return candidates.paths(prefix) if any(word.endswith(".toml") for word in words) else {}
+
     def assignments(prefix: str, **_: object) -> Candidates:
         return candidates.assignments(prefix)
 
@@ -105,6 +109,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         return profiles
     by_metavar: dict[object, Completer] = {
         "FILE": environment_files,
+        "COMMAND": command,
         "KEY=VALUE": assignments,
         "KEY": keys,
         "LIST": lists,
