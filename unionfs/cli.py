@@ -24,14 +24,55 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 
+DESCRIPTION = "Mount a copy-on-write union of directories, without root and without kernel OverlayFS."
+EXAMPLE = "  unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt\n  fusermount3 -u /mnt"
+_COLUMN = 36
+
+
+def _option_lines() -> str:
+    from unionfs.options import DECLARED
+
+    lines = []
+    for one in DECLARED:
+        usage = f"  {one.usage}"
+        # What is long has a line of its own.
+        lines.append(
+            f"{usage:{_COLUMN}}{one.help}" if len(usage) < _COLUMN else f"{usage}\n{'':{_COLUMN}}{one.help}"
+        )
+    return "\n".join(lines)
+
+
+def _describe() -> dict[str, object]:
+    """Return what a manual page says of the command, in the types of JSON."""
+    from unionfs.options import DECLARED
+
+    arguments = [
+        (
+            ", ".join(action.option_strings) or str(action.metavar),
+            action.metavar if action.option_strings and action.nargs != 0 else None,
+            action.help,
+        )
+        for action in _parser()._actions
+    ]
+    return {
+        "version": __version__,
+        "description": DESCRIPTION,
+        "usage": "unionfs [-f] [-d] -o OPTION,... [SOURCE] MOUNTPOINT",
+        "arguments": [{"names": names, "value": value, "help": text} for names, value, text in arguments],
+        "options": [{"usage": one.usage, "help": one.help} for one in DECLARED],
+        "example": EXAMPLE,
+        "exit_status": "0, 1 for a failure, 2 for a wrong command line",
+    }
+
+
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
     parser = argparse.ArgumentParser(
         prog="unionfs",
         allow_abbrev=False,
-        description="Mount a copy-on-write union of directories, without root and without kernel OverlayFS.",
-        epilog="example:\n  unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt\n  fusermount3 -u /mnt",
+        description=DESCRIPTION,
+        epilog=f"options for -o:\n{_option_lines()}\n\nexample:\n{EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -40,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION,...",
-        help="lowerdir=TOP:...:BOTTOM, upperdir=DIR, workdir=DIR, others of this program (its README lists them), and those of mount(8)",
+        help="options of the union and of the mount, listed below; others are named and ignored",
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument(
@@ -63,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from unionfs.launched import serve_launcher
 
         return serve_launcher(int(given[1]))
+    if list(given) == ["--describe"]:  # for `sandbox man unionfs`
+        import json
+
+        print(json.dumps(_describe()))
+        return 0
     import logging
 
     from unionfs.complaints import to_standard_error

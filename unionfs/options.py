@@ -15,20 +15,82 @@ from unionfs.whiteout import WhiteoutFormat
 
 T = TypeVar("T")
 
-#: Options for the mount itself, handed on as they are.
-_FUSE_OPTIONS = frozenset(
-    "allow_other default_permissions ro rw suid nosuid dev nodev exec noexec "
-    "atime noatime diratime nodiratime sync async dirsync".split()
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An option of ``-o``: its names, of which the first may take *value*, and what it does, in one line."""
+
+    names: tuple[str, ...]
+    value: str
+    help: str
+    #: It is one of the mount itself, and handed on as it is.
+    of_mount: bool = False
+
+    @property
+    def usage(self) -> str:
+        """How it is written."""
+        return ", ".join(f"{name}={self.value}" if self.value else name for name in self.names)
+
+
+def _declared(names: str, value: str, text: str, *, of_mount: bool = False) -> Declared:
+    return Declared(tuple(names.split()), value, text, of_mount)
+
+
+DECLARED: tuple[Declared, ...] = (
+    _declared(
+        "lowerdir", "TOP:...:BOTTOM", "lower layers, top first; required; \\: and \\, are part of a path"
+    ),
+    _declared("upperdir", "DIR", "the writable layer; without it the mount is read-only"),
+    _declared("workdir", "DIR", "a directory of its own on the file system of upperdir; required with that"),
+    _declared("size", "BYTES[k|m|g|t]", "most that the writable layer may hold; ENOSPC beyond"),
+    _declared("inodes", "COUNT", "most objects that the writable layer may hold; ENOSPC beyond"),
+    _declared("volatile", "", "sync nothing"),
+    _declared("fsync", "0|1", "0 is volatile"),
+    _declared(
+        "whiteouts", "overlay|aufs", "form of deletion marks; by default that of the layer, else what works"
+    ),
+    _declared(
+        "redirect_dir",
+        "on|follow|off|nofollow",
+        "on: rename lower directories; follow, off: EXDEV; nofollow: read no redirect",
+    ),
+    _declared("metacopy", "on|off", "on: a change of metadata copies no contents of files of 16 KiB or more"),
+    _declared("userxattr", "", "write user.overlay.* attributes also as root"),
+    _declared(
+        "xattr_permissions", "0|1|2", "1, 2: keep owner, mode and type in user.containers.override_stat"
+    ),
+    _declared("uidmapping gidmapping", "DISK:SHOWN:COUNT:...", "show ids on disk as others, and back"),
+    _declared("squash_to_root", "", "show root as the owner of everything"),
+    _declared("squash_to_uid squash_to_gid", "ID", "show one user, or group, as the owner of everything"),
+    _declared("squash_unmapped", "", "show root instead of owners that the user namespace does not map"),
+    _declared("static_nlink", "", "show the link count of directories as 1"),
+    _declared("noacl", "", "no access control lists"),
+    _declared("index_dir", "DIR", "keep an index of the lower layers in DIR, and use it"),
+    _declared("index_build", "background|first", "make a missing index beside the serving, or before it"),
+    _declared("immutable", "", "lower layers never change: compare nothing with the index; needs index_dir"),
+    _declared("server", "auto|direct|pyfuse3", "which server speaks to the kernel"),
+    _declared(
+        "open_requests", "on|off", "off: no request for open(2) and opendir(3); not with server=pyfuse3"
+    ),
+    _declared("without", "NAME:NAME...", "do without some of what makes the direct server fast (SPEED.md)"),
+    _declared("debug", "", "stay in the foreground"),
+    _declared("allow_other default_permissions", "", "see mount.fuse3(8)", of_mount=True),
+    _declared("ro rw suid nosuid dev nodev exec noexec", "", "see mount(8)", of_mount=True),
+    _declared("atime noatime diratime nodiratime sync async dirsync", "", "see mount(8)", of_mount=True),
+    _declared("fsname subtype max_read", "VALUE", "see mount.fuse3(8)", of_mount=True),
 )
-_FUSE_VALUES = frozenset(("fsname", "subtype", "max_read"))
-_VALUES = frozenset(
-    "lowerdir upperdir workdir whiteouts redirect_dir metacopy xattr_permissions uidmapping gidmapping "
-    "squash_to_uid squash_to_gid size inodes fsync index_dir index_build".split()
-)
-_SERVING = frozenset(("server", "open_requests", "without"))
-_FLAGS = frozenset(
-    "volatile immutable squash_unmapped squash_to_root static_nlink noacl userxattr debug".split()
-)
+"""Every option that is not ignored, in the order in which --help and the manual page list them."""
+
+
+def _names(*, value: bool, of_mount: bool) -> frozenset[str]:
+    found = (one.names for one in DECLARED if bool(one.value) == value and one.of_mount == of_mount)
+    return frozenset(name for names in found for name in names)
+
+
+_FUSE_OPTIONS = _names(value=False, of_mount=True)
+_FUSE_VALUES = _names(value=True, of_mount=True)
+_VALUES = _names(value=True, of_mount=False)
+_FLAGS = _names(value=False, of_mount=False)
 #: What we do whatever they say, or what is asked for by not knowing better: nothing to mention.
 _IMPLIED = r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
 _SIZE = r"(\d{1,15})([kKmMgGtT]?)"
@@ -152,7 +214,7 @@ def parse_options(texts: list[str]) -> Options:
     for text in texts:
         for option in filter(None, split_escaped(text, ",")):
             key, equals, value = option.partition("=")
-            if key in _VALUES or key in _SERVING:
+            if key in _VALUES:
                 if not value:
                     raise UnionError(f"option {key} needs a value: {key}=...")
                 values[key] = value

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-DESCRIPTION = "Print a manual page, in roff: of the command, or of the environment file."
+from sandbox.typed import Any
+
+DESCRIPTION = "Print a manual page, in roff: of the command, of the environment file, or of unionfs."
 EPILOG = "read one:  sandbox man sandbox.toml | man -l -"
 
-PAGES = ("sandbox", "sandbox.toml")
+PAGES = ("sandbox", "sandbox.toml", "unionfs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=PAGES,
         default=PAGES[0],
-        help="sandbox, the command (the default), or sandbox.toml, the environment file",
+        help="sandbox, the command (the default); sandbox.toml, the environment file; or unionfs, the union file system",
     )
 
 
@@ -39,9 +41,30 @@ def run(arguments: argparse.Namespace) -> int:
             description=COMMAND,
             exit_status=PROGRAM_EXIT_STATUS.removeprefix("exit status: "),
         )
+    elif arguments.page == "unionfs":
+        from sandbox.manual.unionfs import unionfs_page
+
+        page = unionfs_page(_described())
     else:
         from sandbox.manual.language import language_page
 
         page = language_page(version=__version__)
     print(page, end="")
     return 0
+
+
+def _described() -> Any:
+    """Return what unionfs says of itself. Raises SandboxError if it cannot be run."""
+    import json
+    import subprocess
+    import sys
+
+    from sandbox.errors import SandboxError
+
+    command = [sys.executable, "-P", "-m", "unionfs", "--describe"]
+    try:
+        return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise SandboxError(
+            f"unionfs does not describe itself: {error}", hint="install this package anew"
+        ) from None

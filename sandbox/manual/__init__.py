@@ -5,6 +5,7 @@
     markdown    the prose of the reference as roff
     command     sandbox(1), from the parser
     language    sandbox.toml(5), from the reference
+    unionfs     unionfs(1), from what that says of itself
 
 A line imports only lines above it. No sentence about a verb, an option or a key stands here: they are said once, where
 these are declared.

@@ -16,10 +16,11 @@ from sandbox.manual.roff import Page, escaped
 from sandbox.reference.entries import entries, tables
 from sandbox.reference.prose import COMPOSITION, LANGUAGE, VALUES
 from tests.conftest import PROJECT
+from unionfs.options import DECLARED
 
 pytestmark = pytest.mark.man
 
-PAGES = ["sandbox", "sandbox.toml"]
+PAGES = ["sandbox", "sandbox.toml", "unionfs"]
 
 
 def printed(*arguments: str) -> str:
@@ -164,3 +165,10 @@ def test_text_that_is_laid_out_stays_so() -> None:
     lines = [line.strip() for line in shown(page.render()).splitlines()]
     assert "one two" in lines
     assert lines[lines.index("in a file:    here") + 1] == ".and:          there"
+
+
+def test_page_of_unionfs_has_every_option_that_it_declares() -> None:
+    text = words(shown(printed("unionfs")))
+    assert "unionfs - mount a copy-on-write union" in text
+    for one in DECLARED:
+        assert f"{one.usage} {one.help}" in text

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import PROJECT
+from unionfs.cli import main
 from unionfs.errors import UnionError
-from unionfs.options import Server, Serving, Trick, parse_options, split_escaped
+from unionfs.options import DECLARED, Declared, Server, Serving, Trick, parse_options, split_escaped
 from unionfs.ownership import IdPolicy, IdRange
 from unionfs.whiteout import WhiteoutFormat
 
@@ -205,3 +210,54 @@ def test_indexes_of_lower_layers_are_kept_where_they_are_told_to_be() -> None:
 def test_what_is_said_of_indexes_needs_a_place_for_them(option: str) -> None:
     with pytest.raises(UnionError, match="without index_dir there are none"):
         parse_options([f"lowerdir=/a,{option}"])
+
+
+SAMPLES = {
+    "DIR": "/d", "BYTES[k|m|g|t]": "1k", "COUNT": "5", "DISK:SHOWN:COUNT:...": "0:1:2", "ID": "7", "NAME:NAME...": "spin",
+    "TOP:...:BOTTOM": "/a:/b", "VALUE": "5",
+}  # fmt: skip
+NAMES = [(one, name) for one in DECLARED for name in one.names]
+BASE = "lowerdir=/l,upperdir=/u,workdir=/w,index_dir=/i"
+
+
+def values_of(one: Declared) -> list[str]:
+    if one.value in SAMPLES:
+        return [SAMPLES[one.value]]
+    return one.value.split("|") if one.value else []
+
+
+@pytest.mark.parametrize(("one", "name"), NAMES, ids=[name for _, name in NAMES])
+def test_every_declared_option_is_taken_as_it_is_declared(one: Declared, name: str) -> None:
+    for text in [f"{name}={value}" for value in values_of(one)] or [name]:
+        options = parse_options([BASE, text])
+        assert options.ignored == ()
+        assert (text in options.fuse) == one.of_mount
+    if one.value and not one.of_mount:
+        with pytest.raises(UnionError, match=f"option {name} needs a value"):
+            parse_options([BASE, name])
+    elif not one.value:
+        assert parse_options([BASE, f"{name}=1"]).ignored == (f"{name}=1",)
+
+
+def test_help_lists_every_declared_option_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.split("options for -o:\n")[1].split("\n\n")[0]
+    told = " ".join(lines.split())
+    for one in DECLARED:
+        assert f"{one.usage} {one.help}" in told
+        assert len(one.help) <= 80
+    assert len(told) == sum(len(f"{one.usage} {one.help}") + 1 for one in DECLARED) - 1
+
+
+def test_the_page_of_the_package_has_every_declared_option() -> None:
+    table = (Path(PROJECT) / "unionfs" / "README.md").read_text().split("## Options")[1].split("## ")[0]
+    missing = [name for one, name in NAMES if not one.of_mount and f"`{name}" not in table]
+    assert missing == []
+
+
+def test_the_command_describes_itself_for_a_manual_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--describe"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["usage"] for one in told["options"]] == [one.usage for one in DECLARED]
+    assert all(one["help"] for one in told["arguments"])

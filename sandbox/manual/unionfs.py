@@ -1,0 +1,32 @@
+"""unionfs(1): the command of the union file system, from what it says of itself: the two programs share no code."""
+
+from __future__ import annotations
+
+from sandbox.manual.roff import Page, bold, inline, usage
+from sandbox.typed import Any
+
+
+def unionfs_page(described: dict[str, Any]) -> str:
+    """Return the page about the command that is *described*."""
+    page = Page("unionfs", 1, version=f"unionfs {described['version']}", title="User Commands")
+    text = described["description"]
+    page.section("NAME")
+    page.paragraph(f"unionfs \\- {inline(text[:1].lower() + text[1:].rstrip('.'))}")
+    page.section("SYNOPSIS")
+    page.paragraph(usage(described["usage"]))
+    page.section("DESCRIPTION")
+    page.paragraph(inline(text))
+    page.section("OPTIONS")
+    for argument in described["arguments"]:
+        value = f" {usage(argument['value'])}" if argument["value"] else ""
+        page.tagged(bold(argument["names"]) + value, inline(argument["help"]))
+    page.section("OPTIONS OF THE UNION AND THE MOUNT")
+    for option in described["options"]:
+        page.tagged(bold(option["usage"]), inline(option["help"]))
+    page.section("EXIT STATUS")
+    page.paragraph(inline(described["exit_status"]))
+    page.section("EXAMPLE")
+    page.verbatim(described["example"])
+    page.section("SEE ALSO")
+    page.paragraph(f"{bold('sandbox')}(1), {bold('mount')}(8), {bold('fusermount3')}(1)")
+    return page.render()
