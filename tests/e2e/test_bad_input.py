@@ -150,7 +150,7 @@ def test_state_directory_that_others_may_write_is_refused(launcher: Launcher) ->
 
 
 def test_wrong_command_lines_are_125_with_the_usage(launcher: Launcher) -> None:
-    for arguments in ([], ["up"], ["no-such-verb"], ["up", "--no-such-option", "x.toml"]):
+    for arguments in ([], ["up", "-w"], ["no-such-verb"], ["up", "--no-such-option", "x.toml"]):
         done = subprocess.run(
             [sys.executable, "-m", "sandbox", *arguments],
             capture_output=True,
