@@ -424,7 +424,10 @@ def test_overrides_count_and_the_file_may_come_from_standard_input(launcher: Lau
 def test_an_override_without_a_file_is_our_own_failure(launcher: Launcher) -> None:
     done = doctor(launcher, "--set", "limits.pids=5")
     assert (done.status, done.out) == (125, "")
-    assert done.err == "sandbox: --profile and --set change an environment file\n      hint: name the file\n"
+    assert (
+        done.err
+        == "sandbox: --profile, --set, -v, -e, -w and -p change an environment file\n      hint: name the file\n"
+    )
 
 
 def test_what_a_killed_sandbox_left_is_found_and_not_touched(launcher: Launcher) -> None:
