@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SetupError
-from sandbox.kernel import cgroups, filters, rlimits, seccomp
+from sandbox.kernel import cgroups, filters, job_control, rlimits, seccomp
 from sandbox.kernel.cgroups import Hierarchy, NoHierarchy
 from sandbox.kernel.idmaps import (
     MAP_SIZE,
@@ -72,6 +72,10 @@ class HostFacts:
     scopes: Hierarchy = _NO_SCOPES
     #: Whether we hold CAP_SYS_RESOURCE over the machine, which root of a container mostly lacks.
     sys_resource: bool = False
+    #: Whether standard input is a terminal in whose foreground another job is: the launcher was started in the background.
+    background: bool = False
+    #: Whether standard input and output are a terminal, and a shell with job control can resume the launcher after SIGTSTP.
+    suspendable: bool = False
     #: Whether systemd manages this machine (sd_booted(3)).
     systemd: bool = False
     #: The kind of machine, as uname(2) has it.
@@ -187,6 +191,7 @@ def gather(
     """Look at this machine, for *scopes* of a service manager only if they are asked for; the rest is for tests."""
     uid, gid = os.geteuid(), os.getegid()
     name = _user_name(uid)
+    terminal = os.isatty(0) and os.isatty(1)
     status = _read(f"{proc_root}/self/status")
     mountinfo, own_uid_map = (
         _read(f"{proc_root}/self/mountinfo"),
@@ -214,7 +219,9 @@ def gather(
         fuse=fuse_state(fuse_device),
         cgroups=cgroups.detect(mountinfo, _read(f"{proc_root}/self/cgroup"), files=cgroup_files),
         kernel_version=parse_kernel_version(os.uname().release),
-        terminal=os.isatty(0) and os.isatty(1),
+        terminal=terminal,
+        background=job_control.in_background(0),
+        suspendable=terminal and job_control.can_be_suspended(),
         hard_limits=rlimits.current_hard_limits(),
         setgroups=_read(f"{proc_root}/self/setgroups").strip() != "deny",
         time_namespaces=os.path.lexists(f"{proc_root}/self/ns/time"),

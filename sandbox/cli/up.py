@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from sandbox.state import StateDirectory
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
-EPILOG = PROGRAM_EXIT_STATUS
+EPILOG = (
+    "keys: ctrl-p ctrl-z suspends this command, and fg or bg of the shell resumes it. All other keys go to the program. The "
+    "program runs on while this command is suspended; limits.wall_time takes effect when the command is resumed.\n\n"
+    "background: with & the program gets no terminal, unless process.terminal = true\n\n"
+    + PROGRAM_EXIT_STATUS
+)
 USAGE = "sandbox up [OPTION ...] [FILE] [-- COMMAND [ARGUMENT ...]]"
 
 
@@ -124,6 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def say(text: str) -> None:
         print(f"sandbox: {text}", file=sys.stderr, end=end, flush=True)
+
+    if plan.process.terminal and facts.suspendable and sys.stderr.isatty():
+        say("ctrl-p ctrl-z suspends this command; fg resumes it")
 
     def trace(text: str) -> None:
         if arguments.debug:

@@ -99,6 +99,17 @@ def send_signal(pidfd: int, number: int) -> None:
         _libc.pidfd_send_signal(pidfd, number)
 
 
+def empty_standard_input() -> None:
+    """Replace standard input of this process and its children by /dev/null.
+
+    Raises:
+        OSError: /dev/null cannot be opened.
+    """
+    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(fd, 0)
+    os.close(fd)
+
+
 def close_descriptors_but(keep: set[int]) -> None:
     """Close every descriptor that is not in *keep*."""
     last = max(keep, default=-1)

@@ -31,7 +31,16 @@ def plan_process(
     """Plan the program, which runs as *user* with *groups*; *command* replaces that of the file."""
     process = spec.process
     security = spec.security
-    terminal = facts.terminal if process.terminal == "auto" else bool(process.terminal)
+    automatic = facts.terminal and not facts.background
+    terminal = automatic if process.terminal == "auto" else bool(process.terminal)
+    empty_input = facts.background and not terminal
+    if empty_input:
+        without = "" if process.terminal is False or not facts.terminal else "no terminal and "
+        findings.differ(
+            "process.terminal",
+            f"gives {without}an empty standard input (/dev/null)",
+            "the command was started in the background",
+        )
     try:
         allowed = capabilities.effective_set(
             capabilities.DEFAULT, security.capabilities.drop, security.capabilities.add
@@ -48,6 +57,7 @@ def plan_process(
         groups=groups,
         umask=process.umask,
         terminal=terminal,
+        empty_input=empty_input,
         stop_signal=process.stop_signal,
         stop_timeout=process.stop_timeout,
         capabilities=allowed,

@@ -220,6 +220,8 @@ class ProcessPlan:
     no_new_privileges: bool
     rlimits: Mapping[str, int | str]
     oom_score_adj: int | None
+    #: Whether standard input is /dev/null: in the background the program would take what the user types for the shell.
+    empty_input: bool = False
     #: None: every system call reaches the kernel.
     seccomp: SeccompPlan | None = None
     landlock: Rules | None = None
@@ -346,6 +348,8 @@ def describe(plan: Plan) -> list[str]:
         lines += _describe_landlock(process.landlock)
     lines.append("no seccomp filter" if process.seccomp is None else process.seccomp.describe())
     lines.append("terminal of its own" if process.terminal else "terminal: none of its own")
+    if process.empty_input:
+        lines.append("standard input /dev/null")
     lines.append("exec " + " ".join(map(_word, process.argv)))
     return ["".join(map(visible, line)) for line in lines]
 

@@ -15,6 +15,7 @@ CAUGHT = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGWINCH,
+    signal.SIGCONT,
     signal.SIGCHLD,
 )
 #: Those that end a sandbox which is still coming up: nobody could be told of them yet.

@@ -217,6 +217,8 @@ class Supervisor:
 
         def let_go() -> None:
             ours.close()
+            if self._plan.process.empty_input:
+                process.empty_standard_input()
             process.close_descriptors_but(
                 {0, 1, 2, theirs.fileno(), walls.trampoline, *self._ground.joined.values()}
             )
@@ -534,9 +536,10 @@ class Supervisor:
     def _on_signal(self, number: int, channel: Channel) -> None:
         if number == signal.SIGCHLD:
             return
-        if number == signal.SIGWINCH:
+        if number in (signal.SIGWINCH, signal.SIGCONT):
             if self._relay is not None:
-                self._relay.resize()
+                # A shell that resumes a job may have changed the mode of the terminal meanwhile.
+                self._relay.resize() if number == signal.SIGWINCH else self._relay.enter()
             return
         while not self._settled and not self._channel_gone and _readable(channel.fileno()):
             self._hear_init(channel)  # the program may have been seen sooner than what was said before it

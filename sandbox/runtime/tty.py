@@ -17,11 +17,17 @@ import time
 import tty
 from collections.abc import Callable
 
+from sandbox.kernel import job_control
+
 _CHUNK = 65536
 #: More than this waiting to be written stops reading from the other side.
 _HIGH_WATER = 1 << 18
 #: Seconds between looks at a terminal that nobody has open.
 _HANG_UP_PAUSE = 0.2
+#: Seconds between checks whether the shell has brought the launcher to the foreground. A job that runs gets no signal of that.
+_BACKGROUND_PAUSE = 0.3
+#: The keys that suspend the launcher: ctrl-p, then ctrl-z. Docker and podman use ctrl-p likewise.
+_ESCAPE, _SUSPEND = b"\x10", b"\x1a"
 #: What poll(2) says of a pipe that can be written to holds for so many bytes (pipe(7)).
 _PIPE_BUF = 4096
 #: errno of a terminal that has hung up, or whose foreground we cannot be any more, as our parent is gone.
@@ -39,16 +45,42 @@ class TerminalRelay:
         self._at_line_start = True
         self._hung_up_until = 0.0
         self._saved: list[object] | None = None
+        self._background = False
+        self._escaped = False  # the last key was ctrl-p
         os.set_blocking(outer_fd, False)
         self._writer = _open_not_blocking(stdout)
+        self.enter()
+
+    def enter(self) -> None:
+        """Put the user's terminal into raw mode and read it, or leave it alone while the launcher is in the background."""
+        self._background = job_control.in_background(self._stdin)
+        if self._background:
+            return
         self.resize()
         try:
-            if os.isatty(stdin):
-                saved = termios.tcgetattr(stdin)
-                tty.setraw(stdin, termios.TCSADRAIN)
-                self._saved = saved
+            if os.isatty(self._stdin):
+                saved = termios.tcgetattr(self._stdin)
+                tty.setraw(self._stdin, termios.TCSADRAIN)
+                self._saved = self._saved or saved
         except termios.error:
             pass  # it has hung up; or it is not ours to change: we are in the background, and our parent is gone
+
+    def _leave(self) -> None:
+        """Give the user's terminal its mode back."""
+        if self._saved is None:
+            return
+        try:
+            # Not waiting for what was written: it might be stopped.
+            termios.tcsetattr(self._stdin, termios.TCSANOW, self._saved)  # type: ignore[arg-type]
+        except termios.error:
+            pass  # it has hung up
+        self._saved = None
+
+    def _suspend(self) -> None:
+        """Suspend the launcher until the shell resumes it. The program runs on until it reads, or has written too much."""
+        self._leave()
+        job_control.suspend()
+        self.enter()
 
     def resize(self) -> None:
         """Give the program's terminal the size of the user's; the kernel tells the program (SIGWINCH)."""
@@ -62,12 +94,14 @@ class TerminalRelay:
 
     def interest(self) -> dict[int, int]:
         """Return the descriptors to poll and for what."""
+        if self._background:
+            self.enter()
         wanted: dict[int, int] = {}
         if time.monotonic() >= self._hung_up_until:
             wanted[self._outer] = select.POLLIN if len(self._to_user) < _HIGH_WATER else 0
             if self._to_program:
                 wanted[self._outer] |= select.POLLOUT
-        if self._input_open and len(self._to_program) < _HIGH_WATER:
+        if self._input_open and not self._background and len(self._to_program) < _HIGH_WATER:
             wanted[self._stdin] = select.POLLIN
         if self._to_user:
             wanted[self._stdout] = wanted.get(self._stdout, 0) | select.POLLOUT
@@ -75,6 +109,8 @@ class TerminalRelay:
 
     def patience(self) -> float | None:
         """Return for how many seconds at most to poll, None for as long as it takes."""
+        if self._background:
+            return _BACKGROUND_PAUSE
         return _HANG_UP_PAUSE if self._hung_up_until else None
 
     def handle(self, fd: int, events: int) -> None:
@@ -102,6 +138,9 @@ class TerminalRelay:
             if error.errno not in _NO_TERMINAL:
                 raise
             data = b""
+        if data and self._suspends(data):
+            self._suspend()
+            return
         if data:
             self._at_line_start = data[-1:] in b"\r\n"
         else:
@@ -109,6 +148,21 @@ class TerminalRelay:
             data = self._end_of_file()
         self._to_program += data
         self._write_program()
+
+    def _suspends(self, data: bytes) -> bool:
+        """Return whether *data* ends with the keys that suspend, where a shell can resume the launcher.
+
+        Ctrl-p itself has been passed on to the program by then: a key that waited for the next one would lag. Longer *data* is
+        pasted text.
+        """
+        keys = (_ESCAPE if self._escaped else b"") + data
+        self._escaped = data[-1:] == _ESCAPE
+        return (
+            keys[-2:] == _ESCAPE + _SUSPEND
+            and len(data) <= 2
+            and os.isatty(self._stdin)
+            and job_control.can_be_suspended()
+        )
 
     def _end_of_file(self) -> bytes:
         """Return what says the end of input to who reads the terminal: in the middle of a line the first only ends that
@@ -185,13 +239,7 @@ class TerminalRelay:
 
     def close(self) -> None:
         """Give the user's terminal its mode back."""
-        if self._saved is not None:
-            try:
-                # Not waiting for what was written: it might be stopped.
-                termios.tcsetattr(self._stdin, termios.TCSANOW, self._saved)  # type: ignore[arg-type]
-            except termios.error:
-                pass  # it has hung up
-            self._saved = None
+        self._leave()
         for fd in (self._outer, self._writer):
             if fd >= 0:
                 os.close(fd)

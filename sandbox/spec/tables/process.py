@@ -75,7 +75,7 @@ class Process:
     )
     terminal: bool | Literal["auto"] = setting(
         TerminalCodec(),
-        doc="Whether the program gets a terminal of its own; auto gives it one when started from one.",
+        doc="Whether the program gets a terminal of its own; auto gives it one when started in the foreground of one.",
         example=False,
         default="auto",
     )
