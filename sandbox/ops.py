@@ -125,6 +125,17 @@ class FileVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShowHosts:
+    """Show /etc/hosts of the root with a line for the host name *name*, read-only."""
+
+    name: str
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        return f"show /etc/hosts with the name {self.name} [read-only nosuid nodev noexec]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HideDirectory:
     """Cover a private directory of the launcher in the volume that holds it by an empty one."""
 
@@ -291,6 +302,7 @@ Operation = (
     | BindVolume
     | TmpfsVolume
     | FileVolume
+    | ShowHosts
     | HideDirectory
     | GiveVolumes
     | CheckVolumes

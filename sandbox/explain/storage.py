@@ -19,6 +19,7 @@ from sandbox.ops import (
     MountRoot,
     MountSys,
     Operation,
+    ShowHosts,
     TmpfsVolume,
     VolumeOperation,
 )
@@ -272,6 +273,10 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             source = f"null zero full random urandom tty, new pts shm{queues}; {other}"
             fact = _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
             return fact if case.spec.devices else replace(fact, keys=("devices",))
+        case ShowHosts():
+            source = f"the root's own file, and the name {operation.name}; not where a direct bind of the root has none"
+            options = ["ro", "nosuid", "nodev", "noexec"]
+            return _of_ours("/etc/hosts", "tmpfs", source, options, case, "sandbox.hostname")
         case BindDevice():
             return _device(operation, case)
         case BindNative():

@@ -24,6 +24,7 @@ from sandbox.ops import (
     PivotRoot,
     ReadOnlyPaths,
     SetHostname,
+    ShowHosts,
     VolumeOperation,
 )
 from sandbox.plan.namespaces import NamespacePlan
@@ -52,6 +53,7 @@ def plan_operations(
     volumes = tuple(step for step in mounted if not isinstance(step, HideDirectory))
     private = namespaces.private
     joined = {join.kind for join in namespaces.joins}
+    hostname = spec.sandbox.hostname or _hostname(name)
     tty_gid = _TTY_GID if lookup(ids.gid_map, _TTY_GID) is not None else None
     operations: list[Operation] = [
         root,
@@ -63,6 +65,7 @@ def plan_operations(
         # Before the volumes, whose targets may be below.
         *natives,
         *mounted,
+        *([ShowHosts(name=hostname)] if "uts" in private and not _has_hosts(volumes) else []),
         # Once all are mounted, for one of them may have the account files, and before any becomes read-only.
         *_gifts(volumes, user),
         *([CheckVolumes(targets=_checked(natives, volumes))] if volumes else []),
@@ -71,10 +74,15 @@ def plan_operations(
         PivotRoot(),
     ]
     if "uts" in private:
-        operations.append(SetHostname(name=spec.sandbox.hostname or _hostname(name)))
+        operations.append(SetHostname(name=hostname))
     if "net" in private:
         operations.append(LoopbackUp())
     return tuple(operations)
+
+
+def _has_hosts(volumes: tuple[VolumeOperation, ...]) -> bool:
+    """Return whether a volume decides what /etc/hosts is."""
+    return any(step.target in ("/etc", "/etc/hosts") for step in volumes)
 
 
 def _checked(natives: tuple[BindNative, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:

@@ -27,11 +27,12 @@ from sandbox.ops import (
     PivotRoot,
     ReadOnlyPaths,
     SetHostname,
+    ShowHosts,
     TmpfsVolume,
     VolumeOperation,
 )
 from sandbox.records import dataclass, field
-from sandbox.runtime import volumes
+from sandbox.runtime import hosts, volumes
 from sandbox.runtime.accounts import Account
 from sandbox.runtime.native import ROOT
 
@@ -253,6 +254,12 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     workspace.sys_fd = workspace.proc_fd = workspace.staging_fd = -1
 
 
+def _show_hosts(operation: ShowHosts, workspace: Workspace) -> None:
+    tree = hosts.show(operation.name, workspace.root_fd, workspace.staging_fd)
+    if tree >= 0:
+        workspace.mounted[hosts.PATH] = tree
+
+
 def _set_hostname(operation: SetHostname, _workspace: Workspace) -> None:
     socket.sethostname(operation.name)
 
@@ -327,6 +334,7 @@ _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     BindVolume: ("mount", volumes.bind),
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),
+    ShowHosts: ("mount", _show_hosts),
     HideDirectory: ("mount tmpfs", volumes.hide),
     GiveVolumes: ("chown", volumes.give),
     CheckVolumes: ("mount", volumes.check),

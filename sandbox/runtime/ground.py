@@ -17,9 +17,10 @@ from sandbox.image.native import Tree
 from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
-from sandbox.ops import BindNative, BindRoot, MountRoot
+from sandbox.ops import BindNative, BindRoot, MountRoot, ShowHosts
 from sandbox.plan import LayerPlan, MountPoint, Plan, fuse_problem
 from sandbox.records import replace
+from sandbox.runtime import hosts
 from sandbox.runtime.native import NativeSource, choose, choose_root
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.signals import Signals
@@ -175,6 +176,9 @@ class Ground:
             trace(f"not bound: {self._served_because}")
 
     def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
+        hosts_shown = any(isinstance(step, ShowHosts) for step in self.plan.operations)
+        if hosts_shown and any(hosts.has_directory(tree.fd) for tree in self._trees):
+            points = (*points, MountPoint(path=hosts.PATH, is_directory=False))
         fd = self.run.skeleton(points)
         undo.callback(os.close, fd)
         return ServedLayer(fd=fd, marks="none", squash=True, skeleton=True)

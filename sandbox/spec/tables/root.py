@@ -26,7 +26,7 @@ class Sandbox:
     )
     hostname: str | None = setting(
         HostnameCodec(),
-        doc="Host name in the sandbox; needs a private uts namespace.",
+        doc="Host name in the sandbox, also in its /etc/hosts; needs a private uts namespace.",
         example="web.internal",
     )
     description: str | None = setting(

@@ -49,6 +49,7 @@ def test_operations_come_in_the_order_in_which_the_kernel_allows_them() -> None:
         ops.MountProc,
         ops.MountSys,
         ops.BuildDev,
+        ops.ShowHosts,
         ops.ReadOnlyPaths,
         ops.MaskPaths,
         ops.PivotRoot,

@@ -1,0 +1,88 @@
+"""The host name of the sandbox in its /etc/hosts: programs look their own name up there (hosts(5), hostname(1))."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sandbox.kernel import content, mounts
+
+PATH = "/etc/hosts"
+#: Bytes of the root's own file that are read at most. Lists of blocked names are a few megabytes.
+_LIMIT = 16 << 20
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+#: Flags that never wait for whoever owns the file, nor take a terminal.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def with_name(text: bytes, name: str) -> bytes | None:
+    """Return the content *text* of a hosts file with a line for the host name *name*; None if it has the name already.
+
+    The address is 127.0.1.1, as Debian's installer writes it: 127.0.0.1 stays that of localhost.
+    """
+    names = {word for line in text.splitlines() for word in line.partition(b"#")[0].split()[1:]}
+    if name.encode() in names:
+        return None
+    lines = (
+        b"" if b"localhost" in names else b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    )
+    ended = text if not text or text.endswith(b"\n") else text + b"\n"
+    return lines + ended + b"127.0.1.1\t" + name.encode() + b"\n"
+
+
+def has_directory(tree_fd: int) -> bool:
+    """Return whether the layer *tree_fd* has a directory /etc: a root without one, such as that of a single program, gets none."""
+    try:
+        os.close(mounts.open_in_root(tree_fd, os.path.dirname(PATH), directory=True))
+    except OSError:
+        return False
+    return True
+
+
+def show(name: str, root_fd: int, staging_fd: int) -> int:
+    """Mount a read-only file over /etc/hosts of the root that has its content and a line for *name*.
+
+    Nothing is done where the root has no regular file there that user 0 of the sandbox may read, or another mount shows it.
+
+    Args:
+        name: the host name.
+        root_fd: the root, O_PATH.
+        staging_fd: a directory of this mount namespace that no program reaches.
+
+    Returns an O_PATH descriptor of the mount, -1 where there is none.
+
+    Raises:
+        OSError: the file cannot be made or mounted.
+    """
+    try:
+        target = mounts.open_in_root(root_fd, PATH)
+    except OSError:
+        return -1
+    try:
+        text = _read(target) if mounts.mount_id(target) == mounts.mount_id(root_fd) else None
+        shown = None if text is None else with_name(text, name)
+        if shown is None:
+            return -1
+        os.mkdir("hosts", 0o700, dir_fd=staging_fd)
+        place = os.open("hosts", _OPEN_DIR, dir_fd=staging_fd)
+        try:
+            tree, file = content.show(shown, target, place, mode=0o644, noexec=True)
+        finally:
+            os.close(place)
+        os.close(file)
+        return tree
+    finally:
+        os.close(target)
+
+
+def _read(place: int) -> bytes | None:
+    """Return what the file *place*, O_PATH, holds; None unless it is a regular one that can be read and is not too large."""
+    info = os.fstat(place)
+    if not stat.S_ISREG(info.st_mode) or info.st_size > _LIMIT:
+        return None
+    try:
+        with open(os.open(f"/proc/self/fd/{place}", _READ), "rb") as file:
+            text = file.read(_LIMIT + 1)
+    except OSError:
+        return None
+    return None if len(text) > _LIMIT else text
