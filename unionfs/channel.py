@@ -23,7 +23,7 @@ and the latter four left out, as may ``skeleton`` and ``indexed``, and ``server`
 The server answers ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be
 used, with the reason for which "auto" has become "pyfuse3" and the times (CLOCK_MONOTONIC, nanoseconds) at which it was loaded, had
 the request and was ready, or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is
-first reached.
+first reached, and ``closed: PATH`` for each directory of a layer that a request needed and the server may not search.
 The end of the socket is the end of the server.
 """
 

@@ -536,6 +536,11 @@ class UnionFs:
         if self.quota is not None:
             self.quota.on_full = tell
 
+    def report_closed_directories(self, report: Callable[[bytes], None]) -> None:
+        """Call *report* with the path of each directory of a layer that a request needs and the server may not search, once."""
+        for part in self.tree.root.parts:
+            part.layer.closed.report = report
+
     # -- extended attributes -----------------------------------------------------------------------
 
     def _has_no_contents(self, node: Node) -> bool:

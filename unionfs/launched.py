@@ -73,6 +73,9 @@ def _serve(channel: socket.socket) -> int:
     confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
+    fs.report_closed_directories(
+        lambda path: _send_at_once(channel, f"closed: /{path.decode(errors='surrogateescape')}")
+    )
 
     def tell() -> None:
         times["ready"] = time.monotonic_ns()
@@ -95,7 +98,7 @@ def _serve(channel: socket.socket) -> int:
 def _send_at_once(channel: socket.socket, text: str) -> None:
     """Say *text* before the request that is being served is answered, unless the launcher does not listen."""
     try:
-        channel.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        channel.send(text.encode(errors="surrogateescape"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
         pass
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs import _libc
+from unionfs.closed_directories import ClosedDirectories
 from unionfs.fd_cache import FdCache
 from unionfs.inodes import Identity
 from unionfs.refs import Named, Pinned, at_path, first_xattr, is_null_device, overridden
@@ -47,6 +48,7 @@ class Layer:
 
     __slots__ = (
         "below",
+        "closed",
         "cross",
         "device",
         "fds",
@@ -92,6 +94,7 @@ class Layer:
         self.skeleton = skeleton
         self.cross = frozenset(cross)
         self.hidden = frozenset(hidden)
+        self.closed = ClosedDirectories()
         #: The roots of the layers below this one that take part in the union, top first, without the skeleton; set by the tree.
         self.below: tuple[LayerDir, ...] = ()
         self.root = LayerDir(self, None, b"")
@@ -353,6 +356,7 @@ class LayerDir:
         try:
             fd = os.open(b".", _LIST_DIR, dir_fd=self.fd())
         except PermissionError:
+            self.layer.closed.check(self.fd(), self.path)
             self._opaque = self._looks_opaque()
             return None
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
@@ -12,6 +12,7 @@ from sandbox.plan import CGROUP_LEVELS, Plan
 from sandbox.records import asdict, dataclass, fields
 from sandbox.runtime.reaping import ended_by_limit
 from sandbox.spec import Limits
+from sandbox.spec.notation import visible
 from sandbox.spec.units import format_duration, format_size
 from sandbox.typed import Literal
 
@@ -279,6 +280,17 @@ def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_
             f"root.inodes of {plan.inodes} was reached: the writable layer was full, and making files failed"
         )
     return found
+
+
+def closed_directories(paths: Sequence[str], uid: int) -> str:
+    """Return the warning about directories of layers, *paths*, that the program asked for and user *uid* may not search."""
+    directories = _count(len(paths), "directory", "directories")
+    first = "".join(map(visible, paths[0]))
+    others = "" if len(paths) == 1 else " and others"
+    return (
+        f"user {uid} may not search {directories} of the layers ({first}{others}): the program got permission denied there; "
+        "a root that another user unpacked is better named as an archive (tar:), or started by that user"
+    )
 
 
 def server_was_short(limits: CgroupLimits, counters: Counters) -> str | None:

@@ -230,7 +230,7 @@ class Server:
             socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
 
     def receive(self) -> str:
-        """Return what the server says: "ready {...}" (see :class:`Ready`), "full: size" or "full: inodes", "error: TEXT", or "" when it is gone."""
+        """Return what the server says: "ready {...}" (see :class:`Ready`), "full: size" or "full: inodes", "closed: PATH", "error: TEXT", or "" when it is gone."""
         for _ in range(2):
             try:
                 return self._socket.recv(65536).decode(errors="replace")

@@ -133,6 +133,8 @@ class Supervisor:
         self._timeline = Timeline(time.monotonic_ns()) if timeline is None else timeline
         self._program_ended: ProgramEnded | None = None
         self._full: set[str] = set()
+        #: Directories of layers that the server reported as closed to it.
+        self._closed: list[str] = []
         self.report: Report | None = None
 
     def run(self) -> int:
@@ -335,7 +337,7 @@ class Supervisor:
             )
         ended = self._program_ended
         out_of_time = ended is not None and ended.out_of_time
-        if self._ground.cgroup is not None or self._full or out_of_time or self._measure:
+        if self._ground.cgroup is not None or self._full or self._closed or out_of_time or self._measure:
             self._look_back(status, usage, wall_seconds)
         self._sum_up_denials()
         return self._verdict(status)
@@ -349,6 +351,8 @@ class Supervisor:
         out_of_time = "" if said is None else said.out_of_time
         for text in report.reached(self._plan, counters, frozenset(self._full), out_of_time):
             self._warn(text)
+        if self._closed:
+            self._warn(report.closed_directories(self._closed, self._facts.uid))
         if not self._measure:
             return
         timed_out, failed = self._timed_out, self._failure is not None
@@ -432,6 +436,9 @@ class Supervisor:
             return
         if said.startswith("full: "):
             self._full.add(said.removeprefix("full: "))
+            return
+        if said.startswith("closed: "):
+            self._closed.append(said.removeprefix("closed: "))
             return
         if said:
             self._server_failed(said.removeprefix("error: "), None)
@@ -528,9 +535,9 @@ class Supervisor:
             self._hear_init(channel)
         patience = _GRACE if self._mount_died else 0.0
         while not self._server_gone and _readable(self._server.fileno(), patience):
-            before = set(self._full)
+            before = len(self._full) + len(self._closed)
             self._hear_server()
-            if self._full == before:
+            if len(self._full) + len(self._closed) == before:
                 return
 
     def _on_signal(self, number: int, channel: Channel) -> None:

@@ -1,0 +1,61 @@
+"""Directories of a `dir:` root that the user may not search: one warning names how many a program met, and a remedy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import Launcher
+
+pytestmark = [pytest.mark.fuse, pytest.mark.userns]
+
+ROOT = '[root]\nlayers = ["dir:/", "dir:{layer}"]\n[ids]\nmap = "single"\n'
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Path:
+    """A layer with the directories /closed-0 and /closed-1 of another user, and /open-0 that everybody may search."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives directories away")
+    top = tmp_path / "layer"
+    top.mkdir()
+    for name, mode in (("closed-0", 0o700), ("closed-1", 0o700), ("open-0", 0o711)):
+        (top / name).mkdir()
+        os.chown(top / name, 1000, 1000)
+        (top / name).chmod(mode)
+    return top
+
+
+def warnings(err: str) -> list[str]:
+    return [line for line in err.splitlines() if "may not search" in line]
+
+
+def test_those_that_the_program_met_are_counted_once(launcher: Launcher, layer: Path) -> None:
+    script = "for n in 1 2 3; do ls /closed-0; cat /closed-0/x; ls /closed-1; done; ls /open-0; true"
+    done = launcher.shell(script, ROOT.format(layer=layer))
+    assert done.status == 0
+    (warning,) = warnings(done.err)
+    assert "may not search 2 directories of the layers (/closed-0 and others)" in warning
+    assert "tar:" in warning
+
+
+def test_those_that_no_program_asked_for_are_not_told(launcher: Launcher, layer: Path) -> None:
+    done = launcher.shell("ls / > /dev/null; ls -ld /closed-0; ls /usr > /dev/null", ROOT.format(layer=layer))
+    assert (done.status, warnings(done.err)) == (0, [])
+
+
+def test_a_name_cannot_write_on_the_users_terminal(launcher: Launcher, layer: Path) -> None:
+    (layer / "closed-0").rename(layer / "closed-\x1b[2J")
+    done = launcher.shell("ls /closed*; true", ROOT.format(layer=layer))
+    (warning,) = warnings(done.err)
+    assert "\x1b" not in warning
+
+
+def test_an_ordinary_user_is_told_of_the_home_of_root(launcher: Launcher) -> None:
+    if os.access("/root", os.X_OK):
+        pytest.skip("this account may search /root")
+    done = launcher.shell("ls /root; true")
+    (warning,) = warnings(done.err)
+    assert f"user {os.geteuid()} may not search 1 directory of the layers (/root)" in warning
