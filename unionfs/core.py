@@ -17,6 +17,7 @@ from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.handles import FileHandle, HandleTable
 from unionfs.index import LinkIndex
+from unionfs.inodes import Identity
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import Ownership
@@ -536,10 +537,15 @@ class UnionFs:
         if self.quota is not None:
             self.quota.on_full = tell
 
-    def report_closed_directories(self, report: Callable[[bytes], None]) -> None:
-        """Call *report* with the path of each directory of a layer that a request needs and the server may not search, once."""
+    def report_closed_directories(self, report: Callable[[bytes], None], *, host_root: Identity) -> None:
+        """Call *report* with the path of each directory of a layer that a request needs and the server may not search, once.
+
+        *host_root* is the root of this machine. Its directories as a layer are closed to the user as they are outside.
+        """
         for part in self.tree.root.parts:
-            part.layer.closed.report = report
+            info = os.fstat(part.fd())
+            if (info.st_dev, info.st_ino) != host_root:
+                part.layer.closed.report = report
 
     # -- extended attributes -----------------------------------------------------------------------
 

@@ -73,8 +73,10 @@ def _serve(channel: socket.socket) -> int:
     confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
     fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
+    machine = os.stat("/")
     fs.report_closed_directories(
-        lambda path: _send_at_once(channel, f"closed: /{path.decode(errors='surrogateescape')}")
+        lambda path: _send_at_once(channel, f"closed: /{path.decode(errors='surrogateescape')}"),
+        host_root=(machine.st_dev, machine.st_ino),
     )
 
     def tell() -> None:

@@ -90,11 +90,14 @@ def print_table(
 
 
 def warn(text: str) -> None:
-    """Print a warning to standard error."""
+    """Print a warning to standard error. One that cannot be written, as on a full disk, changes no exit status."""
     from sandbox.errors import printable
 
     mark = styled("warning:", "yellow", colour=use_colour(sys.stderr))
-    print(f"sandbox: {mark} {printable(text)}", file=sys.stderr)
+    try:
+        print(f"sandbox: {mark} {printable(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
 
 
 def print_warnings(diagnostics: Iterable[RenderableDiagnostic], *, as_json: bool = False) -> None:

@@ -135,3 +135,15 @@ def test_cgroups_go_with_the_sandbox_or_the_next_command(launcher: Launcher, vic
         family.wait_until_gone()
     assert launcher.up(command=["true"]).status == 0
     assert cgroups() == []
+
+
+def test_a_warning_that_cannot_be_written_leaves_the_programs_status(launcher: Launcher) -> None:
+    spec = '[root]\nlayers = ["dir:/"]\nsize = "1M"\n'
+    script = "head -c 4M /dev/zero 2>/dev/null > /tmp/large; exit 3"
+    assert "root.size" in launcher.shell(script, spec).err
+    with open("/dev/full", "w") as full:
+        arguments = launcher.arguments(spec, ["sh", "-c", script])
+        done = subprocess.run(
+            arguments, stdin=subprocess.DEVNULL, stderr=full, env=launcher.environ, check=False
+        )
+    assert done.returncode == 3
