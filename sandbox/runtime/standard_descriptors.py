@@ -30,7 +30,8 @@ class _Terminal:
     permissions: int
     discipline: int
     exclusive: bool
-    attributes: list[Any]
+    #: None where another job has the foreground: a shell at its prompt has a mode of its own.
+    attributes: list[Any] | None
 
     @classmethod
     def of(cls, fd: int) -> _Terminal:
@@ -39,9 +40,8 @@ class _Terminal:
         Raises:
             OSError, termios.error: it has hung up.
         """
-        return cls(
-            stat.S_IMODE(os.fstat(fd).st_mode), _discipline(fd), _is_exclusive(fd), termios.tcgetattr(fd)
-        )
+        attributes = termios.tcgetattr(fd) if _has_foreground(fd) else None
+        return cls(stat.S_IMODE(os.fstat(fd).st_mode), _discipline(fd), _is_exclusive(fd), attributes)
 
     def restore(self, fd: int, *, attributes: bool) -> None:
         """Give the terminal *fd* this state again, the attributes only where *attributes* is set."""
@@ -58,7 +58,7 @@ class _Terminal:
         with suppress(OSError, termios.error):
             # No request tells whether TCOOFF stopped the output. TCOON does not undo what the user stopped by ctrl-s.
             termios.tcflow(fd, termios.TCOON)
-            if attributes and termios.tcgetattr(fd) != self.attributes:
+            if attributes and self.attributes is not None and termios.tcgetattr(fd) != self.attributes:
                 termios.tcsetattr(fd, termios.TCSANOW, self.attributes)
 
 

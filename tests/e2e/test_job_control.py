@@ -80,6 +80,24 @@ def test_in_the_background_a_terminal_that_was_asked_for_is_read_from_fg_on(laun
         check_status(person, 0)
 
 
+def test_the_mode_that_the_shell_gives_the_terminal_before_fg_is_the_one_that_is_restored(
+    launcher: Launcher,
+) -> None:
+    with shell() as person:
+        person.type("stty -echoe\n")
+        person.read_until("$ ")
+        person.type(command(launcher, "echo go; read line", WITH_TERMINAL) + " &\n")
+        person.read_until("go")
+        person.type("stty echoe; echo changed\n")
+        person.read_until("changed\r\n$ ")
+        before = termios.tcgetattr(person.inner)
+        person.type("fg\n")
+        wait_until_raw(person)
+        person.type("hello\n")
+        check_status(person, 0)
+        assert termios.tcgetattr(person.inner) == before
+
+
 def test_keys_suspend_it_and_fg_resumes_it(launcher: Launcher) -> None:
     script = 'echo go; read line; echo "got <$line>"'
     with shell() as person:
