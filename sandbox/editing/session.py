@@ -107,9 +107,8 @@ def _run(editor: list[str], copy: str, name: str) -> None:
     try:
         status = subprocess.run([*editor, copy], check=False).returncode
     except OSError as error:
-        reason = (
-            "not found" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
-        )
+        found = _is_found(editor[0]) and not isinstance(error, FileNotFoundError)
+        reason = (error.strerror or str(error)).lower() if found else "not found"
         raise EditError(
             f"the editor {shlex.quote(editor[0])} cannot be started: {reason}", hint="set VISUAL or EDITOR"
         ) from None
@@ -118,6 +117,11 @@ def _run(editor: list[str], copy: str, name: str) -> None:
     if status:
         ending = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
         raise EditError(f"the editor {shlex.quote(editor[0])} {ending}; {name} is unchanged")
+
+
+def _is_found(program: str) -> bool:
+    """Tell whether *program* exists: execvp(3) fails with EACCES also where it only may not search a directory of PATH."""
+    return "/" in program or any(os.path.exists(os.path.join(part, program)) for part in os.get_exec_path())
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Why a program could not be executed although it is there: what the rules of Landlock would have to name."""
+"""Why a program could not be executed: it is nowhere, or the rules of Landlock would have to name it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ from sandbox.plan import ProcessPlan
 _LARGEST = 1 << 16  # bytes that are looked at: the headers, and the name of the loader, come first
 _PT_INTERP = 3
 _DEEPEST = 4  # interpreters of interpreters that the kernel goes through (execve(2))
+
+
+def found_errno(plan: ProcessPlan, number: int) -> int:
+    """Return the errno to report for *plan*'s program, whose execution failed with errno *number*.
+
+    execve(2) fails with EACCES in a directory that the program's user may not search, and execvp(3) remembers that error. A
+    program that is in no directory of PATH was not found all the same: ENOENT.
+
+    The caller is a process that has the sandbox's root as its own. What it may not look at either does not count as found.
+    """
+    if number != errno.EACCES or "/" in plan.argv[0] or any(map(os.path.exists, _candidates(plan))):
+        return number
+    return errno.ENOENT
 
 
 def advice(plan: ProcessPlan, rules: Rules, number: int) -> str:
@@ -49,12 +62,14 @@ def _inside(path: str, directory: str) -> bool:
 
 
 def _find(plan: ProcessPlan) -> str | None:
+    return next((os.path.realpath(path) for path in _candidates(plan) if os.access(path, os.X_OK)), None)
+
+
+def _candidates(plan: ProcessPlan) -> list[str]:
+    """Return the absolute paths at which *plan*'s program was searched."""
     command = plan.argv[0]
-    if "/" in command:
-        paths = [os.path.join(plan.cwd, command)]
-    else:
-        paths = [os.path.join(part or plan.cwd, command) for part in plan.env.get("PATH", "").split(":")]
-    return next((os.path.realpath(path) for path in paths if os.access(path, os.X_OK)), None)
+    parts = [""] if "/" in command else plan.env.get("PATH", "").split(":")
+    return [os.path.join(plan.cwd, part, command) for part in parts]
 
 
 def _started_by(path: str, *, depth: int) -> list[str]:

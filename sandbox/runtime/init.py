@@ -469,6 +469,7 @@ def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
     step, number, text = payload.parse_report(report)
     if step == "exec":
         rules = plan.process.landlock
+        number = execution.found_errno(plan.process, number)
         hint = "" if rules is None else execution.advice(plan.process, rules, number)
         _send_quietly(channel, CommandFailed(plan.process.argv[0], number, hint))
         return EXIT_NOT_FOUND if number == 2 else EXIT_NOT_EXECUTABLE

@@ -240,6 +240,15 @@ def test_what_is_no_editor_is_said(file: Path, value: str, told: str) -> None:
     assert left(file) == ["web.toml"]
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search every directory")
+def test_an_editor_is_not_found_although_a_directory_of_path_may_not_be_searched(file: Path) -> None:
+    closed = file.parent.parent / "closed"
+    closed.mkdir(mode=0)
+    environ = {"EDITOR": "no-such-editor", "PATH": f"{closed}:{os.environ.get('PATH', os.defpath)}"}
+    done = sandbox(file.parent, "edit", "web.toml", environ=environ)
+    assert done.err.startswith("sandbox: the editor no-such-editor cannot be started: not found\n")
+
+
 def test_an_editor_that_removes_its_copy_changes_nothing(file: Path) -> None:
     edit = editor(file.parent, 'rm "$1"')
     done = sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": edit})

@@ -40,6 +40,18 @@ def test_command_that_is_not_found_is_127_and_named(launcher: Launcher) -> None:
     assert done.err.startswith("sandbox: no-such-command: command not found in the sandbox\n")
 
 
+def test_command_is_not_found_although_a_directory_of_path_may_not_be_searched(launcher: Launcher) -> None:
+    spec = (
+        HOST_ROOT
+        + '[process]\nenv = { PATH = "/closed:/bin" }\n[security]\ncapabilities = { drop = ["all"] }\n'
+        + '[[volumes]]\ntype = "tmpfs"\ntarget = "/closed"\nmode = "0000"\n'
+    )
+    done = launcher.up(spec, ["no-such-command"])
+    assert done.status == 127
+    assert done.err.startswith("sandbox: no-such-command: command not found in the sandbox\n")
+    assert launcher.up(spec, ["true"]).status == 0
+
+
 def test_command_that_cannot_be_executed_is_126_and_named(launcher: Launcher) -> None:
     done = launcher.up(command=["/etc/passwd"])
     assert done.status == 126

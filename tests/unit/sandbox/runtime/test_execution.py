@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.kernel.landlock import Rules
 from sandbox.plan import ProcessPlan
-from sandbox.runtime.execution import advice
+from sandbox.runtime.execution import advice, found_errno
 from tests.unit.sandbox.facts import plan
 
 PROCESS: ProcessPlan = plan('[root]\nlayers = ["dir:/"]\n').process
@@ -86,3 +86,18 @@ def test_a_script_that_names_itself_ends(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"#!{tmp_path / other}\n")
         (tmp_path / name).chmod(0o755)
     assert str(tmp_path / "a") in told(str(tmp_path / "a"), execute=())
+
+
+def test_a_program_in_no_directory_of_path_is_not_found_although_one_may_not_be_searched(
+    tmp_path: Path,
+) -> None:
+    """As where init may not search the directory either: with a single id it has no capability over it."""
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "open" / "there").touch(mode=0o644)
+    path = f"{tmp_path}/nowhere:closed:{tmp_path}/open"
+    process = replace(PROCESS, cwd=str(tmp_path), env={"PATH": path})
+    assert found_errno(replace(process, argv=("nowhere",)), errno.EACCES) == errno.ENOENT
+    assert found_errno(replace(process, argv=("there",)), errno.EACCES) == errno.EACCES
+    assert found_errno(replace(process, argv=(f"{tmp_path}/closed/x",)), errno.EACCES) == errno.EACCES
+    assert found_errno(replace(process, argv=("nowhere",)), errno.E2BIG) == errno.E2BIG
