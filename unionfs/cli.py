@@ -210,10 +210,12 @@ def _mount_and_serve(
             logging.getLogger(__name__).debug("served by pyfuse3: %s", choice.reason)
         return serve(choice, fs, os.dup(mounted.fd), on_ready=on_ready)
     finally:
-        mounted.unmount()
-        os.close(mounted.fd)
-        if building is not None:
-            building.finish()
+        try:
+            mounted.unmount()
+        finally:
+            os.close(mounted.fd)
+            if building is not None:
+                building.finish()
 
 
 def _build_indexes_first(source: StackSource) -> None:

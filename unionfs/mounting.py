@@ -55,20 +55,18 @@ class Mounted:
         """Take the mount away, now or, where it is in use, as soon as it is not; does nothing if it is gone.
 
         One that somebody has mounted over stays: the name leads to the other, which is not ours to take away.
+
+        Raises:
+            UnionError: neither fusermount3 nor umount(8) unmounts it, with what the first of them wrote.
         """
         if self.is_gone() or _device_on(self.mountpoint) != self.device:
             return
         try:
             _libc.umount2(os.fsencode(self.mountpoint), _libc.MNT_DETACH | _libc.UMOUNT_NOFOLLOW)
         except PermissionError:
-            import subprocess
-
-            subprocess.run(
-                [_HELPER, "-u", "-q", "-z", "--", self.mountpoint],
-                check=False,
-                stdin=subprocess.DEVNULL,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            )
+            said = _unmount_by_helper(self.mountpoint)
+            if said and _device_on(self.mountpoint) == self.device:
+                raise UnionError(f"cannot unmount {self.mountpoint}: {said}") from None
         except OSError as error:
             if error.errno != errno.EINVAL:  # not a mount point any more
                 raise
@@ -153,7 +151,10 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
                 stderr=subprocess.PIPE,
                 check=False,
             )
-        except FileNotFoundError:
+        except OSError as error:
+            # execvp(3) fails with EACCES also where it only may not search a directory of PATH.
+            if any(os.path.exists(os.path.join(part, _HELPER)) for part in os.get_exec_path()):
+                raise UnionError(f"cannot mount on {mountpoint}: {_HELPER}: {error.strerror}") from None
             raise UnionError(f"{_HELPER} is not installed: as root, apt-get install fuse3") from None
         if done.returncode != 0:
             os.close(_open_device())  # if it is that, there is a remedy
@@ -164,6 +165,34 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
         raise UnionError(f"cannot mount on {mountpoint}: {_HELPER} sent no descriptor")
     os.set_inheritable(fds[0], False)
     return Mounted(fds[0], mountpoint, _device_on(mountpoint))
+
+
+def _unmount_by_helper(mountpoint: str) -> str:
+    """Unmount the directory *mountpoint* lazily by a set-user-id program. Return "", or why that failed.
+
+    fusermount3 finds the owner of a mount in /etc/mtab and fails without that file (libfuse util/fusermount.c). umount(8) of
+    util-linux reads /proc/self/mountinfo, and lets a user unmount a mount whose user_id= he is (libmount, context_umount.c).
+    """
+    import subprocess
+
+    said = ""
+    for command in ([_HELPER, "-u", "-z", "--", mountpoint], ["umount", "-l", "-i", "--", mountpoint]):
+        try:
+            done = subprocess.run(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            )
+        except OSError as error:
+            said = said or f"{command[0]}: {error.strerror}"
+            continue
+        if done.returncode == 0:
+            return ""
+        said = said or done.stderr.decode(errors="replace").strip() or f"{command[0]} failed"
+    return said
 
 
 def _device_on(mountpoint: str) -> str | None:

@@ -83,6 +83,7 @@ def try_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
         server=server,
         state=tried.facts,
         leftovers=leftovers,
+        mtab=os.path.exists("/etc/mtab"),
         free_subid=surroundings.first_free_subid([_read("/etc/subuid"), _read("/etc/subgid")]),
     )
 

@@ -150,5 +150,7 @@ class MachineFacts:
     #: The state directory, or why there can be none, with the remedy.
     state: StateFacts | Obstacle
     leftovers: Leftovers
+    #: Whether /etc/mtab is there, in which fusermount3 looks for the owner of what it is to unmount.
+    mtab: bool
     #: The first subordinate id that nobody has, for the command that gives some.
     free_subid: int

@@ -278,12 +278,14 @@ def _unescape(field: str) -> str:
 
 def unmount(mount: str) -> None:
     """Unmount *mount*; what is still busy goes when its last user does."""
-    command = ["umount", mount] if os.geteuid() == 0 else ["fusermount3", "-u", mount]
+    # fusermount3 fails without /etc/mtab; umount(8) lets users unmount their own FUSE mounts.
+    by_umount = os.geteuid() == 0 or not os.path.exists("/etc/mtab")
+    command = ["umount", mount] if by_umount else ["fusermount3", "-u", mount]
     for _ in range(50):
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return
         time.sleep(0.1)
-    subprocess.run([*command[:-1], "--lazy" if command[0] == "umount" else "-z", mount], check=True)
+    subprocess.run([*command[:-1], "--lazy" if by_umount else "-z", mount], check=True)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,8 @@ def run_unionfs(
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     """Unmount as the account's own means allow."""
-    if os.geteuid() == 0:
+    # fusermount3 fails without /etc/mtab; umount(8) lets users unmount their own FUSE mounts since util-linux 2.34.
+    if os.geteuid() == 0 or not os.path.exists("/etc/mtab"):
         command = ["umount", *(["--lazy"] if lazy else []), mountpoint]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]

@@ -126,3 +126,39 @@ def test_a_mount_that_goes_while_a_thousand_files_and_streams_are_closed_ends_wi
         union.process = None
         said = union.log()
         assert (said.replace(_SAID_BY_LIBFUSE, "") if SERVER == "pyfuse3" else said) == ""
+
+
+_MOUNTS_AND_UNMOUNTS = """
+import os, sys
+from unionfs import mounting
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+mounted = mounting.mount(sys.argv[1], ["default_permissions"])
+assert mounted.device is not None
+mounted.unmount()
+print(mounting._device_on(sys.argv[1]))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.overlay
+def test_an_ordinary_user_unmounts_without_mtab(base: str) -> None:
+    """fusermount3 cannot: it reads /etc/mtab, which minimal root file systems lack."""
+    for name in ("mnt", "tmpfs"):
+        os.mkdir(f"{base}/{name}")
+    os.chown(f"{base}/mnt", 65534, 65534)
+    os.chmod(base, 0o755)
+    hide = (
+        f"mount -t tmpfs tmpfs {base}/tmpfs && cd {base}/tmpfs && mkdir upper work"
+        " && mount -t overlay -o lowerdir=/etc,upperdir=upper,workdir=work overlay /etc && rm -f /etc/mtab"
+    )
+    hidden = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", f'{hide}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*hidden, sys.executable, "-c", _MOUNTS_AND_UNMOUNTS, f"{base}/mnt"],
+        env=environment(),
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("None\n", "")

@@ -21,10 +21,10 @@ def judge_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Ch
 
 
 def judge_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
-    """Return the checks `seccomp`, `landlock` and `network`."""
+    """Return the checks `seccomp`, `landlock`, `network` and `mtab`."""
     security, session = machine.security, machine.session
     filtered = _seccomp(security, session, needed=needs.seccomp)
-    return [filtered, _landlock(security), _network(machine.programs, session)]
+    return [filtered, _landlock(security), _network(machine.programs, session), _mtab(exists=machine.mtab)]
 
 
 def _kernel(facts: HostFacts) -> Check:
@@ -173,5 +173,20 @@ def _network(programs: Mapping[str, ProgramFacts], session: SessionFacts) -> Che
         summary=f"nothing connects private networks with the host's: {', '.join(reasons)}",
         cost='none yet: this version does not offer network.mode = "private"',
         remedy=f"as root: {install}",
+        facts=evidence,
+    )
+
+
+def _mtab(*, exists: bool) -> Check:
+    """Judge /etc/mtab, a link to /proc/self/mounts that minimal root file systems lack (libfuse util/fusermount.c)."""
+    evidence = {"exists": exists}
+    if exists:
+        return Check(id="mtab", level="ok", summary="fusermount3 finds mounts in /etc/mtab", facts=evidence)
+    return Check(
+        id="mtab",
+        level="note",
+        summary="/etc/mtab is missing",
+        cost="fusermount3 -u unmounts nothing for ordinary users; umount does, and unionfs uses it",
+        remedy="as root: ln -s /proc/self/mounts /etc/mtab",
         facts=evidence,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +69,22 @@ def test_without_the_device_or_the_helper_the_remedy_is_named(monkeypatch: pytes
         mounting.mount("/mnt", [])
 
 
+def test_a_directory_of_path_that_may_not_be_searched_does_not_hide_that_the_helper_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(subprocess, "run", refused)
+    monkeypatch.setenv("PATH", f"/nonexistent:{tmp_path}")
+    with pytest.raises(UnionError, match="apt-get install fuse3"):
+        mounting.mount("/mnt", [])
+    (tmp_path / "fusermount3").touch(mode=0o644)
+    with pytest.raises(UnionError, match="cannot mount on /mnt: fusermount3: Permission denied"):
+        mounting.mount("/mnt", [])
+
+
 def test_a_device_that_is_not_open_to_us_is_told_with_the_remedy_where_the_helper_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -78,3 +96,59 @@ def test_a_device_that_is_not_open_to_us_is_told_with_the_remedy_where_the_helpe
     monkeypatch.setattr(mounting, "_DEVICE", os.devnull)
     with pytest.raises(UnionError, match="cannot mount on /mnt: false failed"):
         mounting.mount("/mnt", [])
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory of programs that is all of PATH, for an ordinary user whose mount on /mnt is still there."""
+
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(_libc, "umount2", refused)
+    monkeypatch.setattr(mounting, "_device_on", lambda _mountpoint: "0:99")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def make_program(directory: Path, name: str, script: str) -> None:
+    (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+    (directory / name).chmod(0o755)
+
+
+def unmount() -> None:
+    reader, writer = os.pipe()
+    try:
+        mounting.Mounted(reader, "/mnt", "0:99").unmount()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_umount_unmounts_where_fusermount_cannot(programs: Path) -> None:
+    make_program(programs, "fusermount3", "echo no mtab >&2; exit 1")
+    make_program(programs, "umount", f'echo "$*" >>{programs}/said')
+    unmount()
+    (programs / "fusermount3").unlink()
+    unmount()
+    assert (programs / "said").read_text() == "-l -i -- /mnt\n" * 2
+    make_program(programs, "fusermount3", "exit 0")
+    make_program(programs, "umount", "exit 1")
+    unmount()
+
+
+def test_a_mount_that_nothing_unmounts_is_an_error_with_the_cause(programs: Path) -> None:
+    make_program(programs, "fusermount3", "echo no mtab >&2; exit 1")
+    make_program(programs, "umount", "echo only root can do that >&2; exit 1")
+    with pytest.raises(UnionError, match=r"cannot unmount /mnt: no mtab$"):
+        unmount()
+    for name in ("fusermount3", "umount"):
+        (programs / name).unlink()
+    with pytest.raises(UnionError, match=r"cannot unmount /mnt: fusermount3: No such file or directory$"):
+        unmount()
+
+
+def test_a_mount_that_is_gone_meanwhile_is_no_error(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = iter(["0:99", None])
+    monkeypatch.setattr(mounting, "_device_on", lambda _mountpoint: next(devices))
+    unmount()

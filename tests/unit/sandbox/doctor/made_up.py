@@ -150,6 +150,7 @@ def machine(**changes: Any) -> MachineFacts:
         "server": ProgramFacts(path="/usr/bin/python3", version="pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5"),
         "state": state(),
         "leftovers": Leftovers(),
+        "mtab": True,
         "free_subid": 231072,
     }
     return MachineFacts(**{**values, **changes})

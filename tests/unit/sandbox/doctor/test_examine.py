@@ -41,6 +41,7 @@ EVERY_ID = [
     "seccomp",
     "landlock",
     "network",
+    "mtab",
     "state",
     "state.filesystem",
     "state.attributes",

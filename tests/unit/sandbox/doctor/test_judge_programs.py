@@ -276,6 +276,30 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "as root: install passt",
         ),
     ),
+    (
+        "a table of mounts",
+        "mtab",
+        None,
+        {},
+        (
+            "ok",
+            "fusermount3 finds mounts in /etc/mtab",
+            "",
+            "",
+        ),
+    ),
+    (
+        "no table of mounts",
+        "mtab",
+        None,
+        {"mtab": False},
+        (
+            "note",
+            "/etc/mtab is missing",
+            "fusermount3 -u unmounts nothing for ordinary users; umount does, and unionfs uses it",
+            "as root: ln -s /proc/self/mounts /etc/mtab",
+        ),
+    ),
 ]
 
 
