@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +27,21 @@ def shared(tmp_path: Path) -> Path:
     directory.chmod(0o777)
     (directory / "file").write_text("of the host\n")
     return directory
+
+
+@pytest.fixture
+def on_root(tmp_path: Path) -> Iterator[Path]:
+    """Return an empty directory on the file system of /: a layer `dir:/` does not show what is mounted below it, as a tmpfs on /tmp."""
+    root = os.stat("/").st_dev
+    if tmp_path.stat().st_dev == root:
+        yield tmp_path
+        return
+    for parent in ("/var/tmp", os.path.expanduser("~"), "/"):
+        if os.path.isdir(parent) and os.stat(parent).st_dev == root and os.access(parent, os.W_OK):
+            path = tempfile.mkdtemp(prefix="sandbox-test-", dir=parent)
+            try:
+                yield Path(path)
+            finally:
+                shutil.rmtree(path)
+            return
+    pytest.skip("needs a directory on the file system of / that this account may write to (as /var/tmp)")

@@ -175,9 +175,9 @@ def small_disk(path: Path, kind: str, needs: str) -> Iterator[None]:
     ("kind", "needs"),
     [
         ("tmpfs", "blocks"),
-        ("ext4", "inodes"),
+        pytest.param("ext4", "inodes", marks=pytest.mark.ext4),
         pytest.param("tmpfs", "inodes", marks=pytest.mark.long),
-        pytest.param("ext4", "blocks", marks=pytest.mark.long),
+        pytest.param("ext4", "blocks", marks=[pytest.mark.ext4, pytest.mark.long]),
     ],
 )
 def test_program_that_fills_the_disk_gets_no_wrong_data_and_goes_on_when_there_is_room(

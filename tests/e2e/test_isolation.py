@@ -279,13 +279,13 @@ def test_state_directory_appears_empty(launcher: Launcher) -> None:
     assert done.out.strip() == "0", done.err
 
 
-def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launcher, tmp_path: Path) -> None:
+def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launcher, on_root: Path) -> None:
     if os.geteuid() == 0:
-        secret = tmp_path / "secret"
+        secret = on_root / "secret"
         secret.write_text("for real root only\n")
         secret.chmod(0o600)
         path = str(secret)
-        let_in(tmp_path)
+        let_in(on_root)
     else:
         path = "/etc/shadow"
     done = launcher.up(command=["cat", path])
@@ -294,7 +294,8 @@ def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launch
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root's Python may lie where the sandbox's root cannot read")
-def test_sandbox_in_a_sandbox_says_what_is_missing(launcher: Launcher) -> None:
+def test_sandbox_in_a_sandbox_says_what_is_missing(on_root: Path) -> None:
+    launcher = Launcher(on_root)
     inner = launcher.arguments(HOST_ROOT, ["true"])
     spec = (
         HOST_ROOT + '[process]\ninherit_env = ["PYTHONPATH"]\n[process.env]\nSANDBOX_STATE_DIR = "/inner"\n'

@@ -202,6 +202,18 @@ def probe_overlay() -> Missing | None:
     )
 
 
+def probe_ext4() -> Missing | None:
+    """A file of the disk as an ext4 file system: mkfs.ext4, a loop device, and root to mount it."""
+    if os.geteuid() != 0:
+        return Missing("root, which mounts a file of the disk", removable=False)
+    if shutil.which("mkfs.ext4") is None:
+        return Missing("mkfs.ext4", "apt-get install e2fsprogs")
+    with tempfile.TemporaryDirectory() as scratch:
+        script = f'cd "{scratch}" && mkdir m && truncate -s 4M i && mkfs.ext4 -q i && mount -o loop i m && umount m'
+        failure = try_command("unshare", "--mount", "sh", "-c", script)
+    return None if failure is None else Missing(f"a loop device: {failure}", "modprobe loop")
+
+
 def probe_fuse_overlayfs() -> Missing | None:
     """fuse-overlayfs, the peer that results and speed are compared with."""
     if shutil.which("fuse-overlayfs") is None:
@@ -309,6 +321,7 @@ PROBES: dict[str, Probe] = {
     "fusermount": probe_fusermount,
     "cgroup": probe_cgroup,
     "overlay": probe_overlay,
+    "ext4": probe_ext4,
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
     "busybox": probe_busybox,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.support.tree import File, HardLink
 from tests.unit.unionfs.support import owner
 from unionfs import _libc
+from unionfs.extents import unallocated
 from unionfs.fd_cache import FdCache
 from unionfs.layer import Layer
 from unionfs.quota import Quota
@@ -100,6 +101,10 @@ def test_a_hole_below_blocks_behind_the_end_is_no_way_round_the_bound(make_union
     handle = union.open("f", os.O_WRONLY)
     assert union.fs.write(handle, 0, b"x" * 60 * KIB) < 60 * KIB
     assert taken(union)[0] <= 100 * KIB
+    with open(os.path.join(union.upper, "f"), "rb") as file:
+        if list(unallocated(file.fileno(), 60 * KIB, 124 * KIB)):
+            union.fs.handles.close_file(handle)
+            pytest.skip("the file system does not report allocated blocks that hold nothing (FIEMAP)")
     # Blocks that are there take no more, wherever they are.
     assert union.fs.write(handle, 60 * KIB, b"x" * 64 * KIB) == 64 * KIB
     union.fs.handles.close_file(handle)
@@ -212,6 +217,8 @@ def test_the_first_copy_of_metadata_alone_counts_the_record_that_it_makes(make_u
 
 def test_a_copy_has_no_room_that_its_directories_take(make_union: MakeUnion) -> None:
     union = make_union({"a": {"b": {"c": {"f": b"x" * (60 * KIB)}}}}, size=64 * KIB)
+    if os.stat(f"{union.lowers[0]}/a").st_blocks == 0:
+        pytest.skip("directories take no blocks on this file system")
     assert refused(lambda: union.write("a/b/c/f", b"!"))
     assert taken(union)[0] <= 64 * KIB
 
