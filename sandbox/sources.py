@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
 
+from sandbox.image_formats import MARKER_LIMIT, MARKERS, ImageFormat, format_of
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, within
 from sandbox.kernel.walk import Link, Place, walk
 from sandbox.records import dataclass, field, replace
@@ -89,6 +90,8 @@ class PathFact:
     version: tuple[int, int] | None = None
     #: What to do where it cannot be used, if this is not the advice for any such path.
     remedy: str = ""
+    #: The container image that a directory holds, where that was asked for; None where it holds none.
+    image: ImageFormat | None = None
 
 
 def inspect(path: str, *, read: bool = False) -> PathFact:
@@ -142,13 +145,15 @@ def inspect_all(
     mounts: Collection[str] = (),
     disks: Collection[str] = (),
     archives: Collection[str] = (),
+    roots: Collection[str] = (),
     shown: Collection[str] = (),
 ) -> Mapping[str, PathFact]:
     """Look at each of *paths* once; into those that are to be *read*, too.
 
     Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there; of
-    *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there. If any is among
-    *shown*, it is found what those show, and of all others where they are in their file systems.
+    *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there; of the directories
+    among *roots*, whether they hold a container image. If any is among *shown*, it is found what those show, and of all others where
+    they are in their file systems.
     """
     facts = {path: inspect(path, read=path in read) for path in dict.fromkeys([*paths, *disks])}
     if shown:
@@ -157,6 +162,7 @@ def inspect_all(
     facts |= {path: replace(facts[path], shared=_is_shared(facts[path].real)) for path in mounts}
     facts |= {path: _find_disk(facts[path]) for path in disks}
     facts |= {path: _follow(facts[path]) for path in archives}
+    facts |= {path: _find_image(facts[path]) for path in roots}
     return facts
 
 
@@ -175,6 +181,36 @@ def _follow(fact: PathFact) -> PathFact:
         reason = f"{found.led_by} belongs to another user and leads to {found.closed}, which that user may not read"
         return replace(fact, astray=reason)
     return replace(fact, real=found.real, identity=found.identity)
+
+
+def _find_image(fact: PathFact) -> PathFact:
+    """Return *fact* with the container image that the directory holds. Links in it are not followed, for they may lead anywhere."""
+    if fact.kind != "directory":
+        return fact
+    try:
+        directory = os.open(fact.real, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return fact  # gone meanwhile: it is missing when it is opened
+    try:
+        for marker in MARKERS:
+            image = format_of(marker, _head(directory, marker))
+            if image is not None:
+                return replace(fact, image=image)
+    finally:
+        os.close(directory)
+    return fact
+
+
+def _head(directory: int, name: str) -> bytes:
+    """Return the beginning of the regular file *name* in *directory*; b"" where there is none that can be read."""
+    try:
+        if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            return b""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with open(os.open(name, flags, dir_fd=directory), "rb") as file:
+            return file.read(MARKER_LIMIT) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""
 
 
 def _find_disk(fact: PathFact) -> PathFact:

@@ -34,7 +34,7 @@ from sandbox.image.headers import (
 )
 from sandbox.image.names import printable
 from sandbox.records import dataclass, field
-from sandbox.typed import BinaryIO, NoReturn, Self
+from sandbox.typed import BinaryIO, NoReturn, Protocol, Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -82,6 +82,19 @@ class Member:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)  # those that `attributes.is_taken` takes
     left_out: tuple[bytes, ...] = ()  # names of the other extended attributes
     extents: tuple[tuple[int, int], ...] | None = None  # of a sparse file: offset and length of its data
+
+
+class Archive(Protocol):
+    """What unpacking needs of an archive; `TarStream` has it, and what passes its members on."""
+
+    name: str
+
+    @property
+    def current(self) -> bytes: ...
+
+    def __iter__(self) -> Iterator[Member]: ...
+
+    def data(self) -> Iterator[tuple[int, memoryview]]: ...
 
 
 def open_archive(file: BinaryIO, name: str) -> TarStream:

@@ -11,7 +11,7 @@ from sandbox.kernel.rlimits import memory_limit
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.image.archive import TarStream
+    from sandbox.image.archive import Archive
 
 MEMORY = 1 << 30
 """Bytes of memory for one unpacking process. The largest need of a real archive is that of its compression, 256 MiB for xz and
@@ -19,7 +19,7 @@ twice 128 for zstd; each directory takes some 350 bytes until the end, so that t
 
 
 def unpack_bounded(
-    archive: TarStream, destination_fd: int, *, single_id: bool, memory: int = MEMORY
+    archive: Archive, destination_fd: int, *, single_id: bool, memory: int = MEMORY
 ) -> UnpackReport:
     """Call `unpack`, with at most *memory* bytes for this process, which should be one of its own.
 

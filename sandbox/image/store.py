@@ -168,11 +168,12 @@ class LayerStore:
         # able to read our Python any more.
         from sandbox.image.archive import open_archive
         from sandbox.image.bounded import unpack_bounded
+        from sandbox.image.root_archive import RootArchive
 
         with open(archive_fd, "rb", closefd=False) as file, open_archive(file, path) as archive:
 
             def action() -> str:
-                report = unpack_bounded(archive, tree_fd, single_id=ids.single)
+                report = unpack_bounded(RootArchive(archive), tree_fd, single_id=ids.single)
                 return "".join(f"{path}: {notice}\n" for notice in report.notices())
 
             return run_with_ids(ids, action)

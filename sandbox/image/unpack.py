@@ -16,7 +16,7 @@ import os
 import stat
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import Kind, Member, TarStream
+from sandbox.image.archive import Archive, Kind, Member
 from sandbox.image.attributes import ACLS, AttributeRefusedError, set_attribute
 from sandbox.image.directories import NO_XATTRS, Directory
 from sandbox.image.names import printable
@@ -63,7 +63,7 @@ class _Place(NamedTuple):
     node: Directory
 
 
-def unpack(archive: TarStream, destination_fd: int, *, single_id: bool) -> UnpackReport:
+def unpack(archive: Archive, destination_fd: int, *, single_id: bool) -> UnpackReport:
     """Write every member of *archive* below the directory *destination_fd*, of which the caller has to be the only user.
 
     Of members with one name the last one wins. Directories that the archive does not list get mode 0755 and owner 0.
@@ -86,7 +86,7 @@ class _RefusedError(Exception):
 
 
 class _Unpacker:
-    def __init__(self, archive: TarStream, root: int, *, single_id: bool) -> None:
+    def __init__(self, archive: Archive, root: int, *, single_id: bool) -> None:
         self._archive = archive
         self._root = root
         self._single_id = single_id

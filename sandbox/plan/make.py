@@ -91,8 +91,8 @@ def host_files(spec: Spec) -> list[str]:
 def host_details(spec: Spec, facts: HostFacts | None = None) -> Mapping[str, list[str]]:
     """Return, as arguments of `inspect_all`, the paths of the host of which more has to be known.
 
-    These are devices, sources that take part in mount propagation, paths whose disk is limited, archives, and sources of
-    which it matters what they show.
+    These are devices, sources that take part in mount propagation, paths whose disk is limited, archives, directories that become
+    the root, and sources of which it matters what they show.
     """
     slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
     return {
@@ -100,6 +100,7 @@ def host_details(spec: Spec, facts: HostFacts | None = None) -> Mapping[str, lis
         "mounts": [source for source in slaves if source is not None],
         "disks": [limit.path for limit in spec.limits.io],
         "archives": [layer.path for layer in spec.root.layers if layer.kind == "tar"],
+        "roots": [layer.path for layer in spec.root.layers if layer.kind == "dir"],
         "shown": _watched(spec, facts)[1],
     }
 

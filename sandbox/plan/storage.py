@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Collection, Mapping
 
+from sandbox.image_formats import refusal as image_refusal
 from sandbox.ops import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
 from sandbox.plan.private import private_part
@@ -73,6 +74,8 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
     known = fact.type or (stat.S_IFDIR if fact.kind == "directory" else stat.S_IFREG)
     if (wrong := wrong_layer(kind, path, known)) is not None:
         return wrong
+    if fact.image is not None:
+        return image_refusal(fact.image, path, is_directory=True)
     if fact.astray:
         hint = f"copy the archive to a directory of yours, or let everybody read it: chmod o+r {fact.real}"
         return f"{path}: {fact.astray}", hint

@@ -32,12 +32,15 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
     "host": frozenset({"errors", "kernel"}),
-    "sources": frozenset({"kernel"}),  # facts about host paths, as host has facts about the machine
+    "image_formats": frozenset(),  # what marks a container image
+    "sources": frozenset(
+        {"image_formats", "kernel"}
+    ),  # facts about host paths, as host has facts about the machine
     "private": frozenset({"kernel"}),  # facts about the directories of ours that are hidden
     "ops": frozenset(),  # what a plan consists of
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
     "plan": frozenset(
-        {"errors", "spec", "host", "sources", "private", "ops", "kernel", "seccomp"}
+        {"errors", "spec", "host", "sources", "private", "image_formats", "ops", "kernel", "seccomp"}
     ),  # of the kernel, the values below
     "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel", "seccomp"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
@@ -49,7 +52,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "state": frozenset({"errors", "kernel", "plan", "userns", "keeping", "kept"}),
     "adoption": frozenset({"errors", "kept", "plan", "state", "userns"}),
     "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
-    "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kept", "kernel"}),
+    "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kept", "kernel", "image_formats"}),
     "runtime": frozenset(
         {
             "errors",

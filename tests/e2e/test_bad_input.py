@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,37 @@ def test_archive_that_is_none(launcher: Launcher, tmp_path: Path) -> None:
         "sandbox: ",
         "text.tar",
         "\n      hint: a layer is a tar",
+    )
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_archive_of_a_container_image_is_refused_with_the_way_to_a_root(
+    launcher: Launcher, tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    (image / "1.json").write_text("{}")
+    (image / "2.tar").write_bytes(bytes(10240))
+    (image / "manifest.json").write_text('[{"Config":"1.json","RepoTags":[],"Layers":["2.tar"]}]')
+    made = subprocess.run(["tar", "-c", "-C", image, "."], check=True, stdout=subprocess.PIPE)
+    (tmp_path / "image.tar").write_bytes(pack(made.stdout))
+    refused(
+        launcher,
+        '[root]\nlayers = ["tar:image.tar"]\n',
+        f"sandbox: {tmp_path}/image.tar is a docker-archive: a container image",
+        f"podman create docker-archive:{tmp_path}/image.tar true",
+    )
+    assert [name for name in os.listdir(launcher.state / "layers") if not name.endswith(".importing")] == []
+
+
+def test_directory_of_a_container_image_is_refused_at_its_place(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    refused(
+        launcher,
+        '[root]\nlayers = ["dir:image"]\n',
+        f"test.toml:2:11: root.layers[0]: {tmp_path}/image is an OCI layout: a container image",
+        f"podman create oci:{tmp_path}/image true",
     )
 
 

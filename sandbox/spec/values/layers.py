@@ -27,6 +27,9 @@ _KINDS: dict[str, LayerKind] = {"dir": "dir", "tar": "tar", "oci": "oci", "image
 _PLANNED_KINDS = ("oci", "image")
 _LAYER_HINT = 'write "dir:PATH" or "tar:PATH"'
 
+_ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""How the names of archives end."""
+
 # A name of the containers ecosystem, with a tag or a digest: [HOST[:PORT]/]PATH[:TAG][@ALGORITHM:HEX]
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}"
 _IMAGE_RULE = 'write NAME, NAME:TAG or NAME@DIGEST, such as "debian:13"'
@@ -96,8 +99,9 @@ class LayerCodec(Codec[Layer]):
     def _from_text(self, text: str, cursor: Cursor) -> Layer:
         word, colon, path = text.partition(":")
         if not colon:
+            prefix = "tar:" if text.lower().endswith(_ARCHIVES) else "dir:"
             raise Invalid(
-                f"{shown(text)} does not say what kind of layer it is", f"write {quote('dir:' + text[:60])}"
+                f"{shown(text)} does not say what kind of layer it is", f"write {quote(prefix + text[:60])}"
             )
         kind = _KINDS.get(word)
         if kind is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sandbox.image_formats import DOCKER_ARCHIVE, OCI_LAYOUT, SKOPEO_DIRECTORY
 from sandbox.kernel.mountinfo import parse_mountinfo
 from sandbox.sources import DeviceNode, inspect_all
 
@@ -41,3 +42,25 @@ def test_mounts_travel_from_where_they_are_shared_or_received() -> None:
     line = "22 1 0:20 / /{} rw {}- tmpfs tmpfs rw\n"
     text = line.format("a", "shared:1 ") + line.format("b", "master:1 ") + line.format("c", "")
     assert [entry.travels for entry in parse_mountinfo(text)] == [True, True, False]
+
+
+def test_a_directory_that_holds_a_container_image_is_recognized(tmp_path: Path) -> None:
+    for name, marker, content in (
+        ("oci", "oci-layout", '{"imageLayoutVersion": "1.0.0"}'),
+        ("docker", "manifest.json", '[{"Config":"1.json","Layers":["2.tar"]}]'),
+        ("skopeo", "version", "Directory Transport Version: 1.1\n"),
+        ("project", "manifest.json", '{"version": 3}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / marker).write_text(content)
+    (tmp_path / "link").symlink_to("oci")
+    (tmp_path / "hostile").mkdir()
+    os.mkfifo(tmp_path / "hostile/oci-layout")
+    (tmp_path / "hostile/manifest.json").symlink_to("../docker/manifest.json")
+    (tmp_path / "hostile/version").mkdir()
+    names = ["oci", "link", "docker", "skopeo", "project", "hostile"]
+    paths = [str(tmp_path / name) for name in names]
+    found = inspect_all(paths, roots=paths)
+    assert [found[path].image for path in paths] == [
+        OCI_LAYOUT, OCI_LAYOUT, DOCKER_ARCHIVE, SKOPEO_DIRECTORY, None, None,
+    ]  # fmt: skip

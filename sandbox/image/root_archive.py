@@ -1,0 +1,68 @@
+"""An archive that is to become the root of a sandbox: an archive of a container image ends in an error."""
+
+from __future__ import annotations
+
+from sandbox.errors import ImageError
+from sandbox.image.archive import Kind
+from sandbox.image_formats import MARKER_LIMIT, MARKERS, format_of, refusal
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandbox.image.archive import Member, TarStream
+
+
+_NAMES = {marker.encode(): marker for marker in MARKERS}
+
+
+class RootArchive:
+    """The members of *archive*, as TarStream yields them; the files that mark an image are read on their way.
+
+    The archive belongs to the caller, who closes it.
+    """
+
+    def __init__(self, archive: TarStream) -> None:
+        self.name = archive.name
+        self._archive = archive
+        self._marker = ""  # the current member, if it may mark an image
+        self._content = b""
+
+    @property
+    def current(self) -> bytes:
+        """The name of the current member."""
+        return self._archive.current
+
+    def __iter__(self) -> Iterator[Member]:
+        """Yield every member.
+
+        Raises:
+            ImageError: the archive holds an image, or is damaged.
+            OSError: it cannot be read.
+        """
+        for member in self._archive:
+            self._marker = _marker(member)
+            self._content = b""
+            yield member
+            image = format_of(self._marker, self._content)
+            if image is not None:
+                message, hint = refusal(image, self.name, is_directory=False)
+                raise ImageError(message, hint=hint)
+
+    def data(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield the content of the current member, as `TarStream.data`."""
+        return self._read_marker() if self._marker else self._archive.data()
+
+    def _read_marker(self) -> Iterator[tuple[int, memoryview]]:
+        for offset, piece in self._archive.data():
+            self._content += bytes(piece[: MARKER_LIMIT - len(self._content)])
+            yield offset, piece
+
+
+def _marker(member: Member) -> str:
+    """Return the name of *member* if it is a file at the top that may mark an image, else ""."""
+    directory, _, leaf = member.name.rpartition(b"/")
+    if leaf not in _NAMES or member.kind is not Kind.FILE:
+        return ""
+    return _NAMES[leaf] if all(part in (b"", b".") for part in directory.split(b"/")) else ""

@@ -1,0 +1,80 @@
+"""Container images that a file names as if they were a root file system: recognized by their members, with what to write instead.
+
+An image is a list of archives with metadata beside them. Its formats are those of the OCI image specification (image-layout.md),
+of `docker save` (docker-archive) and of skopeo's `dir:` transport. Pure functions on names and content.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sandbox.records import dataclass
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MARKER_LIMIT = 1 << 16
+"""Bytes of a marker that :func:`format_of` needs at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFormat:
+    """A format of images: its name, and the transports of containers-transports(5) that read it as an archive and as a directory."""
+
+    name: str
+    archive: str | None
+    directory: str | None
+
+
+OCI_LAYOUT = ImageFormat("an OCI layout", "oci-archive", "oci")
+DOCKER_ARCHIVE = ImageFormat("a docker-archive", "docker-archive", None)
+SKOPEO_DIRECTORY = ImageFormat("an image as skopeo's dir: transport writes it", None, "dir")
+
+
+def _is_layout(content: bytes) -> bool:
+    return b'"imageLayoutVersion"' in content
+
+
+def _is_docker_manifest(content: bytes) -> bool:
+    # A list of images. Of a large one only the beginning is there, so that it is not parsed.
+    is_list = re.match(rb"\s*\[\s*\{", content) is not None
+    return is_list and b'"Config"' in content and b'"Layers"' in content
+
+
+def _is_skopeo_version(content: bytes) -> bool:
+    return content.startswith(b"Directory Transport Version: ")
+
+
+_MARKERS: Mapping[str, tuple[ImageFormat, Callable[[bytes], bool]]] = {
+    "oci-layout": (OCI_LAYOUT, _is_layout),
+    "manifest.json": (DOCKER_ARCHIVE, _is_docker_manifest),
+    "version": (SKOPEO_DIRECTORY, _is_skopeo_version),
+}
+
+MARKERS: tuple[str, ...] = tuple(_MARKERS)
+"""The files at the top of an image that name its format, the most telling first: newer `docker save` writes an OCI layout, too."""
+
+
+def format_of(marker: str, content: bytes) -> ImageFormat | None:
+    """Return the format of an image that has a file *marker* with *content* at its top; None if it may be no image.
+
+    Of *content* the first :data:`MARKER_LIMIT` bytes suffice.
+    """
+    found = _MARKERS.get(marker)
+    return found[0] if found is not None and found[1](content) else None
+
+
+def refusal(image: ImageFormat, path: str, *, is_directory: bool) -> tuple[str, str]:
+    """Return message and hint of why the image at *path* can be no layer."""
+    import shlex  # only for messages
+
+    transport = image.directory if is_directory else image.archive
+    message = f"{path} is {image.name}: a container image, which holds the archives of a root file system and is none itself"
+    if transport is None:
+        return message, "name the archives of its layers instead, each as tar:, the lowest first"
+    source = shlex.quote(f"{transport}:{path}")
+    return message, (
+        f'`podman export -o root.tar $(podman create {source} true)` makes one archive of it: write "tar:root.tar"'
+    )
