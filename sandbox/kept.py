@@ -13,9 +13,10 @@ import os
 import stat
 
 from sandbox.errors import StateError
+from sandbox.kernel.files import open_regular, sha256_of
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
-from sandbox.records import asdict
+from sandbox.records import asdict, replace
 from sandbox.typed import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -76,6 +77,8 @@ def look(spec: Spec, state_directory: str) -> Kept:
         return Kept(volumes=volumes)
     base = os.path.join(state_directory, "sandboxes")
     own = find_layer(base, spec.sandbox.name or default_name(spec.file), spec.file)
+    if own is not None:
+        own = replace(own, unchanged=frozenset(_unchanged(own.record)))
     orphans = () if own is not None or spec.sandbox.name else _orphans(base)
     return Kept(own=own, orphans=orphans, volumes=volumes)
 
@@ -102,6 +105,32 @@ def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
         same_file=_is_same(record.file, file),
         plain=not helpers,
     )
+
+
+def _unchanged(record: LayerRecord) -> list[str]:
+    """Return those of the archives in *record* that have another time of change, and still the content that was recorded.
+
+    Only these are read, for that may take seconds.
+    """
+    digests = dict(record.digests)
+    found = []
+    for kind, path, version in record.layers or ():
+        if kind != "tar" or version is None or path not in digests:
+            continue
+        try:
+            fd = open_regular(path, links=False)
+        except OSError:
+            continue  # the plan says what is wrong with it
+        try:
+            info = os.fstat(fd)
+            changed = info.st_mtime_ns != version[1]
+            if changed and info.st_size == version[0] and sha256_of(fd) == digests[path]:
+                found.append(path)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return found
 
 
 def _is_same(one: str | None, other: str) -> bool:

@@ -4,7 +4,7 @@
     STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable
     layer STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
     STATE/volumes/NAME/        a named volume: lock, state.json, data
-    STATE/layers/KEY/          an unpacked archive: lock, tree (sandbox/image/store.py), native (sandbox/image/native.py)
+    STATE/layers/KEY/          an unpacked archive: lock, tree (image/store.py), archive.json (image/origin.py), native (image/native.py)
     STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
 
 A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A

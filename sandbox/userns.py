@@ -5,6 +5,7 @@ nowhere else.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,15 @@ if TYPE_CHECKING:
 _HINT_FOLLOWS = "\0"
 
 
-def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
+_PERIOD = 200
+"""Milliseconds between two calls of what is done while a child runs."""
+
+
+def run_with_ids(
+    ids: IdPlan, action: Callable[[], str | None], meanwhile: Callable[[], None] | None = None
+) -> str:
     """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; returns the text
-    that it returns.
+    that it returns. *meanwhile* is called here five times a second until then.
 
     Raises:
         SandboxError: the namespace could not be made, or *action* raised; with the message and the hint of the error.
@@ -59,6 +66,11 @@ def run_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> str:
             if mapped is None:
                 os.write(go_writer, b"go")
             close(go_writer)
+            if meanwhile is not None:
+                poll = select.poll()
+                poll.register(result_reader)
+                while not poll.poll(_PERIOD):
+                    meanwhile()
             with open(result_reader, "rb", closefd=False) as said:
                 result = said.read().decode(errors="surrogateescape")
         except BaseException:

@@ -107,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             server.start()
         spec = load_spec(arguments)
         timeline.mark("read")
+        from sandbox.cli.progress import ArchiveProgress
         from sandbox.plan import may_need_no_server
         from sandbox.runtime.supervisor import Supervisor
 
@@ -150,6 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
         measure=arguments.report,
         timeline=timeline,
         secret=secret,
+        progress=ArchiveProgress(),
     )
     # What there is by now stays, and the children that are forked write into none of it.
     gc.freeze()

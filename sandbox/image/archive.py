@@ -34,7 +34,7 @@ from sandbox.image.headers import (
 )
 from sandbox.image.names import printable
 from sandbox.records import dataclass, field
-from sandbox.typed import BinaryIO, NoReturn, Protocol, Self
+from sandbox.typed import NoReturn, Protocol, Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -97,7 +97,14 @@ class Archive(Protocol):
     def data(self) -> Iterator[tuple[int, memoryview]]: ...
 
 
-def open_archive(file: BinaryIO, name: str) -> TarStream:
+class Readable(Protocol):
+    """A file that is read from where it stands, without seeking."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to *size* bytes, b"" at the end."""
+
+
+def open_archive(file: Readable, name: str) -> TarStream:
     """Return the members of the tar in *file*, read from where it stands; *name* is for messages.
 
     *file* needs no seek and is not closed.
@@ -119,7 +126,7 @@ def open_archive(file: BinaryIO, name: str) -> TarStream:
     return TarStream(source, name, compressed=False)
 
 
-def _input(head: bytes, file: BinaryIO) -> Iterator[bytes]:
+def _input(head: bytes, file: Readable) -> Iterator[bytes]:
     yield head
     while data := file.read(OUTPUT):
         yield data

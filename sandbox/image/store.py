@@ -2,7 +2,8 @@
 names them.
 
 A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and
-the id map, as owners on disk depend on it. A layer is built beside its place and renamed into it, so what is
+the id map, as owners on disk depend on it. An archive with another key and the content of before has the same
+layer (sandbox/image/origin.py). A layer is built beside its place and renamed into it, so what is
 in the store is whole. Who uses a layer holds a shared lock on it; an import of the same archive as it was
 before, under whatever map, is removed when nobody does, under the map that it was made with.
 """
@@ -13,17 +14,25 @@ import errno
 import fcntl
 import json
 import os
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError, SetupError
+from sandbox.image.origin import Origin, read_origin, write_origin
 from sandbox.kept import ids_as_json, ids_from_json
-from sandbox.kernel.files import NotRegularError, open_regular
+from sandbox.kernel.files import NotRegularError, open_regular, sha256_of
 from sandbox.kernel.trees import synchronize_file_system
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
 from sandbox.state import SetAside, StateDirectory, remove_directory
 from sandbox.userns import give_to_root, run_with_ids
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.image.reading import Progress
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,6 +55,11 @@ class StoredLayer:
     #: What could not be unpacked as it is; said once, when the layer is made.
     notices: tuple[str, ...] = ()
 
+    def content(self) -> str:
+        """Return the SHA-256 of the archive's content in hexadecimal digits; "" where it is not recorded."""
+        origin = read_origin(self.place)
+        return "" if origin is None else origin.sha256
+
     def close(self) -> None:
         """Let go of the layer."""
         os.close(self.tree_fd)
@@ -54,12 +68,27 @@ class StoredLayer:
             os.close(self.index_fd)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """What a layer is found by: digests of the path of its archive, of what stat(2) tells of that, and of the id maps."""
+
+    source: str
+    archive: str
+    ids: str
+
+    @property
+    def name(self) -> str:
+        """The name of the layer that is made now."""
+        return f"{self.source}-{self.archive}-{self.ids}"
+
+
 class LayerStore:
     """The layers of one state directory."""
 
-    def __init__(self, state: StateDirectory) -> None:
-        """Use the store of *state*."""
+    def __init__(self, state: StateDirectory, progress: Progress | None = None) -> None:
+        """Use the store of *state*; *progress* is told of archives that are read."""
         self._base = os.path.join(state.path, "layers")
+        self._progress = progress
 
     def open_archive(self, path: str, ids: IdPlan, identity: tuple[int, int] | None = None) -> StoredLayer:
         """Return the layer of the archive *path*, an absolute path without symbolic links, unpacking it first unless it is there.
@@ -73,20 +102,63 @@ class LayerStore:
         archive_fd = _open_archive_file(path, identity)
         try:
             info = os.fstat(archive_fd)
-            source = _digest(path)
-            archive = _digest([_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns])
-            key = f"{source}-{archive}-{_digest([list(map(str, ids.uid_map)), list(map(str, ids.gid_map))])}"
-            return self._open(key) or self._import(key, source, archive_fd, path, ids)
+            key = _Key(
+                source=_digest(path),
+                archive=_digest([_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns]),
+                ids=_digest([list(map(str, ids.uid_map)), list(map(str, ids.gid_map))]),
+            )
+            return self._find(key) or self._import(key, archive_fd, path, ids)
         finally:
             os.close(archive_fd)
 
-    def _open(self, key: str, notices: tuple[str, ...] = ()) -> StoredLayer | None:
-        place = os.path.join(self._base, key)
+    def _find(self, key: _Key) -> StoredLayer | None:
+        """Open the layer of *key*; None where there is none, or only the content of the archive can tell."""
+        if (layer := self._open(key.name)) is not None:
+            return layer
+        for name in self._names(key.source):
+            if name.endswith(f"-{key.ids}"):
+                origin = read_origin(os.path.join(self._base, name))
+                if origin is not None and key.archive in origin.known and (layer := self._open(name)):
+                    return layer
+        return None
+
+    def _find_equal(self, key: _Key, archive_fd: int, path: str) -> StoredLayer | None:
+        """Open the layer of the same archive with the same content, and record its new key; None where there is none."""
+        size = os.fstat(archive_fd).st_size
+        places = [
+            os.path.join(self._base, name) for name in self._names(key.source) if name.endswith(key.ids)
+        ]
+        found = [
+            (place, origin) for place in places if (origin := read_origin(place)) and origin.size == size
+        ]
+        if not found:
+            return None
+        with self._following("compare", path, archive_fd) as meanwhile:
+            digest = sha256_of(archive_fd, meanwhile)
+        os.lseek(archive_fd, 0, os.SEEK_SET)
+        for place, origin in found:
+            if origin.sha256 == digest and (layer := self._open(os.path.basename(place))):
+                with suppress(OSError):  # as on a full disk: the next start compares again
+                    write_origin(place, origin.with_key(key.archive))
+                return layer
+        return None
+
+    def _names(self, source: str) -> list[str]:
+        """Return the names of all layers of the archive *source*."""
+        return [name for name in os.listdir(self._base) if name.startswith(f"{source}-")]
+
+    def _following(self, action: str, path: str, fd: int) -> AbstractContextManager[Callable[[], None]]:
+        from sandbox.image.reading import NoProgress, followed
+
+        return followed(self._progress or NoProgress(), action, path, fd)
+
+    def _open(self, name: str, notices: tuple[str, ...] = ()) -> StoredLayer | None:
+        place = os.path.join(self._base, name)
         with ExitStack() as undo:
 
-            def open_part(name: str, flags: int) -> int | None:
+            def open_part(part: str, flags: int) -> int | None:
                 try:
-                    fd = os.open(os.path.join(place, name), flags)
+                    fd = os.open(os.path.join(place, part), flags)
                 except FileNotFoundError:
                     return None
                 undo.callback(os.close, fd)
@@ -103,38 +175,35 @@ class LayerStore:
             undo.pop_all()
         return StoredLayer(place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
 
-    def _import(self, key: str, source: str, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
-        guard = os.open(
-            os.path.join(self._base, f"{source}.importing"),
-            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-        )
-        try:
-            fcntl.flock(
-                guard, fcntl.LOCK_EX
-            )  # another process may be importing the same archive: wait, then find it made
-            made = self._open(key)
+    def _import(self, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
+        from sandbox.image.guard import importing, sweep
+
+        # Another process may be importing the same archive: wait, then find it made.
+        with importing(self._base, key.source) as guard:
+            made = self._find(key) or self._find_equal(key, archive_fd, path)
             if made is not None:
                 return made
-            building = os.path.join(self._base, f"{source}.new")
+            building = self._building(key.source)
             self._discard(building)
             with SetAside(guard) as aside:
                 try:
-                    notices = self._build(building, archive_fd, path, ids)
-                    os.rename(building, os.path.join(self._base, key))
+                    notices = self._build(building, key, archive_fd, path, ids)
+                    os.rename(building, os.path.join(self._base, key.name))
                 except BaseException:
                     aside.give_back()
                     with suppress(OSError, SandboxError):  # the next import begins with that
                         self._discard(building)
                     raise
-            self._remove_older(source, key)
-            layer = self._open(key, notices)
+            self._remove_older(key)
+            layer = self._open(key.name, notices)
             assert layer is not None
-            return layer
-        finally:
-            os.close(guard)
+        sweep(self._base, lambda source: self._discard(self._building(source)))
+        return layer
 
-    def _build(self, building: str, archive_fd: int, path: str, ids: IdPlan) -> tuple[str, ...]:
+    def _building(self, source: str) -> str:
+        return os.path.join(self._base, f"{source}.new")
+
+    def _build(self, building: str, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> tuple[str, ...]:
         os.mkdir(building, 0o700)
         tree = os.path.join(building, "tree")
         os.mkdir(tree, 0o755)
@@ -149,7 +218,10 @@ class LayerStore:
         try:
             index_fd = os.open(os.path.join(building, "index"), _OPEN_DIR)
             give_to_root(ids, tree_fd, index_fd)
-            said = self._unpack(archive_fd, path, tree_fd, ids)
+            digest, _, said = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
+            if digest:
+                size = os.fstat(archive_fd).st_size
+                write_origin(building, Origin(size=size, sha256=digest, known=(key.archive,)))
             # The rename that publishes the layer may reach the disk before what is in it: after a power failure there would be a
             # layer of empty files. The rename itself may be lost; the layer is then made again.
             try:
@@ -163,27 +235,36 @@ class LayerStore:
         return tuple(said.splitlines())
 
     def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:
-        """Unpack in a child that is root of a user namespace and has a limit of memory; returns notices, a line each."""
+        """Unpack in a child that is root of a user namespace and has a limit of memory.
+
+        Returns the digest of the archive, "" where there is none, and notices, a line each.
+        """
         # Imported here, and the archive opened, which imports what its compression takes: the child may not be
         # able to read our Python any more.
         from sandbox.image.archive import open_archive
         from sandbox.image.bounded import unpack_bounded
+        from sandbox.image.reading import DigestedFile
         from sandbox.image.root_archive import RootArchive
 
-        with open(archive_fd, "rb", closefd=False) as file, open_archive(file, path) as archive:
+        with ExitStack() as undo:
+            file = DigestedFile(undo.enter_context(open(archive_fd, "rb", closefd=False)))
+            archive = undo.enter_context(open_archive(file, path))
 
             def action() -> str:
                 report = unpack_bounded(RootArchive(archive), tree_fd, single_id=ids.single)
-                return "".join(f"{path}: {notice}\n" for notice in report.notices())
+                return f"{file.finish()}\n" + "".join(f"{path}: {notice}\n" for notice in report.notices())
 
-            return run_with_ids(ids, action)
+            return run_with_ids(ids, action, undo.enter_context(self._following("unpack", path, archive_fd)))
 
-    def _remove_older(self, source: str, key: str) -> None:
-        same_archive = key.rpartition("-")[0]
-        for name in os.listdir(self._base):
-            if not name.startswith(f"{source}-") or name.rpartition("-")[0] == same_archive:
-                continue
+    def _remove_older(self, key: _Key) -> None:
+        own = read_origin(os.path.join(self._base, key.name))
+        for name in self._names(key.source):
             place = os.path.join(self._base, name)
+            if name.startswith(f"{key.source}-{key.archive}-"):
+                continue
+            origin = read_origin(place)
+            if own is not None and origin is not None and origin.sha256 == own.sha256:
+                continue  # the same archive under other ids
             try:
                 lock_fd = os.open(os.path.join(place, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError:

@@ -27,6 +27,8 @@ class KeptLayer:
     #: Whether the recorded file is there, and whether it is the one that is started, under whatever name.
     has_file: bool = True
     same_file: bool = False
+    #: The real paths of archives that have another time of change than recorded, and the recorded content.
+    unchanged: frozenset[str] = frozenset()
     #: Only a single id was mapped, or root made it: its files can be removed without a user namespace.
     plain: bool = True
 
@@ -82,7 +84,7 @@ def check_kept(
             f"{others}; or give it to this file: sandbox adopt {file} {own.name}",
         )
     planned = len(record.layers or ()) == len(spec.root.layers)  # else one of them is refused
-    if planned and own.record.layers != record.layers and not accept_layers:
+    if planned and not own.record.has_layers_of(record, own.unchanged) and not accept_layers:
         changed = (
             f"{record.shown()}, an archive that has changed since"
             if own.record.shown() == record.shown()
@@ -97,7 +99,7 @@ def check_kept(
 
 def orphan_warnings(spec: Spec, kept: Kept, record: LayerRecord) -> tuple[Diagnostic, ...]:
     """Return a warning if *spec* begins a new persistent layer, and one over the same layers has lost its file."""
-    orphans = [one for one in kept.orphans if one.record.layers == record.layers][:_MAX_TOLD]
+    orphans = [one for one in kept.orphans if one.record.has_layers_of(record)][:_MAX_TOLD]
     if (
         spec.root.writable != "persistent"
         or spec.is_set("sandbox.name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from sandbox.digests import sha256
 from sandbox.host import CgroupLevel
@@ -14,7 +14,7 @@ from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.ops import BindRoot, Operation
 from sandbox.private import PrivateDirectory
-from sandbox.records import dataclass, field, fields
+from sandbox.records import dataclass, field, fields, replace
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import quote, visible
@@ -117,10 +117,12 @@ class LayerRecord:
     """What a persistent layer was made over: the layers, bottom first, of each its kind, real path, and size and time of an archive.
 
     *file* is the environment file, "<stdin>" for standard input. *layers* is None where a version made it that did not record them.
+    *digests* are pairs of the real path of an archive and the SHA-256 of its content in hexadecimal digits, as far as it is known.
     """
 
     file: str | None
     layers: tuple[tuple[str, str, tuple[int, int] | None], ...] | None
+    digests: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, state: object) -> LayerRecord:
@@ -136,10 +138,15 @@ class LayerRecord:
             versions = [
                 None if version is None else (int(version[0]), int(version[1])) for *_, version in found
             ]
-        except (TypeError, KeyError, IndexError, ValueError):
+            digests = {str(path): str(digest) for path, digest in (known.get("digests") or {}).items()}
+        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("no record of a layer") from None
         made = tuple((kind, path, version) for (kind, path, _), version in zip(found, versions, strict=True))
-        return cls(file=None if file is None else str(file), layers=None if layers is None else made)
+        return cls(
+            file=None if file is None else str(file),
+            layers=None if layers is None else made,
+            digests=tuple(digests.items()),
+        )
 
     def as_json(self) -> dict[str, object]:
         """Return what :meth:`read` takes."""
@@ -149,7 +156,22 @@ class LayerRecord:
                 {"kind": kind, "path": path, "version": None if version is None else list(version)}
                 for kind, path, version in self.layers
             ]
-        return {"file": self.file, "layers": layers}
+        return {"file": self.file, "layers": layers, "digests": dict(self.digests)}
+
+    def with_digests(self, digests: Mapping[str, str]) -> LayerRecord:
+        """Return the record with those of *digests*, by path, that are not empty."""
+        return replace(self, digests=tuple(item for item in digests.items() if item[1]))
+
+    def has_layers_of(self, other: LayerRecord, unchanged: Collection[str] = ()) -> bool:
+        """Tell whether both are over the same layers; the archives *unchanged* have the content of before."""
+
+        def compared(record: LayerRecord) -> list[object]:
+            return [
+                (kind, path, None if path in unchanged else version)
+                for kind, path, version in record.layers or ()
+            ]
+
+        return (self.layers is None) == (other.layers is None) and compared(self) == compared(other)
 
     def shown(self) -> str:
         """Return the layers as a file has them."""

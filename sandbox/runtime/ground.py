@@ -28,6 +28,11 @@ from sandbox.runtime.targets import resolve
 from sandbox.state import RunDirectory, StateDirectory
 from sandbox.userns import give_to_root
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.image.reading import Progress
+
 
 class Ground:
     """Run directory, layers, volumes, cgroup and the namespaces to join of one sandbox."""
@@ -41,8 +46,12 @@ class Ground:
         *,
         warn: Callable[[str], None],
         measure: bool,
+        progress: Progress | None = None,
     ) -> None:
-        """Nothing is made yet. With *measure* there is a cgroup also where nothing limits the sandbox."""
+        """Nothing is made yet. With *measure* there is a cgroup also where nothing limits the sandbox.
+
+        *progress* is told of archives that are read.
+        """
         #: With the root as it is had, once that is known.
         self.plan = plan
         self._facts = facts
@@ -50,6 +59,9 @@ class Ground:
         self._signals = signals
         self._warn = warn
         self._measure = measure
+        self._progress = progress
+        #: The digests of archives by path, which a persistent layer records.
+        self._digests: dict[str, str] = {}
         self._layers: list[ServedLayer] = []
         self._index_fd: int | None = None
         #: The same without the skeleton, as they are asked for native paths.
@@ -109,7 +121,7 @@ class Ground:
         undo.callback(self._remove_run)
         if self.shares_processes:
             self.run.record({"root": self.label})
-        store = LayerStore(self._state)
+        store = LayerStore(self._state, self._progress)
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
@@ -134,6 +146,8 @@ class Ground:
             with self._signals.ending():  # unpacking may take minutes
                 stored = store.open_archive(layer.path, self.plan.ids, layer.identity)
             undo.callback(stored.close)
+            if self.plan.writable == "persistent":
+                self._digests[layer.path] = stored.content()
             for notice in stored.notices:
                 self._warn(notice)
             # The index of a stack is kept with its topmost layer, and goes with it.
@@ -207,9 +221,8 @@ class Ground:
         plan = self.plan
         home = self.run
         if plan.writable == "persistent":
-            home = self._state.persistent(
-                plan.ids, name=plan.name, record=plan.record, before=plan.record_before
-            )
+            record = plan.record.with_digests(self._digests)
+            home = self._state.persistent(plan.ids, name=plan.name, record=record, before=plan.record_before)
             undo.callback(home.close)
         self._home = home
         top = plan.layers[-1]

@@ -56,6 +56,7 @@ from sandbox.typed import NoReturn, TypeVar
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.image.reading import Progress
     from sandbox.runtime.denials import Denials
     from sandbox.runtime.report import Report
 
@@ -87,11 +88,12 @@ class Supervisor:
         measure: bool = False,
         timeline: Timeline | None = None,
         secret: bytes | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Prepare to run *plan*; the server, started or not, belongs to the supervisor from now on.
 
         *secret* authenticates compiled filters that are kept; without it none is. *say_denied* is told which system calls the filter denies, if that is wanted. With *measure* there is a
-        :attr:`report` once the program has ended.
+        :attr:`report` once the program has ended. *progress* is told of archives that are read.
         """
         self._plan = plan
         self._facts = facts
@@ -104,6 +106,7 @@ class Supervisor:
         self._mount_namespace_fd = -1
         #: Those that the sandbox has for itself, by kind.
         self._namespaces: dict[str, int] = {}
+        self._progress = progress
         self._signals: Signals
         self._ground: Ground
         self._relay: TerminalRelay | None = None
@@ -149,17 +152,14 @@ class Supervisor:
                 return self._bring_up(undo)
         except Interrupted as interrupted:
             return 128 + interrupted.number
-        except (
-            OSError
-        ) as error:  # of a step so small that it has no name: no descriptor, process or memory was left
+        except OSError as error:  # of a step without a name: no descriptor, process or memory was left
             raise SetupError.from_os_error("start", "set-up", error) from error
 
     def _bring_up(self, undo: ExitStack) -> int:
         undo.callback(StandardDescriptors.now().restore)
         self._signals = Signals(undo)
-        self._ground = Ground(
-            self._plan, self._facts, self._state, self._signals, warn=self._warn, measure=self._measure
-        )
+        known = self._plan, self._facts, self._state, self._signals
+        self._ground = Ground(*known, warn=self._warn, measure=self._measure, progress=self._progress)
         self._ground.open_joined(undo)
         _open_pipes_for_reopening()
         self._compile_filters()

@@ -150,7 +150,7 @@ PURE_STDLIB = frozenset(
 
 #: Too slow to import before anybody needs them: tens of milliseconds of each start of `sandbox`.
 SLOW = frozenset(
-    "asyncio email http importlib inspect multiprocessing pyfuse3 pyroute2 pyseccomp subprocess trio unittest urllib".split()
+    "asyncio email http importlib inspect multiprocessing pyfuse3 pyroute2 pyseccomp subprocess tqdm trio unittest urllib".split()
 )
 
 #: Modules that are themselves imported only where they are needed.

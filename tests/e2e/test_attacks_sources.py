@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.archive import RootArchive
 from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, let_in
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -162,6 +163,26 @@ def test_layer_is_not_used_over_another_root_unless_that_is_accepted(
     assert f"over dir:/, would be used over dir:/, dir:{tmp_path}/more" in done.err
     assert launcher.shell("cat /opt/key", other, options=["--accept-layers"]).out == "old\n"
     assert launcher.shell("cat /opt/key", other).out == "old\n"
+
+
+def test_layer_over_an_archive_that_was_touched_is_used_again_without_unpacking(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    archive = tmp_path / "root.tar"
+    spec = RootArchive(archive).spec().replace('"none"', '"persistent"')
+    spec = f'[sandbox]\nname = "kept"\n{spec}'
+    assert launcher.shell("echo mine > /data/key", spec).status == 0
+    (layer,) = (launcher.state / "layers").iterdir()
+    tree = (layer / "tree").stat().st_ino
+    for time in (1, 2):
+        os.utime(archive, (time, time))
+        assert launcher.shell("cat /data/key", spec) == Outcome(0, "mine\n", "")
+    assert [one / "tree" for one in (launcher.state / "layers").iterdir()] == [layer / "tree"]
+    assert (layer / "tree").stat().st_ino == tree
+    archive.write_bytes(archive.read_bytes().replace(b"of the layer", b"of ANOTHER 1"))
+    done = launcher.shell("cat /data/key", spec)
+    assert done.status == 125
+    assert "an archive that has changed since" in done.err
 
 
 def test_layer_of_a_renamed_file_is_told_of_and_adopted(launcher: Launcher) -> None:

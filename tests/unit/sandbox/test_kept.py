@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,14 @@ def planned(files: Path, text: str, name: str = "a.toml", **options: Any) -> Pla
     )
 
 
-def started(files: Path, text: str, name: str = "a.toml", **options: Any) -> None:
-    """Record what a start leaves."""
+def started(
+    files: Path, text: str, name: str = "a.toml", *, digests: Mapping[str, str] | None = None, **options: Any
+) -> None:
+    """Record what a start leaves, with *digests* of archives."""
     plan = planned(files, text, name, **options)
     state = StateDirectory(f"{files}/state")
-    state.persistent(IDS, name=plan.name, record=plan.record, before=plan.record_before).close()
+    record = plan.record.with_digests(digests or {})
+    state.persistent(IDS, name=plan.name, record=record, before=plan.record_before).close()
     state.close()
 
 
@@ -107,6 +112,17 @@ def test_archive_that_has_changed_is_another_layer(files: Path) -> None:
     started(files, archive)
     started(files, archive)
     (files / "a.tar").write_text("another one")
+    assert "an archive that has changed since" in refused(files, archive).message
+
+
+def test_archive_that_was_only_touched_is_the_same_layer(files: Path) -> None:
+    archive = NAMED.replace("dir:base", "tar:a.tar")
+    digests = {f"{files}/a.tar": sha256(b"first").hexdigest()}
+    started(files, archive, digests=digests)
+    os.utime(files / "a.tar", (1, 1))
+    started(files, archive, digests=digests)
+    assert planned(files, archive).record_before == planned(files, archive).record.with_digests(digests)
+    (files / "a.tar").write_text("other")
     assert "an archive that has changed since" in refused(files, archive).message
 
 

@@ -7,7 +7,9 @@ import fcntl
 import io
 import os
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from sandbox.errors import SetupError
 from sandbox.image import store
+from sandbox.image.guard import importing
 from sandbox.image.store import LayerStore
 from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan
@@ -26,7 +29,7 @@ IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()),
 @pytest.fixture
 def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerStore]:
     """Return a store that unpacks in this process, without a user namespace."""
-    monkeypatch.setattr(store, "run_with_ids", lambda _ids, action: action())
+    monkeypatch.setattr(store, "run_with_ids", lambda _ids, action, _meanwhile: action())
     monkeypatch.setattr(store, "give_to_root", lambda _ids, *_fds: None)
     state = StateDirectory(str(tmp_path / "state"))
     yield LayerStore(state)
@@ -46,7 +49,7 @@ def archive(tmp_path: Path) -> str:
 
 def places(layers: LayerStore) -> list[str]:
     """Return the names of the layers that the store has."""
-    return [name for name in os.listdir(layers._base) if not name.endswith(".importing")]
+    return os.listdir(layers._base)
 
 
 def test_a_layer_is_on_the_disk_before_it_gets_its_name(
@@ -62,13 +65,16 @@ def test_a_layer_is_on_the_disk_before_it_gets_its_name(
 
     def noted(source: str, target: str) -> None:
         rename(source, target)
-        seen.append(("renamed", places(layers)))
+        if os.path.dirname(target) == layers._base:
+            seen.append(("renamed", places(layers)))
 
     monkeypatch.setattr(store, "synchronize_file_system", synchronize)
     monkeypatch.setattr(os, "rename", noted)
     layer = layers.open_archive(archive, IDS)
     layer.close()
-    (building,), (published,) = seen[0][1], seen[1][1]
+    (building,), (published,) = (
+        [name for name in names if not name.endswith(".importing")] for _, names in seen
+    )
     assert [what for what, _ in seen] == ["synchronized", "renamed"]
     assert building.endswith(".new")
     assert layer.place.endswith(published)
@@ -113,3 +119,138 @@ def test_an_error_at_a_layer_that_is_there_leaves_no_descriptor_open(
     assert os.listdir("/proc/self/fd") == before
     layers.open_archive(archive, IDS).close()
     assert os.listdir("/proc/self/fd") == before
+
+
+class Shown:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def begin(self, action: str, path: str, size: int) -> None:
+        self.begun.append(f"{action} {os.path.basename(path)} {size}")
+
+    def update(self, position: int) -> None: ...
+
+    def end(self) -> None:
+        self.begun.append("end")
+
+
+def used(layers: LayerStore, archive: str, ids: IdPlan = IDS) -> tuple[str, list[str]]:
+    """Open the layer of *archive*; returns its place, and what was read for it."""
+    layers._progress = shown = Shown()
+    layer = layers.open_archive(archive, ids)
+    layer.close()
+    return layer.place, shown.begun
+
+
+SIZE = 10240  # that tarfile pads an archive to
+
+
+def test_an_archive_that_was_touched_is_compared_once_and_not_unpacked_again(
+    layers: LayerStore, archive: str
+) -> None:
+    place, read = used(layers, archive)
+    assert read == [f"unpack layer.tar {SIZE}", "end"]
+    for time in (1, 2):
+        os.utime(archive, (time, time))
+        assert used(layers, archive) == (place, [f"compare layer.tar {SIZE}", "end"])
+        assert used(layers, archive) == (place, [])
+    assert places(layers) == [os.path.basename(place)]
+
+
+def test_a_copy_over_an_archive_is_the_same_layer(layers: LayerStore, archive: str, tmp_path: Path) -> None:
+    place, _ = used(layers, archive)
+    (tmp_path / "copy").write_bytes(Path(archive).read_bytes())
+    os.rename(tmp_path / "copy", archive)
+    assert used(layers, archive)[0] == place
+
+
+def test_an_archive_with_another_content_of_the_same_size_is_unpacked_and_replaces_the_layer(
+    layers: LayerStore, archive: str
+) -> None:
+    first, _ = used(layers, archive)
+    whole = Path(archive).read_bytes()
+    Path(archive).write_bytes(whole.replace(b"content", b"CONTENT"))
+    os.utime(archive, (1, 1))
+    place, read = used(layers, archive)
+    assert (read[0], read[2]) == (f"compare layer.tar {SIZE}", f"unpack layer.tar {SIZE}")
+    assert place != first
+    assert Path(place, "tree/file").read_bytes() == b"CONTENT"
+    assert places(layers) == [os.path.basename(place)]
+
+
+def test_the_layer_of_the_same_content_under_other_ids_stays(layers: LayerStore, archive: str) -> None:
+    first, _ = used(layers, archive)
+    os.utime(archive, (1, 1))
+    other = IdPlan(uid_map=single_map(12345), gid_map=single_map(12345), helpers=None, single=True)
+    second, read = used(layers, archive, other)
+    assert read == [f"unpack layer.tar {SIZE}", "end"]
+    assert sorted(places(layers)) == sorted(map(os.path.basename, (first, second)))
+    assert used(layers, archive)[0] == first
+
+
+@pytest.mark.parametrize(
+    "record", ["", "[]", "{}", '{"size": 10240, "sha256": "0", "known": 1}', "[" * 60000, "\udc80"]
+)
+def test_a_layer_whose_record_is_damaged_is_made_again(layers: LayerStore, archive: str, record: str) -> None:
+    place, _ = used(layers, archive)
+    Path(place, "archive.json").write_text(record, errors="surrogateescape")
+    assert used(layers, archive) == (place, [])
+    os.utime(archive, (1, 1))
+    assert used(layers, archive)[1] == [f"unpack layer.tar {SIZE}", "end"]
+
+
+def test_a_record_that_others_may_write_is_not_believed(layers: LayerStore, archive: str) -> None:
+    place, _ = used(layers, archive)
+    os.chmod(os.path.join(place, "archive.json"), 0o666)
+    os.utime(archive, (1, 1))
+    assert used(layers, archive)[1] == [f"unpack layer.tar {SIZE}", "end"]
+
+
+def test_the_digest_is_that_of_the_whole_file(layers: LayerStore, archive: str) -> None:
+    with open(archive, "ab") as file:
+        file.write(b"behind the end")
+    layer = layers.open_archive(archive, IDS)
+    layer.close()
+    assert layer.content() == sha256(Path(archive).read_bytes()).hexdigest()
+
+
+def test_an_archive_with_a_hole_of_exabytes_behind_its_end_is_not_read_through(
+    layers: LayerStore, archive: str
+) -> None:
+    os.truncate(archive, 1 << 43)
+    layer = layers.open_archive(archive, IDS)
+    layer.close()
+    assert layer.content() == ""
+
+
+def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) -> None:
+    base = Path(layers._base)
+    for left in (
+        "0123456789abcdef",
+        "fedcba9876543210",
+    ):  # by an earlier version, and by a process that was killed
+        (base / f"{left}.importing").touch()
+    (base / "fedcba9876543210.new/tree").mkdir(parents=True)
+    with open(base / "1111111111111111.importing", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        place, _ = used(layers, archive)
+        assert sorted(places(layers)) == sorted(["1111111111111111.importing", os.path.basename(place)])
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path: Path) -> None:
+    base, taken = str(tmp_path), threading.Event()
+    with importing(base, "a"):
+        waiting = threading.Thread(target=lambda: _take(base, taken))
+        waiting.start()
+        assert not taken.wait(0.2)
+    waiting.join(60)
+    assert taken.is_set()
+    assert os.listdir(base) == []
+
+
+def _take(base: str, taken: threading.Event) -> None:
+    with importing(base, "a"):
+        assert os.listdir(base) == ["a.importing"]
+        taken.set()

@@ -1,0 +1,67 @@
+"""The record of a layer of the store: which archive it was unpacked from.
+
+    LAYER/archive.json      {"size": BYTES, "sha256": HEX, "known": [KEY, ...]}
+
+Reading a whole archive takes long. A key of what stat(2) tells of it is compared first, and the digest of its content only if that
+key is not among the known ones. A record that is missing or damaged makes the layer one that is not found again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+
+from sandbox.keeping import open_trusted
+from sandbox.records import dataclass, replace
+
+_NAME = "archive.json"
+_LARGEST = 1 << 16
+_MAX_KNOWN = 64
+"""Keys that are kept; the oldest make room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What is known of the archive: its size in bytes, the SHA-256 of its content in hexadecimal digits, and the keys that it had."""
+
+    size: int
+    sha256: str
+    known: tuple[str, ...]
+
+    def with_key(self, key: str) -> Origin:
+        """Return the record with *key* as the latest."""
+        return replace(self, known=(*self.known, key)[-_MAX_KNOWN:])
+
+
+def read_origin(place: str) -> Origin | None:
+    """Return the record of the layer in the directory *place*; None if there is none that can be used."""
+    opened = open_trusted(os.path.join(place, _NAME))
+    if opened is None:
+        return None
+    with open(opened[0], "rb") as file:
+        text = file.read(_LARGEST)
+    try:
+        found = json.loads(text)
+        known = found["known"]
+        if not isinstance(known, list):
+            return None
+        return Origin(size=int(found["size"]), sha256=str(found["sha256"]), known=tuple(map(str, known)))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def write_origin(place: str, origin: Origin) -> None:
+    """Replace the record of the layer in the directory *place* as a whole.
+
+    Raises:
+        OSError: it cannot be written; the old one is still there.
+    """
+    temporary = os.path.join(place, f"{_NAME}.new")
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)  # of a start that was killed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    content = {"size": origin.size, "sha256": origin.sha256, "known": list(origin.known)}
+    with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    os.rename(temporary, os.path.join(place, _NAME))
