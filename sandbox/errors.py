@@ -99,10 +99,15 @@ class SetupError(SandboxError):
         """Translate *error* of *operation* (a key of the advice table, such as "mount proc") in *step*."""
         number = error.errno or 0
         reason = error.strerror or str(error) or "unknown error"
-        path = "" if error.filename is None else f" {os.fsdecode(error.filename)}"
+        path = "" if error.filename is None else os.fsdecode(error.filename)
         name = errno.errorcode.get(number)
         code = f" ({name})" if name else ""
-        return cls(step, f"{operation}{path}: {reason.lower()}{code}", hint=describe_errno(operation, number))
+        # What the step names already is not repeated.
+        call = "" if _names(step, operation) else operation
+        object_ = "" if _names(step, path) else path
+        what = " ".join(filter(None, (call, object_)))
+        message = f"{what}: {reason.lower()}{code}" if what else f"{reason.lower()}{code}"
+        return cls(step, message, hint=describe_errno(operation, number))
 
 
 class StateError(SandboxError):
@@ -157,6 +162,11 @@ def _escape(number: int) -> str:
     return f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
 
 
+def _names(step: str, word: str) -> bool:
+    """Tell whether *word*, an operation or a path, is among the words of *step*."""
+    return any(f"{before}{word} " in f" {step} " for before in " :")
+
+
 def describe_errno(operation: str, number: int) -> str | None:
     """Return advice for *operation* having failed with errno *number*, or None when errno says it all.
 
@@ -166,8 +176,17 @@ def describe_errno(operation: str, number: int) -> str | None:
     advice = _ADVICE.get((operation, number))
     if advice is None and " " in operation:
         advice = _ADVICE.get((operation.partition(" ")[0], number))
-    return advice or _USED_UP.get(number)
+    advice = advice or _USED_UP.get(number)
+    return None if advice is None else advice.replace(_USER, _own_user())
 
+
+def _own_user() -> str:
+    user = f"user {os.geteuid()} of this machine"
+    return user if os.geteuid() else f"{user}, whose capabilities do not count in a sandbox's namespaces,"
+
+
+#: Stands in an advice for the user whose id this process has.
+_USER = "{user}"
 
 #: Whatever it was that failed: something is used up.
 _USED_UP: Mapping[int, str] = {
@@ -299,7 +318,7 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "open",
         errno.EACCES,
-    ): "this user may not read it: check its permissions, and x on the directories on its way",
+    ): f"{_USER} may not open it: check its permissions, and x on the directories on its way",
     ("open", errno.ENOENT): "it is gone since it was checked: try again",
     (
         "open /dev/null",

@@ -13,6 +13,11 @@ from sandbox.kernel.walk import Link, Place, walk
 from sandbox.records import dataclass, field, replace
 from sandbox.typed import Literal
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.kernel.reach import ClosedDirectory
+
 MAX_CONTENT = 1 << 20
 """Bytes of a file that is read: more than execve(2) would take as an environment."""
 
@@ -92,6 +97,8 @@ class PathFact:
     remedy: str = ""
     #: The container image that a directory holds, where that was asked for; None where it holds none.
     image: ImageFormat | None = None
+    #: A directory on the way that is closed to a sandbox, where that was asked for.
+    closed: ClosedDirectory | None = None
 
 
 def inspect(path: str, *, read: bool = False) -> PathFact:
@@ -104,7 +111,7 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
         kind: Kind = "missing"
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, PermissionError):
-            kind, reason = "refused", "permission denied"
+            kind, reason = "refused", _denied()
         real = os.path.realpath(path) if "\0" not in path else path
         return PathFact(path=path, real=real, kind=kind, reason=reason, remedy=_remedy(error), met=met)
     met = tuple(Met(place=link.place, target=link.target) for link in links)
@@ -125,10 +132,14 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
         )
         wanted = os.R_OK | os.X_OK if is_directory else os.R_OK
         if not os.access(f"/proc/self/fd/{fd}", wanted, effective_ids=True):
-            return PathFact(path=path, real=real, kind="refused", reason="permission denied", met=fact.met)
+            return PathFact(path=path, real=real, kind="refused", reason=_denied(), met=fact.met)
         return _read(fact, fd) if read else fact
     finally:
         os.close(fd)
+
+
+def _denied() -> str:
+    return f"permission denied to user {os.geteuid()} of this machine"
 
 
 def _remedy(error: Exception) -> str:
@@ -146,13 +157,14 @@ def inspect_all(
     disks: Collection[str] = (),
     archives: Collection[str] = (),
     roots: Collection[str] = (),
+    bound: Collection[str] = (),
     shown: Collection[str] = (),
 ) -> Mapping[str, PathFact]:
     """Look at each of *paths* once; into those that are to be *read*, too.
 
     Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there; of
     *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there; of the directories
-    among *roots*, whether they hold a container image. If any is among *shown*, it is found what those show, and of all others where
+    among *roots*, whether they hold a container image; of those *bound*, whether they are reached without capabilities. If any is among *shown*, it is found what those show, and of all others where
     they are in their file systems.
     """
     facts = {path: inspect(path, read=path in read) for path in dict.fromkeys([*paths, *disks])}
@@ -163,6 +175,8 @@ def inspect_all(
     facts |= {path: _find_disk(facts[path]) for path in disks}
     facts |= {path: _follow(facts[path]) for path in archives}
     facts |= {path: _find_image(facts[path]) for path in roots}
+    if bound:
+        facts |= _find_closed([facts[path] for path in bound])
     return facts
 
 
@@ -181,6 +195,17 @@ def _follow(fact: PathFact) -> PathFact:
         reason = f"{found.led_by} belongs to another user and leads to {found.closed}, which that user may not read"
         return replace(fact, astray=reason)
     return replace(fact, real=found.real, identity=found.identity)
+
+
+def _find_closed(facts: Iterable[PathFact]) -> Mapping[str, PathFact]:
+    """Return *facts* with the directory on their way that this account may enter only by its capabilities.
+
+    What is bound is opened in the sandbox's user namespace, where these do not count.
+    """
+    from sandbox.kernel.reach import closed_directories
+
+    found = closed_directories(fact.real for fact in facts)
+    return {fact.path: replace(fact, closed=found[fact.real]) for fact in facts if fact.real in found}
 
 
 def _find_image(fact: PathFact) -> PathFact:

@@ -7,7 +7,8 @@ capabilities, :func:`keep_over_id_change` comes before the change of uid, which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from sandbox.kernel import _libc
 from sandbox.records import dataclass
@@ -139,6 +140,21 @@ def set_process_sets(sets: CapabilitySets) -> None:
     _libc.capset(permitted, permitted, mask(sets.inheritable))
     for name in sorted(sets.ambient):
         _libc.prctl(_libc.PR_CAP_AMBIENT, _libc.PR_CAP_AMBIENT_RAISE, NUMBERS[name])
+
+
+@contextmanager
+def lowered(*lowered_names: str) -> Iterator[bool]:
+    """Take *lowered_names* out of this thread's effective set meanwhile; yields whether any of them was there."""
+    effective, permitted, inheritable = _libc.capget()
+    less = effective & ~mask(lowered_names)
+    if less == effective:
+        yield False
+        return
+    _libc.capset(less, permitted, inheritable)
+    try:
+        yield True
+    finally:
+        _libc.capset(effective, permitted, inheritable)
 
 
 def current_sets() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:

@@ -22,7 +22,7 @@ from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
-from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes, with_hidden
+from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes, with_hidden, without_capable
 from sandbox.private import PrivateFacts
 from sandbox.records import dataclass, replace
 from sandbox.sources import PathFact
@@ -91,12 +91,15 @@ def host_files(spec: Spec) -> list[str]:
 def host_details(spec: Spec, facts: HostFacts | None = None) -> Mapping[str, list[str]]:
     """Return, as arguments of `inspect_all`, the paths of the host of which more has to be known.
 
-    These are devices, sources that take part in mount propagation, paths whose disk is limited, archives, directories that become
+    These are devices, what is bound, sources that take part in mount propagation, paths whose disk is limited, archives, directories that become
     the root, and sources of which it matters what they show.
     """
     slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
+    binds = [volume.source for volume in spec.volumes if volume.type == "bind"]
+    devices = [device.path for device in spec.devices]
     return {
-        "devices": [device.path for device in spec.devices],
+        "devices": devices,
+        "bound": [*devices, *(source for source in binds if source is not None)],
         "mounts": [source for source in slaves if source is not None],
         "disks": [limit.path for limit in spec.limits.io],
         "archives": [layer.path for layer in spec.root.layers if layer.kind == "tar"],
@@ -172,6 +175,7 @@ def draft(
     namespaces = plan_namespaces(spec, facts, joined or {}, findings)
     own_user = "user" in namespaces.private
     ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
+    paths = without_capable(paths, ids)
     layers = plan_layers(spec, paths, private, findings)
     record = make_record(spec, layers, found)
     check_kept(spec, kept, record, findings, accept_layers=accept_layers)

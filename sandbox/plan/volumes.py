@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 
 from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel.reach import ClosedDirectory
 from sandbox.ops import BindDevice, BindVolume, FileVolume, HideDirectory, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
 from sandbox.plan.private import hidden_in, source_refusal
 from sandbox.plan.storage import inside, shows_directory
-from sandbox.plan.values import KeptVolume
+from sandbox.plan.values import IdPlan, KeptVolume
 from sandbox.private import PrivateFacts
 from sandbox.records import replace
 from sandbox.sources import PathFact
@@ -91,12 +92,14 @@ def with_hidden(
 
 def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tuple[str, str, str] | None:
     """Return the setting of a bind volume that cannot be had, message and hint; None if all can."""
-    if fact.kind in ("missing", "refused"):
-        return (
-            "source",
-            f"{volume.source}: {fact.reason}",
-            fact.remedy or "make it first, or name an existing file or directory",
-        )
+    if fact.kind == "missing":
+        hint = "make it first, or name an existing file or directory"
+        return "source", f"{volume.source}: {fact.reason}", fact.remedy or hint
+    if fact.kind == "refused":
+        hint = "let that user read it, and enter the directories on its way"
+        return "source", f"{volume.source}: {fact.reason}", fact.remedy or hint
+    if fact.closed is not None:
+        return ("source", *_closed(volume.source, fact.closed))
     refusal = source_refusal(fact.real, writable=not volume.read_only, private=private)
     if refusal is not None:
         return ("source", *refusal)
@@ -104,6 +107,31 @@ def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tu
         reason = f"{volume.source} is on a mount of this machine that is private: what is mounted there later goes nowhere"
         return "propagation", reason, "as root: mount --make-shared, on the mount point that findmnt -T names"
     return None
+
+
+def _closed(path: str | None, closed: ClosedDirectory) -> tuple[str, str]:
+    """Return message and hint for what this account reaches only by its capabilities."""
+    directory = f"{closed.path} (mode {closed.mode:o}, of user {closed.owner})"
+    return (
+        f"{path}: {directory} is closed to user {closed.user} of this machine without its capabilities",
+        f"chmod o+x {closed.path}, or start the sandbox as user {closed.owner}",
+    )
+
+
+def without_capable(paths: Mapping[str, PathFact], ids: IdPlan) -> Mapping[str, PathFact]:
+    """Return *paths* with nothing closed where the capabilities of user 0 of the sandbox hold over it.
+
+    That is where *ids* map both user and group of the directory: capable_wrt_inode_uidgid() of kernel/capability.c.
+    """
+
+    def holds(closed: ClosedDirectory) -> bool:
+        return all(
+            any(entry.outside <= number < entry.outside + entry.count for entry in id_map)
+            for number, id_map in ((closed.owner, ids.uid_map), (closed.group, ids.gid_map))
+        )
+
+    reached = {path: fact for path, fact in paths.items() if fact.closed is not None and holds(fact.closed)}
+    return {**paths, **{path: replace(fact, closed=None) for path, fact in reached.items()}}
 
 
 def _plan_volume(volume: Volume, paths: Mapping[str, PathFact], state_directory: str) -> VolumeOperation:
@@ -156,6 +184,9 @@ def plan_devices(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) 
             reason = fact.reason or "there is no device in it"
             hint = "see ls -l /dev on this machine; what makes a device appear is its driver (see dmesg)"
             findings.refuse(f"{key}.path", f"{device.path}: {reason}", fact.remedy or hint)
+            continue
+        if fact.closed is not None:
+            findings.refuse(f"{key}.path", *_closed(device.path, fact.closed))
             continue
         for operation in _plan_device(device, fact):
             if operation.target in planned:

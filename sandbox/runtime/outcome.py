@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
@@ -12,6 +13,10 @@ from sandbox.spec.units import format_duration
 
 #: What else may be the cause if process 1 fails.
 _SAME_ID = 'a program with the same id as process 1 (all have it with ids.map = "single") can set its limits: prlimit(2)'
+
+
+#: Operations that walk the new root, whose layers another user than the caller reads.
+_READS_LAYERS = ("mount", "mount proc", "mount sysfs", "chown")
 
 
 def setup_error(plan: Plan, message: SetupFailed) -> SandboxError:
@@ -27,6 +32,11 @@ def setup_error(plan: Plan, message: SetupFailed) -> SandboxError:
     failure = SetupError.from_os_error(step, message.operation or message.step, error)
     if message.hint:
         failure.hint = message.hint
+    elif message.errno == errno.EACCES and message.operation in _READS_LAYERS:
+        failure.hint = (
+            f"the layers are read as user {plan.ids.root[0]} of this machine, which may not enter a directory there: "
+            "chmod o+x it, or start the sandbox as its owner"
+        )
     elif failure.hint is None:
         failure.hint = describe_errno(message.step, message.errno)
     return failure

@@ -131,6 +131,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.mountinfo": frozenset({"Location", "is_inside", "location", "paths_to"}),
     "sandbox.kernel.mounts": frozenset({"MASKED_PATHS", "READONLY_PATHS"}),
     "sandbox.kernel.namespaces": frozenset({"Identity", "NamespaceFact", "UserNamespaceFact"}),
+    "sandbox.kernel.reach": frozenset({"ClosedDirectory"}),
     "sandbox.kernel.rlimits": frozenset({"RESOURCES", "check"}),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,6 +87,85 @@ def test_layer_that_is_a_file_offers_the_other_kind(launcher: Launcher, tmp_path
 def test_layer_that_cannot_be_read(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     refused(launcher, '[root]\nlayers = ["dir:closed"]\n', "root.layers[0]: ", "permission denied")
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """Return a directory that only another user may enter, as a home directory is."""
+    home = tmp_path / "home"
+    (home / "src").mkdir(parents=True)
+    home.chmod(0o700)
+    os.chown(home, 65534, 65534)
+    return home
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ('[[volumes]]\ntype = "bind"\nsource = "home/src"\ntarget = "/mnt"\n', "5:10: volumes[0].source: "),
+        ('[[devices]]\npath = "home/null"\ntarget = "/dev/x"\n', "4:8: devices[0].path: "),
+    ],
+)
+def test_what_only_the_capabilities_of_root_reach_is_refused_at_its_place(
+    launcher: Launcher, closed: Path, table: str, key: str
+) -> None:
+    os.mknod(closed / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    refused(
+        launcher,
+        HOST_ROOT + table,
+        f"test.toml:{key}{closed}/",
+        f": {closed} (mode 700, of user 65534) is closed to user 0 of this machine",
+        f"chmod o+x {closed}, or start the sandbox as user 65534",
+    )
+
+
+@pytest.mark.root
+def test_what_the_capabilities_of_the_sandboxs_root_reach_is_a_volume(
+    launcher: Launcher, closed: Path
+) -> None:
+    (closed / "src/file").touch()
+    maps = (f"{kind}_map = [{{ inside = 0, outside = 60000, count = 65536 }}]\n" for kind in ("uid", "gid"))
+    volume = '[[volumes]]\ntype = "bind"\nsource = "home/src"\ntarget = "/mnt"\nread_only = true\n'
+    done = launcher.up(HOST_ROOT + "[ids]\n" + "".join(maps) + volume, ["ls", "/mnt"])
+    assert (done.status, done.out) == (0, "file\n"), done
+
+
+@pytest.mark.root
+def test_layer_that_the_server_may_not_enter_names_the_servers_id(launcher: Launcher, closed: Path) -> None:
+    refused(
+        launcher,
+        '[root]\nlayers = ["dir:/", "dir:home"]\n',
+        "sandbox: mount proc on /proc: openat2: permission denied (EACCES)\n",
+        "hint: the layers are read as user 1878982656 of this machine",
+    )
+
+
+@pytest.mark.root
+def test_state_behind_a_closed_directory_is_told_once_with_the_id_that_may_not(
+    launcher: Launcher, closed: Path
+) -> None:
+    done = launcher.up(
+        HOST_ROOT + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/mnt"\n',
+        ["true"],
+        environ={"SANDBOX_STATE_DIR": str(closed / "state")},
+    )
+    assert done.status == 125
+    place = closed / "state/volumes/data/data"
+    assert done.err.startswith(
+        f"sandbox: open {place}: openat2: permission denied (EACCES)\n      hint: user 0 "
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_volume_that_cannot_be_read_names_the_user_who_may_not(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    refused(
+        launcher,
+        HOST_ROOT + '[[volumes]]\ntype = "bind"\nsource = "closed"\ntarget = "/mnt"\n',
+        f"volumes[0].source: {tmp_path}/closed: permission denied to user {os.geteuid()} of this machine",
+        "let that user read it",
+    )
 
 
 def test_archive_that_is_none(launcher: Launcher, tmp_path: Path) -> None:

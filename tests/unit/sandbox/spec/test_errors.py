@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,28 @@ def test_a_setup_error_names_step_operation_path_and_reason() -> None:
     assert error.step == "mount /proc"
     assert error.hint is not None
     assert "too revealing" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("step", "operation", "path", "text"),
+    [
+        ("open /a/b", "open", "/a/b", "open /a/b: refused (EACCES)"),
+        ("open /dev/fuse", "open /dev/fuse", "/dev/fuse", "open /dev/fuse: refused (EACCES)"),
+        ("mount proc on /proc", "mount proc", "/proc", "mount proc on /proc: refused (EACCES)"),
+        ("layer dir:/a", "open", "/a", "layer dir:/a: open: refused (EACCES)"),
+        ("open /a/b", "open", "/a", "open /a/b: /a: refused (EACCES)"),
+        ("reopen", "open", "/a", "reopen: open /a: refused (EACCES)"),
+    ],
+)
+def test_a_setup_error_says_nothing_twice(step: str, operation: str, path: str, text: str) -> None:
+    assert str(SetupError.from_os_error(step, operation, OSError(errno.EACCES, "refused", path))) == text
+
+
+def test_a_file_that_cannot_be_opened_is_told_with_the_id_that_may_not() -> None:
+    advice = describe_errno("open", errno.EACCES)
+    assert advice is not None
+    assert advice.startswith(f"user {os.geteuid()} of this machine")
+    assert "{" not in advice
 
 
 def test_a_setup_error_of_an_errno_that_says_it_all_has_no_hint() -> None:
