@@ -22,8 +22,8 @@ import os
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs more than the rest of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Protocol
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Protocol
 
     class RenderableDiagnostic(Protocol):
         """What SpecError needs of a diagnostic; `sandbox.spec.diagnostic.Diagnostic` is the one that exists."""
@@ -67,6 +67,8 @@ class SpecError(SandboxError):
 
     def __init__(self, diagnostics: Iterable[RenderableDiagnostic]) -> None:
         self.diagnostics = list(diagnostics)
+        #: Returns what of the file is right (sandbox.spec.remainder), where that is known: the machine may refuse some of it, too.
+        self.remainder: Callable[[], Any] | None = None
         super().__init__("\n".join(diagnostic.render() for diagnostic in self.diagnostics))
 
     def render(self, *, color: bool = False) -> str:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from sandbox.spec.requests import Request
 
 DESCRIPTION = """\
-Find all mistakes in environment files, for an editor, a commit hook or a CI job. Nothing is started, and what only this
-machine can tell (whether a directory exists, whether a limit can be enforced) is left to `sandbox explain`. A layer or a file
+Find all mistakes in environment files, for an editor, a commit hook or a CI job. Nothing is started. With --here this
+machine is looked at, too: what `sandbox up` would refuse before it starts anything is a mistake, such as a path that does not
+exist or may not be read, or a limit that cannot be enforced. Without --here paths are not looked at, but that a layer or a file
 that exists here and is of a kind that no machine could use there, such as a FIFO, is a mistake. Without
 --profile, each file is checked as it is and with each of its profiles. With --untrusted, what a file of somebody else
 would get is named before anything of it is done, with what its program could change of its own next start here, and what is
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also name every path of this machine, variable, port and privilege that the files ask for",
     )
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="also look at this machine: paths, and all else that `up` would refuse before it starts anything",
+    )
     add_overrides(parser)
     add_json(parser)
 
@@ -68,12 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
         from sandbox.cli.untrusted import look_here
 
         examined = {file: look_here(checked) for file, checked in examined.items()}
+    if arguments.here:
+        from sandbox.cli.here import with_refusals
+
+        examined = {file: with_refusals(checked) for file, checked in examined.items()}
     found = {file: checked.diagnostics for file, checked in examined.items()}
     mistakes = sum(diagnostic.severity == "error" for one in found.values() for diagnostic in one)
     if arguments.json:
         print_json(
             {
                 "ok": not mistakes,
+                "here": arguments.here,
                 "files": [
                     {
                         "file": file,
@@ -93,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         for file, checked in examined.items():
             print("\n".join(_requests_as_text(file, checked)))
     sys.stdout.flush()  # before the summary, wherever the two go
-    print(_summary(len(found), mistakes), file=sys.stderr)
+    print(_summary(len(found), mistakes, here=arguments.here), file=sys.stderr)
     return 1 if mistakes else 0
 
 
@@ -144,10 +155,8 @@ def _requests_as_text(file: str, checked: Checked) -> Iterator[str]:
             yield printable(f"    {request.what}{leads}: {request.text}{profile}{where}")
 
 
-def _summary(files: int, mistakes: int) -> str:
+def _summary(files: int, mistakes: int, *, here: bool) -> str:
     checked = f"{files} {'file' if files == 1 else 'files'} checked"
-    return (
-        f"{checked}: {mistakes} {'mistake' if mistakes == 1 else 'mistakes'}"
-        if mistakes
-        else f"{checked}: no mistakes"
-    )
+    found = f"{mistakes or 'no'} {'mistake' if mistakes == 1 else 'mistakes'}"
+    looked = "" if here else "; --here looks at the paths of this machine, too"
+    return f"{checked}: {found}{looked}"

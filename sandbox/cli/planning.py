@@ -9,6 +9,7 @@ from sandbox.records import dataclass
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
     from sandbox.errors import SandboxError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from sandbox.plan import Draft, Kept
     from sandbox.private import PrivateFacts
     from sandbox.sources import PathFact
+    from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
+    from sandbox.spec.remainder import Remainder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +37,54 @@ class Planning:
     kept: Kept
 
 
-def plan(spec: Spec, command: tuple[str, ...] | None = None, *, accept_layers: bool = False) -> Planning:
+def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None) -> Spec:
+    """Load the file that *arguments* name, for a plan with *command* instead of the file's.
+
+    What this version does not enforce is refused by the plan, together with what this machine refuses.
+
+    Raises:
+        SpecError: with all mistakes, and with what this machine refuses of the rest.
+    """
+    from sandbox.cli.options import load_spec
+    from sandbox.errors import SpecError
+    from sandbox.spec.diagnostic import Diagnostic
+    from sandbox.typed import cast
+
+    try:
+        return load_spec(arguments, unenforced="keep")
+    except SpecError as error:
+        rest: Remainder | None = error.remainder() if error.remainder is not None else None
+        if rest is None:
+            raise
+        mistakes = cast("list[Diagnostic]", error.diagnostics)
+        together = [*mistakes, *refusals_of_rest(rest, command)]
+    together.sort(key=Diagnostic.sort_key)
+    raise SpecError(together)
+
+
+def refusals_of_rest(rest: Remainder, command: tuple[str, ...] | None = None) -> list[Diagnostic]:
+    """Return what this machine refuses of *rest*, what is right of a file with mistakes, as far as that can be told."""
+    from sandbox.errors import SandboxError
+
+    try:
+        # What is kept cannot be compared: the name or the layers may be among the mistakes.
+        found = plan(rest.spec, command, with_kept=False).draft.diagnostics()
+    except SandboxError:
+        return []  # the mistakes come first
+    return [refusal for one in found if (refusal := rest.in_file(one)) is not None]
+
+
+def plan(
+    spec: Spec,
+    command: tuple[str, ...] | None = None,
+    *,
+    accept_layers: bool = False,
+    with_kept: bool = True,
+) -> Planning:
     """Look at this machine and draft the plan of *spec*, with *command* instead of the file's.
 
-    With *accept_layers* a persistent layer is taken that was made over other layers.
+    With *accept_layers* a persistent layer is taken that was made over other layers; without *with_kept* nothing that is kept is
+    looked at.
     """
     from sandbox import host, state
     from sandbox.errors import StateError
@@ -56,7 +103,7 @@ def plan(spec: Spec, command: tuple[str, ...] | None = None, *, accept_layers: b
         path, directory, problem = "", "", error
     kept = Kept()
     try:
-        kept = look(spec, directory)
+        kept = look(spec, directory) if with_kept else kept
     except StateError as error:
         problem = problem or error
     paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))

@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 
-from sandbox.cli.options import add_file, add_overrides, load_spec
+from sandbox.cli.options import add_file, add_overrides
 from sandbox.cli.output import print_json, print_warnings, warn
 from sandbox.cli.verbs import PROGRAM_EXIT_STATUS
 
@@ -96,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     gc.disable()  # it would look through what is being imported again and again, and find no garbage
     # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
     from sandbox.cli import BEGUN
+    from sandbox.cli.planning import load_to_plan
     from sandbox.runtime.server import Server
     from sandbox.runtime.timeline import Timeline
 
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if not _may_need_no_server(arguments):
             server.start()
-        spec = load_spec(arguments)
+        spec = load_to_plan(arguments, tuple(arguments.command) or None)
         timeline.mark("read")
         from sandbox.cli.progress import ArchiveProgress
         from sandbox.plan import may_need_no_server
@@ -253,11 +254,11 @@ def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:
 
 def _dry_run(arguments: argparse.Namespace) -> int:
     """Print the plan; touch neither the state directory nor a process."""
-    spec = load_spec(arguments)
-    from sandbox.cli.planning import plan
+    from sandbox.cli.planning import load_to_plan, plan
     from sandbox.plan import as_dict, describe
 
-    planning = plan(spec, tuple(arguments.command) or None, accept_layers=arguments.accept_layers)
+    command = tuple(arguments.command) or None
+    planning = plan(load_to_plan(arguments, command), command, accept_layers=arguments.accept_layers)
     if planning.state is not None:
         raise planning.state
     accepted = planning.draft.accepted()

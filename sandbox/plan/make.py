@@ -58,11 +58,20 @@ class Draft:
             SpecError: with every setting that cannot be had here, each at its place.
             HostError: the machine lacks what every sandbox needs.
         """
+        if self.refusals:
+            raise SpecError(self.diagnostics())
         if self.host is not None:
             raise self.host
-        if self.refusals:
-            raise SpecError(self.refusals)
         return self.plan
+
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Return all that stands against the plan, in the order of the file; what the machine lacks comes first."""
+        if self.host is None:
+            return self.refusals
+        return (
+            Diagnostic(file=self.plan.file, message=self.host.message, hint=self.host.hint),
+            *self.refusals,
+        )
 
 
 def host_paths(spec: Spec, facts: HostFacts | None = None) -> list[str]:

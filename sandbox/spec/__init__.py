@@ -8,7 +8,7 @@
     values/, tables/, model     the language itself
     lookup, assignments         from a key to its declaration; KEY=VALUE
     expand, compose, rules      references in strings; several files to one; what settings say together
-    load                        all of it, from a path
+    load, remainder             all of it, from a path; what is right of a file with mistakes
     dump, check                 back to TOML, with the place of every value; all mistakes, with every profile
 
 A line imports only lines above it. Use `load`, and `Spec.diagnose` to report what only the host can tell.

@@ -13,10 +13,20 @@ from sandbox.spec.load import ParsedFiles, Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
 from sandbox.spec.unusable import unusable
-from sandbox.typed import cast
+from sandbox.typed import Any, cast
 
 MAX_ENTRIES_CHECKED = 200_000
 """Keys and values of one file, counted once for each profile that it is checked with: seconds, and far more than files have."""
+
+
+@records.dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The file with one profile, or as it is (*profile* is None): the specification, or what is right of one with mistakes."""
+
+    profile: str | None
+    spec: Spec | None = None
+    #: Returns a sandbox.spec.remainder.Remainder; None where there is a specification, or nothing is right by itself.
+    remainder: Callable[[], Any] | None = None
 
 
 @records.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +38,8 @@ class Checked:
     requests: tuple[Request, ...] | None = None
     #: What the requests are of: the file as it is, and with each of its profiles.
     specs: tuple[Spec, ...] = ()
+    #: All that was checked: the file as it is first, then with each of its profiles.
+    variants: tuple[Variant, ...] = ()
 
 
 def check(
@@ -75,16 +87,20 @@ def examine(
             parsed_files=parsed_files,
         )
 
-    def check_with(names: Sequence[str]) -> list[Diagnostic]:
+    variants: list[Variant] = []
+
+    def check_with(names: Sequence[str], profile: str | None = None) -> list[Diagnostic]:
         try:
             spec = load(names, "refuse")
         except SpecError as error:
+            variants.append(Variant(profile=profile, remainder=error.remainder))
             return _of(error)
+        variants.append(Variant(profile=profile, spec=spec))
         known.update(dict.fromkeys(spec.profile))
         return [*spec.unenforced, *spec.warnings, *unusable(spec)]
 
     found = check_with(profiles)
-    seen = {_identity(diagnostic) for diagnostic in found}
+    seen = {identity(diagnostic) for diagnostic in found}
     checked: set[str] = set()
     while not profiles and len(known) <= MAX_PROFILES:  # more are a mistake, and one is enough
         # One profile may mend what hid those of the files that this one extends.
@@ -99,8 +115,8 @@ def examine(
         checked.add(profile)
         found += [
             records.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
-            for diagnostic in check_with((profile,))
-            if _identity(diagnostic) not in seen
+            for diagnostic in check_with((profile,), profile)
+            if identity(diagnostic) not in seen
         ]
     asked = None
     specs: tuple[Spec, ...] = ()
@@ -109,7 +125,12 @@ def examine(
             asked, specs = _all_requests(load, profiles, () if profiles else tuple(known))
         except SpecError:
             pass
-    return Checked(diagnostics=sorted(found, key=Diagnostic.sort_key), requests=asked, specs=specs)
+    return Checked(
+        diagnostics=sorted(found, key=Diagnostic.sort_key),
+        requests=asked,
+        specs=specs,
+        variants=tuple(variants),
+    )
 
 
 def _all_requests(
@@ -131,7 +152,7 @@ def _profiles_of(tree: Mapping[str, object]) -> dict[str, None]:
     return dict.fromkeys(profiles) if isinstance(profiles, dict) else {}
 
 
-def _identity(diagnostic: Diagnostic) -> tuple[object, ...]:
+def identity(diagnostic: Diagnostic) -> tuple[object, ...]:
     """Return what a mistake in a profile has in common with what becomes of it where the profile is applied."""
     return (*diagnostic.sort_key(), diagnostic.message)
 

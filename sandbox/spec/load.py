@@ -16,11 +16,18 @@ from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.document import parse_document
 from sandbox.spec.expand import expand_tree, unexpanded, variables
 from sandbox.spec.model import Spec
-from sandbox.spec.notation import format_key_path
+from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem
 from sandbox.spec.rules import check_rules, settle
 from sandbox.spec.settings import Context, Cursor, Problems
-from sandbox.typed import Literal
+from sandbox.typed import Any, Literal
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.spec.remainder import Remainder
 
 Unenforced = Literal["refuse", "keep"]
 
@@ -87,27 +94,35 @@ def parse(
         assignments=[(SET, one) if isinstance(one, str) else one for one in assignments],
         directory=os.getcwd() if assignments else "/",
     )
-    origins = composition.origins
-    problems = Problems()
-    cursor = Cursor(Context(origins=origins, home=environ.get("HOME"), root=Spec), problems)
     # Of a profile that is not applied, nothing is asked for.
     asked = {key: value for key, value in composition.tree.items() if key != "profile"}
     references = {name: format_key_path(path) for name, path in variables(asked)}
+
+    def cursor_of(origins: Origins) -> Cursor:
+        return Cursor(Context(origins=origins, home=environ.get("HOME"), root=Spec), Problems())
+
+    def decode(tree: dict[str, Any], cursor: Cursor) -> Spec:
+        spec = decode_table(
+            Spec,
+            tree,
+            cursor,
+            file=file,
+            directory=os.path.dirname(file),
+            origins=cursor.context.origins,
+            files=composition.files,
+            read_from=tuple(
+                os.path.abspath(name) for name in composition.files if path != STDIN or name != _STDIN_FILE
+            ),
+            variables=references,
+        )
+        check_rules(spec, cursor.problems)
+        return spec
+
+    origins = composition.origins
+    cursor = cursor_of(origins)
+    problems = cursor.problems
     tree = expand_tree(composition.tree, environ, cursor, except_for=("extends", "profile"))
-    spec = decode_table(
-        Spec,
-        tree,
-        cursor,
-        file=file,
-        directory=os.path.dirname(file),
-        origins=origins,
-        files=composition.files,
-        read_from=tuple(
-            os.path.abspath(name) for name in composition.files if path != STDIN or name != _STDIN_FILE
-        ),
-        variables=references,
-    )
-    check_rules(spec, problems)
+    spec = decode(tree, cursor)
     optional: list[Problem] = []
     refused: list[Problem] = []
     for problem in problems.found:
@@ -116,10 +131,30 @@ def parse(
         useless = {problem.path for problem in refused if problem.unenforced}
         refused = [problem for problem in refused if not (problem.if_enforced and problem.path in useless)]
     if problems.mistakes or (refused and unenforced == "refuse"):
-        raise SpecError(origins.diagnose_all(refused))
+
+        def again(rest: dict[str, Any], places: Origins) -> tuple[Spec, list[KeyPath]]:
+            here = cursor_of(places)
+            decoded = decode(rest, here)
+            wrong = [problem.path for problem in here.problems.mistakes]
+            return decoded if wrong else settle(decoded), wrong
+
+        error = SpecError(origins.diagnose_all(refused))
+        error.remainder = lambda: _remainder(tree, origins, problems, again)
+        raise error
     kept = [*(records.replace(problem, warning=True) for problem in optional), *refused]
     doubts = [problem for problem in unexpanded(asked) if not _is_variable_of_shell(origins, problem)]
     return records.replace(settle(spec), problems=tuple(kept), doubts=tuple(doubts))
+
+
+def _remainder(
+    tree: dict[str, Any],
+    origins: Origins,
+    problems: Problems,
+    decode: Callable[[dict[str, Any], Origins], tuple[Spec, list[KeyPath]]],
+) -> Remainder | None:
+    from sandbox.spec.remainder import remainder  # only for files with mistakes
+
+    return remainder(tree, origins, [problem.path for problem in problems.mistakes], decode)
 
 
 def _is_variable_of_shell(origins: Origins, problem: Problem) -> bool:

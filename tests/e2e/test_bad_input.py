@@ -89,6 +89,38 @@ def test_layer_that_cannot_be_read(launcher: Launcher, tmp_path: Path) -> None:
     refused(launcher, '[root]\nlayers = ["dir:closed"]\n', "root.layers[0]: ", "permission denied")
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_mistakes_and_refusals_are_told_together_in_the_order_of_the_file(
+    launcher: Launcher, options: list[str]
+) -> None:
+    done = launcher.up(
+        HOST_ROOT
+        + '[[volumes]]\ntype = "bind"\nsource = "absent"\ntarget = "/a"\n'
+        + '[process]\ncmmand = "true"\nenv_file = "absent.env"\n'
+        + '[network]\nmode = "private"\n'
+        + '[[devices]]\npath = "/dev/absent"\n',
+        options=options,
+    )
+    assert done.status == 125
+    told = [line.partition(".toml:")[2] for line in done.err.splitlines() if ".toml:" in line]
+    assert [line.split(": ")[:2] for line in told] == [
+        ["5:10", "volumes[0].source"],
+        ["8:1", "process.cmmand"],
+        ["9:12", "process.env_file"],
+        ["11:8", "network.mode"],
+        ["13:8", "devices[0].path"],
+    ]
+
+
+def test_what_is_not_enforced_is_told_with_what_the_machine_refuses(launcher: Launcher) -> None:
+    refused(
+        launcher,
+        HOST_ROOT + '[process]\nenv_file = "absent.env"\n[network]\nmode = "private"\n',
+        "test.toml:4:12: process.env_file: ",
+        'test.toml:6:8: network.mode: "private" is not enforced',
+    )
+
+
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
     """Return a directory that only another user may enter, as a home directory is."""

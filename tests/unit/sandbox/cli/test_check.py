@@ -35,7 +35,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_files_without_a_mistake_give_nothing_but_the_count(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "good.toml", "good.toml"]) == 0
-    assert capsys.readouterr() == ("", "1 file checked: no mistakes\n")
+    assert capsys.readouterr() == (
+        "",
+        "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",
+    )
 
 
 def test_every_profile_is_checked_and_no_mistake_is_told_twice(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +52,7 @@ profiles.toml:5:1: profile.typo.limits.memry: unknown key
     5 | memry = "1G"
       | ^~~~~ did you mean memory?
 """,
-        "2 files checked: 2 mistakes\n",
+        "2 files checked: 2 mistakes; --here looks at the paths of this machine, too\n",
     )
 
 
@@ -74,7 +77,7 @@ b.toml:2:15: limits.pids: must be at least 1, found 0
     2 | limits.pids = 0
       |               ^ for example: pids = 256
 """,
-        "2 files checked: 3 mistakes\n",
+        "2 files checked: 3 mistakes; --here looks at the paths of this machine, too\n",
     )
 
 
@@ -89,7 +92,7 @@ w.toml:2:9: warning: network.hosts: not enforced by this version
     2 | network.hosts = { db = "10.0.0.2" }
       |         ^~~~~ remove it, or use a version that enforces it
 """,
-        "1 file checked: no mistakes\n",
+        "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",
     )
 
 
@@ -179,7 +182,7 @@ h.toml asks for:
     network.mode = "host": reaches all that this machine reaches, its own services too, and listens on its ports \
 (with --profile wide) [h.toml:14]
 """,
-        "1 file checked: no mistakes\n",
+        "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",
     )
 
 
@@ -207,3 +210,69 @@ def test_untrusted_names_what_a_version_asks_for_that_would_refuse_it(
     (directory / "d.toml").write_text(GOOD + '[[build]]\ncopy = "/src"\ntarget = "/s"\n')
     assert main(["check", "--untrusted", "d.toml"]) == 1
     assert "/src: copied into a layer [d.toml:3]" in capsys.readouterr().out
+
+
+HERE = """\
+root.layers = ["dir:/", "dir:absent", "tar:folder"]
+[[volumes]]
+type = "bind"
+source = "missing"
+target = "/v"
+[profile.work.process]
+env_file = "absent.env"
+"""
+
+
+def test_here_tells_what_up_would_refuse_with_every_profile(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "folder").mkdir()
+    (directory / "here.toml").write_text(HERE)
+    assert main(["check", "here.toml"]) == 1
+    assert told(capsys.readouterr().out) == ["1:39: root.layers[2]"]
+    assert main(["check", "--here", "here.toml"]) == 1
+    out, err = capsys.readouterr()
+    assert told(out) == [
+        "1:25: root.layers[1]", "1:39: root.layers[2]", "4:10: volumes[0].source", "7:12: process.env_file",
+    ]  # fmt: skip
+    assert "no such file or directory (with --profile work)" in out
+    assert err == "1 file checked: 4 mistakes\n"
+
+
+def told(out: str) -> list[str]:
+    return [
+        ": ".join(line.split(":", 1)[1].split(": ")[:2])
+        for line in out.splitlines()
+        if line.startswith("here.toml")
+    ]
+
+
+def test_here_tells_mistakes_and_refusals_together(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "here.toml").write_text(HERE.replace("[profile.work.process]", "[process]\ncmmand = 1"))
+    assert main(["check", "--here", "--json", "here.toml"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["here"] is True
+    assert [one["key"] for one in result["files"][0]["diagnostics"]] == [
+        "root.layers[1]", "root.layers[2]", "volumes[0].source", "process.cmmand", "process.env_file",
+    ]  # fmt: skip
+
+
+def test_here_tells_what_is_not_enforced_once(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / "here.toml").write_text(GOOD + 'network.mode = "private"\n[profile.a]\nlimits.pids = 5\n')
+    assert main(["check", "--here", "here.toml"]) == 1
+    assert told(capsys.readouterr().out).count("2:16: network.mode") == 1
+
+
+def test_here_starts_and_changes_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(directory / "state"))
+    monkeypatch.setenv("SANDBOX_RUN_DIR", str(directory / "run"))
+    before = sorted(path.name for path in directory.iterdir())
+    main(["check", "--here", "good.toml"])
+    assert sorted(path.name for path in directory.iterdir()) == before
+    (directory / "state").write_text("a file")
+    assert main(["check", "--here", "good.toml"]) == 1
+    assert "state directory" in capsys.readouterr().out

@@ -21,7 +21,18 @@ from sandbox.manual.paragraphs import paragraphs
 from tests.conftest import PROJECT
 
 #: Modules of the package that are no verbs.
-SHARED = {"main", "options", "output", "parser", "plain", "planning", "untrusted", "verbs"}
+SHARED = {
+    "here",
+    "main",
+    "options",
+    "output",
+    "parser",
+    "plain",
+    "planning",
+    "progress",
+    "untrusted",
+    "verbs",
+}
 
 #: Verbs whose result is for programs, too. (schema prints JSON and nothing else; up with --dry-run is asked for below.)
 PARSED = {"check", "config", "doctor", "explain", "get"}

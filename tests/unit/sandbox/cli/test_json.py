@@ -41,7 +41,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) ->
 
 def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     result = printed(capsys, "check", "a.toml", "wrong.toml", status=1)
-    assert result.keys() == {"ok", "files"}
+    assert result.keys() == {"ok", "here", "files"}
     assert [(one.keys(), one["ok"]) for one in result["files"]] == [
         ({"file", "ok", "diagnostics"}, True),
         ({"file", "ok", "diagnostics"}, False),

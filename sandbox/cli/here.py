@@ -1,0 +1,44 @@
+"""What this machine refuses of files that are checked: all that `up` would refuse before it starts anything."""
+
+from __future__ import annotations
+
+from sandbox.records import replace
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.spec.check import Checked, Variant
+    from sandbox.spec.diagnostic import Diagnostic
+
+
+def with_refusals(checked: Checked) -> Checked:
+    """Return *checked* with what this machine refuses of the file, and of each of its profiles besides. Changes nothing."""
+    from sandbox.spec.check import identity
+    from sandbox.spec.diagnostic import Diagnostic
+
+    # A mistake is told by both, where up refuses what no machine could use, or this version does not enforce.
+    found = {identity(one): one for one in checked.diagnostics}
+    for variant in checked.variants:
+        for one in _refusals(variant):
+            if identity(one) in found:
+                continue
+            told = one
+            if variant.profile is not None:
+                told = replace(one, message=f"{one.message} (with --profile {variant.profile})")
+            found.setdefault(identity(told), told)
+    return replace(checked, diagnostics=sorted(found.values(), key=Diagnostic.sort_key))
+
+
+def _refusals(variant: Variant) -> list[Diagnostic]:
+    from sandbox.cli.planning import plan, refusals_of_rest
+    from sandbox.spec.diagnostic import Diagnostic
+
+    if variant.spec is None:
+        rest = None if variant.remainder is None else variant.remainder()
+        return [] if rest is None else refusals_of_rest(rest)
+    planning = plan(variant.spec)
+    found = list(planning.draft.diagnostics())
+    if planning.state is not None:
+        state = planning.state
+        found.append(Diagnostic(file=variant.spec.file, message=state.message, hint=state.hint))
+    return found

@@ -1,0 +1,89 @@
+"""What is left of a file with mistakes: the machine's refusals of the rest are told with them, at their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import SpecError
+from sandbox.plan import draft, host_details, host_files, host_paths
+from sandbox.sources import inspect_all
+from sandbox.spec import Diagnostic, parse
+from sandbox.spec.remainder import Remainder
+from tests.unit.sandbox.facts import PRIVATE, host
+from tests.unit.sandbox.spec.test_bad_files import CASES, HERE, error_of
+
+
+def remainder_of(text: str) -> Remainder:
+    with pytest.raises(SpecError) as caught:
+        parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/alice"}, unenforced="keep")
+    assert caught.value.remainder is not None
+    found = caught.value.remainder()
+    assert found is not None
+    return found
+
+
+def refused(rest: Remainder) -> list[Diagnostic]:
+    spec = rest.spec
+    paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
+    found = draft(spec, host(), paths, environ={}, state_directory="/state", private=PRIVATE).refusals
+    return [one for refusal in found if (one := rest.in_file(refusal)) is not None]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_file_leaves_something_that_can_be_planned_or_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(HERE)
+    error = error_of(name)
+    if error.remainder is None or (rest := error.remainder()) is None:
+        return
+    wrong = {one.key for one in error.diagnostics if isinstance(one, Diagnostic)}
+    # Whatever the machine refuses, it is something that is right by itself.
+    assert not wrong & {one.key for one in refused(rest)}
+
+
+def test_elements_behind_one_that_is_wrong_keep_their_numbers_and_places() -> None:
+    volume = '[[volumes]]\ntype = "{}"\nsource = "/absent/{}"\ntarget = "/{}"\n'
+    kinds = ["bnd", "bind", "tmfps", "bind", "bind"]
+    text = '[root]\nlayers = ["dir:/"]\n' + "".join(
+        volume.format(kind, *[i] * 2) for i, kind in enumerate(kinds)
+    )
+    assert [(one.key, one.line) for one in refused(remainder_of(text))] == [
+        ("volumes[1].source", 9),
+        ("volumes[3].source", 17),
+        ("volumes[4].source", 21),
+    ]
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "",
+        "[root]\n",
+        "[root]\nlayers = 1\n",
+        '[root]\nlayers = ["dri:/"]\n',
+        'root = "x"\n',
+        '[root]\nlayers = []\nserver = "none"\n',
+    ],
+)
+def test_a_root_that_is_wrong_hides_no_other_refusal(root: str) -> None:
+    tail = '[[volumes]]\ntype = "bind"\nsource = "/absent"\ntarget = "/x"\n'
+    assert [one.key for one in refused(remainder_of(root + tail))] == ["volumes[0].source"]
+
+
+def test_what_is_refused_for_all_layers_is_not_told_when_one_of_them_is_wrong() -> None:
+    text = '[root]\nlayers = ["dir:/", "dri:/x"]\nserver = "none"\nwritable = "none"\n'
+    assert refused(remainder_of(text)) == []
+
+
+def test_a_key_that_needs_one_that_is_wrong_is_no_refusal() -> None:
+    text = 'root.layers = ["dir:/"]\n[limits]\nmemory = "many"\nswap = "1G"\nwal_time = 1\n[process]\nenv_file = "/absent"\n'
+    assert [one.key for one in refused(remainder_of(text))] == ["process.env_file"]
+
+
+def test_a_file_that_is_no_toml_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse(b"[root", path="/specs/test.toml", environ={})
+    assert caught.value.remainder is None
