@@ -8,7 +8,9 @@ from sandbox.errors import StateError
 from sandbox.kept import damaged, ids_from_json, read_record
 from sandbox.plan import LayerRecord
 from sandbox.records import dataclass
-from sandbox.state import RunDirectory, StateDirectory, remove_directory
+from sandbox.removal import remove_directory
+from sandbox.runs import users_of
+from sandbox.state import RunDirectory, StateDirectory
 from sandbox.typed import Self
 from sandbox.userns import run_with_ids, with_own_id
 
@@ -44,6 +46,8 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
         names = ", ".join(kept_layers(state.path)) or "none"
         raise StateError(f"no persistent layer {layer} is kept", hint=f"name one of those that are: {names}")
     before = LayerRecord.read(found)
+    if users := users_of(state.path, layer=layer):
+        raise StateError(f"sandbox {layer} is running: {users[0].shown()}", hint="wait for it to end")
     with _Locked(source, layer, before) as locked:
         if source != target:
             _make_room(target, name, layer)

@@ -1,15 +1,19 @@
 """The run directory of one user: files that concern this machine alone, and that no program may reach.
 
-    RUN/key     32 random bytes, with which the digests of kept files are made
+    RUN/key         32 random bytes, with which the digests of kept files are made
+    RUN/lock, run/  the directories of runs (sandbox/state.py)
 
 It is `SANDBOX_RUN_DIR`, else /var/tmp/sandbox-UID: on a local file system, where it survives a logout. It is used only if it is a
-directory of this user with mode 0700. A symbolic link is refused, as any user can make one in /var/tmp.
+directory of this user with mode 0700. A symbolic link is refused, as any user can make one in /var/tmp. Where it cannot be used,
+the state directory has the directories of runs, and there is no key.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from sandbox.keeping import open_trusted
@@ -23,6 +27,24 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
     """Return where the run directory of the user *uid* is; whether it exists or can be used is not known."""
     chosen = environ.get("SANDBOX_RUN_DIR")
     return os.path.abspath(chosen) if chosen else f"/var/tmp/sandbox-{uid}"
+
+
+def prepare(path: str, warn: Callable[[str], None]) -> tuple[str | None, bytes | None]:
+    """Make the run directory *path* unless it is there; returns the path and its key, None for what there cannot be.
+
+    *warn* is told if it cannot be used.
+    """
+    directory = open_run_directory(path)
+    if directory is None:
+        warn(
+            f"run directory {path} {why_unusable(path)}: locks and writable layers are kept in the state directory instead; "
+            "SANDBOX_RUN_DIR names another one"
+        )
+        return None, None
+    try:
+        return path, read_key(directory)
+    finally:
+        os.close(directory)
 
 
 def secret_of(path: str) -> bytes | None:
@@ -45,11 +67,50 @@ def open_run_directory(path: str) -> int | None:
         fd = os.open(path, _OPEN_DIR)
     except OSError:
         return None
-    info = os.fstat(fd)
-    if info.st_uid == os.geteuid() and not info.st_mode & 0o077:
+    if (
+        distrust_run_directory(os.fstat(fd)) is None
+        and os.access(path, os.W_OK, effective_ids=True)
+        and _has_locks(fd)
+    ):
         return fd
     os.close(fd)
     return None
+
+
+def distrust_run_directory(info: os.stat_result) -> str | None:
+    """Return why a directory with the status *info* is not used as the run directory ("is another user's"), None where it is."""
+    if info.st_uid != os.geteuid():
+        return "is another user's"
+    return "can be entered by others" if info.st_mode & 0o077 else None
+
+
+def why_unusable(path: str) -> str:
+    """Return why the run directory *path* cannot be used, for people: "is another user's"."""
+    try:
+        info = os.lstat(path)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            return f"cannot be used: {(error.strerror or str(error)).lower()}"
+        return "cannot be made"
+    if stat.S_ISLNK(info.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISDIR(info.st_mode):
+        return "is not a directory"
+    if (reason := distrust_run_directory(info)) is not None:
+        return reason
+    return "cannot hold locks" if os.access(path, os.W_OK, effective_ids=True) else "cannot be written"
+
+
+def _has_locks(fd: int) -> bool:
+    """Tell whether the file system of the directory *fd* has flock(2)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True  # systemd-tmpfiles has it for a moment
+    except OSError:
+        return False
+    return True
 
 
 def read_key(directory: int) -> bytes | None:

@@ -1,15 +1,20 @@
 """The state directory: what sandboxes leave on disk while they run, and what of it outlives them.
 
-    STATE/lock                 held for a moment while run directories are made and swept
-    STATE/run/ID/              one running sandbox: lock, state.json, skeleton, and an ephemeral writable
-    layer STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
-    STATE/volumes/NAME/        a named volume: lock, state.json, data
+    STATE/lock                 held for a moment while records of volumes change
+    STATE/run/ID/              one run: state.json, its record (sandbox/run_record.py)
+    STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
+    STATE/volumes/NAME/        a named volume: lock, state.json, references.json, data
     STATE/layers/KEY/          an unpacked archive: lock, tree (image/store.py), archive.json (image/origin.py), native (image/native.py)
     STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
 
-A lock is flock(2) on a file, held by the supervisor alone: it is gone with the process however that ends. A
-run directory whose lock is free belongs to a sandbox that is no more, and the next command removes it with
-everything it names (:meth:`StateDirectory.sweep`).
+Several machines may share a state directory. What one run alone needs is in the run directory (sandbox/run_directory.py), on a
+local file system of its machine:
+
+    RUN/lock                   held for a moment while directories of runs are made and swept
+    RUN/run/ID/                lock, state.json (the record as it began), skeleton, and an ephemeral writable layer
+
+Without a run directory the state directory takes its place. A run that has ended is removed by the next command on its machine,
+with everything its record names (sandbox/sweeping.py).
 """
 
 from __future__ import annotations
@@ -19,20 +24,22 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from sandbox.errors import SandboxError, StateError
+from sandbox import locks, run_record, sweeping
+from sandbox.errors import StateError
 from sandbox.keeping import distrust, remedy
 from sandbox.kept import damaged, ids_as_json, ids_from_json, read_record
-from sandbox.kernel import cgroups
-from sandbox.kernel.idmaps import covers
-from sandbox.kernel.process import end_rooted, start_time
-from sandbox.kernel.trees import remove_contents, synchronize_directory
+from sandbox.kernel.process import start_time
+from sandbox.kernel.trees import synchronize_directory
+from sandbox.node import this_place
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.records import dataclass, replace
-from sandbox.typed import Any, Self
-from sandbox.userns import run_with_ids, with_own_id
+from sandbox.recorded_ids import holds_ids_of, make_owned, other_ids
+from sandbox.references import note_reference
+from sandbox.removal import SetAside, remove_directory
+from sandbox.runs import NEW, users_of
+from sandbox.typed import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -41,8 +48,8 @@ if TYPE_CHECKING:
 
 #: What the state directory holds; the docstring of this module says what each is for.
 _PARTS = ("run", "sandboxes", "layers", "volumes")
-_TO_REMOVE = 3
-"""Descriptors that :func:`remove_directory` has open at once."""
+_ATTRIBUTE = "user.sandbox.run"
+"""An extended attribute that the directory of a writable layer is tried with."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -81,15 +88,18 @@ def _unusable(path: str, error: OSError) -> StateError:
 
 
 class StateDirectory:
-    """The state directory of this user."""
+    """The state directory of this user, and the run directory of this machine that goes with it."""
 
-    def __init__(self, path: str) -> None:
-        """Open *path*, making it (mode 0700) where it is missing.
+    def __init__(self, path: str, run: str | None = None) -> None:
+        """Open *path*, making it (mode 0700) where it is missing. *run* is a run directory that can be used, None for none.
 
         Raises:
             StateError: it cannot be made, is somebody else's, or others may write to it.
         """
         self.path = os.path.realpath(path)
+        #: Where the directories of runs are made.
+        self.run_path = self.path if run is None else os.path.realpath(run)
+        self._place = this_place()
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             self.fd = os.open(self.path, _OPEN_DIR)
@@ -101,6 +111,7 @@ class StateDirectory:
                 raise foreign
             for name in _PARTS:
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
+            os.makedirs(os.path.join(self.run_path, "run"), mode=0o700, exist_ok=True)
         except OSError as error:
             os.close(self.fd)
             raise _unusable(self.path, error) from None
@@ -112,26 +123,42 @@ class StateDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock of the directory; for moments only."""
-        fd = _lock(os.path.join(self.path, "lock"), wait=True)
-        assert fd is not None
-        try:
+        with _locked(self.path):
             yield
-        finally:
-            os.close(fd)
 
-    def new_run(self, ids: IdPlan, *, name: str) -> RunDirectory:
-        """Make the directory of a sandbox that starts now, locked."""
+    def new_run(self, ids: IdPlan, *, name: str, uses: Mapping[str, Any] | None = None) -> RunDirectory:
+        """Make the directories of a sandbox that starts now, locked; its record begins with *uses* (sandbox/run_record.py).
+
+        They get their names when the record is there: until then no command of another node knows whose they are.
+
+        Raises:
+            OSError: they cannot be made.
+        """
         aside = SetAside(self.fd)
         try:
-            with self.locked():
-                path = os.path.join(self.path, "run", f"{name}-{os.urandom(4).hex()}")
-                os.mkdir(path, 0o700)
+            with _locked(self.run_path):
+                identity = f"{name}-{os.urandom(4).hex()}"
+                bases = dict.fromkeys((self.run_path, self.path))
+                paths = [os.path.join(base, "run", identity) for base in bases]
+                new = [os.path.join(base, "run", NEW + identity) for base in bases]
+                facts = {
+                    **run_record.identity(self._place, pid=os.getpid(), start=start_time(os.getpid())),
+                    "name": name,
+                    "run_directory": paths[0],
+                    "record": paths[-1],
+                    **(uses or {}),
+                }
                 try:
-                    return RunDirectory(path, ids, aside=aside)
+                    for path in new:
+                        os.mkdir(path, 0o700)
+                    run = RunDirectory(new[0], ids, records=new[-1], aside=aside, facts=facts)
+                    run.publish(paths[0], paths[-1])
                 except BaseException:
                     aside.give_back()
-                    remove_directory(path, None)
+                    for path in (*new, *paths):
+                        remove_directory(path, None)
                     raise
+                return run
         except BaseException:
             aside.give_back()
             raise
@@ -156,10 +183,13 @@ class StateDirectory:
             resume=True,
             record=record,
             before=before,
+            refuse=lambda: _used_elsewhere(self.path, name),
         )
 
-    def keep_volume(self, name: str, ids: IdPlan, *, mode: int) -> int:
+    def keep_volume(self, name: str, ids: IdPlan, *, mode: int, file: str | None = None) -> int:
         """Make the volume *name* unless it is there; returns a descriptor that says it is in use (a shared lock) until closed.
+
+        *file* is the environment file that refers to it, which is noted.
 
         Its directory ``data`` is made with *mode* and belongs to id 0 of *ids*. Who comes later may have other ids, if these
         hold all that files in it may belong to.
@@ -178,8 +208,8 @@ class StateDirectory:
                 if state is not None and before is None:
                     raise damaged(path)
                 if before is None:
-                    _make_owned(os.path.join(path, "data"), ids, mode)
-                elif not _holds_ids_of(ids, before):
+                    make_owned(os.path.join(path, "data"), ids, mode)
+                elif not holds_ids_of(ids, before):
                     raise StateError(
                         f"volume {name} has files of ids that this sandbox does not have",
                         hint=f"use it with the ids of before, another name, or remove {path} to begin anew",
@@ -187,6 +217,7 @@ class StateDirectory:
                 if before != ids:
                     _write_state(path, {"ids": ids_as_json(ids)}, lasting=True)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            note_reference(path, file, lock_fd=fd)
         except BlockingIOError:
             os.close(fd)
             raise StateError(f"volume {name} is being removed", hint="start the sandbox again") from None
@@ -196,185 +227,129 @@ class StateDirectory:
         return fd
 
     def sweep(self) -> list[str]:
-        """Remove what sandboxes that are no more have left; returns the names of the run directories
-        concerned.
+        """Remove what runs of this node have left that have ended; returns the names of the runs concerned.
+
+        Raises:
+            OSError: the directories of runs cannot be looked at.
         """
-        swept = []
-        base = os.path.join(self.path, "run")
-        with self.locked():
-            stale = [(path, fd) for path in _paths_in(base) if (fd := _lock_stale(path)) is not None]
-        for path, fd in stale:
-            try:
-                state = _read_state(path) or {}
-                if isinstance(state.get("root"), str):
-                    end_rooted(state["root"])
-                if cgroups.remove_stale([str(entry) for entry in state.get("cgroups", [])]):
-                    continue  # the directory is what tells the next command of them
-                remove_directory(path, ids_from_json(state.get("ids")))
-                swept.append(os.path.basename(path))
-            except (SandboxError, OSError):
-                pass  # what cannot be removed now is found again by the next command
-            finally:
-                if fd >= 0:
-                    os.close(fd)
-        return swept
+        with _locked(self.run_path):
+            ended = sweeping.find_ended(self.path, self.run_path, self._place)
+        return sweeping.sweep(ended)
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningSandbox:
-    """A sandbox that runs now."""
-
-    name: str
-    supervisor: int
-    #: Kinds of namespaces that are its own, and the descriptor of the supervisor's that holds each.
-    namespaces: Mapping[str, int]
-
-    def namespace(self, kind: str) -> str:
-        """Return where its namespace of *kind* can be opened.
-
-        Raises:
-            StateError: it has none of its own.
-        """
-        if kind not in self.namespaces:
-            raise StateError(
-                f"sandbox {self.name} has no {kind} namespace of its own",
-                hint="join what it joins, or give it one: see its namespaces",
-            )
-        return f"/proc/{self.supervisor}/fd/{self.namespaces[kind]}"
-
-
-def find_running(state_directory: str, name: str) -> RunningSandbox:
-    """Find the running sandbox *name*; nothing is locked or changed.
-
-    Its supervisor holds its namespaces open for as long as it lives, and recorded when it was started: a process with its
-    pid that was started at another time is another one. What is opened by the path that this gives is compared with what
-    was planned for, so a supervisor that ends in between is found out, too.
-
-    Raises:
-        StateError: there is none, or more than one.
-    """
-    base = os.path.join(state_directory, "run")
-    found = []
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Hold the lock of the state or run directory *directory*."""
+    fd = locks.take(os.path.join(directory, "lock"), wait=True)
+    assert fd is not None
     try:
-        paths = _paths_in(base)
-    except OSError:
-        paths = []
-    for path in paths:
-        if os.path.basename(path)[:-9] != name or (state := _read_state(path)) is None:
-            continue
-        pid, start, held = state.get("pid"), state.get("start"), state.get("namespaces")
-        if isinstance(pid, int) and isinstance(held, dict) and start is not None and start == start_time(pid):
-            numbers = {kind: fd for kind, fd in held.items() if isinstance(fd, int)}
-            found.append(RunningSandbox(name=name, supervisor=pid, namespaces=numbers))
-    if not found:
-        raise StateError(
-            f"no sandbox {name} is running", hint=f"start it first: a file with sandbox.name = {name}"
-        )
-    if len(found) > 1:
-        pids = " and ".join(str(item.supervisor) for item in found)
-        raise StateError(
-            f"{len(found)} sandboxes {name} are running (pids {pids})", hint="give each its own sandbox.name"
-        )
-    return found[0]
-
-
-class SetAside:
-    """Descriptors for :func:`remove_directory`: what could not be finished for want of them is to be removed still."""
-
-    def __init__(self, fd: int) -> None:
-        """Hold as many as it takes at once, copies of *fd*.
-
-        Raises:
-            OSError: there are fewer.
-        """
-        self._fds: list[int] = []
-        try:
-            for _ in range(_TO_REMOVE):
-                self._fds.append(os.dup(fd))
-        except OSError:
-            self.give_back()
-            raise
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give them back."""
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Close them, once."""
-        while self._fds:
-            os.close(self._fds.pop())
+        yield
+    finally:
+        os.close(fd)
 
 
 class RunDirectory:
-    """The directory of one sandbox, locked for as long as this object is open."""
+    """The directory of one sandbox, locked for as long as this object is open, and that of its record."""
 
     def __init__(
         self,
         path: str,
         ids: IdPlan,
         *,
+        records: str | None = None,
+        facts: Mapping[str, Any] | None = None,
         in_use: str = "",
         resume: bool = False,
         aside: SetAside | None = None,
         record: LayerRecord | None = None,
         before: LayerRecord | None = None,
+        refuse: Callable[[], StateError | None] | None = None,
     ) -> None:
         """Lock *path*; with *resume* it may hold a writable layer from before. *aside* is given back to remove it.
 
-        *record* is what the layer is used over from now on, *before* what it is expected to say now.
+        The record is in *records*, *path* where that is None, and begins with *facts*; *path* has a copy of that beginning.
+        *record* is what the layer is used over from now on, *before* what it is expected to say now. *refuse* is asked, under the
+        lock, for a reason against it.
 
         Raises:
             StateError: *in_use*, if somebody else holds the lock; or what is there belongs to other ids, or has another record.
         """
         self.path = path
+        self._records = path if records is None else records
         self._ids = ids
-        fd = _lock(os.path.join(path, "lock"), wait=False)
+        fd = locks.take(os.path.join(path, "lock"), wait=False)
         if fd is None:
             state = _read_state(path) or {}
             raise StateError(
                 f"{in_use} (pid {state.get('pid', 'unknown')})",
                 hint="wait for it to end, or give another sandbox.name",
             )
-        self._lock_fd = fd
+        self._fds = [fd]
         self._lasting = resume
         self._aside = aside
+        #: Where the writable layer is made.
+        self._layer = path
         #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.userns.give_to_root`).
         self.unowned: list[int] = []
-        self._state: dict[str, Any] = {"pid": os.getpid(), "ids": ids_as_json(ids)}
+        self._state: dict[str, Any] = {
+            **(facts or {}),
+            "pid": os.getpid(),
+            "start": start_time(os.getpid()),
+            "ids": ids_as_json(ids),
+        }
         if record is not None:
             self._state |= record.as_json()
         try:
+            if refuse is not None and (refused := refuse()) is not None:
+                raise refused
             if resume and (kept := read_record(path)) is not None:
-                if (foreign := _other_ids(path, kept.get("ids"), ids)) is not None:
+                if (foreign := other_ids(path, kept.get("ids"), ids)) is not None:
                     raise foreign
                 if LayerRecord.read(kept) != before:
                     raise StateError(
                         f"the record of the writable layer in {path} has changed meanwhile",
                         hint="start the sandbox again",
                     )
-            self.record({"start": start_time(os.getpid())})
+            self.record({})
+            if self._records != path:
+                _write_state(path, self._state, lasting=False)
         except BaseException:
             self.close()
             raise
 
+    def publish(self, path: str, records: str) -> None:
+        """Give the directories of a run their names: *path*, and *records* for that of the record.
+
+        Raises:
+            OSError: one could not be renamed; the lock is let go.
+        """
+        try:
+            separate = self._records != self.path
+            os.rename(self.path, path)
+            if separate:
+                self._fds.append(locks.keep_from_ageing(path))
+                os.rename(self._records, records)
+        except BaseException:
+            self.close()
+            raise
+        self.path, self._records, self._layer = path, records, path
+        if separate and not _has_attributes(path) and _has_attributes(records):
+            self._layer = records
+
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add *facts* to the state on disk, replacing the file as a whole."""
         self._state.update(facts)
-        _write_state(self.path, self._state, lasting=self._lasting)
+        _write_state(self._records, self._state, lasting=self._lasting)
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
         """Make the directory *name* for files of the sandbox, whose root will own it, unless it exists; returns a
         descriptor.
         """
-        path = os.path.join(self.path, name)
+        path = os.path.join(self._layer, name)
         try:
             os.mkdir(path, 0o700)
             os.chmod(path, mode)
@@ -412,19 +387,19 @@ class RunDirectory:
         return fd
 
     def remove(self) -> None:
-        """Remove the directory with everything in it, and let go of the lock."""
+        """Remove the directories with everything in them, that of the record last, and let go of the lock."""
         self._give_back()
         try:
-            remove_directory(self.path, self._ids)
+            for path in dict.fromkeys((self.path, self._records)):
+                remove_directory(path, self._ids)
         finally:
             self.close()
 
     def close(self) -> None:
         """Let go of the lock."""
         self._give_back()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        while self._fds:
+            os.close(self._fds.pop())
 
     def _give_back(self) -> None:
         if self._aside is not None:
@@ -439,44 +414,27 @@ def _make_directory(path: str) -> None:
         pass
 
 
-def _paths_in(base: str) -> list[str]:
-    with os.scandir(base) as entries:
-        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-
-
-def _lock(path: str, *, wait: bool) -> int | None:
-    """Lock the file *path* for this process; None if another one has it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except BaseException:  # ENOLCK, or a signal that ends the start
-        os.close(fd)
-        raise
-    return fd
-
-
-def _lock_stale(directory: str) -> int | None:
-    """Lock a run directory that nobody has any more; -1 where it has no lock, None if it is in use.
-
-    The caller holds the lock of the state directory, under which run directories are made: one without a lock of its own
-    was never finished, or is being removed, which two may do at once. A lock that we made would be in the other's way.
+def _has_attributes(path: str) -> bool:
+    """Tell whether the file system of the directory *path* has extended attributes of users, without which no directory of a
+    layer can be renamed.
     """
     try:
-        fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return -1
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
+        os.setxattr(path, _ATTRIBUTE, b"1")
+    except OSError:
+        return False
+    return True
+
+
+def _used_elsewhere(state_directory: str, layer: str) -> StateError | None:
+    """Return why the persistent layer *layer*, which is locked, may not be used: a run has it that the lock did not keep out."""
+    users = users_of(state_directory, layer=layer)
+    if not users:
         return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return StateError(
+        f"the persistent layer {layer} is in use by {' and '.join(run.shown() for run in users)}",
+        hint="wait for that to end, or give another sandbox.name; if it has ended with its machine, "
+        f"remove {users[0].path}",
+    )
 
 
 def _read_state(path: str) -> dict[str, Any] | None:
@@ -511,79 +469,3 @@ def _write_state(path: str, state: Mapping[str, Any], *, lasting: bool) -> None:
         raise
     if lasting:
         synchronize_directory(path)
-
-
-def _make_owned(path: str, ids: IdPlan, mode: int) -> None:
-    """Make the directory *path* with *mode*, belonging to id 0 of *ids*; one that a start left half-way is taken on."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    fd = os.open(path, _OPEN_DIR)
-    try:
-        uid, gid = ids.root
-        if os.geteuid() == 0:
-            os.chown(fd, uid, gid)
-            os.chmod(fd, mode)
-        elif (uid, gid) == (os.geteuid(), os.getegid()):
-            os.chmod(fd, mode)
-        else:
-            run_with_ids(with_own_id(ids), lambda: _own(fd, mode))
-    finally:
-        os.close(fd)
-
-
-def _own(fd: int, mode: int) -> None:
-    os.chown(fd, 0, 0)
-    os.chmod(fd, mode)
-
-
-def _holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
-    """Tell whether every id of the host that *others* map is one that *ids* map, whatever it is called inside."""
-    return all(
-        covers([replace(entry, inside=entry.outside) for entry in own], other)
-        for own, other in ((ids.uid_map, others.uid_map), (ids.gid_map, others.gid_map))
-    )
-
-
-def _other_ids(path: str, recorded: Any, ids: IdPlan) -> StateError | None:
-    """Return why what was made under the *recorded* ids is not for a sandbox with *ids*; None where it is."""
-    before = ids_from_json(recorded)
-    if before is not None and (before.uid_map, before.gid_map) == (ids.uid_map, ids.gid_map):
-        return None
-    made = "an unknown one" if before is None else _in_words(before)
-    return StateError(
-        f"the writable layer in {path} was made under another id map: {made}, not {_in_words(ids)}",
-        hint="give it the ids that it had, or a new sandbox.name; or remove the directory to begin anew",
-    )
-
-
-def _in_words(ids: IdPlan) -> str:
-    """Return the lines of both maps, the one of groups where it differs: "0 1000 1, 1 100000 65535"."""
-    users, groups = (", ".join(map(str, id_map)) for id_map in (ids.uid_map, ids.gid_map))
-    return users if users == groups else f"{users} (groups {groups})"
-
-
-def remove_directory(path: str, ids: IdPlan | None) -> None:
-    """Remove *path* and everything in it; as root of *ids* where entries belong to subordinate ids."""
-    try:
-        fd = os.open(path, _OPEN_DIR)
-    except FileNotFoundError:
-        return
-    try:
-        try:
-            remove_contents(fd)
-        except OSError as error:
-            if ids is None or error.errno not in (errno.EACCES, errno.EPERM):
-                raise StateError(
-                    f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
-                ) from None
-            run_with_ids(with_own_id(ids), lambda: remove_contents(fd))
-    finally:
-        os.close(fd)
-    try:
-        os.rmdir(path)
-    except OSError as error:
-        # A sandbox that ends and a command that sweeps may be at it at once.
-        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-            raise

@@ -183,10 +183,10 @@ def _make_plan(
 
     facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
     state_path = default_path(os.environ, facts.uid)
-    directory = state.StateDirectory(state_path)
-    directory.sweep()
     # Before the private directories are looked at: the run directory exists then.
-    secret = run_directory.secret_of(run_directory.default_path(os.environ, facts.uid))
+    run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
+    directory = state.StateDirectory(state_path, run_path)
+    directory.sweep()
     plan = make_plan(
         spec,
         facts,

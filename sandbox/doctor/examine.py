@@ -13,6 +13,7 @@ from sandbox.doctor.judge.control import judge_control
 from sandbox.doctor.judge.namespaces import judge_namespaces
 from sandbox.doctor.judge.needs import Needs, default_needs, needs_of
 from sandbox.doctor.judge.programs import judge_base, judge_programs
+from sandbox.doctor.judge.run_directory import judge_leftovers, judge_run_directory, unusable_because
 from sandbox.doctor.judge.storage import judge_storage
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
@@ -64,11 +65,14 @@ def try_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
     try:
         with storage.try_state(facts, environ, mountinfo) as tried:
             found_namespaces = namespaces.try_namespaces(facts, tried.files)
+        run = storage.try_run_directory(facts, environ, mountinfo)
         cgroups = control.try_cgroups(facts.cgroup_levels[0][1], mountinfo=mountinfo)
         session = surroundings.look_at_session(facts, environ)
         security = surroundings.try_security()
         path = tried.facts.path if isinstance(tried.facts, StateFacts) else None
-        leftovers = storage.look_for_leftovers(path, mountinfo)
+        leftovers = storage.look_for_leftovers(
+            path, run.path if unusable_because(run) is None else None, mountinfo
+        )
     except BaseException:
         running.abandon()
         raise
@@ -84,6 +88,7 @@ def try_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
         state=tried.facts,
         leftovers=leftovers,
         mtab=os.path.exists("/etc/mtab"),
+        run=run,
         free_subid=surroundings.first_free_subid([_read("/etc/subuid"), _read("/etc/subgid")]),
     )
 
@@ -131,6 +136,8 @@ def judge(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) 
         *judge_control(facts, machine, needs),
         *judge_programs(machine, needs),
         *judge_storage(machine, needs),
+        judge_run_directory(machine.run),
+        judge_leftovers(machine.leftovers),
     ]
     return checks if outcome is None else [*checks, judge_file(outcome)]
 

@@ -129,6 +129,10 @@ class Leftovers:
 
     running: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
+    #: Runs of other machines that share the state directory.
+    elsewhere: tuple[str, ...] = ()
+    #: Runs of which this machine cannot tell whether they have ended.
+    unknown: tuple[str, ...] = ()
     #: Cgroups that the dead ones recorded and that still exist.
     cgroups: tuple[str, ...] = ()
     #: FUSE mounts whose server is gone.
@@ -152,5 +156,7 @@ class MachineFacts:
     leftovers: Leftovers
     #: Whether /etc/mtab is there, in which fusermount3 looks for the owner of what it is to unmount.
     mtab: bool
+    #: The run directory, tried likewise.
+    run: StateFacts
     #: The first subordinate id that nobody has, for the command that gives some.
     free_subid: int

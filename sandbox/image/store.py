@@ -22,9 +22,13 @@ from sandbox.image.origin import Origin, read_origin, write_origin
 from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular, sha256_of
 from sandbox.kernel.trees import synchronize_file_system
+from sandbox.node import this_place
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
-from sandbox.state import SetAside, StateDirectory, remove_directory
+from sandbox.references import note_reference
+from sandbox.removal import SetAside, remove_directory
+from sandbox.runs import users_of
+from sandbox.state import StateDirectory
 from sandbox.userns import give_to_root, run_with_ids
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -87,13 +91,22 @@ class LayerStore:
 
     def __init__(self, state: StateDirectory, progress: Progress | None = None) -> None:
         """Use the store of *state*; *progress* is told of archives that are read."""
+        self._state = state.path
         self._base = os.path.join(state.path, "layers")
         self._progress = progress
 
-    def open_archive(self, path: str, ids: IdPlan, identity: tuple[int, int] | None = None) -> StoredLayer:
+    def open_archive(
+        self,
+        path: str,
+        ids: IdPlan,
+        identity: tuple[int, int] | None = None,
+        *,
+        file: str | None = None,
+    ) -> StoredLayer:
         """Return the layer of the archive *path*, an absolute path without symbolic links, unpacking it first unless it is there.
 
-        *identity* is the device and inode of the file that was found there before; no other is opened.
+        *identity* is the device and inode of the file that was found there before; no other is opened. *file* is the environment
+        file that refers to the archive, which is noted.
 
         Raises:
             ImageError: the archive cannot be read or is damaged, or is not that file.
@@ -103,11 +116,13 @@ class LayerStore:
         try:
             info = os.fstat(archive_fd)
             key = _Key(
-                source=_digest(path),
-                archive=_digest([_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns]),
+                source=digest_of_path(path),
+                archive=digest_of_archive(info),
                 ids=_digest([list(map(str, ids.uid_map)), list(map(str, ids.gid_map))]),
             )
-            return self._find(key) or self._import(key, archive_fd, path, ids)
+            layer = self._find(key) or self._import(key, archive_fd, path, ids)
+            note_reference(layer.place, file, lock_fd=layer.lock_fd, archive=path)
+            return layer
         finally:
             os.close(archive_fd)
 
@@ -144,8 +159,12 @@ class LayerStore:
         return None
 
     def _names(self, source: str) -> list[str]:
-        """Return the names of all layers of the archive *source*."""
-        return [name for name in os.listdir(self._base) if name.startswith(f"{source}-")]
+        """Return the names of all layers of the archive *source* that are complete."""
+        return [
+            name
+            for name in os.listdir(self._base)
+            if name.startswith(f"{source}-") and not name.endswith(".new")
+        ]
 
     def _following(self, action: str, path: str, fd: int) -> AbstractContextManager[Callable[[], None]]:
         from sandbox.image.reading import NoProgress, followed
@@ -188,20 +207,23 @@ class LayerStore:
             with SetAside(guard) as aside:
                 try:
                     notices = self._build(building, key, archive_fd, path, ids)
-                    os.rename(building, os.path.join(self._base, key.name))
+                    if not self._publish(building, key.name):
+                        aside.give_back()
+                        self._discard(building)
                 except BaseException:
                     aside.give_back()
                     with suppress(OSError, SandboxError):  # the next import begins with that
                         self._discard(building)
                     raise
-            self._remove_older(key)
+            self._remove_older(key, path)
             layer = self._open(key.name, notices)
             assert layer is not None
         sweep(self._base, lambda source: self._discard(self._building(source)))
         return layer
 
     def _building(self, source: str) -> str:
-        return os.path.join(self._base, f"{source}.new")
+        # Where the lock is not known to other nodes, each builds the layer in a place of its own.
+        return os.path.join(self._base, f"{source}-{_digest(repr(this_place().node))}.new")
 
     def _build(self, building: str, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> tuple[str, ...]:
         os.mkdir(building, 0o700)
@@ -256,7 +278,19 @@ class LayerStore:
 
             return run_with_ids(ids, action, undo.enter_context(self._following("unpack", path, archive_fd)))
 
-    def _remove_older(self, key: _Key) -> None:
+    def _publish(self, building: str, name: str) -> bool:
+        """Give the layer its name; returns whether it has it, and not one that another node has made meanwhile."""
+        try:
+            os.rename(building, os.path.join(self._base, name))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        return True
+
+    def _remove_older(self, key: _Key, path: str) -> None:
+        if users_of(self._state, archive=path):
+            return  # perhaps on another node, of which the lock may tell nothing
         own = read_origin(os.path.join(self._base, key.name))
         for name in self._names(key.source):
             place = os.path.join(self._base, name)
@@ -305,6 +339,16 @@ def _open_archive_file(path: str, identity: tuple[int, int] | None) -> int:
         os.close(fd)
         raise ImageError(f"{path}: has been replaced by another file since the plan was made", hint=_SWAPPED)
     return fd
+
+
+def digest_of_path(path: str) -> str:
+    """Return the first part of the key of the layer of an archive at *path*, an absolute path without symbolic links."""
+    return _digest(path)
+
+
+def digest_of_archive(info: os.stat_result) -> str:
+    """Return the second part of the key of the layer of an archive with the status *info*."""
+    return _digest([_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns])
 
 
 def _digest(facts: object) -> str:

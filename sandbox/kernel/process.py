@@ -129,6 +129,12 @@ def start_time(pid: int) -> int | None:
     return None if stat is None else stat.start
 
 
+def is_alive(pid: int, start: int) -> bool:
+    """Tell whether the process *pid* that was started at *start* (see :func:`start_time`) has not ended; a zombie has."""
+    stat = _stat(pid, None)
+    return stat is not None and stat.start == start and stat.state not in "ZX"
+
+
 @dataclass(frozen=True, slots=True)
 class _Stat:
     pid: int

@@ -78,8 +78,8 @@ def make_directories(top_fd: int, names: Iterable[str]) -> int:
     return at
 
 
-def remove_contents(top_fd: int) -> None:
-    """Remove everything below the directory *top_fd*.
+def remove_contents(top_fd: int, *, last: bytes = b"") -> None:
+    """Remove everything below the directory *top_fd*; of its entries the one with the name *last* as the last.
 
     Directories found inside are first moved up to the top, so that depth costs nothing; those that their
     owner may not enter are made accessible. A FileNotFoundError from a second remover at work is no error.
@@ -87,7 +87,7 @@ def remove_contents(top_fd: int) -> None:
     Raises:
         OSError: EACCES, EPERM where the entries are another user's.
     """
-    pending = _entries(top_fd)
+    pending = sorted(_entries(top_fd), key=lambda entry: entry[0] != last)
     # An earlier call that failed half-way has left such names.
     prefix = _PREFIX + os.urandom(4).hex().encode() + b"-"
     serial = 0

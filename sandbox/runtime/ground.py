@@ -18,7 +18,7 @@ from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.ops import BindNative, BindRoot, MountRoot, ShowHosts
-from sandbox.plan import LayerPlan, MountPoint, Plan, fuse_problem
+from sandbox.plan import KeptVolume, LayerPlan, MountPoint, Plan, fuse_problem
 from sandbox.records import replace
 from sandbox.runtime import hosts
 from sandbox.runtime.native import NativeSource, choose, choose_root
@@ -117,7 +117,7 @@ class Ground:
         plan = self.plan
         self.trampoline = _create_trampoline(self._facts.machine)
         undo.callback(os.close, self.trampoline)
-        self.run = self._state.new_run(plan.ids, name=plan.name)
+        self.run = self._state.new_run(plan.ids, name=plan.name, uses=_uses(plan))
         undo.callback(self._remove_run)
         if self.shares_processes:
             self.run.record({"root": self.label})
@@ -134,17 +134,23 @@ class Ground:
         if self.served:
             self._layers = [*reversed(layers), self._make_skeleton(points, undo)]
         for volume in plan.volumes:
-            undo.callback(os.close, self._state.keep_volume(volume.name, plan.ids, mode=volume.mode))
+            undo.callback(os.close, self._keep_volume(volume))
         self._give_to_root()
         if plan.cgroup.given():
             self._make_cgroup(undo)
         elif self._measure:
             self._make_cgroup_to_measure(undo)
 
+    def _keep_volume(self, volume: KeptVolume) -> int:
+        plan = self.plan
+        return self._state.keep_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
+
     def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
         if layer.kind == "tar":
             with self._signals.ending():  # unpacking may take minutes
-                stored = store.open_archive(layer.path, self.plan.ids, layer.identity)
+                stored = store.open_archive(
+                    layer.path, self.plan.ids, layer.identity, file=self.plan.record.file
+                )
             undo.callback(stored.close)
             if self.plan.writable == "persistent":
                 self._digests[layer.path] = stored.content()
@@ -314,6 +320,16 @@ class Ground:
             size=self.plan.size,
             inodes=self.plan.inodes,
         )
+
+
+def _uses(plan: Plan) -> dict[str, object]:
+    """Return what the record of a run of *plan* says that it uses: nothing of it is removed meanwhile."""
+    return {
+        "file": plan.record.file,
+        "layer": plan.name if plan.writable == "persistent" else None,
+        "volumes": [volume.name for volume in plan.volumes],
+        "archives": [layer.path for layer in plan.layers if layer.kind == "tar"],
+    }
 
 
 def _create_trampoline(machine: str) -> int:

@@ -49,10 +49,51 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "spec", "plan", "kernel"}
     ),  # facts about what the state directory keeps, read only
     "run_directory": frozenset({"keeping"}),  # the place of what no program may reach, and a secret in it
-    "state": frozenset({"errors", "kernel", "plan", "userns", "keeping", "kept"}),
-    "adoption": frozenset({"errors", "kept", "plan", "state", "userns"}),
-    "joining": frozenset({"errors", "spec", "kernel", "state"}),  # facts about namespaces that a spec names
-    "image": frozenset({"errors", "plan", "state", "userns", "keeping", "kept", "kernel", "image_formats"}),
+    "node": frozenset(),  # which machine this is
+    "run_record": frozenset({"node"}),  # the format of the records of runs, and what they tell; pure
+    "locks": frozenset({"run_record"}),
+    "runs": frozenset({"errors", "kernel", "locks", "node", "run_record"}),  # facts about runs, read only
+    "references": frozenset(),  # notes of which files use what is kept
+    "removal": frozenset({"errors", "kernel", "plan", "userns"}),
+    "recorded_ids": frozenset({"errors", "kept", "kernel", "plan", "userns"}),
+    "sweeping": frozenset(
+        {"errors", "keeping", "kept", "kernel", "locks", "node", "removal", "run_record", "runs"}
+    ),
+    "state": frozenset(
+        {
+            "errors",
+            "kernel",
+            "plan",
+            "keeping",
+            "kept",
+            "locks",
+            "node",
+            "recorded_ids",
+            "references",
+            "removal",
+            "run_record",
+            "runs",
+            "sweeping",
+        }
+    ),
+    "adoption": frozenset({"errors", "kept", "plan", "removal", "runs", "state", "userns"}),
+    "joining": frozenset({"errors", "spec", "kernel", "runs"}),  # facts about namespaces that a spec names
+    "image": frozenset(
+        {
+            "errors",
+            "plan",
+            "node",
+            "references",
+            "removal",
+            "runs",
+            "state",
+            "userns",
+            "keeping",
+            "kept",
+            "kernel",
+            "image_formats",
+        }
+    ),
     "runtime": frozenset(
         {
             "errors",
@@ -86,6 +127,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "keeping",
             "kept",
             "run_directory",
+            "runs",
             "joining",
         }
     ),

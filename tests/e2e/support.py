@@ -146,11 +146,14 @@ class Launcher:
                 supervisor.kill()
 
     def runs(self) -> list[str]:
-        """List the run directories that exist."""
-        try:
-            return sorted(os.listdir(self.state / "run"))
-        except FileNotFoundError:
-            return []
+        """List the runs of which a directory exists, in the state directory or in the run directory."""
+        found = set()
+        for base in (self.state, self.run):
+            try:
+                found |= set(os.listdir(base / "run"))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return sorted(found)
 
 
 def let_in(directory: Path) -> None:

@@ -293,6 +293,62 @@ def state_on(launcher: Launcher, mount: str) -> tuple[str, ...]:
     return shell(f"mount {mount},mode=700 none {launcher.state}")
 
 
+def both_on(launcher: Launcher, mount: str) -> tuple[str, ...]:
+    """Return a prefix under which the state and the run directory are each a file system of its own."""
+    for path in (launcher.state, launcher.run):
+        path.mkdir(mode=0o700)
+    return shell("; ".join(f"mount {mount},mode=700 none {path}" for path in (launcher.state, launcher.run)))
+
+
+def renaming(launcher: Launcher, prefix: tuple[str, ...]) -> str:
+    """Return how the program fares that renames a directory of a layer, under *prefix*."""
+    rename = "import os, errno\ntry: os.rename('/usr/share/doc', '/usr/share/renamed')\nexcept OSError as e: print(errno.errorcode[e.errno])\n"
+    done = subprocess.run(
+        [*prefix, *launcher.arguments(HOST_ROOT, ["/usr/bin/python3", "-c", rename])],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=launcher.environ,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def run_directory_on(launcher: Launcher, mount: str) -> tuple[str, ...]:
+    """Return a prefix under which the run directory is a file system of its own."""
+    launcher.run.mkdir(mode=0o700)
+    return shell(f"mount {mount},mode=700 none {launcher.run}")
+
+
+def test_a_run_directory_without_attributes_has_no_writable_layers(launcher: Launcher) -> None:
+    prefix = run_directory_on(launcher, "-t ramfs -o rw")
+    checks = agreed(launcher, prefix)
+    assert levels(checks, "failure") == []
+    assert checks["run"]["level"] == "note"
+    assert checks["run"]["summary"] == (
+        f"run directory {launcher.run} is on ramfs, which keeps no attributes of users"
+    )
+    assert renaming(launcher, prefix) == ""
+
+
+def test_a_read_only_run_directory_costs_what_is_said(launcher: Launcher) -> None:
+    checks = agreed(launcher, run_directory_on(launcher, "-t tmpfs -o ro"))
+    assert levels(checks, "failure") == []
+    assert checks["run"]["level"] == "warning"
+    assert checks["run"]["summary"].startswith(f"run directory {launcher.run} cannot be written: ")
+
+
+def test_a_full_run_directory_is_a_failure(launcher: Launcher) -> None:
+    launcher.run.mkdir(mode=0o700)
+    fill = f"mount -t tmpfs -o size=16k,mode=700 none {launcher.run} && (head -c 1M /dev/zero > {launcher.run}/x 2>/dev/null || true)"
+    checks = agreed(launcher, shell(fill))
+    assert levels(checks, "failure") == ["run"]
+    assert checks["run"]["summary"] == (
+        f"nothing can be written to the run directory {launcher.run}: No space left on device"
+    )
+
+
 def test_a_state_directory_without_exec_does_not_matter(launcher: Launcher) -> None:
     checks = agreed(launcher, state_on(launcher, "-t tmpfs -o noexec"))
     assert levels(checks, "failure") == []
@@ -301,7 +357,7 @@ def test_a_state_directory_without_exec_does_not_matter(launcher: Launcher) -> N
 
 
 def test_a_program_of_the_writable_layer_runs_though_its_file_system_is_noexec(launcher: Launcher) -> None:
-    prefix = state_on(launcher, "-t tmpfs -o noexec")
+    prefix = both_on(launcher, "-t tmpfs -o noexec")
     command = ["sh", "-c", "cp /bin/true /opt/program && /opt/program"]
     done = subprocess.run(
         [*prefix, *launcher.arguments(HOST_ROOT, command)],
@@ -315,7 +371,7 @@ def test_a_program_of_the_writable_layer_runs_though_its_file_system_is_noexec(l
 
 
 def test_a_state_directory_without_attributes_costs_what_is_said(launcher: Launcher) -> None:
-    prefix = state_on(launcher, "-t ramfs -o rw")
+    prefix = both_on(launcher, "-t ramfs -o rw")
     checks = agreed(launcher, prefix)
     assert levels(checks, "failure") == []
     found = checks["state.attributes"]
@@ -323,16 +379,7 @@ def test_a_state_directory_without_attributes_costs_what_is_said(launcher: Launc
     assert found["cost"] == "directories of layers cannot be renamed (EXDEV: programs copy them instead)"
     assert checks["state.deletions"]["level"] == "note"
     assert checks["state.space"]["summary"] == "ramfs has no bound but memory"
-    rename = "import os, errno\ntry: os.rename('/usr/share/doc', '/usr/share/renamed')\nexcept OSError as e: print(errno.errorcode[e.errno])\n"
-    done = subprocess.run(
-        [*prefix, *launcher.arguments(HOST_ROOT, ["/usr/bin/python3", "-c", rename])],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env=launcher.environ,
-    )
-    assert (done.returncode, done.stdout) == (0, "EXDEV\n"), done.stderr
+    assert renaming(launcher, prefix) == "EXDEV"
 
 
 def test_a_read_only_state_directory_is_a_failure(launcher: Launcher) -> None:

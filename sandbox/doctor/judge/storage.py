@@ -1,4 +1,4 @@
-"""Judging the state directory, its file system, and what dead sandboxes left."""
+"""Judging the state directory and its file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sandbox import keeping
 from sandbox.doctor.checks import Check
-from sandbox.doctor.facts import Leftovers, MachineFacts, Obstacle, StateFacts, Trial
+from sandbox.doctor.facts import MachineFacts, Obstacle, StateFacts, Trial
 from sandbox.doctor.judge.needs import Needs
 from sandbox.errors import describe_errno
 from sandbox.keeping import ELSEWHERE
@@ -23,7 +23,7 @@ SCARCE_INODES = 20_000
 
 
 def judge_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
-    """Return the checks from `state` to `leftovers`; of a directory that cannot be used only the first."""
+    """Return the checks that begin with `state`; of a directory that cannot be used only the first."""
     if isinstance(machine.state, Obstacle):
         return [
             Check(
@@ -37,7 +37,7 @@ def judge_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
     state = machine.state
     first = _directory(state)
     if first.level == "failure":
-        return [first, _leftovers(machine.leftovers)]
+        return [first]
     found = machine.namespaces
     ids = found.whole if found.whole is not None and not needs.single_id else None
     return [
@@ -48,7 +48,6 @@ def judge_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
         _names(state),
         *([_owners(state, ids)] if ids is not None else []),
         _space(state),
-        _leftovers(machine.leftovers),
     ]
 
 
@@ -217,7 +216,7 @@ def _space(state: StateFacts) -> Check:
         return Check(
             id="state.space", level="ok", summary=f"{state.fstype} has no bound but memory", facts=evidence
         )
-    shown = f"{_size(state.free_bytes)} free for writable layers and unpacked archives"
+    shown = f"{size_in_words(state.free_bytes)} free for persistent layers and unpacked archives"
     remedy = f"free some (see `df {state.path}`), or {ELSEWHERE.replace('of yours', 'with more')}"
     if state.free_inodes is not None and state.free_inodes < SCARCE_INODES:
         return Check(
@@ -240,54 +239,9 @@ def _space(state: StateFacts) -> Check:
     return Check(id="state.space", level="ok", summary=shown, facts=evidence)
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
     """Return *count* bytes in the largest unit that leaves a number of at least one, rounded down."""
     for unit, bits in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if count >> bits:
             return f"{count >> bits} {unit}"
     return f"{count} bytes"
-
-
-def _leftovers(found: Leftovers) -> Check:
-    evidence = {
-        "running": list(found.running),
-        "dead": list(found.dead),
-        "cgroups": list(found.cgroups),
-        "mounts": list(found.mounts),
-    }
-    if found.problem is not None:
-        return Check(
-            id="leftovers",
-            level="note",
-            summary=f"what dead sandboxes left is not known: {found.problem}",
-            facts=evidence,
-        )
-    left, remedies = [], []
-    if found.dead:
-        left.append(_count(len(found.dead), "dead sandbox", "dead sandboxes"))
-        left += [_count(len(found.cgroups), "cgroup of theirs", "cgroups of theirs")] if found.cgroups else []
-        remedies.append("the next `sandbox up` removes them")
-    if found.mounts:
-        left.append(_count(len(found.mounts), "FUSE mount without a server", "FUSE mounts without a server"))
-        remedies += [f"umount -l {path} as root, or fusermount3 -uz {path}" for path in found.mounts]
-    running = _count(len(found.running), "sandbox runs", "sandboxes run") if found.running else ""
-    if not left:
-        nothing = "nothing is left of dead sandboxes"
-        return Check(
-            id="leftovers",
-            level="ok",
-            summary=f"{nothing}; {running}" if running else nothing,
-            facts=evidence,
-        )
-    return Check(
-        id="leftovers",
-        level="note",
-        summary=f"left over: {', '.join(left)}" + (f"; {running}" if running else ""),
-        cost="disk space and names" if found.dead else "what looks at these paths gets an error (ENOTCONN)",
-        remedy="; ".join(remedies),
-        facts=evidence,
-    )
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

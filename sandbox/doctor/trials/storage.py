@@ -1,4 +1,4 @@
-"""The state directory: what its file system can hold, tried in a new directory that is removed, and what lies about in it.
+"""The state and run directories: what their file systems can hold, tried in new directories that are removed, and what lies about.
 
 Nothing of the state itself is made or changed: a directory that does not exist yet is tried where it would be made.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sandbox import keeping
+from sandbox import keeping, run_directory, runs
 from sandbox.doctor.child import Outcome, Say, attempt, run_limited, undisturbed
 from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
 from sandbox.errors import StateError
@@ -22,6 +21,7 @@ from sandbox.host import HostFacts
 from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 from sandbox.kernel.trees import exchange, remove_contents, rename_leaving_whiteout
+from sandbox.records import replace
 
 PREFIX = ".sandbox-doctor-"
 """What the directory of the trial is called, before random digits."""
@@ -39,7 +39,7 @@ def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> I
         return
     name = f"{PREFIX}{secrets.token_hex(8)}"
     try:
-        outcome = run_limited(lambda say: _try(say, path, name, facts))
+        outcome = run_limited(lambda say: _try(say, path, name, facts, keeping.distrust))
         found = _state_facts(path, outcome, mountinfo)
         files = outcome.said.get("files") if found.trial.did("make") else None
         yield _Tried(found, files)
@@ -50,6 +50,22 @@ def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> I
             run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
 
 
+def try_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> StateFacts:
+    """Try the run directory of this account; a symbolic link in its place is not followed, as `up` does not."""
+    path = run_directory.default_path(environ, facts.uid)
+    name = f"{PREFIX}{secrets.token_hex(8)}"
+    link = os.path.islink(path)
+    tried = os.path.dirname(path) if link else path
+    distrust = run_directory.distrust_run_directory
+    try:
+        outcome = run_limited(lambda say: _try(say, tried, name, facts, distrust))
+        found = _state_facts(path, outcome, mountinfo)
+        return replace(found, path=path, untrusted="is a symbolic link") if link else found
+    finally:
+        with undisturbed():
+            run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(tried)), name)))
+
+
 class _Tried:
     """The facts, and a directory that id 0 of a sandbox owns, to make files in."""
 
@@ -57,7 +73,9 @@ class _Tried:
         self.facts, self.files = facts, files
 
 
-def _try(say: Say, path: str, name: str, facts: HostFacts) -> None:
+def _try(
+    say: Say, path: str, name: str, facts: HostFacts, distrust: Callable[[os.stat_result], str | None]
+) -> None:
     path = os.path.realpath(path)
     say("path", path)
     base = _nearest_directory(path)
@@ -67,7 +85,7 @@ def _try(say: Say, path: str, name: str, facts: HostFacts) -> None:
         say("make", [errno.ENOTDIR, f"{below}: {os.strerror(errno.ENOTDIR)}"])
         return
     if base == path:
-        say("untrusted", keeping.distrust(os.stat(path)))
+        say("untrusted", distrust(os.stat(path)))
     space = os.statvfs(base)
     # A file system without bounds, such as ramfs, has none of either.
     free = space.f_bavail * space.f_frsize if space.f_blocks else None
@@ -181,38 +199,53 @@ def mount_of(path: str, mountinfo: str) -> MountEntry | None:
     return found
 
 
-def look_for_leftovers(path: str | None, mountinfo: str) -> Leftovers:
+def look_for_leftovers(path: str | None, run_path: str | None, mountinfo: str) -> Leftovers:
     """Look for what dead sandboxes left in the state directory *path* and on this machine, touching nothing.
 
-    Which of them are alive only their locks tell, and those are asked as `sandbox up` asks: while nobody else can.
+    *run_path* is the run directory, None where it cannot be used. Runs are made and removed under its lock: it is waited for.
     """
-    outcome = run_limited(lambda say: _look(say, path, mountinfo))
+    outcome = run_limited(lambda say: _look(say, path, run_path, mountinfo))
     said = outcome.said
     return Leftovers(
         running=tuple(said.get("running", ())),
-        dead=tuple(said.get("dead", ())),
+        dead=tuple(said.get("ended", ())),
+        elsewhere=tuple(said.get("elsewhere", ())),
+        unknown=tuple(said.get("unknown", ())),
         cgroups=tuple(said.get("cgroups", ())),
         mounts=tuple(said.get("mounts", ())),
         problem=outcome.problem,
     )
 
 
-def _look(say: Say, path: str | None, mountinfo: str) -> None:
+def _look(say: Say, path: str | None, run_path: str | None, mountinfo: str) -> None:
     say("mounts", [entry.mount_point for entry in parse_mountinfo(mountinfo) if _is_dead(entry)])
     if path is None:
         return
+    guard = -1
     try:
-        guard = os.open(os.path.join(path, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # no sandbox was ever started here
-    try:
+        lock = os.path.join(path if run_path is None else run_path, "lock")
+        guard = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         fcntl.flock(guard, fcntl.LOCK_EX)
-        running, dead = _sort_runs(os.path.join(path, "run"))
+    except FileNotFoundError:
+        pass  # no sandbox was started on this machine
+    try:
+        found = runs.list_runs(path)
     finally:
-        os.close(guard)
-    say("running", running)
-    say("dead", dead)
-    recorded = [cgroup for name in dead for cgroup in _recorded_cgroups(os.path.join(path, "run", name))]
+        if guard >= 0:
+            os.close(guard)
+    for verdict in ("running", "ended", "elsewhere", "unknown"):
+        names = [
+            run.id if verdict in ("running", "ended") else run.shown()
+            for run in found
+            if run.verdict == verdict
+        ]
+        say(verdict, names)
+    recorded = [
+        cgroup
+        for run in found
+        if run.verdict == "ended" and run.record is not None
+        for cgroup in run.record.cgroups
+    ]
     say("cgroups", [cgroup for cgroup in recorded if os.path.isdir(cgroup)])
 
 
@@ -224,31 +257,3 @@ def _is_dead(entry: MountEntry) -> bool:
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
-
-
-def _sort_runs(base: str) -> tuple[list[str], list[str]]:
-    """Return the names of the run directories whose lock is held, and of those whose lock is free."""
-    running: list[str] = []
-    dead: list[str] = []
-    for name in sorted(os.listdir(base)):
-        try:
-            fd = os.open(os.path.join(base, name, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            dead.append(name)
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            dead.append(name)
-        except BlockingIOError:
-            running.append(name)
-        finally:
-            os.close(fd)
-    return running, dead
-
-
-def _recorded_cgroups(directory: str) -> list[str]:
-    try:
-        with open(os.path.join(directory, "state.json"), encoding="utf-8") as file:
-            return [str(path) for path in json.load(file).get("cgroups", [])]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []

@@ -18,18 +18,37 @@ from sandbox.keeping import default_path
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan, LayerRecord, MountPoint
-from sandbox.state import StateDirectory, examine
+from sandbox.state import RunDirectory, StateDirectory, examine
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 
 RECORD = LayerRecord(file="/db.toml", layers=(("dir", "/", None),))
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[StateDirectory]:
-    directory = StateDirectory(str(tmp_path / "state"))
+@pytest.fixture(params=["with a run directory", "without"])
+def state(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StateDirectory]:
+    (tmp_path / "run").mkdir(mode=0o700)
+    run = str(tmp_path / "run") if request.param == "with a run directory" else None
+    directory = StateDirectory(str(tmp_path / "state"), run)
     yield directory
     directory.close()
+
+
+def record_of(state: StateDirectory, run: RunDirectory) -> Path:
+    return Path(state.path, "run", os.path.basename(run.path), "state.json")
+
+
+def die(state: StateDirectory, run: RunDirectory) -> None:
+    """Let go of *run* as the death of its supervisor does."""
+    run.close()
+    for path in {record_of(state, run), Path(run.path, "state.json")}:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "start": 1}))
+
+
+def left(state: StateDirectory) -> list[str]:
+    """Return what there is of runs."""
+    bases = {state.path, state.run_path}
+    return sorted({name for base in bases for name in os.listdir(os.path.join(base, "run"))})
 
 
 def test_default_place_follows_the_base_directory_specification() -> None:
@@ -48,19 +67,18 @@ def test_sweeping_is_not_in_the_way_of_who_removes_a_run_directory_meanwhile(
     """Between the list and the look at each, one goes; and one that is going, whose lock went first, gets none anew."""
     gone, going = state.new_run(IDS, name="gone"), state.new_run(IDS, name="going")
     os.unlink(os.path.join(going.path, "lock"))
-    paths = [gone.path, going.path]
-    monkeypatch.setattr("sandbox.state._paths_in", lambda _base: paths)
+    die(state, going)
+    paths = [str(record_of(state, run).parent) for run in (gone, going)]
+    monkeypatch.setattr(
+        "sandbox.sweeping.paths_in", lambda base: paths if base.startswith(state.path) else []
+    )
     gone.remove()
     made = []
-    monkeypatch.setattr("sandbox.state.remove_directory", lambda path, _ids: made.append(os.listdir(path)))
-    paths.remove(gone.path)
+    monkeypatch.setattr("sandbox.sweeping.remove_directory", lambda path, _ids: made.append(os.listdir(path)))
     assert state.sweep() == [os.path.basename(going.path)]
-    assert made == [["state.json"]]
+    assert all(names == ["state.json"] for names in made)
     monkeypatch.undo()
-    monkeypatch.setattr("sandbox.state._paths_in", lambda _base: [gone.path])
-    state.sweep()
     going.remove()
-    going.close()
 
 
 def test_run_directory_that_cannot_be_noted_is_not_left(
@@ -72,7 +90,30 @@ def test_run_directory_that_cannot_be_noted_is_not_left(
     monkeypatch.setattr("sandbox.state.os.rename", refuse)
     with pytest.raises(OSError, match="No space left"):
         state.new_run(IDS, name="x")
-    assert os.listdir(os.path.join(state.path, "run")) == []
+    assert left(state) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_run_whose_directories_cannot_be_named_is_not_left(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    rename = os.rename
+    calls = []
+
+    def refuse(source: str, target: str) -> None:
+        calls.append(source)
+        if len(calls) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    monkeypatch.setattr("sandbox.state.os.rename", refuse)
+    descriptors = os.listdir("/proc/self/fd")
+    try:
+        state.new_run(IDS, name="x").remove()
+    except OSError:
+        pass
+    assert left(state) == []
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
 def test_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
@@ -91,26 +132,19 @@ def test_directory_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path)
 
 def test_run_directory_in_use_is_not_swept_and_one_left_behind_is(state: StateDirectory) -> None:
     used = state.new_run(IDS, name="used")
-    left = state.new_run(IDS, name="left")
-    left.close()  # as the death of its supervisor does
-    assert state.sweep() == [os.path.basename(left.path)]
-    assert os.listdir(os.path.join(state.path, "run")) == [os.path.basename(used.path)]
+    dead = state.new_run(IDS, name="left")
+    die(state, dead)
+    assert state.sweep() == [os.path.basename(dead.path)]
+    assert left(state) == [os.path.basename(used.path)]
     used.remove()
-    assert os.listdir(os.path.join(state.path, "run")) == []
-
-
-def test_run_directory_whose_state_is_garbage_is_swept_too(state: StateDirectory) -> None:
-    left = state.new_run(IDS, name="left")
-    Path(left.path, "state.json").write_text("not json")
-    left.close()
-    assert len(state.sweep()) == 1
+    assert left(state) == []
 
 
 def test_run_directory_that_cannot_be_removed_is_not_in_the_way_of_others(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("first", "second"):
-        state.new_run(IDS, name=name).close()
+        die(state, state.new_run(IDS, name=name))
     tried = []
 
     def refuse(path: str, _ids: object) -> None:
@@ -118,26 +152,29 @@ def test_run_directory_that_cannot_be_removed_is_not_in_the_way_of_others(
         raise OSError(errno.EBUSY, "device or resource busy", path)
 
     with monkeypatch.context() as patched:
-        patched.setattr("sandbox.state.remove_directory", refuse)
+        patched.setattr("sandbox.sweeping.remove_directory", refuse)
         assert state.sweep() == []
     assert len(tried) == 2
     assert len(state.sweep()) == 2
+    assert left(state) == []
 
 
 def test_run_directory_that_another_process_removes_meanwhile_is_no_error(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = os.path.join(state.path, "run", "gone")
-    monkeypatch.setattr("sandbox.state._paths_in", lambda _base: [gone])
+    monkeypatch.setattr("sandbox.sweeping.paths_in", lambda _base: [gone])
     state.sweep()
     run = state.new_run(IDS, name="x")
 
-    def remove_all(_fd: int) -> None:
-        for name in os.listdir(run.path):
-            os.unlink(os.path.join(run.path, name))
-        os.rmdir(run.path)
+    def remove_all(fd: int, *, last: bytes) -> None:
+        assert last == b"state.json"
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
 
-    monkeypatch.setattr("sandbox.state.remove_contents", remove_all)
+    monkeypatch.setattr("sandbox.removal.remove_contents", remove_all)
     run.remove()
 
 
@@ -213,9 +250,9 @@ def test_writable_layer_is_resumed_when_only_the_helpers_moved(state: StateDirec
 def test_state_is_replaced_as_a_whole(state: StateDirectory) -> None:
     run = state.new_run(IDS, name="x")
     run.record({"cgroups": ["/a"]})
-    recorded = json.loads(Path(run.path, "state.json").read_text())
+    recorded = json.loads(record_of(state, run).read_text())
     assert (recorded["cgroups"], recorded["pid"]) == (["/a"], os.getpid())
-    assert not Path(run.path, "state.json.new").exists()
+    assert not record_of(state, run).with_name("state.json.new").exists()
     run.remove()
 
 
@@ -400,7 +437,7 @@ def test_a_start_does_not_wait_for_the_disk_for_what_ends_with_the_sandbox(
     run = state.new_run(IDS, name="ephemeral")
     run.record({"root": "/"})
     run.remove()
-    assert set(calls) == {"rename state.json.new"}
+    assert {call.partition("-")[0] for call in calls} == {"rename state.json.new", "rename .new"}
 
 
 def test_state_that_cannot_be_written_to_the_disk_keeps_the_old_one(

@@ -127,6 +127,11 @@ def state(**changes: Any) -> StateFacts:
     return StateFacts(**{**values, **changes})
 
 
+def run_directory(**changes: Any) -> StateFacts:
+    """Return a run directory on ext4 that holds everything."""
+    return state(**{"path": "/var/tmp/sandbox-1000", **changes})
+
+
 def cgroups(problems: dict[str, str] | None = None, **changes: Any) -> CgroupFacts:
     """Return cgroups of version 2 that were all delegated, but for the controllers in *problems*."""
     values: dict[str, Any] = {
@@ -151,6 +156,7 @@ def machine(**changes: Any) -> MachineFacts:
         "state": state(),
         "leftovers": Leftovers(),
         "mtab": True,
+        "run": run_directory(),
         "free_subid": 231072,
     }
     return MachineFacts(**{**values, **changes})

@@ -49,6 +49,7 @@ EVERY_ID = [
     "state.names",
     "state.owners",
     "state.space",
+    "run",
     "leftovers",
 ]
 

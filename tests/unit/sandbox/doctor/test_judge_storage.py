@@ -1,4 +1,4 @@
-"""Judging the state directory and leftovers: every branch with its exact words."""
+"""Judging the state directory: every branch with its exact words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.doctor.facts import Failure, Leftovers, NamespaceFacts, Obstacle, Trial
+from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
 from sandbox.host import HostFacts
 from tests.unit.sandbox.doctor.made_up import checks, shown, state, state_trial, trial
 
@@ -387,7 +387,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "50 GiB free for writable layers and unpacked archives",
+            "50 GiB free for persistent layers and unpacked archives",
             "",
             "",
         ),
@@ -411,7 +411,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(free_bytes=300 << 20)},
         (
             "warning",
-            "only 300 MiB free for writable layers and unpacked archives",
+            "only 300 MiB free for persistent layers and unpacked archives",
             "programs that write more fail with ENOSPC",
             "free some (see `df /home/user/.local/state/sandbox`), or set SANDBOX_STATE_DIR to a directory with more",
         ),
@@ -423,7 +423,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(free_bytes=3 << 10)},
         (
             "warning",
-            "only 3 KiB free for writable layers and unpacked archives",
+            "only 3 KiB free for persistent layers and unpacked archives",
             "programs that write more fail with ENOSPC",
             "free some (see `df /home/user/.local/state/sandbox`), or set SANDBOX_STATE_DIR to a directory with more",
         ),
@@ -435,7 +435,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(free_bytes=0)},
         (
             "warning",
-            "only 0 bytes free for writable layers and unpacked archives",
+            "only 0 bytes free for persistent layers and unpacked archives",
             "programs that write more fail with ENOSPC",
             "free some (see `df /home/user/.local/state/sandbox`), or set SANDBOX_STATE_DIR to a directory with more",
         ),
@@ -447,7 +447,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(free_bytes=3 << 40)},
         (
             "ok",
-            "3 TiB free for writable layers and unpacked archives",
+            "3 TiB free for persistent layers and unpacked archives",
             "",
             "",
         ),
@@ -462,66 +462,6 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "12 files more can be made",
             "programs that make many files fail with ENOSPC",
             "free some (see `df -i /home/user/.local/state/sandbox`), or set SANDBOX_STATE_DIR to a directory with more",
-        ),
-    ),
-    (
-        "nothing left over",
-        "leftovers",
-        None,
-        {},
-        (
-            "ok",
-            "nothing is left of dead sandboxes",
-            "",
-            "",
-        ),
-    ),
-    (
-        "sandboxes that run",
-        "leftovers",
-        None,
-        {"leftovers": Leftovers(running=("a", "b"))},
-        (
-            "ok",
-            "nothing is left of dead sandboxes; 2 sandboxes run",
-            "",
-            "",
-        ),
-    ),
-    (
-        "dead sandboxes",
-        "leftovers",
-        None,
-        {"leftovers": Leftovers(running=("a",), dead=("b", "c"), cgroups=("/sys/fs/cgroup/sandbox-b",))},
-        (
-            "note",
-            "left over: 2 dead sandboxes, 1 cgroup of theirs; 1 sandbox runs",
-            "disk space and names",
-            "the next `sandbox up` removes them",
-        ),
-    ),
-    (
-        "dead mounts",
-        "leftovers",
-        None,
-        {"leftovers": Leftovers(mounts=("/mnt",))},
-        (
-            "note",
-            "left over: 1 FUSE mount without a server",
-            "what looks at these paths gets an error (ENOTCONN)",
-            "umount -l /mnt as root, or fusermount3 -uz /mnt",
-        ),
-    ),
-    (
-        "leftovers that cannot be counted",
-        "leftovers",
-        None,
-        {"leftovers": Leftovers(problem="no answer within 5 seconds")},
-        (
-            "note",
-            "what dead sandboxes left is not known: no answer within 5 seconds",
-            "",
-            "",
         ),
     ),
 ]

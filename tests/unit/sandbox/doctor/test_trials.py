@@ -10,13 +10,16 @@ import re
 import socket
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
-from sandbox.doctor.facts import CgroupFacts, Leftovers, ProgramFacts, SessionFacts
+from sandbox.doctor.facts import CgroupFacts, Leftovers, ProgramFacts, SessionFacts, StateFacts
 from sandbox.doctor.trials import control, surroundings
-from sandbox.doctor.trials.storage import look_for_leftovers, mount_of
+from sandbox.doctor.trials.storage import look_for_leftovers, mount_of, try_run_directory
 from sandbox.kernel import cgroups
+from sandbox.node import Node, Place
+from sandbox.run_record import identity
 from tests.unit.sandbox.facts import host
 from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
 
@@ -279,26 +282,64 @@ def test_the_mount_of_a_path_is_the_deepest_and_the_last():
     assert mount_of("/x", "") is None
 
 
-def test_what_dead_sandboxes_left_is_told_from_what_runs(tmp_path):
-    assert look_for_leftovers(str(tmp_path), "") == Leftovers()
-    (tmp_path / "lock").touch()
-    for name in ("alive", "dead", "never-locked", "odd"):
+@pytest.mark.parametrize("separate", [True, False])
+def test_what_dead_sandboxes_left_is_told_from_what_runs(tmp_path, separate):
+    run_path = str(tmp_path / "run-directory") if separate else None
+    assert look_for_leftovers(str(tmp_path), run_path, "") == Leftovers()
+    if run_path is not None:
+        os.mkdir(run_path)
+    (tmp_path / "lock" if run_path is None else tmp_path / "run-directory/lock").touch()
+    for name in ("alive", "dead", "elsewhere", "never-locked", "odd"):
         (tmp_path / "run" / name).mkdir(parents=True)
     for name in ("alive", "dead", "odd"):
         (tmp_path / "run" / name / "lock").touch()
     gone = str(tmp_path / "no-such-cgroup")
     (tmp_path / "run/dead/state.json").write_text(json.dumps({"cgroups": [str(tmp_path), gone]}))
     (tmp_path / "run/odd/state.json").write_text("[]")
+    other = Place(node=Node(machine="another", host="b"), boot="", pid_namespace="")
+    (tmp_path / "run/elsewhere/state.json").write_text(json.dumps(identity(other, pid=7, start=1)))
     with open(tmp_path / "run/alive/lock") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        found = look_for_leftovers(str(tmp_path), "")
+        found = look_for_leftovers(str(tmp_path), run_path, "")
     assert found == Leftovers(
-        running=("alive",), dead=("dead", "never-locked", "odd"), cgroups=(str(tmp_path),)
+        running=("alive",),
+        dead=("dead", "never-locked", "odd"),
+        elsewhere=("elsewhere (pid 7, on b)",),
+        cgroups=(str(tmp_path),),
     )
-    assert sorted(os.listdir(tmp_path / "run")) == ["alive", "dead", "never-locked", "odd"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["alive", "dead", "elsewhere", "never-locked", "odd"]
 
 
 def test_leftovers_that_cannot_be_read_are_not_known(tmp_path):
-    (tmp_path / "lock").touch()
-    found = look_for_leftovers(str(tmp_path), "")
-    assert found.problem == f"{tmp_path}/run: No such file or directory"
+    (tmp_path / "run").touch()
+    found = look_for_leftovers(str(tmp_path), None, "")
+    assert found.problem == f"{tmp_path}/run: Not a directory"
+
+
+def run_directory_at(path: Path) -> StateFacts:
+    return try_run_directory(host(), {"SANDBOX_RUN_DIR": str(path)}, "")
+
+
+def test_a_run_directory_is_tried_in_its_place_and_left_as_it_was(tmp_path):
+    (tmp_path / "run").mkdir(mode=0o700)
+    found = run_directory_at(tmp_path / "run")
+    assert (found.path, found.exists, found.untrusted) == (str(tmp_path / "run"), True, None)
+    assert found.trial.failure("make", "lock", "write", "link", "rename") is None
+    assert os.listdir(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("how", ["missing", "open to others", "a link"])
+def test_a_run_directory_that_is_not_used_is_said_to_be(tmp_path, how):
+    path = tmp_path / "run"
+    if how == "open to others":
+        path.mkdir()
+        path.chmod(0o750)
+    elif how == "a link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        path.symlink_to("real")
+    found = run_directory_at(path)
+    reasons = {"open to others": "can be entered by others", "a link": "is a symbolic link"}
+    assert found.untrusted == reasons.get(how)
+    assert found.exists == (how != "missing")
+    left = {"a link": ["real", "run"], "open to others": ["run"]}
+    assert sorted(os.listdir(tmp_path)) == left.get(how, [])

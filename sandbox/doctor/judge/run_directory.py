@@ -1,0 +1,147 @@
+"""Judging the run directory, which has the locks and the ephemeral layers of this machine's runs, and what dead ones left."""
+
+from __future__ import annotations
+
+import errno
+
+from sandbox.doctor.checks import Check, Level
+from sandbox.doctor.facts import Leftovers, StateFacts
+from sandbox.doctor.judge.storage import MEMORY, NETWORK, SCARCE_BYTES, SCARCE_INODES, size_in_words
+from sandbox.errors import describe_errno
+
+_ELSEWHERE = "set SANDBOX_RUN_DIR to a directory of yours on a local disk"
+
+
+def unusable_because(run: StateFacts) -> str | None:
+    """Return why `up` does not use the run directory, None where it does."""
+    if run.untrusted is not None:
+        return run.untrusted
+    failed = run.trial.failure("make")
+    if failed is not None and (not run.exists or failed[1].errno not in (errno.ENOSPC, errno.EDQUOT)):
+        return f"cannot be {'written' if run.exists else 'made'}: {failed[1].text}"
+    if (failed := run.trial.failure("lock")) is not None:
+        return f"cannot hold locks: {failed[1].text}"
+    return None
+
+
+def judge_run_directory(run: StateFacts) -> Check:
+    """Return the check `run`."""
+    evidence = {
+        "path": run.path,
+        "exists": run.exists,
+        "type": run.fstype,
+        "attributes": run.trial.failure("attribute", "mark") is None,
+        "bytes": run.free_bytes,
+        "inodes": run.free_inodes,
+    }
+
+    def check(level: Level, summary: str, cost: str = "", remedy: str = "") -> Check:
+        return Check(id="run", level=level, summary=summary, cost=cost, remedy=remedy, facts=evidence)
+
+    if (reason := unusable_because(run)) is not None:
+        mode = f"chmod 700 {run.path}, or " if reason == "can be entered by others" else ""
+        return check(
+            "warning",
+            f"run directory {run.path} {reason}",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
+            mode + _ELSEWHERE,
+        )
+    failed = run.trial.failure("make", "write", "rename")
+    if failed is not None or run.trial.problem is not None:
+        text = run.trial.problem if failed is None else failed[1].text
+        remedy = None if failed is None else describe_errno("write", failed[1].errno)
+        return check(
+            "failure",
+            f"nothing can be written to the run directory {run.path}: {text}",
+            "no sandbox starts",
+            remedy or _ELSEWHERE,
+        )
+    if run.fstype in NETWORK:
+        return check(
+            "warning",
+            f"run directory {run.path} is on a network file system ({run.fstype})",
+            "sandboxes are slow, and other machines may not know of their locks",
+            _ELSEWHERE,
+        )
+    free = "" if run.free_bytes is None else f", {size_in_words(run.free_bytes)} free"
+    if (run.free_bytes is not None and run.free_bytes < SCARCE_BYTES) or (
+        run.free_inodes is not None and run.free_inodes < SCARCE_INODES
+    ):
+        return check(
+            "warning",
+            f"there is little room for ephemeral layers in {run.path}"
+            + (free or f", {run.free_inodes} files more can be made"),
+            "programs that write more fail with ENOSPC",
+            f"free some (see `df {run.path}`), or {_ELSEWHERE}",
+        )
+    if not evidence["attributes"]:
+        return check(
+            "note",
+            f"run directory {run.path} is on {run.fstype}, which keeps no attributes of users",
+            "ephemeral layers are in the state directory if that keeps them; else directories of layers cannot be renamed (EXDEV)",
+            f"{_ELSEWHERE}: ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
+        )
+    if run.fstype in MEMORY:
+        return check(
+            "note",
+            f"ephemeral layers are kept in memory: {run.path} is on {run.fstype}{free}",
+            "what a program writes takes memory",
+            _ELSEWHERE,
+        )
+    until = "" if run.exists else ", which the first sandbox makes"
+    return check("ok", f"run directory {run.path}{until}: on {run.fstype}{free}")
+
+
+def judge_leftovers(found: Leftovers) -> Check:
+    """Return the check `leftovers`: what dead sandboxes left, and what runs, here and on machines that share the state directory."""
+    evidence = {
+        "running": list(found.running),
+        "dead": list(found.dead),
+        "elsewhere": list(found.elsewhere),
+        "unknown": list(found.unknown),
+        "cgroups": list(found.cgroups),
+        "mounts": list(found.mounts),
+    }
+    if found.problem is not None:
+        return Check(
+            id="leftovers",
+            level="note",
+            summary=f"what dead sandboxes left is not known: {found.problem}",
+            facts=evidence,
+        )
+    left, remedies = [], []
+    if found.dead:
+        left.append(_count(len(found.dead), "dead sandbox", "dead sandboxes"))
+        left += [_count(len(found.cgroups), "cgroup of theirs", "cgroups of theirs")] if found.cgroups else []
+        remedies.append("the next `sandbox up` removes them")
+    if found.mounts:
+        left.append(_count(len(found.mounts), "FUSE mount without a server", "FUSE mounts without a server"))
+        remedies += [f"umount -l {path} as root, or fusermount3 -uz {path}" for path in found.mounts]
+    alive = [_count(len(found.running), "sandbox runs", "sandboxes run")] if found.running else []
+    if found.elsewhere:
+        alive.append(_count(len(found.elsewhere), "run of another machine", "runs of other machines"))
+    if found.unknown:
+        alive.append(_count(len(found.unknown), "run", "runs") + " of which nothing is known")
+    running = ", ".join(alive)
+    if not left:
+        nothing = "nothing is left of dead sandboxes"
+        return Check(
+            id="leftovers",
+            level="ok",
+            summary=f"{nothing}; {running}" if running else nothing,
+            facts=evidence,
+            details=(*found.elsewhere, *found.unknown),
+        )
+    return Check(
+        id="leftovers",
+        level="note",
+        summary=f"left over: {', '.join(left)}" + (f"; {running}" if running else ""),
+        cost="disk space and names" if found.dead else "what looks at these paths gets an error (ENOTCONN)",
+        remedy="; ".join(remedies),
+        facts=evidence,
+        details=(*found.elsewhere, *found.unknown),
+    )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

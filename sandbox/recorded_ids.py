@@ -1,0 +1,66 @@
+"""The id maps that files of the state were made under: whether a sandbox with other maps may use them, and making such files."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import StateError
+from sandbox.kept import ids_from_json
+from sandbox.kernel.idmaps import covers
+from sandbox.plan import IdPlan
+from sandbox.records import replace
+from sandbox.typed import Any
+from sandbox.userns import run_with_ids, with_own_id
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_owned(path: str, ids: IdPlan, mode: int) -> None:
+    """Make the directory *path* with *mode*, belonging to id 0 of *ids*; one that a start left half-way is taken on."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    fd = os.open(path, _OPEN_DIR)
+    try:
+        uid, gid = ids.root
+        if os.geteuid() == 0:
+            os.chown(fd, uid, gid)
+            os.chmod(fd, mode)
+        elif (uid, gid) == (os.geteuid(), os.getegid()):
+            os.chmod(fd, mode)
+        else:
+            run_with_ids(with_own_id(ids), lambda: _own(fd, mode))
+    finally:
+        os.close(fd)
+
+
+def _own(fd: int, mode: int) -> None:
+    os.chown(fd, 0, 0)
+    os.chmod(fd, mode)
+
+
+def holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
+    """Tell whether every id of the host that *others* map is one that *ids* map, whatever it is called inside."""
+    return all(
+        covers([replace(entry, inside=entry.outside) for entry in own], other)
+        for own, other in ((ids.uid_map, others.uid_map), (ids.gid_map, others.gid_map))
+    )
+
+
+def other_ids(path: str, recorded: Any, ids: IdPlan) -> StateError | None:
+    """Return why what was made under the *recorded* ids is not for a sandbox with *ids*; None where it is."""
+    before = ids_from_json(recorded)
+    if before is not None and (before.uid_map, before.gid_map) == (ids.uid_map, ids.gid_map):
+        return None
+    made = "an unknown one" if before is None else _in_words(before)
+    return StateError(
+        f"the writable layer in {path} was made under another id map: {made}, not {_in_words(ids)}",
+        hint="give it the ids that it had, or a new sandbox.name; or remove the directory to begin anew",
+    )
+
+
+def _in_words(ids: IdPlan) -> str:
+    """Return the lines of both maps, the one of groups where it differs: "0 1000 1, 1 100000 65535"."""
+    users, groups = (", ".join(map(str, id_map)) for id_map in (ids.uid_map, ids.gid_map))
+    return users if users == groups else f"{users} (groups {groups})"

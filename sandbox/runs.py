@@ -1,0 +1,204 @@
+"""The runs that the state directory has records of: those of this node, judged by lock and process, and those of other nodes.
+
+    STATE/run/ID/state.json     the record (sandbox/run_record.py), which names the next
+    RUN/run/ID/                 lock, state.json, skeleton and ephemeral layer of the run
+
+Nothing is changed here: sandbox/sweeping.py removes what has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from sandbox import run_record
+from sandbox.errors import StateError
+from sandbox.kernel.process import is_alive
+from sandbox.locks import probe
+from sandbox.node import Place, this_place
+from sandbox.records import dataclass
+from sandbox.run_record import Lock, RunRecord, Verdict
+
+NEW = ".new-"
+"""What the name of a directory begins with until it has a record."""
+_LARGEST = 1 << 20
+"""Bytes of a record; a real one has about a thousand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run: its directory in the state directory, its record, None where that cannot be read, and what is known of it."""
+
+    id: str
+    path: str
+    record: RunRecord | None
+    verdict: Verdict
+
+    def shown(self) -> str:
+        """Return who it is for people: "db-1f2e3d4c (pid 7, on host b)"."""
+        record = self.record
+        pid = "" if record is None or record.pid is None else f"pid {record.pid}"
+        host = "" if record is None or record.place is None else record.place.node.host
+        where = f"on {host or 'another machine'}" if self.verdict == "elsewhere" else ""
+        facts = ", ".join(fact for fact in (pid, where) if fact)
+        return f"{self.id} ({facts})" if facts else self.id
+
+
+def read_state(path: str) -> RunRecord | None:
+    """Return the record in the directory *path*; None where there is none that can be read."""
+    try:
+        # Not blocking: what lies there may be a FIFO.
+        fd = os.open(
+            os.path.join(path, "state.json"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+        with open(fd, "rb") as file:
+            return run_record.read(json.loads(file.read(_LARGEST)))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def lock_of(path: str, record: RunRecord | None) -> str:
+    """Return the path of the lock of the run whose record in the directory *path* is *record*."""
+    base = path if record is None or record.run_directory is None else record.run_directory
+    return os.path.join(base, "lock")
+
+
+def alive(record: RunRecord | None) -> bool:
+    """Tell whether the supervisor of *record* runs in this pid namespace."""
+    return (
+        record is not None
+        and record.pid is not None
+        and record.start is not None
+        and is_alive(record.pid, record.start)
+    )
+
+
+def judge(path: str, record: RunRecord | None, lock: Lock, here: Place) -> Verdict:
+    """Return what is known of the run in the directory *path*."""
+    verdict = run_record.judge(record, here, lock=lock, alive=alive(record))
+    if record is None and verdict == "unknown" and _is_empty(path):
+        return "ended"  # a command is removing it, or was killed at that: the record is removed last
+    return verdict
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return not os.listdir(path)
+    except FileNotFoundError:
+        return False
+
+
+def paths_in(base: str) -> list[str]:
+    """Return the directories in *base*; none where there is no *base*."""
+    try:
+        with os.scandir(base) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def list_runs(state_directory: str, here: Place | None = None) -> list[Run]:
+    """Return every run with a record in the state directory.
+
+    Raises:
+        OSError: the records cannot be listed, or a lock cannot be looked at.
+    """
+    here = this_place() if here is None else here
+    found = []
+    for path in paths_in(os.path.join(state_directory, "run")):
+        name = os.path.basename(path)
+        if name.startswith("."):
+            continue
+        record = read_state(path)
+        verdict = judge(path, record, probe(lock_of(path, record)), here)
+        found.append(Run(id=name, path=path, record=record, verdict=verdict))
+    return found
+
+
+def users_of(
+    state_directory: str, *, layer: str | None = None, volume: str | None = None, archive: str | None = None
+) -> list[Run]:
+    """Return the runs that use a persistent layer or a named volume, by its name, or an archive, by its path.
+
+    The runs of this process are not among them, and none that has ended.
+    """
+    return [
+        run
+        for run in list_runs(state_directory)
+        if run.verdict != "ended"
+        and (record := run.record) is not None
+        and not (run.verdict == "running" and record.pid == os.getpid() and alive(record))
+        and (
+            (layer is not None and record.layer == layer)
+            or (volume is not None and volume in record.volumes)
+            or (archive is not None and archive in record.archives)
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningSandbox:
+    """A sandbox that runs now, on this node."""
+
+    name: str
+    supervisor: int
+    #: Kinds of namespaces that are its own, and the descriptor of the supervisor's that holds each.
+    namespaces: Mapping[str, int]
+
+    def namespace(self, kind: str) -> str:
+        """Return where its namespace of *kind* can be opened.
+
+        Raises:
+            StateError: it has none of its own.
+        """
+        if kind not in self.namespaces:
+            raise StateError(
+                f"sandbox {self.name} has no {kind} namespace of its own",
+                hint="join what it joins, or give it one: see its namespaces",
+            )
+        return f"/proc/{self.supervisor}/fd/{self.namespaces[kind]}"
+
+
+def find_running(state_directory: str, name: str) -> RunningSandbox:
+    """Find the running sandbox *name*; nothing is locked or changed.
+
+    Its supervisor holds its namespaces open for as long as it lives, and recorded when it was started: a process with its
+    pid that was started at another time is another one. What is opened by the path that this gives is compared with what
+    was planned for, so a supervisor that ends in between is found out, too.
+
+    Raises:
+        StateError: there is none on this node, or more than one.
+    """
+    here = this_place()
+    found, hosts = [], []
+    try:
+        paths = paths_in(os.path.join(state_directory, "run"))
+    except OSError:
+        paths = []
+    for path in paths:
+        record = read_state(path) if os.path.basename(path)[:-9] == name else None
+        if record is None or record.pid is None:
+            continue
+        if record.place is not None and record.place.node != here.node:
+            hosts.append(record.place.node.host)
+        elif record.place not in (None, here):
+            continue  # of an earlier boot, or with a pid of another pid namespace
+        elif record.namespaces and alive(record):
+            numbers = dict(record.namespaces)
+            found.append(RunningSandbox(name=name, supervisor=record.pid, namespaces=numbers))
+    if not found and hosts:
+        raise StateError(
+            f"sandbox {name} runs on another machine: {', '.join(sorted(set(hosts)))}",
+            hint="namespaces of another machine cannot be joined: start it on this one, too",
+        )
+    if not found:
+        raise StateError(
+            f"no sandbox {name} is running", hint=f"start it first: a file with sandbox.name = {name}"
+        )
+    if len(found) > 1:
+        pids = " and ".join(str(item.supervisor) for item in found)
+        raise StateError(
+            f"{len(found)} sandboxes {name} are running (pids {pids})", hint="give each its own sandbox.name"
+        )
+    return found[0]

@@ -1,0 +1,136 @@
+"""Removing what runs of this node have left that ended without removing it: processes, cgroups and directories.
+
+A run of another node is left alone, whatever its lock says. The caller holds the lock under which runs of this node are made.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+from sandbox.errors import SandboxError
+from sandbox.keeping import distrust
+from sandbox.kept import ids_from_json
+from sandbox.kernel import cgroups
+from sandbox.kernel.process import end_rooted
+from sandbox.locks import claim
+from sandbox.node import Place
+from sandbox.records import dataclass
+from sandbox.removal import remove_directory
+from sandbox.run_record import RunRecord
+from sandbox.runs import NEW, judge, lock_of, paths_in, read_state
+
+_FORGOTTEN = 86400.0
+"""Seconds after which a directory without a record is nobody's that is being made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """A run to sweep: its directories, the record, and the lock on it, -1 where there is none."""
+
+    id: str
+    paths: tuple[str, ...]
+    record: RunRecord | None
+    lock_fd: int
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+
+
+def find_ended(state_directory: str, run_directory: str, here: Place) -> list[EndedRun]:
+    """Return the runs that have ended, locked: those with a record in the state directory, and those that have lost it.
+
+    Raises:
+        OSError: the directories cannot be read, or a lock cannot be had; nothing stays locked.
+    """
+    found: list[EndedRun] = []
+    records = os.path.join(state_directory, "run")
+    places = os.path.join(run_directory, "run")
+    try:
+        paths = paths_in(records)
+        if places != records:
+            paths += [path for path in paths_in(places) if not _has_record(path)]
+        found.extend(ended for path in paths if (ended := _ended(path, here)) is not None)
+    except BaseException:
+        for run in found:
+            run.close()
+        raise
+    return found
+
+
+def _ended(path: str, here: Place) -> EndedRun | None:
+    """Return the run in the directory *path* if it has ended."""
+    name = os.path.basename(path)
+    record = read_state(path)
+    if record is None and name.startswith(NEW):
+        # Another process, perhaps of another node, may be about to write the record.
+        return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
+    lock, fd = claim(lock_of(path, record))
+    if judge(path, record, lock, here) != "ended":
+        if fd >= 0:
+            os.close(fd)
+        return None
+    paths = [path]
+    if record is not None and record.run_directory not in (None, path):
+        place = str(record.run_directory)
+        if _belongs(place, path):
+            paths.insert(0, place)
+        elif os.path.lexists(place):  # what is there is not this run's, and the record tells where that is
+            if fd >= 0:
+                os.close(fd)
+            return None
+    return EndedRun(id=name, paths=tuple(paths), record=record, lock_fd=fd)
+
+
+def _belongs(place: str, path: str) -> bool:
+    """Tell whether *place*, which the record in *path* names, is the directory of that run: the record alone is not believed."""
+    if os.path.basename(place) != os.path.basename(path).removeprefix(NEW):
+        return False
+    try:
+        if distrust(os.lstat(place)) is not None:
+            return False
+    except OSError:
+        return False
+    inner = read_state(place)
+    if inner is None or inner.record is None:
+        return False
+    return os.path.basename(inner.record) == os.path.basename(path) and (
+        inner.record == path or not os.path.lexists(inner.record)
+    )
+
+
+def _has_record(place: str) -> bool:
+    """Tell whether the run in the directory *place* of the run directory has its record, in whichever state directory."""
+    record = read_state(place)
+    return record is not None and record.record is not None and os.path.lexists(record.record)
+
+
+def _is_forgotten(path: str) -> bool:
+    try:
+        return time.time() - os.lstat(path).st_mtime > _FORGOTTEN
+    except OSError:
+        return False
+
+
+def sweep(ended: list[EndedRun]) -> list[str]:
+    """Remove what *ended* have left, and let go of their locks; returns the names of those that are gone."""
+    swept = []
+    for run in ended:
+        try:
+            record = run.record
+            if record is not None and record.root is not None:
+                end_rooted(record.root)
+            if record is not None and cgroups.remove_stale(record.cgroups):
+                continue  # the record is what tells the next command of them
+            for path in run.paths:
+                remove_directory(path, None if record is None else ids_from_json(record.ids))
+            swept.append(run.id)
+        except (SandboxError, OSError):
+            pass  # what cannot be removed now is found again by the next command
+        finally:
+            with suppress(OSError):
+                run.close()
+    return swept

@@ -1,0 +1,261 @@
+"""Judging the run directory and leftovers: every branch with its exact words."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from sandbox.doctor.facts import Failure, Leftovers, Trial
+from sandbox.host import HostFacts
+from tests.unit.sandbox.doctor.made_up import checks, run_directory, shown, state_trial
+
+CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
+    (
+        "the run directory is there",
+        "run",
+        None,
+        {"run": run_directory()},
+        (
+            "ok",
+            "run directory /var/tmp/sandbox-1000: on ext4, 50 GiB free",
+            "",
+            "",
+        ),
+    ),
+    (
+        "the run directory will be made",
+        "run",
+        None,
+        {"run": run_directory(exists=False)},
+        (
+            "ok",
+            "run directory /var/tmp/sandbox-1000, which the first sandbox makes: on ext4, 50 GiB free",
+            "",
+            "",
+        ),
+    ),
+    (
+        "another users run directory",
+        "run",
+        None,
+        {"run": run_directory(untrusted="is another user's")},
+        (
+            "warning",
+            "run directory /var/tmp/sandbox-1000 is another user's",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "a run directory that others may enter",
+        "run",
+        None,
+        {"run": run_directory(untrusted="can be entered by others")},
+        (
+            "warning",
+            "run directory /var/tmp/sandbox-1000 can be entered by others",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
+            "chmod 700 /var/tmp/sandbox-1000, or set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "no run directory can be made",
+        "run",
+        None,
+        {
+            "run": run_directory(
+                exists=False,
+                trial=state_trial(make=Failure(errno=errno.EROFS, text="/var/tmp: Read-only file system")),
+            )
+        },
+        (
+            "warning",
+            "run directory /var/tmp/sandbox-1000 cannot be made: /var/tmp: Read-only file system",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "a run directory without locks",
+        "run",
+        None,
+        {
+            "run": run_directory(
+                trial=state_trial(lock=Failure(errno=errno.ENOLCK, text="No locks available"))
+            )
+        },
+        (
+            "warning",
+            "run directory /var/tmp/sandbox-1000 cannot hold locks: No locks available",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "a full run directory",
+        "run",
+        None,
+        {
+            "run": run_directory(
+                trial=state_trial(write=Failure(errno=errno.ENOSPC, text="No space left on device"))
+            )
+        },
+        (
+            "failure",
+            "nothing can be written to the run directory /var/tmp/sandbox-1000: No space left on device",
+            "no sandbox starts",
+            "no space left: free some where the writable layer and the state are kept (see `df`)",
+        ),
+    ),
+    (
+        "a run directory that does not answer",
+        "run",
+        None,
+        {"run": run_directory(trial=Trial(attempts={"make": None}, problem="no answer within 5 seconds"))},
+        (
+            "failure",
+            "nothing can be written to the run directory /var/tmp/sandbox-1000: no answer within 5 seconds",
+            "no sandbox starts",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "a run directory on a network",
+        "run",
+        None,
+        {"run": run_directory(fstype="nfs4")},
+        (
+            "warning",
+            "run directory /var/tmp/sandbox-1000 is on a network file system (nfs4)",
+            "sandboxes are slow, and other machines may not know of their locks",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "little room in the run directory",
+        "run",
+        None,
+        {"run": run_directory(free_bytes=5 << 20)},
+        (
+            "warning",
+            "there is little room for ephemeral layers in /var/tmp/sandbox-1000, 5 MiB free",
+            "programs that write more fail with ENOSPC",
+            "free some (see `df /var/tmp/sandbox-1000`), or set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "a run directory without attributes",
+        "run",
+        None,
+        {
+            "run": run_directory(
+                fstype="ramfs",
+                free_bytes=None,
+                trial=state_trial(attribute=Failure(errno=errno.EOPNOTSUPP, text="no")),
+            )
+        },
+        (
+            "note",
+            "run directory /var/tmp/sandbox-1000 is on ramfs, which keeps no attributes of users",
+            "ephemeral layers are in the state directory if that keeps them; else directories of layers cannot be renamed (EXDEV)",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk: ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
+        ),
+    ),
+    (
+        "a run directory in memory",
+        "run",
+        None,
+        {"run": run_directory(fstype="tmpfs")},
+        (
+            "note",
+            "ephemeral layers are kept in memory: /var/tmp/sandbox-1000 is on tmpfs, 50 GiB free",
+            "what a program writes takes memory",
+            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+        ),
+    ),
+    (
+        "nothing left over",
+        "leftovers",
+        None,
+        {},
+        (
+            "ok",
+            "nothing is left of dead sandboxes",
+            "",
+            "",
+        ),
+    ),
+    (
+        "sandboxes that run",
+        "leftovers",
+        None,
+        {"leftovers": Leftovers(running=("a", "b"))},
+        (
+            "ok",
+            "nothing is left of dead sandboxes; 2 sandboxes run",
+            "",
+            "",
+        ),
+    ),
+    (
+        "runs of other machines",
+        "leftovers",
+        None,
+        {"leftovers": Leftovers(elsewhere=("a-1 (pid 7, on b)",), unknown=("c",))},
+        (
+            "ok",
+            "nothing is left of dead sandboxes; 1 run of another machine, 1 run of which nothing is known",
+            "",
+            "",
+        ),
+    ),
+    (
+        "dead sandboxes",
+        "leftovers",
+        None,
+        {"leftovers": Leftovers(running=("a",), dead=("b", "c"), cgroups=("/sys/fs/cgroup/sandbox-b",))},
+        (
+            "note",
+            "left over: 2 dead sandboxes, 1 cgroup of theirs; 1 sandbox runs",
+            "disk space and names",
+            "the next `sandbox up` removes them",
+        ),
+    ),
+    (
+        "dead mounts",
+        "leftovers",
+        None,
+        {"leftovers": Leftovers(mounts=("/mnt",))},
+        (
+            "note",
+            "left over: 1 FUSE mount without a server",
+            "what looks at these paths gets an error (ENOTCONN)",
+            "umount -l /mnt as root, or fusermount3 -uz /mnt",
+        ),
+    ),
+    (
+        "leftovers that cannot be counted",
+        "leftovers",
+        None,
+        {"leftovers": Leftovers(problem="no answer within 5 seconds")},
+        (
+            "note",
+            "what dead sandboxes left is not known: no answer within 5 seconds",
+            "",
+            "",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("identity", "facts", "changes", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0].replace(" ", "-") for case in CASES],
+)
+def test_what_is_found_is_said_with_its_cost_and_remedy(
+    identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
+) -> None:
+    assert shown(checks(facts, **changes)[identity]) == expected
