@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from sandbox.errors import StateError
+from sandbox.inventory import list_names
 from sandbox.kept import damaged, ids_from_json, read_record
 from sandbox.plan import LayerRecord
 from sandbox.records import dataclass
@@ -59,12 +60,7 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
 
 def kept_layers(state_directory: str) -> list[str]:
     """Return the names of the persistent layers that are kept."""
-    base = os.path.join(state_directory, "sandboxes")
-    try:
-        names = sorted(os.listdir(base))
-    except OSError:
-        return []
-    return [name for name in names if os.path.lexists(os.path.join(base, name, "state.json"))]
+    return list_names(state_directory, "layer")
 
 
 class _Locked:
@@ -100,7 +96,7 @@ def _make_room(path: str, name: str, layer: str) -> None:
         if not _is_unused(os.path.join(path, "upper"), locked.ids):
             raise StateError(
                 f"there is a persistent layer {name} with changes of its own, which {layer} would replace",
-                hint=f"set sandbox.name = {layer} in the file to use that one; or remove {path}, and adopt again",
+                hint=f"set sandbox.name = {layer} in the file to use that one; or discard it: sandbox rm layer:{name}, and adopt again",
             )
         remove_directory(path, locked.ids)
 

@@ -94,8 +94,6 @@ def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
     if state is None:
         return None
     record = LayerRecord.read(state)
-    ids = state.get("ids")
-    helpers = isinstance(ids, dict) and bool(ids.get("helpers"))
     has_file = record.file is not None and os.path.lexists(record.file)
     return KeptLayer(
         name=name,
@@ -103,7 +101,6 @@ def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
         record=record,
         has_file=has_file,
         same_file=_is_same(record.file, file),
-        plain=not helpers,
     )
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _TO_REMOVE = 3
 """Descriptors that :func:`remove_directory` has open at once."""
-_RECORD = b"state.json"
-"""Removed last: if the removal is interrupted, the next command learns from it whose directory this is."""
+_RECORDS = (b"state.json", b"ids")
+"""Removed last: if the removal is interrupted, the next command learns from them whose directory this is."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -66,13 +66,13 @@ def remove_directory(path: str, ids: IdPlan | None) -> None:
         return
     try:
         try:
-            remove_contents(fd, last=_RECORD)
+            remove_contents(fd, last=_RECORDS)
         except OSError as error:
             if ids is None or error.errno not in (errno.EACCES, errno.EPERM):
                 raise StateError(
                     f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
                 ) from None
-            run_with_ids(with_own_id(ids), lambda: remove_contents(fd, last=_RECORD))
+            run_with_ids(with_own_id(ids), lambda: remove_contents(fd, last=_RECORDS))
     finally:
         os.close(fd)
     try:

@@ -212,7 +212,7 @@ class StateDirectory:
                 elif not holds_ids_of(ids, before):
                     raise StateError(
                         f"volume {name} has files of ids that this sandbox does not have",
-                        hint=f"use it with the ids of before, another name, or remove {path} to begin anew",
+                        hint=f"use it with the ids of before, another name, or begin anew: sandbox rm volume:{name}",
                     )
                 if before != ids:
                     _write_state(path, {"ids": ids_as_json(ids)}, lasting=True)

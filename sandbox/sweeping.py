@@ -53,7 +53,7 @@ def find_ended(state_directory: str, run_directory: str, here: Place) -> list[En
         paths = paths_in(records)
         if places != records:
             paths += [path for path in paths_in(places) if not _has_record(path)]
-        found.extend(ended for path in paths if (ended := _ended(path, here)) is not None)
+        found.extend(ended for path in paths if (ended := claim_ended(path, here)) is not None)
     except BaseException:
         for run in found:
             run.close()
@@ -61,8 +61,12 @@ def find_ended(state_directory: str, run_directory: str, here: Place) -> list[En
     return found
 
 
-def _ended(path: str, here: Place) -> EndedRun | None:
-    """Return the run in the directory *path* if it has ended."""
+def claim_ended(path: str, here: Place) -> EndedRun | None:
+    """Return the run in the directory *path*, locked, if it has ended.
+
+    Raises:
+        OSError: its lock cannot be had.
+    """
     name = os.path.basename(path)
     record = read_state(path)
     if record is None and name.startswith(NEW):

@@ -150,7 +150,7 @@ _ELSEWHERE = {
     "help": "--help",
 }
 """What other programs of the kind call what there is here."""
-_NOT_HERE = frozenset(("attach", "create", "exec", "kill", "logs", "ls", "ps", "restart", "rm", "stop"))
+_NOT_HERE = frozenset(("attach", "create", "exec", "kill", "logs", "ps", "restart", "stop"))
 """What they have for what they keep in the background."""
 
 

@@ -12,6 +12,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "up": "start the sandbox of an environment file and wait for it",
     },
     "keep": {
+        "ls": "list persistent layers, named volumes and unpacked archives",
+        "df": "sum up the disk space of what is kept",
+        "rm": "remove a persistent layer, named volume or unpacked archive",
+        "prune": "remove what nobody refers to",
         "adopt": "give a persistent layer that is kept to an environment file",
     },
     "understand": {

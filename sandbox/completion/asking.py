@@ -103,6 +103,9 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
     def layers(**_: object) -> Candidates:
         return candidates.kept_layers()
 
+    def things(**_: object) -> Candidates:
+        return candidates.kept_things()
+
     if action.dest == "layer":
         return layers
     if "--profile" in action.option_strings:
@@ -115,6 +118,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "LIST": lists,
         "ELEMENT": elements,
         "TEMPLATE": templates,
+        "THING": things,
     }
     return by_metavar.get(action.metavar)
 

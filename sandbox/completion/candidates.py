@@ -147,19 +147,35 @@ def templates() -> Candidates:
 
 def kept_layers() -> Candidates:
     """Return the persistent layers that are kept, with the files that they are kept from."""
+    from sandbox.inventory import list_names  # with what unpacks archives, which other places do not need
+
     try:
-        base = os.path.join(default_path(os.environ, os.geteuid()), "sandboxes")
-        names = sorted(os.listdir(base))
-    except (SandboxError, OSError):
+        base = default_path(os.environ, os.geteuid())
+    except SandboxError:
         return {}
     found = {}
-    for name in names:
+    for name in list_names(base, "layer"):
         try:
-            with open(os.path.join(base, name, "state.json"), encoding="utf-8") as file:
+            with open(os.path.join(base, "sandboxes", name, "state.json"), encoding="utf-8") as file:
                 found[name] = str(json.load(file).get("file") or "")
         except (OSError, ValueError, AttributeError):
             continue
     return found
+
+
+def kept_things() -> Candidates:
+    """Return what `rm` takes: what is kept, with the files or the archive, and what ended runs have left."""
+    from sandbox.inventory import take
+    from sandbox.runs import list_runs
+
+    try:
+        state_directory = default_path(os.environ, os.geteuid())
+        found = take(state_directory, sizes=False)
+        runs = list_runs(state_directory)
+    except (SandboxError, OSError):
+        return {}
+    things = {item.title: ", ".join(item.source or [one.file for one in item.files]) for item in found.items}
+    return {**things, **{run.id: "an ended run" for run in runs if run.verdict == "ended"}}
 
 
 def profiles(file: str) -> Candidates:

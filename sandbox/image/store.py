@@ -22,6 +22,7 @@ from sandbox.image.origin import Origin, read_origin, write_origin
 from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular, sha256_of
 from sandbox.kernel.trees import synchronize_file_system
+from sandbox.locks import claim, probe
 from sandbox.node import this_place
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
@@ -223,7 +224,7 @@ class LayerStore:
 
     def _building(self, source: str) -> str:
         # Where the lock is not known to other nodes, each builds the layer in a place of its own.
-        return os.path.join(self._base, f"{source}-{_digest(repr(this_place().node))}.new")
+        return os.path.join(self._base, f"{source}-{_own_node()}.new")
 
     def _build(self, building: str, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> tuple[str, ...]:
         os.mkdir(building, 0o700)
@@ -314,12 +315,57 @@ class LayerStore:
                 os.close(lock_fd)
 
     def _discard(self, place: str) -> None:
+        remove_directory(place, ids_of_layer(place))
+
+
+def ids_of_layer(place: str) -> IdPlan | None:
+    """Return the ids that the layer in the directory *place* was unpacked under; None where that is not known."""
+    try:
+        # Not blocking: what lies there may be a FIFO.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(os.path.join(place, "ids"), flags), encoding="utf-8") as record:
+            return ids_from_json(json.load(record))
+    except (OSError, ValueError):
+        return None
+
+
+def interrupted_imports(state_directory: str) -> list[str]:
+    """Return the directories that imports of this node were building when they were interrupted."""
+    base = os.path.join(state_directory, "layers")
+    try:
+        names = sorted(name for name in os.listdir(base) if name.endswith(".new"))
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        source, dash, node = name.removesuffix(".new").partition("-")
+        if (not dash or node == _own_node()) and probe(os.path.join(base, f"{source}.importing")) != "held":
+            found.append(os.path.join(base, name))
+    return found
+
+
+def remove_interrupted_imports(state_directory: str) -> list[str]:
+    """Remove what imports of this node that were interrupted have left; returns the paths that are gone.
+
+    Raises:
+        SandboxError: it cannot be removed.
+    """
+    gone = []
+    for place in interrupted_imports(state_directory):
+        source = os.path.basename(place).removesuffix(".new").partition("-")[0]
+        lock, fd = claim(os.path.join(os.path.dirname(place), f"{source}.importing"))
         try:
-            with open(os.path.join(place, "ids"), encoding="utf-8") as record:
-                ids = ids_from_json(json.load(record))
-        except (OSError, ValueError):
-            ids = None
-        remove_directory(place, ids)
+            if lock != "held":
+                remove_directory(place, ids_of_layer(place))
+                gone.append(place)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+    return gone
+
+
+def _own_node() -> str:
+    return _digest(repr(this_place().node))
 
 
 def _open_archive_file(path: str, identity: tuple[int, int] | None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sandbox.kernel import _libc
 
@@ -78,8 +78,62 @@ def make_directories(top_fd: int, names: Iterable[str]) -> int:
     return at
 
 
-def remove_contents(top_fd: int, *, last: bytes = b"") -> None:
-    """Remove everything below the directory *top_fd*; of its entries the one with the name *last* as the last.
+def disk_usage(top_fd: int) -> int:
+    """Return the bytes of disk space of the directory *top_fd* and all below it on its file system, a file of many names once.
+
+    At any depth with one more descriptor: the way up is "..", and a directory that somebody moves meanwhile ends the count there.
+
+    Raises:
+        OSError: EACCES where a directory may not be read.
+    """
+    top = os.fstat(top_fd)
+    total = top.st_blocks * 512
+    linked: set[int] = set()
+    fd = os.open(b".", _OPEN_DIR, dir_fd=top_fd)
+    try:
+        # Of each directory on the way: its identity, and the names of those in it that are left.
+        way: list[tuple[int, list[bytes]]] = [(top.st_ino, [])]
+        while True:
+            with os.scandir(fd) as found:
+                for entry in found:
+                    name = os.fsencode(entry.name)
+                    try:
+                        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if info.st_dev != top.st_dev:
+                        continue
+                    if stat.S_ISDIR(info.st_mode):
+                        way[-1][1].append(name)
+                    elif info.st_nlink > 1:
+                        if info.st_ino in linked:
+                            continue
+                        linked.add(info.st_ino)
+                    total += info.st_blocks * 512
+            while True:
+                while not way[-1][1]:
+                    way.pop()
+                    if not way:
+                        return total
+                    above = os.open(b"..", _OPEN_DIR, dir_fd=fd)
+                    os.close(fd)
+                    fd = above
+                    if os.fstat(fd).st_ino != way[-1][0]:
+                        return total
+                try:
+                    below = os.open(way[-1][1].pop(), _OPEN_DIR, dir_fd=fd)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                break
+            os.close(fd)
+            fd = below
+            way.append((os.fstat(fd).st_ino, []))
+    finally:
+        os.close(fd)
+
+
+def remove_contents(top_fd: int, *, last: Collection[bytes] = ()) -> None:
+    """Remove everything below the directory *top_fd*; of its entries those with a name of *last* as the last.
 
     Directories found inside are first moved up to the top, so that depth costs nothing; those that their
     owner may not enter are made accessible. A FileNotFoundError from a second remover at work is no error.
@@ -87,7 +141,7 @@ def remove_contents(top_fd: int, *, last: bytes = b"") -> None:
     Raises:
         OSError: EACCES, EPERM where the entries are another user's.
     """
-    pending = sorted(_entries(top_fd), key=lambda entry: entry[0] != last)
+    pending = sorted(_entries(top_fd), key=lambda entry: entry[0] not in last)
     # An earlier call that failed half-way has left such names.
     prefix = _PREFIX + os.urandom(4).hex().encode() + b"-"
     serial = 0

@@ -29,15 +29,12 @@ class KeptLayer:
     same_file: bool = False
     #: The real paths of archives that have another time of change than recorded, and the recorded content.
     unchanged: frozenset[str] = frozenset()
-    #: Only a single id was mapped, or root made it: its files can be removed without a user namespace.
-    plain: bool = True
 
     def discard(self) -> str:
         """Return the command that removes it."""
         import shlex  # only for messages
 
-        within = "" if self.plain else "unshare --map-root-user --map-auto "
-        return f"{within}rm -r {shlex.quote(self.path)}"
+        return f"sandbox rm {shlex.quote(f'layer:{self.name}')}"
 
     def shown(self) -> str:
         """Return what it is for people: "persistent layer NAME, kept from FILE over LAYERS"."""

@@ -76,7 +76,25 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "sweeping",
         }
     ),
-    "adoption": frozenset({"errors", "kept", "plan", "removal", "runs", "state", "userns"}),
+    "kept_items": frozenset(),  # what is kept, as values; pure
+    "inventory": frozenset(
+        {"errors", "image", "kept", "kept_items", "kernel", "plan", "references", "runs", "userns"}
+    ),  # facts about all that is kept, read only
+    "kept_removal": frozenset(
+        {
+            "errors",
+            "image",
+            "inventory",
+            "kept_items",
+            "locks",
+            "node",
+            "references",
+            "removal",
+            "runs",
+            "sweeping",
+        }
+    ),
+    "adoption": frozenset({"errors", "inventory", "kept", "plan", "removal", "runs", "state", "userns"}),
     "joining": frozenset({"errors", "spec", "kernel", "runs"}),  # facts about namespaces that a spec names
     "image": frozenset(
         {
@@ -92,6 +110,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "kept",
             "kernel",
             "image_formats",
+            "locks",
         }
     ),
     "runtime": frozenset(
@@ -112,7 +131,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
-        {"errors", "spec", "reference", "editing", "keeping"}
+        {"errors", "spec", "reference", "editing", "keeping", "inventory", "runs"}
     ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
     "manual": frozenset({"reference"}),  # is given the parser, too
     "doctor": frozenset(
@@ -151,6 +170,9 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "private",
             "state",
             "joining",
+            "inventory",
+            "kept_items",
+            "kept_removal",
             "runtime",
             "editing",
             "doctor",

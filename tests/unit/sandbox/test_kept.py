@@ -86,7 +86,7 @@ def test_other_layers_are_refused_with_both_and_the_choices_until_they_are_accep
     assert f"over dir:{files}/other" in found.message
     for choice in (
         "another sandbox.name",
-        f"rm -r {files}/state/sandboxes/db",
+        "sandbox rm layer:db",
         f"sandbox up --accept-layers {files}/a.toml",
     ):
         assert choice in (found.hint or "")
@@ -228,13 +228,3 @@ def test_layer_in_use_and_layer_that_is_not_there_are_not_adopted(files: Path) -
             adopt(state, name, "db", "/x.toml")
         assert caught.value.hint == "name one of those that are: db"
     state.close()
-
-
-def test_layer_of_subordinate_ids_is_discarded_in_a_user_namespace(files: Path) -> None:
-    started(files, NAMED)
-    record = files / "state/sandboxes/db/state.json"
-    state = json.loads(record.read_text())
-    state["ids"]["helpers"] = ["/usr/bin/newuidmap", "/usr/bin/newgidmap"]
-    record.write_text(json.dumps(state))
-    hint = refused(files, NAMED, "foreign.toml").hint or ""
-    assert f"unshare --map-root-user --map-auto rm -r {files}/state/sandboxes/db" in hint

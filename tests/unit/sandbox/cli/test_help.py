@@ -30,12 +30,13 @@ SHARED = {
     "plain",
     "planning",
     "progress",
+    "state_path",
     "untrusted",
     "verbs",
 }
 
 #: Verbs whose result is for programs, too. (schema prints JSON and nothing else; up with --dry-run is asked for below.)
-PARSED = {"check", "config", "doctor", "explain", "get"}
+PARSED = {"check", "config", "df", "doctor", "explain", "get", "ls", "prune", "rm"}
 
 each_verb = pytest.mark.parametrize("verb", VERBS)
 

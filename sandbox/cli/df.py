@@ -1,0 +1,42 @@
+"""`sandbox df`: sum up the disk space of what is kept."""
+
+from __future__ import annotations
+
+import argparse
+
+from sandbox.cli.options import add_json
+from sandbox.cli.output import print_json, print_table
+
+DESCRIPTION = """Sum up the disk space of what the state directory keeps, by kind, and how much of it nobody refers to.
+
+Archives that nobody refers to, and what ended sandboxes have left, go with `sandbox prune`; persistent layers and named volumes
+that nobody refers to go with `sandbox prune --data`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the sums; return the exit status."""
+    from sandbox import inventory
+    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.kept_items import Inventory, human_size, sums, total
+
+    path = existing_state_directory()
+    kinds = sums(Inventory() if path is None else inventory.take(path))
+    if arguments.json:
+        print_json({"state_directory": path, "bytes": total(one["bytes"] for one in kinds), "kinds": kinds})
+        return 0
+    rows = [
+        [
+            one["kind"],
+            str(one["count"]),
+            human_size(one["bytes"]),
+            human_size(one["unreferenced_bytes"]),
+        ]
+        for one in kinds
+    ]
+    print_table(rows, header=("KIND", "COUNT", "SIZE", "UNREFERENCED"))
+    return 0

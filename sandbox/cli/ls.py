@@ -1,0 +1,36 @@
+"""`sandbox ls`: list what is kept between runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from sandbox.cli.options import add_json
+from sandbox.cli.output import print_json, print_table
+
+DESCRIPTION = """List what the state directory keeps: persistent writable layers, named volumes and unpacked archives, with their
+disk space, the time of the last use, and the environment files and sandboxes that refer to each.
+
+The first column is the name that `sandbox rm` takes. A file that is gone is marked. An archive that has changed since it was
+unpacked is marked: no start uses what was unpacked any more. "unknown" stands where no version has noted a file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list; return the exit status."""
+    from sandbox import inventory
+    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.errors import printable
+    from sandbox.kept_items import Inventory, listing
+
+    path = existing_state_directory()
+    found = Inventory() if path is None else inventory.take(path)
+    if arguments.json:
+        print_json([item.as_dict() for item in found.items])
+        return 0
+    rows = [[printable(cell) for cell in row] for row in listing(found.items)]
+    print_table(rows, header=("NAME", "SIZE", "LAST USED", "USED BY") if rows else ())
+    return 0

@@ -1,0 +1,120 @@
+"""`sandbox prune`: remove what nobody refers to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from sandbox.cli.options import add_json
+from sandbox.cli.output import print_json, warn
+from sandbox.errors import SandboxError, printable
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.kept_items import KeptItem
+
+DESCRIPTION = """Remove what ended sandboxes and interrupted commands of this machine have left, and unpacked archives that nobody refers to: no
+sandbox runs on them, no persistent layer is kept over them, and no environment file that was started with them is there; or the
+archive has changed since.
+
+With --data also remove persistent layers and named volumes whose environment files are all gone. A layer or volume of which no
+file is known stays; `sandbox rm` removes it. --data asks first on a terminal, and needs --yes elsewhere."""
+EPILOG = """What is in use stays. `sandbox df` tells how much would go, --dry-run what.
+
+exit status: 0, 1 if the answer was no or something could not be removed, 125 for a failure of sandbox"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--data",
+        action="store_true",
+        help="also persistent layers and named volumes that nobody refers to; nothing brings them back",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, in order, and do nothing"
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Remove it; return the exit status."""
+    from sandbox import inventory
+    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.kept_items import Inventory, human_size, to_prune, total
+
+    path = existing_state_directory()
+    found = Inventory() if path is None else inventory.take(path)
+    items = to_prune(found.items, data=arguments.data)
+    size = total([*(item.bytes for item in items), *(one.bytes for one in found.leftovers)])
+    if arguments.dry_run:
+        _print(arguments, [item.title for item in items], [one.path for one in found.leftovers], size)
+        return 0
+    data = [item for item in items if item.kind != "archive"]
+    if data and not arguments.yes and not _confirmed(data):
+        return 1
+    removed, left = ([], []) if path is None else _remove(path, items)
+    size = total([*(item.bytes for item in removed), *(one.bytes for one in found.leftovers)])
+    _print(arguments, [item.title for item in removed], left, size)
+    if not arguments.json:
+        print(f"{human_size(size)} of disk space", file=sys.stderr)
+    return 0 if len(removed) == len(items) else 1
+
+
+def _confirmed(data: Sequence[KeptItem]) -> bool:
+    """Ask on the terminal whether *data* may go.
+
+    Raises:
+        SandboxError: there is no terminal to ask on.
+    """
+    from sandbox.kept_items import human_size, in_words, total
+
+    what = f"{in_words(data)} ({human_size(total(item.bytes for item in data))})"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise SandboxError(
+            f"--data would remove {what}, and there is no terminal to ask on",
+            hint="add --yes; `sandbox prune --data --dry-run` lists what would go",
+        )
+    for item in data:
+        print(f"  {printable(item.title)}", file=sys.stderr)
+    print(f"Remove {what} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _remove(path: str, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
+    """Remove *items* and leftovers; returns those that are gone. What cannot be removed is warned of."""
+    from sandbox import kept_removal, run_directory
+    from sandbox.state import StateDirectory
+
+    run_path, _ = run_directory.prepare(run_directory.default_path(os.environ, os.geteuid()), warn)
+    directory = StateDirectory(path, run_path)
+    try:
+        left = directory.sweep()
+    finally:
+        directory.close()
+    try:
+        left += kept_removal.remove_interrupted(path)
+    except SandboxError as error:
+        warn(error.message)
+    removed = []
+    for item in items:
+        try:
+            kept_removal.remove_kept(path, item.kind, os.path.basename(item.path))
+        except SandboxError as error:
+            warn(error.message)
+        else:
+            removed.append(item)
+    return removed, left
+
+
+def _print(arguments: argparse.Namespace, titles: list[str], left: list[str], size: int) -> None:
+    if arguments.json:
+        print_json({"removed": titles, "leftovers": left, "bytes": size, "dry_run": arguments.dry_run})
+        return
+    for line in (*titles, *left):
+        print(printable(line))

@@ -1,0 +1,65 @@
+"""`sandbox rm`: remove what is kept, by name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sandbox.cli.options import add_json
+from sandbox.cli.output import print_json
+from sandbox.errors import SandboxError, StateError, printable
+
+DESCRIPTION = """Remove what the state directory keeps: a persistent layer (layer:NAME), a named volume (volume:NAME), an unpacked archive
+(archive:NAME, or the beginning of its name), or what an ended sandbox has left (its id, or the beginning of it).
+
+What is in use is refused, also by a sandbox of another machine that shares the state directory. Files are removed under the ids
+that they belong to. Nothing asks, and nothing brings a layer or a volume back; an archive is unpacked again when it is needed."""
+EPILOG = """examples:
+  sandbox rm layer:toolbox
+  sandbox rm volume:cache volume:data
+
+exit status: 0, 125 if something could not be removed; the others are removed all the same"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "things", metavar="THING", nargs="+", help="layer:NAME, volume:NAME, archive:NAME or the id of a run"
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Remove the things; return the exit status.
+
+    Raises:
+        SandboxError: the first failure, after the others were tried.
+    """
+    from sandbox import kept_removal
+    from sandbox.cli.state_path import existing_state_directory
+
+    path = existing_state_directory()
+    if path is None:
+        raise StateError("nothing is kept: there is no state directory yet")
+    removed: list[str] = []
+    failures: list[SandboxError] = []
+    for thing in arguments.things:
+        try:
+            found = kept_removal.find(path, thing)
+            if isinstance(found, tuple):
+                kept_removal.remove_kept(path, *found)
+            else:
+                kept_removal.remove_run(found)
+        except SandboxError as error:
+            failures.append(error)
+            continue
+        removed.append(thing)
+        if not arguments.json:
+            print(f"removed {printable(thing)}", file=sys.stderr)
+    if failures:
+        for failure in failures[1:]:
+            print(f"sandbox: {failure.render()}", file=sys.stderr)
+        raise failures[0]
+    if arguments.json:
+        print_json({"removed": removed})
+    return 0

@@ -1,0 +1,231 @@
+"""Finding what the state directory keeps: names, sizes, last use, and who refers to it. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from sandbox.errors import SandboxError, StateError
+from sandbox.image.store import digest_of_archive, digest_of_path, ids_of_layer, interrupted_imports
+from sandbox.kept import ids_from_json, read_record
+from sandbox.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
+from sandbox.kernel.trees import disk_usage
+from sandbox.plan import IdPlan, LayerRecord
+from sandbox.records import replace
+from sandbox.references import read_references
+from sandbox.runs import Run, list_runs
+from sandbox.userns import run_with_ids, with_own_id
+
+BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}
+"""The directory of each kind in the state directory."""
+REMOVED = ".removed-"
+"""What the name of something begins with while it is removed."""
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def list_names(state_directory: str, kind: Kind) -> list[str]:
+    """Return the names of what is kept of *kind*; none where there is nothing, or no state directory."""
+    marks = {"layer": "state.json", "volume": "state.json", "archive": "tree"}
+    base = os.path.join(state_directory, BASES[kind])
+    try:
+        names = sorted(os.listdir(base))
+    except OSError:
+        return []
+    return [
+        name
+        for name in names
+        if not name.startswith(".")
+        and not name.endswith((".new", ".importing"))
+        and os.path.lexists(os.path.join(base, name, marks[kind]))
+    ]
+
+
+def ids_of(kind: Kind, path: str) -> IdPlan | None:
+    """Return the id maps that the files in the directory *path* were made under; None where that is not known."""
+    if kind == "archive":
+        return ids_of_layer(path)
+    try:
+        return ids_from_json((read_record(path) or {}).get("ids"))
+    except StateError:
+        return None
+
+
+def take(state_directory: str, *, sizes: bool = True) -> Inventory:
+    """Return everything that the state directory keeps, with *sizes* the disk space of each.
+
+    Raises:
+        OSError: the records of runs cannot be read.
+    """
+    runs = [run for run in list_runs(state_directory) if run.verdict != "ended"]
+    items = [
+        *(_layer(state_directory, name, runs) for name in list_names(state_directory, "layer")),
+        *(_volume(state_directory, name, runs) for name in list_names(state_directory, "volume")),
+    ]
+    over: dict[str, list[str]] = {}
+    for item in items:
+        for source in item.source:
+            over.setdefault(source, []).append(item.name)
+    items += _archives(state_directory, runs, over)
+    left = [*_removed(state_directory), *_ended(state_directory)]
+    if not sizes:
+        return Inventory(
+            items=tuple(items), leftovers=tuple(Leftover(path=path, bytes=None) for path, _ in left)
+        )
+    found = measure([*((item.path, ids_of(item.kind, item.path)) for item in items), *left])
+    return Inventory(
+        items=tuple(replace(item, bytes=found.get(item.path)) for item in items),
+        leftovers=tuple(Leftover(path=path, bytes=found.get(path)) for path, _ in left),
+    )
+
+
+def _layer(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
+    path = os.path.join(state_directory, BASES["layer"], name)
+    try:
+        record = LayerRecord.read(read_record(path) or {})
+    except (StateError, ValueError):
+        record = LayerRecord(file=None, layers=None)
+    return KeptItem(
+        kind="layer",
+        name=name,
+        path=path,
+        bytes=None,
+        used=_time(path, "state.json"),
+        files=_files(record.file),
+        in_use=_shown(run for run in runs if run.record is not None and run.record.layer == name),
+        source=tuple(f"{kind}:{below}" for kind, below, _ in record.layers or ()),
+    )
+
+
+def _volume(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
+    path = os.path.join(state_directory, BASES["volume"], name)
+    return KeptItem(
+        kind="volume",
+        name=name,
+        path=path,
+        bytes=None,
+        used=_time(path, "lock"),
+        files=_files(*read_references(path).files),
+        in_use=_shown(run for run in runs if run.record is not None and name in run.record.volumes),
+    )
+
+
+def _archives(state_directory: str, runs: Sequence[Run], over: dict[str, list[str]]) -> list[KeptItem]:
+    names = list_names(state_directory, "archive")
+    short = short_names(names)
+    found = []
+    for name in names:
+        path = os.path.join(state_directory, BASES["archive"], name)
+        known = read_references(path)
+        archive = known.archive
+        found.append(
+            KeptItem(
+                kind="archive",
+                name=short[name],
+                path=path,
+                bytes=None,
+                used=_time(path, "lock"),
+                files=_files(*known.files),
+                in_use=_shown(
+                    run for run in runs if run.record is not None and archive in run.record.archives
+                ),
+                layers=tuple(over.get(f"tar:{archive}", ())),
+                source=() if archive is None else (archive,),
+                current=archive is None or _is_current(name, archive),
+            )
+        )
+    return found
+
+
+def _is_current(key: str, archive: str) -> bool:
+    """Tell whether a start that names *archive* finds the layer *key* of the store, under whichever ids."""
+    try:
+        info = os.stat(archive)
+    except OSError:
+        return False
+    return key.startswith(f"{digest_of_path(archive)}-{digest_of_archive(info)}-")
+
+
+def _files(*names: str | None) -> tuple[FileReference, ...]:
+    return tuple(
+        FileReference(file=name, exists=os.path.lexists(name))
+        for name in names
+        if name is not None and name.startswith("/")
+    )
+
+
+def _shown(runs: Iterable[Run]) -> tuple[str, ...]:
+    return tuple(run.shown() for run in runs)
+
+
+def _time(path: str, name: str) -> float | None:
+    try:
+        return os.lstat(os.path.join(path, name)).st_mtime
+    except OSError:
+        return None
+
+
+def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+    """Return what interrupted removals and imports have left, with its ids."""
+    found = []
+    for kind, part in BASES.items():
+        base = os.path.join(state_directory, part)
+        try:
+            names = sorted(name for name in os.listdir(base) if name.startswith(REMOVED))
+        except OSError:
+            continue
+        paths = [os.path.join(base, name) for name in names]
+        found += [(path, ids_of(kind, path)) for path in paths]
+    return found + [(path, ids_of_layer(path)) for path in interrupted_imports(state_directory)]
+
+
+def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+    """Return the directories of runs that have ended, with their ids."""
+    found = []
+    for run in list_runs(state_directory):
+        if run.verdict != "ended":
+            continue
+        ids = None if run.record is None else ids_from_json(run.record.ids)
+        place = None if run.record is None else run.record.run_directory
+        paths = [run.path] if place is None else [run.path, place]
+        found += [(path, ids) for path in dict.fromkeys(paths) if os.path.isdir(path)]
+    return found
+
+
+def measure(places: Sequence[tuple[str, IdPlan | None]]) -> dict[str, int | None]:
+    """Return the disk space of each path; as root of its ids where this user may not read all of it, None where nobody may."""
+    found: dict[str, int | None] = {}
+    closed: dict[str, tuple[IdPlan, list[str]]] = {}
+    for path, ids in places:
+        try:
+            found[path] = _usage(path)
+        except OSError:
+            found[path] = None
+            if ids is not None:
+                closed.setdefault(repr(ids), (ids, []))[1].append(path)
+    for ids, paths in closed.values():
+        found |= _measure_with_ids(ids, paths)
+    return found
+
+
+def _measure_with_ids(ids: IdPlan, paths: list[str]) -> dict[str, int | None]:
+    def measured(path: str) -> str:
+        try:
+            return str(_usage(path))
+        except OSError:
+            return ""
+
+    try:
+        # One child for all that was made under the same ids.
+        said = run_with_ids(with_own_id(ids), lambda: "\n".join(map(measured, paths)))
+    except SandboxError:
+        return {}
+    sizes = [int(size) if size else None for size in said.split("\n")]
+    return dict(zip(paths, sizes, strict=True))
+
+
+def _usage(path: str) -> int:
+    fd = os.open(path, _OPEN_DIR)
+    try:
+        return disk_usage(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,132 @@
+"""Removing what is kept, under its lock and under the ids that its files belong to; what is in use is refused."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox import sweeping
+from sandbox.errors import StateError
+from sandbox.image.store import remove_interrupted_imports
+from sandbox.inventory import BASES, REMOVED, ids_of, list_names
+from sandbox.kept_items import NAMES, Kind
+from sandbox.locks import claim
+from sandbox.node import this_place
+from sandbox.references import read_references
+from sandbox.removal import remove_directory
+from sandbox.runs import Run, list_runs, users_of
+
+_KINDS: dict[str, Kind] = {"layer": "layer", "volume": "volume", "archive": "archive"}
+
+
+def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
+    """Return what the argument *thing* names: KIND:NAME, or the id of a run or a unique beginning of it.
+
+    Raises:
+        StateError: there is no such thing, or more than one.
+    """
+    prefix, colon, name = thing.partition(":")
+    if colon and prefix in _KINDS:
+        kind = _KINDS[prefix]
+        names = list_names(state_directory, kind)
+        # The names of archives are digests: a beginning will do.
+        found = [one for one in names if one == name or (kind == "archive" and name and one.startswith(name))]
+        if len(found) == 1:
+            return kind, found[0]
+        hint = "`sandbox ls` lists what is kept"
+        if found:
+            raise StateError(f"{len(found)} {NAMES[kind][1]} begin with {name}", hint=hint)
+        raise StateError(f"no {NAMES[kind][0]} {name} is kept", hint=hint)
+    if colon:
+        raise StateError(
+            f"{thing}: {prefix} is no kind of thing that is kept",
+            hint="write layer:NAME, volume:NAME or archive:NAME",
+        )
+    runs = [run for run in list_runs(state_directory) if run.id == thing or run.id.startswith(thing)]
+    exact = [run for run in runs if run.id == thing] or runs
+    if len(exact) == 1:
+        return exact[0]
+    if exact:
+        raise StateError(
+            f"{len(exact)} runs begin with {thing}: {', '.join(run.id for run in exact)}",
+            hint="write more of the id",
+        )
+    others = [f"{kind}:{thing}" for kind in BASES if thing in list_names(state_directory, kind)]
+    hint = f"did you mean {' or '.join(others)}?" if others else "`sandbox ls` lists what is kept"
+    raise StateError(f"there is no run {thing}", hint=hint)
+
+
+def remove_run(run: Run) -> None:
+    """Remove what the ended *run* has left.
+
+    Raises:
+        StateError: it has not ended, or belongs to another machine.
+    """
+    if run.verdict == "running":
+        raise StateError(
+            f"sandbox {run.shown()} is running", hint="end it first: a signal to its `sandbox up`"
+        )
+    if run.verdict != "ended":
+        raise StateError(
+            f"whether sandbox {run.shown()} has ended is not known on this machine",
+            hint=f"remove it on its own machine; if that is gone, remove {run.path}",
+        )
+    ended = sweeping.claim_ended(run.path, this_place())
+    if ended is None or not sweeping.sweep([ended]):
+        raise StateError(
+            f"what sandbox {run.id} has left cannot be removed", hint=f"remove {run.path} by hand"
+        )
+
+
+def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
+    """Remove what is kept as *name*.
+
+    It loses its name first, in one step: a start that comes in between makes it anew and finds nothing of it.
+
+    Raises:
+        StateError: it is in use, or a file of it cannot be removed.
+        SandboxError: the user namespace that its files belong to cannot be made.
+    """
+    base = os.path.join(state_directory, BASES[kind])
+    path = os.path.join(base, name)
+    lock, fd = claim(os.path.join(path, "lock"))
+    try:
+        users = users_of(
+            state_directory,
+            layer=name if kind == "layer" else None,
+            volume=name if kind == "volume" else None,
+            archive=read_references(path).archive if kind == "archive" else None,
+        )
+        if lock == "held" or users:
+            by = f" by {' and '.join(run.shown() for run in users)}" if users else ""
+            raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint="end the sandbox first")
+        ids = ids_of(kind, path)
+        removed = os.path.join(base, f"{REMOVED}{os.urandom(4).hex()}")
+        try:
+            os.rename(path, removed)
+        except FileNotFoundError:
+            raise StateError(f"no {NAMES[kind][0]} {name} is kept any more") from None
+        remove_directory(removed, ids)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def remove_interrupted(state_directory: str) -> list[str]:
+    """Remove what interrupted removals and imports of this machine have left; returns the paths that are gone.
+
+    Raises:
+        StateError: a file of it cannot be removed.
+        SandboxError: the user namespace that its files belong to cannot be made.
+    """
+    gone = []
+    for kind, part in BASES.items():
+        base = os.path.join(state_directory, part)
+        try:
+            names = sorted(name for name in os.listdir(base) if name.startswith(REMOVED))
+        except FileNotFoundError:
+            continue
+        for name in names:
+            path = os.path.join(base, name)
+            remove_directory(path, ids_of(kind, path))
+            gone.append(path)
+    return gone + remove_interrupted_imports(state_directory)

@@ -1,0 +1,407 @@
+"""`ls`, `df`, `rm` and `prune` on a state directory, from the command line down to the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.cli.main import main
+from sandbox.completion.candidates import kept_layers, kept_things
+from sandbox.image.store import LayerStore
+from sandbox.kernel.idmaps import single_map
+from sandbox.kernel.trees import disk_usage
+from sandbox.plan import IdPlan, LayerRecord
+from sandbox.references import note_reference, read_references
+from sandbox.state import StateDirectory
+
+IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateDirectory]:
+    (tmp_path / "run").mkdir(mode=0o700)
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SANDBOX_RUN_DIR", str(tmp_path / "run"))
+    directory = StateDirectory(str(tmp_path / "state"), str(tmp_path / "run"))
+    yield directory
+    directory.close()
+
+
+def layer(state: StateDirectory, name: str, file: Path) -> Path:
+    """Keep a persistent layer from *file*, with a file in it."""
+    record = LayerRecord(file=str(file), layers=(("dir", "/", None),))
+    home = state.persistent(IDS, name=name, record=record, before=None)
+    home.close()
+    upper = Path(state.path, "sandboxes", name, "upper")
+    upper.mkdir()
+    (upper / "file").write_bytes(bytes(8192))
+    return upper.parent
+
+
+def volume(state: StateDirectory, name: str, file: Path) -> Path:
+    os.close(state.keep_volume(name, IDS, mode=0o755, file=str(file)))
+    return Path(state.path, "volumes", name)
+
+
+def archive(state: StateDirectory, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Unpack an archive for *file*; returns its directory in the store."""
+    with tarfile.open(tmp_path / "a.tar", "w") as made:
+        made.addfile(tarfile.TarInfo("file"), io.BytesIO())
+    monkeypatch.setattr(LayerStore, "_unpack", lambda *_: "")
+    found = LayerStore(state).open_archive(str(tmp_path / "a.tar"), IDS, file=str(file))
+    found.close()
+    return Path(found.place)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.toml"
+    path.touch()
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> Any:
+    assert main([*words, "--json"]) == status, capsys.readouterr()
+    return json.loads(capsys.readouterr().out)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = main(words)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_nothing_is_kept_and_nothing_is_made_where_there_is_no_state_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SANDBOX_RUN_DIR", str(tmp_path / "run"))
+    assert printed(capsys, "ls") == []
+    assert printed(capsys, "df")["bytes"] == 0
+    assert printed(capsys, "prune")["removed"] == []
+    assert printed(capsys, "rm", "layer:x", status=125)["error"]["message"].startswith("nothing is kept")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ls_lists_each_kind_with_its_size_and_files(
+    state: StateDirectory,
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    layer(state, "db", file)
+    volume(state, "data", tmp_path / "gone.toml")
+    place = archive(state, tmp_path, file, monkeypatch)
+    found = printed(capsys, "ls")
+    assert [(one["kind"], one["name"], one["referenced"]) for one in found] == [
+        ("layer", "db", True),
+        ("volume", "data", False),
+        ("archive", place.name[:8], True),
+    ]
+    assert found[0]["bytes"] >= 8192
+    assert found[0]["source"] == ["dir:/"]
+    assert found[1]["files"] == [{"file": str(tmp_path / "gone.toml"), "exists": False}]
+    assert found[2]["source"] == [str(tmp_path / "a.tar")]
+    status, out, _ = run(capsys, "ls")
+    assert status == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == [
+        "layer:db",
+        "volume:data",
+        f"archive:{place.name[:8]}",
+    ]
+    assert f"{tmp_path}/gone.toml (gone)" in out
+
+
+def test_archive_that_has_changed_is_not_referenced_and_pruned(
+    state: StateDirectory,
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = archive(state, tmp_path, file, monkeypatch)
+    assert printed(capsys, "prune")["removed"] == []
+    with open(tmp_path / "a.tar", "ab") as stream:
+        stream.write(bytes(512))
+    assert printed(capsys, "prune", "--dry-run")["removed"] == [f"archive:{place.name[:8]}"]
+    assert place.exists()
+    assert printed(capsys, "prune")["removed"] == [f"archive:{place.name[:8]}"]
+    assert not place.exists()
+
+
+def test_json_has_the_shapes_that_are_promised(
+    state: StateDirectory, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As sandbox/README.md tells them."""
+    layer(state, "db", file)
+    keys = [
+        *("kind", "name", "path", "bytes", "last_used", "referenced"),
+        *("in_use", "files", "layers", "source"),
+    ]
+    (found,) = printed(capsys, "ls")
+    assert list(found) == keys
+    sums = printed(capsys, "df")
+    assert list(sums) == ["state_directory", "bytes", "kinds"]
+    assert {tuple(one) for one in sums["kinds"]} == {("kind", "count", "bytes", "unreferenced_bytes")}
+    assert list(printed(capsys, "prune")) == ["removed", "leftovers", "bytes", "dry_run"]
+    assert printed(capsys, "rm", "layer:db") == {"removed": ["layer:db"]}
+
+
+def test_df_sums_what_ls_lists(
+    state: StateDirectory, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer(state, "db", file)
+    layer(state, "old", tmp_path / "gone.toml")
+    items = printed(capsys, "ls")
+    found = printed(capsys, "df")
+    (sums,) = (one for one in found["kinds"] if one["kind"] == "layer")
+    assert sums["count"] == 2
+    assert sums["bytes"] == sum(one["bytes"] for one in items) == found["bytes"]
+    assert sums["unreferenced_bytes"] == next(one["bytes"] for one in items if one["name"] == "old")
+    _, out, _ = run(capsys, "df")
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["layer", "volume", "archive", "leftover"]
+
+
+def test_rm_removes_what_is_named_and_nothing_else(
+    state: StateDirectory,
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [
+        layer(state, "db", file),
+        volume(state, "data", file),
+        archive(state, tmp_path, file, monkeypatch),
+    ]
+    kept = layer(state, "db2", file)
+    status, out, err = run(capsys, "rm", "layer:db", "volume:data", f"archive:{paths[2].name[:5]}")
+    assert (status, out) == (0, "")
+    assert err.startswith("removed layer:db\nremoved volume:data\n")
+    assert [path.exists() for path in paths] == [False, False, False]
+    assert kept.exists()
+    for base in ("sandboxes", "volumes", "layers"):
+        assert not [name for name in os.listdir(f"{state.path}/{base}") if name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("thing", "message", "hint"),
+    [
+        ("layer:none", "no persistent layer none is kept", "`sandbox ls`"),
+        ("layer:../db", "no persistent layer ../db is kept", "`sandbox ls`"),
+        ("layer:", "no persistent layer  is kept", "`sandbox ls`"),
+        ("archive:", "no unpacked archive  is kept", "`sandbox ls`"),
+        ("image:x", "image:x: image is no kind of thing that is kept", "volume:NAME"),
+        ("db", "there is no run db", "did you mean layer:db or volume:db?"),
+    ],
+)
+def test_rm_of_what_is_not_there_says_so(
+    state: StateDirectory,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    thing: str,
+    message: str,
+    hint: str,
+) -> None:
+    path = layer(state, "db", file)
+    volume(state, "db", file)
+    status, _, err = run(capsys, "rm", thing)
+    assert status == 125
+    assert message in err
+    assert hint in err
+    assert path.exists()
+
+
+def test_one_that_cannot_be_removed_is_not_in_the_way_of_the_others(
+    state: StateDirectory, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = layer(state, "db", file)
+    status, _, err = run(capsys, "rm", "layer:none", "layer:db", "layer:other")
+    assert status == 125
+    assert "removed layer:db" in err
+    assert "no persistent layer none" in err
+    assert "no persistent layer other" in err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("locks", ["work", "always succeed"])
+@pytest.mark.parametrize("kind", ["layer", "volume", "archive"])
+def test_what_is_in_use_is_refused(
+    state: StateDirectory,
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    locks: str,
+    kind: str,
+) -> None:
+    """By its lock, and by the record of a run of another machine, whose locks this one may not see."""
+    path = {
+        "layer": lambda: layer(state, "x", file),
+        "volume": lambda: volume(state, "x", file),
+        "archive": lambda: archive(state, tmp_path, file, monkeypatch),
+    }[kind]()
+    name = path.name
+    if locks == "work":
+        fd = os.open(path / "lock", os.O_RDWR)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        expected = "is in use\n"
+    else:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+        fd = -1
+        record = Path(state.path, "run", "a-00000000", "state.json")
+        record.parent.mkdir()
+        uses = {"layer": name, "volumes": [name], "archives": [str(tmp_path / "a.tar")]}
+        place = {"version": 2, "machine": "m", "host": "far", "boot": "", "pid_namespace": ""}
+        record.write_text(json.dumps({**place, "pid": 7, "start": 1, **uses}))
+        expected = "is in use by a-00000000 (pid 7, on far)\n"
+    status, _, err = run(capsys, "rm", f"{kind}:{name}")
+    assert status == 125
+    assert expected in err
+    assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
+    assert path.exists()
+    if fd >= 0:
+        os.close(fd)
+    else:
+        assert printed(capsys, "ls")[0]["in_use"] == ["a-00000000 (pid 7, on far)"]
+
+
+def test_prune_removes_data_only_with_data_and_yes(
+    state: StateDirectory, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = [layer(state, "old", tmp_path / "gone.toml"), volume(state, "v", tmp_path / "gone.toml")]
+    kept = [layer(state, "db", file), volume(state, "data", file)]
+    assert printed(capsys, "prune")["removed"] == []
+    status, _, err = run(capsys, "prune", "--data")
+    assert status == 125
+    assert "would remove 1 persistent layer and 1 named volume (" in err
+    assert "add --yes" in err
+    assert all(path.exists() for path in gone)
+    assert printed(capsys, "prune", "--data", "--yes")["removed"] == ["layer:old", "volume:v"]
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("no\n", 1), ("", 1)])
+def test_prune_asks_on_a_terminal(
+    state: StateDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    status: int,
+) -> None:
+    path = layer(state, "old", tmp_path / "gone.toml")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert main(["prune", "--data"]) == status
+    capsys.readouterr()
+    assert path.exists() == (status == 1)
+
+
+def test_prune_removes_what_dead_runs_and_interrupted_commands_left(
+    state: StateDirectory, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_ = state.new_run(IDS, name="dead")
+    run_.close()
+    for path in (Path(run_.path), Path(state.path, "run", os.path.basename(run_.path))):
+        facts = json.loads((path / "state.json").read_text())
+        (path / "state.json").write_text(json.dumps({**facts, "start": 1}))
+    half = layer(state, "half", file)
+    half.rename(half.with_name(".removed-0123"))
+    (Path(state.path) / "layers" / "0123.new" / "tree").mkdir(parents=True)
+    assert {one["kind"]: one["count"] for one in printed(capsys, "df")["kinds"]}["leftover"] == 4
+    found = printed(capsys, "prune")
+    assert found["removed"] == []
+    assert len(found["leftovers"]) == 3
+    assert os.listdir(f"{state.path}/run") == os.listdir(f"{state.run_path}/run") == []
+    assert os.listdir(f"{state.path}/sandboxes") == os.listdir(f"{state.path}/layers") == []
+
+
+def test_rm_removes_what_a_dead_run_left_and_refuses_a_live_one(
+    state: StateDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_ = state.new_run(IDS, name="one")
+    name = os.path.basename(run_.path)
+    status, _, err = run(capsys, "rm", name[:-2])
+    assert status == 125
+    assert f"sandbox {name} (pid {os.getpid()}) is running" in err
+    run_.close()
+    record = Path(state.path, "run", name, "state.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "start": 1}))
+    assert printed(capsys, "rm", name) == {"removed": [name]}
+    assert os.listdir(f"{state.path}/run") == os.listdir(f"{state.run_path}/run") == []
+
+
+def test_names_of_what_is_kept_are_completed(
+    state: StateDirectory, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer(state, "db", file)
+    volume(state, "data", file)
+    place = archive(state, tmp_path, file, monkeypatch)
+    assert kept_layers() == {"db": str(file)}
+    assert kept_things() == {
+        "layer:db": "dir:/",
+        "volume:data": str(file),
+        f"archive:{place.name[:8]}": str(tmp_path / "a.tar"),
+    }
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "none"))
+    assert kept_things() == kept_layers() == {}
+
+
+def test_state_directory_that_cannot_be_trusted_is_refused(
+    state: StateDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.chmod(state.path, 0o777)
+    for words in (["ls"], ["df"], ["rm", "layer:x"], ["prune"]):
+        status, _, err = run(capsys, *words)
+        assert status == 125
+        assert "can be written by others" in err
+
+
+def test_references_are_noted_once_and_damaged_ones_count_as_none(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    os.utime(tmp_path / "lock", (1, 1))
+    for name in ("/a.toml", "/b.toml", "/a.toml", None):
+        note_reference(str(tmp_path), name, lock_fd=lock, archive="/x.tar")
+    os.close(lock)
+    found = read_references(str(tmp_path))
+    assert (found.files, found.archive) == (("/a.toml", "/b.toml"), "/x.tar")
+    assert (tmp_path / "lock").stat().st_mtime > 1
+    for content in ("", "[]", '{"files": 7}'):
+        (tmp_path / "references.json").write_text(content)
+        assert read_references(str(tmp_path)).files == ()
+    assert sorted(os.listdir(tmp_path)) == ["lock", "references.json"]
+
+
+def test_disk_usage_counts_links_once_at_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(1 << 16))
+    os.link(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "link").symlink_to("/")
+    top = os.open(tmp_path, os.O_RDONLY)
+    at = os.dup(top)
+    for _ in range(1500):
+        os.mkdir(b"deep", dir_fd=at)
+        below = os.open(b"deep", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    file = os.open(b"file", os.O_CREAT | os.O_WRONLY, dir_fd=at)
+    os.write(file, bytes(1 << 16))
+    os.close(file)
+    os.close(at)
+    assert 2 << 16 <= disk_usage(top) < (2 << 16) + 1600 * 8192
+    os.close(top)
