@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from sandbox.errors import SandboxError, StateError
+from sandbox.image.origin import read_origin
 from sandbox.image.store import digest_of_archive, digest_of_path, ids_of_layer, interrupted_imports
 from sandbox.kept import ids_from_json, read_record
 from sandbox.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
@@ -130,19 +131,26 @@ def _archives(state_directory: str, runs: Sequence[Run], over: dict[str, list[st
                 ),
                 layers=tuple(over.get(f"tar:{archive}", ())),
                 source=() if archive is None else (archive,),
-                current=archive is None or _is_current(name, archive),
+                current=archive is None or _is_current(path, archive),
             )
         )
     return found
 
 
-def _is_current(key: str, archive: str) -> bool:
-    """Tell whether a start that names *archive* finds the layer *key* of the store, under whichever ids."""
+def _is_current(place: str, archive: str) -> bool:
+    """Tell whether a start that names *archive* may find the layer in the directory *place* of the store, under whichever ids.
+
+    An archive that was touched has another key. Its content is compared at the next start, and its size already differs from that
+    of most other archives.
+    """
     try:
         info = os.stat(archive)
     except OSError:
         return False
-    return key.startswith(f"{digest_of_path(archive)}-{digest_of_archive(info)}-")
+    origin = read_origin(place)
+    if origin is not None and origin.size == info.st_size:
+        return True
+    return os.path.basename(place).startswith(f"{digest_of_path(archive)}-{digest_of_archive(info)}-")
 
 
 def _files(*names: str | None) -> tuple[FileReference, ...]:

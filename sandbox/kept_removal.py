@@ -98,7 +98,11 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
         )
         if lock == "held" or users:
             by = f" by {' and '.join(run.shown() for run in users)}" if users else ""
-            raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint="end the sandbox first")
+            far = [run.path for run in users if run.verdict != "running"]
+            hint = (
+                f"end it there; if its machine is gone, remove {far[0]}" if far else "end the sandbox first"
+            )
+            raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint=hint)
         ids = ids_of(kind, path)
         removed = os.path.join(base, f"{REMOVED}{os.urandom(4).hex()}")
         try:

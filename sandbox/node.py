@@ -9,6 +9,9 @@ import os
 
 from sandbox.records import dataclass
 
+RECORD_VERSION = 2
+"""The version of the records of runs (sandbox/run_record.py). Those of version 1 do not say where a run is."""
+
 _MACHINE_ID = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _PID_NAMESPACE = "/proc/self/ns/pid"
@@ -29,6 +32,18 @@ class Place:
     node: Node
     boot: str
     pid_namespace: str
+
+    def as_record(self, *, pid: int, start: int | None) -> dict[str, int | str | None]:
+        """Return the part of a record that says whose it is: of the process *pid* here, which was started at *start*."""
+        return {
+            "version": RECORD_VERSION,
+            "machine": self.node.machine,
+            "host": self.node.host,
+            "boot": self.boot,
+            "pid_namespace": self.pid_namespace,
+            "pid": pid,
+            "start": start,
+        }
 
 
 def this_place() -> Place:

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan import IdPlan
 
+NEW = ".new-"
+"""What the name of a directory of a run begins with until it has a record."""
 _TO_REMOVE = 3
 """Descriptors that :func:`remove_directory` has open at once."""
 _RECORDS = (b"state.json", b"ids")

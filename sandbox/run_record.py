@@ -5,11 +5,9 @@ Version 1 had neither a version nor the machine: a state directory had no second
 
 from __future__ import annotations
 
-from sandbox.node import Node, Place
+from sandbox.node import RECORD_VERSION, Node, Place
 from sandbox.records import dataclass
 from sandbox.typed import Any, Literal
-
-VERSION = 2
 
 Lock = Literal["held", "free", "missing"]
 """What is known of the lock of a run: a process has it, none has, or there is no such file."""
@@ -46,19 +44,6 @@ class RunRecord:
     cgroups: tuple[str, ...] = ()
     #: The id maps, as JSON has them.
     ids: Any = None
-
-
-def identity(place: Place, *, pid: int, start: int | None) -> dict[str, Any]:
-    """Return the part of a record that says whose it is, as JSON has it."""
-    return {
-        "version": VERSION,
-        "machine": place.node.machine,
-        "host": place.node.host,
-        "boot": place.boot,
-        "pid_namespace": place.pid_namespace,
-        "pid": pid,
-        "start": start,
-    }
 
 
 def read(state: object) -> RunRecord | None:
@@ -120,7 +105,7 @@ def judge(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> 
     if record is None:
         # Whose it is is not known: the lock alone tells.
         return "running" if lock == "held" else "ended" if lock == "free" else "unknown"
-    if record.version > VERSION:
+    if record.version > RECORD_VERSION:
         return "unknown"
     if record.place is not None and record.place.node != here.node:
         return "elsewhere"

@@ -20,8 +20,6 @@ from sandbox.node import Place, this_place
 from sandbox.records import dataclass
 from sandbox.run_record import Lock, RunRecord, Verdict
 
-NEW = ".new-"
-"""What the name of a directory begins with until it has a record."""
 _LARGEST = 1 << 20
 """Bytes of a record; a real one has about a thousand."""
 

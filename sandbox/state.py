@@ -27,7 +27,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from sandbox import locks, run_record, sweeping
+from sandbox import locks
 from sandbox.errors import StateError
 from sandbox.keeping import distrust, remedy
 from sandbox.kept import damaged, ids_as_json, ids_from_json, read_record
@@ -35,10 +35,7 @@ from sandbox.kernel.process import start_time
 from sandbox.kernel.trees import synchronize_directory
 from sandbox.node import this_place
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.recorded_ids import holds_ids_of, make_owned, other_ids
-from sandbox.references import note_reference
-from sandbox.removal import SetAside, remove_directory
-from sandbox.runs import NEW, users_of
+from sandbox.removal import NEW, SetAside, remove_directory
 from sandbox.typed import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -142,7 +139,7 @@ class StateDirectory:
                 paths = [os.path.join(base, "run", identity) for base in bases]
                 new = [os.path.join(base, "run", NEW + identity) for base in bases]
                 facts = {
-                    **run_record.identity(self._place, pid=os.getpid(), start=start_time(os.getpid())),
+                    **self._place.as_record(pid=os.getpid(), start=start_time(os.getpid())),
                     "name": name,
                     "run_directory": paths[0],
                     "record": paths[-1],
@@ -197,6 +194,9 @@ class StateDirectory:
         Raises:
             StateError: they do not.
         """
+        from sandbox.recorded_ids import holds_ids_of, make_owned
+        from sandbox.references import note_reference
+
         path = os.path.join(self.path, "volumes", name)
         os.makedirs(path, mode=0o700, exist_ok=True)
         fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -232,6 +232,10 @@ class StateDirectory:
         Raises:
             OSError: the directories of runs cannot be looked at.
         """
+        if not any(os.listdir(os.path.join(base, "run")) for base in {self.path, self.run_path}):
+            return []
+        from sandbox import sweeping  # for few starts only
+
         with _locked(self.run_path):
             ended = sweeping.find_ended(self.path, self.run_path, self._place)
         return sweeping.sweep(ended)
@@ -307,6 +311,8 @@ class RunDirectory:
             if refuse is not None and (refused := refuse()) is not None:
                 raise refused
             if resume and (kept := read_record(path)) is not None:
+                from sandbox.recorded_ids import other_ids
+
                 if (foreign := other_ids(path, kept.get("ids"), ids)) is not None:
                     raise foreign
                 if LayerRecord.read(kept) != before:
@@ -427,6 +433,8 @@ def _has_attributes(path: str) -> bool:
 
 def _used_elsewhere(state_directory: str, layer: str) -> StateError | None:
     """Return why the persistent layer *layer*, which is locked, may not be used: a run has it that the lock did not keep out."""
+    from sandbox.runs import users_of
+
     users = users_of(state_directory, layer=layer)
     if not users:
         return None

@@ -17,9 +17,9 @@ from sandbox.kernel.process import end_rooted
 from sandbox.locks import claim
 from sandbox.node import Place
 from sandbox.records import dataclass
-from sandbox.removal import remove_directory
+from sandbox.removal import NEW, remove_directory
 from sandbox.run_record import RunRecord
-from sandbox.runs import NEW, judge, lock_of, paths_in, read_state
+from sandbox.runs import judge, lock_of, paths_in, read_state
 
 _FORGOTTEN = 86400.0
 """Seconds after which a directory without a record is nobody's that is being made."""
@@ -72,6 +72,8 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
     if record is None and name.startswith(NEW):
         # Another process, perhaps of another node, may be about to write the record.
         return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
+    if record is not None and record.place is not None and record.place.node != here.node:
+        return None  # its lock is not touched, either
     lock, fd = claim(lock_of(path, record))
     if judge(path, record, lock, here) != "ended":
         if fd >= 0:

@@ -26,9 +26,7 @@ from sandbox.locks import claim, probe
 from sandbox.node import this_place
 from sandbox.plan import IdPlan
 from sandbox.records import dataclass
-from sandbox.references import note_reference
 from sandbox.removal import SetAside, remove_directory
-from sandbox.runs import users_of
 from sandbox.state import StateDirectory
 from sandbox.userns import give_to_root, run_with_ids
 
@@ -113,6 +111,8 @@ class LayerStore:
             ImageError: the archive cannot be read or is damaged, or is not that file.
             SandboxError: it cannot be unpacked under *ids*.
         """
+        from sandbox.references import note_reference  # for starts that name an archive
+
         archive_fd = _open_archive_file(path, identity)
         try:
             info = os.fstat(archive_fd)
@@ -290,6 +290,8 @@ class LayerStore:
         return True
 
     def _remove_older(self, key: _Key, path: str) -> None:
+        from sandbox.runs import users_of
+
         if users_of(self._state, archive=path):
             return  # perhaps on another node, of which the lock may tell nothing
         own = read_origin(os.path.join(self._base, key.name))

@@ -71,7 +71,6 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "recorded_ids",
             "references",
             "removal",
-            "run_record",
             "runs",
             "sweeping",
         }

@@ -14,9 +14,10 @@ import pytest
 from sandbox import locks, node
 from sandbox.errors import StateError
 from sandbox.kernel.idmaps import single_map
+from sandbox.node import RECORD_VERSION as VERSION
 from sandbox.node import Node, Place, this_place
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.run_record import VERSION, Lock, RunRecord, judge
+from sandbox.run_record import Lock, RunRecord, judge
 from sandbox.runs import find_running, list_runs
 from sandbox.state import RunDirectory, StateDirectory
 

@@ -19,7 +19,6 @@ from sandbox.doctor.trials import control, surroundings
 from sandbox.doctor.trials.storage import look_for_leftovers, mount_of, try_run_directory
 from sandbox.kernel import cgroups
 from sandbox.node import Node, Place
-from sandbox.run_record import identity
 from tests.unit.sandbox.facts import host
 from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
 
@@ -297,7 +296,7 @@ def test_what_dead_sandboxes_left_is_told_from_what_runs(tmp_path, separate):
     (tmp_path / "run/dead/state.json").write_text(json.dumps({"cgroups": [str(tmp_path), gone]}))
     (tmp_path / "run/odd/state.json").write_text("[]")
     other = Place(node=Node(machine="another", host="b"), boot="", pid_namespace="")
-    (tmp_path / "run/elsewhere/state.json").write_text(json.dumps(identity(other, pid=7, start=1)))
+    (tmp_path / "run/elsewhere/state.json").write_text(json.dumps(other.as_record(pid=7, start=1)))
     with open(tmp_path / "run/alive/lock") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         found = look_for_leftovers(str(tmp_path), run_path, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import json
 import os
 import tarfile
 import threading
@@ -20,6 +21,7 @@ from sandbox.image import store
 from sandbox.image.guard import importing
 from sandbox.image.store import LayerStore
 from sandbox.kernel.idmaps import single_map
+from sandbox.node import Node, Place
 from sandbox.plan import IdPlan
 from sandbox.state import StateDirectory
 
@@ -232,7 +234,7 @@ def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) ->
         "fedcba9876543210",
     ):  # by an earlier version, and by a process that was killed
         (base / f"{left}.importing").touch()
-    (base / "fedcba9876543210.new/tree").mkdir(parents=True)
+    (base / f"fedcba9876543210-{store._own_node()}.new/tree").mkdir(parents=True)
     with open(base / "1111111111111111.importing", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         place, _ = used(layers, archive)
@@ -254,3 +256,47 @@ def _take(base: str, taken: threading.Event) -> None:
     with importing(base, "a"):
         assert os.listdir(base) == ["a.importing"]
         taken.set()
+
+
+def test_an_older_import_that_another_machine_uses_is_not_removed_whatever_its_lock_says(
+    layers: LayerStore, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    layers.open_archive(archive, IDS).close()
+    record = Path(layers._base).parent / "run/a-00000000/state.json"
+    record.parent.mkdir()
+    far = Place(node=Node(machine="far", host="far"), boot="", pid_namespace="")
+    record.write_text(json.dumps({**far.as_record(pid=7, start=1), "archives": [archive]}))
+    for number, left in ((1, 2), (2, 1)):
+        with open(archive, "ab") as file:
+            file.write(bytes(512))
+        layers.open_archive(archive, IDS).close()
+        assert len(places(layers)) == left
+        if number == 1:
+            record.unlink()
+            record.parent.rmdir()
+
+
+def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
+    layers: LayerStore, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where neither knows of the other's lock."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    unpack = layers._unpack
+    others = []
+
+    def unpack_while_another_machine_does(*arguments: Any) -> str:
+        monkeypatch.setattr(layers, "_unpack", unpack)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(store, "_own_node", lambda: "far")
+            others.append(layers.open_archive(archive, IDS))
+        return unpack(*arguments)
+
+    monkeypatch.setattr(layers, "_unpack", unpack_while_another_machine_does)
+    layer = layers.open_archive(archive, IDS)
+    (other,) = others
+    assert layer.place == other.place
+    assert places(layers) == [os.path.basename(layer.place)]
+    assert Path(layer.place, "tree/file").read_bytes() == b"content"
+    layer.close()
+    other.close()
