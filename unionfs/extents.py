@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Iterator
 
-_FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h, _IOWR('f', 11, struct fiemap)
+FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h, _IOWR('f', 11, struct fiemap)
 #: struct fiemap: fm_start, fm_length, fm_flags, fm_mapped_extents, fm_extent_count, fm_reserved.
 _FIEMAP = struct.Struct("=QQIIII")
 #: struct fiemap_extent: fe_logical, fe_physical, fe_length, reserved, fe_flags, reserved.
@@ -50,7 +50,7 @@ def _extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     while at < end:
         room = bytearray(_FIEMAP.size + _MOST * _EXTENT.size)
         _FIEMAP.pack_into(room, 0, at, end - at, 0, 0, _MOST, 0)
-        fcntl.ioctl(fd, _FS_IOC_FIEMAP, room)
+        fcntl.ioctl(fd, FS_IOC_FIEMAP, room)
         _, _, _, mapped, _, _ = _FIEMAP.unpack_from(room)
         if not mapped:
             return

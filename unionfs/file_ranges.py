@@ -9,7 +9,6 @@ from contextlib import suppress
 from unionfs import _libc
 from unionfs.contents import NO_OFFLOAD
 from unionfs.privileges import is_privileged, kill_privileges
-from unionfs.quota import counted
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -23,34 +22,6 @@ _MODES = _libc.FALLOC_FL_KEEP_SIZE | _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_F
 MOST = 1 << 27
 
 
-def allocate(
-    fs: UnionFs, number: int, mode: int, offset: int, length: int, *, kill_suidgid: bool = True
-) -> None:
-    """Change the blocks of the open file *number* as fallocate(2) with FALLOC_FL_* *mode*.
-
-    *kill_suidgid*: this clears set-id bits, as the caller may have no CAP_FSETID.
-
-    Raises:
-        OSError: EOPNOTSUPP for other modes and where the file system below has none, ENOSPC.
-    """
-    if mode & ~_MODES:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    handle = fs.handles.file(number)
-    fd, node = handle.fd, handle.node
-    kill_privileges(fs, node, kill_suidgid=kill_suidgid)
-    quota = fs.quota
-    # With less room than length the call fails as a whole.
-    if (
-        quota is not None
-        and not mode & _libc.FALLOC_FL_PUNCH_HOLE
-        and quota.writable(fd, offset, length) < length
-    ):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    node.touch()
-    with counted(quota, lambda: os.fstat(fd)):
-        _libc.fallocate(fd, mode, offset, length)
-
-
 def seek(fs: UnionFs, number: int, offset: int, whence: int) -> int:
     """Return the next data or hole of the open file *number* from *offset* on (SEEK_DATA and SEEK_HOLE of lseek(2)).
 
@@ -62,13 +33,113 @@ def seek(fs: UnionFs, number: int, offset: int, whence: int) -> int:
     return os.lseek(fs.handles.file(number).fd, offset, whence)
 
 
-class RangeCopy:
-    """One copy_file_range(2) between two open files: :meth:`run` copies, in any thread, and :meth:`finish` counts.
+class RangeChange:
+    """A change of blocks in the writable layer: :meth:`run` changes them, in any thread, and :meth:`finish` counts.
 
-    It owns duplicates of both descriptors, which :meth:`run` closes.
+    The descriptors are those of the handles, or with :meth:`detach` duplicates, which :meth:`run` closes.
     """
 
-    __slots__ = ("_at", "_blocks", "_error", "_fds", "_fs", "_node", "_offset", "_reserved", "done", "length")
+    __slots__ = ("_blocks", "_detached", "_error", "_fds", "_fs", "_node", "_reserved", "length")
+
+    def __init__(
+        self, fs: UnionFs, target: FileHandle, fds: tuple[int, ...], length: int, growth: int = 0
+    ) -> None:
+        """Prepare a change of *length* bytes of *target*, the last of *fds*; *growth* of them have no blocks yet."""
+        self._fs, self._node = fs, target.node
+        self._fds, self._detached = fds, False
+        self.length = length
+        self._error: OSError | None = None
+        before = os.fstat(target.fd).st_blocks
+        self._blocks = (before, before)
+        self._reserved = growth
+        if fs.quota is not None:
+            fs.quota.reserved += growth
+
+    def detach(self) -> bool:
+        """Duplicate the descriptors, so that the handles may be closed before :meth:`run`; False if none are left."""
+        made: list[int] = []
+        try:
+            for fd in self._fds:
+                made.append(os.dup(fd))  # noqa: PERF401 - those before one that fails are closed
+        except OSError:
+            for fd in made:
+                os.close(fd)
+            return False
+        self._fds, self._detached = tuple(made), True
+        return True
+
+    def run(self) -> None:
+        """Change the blocks. An error is kept for :meth:`finish`."""
+        try:
+            self._change()
+        except OSError as error:
+            self._error = error
+        finally:
+            with suppress(OSError):  # of a disk that fails: the next count finds what it takes
+                self._blocks = (self._blocks[0], os.fstat(self._fds[-1]).st_blocks)
+            if self._detached:
+                for fd in self._fds:
+                    os.close(fd)
+
+    def _change(self) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Count what has changed.
+
+        Raises:
+            OSError: what :meth:`run` met.
+        """
+        self._node.touch()
+        if self._fs.quota is not None:
+            self._fs.quota.reserved -= self._reserved
+            self._fs.quota.changed(*self._blocks)
+        if self._error is not None:
+            raise self._error
+
+
+class RangeAllocation(RangeChange):
+    """One fallocate(2) of an open file."""
+
+    __slots__ = ("_mode", "_offset")
+
+    def __init__(
+        self,
+        fs: UnionFs,
+        target: FileHandle,
+        mode: int,
+        offset: int,
+        length: int,
+        *,
+        kill_suidgid: bool = True,
+    ) -> None:
+        """Prepare a change of the blocks of *target* with FALLOC_FL_* *mode*.
+
+        *kill_suidgid*: this clears set-id bits, as the caller may have no CAP_FSETID.
+
+        Raises:
+            OSError: EOPNOTSUPP for other modes than the kernel sends, ENOSPC.
+        """
+        if mode & ~_MODES:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        kill_privileges(fs, target.node, kill_suidgid=kill_suidgid)
+        growth = 0
+        if fs.quota is not None and not mode & _libc.FALLOC_FL_PUNCH_HOLE:
+            # With less room than length the call fails as a whole.
+            if fs.quota.writable(target.fd, offset, length) < length:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            growth = fs.quota.growth(target.fd, offset, length)
+        self._mode, self._offset = mode, offset
+        super().__init__(fs, target, (target.fd,), length, growth)
+
+    def _change(self) -> None:
+        _libc.fallocate(self._fds[-1], self._mode, self._offset, self.length)
+
+
+class RangeCopy(RangeChange):
+    """One copy_file_range(2) between two open files."""
+
+    __slots__ = ("_at", "_offset", "done")
 
     def __init__(
         self, fs: UnionFs, source: FileHandle, offset: int, target: FileHandle, at: int, length: int
@@ -78,57 +149,26 @@ class RangeCopy:
         Raises:
             OSError: EOPNOTSUPP where the kernel has to copy by READ and WRITE, ENOSPC.
         """
-        node = target.node
         # The request does not report whether the caller has CAP_FSETID; WRITE does.
-        if is_privileged(fs, node):
+        if is_privileged(fs, target.node):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         length = min(length, MOST)
-        self._reserved = 0
+        growth = 0
         if fs.quota is not None and length:
             length = fs.quota.writable(target.fd, at, length)
-            self._reserved = fs.quota.growth(target.fd, at, length)
-        self._fs, self._node = fs, node
-        self._offset, self._at, self.length = offset, at, length
+            growth = fs.quota.growth(target.fd, at, length)
+        self._offset, self._at = offset, at
         #: Bytes that have been copied.
         self.done = 0
-        self._error: OSError | None = None
-        before = os.fstat(target.fd).st_blocks
-        self._blocks = (before, before)
-        fd = os.dup(source.fd)
-        try:
-            self._fds = (fd, os.dup(target.fd))
-        except OSError:
-            os.close(fd)
-            raise
-        if fs.quota is not None:
-            fs.quota.reserved += self._reserved
+        super().__init__(fs, target, (source.fd, target.fd), length, growth)
 
-    def run(self) -> None:
-        """Copy: shared blocks where the file system can, else inside the kernel."""
+    def _change(self) -> None:
         source, target = self._fds
         try:
+            # Shared blocks where the file system can, else inside the kernel.
             self.done = os.copy_file_range(source, target, self.length, self._offset, self._at)
         except OSError as error:
-            self._error = error
-        finally:
-            with suppress(OSError):  # of a disk that fails: the next count finds what it takes
-                self._blocks = (self._blocks[0], os.fstat(target).st_blocks)
-            os.close(source)
-            os.close(target)
-
-    def finish(self) -> int:
-        """Return how many bytes were copied.
-
-        Raises:
-            OSError: EOPNOTSUPP where the kernel has to copy by READ and WRITE, as between file systems; else the errno of
-                copy_file_range(2).
-        """
-        self._node.touch()
-        if self._fs.quota is not None:
-            self._fs.quota.reserved -= self._reserved
-            self._fs.quota.changed(*self._blocks)
-        if self._error is not None:
-            if self._error.errno in NO_OFFLOAD:
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            raise self._error
-        return self.done
+            if error.errno not in NO_OFFLOAD:
+                raise
+            # As between file systems: the kernel then copies by READ and WRITE.
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from unionfs.ahead import LARGE
-from unionfs.file_ranges import RangeCopy, allocate, seek
+from unionfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
 from unionfs.fuse.protocol import (
     COPY_FILE_RANGE_IN,
     COPY_FILE_RANGE_OUT,
@@ -127,8 +127,15 @@ class FileRequests(Replies):
         fh, offset, length, mode, _ = FALLOCATE_IN.unpack_from(self._view, BODY)
         if self._files is not None:
             fh = self._files.writing(node)
-        allocate(self.fs, fh, mode, position(offset), position(length), kill_suidgid=self._fallocate_kills)
-        return b""
+        change = RangeAllocation(
+            self.fs,
+            self.fs.handles.file(fh),
+            mode,
+            position(offset),
+            position(length),
+            kill_suidgid=self._fallocate_kills,
+        )
+        return self._changed(change, lambda: b"")
 
     def _lseek(self, node: int, end: int) -> Reply:
         fh, offset, whence, _ = LSEEK_IN.unpack_from(self._view, BODY)
@@ -153,16 +160,23 @@ class FileRequests(Replies):
             self.fs, handles.file(fh), position(offset), handles.file(target_fh), position(at), length
         )
 
+        return self._changed(copy, lambda: packed(copy.done))
+
+    def _changed(self, change: RangeChange, packed: Callable[[], bytes]) -> Reply:
+        """Do *change*, in a thread where that may take long, and reply with what *packed* returns."""
+
         def finish() -> bytes:
-            return packed(copy.finish())
+            change.finish()
+            return packed()
 
         if (
             self.later is not None
-            and copy.length >= LARGE
-            and self.later.run(self._unique(), copy.run, finish)
+            and change.length >= LARGE
+            and change.detach()
+            and self.later.run(self._unique(), change.run, finish)
         ):
             return None
-        copy.run()
+        change.run()
         return finish()
 
     # -- inode flags -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 from tests.support.tree import Tree, make_tree
 from unionfs.catalogue import building
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
-from unionfs.file_ranges import RangeCopy, allocate
+from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.ownership import IdPolicy
@@ -293,7 +293,9 @@ class Union:
         """Change the blocks of a file as fallocate(2) with *mode*."""
         number = self.open(path, os.O_RDWR)
         try:
-            allocate(self.fs, number, mode, offset, length)
+            change = RangeAllocation(self.fs, self.fs.handles.file(number), mode, offset, length)
+            change.run()
+            change.finish()
         finally:
             self.fs.handles.close_file(number)
 
@@ -305,7 +307,8 @@ class Union:
             writing, reading = (self.fs.handles.file(number) for number in numbers)
             copy = RangeCopy(self.fs, reading, offset, writing, at, length)
             copy.run()
-            return copy.finish()
+            copy.finish()
+            return copy.done
         finally:
             for number in numbers:
                 self.fs.handles.close_file(number)

@@ -1,4 +1,6 @@
-"""Copies of ranges by requests: small ones at once, large ones by a thread, after which the server counts and answers."""
+"""Copies and allocations of ranges by requests: small ones at once, large ones by a thread, after which the server counts and
+answers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fsapi.direct import DirectClient
+from unionfs import _libc
 from unionfs.fuse import file_requests, protocol
 from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import Opcode
@@ -43,6 +46,12 @@ class Server:
         """Copy to offset 3 of the file of the upper layer; None where the reply comes later."""
         body = protocol.COPY_FILE_RANGE_IN.pack(0, 0, self.node("upper"), 0, 3, length, 0)
         return self.client.send(opcode, self.node(source), body)
+
+    def allocate(self, mode: int, length: int) -> object:
+        """Call fallocate(2) for the file of the upper layer; None where the reply comes later."""
+        return self.client.send(
+            Opcode.FALLOCATE, self.node("upper"), protocol.FALLOCATE_IN.pack(0, 0, length, mode, 0)
+        )
 
     def finish(self) -> None:
         """Wait for the thread, and do the server's part."""
@@ -106,3 +115,59 @@ def test_a_copy_of_a_range_that_fails_in_a_thread_is_the_error_of_the_caller(
     server.finish()
     assert server.replies == {7: -expected}
     assert server.union.read("upper") == b"upper"
+
+
+@pytest.mark.parametrize("mode", [0, _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_KEEP_SIZE])
+def test_an_allocation_of_a_large_range_holds_nobody_up_and_is_shown_when_it_is_done(
+    server: Server, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    allocate, gate = _libc.fallocate, threading.Event()
+
+    def slow(*arguments: int) -> None:
+        assert gate.wait(PATIENCE)
+        allocate(*arguments)
+
+    monkeypatch.setattr(_libc, "fallocate", slow)
+    assert server.allocate(mode, len(LARGE)) is None
+    assert isinstance(server.client.send(Opcode.GETATTR, server.node("upper"), bytes(16)), bytes)
+    gate.set()
+    server.finish()
+    assert server.replies == {7: b""}
+    expected = bytes(5) if mode else b"upper" + bytes(len(LARGE) - 5)
+    assert server.union.stat("upper").size == len(expected)
+    assert server.union.read("upper") == expected
+
+
+def test_an_allocation_that_fails_in_a_thread_is_the_error_of_the_caller(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_libc, "fallocate", failing)
+    assert server.allocate(0, len(LARGE)) is None
+    server.finish()
+    assert server.replies == {7: -errno.ENOSPC}
+
+
+def test_an_allocation_of_a_small_range_is_answered_at_once(server: Server) -> None:
+    assert server.allocate(0, 10) == b""
+    assert server.union.read("upper") == b"upper" + bytes(5)
+
+
+def test_ranges_are_changed_where_there_is_no_descriptor_left_for_a_thread(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The files are open already.
+    assert server.copy_range("small", 4) == protocol.WRITE_OUT.pack(4, 0)
+    assert server.copy_range("large", 4) == protocol.WRITE_OUT.pack(4, 0)
+
+    def full(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", full)
+    assert server.copy_range("small", 4) == protocol.WRITE_OUT.pack(4, 0)
+    assert server.copy_range("large", len(LARGE)) == protocol.WRITE_OUT.pack(len(LARGE), 0)
+    assert server.allocate(0, 2 * len(LARGE)) == b""
+    assert server.union.stat("upper").size == 2 * len(LARGE)
+    assert server.replies == {}
