@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 
-from sandbox.cli.options import add_file, add_json, add_overrides, load_spec
+from sandbox.cli.options import add_file, add_json, add_overrides
 from sandbox.cli.output import print_json, use_colour
 
 DESCRIPTION = """\
-Say what the program of FILE will be able to reach on this machine, and where each of it comes from. Nothing is started
-or changed; what only a start can find out is not in the report."""
+Say what the program of FILE will be able to reach on this machine, and where each of it comes from: what stands out, what
+differs from what the file asks for, and what the file sets. Nothing is started or changed; what only a start can find out
+is not in the report. JSON has all of it."""
 EPILOG = "exit status: 0 if `sandbox up` would go ahead, 1 if it would refuse, 125 for a file that is wrong and other failures"
 
 
@@ -19,17 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_file(parser, optional=True)
     add_overrides(parser)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        dest="everything",
+        help="also print what holds by default and on this machine, and what would be done, in order",
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if `up` would refuse."""
-    from sandbox.cli.planning import plan
+    from sandbox.cli.planning import load_to_plan, plan
     from sandbox.explain import Case, look, make_report, render
     from sandbox.ops import BindDevice
     from sandbox.userns import access_of_root
 
-    spec = load_spec(arguments, unenforced="keep")
+    spec = load_to_plan(arguments)
     planning = plan(spec)
     steps = planning.draft.plan.operations
     devices = [step.source for step in steps if isinstance(step, BindDevice)]
@@ -49,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report.as_dict())
     else:
-        sys.stdout.write(render(report, colour=use_colour(sys.stdout)))
+        sys.stdout.write(render(report, colour=use_colour(sys.stdout), everything=arguments.everything))
     return 1 if report.refused else 0

@@ -37,7 +37,7 @@ class Planning:
     kept: Kept
 
 
-def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None) -> Spec:
+def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None = None) -> Spec:
     """Load the file that *arguments* name, for a plan with *command* instead of the file's.
 
     What this version does not enforce is refused by the plan, together with what this machine refuses.

@@ -41,6 +41,11 @@ class Origin:
     column: int | None = None
     reason: str | None = None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the file or the command line set it, or asked for something else than what is in effect."""
+        return self.file is not None
+
     def text(self) -> str:
         """Return "FILE:LINE", "--set" or another option, "default", "this machine: REASON" or "this version: REASON"."""
         if self.kind == "default":

@@ -17,18 +17,21 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "yellow": "33"}
 _MARKS = {"danger": ("!!", "red"), "caution": ("! ", "yellow"), "note": ("- ", "")}
 
 
-def render(report: Report, *, colour: bool = False) -> str:
-    """Return *report* as text that ends with a line end.
+def render(report: Report, *, colour: bool = False, everything: bool = False) -> str:
+    """Return *report* as text that ends with a line end: what stands out, the differences, and what the file sets.
+
+    With *everything* also what holds by default and on every machine, and the steps of the plan.
 
     What a terminal would not show, or would take for a command, is escaped as TOML escapes it: a file to be reviewed
     must not be able to write the review.
     """
-    return "".join(line + "\n" for line in _Painter(colour=colour).report(report))
+    return "".join(line + "\n" for line in _Painter(colour=colour, everything=everything).report(report))
 
 
 class _Painter:
-    def __init__(self, *, colour: bool) -> None:
+    def __init__(self, *, colour: bool, everything: bool) -> None:
         self._colour = colour
+        self._everything = everything
 
     def report(self, report: Report) -> Iterator[str]:
         # The file itself comes last, behind those that it extends, and as it was named: it may be standard input.
@@ -46,26 +49,33 @@ class _Painter:
         yield from self._heading("What stands out")
         for risk in report.risks:
             yield from self._risk(risk)
-        for name, heading in SECTIONS.items():
-            facts = report.sections.get(name, ())
-            if facts:
-                yield from self._heading(heading)
-                width = min(max(len(fact.label) for fact in facts), _LABEL)
-                for fact in facts:
-                    yield from self._fact(fact, width)
         yield from self._heading("Different from what the file asks for")
         for deviation in report.deviations:
             yield from self._deviation(deviation)
         if not report.deviations:
             yield "  nothing"
-        title = "What would be done, in order" + (", without what is refused" if report.refused else "")
-        yield from self._heading(title)
-        for number, step in enumerate(report.plan, 1):
-            yield from self._wrap(f"  {number:2} ", step)
+        for name, heading in SECTIONS.items():
+            facts = [fact for fact in report.sections.get(name, ()) if self._everything or fact.origin.is_set]
+            if facts:
+                yield from self._heading(heading)
+                width = min(max(len(fact.label) for fact in facts), _LABEL)
+                for fact in facts:
+                    yield from self._fact(fact, width)
+        if self._everything:
+            title = "What would be done, in order" + (", without what is refused" if report.refused else "")
+            yield from self._heading(title)
+            for number, step in enumerate(report.plan, 1):
+                yield from self._wrap(f"  {number:2} ", step)
         if report.refused:
             yield from self._heading("Refused")
             for diagnostic in report.refusals:
                 yield from self._refusal(diagnostic)
+        if not self._everything:
+            count = sum(not fact.origin.is_set for fact in report.facts())
+            yield ""
+            yield from self._wrap(
+                "", f"{count} more hold by default or on this machine: --all prints them, and the steps."
+            )
 
     def _heading(self, text: str) -> Iterator[str]:
         yield ""

@@ -101,7 +101,7 @@ def test_setting_a_key_changes_what_is_told(key: str) -> None:
     assert (shown == told(without(text, key))) == (key in ONE_CHOICE)
     subject = case(text, MACHINE)
     lines = {place.line for path in set_keys(subject) if (place := subject.spec.origin(path))}
-    rendered = render(make_report(subject))
+    rendered = render(make_report(subject), everything=True)
     assert any(f"test.toml:{line}" in rendered for line in lines)
 
 
@@ -161,4 +161,6 @@ def test_report_can_be_made_where_nothing_is_there(key: str) -> None:
     report = make_report(case(EXAMPLES[key], poor))
     assert report.refused
     assert unanswered(case(EXAMPLES[key], poor)) == []
-    assert [line for line in render(report).split("\n") if visible_length(line) > WIDTH] == []
+    assert [
+        line for line in render(report, everything=True).split("\n") if visible_length(line) > WIDTH
+    ] == []

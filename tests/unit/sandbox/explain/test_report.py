@@ -32,7 +32,11 @@ def by_the_line(report: dict[str, object]) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_report_is_exactly_the_expected_text_and_json(name: str) -> None:
     report = make_report(case_of(name))
-    found = {"txt": render(report), "json": by_the_line(report.as_dict())}
+    found = {
+        "short": render(report),
+        "txt": render(report, everything=True),
+        "json": by_the_line(report.as_dict()),
+    }
     if os.environ.get("EXPLAIN_CASES") == "write":
         for suffix, text in found.items():
             (CASES / f"{name}.{suffix}").write_text(text, encoding="utf-8")
@@ -49,10 +53,31 @@ def test_every_case_has_a_machine_and_every_expected_text_a_case() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("colour", [False, True])
-def test_text_fits_a_hundred_columns_and_is_plain_without_colour(name: str, *, colour: bool) -> None:
-    text = render(make_report(case_of(name)), colour=colour)
+@pytest.mark.parametrize("everything", [False, True])
+def test_text_fits_a_hundred_columns_and_is_plain_without_colour(
+    name: str, *, colour: bool, everything: bool
+) -> None:
+    text = render(make_report(case_of(name)), colour=colour, everything=everything)
     assert [line for line in text.split("\n") if visible_length(line) > WIDTH] == []
     assert ("\x1b" in text) == colour
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_short_report_has_all_but_what_nobody_set(name: str) -> None:
+    report = make_report(case_of(name))
+    short = render(report).split("\n")
+    text = "".join("".join(short).split())
+    for fact in report.facts():
+        told = "".join(f"{fact.text}[{fact.origin.text()}]".split())
+        if fact.origin.is_set:
+            assert told in text
+    for told in (
+        *(risk.text for risk in report.risks),
+        *(one.difference.reason for one in report.deviations),
+    ):
+        assert "".join(told.split()) in text
+    left = sum(fact.origin.file is None for fact in report.facts())
+    assert short[-2] == f"{left} more hold by default or on this machine: --all prints them, and the steps."
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,14 +93,14 @@ def test_file_cannot_write_to_the_terminal_of_its_reviewer() -> None:
         '[process]\ncommand = ["a\\u001b[2J", "b\\u202e"]\n[process.env]\nA = "\\u0007\\nnew line"\n'
         '[sandbox]\ndescription = "\\u001b]0;title"\n[[volumes]]\ntype = "bind"\nsource = "/x\\u001b[1A\\nlie"\ntarget = "/v\\u001b[1A"\n'
     )
-    shown = render(make_report(case(text, MACHINES["plain"])))
+    shown = render(make_report(case(text, MACHINES["plain"])), everything=True)
     assert [char for char in shown if char != "\n" and not char.isprintable()] == []
     assert not any(line.lstrip().startswith("lie") for line in shown.split("\n"))
 
 
 def test_inherited_values_are_in_neither_rendering() -> None:
     report = make_report(case_of("network"))
-    assert "/run/agent" not in render(report) + json.dumps(report.as_dict())
+    assert "/run/agent" not in render(report, everything=True) + json.dumps(report.as_dict())
 
 
 def test_sections_of_json_are_those_that_have_a_heading() -> None:
