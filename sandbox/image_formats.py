@@ -31,6 +31,7 @@ class ImageFormat:
 OCI_LAYOUT = ImageFormat("an OCI layout", "oci-archive", "oci")
 DOCKER_ARCHIVE = ImageFormat("a docker-archive", "docker-archive", None)
 SKOPEO_DIRECTORY = ImageFormat("an image as skopeo's dir: transport writes it", None, "dir")
+FORMATS = (OCI_LAYOUT, DOCKER_ARCHIVE, SKOPEO_DIRECTORY)
 
 
 def _is_layout(content: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox.errors import ImageError
 from sandbox.image.archive import Kind
-from sandbox.image_formats import MARKER_LIMIT, MARKERS, format_of, refusal
+from sandbox.image_formats import FORMATS, MARKER_LIMIT, MARKERS, format_of, refusal
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -28,6 +28,8 @@ class RootArchive:
         self._archive = archive
         self._marker = ""  # the current member, if it may mark an image
         self._content = b""
+        # Made here: the process that unpacks may not be able to read our Python, and so to import what this takes.
+        self._refusals = {image: refusal(image, self.name, is_directory=False) for image in FORMATS}
 
     @property
     def current(self) -> bytes:
@@ -47,7 +49,7 @@ class RootArchive:
             yield member
             image = format_of(self._marker, self._content)
             if image is not None:
-                message, hint = refusal(image, self.name, is_directory=False)
+                message, hint = self._refusals[image]
                 raise ImageError(message, hint=hint)
 
     def data(self) -> Iterator[tuple[int, memoryview]]:
