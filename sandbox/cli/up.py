@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox.cli.options import Taking
+    from sandbox.cli.progress import ArchiveProgress
     from sandbox.errors import SandboxError
     from sandbox.host import HostFacts
     from sandbox.plan import Plan
@@ -108,7 +109,6 @@ def run(arguments: argparse.Namespace) -> int:
             server.start()
         spec = load_to_plan(arguments, tuple(arguments.command) or None)
         timeline.mark("read")
-        from sandbox.cli.progress import ArchiveProgress
         from sandbox.plan import may_need_no_server
         from sandbox.runtime.supervisor import Supervisor
 
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         measure=arguments.report,
         timeline=timeline,
         secret=secret,
-        progress=ArchiveProgress(),
+        progress=_make_progress,
     )
     # What there is by now stays, and the children that are forked write into none of it.
     gc.freeze()
@@ -200,6 +200,12 @@ def _make_plan(
         accept_layers=arguments.accept_layers,
     )
     return facts, directory, secret, plan
+
+
+def _make_progress() -> ArchiveProgress:
+    from sandbox.cli.progress import ArchiveProgress  # only for an archive that is unpacked or compared
+
+    return ArchiveProgress()
 
 
 def _may_need_no_server(arguments: argparse.Namespace) -> bool:

@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 
 from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError, SetupError
-from sandbox.image.origin import Origin, read_origin, write_origin
 from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular, sha256_of
 from sandbox.kernel.trees import synchronize_file_system
@@ -35,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandbox.image.origin import Origin
     from sandbox.image.reading import Progress
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,7 +60,7 @@ class StoredLayer:
 
     def content(self) -> str:
         """Return the SHA-256 of the archive's content in hexadecimal digits; "" where it is not recorded."""
-        origin = read_origin(self.place)
+        origin = _read_origin(self.place)
         return "" if origin is None else origin.sha256
 
     def close(self) -> None:
@@ -88,8 +88,8 @@ class _Key:
 class LayerStore:
     """The layers of one state directory."""
 
-    def __init__(self, state: StateDirectory, progress: Progress | None = None) -> None:
-        """Use the store of *state*; *progress* is told of archives that are read."""
+    def __init__(self, state: StateDirectory, progress: Callable[[], Progress] | None = None) -> None:
+        """Use the store of *state*; *progress* makes what is told of an archive that is read."""
         self._state = state.path
         self._base = os.path.join(state.path, "layers")
         self._progress = progress
@@ -133,19 +133,21 @@ class LayerStore:
             return layer
         for name in self._names(key.source):
             if name.endswith(f"-{key.ids}"):
-                origin = read_origin(os.path.join(self._base, name))
+                origin = _read_origin(os.path.join(self._base, name))
                 if origin is not None and key.archive in origin.known and (layer := self._open(name)):
                     return layer
         return None
 
     def _find_equal(self, key: _Key, archive_fd: int, path: str) -> StoredLayer | None:
         """Open the layer of the same archive with the same content, and record its new key; None where there is none."""
+        from sandbox.image.origin import write_origin
+
         size = os.fstat(archive_fd).st_size
         places = [
             os.path.join(self._base, name) for name in self._names(key.source) if name.endswith(key.ids)
         ]
         found = [
-            (place, origin) for place in places if (origin := read_origin(place)) and origin.size == size
+            (place, origin) for place in places if (origin := _read_origin(place)) and origin.size == size
         ]
         if not found:
             return None
@@ -170,7 +172,7 @@ class LayerStore:
     def _following(self, action: str, path: str, fd: int) -> AbstractContextManager[Callable[[], None]]:
         from sandbox.image.reading import NoProgress, followed
 
-        return followed(self._progress or NoProgress(), action, path, fd)
+        return followed(NoProgress() if self._progress is None else self._progress(), action, path, fd)
 
     def _open(self, name: str, notices: tuple[str, ...] = ()) -> StoredLayer | None:
         place = os.path.join(self._base, name)
@@ -243,6 +245,8 @@ class LayerStore:
             give_to_root(ids, tree_fd, index_fd)
             digest, _, said = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
             if digest:
+                from sandbox.image.origin import Origin, write_origin
+
                 size = os.fstat(archive_fd).st_size
                 write_origin(building, Origin(size=size, sha256=digest, known=(key.archive,)))
             # The rename that publishes the layer may reach the disk before what is in it: after a power failure there would be a
@@ -294,12 +298,12 @@ class LayerStore:
 
         if users_of(self._state, archive=path):
             return  # perhaps on another node, of which the lock may tell nothing
-        own = read_origin(os.path.join(self._base, key.name))
+        own = _read_origin(os.path.join(self._base, key.name))
         for name in self._names(key.source):
             place = os.path.join(self._base, name)
             if name.startswith(f"{key.source}-{key.archive}-"):
                 continue
-            origin = read_origin(place)
+            origin = _read_origin(place)
             if own is not None and origin is not None and origin.sha256 == own.sha256:
                 continue  # the same archive under other ids
             try:
@@ -368,6 +372,12 @@ def remove_interrupted_imports(state_directory: str) -> list[str]:
 
 def _own_node() -> str:
     return _digest(repr(this_place().node))
+
+
+def _read_origin(place: str) -> Origin | None:
+    from sandbox.image.origin import read_origin  # not for an archive that is as it was
+
+    return read_origin(place)
 
 
 def _open_archive_file(path: str, identity: tuple[int, int] | None) -> int:

@@ -46,11 +46,11 @@ class Ground:
         *,
         warn: Callable[[str], None],
         measure: bool,
-        progress: Progress | None = None,
+        progress: Callable[[], Progress] | None = None,
     ) -> None:
         """Nothing is made yet. With *measure* there is a cgroup also where nothing limits the sandbox.
 
-        *progress* is told of archives that are read.
+        *progress* makes what is told of an archive that is read.
         """
         #: With the root as it is had, once that is known.
         self.plan = plan

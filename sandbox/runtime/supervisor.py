@@ -88,12 +88,12 @@ class Supervisor:
         measure: bool = False,
         timeline: Timeline | None = None,
         secret: bytes | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[], Progress] | None = None,
     ) -> None:
         """Prepare to run *plan*; the server, started or not, belongs to the supervisor from now on.
 
         *secret* authenticates compiled filters that are kept; without it none is. *say_denied* is told which system calls the filter denies, if that is wanted. With *measure* there is a
-        :attr:`report` once the program has ended. *progress* is told of archives that are read.
+        :attr:`report` once the program has ended. *progress* makes what is told of an archive that is read.
         """
         self._plan = plan
         self._facts = facts

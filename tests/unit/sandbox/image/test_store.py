@@ -140,7 +140,8 @@ class Shown:
 
 def used(layers: LayerStore, archive: str, ids: IdPlan = IDS) -> tuple[str, list[str]]:
     """Open the layer of *archive*; returns its place, and what was read for it."""
-    layers._progress = shown = Shown()
+    shown = Shown()
+    layers._progress = lambda: shown
     layer = layers.open_archive(archive, ids)
     layer.close()
     return layer.place, shown.begun
