@@ -58,6 +58,7 @@ def sandbox(corpus: Corpus, directory: str) -> Starter:
     variables = {
         **kept,
         "PYTHONPATH": PROJECT,
+        "SANDBOX_RUN_DIR": os.path.join(directory, "run"),  # where the writable layer is
         **{f"XDG_{name}_HOME": os.path.join(directory, name.lower()) for name in ("STATE", "CACHE", "DATA")},
     }
     return Starter(SUBJECT, [*program, "up", spec, "--"], variables)
