@@ -13,7 +13,8 @@ import os
 import stat
 
 from sandbox.errors import StateError
-from sandbox.kernel.files import open_regular, sha256_of
+from sandbox.file_digests import sha256_of
+from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
 from sandbox.records import asdict, replace

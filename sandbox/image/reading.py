@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from sandbox.kernel.files import CHUNK, new_sha256
+from sandbox.file_digests import CHUNK, new_sha256
 from sandbox.typed import Protocol
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

@@ -18,8 +18,9 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 
 from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError, SetupError
+from sandbox.file_digests import sha256_of
 from sandbox.kept import ids_as_json, ids_from_json
-from sandbox.kernel.files import NotRegularError, open_regular, sha256_of
+from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.kernel.trees import synchronize_file_system
 from sandbox.locks import claim, probe
 from sandbox.node import this_place

@@ -9,12 +9,11 @@ import stat
 from sandbox.kernel import mounts
 from sandbox.kernel.walk import walk
 from sandbox.records import dataclass
-from sandbox.typed import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 
 class NotRegularError(OSError):
@@ -41,30 +40,6 @@ def open_regular(path: str, *, links: bool = True) -> int:
             raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(place)
-
-
-CHUNK = 1 << 20
-"""Bytes that are read at once for a digest."""
-
-
-def new_sha256() -> Any:
-    """Return an object that computes SHA-256, with the processor's instructions for it where OpenSSL has them."""
-    import hashlib  # only for content of files: OpenSSL costs milliseconds of each start
-
-    return hashlib.sha256(usedforsecurity=False)
-
-
-def sha256_of(fd: int, meanwhile: Callable[[], None] = lambda: None) -> str:
-    """Return the SHA-256 of the file *fd*, read from where it stands, in hexadecimal digits; *meanwhile* is called now and then.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = new_sha256()
-    while data := os.read(fd, CHUNK):
-        digest.update(data)
-        meanwhile()
-    return str(digest.hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

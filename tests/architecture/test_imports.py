@@ -32,6 +32,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
     "host": frozenset({"errors", "kernel"}),
+    "file_digests": frozenset(),
     "image_formats": frozenset(),  # what marks a container image
     "sources": frozenset(
         {"image_formats", "kernel"}
@@ -46,7 +47,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "userns": frozenset({"errors", "kernel", "plan"}),
     "keeping": frozenset({"errors"}),
     "kept": frozenset(
-        {"errors", "spec", "plan", "kernel"}
+        {"errors", "file_digests", "spec", "plan", "kernel"}
     ),  # facts about what the state directory keeps, read only
     "run_directory": frozenset({"keeping"}),  # the place of what no program may reach, and a secret in it
     "node": frozenset(),  # which machine this is
@@ -108,6 +109,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "keeping",
             "kept",
             "kernel",
+            "file_digests",
             "image_formats",
             "locks",
         }
