@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Self
 
+from tests.support.requirements import require
 from tests.support.tree import Tree, make_tree
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -148,6 +149,8 @@ class Union:
 
         def usable() -> bool:
             assert self.process is not None
+            if self.process.poll() is not None and "cannot hold overlay whiteouts" in self.log():
+                require("whiteouts")
             assert self.process.poll() is None, f"the server ended: {self.log()}"
             return os.stat(self.path).st_dev != device
 

@@ -451,6 +451,7 @@ def test_a_birth_time_is_that_of_the_object_and_stays_over_copy_up_and_remount(
 # -- inode flags ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.lsattr
 def test_inode_flags_are_shown_and_cannot_be_set(places: tuple[Union, str]) -> None:
     union, plain = places
     run = lambda *command: subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: E731
@@ -467,6 +468,7 @@ def test_inode_flags_are_shown_and_cannot_be_set(places: tuple[Union, str]) -> N
 
 
 @pytest.mark.root
+@pytest.mark.lsattr
 def test_a_lower_file_that_its_layer_keeps_from_being_written_is_shown_without_that_flag(base: str) -> None:
     union = make_union(base, LOWER)
     lower = os.path.join(base, "lower0/data")

@@ -12,12 +12,14 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.mount.support import PATIENCE, PROJECT, is_mounted, scratch, wait_until
+from tests.support.requirements import require, why_no_whiteouts
 
 pytestmark = [pytest.mark.podman, pytest.mark.rootfs]
 
@@ -87,8 +89,15 @@ class Podman:
 
 @pytest.fixture
 def storage() -> Iterator[str]:
-    """Give a directory for the storages of podman: short, as it has sockets, and open to the ids of the account."""
-    with scratch("/var/tmp") as path:
+    """Give a directory for the storages of podman: short, as it has sockets, and open to the ids of the account.
+
+    Podman's own driver mounts kernel OverlayFS there.
+    """
+    parents = ["/var/tmp", tempfile.gettempdir()]
+    parent = next((path for path in parents if why_no_whiteouts(path) is None), None)
+    if parent is None:
+        require("whiteouts")
+    with scratch(parent) as path:
         os.chmod(path, 0o755)
         yield path
 

@@ -94,6 +94,7 @@ def test_a_new_file_takes_the_place_of_a_deleted_one_with_nothing_of_it(base: st
 # -- what is on disk -----------------------------------------------------------------------------------
 
 
+@pytest.mark.whiteouts
 def test_a_deleted_lower_name_is_a_device_0_0_in_the_upper_layer(base: str) -> None:
     with make_union(base, LOWER) as union:
         os.unlink(f"{union.path}/f")
@@ -115,6 +116,7 @@ def test_a_name_that_no_lower_layer_has_leaves_nothing_behind(base: str, form: s
         assert os.listdir(union.upper) == []
 
 
+@pytest.mark.whiteouts
 def test_a_directory_over_a_whiteout_is_marked_opaque(base: str) -> None:
     with make_union(base, LOWER) as union:
         remove_directory(f"{union.path}/d")

@@ -12,6 +12,7 @@ import functools
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sysconfig
 import tempfile
@@ -202,6 +203,28 @@ def probe_overlay() -> Missing | None:
     )
 
 
+def probe_whiteouts() -> Missing | None:
+    """A directory for temporary files that holds the whiteouts of kernel OverlayFS, which refuses them on itself."""
+    with tempfile.TemporaryDirectory() as scratch:
+        failure = why_no_whiteouts(scratch)
+    if failure is None:
+        return None
+    return Missing(
+        f"whiteouts (character devices 0:0) in {tempfile.gettempdir()}: {failure}", "set TMPDIR to a tmpfs"
+    )
+
+
+def why_no_whiteouts(directory: str) -> str | None:
+    """Return why no character device 0:0 can be made in *directory*; None where it can."""
+    path = os.path.join(directory, f".whiteout-{os.getpid()}")
+    try:
+        os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+    except OSError as error:
+        return error.strerror
+    os.unlink(path)
+    return None
+
+
 def probe_ext4() -> Missing | None:
     """A file of the disk as an ext4 file system: mkfs.ext4, a loop device, and root to mount it."""
     if os.geteuid() != 0:
@@ -256,6 +279,8 @@ def probe_podman() -> Missing | None:
     for program in ("podman", "runc"):
         if shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:
             return Missing(program, f"apt-get install {program}")
+    if not os.access("/dev/shm", os.W_OK | os.X_OK):
+        return Missing("/dev/shm, where podman has its locks", "mount -t tmpfs -o mode=1777 shm /dev/shm")
     return probe_newuidmap() or probe_fuse()
 
 
@@ -322,6 +347,8 @@ PROBES: dict[str, Probe] = {
     "cgroup": probe_cgroup,
     "overlay": probe_overlay,
     "ext4": probe_ext4,
+    "whiteouts": probe_whiteouts,
+    "lsattr": _program("lsattr", "e2fsprogs"),
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
     "busybox": probe_busybox,
@@ -336,6 +363,16 @@ PROBES: dict[str, Probe] = {
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,
 }
+
+
+def require(name: str) -> None:
+    """End a test, as its marker *name* would have, whose need shows only while it runs; does nothing where it is met."""
+    lack = missing(name)
+    if lack is None:
+        return
+    if STRICT and lack.removable:
+        pytest.fail(f"needs {lack}", pytrace=False)
+    pytest.skip(f"needs {lack}")
 
 
 @functools.cache
@@ -370,8 +407,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("long") is not None and not item.config.getoption("--long"):
         pytest.skip(str(not_long()))
     for marker in item.iter_markers():
-        lack = missing(marker.name) if marker.name in PROBES else None
-        if lack is not None:
-            if STRICT and lack.removable:
-                pytest.fail(f"needs {lack}", pytrace=False)
-            pytest.skip(f"needs {lack}")
+        if marker.name in PROBES:
+            require(marker.name)

@@ -167,16 +167,32 @@ def _make_node(path: bytes, node: Node) -> _Meta:
             _make_socket(path)
             return _with_mode(node, 0o755)
         case Device():
-            os.mknod(path, stat.S_IFBLK if node.block else stat.S_IFCHR, os.makedev(node.major, node.minor))
+            if (node.block, node.major, node.minor) == (False, 0, 0):
+                _make_whiteout(path)
+            else:
+                os.mknod(
+                    path, stat.S_IFBLK if node.block else stat.S_IFCHR, os.makedev(node.major, node.minor)
+                )
             return _with_mode(node, 0o644)
         case Whiteout():
-            os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+            _make_whiteout(path)
             return node
         case Mapping():
             os.mkdir(path)
             return _Meta(mode=0o755)
         case _:
             raise TypeError(f"{os.fsdecode(path)}: no node of a tree: {node!r}")
+
+
+def _make_whiteout(path: bytes) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+    except PermissionError:
+        # pytest rewrites the assertions of its plugins before anything else may import them.
+        from tests.support.requirements import require
+
+        require("whiteouts")
+        raise
 
 
 def _with_mode(meta: _Meta, default: int) -> _Meta:

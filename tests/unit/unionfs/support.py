@@ -9,9 +9,11 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
+from tests.support.requirements import require
 from tests.support.tree import Tree, make_tree
 from unionfs.catalogue import building
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
+from unionfs.errors import UnionError
 from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
@@ -149,19 +151,19 @@ class Union:
             lowers = (*lowers, LayerSource(fd=bottom, policy=NO_MARKS, skeleton=True))
         if not self.writable:
             return open_stack(with_index(StackSource(lowers=lowers), self.work.parent, indexed=self.indexed))
-        return open_stack(
-            with_index(
-                StackSource(
-                    lowers=lowers,
-                    upper_fd=os.open(self.upper, _OPEN_DIR),
-                    work_fd=os.open(self.work, _OPEN_DIR),
-                    form=self.form,
-                    **self.more,
-                ),
-                self.work.parent,
-                indexed=self.indexed,
-            )
+        source = StackSource(
+            lowers=lowers,
+            upper_fd=os.open(self.upper, _OPEN_DIR),
+            work_fd=os.open(self.work, _OPEN_DIR),
+            form=self.form,
+            **self.more,
         )
+        try:
+            return open_stack(with_index(source, self.work.parent, indexed=self.indexed))
+        except UnionError as error:
+            if "cannot hold overlay whiteouts" in str(error):
+                require("whiteouts")
+            raise
 
     def close(self) -> None:
         """Close the file system; the directories stay."""

@@ -75,6 +75,7 @@ def test_renaming_a_directory_costs_the_same_whatever_is_in_it(
     assert abs(large - small) <= CHANCE
 
 
+@pytest.mark.whiteouts
 def test_a_renamed_directory_is_one_new_directory_in_the_writable_layer(make_union: MakeUnion) -> None:
     union = make_union({"a": {"dir": tree(2000, 40)}, "b": {}})
     union.rename("a/dir", "b/new")

@@ -372,6 +372,7 @@ def test_a_format_once_chosen_is_gone_on_with(make_union: MakeUnion, whiteouts: 
     assert on_disk(union) == {**whiteout(whiteouts, "f"), **whiteout(whiteouts, "g")}
 
 
+@pytest.mark.whiteouts
 def test_marks_of_the_other_format_are_still_honoured_after_a_change(
     make_union: MakeUnion, whiteouts: WhiteoutFormat
 ) -> None:
