@@ -1,0 +1,88 @@
+"""What scripts/test runs pytest by: a limit of time, and an end after which nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import supervise
+
+#: Starts a process in a session of its own, as a server goes into the background, and writes its id.
+_LEAVES_ONE = "setsid sh -c 'echo $$ >pid; exec sleep 300' >/dev/null & sleep 0.2; "
+#: What pytest does when it is interrupted: it tears its fixtures down.
+_TORN_DOWN = "trap 'echo torn down; exit 2' INT; "
+_ENDLESS = "echo ready; while :; do sleep 0.1; done"
+
+
+def start(directory: Path, script: str, seconds: float = 60) -> subprocess.Popen[str]:
+    command = [sys.executable, supervise.__file__, str(seconds), str(directory), "sh", "-c", script]
+    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def is_running(directory: Path) -> bool:
+    return os.path.exists(f"/proc/{(directory / 'pid').read_text().strip()}")
+
+
+def wait_for_line(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+
+def test_the_status_of_a_command_that_leaves_nothing_is_its_own(tmp_path: Path) -> None:
+    assert end(start(tmp_path, "echo said; exit 3")) == (3, "said\n")
+    assert end(start(tmp_path, "kill -KILL $$")) == (128 + signal.SIGKILL, "")
+    # What ends by itself at once is not left.
+    assert end(start(tmp_path, "setsid sleep 0.3 & exit 0")) == (0, "")
+
+
+def test_a_process_that_the_command_leaves_is_named_and_killed(tmp_path: Path) -> None:
+    status, said = end(start(tmp_path, _LEAVES_ONE + "exit 0"))
+    assert status == 1
+    assert said == f"left running, killed: {(tmp_path / 'pid').read_text().strip()} sleep 300\n"
+    assert not is_running(tmp_path)
+
+
+def test_at_its_limit_the_command_is_interrupted_and_nothing_is_left(tmp_path: Path) -> None:
+    process = start(tmp_path, _TORN_DOWN + _LEAVES_ONE + _ENDLESS, 1)
+    status, said = end(process)
+    assert status == 124
+    assert said.startswith("ready\ntorn down\n")
+    assert not is_running(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts_the_command_and_nothing_is_left(tmp_path: Path, number: int) -> None:
+    process = start(tmp_path, _TORN_DOWN + _LEAVES_ONE + _ENDLESS)
+    wait_for_line(process)
+    process.send_signal(number)
+    status, said = end(process)
+    assert status == 128 + signal.SIGTERM
+    assert said.startswith("torn down\n")
+    assert not is_running(tmp_path)
+
+
+@pytest.mark.userns
+def test_what_the_command_leaves_mounted_below_its_directory_is_named_and_unmounted(tmp_path: Path) -> None:
+    for name in ("inside", "out side"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+    script = (
+        'python=$1; shift; mount -t tmpfs tmpfs "own/out side"; '
+        '"$python" "$1" 60 "$PWD/own" sh -c "mount -t tmpfs tmpfs own/inside"; echo $?; cut -d" " -f5 /proc/self/mountinfo'
+    )
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    command = [*enter, sys.executable, supervise.__file__]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    named = [f"left mounted, unmounted: {tmp_path}/own/{name}" for name in ("inside", "out side")]
+    assert lines[:3] == [*named, "1"]
+    assert not any(line.startswith(f"{tmp_path}/own") for line in lines[3:])
