@@ -11,7 +11,7 @@ left=0                               # of them, when the next run begins
 # Prints why DIRECTORY cannot hold what tests make there; nothing if it can. PYTHON may be several words, such
 # as those that run it as another account.
 why_unfit() { # DIRECTORY PYTHON...
-    "${@:2}" -I - "$1" 2>&1 <<'PYTHON_END' | tail -n 1
+    "${@:2}" -I - "$1" 2>&1 <<'PYTHON_END' | tail -n 1 || true
 import errno, os, stat, subprocess, sys, tempfile
 
 ROOM = 2 << 30
@@ -33,7 +33,7 @@ try:
             "whiteouts (character devices 0:0)": lambda: os.mknod(f"{top}/w", stat.S_IFCHR, os.makedev(0, 0)),
             "attributes (user.*)": lambda: os.setxattr(top, "user.x", b""),
             "programs that run": lambda: run(f"{top}/p"),
-            "what tests write": lambda: find_room(top),
+            "room for what tests write": lambda: find_room(top),
         }.items():
             try:
                 action()

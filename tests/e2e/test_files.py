@@ -71,6 +71,7 @@ def test_persistent_layer_is_found_by_the_next_up_of_the_same_file(launcher: Lau
     assert done.out.split() == ["kept", "deleted"]
 
 
+@pytest.mark.whiteouts
 def test_writable_layer_holds_exactly_what_changed(launcher: Launcher) -> None:
     spec = '[sandbox]\nname = "exact"\n[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n'
     assert (

@@ -19,9 +19,26 @@ _TORN_DOWN = "trap 'echo torn down; exit 2' INT; "
 _ENDLESS = "echo ready; while :; do sleep 0.1; done"
 
 
-def start(directory: Path, script: str, seconds: float = 60) -> subprocess.Popen[str]:
-    command = [sys.executable, supervise.__file__, str(seconds), str(directory), "sh", "-c", script]
-    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True, start_new_session=True)
+#: Without the time for what ends by itself.
+_AT_ONCE = [
+    sys.executable,
+    "-c",
+    "import sys; from tests.support import supervise; supervise._LINGER = 0.1; sys.exit(supervise.main())",
+]
+
+
+def start(
+    directory: Path, script: str, seconds: float = 60, *, at_once: bool = True
+) -> subprocess.Popen[str]:
+    begin = _AT_ONCE if at_once else [sys.executable, supervise.__file__]
+    return subprocess.Popen(
+        [*begin, str(seconds), str(directory), "sh", "-c", script],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": supervise.PROJECT},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -42,7 +59,7 @@ def test_the_status_of_a_command_that_leaves_nothing_is_its_own(tmp_path: Path) 
     assert end(start(tmp_path, "echo said; exit 3")) == (3, "said\n")
     assert end(start(tmp_path, "kill -KILL $$")) == (128 + signal.SIGKILL, "")
     # What ends by itself at once is not left.
-    assert end(start(tmp_path, "setsid sleep 0.3 & exit 0")) == (0, "")
+    assert end(start(tmp_path, "setsid sleep 0.3 & exit 0", at_once=False)) == (0, "")
 
 
 def test_a_process_that_the_command_leaves_is_named_and_killed(tmp_path: Path) -> None:
