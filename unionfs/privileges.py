@@ -43,6 +43,9 @@ def kill_privileges(fs: UnionFs, node: FileNode, *, kill_suidgid: bool) -> None:
     cleared = without_privileges(mode) if kill_suidgid else mode
     if cleared != mode:
         fs.writable.permissions.chmod(node.ref, cleared)
+        # No reply to WRITE has the mode, and execve(2) uses the one that the kernel remembers.
+        if fs.tree.on_touched is not None:
+            fs.tree.on_touched([node.ino])
     if CAPABILITY in fs.listxattr(node.ino):
         name = stored_name(CAPABILITY, override=node.layer.policy.override_stat)
         os.removexattr(node.ref.proc_path(), name, follow_symlinks=follows(node.ref))

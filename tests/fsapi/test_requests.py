@@ -128,13 +128,34 @@ def test_set_id_bits_are_kept_only_where_the_kernel_reports_who_may_keep_them(
         )
     allocating = protocol.FALLOCATE_IN.pack(fh, 0, 10, 0, 0)
     assert mode(Opcode.FALLOCATE, allocating) == (0o6777 if reports and minor >= 37 else 0o777)
-    # What the kernel sends before a caller without CAP_FSETID changes contents.
+    # What the kernel sends before a caller without CAP_FSETID changes contents, and for chown(2) that changes nothing.
     assert mode(Opcode.SETATTR, protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)) == 0o777
     # It then copies by READ and WRITE, which reports who the caller is.
     union.chmod("f", 0o4777)
     copying = protocol.COPY_FILE_RANGE_IN.pack(fh, 0, node.ino, fh, 20, 1, 0)
     assert client.send(Opcode.COPY_FILE_RANGE, node.ino, copying) == -errno.EOPNOTSUPP
     assert union.stat("f").mode & 0o7777 == 0o4777
+
+
+def test_set_id_bits_go_with_the_allocation_that_another_caller_has_announced(union: Union) -> None:
+    client = DirectClient(union.fs)
+    node = union.file("f")
+    node.lookups = 1
+    fh = union.open("f", os.O_RDWR)
+    union.chmod("f", 0o6777)
+    nothing = protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)
+    allocating = protocol.FALLOCATE_IN.pack(fh, 0, 10, 0, 0)
+    somebody, root = (SimpleNamespace(uid=uid, gid=uid, pid=10 + uid) for uid in (1000, 0))
+    reply = client.send(Opcode.SETATTR, node.ino, nothing, somebody)
+    assert isinstance(reply, bytes)
+    assert union.stat("f").mode & 0o7777 == 0o6777
+    assert client.send(Opcode.FALLOCATE, node.ino, allocating, somebody) == b""
+    assert union.stat("f").mode & 0o7777 == 0o777
+    union.chmod("f", 0o6777)
+    # A caller with CAP_FSETID announces nothing.
+    assert client.send(Opcode.FALLOCATE, node.ino, allocating, root) == b""
+    assert union.stat("f").mode & 0o7777 == 0o6777
+    client.requests.fs.handles.close_file(fh)
 
 
 def test_handles_that_nobody_heard_of_are_closed(union: Union) -> None:

@@ -175,6 +175,23 @@ def test_a_file_that_somebody_changes_is_executed_without_its_set_id_bits(change
         assert run() == 1000
 
 
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+def test_a_user_who_may_not_change_a_file_cannot_clear_its_set_id_bits(layer: str, base: str) -> None:
+    os.chmod(base, 0o755)
+    tree: Tree = {"program": File(b"x", mode=0o6755)}
+    with make_union(
+        base, {} if layer == "upper" else tree, upper=tree if layer == "upper" else None
+    ) as union:
+        path = f"{union.path}/program"
+        # chown(2) that changes nothing: the kernel sends it as the SETATTR that announces a write, without a permission check.
+        as_caller((1000, 1000, [], False), lambda: os.chown(path, -1, -1))
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o6755
+        union.remount()
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o6755
+        os.chown(path, -1, -1)  # by root, as in a plain directory
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o755
+
+
 def test_a_write_takes_file_capabilities_away_from_everybody_who_writes(base: str) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     with make_union(base, {"f": b"x"}) as union:

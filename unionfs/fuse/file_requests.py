@@ -133,7 +133,8 @@ class FileRequests(Replies):
             mode,
             position(offset),
             position(length),
-            kill_suidgid=self._fallocate_kills,
+            # The kernel holds the inode's lock from the SETATTR on.
+            kill_suidgid=self._announced.pop(node, None) == self._pid() or self._fallocate_kills,
         )
         return self._changed(change, lambda: b"")
 

@@ -19,6 +19,7 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.unopened import UnopenedFiles
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.options import Trick
+from unionfs.types import Ino
 
 #: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
 Reply = bytes | memoryview | int | None
@@ -51,6 +52,8 @@ class Replies:
         self._masks = self._reports_fsetid = False
         #: FALLOCATE clears set-id bits, whoever the caller is.
         self._fallocate_kills = True
+        #: By number, which thread of a client has announced a change of a set-id file's contents (SETATTR that changes nothing).
+        self._announced: dict[Ino, int] = {}
         #: Where what would have to wait goes; None: it is waited for.
         self.later: Later | None = None
 
@@ -92,6 +95,11 @@ class Replies:
     def _owner(self) -> tuple[int, int]:
         _, _, _, _, uid, gid, _, _, _ = IN_HEADER.unpack_from(self._view)
         return uid, gid
+
+    def _pid(self) -> int:
+        """Return the thread that sends the request; 0 where the pid namespace of the mount does not have it."""
+        _, _, _, _, _, _, pid, _, _ = IN_HEADER.unpack_from(self._view)
+        return int(pid)
 
     def _unique(self) -> int:
         """Return the number of the request, by which it can be answered later."""

@@ -236,8 +236,10 @@ class Requests(FileRequests):
         return None
 
     def _forgotten(self, ino: int, count: int) -> None:
-        if self._tree.forget(ino, count) and self._files is not None:
-            self._files.close(ino)
+        if self._tree.forget(ino, count):
+            self._announced.pop(ino, None)
+            if self._files is not None:
+                self._files.close(ino)
 
     def _mknod(self, node: int, end: int) -> Reply:
         mode, rdev, umask, _ = MKNOD_IN.unpack_from(self._view, BODY)
@@ -337,14 +339,20 @@ class Requests(FileRequests):
         return self._attributes(self.fs.setattr(node, change, handle))
 
     def _without_set_id_bits(self, number: int) -> Node:
-        """Answer a SETATTR that changes nothing: the kernel sends it before a caller without CAP_FSETID changes contents.
+        """Answer a SETATTR that changes nothing, which the kernel sends in two cases (file_remove_privs, fs/inode.c).
 
-        file_remove_privs (fs/inode.c) has found set-id bits, and takes those in the reply for what is left (fuse_setattr).
+        A caller without CAP_FSETID is about to change contents, or chown(2) changes neither owner nor group, which any user may
+        call. Only the owner and root may clear the bits by the latter. For other callers WRITE, COPY_FILE_RANGE or FALLOCATE
+        clears them; FALLOCATE does not report CAP_FSETID.
         """
         node = self._tree.node(number)
-        mode = self.fs.attributes(node).mode
-        if stat.S_ISREG(mode) and mode & _SET_ID:
-            self.fs.setattr(number, Change(mode=stat.S_IMODE(mode) & ~_SET_ID), None)
+        shown = self.fs.attributes(node)
+        if stat.S_ISREG(shown.mode) and shown.mode & _SET_ID:
+            uid, _ = self._owner()
+            if uid in (0, shown.uid):
+                self.fs.setattr(number, Change(mode=stat.S_IMODE(shown.mode) & ~_SET_ID), None)
+            else:
+                self._announced[number] = self._pid()
         return node
 
     def _readlink(self, node: int, end: int) -> Reply:
