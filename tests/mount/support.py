@@ -93,6 +93,8 @@ class Union:
         writable: bool = True,
         options: str = "",
         wrapper: Sequence[str] = (),
+        server_options: str = _SERVER_OPTIONS,
+        indexed: bool = INDEXED,
     ) -> None:
         """Describe a union of *lowers*, top first; nothing is mounted yet.
 
@@ -102,6 +104,8 @@ class Union:
             writable: with an upper directory.
             options: more of ``-o``.
             wrapper: a command that runs the server, such as unshare(1).
+            server_options: those of ``-o`` that SERVER stands for.
+            indexed: have an index of *lowers*, made before it is served.
         """
         self.path = os.path.join(base, "mnt")
         self.upper = os.path.join(base, "upper")
@@ -112,11 +116,11 @@ class Union:
         parts = ["lowerdir=" + ":".join(lowers)]
         if writable:
             parts += [f"upperdir={self.upper}", f"workdir={self.work}"]
-        if INDEXED:
+        if indexed:
             indexes = os.path.join(base, "indexes")
             os.makedirs(indexes, mode=0o700, exist_ok=True)
             parts.append(f"index_dir={indexes},index_build=first")
-        self.options = ",".join([*parts, *filter(None, [_SERVER_OPTIONS, options])])
+        self.options = ",".join([*parts, *filter(None, [server_options, options])])
         self._wrapper = list(wrapper)
         self._log: IO[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,6 +1,7 @@
 """pjdfstest, which asks for the POSIX semantics of each system call, on a mount and on the file system below it.
 
-$PJDFSTEST is a built checkout of https://github.com/pjd/pjdfstest. One run takes a minute or two, most of it sleeping.
+$PJDFSTEST is a built checkout of https://github.com/pjd/pjdfstest. One run takes a minute or two, most of it sleeping. It runs in every
+configuration that the launcher uses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.support import make_union, scratch
+from tests.mount.configurations import CONFIGURATIONS, Configuration
+from tests.mount.support import scratch
 from tests.support.tree import Dir, File, Tree
 
 pytestmark = [
@@ -109,9 +111,9 @@ def plain() -> Results:
         return run_suite(top)
 
 
-@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def test_a_union_passes_what_the_file_system_below_it_passes(
-    plain: Results, base: str, whiteouts: str
+    plain: Results, base: str, configuration: Configuration
 ) -> None:
     os.chmod(base, 0o755)
     # Each script runs in a merged directory with entries of its own, which comes up with its first change.
@@ -121,7 +123,7 @@ def test_a_union_passes_what_the_file_system_below_it_passes(
     lower_half: Tree = {
         directory_of(script): Dir({"below": File(b"b"), "both": Dir()}) for script in scripts()
     }
-    with make_union(base, upper_half, lower_half, options=f"whiteouts={whiteouts}") as union:
+    with configuration.union(base, upper_half, lower_half) as union:
         results = run_suite(union.path)
 
     assert len(results) >= _AT_LEAST

@@ -1,7 +1,8 @@
 """unionmount-testsuite, by which kernel OverlayFS is tested, on a mount made by mount(8).
 
 $UNIONMOUNT_TESTSUITE is a checkout of https://github.com/amir73il/unionmount-testsuite. It writes, looks at where
-that went, and goes on after a remount and over its former writable layers. One run takes some minutes.
+that went, and goes on after a remount and over its former writable layers. One run takes some minutes. It runs in every configuration that
+the launcher uses.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.configurations import CONFIGURATIONS, Configuration
 from tests.mount.support import PROJECT
 
 pytestmark = [
@@ -27,11 +29,14 @@ pytestmark = [
 _AT_LEAST = 3000
 
 
-@pytest.mark.parametrize("whiteouts", ["overlay", "aufs"])
-def test_the_kernels_suite_passes_with_a_writable_layer_after_the_other(base: str, whiteouts: str) -> None:
-    tools, layers = Path(base, "tools"), Path(base, "layers")
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+def test_the_kernels_suite_passes_with_a_writable_layer_after_the_other(
+    base: str, configuration: Configuration
+) -> None:
+    tools, layers, indexes = Path(base, "tools"), Path(base, "layers"), Path(base, "indexes")
     tools.mkdir()
     layers.mkdir()
+    indexes.mkdir(mode=0o700)
     # mount -t fuse.NAME runs NAME SOURCE MOUNTPOINT -o OPTIONS, and looks for it in the usual places only.
     command = tools / "unionfs-under-test"
     command.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={PROJECT} exec {sys.executable} -m unionfs "$@"\n')
@@ -45,7 +50,7 @@ def test_the_kernels_suite_passes_with_a_writable_layer_after_the_other(base: st
             **os.environ,
             "PYTHONPATH": "",  # its own tests are to be found, and not ours
             "UNIONMOUNT_BASEDIR": str(layers),
-            "UNIONMOUNT_MNTOPTIONS": f"whiteouts={whiteouts}",
+            "UNIONMOUNT_MNTOPTIONS": configuration.all_options(str(indexes)) or "rw",
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -316,6 +316,17 @@ def probe_unionmount_testsuite() -> Missing | None:
     return None
 
 
+def probe_xfstests() -> Missing | None:
+    """A built checkout of xfstests in $XFSTESTS, the suite of the kernel's file systems; no Debian package has it."""
+    given = os.environ.get("XFSTESTS")
+    if given is None:
+        return Missing("xfstests", "set XFSTESTS to a built checkout of xfstests-dev (git.kernel.org)")
+    for name in ("fsx", "fsstress"):
+        if not os.access(os.path.join(given, "ltp", name), os.X_OK):
+            return Missing(f"$XFSTESTS: {given}/ltp/{name} is no program", "build it there")
+    return None
+
+
 def probe_vm() -> Missing | None:
     """Tools that run a command in a Debian virtual machine, in $SANDBOX_TEST_VM: a stock systemd and cgroups version 2."""
     given = os.environ.get("SANDBOX_TEST_VM")
@@ -362,6 +373,8 @@ PROBES: dict[str, Probe] = {
     "podman": probe_podman,
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,
+    "xfstests": probe_xfstests,
+    "stress_ng": _program("stress-ng", "stress-ng"),
 }
 
 

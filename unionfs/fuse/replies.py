@@ -19,7 +19,6 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.unopened import UnopenedFiles
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.options import Trick
-from unionfs.types import Ino
 
 #: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
 Reply = bytes | memoryview | int | None
@@ -53,7 +52,7 @@ class Replies:
         #: FALLOCATE clears set-id bits, whoever the caller is.
         self._fallocate_kills = True
         #: By number, which thread of a client has announced a change of a set-id file's contents (SETATTR that changes nothing).
-        self._announced: dict[Ino, int] = {}
+        self._announced: dict[int, int] = {}
         #: Where what would have to wait goes; None: it is waited for.
         self.later: Later | None = None
 

@@ -1,0 +1,88 @@
+"""Random histories of one file in every configuration that the launcher uses: what fsx does, without fsx.
+
+The same in sandboxes is tests/e2e/test_range_exerciser.py; fsx itself is test_xfstests.py.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox.runtime.server import ServedStack
+from tests.mount.configurations import CONFIGURATIONS, NOT_VARIED, OPTION_OF, Configuration
+from tests.mount.range_exerciser import Exerciser
+from tests.mount.support import scratch
+from tests.support.tree import File, Tree
+
+_LOWER: Tree = {"lower": os.urandom(200_000), "sparse": File(b"x" * 5000 + bytes(200_000) + b"y" * 3000)}
+
+each_configuration = pytest.mark.parametrize(
+    "configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys()
+)
+
+
+def exercise(configuration: Configuration, base: str, seed: int, count: int) -> None:
+    """Do *count* random operations each on a new file, a lower one and a sparse one, and compare them after a remount, too."""
+    with configuration.union(base, _LOWER) as union:
+        exercisers = [Exerciser(f"{union.path}/{name}", seed) for name in ("new", "lower", "sparse")]
+        try:
+            for exerciser in exercisers:
+                exerciser.run(count)
+                if configuration.direct:
+                    assert exerciser.refused <= {"zero range"}  # by tmpfs
+        finally:
+            for exerciser in exercisers:
+                exerciser.close()
+        union.remount()
+        for exerciser in exercisers:
+            exerciser.verify()
+
+
+def test_whatever_the_launcher_requests_is_in_one_configuration_and_missing_in_another() -> None:
+    fields = set(ServedStack.__annotations__)
+    assert fields == OPTION_OF.keys() | NOT_VARIED
+    for option in OPTION_OF.values():
+        among = {option in each.options.split(",") for each in CONFIGURATIONS.values()}
+        assert among == {True, False}, option
+    assert {each.indexed for each in CONFIGURATIONS.values()} == {True, False}
+
+
+@pytest.mark.once
+@pytest.mark.fusermount
+@each_configuration
+def test_a_file_has_the_contents_that_random_operations_gave_it(
+    configuration: Configuration, base: str
+) -> None:
+    exercise(configuration, base, seed=1, count=150)
+
+
+@pytest.mark.long
+@pytest.mark.fusermount
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("parent", ["", "/dev/shm"], ids=["disk", "tmpfs"])
+@each_configuration
+def test_a_file_has_the_contents_that_thousands_of_random_operations_gave_it(
+    configuration: Configuration, parent: str
+) -> None:
+    if parent and not os.access(parent, os.W_OK):
+        pytest.skip(f"{parent} cannot be written")
+    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    for seed in range(2):
+        with scratch(parent or None) as base:
+            exercise(configuration, base, seed, count=4_000)
+
+
+def test_an_exerciser_finds_a_byte_that_is_wrong(tmp_path: Path) -> None:
+    exerciser = Exerciser(str(tmp_path / "f"), seed=1, lacks=frozenset(("truncate", "reopen")))
+    exerciser.run(30)
+    with open(tmp_path / "f", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(AssertionError, match="the first difference"):
+        exerciser.verify()
+    exerciser.close()
