@@ -226,6 +226,20 @@ def test_ranges_are_written_allocated_copied_and_found_as_in_a_plain_file(
                 assert content(f"{roots[0]}/{name}") == content(f"{roots[1]}/{name}")
 
 
+@pytest.mark.parametrize("whence", [os.SEEK_DATA, os.SEEK_HOLE])
+@pytest.mark.parametrize("offset", [-1, -(1 << 63), (1 << 63) - 1])
+def test_a_seek_from_outside_of_a_file_fails_as_in_a_plain_file(
+    places: tuple[Union, str], offset: int, whence: int
+) -> None:
+    union, plain = places
+    seen = []
+    for root in (union.path, plain):
+        fd = os.open(f"{root}/sparse", os.O_RDONLY)
+        seen.append(outcome(functools.partial(os.lseek, fd, offset, whence)))
+        os.close(fd)
+    assert seen[0] == seen[1]
+
+
 def test_a_hole_that_is_punched_gives_its_blocks_back(places: tuple[Union, str]) -> None:
     union, _ = places
     path = f"{union.path}/large"

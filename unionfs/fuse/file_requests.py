@@ -29,7 +29,7 @@ from unionfs.fuse.protocol import (
     WRITE_KILL_SUIDGID,
     WRITE_OUT,
 )
-from unionfs.fuse.replies import BODY, Replies, Reply, position
+from unionfs.fuse.replies import BODY, Replies, Reply, position, signed
 from unionfs.inode_flags import inode_flags
 
 
@@ -142,7 +142,8 @@ class FileRequests(Replies):
         fh, offset, whence, _ = LSEEK_IN.unpack_from(self._view, BODY)
         if self._files is not None:
             fh = self._files.reading(node)
-        return LSEEK_OUT.pack(seek(self.fs, fh, position(offset), whence))
+        # The kernel passes on a negative one, and the file below has the errno for it.
+        return LSEEK_OUT.pack(seek(self.fs, fh, signed(offset), whence))
 
     def _copy_file_range(self, node: int, end: int) -> Reply:
         return self._copied(node, lambda done: WRITE_OUT.pack(done, 0))

@@ -120,3 +120,8 @@ def position(offset: int) -> int:
     if offset > _LAST:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return offset
+
+
+def signed(offset: int) -> int:
+    """Return the 64 bits of *offset* as the signed number that a loff_t is."""
+    return offset - (1 << 64) if offset > _LAST else offset
