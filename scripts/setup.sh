@@ -15,9 +15,10 @@ PYTHON_PACKAGES=(python3 python3-venv python3-dev)
 # Those without which a test is skipped.
 # shellcheck disable=SC2034  # of check and test
 TEST_PACKAGES=(mmdebstrap fuse-overlayfs podman runc busybox-static zsh fish man-db e2fsprogs)
-# Those of tests that run with --long only: emulators, the compiler of the trampolines, and a suite that changes files.
+# Those of tests that run with --long only: emulators, the compiler of the trampolines, a suite that changes files, and
+# a file system that shares blocks.
 # shellcheck disable=SC2034  # of test
-LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19 stress-ng)
+LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19 stress-ng xfsprogs)
 
 # The tests that scripts/check leaves to scripts/test: failing and killing at every step, long histories, the cost of renames,
 # archive bombs and the cost of large files take as long as the rest.

@@ -10,7 +10,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.mount.support import PATIENCE, SERVER, Union, make_union, scratch, wait_until
+from tests.mount.support import SERVER, Union, make_union, scratch, wait_until
 from tests.support.tree import File, Tree, make_tree
 from unionfs import _libc, extents
 from unionfs._libc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
@@ -224,20 +223,6 @@ def test_ranges_are_written_allocated_copied_and_found_as_in_a_plain_file(
             union.remount()
             for name, _ in histories:
                 assert content(f"{roots[0]}/{name}") == content(f"{roots[1]}/{name}")
-
-
-@pytest.mark.parametrize("whence", [os.SEEK_DATA, os.SEEK_HOLE])
-@pytest.mark.parametrize("offset", [-1, -(1 << 63), (1 << 63) - 1])
-def test_a_seek_from_outside_of_a_file_fails_as_in_a_plain_file(
-    places: tuple[Union, str], offset: int, whence: int
-) -> None:
-    union, plain = places
-    seen = []
-    for root in (union.path, plain):
-        fd = os.open(f"{root}/sparse", os.O_RDONLY)
-        seen.append(outcome(functools.partial(os.lseek, fd, offset, whence)))
-        os.close(fd)
-    assert seen[0] == seen[1]
 
 
 def test_a_hole_that_is_punched_gives_its_blocks_back(places: tuple[Union, str]) -> None:
@@ -497,40 +482,3 @@ def test_a_lower_file_that_its_layer_keeps_from_being_written_is_shown_without_t
                 file.write(b"more")
     finally:
         subprocess.run(["chattr", "-i", lower], check=True)
-
-
-# -- the server ----------------------------------------------------------------------------------------
-
-
-def test_a_copy_of_a_range_that_waits_for_the_disk_holds_nobody_else_up(tmp_path: Path) -> None:
-    options = "server=direct,open_requests=off"
-    for name in ("disk", "union"):
-        (tmp_path / name).mkdir()
-    with ExitStack() as mounts:
-        disk = mounts.enter_context(
-            make_union(str(tmp_path / "disk"), {"large": LOWER["large"]}, options=options)
-        )
-        union = mounts.enter_context(Union(str(tmp_path / "union"), [disk.path], options=options))
-        root = union.path
-        with open(f"{root}/target", "wb"):
-            pass
-        os.stat(f"{root}/large")
-        os.listxattr(f"{root}/large")
-        with open(f"{root}/large", "rb") as file:
-            file.read(10)
-        os.kill(disk.pid, signal.SIGSTOP)
-        copying = subprocess.Popen(["cp", f"{root}/large", f"{root}/target"])
-        try:
-            others = f"""
-import os, time
-time.sleep(0.3)
-for number in range(20):
-    os.mkdir({root!r} + f"/new{{number}}")
-"""
-            subprocess.run([sys.executable, "-c", others], check=True, timeout=PATIENCE)
-            assert copying.poll() is None
-        finally:
-            os.kill(disk.pid, signal.SIGCONT)
-        assert copying.wait(PATIENCE) == 0
-        assert content(f"{root}/target") == LOWER["large"]
-        assert os.stat(f"{root}/target").st_size == 3 * MIB

@@ -375,6 +375,7 @@ PROBES: dict[str, Probe] = {
     "unionmount_testsuite": probe_unionmount_testsuite,
     "xfstests": probe_xfstests,
     "stress_ng": _program("stress-ng", "stress-ng"),
+    "xfs": _program("mkfs.xfs", "xfsprogs"),
 }
 
 
