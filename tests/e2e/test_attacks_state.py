@@ -305,7 +305,8 @@ def test_what_hides_the_state_is_not_mounted_on_the_host(
 # -- the run directory, and the key in it ---------------------------------------------------------
 
 
-def test_run_directory_appears_empty_in_layers_and_volumes(launcher: Launcher) -> None:
+def test_run_directory_appears_empty_in_layers_and_volumes(on_root: Path) -> None:
+    launcher = Launcher(on_root)
     let_in(launcher.directory)
     assert launcher.shell("true").status == 0
     assert (launcher.run / "key").stat().st_size == 32
