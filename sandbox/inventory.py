@@ -14,7 +14,7 @@ from sandbox.kernel.trees import disk_usage
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.records import replace
 from sandbox.references import read_references
-from sandbox.runs import Run, list_runs
+from sandbox.runs import Run, is_private, list_runs
 from sandbox.userns import run_with_ids, with_own_id
 
 BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}
@@ -195,6 +195,8 @@ def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
         ids = None if run.record is None else ids_from_json(run.record.ids)
         place = None if run.record is None else run.record.run_directory
         paths = [run.path] if place is None else [run.path, place]
+        if place is not None and os.path.lexists(place) and not is_private(place):
+            continue  # sandbox/sweeping.py leaves it alone
         found += [(path, ids) for path in dict.fromkeys(paths) if os.path.isdir(path)]
     return found
 

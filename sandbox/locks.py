@@ -43,7 +43,8 @@ def probe(path: str) -> Lock:
         OSError: it cannot be opened or locked (ENOLCK).
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Not blocking: what lies there may be a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
     shared = _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

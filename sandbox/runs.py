@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 
 from sandbox import run_record
 from sandbox.errors import StateError
+from sandbox.keeping import distrust
 from sandbox.kernel.process import is_alive
 from sandbox.locks import probe
 from sandbox.node import Place, this_place
@@ -56,10 +58,32 @@ def read_state(path: str) -> RunRecord | None:
         return None
 
 
-def lock_of(path: str, record: RunRecord | None) -> str:
-    """Return the path of the lock of the run whose record in the directory *path* is *record*."""
-    base = path if record is None or record.run_directory is None else record.run_directory
-    return os.path.join(base, "lock")
+def lock_of(path: str, record: RunRecord | None) -> str | None:
+    """Return the path of the lock of the run whose record in the directory *path* is *record*.
+
+    None where its directory, which the record names, does not belong to this user alone: what is there is not opened.
+    """
+    if record is None or record.run_directory is None:
+        return os.path.join(path, "lock")
+    return os.path.join(record.run_directory, "lock") if is_private(record.run_directory) else None
+
+
+def is_private(place: str) -> bool:
+    """Tell whether *place*, RUN/run/ID, and the two directories above it belong to this user, and only this user may write to them.
+
+    RUN may be in /var/tmp. If it has been removed there, any user can make a directory of that name.
+    """
+    above = os.path.dirname(place)
+    try:
+        found = [os.lstat(path) for path in (place, above, os.path.dirname(above))]
+    except OSError:
+        return False
+    return all(stat.S_ISDIR(info.st_mode) and distrust(info) is None for info in found)
+
+
+def _lock(path: str, record: RunRecord | None) -> Lock:
+    lock = lock_of(path, record)
+    return "missing" if lock is None else probe(lock)
 
 
 def alive(record: RunRecord | None) -> bool:
@@ -109,7 +133,7 @@ def list_runs(state_directory: str, here: Place | None = None) -> list[Run]:
         if name.startswith("."):
             continue
         record = read_state(path)
-        verdict = judge(path, record, probe(lock_of(path, record)), here)
+        verdict = judge(path, record, _lock(path, record), here)
         found.append(Run(id=name, path=path, record=record, verdict=verdict))
     return found
 

@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 
 from sandbox.errors import SandboxError
-from sandbox.keeping import distrust
 from sandbox.kept import ids_from_json
 from sandbox.kernel import cgroups
 from sandbox.kernel.process import end_rooted
@@ -19,7 +18,7 @@ from sandbox.node import Place
 from sandbox.records import dataclass
 from sandbox.removal import NEW, remove_directory
 from sandbox.run_record import RunRecord
-from sandbox.runs import judge, lock_of, paths_in, read_state
+from sandbox.runs import is_private, judge, lock_of, paths_in, read_state
 
 _FORGOTTEN = 86400.0
 """Seconds after which a directory without a record is nobody's that is being made."""
@@ -74,7 +73,8 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
         return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
     if record is not None and record.place is not None and record.place.node != here.node:
         return None  # its lock is not touched, either
-    lock, fd = claim(lock_of(path, record))
+    place_of_lock = lock_of(path, record)
+    lock, fd = ("missing", -1) if place_of_lock is None else claim(place_of_lock)
     if judge(path, record, lock, here) != "ended":
         if fd >= 0:
             os.close(fd)
@@ -95,10 +95,7 @@ def _belongs(place: str, path: str) -> bool:
     """Tell whether *place*, which the record in *path* names, is the directory of that run: the record alone is not believed."""
     if os.path.basename(place) != os.path.basename(path).removeprefix(NEW):
         return False
-    try:
-        if distrust(os.lstat(place)) is not None:
-            return False
-    except OSError:
+    if not is_private(place):
         return False
     inner = read_state(place)
     if inner is None or inner.record is None:

@@ -53,13 +53,13 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "node": frozenset(),  # which machine this is
     "run_record": frozenset({"node"}),  # the format of the records of runs, and what they tell; pure
     "locks": frozenset({"run_record"}),
-    "runs": frozenset({"errors", "kernel", "locks", "node", "run_record"}),  # facts about runs, read only
+    "runs": frozenset(
+        {"errors", "keeping", "kernel", "locks", "node", "run_record"}
+    ),  # facts about runs, read only
     "references": frozenset(),  # notes of which files use what is kept
     "removal": frozenset({"errors", "kernel", "plan", "userns"}),
     "recorded_ids": frozenset({"errors", "kept", "kernel", "plan", "userns"}),
-    "sweeping": frozenset(
-        {"errors", "keeping", "kept", "kernel", "locks", "node", "removal", "run_record", "runs"}
-    ),
+    "sweeping": frozenset({"errors", "kept", "kernel", "locks", "node", "removal", "run_record", "runs"}),
     "state": frozenset(
         {
             "errors",

@@ -226,6 +226,43 @@ def test_record_is_not_believed_about_what_to_remove(machine: Machine, tmp_path:
     assert (target / "file").exists()
 
 
+@pytest.mark.parametrize("planted", ["fifo", "closed file", "link", "closed directory"])
+def test_lock_in_a_directory_that_another_user_planted_is_not_opened(machine: Machine, planted: str) -> None:
+    """The run directory was removed from /var/tmp, where another user then makes one of its name."""
+    state = machine("a")
+    run = state.new_run(IDS, name="db")
+    run.close()
+    change(run, state, start=1)
+    lock = Path(run.path, "lock")
+    lock.unlink()
+    if planted == "fifo":
+        os.mkfifo(lock)
+    elif planted == "link":
+        lock.symlink_to("/etc/passwd")
+    elif planted == "closed file":
+        lock.mkdir()  # opening it for writing fails for root, too
+    os.chmod(run.path, 0o000 if planted == "closed directory" else 0o755)
+    os.chmod(state.run_path, 0o777)
+    assert [found.verdict for found in list_runs(state.path)] == ["ended"]
+    assert state.sweep() == []
+    os.chmod(run.path, 0o700)
+    lock.rmdir() if planted == "closed file" else lock.unlink(missing_ok=True)
+    os.chmod(state.run_path, 0o700)
+    assert state.sweep() == [os.path.basename(run.path)]
+
+
+def test_run_directory_that_a_link_leads_to_is_not_removed(machine: Machine, tmp_path: Path) -> None:
+    """Another user may have made the directory above it, and link it to a copy that this user has kept."""
+    state = machine("a")
+    run = state.new_run(IDS, name="db")
+    run.close()
+    change(run, state, start=1)
+    os.rename(f"{state.run_path}/run", tmp_path / "copy")
+    os.symlink(tmp_path / "copy", f"{state.run_path}/run")
+    assert state.sweep() == []
+    assert (tmp_path / "copy" / os.path.basename(run.path) / "state.json").exists()
+
+
 def test_run_directory_that_has_lost_its_record_is_swept(machine: Machine) -> None:
     state = machine("a")
     run = state.new_run(IDS, name="db")

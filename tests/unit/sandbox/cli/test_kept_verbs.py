@@ -332,6 +332,20 @@ def test_prune_removes_what_dead_runs_and_interrupted_commands_left(
     assert os.listdir(f"{state.path}/sandboxes") == os.listdir(f"{state.path}/layers") == []
 
 
+def test_directory_that_another_user_may_change_is_no_leftover_of_a_dead_run(
+    state: StateDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_ = state.new_run(IDS, name="dead")
+    run_.close()
+    for path in (Path(run_.path), Path(state.path, "run", os.path.basename(run_.path))):
+        facts = json.loads((path / "state.json").read_text())
+        (path / "state.json").write_text(json.dumps({**facts, "start": 1}))
+    os.chmod(state.run_path, 0o777)
+    assert printed(capsys, "prune", "--dry-run")["leftovers"] == []
+    os.chmod(state.run_path, 0o700)
+    assert len(printed(capsys, "prune", "--dry-run")["leftovers"]) == 2
+
+
 def test_rm_removes_what_a_dead_run_left_and_refuses_a_live_one(
     state: StateDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
