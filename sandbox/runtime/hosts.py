@@ -42,7 +42,7 @@ def has_directory(tree_fd: int) -> bool:
 def show(name: str, root_fd: int, staging_fd: int) -> int:
     """Mount a read-only file over /etc/hosts of the root that has its content and a line for *name*.
 
-    Nothing is done where the root has no regular file there that user 0 of the sandbox may read, or another mount shows it.
+    Nothing is done where the root has no regular file there that everybody may read, or another mount shows it.
 
     Args:
         name: the host name.
@@ -59,7 +59,7 @@ def show(name: str, root_fd: int, staging_fd: int) -> int:
     except OSError:
         return -1
     try:
-        text = _read(target) if mounts.mount_id(target) == mounts.mount_id(root_fd) else None
+        text = content_of(target) if mounts.mount_id(target) == mounts.mount_id(root_fd) else None
         shown = None if text is None else with_name(text, name)
         if shown is None:
             return -1
@@ -75,10 +75,13 @@ def show(name: str, root_fd: int, staging_fd: int) -> int:
         os.close(target)
 
 
-def _read(place: int) -> bytes | None:
-    """Return what the file *place*, O_PATH, holds; None unless it is a regular one that can be read and is not too large."""
+def content_of(place: int) -> bytes | None:
+    """Return what the file *place*, O_PATH, holds; None unless it is a regular one that everybody may read and is not too large.
+
+    What is shown instead can be read by every user of the sandbox.
+    """
     info = os.fstat(place)
-    if not stat.S_ISREG(info.st_mode) or info.st_size > _LIMIT:
+    if not stat.S_ISREG(info.st_mode) or not info.st_mode & stat.S_IROTH or info.st_size > _LIMIT:
         return None
     try:
         with open(os.open(f"/proc/self/fd/{place}", _READ), "rb") as file:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from sandbox.runtime.hosts import with_name
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox.runtime.hosts import content_of, with_name
 
 
 def test_the_name_is_added_behind_what_the_root_has():
@@ -31,3 +36,17 @@ def test_a_name_in_a_comment_or_part_of_another_one_is_not_the_name():
 
 def test_bytes_that_are_no_text_stay():
     assert with_name(b"\xff\xfe localhost\n", "box") == b"\xff\xfe localhost\n127.0.1.1\tbox\n"
+
+
+@pytest.mark.parametrize(("mode", "content"), [(0o644, b"10.0.0.2 db\n"), (0o640, None), (0o600, None)])
+def test_a_file_that_not_everybody_may_read_is_not_shown_to_everybody(
+    tmp_path: Path, mode: int, content: bytes | None
+):
+    """A layer may have a link to such a file as its /etc/hosts."""
+    (tmp_path / "secret").write_bytes(b"10.0.0.2 db\n")
+    (tmp_path / "secret").chmod(mode)
+    place = os.open(tmp_path / "secret", os.O_PATH)
+    try:
+        assert content_of(place) == content
+    finally:
+        os.close(place)
