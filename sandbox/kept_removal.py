@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from sandbox import sweeping
-from sandbox.errors import StateError
+from sandbox.errors import SandboxError, StateError
 from sandbox.image.store import remove_interrupted_imports
 from sandbox.inventory import BASES, REMOVED, ids_of, list_names
 from sandbox.kept_items import NAMES, Kind
@@ -88,6 +89,8 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
     """
     base = os.path.join(state_directory, BASES[kind])
     path = os.path.join(base, name)
+    if os.path.islink(path):
+        raise StateError(f"{path} is a symbolic link", hint="remove it and what it leads to by hand")
     lock, fd = claim(os.path.join(path, "lock"))
     try:
         users = users_of(
@@ -115,14 +118,12 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
             os.close(fd)
 
 
-def remove_interrupted(state_directory: str) -> list[str]:
+def remove_interrupted(state_directory: str, warn: Callable[[str], None]) -> list[str]:
     """Remove what interrupted removals and imports of this machine have left; returns the paths that are gone.
 
-    Raises:
-        StateError: a file of it cannot be removed.
-        SandboxError: the user namespace that its files belong to cannot be made.
+    *warn* is called with the reason why one cannot be removed; the others are removed all the same.
     """
-    gone = []
+    gone: list[str] = []
     for kind, part in BASES.items():
         base = os.path.join(state_directory, part)
         try:
@@ -131,6 +132,14 @@ def remove_interrupted(state_directory: str) -> list[str]:
             continue
         for name in names:
             path = os.path.join(base, name)
-            remove_directory(path, ids_of(kind, path))
-            gone.append(path)
-    return gone + remove_interrupted_imports(state_directory)
+            try:
+                remove_directory(path, ids_of(kind, path))
+            except SandboxError as error:
+                warn(error.message)
+            else:
+                gone.append(path)
+    try:
+        gone += remove_interrupted_imports(state_directory)
+    except SandboxError as error:
+        warn(error.message)
+    return gone

@@ -66,14 +66,14 @@ def remove_directory(path: str, ids: IdPlan | None) -> None:
         fd = os.open(path, _OPEN_DIR)
     except FileNotFoundError:
         return
+    except OSError as error:  # a link, as a rule, which is not followed
+        raise _not_removed(path, error) from None
     try:
         try:
             remove_contents(fd, last=_RECORDS)
         except OSError as error:
             if ids is None or error.errno not in (errno.EACCES, errno.EPERM):
-                raise StateError(
-                    f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
-                ) from None
+                raise _not_removed(path, error) from None
             run_with_ids(with_own_id(ids), lambda: remove_contents(fd, last=_RECORDS))
     finally:
         os.close(fd)
@@ -83,3 +83,8 @@ def remove_directory(path: str, ids: IdPlan | None) -> None:
         # A sandbox that ends and a command that sweeps may be at it at once.
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
+
+
+def _not_removed(path: str, error: OSError) -> StateError:
+    reason = (error.strerror or str(error)).lower()
+    return StateError(f"cannot remove {path}: {reason}", hint="remove it by hand")

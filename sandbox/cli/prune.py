@@ -97,10 +97,7 @@ def _remove(path: str, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[
         left = directory.sweep()
     finally:
         directory.close()
-    try:
-        left += kept_removal.remove_interrupted(path)
-    except SandboxError as error:
-        warn(error.message)
+    left += kept_removal.remove_interrupted(path, warn)
     removed = []
     for item in items:
         try:

@@ -6,6 +6,8 @@ import fcntl
 import os
 from contextlib import contextmanager, suppress
 
+from sandbox.errors import SandboxError
+
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def sweep(base: str, discard: Callable[[str], None]) -> None:
             if _has_name(fd, path):
                 discard(name.removesuffix(_SUFFIX))
                 os.unlink(path)
-        except OSError:
+        except (OSError, SandboxError):
             pass  # in use, or for the next one to remove
         finally:
             os.close(fd)

@@ -332,6 +332,29 @@ def test_prune_removes_what_dead_runs_and_interrupted_commands_left(
     assert os.listdir(f"{state.path}/sandboxes") == os.listdir(f"{state.path}/layers") == []
 
 
+def test_link_in_the_place_of_a_volume_is_refused_and_keeps_its_name(
+    state: StateDirectory, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = volume(state, "data", file)
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    status, _, err = run(capsys, "rm", "volume:data")
+    assert (status, f"{path} is a symbolic link" in err) == (125, True)
+    assert path.is_symlink()
+    assert (tmp_path / "moved" / "data").is_dir()
+
+
+def test_leftover_that_cannot_be_removed_is_not_in_the_way_of_the_others(
+    state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(state.path, "volumes")
+    (base / ".removed-1").symlink_to(tmp_path)
+    (base / ".removed-2").mkdir()
+    status, _, err = run(capsys, "prune")
+    assert (status, f"cannot remove {base}/.removed-1: not a directory" in err) == (0, True)
+    assert os.listdir(base) == [".removed-1"]
+
+
 def test_directory_that_another_user_may_change_is_no_leftover_of_a_dead_run(
     state: StateDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:

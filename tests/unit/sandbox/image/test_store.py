@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.errors import SetupError
+from sandbox.errors import SetupError, StateError
 from sandbox.image import store
 from sandbox.image.guard import importing
 from sandbox.image.store import LayerStore
@@ -301,3 +301,22 @@ def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
     assert Path(layer.place, "tree/file").read_bytes() == b"content"
     layer.close()
     other.close()
+
+
+def test_an_interrupted_import_that_cannot_be_removed_does_not_fail_another_one(
+    layers: LayerStore, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Path(layers._base)
+    (base / "0123456789abcdef.importing").touch()
+    building = layers._building("0123456789abcdef")
+    os.mkdir(building)
+    discard = layers._discard
+
+    def refuse(place: str) -> None:
+        if place == building:
+            raise StateError("its files belong to ids of before")
+        discard(place)
+
+    monkeypatch.setattr(layers, "_discard", refuse)
+    layers.open_archive(archive, IDS).close()
+    assert os.path.isdir(building)
