@@ -155,10 +155,21 @@ def _is_current(place: str, archive: str) -> bool:
 
 def _files(*names: str | None) -> tuple[FileReference, ...]:
     return tuple(
-        FileReference(file=name, exists=os.path.lexists(name))
+        FileReference(file=name, exists=_may_exist(name))
         for name in names
         if name is not None and name.startswith("/")
     )
+
+
+def _may_exist(path: str) -> bool:
+    """Tell whether *path* exists, or is behind a directory that cannot be searched now, as on a network file system (ESTALE)."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _shown(runs: Iterable[Run]) -> tuple[str, ...]:

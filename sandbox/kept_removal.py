@@ -42,7 +42,9 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
             f"{thing}: {prefix} is no kind of thing that is kept",
             hint="write layer:NAME, volume:NAME or archive:NAME",
         )
-    runs = [run for run in list_runs(state_directory) if run.id == thing or run.id.startswith(thing)]
+    if not thing:  # which every id begins with
+        raise StateError("an empty argument names nothing", hint="`sandbox ls` lists what is kept")
+    runs = [run for run in list_runs(state_directory) if run.id.startswith(thing)]
     exact = [run for run in runs if run.id == thing] or runs
     if len(exact) == 1:
         return exact[0]

@@ -355,6 +355,25 @@ def test_leftover_that_cannot_be_removed_is_not_in_the_way_of_the_others(
     assert os.listdir(base) == [".removed-1"]
 
 
+def test_data_whose_file_cannot_be_looked_at_stays(
+    state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = volume(state, "data", tmp_path / "loop" / "a.toml")
+    assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
+    assert path.exists()
+
+
+def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    """A shell makes it of a variable that is not set."""
+    run_ = state.new_run(IDS, name="dead")
+    run_.close()
+    record = Path(state.path, "run", os.path.basename(run_.path), "state.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "start": 1}))
+    assert "an empty argument names nothing" in printed(capsys, "rm", "", status=125)["error"]["message"]
+    assert os.listdir(f"{state.path}/run") == [os.path.basename(run_.path)]
+
+
 def test_directory_that_another_user_may_change_is_no_leftover_of_a_dead_run(
     state: StateDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
