@@ -222,12 +222,27 @@ def read(path: str, *, regular: bool = False) -> bytes:
     if path == STDIN and not regular:
         data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
         return _checked_size(data, _STDIN_FILE)
+    unnamed = path == DEFAULT_FILE
     try:
-        with open(path, "rb", opener=_open_regular if regular else None) as file:
+        with open(path, "rb", opener=_open_regular if regular or unnamed else None) as file:
+            if unnamed:
+                _refuse_planted(os.fstat(file.fileno()))
             data = file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(path, error)]) from None
     return _checked_size(data, path)
+
+
+def _refuse_planted(info: os.stat_result) -> None:
+    """Refuse DEFAULT_FILE with the status *info* if any user can have made it here, as in /tmp, and another user has.
+
+    A file that is taken without being named may not become a way to run commands as whoever enters the directory.
+    """
+    if info.st_uid in (0, os.geteuid()) or not os.stat(".").st_mode & stat.S_IWOTH:
+        return
+    message = f"belongs to user {info.st_uid}, in a directory that every user may write to"
+    hint = f"if you trust it, name it: ./{DEFAULT_FILE}"
+    raise SpecError([Diagnostic(file=DEFAULT_FILE, message=message, hint=hint)])
 
 
 def _open_regular(path: str, flags: int) -> int:

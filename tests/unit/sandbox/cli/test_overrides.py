@@ -130,6 +130,31 @@ def test_without_a_file_that_of_the_directory_is_taken(
     assert main(words) == 0
 
 
+@pytest.mark.parametrize(("mode", "status"), [(0o1777, 125), (0o755, 0)])
+def test_a_file_that_another_user_put_into_a_directory_of_everybody_has_to_be_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: int,
+    status: int,
+) -> None:
+    fstat = os.fstat
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "state"))
+    assert main(["init"]) == 0
+    tmp_path.chmod(mode)
+
+    def as_anothers(fd: int) -> os.stat_result:
+        info = fstat(fd)
+        return os.stat_result((*info[:4], 4242, *info[5:]))
+
+    monkeypatch.setattr(os, "fstat", as_anothers)
+    assert main(["config"]) == status
+    said = "".join(capsys.readouterr())
+    assert ("belongs to user 4242, in a directory that every user may write to" in said) == (status != 0)
+    assert main(["config", "./sandbox.toml"]) == 0
+
+
 def test_one_name_is_the_default_everywhere() -> None:
     assert options.DEFAULT_FILE == DEFAULT_FILE
     arguments = parser.parse(["init"])
