@@ -54,6 +54,14 @@ def probe(path: str) -> Lock:
     return "free"
 
 
+def has_name(fd: int, path: str) -> bool:
+    """Tell whether the lock file that is open as *fd* is still the one at *path*: another process may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
 def keep_from_ageing(path: str) -> int:
     """Open the directory *path* with a shared lock, for as long as the descriptor is open.
 

@@ -217,6 +217,8 @@ class StateDirectory:
                 if before != ids:
                     _write_state(path, {"ids": ids_as_json(ids)}, lasting=True)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not locks.has_name(fd, os.path.join(path, "lock")):
+                raise BlockingIOError  # removed between the two
             note_reference(path, file, lock_fd=fd)
         except BlockingIOError:
             os.close(fd)

@@ -7,6 +7,7 @@ import os
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import SandboxError
+from sandbox.locks import has_name
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -36,19 +37,12 @@ def _lock(path: str) -> int:
         fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if _has_name(fd, path):
+            if has_name(fd, path):
                 return fd
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
-
-
-def _has_name(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
 
 
 def sweep(base: str, discard: Callable[[str], None]) -> None:
@@ -63,7 +57,7 @@ def sweep(base: str, discard: Callable[[str], None]) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _has_name(fd, path):
+            if has_name(fd, path):
                 discard(name.removesuffix(_SUFFIX))
                 os.unlink(path)
         except (OSError, SandboxError):

@@ -367,6 +367,23 @@ def test_named_volume_is_used_by_many_and_removed_by_nobody_meanwhile(state: Sta
     os.close(lock)
 
 
+def test_volume_that_is_removed_while_a_start_opens_it_is_not_used(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(state.keep_volume("data", IDS, mode=0o755))
+    path = Path(state.path, "volumes", "data")
+    flock = fcntl.flock
+
+    def removed_meanwhile(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_SH | fcntl.LOCK_NB:
+            path.rename(path.with_name("gone"))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with pytest.raises(StateError, match="volume data is being removed"):
+        state.keep_volume("data", IDS, mode=0o755)
+
+
 def test_named_volume_is_for_those_who_have_all_ids_of_its_files(state: StateDirectory) -> None:
     own_uid, own_gid = os.geteuid(), os.getegid()
 
