@@ -36,7 +36,7 @@ def list_names(state_directory: str, kind: Kind) -> list[str]:
         name
         for name in names
         if not name.startswith(".")
-        and not name.endswith((".new", ".importing"))
+        and not (kind == "archive" and name.endswith((".new", ".importing")))
         and os.path.lexists(os.path.join(base, name, marks[kind]))
     ]
 

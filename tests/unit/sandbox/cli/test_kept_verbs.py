@@ -364,6 +364,16 @@ def test_data_whose_file_cannot_be_looked_at_stays(
     assert path.exists()
 
 
+def test_names_that_end_as_those_of_interrupted_imports_are_listed_and_removed(
+    state: StateDirectory, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer(state, "db.new", file)
+    volume(state, "data.importing", file)
+    assert [one["name"] for one in printed(capsys, "ls")] == ["db.new", "data.importing"]
+    names = ["layer:db.new", "volume:data.importing"]
+    assert printed(capsys, "rm", *names) == {"removed": names}
+
+
 def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     """A shell makes it of a variable that is not set."""
     run_ = state.new_run(IDS, name="dead")
