@@ -119,7 +119,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def to_prune(items: Iterable[KeptItem], *, data: bool) -> list[KeptItem]:
-    """Return those of *items* that nobody refers to: archives, and with *data* persistent layers and named volumes, too."""
+    """Return those of *items* that are unreferenced: archives, and with *data* persistent layers and named volumes, too."""
     return [item for item in items if not item.referenced and (data or item.kind == "archive")]
 
 
@@ -165,7 +165,7 @@ def _references(item: KeptItem) -> str:
 
 
 def sums(inventory: Inventory) -> list[dict[str, Any]]:
-    """Return for each kind, and for what is left over, the number, the bytes, and the bytes that nobody refers to."""
+    """Return for each kind, and for what is left over, the number, the bytes, and the bytes of what is unreferenced."""
     found: list[dict[str, Any]] = []
     for kind in KINDS:
         items = [item for item in inventory.items if item.kind == kind]

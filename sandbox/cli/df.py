@@ -7,10 +7,10 @@ import argparse
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, print_table
 
-DESCRIPTION = """Sum up the disk space of what the state directory keeps, by kind, and how much of it nobody refers to.
+DESCRIPTION = """Sum up the disk space of what the state directory keeps, by kind, and how much of it is unreferenced.
 
-Archives that nobody refers to, and what ended sandboxes have left, go with `sandbox prune`; persistent layers and named volumes
-that nobody refers to go with `sandbox prune --data`."""
+`sandbox prune` removes unreferenced archives and what ended sandboxes have left. `sandbox prune --data` also removes unreferenced
+persistent layers and named volumes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

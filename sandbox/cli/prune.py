@@ -1,4 +1,4 @@
-"""`sandbox prune`: remove what nobody refers to."""
+"""`sandbox prune`: remove unreferenced archives and data, and what ended sandboxes have left."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from sandbox.kept_items import KeptItem
 
-DESCRIPTION = """Remove what ended sandboxes and interrupted commands of this machine have left, and unpacked archives that nobody refers to: no
-sandbox runs on them, no persistent layer is kept over them, and no environment file that was started with them is there; or the
-archive has changed since.
+DESCRIPTION = """Remove what ended sandboxes and interrupted commands of this machine have left, and unreferenced archives that are unpacked. An
+archive is unreferenced if no sandbox runs on it, no persistent layer is kept over it, and all environment files that were started
+with it are gone; or if it has changed since.
 
 With --data also remove persistent layers and named volumes whose environment files are all gone. A layer or volume of which no
 file is known stays; `sandbox rm` removes it. --data asks first on a terminal, and needs --yes elsewhere."""
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         action="store_true",
-        help="also persistent layers and named volumes that nobody refers to; nothing brings them back",
+        help="also unreferenced persistent layers and named volumes; nothing brings them back",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(

@@ -15,7 +15,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "ls": "list persistent layers, named volumes and unpacked archives",
         "df": "sum up the disk space of what is kept",
         "rm": "remove a persistent layer, named volume or unpacked archive",
-        "prune": "remove what nobody refers to",
+        "prune": "remove leftovers of ended sandboxes, and what is unreferenced",
         "adopt": "give a persistent layer that is kept to an environment file",
     },
     "understand": {
