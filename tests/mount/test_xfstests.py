@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 _LOWER: Tree = {"lower": File(os.urandom(200_000)), "d": {"f": b"lower"}}
-_OPERATIONS = "50000"
+_OPERATIONS = "20000"
 #: fsx tries each operation once, and reports those that it then leaves out. FUSE passes on no others.
 _NOT_PASSED_ON = (
     "COLLAPSE_RANGE",
@@ -93,13 +93,13 @@ def test_fsstress_leaves_a_tree_that_is_the_same_after_a_remount(
                 "-s",
                 seed,
                 "-n",
-                "5000",
+                "2000",
                 "-p",
                 "4",
                 "-f",
                 "sync=0",
             )
             before = snapshot(union.path)
-            assert len(before) > 100
+            assert len(before) > 50
             union.remount()
             assert snapshot(union.path) == before
