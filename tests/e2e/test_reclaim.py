@@ -12,6 +12,7 @@ import pytest
 from sandbox.kernel import filters
 from tests.e2e.archive import RootArchive
 from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher
+from tests.support import kernel_caches
 
 #: Only the machine's own root may have the kernel reclaim, and all that runs on the machine is slower meanwhile.
 pytestmark = pytest.mark.root
@@ -33,20 +34,21 @@ def reclaim_once() -> None:
 @pytest.fixture
 def reclaiming() -> Iterator[None]:
     """Have the kernel reclaim again and again, from a thread."""
-    reclaim_once()
     ended = threading.Event()
 
     def reclaim() -> None:
         while not ended.wait(_PAUSE):
             reclaim_once()
 
-    thread = threading.Thread(target=reclaim)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with kernel_caches.dropped():
+        reclaim_once()
+        thread = threading.Thread(target=reclaim)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @pytest.fixture
@@ -112,7 +114,8 @@ def test_what_the_rules_allow_below_proc_stays_allowed_when_the_kernel_reclaims(
         assert running.stdin is not None
         assert running.stdout is not None
         first = [running.stdout.readline() for _ in range(2)]
-        for _ in range(4):
-            reclaim_once()
+        with kernel_caches.dropped():
+            for _ in range(4):
+                reclaim_once()
         out, err = running.communicate("go\n", timeout=PATIENCE)
     assert out.splitlines(keepends=True) == first, err

@@ -14,6 +14,7 @@ import pytest
 
 from tests.mount.support import PATIENCE, SERVER, Union, make_union
 from tests.mount.test_file_operations import content, outcome
+from tests.support import kernel_caches
 from tests.support.tree import File, make_tree
 
 pytestmark = [
@@ -82,6 +83,7 @@ def test_a_copy_of_a_range_that_waits_for_the_disk_holds_nobody_else_up(tmp_path
     for name in ("disk", "union"):
         (tmp_path / name).mkdir()
     with ExitStack() as mounts:
+        mounts.enter_context(kernel_caches.needed())
         disk = mounts.enter_context(make_union(str(tmp_path / "disk"), {"large": _LARGE}, options=options))
         union = mounts.enter_context(Union(str(tmp_path / "union"), [disk.path], options=options))
         root = union.path

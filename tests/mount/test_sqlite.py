@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tests.mount.support import PATIENCE, PROJECT, Union, make_union, now_and_remounted
+from tests.support import kernel_caches
 
 pytestmark = pytest.mark.fusermount
 
@@ -101,7 +102,7 @@ def drop_caches(union: Union) -> None:
     union.remount()
     if os.geteuid() == 0:
         try:
-            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+            with kernel_caches.dropped(), open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
                 file.write("3")
         except OSError:
             pass  # a container may not; the remount is what matters

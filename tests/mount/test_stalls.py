@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.support import PATIENCE, Union, make_union, wait_until
+from tests.support import kernel_caches
 
 pytestmark = pytest.mark.fusermount
 
@@ -23,6 +24,7 @@ LARGE = os.urandom(3 << 20)
 def stalled(tmp_path: Path) -> Iterator[tuple[Union, int]]:
     """Give a union whose lower layer is on a mount whose server, the process, has been stopped. Its names are known."""
     with ExitStack() as stack:
+        stack.enter_context(kernel_caches.needed())  # the server itself looks names up
         for name in ("disk", "union"):
             (tmp_path / name).mkdir()
         tree = {"small": b"small", "read": LARGE, "append": LARGE}
