@@ -235,6 +235,7 @@ def test_a_hole_that_is_punched_gives_its_blocks_back(places: tuple[Union, str])
     assert os.stat(f"{union.upper}/large").st_blocks == os.stat(path).st_blocks
 
 
+@pytest.mark.ranges
 def test_the_commands_that_use_ranges_do_what_they_do_on_a_plain_file(places: tuple[Union, str]) -> None:
     union, plain = places
     for command in (
@@ -293,6 +294,7 @@ def test_a_copy_of_a_range_from_another_file_system_has_the_contents(base: str) 
             assert content(f"{union.path}/copy") == content(f"{union.path}/ranges") == LOWER["large"]
 
 
+@pytest.mark.ranges
 def test_preallocated_room_can_be_written_when_the_layer_is_full(base: str) -> None:
     with open(f"{base}/probe", "wb") as probe:
         try:

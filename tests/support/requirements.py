@@ -225,6 +225,16 @@ def why_no_whiteouts(directory: str) -> str | None:
     return None
 
 
+def probe_ranges() -> Missing | None:
+    """A directory for temporary files whose file system zeroes ranges and reports allocated blocks, as tmpfs does not."""
+    with tempfile.NamedTemporaryFile() as file:
+        failure = try_command("fallocate", "--zero-range", "--length", "4096", file.name)
+    if failure is None:
+        return None
+    lack = f"FALLOC_FL_ZERO_RANGE in {tempfile.gettempdir()}: {failure}"
+    return Missing(lack, "set TMPDIR to a directory on ext4, XFS or Btrfs", removable=False)
+
+
 def probe_ext4() -> Missing | None:
     """A file of the disk as an ext4 file system: mkfs.ext4, a loop device, and root to mount it."""
     if os.geteuid() != 0:
@@ -359,6 +369,7 @@ PROBES: dict[str, Probe] = {
     "overlay": probe_overlay,
     "ext4": probe_ext4,
     "whiteouts": probe_whiteouts,
+    "ranges": probe_ranges,
     "lsattr": _program("lsattr", "e2fsprogs"),
     "fuse_overlayfs": probe_fuse_overlayfs,
     "rootfs": probe_rootfs,
