@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from sandbox.errors import StateError
+from sandbox.typed import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -85,6 +86,35 @@ def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_
         return fd, info
     os.close(fd)
     return None
+
+
+def decode_json(data: bytes) -> Any:
+    """Return the value of the JSON text *data*, a file of the state. Every string of it can be a path.
+
+    Raises:
+        ValueError: it is no such text, or is nested too deeply.
+    """
+    import json
+
+    try:
+        value = json.loads(data)
+        _check_strings(value)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _check_strings(value: object) -> None:
+    if isinstance(value, str):
+        if b"\0" in os.fsencode(value):  # which raises UnicodeEncodeError, a ValueError
+            raise ValueError("a NUL character")
+    elif isinstance(value, list):
+        for item in value:
+            _check_strings(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_strings(key)
+            _check_strings(item)
 
 
 class Shelf:

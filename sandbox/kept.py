@@ -8,12 +8,12 @@ A record that is there and cannot be read is an error: without it, whose files t
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
 from sandbox.errors import StateError
 from sandbox.file_digests import sha256_of
+from sandbox.keeping import decode_json
 from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
@@ -44,7 +44,7 @@ def read_record(path: str) -> dict[str, Any] | None:
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise ValueError("no regular file")
-            state = json.loads(file.read(_LARGEST))
+            state = decode_json(file.read(_LARGEST))
         LayerRecord.read(state)
     except OSError as error:
         raise damaged(path, (error.strerror or str(error)).lower()) from None

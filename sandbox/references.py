@@ -13,6 +13,7 @@ import os
 import stat
 from contextlib import suppress
 
+from sandbox.keeping import decode_json
 from sandbox.records import dataclass
 
 _NAME = "references.json"
@@ -38,8 +39,8 @@ def read_references(path: str) -> References:
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return References()
-            value = json.loads(file.read(_LARGEST))
-    except (OSError, ValueError, RecursionError):
+            value = decode_json(file.read(_LARGEST))
+    except (OSError, ValueError):
         return References()
     if not isinstance(value, dict) or not isinstance(value.get("files"), list):
         return References()

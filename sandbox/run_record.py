@@ -93,7 +93,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and 0 <= value < 1 << 63 else None
 
 
 def judge(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> Verdict:

@@ -8,14 +8,13 @@ Nothing is changed here: sandbox/sweeping.py removes what has ended.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping
 
 from sandbox import run_record
 from sandbox.errors import StateError
-from sandbox.keeping import distrust
+from sandbox.keeping import decode_json, distrust
 from sandbox.kernel.process import is_alive
 from sandbox.locks import probe
 from sandbox.node import Place, this_place
@@ -53,8 +52,8 @@ def read_state(path: str) -> RunRecord | None:
             os.path.join(path, "state.json"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         )
         with open(fd, "rb") as file:
-            return run_record.read(json.loads(file.read(_LARGEST)))
-    except (OSError, ValueError, RecursionError):
+            return run_record.read(decode_json(file.read(_LARGEST)))
+    except (OSError, ValueError):
         return None
 
 

@@ -12,7 +12,7 @@ import json
 import os
 from contextlib import suppress
 
-from sandbox.keeping import open_trusted
+from sandbox.keeping import decode_json, open_trusted
 from sandbox.records import dataclass, replace
 
 _NAME = "archive.json"
@@ -42,12 +42,12 @@ def read_origin(place: str) -> Origin | None:
     with open(opened[0], "rb") as file:
         text = file.read(_LARGEST)
     try:
-        found = json.loads(text)
+        found = decode_json(text)
         known = found["known"]
         if not isinstance(known, list):
             return None
         return Origin(size=int(found["size"]), sha256=str(found["sha256"]), known=tuple(map(str, known)))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None
 
 

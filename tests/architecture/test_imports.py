@@ -47,7 +47,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "userns": frozenset({"errors", "kernel", "plan"}),
     "keeping": frozenset({"errors"}),
     "kept": frozenset(
-        {"errors", "file_digests", "spec", "plan", "kernel"}
+        {"errors", "file_digests", "keeping", "spec", "plan", "kernel"}
     ),  # facts about what the state directory keeps, read only
     "run_directory": frozenset({"keeping"}),  # the place of what no program may reach, and a secret in it
     "node": frozenset(),  # which machine this is
@@ -56,7 +56,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "runs": frozenset(
         {"errors", "keeping", "kernel", "locks", "node", "run_record"}
     ),  # facts about runs, read only
-    "references": frozenset(),  # notes of which files use what is kept
+    "references": frozenset({"keeping"}),  # notes of which files use what is kept
     "removal": frozenset({"errors", "kernel", "plan", "userns"}),
     "recorded_ids": frozenset({"errors", "kept", "kernel", "plan", "userns"}),
     "sweeping": frozenset({"errors", "kept", "kernel", "locks", "node", "removal", "run_record", "runs"}),

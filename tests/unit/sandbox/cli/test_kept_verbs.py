@@ -374,6 +374,50 @@ def test_names_that_end_as_those_of_interrupted_imports_are_listed_and_removed(
     assert printed(capsys, "rm", *names) == {"removed": names}
 
 
+DAMAGED = {
+    "nested deeply": "[" * 100_000,
+    "a path with a NUL": json.dumps(
+        {
+            "version": 2,
+            **dict.fromkeys(["machine", "host", "boot", "pid_namespace"], "x"),
+            **dict.fromkeys(["file", "archive", "run_directory", "record"], "/a\0b"),
+            "files": ["/a\0b"],
+            "layers": None,
+        }
+    ),
+    "no text": json.dumps({"file": "/\ud800", "archive": "/\ud800", "files": ["/\ud800"], "layers": None}),
+    "a large number": json.dumps({"pid": 10**300, "start": 1, "layers": None}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_records_are_not_in_the_way_of_the_others(
+    state: StateDirectory,
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+) -> None:
+    records = [
+        layer(state, "bad", file) / "state.json",
+        volume(state, "bad", file) / "state.json",
+        volume(state, "worse", file) / "references.json",
+        archive(state, tmp_path, file, monkeypatch) / "references.json",
+        Path(state.path, "run", "dead-00000000", "state.json"),
+    ]
+    records[-1].parent.mkdir()
+    records.append(records[3].with_name("ids"))
+    for record in records:
+        record.write_text(content)
+    volume(state, "good", file)
+    found = [(one["kind"], one["name"]) for one in printed(capsys, "ls")]
+    assert ("volume", "good") in found
+    assert len(found) == 5
+    printed(capsys, "df")
+    printed(capsys, "prune", "--dry-run")
+
+
 def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     """A shell makes it of a variable that is not set."""
     run_ = state.new_run(IDS, name="dead")
