@@ -17,7 +17,7 @@ from sandbox.locks import claim
 from sandbox.node import Place
 from sandbox.records import dataclass
 from sandbox.removal import NEW, remove_directory
-from sandbox.run_record import RunRecord
+from sandbox.run_record import Lock, RunRecord
 from sandbox.runs import is_private, judge, lock_of, paths_in, read_state
 
 _FORGOTTEN = 86400.0
@@ -73,8 +73,10 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
         return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
     if record is not None and record.place is not None and record.place.node != here.node:
         return None  # its lock is not touched, either
-    place_of_lock = lock_of(path, record)
-    lock, fd = ("missing", -1) if place_of_lock is None else claim(place_of_lock)
+    lock: Lock = "missing"
+    fd = -1
+    if (place_of_lock := lock_of(path, record)) is not None:
+        lock, fd = claim(place_of_lock)
     if judge(path, record, lock, here) != "ended":
         if fd >= 0:
             os.close(fd)
