@@ -219,7 +219,8 @@ class StateDirectory:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if not locks.has_name(fd, os.path.join(path, "lock")):
                 raise BlockingIOError  # removed between the two
-            note_reference(path, file, lock_fd=fd)
+            with self.locked():  # another start may note its file at the same time
+                note_reference(path, file, lock_fd=fd)
         except BlockingIOError:
             os.close(fd)
             raise StateError(f"volume {name} is being removed", hint="start the sandbox again") from None

@@ -8,16 +8,19 @@ import fcntl
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sandbox import references
 from sandbox.errors import StateError
 from sandbox.keeping import default_path
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan, LayerRecord, MountPoint
+from sandbox.references import References
 from sandbox.state import RunDirectory, StateDirectory, examine
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
@@ -365,6 +368,29 @@ def test_named_volume_is_used_by_many_and_removed_by_nobody_meanwhile(state: Sta
     with pytest.raises(StateError, match="volume data is being removed"):
         state.keep_volume("data", IDS, mode=0o755)
     os.close(lock)
+
+
+def test_two_starts_at_once_both_note_their_file(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[threading.Thread] = []
+    read = references.read_references
+
+    def start(file: str) -> None:
+        os.close(state.keep_volume("data", IDS, mode=0o755, file=file))
+
+    def with_another_start(path: str) -> References:
+        known = read(path)
+        if not others:
+            others.append(threading.Thread(target=start, args=("/b.toml",)))
+            others[0].start()
+            others[0].join(0.3)
+        return known
+
+    monkeypatch.setattr(references, "read_references", with_another_start)
+    start("/a.toml")
+    others[0].join(60)
+    assert sorted(read(os.path.join(state.path, "volumes", "data")).files) == ["/a.toml", "/b.toml"]
 
 
 def test_volume_that_is_removed_while_a_start_opens_it_is_not_used(
