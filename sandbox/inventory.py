@@ -105,7 +105,7 @@ def _volume(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
         path=path,
         bytes=None,
         used=_time(path, "lock"),
-        files=_files(*read_references(path).files),
+        files=_files(*read_references(path).files, with_input=True),
         in_use=_shown(run for run in runs if run.record is not None and name in run.record.volumes),
     )
 
@@ -153,11 +153,12 @@ def _is_current(place: str, archive: str) -> bool:
     return os.path.basename(place).startswith(f"{digest_of_path(archive)}-{digest_of_archive(info)}-")
 
 
-def _files(*names: str | None) -> tuple[FileReference, ...]:
+def _files(*names: str | None, with_input: bool = False) -> tuple[FileReference, ...]:
+    """Return the files *names*; *with_input* also standard input ("<stdin>"), which may come again at any time."""
     return tuple(
-        FileReference(file=name, exists=_may_exist(name))
+        FileReference(file=name, exists=not name.startswith("/") or _may_exist(name))
         for name in names
-        if name is not None and name.startswith("/")
+        if name is not None and (with_input or name.startswith("/"))
     )
 
 

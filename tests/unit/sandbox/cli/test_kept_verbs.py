@@ -418,6 +418,14 @@ def test_damaged_records_are_not_in_the_way_of_the_others(
     printed(capsys, "prune", "--dry-run")
 
 
+def test_volume_of_a_file_from_standard_input_stays(
+    state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume(state, "data", tmp_path / "gone.toml")
+    os.close(state.keep_volume("data", IDS, mode=0o755, file="<stdin>"))
+    assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
+
+
 def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     """A shell makes it of a variable that is not set."""
     run_ = state.new_run(IDS, name="dead")
