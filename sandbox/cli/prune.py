@@ -56,8 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
         _print(arguments, [item.title for item in items], [one.path for one in found.leftovers], size)
         return 0
     data = [item for item in items if item.kind != "archive"]
-    if data and not arguments.yes and not _confirmed(data):
-        return 1
+    if path is not None and data and not arguments.yes:
+        if not _confirmed(data):
+            return 1
+        # A start may have used something while the question was on the terminal.
+        again = to_prune(inventory.take(path, sizes=False).items, data=True)
+        items = [item for item in items if item.path in {one.path for one in again}]
     removed, left = ([], []) if path is None else _remove(path, items)
     size = total([*(item.bytes for item in removed), *(one.bytes for one in found.leftovers)])
     _print(arguments, [item.title for item in removed], left, size)

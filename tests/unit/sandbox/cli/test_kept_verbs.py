@@ -426,6 +426,16 @@ def test_volume_of_a_file_from_standard_input_stays(
     assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
 
 
+def test_volume_that_a_start_uses_before_the_answer_stays(
+    state: StateDirectory, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volume(state, "data", tmp_path / "gone.toml")
+    other = volume(state, "other", tmp_path / "gone.toml")
+    monkeypatch.setattr("sandbox.cli.prune._confirmed", lambda _data: bool(volume(state, "data", file)))
+    assert main(["prune", "--data"]) == 0
+    assert (path.exists(), other.exists()) == (True, False)
+
+
 def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     """A shell makes it of a variable that is not set."""
     run_ = state.new_run(IDS, name="dead")
