@@ -40,8 +40,10 @@ class PrivateFacts:
     mounts: tuple[MountEntry, ...] = ()
 
 
-def look(*, state: str, run: str) -> PrivateFacts:
+def look(*, state: str, run: str, usual_run: str = "") -> PrivateFacts:
     """Return the facts of the state directory *state* and the run directory *run*, paths; an empty path stands for none.
+
+    *usual_run* is the run directory of starts without SANDBOX_RUN_DIR, with their layers and their key.
 
     Raises:
         OSError: /proc/self/mountinfo cannot be read.
@@ -52,6 +54,9 @@ def look(*, state: str, run: str) -> PrivateFacts:
     # Another user can put a link at the default path: the run directory is never behind one.
     if run and not os.path.islink(run):
         found.append(_examine("run directory", run, "SANDBOX_RUN_DIR", readable=False))
+    if usual_run not in ("", run) and os.path.isdir(usual_run) and not os.path.islink(usual_run):
+        usual = _examine("usual run directory", usual_run, "SANDBOX_RUN_DIR", readable=False)
+        found += [usual] if all(usual.identity != one.identity for one in found) else []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mounts = visible(parse_mountinfo(file.read()))
     return PrivateFacts(directories=tuple(found), mounts=tuple(mounts))

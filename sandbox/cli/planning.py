@@ -126,7 +126,11 @@ def private_directories(state: str, uid: int) -> PrivateFacts:
     """Look at the state directory *state*, none where that is empty, and at the run directory of the user *uid*."""
     from sandbox import private, run_directory
 
-    return private.look(state=state, run=run_directory.default_path(os.environ, uid))
+    return private.look(
+        state=state,
+        run=run_directory.default_path(os.environ, uid),
+        usual_run=run_directory.default_path({}, uid),
+    )
 
 
 def joined_namespaces(spec: Spec, state_directory: str) -> Found:

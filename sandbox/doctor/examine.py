@@ -110,7 +110,11 @@ def plan_file(
         joined = inspect(spec, path)
         kept = look(spec, path)
         given = default_path(environ, facts.uid) if known else path
-        hidden = private.look(state=given, run=run_directory.default_path(environ, facts.uid))
+        hidden = private.look(
+            state=given,
+            run=run_directory.default_path(environ, facts.uid),
+            usual_run=run_directory.default_path({}, facts.uid),
+        )
         plan = make_plan(
             spec,
             facts,

@@ -182,7 +182,8 @@ def _writable(case: Case) -> Iterator[Fact]:
         "ephemeral": f"{state}/run/{plan.name}-*/upper",
         "persistent": f"{state}/sandboxes/{plan.name}/upper",
     }
-    private = " and the ".join(directory.name for directory in case.plan.private)
+    *others, last = [directory.name for directory in case.plan.private] or [""]
+    private = f"{', the '.join(others)} and the {last}" if others else last
     appears = "appear" if len(case.plan.private) > 1 else "appears"
     notes = [f"the {private} {appears} empty in every layer"] if private else []
     if plan.writable == "persistent":

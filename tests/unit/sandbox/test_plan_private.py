@@ -200,6 +200,20 @@ def test_what_is_looked_at_is_there_and_is_no_link(tmp_path: Path) -> None:
     assert [item.name for item in look(state="", run=str(tmp_path / "link")).directories] == []
 
 
+def test_run_directory_of_starts_without_the_variable_is_private_too(tmp_path: Path) -> None:
+    """It holds the key and the layers of other sandboxes of this user."""
+    for name in ("run", "usual"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("usual")
+    run = str(tmp_path / "run")
+
+    def names(usual: str) -> list[str]:
+        return [item.name for item in look(state="", run=run, usual_run=str(tmp_path / usual)).directories]
+
+    assert names("usual") == ["run directory", "usual run directory"]
+    assert names("run") == names("link") == names("absent") == ["run directory"]
+
+
 @pytest.mark.parametrize(
     ("only_for", "uid", "closed"),
     [(1000, 1000, False), (100000, 1000, False), (0, 0, True), (7, 1000, True), (None, 0, False)],
