@@ -170,16 +170,26 @@ def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str |
         yield "promised not to change while it is used"
 
 
+def _run_directory(case: Case) -> str | None:
+    """Return the path of the run directory; None where the start will not use what is there (sandbox/run_directory.py)."""
+    for directory in case.plan.private:
+        missing = directory.identity is None  # it is made then
+        if directory.name == "run directory" and (missing or directory.only_for == case.facts.uid):
+            return directory.path
+    return None
+
+
 def _writable(case: Case) -> Iterator[Fact]:
     plan = case.plan
     state = case.state_directory or "the state directory"
+    ephemeral = f"{_run_directory(case) or state}/run/{plan.name}-*/upper"
     texts = {
-        "ephemeral": f"changes go to {state}/run/{plan.name}-*/upper, which is removed when the program ends",
+        "ephemeral": f"changes go to {ephemeral}, which is removed when the program ends",
         "persistent": f"changes are kept in {state}/sandboxes/{plan.name}/upper for the next start",
         "none": "nothing can be changed: the root is mounted read-only",
     }
     places = {
-        "ephemeral": f"{state}/run/{plan.name}-*/upper",
+        "ephemeral": ephemeral,
         "persistent": f"{state}/sandboxes/{plan.name}/upper",
     }
     *others, last = [directory.name for directory in case.plan.private] or [""]
