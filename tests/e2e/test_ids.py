@@ -161,9 +161,9 @@ def test_writable_layer_of_another_map_is_refused_by_name(launcher: Launcher) ->
     assert launcher.shell("cat /kept", spec).out == "x\n"
 
 
-def archive(path: Path) -> None:
+def archive(path: Path, root: str = "of root") -> None:
     with tarfile.open(path, "w") as tar:
-        for name, uid, text in (("data/root", 0, "of root"), ("data/web", 33, "of web")):
+        for name, uid, text in (("data/root", 0, root), ("data/web", 33, "of web")):
             info = tarfile.TarInfo(name)
             info.uid = info.gid = uid
             info.size = len(text)
@@ -194,6 +194,9 @@ def test_archive_is_unpacked_for_each_map_and_kept_until_it_changes(
     assert len(kept()) == len(maps)
     os.utime(tmp_path / "data.tar", ns=(1, 1))
     assert launcher.shell("cat /data/root", layers + '[ids]\nmap = "single"\n').out == "of root"
+    assert len(kept()) == len(maps)
+    archive(tmp_path / "data.tar", "of another root")
+    assert launcher.shell("cat /data/root", layers + '[ids]\nmap = "single"\n').out == "of another root"
     assert len(kept()) == 1
 
 

@@ -300,7 +300,9 @@ def test_sandbox_in_a_sandbox_says_what_is_missing(on_root: Path) -> None:
     launcher = Launcher(on_root)
     inner = launcher.arguments(HOST_ROOT, ["true"])
     spec = (
-        HOST_ROOT + '[process]\ninherit_env = ["PYTHONPATH"]\n[process.env]\nSANDBOX_STATE_DIR = "/inner"\n'
+        HOST_ROOT
+        + '[process]\ninherit_env = ["PYTHONPATH"]\n'
+        + '[process.env]\nSANDBOX_STATE_DIR = "/inner"\nSANDBOX_RUN_DIR = "/inner-run"\n'
     )
     done = launcher.up(launcher.write(spec, "outer.toml"), inner)
     assert done.status == 125
