@@ -36,6 +36,10 @@ _NOT_PASSED_ON = (
     "clone",
     "dedupe",
     "exchange",
+    # The kernel refuses RWF_DONTCACHE and RWF_ATOMIC on files of FUSE before the server is asked: fs/fuse sets neither FOP_DONTCACHE
+    # nor FMODE_CAN_ATOMIC_WRITE.
+    "dontcache IO",
+    "atomic writes",
 )
 #: With O_DIRECT fsx may not map the file (its usage says so), and reads and writes whole sectors.
 _MODES = {
