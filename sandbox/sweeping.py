@@ -100,11 +100,20 @@ def _belongs(place: str, path: str) -> bool:
     if not is_private(place):
         return False
     inner = read_state(place)
-    if inner is None or inner.record is None:
+    if inner is None:
+        return _is_empty(place)  # its removal was interrupted after the contents
+    if inner.record is None:
         return False
     return os.path.basename(inner.record) == os.path.basename(path) and (
         inner.record == path or not os.path.lexists(inner.record)
     )
+
+
+def _is_empty(place: str) -> bool:
+    try:
+        return not os.listdir(place)
+    except OSError:
+        return False
 
 
 def _has_record(place: str) -> bool:

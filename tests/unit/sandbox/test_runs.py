@@ -157,6 +157,19 @@ def test_run_of_an_earlier_boot_is_swept_although_its_pid_is_taken(machine: Mach
     assert names(later) == []
 
 
+def test_run_whose_removal_was_interrupted_before_its_empty_directory_went_is_swept(machine: Machine) -> None:
+    state = machine("one", boot="1")
+    run = state.new_run(IDS, name="box")
+    for name in os.listdir(run.path):
+        path = os.path.join(run.path, name)
+        os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
+    run.close()
+    assert len(names(state)) == 2
+    later = machine("one", boot="2")
+    later.sweep()
+    assert names(later) == []
+
+
 def test_run_of_an_earlier_boot_is_swept_where_its_run_directory_is_gone(machine: Machine) -> None:
     """As one in memory is after a boot."""
     run = machine("a").new_run(IDS, name="db")
