@@ -26,7 +26,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def command() -> NoReturn:
     """Run the command line of this process, and end it without taking the interpreter apart, which would take milliseconds."""
     status = main()
-    sys.stderr.flush()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass  # a warning that could not be written is still in the buffer
     os._exit(status)
 
 
