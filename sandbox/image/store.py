@@ -279,10 +279,10 @@ class LayerStore:
 
         with ExitStack() as undo:
             file = DigestedFile(undo.enter_context(open(archive_fd, "rb", closefd=False)))
-            archive = undo.enter_context(open_archive(file, path))
+            archive = RootArchive(undo.enter_context(open_archive(file, path)))
 
             def action() -> str:
-                report = unpack_bounded(RootArchive(archive), tree_fd, single_id=ids.single)
+                report = unpack_bounded(archive, tree_fd, single_id=ids.single)
                 return f"{file.finish()}\n" + "".join(f"{path}: {notice}\n" for notice in report.notices())
 
             return run_with_ids(ids, action, undo.enter_context(self._following("unpack", path, archive_fd)))

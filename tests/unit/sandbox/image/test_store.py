@@ -7,6 +7,8 @@ import fcntl
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from sandbox.kernel.idmaps import single_map
 from sandbox.node import Node, Place
 from sandbox.plan import IdPlan
 from sandbox.state import StateDirectory
+from tests.conftest import PROJECT
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 
@@ -320,3 +323,38 @@ def test_an_interrupted_import_that_cannot_be_removed_does_not_fail_another_one(
     monkeypatch.setattr(layers, "_discard", refuse)
     layers.open_archive(archive, IDS).close()
     assert os.path.isdir(building)
+
+
+NO_IMPORT_IN_THE_CHILD = """
+import sys
+from sandbox.image import store
+from sandbox.image.store import LayerStore
+from sandbox.state import StateDirectory
+from tests.unit.sandbox.image.test_store import IDS
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        raise ImportError(f"{name} is imported by the process that unpacks")
+
+def run_with_ids(ids, action, *others):
+    sys.meta_path.insert(0, Refusing())
+    try:
+        return action()
+    finally:
+        del sys.meta_path[0]
+
+for name in [name for name in sys.modules if name.partition(".")[0] in ("shlex", "pytest", "tests")]:
+    del sys.modules[name]
+store.run_with_ids = run_with_ids
+state = StateDirectory(sys.argv[1], sys.argv[2])
+LayerStore(state).open_archive(sys.argv[3], IDS).close()
+"""
+
+
+def test_the_process_that_unpacks_imports_nothing(archive: str, tmp_path: Path) -> None:
+    """Under the ids of a sandbox it may not be able to read the files of Python, such as those below /root."""
+    places = [str(tmp_path / "other-state"), str(tmp_path / "other-run")]
+    Path(places[1]).mkdir(mode=0o700)
+    command = [sys.executable, "-c", NO_IMPORT_IN_THE_CHILD, *places, archive]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert (done.returncode, done.stderr) == (0, "")
