@@ -56,6 +56,9 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
 ELSEWHERE = "set SANDBOX_STATE_DIR to a directory of yours"
 """What to do where a state directory is of no use."""
 
+_LARGEST = 1 << 20
+"""Bytes of a JSON file that are read; a real one has a few thousand."""
+
 _ANOTHERS = "is another user's"
 
 
@@ -86,6 +89,47 @@ def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_
         return fd, info
     os.close(fd)
     return None
+
+
+def read_json(path: str) -> Any:
+    """Return the value of the file *path* of the state, of which a MiB is read.
+
+    Raises:
+        OSError: there is none that can be read.
+        ValueError: it is no regular file, or does not hold what :func:`decode_json` takes.
+    """
+    # Not blocking: what lies there may be a FIFO.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ValueError("no regular file")
+            return decode_json(file.read(_LARGEST))
+    finally:
+        os.close(fd)
+
+
+def replace_json(path: str, value: object) -> None:
+    """Replace the file *path* of the state, which this user alone may read, by the JSON text of *value* as a whole.
+
+    Raises:
+        OSError: it cannot be written; the old one is still there, and nothing is left of the new one.
+    """
+    import json
+
+    new = f"{path}.{os.urandom(4).hex()}.new"
+    try:
+        with open(new, "x", encoding="utf-8", opener=_for_us_alone) as file:
+            json.dump(value, file)
+        os.rename(new, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(new)
+        raise
+
+
+def _for_us_alone(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def decode_json(data: bytes) -> Any:

@@ -9,11 +9,10 @@ A record that is there and cannot be read is an error: without it, whose files t
 from __future__ import annotations
 
 import os
-import stat
 
 from sandbox.errors import StateError
 from sandbox.file_digests import sha256_of
-from sandbox.keeping import decode_json
+from sandbox.keeping import read_json
 from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
@@ -24,9 +23,6 @@ from sandbox.typed import Any
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.spec.model import Spec
-
-_LARGEST = 1 << 20
-"""Bytes of a record; a real one has a few hundred."""
 
 
 def read_record(path: str) -> dict[str, Any] | None:
@@ -39,12 +35,7 @@ def read_record(path: str) -> dict[str, Any] | None:
     if not os.path.lexists(name):
         return None
     try:
-        # Not blocking: what lies there may be a FIFO.
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise ValueError("no regular file")
-            state = decode_json(file.read(_LARGEST))
+        state = read_json(name)
         LayerRecord.read(state)
     except OSError as error:
         raise damaged(path, (error.strerror or str(error)).lower()) from None

@@ -8,17 +8,14 @@ the last use is that of the lock file in the same directory.
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 from contextlib import suppress
 
-from sandbox.keeping import decode_json
+from sandbox.keeping import read_json, replace_json
 from sandbox.records import dataclass
 
 _NAME = "references.json"
 _VERSION = 1
-_LARGEST = 1 << 20
 _MOST_FILES = 64
 
 
@@ -33,13 +30,7 @@ class References:
 def read_references(path: str) -> References:
     """Return the notes in the directory *path*."""
     try:
-        # Not blocking: what lies there may be a FIFO.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(os.path.join(path, _NAME), flags)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return References()
-            value = decode_json(file.read(_LARGEST))
+        value = read_json(os.path.join(path, _NAME))
     except (OSError, ValueError):
         return References()
     if not isinstance(value, dict) or not isinstance(value.get("files"), list):
@@ -63,17 +54,5 @@ def note_reference(path: str, file: str | None, *, lock_fd: int, archive: str | 
     if files == known.files and archive in (None, known.archive):
         return
     value = {"version": _VERSION, "archive": archive or known.archive, "files": list(files)}
-    new = os.path.join(path, f"{_NAME}.{os.urandom(4).hex()}.new")
     with suppress(OSError):
-        try:
-            with open(new, "x", encoding="utf-8", opener=_for_us_alone) as stream:
-                json.dump(value, stream)
-            os.rename(new, os.path.join(path, _NAME))
-        except OSError:
-            with suppress(OSError):
-                os.unlink(new)
-            raise
-
-
-def _for_us_alone(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        replace_json(os.path.join(path, _NAME), value)

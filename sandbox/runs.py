@@ -14,15 +14,12 @@ from collections.abc import Mapping
 
 from sandbox import run_record
 from sandbox.errors import StateError
-from sandbox.keeping import decode_json, distrust
+from sandbox.keeping import distrust, read_json
 from sandbox.kernel.process import is_alive
 from sandbox.locks import probe
 from sandbox.node import Place, this_place
 from sandbox.records import dataclass
 from sandbox.run_record import Lock, RunRecord, Verdict
-
-_LARGEST = 1 << 20
-"""Bytes of a record; a real one has about a thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +44,7 @@ class Run:
 def read_state(path: str) -> RunRecord | None:
     """Return the record in the directory *path*; None where there is none that can be read."""
     try:
-        # Not blocking: what lies there may be a FIFO.
-        fd = os.open(
-            os.path.join(path, "state.json"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
-        with open(fd, "rb") as file:
-            return run_record.read(decode_json(file.read(_LARGEST)))
+        return run_record.read(read_json(os.path.join(path, "state.json")))
     except (OSError, ValueError):
         return None
 
@@ -98,12 +90,13 @@ def alive(record: RunRecord | None) -> bool:
 def judge(path: str, record: RunRecord | None, lock: Lock, here: Place) -> Verdict:
     """Return what is known of the run in the directory *path*."""
     verdict = run_record.judge(record, here, lock=lock, alive=alive(record))
-    if record is None and verdict == "unknown" and _is_empty(path):
+    if record is None and verdict == "unknown" and is_empty(path):
         return "ended"  # a command is removing it, or was killed at that: the record is removed last
     return verdict
 
 
-def _is_empty(path: str) -> bool:
+def is_empty(path: str) -> bool:
+    """Tell whether *path* is a directory with nothing in it."""
     try:
         return not os.listdir(path)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from sandbox.keeping import open_trusted
+from sandbox.keeping import open_trusted, replace_json
 from sandbox.records import dataclass
 from sandbox.typed import Literal
 
@@ -334,18 +334,8 @@ def record(place: str, path: str, identity: list[int], found: str) -> None:
     if len(known) >= _MOST_RECORDED:
         known = {}
     known[path] = [*identity, found]
-    new = os.path.join(place, f"{_RECORD}.{os.getpid()}")
     with suppress(OSError):
-        try:
-            with open(new, "x", encoding="utf-8", opener=_for_us_alone) as file:
-                json.dump(known, file)
-            os.rename(new, os.path.join(place, _RECORD))
-        except OSError:
-            os.unlink(new)
-
-
-def _for_us_alone(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+        replace_json(os.path.join(place, _RECORD), known)
 
 
 def _read(place: str) -> dict[str, object]:

@@ -8,11 +8,9 @@ key is not among the known ones. A record that is missing or damaged makes the l
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 
-from sandbox.keeping import decode_json, open_trusted
+from sandbox.keeping import decode_json, open_trusted, replace_json
 from sandbox.records import dataclass, replace
 
 _NAME = "archive.json"
@@ -57,11 +55,5 @@ def write_origin(place: str, origin: Origin) -> None:
     Raises:
         OSError: it cannot be written; the old one is still there.
     """
-    temporary = os.path.join(place, f"{_NAME}.new")
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)  # of a start that was killed
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     content = {"size": origin.size, "sha256": origin.sha256, "known": list(origin.known)}
-    with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    os.rename(temporary, os.path.join(place, _NAME))
+    replace_json(os.path.join(place, _NAME), content)

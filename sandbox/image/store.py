@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError, SetupError
 from sandbox.file_digests import sha256_of
-from sandbox.keeping import decode_json
+from sandbox.keeping import read_json
 from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.kernel.trees import synchronize_file_system
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from sandbox.image.origin import Origin
     from sandbox.image.reading import Progress
 
-_LARGEST = 1 << 20
-"""Bytes of a record of ids; a real one has a few hundred."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SWAPPED = (
@@ -331,10 +329,7 @@ class LayerStore:
 def ids_of_layer(place: str) -> IdPlan | None:
     """Return the ids that the layer in the directory *place* was unpacked under; None where that is not known."""
     try:
-        # Not blocking: what lies there may be a FIFO.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(os.path.join(place, "ids"), flags), "rb") as record:
-            return ids_from_json(decode_json(record.read(_LARGEST)))
+        return ids_from_json(read_json(os.path.join(place, "ids")))
     except (OSError, ValueError):
         return None
 
