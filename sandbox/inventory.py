@@ -14,7 +14,8 @@ from sandbox.kernel.trees import disk_usage
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.records import replace
 from sandbox.references import read_references
-from sandbox.runs import Run, is_private, list_runs
+from sandbox.runs import Run, list_runs
+from sandbox.sweeping import directories_of
 from sandbox.userns import run_with_ids, with_own_id
 
 BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}
@@ -184,8 +185,8 @@ def _time(path: str, name: str) -> float | None:
         return None
 
 
-def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:
-    """Return what interrupted removals and imports have left, with its ids."""
+def interrupted_removals(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+    """Return what has lost its name to a removal that was interrupted, with its ids."""
     found = []
     for kind, part in BASES.items():
         base = os.path.join(state_directory, part)
@@ -195,7 +196,13 @@ def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:
             continue
         paths = [os.path.join(base, name) for name in names]
         found += [(path, ids_of(kind, path)) for path in paths]
-    return found + [(path, ids_of_layer(path)) for path in interrupted_imports(state_directory)]
+    return found
+
+
+def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+    """Return what interrupted removals and imports have left, with its ids."""
+    imports = [(path, ids_of_layer(path)) for path in interrupted_imports(state_directory)]
+    return interrupted_removals(state_directory) + imports
 
 
 def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
@@ -205,11 +212,8 @@ def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
         if run.verdict != "ended":
             continue
         ids = None if run.record is None else ids_from_json(run.record.ids)
-        place = None if run.record is None else run.record.run_directory
-        paths = [run.path] if place is None else [run.path, place]
-        if place is not None and os.path.lexists(place) and not is_private(place):
-            continue  # sandbox/sweeping.py leaves it alone
-        found += [(path, ids) for path in dict.fromkeys(paths) if os.path.isdir(path)]
+        paths = directories_of(run.path, run.record) or ()  # else it is left alone
+        found += [(path, ids) for path in paths if os.path.isdir(path)]
     return found
 
 

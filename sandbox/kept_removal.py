@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sandbox import sweeping
 from sandbox.errors import SandboxError, StateError
 from sandbox.image.store import remove_interrupted_imports
-from sandbox.inventory import BASES, REMOVED, ids_of, list_names
+from sandbox.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.kept_items import NAMES, Kind
 from sandbox.locks import claim
 from sandbox.node import this_place
@@ -126,20 +126,13 @@ def remove_interrupted(state_directory: str, warn: Callable[[str], None]) -> lis
     *warn* is called with the reason why one cannot be removed; the others are removed all the same.
     """
     gone: list[str] = []
-    for kind, part in BASES.items():
-        base = os.path.join(state_directory, part)
+    for path, ids in interrupted_removals(state_directory):
         try:
-            names = sorted(name for name in os.listdir(base) if name.startswith(REMOVED))
-        except FileNotFoundError:
-            continue
-        for name in names:
-            path = os.path.join(base, name)
-            try:
-                remove_directory(path, ids_of(kind, path))
-            except SandboxError as error:
-                warn(error.message)
-            else:
-                gone.append(path)
+            remove_directory(path, ids)
+        except SandboxError as error:
+            warn(error.message)
+        else:
+            gone.append(path)
     try:
         gone += remove_interrupted_imports(state_directory)
     except SandboxError as error:

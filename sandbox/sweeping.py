@@ -18,7 +18,7 @@ from sandbox.node import Place
 from sandbox.records import dataclass
 from sandbox.removal import NEW, remove_directory
 from sandbox.run_record import Lock, RunRecord
-from sandbox.runs import is_private, judge, lock_of, paths_in, read_state
+from sandbox.runs import is_empty, is_private, judge, lock_of, paths_in, read_state
 
 _FORGOTTEN = 86400.0
 """Seconds after which a directory without a record is nobody's that is being made."""
@@ -81,16 +81,25 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
         if fd >= 0:
             os.close(fd)
         return None
-    paths = [path]
-    if record is not None and record.run_directory not in (None, path):
-        place = str(record.run_directory)
-        if _belongs(place, path):
-            paths.insert(0, place)
-        elif os.path.lexists(place):  # what is there is not this run's, and the record tells where that is
-            if fd >= 0:
-                os.close(fd)
-            return None
-    return EndedRun(id=name, paths=tuple(paths), record=record, lock_fd=fd)
+    paths = directories_of(path, record)
+    if paths is None:
+        if fd >= 0:
+            os.close(fd)
+        return None
+    return EndedRun(id=name, paths=paths, record=record, lock_fd=fd)
+
+
+def directories_of(path: str, record: RunRecord | None) -> tuple[str, ...] | None:
+    """Return the directories of the run whose *record* is in the directory *path*, which is the last of them.
+
+    None where *record* names a directory that is there and is not this run's: only the record tells where the run's is.
+    """
+    if record is None or record.run_directory in (None, path):
+        return (path,)
+    place = str(record.run_directory)
+    if _belongs(place, path):
+        return place, path
+    return None if os.path.lexists(place) else (path,)
 
 
 def _belongs(place: str, path: str) -> bool:
@@ -101,19 +110,12 @@ def _belongs(place: str, path: str) -> bool:
         return False
     inner = read_state(place)
     if inner is None:
-        return _is_empty(place)  # its removal was interrupted after the contents
+        return is_empty(place)  # its removal was interrupted after the contents
     if inner.record is None:
         return False
     return os.path.basename(inner.record) == os.path.basename(path) and (
         inner.record == path or not os.path.lexists(inner.record)
     )
-
-
-def _is_empty(place: str) -> bool:
-    try:
-        return not os.listdir(place)
-    except OSError:
-        return False
 
 
 def _has_record(place: str) -> bool:

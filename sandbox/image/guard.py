@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import SandboxError
-from sandbox.locks import has_name
+from sandbox.locks import claim, has_name, take
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _SUFFIX = ".importing"
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
@@ -34,9 +32,9 @@ def importing(base: str, source: str) -> Iterator[int]:
 
 def _lock(path: str) -> int:
     while True:
-        fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
+        fd = take(path, wait=True)
+        assert fd is not None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             if has_name(fd, path):
                 return fd
         except BaseException:
@@ -52,15 +50,16 @@ def sweep(base: str, discard: Callable[[str], None]) -> None:
             continue
         path = os.path.join(base, name)
         try:
-            fd = os.open(path, _FLAGS)
+            _, fd = claim(path)
         except OSError:
             continue
+        if fd < 0:
+            continue  # in use, or gone
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if has_name(fd, path):
                 discard(name.removesuffix(_SUFFIX))
                 os.unlink(path)
         except (OSError, SandboxError):
-            pass  # in use, or for the next one to remove
+            pass  # for the next one to remove
         finally:
             os.close(fd)

@@ -78,7 +78,18 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),
     "kept_items": frozenset(),  # what is kept, as values; pure
     "inventory": frozenset(
-        {"errors", "image", "kept", "kept_items", "kernel", "plan", "references", "runs", "userns"}
+        {
+            "errors",
+            "image",
+            "kept",
+            "kept_items",
+            "kernel",
+            "plan",
+            "references",
+            "runs",
+            "sweeping",
+            "userns",
+        }
     ),  # facts about all that is kept, read only
     "kept_removal": frozenset(
         {
