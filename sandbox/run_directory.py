@@ -47,17 +47,6 @@ def prepare(path: str, warn: Callable[[str], None]) -> tuple[str | None, bytes |
         os.close(directory)
 
 
-def secret_of(path: str) -> bytes | None:
-    """Return the key in the run directory *path*, both made where they are missing; None where there can be none."""
-    directory = open_run_directory(path)
-    if directory is None:
-        return None
-    try:
-        return read_key(directory)
-    finally:
-        os.close(directory)
-
-
 def open_run_directory(path: str) -> int | None:
     """Open the run directory *path*, making it (mode 0700) where it is missing; None where it cannot be used."""
     with suppress(OSError):  # opening it tells

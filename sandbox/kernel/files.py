@@ -10,11 +10,6 @@ from sandbox.kernel import mounts
 from sandbox.kernel.walk import walk
 from sandbox.records import dataclass
 
-# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 
 class NotRegularError(OSError):
     """What was found at a path is no regular file."""

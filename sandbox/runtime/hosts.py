@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 
-from sandbox.kernel import content, mounts
+from sandbox.kernel import mounts
+from sandbox.runtime.volumes import show_content
 
 PATH = "/etc/hosts"
 #: Bytes of the root's own file that are read at most. Lists of blocked names are a few megabytes.
 _LIMIT = 16 << 20
-_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Flags that never wait for whoever owns the file, nor take a terminal.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -63,12 +63,7 @@ def show(name: str, root_fd: int, staging_fd: int) -> int:
         shown = None if text is None else with_name(text, name)
         if shown is None:
             return -1
-        os.mkdir("hosts", 0o700, dir_fd=staging_fd)
-        place = os.open("hosts", _OPEN_DIR, dir_fd=staging_fd)
-        try:
-            tree, file = content.show(shown, target, place, mode=0o644, noexec=True)
-        finally:
-            os.close(place)
+        tree, file = show_content(shown, target, staging_fd, "hosts", mode=0o644, noexec=True)
         os.close(file)
         return tree
     finally:

@@ -97,16 +97,31 @@ def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
 def file(operation: FileVolume, workspace: Workspace) -> None:
     """Show a file that is made in memory."""
     name = f"file-{len(workspace.mounted)}"
-    os.mkdir(name, 0o700, dir_fd=workspace.staging_fd)
     with _Target(operation, workspace, is_directory=False) as target:
-        place = os.open(name, _OPEN_DIR, dir_fd=workspace.staging_fd)
-        try:
-            tree, workspace.contents[operation.target] = content.show(
-                operation.content, target, place, mode=operation.mode, noexec=operation.noexec
-            )
-        finally:
-            os.close(place)
+        tree, workspace.contents[operation.target] = show_content(
+            operation.content,
+            target,
+            workspace.staging_fd,
+            name,
+            mode=operation.mode,
+            noexec=operation.noexec,
+        )
     workspace.mounted[operation.target] = tree
+
+
+def show_content(
+    data: bytes, target_fd: int, staging_fd: int, name: str, *, mode: int, noexec: bool
+) -> tuple[int, int]:
+    """Show a file with the content *data* on the file *target_fd*, as :func:`sandbox.kernel.content.show` does.
+
+    The file system that holds it is mounted on the new directory *name* of *staging_fd*, which no program reaches.
+    """
+    os.mkdir(name, 0o700, dir_fd=staging_fd)
+    place = os.open(name, _OPEN_DIR, dir_fd=staging_fd)
+    try:
+        return content.show(data, target_fd, place, mode=mode, noexec=noexec)
+    finally:
+        os.close(place)
 
 
 def hide(operation: HideDirectory, workspace: Workspace) -> None:

@@ -84,7 +84,7 @@ class FileRequests(Replies):
         data = self._view[start : start + size]
         if self._files is not None:
             fh = self._files.writing(node)
-        kills = bool(write_flags & WRITE_KILL_SUIDGID) or not self._reports_fsetid
+        kills = self._kills(write_flags & WRITE_KILL_SUIDGID)
         done = self.fs.write(fh, position(offset), data, kill_suidgid=kills)
         if self._files is None:
             return WRITE_OUT.pack(done, 0)

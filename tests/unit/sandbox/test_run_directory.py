@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.run_directory import default_path, open_run_directory, secret_of
+from sandbox.run_directory import default_path, open_run_directory, prepare
+
+
+def secret_of(path: str) -> bytes | None:
+    return prepare(path, lambda _warning: None)[1]
 
 
 def test_the_place_is_what_the_environment_names_or_one_of_the_user() -> None:
