@@ -51,7 +51,10 @@ def find_ended(state_directory: str, run_directory: str, here: Place) -> list[En
     try:
         paths = paths_in(records)
         if places != records:
-            paths += [path for path in paths_in(places) if not _has_record(path)]
+            made_here = [path for path in paths_in(places) if not _has_record(path)]
+            unfinished = [path for path in made_here if _is_unfinished(path)]
+            found.extend(_unfinished_run(path, records) for path in unfinished)
+            paths += [path for path in made_here if path not in unfinished]
         found.extend(ended for path in paths if (ended := claim_ended(path, here)) is not None)
     except BaseException:
         for run in found:
@@ -104,7 +107,8 @@ def directories_of(path: str, record: RunRecord | None) -> tuple[str, ...] | Non
 
 def _belongs(place: str, path: str) -> bool:
     """Tell whether *place*, which the record in *path* names, is the directory of that run: the record alone is not believed."""
-    if os.path.basename(place) != os.path.basename(path).removeprefix(NEW):
+    name = os.path.basename(path).removeprefix(NEW)
+    if os.path.basename(place) != name:
         return False
     if not is_private(place):
         return False
@@ -113,7 +117,7 @@ def _belongs(place: str, path: str) -> bool:
         return is_empty(place)  # its removal was interrupted after the contents
     if inner.record is None:
         return False
-    return os.path.basename(inner.record) == os.path.basename(path) and (
+    return os.path.basename(inner.record) == name and (
         inner.record == path or not os.path.lexists(inner.record)
     )
 
@@ -122,6 +126,23 @@ def _has_record(place: str) -> bool:
     """Tell whether the run in the directory *place* of the run directory has its record, in whichever state directory."""
     record = read_state(place)
     return record is not None and record.record is not None and os.path.lexists(record.record)
+
+
+def _is_unfinished(path: str) -> bool:
+    """Tell whether *path* is the directory of a run that has no record yet."""
+    return os.path.basename(path).startswith(NEW) and read_state(path) is None
+
+
+def _unfinished_run(place: str, records: str) -> EndedRun:
+    """Return the run whose start was killed before the directory *place*, in the run directory, had a record.
+
+    Only this node makes directories there, and it does so under the lock that the caller has. The directory in *records* is
+    made after *place* and removed before it, so that none stays alone.
+    """
+    name = os.path.basename(place)
+    beside = os.path.join(records, name)
+    paths = (beside, place) if _is_unfinished(beside) else (place,)
+    return EndedRun(id=name, paths=paths, record=None, lock_fd=-1)
 
 
 def _is_forgotten(path: str) -> bool:

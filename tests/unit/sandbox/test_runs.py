@@ -308,6 +308,36 @@ def test_directory_that_another_machine_is_making_is_left(machine: Machine) -> N
     assert state.sweep() == [path.name]
 
 
+@pytest.mark.parametrize("step", range(7))
+def test_start_killed_while_it_makes_its_directories_leaves_nothing_to_the_next(
+    machine: Machine, step: int
+) -> None:
+    """The start is killed before it makes or renames directory or file number *step*."""
+    state = machine("a")
+    left = step
+
+    def counted(call: Callable[..., object]) -> Callable[..., object]:
+        def made(*arguments: object, **options: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(0)
+            return call(*arguments, **options)
+
+        return made
+
+    child = os.fork()
+    if child == 0:
+        for name in ("mkdir", "rename"):
+            setattr(os, name, counted(getattr(os, name)))
+        state.new_run(IDS, name="db")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (names(state) == []) == (step == 0)
+    state.sweep()
+    assert names(state) == []
+
+
 @pytest.mark.usefixtures("kinds_of_locks")
 def test_persistent_layer_that_another_machine_uses_is_refused(machine: Machine) -> None:
     first = machine("a")
