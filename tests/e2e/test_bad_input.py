@@ -7,7 +7,8 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,21 +123,26 @@ def test_what_is_not_enforced_is_told_with_what_the_machine_refuses(launcher: La
 
 
 @pytest.fixture
-def closed(tmp_path: Path) -> Path:
-    """Return a directory that only another user may enter, as a home directory is."""
-    home = tmp_path / "home"
-    (home / "src").mkdir(parents=True)
-    home.chmod(0o700)
-    os.chown(home, 65534, 65534)
-    return home
+def closed() -> Iterator[Path]:
+    """Return a directory that only another user may enter, as a home directory is.
+
+    It is in /var/tmp, as /tmp may be mounted nodev, which is another reason to refuse a device.
+    """
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as top:
+        os.chmod(top, 0o755)
+        home = Path(top, "home")
+        (home / "src").mkdir(parents=True)
+        home.chmod(0o700)
+        os.chown(home, 65534, 65534)
+        yield home
 
 
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("table", "key"),
     [
-        ('[[volumes]]\ntype = "bind"\nsource = "home/src"\ntarget = "/mnt"\n', "5:10: volumes[0].source: "),
-        ('[[devices]]\npath = "home/null"\ntarget = "/dev/x"\n', "4:8: devices[0].path: "),
+        ('[[volumes]]\ntype = "bind"\nsource = "HOME/src"\ntarget = "/mnt"\n', "5:10: volumes[0].source: "),
+        ('[[devices]]\npath = "HOME/null"\ntarget = "/dev/x"\n', "4:8: devices[0].path: "),
     ],
 )
 def test_what_only_the_capabilities_of_root_reach_is_refused_at_its_place(
@@ -145,7 +151,7 @@ def test_what_only_the_capabilities_of_root_reach_is_refused_at_its_place(
     os.mknod(closed / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     refused(
         launcher,
-        HOST_ROOT + table,
+        HOST_ROOT + table.replace("HOME", str(closed)),
         f"test.toml:{key}{closed}/",
         f": {closed} (mode 700, of user 65534) is closed to user 0 of this machine",
         f"chmod o+x {closed}, or start the sandbox as user 65534",
@@ -158,7 +164,7 @@ def test_what_the_capabilities_of_the_sandboxs_root_reach_is_a_volume(
 ) -> None:
     (closed / "src/file").touch()
     maps = (f"{kind}_map = [{{ inside = 0, outside = 60000, count = 65536 }}]\n" for kind in ("uid", "gid"))
-    volume = '[[volumes]]\ntype = "bind"\nsource = "home/src"\ntarget = "/mnt"\nread_only = true\n'
+    volume = f'[[volumes]]\ntype = "bind"\nsource = "{closed}/src"\ntarget = "/mnt"\nread_only = true\n'
     done = launcher.up(HOST_ROOT + "[ids]\n" + "".join(maps) + volume, ["ls", "/mnt"])
     assert (done.status, done.out) == (0, "file\n"), done
 
@@ -167,7 +173,7 @@ def test_what_the_capabilities_of_the_sandboxs_root_reach_is_a_volume(
 def test_layer_that_the_server_may_not_enter_names_the_servers_id(launcher: Launcher, closed: Path) -> None:
     refused(
         launcher,
-        '[root]\nlayers = ["dir:/", "dir:home"]\n',
+        f'[root]\nlayers = ["dir:/", "dir:{closed}"]\n',
         "sandbox: mount proc on /proc: openat2: permission denied (EACCES)\n",
         "hint: the layers are read as user 1878982656 of this machine",
     )
