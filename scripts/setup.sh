@@ -14,7 +14,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkg-config libfuse3-dev)
 PYTHON_PACKAGES=(python3 python3-venv python3-dev)
 # Those without which a test is skipped.
 # shellcheck disable=SC2034  # of check and test
-TEST_PACKAGES=(mmdebstrap fuse-overlayfs podman runc busybox-static zsh fish man-db e2fsprogs)
+TEST_PACKAGES=(git mmdebstrap fuse-overlayfs podman runc busybox-static zsh fish man-db e2fsprogs)
 # Those of tests that run with --long only: emulators, the compiler of the trampolines, a suite that changes files, and
 # a file system that shares blocks.
 # shellcheck disable=SC2034  # of test
