@@ -89,13 +89,13 @@ def run_suite(top: str) -> Results:
 
 @contextmanager
 def tools_directory() -> Iterator[str]:
-    """Give a directory with a df(1) that calls a union ext4.
+    """Make a directory with a df(1) that calls a union, and a tmpfs below it, ext4.
 
-    The suite asks it for the type, and leaves assertions out for those of which it does not know better.
+    The suite reads the type from df(1), and leaves assertions out for types that it does not know.
     """
     with scratch() as tools:
         Path(tools, "df").write_text(
-            f"#!/bin/sh\n{shutil.which('df')} \"$@\" | sed 's/ fuse[.]unionfs / ext4 /'\n"
+            f"#!/bin/sh\n{shutil.which('df')} \"$@\" | sed -E 's/ (fuse[.]unionfs|tmpfs) / ext4 /'\n"
         )
         os.chmod(os.path.join(tools, "df"), 0o755)
         yield tools
