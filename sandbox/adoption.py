@@ -8,12 +8,12 @@ from sandbox.errors import StateError
 from sandbox.inventory import list_names
 from sandbox.kept import damaged, ids_from_json, read_record
 from sandbox.plan import LayerRecord
-from sandbox.records import dataclass
 from sandbox.removal import remove_directory
 from sandbox.runs import users_of
 from sandbox.state import RunDirectory, StateDirectory
-from sandbox.typed import Self
 from sandbox.userns import run_with_ids, with_own_id
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

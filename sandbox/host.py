@@ -29,8 +29,8 @@ from sandbox.kernel.idmaps import (
     root_map,
     single_map,
 )
-from sandbox.records import dataclass
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Literal
 
 FuseState = Literal["ok", "missing", "not accessible"]
 CgroupLevel = Literal["delegated", "scope", "v1", "none"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -12,11 +12,11 @@ from sandbox.kept import ids_from_json, read_record
 from sandbox.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
 from sandbox.kernel.trees import disk_usage
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.records import replace
 from sandbox.references import read_references
 from sandbox.runs import Run, list_runs
 from sandbox.sweeping import directories_of
 from sandbox.userns import run_with_ids, with_own_id
+from unionfs._stdlib.dataclasses import replace
 
 BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}
 """The directory of each kind in the state directory."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from sandbox.errors import StateError
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

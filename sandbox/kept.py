@@ -16,8 +16,8 @@ from sandbox.keeping import read_json
 from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
-from sandbox.records import asdict, replace
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import asdict, replace
+from unionfs._stdlib.typing import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from sandbox.records import dataclass
-from sandbox.typed import Any, Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any, Literal
 
 Kind = Literal["layer", "volume", "archive"]
 

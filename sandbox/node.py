@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 RECORD_VERSION = 2
 """The version of the records of runs (sandbox/run_record.py). Those of version 1 do not say where a run is."""

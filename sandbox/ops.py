@@ -7,7 +7,7 @@ Targets are paths in the sandbox.
 
 from __future__ import annotations
 
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

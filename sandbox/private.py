@@ -6,7 +6,7 @@ import os
 import stat
 
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, visible
-from sandbox.records import dataclass, replace
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 _MAX_LINKS = 40  # as many as the kernel follows; path_resolution(7)
 

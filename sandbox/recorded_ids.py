@@ -8,9 +8,9 @@ from sandbox.errors import StateError
 from sandbox.kept import ids_from_json
 from sandbox.kernel.idmaps import covers
 from sandbox.plan import IdPlan
-from sandbox.records import replace
-from sandbox.typed import Any
 from sandbox.userns import run_with_ids, with_own_id
+from unionfs._stdlib.dataclasses import replace
+from unionfs._stdlib.typing import Any
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

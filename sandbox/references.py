@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 
 from sandbox.keeping import read_json, replace_json
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 _NAME = "references.json"
 _VERSION = 1

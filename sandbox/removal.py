@@ -7,8 +7,8 @@ import os
 
 from sandbox.errors import StateError
 from sandbox.kernel.trees import remove_contents
-from sandbox.typed import Self
 from sandbox.userns import run_with_ids, with_own_id
+from unionfs._stdlib.typing import Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

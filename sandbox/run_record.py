@@ -6,8 +6,8 @@ Version 1 had neither a version nor the machine: a state directory had no second
 from __future__ import annotations
 
 from sandbox.node import RECORD_VERSION, Node, Place
-from sandbox.records import dataclass
-from sandbox.typed import Any, Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any, Literal
 
 Lock = Literal["held", "free", "missing"]
 """What is known of the lock of a run: a process has it, none has, or there is no such file."""

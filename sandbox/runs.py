@@ -18,8 +18,8 @@ from sandbox.keeping import distrust, read_json
 from sandbox.kernel.process import is_alive
 from sandbox.locks import probe
 from sandbox.node import Place, this_place
-from sandbox.records import dataclass
 from sandbox.run_record import Lock, RunRecord, Verdict
+from unionfs._stdlib.dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from sandbox.image_formats import MARKER_LIMIT, MARKERS, ImageFormat, format_of
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, within
 from sandbox.kernel.walk import Link, Place, walk
-from sandbox.records import dataclass, field, replace
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass, field, replace
+from unionfs._stdlib.typing import Literal
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

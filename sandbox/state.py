@@ -36,7 +36,7 @@ from sandbox.kernel.trees import synchronize_directory
 from sandbox.node import this_place
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.removal import NEW, SetAside, remove_directory
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

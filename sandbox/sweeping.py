@@ -15,10 +15,10 @@ from sandbox.kernel import cgroups
 from sandbox.kernel.process import end_rooted
 from sandbox.locks import claim
 from sandbox.node import Place
-from sandbox.records import dataclass
 from sandbox.removal import NEW, remove_directory
 from sandbox.run_record import Lock, RunRecord
 from sandbox.runs import is_empty, is_private, judge, lock_of, paths_in, read_state
+from unionfs._stdlib.dataclasses import dataclass
 
 _FORGOTTEN = 86400.0
 """Seconds after which a directory without a record is nobody's that is being made."""

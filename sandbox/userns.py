@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from sandbox import records
 from sandbox.errors import SandboxError, SetupError, printable
 from sandbox.kernel import idmaps, namespaces, process
+from unionfs._stdlib import dataclasses
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -119,7 +119,7 @@ def with_own_id(ids: IdPlan) -> IdPlan:
         free = max(entry.inside + entry.count for entry in id_map)
         return (*id_map, idmaps.IdMap(inside=free, outside=own, count=1))
 
-    return records.replace(
+    return dataclasses.replace(
         ids, uid_map=added(ids.uid_map, os.geteuid()), gid_map=added(ids.gid_map, os.getegid())
     )
 

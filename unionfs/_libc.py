@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from unionfs.typed import NoReturn
+from unionfs._stdlib.typing import NoReturn
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from unionfs.typed import NamedTuple
+from unionfs._stdlib.typing import NamedTuple
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"

@@ -13,8 +13,8 @@ import os
 from collections.abc import Callable
 from threading import Lock
 
+from unionfs._stdlib.dataclasses import dataclass
 from unionfs.contents import Copier
-from unionfs.records import dataclass
 from unionfs.refs import Named, Pinned
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

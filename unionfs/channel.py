@@ -35,11 +35,11 @@ import json
 import os
 import socket
 
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any
 from unionfs.errors import UnionError
 from unionfs.options import Server, Serving
-from unionfs.records import dataclass
 from unionfs.stack import LayerSource, StackSource
-from unionfs.typed import Any
 from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
 VERSION = 3

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     import logging
 
-    from unionfs.complaints import to_standard_error
+    from unionfs._stdlib.logging import to_standard_error
 
     parser = _parser()
     # Callers of fuse-overlayfs, and mount(8), give flags that mean nothing here; they rely on their being ignored.

@@ -12,6 +12,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from unionfs import acl
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import NamedTuple
 from unionfs.ahead import Ahead
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
@@ -25,10 +27,8 @@ from unionfs.permissions import Permissions
 from unionfs.positions import Positions
 from unionfs.privileges import kill_privileges
 from unionfs.quota import FileSystemFigures, Quota, counted
-from unionfs.records import dataclass
 from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.tree import Tree
-from unionfs.typed import NamedTuple
 from unionfs.types import Ino
 from unionfs.unnamed_files import create_unnamed
 from unionfs.upper import Upper

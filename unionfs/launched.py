@@ -38,9 +38,9 @@ def _serve(channel: socket.socket) -> int:
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
     import unionfs.catalogue.building  # noqa: F401 - where we are going, our own files may not be readable
     from unionfs._libc import filter_system_calls
+    from unionfs._stdlib.logging import to_standard_error
     from unionfs.catalogue.background import Building
     from unionfs.channel import receive
-    from unionfs.complaints import to_standard_error
     from unionfs.confine import enter_user_namespace, restrict_files
     from unionfs.fuse.serving import choose, load, serve
     from unionfs.options import Server

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unionfs import _libc
+from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.errors import UnionError
 from unionfs.layer import Layer
 from unionfs.permissions import owns_single_id
-from unionfs.records import dataclass, replace
 from unionfs.refs import NO_XATTR, at_path
 from unionfs.whiteout import MarkPolicy, WhiteoutFormat
 from unionfs.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX

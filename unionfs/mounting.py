@@ -15,8 +15,8 @@ import socket
 from collections.abc import Collection
 
 from unionfs import _libc
+from unionfs._stdlib.dataclasses import dataclass
 from unionfs.errors import UnionError
-from unionfs.records import dataclass
 
 _DEVICE = "/dev/fuse"
 _HELPER = "fusermount3"

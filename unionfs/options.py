@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from enum import Enum
 
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import TypeVar
 from unionfs.errors import UnionError
 from unionfs.layer_format import WantedFormat
 from unionfs.ownership import IdPolicy, IdRange
-from unionfs.records import dataclass, field
-from unionfs.typed import TypeVar
 from unionfs.whiteout import WhiteoutFormat
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 
-from unionfs.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 OVERRIDE_XATTR = "user.containers.override_stat"
 #: Names under which it is read, the first one that is there counts.

@@ -16,8 +16,8 @@ import os
 import stat
 from collections.abc import Sequence
 
+from unionfs._stdlib.dataclasses import dataclass
 from unionfs.layer import OVERFLOW_ID, Layer
-from unionfs.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.extents import unallocated
 from unionfs.layer import Layer, LayerDir
-from unionfs.records import dataclass, replace
 
 _BLOCK = 512  # the unit of st_blocks, whatever the file system's is (stat(2))
 _PAGE = 4096

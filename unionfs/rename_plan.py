@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-from unionfs.typed import NamedTuple
+from unionfs._stdlib.typing import NamedTuple
 
 #: Flags of renameat2(2) that a caller may give (linux/fs.h).
 RENAME_NOREPLACE = 1

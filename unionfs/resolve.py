@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 
-from unionfs.typed import Generic, NamedTuple, Protocol, Self, TypeVar
+from unionfs._stdlib.typing import Generic, NamedTuple, Protocol, Self, TypeVar
 from unionfs.types import Mark
 from unionfs.xattrs import parse_redirect
 

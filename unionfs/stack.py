@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from unionfs import _libc
+from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
@@ -23,7 +24,6 @@ from unionfs.options import Options
 from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.permissions import NativePermissions, OverridePermissions, owns_single_id
 from unionfs.quota import Quota
-from unionfs.records import dataclass, replace
 from unionfs.tree import Tree
 from unionfs.upper import Upper
 from unionfs.whiteout import ALL_MARKS, MarkPolicy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from unionfs.typed import NewType
+from unionfs._stdlib.typing import NewType
 
 #: An inode number as the kernel sees it: the FUSE node id and ``st_ino`` at once (pyfuse3 sets both from one
 #: value).

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from unionfs.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 from unionfs.types import Mark
 
 WH_PREFIX = b".wh."

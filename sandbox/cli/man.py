@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 DESCRIPTION = "Print a manual page, in roff: of the command, of the environment file, or of unionfs."
 EPILOG = "read one:  sandbox man sandbox.toml | man -l -"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None 
     from sandbox.cli.options import load_spec
     from sandbox.errors import SpecError
     from sandbox.spec.diagnostic import Diagnostic
-    from sandbox.typed import cast
+    from unionfs._stdlib.typing import cast
 
     try:
         return load_spec(arguments, unenforced="keep")

@@ -7,7 +7,7 @@ import sys
 import time
 
 from sandbox.errors import printable
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 _QUICK = 1.0
 """Seconds after which a bar appears: what takes less shows nothing."""

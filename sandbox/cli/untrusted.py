@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox.records import replace
+from unionfs._stdlib.dataclasses import replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

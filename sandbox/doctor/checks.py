@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 Level = Literal["ok", "note", "warning", "failure"]
 

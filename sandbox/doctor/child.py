@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sandbox.doctor.facts import Failure, Trial
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 Say = Callable[[str, Any], None]
 """Says one thing about a trial: a name, and a value that JSON can carry."""

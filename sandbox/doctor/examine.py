@@ -22,10 +22,10 @@ from sandbox.joining import inspect
 from sandbox.keeping import default_path
 from sandbox.kept import look
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
-from sandbox.records import dataclass
 from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
+from unionfs._stdlib.dataclasses import dataclass
 
 if TYPE_CHECKING:
     from sandbox.errors import RenderableDiagnostic

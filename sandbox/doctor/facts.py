@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 Place = Literal["systemd", "container", "plain"]
 """Who set this machine up: systemd runs it, a container engine does, or neither shows."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from sandbox.editing.layout import changes_between, comments
 from sandbox.editing.values import same, written
-from sandbox.records import dataclass, field
 from sandbox.spec.locate import Span, locate
 from sandbox.spec.notation import INDENT, literal
+from unionfs._stdlib.dataclasses import dataclass, field
 
 _GAP = re.compile(r"(?P<blank>[ \t]*)(?P<comment>#[^\n]*)|(?P<end>\n)|,|[ \t]+")
 _HOLDER = "v"

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from sandbox import records
 from sandbox.errors import SpecError, printable
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import parse
 from sandbox.spec.settings import NOT_ENFORCED
+from unionfs._stdlib import dataclasses
 
 _INDEX = re.compile(r"\[\d+\]")
 
@@ -63,7 +63,7 @@ def _found(
         found, doubts = cast("list[Diagnostic]", error.diagnostics), []
     mistakes = [one for one in found if not one.message.endswith(NOT_ENFORCED)]
     unenforced = [
-        records.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
+        dataclasses.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
     ]
     return mistakes, unenforced + doubts
 

@@ -9,9 +9,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from sandbox.records import dataclass, field
 from sandbox.spec.locate import Located, Statement, locate
 from sandbox.spec.notation import KeyPath
+from unionfs._stdlib.dataclasses import dataclass, field
 
 _COMMENT_LINE = re.compile(r"[ \t]*#[^\n]*(?:\n|$)")
 _COMMENTED_OUT = re.compile(

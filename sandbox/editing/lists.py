@@ -15,7 +15,6 @@ from sandbox.editing.document import Document
 from sandbox.editing.placement import PROFILE, inside_profile
 from sandbox.editing.values import MISSING, lookup, same, tree_with
 from sandbox.errors import EditError
-from sandbox.records import dataclass
 from sandbox.spec.assignments import parse_value
 from sandbox.spec.codecs import TableOf, plural
 from sandbox.spec.codecs.containers import APPEND, CHANGES
@@ -34,6 +33,7 @@ from sandbox.spec.notation import (
 from sandbox.spec.settings import Codec, Invalid, settings_of
 from sandbox.spec.short_forms import parse_volume
 from sandbox.spec.tables import Volume
+from unionfs._stdlib.dataclasses import dataclass
 
 _OVER = "add"
 _VOLUMES = "volumes"

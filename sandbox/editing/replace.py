@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sandbox.errors import EditError
-from sandbox.records import dataclass, field
 from sandbox.spec.load import MAX_FILE_SIZE, STDIN
+from unionfs._stdlib.dataclasses import dataclass, field
 
 _NEW_FILE_MODE = 0o666  # what the umask leaves of it, as open(2) does for any program
 

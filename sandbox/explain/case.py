@@ -10,11 +10,11 @@ from sandbox.explain.surroundings import Surroundings
 from sandbox.host import HostFacts
 from sandbox.plan import Draft, Kept, Plan, Variable, parse_variables
 from sandbox.plan.kept import NOTHING_KEPT
-from sandbox.records import dataclass
 from sandbox.sources import PathFact
 from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.model import Spec
 from sandbox.spec.settings import NOT_ENFORCED
+from unionfs._stdlib.dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.plan import CGROUP_LEVELS
 from sandbox.plan.limits import CGROUP_LIMITS, LIMITS_CONF_NAMES, PROCESS_LIMITS
-from sandbox.records import asdict
 from sandbox.spec.units import format_duration, format_size
+from unionfs._stdlib.dataclasses import asdict
 
 #: What each limit counts, for people.
 _UNITS = {

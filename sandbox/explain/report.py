@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from sandbox.plan import Difference
-from sandbox.records import dataclass, replace
 from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.diagnostic import Diagnostic
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 Level = Literal["danger", "caution", "note"]
 

@@ -25,11 +25,11 @@ from sandbox.ops import (
 )
 from sandbox.plan import fuse_problem
 from sandbox.plan.storage import inside
-from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
 from sandbox.spec.values.volumes import MANAGED
+from unionfs._stdlib.dataclasses import replace
 
 
 def trust_problem(fact: PathFact, own: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandbox.kernel.mountinfo import parse_mountinfo
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 _LISTENING = 0x10000  # __SO_ACCEPTCON of net.h, the flags field of /proc/net/unix; proc_net(5)
 

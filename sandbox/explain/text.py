@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from sandbox.explain.report import SECTIONS, Deviation, Fact, Report, Risk
-from sandbox.records import replace
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import visible
+from unionfs._stdlib.dataclasses import replace
 
 WIDTH = 100
 _LABEL = 20  # columns of labels at most; a longer one has a line of its own

@@ -33,8 +33,8 @@ from sandbox.image.headers import (
     pax_records,
 )
 from sandbox.image.names import printable
-from sandbox.records import dataclass, field
-from sandbox.typed import NoReturn, Protocol, Self
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import NoReturn, Protocol, Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from sandbox.errors import ImageError
-from sandbox.typed import Any, Protocol
+from unionfs._stdlib.typing import Any, Protocol
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

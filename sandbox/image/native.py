@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from sandbox.keeping import open_trusted, replace_json
-from sandbox.records import dataclass
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Literal
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from sandbox.keeping import decode_json, open_trusted, replace_json
-from sandbox.records import dataclass, replace
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 _NAME = "archive.json"
 _LARGEST = 1 << 16

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 
 from sandbox.file_digests import CHUNK, new_sha256
-from sandbox.typed import Protocol
+from unionfs._stdlib.typing import Protocol
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,6 @@ import json
 import os
 from contextlib import AbstractContextManager, ExitStack, suppress
 
-from sandbox.digests import sha256
 from sandbox.errors import ImageError, SandboxError, SetupError
 from sandbox.file_digests import sha256_of
 from sandbox.keeping import read_json
@@ -26,10 +25,11 @@ from sandbox.kernel.trees import synchronize_file_system
 from sandbox.locks import claim, probe
 from sandbox.node import this_place
 from sandbox.plan import IdPlan
-from sandbox.records import dataclass
 from sandbox.removal import SetAside, remove_directory
 from sandbox.state import StateDirectory
 from sandbox.userns import give_to_root, run_with_ids
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.hashlib import sha256
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -22,7 +22,7 @@ from sandbox.image.directories import NO_XATTRS, Directory
 from sandbox.image.names import printable
 from sandbox.image.report import UnpackReport
 from sandbox.kernel.trees import remove_contents
-from sandbox.typed import NamedTuple
+from unionfs._stdlib.typing import NamedTuple
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 
-from sandbox.typed import NoReturn
+from unionfs._stdlib.typing import NoReturn
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000

@@ -8,7 +8,7 @@ import stat
 
 from sandbox.kernel import mounts
 from sandbox.kernel.walk import walk
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 
 class NotRegularError(OSError):

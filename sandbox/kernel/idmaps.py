@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 ROOT_RANGE_START = 0x6FFF0000
 """First host id of sandboxes that real root starts: 1878982656. Above every subordinate range that useradd hands out

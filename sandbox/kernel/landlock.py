@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Mapping
 
 from sandbox.kernel import _libc
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 _EXECUTE = 1 << 0
 _WRITE_FILE = 1 << 1

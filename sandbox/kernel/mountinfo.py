@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 _ESCAPES = (
     ("\\040", " "),

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from sandbox.kernel import _libc
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, reachable, subtree
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 MASKED_PATHS = (
     "/proc/acpi",

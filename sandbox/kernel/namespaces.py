@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sandbox.kernel import _libc
 from sandbox.kernel.idmaps import IdMap
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 FLAGS = {
     "user": _libc.CLONE_NEWUSER,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection
 
 from sandbox.kernel import _libc
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 
 def become_subreaper() -> None:

@@ -10,7 +10,7 @@ import os
 import stat
 
 from sandbox.kernel.capabilities import lowered
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

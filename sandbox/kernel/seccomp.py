@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 
 from sandbox.kernel import _libc
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 
-from sandbox.typed import Any, Self
+from unionfs._stdlib.typing import Any, Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 
 from sandbox.kernel.mounts import mount_id
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 Identity = tuple[int, int]
 """Device and inode, as stat(2) has them."""

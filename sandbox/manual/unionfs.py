@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.manual.roff import Page, bold, inline, usage
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 
 def unionfs_page(described: dict[str, Any]) -> str:

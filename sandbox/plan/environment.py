@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandbox.plan.findings import Findings
-from sandbox.records import dataclass
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import shown
+from unionfs._stdlib.dataclasses import dataclass
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -16,12 +16,12 @@ from sandbox.kernel.capabilities import DEFAULT, effective_set
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.storage import LAYER_KINDS, inside
-from sandbox.records import dataclass, replace
 from sandbox.sources import Met, PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal
 from sandbox.spec.tables import Seccomp
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup", "time")
 _PATH = "path:"

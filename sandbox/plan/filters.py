@@ -8,7 +8,6 @@ from sandbox.host import HostFacts
 from sandbox.kernel.landlock import LINUX, NEEDED, SCOPED, Rules, lacking
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import SeccompPlan
-from sandbox.records import replace
 from sandbox.seccomp.builtin import NO_LEASES, default_filter
 from sandbox.seccomp.calls import KNOWN
 from sandbox.seccomp.values import MACHINES, Filter, changed
@@ -16,6 +15,7 @@ from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import guesses, quote, shown
 from sandbox.spec.tables import Seccomp
+from unionfs._stdlib.dataclasses import replace
 
 _KEY = "security.seccomp"
 _UNCONFINED = 'allow the sandbox to run without a filter: optional = ["seccomp"] in [security]'

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandbox.plan.values import Difference
-from sandbox.records import dataclass, field
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.lookup import codec_at
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, literal, parse_key_path
 from sandbox.spec.settings import NOT_ENFORCED
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import Any
 
 
 @dataclass(slots=True)

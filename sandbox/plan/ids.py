@@ -9,10 +9,10 @@ from sandbox.kernel.idmaps import IdMap, is_single, lookup, through
 from sandbox.kernel.namespaces import UserNamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import IdPlan
-from sandbox.records import replace
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import IdRange
 from sandbox.spec.values import User
+from unionfs._stdlib.dataclasses import replace
 
 # Which packages and which free range that takes, doctor finds out: a range named here could be another account's.
 _SUBID_HINT = "remove it, or get more ids: `sandbox doctor` names the command"

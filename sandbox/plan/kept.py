@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import LayerPlan, LayerRecord
-from sandbox.records import dataclass, replace
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 _STDIN = "<stdin>"
 _MAX_TOLD = 3

@@ -11,7 +11,7 @@ from sandbox.plan.findings import Findings
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 CGROUP_LIMITS = ("memory", "memory_high", "swap", "cpus", "cpu_weight", "cpuset", "pids", "io")
 PROCESS_LIMITS = tuple(rlimits.RESOURCES)

@@ -24,10 +24,10 @@ from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, 
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes, with_hidden, without_capable
 from sandbox.private import PrivateFacts
-from sandbox.records import dataclass, replace
 from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 #: Settings that may turn out wrong only in the running sandbox: its messages say where they are written.
 _FOUND_WRONG_LATER = (

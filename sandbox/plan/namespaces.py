@@ -8,9 +8,9 @@ from sandbox.host import HostFacts
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import Join
-from sandbox.records import dataclass
 from sandbox.spec.model import Spec
 from sandbox.spec.values import TimeOffsets
+from unionfs._stdlib.dataclasses import dataclass
 
 KINDS = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time")
 

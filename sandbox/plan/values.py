@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from sandbox.digests import sha256
 from sandbox.host import CgroupLevel
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
@@ -14,12 +13,13 @@ from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.ops import BindRoot, Operation
 from sandbox.private import PrivateDirectory
-from sandbox.records import dataclass, field, fields, replace
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import quote, visible
 from sandbox.spec.values import User
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass, field, fields, replace
+from unionfs._stdlib.hashlib import sha256
+from unionfs._stdlib.typing import Any
 
 CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
     "delegated": "cgroup version 2, delegated to us",

@@ -13,10 +13,10 @@ from sandbox.plan.private import hidden_in, source_refusal
 from sandbox.plan.storage import inside, shows_directory
 from sandbox.plan.values import IdPlan, KeptVolume
 from sandbox.private import PrivateFacts
-from sandbox.records import replace
 from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import Device, Volume
+from unionfs._stdlib.dataclasses import replace
 
 _FILE_MODE = 0o644
 _KEPT_MODE = 0o755

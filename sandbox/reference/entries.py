@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
 from sandbox.spec.lookup import ANY_KEY, declarations, is_enforced, path_of, setting_at
@@ -14,6 +13,7 @@ from sandbox.spec.notation import format_key, literal
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Setting
 from sandbox.spec.tables import Seccomp
 from sandbox.spec.values import LayerTable, TimeOffsets
+from unionfs._stdlib.dataclasses import dataclass
 
 LAYER = "root.layers[]"
 """What keys of a layer that is written as a table stand below."""

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from sandbox.kernel.mounts import open_in_root
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 #: Bytes of an account file that are looked at; a larger one is no account file.
 _MAX_SIZE = 4 << 20

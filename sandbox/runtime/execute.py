@@ -31,10 +31,10 @@ from sandbox.ops import (
     TmpfsVolume,
     VolumeOperation,
 )
-from sandbox.records import dataclass, field
 from sandbox.runtime import hosts, volumes
 from sandbox.runtime.accounts import Account
 from sandbox.runtime.native import ROOT
+from unionfs._stdlib.dataclasses import dataclass, field
 
 #: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is
 #: put together.

@@ -12,7 +12,6 @@ import fcntl
 import sys
 from contextlib import suppress
 
-from sandbox.digests import sha256
 from sandbox.errors import HostError, SetupError
 from sandbox.host import HostFacts
 from sandbox.keeping import Shelf
@@ -20,6 +19,7 @@ from sandbox.kernel import bpf, seccomp
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp import values
 from sandbox.seccomp.serving import serving_filter
+from unionfs._stdlib.hashlib import sha256
 
 _KEPT = 64
 """Programs that are kept, of ten kilobytes each; the ones that were written first make room."""

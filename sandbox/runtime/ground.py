@@ -19,7 +19,6 @@ from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.ops import BindNative, BindRoot, MountRoot, ShowHosts
 from sandbox.plan import KeptVolume, LayerPlan, MountPoint, Plan, fuse_problem
-from sandbox.records import replace
 from sandbox.runtime import hosts
 from sandbox.runtime.native import NativeSource, choose, choose_root
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
@@ -27,6 +26,7 @@ from sandbox.runtime.signals import Signals
 from sandbox.runtime.targets import resolve
 from sandbox.state import RunDirectory, StateDirectory
 from sandbox.userns import give_to_root
+from unionfs._stdlib.dataclasses import replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.plan import Plan
-from sandbox.records import replace
 from sandbox.runtime.accounts import MAX_GROUPS, Account, UnknownAccountError, find_groups, groups_of, resolve
 from sandbox.runtime.execute import StepError
 from sandbox.spec.notation import visible
+from unionfs._stdlib.dataclasses import replace
 
 #: Characters of a name of somebody else's file that a message shows.
 _SHOWN = 64

@@ -21,7 +21,6 @@ from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, proces
 from sandbox.kernel.idmaps import IdMap
 from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
-from sandbox.records import replace
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
 from sandbox.runtime.identity import find_account
@@ -46,7 +45,8 @@ from sandbox.runtime.messages import (
 from sandbox.runtime.native import NativeSource
 from sandbox.runtime.reaping import Children
 from sandbox.spec import signal_number
-from sandbox.typed import NoReturn, TypeVar
+from unionfs._stdlib.dataclasses import replace
+from unionfs._stdlib.typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ import json
 import os
 import socket
 
-from sandbox.records import asdict, dataclass, field
-from sandbox.typed import TypeVar
+from unionfs._stdlib.dataclasses import asdict, dataclass, field
+from unionfs._stdlib.typing import TypeVar
 
 _MAX_PACKET = 1 << 14
 _MORE, _LAST = b"+", b"."

@@ -15,9 +15,9 @@ from sandbox.image import native
 from sandbox.image.native import NotNativeError, Tree
 from sandbox.ops import BindNative, BindRoot
 from sandbox.plan import IdPlan, MountPoint, Plan
-from sandbox.records import dataclass
-from sandbox.typed import Any
 from sandbox.userns import run_with_ids, with_own_id
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any
 
 _NOSYMFOLLOW = 0x2000  # ST_NOSYMFOLLOW of statfs(2), Linux 5.10, for which os has no name
 

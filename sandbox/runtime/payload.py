@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from sandbox.errors import EXIT_NOT_FOUND
 from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp, trampoline
 from sandbox.plan import ProcessPlan
-from sandbox.records import dataclass, replace
 from sandbox.runtime.accounts import Account
-from sandbox.typed import NoReturn
+from unionfs._stdlib.dataclasses import dataclass, replace
+from unionfs._stdlib.typing import NoReturn
 
 _SEPARATOR = b"\0"
 

@@ -9,7 +9,7 @@ import signal
 from sandbox.errors import EXIT_FAILURE
 from sandbox.kernel import process, rlimits
 from sandbox.runtime.messages import ProgramEnded
-from sandbox.typed import Literal
+from unionfs._stdlib.typing import Literal
 
 _AT_ONCE = 64
 """Processes to reap before process 1 looks for signals and the supervisor again: a program may fork faster than process 1 reaps."""

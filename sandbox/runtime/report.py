@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.ops import TmpfsVolume
 from sandbox.plan import CGROUP_LEVELS, Plan
-from sandbox.records import asdict, dataclass, fields
 from sandbox.runtime.reaping import ended_by_limit
 from sandbox.spec import Limits
 from sandbox.spec.notation import visible
 from sandbox.spec.units import format_duration, format_size
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import asdict, dataclass, fields
+from unionfs._stdlib.typing import Literal
 
 How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SetupError
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 _VERSION = 3
 _STEP = "the file system's server"

@@ -15,8 +15,8 @@ import termios
 from collections.abc import Iterable
 from contextlib import suppress
 
-from sandbox.records import dataclass
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any
 
 _STANDARD = (0, 1, 2)
 _TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h; Python's termios lacks it

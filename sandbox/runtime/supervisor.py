@@ -51,7 +51,7 @@ from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
 from sandbox.state import StateDirectory
-from sandbox.typed import NoReturn, TypeVar
+from unionfs._stdlib.typing import NoReturn, TypeVar
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

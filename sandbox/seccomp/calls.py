@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 _FILES = """
     access chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2

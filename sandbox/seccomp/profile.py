@@ -22,7 +22,7 @@ from sandbox.seccomp.values import (
     Rule,
     fail,
 )
-from sandbox.typed import Any, TypeGuard
+from unionfs._stdlib.typing import Any, TypeGuard
 
 _ACTIONS: Mapping[str, int] = {
     "SCMP_ACT_ALLOW": ALLOW,

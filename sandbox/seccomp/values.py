@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
-from sandbox.digests import sha256
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.hashlib import sha256
 
 KILL_PROCESS = 0x80000000
 KILL_THREAD = 0x00000000

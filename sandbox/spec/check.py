@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from sandbox import records
 from sandbox.errors import SpecError
 from sandbox.spec.assignments import Option
 from sandbox.spec.diagnostic import Diagnostic
@@ -13,13 +12,14 @@ from sandbox.spec.load import ParsedFiles, Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
 from sandbox.spec.unusable import unusable
-from sandbox.typed import Any, cast
+from unionfs._stdlib import dataclasses
+from unionfs._stdlib.typing import Any, cast
 
 MAX_ENTRIES_CHECKED = 200_000
 """Keys and values of one file, counted once for each profile that it is checked with: seconds, and far more than files have."""
 
 
-@records.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """The file with one profile, or as it is (*profile* is None): the specification, or what is right of one with mistakes."""
 
@@ -29,7 +29,7 @@ class Variant:
     remainder: Callable[[], Any] | None = None
 
 
-@records.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """What is wrong with a file, and what it asks for of whoever starts it."""
 
@@ -114,7 +114,7 @@ def examine(
             break
         checked.add(profile)
         found += [
-            records.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
+            dataclasses.replace(diagnostic, message=f"{diagnostic.message} (with --profile {profile})")
             for diagnostic in check_with((profile,), profile)
             if identity(diagnostic) not in seen
         ]
@@ -143,7 +143,7 @@ def _all_requests(
         specs.append(load((profile,), "keep"))
         for one in requests(specs[-1]):
             if one not in asked:
-                asked[records.replace(one, profile=profile)] = None
+                asked[dataclasses.replace(one, profile=profile)] = None
     return tuple(asked), tuple(specs)
 
 

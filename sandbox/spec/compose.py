@@ -22,7 +22,6 @@ import posixpath
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from sandbox.errors import SpecError
-from sandbox.records import dataclass, field
 from sandbox.spec.assignments import SET, VARIABLE, Option, parse_option
 from sandbox.spec.codecs.containers import APPEND, CHANGES, REMOVE
 from sandbox.spec.decode import check_partial, is_change
@@ -34,7 +33,8 @@ from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path, literal, nearest, quote, shown, type_name
 from sandbox.spec.origin import MAX_DIAGNOSTICS, Origin, Origins, Source
 from sandbox.spec.settings import Codec, Context, Cursor, Invalid, Problems
-from sandbox.typed import Any, cast
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import Any, cast
 
 MAX_FILES = 64
 """How many files one specification may consist of, each counted as often as it is read."""

@@ -14,7 +14,7 @@ from sandbox.spec.codecs.scalars import mismatch
 from sandbox.spec.notation import format_key, format_key_path, joined, literal, nearest, type_name
 from sandbox.spec.origin import MAX_DIAGNOSTICS
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, Setting, settings_of
-from sandbox.typed import Any, TypeVar, cast
+from unionfs._stdlib.typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ TOML.
 from __future__ import annotations
 
 from sandbox.errors import hint_line, printable
-from sandbox.records import dataclass
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Literal
 
 Severity = Literal["error", "warning"]
 

@@ -16,7 +16,7 @@ from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem, Source
 from sandbox.spec.patterns import pattern
 from sandbox.spec.units import INT64_MAX
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 _BYTE_ORDER_MARK = "\ufeff"
 _PLACED = pattern(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sandbox.errors import SpecError
-from sandbox.records import dataclass
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
 from sandbox.spec.model import NOT_IN_PROFILES, Spec
@@ -26,7 +25,8 @@ from sandbox.spec.notation import (
 )
 from sandbox.spec.origin import Place
 from sandbox.spec.settings import Codec, settings_of
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any
 
 DEFAULT = "default"
 """What stands for the place of a value that no file gives."""

@@ -13,7 +13,7 @@ from sandbox.spec.notation import KeyPath, nearest, shown
 from sandbox.spec.origin import Problem
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Cursor, Invalid
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 _REFERENCE = pattern(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
 _ENV = pattern(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from sandbox.spec.notation import KeyPath, format_key, format_key_path, literal, type_name
 from sandbox.spec.settings import Invalid, settings_of
 from sandbox.spec.short_forms import parse_volume
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 
 def _words(meanings: Mapping[str, str]) -> dict[str, str]:

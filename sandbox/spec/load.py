@@ -7,7 +7,6 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 
-from sandbox import records
 from sandbox.errors import SpecError
 from sandbox.spec.assignments import SET, VARIABLE, Option
 from sandbox.spec.compose import Document, compose
@@ -20,7 +19,8 @@ from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem
 from sandbox.spec.rules import check_rules, settle
 from sandbox.spec.settings import Context, Cursor, Problems
-from sandbox.typed import Any, Literal
+from unionfs._stdlib import dataclasses
+from unionfs._stdlib.typing import Any, Literal
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -141,9 +141,9 @@ def parse(
         error = SpecError(origins.diagnose_all(refused))
         error.remainder = lambda: _remainder(tree, origins, problems, again)
         raise error
-    kept = [*(records.replace(problem, warning=True) for problem in optional), *refused]
+    kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
     doubts = [problem for problem in unexpanded(asked) if not _is_variable_of_shell(origins, problem)]
-    return records.replace(settle(spec), problems=tuple(kept), doubts=tuple(doubts))
+    return dataclasses.replace(settle(spec), problems=tuple(kept), doubts=tuple(doubts))
 
 
 def _remainder(

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 
-from sandbox.records import dataclass
 from sandbox.spec.notation import KeyPath, unquote
 from sandbox.spec.patterns import pattern
+from unionfs._stdlib.dataclasses import dataclass
 
 MAX_DEPTH = 64
 """Longest key path that is accepted. Far beyond any real file; keeps tomllib, which recurses, off its limits."""

@@ -9,7 +9,7 @@ from sandbox.spec.decode import Record
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath
 from sandbox.spec.settings import Codec, Setting, settings_of
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 ANY_KEY = "NAME"
 """Stands in `keys` for a key that the user chooses."""

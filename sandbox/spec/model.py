@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sandbox.records import dataclass, field
 from sandbox.spec.codecs import ListOf, TableOf, expect_text, mismatch, text_schema
 from sandbox.spec.decode import Record, check_partial
 from sandbox.spec.diagnostic import Diagnostic
@@ -33,7 +32,8 @@ from sandbox.spec.tables import (
 )
 from sandbox.spec.tables.network import NETWORK_NAME, NETWORK_NAME_RULE
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import Any
 
 _NO_PROFILES: Mapping[str, Any] = MappingProxyType({})
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 
-from sandbox.records import dataclass, field
 from sandbox.spec.diagnostic import Diagnostic, Severity
 from sandbox.spec.locate import Entry, Span
 from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path
 from sandbox.spec.patterns import pattern
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import Literal
 
 Part = Literal["key", "value"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.typed import Any
+from unionfs._stdlib.typing import Any
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[str]:

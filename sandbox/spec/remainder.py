@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from sandbox import records
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path, parse_key_path
 from sandbox.spec.origin import Origin, Origins
-from sandbox.typed import Any
+from unionfs._stdlib import dataclasses
+from unionfs._stdlib.typing import Any
 
 _ROUNDS = 8
 """How often what is left may have mistakes again, since a key needs one that was left out."""
@@ -23,7 +23,7 @@ Decode = Callable[[dict[str, Any], Origins], tuple[Spec, list[KeyPath]]]
 """Decodes a tree; returns what it means, and the paths that are wrong."""
 
 
-@records.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Remainder:
     """A specification without the values that are wrong, and which path of the file each of its paths was."""
 
@@ -39,7 +39,7 @@ class Remainder:
         path = (*self.names.get(path[:length], ()), *path[length:])
         if any(path[: len(gone)] == gone or gone[: len(path)] == path for gone in self.left_out):
             return None
-        return records.replace(found, key=format_key_path(path))
+        return dataclasses.replace(found, key=format_key_path(path))
 
 
 def remainder(
@@ -63,7 +63,7 @@ def remainder(
         mistakes = [path for path in problems if path not in _NO_LAYERS]
         if not mistakes:
             if problems:
-                spec = records.replace(spec, root=records.replace(spec.root, layers=()))
+                spec = dataclasses.replace(spec, root=dataclasses.replace(spec.root, layers=()))
                 left_out.append(_NO_LAYERS[0])
             elif any(path[:2] == _NO_LAYERS[1] for path in left_out):
                 left_out += _OF_ALL_LAYERS

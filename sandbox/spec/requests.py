@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from sandbox.records import dataclass
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import quote
 from sandbox.spec.origin import Place
 from sandbox.spec.tables import Seccomp
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Literal
 
 Kind = Literal["path", "variable", "port", "privilege"]
 KINDS: tuple[Kind, ...] = ("path", "variable", "port", "privilege")

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from sandbox import records
-from sandbox.records import dataclass
 from sandbox.spec.codecs import ID_MAX
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import guesses, joined, parse_key_path, quote, shown
@@ -20,7 +18,9 @@ from sandbox.spec.settings import Problems, settings_of
 from sandbox.spec.tables import IdRange
 from sandbox.spec.units import format_size
 from sandbox.spec.values.volumes import device_target_problem
-from sandbox.typed import TypeVar
+from unionfs._stdlib import dataclasses
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import TypeVar
 
 Check = Callable[[Spec], Iterator[Problem]]
 
@@ -51,9 +51,9 @@ def settle(spec: Spec) -> Spec:
     To be called on a specification that broke no rule, so that at most one of the two was written as "host".
     """
     if spec.network.mode == "host":
-        return records.replace(spec, namespaces=records.replace(spec.namespaces, net="host"))
+        return dataclasses.replace(spec, namespaces=dataclasses.replace(spec.namespaces, net="host"))
     if spec.namespaces.net == "host":
-        return records.replace(spec, network=records.replace(spec.network, mode="host"))
+        return dataclasses.replace(spec, network=dataclasses.replace(spec.network, mode="host"))
     return spec
 
 

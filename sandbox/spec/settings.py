@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from sandbox import records
-from sandbox.records import dataclass, field
 from sandbox.spec.notation import KeyPath, joined, quote
 from sandbox.spec.origin import Origins, Part, Problem
-from sandbox.typed import Any, Generic, Literal, TypeVar, cast, overload
+from unionfs._stdlib import dataclasses
+from unionfs._stdlib.dataclasses import dataclass, field
+from unionfs._stdlib.typing import Any, Generic, Literal, TypeVar, cast, overload
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ def settings_of(cls: type) -> Mapping[str, Setting[Any]]:
 
 
 def _declared(cls: type) -> Iterator[tuple[str, Setting[Any]]]:
-    for item in records.fields(cls):
+    for item in dataclasses.fields(cls):
         declaration = item.metadata.get(_METADATA_KEY)
         if declaration is not None:
             yield item.name, cast("Setting[Any]", declaration)

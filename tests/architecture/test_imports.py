@@ -25,9 +25,6 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__init__": frozenset(),
     "errors": frozenset(),
-    "records": frozenset(),
-    "digests": frozenset(),
-    "typed": frozenset(),
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
@@ -194,8 +191,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
 }
 
-#: What every part may import: dataclasses, hashlib and typing, without what they cost.
-IN_PLACE_OF_THE_LIBRARY = frozenset({"records", "digests", "typed"})
+#: Packages of `unionfs` that every part of `sandbox` may import: they import nothing themselves.
+SEAM = ("unionfs._stdlib",)
 
 #: What `sandbox.plan`, which calls nothing of the system, may take from `sandbox.kernel`: values and pure
 #: functions.
@@ -214,7 +211,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "records typed types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format "
+        "_stdlib.dataclasses _stdlib.typing types resolve whiteout xattrs inodes positions copyup_plan rename_plan acl catalogue.format "
         "fuse.protocol fuse.spinning"
     ).split()
 )
@@ -389,39 +386,30 @@ def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
     assert wrong == []
 
 
-def test_sandbox_and_unionfs_never_import_each_other() -> None:
+def test_sandbox_imports_the_seam_of_unionfs_alone_and_unionfs_nothing_of_sandbox() -> None:
     wrong = [
         where(path, found)
         for paths, other in ((UNIONFS, "sandbox"), (SANDBOX, "unionfs"))
         for path in paths
         for found in imports_of(path)
         if found.module.split(".")[0] == other
+        and not (other == "unionfs" and found.target(MODULES).startswith(SEAM))
     ]
     assert wrong == []
-
-
-@pytest.mark.parametrize("module", ["records.py", "digests.py", "typed.py"])
-def test_both_packages_have_the_same_module_in_the_place_of_a_slow_one(module: str) -> None:
-    """As neither imports the other, and a third package for one module would be one to install."""
-    text = []
-    for package in ("sandbox", "unionfs"):
-        with open(os.path.join(PROJECT, package, module), encoding="utf-8") as file:
-            text.append(file.read())
-    assert text[0] == text[1]
 
 
 def test_classes_of_a_start_are_made_without_the_library_that_is_slow_at_it() -> None:
     assert [
         where(path, found)
         for path in UNIONFS + SANDBOX
-        if os.path.basename(path) != "records.py"
+        if path != "unionfs/_stdlib/dataclasses.py"
         for found in imports_of(path)
         if found.module == "dataclasses"
     ] == []
 
 
 def test_nothing_that_a_start_imports_takes_typing_along() -> None:
-    """Names for type checkers come from `typed`, which has nothing at run time."""
+    """Names for type checkers come from `unionfs._stdlib.typing`, which has nothing at run time."""
     later = (
         "sandbox/doctor/",
         "sandbox/editing/",
@@ -461,8 +449,6 @@ def test_arrows_inside_sandbox(path: str) -> None:
         if target.split(".")[0] != "sandbox":
             continue
         other = part_of(target)
-        if other in IN_PLACE_OF_THE_LIBRARY:
-            continue
         if other != part and other not in SANDBOX_ARROWS[part]:
             wrong.append(where(path, found))
         elif part == "plan" and other == "kernel":

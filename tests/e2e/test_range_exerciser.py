@@ -52,7 +52,7 @@ def spec_of(directory: Path, kind: str) -> str:
         "tests/mount/range_exerciser.py",
         "unionfs/__init__.py",
         "unionfs/_libc.py",
-        "unionfs/typed.py",
+        "unionfs/_stdlib/typing.py",
     ):
         target = directory / "exerciser" / name
         target.parent.mkdir(parents=True, exist_ok=True)

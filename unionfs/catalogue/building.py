@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
+from unionfs._stdlib.typing import BinaryIO
 from unionfs.catalogue.format import HEADER, ROOT_PAGE, Row, Source, encode_header, encode_page
 from unionfs.catalogue.scan import CannotIndexError, Found, Parts, examine, roots, scan
 from unionfs.catalogue.store import NAME, Store, Wanted
 from unionfs.layer import Layer, LayerDir
-from unionfs.typed import BinaryIO
 from unionfs.types import Mark
 
 _LOCK = b"lock"

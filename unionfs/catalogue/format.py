@@ -21,7 +21,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 
-from unionfs.typed import NamedTuple
+from unionfs._stdlib.typing import NamedTuple
 from unionfs.types import Mark
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

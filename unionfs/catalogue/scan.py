@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
+from unionfs._stdlib.typing import NamedTuple
 from unionfs.catalogue.format import LONGEST_TARGET
 from unionfs.layer import LayerDir
 from unionfs.refs import NO_XATTR, Named, follows
-from unionfs.typed import NamedTuple
 from unionfs.types import Mark
 from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 

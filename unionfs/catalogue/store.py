@@ -17,12 +17,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from unionfs import _libc
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.hashlib import sha256
+from unionfs._stdlib.typing import NamedTuple, Self
 from unionfs.catalogue.directories import Stack
 from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
-from unionfs.digests import sha256
 from unionfs.layer import Layer, LayerDir
-from unionfs.records import dataclass
-from unionfs.typed import NamedTuple, Self
 
 _SUFFIX = b".index"
 #: What a file of ours is called.

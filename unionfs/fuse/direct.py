@@ -17,7 +17,8 @@ from collections.abc import Callable
 from threading import Lock
 from types import FrameType
 
-from unionfs.complaints import Complaints
+from unionfs._stdlib.logging import Complaints
+from unionfs._stdlib.typing import Self
 from unionfs.core import UnionFs
 from unionfs.errors import UnionError
 from unionfs.fuse.later import LOOKS, Later
@@ -26,7 +27,6 @@ from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, WINDOW, Spinning
 from unionfs.fuse.statistics import figures, report
 from unionfs.options import Trick
-from unionfs.typed import Self
 
 log = Complaints(__name__)
 

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 
-from unionfs.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 #: The umask is ours to apply: a default ACL takes its place (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
 FUSE_DONT_MASK = 1 << 6

@@ -11,7 +11,7 @@ import errno
 import struct
 from enum import IntEnum, IntFlag
 
-from unionfs.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 #: FUSE_KERNEL_VERSION and the minor version up to which everything is known here.
 MAJOR = 7

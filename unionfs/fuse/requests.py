@@ -13,9 +13,9 @@ import stat
 import time
 from collections.abc import Callable
 
+from unionfs._stdlib.logging import Complaints
 from unionfs.ahead import NotYet
 from unionfs.birth_times import birth_time_ns
-from unionfs.complaints import Complaints
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.file_requests import FileRequests

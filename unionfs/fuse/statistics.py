@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from unionfs.complaints import Complaints
+from unionfs._stdlib.logging import Complaints
 from unionfs.core import UnionFs
 
 log = Complaints(__name__)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import Lock, Semaphore, Thread
 
-from unionfs.complaints import Complaints
+from unionfs._stdlib.logging import Complaints
 
 log = Complaints(__name__)
 

@@ -13,9 +13,9 @@ import resource
 from collections import OrderedDict
 from collections.abc import Callable
 
+from unionfs._stdlib.typing import TypeVar
 from unionfs.core import UnionFs
 from unionfs.nodes import DirNode, FileNode
-from unionfs.typed import TypeVar
 
 T = TypeVar("T")
 

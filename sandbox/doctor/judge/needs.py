@@ -6,7 +6,7 @@ from sandbox.doctor.checks import Check
 from sandbox.host import HostFacts
 from sandbox.kernel.cgroups.base import CONTROLLER_OF
 from sandbox.plan import Plan
-from sandbox.records import dataclass, replace
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 ALWAYS = frozenset(("mount", "net", "ipc"))
 """Namespaces without which nothing starts: the server of the file system makes itself a network and an ipc one, too."""

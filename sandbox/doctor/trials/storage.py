@@ -21,7 +21,7 @@ from sandbox.host import HostFacts
 from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 from sandbox.kernel.trees import exchange, remove_contents, rename_leaving_whiteout
-from sandbox.records import replace
+from unionfs._stdlib.dataclasses import replace
 
 PREFIX = ".sandbox-doctor-"
 """What the directory of the trial is called, before random digits."""

@@ -13,7 +13,7 @@ from sandbox.doctor.child import Say, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, Place, ProgramFacts, SecurityFacts, SessionFacts
 from sandbox.host import HostFacts
 from sandbox.kernel import filters
-from sandbox.records import replace
+from unionfs._stdlib.dataclasses import replace
 
 PROGRAMS = ("pasta", "slirp4netns")
 """Programs that connect a network namespace with the host's network without root."""

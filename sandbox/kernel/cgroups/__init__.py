@@ -22,7 +22,7 @@ from sandbox.kernel.cgroups.base import (
     Leaf,
 )
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
-from sandbox.records import dataclass
+from unionfs._stdlib.dataclasses import dataclass
 
 __all__ = [
     "CONTROLLER_OF",

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 
 from sandbox.kernel.process import send_signal
-from sandbox.records import dataclass, fields
-from sandbox.typed import Literal, Protocol
+from unionfs._stdlib.dataclasses import dataclass, fields
+from unionfs._stdlib.typing import Literal, Protocol
 
 Leaf = Literal["payload", "server"]
 LEAVES: tuple[Leaf, ...] = ("payload", "server")

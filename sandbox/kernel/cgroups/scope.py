@@ -14,7 +14,7 @@ from sandbox.kernel import service_manager
 from sandbox.kernel.cgroups import NoHierarchy, base, detect, v2
 from sandbox.kernel.cgroups.base import NO_LIMITS, Cgroup, CgroupFiles, CgroupLimits, Hierarchy
 from sandbox.kernel.mountinfo import parse_mountinfo
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

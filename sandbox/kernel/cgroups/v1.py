@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox.kernel.cgroups import base
 from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "cpuset", "blkio")
 """The ones used here: cpu time from cpuacct, limits from the others."""

@@ -14,7 +14,7 @@ import os
 
 from sandbox.kernel.cgroups import base
 from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Counters, Leaf
-from sandbox.records import dataclass, field
+from unionfs._stdlib.dataclasses import dataclass, field
 
 CONTROLLERS = ("memory", "cpu", "pids", "cpuset", "io")
 SUPERVISOR = "supervisor"

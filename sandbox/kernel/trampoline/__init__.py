@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Mapping, Sequence
 
-from sandbox.typed import NoReturn
+from unionfs._stdlib.typing import NoReturn
 
 _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 _MFD_EXEC = 0x10  # Linux 6.3; memfd_create(2)

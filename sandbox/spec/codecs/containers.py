@@ -8,7 +8,7 @@ from types import MappingProxyType
 from sandbox.spec.codecs.scalars import mismatch
 from sandbox.spec.notation import shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
-from sandbox.typed import Any, TypeVar, cast
+from unionfs._stdlib.typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 

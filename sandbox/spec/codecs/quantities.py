@@ -8,7 +8,7 @@ from sandbox.spec import units
 from sandbox.spec.codecs.scalars import check_bounds, mismatch, text_schema
 from sandbox.spec.notation import shown, type_name
 from sandbox.spec.settings import Codec, Cursor, Invalid
-from sandbox.typed import Literal
+from unionfs._stdlib.typing import Literal
 
 Unlimited = Literal["unlimited"]
 

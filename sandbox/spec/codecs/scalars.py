@@ -12,7 +12,7 @@ from sandbox.spec import units
 from sandbox.spec.notation import literal, nearest, quote, shown, type_name
 from sandbox.spec.patterns import pattern as late
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, words
-from sandbox.typed import Any, TypeVar
+from unionfs._stdlib.typing import Any, TypeVar
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     ID_MAX,
     Boolean,
@@ -23,7 +22,8 @@ from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
 from sandbox.spec.values.covered import CoveredPath
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any
 
 _NO_HOST_IDS = "its root would be this machine's, and no mount could be made for it; [ids] says which ids of this machine are behind its own"
 _NO_OTHER_MOUNTS = "a sandbox's root file system is mounted in a tree of its own, and goes with it"

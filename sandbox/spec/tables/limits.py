@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Duration,
     HostPath,
@@ -19,6 +18,7 @@ from sandbox.spec.decode import Record
 from sandbox.spec.settings import setting
 from sandbox.spec.units import MIB
 from sandbox.spec.values.resources import CpuSetCodec
+from unionfs._stdlib.dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, Choice, ListOf, TableOf, Text
 from sandbox.spec.decode import Record
 from sandbox.spec.settings import setting
@@ -18,6 +17,7 @@ from sandbox.spec.values.addresses import (
     SubnetCodec,
     check_domain,
 )
+from unionfs._stdlib.dataclasses import dataclass
 
 NETWORK_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 NETWORK_NAME_RULE = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, HostPath, ListOf, SandboxPath, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
 from sandbox.spec.values.program import CommandCodec
+from unionfs._stdlib.dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Boolean,
     Choice,
@@ -24,7 +23,8 @@ from sandbox.spec.codecs import (
 from sandbox.spec.settings import setting
 from sandbox.spec.values.accounts import GroupCodec, User, UserCodec
 from sandbox.spec.values.program import CommandCodec, TerminalCodec
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Literal
 
 _NO_STRINGS: Mapping[str, str] = MappingProxyType({})
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import Choice, Integer, ListOf, Size, TableOf, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.layers import Layer, LayerCodec
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE, HostnameCodec
 from sandbox.spec.values.native import NativePathCodec
+from unionfs._stdlib.dataclasses import dataclass
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 

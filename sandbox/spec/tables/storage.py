@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import Boolean, Choice, HostPath, ListOf, Octal, Size, Text, mismatch
 from sandbox.spec.decode import Record, decode_table
 from sandbox.spec.notation import literal
@@ -14,6 +13,7 @@ from sandbox.spec.values.volumes import (
     MountOptionCodec,
     VolumeTargetCodec,
 )
+from unionfs._stdlib.dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import ID_MAX, check_bounds, mismatch, text_schema
 from sandbox.spec.notation import shown
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
+from unionfs._stdlib.dataclasses import dataclass
 
 # useradd(8) of Debian; the sandbox's own /etc/passwd decides whether the name exists.
 _ACCOUNT_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import expect_text, mismatch, text_schema
 from sandbox.spec.notation import nearest, quote, shown
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
-from sandbox.typed import Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Literal
 
 Protocol = Literal["tcp", "udp"]
 

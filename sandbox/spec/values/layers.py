@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Boolean,
     HostPath,
@@ -19,7 +18,8 @@ from sandbox.spec.codecs import (
 from sandbox.spec.decode import decode_table, table_schema
 from sandbox.spec.notation import nearest, quote, shown
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
-from sandbox.typed import Any, Literal
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any, Literal
 
 LayerKind = Literal["dir", "tar", "oci", "image"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from sandbox.records import dataclass
 from sandbox.spec.codecs import (
     Duration,
     described_words,
@@ -18,7 +17,8 @@ from sandbox.spec.decode import Record
 from sandbox.spec.notation import joined, nearest, quote, shown
 from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of, words
-from sandbox.typed import Any
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any
 
 SANDBOX_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 SANDBOX_NAME_RULE = "use 1 to 63 lower-case letters, digits, '_', '.' and '-', the first a letter or digit"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandbox.spec.codecs import ListOf, expect_text, mismatch, text_schema, words_schema
 from sandbox.spec.notation import shown
 from sandbox.spec.settings import Codec, Cursor, Invalid
-from sandbox.typed import Any, Literal
+from unionfs._stdlib.typing import Any, Literal
 
 _SHELL = ("/bin/sh", "-c")
 _SHELL_NAME = "sh"

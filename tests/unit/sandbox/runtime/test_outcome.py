@@ -8,10 +8,10 @@ import pytest
 
 from sandbox.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, HostError, SetupError
 from sandbox.kernel import trampoline
-from sandbox.records import replace
 from sandbox.runtime import ground, outcome
 from sandbox.runtime.messages import CommandFailed, SetupFailed
 from tests.unit.sandbox.facts import host, plan
+from unionfs._stdlib.dataclasses import replace
 
 SPEC = '[root]\nlayers = ["dir:/"]\n[process]\nuser = "web"\n'
 

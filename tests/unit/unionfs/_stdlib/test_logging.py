@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import sys
-from unionfs.complaints import Complaints
+from unionfs._stdlib.logging import Complaints
 if {confined}: sys.meta_path.clear()
 log = Complaints("unionfs.x")
 log.warning("a reply to %s was not taken: %s", 15, "gone")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from sandbox import typed
 from tests.conftest import PROJECT
+from unionfs._stdlib import typing as light
 
 
 def test_a_named_tuple_is_what_typing_makes_of_it() -> None:
@@ -32,7 +32,7 @@ def test_a_named_tuple_is_what_typing_makes_of_it() -> None:
 
         return Row
 
-    ours, theirs = declare(typed.NamedTuple), declare(typing.NamedTuple)
+    ours, theirs = declare(light.NamedTuple), declare(typing.NamedTuple)
     assert ours.__bases__ == theirs.__bases__ == (tuple,)
     for name in (
         "__name__",
@@ -54,15 +54,15 @@ def test_a_named_tuple_is_what_typing_makes_of_it() -> None:
 
 
 def test_a_generic_class_may_be_subscripted_and_inherited_from() -> None:
-    T = typed.TypeVar("T")
+    T = light.TypeVar("T")
 
-    class Box(typed.Generic[T]):
+    class Box(light.Generic[T]):
         __slots__ = ("inside",)
 
     class Ints(Box[int]):
         pass
 
-    class Pair(typed.NamedTuple, typed.Generic[T]):
+    class Pair(light.NamedTuple, light.Generic[T]):
         first: T
         second: T
 
@@ -73,18 +73,18 @@ def test_a_generic_class_may_be_subscripted_and_inherited_from() -> None:
 
 def test_what_is_called_while_a_program_runs_gives_back_what_it_is_given() -> None:
     value = object()
-    assert typed.cast("int", value) is value
-    assert typed.NewType("Number", int)(7) == 7
-    assert typed.overload(len) is len
+    assert light.cast("int", value) is value
+    assert light.NewType("Number", int)(7) == 7
+    assert light.overload(len) is len
 
 
 def test_it_has_a_name_for_nothing_that_typing_has_not() -> None:
-    assert [name for name in typed.__all__ if not hasattr(typing, name)] == []
-    assert [name for name in typed.__all__ if not hasattr(typed, name)] == []
+    assert [name for name in light.__all__ if not hasattr(typing, name)] == []
+    assert [name for name in light.__all__ if not hasattr(light, name)] == []
 
 
 def test_it_imports_no_typing() -> None:
-    script = "import sandbox.typed; print('typing' in sys.modules)"
+    script = "import unionfs._stdlib.typing; print('typing' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-S", "-P", "-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r}); {script}"],
         capture_output=True,

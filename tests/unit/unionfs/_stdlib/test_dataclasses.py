@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import records
+from unionfs._stdlib import dataclasses as light
 
 
 def classes(module: Any) -> list[type]:
@@ -64,7 +64,7 @@ def classes(module: Any) -> list[type]:
     return [Base, Child, Late, Named]
 
 
-OURS = classes(records)
+OURS = classes(light)
 PAIRS = list(zip(OURS, classes(dataclasses), strict=True))
 BASE, CHILD, LATE, NAMED = PAIRS
 
@@ -76,7 +76,7 @@ def test_a_class_says_the_same_of_itself(pair: tuple[type, type]) -> None:
     assert ours.__slots__ == theirs.__slots__  # type: ignore[attr-defined]
     assert ours.__doc__ == theirs.__doc__
     assert (ours.__hash__ is None) == (theirs.__hash__ is None)
-    for told in (records.fields(ours), dataclasses.fields(ours)):  # type: ignore[arg-type]
+    for told in (light.fields(ours), dataclasses.fields(ours)):  # type: ignore[arg-type]
         assert [
             (item.name, item.type, item.init, item.repr, item.compare, item.kw_only, dict(item.metadata))
             for item in told
@@ -117,12 +117,12 @@ def test_an_instance_is_made_of_the_same_arguments(
         return
     made = ours(*positional, **named)
     assert repr(made).replace("classes.<locals>.", "") == repr(expected).replace("classes.<locals>.", "")
-    assert records.asdict(made) == dataclasses.asdict(expected) == dataclasses.asdict(made)
+    assert light.asdict(made) == dataclasses.asdict(expected) == dataclasses.asdict(made)
     assert made == ours(*positional, **named)
     assert made != expected
     assert copy.deepcopy(made) == made
-    for replace in (records.replace, dataclasses.replace):
-        assert records.asdict(replace(made, a=9)) == dataclasses.asdict(dataclasses.replace(expected, a=9))
+    for replace in (light.replace, dataclasses.replace):
+        assert light.asdict(replace(made, a=9)) == dataclasses.asdict(dataclasses.replace(expected, a=9))
 
 
 def test_what_is_left_out_of_comparing_makes_no_difference() -> None:
@@ -151,7 +151,7 @@ def test_a_frozen_one_takes_no_change_and_has_no_other_attributes() -> None:
     with pytest.raises(AttributeError):
         late.z = 1
     with pytest.raises(TypeError, match="has slots"):
-        records.dataclass(frozen=True)
+        light.dataclass(frozen=True)
 
 
 def test_an_instance_survives_being_pickled() -> None:
@@ -162,6 +162,10 @@ def test_an_instance_survives_being_pickled() -> None:
 
 
 def test_the_module_imports_nothing() -> None:
-    script = "import sys; before = set(sys.modules); import sandbox.records; print(*sorted(set(sys.modules) - before))"
+    script = "import sys; before = set(sys.modules); import unionfs._stdlib.dataclasses; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) - {"__future__"} == {"sandbox", "sandbox.records"}
+    assert set(done.stdout.split()) - {"__future__"} == {
+        "unionfs",
+        "unionfs._stdlib",
+        "unionfs._stdlib.dataclasses",
+    }
