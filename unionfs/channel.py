@@ -38,9 +38,9 @@ import socket
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 from unionfs.errors import UnionError
+from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.options import Server, Serving
 from unionfs.stack import LayerSource, StackSource
-from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
 VERSION = 3
 _MAX_PACKET = 1 << 16

@@ -17,10 +17,11 @@ import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from unionfs import acl
 from unionfs.ahead import Ahead
 from unionfs.contents import Copier
 from unionfs.copyup_plan import Contents, Step, plan_copy_up
+from unionfs.formats import acl
+from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.handles import FileHandle
 from unionfs.index import LinkIndex
 from unionfs.layer import Layer, LayerDir, Ref
@@ -34,7 +35,6 @@ from unionfs.spare import Spare, Spares
 from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper import COPY_PREFIX, Upper
-from unionfs.xattrs import shown_name, stored_name
 
 _CAPABILITY = "security.capability"
 _SET_ID = stat.S_ISUID | stat.S_ISGID

@@ -11,12 +11,13 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from unionfs import acl
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.ahead import Ahead
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
+from unionfs.formats import acl
+from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.handles import FileHandle, HandleTable
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
@@ -32,7 +33,6 @@ from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.unnamed_files import create_unnamed
 from unionfs.upper import Upper
-from unionfs.xattrs import shown_name, stored_name
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

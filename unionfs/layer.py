@@ -18,10 +18,7 @@ from weakref import WeakValueDictionary
 from unionfs import _libc
 from unionfs.closed_directories import ClosedDirectories
 from unionfs.fd_cache import FdCache
-from unionfs.inodes import Identity
-from unionfs.refs import Named, Pinned, at_path, first_xattr, is_null_device, overridden
-from unionfs.types import Mark
-from unionfs.whiteout import (
+from unionfs.formats.whiteout import (
     NAME_MAX,
     NO_MARKS,
     WH_OPAQUE,
@@ -31,7 +28,10 @@ from unionfs.whiteout import (
     decode,
     is_reserved_name,
 )
-from unionfs.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS, readable
+from unionfs.formats.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS, readable
+from unionfs.inodes import Identity
+from unionfs.refs import Named, Pinned, at_path, first_xattr, is_null_device, overridden
+from unionfs.types import Mark
 
 #: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534

@@ -20,11 +20,11 @@ from contextlib import suppress
 from unionfs import _libc
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.errors import UnionError
+from unionfs.formats.whiteout import MarkPolicy, WhiteoutFormat
+from unionfs.formats.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX
 from unionfs.layer import Layer
 from unionfs.permissions import owns_single_id
 from unionfs.refs import NO_XATTR, at_path
-from unionfs.whiteout import MarkPolicy, WhiteoutFormat
-from unionfs.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX
 
 _FORMAT_XATTR = "user.unionfs.whiteouts"
 _FEATURES_XATTR = "user.unionfs.features"

@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Sequence
 
+from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 from unionfs.layer import LayerDir
 from unionfs.refs import Named, Pinned, first_xattr, follows
 from unionfs.resolve import locate, resolve
-from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 
 
 def is_metacopy(ref: Named | Pinned, info: os.stat_result) -> bool:

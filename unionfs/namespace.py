@@ -10,9 +10,10 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from unionfs import _libc, acl
+from unionfs import _libc
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
+from unionfs.formats import acl
 from unionfs.index import LinkIndex
 from unionfs.layer import LayerDir
 from unionfs.nodes import DirNode, FileNode, Node

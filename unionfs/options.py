@@ -9,9 +9,9 @@ from enum import Enum
 from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import TypeVar
 from unionfs.errors import UnionError
+from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.layer_format import WantedFormat
 from unionfs.ownership import IdPolicy, IdRange
-from unionfs.whiteout import WhiteoutFormat
 
 T = TypeVar("T")
 

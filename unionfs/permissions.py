@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import stat
 
+from unionfs.formats.override_stat import OVERRIDE_XATTR, Override, encode
+from unionfs.formats.xattrs import stored_name
 from unionfs.layer import Ref
-from unionfs.override import OVERRIDE_XATTR, Override, encode
 from unionfs.refs import NO_XATTR, Named, Pinned, at_path, follows
-from unionfs.xattrs import stored_name
 
 _CAPABILITY = stored_name("security.capability", override=True)
 _SET_ID = stat.S_ISUID | stat.S_ISGID

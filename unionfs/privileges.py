@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import stat
 
+from unionfs.formats.xattrs import stored_name
 from unionfs.permissions import without_privileges
 from unionfs.refs import follows
-from unionfs.xattrs import stored_name
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ import os
 import stat
 
 from unionfs import _libc
-from unionfs.override import OVERRIDE_XATTRS, applied, decode
+from unionfs.formats.override_stat import OVERRIDE_XATTRS, applied, decode
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

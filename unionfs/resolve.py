@@ -17,8 +17,8 @@ import errno
 from collections.abc import Iterable, Sequence
 
 from unionfs._stdlib.typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from unionfs.formats.xattrs import parse_redirect
 from unionfs.types import Mark
-from unionfs.xattrs import parse_redirect
 
 
 class View(Protocol):

@@ -15,6 +15,7 @@ from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.fd_cache import FdCache
+from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
 from unionfs.layer import Layer, LayerDir
@@ -26,7 +27,6 @@ from unionfs.permissions import NativePermissions, OverridePermissions, owns_sin
 from unionfs.quota import Quota
 from unionfs.tree import Tree
 from unionfs.upper import Upper
-from unionfs.whiteout import ALL_MARKS, MarkPolicy
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

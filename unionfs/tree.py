@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
+from unionfs.formats.whiteout import NAME_MAX
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity, InodeNumbers
 from unionfs.layer import Layer, LayerDir
@@ -17,7 +18,6 @@ from unionfs.refs import Named, Pinned, birth_time_ns
 from unionfs.resolve import Resolved, first, merge, resolve
 from unionfs.resolve import roots as shown_roots
 from unionfs.types import ROOT_INO, Ino, Mark
-from unionfs.whiteout import NAME_MAX
 
 
 class Tree:

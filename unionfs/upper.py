@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from unionfs import _libc, acl
+from unionfs import _libc
 from unionfs.errors import UnionError
+from unionfs.formats import acl
+from unionfs.formats.whiteout import WH_OPAQUE, WhiteoutFormat, is_reserved_name, whiteout_name
+from unionfs.formats.xattrs import METACOPY, METACOPY_XATTRS, OPAQUE, REDIRECT, REDIRECT_XATTRS
 from unionfs.layer import Layer, LayerDir
 from unionfs.layer_format import ANY_FORMAT, WantedFormat, open_format
 from unionfs.refs import NO_XATTR, at_path, is_null_device
 from unionfs.types import Mark
-from unionfs.whiteout import WH_OPAQUE, WhiteoutFormat, is_reserved_name, whiteout_name
-from unionfs.xattrs import METACOPY, METACOPY_XATTRS, OPAQUE, REDIRECT, REDIRECT_XATTRS
 
 #: Our directory in the work directory; kernel OverlayFS's own are ``work`` and ``index``, so both can take
 #: turns.

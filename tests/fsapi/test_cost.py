@@ -24,10 +24,10 @@ from pyfuse3 import FUSEError
 from tests.fsapi.direct import DirectOperations
 from tests.support.calls import calls_of
 from tests.unit.unionfs.support import Union
+from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.fuse.operations import UnionOperations
 from unionfs.layer_format import WantedFormat
 from unionfs.types import ROOT_INO
-from unionfs.whiteout import WhiteoutFormat
 
 SMALL, LARGE = 10, 10_000
 #: Of what is counted, so much may differ, and so many by chance, as the calls of a weak reference that goes.

@@ -21,8 +21,8 @@ from tests.mount.support import fuse_overlayfs, kernel_overlay
 from tests.mount.test_differential import LONG, SHORT, Outcome, UnionMachine, outcome, walk
 from tests.unit.unionfs.seen import differences, tree_in_union, tree_on_disk
 from tests.unit.unionfs.support import Union
+from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.layer_format import WantedFormat
-from unionfs.whiteout import WhiteoutFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.catalogue.format import LONGEST_TARGET
+from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 from unionfs.layer import LayerDir
 from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.types import Mark
-from unionfs.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 
 #: The directories that make one, top first, each with its layer's place in the stack.
 Parts = tuple[tuple[int, LayerDir], ...]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from unionfs import acl
 from unionfs.core import Change, UnionFs
+from unionfs.formats import acl
 from unionfs.nodes import DirNode
 
 ACCESS_ACL = os.fsencode(acl.ACCESS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests.unit.unionfs.support import Union
-from unionfs.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
+from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy, WhiteoutFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.layers import comparable_time
-from unionfs.xattrs import is_private
+from unionfs.formats.xattrs import is_private
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.support import Union

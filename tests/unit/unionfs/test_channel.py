@@ -14,9 +14,9 @@ import pytest
 from sandbox.runtime.server import ServedLayer, ServedStack, Server, sealed_memfd
 from unionfs.channel import VERSION, Request, receive
 from unionfs.errors import UnionError
+from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS
 from unionfs.options import Server as Which
 from unionfs.options import Serving
-from unionfs.whiteout import ALL_MARKS, NO_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,11 +13,11 @@ import pytest
 from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Whiteout, make_tree
 from tests.unit.unionfs.support import Union, owner
 from unionfs.core import Change
+from unionfs.formats.whiteout import NO_MARKS
 from unionfs.layer import OVERFLOW_ID
 from unionfs.layer_format import WantedFormat
 from unionfs.ownership import Ownership
 from unionfs.types import ROOT_INO
-from unionfs.whiteout import NO_MARKS
 
 if TYPE_CHECKING:
     from pathlib import Path

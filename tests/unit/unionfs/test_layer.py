@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.tree import Dir, Fifo, Opaque, Symlink, Tree, Whiteout, make_tree
 from unionfs.fd_cache import FdCache
+from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.layer import Layer, LayerDir
 from unionfs.refs import Named, Pinned, follows, is_null_device
 from unionfs.types import Mark
-from unionfs.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

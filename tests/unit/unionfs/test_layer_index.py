@@ -23,9 +23,9 @@ from unionfs import _libc
 from unionfs.catalogue import building
 from unionfs.catalogue.directories import Listed, StackDir
 from unionfs.catalogue.format import HEADER, MAGIC, ROW
+from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, TRUSTED_MARKS, MarkPolicy
 from unionfs.nodes import DirNode, FileNode
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
-from unionfs.whiteout import ALL_MARKS, NO_MARKS, TRUSTED_MARKS, MarkPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.tree import File, HardLink, Tree
 from unionfs.copyup import _WORTH_METACOPY
-from unionfs.whiteout import TRUSTED_MARKS
+from unionfs.formats.whiteout import TRUSTED_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

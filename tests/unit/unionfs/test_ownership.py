@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tree import Dir, File
+from unionfs.formats.override_stat import OVERRIDE_XATTR
 from unionfs.layer_format import WantedFormat
-from unionfs.override import OVERRIDE_XATTR
 from unionfs.ownership import IdPolicy, IdRange, Ownership
 
 if TYPE_CHECKING:

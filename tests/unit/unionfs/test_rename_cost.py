@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.unit.unionfs.conftest import MakeUnion
     from tests.unit.unionfs.support import Union
-    from unionfs.whiteout import WhiteoutFormat
+    from unionfs.formats.whiteout import WhiteoutFormat
 
 pytestmark = pytest.mark.once
 

@@ -17,7 +17,7 @@ from tests.support.tree import Dir, File, Node, Opaque, Tree, Whiteout, make_tre
 from tests.unit.unionfs.support import Union
 from unionfs.catalogue import building
 from unionfs.catalogue.directories import StackDir
-from unionfs.whiteout import TRUSTED_MARKS, WhiteoutFormat
+from unionfs.formats.whiteout import TRUSTED_MARKS, WhiteoutFormat
 
 NAMES = ("a", "b", "c")
 SKELETON: Tree = {"proc": {}, "opt": {"data": {"in": {}}, "file": b""}, "etc": {"name": b""}}

@@ -13,9 +13,9 @@ from tests.support.tree import Dir, HardLink, Opaque, Tree, Whiteout, make_tree
 from unionfs import upper as upper_module
 from unionfs.core import Change
 from unionfs.errors import UnionError
+from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.layer_format import ANY_FORMAT, WantedFormat
 from unionfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE
-from unionfs.whiteout import WhiteoutFormat
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.tree import Dir, File
-from unionfs import acl
+from unionfs.formats import acl
 
 if TYPE_CHECKING:
     from pathlib import Path

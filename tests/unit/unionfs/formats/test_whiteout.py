@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.types import Mark
-from unionfs.whiteout import (
+from unionfs.formats.whiteout import (
     ALL_MARKS,
     NO_MARKS,
     MarkPolicy,
@@ -18,6 +17,7 @@ from unionfs.whiteout import (
     is_reserved_name,
     whiteout_name,
 )
+from unionfs.types import Mark
 
 AUFS = MarkPolicy(overlay=False, aufs=True)
 OVERLAY = MarkPolicy(overlay=True, aufs=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.xattrs import PRIVATE_PREFIXES, parse_redirect, shown_name, stored_name
+from unionfs.formats.xattrs import PRIVATE_PREFIXES, parse_redirect, shown_name, stored_name
 
 PRIVATE = [
     "user.overlay.opaque",
