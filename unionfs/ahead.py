@@ -15,7 +15,7 @@ from threading import Lock
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.contents import Copier
-from unionfs.refs import Named, Pinned
+from unionfs.layer.objects import Named, Pinned
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from unionfs import _libc
+from unionfs.layer.objects import Named
+from unionfs.layer.objects import birth_time_ns as birth_time_of
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.refs import Named
-from unionfs.refs import birth_time_ns as birth_time_of
 from unionfs.tree import Tree
 
 

@@ -24,13 +24,13 @@ from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.handles import FileHandle
 from unionfs.index import LinkIndex
-from unionfs.layer import Layer, LayerDir, Ref
-from unionfs.metacopy import redirect_of
+from unionfs.layer.directory import Layer, LayerDir, Ref
+from unionfs.layer.metacopy import redirect_of
+from unionfs.layer.objects import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
+from unionfs.layer.ownership import Ownership
 from unionfs.nodes import DirNode, FileNode
-from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions, without_privileges
 from unionfs.quota import Quota
-from unionfs.refs import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.spare import Spare, Spares
 from unionfs.tree import Tree
 from unionfs.types import Mark

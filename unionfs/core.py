@@ -21,14 +21,14 @@ from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.handles import FileHandle, HandleTable
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
+from unionfs.layer.objects import NO_XATTR, Named, follows
+from unionfs.layer.ownership import Ownership
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
 from unionfs.positions import Positions
 from unionfs.privileges import kill_privileges
 from unionfs.quota import FileSystemFigures, Quota, counted
-from unionfs.refs import NO_XATTR, Named, follows
 from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.unnamed_files import create_unnamed

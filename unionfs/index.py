@@ -30,8 +30,8 @@ import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from unionfs.layer import Layer, LayerDir
-from unionfs.refs import NO_XATTR, Named, follows
+from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.objects import NO_XATTR, Named, follows
 from unionfs.types import Ino
 
 ORIGIN_XATTR = "user.unionfs.origin"

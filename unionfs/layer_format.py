@@ -22,9 +22,9 @@ from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import MarkPolicy, WhiteoutFormat
 from unionfs.formats.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX
-from unionfs.layer import Layer
+from unionfs.layer.directory import Layer
+from unionfs.layer.objects import NO_XATTR, at_path
 from unionfs.permissions import owns_single_id
-from unionfs.refs import NO_XATTR, at_path
 
 _FORMAT_XATTR = "user.unionfs.whiteouts"
 _FEATURES_XATTR = "user.unionfs.features"

@@ -15,12 +15,12 @@ from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.formats import acl
 from unionfs.index import LinkIndex
-from unionfs.layer import LayerDir
+from unionfs.layer.directory import LayerDir
+from unionfs.layer.objects import NO_XATTR, Named, Pinned, at_path, birth_time_ns
+from unionfs.layer.ownership import Ownership
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.ownership import Ownership
 from unionfs.permissions import Permissions
 from unionfs.quota import Quota
-from unionfs.refs import NO_XATTR, Named, Pinned, at_path, birth_time_ns
 from unionfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark

@@ -7,7 +7,7 @@ Invariants (unionfs/README.md, "Identity"):
   the table, so every ancestor of a node in the table is in the table;
 * ``DirNode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent
   and name of a directory);
-* a file node without names is unlinked and reached through a :class:`~unionfs.layer.Pinned` reference.
+* a file node without names is unlinked and reached through a :class:`~unionfs.layer.directory.Pinned` reference.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import stat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.handles import FileHandle
-    from unionfs.layer import Layer, LayerDir
+    from unionfs.layer.directory import Layer, LayerDir
+    from unionfs.layer.objects import Named, Pinned
     from unionfs.positions import Positions
-    from unionfs.refs import Named, Pinned
     from unionfs.types import Ino
 
 

@@ -10,8 +10,8 @@ from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import TypeVar
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
+from unionfs.layer.ownership import IdPolicy, IdRange
 from unionfs.layer_format import WantedFormat
-from unionfs.ownership import IdPolicy, IdRange
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import stat
 
 from unionfs.formats.override_stat import OVERRIDE_XATTR, Override, encode
 from unionfs.formats.xattrs import stored_name
-from unionfs.layer import Ref
-from unionfs.refs import NO_XATTR, Named, Pinned, at_path, follows
+from unionfs.layer.directory import Ref
+from unionfs.layer.objects import NO_XATTR, Named, Pinned, at_path, follows
 
 _CAPABILITY = stored_name("security.capability", override=True)
 _SET_ID = stat.S_ISUID | stat.S_ISGID

@@ -11,8 +11,8 @@ import os
 import stat
 
 from unionfs.formats.xattrs import stored_name
+from unionfs.layer.objects import follows
 from unionfs.permissions import without_privileges
-from unionfs.refs import follows
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

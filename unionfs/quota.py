@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.extents import unallocated
-from unionfs.layer import Layer, LayerDir
+from unionfs.layer.directory import Layer, LayerDir
 
 _BLOCK = 512  # the unit of st_blocks, whatever the file system's is (stat(2))
 _PAGE = 4096

@@ -14,15 +14,15 @@ from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
-from unionfs.fd_cache import FdCache
 from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
-from unionfs.layer import Layer, LayerDir
+from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.namespace import Namespace
 from unionfs.options import Options
-from unionfs.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.permissions import NativePermissions, OverridePermissions, owns_single_id
 from unionfs.quota import Quota
 from unionfs.tree import Tree

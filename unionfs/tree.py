@@ -11,12 +11,12 @@ from itertools import islice
 from unionfs.formats.whiteout import NAME_MAX
 from unionfs.index import LinkIndex
 from unionfs.inodes import Identity, InodeNumbers
-from unionfs.layer import Layer, LayerDir
-from unionfs.metacopy import find_contents, is_metacopy
+from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.metacopy import find_contents, is_metacopy
+from unionfs.layer.objects import Named, Pinned, birth_time_ns
+from unionfs.layer.resolve import Resolved, first, merge, resolve
+from unionfs.layer.resolve import roots as shown_roots
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.refs import Named, Pinned, birth_time_ns
-from unionfs.resolve import Resolved, first, merge, resolve
-from unionfs.resolve import roots as shown_roots
 from unionfs.types import ROOT_INO, Ino, Mark
 
 

@@ -7,7 +7,7 @@ import os
 import stat
 
 from unionfs.handles import FileHandle
-from unionfs.refs import Pinned
+from unionfs.layer.objects import Pinned
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -46,7 +46,7 @@ def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
     """Return the mount points of the host in a directory layer that appear empty, as paths in the sandbox.
 
     Those that lie below another one are not named, nor those that the sandbox's own mounts cover. See Corrections 15 and
-    unionfs/layer.py: a mount is shown where the layer's `cross` names it.
+    unionfs/layer/directory.py: a mount is shown where the layer's `cross` names it.
     """
     own = [*MANAGED, *(volume.target for volume in case.spec.volumes)]
     found: list[str] = []

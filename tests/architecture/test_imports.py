@@ -211,7 +211,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "_stdlib.dataclasses _stdlib.typing types resolve formats.whiteout formats.xattrs formats.acl formats.override_stat inodes positions copyup_plan rename_plan catalogue.format "
+        "_stdlib.dataclasses _stdlib.typing types layer.resolve formats.whiteout formats.xattrs formats.acl formats.override_stat inodes positions copyup_plan rename_plan catalogue.format "
         "fuse.protocol fuse.spinning"
     ).split()
 )

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 
 from unionfs.core import UnionFs
+from unionfs.layer.objects import Named, Pinned
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.refs import Named, Pinned
 from unionfs.types import ROOT_INO
 
 

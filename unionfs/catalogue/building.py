@@ -13,7 +13,7 @@ from unionfs._stdlib.typing import BinaryIO
 from unionfs.catalogue.format import HEADER, ROOT_PAGE, Row, Source, encode_header, encode_page
 from unionfs.catalogue.scan import CannotIndexError, Found, Parts, examine, roots, scan
 from unionfs.catalogue.store import NAME, Store, Wanted
-from unionfs.layer import Layer, LayerDir
+from unionfs.layer.directory import Layer, LayerDir
 from unionfs.types import Mark
 
 _LOCK = b"lock"

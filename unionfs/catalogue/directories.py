@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 from unionfs import _libc
 from unionfs.catalogue.format import ROOT_PAGE, Catalogue, DamagedError, Page, Source
 from unionfs.catalogue.scan import CannotIndexError, Parts, roots, scan
-from unionfs.layer import Layer, LayerDir
-from unionfs.refs import Named
+from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.objects import Named
 from unionfs.types import Mark
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

@@ -2,7 +2,7 @@
 cannot be believed.
 
 The stack stays a layer to those below and above it: its deletions and opaque directories are marks of its own. The rules
-are those of :func:`unionfs.resolve.resolve`, which goes on below the stack with what they leave.
+are those of :func:`unionfs.layer.resolve.resolve`, which goes on below the stack with what they leave.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.catalogue.format import LONGEST_TARGET
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
-from unionfs.layer import LayerDir
-from unionfs.refs import NO_XATTR, Named, follows
+from unionfs.layer.directory import LayerDir
+from unionfs.layer.objects import NO_XATTR, Named, follows
 from unionfs.types import Mark
 
 #: The directories that make one, top first, each with its layer's place in the stack.

@@ -22,7 +22,7 @@ from unionfs._stdlib.hashlib import sha256
 from unionfs._stdlib.typing import NamedTuple, Self
 from unionfs.catalogue.directories import Stack
 from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
-from unionfs.layer import Layer, LayerDir
+from unionfs.layer.directory import Layer, LayerDir
 
 _SUFFIX = b".index"
 #: What a file of ours is called.

@@ -20,7 +20,7 @@ from unionfs.core import UnionFs
 from unionfs.fuse.spinning import Spinning
 from unionfs.fuse.threads import MOST, Threads
 from unionfs.handles import FileHandle
-from unionfs.layer import Layer
+from unionfs.layer.directory import Layer
 from unionfs.types import Ino
 
 #: The largest answer that the kernel takes: as many pages as were agreed on (FUSE_MAX_PAGES).

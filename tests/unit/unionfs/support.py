@@ -16,9 +16,9 @@ from unionfs.core import Attributes, Change, UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
+from unionfs.layer.ownership import IdPolicy
 from unionfs.layer_format import WantedFormat
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.ownership import IdPolicy
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Whiteout, m
 from tests.unit.unionfs.support import Union, owner
 from unionfs.core import Change
 from unionfs.formats.whiteout import NO_MARKS
-from unionfs.layer import OVERFLOW_ID
+from unionfs.layer.directory import OVERFLOW_ID
+from unionfs.layer.ownership import Ownership
 from unionfs.layer_format import WantedFormat
-from unionfs.ownership import Ownership
 from unionfs.types import ROOT_INO
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from unionfs.fd_cache import FdCache
 from unionfs.index import ORIGIN_XATTR, LinkIndex
-from unionfs.layer import Layer
-from unionfs.refs import Named
+from unionfs.layer.directory import Layer
+from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.objects import Named
 from unionfs.types import Ino
 
 if TYPE_CHECKING:

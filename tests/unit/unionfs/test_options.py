@@ -13,8 +13,8 @@ from tests.conftest import PROJECT
 from unionfs.cli import main
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
+from unionfs.layer.ownership import IdPolicy, IdRange
 from unionfs.options import DECLARED, Declared, Server, Serving, Trick, parse_options, split_escaped
-from unionfs.ownership import IdPolicy, IdRange
 
 
 def test_lower_directories_are_kept_in_the_order_given_top_first() -> None:

@@ -16,8 +16,8 @@ from tests.support.tree import File, HardLink
 from tests.unit.unionfs.support import owner
 from unionfs import _libc
 from unionfs.extents import unallocated
-from unionfs.fd_cache import FdCache
-from unionfs.layer import Layer
+from unionfs.layer.directory import Layer
+from unionfs.layer.fd_cache import FdCache
 from unionfs.quota import Quota
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.unit.unionfs.conftest import MakeUnion
     from tests.unit.unionfs.support import Union
-    from unionfs.refs import Named, Pinned
+    from unionfs.layer.objects import Named, Pinned
 
 KIB = 1024
 LOWER = {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from unionfs.resolve import merge, resolve
+from unionfs.layer.resolve import merge, resolve
 from unionfs.types import Mark
 
 

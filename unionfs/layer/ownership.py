@@ -17,7 +17,7 @@ import stat
 from collections.abc import Sequence
 
 from unionfs._stdlib.dataclasses import dataclass
-from unionfs.layer import OVERFLOW_ID, Layer
+from unionfs.layer.directory import OVERFLOW_ID, Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import stat
 from collections.abc import Sequence
 
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
-from unionfs.layer import LayerDir
-from unionfs.refs import Named, Pinned, first_xattr, follows
-from unionfs.resolve import locate, resolve
+from unionfs.layer.directory import LayerDir
+from unionfs.layer.objects import Named, Pinned, first_xattr, follows
+from unionfs.layer.resolve import locate, resolve
 
 
 def is_metacopy(ref: Named | Pinned, info: os.stat_result) -> bool:

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.tree import Dir, File
 from unionfs.formats.override_stat import OVERRIDE_XATTR
+from unionfs.layer.ownership import IdPolicy, IdRange, Ownership
 from unionfs.layer_format import WantedFormat
-from unionfs.ownership import IdPolicy, IdRange, Ownership
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion

@@ -7,7 +7,7 @@ from collections import OrderedDict
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.layer import LayerDir
+    from unionfs.layer.directory import LayerDir
 
 
 class FdCache:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.resolve import Resolved, merge, resolve, roots
+from unionfs.layer.resolve import Resolved, merge, resolve, roots
 from unionfs.types import Mark
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from unionfs.formats.override_stat import OVERRIDE_XATTRS, applied, decode
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.layer import Layer, LayerDir
+    from unionfs.layer.directory import Layer, LayerDir
 
 _PATH_MAX = 4096
 _OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs import _libc
-from unionfs.closed_directories import ClosedDirectories
-from unionfs.fd_cache import FdCache
 from unionfs.formats.whiteout import (
     NAME_MAX,
     NO_MARKS,
@@ -30,7 +28,9 @@ from unionfs.formats.whiteout import (
 )
 from unionfs.formats.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS, readable
 from unionfs.inodes import Identity
-from unionfs.refs import Named, Pinned, at_path, first_xattr, is_null_device, overridden
+from unionfs.layer.closed_directories import ClosedDirectories
+from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.objects import Named, Pinned, at_path, first_xattr, is_null_device, overridden
 from unionfs.types import Mark
 
 #: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).

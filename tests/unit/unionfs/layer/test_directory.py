@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tree import Dir, Fifo, Opaque, Symlink, Tree, Whiteout, make_tree
-from unionfs.fd_cache import FdCache
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
-from unionfs.layer import Layer, LayerDir
-from unionfs.refs import Named, Pinned, follows, is_null_device
+from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.objects import Named, Pinned, follows, is_null_device
 from unionfs.types import Mark
 
 if TYPE_CHECKING:
