@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from unionfs.catalogue.background import Building
     from unionfs.core import UnionFs
+    from unionfs.launch.index_builder import Building
     from unionfs.options import Serving
     from unionfs.stack import StackSource
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for a failure, 2 for a wrong command line."""
     given = sys.argv[1:] if argv is None else argv
     if len(given) == 2 and given[0] == "--serve-fd" and given[1].isdecimal():
-        from unionfs.launched import serve_launcher
+        from unionfs.launch.server_process import serve_launcher
 
         return serve_launcher(int(given[1]))
     if list(given) == ["--describe"]:  # for `sandbox man unionfs`
@@ -231,7 +231,7 @@ def _build_indexes(source: StackSource) -> Building | None:
     """Start to make the indexes of layers that *source* lacks, where there are to be any."""
     if source.index_fd is None:
         return None
-    from unionfs.catalogue.background import Building
+    from unionfs.launch.index_builder import Building
 
     return Building(source)
 

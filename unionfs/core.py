@@ -37,7 +37,7 @@ from unionfs.upper import Upper
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.catalogue.store import Store
+    from unionfs.layer_index.store import Store
 
 NO_XATTRS: frozenset[str] = frozenset()
 _ACLS = frozenset((acl.ACCESS, acl.DEFAULT))

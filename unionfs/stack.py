@@ -31,8 +31,8 @@ from unionfs.upper import Upper
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.catalogue.directories import Stack
-    from unionfs.catalogue.store import ProcessFacts, Wanted
+    from unionfs.layer_index.merged_directory import Stack
+    from unionfs.layer_index.store import ProcessFacts, Wanted
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _READABLE = os.R_OK | os.X_OK
@@ -67,7 +67,7 @@ class StackSource:
     lowers: tuple[LayerSource, ...]
     upper_fd: int | None = None
     work_fd: int | None = None
-    #: Where indexes of layers are kept (catalogue/store.py).
+    #: Where indexes of layers are kept (layer_index/store.py).
     index_fd: int | None = None
     form: WantedFormat = ANY_FORMAT
     ids: IdPolicy = SAME_IDS
@@ -93,7 +93,7 @@ def with_process_facts(source: StackSource) -> StackSource:
     """
     facts = None
     if source.index_fd is not None:
-        from unionfs.catalogue.store import ProcessFacts
+        from unionfs.layer_index.store import ProcessFacts
 
         facts = ProcessFacts.read()
     single_id = owns_single_id() if source.upper_fd is not None else None
@@ -153,7 +153,7 @@ def _lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
 
 
 def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:
-    from unionfs.catalogue.store import Wanted
+    from unionfs.layer_index.store import Wanted
 
     return [
         Wanted(layer, lower.indexed and not lower.skeleton, not lower.unchanging)
@@ -166,7 +166,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     roots, store = [layer.root for layer in layers], None
     stacks: list[Stack] = []
     if source.index_fd is not None:
-        from unionfs.catalogue.store import Store
+        from unionfs.layer_index.store import Store
 
         store = Store(source.index_fd, source.facts)
         plan = store.plan(_wanted(source, layers))
@@ -231,8 +231,8 @@ def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] 
     """
     if source.index_fd is None:
         return False
-    from unionfs.catalogue.building import build
-    from unionfs.catalogue.store import Store
+    from unionfs.layer_index.build import build
+    from unionfs.layer_index.store import Store
 
     raise_fd_limit()  # a directory of many layers needs one in each
     with ExitStack() as done:
@@ -249,7 +249,7 @@ def lacks_indexes(source: StackSource) -> bool:
     """Tell whether an index of layers is wanted for *source* and not there; the descriptors stay the caller's."""
     if source.index_fd is None:
         return False
-    from unionfs.catalogue.store import Store
+    from unionfs.layer_index.store import Store
 
     store = Store(os.dup(source.index_fd), source.facts)
     try:
@@ -367,7 +367,7 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
 
 
 def _refuse_index_dir(path: str, fd: int) -> None:
-    from unionfs.catalogue.store import is_safe
+    from unionfs.layer_index.store import is_safe
 
     if not is_safe(fd):
         raise UnionError(

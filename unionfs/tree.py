@@ -27,7 +27,7 @@ class Tree:
         self, layers: Sequence[Layer], index: LinkIndex | None, roots: Sequence[LayerDir] | None = None
     ) -> None:
         """Build the root over *layers*, ordered top first; *index* belongs to the writable one, if there is
-        one. *roots*: of the layers, where some are taken together (catalogue/directories.py).
+        one. *roots*: of the layers, where some are taken together (layer_index/merged_directory.py).
         """
         self.layers = layers
         self.index = index

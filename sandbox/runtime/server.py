@@ -1,7 +1,7 @@
 """The file system's server seen from the launcher: started early, handed its descriptors late, ended with the
 sandbox.
 
-The launcher knows the command ``python -m unionfs --serve-fd N`` and its request (unionfs/channel.py), and
+The launcher knows the command ``python -m unionfs --serve-fd N`` and its request (unionfs/launch/protocol.py), and
 nothing else of unionfs.
 """
 

@@ -211,7 +211,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "_stdlib.dataclasses _stdlib.typing types layer.resolve formats.whiteout formats.xattrs formats.acl formats.override_stat inodes positions copyup_plan rename_plan catalogue.format "
+        "_stdlib.dataclasses _stdlib.typing types layer.resolve formats.whiteout formats.xattrs formats.acl formats.override_stat inodes positions copyup_plan rename_plan layer_index.format "
         "fuse.protocol fuse.spinning"
     ).split()
 )
@@ -379,7 +379,8 @@ def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
     wrong = [
         where(path, found)
         for path in UNIONFS
-        if not path.startswith("unionfs/fuse/") and path not in {"unionfs/cli.py", "unionfs/launched.py"}
+        if not path.startswith("unionfs/fuse/")
+        and path not in {"unionfs/cli.py", "unionfs/launch/server_process.py"}
         for found in imports_of(path)
         if found.target(MODULES).startswith("unionfs.fuse")
     ]

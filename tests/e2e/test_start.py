@@ -63,12 +63,12 @@ def confine_without_imports(site: Path) -> None:
     (site / "sitecustomize.py").write_text(
         "import sys\n"
         "if '--serve-fd' in sys.orig_argv:\n"
-        "    import unionfs.confine\n"
-        "    really = unionfs.confine.restrict_files\n"
+        "    import unionfs.launch.confine\n"
+        "    really = unionfs.launch.confine.restrict_files\n"
         "    def last(*given):\n"
         "        sys.meta_path.clear()\n"
         "        return really(*given)\n"
-        "    unionfs.confine.restrict_files = last\n"
+        "    unionfs.launch.confine.restrict_files = last\n"
     )
 
 

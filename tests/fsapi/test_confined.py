@@ -21,10 +21,10 @@ import pytest
 from tests.fsapi.direct import DirectOperations
 from tests.support.tree import make_tree
 from unionfs import _libc
-from unionfs.catalogue import building
-from unionfs.confine import restrict_files
 from unionfs.fuse.forgetting import Forgetting
 from unionfs.fuse.operations import UnionOperations
+from unionfs.launch.confine import restrict_files
+from unionfs.layer_index import build
 from unionfs.stack import (
     LayerSource,
     StackSource,
@@ -151,9 +151,9 @@ def run(coroutine: object) -> object:
 
 
 def test_an_index_is_made_and_used(source: StackSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_TICK_NS", 0)
+    monkeypatch.setattr(build, "_TICK_NS", 0)
 
-    def build() -> None:
+    def build_here() -> None:
         confined, opened = confine(source, source.index_fd)
         assert lacks_indexes(confined)
         assert build_indexes(confined, wait=True)
@@ -169,7 +169,7 @@ def test_an_index_is_made_and_used(source: StackSource, monkeypatch: pytest.Monk
         fs.close()
         assert opened.paths == []
 
-    in_child(build)
+    in_child(build_here)
     in_child(use)
 
 

@@ -1,6 +1,6 @@
 """The configurations in which foreign suites run: what the launcher requests of the server, and the formats of its layers.
 
-The launcher sends a request (unionfs/channel.py) where the command takes options, and each option here has the effect of a field of
+The launcher sends a request (unionfs/launch/protocol.py) where the command takes options, and each option here has the effect of a field of
 that request. `test_configurations.py` compares the two.
 """
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, TypedDict
 
 from tests.support.requirements import require
 from tests.support.tree import Tree, make_tree
-from unionfs.catalogue import building
 from unionfs.core import Attributes, Change, UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
 from unionfs.layer.ownership import IdPolicy
 from unionfs.layer_format import WantedFormat
+from unionfs.layer_index import build
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 
@@ -31,7 +31,7 @@ _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Every test of a union has indexes of its lower layers made and used.
 INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"
 if INDEXED:
-    building._TICK_NS = 0  # trees are made right before they are used: do not wait each time
+    build._TICK_NS = 0  # trees are made right before they are used: do not wait each time
 
 
 def with_index(source: StackSource, base: Path, *, indexed: bool = INDEXED) -> StackSource:

@@ -15,9 +15,9 @@ import trio
 
 from tests.support.output import Complaints
 from unionfs import cli, mounting
-from unionfs.catalogue import background
 from unionfs.fuse import protocol, server
 from unionfs.fuse.serving import Choice, choose
+from unionfs.launch import index_builder
 from unionfs.options import Server, Serving
 
 
@@ -115,7 +115,7 @@ def test_a_mount_whose_indexes_cannot_be_begun_is_taken_away(monkeypatch: pytest
     device = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     mounted = SimpleNamespace(fd=device, unmount=lambda: done.append("unmounted"))
     monkeypatch.setattr(mounting, "mount", lambda *_: mounted)
-    monkeypatch.setattr(background, "Building", no_memory)
+    monkeypatch.setattr(index_builder, "Building", no_memory)
     fs: Any = SimpleNamespace(close=lambda: done.append("closed"))
     source: Any = SimpleNamespace(index_fd=0)
     with pytest.raises(MemoryError):
@@ -128,8 +128,8 @@ def test_a_mount_does_without_an_index_that_cannot_be_begun(monkeypatch: pytest.
         raise OSError(24, os.strerror(24))
 
     source: Any = None
-    monkeypatch.setattr(background, "lacks_indexes", full)
-    background.Building(source).finish()
-    monkeypatch.setattr(background, "lacks_indexes", lambda _: True)
+    monkeypatch.setattr(index_builder, "lacks_indexes", full)
+    index_builder.Building(source).finish()
+    monkeypatch.setattr(index_builder, "lacks_indexes", lambda _: True)
     monkeypatch.setattr(socket, "socketpair", full)
-    background.Building(source).finish()
+    index_builder.Building(source).finish()

@@ -15,9 +15,9 @@ import pytest
 
 from tests.support.tree import Dir, File, Node, Opaque, Tree, Whiteout, make_tree
 from tests.unit.unionfs.support import Union
-from unionfs.catalogue import building
-from unionfs.catalogue.directories import StackDir
 from unionfs.formats.whiteout import TRUSTED_MARKS, WhiteoutFormat
+from unionfs.layer_index import build
+from unionfs.layer_index.merged_directory import MergedDirectory
 
 NAMES = ("a", "b", "c")
 SKELETON: Tree = {"proc": {}, "opt": {"data": {"in": {}}, "file": b""}, "etc": {"name": b""}}
@@ -27,7 +27,7 @@ X_MARK = {"user.overlay.opaque": b"x"}
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_TICK_NS", 0)
+    monkeypatch.setattr(build, "_TICK_NS", 0)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_what_shows_is_what_the_layers_show_with_the_skeleton_laid_under_it(
         laid_under(expected, skeleton)
         union = opened(lowers, upper, skeleton=skeleton, indexed=indexed)
         if indexed and marks is not FORMATS["redirects"]:
-            assert any(isinstance(part, StackDir) for part in union.fs.tree.root.parts)
+            assert any(isinstance(part, MergedDirectory) for part in union.fs.tree.root.parts)
         assert kinds(union) == expected
 
 

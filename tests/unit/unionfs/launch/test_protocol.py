@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sandbox.runtime.server import ServedLayer, ServedStack, Server, sealed_memfd
-from unionfs.channel import VERSION, Request, receive
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS
+from unionfs.launch.protocol import VERSION, Request, receive
 from unionfs.options import Server as Which
 from unionfs.options import Serving
 

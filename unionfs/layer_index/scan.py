@@ -12,10 +12,10 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from unionfs._stdlib.typing import NamedTuple
-from unionfs.catalogue.format import LONGEST_TARGET
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import NO_XATTR, Named, follows
+from unionfs.layer_index.format import LONGEST_TARGET
 from unionfs.types import Mark
 
 #: The directories that make one, top first, each with its layer's place in the stack.

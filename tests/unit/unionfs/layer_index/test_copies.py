@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-
 from tests.unit.unionfs.test_layer_index import Layers
-from unionfs.catalogue import building
+
 from unionfs.core import Change
+from unionfs.layer_index import build
 
 
 @pytest.mark.parametrize("name", ["f", "d"])
@@ -17,7 +17,7 @@ def test_attributes_that_an_object_got_after_its_index_was_made_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As an access list: a copy without it would let others in."""
-    monkeypatch.setattr(building, "_TICK_NS", 0)
+    monkeypatch.setattr(build, "_TICK_NS", 0)
     layers = Layers(tmp_path, {"f": b"x", "d": {}})
     layers.unchanging = False
     layers.open(writable=True).close()

@@ -14,8 +14,8 @@ import pytest
 
 from sandbox.runtime.server import sealed_memfd
 from tests.mount.support import environment
-from unionfs.channel import VERSION, receive
 from unionfs.errors import UnionError
+from unionfs.launch.protocol import VERSION, receive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unionfs import _libc
-from unionfs.confine import restrict_files
+from unionfs.launch.confine import restrict_files
 
 pytestmark = pytest.mark.skipif(
     _libc.landlock_version() < 2, reason="needs Landlock of version 2 in the kernel (Linux 5.19)"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from unionfs._stdlib.typing import BinaryIO
-from unionfs.catalogue.format import HEADER, ROOT_PAGE, Row, Source, encode_header, encode_page
-from unionfs.catalogue.scan import CannotIndexError, Found, Parts, examine, roots, scan
-from unionfs.catalogue.store import NAME, Store, Wanted
 from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer_index.format import HEADER, ROOT_PAGE, Row, Source, encode_header, encode_page
+from unionfs.layer_index.scan import CannotIndexError, Found, Parts, examine, roots, scan
+from unionfs.layer_index.store import NAME, Store, Wanted
 from unionfs.types import Mark
 
 _LOCK = b"lock"

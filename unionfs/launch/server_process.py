@@ -14,7 +14,7 @@ EXIT_FAILURE = 1
 
 
 def serve_launcher(number: int) -> int:
-    """Serve what the socket *number* asks for (see `unionfs.channel`); returns the exit status."""
+    """Serve what the socket *number* asks for (see `unionfs.launch.protocol`); returns the exit status."""
     channel = socket.socket(fileno=number)
     try:
         return _serve(channel)
@@ -36,13 +36,13 @@ def serve_launcher(number: int) -> int:
 def _serve(channel: socket.socket) -> int:
     gc.disable()  # it would look through what is being imported again and again, and find no garbage
     # The imports come first: the launcher starts us early and sends the descriptors when it has them.
-    import unionfs.catalogue.building  # noqa: F401 - where we are going, our own files may not be readable
+    import unionfs.layer_index.build  # noqa: F401 - where we are going, our own files may not be readable
     from unionfs._libc import filter_system_calls
     from unionfs._stdlib.logging import to_standard_error
-    from unionfs.catalogue.background import Building
-    from unionfs.channel import receive
-    from unionfs.confine import enter_user_namespace, restrict_files
     from unionfs.fuse.serving import choose, load, serve
+    from unionfs.launch.confine import enter_user_namespace, restrict_files
+    from unionfs.launch.index_builder import Building
+    from unionfs.launch.protocol import receive
     from unionfs.options import Server
     from unionfs.stack import open_stack, with_process_facts
 

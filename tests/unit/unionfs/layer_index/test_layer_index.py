@@ -20,10 +20,10 @@ from tests.support.calls import calls_of
 from tests.support.tree import Dir, Fifo, File, HardLink, Opaque, Socket, Symlink, Whiteout, make_tree
 from tests.unit.unionfs.support import with_index
 from unionfs import _libc
-from unionfs.catalogue import building
-from unionfs.catalogue.directories import Listed, StackDir
-from unionfs.catalogue.format import HEADER, MAGIC, ROW
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, TRUSTED_MARKS, MarkPolicy
+from unionfs.layer_index import build
+from unionfs.layer_index.format import HEADER, MAGIC, ROW
+from unionfs.layer_index.merged_directory import Listed, MergedDirectory
 from unionfs.nodes import DirNode, FileNode
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 
@@ -39,7 +39,7 @@ Seen = dict[str, tuple[Any, ...]]
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_TICK_NS", 0)
+    monkeypatch.setattr(build, "_TICK_NS", 0)
 
 
 class Layers:
@@ -138,7 +138,7 @@ def show(layers: Layers, **how: Any) -> Seen:
 def is_indexed(fs: UnionFs) -> bool:
     """Tell whether *fs* believes an index of the whole of its lower layers."""
     root = fs.tree.root.parts[-1]
-    return isinstance(root, StackDir) and root._stack.trusted
+    return isinstance(root, MergedDirectory) and root._stack.trusted
 
 
 # -- it shows the same -------------------------------------------------------------------------------------------------
@@ -333,12 +333,12 @@ def test_a_file_is_mapped_and_its_directories_are_read_when_they_are_asked_for(t
     layers = Layers(tmp_path, {f"d{number}": {"f": b""} for number in range(50)})
     fs = layers.open()
     root = fs.tree.root.parts[0]
-    assert isinstance(root, StackDir)
+    assert isinstance(root, MergedDirectory)
     assert root._rows is None
     node = fs.tree.lookup(fs.tree.root, b"d7")
     assert isinstance(node, DirNode)
     child = node.parts[0]
-    assert isinstance(child, StackDir)
+    assert isinstance(child, MergedDirectory)
     assert child._rows is None
     fs.close()
 
@@ -546,7 +546,7 @@ def test_a_layer_with_marks_that_lead_elsewhere_parts_the_others(tmp_path: Path,
     layers = Layers(tmp_path, {"a": b""}, {"b": b""}, tree, {"c": b""}, bottom, policy=TRUSTED_MARKS)
     plain = show(layers, indexed=False)
     fs = layers.open()
-    assert [type(part) is StackDir for part in fs.tree.root.parts] == [True, False, True]
+    assert [type(part) is MergedDirectory for part in fs.tree.root.parts] == [True, False, True]
     assert seen(fs) == plain
     fs.close()
     # Of all, of those above and of those below; nothing is tried again at once.
@@ -616,7 +616,7 @@ def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
 def test_the_oldest_of_too_many_indexes_go_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "_MOST_FILES", 3)
+    monkeypatch.setattr(build, "_MOST_FILES", 3)
     layers = Layers(tmp_path, {"f": b""})
     (tmp_path / "indexes").mkdir(mode=0o700)
     indexes, others = [f"{number:040x}.index" for number in range(5)], ["letter", "some.index", ".new-letter"]
@@ -631,9 +631,9 @@ def test_the_oldest_of_too_many_indexes_go_and_nothing_else(
 def test_a_layer_that_changed_just_now_is_not_indexed_before_the_clock_has_moved_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "_TICK_NS", 10**18)
+    monkeypatch.setattr(build, "_TICK_NS", 10**18)
     pauses: list[float] = []
-    monkeypatch.setattr(building.time, "sleep", pauses.append)
+    monkeypatch.setattr(build.time, "sleep", pauses.append)
     layers = Layers(tmp_path, {"f": b""})
     layers.unchanging = False
     fs = layers.open()

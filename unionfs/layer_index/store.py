@@ -20,9 +20,9 @@ from unionfs import _libc
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.hashlib import sha256
 from unionfs._stdlib.typing import NamedTuple, Self
-from unionfs.catalogue.directories import Stack
-from unionfs.catalogue.format import HEADER, VERSION, Catalogue, DamagedError
 from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer_index.format import HEADER, VERSION, DamagedError, LayerIndex
+from unionfs.layer_index.merged_directory import Stack
 
 _SUFFIX = b".index"
 #: What a file of ours is called.
@@ -140,11 +140,11 @@ class Store:
     def _open(self, run: tuple[Wanted, ...]) -> Stack | int | None:
         """Return the layers *run* as one, the place of the one that cannot be indexed, or None without an index."""
         layers = [each.layer for each in run]
-        catalogue = self.read(layers)
-        if catalogue is None:
+        index = self.read(layers)
+        if index is None:
             return None
-        if catalogue.refused is not None:
-            return catalogue.refused
+        if index.refused is not None:
+            return index.refused
         name = self.name(layers)
 
         def on_distrust() -> None:
@@ -153,12 +153,12 @@ class Store:
 
         checked = frozenset(place for place, each in enumerate(run) if each.checked)
         try:
-            return Stack(layers, catalogue, checked=checked, on_distrust=[on_distrust])
+            return Stack(layers, index, checked=checked, on_distrust=[on_distrust])
         except DamagedError:
             on_distrust()
             return None
 
-    def read(self, layers: Sequence[Layer]) -> Catalogue | None:
+    def read(self, layers: Sequence[Layer]) -> LayerIndex | None:
         """Return the index of *layers*, top first; None where there is none to be believed."""
         try:
             fd = os.open(self.name(layers), _OPEN, dir_fd=self.fd)
@@ -170,14 +170,14 @@ class Store:
                 return None
             content = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
             self._maps.append(content)
-            catalogue = Catalogue(content, self.key(layers), len(layers))
+            index = LayerIndex(content, self.key(layers), len(layers))
         except (OSError, ValueError):
             return None
         finally:
             os.close(fd)
-        if catalogue.refused is not None and time.time() - info.st_mtime > _RETRY_AFTER:
+        if index.refused is not None and time.time() - info.st_mtime > _RETRY_AFTER:
             return None
-        return catalogue
+        return index
 
     def name(self, layers: Sequence[Layer]) -> bytes:
         """Return the name of the file for *layers*: it stays when they change."""

@@ -134,7 +134,7 @@ class Page:
 
     __slots__ = ("_at", "_kinds", "_links_end", "_map", "_number", "_targets", "rows", "sources")
 
-    def __init__(self, file: Catalogue, number: int) -> None:
+    def __init__(self, file: LayerIndex, number: int) -> None:
         """Read page *number* of *file*.
 
         Raises:
@@ -218,7 +218,7 @@ class Page:
         return target
 
 
-class Catalogue:
+class LayerIndex:
     """A file that was read, as far as its header and table go."""
 
     def __init__(self, content: _Bytes, key: bytes, layers: int) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs import _libc
-from unionfs.catalogue.format import ROOT_PAGE, Catalogue, DamagedError, Page, Source
-from unionfs.catalogue.scan import CannotIndexError, Parts, roots, scan
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.objects import Named
+from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page, Source
+from unionfs.layer_index.scan import CannotIndexError, Parts, roots, scan
 from unionfs.types import Mark
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -58,16 +58,16 @@ class Stack:
     def __init__(
         self,
         layers: Sequence[Layer],
-        catalogue: Catalogue,
+        index: LayerIndex,
         *,
         checked: frozenset[int] = frozenset(),
         on_distrust: Iterable[Callable[[], None]] = (),
     ) -> None:
-        """Show *layers*, top first, by *catalogue*.
+        """Show *layers*, top first, by *index*.
 
         Args:
             layers: whose roots and descriptors are used.
-            catalogue: what they hold.
+            index: what they hold.
             checked: places of the layers whose directories are compared with what is there when they are first used.
             on_distrust: called once each, when the index turns out not to hold.
 
@@ -75,15 +75,15 @@ class Stack:
             DamagedError: it does not have the root.
         """
         self.layers = tuple(layers)
-        self.catalogue = catalogue
+        self.index = index
         self.checked = checked
         self.trusted = True
         #: Called once each, when the index turns out not to hold.
         self.on_distrust = list(on_distrust)
-        entry = Page(catalogue, 0)
+        entry = Page(index, 0)
         if list(entry.rows) != [b""] or entry.layer(0) >= len(self.layers):
             raise DamagedError("without a root")
-        self.root = StackDir(self, None, b"", _Stored(self, entry, ROOT_PAGE), 0)
+        self.root = MergedDirectory(self, None, b"", _Stored(self, entry, ROOT_PAGE), 0)
 
     def distrust(self) -> None:
         """Believe the index no more: from now on the layers are read."""
@@ -185,13 +185,13 @@ class _Read:
         return None
 
 
-class StackDir(LayerDir):
+class MergedDirectory(LayerDir):
     """A directory of a stack of layers, merged from what they have of it."""
 
     __slots__ = ("_listing", "_places", "_row", "_rows", "_stack")
 
     def __init__(
-        self, stack: Stack, parent: StackDir | None, name: bytes, listing: _Listing, row: int
+        self, stack: Stack, parent: MergedDirectory | None, name: bytes, listing: _Listing, row: int
     ) -> None:
         """Describe *row* of *listing*, which is of *parent*, as the directory *name*."""
         super().__init__(listing.layer(row), parent, name)
@@ -212,7 +212,7 @@ class StackDir(LayerDir):
                 found = layer.root
             else:
                 path = self.path()
-                assert isinstance(self.parent, StackDir)
+                assert isinstance(self.parent, MergedDirectory)
                 found = (
                     LayerDir(layer, layer.root, path)
                     if len(path) < _LONGEST_PATH
@@ -280,7 +280,7 @@ class StackDir(LayerDir):
             return None
         try:
             number = self._listing.page.page(self._row)
-            page = Page(stack.catalogue, number)
+            page = Page(stack.index, number)
             if not page.sources or page.sources[0].layer != self._listing.page.layer(self._row):
                 raise DamagedError("a directory of other layers")
         except DamagedError:
@@ -306,7 +306,7 @@ class StackDir(LayerDir):
             return roots([layer.root for layer in self._stack.layers])[0]
         if isinstance(self._listing, _Read):
             return self._listing.found[self._row].parts
-        assert isinstance(self.parent, StackDir)
+        assert isinstance(self.parent, MergedDirectory)
         for found in scan(self.parent.parts()):
             if found.name == self.name and found.is_dir:
                 return found.parts
@@ -353,7 +353,7 @@ class StackDir(LayerDir):
             row = listing.rows.get(name)
             if row is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            kid = kids[name] = StackDir(self._stack, self, name, listing, row)
+            kid = kids[name] = MergedDirectory(self._stack, self, name, listing, row)
         return kid
 
     def entry(self, name: bytes) -> Named:
@@ -397,11 +397,11 @@ class Listed(Named):
 
     __slots__ = ("_listing", "_row", "layer")
 
-    directory: StackDir
+    directory: MergedDirectory
     #: The layer that has it.
     layer: Layer
 
-    def __init__(self, directory: StackDir, name: bytes, listing: _Listing, row: int) -> None:
+    def __init__(self, directory: MergedDirectory, name: bytes, listing: _Listing, row: int) -> None:
         """Refer to *name* of *directory*, *row* of *listing*."""
         self.directory = directory
         self.name = name
