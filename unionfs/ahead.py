@@ -20,9 +20,9 @@ from unionfs.layer.objects import Named, Pinned
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.quota import Quota
     from unionfs.types import Ino
-    from unionfs.upper import Upper
+    from unionfs.upper.quota import Quota
+    from unionfs.upper.upper import Upper
 
 #: Bytes: copying less takes less than having somebody else do it.
 LARGE = 1 << 20

@@ -23,18 +23,18 @@ from unionfs.copyup_plan import Contents, Step, plan_copy_up
 from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.handles import FileHandle
-from unionfs.index import LinkIndex
 from unionfs.layer.directory import Layer, LayerDir, Ref
 from unionfs.layer.metacopy import redirect_of
 from unionfs.layer.objects import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
 from unionfs.layer.ownership import Ownership
 from unionfs.nodes import DirNode, FileNode
-from unionfs.permissions import Permissions, without_privileges
-from unionfs.quota import Quota
 from unionfs.spare import Spare, Spares
 from unionfs.tree import Tree
 from unionfs.types import Mark
-from unionfs.upper import COPY_PREFIX, Upper
+from unionfs.upper.link_index import LinkIndex
+from unionfs.upper.permissions import Permissions, without_privileges
+from unionfs.upper.quota import Quota
+from unionfs.upper.upper import COPY_PREFIX, Upper
 
 _CAPABILITY = "security.capability"
 _SET_ID = stat.S_ISUID | stat.S_ISGID

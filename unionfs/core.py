@@ -19,20 +19,20 @@ from unionfs.copyup_plan import Contents
 from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.handles import FileHandle, HandleTable
-from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
 from unionfs.layer.objects import NO_XATTR, Named, follows
 from unionfs.layer.ownership import Ownership
 from unionfs.namespace import Namespace
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.permissions import Permissions
 from unionfs.positions import Positions
 from unionfs.privileges import kill_privileges
-from unionfs.quota import FileSystemFigures, Quota, counted
 from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.unnamed_files import create_unnamed
-from unionfs.upper import Upper
+from unionfs.upper.link_index import LinkIndex
+from unionfs.upper.permissions import Permissions
+from unionfs.upper.quota import FileSystemFigures, Quota, counted
+from unionfs.upper.upper import Upper
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -14,17 +14,17 @@ from unionfs import _libc
 from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.formats import acl
-from unionfs.index import LinkIndex
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import NO_XATTR, Named, Pinned, at_path, birth_time_ns
 from unionfs.layer.ownership import Ownership
 from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.permissions import Permissions
-from unionfs.quota import Quota
 from unionfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 from unionfs.tree import Tree
 from unionfs.types import Mark
-from unionfs.upper import Maker, Upper
+from unionfs.upper.link_index import LinkIndex
+from unionfs.upper.permissions import Permissions
+from unionfs.upper.quota import Quota
+from unionfs.upper.upper import Maker, Upper
 
 _OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SET_ID = stat.S_ISUID | stat.S_ISGID

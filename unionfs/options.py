@@ -11,7 +11,7 @@ from unionfs._stdlib.typing import TypeVar
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.layer.ownership import IdPolicy, IdRange
-from unionfs.layer_format import WantedFormat
+from unionfs.upper.format import WantedFormat
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import stat
 
 from unionfs.formats.xattrs import stored_name
 from unionfs.layer.objects import follows
-from unionfs.permissions import without_privileges
+from unionfs.upper.permissions import without_privileges
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

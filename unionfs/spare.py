@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from unionfs.upper import COPY_PREFIX, Upper
+from unionfs.upper.upper import COPY_PREFIX, Upper
 
 #: Copies that come within so many requests of each other are thought to have another one follow: each is looked up, asked
 #: about and changed.

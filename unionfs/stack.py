@@ -15,18 +15,18 @@ from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy
-from unionfs.index import LinkIndex
 from unionfs.inodes import Identity
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
-from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.namespace import Namespace
 from unionfs.options import Options
-from unionfs.permissions import NativePermissions, OverridePermissions, owns_single_id
-from unionfs.quota import Quota
 from unionfs.tree import Tree
-from unionfs.upper import Upper
+from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
+from unionfs.upper.link_index import LinkIndex
+from unionfs.upper.permissions import NativePermissions, OverridePermissions, owns_single_id
+from unionfs.upper.quota import Quota
+from unionfs.upper.upper import Upper
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

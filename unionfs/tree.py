@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from unionfs.formats.whiteout import NAME_MAX
-from unionfs.index import LinkIndex
 from unionfs.inodes import Identity, InodeNumbers
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.metacopy import find_contents, is_metacopy
@@ -18,6 +17,7 @@ from unionfs.layer.resolve import Resolved, first, merge, resolve
 from unionfs.layer.resolve import roots as shown_roots
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.types import ROOT_INO, Ino, Mark
+from unionfs.upper.link_index import LinkIndex
 
 
 class Tree:

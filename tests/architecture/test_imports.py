@@ -211,10 +211,12 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 #: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
 PURE = frozenset(
     (
-        "_stdlib.dataclasses _stdlib.typing types layer.resolve formats.whiteout formats.xattrs formats.acl formats.override_stat inodes positions copyup_plan rename_plan layer_index.format "
+        "_stdlib.dataclasses _stdlib.typing types formats.acl formats.whiteout "
+        "formats.xattrs layer.resolve layer_index.format inodes positions copyup_plan rename_plan "
         "fuse.protocol fuse.spinning"
     ).split()
 )
+
 PURE_STDLIB = frozenset(
     (
         "__future__ abc array base64 bisect collections dataclasses enum errno functools hashlib heapq itertools "

@@ -26,8 +26,8 @@ from tests.support.calls import calls_of
 from tests.unit.unionfs.support import Union
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.fuse.operations import UnionOperations
-from unionfs.layer_format import WantedFormat
 from unionfs.types import ROOT_INO
+from unionfs.upper.format import WantedFormat
 
 SMALL, LARGE = 10, 10_000
 #: Of what is counted, so much may differ, and so many by chance, as the calls of a weak reference that goes.

@@ -22,7 +22,7 @@ from tests.mount.test_differential import LONG, SHORT, Outcome, UnionMachine, ou
 from tests.unit.unionfs.seen import differences, tree_in_union, tree_on_disk
 from tests.unit.unionfs.support import Union
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.layer_format import WantedFormat
+from unionfs.upper.format import WantedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.support.tree import Tree
     from unionfs.core import UnionFs
-    from unionfs.layer_format import WantedFormat
+    from unionfs.upper.format import WantedFormat
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Descriptors kept between requests: few, so that directories are opened again all the time.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.tree import Tree
-    from unionfs.layer_format import WantedFormat
+    from unionfs.upper.format import WantedFormat
 
 
 class MakeUnion(Protocol):

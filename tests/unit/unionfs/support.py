@@ -16,10 +16,10 @@ from unionfs.errors import UnionError
 from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
 from unionfs.layer.ownership import IdPolicy
-from unionfs.layer_format import WantedFormat
 from unionfs.layer_index import build
 from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
+from unionfs.upper.format import WantedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -319,7 +319,7 @@ def test_a_layer_on_a_full_disk_can_be_mounted_as_before(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for name in ("_try_mark", "_try_whiteouts"):
-        monkeypatch.setattr(f"unionfs.layer_format.{name}", no_room)
+        monkeypatch.setattr(f"unionfs.upper.format.{name}", no_room)
     union.reopen()
     assert _state(union) == expected
     format_now = vars(union.parts.upper)["_format"]

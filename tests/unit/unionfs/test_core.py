@@ -16,8 +16,8 @@ from unionfs.core import Change
 from unionfs.formats.whiteout import NO_MARKS
 from unionfs.layer.directory import OVERFLOW_ID
 from unionfs.layer.ownership import Ownership
-from unionfs.layer_format import WantedFormat
 from unionfs.types import ROOT_INO
+from unionfs.upper.format import WantedFormat
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -37,7 +37,7 @@ from tests.unit.unionfs.seen import Seen, in_union, on_disk
 from unionfs import _libc
 from unionfs.core import Change
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.layer_format import WantedFormat
+from unionfs.upper.format import WantedFormat
 
 _AT_FDCWD = -100
 _ROOT = os.geteuid() == 0

@@ -9,9 +9,9 @@ import pytest
 
 from tests.unit.unionfs.support import Union
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.layer_format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.options import Options
 from unionfs.stack import open_stack, source_from_options
+from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import pytest
 from tests.support.tree import Dir, File
 from unionfs.formats.override_stat import OVERRIDE_XATTR
 from unionfs.layer.ownership import IdPolicy, IdRange, Ownership
-from unionfs.layer_format import WantedFormat
+from unionfs.upper.format import WantedFormat
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
@@ -201,7 +201,7 @@ def test_where_no_lock_can_be_had_the_mount_works_without(
     def no_locks(_fd: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("unionfs.upper.fcntl.flock", no_locks)
+    monkeypatch.setattr("unionfs.upper.upper.fcntl.flock", no_locks)
     union = make_union({"f": b"lower"})
     union.write("f", b"UPPER")
     union.reopen()

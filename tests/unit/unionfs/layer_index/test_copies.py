@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.unionfs.test_layer_index import Layers
 
+from tests.unit.unionfs.layer_index.test_layer_index import Layers
 from unionfs.core import Change
 from unionfs.layer_index import build
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from unionfs._stdlib.dataclasses import dataclass, replace
-from unionfs.extents import unallocated
 from unionfs.layer.directory import Layer, LayerDir
+from unionfs.upper.extents import unallocated
 
 _BLOCK = 512  # the unit of st_blocks, whatever the file system's is (stat(2))
 _PAGE = 4096

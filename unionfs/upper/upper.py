@@ -23,8 +23,8 @@ from unionfs.formats.whiteout import WH_OPAQUE, WhiteoutFormat, is_reserved_name
 from unionfs.formats.xattrs import METACOPY, METACOPY_XATTRS, OPAQUE, REDIRECT, REDIRECT_XATTRS
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.objects import NO_XATTR, at_path, is_null_device
-from unionfs.layer_format import ANY_FORMAT, WantedFormat, open_format
 from unionfs.types import Mark
+from unionfs.upper.format import ANY_FORMAT, WantedFormat, open_format
 
 #: Our directory in the work directory; kernel OverlayFS's own are ``work`` and ``index``, so both can take
 #: turns.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from unionfs.index import ORIGIN_XATTR, LinkIndex
 from unionfs.layer.directory import Layer
 from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.objects import Named
 from unionfs.types import Ino
+from unionfs.upper.link_index import ORIGIN_XATTR, LinkIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

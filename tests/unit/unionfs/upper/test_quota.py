@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.support.tree import File, HardLink
 from tests.unit.unionfs.support import owner
 from unionfs import _libc
-from unionfs.extents import unallocated
 from unionfs.layer.directory import Layer
 from unionfs.layer.fd_cache import FdCache
-from unionfs.quota import Quota
+from unionfs.upper.extents import unallocated
+from unionfs.upper.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ from unionfs.formats.whiteout import MarkPolicy, WhiteoutFormat
 from unionfs.formats.xattrs import OPAQUE, TRUSTED_PREFIX, USER_PREFIX
 from unionfs.layer.directory import Layer
 from unionfs.layer.objects import NO_XATTR, at_path
-from unionfs.permissions import owns_single_id
+from unionfs.upper.permissions import owns_single_id
 
 _FORMAT_XATTR = "user.unionfs.whiteouts"
 _FEATURES_XATTR = "user.unionfs.features"
