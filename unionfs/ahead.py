@@ -15,7 +15,7 @@ from threading import Lock
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.contents import Copier
-from unionfs.layer.objects import Named, Pinned
+from unionfs.layer.objects import DescriptorRef, PathRef
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ class NotYet(Exception):
 
 @dataclass(slots=True)
 class _Fetched:
-    source: Named | Pinned
+    source: PathRef | DescriptorRef
     size: int
     name: bytes = b""
     fd: int = -1
@@ -68,7 +68,7 @@ class Ahead:
         #: Held while it is decided who closes a descriptor.
         self._ending = Lock()
 
-    def require(self, ino: Ino, source: Named | Pinned, size: int) -> None:
+    def require(self, ino: Ino, source: PathRef | DescriptorRef, size: int) -> None:
         """See that *size* bytes of *source*, the contents of *ino*, need not be copied now.
 
         Raises:

@@ -22,14 +22,14 @@ from unionfs.contents import Copier
 from unionfs.copyup_plan import Contents, Step, plan_copy_up
 from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
-from unionfs.handles import FileHandle
+from unionfs.inode.handles import FileHandle
+from unionfs.inode.inode import DirectoryInode, FileInode
+from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import Layer, LayerDir, Ref
 from unionfs.layer.metacopy import redirect_of
-from unionfs.layer.objects import NO_XATTR, Named, Pinned, birth_time_ns, follows, is_null_device
+from unionfs.layer.objects import NO_XATTR, DescriptorRef, PathRef, birth_time_ns, follows, is_null_device
 from unionfs.layer.ownership import Ownership
-from unionfs.nodes import DirNode, FileNode
 from unionfs.spare import Spare, Spares
-from unionfs.tree import Tree
 from unionfs.types import Mark
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions, without_privileges
@@ -97,7 +97,7 @@ class _Job:
         #: How many names it has, or is going to have.
         self.links = info.st_nlink
         #: The name that the copy gets; None for the first one that is known.
-        self.place: tuple[DirNode, bytes] | None = None
+        self.place: tuple[DirectoryInode, bytes] | None = None
         #: For a copy of metadata alone: where the layers below have the contents.
         self.redirect = b""
         #: It is made empty: what a program does by opening it with O_TRUNC.
@@ -117,7 +117,7 @@ class CopyUp:
 
     def __init__(
         self,
-        tree: Tree,
+        inode_table: InodeTable,
         upper: Upper,
         index: LinkIndex,
         ownership: Ownership,
@@ -131,7 +131,7 @@ class CopyUp:
         control lists are shown, so that what is known of an object's attributes is all that there is; *quota*
         bounds the copies.
         """
-        self._tree = tree
+        self._inode_table = inode_table
         self._upper = upper
         self._index = index
         self._ownership = ownership
@@ -152,10 +152,10 @@ class CopyUp:
         self.copies = 0
         self.bytes = 0
 
-    def directory(self, node: DirNode) -> None:
+    def directory(self, node: DirectoryInode) -> None:
         """Give *node* and its ancestors a directory in the upper layer."""
-        missing: list[DirNode] = []
-        at: DirNode | None = node
+        missing: list[DirectoryInode] = []
+        at: DirectoryInode | None = node
         while at is not None and at.upper is None:
             if at.removed:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), at.name)
@@ -166,7 +166,7 @@ class CopyUp:
             self._upper.layer.fds.trim()
             self._one_directory(directory)
 
-    def _one_directory(self, node: DirNode) -> None:
+    def _one_directory(self, node: DirectoryInode) -> None:
         parent = node.parent
         assert parent is not None
         target = parent.upper
@@ -200,7 +200,7 @@ class CopyUp:
 
     def file(
         self,
-        node: FileNode,
+        node: FileInode,
         contents: Contents = Contents.COPY,
         keep: list[int] | None = None,
         mode: int | None = None,
@@ -225,15 +225,17 @@ class CopyUp:
             return False
         return contents is Contents.NONE
 
-    def _lower_place(self, node: FileNode, size: int) -> bytes | None:
+    def _lower_place(self, node: FileInode, size: int) -> bytes | None:
         """Return where the layers below have *node*, of *size* bytes; None if a copy of its metadata alone is not to be made."""
         if size < _WORTH_METACOPY or not (self._upper.metacopy and stat.S_ISREG(node.kind) and node.names):
             return None
         directory, name = node.names[0]
-        place = self._tree.lower_path(directory) + b"/" + name
+        place = self._inode_table.lower_path(directory) + b"/" + name
         return place if len(place) <= _LONGEST_METACOPY_REDIRECT else None
 
-    def _new_copy(self, node: FileNode, contents: Contents, keep: list[int] | None, mode: int | None) -> None:
+    def _new_copy(
+        self, node: FileInode, contents: Contents, keep: list[int] | None, mode: int | None
+    ) -> None:
         if node.foreign:
             contents = Contents.NONE
         at, info = self._look_at_source(node, opens=contents is not Contents.NONE)
@@ -295,7 +297,7 @@ class CopyUp:
         self.make_room()
 
     @staticmethod
-    def _look_at_source(node: FileNode, *, opens: bool) -> tuple[int, os.stat_result]:
+    def _look_at_source(node: FileInode, *, opens: bool) -> tuple[int, os.stat_result]:
         """Return a descriptor of the contents, or -1 where they are not needed, and the attributes of *node*.
 
         Raises:
@@ -312,30 +314,30 @@ class CopyUp:
             raise OSError(errno.ESTALE, "layer changed while mounted")
         return -1, info
 
-    def _require_room(self, node: FileNode, info: os.stat_result, contents: Contents) -> None:
+    def _require_room(self, node: FileInode, info: os.stat_result, contents: Contents) -> None:
         if self._quota is not None:
             size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
             self._quota.require(max(1, size) - self._reserved(node), 1)
 
-    def _reserved(self, node: FileNode) -> int:
+    def _reserved(self, node: FileInode) -> int:
         """Return how much of what a copy of *node* takes is counted already."""
         return 0 if self.ahead is None else self.ahead.reserved(node.ino)
 
-    def _plan(self, node: FileNode, contents: Contents, links: int) -> tuple[Step, ...]:
+    def _plan(self, node: FileInode, contents: Contents, links: int) -> tuple[Step, ...]:
         return plan_copy_up(
             node.kind,
             contents=contents,
             links=links,
             named=bool(node.names),
             durable=self._durable,
-            lasting=self._tree.numbers.lasts(node.ino),
+            lasting=self._inode_table.numbers.lasts(node.ino),
             # Where the last name is gone, too, nothing is counted any more.
             elsewhere=not node.names
             and not node.layer.writable
             and 0 < self._index.lost_names(node.ino) < links,
         )
 
-    def remake(self, node: FileNode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
+    def remake(self, node: FileInode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
         """Replace *node*, in the upper layer with a single name, by a new object that is the same but for *owner*,
         and fit to have *links* names.
 
@@ -355,11 +357,11 @@ class CopyUp:
             steps = self._plan(node, contents, 1)
             self._run(node, tuple(step for step in steps if step is not Step.INDEX), job)
         self.finish()
-        if indexed and isinstance(node.ref, Named):
+        if indexed and isinstance(node.ref, PathRef):
             copy = self._index.replace(node.ino, node.ref)
             node.ref, node.indexed = copy or node.ref, copy is not None
 
-    def _complete(self, node: FileNode) -> None:
+    def _complete(self, node: FileInode) -> None:
         """Give a copy of metadata alone its contents."""
         before = node.ref.stat()
         if self._quota is not None:
@@ -377,7 +379,7 @@ class CopyUp:
             self._quota.changed(before.st_blocks, node.ref.stat().st_blocks)
         self.copies += 1
 
-    def _complete_in_place(self, node: FileNode) -> None:
+    def _complete_in_place(self, node: FileInode) -> None:
         """Fill a copy that has several names. The mark goes last: until then the contents are those below.
 
         What writing takes away or changes is put back; a kill in between leaves the time of the kill.
@@ -409,7 +411,7 @@ class CopyUp:
             for handle, replacement in moves:
                 handle.replace(replacement)
 
-    def _abandon_contents(self, node: FileNode) -> None:
+    def _abandon_contents(self, node: FileInode) -> None:
         """Make a copy of metadata alone an empty file of its own: it is about to be truncated.
 
         Emptied first, then unmarked: in between it is empty already, and can still be what it was.
@@ -435,7 +437,7 @@ class CopyUp:
         node.metacopy, node.data = False, None
         node.touch()
 
-    def settle_contents(self, node: FileNode) -> None:
+    def settle_contents(self, node: FileInode) -> None:
         """See that the mark of a copy of metadata alone leads to its contents from any name: it gets another one.
 
         Ours do; one that the kernel wrote may lead to "the same name below".
@@ -448,11 +450,13 @@ class CopyUp:
         override = layer.policy.override_stat
         return _Job(source, info, (uid, gid), mode, tmp_fd, tmp, override=override)
 
-    def _run(self, node: FileNode, steps: tuple[Step, ...], job: _Job, keep: list[int] | None = None) -> None:
+    def _run(
+        self, node: FileInode, steps: tuple[Step, ...], job: _Job, keep: list[int] | None = None
+    ) -> None:
         fd = self._make(node, job, filled=Step.DATA in steps)
         keep_lower = Step.METACOPY in steps
         moves: list[tuple[FileHandle, int]] = []
-        index_ref: Named | None = None
+        index_ref: PathRef | None = None
         try:
             # Open handles go on with the copy, so that a reader from before sees what is written after. They are
             # opened while the copy still has the mode that it was made with, and before anything is irrevocable.
@@ -477,7 +481,7 @@ class CopyUp:
             raise
         for handle, replacement in moves:
             handle.replace(replacement)
-        assert lower is None or isinstance(lower, Named)
+        assert lower is None or isinstance(lower, PathRef)
         node.metacopy, node.data = keep_lower, lower
         node.indexed = index_ref is not None
         # What is shown of its attributes is what was.
@@ -490,9 +494,9 @@ class CopyUp:
         if index_ref is not None:
             self._index.settle_lost_names(node.ino)
 
-    def _prepare(self, node: FileNode, steps: tuple[Step, ...], job: _Job, fd: int) -> Named | None:
+    def _prepare(self, node: FileInode, steps: tuple[Step, ...], job: _Job, fd: int) -> PathRef | None:
         """Do the steps up to the irrevocable one; returns the copy's reference in the index, if it has one: the last."""
-        index_ref: Named | None = None
+        index_ref: PathRef | None = None
         for step in steps:
             if step is Step.DATA:
                 if job.copied is None and job.at >= 0:
@@ -522,21 +526,21 @@ class CopyUp:
                 os.fdatasync(fd)
             elif step is Step.INDEX:
                 others = job.info.st_nlink - bool(node.names) - self._index.lost_names(node.ino)
-                lasting = self._tree.numbers.lasts(node.ino)
-                assert isinstance(job.source, Named | Pinned)
+                lasting = self._inode_table.numbers.lasts(node.ino)
+                assert isinstance(job.source, PathRef | DescriptorRef)
                 born = birth_time_ns(job.source)
                 index_ref = self._index.add(node.ino, job.tmp_fd, job.tmp, others, lasting=lasting, born=born)
         return index_ref
 
-    def _publish(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
+    def _publish(self, node: FileInode, job: _Job, index_ref: PathRef | None) -> None:
         parent, name = job.place or node.names[0]
         target = parent.upper
         assert target is not None
         times = _times(target.stat())
         copy = job.made or os.stat(job.tmp, dir_fd=job.tmp_fd, follow_symlinks=False)
         self._upper.publish(job.tmp, target, name)
-        self._tree.reidentify(
-            node, self._upper.layer, index_ref or Named(target, name), (copy.st_dev, copy.st_ino)
+        self._inode_table.reidentify(
+            node, self._upper.layer, index_ref or PathRef(target, name), (copy.st_dev, copy.st_ino)
         )
         if self.prepares and job.made is not None:
             self._unfinished.append(lambda: self._spares.copied(self._permissions.birth_mode(job.mode)))
@@ -544,7 +548,7 @@ class CopyUp:
         parent.touch()
 
     @staticmethod
-    def _restore_times(parent: DirNode, target: LayerDir, times: tuple[int, int]) -> None:
+    def _restore_times(parent: DirectoryInode, target: LayerDir, times: tuple[int, int]) -> None:
         """Undo what a copy-up did to the times of the directory that it put a name in: nothing changed there."""
         try:
             os.utime(b".", ns=times, dir_fd=target.fd())
@@ -554,18 +558,18 @@ class CopyUp:
                 os.utime(target.proc_path(), ns=times)
         parent.touch()
 
-    def _pin(self, node: FileNode, job: _Job, index_ref: Named | None) -> None:
+    def _pin(self, node: FileInode, job: _Job, index_ref: PathRef | None) -> None:
         pinned = os.open(job.tmp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=job.tmp_fd)
         copy = os.fstat(pinned)
-        if isinstance(node.ref, Pinned):
+        if isinstance(node.ref, DescriptorRef):
             node.ref.close()
-        reference: Named | Pinned = Pinned(pinned, self._upper.layer)
+        reference: PathRef | DescriptorRef = DescriptorRef(pinned, self._upper.layer)
         if index_ref is not None:
             os.close(pinned)
             reference = index_ref
-        self._tree.reidentify(node, self._upper.layer, reference, (copy.st_dev, copy.st_ino))
+        self._inode_table.reidentify(node, self._upper.layer, reference, (copy.st_dev, copy.st_ino))
 
-    def _make(self, node: FileNode, job: _Job, *, filled: bool) -> int:
+    def _make(self, node: FileInode, job: _Job, *, filled: bool) -> int:
         """Make the empty object, or take one that has been *filled* already; returns a descriptor of a regular file,
         else -1.
         """
@@ -604,7 +608,7 @@ class CopyUp:
 
     def _copy_data(self, source: Ref, to: int, size: int) -> int:
         """Copy the contents of *source* to the empty file *to*; returns the number of bytes that are no hole."""
-        assert isinstance(source, Named | Pinned)
+        assert isinstance(source, PathRef | DescriptorRef)
         if size == 0:
             return 0
         at = source.open(os.O_RDONLY)
@@ -613,7 +617,7 @@ class CopyUp:
         finally:
             os.close(at)
 
-    def _may_have_xattrs(self, node: FileNode | DirNode) -> bool:
+    def _may_have_xattrs(self, node: FileInode | DirectoryInode) -> bool:
         if self._acls and node.xattrs is not None:
             return bool(node.xattrs)
         return not node.ref.bare
@@ -656,7 +660,7 @@ def _reopen(fd: int, flags: int, undo: ExitStack | None = None) -> int:
     return copy
 
 
-def _name_in_upper(node: FileNode) -> tuple[DirNode, bytes] | None:
+def _name_in_upper(node: FileInode) -> tuple[DirectoryInode, bytes] | None:
     """Return a known name of *node* that is an entry of the upper layer."""
     for directory, name in node.names:
         if directory.upper is not None and directory.upper.mark(name) is Mark.OTHER:
@@ -674,7 +678,7 @@ def _getxattr(path: bytes, name: str, *, follow: bool) -> bytes | None:
 
 
 def _target(source: Ref) -> bytes:
-    assert isinstance(source, Named | Pinned)
+    assert isinstance(source, PathRef | DescriptorRef)
     return source.readlink()
 
 

@@ -18,15 +18,15 @@ from unionfs.copyup import CopyUp
 from unionfs.copyup_plan import Contents
 from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
-from unionfs.handles import FileHandle, HandleTable
-from unionfs.inodes import Identity
-from unionfs.layer.objects import NO_XATTR, Named, follows
+from unionfs.inode.directory_offsets import DirectoryOffsets
+from unionfs.inode.handles import FileHandle, HandleTable
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.inode.numbers import Identity
+from unionfs.inode.table import InodeTable
+from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.layer.ownership import Ownership
 from unionfs.namespace import Namespace
-from unionfs.nodes import DirNode, FileNode, Node
-from unionfs.positions import Positions
 from unionfs.privileges import kill_privileges
-from unionfs.tree import Tree
 from unionfs.types import Ino
 from unionfs.unnamed_files import create_unnamed
 from unionfs.upper.link_index import LinkIndex
@@ -83,7 +83,7 @@ class UnionFs:
 
     def __init__(
         self,
-        tree: Tree,
+        inode_table: InodeTable,
         ownership: Ownership,
         writable: WritableParts | None,
         *,
@@ -95,7 +95,7 @@ class UnionFs:
         """Join the parts; without *writable* the file system is read-only.
 
         Args:
-            tree: the nodes.
+            inode_table: the inodes.
             ownership: how owners are shown.
             writable: what a writable mount has besides.
             volatile: nothing is ever synced.
@@ -103,7 +103,7 @@ class UnionFs:
             acls: POSIX access control lists are shown and can be set; who asks honours them.
             layer_indexes: what the indexes of layers come from, to be closed with them.
         """
-        self.tree = tree
+        self.inode_table = inode_table
         self.handles = HandleTable()
         self.writable = writable
         self.quota = writable.quota if writable is not None else None
@@ -133,8 +133,8 @@ class UnionFs:
         """
         if self.writable is not None:
             self.writable.copy_up.finish()
-        self.tree.settle()
-        self.tree.layers[0].fds.trim()
+        self.inode_table.settle()
+        self.inode_table.layers[0].fds.trim()
 
     def prepare_copies(self) -> None:
         """Begin each copy-up before it is needed, where copies come in a row: for whoever calls :meth:`trim` when a request
@@ -153,11 +153,11 @@ class UnionFs:
         if self.writable is not None:
             self.writable.copy_up.close()
         self.handles.close()
-        self.tree.close()
-        fds = self.tree.layers[0].fds
+        self.inode_table.close()
+        fds = self.inode_table.layers[0].fds
         fds.capacity = 0
         fds.trim()
-        for layer in self.tree.layers:
+        for layer in self.inode_table.layers:
             layer.close()
         if self.writable is not None:
             self.writable.index.close()
@@ -167,28 +167,28 @@ class UnionFs:
 
     # -- attributes --------------------------------------------------------------------------------
 
-    def attributes(self, node: Node) -> Attributes:
+    def attributes(self, node: Inode) -> Attributes:
         """Return what the mount shows of *node*."""
         info = self._info(node)
         uid, gid, mode = self._ownership.visible(info, node.layer)
         size, blocks, rdev = info.st_size, info.st_blocks, info.st_rdev
         if node.foreign:
             size = blocks = 0
-        elif isinstance(node, FileNode) and node.data is not None:
+        elif isinstance(node, FileInode) and node.data is not None:
             blocks = node.data.info().st_blocks
         return Attributes(
             node.ino, mode, self._links(node, info), uid, gid, rdev, size, blocks,
             info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
         )  # fmt: skip
 
-    def _info(self, node: Node) -> os.stat_result:
+    def _info(self, node: Inode) -> os.stat_result:
         info = node.info
         if info is None:
             info = node.info = node.ref.info()
         return info
 
-    def _links(self, node: Node, info: os.stat_result) -> int:
-        if isinstance(node, DirNode):
+    def _links(self, node: Inode, info: os.stat_result) -> int:
+        if isinstance(node, DirectoryInode):
             # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown"
             # (Corrections 12).
             return 0 if node.removed else 1 if node.merged or self._static_nlink else info.st_nlink
@@ -203,10 +203,10 @@ class UnionFs:
             return max(1, info.st_nlink - self.writable.index.lost_names(node.ino))
         return 1 if node.names else 0
 
-    def setattr(self, ino: int, change: Change, handle_number: int | None) -> Node:
+    def setattr(self, ino: int, change: Change, handle_number: int | None) -> Inode:
         """Apply *change*: owner before mode, as a change of owner clears set-id bits; size first; times last."""
-        node, mode = self.tree.node(ino), change.mode
-        if isinstance(node, DirNode):
+        node, mode = self.inode_table.node(ino), change.mode
+        if isinstance(node, DirectoryInode):
             if change.size is not None:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             if node.removed and node.upper is None:
@@ -233,22 +233,22 @@ class UnionFs:
             self._chown(node, change.uid, change.gid)
         if mode is not None:
             fd = None
-            if isinstance(node, FileNode) and node.handles and not node.metacopy:
+            if isinstance(node, FileInode) and node.handles and not node.metacopy:
                 fd = node.handles[0].fd
             self.parts().permissions.chmod(node.ref, mode, fd)
         if change.atime_ns is not None or change.mtime_ns is not None:
             _set_times(node, change.atime_ns, change.mtime_ns)
         node.touch()
-        if isinstance(node, FileNode):
+        if isinstance(node, FileInode):
             node.privileged = None
             if node.xattrs:  # none of this gives a file its first one
                 node.xattrs = None
         return node
 
-    def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
+    def _chown(self, node: Inode, uid: int | None, gid: int | None) -> None:
         parts = self.parts()
         uid, gid = self._ownership.on_disk(uid, gid)
-        if isinstance(node, FileNode) and not parts.permissions.holds_any_owner(node.ref, node.kind):
+        if isinstance(node, FileInode) and not parts.permissions.holds_any_owner(node.ref, node.kind):
             info = self._info(node)
             wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
             if not parts.permissions.holds_owner(node.ref, node.kind, *wanted):
@@ -256,7 +256,7 @@ class UnionFs:
                 return
         parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
 
-    def _truncate(self, node: FileNode, size: int, handle_number: int | None, *, changes: bool) -> None:
+    def _truncate(self, node: FileInode, size: int, handle_number: int | None, *, changes: bool) -> None:
         if handle_number is not None:
             handle = self.handles.file(handle_number)
             if handle.flags & os.O_ACCMODE != os.O_RDONLY:
@@ -277,7 +277,7 @@ class UnionFs:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def _mode_when_emptied(self, node: FileNode, kill_suidgid: bool) -> int | None:
+    def _mode_when_emptied(self, node: FileInode, kill_suidgid: bool) -> int | None:
         """Return the mode of a copy of *node* that is made empty; None for the original's without set-id bits."""
         if kill_suidgid or node.layer.writable:
             return None
@@ -332,7 +332,7 @@ class UnionFs:
         try:
             return self.open(ino, flags)
         except PermissionError:
-            node = self.tree.file(ino)
+            node = self.inode_table.file(ino)
             if not node.layer.writable:
                 raise
             path, mode = node.ref.proc_path(), stat.S_IMODE(node.ref.stat().st_mode)
@@ -343,20 +343,20 @@ class UnionFs:
                 os.chmod(path, mode)
                 node.touch()
 
-    def _regular_file(self, ino: int) -> FileNode:
+    def _regular_file(self, ino: int) -> FileInode:
         # The kernel deals with FIFOs, sockets and devices itself. To open one here could wait for another process, or
         # do what the device does when it is opened.
-        node = self.tree.file(ino)
+        node = self.inode_table.file(ino)
         if not stat.S_ISREG(node.kind):
             raise OSError(errno.EINVAL, "not a regular file")
         return node
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]
-    ) -> tuple[int, FileNode]:
+    ) -> tuple[int, FileInode]:
         """Make a file and open it; returns the number of the handle and the node."""
         passed = flags & ~_NOT_PASSED
-        directory = self.tree.directory(parent)
+        directory = self.inode_table.directory(parent)
         node, fd = self.namespace.create(directory, name, mode, passed, owner)
         number = self.handles.add_file(FileHandle(node, fd, passed))
         if self._bare is None:
@@ -367,8 +367,8 @@ class UnionFs:
         return number, node
 
     def create_unnamed(
-        self, parent: DirNode, mode: int, flags: int, owner: tuple[int, int]
-    ) -> tuple[int, FileNode]:
+        self, parent: DirectoryInode, mode: int, flags: int, owner: tuple[int, int]
+    ) -> tuple[int, FileInode]:
         """Make a file without a name (O_TMPFILE) and open it; returns the number of the handle and the node."""
         return create_unnamed(self, parent, mode, flags & ~(_NOT_PASSED | os.O_TMPFILE), owner)
 
@@ -439,7 +439,7 @@ class UnionFs:
 
     def readlink(self, ino: int) -> bytes:
         """Return the target of a symbolic link."""
-        return self.tree.file(ino).ref.readlink()
+        return self.inode_table.file(ino).ref.readlink()
 
     # -- directories -------------------------------------------------------------------------------
 
@@ -449,17 +449,17 @@ class UnionFs:
         Raises:
             OSError: EACCES where a layer's directory may not be read.
         """
-        node = self.tree.directory(ino)
+        node = self.inode_table.directory(ino)
         if not node.removed:
             for part in node.parts:
                 part.names()
         return self.handles.add_directory(node)
 
-    def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+    def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Inode, int]]:
         """Return the entries of the stream *number* as :meth:`entries_of` does; EBADF where no such stream is open."""
         return self._entries_from(self.handles.directory(number), start)
 
-    def entries_of(self, ino: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+    def entries_of(self, ino: int, start: int) -> Iterator[tuple[bytes, Inode, int]]:
         """Yield name, node and next offset of the entries of the directory *ino* from *start* on, ``.`` and ``..`` first.
 
         A read from offset 0 lists the directory anew if it has changed. An entry that has gone since is left out. All
@@ -469,21 +469,21 @@ class UnionFs:
         Raises:
             OSError: EACCES where a layer's directory may not be read.
         """
-        return self._entries_from(self.tree.directory(ino), start)
+        return self._entries_from(self.inode_table.directory(ino), start)
 
-    def _entries_from(self, node: DirNode, start: int) -> Iterator[tuple[bytes, Node, int]]:
+    def _entries_from(self, node: DirectoryInode, start: int) -> Iterator[tuple[bytes, Inode, int]]:
         positions = node.positions
         if positions is None:
-            positions = node.positions = Positions()
+            positions = node.positions = DirectoryOffsets()
             node.listed = None
         if start <= 0 and (node.info is None or node.info is not node.listed):
-            positions.update(() if node.removed else self.tree.listing(node))
+            positions.update(() if node.removed else self.inode_table.listing(node))
             node.listed = self._info(node)
         return self._entries(node, start, positions.since(max(0, start - 2)))
 
     def _entries(
-        self, node: DirNode, start: int, numbered: Iterable[tuple[bytes, int]]
-    ) -> Iterator[tuple[bytes, Node, int]]:
+        self, node: DirectoryInode, start: int, numbered: Iterable[tuple[bytes, int]]
+    ) -> Iterator[tuple[bytes, Inode, int]]:
         if start <= 0:
             yield b".", node, 1
         if start <= 1:
@@ -491,7 +491,7 @@ class UnionFs:
         for name, number in numbered:
             self.trim()  # nothing is in use between two, and a reply may hold many
             try:
-                child = self.tree.lookup(node, name)
+                child = self.inode_table.lookup(node, name)
             except FileNotFoundError:
                 continue
             yield name, child, number + 3
@@ -500,7 +500,7 @@ class UnionFs:
         """Bring a directory of the upper layer to disk."""
         self.sync_directory(self.handles.directory(number))
 
-    def sync_directory(self, node: DirNode) -> None:
+    def sync_directory(self, node: DirectoryInode) -> None:
         """Bring what the upper layer has of *node* to disk."""
         fd = self.directory_to_sync(node)
         if fd is not None:
@@ -509,7 +509,7 @@ class UnionFs:
             finally:
                 os.close(fd)
 
-    def directory_to_sync(self, node: DirNode) -> int | None:
+    def directory_to_sync(self, node: DirectoryInode) -> int | None:
         """Return a new descriptor of what is to be synced for *node*; None where that is nothing."""
         upper = node.upper
         if upper is None or self._volatile:
@@ -518,7 +518,7 @@ class UnionFs:
 
     def statfs(self) -> FileSystemFigures:
         """Return the figures of the file system below the top layer, within the bounds of the layer's own."""
-        info = os.fstatvfs(self.tree.root.parts[0].fd())
+        info = os.fstatvfs(self.inode_table.root.parts[0].fd())
         found = FileSystemFigures(
             f_bsize=info.f_bsize,
             f_frsize=info.f_frsize,
@@ -542,17 +542,17 @@ class UnionFs:
 
         *host_root* is the root of this machine. Its directories as a layer are closed to the user as they are outside.
         """
-        for part in self.tree.root.parts:
+        for part in self.inode_table.root.parts:
             info = os.fstat(part.fd())
             if (info.st_dev, info.st_ino) != host_root:
                 part.layer.closed.report = report
 
     # -- extended attributes -----------------------------------------------------------------------
 
-    def _has_no_contents(self, node: Node) -> bool:
-        return node.foreign or (isinstance(node, DirNode) and node.parts[0].foreign)
+    def _has_no_contents(self, node: Inode) -> bool:
+        return node.foreign or (isinstance(node, DirectoryInode) and node.parts[0].foreign)
 
-    def _xattr_names(self, node: Node) -> frozenset[str]:
+    def _xattr_names(self, node: Inode) -> frozenset[str]:
         names = node.xattrs
         if names is None:
             if self._has_no_contents(node):
@@ -565,7 +565,7 @@ class UnionFs:
         return names
 
     @staticmethod
-    def _listed_xattrs(node: Node) -> list[str]:
+    def _listed_xattrs(node: Inode) -> list[str]:
         path, follow = node.ref.proc_path(), follows(node.ref)
         try:
             return os.listxattr(path, follow_symlinks=follow)
@@ -574,18 +574,18 @@ class UnionFs:
                 raise
             return []
 
-    def has_default_acl(self, node: DirNode) -> bool:
+    def has_default_acl(self, node: DirectoryInode) -> bool:
         """Tell whether what is made in *node* gets its permissions from a list rather than from the umask."""
         return self.acls and acl.DEFAULT in self._xattr_names(node)
 
     def listxattr(self, ino: int) -> list[str]:
         """Return the names of the extended attributes, without those of union file systems."""
-        return sorted(self._xattr_names(self.tree.node(ino)))
+        return sorted(self._xattr_names(self.inode_table.node(ino)))
 
     def getxattr(self, ino: int, name: str) -> bytes:
         """Return an extended attribute; ENODATA where there is none, asked from memory."""
         self._refuse_acl(name)
-        node = self.tree.node(ino)
+        node = self.inode_table.node(ino)
         if name not in self._xattr_names(node):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         path, follow = node.ref.proc_path(), follows(node.ref)
@@ -599,7 +599,7 @@ class UnionFs:
         """
         self._refuse_acl(name)
         if flags:
-            there = name in self._xattr_names(self.tree.node(ino))
+            there = name in self._xattr_names(self.inode_table.node(ino))
             if flags & os.XATTR_CREATE and there:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             if flags & os.XATTR_REPLACE and not there:
@@ -618,43 +618,43 @@ class UnionFs:
 
     def removexattr(self, ino: int, name: str) -> None:
         """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""
-        if name not in self._xattr_names(self.tree.node(ino)):
+        if name not in self._xattr_names(self.inode_table.node(ino)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         node = self._for_xattr_change(ino)
         path, follow = node.ref.proc_path(), follows(node.ref)
         os.removexattr(path, _stored_name(node, name), follow_symlinks=follow)
         self._changed_xattrs(node)
 
-    def _for_xattr_change(self, ino: int) -> Node:
-        node = self.tree.node(ino)
+    def _for_xattr_change(self, ino: int) -> Inode:
+        node = self.inode_table.node(ino)
         copy_up = self.parts().copy_up
-        if isinstance(node, DirNode):
+        if isinstance(node, DirectoryInode):
             copy_up.directory(node)
         else:
             copy_up.file(node, Contents.LATER)
         return node
 
     @staticmethod
-    def _changed_xattrs(node: Node) -> None:
+    def _changed_xattrs(node: Inode) -> None:
         node.xattrs = None
         node.touch()
-        if isinstance(node, FileNode):
+        if isinstance(node, FileInode):
             node.privileged = None
 
 
-def _set_times(node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:
+def _set_times(node: Inode, atime_ns: int | None, mtime_ns: int | None) -> None:
     ref = node.ref
     if atime_ns is None or mtime_ns is None:
         now = os.stat(ref.proc_path(), follow_symlinks=follows(ref))
         atime_ns = now.st_atime_ns if atime_ns is None else atime_ns
         mtime_ns = now.st_mtime_ns if mtime_ns is None else mtime_ns
-    if isinstance(ref, Named):
+    if isinstance(ref, PathRef):
         os.utime(ref.name, ns=(atime_ns, mtime_ns), dir_fd=ref.directory.fd(), follow_symlinks=False)
     else:
         os.utime(ref.proc_path(), ns=(atime_ns, mtime_ns))
 
 
-def _stored_name(node: Node, name: str) -> str:
+def _stored_name(node: Inode, name: str) -> str:
     return stored_name(name, override=node.layer.policy.override_stat)
 
 

@@ -14,7 +14,7 @@ from unionfs.privileges import is_privileged, kill_privileges
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.core import UnionFs
-    from unionfs.handles import FileHandle
+    from unionfs.inode.handles import FileHandle
 
 #: The modes of fallocate(2) that a kernel sends over FUSE (fuse_file_fallocate, fs/fuse/file.c).
 _MODES = _libc.FALLOC_FL_KEEP_SIZE | _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_ZERO_RANGE

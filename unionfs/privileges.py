@@ -18,12 +18,12 @@ from unionfs.upper.permissions import without_privileges
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.core import UnionFs
-    from unionfs.nodes import FileNode
+    from unionfs.inode.inode import FileInode
 
 CAPABILITY = "security.capability"
 
 
-def is_privileged(fs: UnionFs, node: FileNode) -> bool:
+def is_privileged(fs: UnionFs, node: FileInode) -> bool:
     """Return whether *node* has file capabilities, or set-id bits that a change of its contents clears."""
     if node.privileged is None:
         mode = _mode(node)
@@ -31,7 +31,7 @@ def is_privileged(fs: UnionFs, node: FileNode) -> bool:
     return node.privileged
 
 
-def kill_privileges(fs: UnionFs, node: FileNode, *, kill_suidgid: bool) -> None:
+def kill_privileges(fs: UnionFs, node: FileInode, *, kill_suidgid: bool) -> None:
     """Clear the file capabilities of *node*, which is in the writable layer, and with *kill_suidgid* its set-id bits.
 
     The set-group-id bit stays on a file that its group may not execute (inode(7)).
@@ -44,8 +44,8 @@ def kill_privileges(fs: UnionFs, node: FileNode, *, kill_suidgid: bool) -> None:
     if cleared != mode:
         fs.writable.permissions.chmod(node.ref, cleared)
         # No reply to WRITE has the mode, and execve(2) uses the one that the kernel remembers.
-        if fs.tree.on_touched is not None:
-            fs.tree.on_touched([node.ino])
+        if fs.inode_table.on_touched is not None:
+            fs.inode_table.on_touched([node.ino])
     if CAPABILITY in fs.listxattr(node.ino):
         name = stored_name(CAPABILITY, override=node.layer.policy.override_stat)
         os.removexattr(node.ref.proc_path(), name, follow_symlinks=follows(node.ref))
@@ -54,5 +54,5 @@ def kill_privileges(fs: UnionFs, node: FileNode, *, kill_suidgid: bool) -> None:
     node.touch()
 
 
-def _mode(node: FileNode) -> int:
+def _mode(node: FileInode) -> int:
     return stat.S_IMODE((node.info or node.ref.stat()).st_mode)

@@ -15,13 +15,13 @@ from unionfs.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy
-from unionfs.inodes import Identity
+from unionfs.inode.numbers import Identity
+from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.namespace import Namespace
 from unionfs.options import Options
-from unionfs.tree import Tree
 from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import NativePermissions, OverridePermissions, owns_single_id
@@ -174,9 +174,9 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     ownership = Ownership(source.ids)
     if source.upper_fd is None or source.work_fd is None:
         acls = source.acl and source.ids == SAME_IDS
-        tree = _tree(layers, None, roots, stacks)
+        inode_table = _inode_table(layers, None, roots, stacks)
         return UnionFs(
-            tree, ownership, None, static_nlink=source.static_nlink, acls=acls, layer_indexes=store
+            inode_table, ownership, None, static_nlink=source.static_nlink, acls=acls, layer_indexes=store
         )
     top = Layer(source.upper_fd, fds, writable=True)
     upper = Upper(top, source.work_fd, source.form, single_id=source.single_id)
@@ -185,23 +185,23 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     index = LinkIndex(top, upper.home_fd, _fingerprint(lasting), upper.unpublished)
     undo.callback(index.close)
     upper.clear_leftovers()
-    tree = _tree([top, *layers], index, [top.root, *roots], stacks)
+    inode_table = _inode_table([top, *layers], index, [top.root, *roots], stacks)
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
     quota = None
     if source.size is not None or source.inodes is not None:
         quota = Quota(top, source.size, source.inodes)
-        quota.nameless, tree.on_gone = tree.nameless, quota.gone
+        quota.nameless, inode_table.on_gone = inode_table.nameless, quota.gone
         upper.on_mark, upper.on_record = quota.marked, quota.recorded
     acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
     copy_up = CopyUp(
-        tree, upper, index, ownership, permissions, durable=not source.volatile, acls=acls, quota=quota
+        inode_table, upper, index, ownership, permissions, durable=not source.volatile, acls=acls, quota=quota
     )
-    namespace = Namespace(tree, upper, index, copy_up, ownership, permissions, quota)
+    namespace = Namespace(inode_table, upper, index, copy_up, ownership, permissions, quota)
     parts = WritableParts(
         upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions, quota=quota
     )
     return UnionFs(
-        tree,
+        inode_table,
         ownership,
         parts,
         volatile=source.volatile,
@@ -211,13 +211,13 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     )
 
 
-def _tree(
+def _inode_table(
     layers: Sequence[Layer], index: LinkIndex | None, roots: Sequence[LayerDir], stacks: Sequence[Stack]
-) -> Tree:
-    tree = Tree(layers, index, roots)
+) -> InodeTable:
+    inode_table = InodeTable(layers, index, roots)
     for stack in stacks:
-        stack.on_distrust.append(tree.touch_all)
-    return tree
+        stack.on_distrust.append(inode_table.touch_all)
+    return inode_table
 
 
 def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] = lambda: None) -> bool:

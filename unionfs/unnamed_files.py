@@ -6,21 +6,21 @@ import errno
 import os
 import stat
 
-from unionfs.handles import FileHandle
-from unionfs.layer.objects import Pinned
+from unionfs.inode.handles import FileHandle
+from unionfs.layer.objects import DescriptorRef
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.core import UnionFs
-    from unionfs.nodes import DirNode, FileNode
+    from unionfs.inode.inode import DirectoryInode, FileInode
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 def create_unnamed(
-    fs: UnionFs, parent: DirNode, mode: int, flags: int, owner: tuple[int, int]
-) -> tuple[int, FileNode]:
+    fs: UnionFs, parent: DirectoryInode, mode: int, flags: int, owner: tuple[int, int]
+) -> tuple[int, FileInode]:
     """Make a file without a name in *parent*, which is copied up, and open it with *flags* (access mode).
 
     It inherits from *parent* as a file with a name does. Returns the number of the handle and the node.
@@ -40,11 +40,11 @@ def create_unnamed(
     fd = _make(directory.fd(), flags, stat.S_IMODE(mode) & ~_SET_ID)
     try:
         # Not fd itself: the client may close its handle before it links the file.
-        ref = Pinned(os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC), directory.layer)
+        ref = DescriptorRef(os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC), directory.layer)
         try:
             if not parts.permissions.made_whole(mode, uid, gid, inherits=inherits):
                 parts.permissions.settle_unnamed(ref, uid, gid, mode, inherits=inherits)
-            node = fs.tree.add_unnamed_file(ref, ref.stat())
+            node = fs.inode_table.add_unnamed_file(ref, ref.stat())
         except OSError:
             ref.close()
             raise

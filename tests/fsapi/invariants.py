@@ -6,29 +6,29 @@ import os
 from collections.abc import Mapping
 
 from unionfs.core import UnionFs
-from unionfs.layer.objects import Named, Pinned
-from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.layer.objects import DescriptorRef, PathRef
 from unionfs.types import ROOT_INO
 
 
 def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None:
     """Look at every table of *fs*; *told*: how many lookups the kernel holds of each number."""
-    tree = fs.tree
+    tree = fs.inode_table
     fds = tree.layers[0].fds
     assert len(fds) <= fds.capacity
     assert all(directory._fd >= 0 for directory in fds._open)
-    nodes: dict[int, Node] = dict(tree._by_ino)
+    nodes: dict[int, Inode] = dict(tree._by_ino)
     assert nodes[ROOT_INO] is tree.root
     for ino, node in nodes.items():
         assert node.ino == ino
-        if isinstance(node, DirNode):
+        if isinstance(node, DirectoryInode):
             _check_directory(nodes, node)
         else:
             _check_file(fs, nodes, node)
         if told is not None and ino != ROOT_INO:
             assert node.lookups == told.get(ino, 0), ino
             # A node that nobody was told of is there for those below it.
-            assert node.lookups or (isinstance(node, DirNode) and node.children), ino
+            assert node.lookups or (isinstance(node, DirectoryInode) and node.children), ino
     if told is not None:
         assert {ino for ino, count in told.items() if count} <= nodes.keys()
     for number, file in tree._renumbered.items():
@@ -40,10 +40,10 @@ def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None
     fds.trim()  # what this needed itself
 
 
-def _check_directory(nodes: Mapping[int, Node], node: DirNode) -> None:
+def _check_directory(nodes: Mapping[int, Inode], node: DirectoryInode) -> None:
     for name, child in node.children.items():
         assert nodes.get(child.ino) is child, name
-        if isinstance(child, DirNode):
+        if isinstance(child, DirectoryInode):
             assert (child.parent, child.name) == (node, name)
         else:
             assert (node, name) in child.names
@@ -60,21 +60,21 @@ def _check_directory(nodes: Mapping[int, Node], node: DirNode) -> None:
         assert node.upper.path() == node.path().strip(b"/")
 
 
-def _check_file(fs: UnionFs, nodes: Mapping[int, Node], node: FileNode) -> None:
+def _check_file(fs: UnionFs, nodes: Mapping[int, Inode], node: FileInode) -> None:
     assert len(set(node.names)) == len(node.names)
     for directory, name in node.names:
         assert directory.children.get(name) is node
         assert nodes.get(directory.ino) is directory
     if node.foreign:
         return
-    assert fs.tree._of_identity(node.identity) is node
+    assert fs.inode_table._of_identity(node.identity) is node
     found = node.ref.stat()
-    assert fs.tree.numbers.number((found.st_dev, found.st_ino)) == node.identity
+    assert fs.inode_table.numbers.number((found.st_dev, found.st_ino)) == node.identity
     if not node.layer.writable:
         return
     if not node.names:
-        assert isinstance(node.ref, Pinned) or node.indexed
+        assert isinstance(node.ref, DescriptorRef) or node.indexed
     elif not node.indexed:
-        assert isinstance(node.ref, Named)
+        assert isinstance(node.ref, PathRef)
         places = [(directory.upper, name) for directory, name in node.names]
         assert (node.ref.directory, node.ref.name) in places

@@ -164,8 +164,8 @@ def test_an_index_is_made_and_used(source: StackSource, monkeypatch: pytest.Monk
         confined, opened = confine(source, source.upper_fd, source.work_fd)
         assert not lacks_indexes(confined)
         fs = open_stack(confined)
-        directory = fs.tree.directory(ROOT)
-        assert fs.tree.lookup(directory, b"both") is not None
+        directory = fs.inode_table.directory(ROOT)
+        assert fs.inode_table.lookup(directory, b"both") is not None
         fs.close()
         assert opened.paths == []
 
@@ -183,10 +183,10 @@ def test_every_request_is_answered_without_opening_anything_else(source: StackSo
         else:
             kernel = DirectOperations(fs, unopened=server == "unopened")
         end, connection = os.pipe()
-        notices = Forgetting(fs.tree, connection)
+        notices = Forgetting(fs.inode_table, connection)
         use(kernel)
         notices.check()
-        fs.tree.touch_all()
+        fs.inode_table.touch_all()
         assert os.read(end, 1 << 16), "the kernel was notified"
         fs.prepare_copies()
         fs.make_room()

@@ -388,7 +388,7 @@ def calls_per_entry(base: Path, layer: Path, server: str, monkeypatch: pytest.Mo
 
         count = calls_of(walked)  # without the lines, which would take minutes
         assert seen == sum(len(names) + len(others) for _, names, others in os.walk(layer))
-        assert len(union.fs.tree) == 1
+        assert len(union.fs.inode_table) == 1
         return count / seen
     finally:
         union.close()

@@ -23,7 +23,7 @@ from tests.fsapi.invariants import check_invariants
 from tests.support.tree import File, HardLink, Opaque, Symlink, Tree, Whiteout
 from tests.unit.unionfs.support import Union
 from unionfs.fuse.operations import UnionOperations
-from unionfs.nodes import DirNode
+from unionfs.inode.inode import DirectoryInode
 
 #: More than what is copied when only metadata changes.
 LARGE = bytes(range(256)) * 100
@@ -140,8 +140,8 @@ class Kernel:
     def entry(self) -> tuple[int, bytes]:
         """Return a directory and a name, mostly one that is there."""
         parent = self.parent()
-        node = self.union.fs.tree._by_ino.get(parent)  # type: ignore[call-overload]
-        if isinstance(node, DirNode) and node.children and self.random.random() < 0.7:
+        node = self.union.fs.inode_table._by_ino.get(parent)  # type: ignore[call-overload]
+        if isinstance(node, DirectoryInode) and node.children and self.random.random() < 0.7:
             return parent, self.random.choice(list(node.children))
         return parent, self.name()
 
@@ -380,7 +380,7 @@ def fuzz(
 ) -> None:
     union = Union(base, [TOP, BOTTOM], {})
     try:
-        union.fs.tree.layers[0].fds.capacity = 16
+        union.fs.inode_table.layers[0].fds.capacity = 16
         before = len(os.listdir("/proc/self/fd"))
         kernel = Kernel(union, seed, server)
         monkeypatch.setattr(pyfuse3, "readdir_reply", kernel.reply)
@@ -391,7 +391,7 @@ def fuzz(
         check_invariants(union.fs, kernel.told)
         assert not (base / "escaped").exists()
         kernel.let_go()
-        assert len(union.fs.tree) == 1
+        assert len(union.fs.inode_table) == 1
         assert len(union.fs.handles) == 0
         assert len(os.listdir("/proc/self/fd")) <= before + 17
         shown = union.show(ino=False)

@@ -55,9 +55,9 @@ def test_no_request_is_too_short_or_too_strange_to_be_answered(
 def test_a_lookup_whose_answer_did_not_arrive_is_taken_back(union: Union) -> None:
     client = DirectClient(union.fs)
     reply = client.send(Opcode.LOOKUP, 1, b"f\0")
-    assert len(union.fs.tree) == 2
+    assert len(union.fs.inode_table) == 2
     client.requests.take_back(Opcode.LOOKUP, reply)
-    assert len(union.fs.tree) == 1
+    assert len(union.fs.inode_table) == 1
 
 
 def test_the_lookups_of_a_listing_that_did_not_arrive_are_taken_back(union: Union) -> None:
@@ -65,9 +65,9 @@ def test_the_lookups_of_a_listing_that_did_not_arrive_are_taken_back(union: Unio
     directory = look_up(client, 1, b"d")
     reply = client.send(Opcode.READDIRPLUS, directory, listing(700))
     assert isinstance(reply, bytes)
-    assert len(union.fs.tree) == 2 + len(entries(reply)) - 2
+    assert len(union.fs.inode_table) == 2 + len(entries(reply)) - 2
     client.requests.take_back(Opcode.READDIRPLUS, reply)
-    assert len(union.fs.tree) == 2
+    assert len(union.fs.inode_table) == 2
 
 
 @pytest.mark.parametrize("unopened", [False, True])
@@ -81,7 +81,7 @@ def test_a_file_whose_making_was_not_heard_of_is_closed(union: Union, unopened: 
     reply = client.send(opcode, 1, body + b"new\0", OWNER)
     assert len(union.fs.handles) == 1
     client.requests.take_back(opcode, reply)
-    assert (len(union.fs.handles), len(union.fs.tree)) == (0, 1)
+    assert (len(union.fs.handles), len(union.fs.inode_table)) == (0, 1)
 
 
 @pytest.mark.parametrize("unopened", [False, True])
@@ -90,9 +90,9 @@ def test_a_file_without_a_name_whose_making_was_not_heard_of_is_closed(union: Un
     body = protocol.CREATE_IN.pack(os.O_RDWR | os.O_TMPFILE, stat.S_IFREG | 0o600, 0, 0) + b"/\0"
     reply = client.send(Opcode.TMPFILE, 1, body, OWNER)
     assert isinstance(reply, bytes)
-    assert len(union.fs.tree) == 2
+    assert len(union.fs.inode_table) == 2
     client.requests.take_back(Opcode.TMPFILE, reply)
-    assert len(union.fs.tree) == 1
+    assert len(union.fs.inode_table) == 1
     assert len(union.fs.handles) == 0
     assert union.names() == ["d", "f"]
 
@@ -179,7 +179,7 @@ def test_a_listing_counts_only_what_it_has_room_for_and_goes_on_there(union: Uni
             break
         names += [name for name, _, _ in found]
         after = found[-1][2]
-        told = {each.ino: each.lookups for each in union.fs.tree._by_ino.values()}
+        told = {each.ino: each.lookups for each in union.fs.inode_table._by_ino.values()}
         assert sum(told.values()) == 1 + len(names) - 2
     assert names[:2] == [b".", b".."]
     assert sorted(names[2:]) == [b"f%d" % number for number in range(8)]
@@ -191,7 +191,7 @@ def test_a_plain_listing_makes_nothing_known(union: Union) -> None:
     reply = client.ask(Opcode.READDIR, directory, listing(4096))
     ino, after, length, kind = protocol.DIRENT.unpack_from(reply)
     assert (ino, after, length, kind, reply[24:25]) == (directory, 1, 1, stat.S_IFDIR >> 12, b".")
-    assert len(union.fs.tree) == 2
+    assert len(union.fs.inode_table) == 2
 
 
 def test_open_is_refused_for_good_only_where_the_kernel_can_do_without(union: Union) -> None:

@@ -18,7 +18,7 @@ from tests.mount.support import fuse_overlayfs, kernel_overlay
 from tests.unit.unionfs.seen import differences, tree_in_union, tree_on_disk
 from tests.unit.unionfs.test_histories import LONG, SHORT, Histories
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.nodes import FileNode
+from unionfs.inode.inode import FileNode
 from unionfs.upper.format import WantedFormat
 
 pytestmark = pytest.mark.root

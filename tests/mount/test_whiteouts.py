@@ -10,7 +10,17 @@ import subprocess
 import pytest
 
 from tests.mount.support import Union, kernel_overlay, make_union, now_and_remounted
-from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Tree, Whiteout, make_tree, snapshot
+from tests.support.tree import (
+    Dir,
+    File,
+    HardLink,
+    Opaque,
+    Symlink,
+    Tree,
+    Whiteout,
+    make_tree,
+    snapshot,
+)
 
 pytestmark = pytest.mark.fusermount
 

@@ -7,12 +7,12 @@ import stat
 
 from unionfs.core import Change, UnionFs
 from unionfs.formats import acl
-from unionfs.nodes import DirNode
+from unionfs.inode.inode import DirectoryInode
 
 ACCESS_ACL = os.fsencode(acl.ACCESS)
 
 
-def masked(fs: UnionFs, directory: DirNode, mode: int, umask: int) -> int:
+def masked(fs: UnionFs, directory: DirectoryInode, mode: int, umask: int) -> int:
     """Return *mode* as something new in *directory* has it, whose maker has *umask* (umask(2)): a default list takes
     its place.
     """
@@ -26,14 +26,14 @@ def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> Non
     *pid* is None where the mount was made in another pid namespace than this process's: the number would be another process's
     here (fuse_conn_init, fs/fuse/inode.c). Then only *gid* counts.
     """
-    shown = fs.attributes(fs.tree.node(inode))
+    shown = fs.attributes(fs.inode_table.node(inode))
     if shown.mode & stat.S_ISGID and shown.gid != gid and (pid is None or shown.gid not in _groups(pid)):
         drop_sgid(fs, inode)
 
 
 def drop_sgid(fs: UnionFs, inode: int) -> None:
     """Clear the set-group-id bit."""
-    shown = fs.attributes(fs.tree.node(inode))
+    shown = fs.attributes(fs.inode_table.node(inode))
     if shown.mode & stat.S_ISGID:
         fs.setattr(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
 

@@ -48,7 +48,7 @@ class FileRequests(Replies):
         if self._files is not None:
             return NOT_SERVED  # MKNOD comes instead, and no RELEASE
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
-        mode = self._masked(self._tree.directory(node), mode, umask)
+        mode = self._masked(self._inode_table.directory(node), mode, umask)
         number, made = self.fs.create(
             node, self._name(BODY + CREATE_IN.size, end), mode, flags, self._owner()
         )
@@ -56,7 +56,7 @@ class FileRequests(Replies):
 
     def _tmpfile(self, node: int, end: int) -> Reply:
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
-        directory = self._tree.directory(node)
+        directory = self._inode_table.directory(node)
         mode = self._masked(directory, mode, umask)
         if self._files is not None:
             # The kernel sends a RELEASE as long as it has not asked to OPEN any file: of no handle.
@@ -107,7 +107,7 @@ class FileRequests(Replies):
             return NOT_SERVED  # there is nothing to do, and the kernel need not ask again
         fh, flags, _ = FSYNC_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            if not self._tree.file(node).layer.writable:
+            if not self._inode_table.file(node).layer.writable:
                 return b""
             fh = self._files.reading(node)
         data_only = bool(flags & FSYNC_FDATASYNC)
@@ -186,7 +186,7 @@ class FileRequests(Replies):
     def _ioctl(self, node: int, end: int) -> Reply:
         fh, flags, command, _, _, _ = IOCTL_IN.unpack_from(self._view, BODY)
         if flags & IOCTL_DIR:
-            found = self._tree.directory(node)
+            found = self._inode_table.directory(node)
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found.parts[0].fd())
             try:
                 data = inode_flags(fd, command, writable=found.layer.writable)

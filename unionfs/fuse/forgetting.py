@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from threading import Lock, Thread
 
-from unionfs.tree import Tree
+from unionfs.inode.table import InodeTable
 from unionfs.types import Ino
 
 #: Nodes to keep: of 0.8 KiB each, so 80 MB.
@@ -39,25 +39,25 @@ _LONG = 1.0
 
 
 class Forgetting:
-    """Keeps the nodes of one tree near a limit, and the kernel's copies of its attributes right."""
+    """Keeps the number of inodes near a limit, and the kernel's copies of its attributes right."""
 
-    def __init__(self, tree: Tree, connection: int | None) -> None:
-        """Watch *tree*; :meth:`check` is to be called when it has grown.
+    def __init__(self, inode_table: InodeTable, connection: int | None) -> None:
+        """Watch *inode_table*; :meth:`check` is to be called when it has grown.
 
         Args:
-            tree: the nodes that are served.
+            inode_table: the inodes that are served.
             connection: the /dev/fuse of the mount, which stays the caller's; None where requests come from elsewhere, and nothing
                 is sent.
         """
-        self._tree = tree
+        self._inode_table = inode_table
         self._connection = connection
-        tree.on_touched = self.have_asked_again
+        inode_table.on_touched = self.have_asked_again
         self._limit = LIMIT
         self._batch = max(1, LIMIT // 8)
         #: Above so many nodes the next batch is due. Where all are in use, it would be for nothing at each one more.
         self._due = LIMIT
         self._supported = True
-        #: What the thread has yet to say to the kernel. It may be slower than the tree grows, and nothing may come after the
+        #: What the thread has yet to say to the kernel. It may be slower than the table grows, and nothing may come after the
         #: last growth: what is too much is named when it appears, not when the thread has time.
         self._unsaid: deque[Sequence[Ino]] = deque()
         self._speaking = False
@@ -68,7 +68,7 @@ class Forgetting:
 
         From a thread: dropping a file may wait for pages that this server has yet to deliver.
         """
-        size = len(self._tree)
+        size = len(self._inode_table)
         if size <= self._due:
             # What was in use then may not be any more.
             self._due = max(self._limit, min(self._due, size + self._batch))
@@ -78,7 +78,7 @@ class Forgetting:
         self._due = size + self._batch
         with self._lock:
             count = size - self._limit + self._batch - sum(map(len, self._unsaid))
-            numbers = self._tree.oldest(max(0, count))
+            numbers = self._inode_table.oldest(max(0, count))
             for start in range(0, len(numbers), _PER_MESSAGE):
                 self._unsaid.append(numbers[start : start + _PER_MESSAGE])
             if self._speaking or not self._unsaid:

@@ -19,7 +19,7 @@ from unionfs.ahead import NotYet
 from unionfs.core import UnionFs
 from unionfs.fuse.spinning import Spinning
 from unionfs.fuse.threads import MOST, Threads
-from unionfs.handles import FileHandle
+from unionfs.inode.handles import FileHandle
 from unionfs.layer.directory import Layer
 from unionfs.types import Ino
 

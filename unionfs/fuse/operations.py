@@ -28,7 +28,7 @@ from pyfuse3 import (
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.forgetting import Forgetting
-from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 
 log = logging.getLogger(__name__)
 
@@ -98,14 +98,14 @@ class UnionOperations(pyfuse3.Operations):
         self._masks = masks
         self.fs = fs
         self._none = _negative()
-        self._forgetting = Forgetting(fs.tree, connection)
+        self._forgetting = Forgetting(fs.inode_table, connection)
         self._callers_visible = callers_visible
         #: How many requests of each kind came.
         self.requests: Counter[str] = Counter()
 
     # -- replies -----------------------------------------------------------------------------------
 
-    def _entry(self, node: Node) -> EntryAttributes:
+    def _entry(self, node: Inode) -> EntryAttributes:
         cached = node.reply
         if cached is not None:
             return cached  # type: ignore[return-value]
@@ -125,12 +125,12 @@ class UnionOperations(pyfuse3.Operations):
         entry.st_mtime_ns = shown.mtime_ns
         entry.st_ctime_ns = shown.ctime_ns
         node.reply = entry
-        if isinstance(node, FileNode):
+        if isinstance(node, FileInode):
             node.info = None  # the reply has it all, in a third of the memory
         self._forgetting.check()
         return entry
 
-    def _known(self, node: Node) -> EntryAttributes:
+    def _known(self, node: Inode) -> EntryAttributes:
         """Reply with *node*, of which the kernel then holds one more lookup."""
         entry = self._entry(node)
         node.lookups += 1
@@ -142,7 +142,7 @@ class UnionOperations(pyfuse3.Operations):
     def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a name; that there is none is worth remembering, too."""
         try:
-            return self._known(self.fs.tree.lookup(self.fs.tree.directory(parent_inode), name))
+            return self._known(self.fs.inode_table.lookup(self.fs.inode_table.directory(parent_inode), name))
         except FileNotFoundError:
             return self._none
 
@@ -151,7 +151,7 @@ class UnionOperations(pyfuse3.Operations):
         self.requests["forget"] += len(inode_list)
         try:
             for inode, count in inode_list:
-                self.fs.tree.forget(inode, count)
+                self.fs.inode_table.forget(inode, count)
             self.fs.trim()
         except Exception:
             log.exception("request forget failed")
@@ -161,24 +161,24 @@ class UnionOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a file or special file."""
-        directory = self.fs.tree.directory(parent_inode)
+        directory = self.fs.inode_table.directory(parent_inode)
         mode = self._masked(directory, mode, ctx)
         return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
 
     @replies
     def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
-        directory = self.fs.tree.directory(parent_inode)
+        directory = self.fs.inode_table.directory(parent_inode)
         mode = self._masked(directory, mode, ctx)
         return self._known(self.fs.namespace.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
 
-    def _masked(self, directory: DirNode, mode: int, ctx: RequestContext) -> int:
+    def _masked(self, directory: DirectoryInode, mode: int, ctx: RequestContext) -> int:
         return callers.masked(self.fs, directory, mode, ctx.umask) if self._masks else mode
 
     @replies
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         """Make a symbolic link."""
-        directory = self.fs.tree.directory(parent_inode)
+        directory = self.fs.inode_table.directory(parent_inode)
         return self._known(self.fs.namespace.symlink(directory, name, target, (ctx.uid, ctx.gid)))
 
     @replies
@@ -186,18 +186,18 @@ class UnionOperations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a hard link."""
-        directory = self.fs.tree.directory(new_parent_inode)
-        return self._known(self.fs.namespace.link(self.fs.tree.file(inode), directory, new_name))
+        directory = self.fs.inode_table.directory(new_parent_inode)
+        return self._known(self.fs.namespace.link(self.fs.inode_table.file(inode), directory, new_name))
 
     @replies
     def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a name."""
-        self.fs.namespace.unlink(self.fs.tree.directory(parent_inode), name)
+        self.fs.namespace.unlink(self.fs.inode_table.directory(parent_inode), name)
 
     @replies
     def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a directory."""
-        self.fs.namespace.rmdir(self.fs.tree.directory(parent_inode), name)
+        self.fs.namespace.rmdir(self.fs.inode_table.directory(parent_inode), name)
 
     @replies
     def rename(
@@ -210,7 +210,10 @@ class UnionOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         """Rename, replace or exchange."""
-        old, new = self.fs.tree.directory(parent_inode_old), self.fs.tree.directory(parent_inode_new)
+        old, new = (
+            self.fs.inode_table.directory(parent_inode_old),
+            self.fs.inode_table.directory(parent_inode_new),
+        )
         self.fs.namespace.rename(old, name_old, new, name_new, flags)
 
     # -- attributes --------------------------------------------------------------------------------
@@ -218,7 +221,7 @@ class UnionOperations(pyfuse3.Operations):
     @replies
     def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Return attributes."""
-        return self._entry(self.fs.tree.node(inode))
+        return self._entry(self.fs.inode_table.node(inode))
 
     @replies
     def setattr(
@@ -294,7 +297,7 @@ class UnionOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make a file and open it."""
-        mode = self._masked(self.fs.tree.directory(parent_inode), mode, ctx)
+        mode = self._masked(self.fs.inode_table.directory(parent_inode), mode, ctx)
         handle, node = self.fs.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
         return FileInfo(fh=handle, keep_cache=True), self._known(node)
 
@@ -352,7 +355,7 @@ class UnionOperations(pyfuse3.Operations):
                     return
                 raise
             if not pyfuse3.readdir_reply(token, name, entry, after):
-                self.fs.tree.drop_if_unused(node)
+                self.fs.inode_table.drop_if_unused(node)
                 return
             replied = True
             if after > 2:

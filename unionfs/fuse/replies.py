@@ -17,7 +17,7 @@ from unionfs.fuse.protocol import (
     NOT_SERVED,
 )
 from unionfs.fuse.unopened import UnopenedFiles
-from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.options import Trick
 
 #: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
@@ -39,7 +39,7 @@ class Replies:
     def __init__(self, fs: UnionFs, view: memoryview, without: frozenset[Trick]) -> None:
         """Answer from *fs* what comes to lie at the beginning of *view*; *without*: what to do without."""
         self.fs = fs
-        self._tree = fs.tree
+        self._inode_table = fs.inode_table
         self._view = view
         self._validity = _SECOND if Trick.VALIDITY in without else FOREVER
         self._attr_head = ATTR_OUT_HEAD.pack(self._validity, 0, 0)
@@ -56,7 +56,7 @@ class Replies:
         #: Where what would have to wait goes; None: it is waited for.
         self.later: Later | None = None
 
-    def _entry(self, node: Node) -> bytes:
+    def _entry(self, node: Inode) -> bytes:
         cached = node.reply
         if cached is not None:
             return cached  # type: ignore[return-value]
@@ -69,17 +69,17 @@ class Replies:
             shown.mode, shown.nlink, shown.uid, shown.gid, shown.rdev, 4096, 0,
         )  # fmt: skip
         node.reply = entry
-        if isinstance(node, FileNode):
+        if isinstance(node, FileInode):
             node.info = None  # the reply has it all
         return entry
 
-    def _known(self, node: Node) -> bytes:
+    def _known(self, node: Inode) -> bytes:
         """Reply with *node*, of which the kernel then holds one more lookup."""
         entry = self._entry(node)
         node.lookups += 1
         return entry
 
-    def _attributes(self, node: Node) -> bytes:
+    def _attributes(self, node: Inode) -> bytes:
         return self._attr_head + self._entry(node)[_ATTR_IN_ENTRY:]
 
     def _name(self, start: int, end: int) -> bytes:
@@ -105,7 +105,7 @@ class Replies:
         _, _, unique, _, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
         return int(unique)
 
-    def _masked(self, directory: DirNode, mode: int, umask: int) -> int:
+    def _masked(self, directory: DirectoryInode, mode: int, umask: int) -> int:
         return callers.masked(self.fs, directory, mode, umask) if self._masks else mode
 
 

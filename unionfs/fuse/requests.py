@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 from unionfs._stdlib.logging import Complaints
 from unionfs.ahead import NotYet
-from unionfs.birth_times import birth_time_ns
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.file_requests import FileRequests
@@ -68,7 +67,8 @@ from unionfs.fuse.protocol import (
 )
 from unionfs.fuse.replies import BODY, NS, U64, Reply, errno_of, position
 from unionfs.fuse.unopened import UnopenedFiles
-from unionfs.nodes import Node
+from unionfs.inode.birth_times import birth_time_ns
+from unionfs.inode.inode import Inode
 from unionfs.options import Trick
 
 log = Complaints(__name__)
@@ -128,7 +128,7 @@ class Requests(FileRequests):
         if Trick.NEGATIVE in without:
             self._no_entry = -errno.ENOENT
         self._extended_setxattr = False
-        self._forgetting = Forgetting(fs.tree, connection)
+        self._forgetting = Forgetting(fs.inode_table, connection)
         self._callers_visible = callers_visible
         #: How many requests came by their number.
         self._counts = [0] * 64
@@ -216,9 +216,9 @@ class Requests(FileRequests):
     # -- names -------------------------------------------------------------------------------------
 
     def _lookup(self, node: int, end: int) -> Reply:
-        tree = self._tree
+        inode_table = self._inode_table
         try:
-            found = tree.lookup(tree.directory(node), bytes(self._view[BODY : end - 1]))
+            found = inode_table.lookup(inode_table.directory(node), bytes(self._view[BODY : end - 1]))
         except FileNotFoundError:
             return self._no_entry
         return self._known(found)
@@ -236,14 +236,14 @@ class Requests(FileRequests):
         return None
 
     def _forgotten(self, ino: int, count: int) -> None:
-        if self._tree.forget(ino, count):
+        if self._inode_table.forget(ino, count):
             self._announced.pop(ino, None)
             if self._files is not None:
                 self._files.close(ino)
 
     def _mknod(self, node: int, end: int) -> Reply:
         mode, rdev, umask, _ = MKNOD_IN.unpack_from(self._view, BODY)
-        directory = self._tree.directory(node)
+        directory = self._inode_table.directory(node)
         mode = self._masked(directory, mode, umask)
         name = self._name(BODY + MKNOD_IN.size, end)
         if self._files is not None and stat.S_ISREG(mode):
@@ -253,28 +253,28 @@ class Requests(FileRequests):
 
     def _mkdir(self, node: int, end: int) -> Reply:
         mode, umask = MKDIR_IN.unpack_from(self._view, BODY)
-        directory = self._tree.directory(node)
+        directory = self._inode_table.directory(node)
         mode = self._masked(directory, mode, umask)
         name = self._name(BODY + MKDIR_IN.size, end)
         return self._known(self.fs.namespace.mkdir(directory, name, mode, self._owner()))
 
     def _symlink(self, node: int, end: int) -> Reply:
         name, target = self._names(BODY, end)
-        directory = self._tree.directory(node)
+        directory = self._inode_table.directory(node)
         return self._known(self.fs.namespace.symlink(directory, name, target, self._owner()))
 
     def _link(self, node: int, end: int) -> Reply:
         (old,) = LINK_IN.unpack_from(self._view, BODY)
-        directory = self._tree.directory(node)
+        directory = self._inode_table.directory(node)
         name = self._name(BODY + LINK_IN.size, end)
-        return self._known(self.fs.namespace.link(self._tree.file(old), directory, name))
+        return self._known(self.fs.namespace.link(self._inode_table.file(old), directory, name))
 
     def _unlink(self, node: int, end: int) -> Reply:
-        self.fs.namespace.unlink(self._tree.directory(node), self._name(BODY, end))
+        self.fs.namespace.unlink(self._inode_table.directory(node), self._name(BODY, end))
         return b""
 
     def _rmdir(self, node: int, end: int) -> Reply:
-        self.fs.namespace.rmdir(self._tree.directory(node), self._name(BODY, end))
+        self.fs.namespace.rmdir(self._inode_table.directory(node), self._name(BODY, end))
         return b""
 
     def _rename(self, node: int, end: int) -> Reply:
@@ -286,22 +286,22 @@ class Requests(FileRequests):
         return self._renamed(node, new, self._names(BODY + RENAME2_IN.size, end), flags)
 
     def _renamed(self, old: int, new: int, names: tuple[bytes, bytes], flags: int) -> Reply:
-        source, target = self._tree.directory(old), self._tree.directory(new)
+        source, target = self._inode_table.directory(old), self._inode_table.directory(new)
         self.fs.namespace.rename(source, names[0], target, names[1], flags)
         return b""
 
     # -- attributes --------------------------------------------------------------------------------
 
     def _getattr(self, node: int, end: int) -> Reply:
-        return self._attributes(self._tree.node(node))
+        return self._attributes(self._inode_table.node(node))
 
     def _statx(self, node: int, end: int) -> Reply:
-        found = self._tree.node(node)
+        found = self._inode_table.node(node)
         (
             _, _, _, _, _, _, ino, size, blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             mode, nlink, uid, gid, rdev, blksize, _,
         ) = ENTRY_OUT.unpack(self._entry(found))  # fmt: skip
-        born = birth_time_ns(self.fs.tree, found)
+        born = birth_time_ns(self.fs.inode_table, found)
         mask = STATX_BASIC_STATS | (0 if born is None else STATX_BTIME)
         born = born or 0
         return STATX_OUT_HEAD.pack(self._validity, 0, 0) + STATX.pack(
@@ -334,18 +334,18 @@ class Requests(FileRequests):
         handle: int | None = fh if valid & FATTR_FH else None
         if files is not None:
             handle = None
-            if valid & FATTR_FH and valid & FATTR_SIZE and self._tree.file(node).layer.writable:
+            if valid & FATTR_FH and valid & FATTR_SIZE and self._inode_table.file(node).layer.writable:
                 handle = files.writing(node)
         return self._attributes(self.fs.setattr(node, change, handle))
 
-    def _without_set_id_bits(self, number: int) -> Node:
+    def _without_set_id_bits(self, number: int) -> Inode:
         """Answer a SETATTR that changes nothing, which the kernel sends in two cases (file_remove_privs, fs/inode.c).
 
         A caller without CAP_FSETID is about to change contents, or chown(2) changes neither owner nor group, which any user may
         call. Only the owner and root may clear the bits by the latter. For other callers WRITE, COPY_FILE_RANGE or FALLOCATE
         clears them; FALLOCATE does not report CAP_FSETID.
         """
-        node = self._tree.node(number)
+        node = self._inode_table.node(number)
         shown = self.fs.attributes(node)
         if stat.S_ISREG(shown.mode) and shown.mode & _SET_ID:
             uid, _ = self._owner()
@@ -435,7 +435,7 @@ class Requests(FileRequests):
                 raise
             room -= dirent_size(name) + (ENTRY_OUT.size if plus else 0)
             if room < 0:
-                self._tree.drop_if_unused(node)
+                self._inode_table.drop_if_unused(node)
                 break
             if plus and after > 2:
                 parts.append(entry)
@@ -457,7 +457,9 @@ class Requests(FileRequests):
         if self.fs.volatile:
             return NOT_SERVED
         fh, _, _ = FSYNC_IN.unpack_from(self._view, BODY)
-        directory = self.fs.handles.directory(fh) if self._files is None else self._tree.directory(node)
+        directory = (
+            self.fs.handles.directory(fh) if self._files is None else self._inode_table.directory(node)
+        )
         if self.later is None:
             self.fs.sync_directory(directory)
             return b""

@@ -14,9 +14,9 @@ log = Complaints(__name__)
 def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
     """Return one line: nodes, handles, descriptors, copies and *requests* by kind."""
     fields = [
-        f"nodes={len(fs.tree)}",
+        f"nodes={len(fs.inode_table)}",
         f"handles={len(fs.handles)}",
-        f"directory-fds={len(fs.tree.layers[0].fds)}",
+        f"directory-fds={len(fs.inode_table.layers[0].fds)}",
     ]
     if fs.writable is not None:
         fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes}"]

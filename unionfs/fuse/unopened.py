@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from unionfs._stdlib.typing import TypeVar
 from unionfs.core import UnionFs
-from unionfs.nodes import DirNode, FileNode
+from unionfs.inode.inode import DirectoryInode, FileInode
 
 T = TypeVar("T")
 
@@ -54,13 +54,13 @@ class UnopenedFiles:
             self.close(ino)
         return self._open(ino, os.O_RDWR)
 
-    def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileNode:
+    def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileInode:
         """Make a file, whose descriptor is kept for whoever writes it; errors are those of open(2)."""
         number, node = self._with_room(lambda: self._fs.create(parent, name, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
         return node
 
-    def make_unnamed(self, parent: DirNode, mode: int, owner: tuple[int, int]) -> FileNode:
+    def make_unnamed(self, parent: DirectoryInode, mode: int, owner: tuple[int, int]) -> FileInode:
         """Make a file without a name, whose descriptor is kept as by :meth:`make`; errors are those of open(2)."""
         number, node = self._with_room(lambda: self._fs.create_unnamed(parent, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)

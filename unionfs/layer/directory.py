@@ -27,10 +27,10 @@ from unionfs.formats.whiteout import (
     is_reserved_name,
 )
 from unionfs.formats.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS, readable
-from unionfs.inodes import Identity
+from unionfs.inode.numbers import Identity
 from unionfs.layer.closed_directories import ClosedDirectories
 from unionfs.layer.fd_cache import FdCache
-from unionfs.layer.objects import Named, Pinned, at_path, first_xattr, is_null_device, overridden
+from unionfs.layer.objects import DescriptorRef, PathRef, at_path, first_xattr, is_null_device, overridden
 from unionfs.types import Mark
 
 #: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
@@ -153,9 +153,9 @@ class LayerDir:
         """Tell whether it is known, without asking, that the directory has no extended attributes."""
         return False
 
-    def entry(self, name: bytes) -> Named:
+    def entry(self, name: bytes) -> PathRef:
         """Return the reference to *name*, which is no directory."""
-        return Named(self, name)
+        return PathRef(self, name)
 
     def adopt(self, fd: int) -> None:
         """Use *fd* as the descriptor of this directory."""
@@ -491,4 +491,4 @@ class LayerDir:
 
 
 #: What reaches one object on disk.
-Ref = LayerDir | Named | Pinned
+Ref = LayerDir | PathRef | DescriptorRef

@@ -13,31 +13,31 @@ from collections.abc import Sequence
 
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 from unionfs.layer.directory import LayerDir
-from unionfs.layer.objects import Named, Pinned, first_xattr, follows
+from unionfs.layer.objects import DescriptorRef, PathRef, first_xattr, follows
 from unionfs.layer.resolve import locate, resolve
 
 
-def is_metacopy(ref: Named | Pinned, info: os.stat_result) -> bool:
+def is_metacopy(ref: PathRef | DescriptorRef, info: os.stat_result) -> bool:
     """Tell whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
     return not ref.unmarked and stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
 
 
-def redirect_of(ref: Named | Pinned) -> bytes | None:
+def redirect_of(ref: PathRef | DescriptorRef) -> bytes | None:
     """Return where the layers below have the contents of the marked file *ref*, if it says so."""
     return _mark(ref, REDIRECT_XATTRS)
 
 
-def _mark(ref: Named | Pinned, names: tuple[str, ...]) -> bytes | None:
+def _mark(ref: PathRef | DescriptorRef, names: tuple[str, ...]) -> bytes | None:
     names = readable(names, user_marks=ref.layer.policy.user_marks)
     return first_xattr(ref.proc_path(), names, follow=follows(ref), unreadable=b"")
 
 
-def find_contents(ref: Named, rest: Sequence[LayerDir]) -> Named | None:
+def find_contents(ref: PathRef, rest: Sequence[LayerDir]) -> PathRef | None:
     """Find the file that has the contents of the marked file *ref*; None where it is not there.
 
     *rest* are the parts of its directory in the layers below.
     """
-    at: Named = ref
+    at: PathRef = ref
     while True:
         redirect = redirect_of(at)
         if redirect == b"":  # there, but not readable for us

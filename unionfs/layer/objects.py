@@ -20,7 +20,7 @@ _OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NO_XATTR = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES))
 
 
-class Named:
+class PathRef:
     """A reference to a non-directory: a name in a directory of a layer."""
 
     __slots__ = ("directory", "name")
@@ -95,11 +95,11 @@ class Named:
                 raise
         return _target_in(self.open(os.O_RDONLY))
 
-    def pinned(self) -> Pinned:
+    def pinned(self) -> DescriptorRef:
         """Return a reference to the object by a descriptor of its own: it is about to lose this name."""
         directory, name = self.place()
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd())
-        return Pinned(fd, directory.layer)
+        return DescriptorRef(fd, directory.layer)
 
     def proc_path(self) -> bytes:
         """Return a path for calls that take no descriptor; the last component is not to be followed."""
@@ -107,14 +107,14 @@ class Named:
         return at_path(directory.fd(), name)
 
 
-class Pinned:
+class DescriptorRef:
     """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode
     number, alive.
     """
 
     __slots__ = ("fd", "layer")
 
-    #: As of :class:`Named`.
+    #: As of :class:`PathRef`.
     bare = unmarked = False
 
     def __init__(self, fd: int, layer: Layer) -> None:
@@ -128,7 +128,7 @@ class Pinned:
         return overridden(info, self) if self.layer.policy.override_stat else info
 
     def info(self) -> os.stat_result:
-        """As of :class:`Named`: nothing is known of it."""
+        """As of :class:`PathRef`: nothing is known of it."""
         return self.stat()
 
     def open(self, flags: int) -> int:
@@ -164,19 +164,19 @@ class Pinned:
         os.close(self.fd)
 
 
-def birth_time_ns(ref: Named | Pinned) -> int | None:
+def birth_time_ns(ref: PathRef | DescriptorRef) -> int | None:
     """Return when the object of *ref* was made; None where nobody recorded it."""
-    if isinstance(ref, Pinned):
+    if isinstance(ref, DescriptorRef):
         return _libc.birth_time_ns(ref.fd)
     directory, name = ref.place()
     return _libc.birth_time_ns(directory.fd(), name)
 
 
-def follows(ref: LayerDir | Named | Pinned) -> bool:
+def follows(ref: LayerDir | PathRef | DescriptorRef) -> bool:
     """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of
     a layer.
     """
-    return not isinstance(ref, Named)
+    return not isinstance(ref, PathRef)
 
 
 def is_null_device(info: os.stat_result) -> bool:
@@ -184,7 +184,7 @@ def is_null_device(info: os.stat_result) -> bool:
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
-def overridden(info: os.stat_result, ref: LayerDir | Named | Pinned) -> os.stat_result:
+def overridden(info: os.stat_result, ref: LayerDir | PathRef | DescriptorRef) -> os.stat_result:
     """Return what is to be shown of *ref*, which has *info* on disk: what its ``override_stat`` says, if it has one."""
     if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
         return info

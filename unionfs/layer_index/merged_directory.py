@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from unionfs import _libc
 from unionfs.layer.directory import Layer, LayerDir
-from unionfs.layer.objects import Named
+from unionfs.layer.objects import PathRef
 from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page, Source
 from unionfs.layer_index.scan import CannotIndexError, Parts, roots, scan
 from unionfs.types import Mark
@@ -356,13 +356,13 @@ class MergedDirectory(LayerDir):
             kid = kids[name] = MergedDirectory(self._stack, self, name, listing, row)
         return kid
 
-    def entry(self, name: bytes) -> Named:
+    def entry(self, name: bytes) -> PathRef:
         """Return the reference to *name*, which is no directory."""
         listing = self._rows or self.listing()
         row = listing.rows.get(name)
         if row is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        return Listed(self, name, listing, row)
+        return IndexedRef(self, name, listing, row)
 
     def stat(self) -> os.stat_result:
         """Return the attributes that the topmost directory has now; the index is believed no more where they are others than
@@ -392,7 +392,7 @@ class MergedDirectory(LayerDir):
         return False
 
 
-class Listed(Named):
+class IndexedRef(PathRef):
     """A reference to a non-directory of a stack: the index answers for it as far as it can."""
 
     __slots__ = ("_listing", "_row", "layer")
@@ -441,7 +441,7 @@ class Listed(Named):
         """Open the object, a regular file; the index is believed no more where that is another than it says.
 
         Raises:
-            OSError: as :meth:`Named.opened`.
+            OSError: as :meth:`PathRef.opened`.
         """
         layer = self.layer
         path = self.directory.path() + b"/" + self.name if self.directory.parent is not None else self.name

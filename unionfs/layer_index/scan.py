@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS, readable
 from unionfs.layer.directory import LayerDir
-from unionfs.layer.objects import NO_XATTR, Named, follows
+from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.layer_index.format import LONGEST_TARGET
 from unionfs.types import Mark
 
@@ -51,10 +51,10 @@ class Found(NamedTuple):
         """The layer that it comes from, of a directory the topmost."""
         return self.parts[0][0]
 
-    def ref(self) -> LayerDir | Named:
+    def ref(self) -> LayerDir | PathRef:
         """Return what reaches it."""
         directory = self.parts[0][1]
-        return directory if self.is_dir else Named(directory, self.name)
+        return directory if self.is_dir else PathRef(directory, self.name)
 
 
 def roots(layers: Sequence[LayerDir]) -> tuple[Parts, bool]:
@@ -129,7 +129,7 @@ def examine(found: Found) -> tuple[os.stat_result, bool, bytes | None]:
     if policy.metacopy and stat.S_ISREG(info.st_mode) and not names.isdisjoint(metacopy):
         raise refuse("is a copy of metadata alone")
     target = None
-    if stat.S_ISLNK(info.st_mode) and isinstance(ref, Named):
+    if stat.S_ISLNK(info.st_mode) and isinstance(ref, PathRef):
         target = ref.readlink()
         target = target if 0 < len(target) <= LONGEST_TARGET else None
     return info, not names, target
@@ -144,7 +144,7 @@ def policy_marks(directory: LayerDir, names: frozenset[str] | None = None) -> bo
     return not (xattr_names(directory) if names is None else names).isdisjoint(marks)
 
 
-def xattr_names(ref: LayerDir | Named) -> frozenset[str]:
+def xattr_names(ref: LayerDir | PathRef) -> frozenset[str]:
     """Return the names of all extended attributes that can be seen here."""
     try:
         return frozenset(os.listxattr(ref.proc_path(), follow_symlinks=follows(ref)))

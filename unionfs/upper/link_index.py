@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from unionfs.layer.directory import Layer, LayerDir
-from unionfs.layer.objects import NO_XATTR, Named, follows
+from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.types import Ino
 
 ORIGIN_XATTR = "user.unionfs.origin"
@@ -137,7 +137,7 @@ class LinkIndex:
 
     # -- origins -----------------------------------------------------------------------------------
 
-    def origin(self, ref: Named, info: os.stat_result) -> Ino | None:
+    def origin(self, ref: PathRef, info: os.stat_result) -> Ino | None:
         """Return the number that the upper object *ref*, with attributes *info*, had before it was copied up."""
         number = self._numbers.get(info.st_ino)
         if number is not None or not stat.S_ISREG(info.st_mode):
@@ -169,10 +169,10 @@ class LinkIndex:
 
     # -- copies ------------------------------------------------------------------------------------
 
-    def find(self, ino: Ino) -> Named | None:
+    def find(self, ino: Ino) -> PathRef | None:
         """Return a reference to the copy of the object that had number *ino*, if it is in the index."""
         name = self._copies.get(ino)
-        return Named(self._directory, name) if name is not None else None
+        return PathRef(self._directory, name) if name is not None else None
 
     def lower_names(self, ino: Ino) -> int:
         """Return how many lower names lead to the copy *ino* without being links of it."""
@@ -208,7 +208,7 @@ class LinkIndex:
         *,
         lasting: bool,
         born: int | None = None,
-    ) -> Named:
+    ) -> PathRef:
         """Link the finished copy *name* of *dirfd* into the index.
 
         Args:
@@ -225,9 +225,9 @@ class LinkIndex:
         inode = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_ino
         os.link(name, entry, src_dir_fd=dirfd, dst_dir_fd=fd, follow_symlinks=False)
         self._know(ino, entry, inode)
-        return Named(self._directory, entry)
+        return PathRef(self._directory, entry)
 
-    def replace(self, ino: Ino, copy: Named) -> Named | None:
+    def replace(self, ino: Ino, copy: PathRef) -> PathRef | None:
         """Let the entry of *ino*, to which no lower name leads, be one more link of *copy* instead.
 
         *copy* has its name already. Where the entry cannot be had it goes, and with it the number at the next mount;
@@ -245,9 +245,9 @@ class LinkIndex:
             self.remove(ino)
             return None
         self._know(ino, entry, inode)
-        return Named(self._directory, entry)
+        return PathRef(self._directory, entry)
 
-    def lose_lower_name(self, ino: Ino) -> Named | None:
+    def lose_lower_name(self, ino: Ino) -> PathRef | None:
         """Record that one lower name of the copy *ino* was deleted or became a link.
 
         Returns the reference under the index's new name; None if *ino* is not in the index.
@@ -260,11 +260,11 @@ class LinkIndex:
         try:
             os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError:
-            return Named(
+            return PathRef(
                 self._directory, old
             )  # the name is gone already; a count that is too high does no harm
         self._copies[ino] = new
-        return Named(self._directory, new)
+        return PathRef(self._directory, new)
 
     def remove(self, ino: Ino) -> None:
         """Take the copy *ino* out of the index: its last name is gone, or the copy-up failed after all."""

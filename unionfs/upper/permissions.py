@@ -14,7 +14,7 @@ import stat
 from unionfs.formats.override_stat import OVERRIDE_XATTR, Override, encode
 from unionfs.formats.xattrs import stored_name
 from unionfs.layer.directory import Ref
-from unionfs.layer.objects import NO_XATTR, Named, Pinned, at_path, follows
+from unionfs.layer.objects import NO_XATTR, DescriptorRef, PathRef, at_path, follows
 
 _CAPABILITY = stored_name("security.capability", override=True)
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -88,7 +88,7 @@ class NativePermissions:
             made = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
             os.chmod(name, stat.S_IMODE(made.st_mode) | mode & _SET_ID, dir_fd=dirfd)
 
-    def settle_unnamed(self, ref: Pinned, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
+    def settle_unnamed(self, ref: DescriptorRef, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
         """Do what :meth:`settle` does for the regular file *ref*, which has no name."""
         if uid != self._euid or gid != self._egid or inherits:
             os.chown(ref.proc_path(), uid, gid)
@@ -107,14 +107,14 @@ class NativePermissions:
 
     def chown(self, ref: Ref, uid: int, gid: int) -> None:
         """Change the owner as chown(2); -1 leaves one alone."""
-        if isinstance(ref, Named):
+        if isinstance(ref, PathRef):
             os.chown(ref.name, uid, gid, dir_fd=ref.directory.fd(), follow_symlinks=False)
         else:
             os.chown(ref.proc_path(), uid, gid)
 
     def chmod(self, ref: Ref, mode: int, fd: int | None = None) -> None:
         """Change the permission bits; *fd* is a descriptor of the object, where there is one."""
-        if fd is None and isinstance(ref, Named):
+        if fd is None and isinstance(ref, PathRef):
             os.chmod(ref.name, stat.S_IMODE(mode), dir_fd=ref.directory.fd())
         else:
             os.chmod(ref.proc_path() if fd is None else fd, stat.S_IMODE(mode))
@@ -172,7 +172,7 @@ class OverridePermissions(NativePermissions):
         self.own(dirfd, name, os.stat(name, dir_fd=dirfd, follow_symlinks=False), uid, gid, mode, rdev)
         self.restrict(dirfd, name, mode)
 
-    def settle_unnamed(self, ref: Pinned, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
+    def settle_unnamed(self, ref: DescriptorRef, uid: int, gid: int, mode: int, *, inherits: bool) -> None:
         """Write the attribute and set the permission bits on disk."""
         del inherits
         self._change(ref, ref.stat(), uid, gid, mode)
@@ -224,7 +224,7 @@ Permissions = NativePermissions | OverridePermissions
 
 def _on_disk(ref: Ref) -> os.stat_result:
     """Return the attributes of *ref* without what an attribute says instead."""
-    if isinstance(ref, Pinned):
+    if isinstance(ref, DescriptorRef):
         return os.fstat(ref.fd)
     return os.stat(ref.proc_path(), follow_symlinks=follows(ref))
 

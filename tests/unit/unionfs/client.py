@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.unit.unionfs.support import Union, with_index
 from unionfs.formats.whiteout import TRUSTED_MARKS
-from unionfs.nodes import DirNode, FileNode, Node
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.stack import LayerSource, StackSource, open_stack
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ class Client(Union):
         """Write *lowers* below *base* and open them under an empty upper layer."""
         self.base = base
         #: Every node that the kernel would hold a lookup of.
-        self._known: dict[int, Node] = {}
+        self._known: dict[int, Inode] = {}
         self._generation = 0
         super().__init__(base, lowers, {}, form=form, policy=TRUSTED_MARKS)
 
     def _open(self) -> UnionFs:
         self._known = {}
         fs = open_stack(with_index(self._source(writable=True), self.base))
-        fs.tree.layers[0].fds.capacity = _FEW
+        fs.inode_table.layers[0].fds.capacity = _FEW
         return fs
 
     def _source(self, *, writable: bool) -> StackSource:
@@ -53,12 +53,12 @@ class Client(Union):
             volatile=True,
         )
 
-    def node(self, path: str) -> Node:
+    def node(self, path: str) -> Inode:
         """Look *path* up, one name after the other, and remember what was told."""
-        node: Node = self.fs.tree.root
+        node: Inode = self.fs.inode_table.root
         for name in filter(None, os.fsencode(path).split(b"/")):
-            assert isinstance(node, DirNode)
-            node = self.fs.tree.lookup(node, name)
+            assert isinstance(node, DirectoryInode)
+            node = self.fs.inode_table.lookup(node, name)
             if node.lookups == 0:
                 node.lookups = 1
                 self._known[node.ino] = node
@@ -68,7 +68,7 @@ class Client(Union):
         """Do what comes between two requests: close descriptors, forget what has lost its last name."""
         self.fs.trim()
         for node in list(self._known.values()):
-            gone = not node.names if isinstance(node, FileNode) else node.removed
+            gone = not node.names if isinstance(node, FileInode) else node.removed
             if gone:
                 self._forget(node)
 
@@ -77,10 +77,10 @@ class Client(Union):
         for node in reversed(list(self._known.values())):
             self._forget(node)
 
-    def _forget(self, node: Node) -> None:
-        if not (isinstance(node, FileNode) and node.handles):
+    def _forget(self, node: Inode) -> None:
+        if not (isinstance(node, FileInode) and node.handles):
             del self._known[node.ino]
-            self.fs.tree.forget(node.ino, node.lookups)
+            self.fs.inode_table.forget(node.ino, node.lookups)
 
     def freeze(self) -> None:
         """Make the upper layer the topmost lower one, and open all layers read-only.

@@ -15,9 +15,9 @@ from unionfs.core import Attributes, Change, UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.ownership import IdPolicy
 from unionfs.layer_index import build
-from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 from unionfs.upper.format import WantedFormat
 
@@ -182,24 +182,24 @@ class Union:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def node(self, path: str) -> Node:
+    def node(self, path: str) -> Inode:
         """Look *path* up, one name after the other."""
-        node: Node = self.fs.tree.root
+        node: Inode = self.fs.inode_table.root
         for name in filter(None, os.fsencode(path).split(b"/")):
-            assert isinstance(node, DirNode)
-            node = self.fs.tree.lookup(node, name)
+            assert isinstance(node, DirectoryInode)
+            node = self.fs.inode_table.lookup(node, name)
         return node
 
-    def directory(self, path: str) -> DirNode:
+    def directory(self, path: str) -> DirectoryInode:
         """Look up a directory."""
         node = self.node(path)
-        assert isinstance(node, DirNode)
+        assert isinstance(node, DirectoryInode)
         return node
 
-    def file(self, path: str) -> FileNode:
+    def file(self, path: str) -> FileInode:
         """Look up anything else."""
         node = self.node(path)
-        assert isinstance(node, FileNode)
+        assert isinstance(node, FileInode)
         return node
 
     def exists(self, path: str) -> bool:
@@ -263,7 +263,7 @@ class Union:
 
     # -- changing ----------------------------------------------------------------------------------
 
-    def _split(self, path: str) -> tuple[DirNode, bytes]:
+    def _split(self, path: str) -> tuple[DirectoryInode, bytes]:
         parent, _, name = path.rpartition("/")
         return self.directory(parent), os.fsencode(name)
 
@@ -326,7 +326,7 @@ class Union:
             self.fs.namespace.link(node, parent, name)
         finally:
             self.fs.handles.close_file(number)
-            self.fs.tree.settle()
+            self.fs.inode_table.settle()
 
     def mkdir(self, path: str, mode: int = 0o755, by: tuple[int, int] | None = None) -> None:
         """Make a directory."""

@@ -272,7 +272,7 @@ def test_the_copy_of_a_file_without_names_goes_with_it(make_union: MakeUnion) ->
         union.unlink(name)
     union.fs.setattr(node.ino, Change(size=2), None)
     assert union.fs.attributes(node).nlink == 0
-    union.fs.tree.forget(node.ino, 1)
+    union.fs.inode_table.forget(node.ino, 1)
     assert union.leftovers() == []
     assert [name for name in union.index() if not name.count("-")] == []
 
@@ -353,7 +353,7 @@ def test_numbers_of_files_stay_when_the_kernel_forgets_them_in_between(make_unio
     union.write("f", b"1")
     union.write("d/g", b"2")
     for number in before.values():
-        union.fs.tree.forget(number, 0)
+        union.fs.inode_table.forget(number, 0)
     assert {name: union.stat(name).ino for name in before} == before
 
 

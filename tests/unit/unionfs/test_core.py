@@ -122,14 +122,14 @@ def test_without_a_writable_layer_every_change_is_refused(make_union: MakeUnion,
 
 def test_a_number_that_was_never_told_or_is_forgotten_is_stale(make_union: MakeUnion) -> None:
     union = make_union({"f": b""})
-    assert number_of(union.fs.tree.node, 12345) == errno.ESTALE
+    assert number_of(union.fs.inode_table.node, 12345) == errno.ESTALE
     node = union.node("f")
     node.lookups = 2
-    union.fs.tree.forget(node.ino, 1)
-    assert union.fs.tree.node(node.ino) is node
-    union.fs.tree.forget(node.ino, 1)
-    assert number_of(union.fs.tree.node, node.ino) == errno.ESTALE
-    union.fs.tree.forget(node.ino, 1)  # one more is no error: pyfuse3 has none to give
+    union.fs.inode_table.forget(node.ino, 1)
+    assert union.fs.inode_table.node(node.ino) is node
+    union.fs.inode_table.forget(node.ino, 1)
+    assert number_of(union.fs.inode_table.node, node.ino) == errno.ESTALE
+    union.fs.inode_table.forget(node.ino, 1)  # one more is no error: pyfuse3 has none to give
 
 
 def test_forgetting_everything_leaves_the_root_only(make_union: MakeUnion) -> None:
@@ -138,9 +138,9 @@ def test_forgetting_everything_leaves_the_root_only(make_union: MakeUnion) -> No
     for node in nodes:
         node.lookups += 1
     for node in nodes:
-        union.fs.tree.forget(node.ino, 1)
-    assert len(union.fs.tree) == 1
-    assert union.fs.tree.node(ROOT_INO) is union.fs.tree.root
+        union.fs.inode_table.forget(node.ino, 1)
+    assert len(union.fs.inode_table) == 1
+    assert union.fs.inode_table.node(ROOT_INO) is union.fs.inode_table.root
 
 
 def test_a_directory_that_holds_two_names_of_a_file_is_forgotten_with_it(make_union: MakeUnion) -> None:
@@ -148,18 +148,18 @@ def test_a_directory_that_holds_two_names_of_a_file_is_forgotten_with_it(make_un
     file = union.node("h")
     assert union.node("a/b/f") is union.node("a/b/g") is file
     file.lookups = 1
-    union.fs.tree.forget(file.ino, 1)
-    assert len(union.fs.tree) == 1
+    union.fs.inode_table.forget(file.ino, 1)
+    assert len(union.fs.inode_table) == 1
 
 
 def test_a_directory_stays_known_as_long_as_something_in_it_is(make_union: MakeUnion) -> None:
     union = make_union({"a/b/f": b""})
     file, directory = union.node("a/b/f"), union.node("a/b")
     file.lookups = directory.lookups = 1
-    union.fs.tree.forget(directory.ino, 1)
-    assert union.fs.tree.node(directory.ino) is directory
-    union.fs.tree.forget(file.ino, 1)
-    assert len(union.fs.tree) == 1
+    union.fs.inode_table.forget(directory.ino, 1)
+    assert union.fs.inode_table.node(directory.ino) is directory
+    union.fs.inode_table.forget(file.ino, 1)
+    assert len(union.fs.inode_table) == 1
 
 
 def test_the_number_of_an_unlinked_file_is_not_given_away_while_it_is_known(make_union: MakeUnion) -> None:
@@ -177,8 +177,8 @@ def test_the_number_of_an_unlinked_file_is_not_given_away_while_it_is_known(make
 
 def test_objects_of_the_wrong_type_are_refused(make_union: MakeUnion) -> None:
     union = make_union({"f": b"", "d": {}})
-    assert number_of(union.fs.tree.directory, union.stat("f").ino) == errno.ENOTDIR
-    assert number_of(union.fs.tree.file, union.stat("d").ino) == errno.EISDIR
+    assert number_of(union.fs.inode_table.directory, union.stat("f").ino) == errno.ENOTDIR
+    assert number_of(union.fs.inode_table.file, union.stat("d").ino) == errno.EISDIR
     assert number_of(union.truncate, "d", 0) == errno.EISDIR
 
 
@@ -194,7 +194,7 @@ def test_a_removed_directory_can_be_asked_but_not_filled(make_union: MakeUnion) 
         making = number_of(union.fs.namespace.mkdir, directory, b"x", 0o755, owner())
         assert making == errno.ENOENT
         union.fs.handles.close_directory(stream)
-        union.fs.tree.forget(directory.ino, 1)
+        union.fs.inode_table.forget(directory.ino, 1)
 
 
 # -- handles and streams -------------------------------------------------------------------------------

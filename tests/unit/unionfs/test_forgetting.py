@@ -61,7 +61,7 @@ def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: Co
     oldest = [
         union.file(f"f{number:02}").ino for number in (0, 2, 3, 4)
     ]  # after the root; two too many, and a batch
-    ask(Forgetting(union.fs.tree, connection.start))
+    ask(Forgetting(union.fs.inode_table, connection.start))
     message = os.read(connection.end, 1000)
     length, code, unique, count = struct.unpack_from("=IiQI", message)
     assert (length, code, unique) == (len(message), 9, 0)
@@ -70,7 +70,7 @@ def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: Co
 
 
 def test_what_was_named_is_the_newest_then(union: Union, connection: Connection) -> None:
-    asking = Forgetting(union.fs.tree, connection.start)
+    asking = Forgetting(union.fs.inode_table, connection.start)
     ask(asking)
     first = os.read(connection.end, 1000)[32:]
     asking._due = 0
@@ -81,7 +81,7 @@ def test_what_was_named_is_the_newest_then(union: Union, connection: Connection)
 
 
 def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, connection: Connection) -> None:
-    asking = Forgetting(union.fs.tree, connection.start)
+    asking = Forgetting(union.fs.inode_table, connection.start)
     ask(asking)
     os.read(connection.end, 1000)
     ask(asking)
@@ -101,7 +101,7 @@ def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follo
         return told(descriptor, data)
 
     monkeypatch.setattr(os, "write", late)
-    asking = Forgetting(union.fs.tree, connection.start)
+    asking = Forgetting(union.fs.inode_table, connection.start)
     asking.check()
     for number in range(20):
         union.create(f"new{number:02}")
@@ -115,7 +115,7 @@ def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follo
         length, _code, _unique, count = struct.unpack_from("=IiQI", data)
         named += struct.unpack_from(f"={count}Q", data, 32)
         data = data[length:]
-    assert len(union.fs.tree) - len(named) <= FILES - 1
+    assert len(union.fs.inode_table) - len(named) <= FILES - 1
     assert len(named) == len(set(named)), "nothing is named twice"
 
 
@@ -126,7 +126,7 @@ def _refused(_fd: int, _data: bytes) -> int:
 def test_a_kernel_that_does_not_know_the_notification_is_asked_once(
     union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking = Forgetting(union.fs.tree, connection.start)
+    asking = Forgetting(union.fs.inode_table, connection.start)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", _refused)
         ask(asking)
@@ -155,19 +155,19 @@ def test_a_request_is_answered_though_nothing_can_be_asked(
     failure: Callable[..., object],
 ) -> None:
     monkeypatch.setattr(f"unionfs.fuse.forgetting.{name}", failure)
-    Forgetting(union.fs.tree, connection.start).check()
+    Forgetting(union.fs.inode_table, connection.start).check()
 
 
 def test_attributes_that_do_not_hold_are_asked_for_again_before_the_request_goes_on(
     union: Union, connection: Connection
 ) -> None:
-    Forgetting(union.fs.tree, connection.start)
-    union.fs.tree.touch_all()
+    Forgetting(union.fs.inode_table, connection.start)
+    union.fs.inode_table.touch_all()
     said = os.read(connection.end, 10_000)
     messages = list(struct.iter_unpack("=IiQQqq", said))
     assert {message[:3] for message in messages} == {(40, 2, 0)}
     assert {message[4:] for message in messages} == {(-1, 0)}  # of pages nothing
-    assert {message[3] for message in messages} == set(union.fs.tree._by_ino)
+    assert {message[3] for message in messages} == set(union.fs.inode_table._by_ino)
 
 
 def test_what_the_kernel_does_not_answer_is_not_waited_for(
@@ -176,7 +176,7 @@ def test_what_the_kernel_does_not_answer_is_not_waited_for(
     end, start = os.pipe()
     full = os.fpathconf(start, "PC_PIPE_BUF") * 1000
     monkeypatch.setattr(forgetting, "_LONG", 0.01)
-    Forgetting(union.fs.tree, start).have_asked_again(range(full // 40))
+    Forgetting(union.fs.inode_table, start).have_asked_again(range(full // 40))
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "invalidating"]
     os.close(start)
     while os.read(end, 1 << 20):
@@ -196,5 +196,5 @@ def test_a_node_that_the_kernel_does_not_know_keeps_the_others_from_nothing(
         return write(fd, message)
 
     monkeypatch.setattr(forgetting.os, "write", unknown)
-    Forgetting(union.fs.tree, connection.start).have_asked_again([6, 7, 8])
+    Forgetting(union.fs.inode_table, connection.start).have_asked_again([6, 7, 8])
     assert [message[3] for message in struct.iter_unpack("=IiQQqq", os.read(connection.end, 1000))] == [6, 8]

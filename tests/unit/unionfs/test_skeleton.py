@@ -130,7 +130,7 @@ def test_what_shows_is_what_the_layers_show_with_the_skeleton_laid_under_it(
         laid_under(expected, skeleton)
         union = opened(lowers, upper, skeleton=skeleton, indexed=indexed)
         if indexed and marks is not FORMATS["redirects"]:
-            assert any(isinstance(part, MergedDirectory) for part in union.fs.tree.root.parts)
+            assert any(isinstance(part, MergedDirectory) for part in union.fs.inode_table.root.parts)
         assert kinds(union) == expected
 
 

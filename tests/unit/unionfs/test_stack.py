@@ -38,7 +38,7 @@ def source(base: Path, mountpoint: str = "mnt", **changes: str) -> StackSource:
 def test_directories_apart_are_opened_top_first(base: Path) -> None:
     found = source(base)
     fs = open_stack(found)
-    assert [layer.root.stat().st_ino for layer in fs.tree.layers] == [
+    assert [layer.root.stat().st_ino for layer in fs.inode_table.layers] == [
         (base / name).stat().st_ino for name in ("upper", "other", "lower")
     ]
     fs.close()
@@ -92,7 +92,7 @@ def test_five_hundred_layers_are_one_union(tmp_path: Path) -> None:
         (tmp_path / f"{number}" / "d" / f"f{number}").write_bytes(b"")
     lowers = tuple(LayerSource(fd=os.open(tmp_path / f"{number}", os.O_PATH)) for number in range(500))
     fs = open_stack(StackSource(lowers=lowers))
-    directory = fs.tree.lookup(fs.tree.root, b"d")
+    directory = fs.inode_table.lookup(fs.inode_table.root, b"d")
     stream = fs.opendir(directory.ino)
     assert len(list(fs.entries(stream, 0))) == 502
     fs.trim()

@@ -47,13 +47,13 @@ def classes(module: Any) -> list[type]:
             self.rest = [self.a]
 
     @module.dataclass(frozen=True, slots=True)
-    class Named:
+    class PathRef:
         """One with methods of its own."""
 
         a: int
 
         def __eq__(self, other: object) -> bool:
-            return isinstance(other, Named) and self.a % 2 == other.a % 2
+            return isinstance(other, PathRef) and self.a % 2 == other.a % 2
 
         def __hash__(self) -> int:
             return self.a % 2
@@ -61,7 +61,7 @@ def classes(module: Any) -> list[type]:
         def __repr__(self) -> str:
             return f"<{self.a}>"
 
-    return [Base, Child, Late, Named]
+    return [Base, Child, Late, PathRef]
 
 
 OURS = classes(light)

@@ -14,7 +14,7 @@ from tests.support.tree import Dir, Fifo, Opaque, Symlink, Tree, Whiteout, make_
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
-from unionfs.layer.objects import Named, Pinned, follows, is_null_device
+from unionfs.layer.objects import DescriptorRef, PathRef, follows, is_null_device
 from unionfs.types import Mark
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def test_a_directory_that_was_replaced_by_a_link_while_its_descriptor_was_closed
     (tmp_path / "a").rename(tmp_path / "old")
     (tmp_path / "a").symlink_to("elsewhere")
     with pytest.raises(OSError) as caught:
-        Named(deep, b"f").open(os.O_RDONLY)
+        PathRef(deep, b"f").open(os.O_RDONLY)
     assert caught.value.errno in (errno.ELOOP, errno.ENOTDIR)
 
 
@@ -186,7 +186,7 @@ def test_a_file_is_never_opened_through_a_symbolic_link(
     (tmp_path / "f").unlink()
     (tmp_path / "f").symlink_to("secret")
     with pytest.raises(OSError) as caught:
-        Named(layer.root, b"f").open(os.O_RDONLY)
+        PathRef(layer.root, b"f").open(os.O_RDONLY)
     assert caught.value.errno == errno.ELOOP
 
 
@@ -198,7 +198,7 @@ def test_a_fifo_put_in_the_place_of_a_file_does_not_hang_the_server(
     (tmp_path / "f").unlink()
     os.mkfifo(tmp_path / "f")
     with _seconds(5), pytest.raises(OSError) as caught:
-        Named(layer.root, b"f").open(flags)
+        PathRef(layer.root, b"f").open(flags)
     assert caught.value.errno in (errno.ESTALE, errno.ENXIO)
 
 
@@ -262,7 +262,7 @@ def test_open_descriptors_are_bounded_over_any_number_of_directories(
         fds.trim()
         assert len(fds) <= fds.capacity
     assert len(os.listdir("/proc/self/fd")) <= open_before + fds.capacity
-    assert all(Named(directory, b"f").stat().st_size == 0 for directory in kept)
+    assert all(PathRef(directory, b"f").stat().st_size == 0 for directory in kept)
 
 
 def test_a_deep_directory_is_opened_again_through_its_parents(
@@ -273,7 +273,7 @@ def test_a_deep_directory_is_opened_again_through_its_parents(
     deep.fd()
     fds.trim()
     assert len(fds) <= fds.capacity
-    assert Named(deep, b"f").stat().st_size == 4
+    assert PathRef(deep, b"f").stat().st_size == 4
 
 
 def test_a_descriptor_in_recent_use_stays_and_the_oldest_goes(
@@ -320,8 +320,8 @@ def test_a_pinned_object_can_be_read_when_it_has_no_name_any_more(
     open_layer: Callable[..., Layer], tmp_path: Path
 ) -> None:
     layer = open_layer({"f": b"content", "link": Symlink(target=b"somewhere")})
-    file = Pinned(os.open(tmp_path / "f", os.O_PATH | os.O_NOFOLLOW), layer)
-    link = Pinned(os.open(tmp_path / "link", os.O_PATH | os.O_NOFOLLOW), layer)
+    file = DescriptorRef(os.open(tmp_path / "f", os.O_PATH | os.O_NOFOLLOW), layer)
+    link = DescriptorRef(os.open(tmp_path / "link", os.O_PATH | os.O_NOFOLLOW), layer)
     (tmp_path / "f").unlink()
     (tmp_path / "link").unlink()
     fd = file.open(os.O_RDONLY)
@@ -336,7 +336,7 @@ def test_a_pinned_object_can_be_read_when_it_has_no_name_any_more(
 
 def test_a_named_link_is_read_and_described_itself(open_layer: Callable[..., Layer]) -> None:
     layer = open_layer({"link": Symlink(target=b"/etc/passwd")})
-    ref = Named(layer.root, b"link")
+    ref = PathRef(layer.root, b"link")
     assert ref.readlink() == b"/etc/passwd"
     assert ref.stat().st_size == len(b"/etc/passwd")
     assert not follows(ref)
@@ -344,6 +344,6 @@ def test_a_named_link_is_read_and_described_itself(open_layer: Callable[..., Lay
 
 def test_only_the_character_device_0_0_is_a_whiteout(open_layer: Callable[..., Layer]) -> None:
     layer = open_layer({"gone": Whiteout(), "f": b""})
-    assert is_null_device(Named(layer.root, b"gone").stat())
-    assert not is_null_device(Named(layer.root, b"f").stat())
+    assert is_null_device(PathRef(layer.root, b"gone").stat())
+    assert not is_null_device(PathRef(layer.root, b"f").stat())
     assert not is_null_device(os.stat(os.devnull))

@@ -23,7 +23,7 @@ def test_attributes_that_an_object_got_after_its_index_was_made_are_copied(
     layers.open(writable=True).close()
     os.setxattr(layers.paths[0] / name, "user.late", b"!")
     fs = layers.open(writable=True, build=False)
-    node = fs.tree.lookup(fs.tree.root, name.encode())
+    node = fs.inode_table.lookup(fs.inode_table.root, name.encode())
     node.lookups += 1
     assert fs.listxattr(node.ino) == [], "nobody has looked yet, and it is in no directory's times"
     fs.setattr(node.ino, Change(mode=0o700), None)

@@ -21,10 +21,10 @@ from tests.support.tree import Dir, Fifo, File, HardLink, Opaque, Socket, Symlin
 from tests.unit.unionfs.support import with_index
 from unionfs import _libc
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, TRUSTED_MARKS, MarkPolicy
+from unionfs.inode.inode import DirectoryInode, FileInode
 from unionfs.layer_index import build
 from unionfs.layer_index.format import HEADER, MAGIC, ROW
-from unionfs.layer_index.merged_directory import Listed, MergedDirectory
-from unionfs.nodes import DirNode, FileNode
+from unionfs.layer_index.merged_directory import IndexedRef, MergedDirectory
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ def seen(fs: UnionFs, *, data: bool = True) -> Seen:
     pending: list[tuple[str, int]] = [("", 1)]
     while pending:
         path, ino = pending.pop(0)
-        node = fs.tree.node(ino)
+        node = fs.inode_table.node(ino)
         node.lookups += 1
         shown = fs.attributes(node)._replace(atime_ns=0)
         content: Any = None
-        if isinstance(node, DirNode):
+        if isinstance(node, DirectoryInode):
             number = fs.opendir(ino)
             names = []
             for name, child, after in fs.entries(number, 0):
@@ -137,7 +137,7 @@ def show(layers: Layers, **how: Any) -> Seen:
 
 def is_indexed(fs: UnionFs) -> bool:
     """Tell whether *fs* believes an index of the whole of its lower layers."""
-    root = fs.tree.root.parts[-1]
+    root = fs.inode_table.root.parts[-1]
     return isinstance(root, MergedDirectory) and root._stack.trusted
 
 
@@ -301,10 +301,10 @@ def test_a_file_deep_in_a_layer_is_opened_by_one_call(
 ) -> None:
     layers = Layers(tmp_path, {}, {"a": {"b": {"c": {"f": b"data"}}}})
     fs = layers.open()
-    node: Any = fs.tree.root
+    node: Any = fs.inode_table.root
     for name in (b"a", b"b", b"c", b"f"):
-        node = fs.tree.lookup(node, name)
-    assert isinstance(node, FileNode)
+        node = fs.inode_table.lookup(node, name)
+    assert isinstance(node, FileInode)
     counted = _Counted(monkeypatch)
     number = fs.open(node.ino, os.O_RDONLY)
     assert counted.calls == ["openat2", "fstat"]
@@ -332,11 +332,11 @@ def test_many_layers_cost_what_one_does(tmp_path: Path) -> None:
 def test_a_file_is_mapped_and_its_directories_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     layers = Layers(tmp_path, {f"d{number}": {"f": b""} for number in range(50)})
     fs = layers.open()
-    root = fs.tree.root.parts[0]
+    root = fs.inode_table.root.parts[0]
     assert isinstance(root, MergedDirectory)
     assert root._rows is None
-    node = fs.tree.lookup(fs.tree.root, b"d7")
-    assert isinstance(node, DirNode)
+    node = fs.inode_table.lookup(fs.inode_table.root, b"d7")
+    assert isinstance(node, DirectoryInode)
     child = node.parts[0]
     assert isinstance(child, MergedDirectory)
     assert child._rows is None
@@ -376,7 +376,7 @@ def test_a_layer_whose_root_changed_has_no_index(tmp_path: Path) -> None:
 def test_a_changed_file_is_found_out_when_it_is_opened(tmp_path: Path) -> None:
     layers = Layers(tmp_path, {"f": b"old", "d": {"g": b"old"}})
     fs = layers.open()
-    node = fs.tree.lookup(fs.tree.root, b"f")
+    node = fs.inode_table.lookup(fs.inode_table.root, b"f")
     (layers.paths[0] / "f").write_bytes(b"longer than before")
     (layers.paths[0] / "d" / "g").write_bytes(b"longer, too")
     fs.handles.close_file(fs.open(node.ino, os.O_RDONLY))
@@ -504,11 +504,11 @@ def _ask_everything(fs: UnionFs) -> None:
             with suppress(OSError):
                 pending += ask(fs, ino)
         fs.trim()
-        assert len(fs.tree) < 10_000
+        assert len(fs.inode_table) < 10_000
 
 
 def _list(fs: UnionFs, ino: int) -> list[int]:
-    if not isinstance(fs.tree.node(ino), DirNode):
+    if not isinstance(fs.inode_table.node(ino), DirectoryInode):
         return []
     found = []
     number = fs.opendir(ino)
@@ -521,15 +521,15 @@ def _list(fs: UnionFs, ino: int) -> list[int]:
 
 
 def _describe(fs: UnionFs, ino: int) -> list[int]:
-    fs.attributes(fs.tree.node(ino))
+    fs.attributes(fs.inode_table.node(ino))
     for name in fs.listxattr(ino):
         fs.getxattr(ino, name)
     return []
 
 
 def _read(fs: UnionFs, ino: int) -> list[int]:
-    node = fs.tree.node(ino)
-    if isinstance(node, FileNode):
+    node = fs.inode_table.node(ino)
+    if isinstance(node, FileInode):
         if stat.S_ISLNK(node.kind):
             fs.readlink(ino)
         elif stat.S_ISREG(node.kind):
@@ -546,7 +546,7 @@ def test_a_layer_with_marks_that_lead_elsewhere_parts_the_others(tmp_path: Path,
     layers = Layers(tmp_path, {"a": b""}, {"b": b""}, tree, {"c": b""}, bottom, policy=TRUSTED_MARKS)
     plain = show(layers, indexed=False)
     fs = layers.open()
-    assert [type(part) is MergedDirectory for part in fs.tree.root.parts] == [True, False, True]
+    assert [type(part) is MergedDirectory for part in fs.inode_table.root.parts] == [True, False, True]
     assert seen(fs) == plain
     fs.close()
     # Of all, of those above and of those below; nothing is tried again at once.
@@ -659,9 +659,9 @@ def test_a_store_that_cannot_be_written_is_an_error_that_leaves_the_layers_as_th
 def test_copying_up_from_an_index_takes_what_the_file_is_now(tmp_path: Path) -> None:
     layers = Layers(tmp_path, {"f": b"old"})
     fs = layers.open(writable=True)
-    node = fs.tree.lookup(fs.tree.root, b"f")
-    assert isinstance(node, FileNode)
-    assert isinstance(node.ref, Listed)
+    node = fs.inode_table.lookup(fs.inode_table.root, b"f")
+    assert isinstance(node, FileInode)
+    assert isinstance(node.ref, IndexedRef)
     (layers.paths[0] / "f").write_bytes(b"newer")
     number = fs.open(node.ino, os.O_RDWR)
     assert fs.read(number, 0, 10) == b"newer"
@@ -671,6 +671,8 @@ def test_copying_up_from_an_index_takes_what_the_file_is_now(tmp_path: Path) -> 
 def test_flags_that_only_the_kernel_knows_open_a_file_all_the_same(tmp_path: Path) -> None:
     for_exec = 0x20  # __FMODE_EXEC (include/linux/fs.h) comes with what execve(2) opens
     fs = Layers(tmp_path, {"f": b"data"}).open()
-    number = fs.open(fs.tree.lookup(fs.tree.root, b"f").ino, os.O_RDONLY | os.O_LARGEFILE | for_exec)
+    number = fs.open(
+        fs.inode_table.lookup(fs.inode_table.root, b"f").ino, os.O_RDONLY | os.O_LARGEFILE | for_exec
+    )
     assert fs.read(number, 0, 10) == b"data"
     fs.close()

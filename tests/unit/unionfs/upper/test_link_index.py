@@ -9,7 +9,7 @@ import pytest
 
 from unionfs.layer.directory import Layer
 from unionfs.layer.fd_cache import FdCache
-from unionfs.layer.objects import Named
+from unionfs.layer.objects import PathRef
 from unionfs.types import Ino
 from unionfs.upper.link_index import ORIGIN_XATTR, LinkIndex
 
@@ -69,7 +69,7 @@ def test_a_copy_is_found_by_its_number_at_the_next_mount(home: Home) -> None:
 def test_an_upper_name_of_an_indexed_copy_leads_to_its_number(home: Home) -> None:
     index = home.open()
     index.add(NUMBER, *home.copy("a"), 1, lasting=True)
-    ref = Named(home.layer.root, b"a")
+    ref = PathRef(home.layer.root, b"a")
     assert index.origin(ref, ref.stat()) == NUMBER
 
 
@@ -117,7 +117,7 @@ def test_removing_a_copy_leaves_nothing(home: Home) -> None:
     index.add(NUMBER, *home.copy("a"), 1, lasting=True)
     index.remove(NUMBER)
     index.remove(NUMBER)
-    ref = Named(home.layer.root, b"a")
+    ref = PathRef(home.layer.root, b"a")
     assert index.find(NUMBER) is None
     assert index.origin(ref, ref.stat()) is None
     assert home.entries() == []
@@ -160,7 +160,7 @@ def test_facts_written_over_other_layers_are_dropped(home: Home) -> None:
     os.close(fd)
     index.add(NUMBER, *home.copy("a"), 1, lasting=True)
     other = home.open(b"3 4")
-    ref = Named(home.layer.root, b"f")
+    ref = PathRef(home.layer.root, b"f")
     assert other.find(NUMBER) is None
     assert other.origin(ref, ref.stat()) is None
     assert home.entries() == []
@@ -170,7 +170,7 @@ def test_an_origin_is_read_back_over_the_same_layers(home: Home) -> None:
     fd = os.open(home.upper / "f", os.O_RDWR | os.O_CREAT, 0o600)
     home.open().set_origin(fd, NUMBER)
     os.close(fd)
-    ref = Named(home.layer.root, b"f")
+    ref = PathRef(home.layer.root, b"f")
     assert home.open().origin(ref, ref.stat()) == NUMBER
 
 
@@ -178,7 +178,7 @@ def test_an_origin_is_read_back_over_the_same_layers(home: Home) -> None:
 def test_an_origin_that_we_did_not_write_is_ignored(home: Home, value: bytes) -> None:
     (home.upper / "f").write_bytes(b"")
     os.setxattr(home.upper / "f", ORIGIN_XATTR, value)
-    ref = Named(home.layer.root, b"f")
+    ref = PathRef(home.layer.root, b"f")
     assert home.open().origin(ref, ref.stat()) is None
 
 
@@ -190,7 +190,7 @@ def test_a_number_that_is_none_after_our_generation_is_ignored(home: Home) -> No
     generation = os.getxattr(fd, ORIGIN_XATTR).partition(b":")[0]
     os.setxattr(fd, ORIGIN_XATTR, generation + b":none")
     os.close(fd)
-    ref = Named(home.layer.root, b"f")
+    ref = PathRef(home.layer.root, b"f")
     assert index.origin(ref, ref.stat()) is None
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.unit.unionfs.conftest import MakeUnion
     from tests.unit.unionfs.support import Union
-    from unionfs.layer.objects import Named, Pinned
+    from unionfs.layer.objects import DescriptorRef, PathRef
 
 KIB = 1024
 LOWER = {
@@ -88,7 +88,7 @@ def test_space_comes_back_with_what_is_deleted_and_forgotten(make_union: MakeUni
     assert union.fs.write(union.open("b", os.O_WRONLY), 0, b"y" * 50_000) < 50_000
     union.unlink("a")
     free = union.fs.statfs().f_bfree
-    union.fs.tree.forget(node.ino, 1)
+    union.fs.inode_table.forget(node.ino, 1)
     assert union.fs.statfs().f_bfree > free
     union.write("b", b"y" * 50_000)
 
@@ -257,7 +257,7 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
     make_union: MakeUnion, actions: list[tuple[str, str, int]]
 ) -> None:
     union = make_union(LOWER, size=96 * KIB, inodes=6)
-    held: list[Named | Pinned] = []
+    held: list[PathRef | DescriptorRef] = []
 
     def perform(action: str, path: str, size: int) -> None:
         if action == "create":

@@ -9,7 +9,7 @@ import os
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.nodes import DirNode, FileNode
+    from unionfs.inode.inode import DirectoryInode, FileInode
 
 
 class FileHandle:
@@ -19,7 +19,7 @@ class FileHandle:
 
     __slots__ = ("fd", "flags", "node", "ours")
 
-    def __init__(self, node: FileNode, fd: int, flags: int) -> None:
+    def __init__(self, node: FileInode, fd: int, flags: int) -> None:
         """Take over *fd*, opened with *flags*."""
         self.node = node
         self.fd = fd
@@ -41,7 +41,7 @@ class HandleTable:
         self._numbers = itertools.count(1)
         self._files: dict[int, FileHandle] = {}
         #: A directory stream has no state of its own: the list of names and its offsets belong to the node (positions.py).
-        self._directories: dict[int, DirNode] = {}
+        self._directories: dict[int, DirectoryInode] = {}
 
     def __len__(self) -> int:
         """Return how many handles are open."""
@@ -54,7 +54,7 @@ class HandleTable:
         handle.node.handles = (*handle.node.handles, handle)
         return number
 
-    def add_directory(self, node: DirNode) -> int:
+    def add_directory(self, node: DirectoryInode) -> int:
         """Open a stream of the directory *node* and return its number."""
         number = next(self._numbers)
         self._directories[number] = node
@@ -67,7 +67,7 @@ class HandleTable:
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
-    def directory(self, number: int) -> DirNode:
+    def directory(self, number: int) -> DirectoryInode:
         """Return the directory whose stream has that number; EBADF where no such stream is open."""
         try:
             return self._directories[number]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.positions import Positions
+from unionfs.inode.directory_offsets import DirectoryOffsets
 
 NAMES = st.lists(st.sampled_from([b"%d" % number for number in range(12)]), unique=True)
 
 
-def listed(positions: Positions, start: int = 0) -> list[bytes]:
+def listed(positions: DirectoryOffsets, start: int = 0) -> list[bytes]:
     return [name for name, _ in positions.since(start)]
 
 
 def test_names_are_numbered_in_the_order_in_which_they_came() -> None:
-    positions = Positions()
+    positions = DirectoryOffsets()
     positions.update([b"b", b"a", b"c"])
     assert list(positions.since(0)) == [(b"b", 0), (b"a", 1), (b"c", 2)]
     assert listed(positions, 2) == [b"c"]
@@ -23,7 +23,7 @@ def test_names_are_numbered_in_the_order_in_which_they_came() -> None:
 
 
 def test_a_name_keeps_its_number_while_others_go_and_come() -> None:
-    positions = Positions()
+    positions = DirectoryOffsets()
     positions.update([b"a", b"b", b"c"])
     positions.update([b"new", b"c", b"a"])
     assert list(positions.since(0)) == [(b"a", 0), (b"c", 2), (b"new", 3)]
@@ -31,7 +31,7 @@ def test_a_name_keeps_its_number_while_others_go_and_come() -> None:
 
 
 def test_a_name_that_was_there_before_comes_last() -> None:
-    positions = Positions()
+    positions = DirectoryOffsets()
     positions.update([b"a", b"b"])
     positions.update([b"b"])
     positions.update([b"a", b"b"])
@@ -39,7 +39,7 @@ def test_a_name_that_was_there_before_comes_last() -> None:
 
 
 def test_an_offset_beyond_all_and_a_directory_without_names_give_nothing() -> None:
-    positions = Positions()
+    positions = DirectoryOffsets()
     assert listed(positions) == listed(positions, (1 << 64) - 3) == []
     positions.update([b"a"])
     positions.update([])
@@ -52,7 +52,7 @@ def test_an_offset_beyond_all_and_a_directory_without_names_give_nothing() -> No
 def test_a_reader_sees_what_stays_exactly_once_whatever_changes(
     states: list[list[bytes]], data: st.DataObject
 ) -> None:
-    positions = Positions()
+    positions = DirectoryOffsets()
     seen: list[bytes] = []
     at = 0
     for names in states:

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 
 
-class Positions:
+class DirectoryOffsets:
     """The names of one directory, each with its number: in order, from 0 on, never given twice."""
 
     __slots__ = ("_names", "_next", "_numbers")

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from unionfs.formats.whiteout import NAME_MAX
-from unionfs.inodes import Identity, InodeNumbers
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.inode.numbers import Identity, InodeNumbers
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.metacopy import find_contents, is_metacopy
-from unionfs.layer.objects import Named, Pinned, birth_time_ns
+from unionfs.layer.objects import DescriptorRef, PathRef, birth_time_ns
 from unionfs.layer.resolve import Resolved, first, merge, resolve
 from unionfs.layer.resolve import roots as shown_roots
-from unionfs.nodes import DirNode, FileNode, Node
 from unionfs.types import ROOT_INO, Ino, Mark
 from unionfs.upper.link_index import LinkIndex
 
 
-class Tree:
+class InodeTable:
     """All nodes of one mount over a stack of layers."""
 
     def __init__(
@@ -38,19 +38,19 @@ class Tree:
         self.numbers = InodeNumbers()
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
-        self._by_ino: dict[Ino, Node] = {}
+        self._by_ino: dict[Ino, Inode] = {}
         #: Copied-up files, and others whose number is not that of what they are on disk, by the latter.
-        self._renumbered: dict[Ino, FileNode] = {}
+        self._renumbered: dict[Ino, FileInode] = {}
         given = [layer.root for layer in layers] if roots is None else roots
         parts = shown_roots(given)
         for position, part in enumerate(parts):
             part.layer.below = tuple(each for each in parts[position + 1 :] if not each.skeleton)
         #: Directories of the skeleton that lack a name by now: kept, as they would be read with that name again.
         self._changed_skeleton: set[LayerDir] = set()
-        self.root = DirNode(ROOT_INO, parts[0].info(), parts, None, b"")
+        self.root = DirectoryInode(ROOT_INO, parts[0].info(), parts, None, b"")
         self._by_ino[ROOT_INO] = self.root
         #: Nodes that were made in this request, or lost a child: perhaps nothing needs them after it.
-        self._unsettled: list[Node] = []
+        self._unsettled: list[Inode] = []
 
     def __len__(self) -> int:
         """Return the number of nodes in the table."""
@@ -58,7 +58,7 @@ class Tree:
 
     # -- from numbers to nodes ---------------------------------------------------------------------
 
-    def node(self, ino: int) -> Node:
+    def node(self, ino: int) -> Inode:
         """Return the node of number *ino*.
 
         Raises:
@@ -69,25 +69,25 @@ class Tree:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return node  # type: ignore[no-any-return]
 
-    def directory(self, ino: int) -> DirNode:
+    def directory(self, ino: int) -> DirectoryInode:
         """Return the directory of number *ino*; ENOTDIR if it is something else."""
         node = self.node(ino)
-        if not isinstance(node, DirNode):
+        if not isinstance(node, DirectoryInode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return node
 
-    def file(self, ino: int) -> FileNode:
+    def file(self, ino: int) -> FileInode:
         """Return the non-directory of number *ino*; EISDIR if it is a directory."""
         node = self.node(ino)
-        if not isinstance(node, FileNode):
+        if not isinstance(node, FileInode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         return node
 
     # -- from names to nodes -----------------------------------------------------------------------
 
-    def lookup(self, directory: DirNode, name: bytes) -> Node:
+    def lookup(self, directory: DirectoryInode, name: bytes) -> Inode:
         """Return the node of *name* in *directory*; ENOENT where there is none."""
-        node: Node | None = directory.children.get(name)
+        node: Inode | None = directory.children.get(name)
         if node is None:
             parts = directory.parts
             top = first(parts, name)
@@ -104,32 +104,32 @@ class Tree:
             node = self._add_directory(directory, name, [part.child(at) for part, at in places])
         return node
 
-    def exists(self, directory: DirNode, name: bytes) -> bool:
+    def exists(self, directory: DirectoryInode, name: bytes) -> bool:
         """Tell whether *directory* has *name*."""
         return name in directory.children or resolve(directory.parts, name) is not None
 
-    def below(self, directory: DirNode, name: bytes) -> Resolved[LayerDir] | None:
+    def below(self, directory: DirectoryInode, name: bytes) -> Resolved[LayerDir] | None:
         """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer
         had nothing there. Without the skeleton, which no mark of the upper layer hides (:meth:`drop_from_skeleton`).
         """
         return resolve([part for part in directory.parts if not (part.layer.writable or part.skeleton)], name)
 
-    def drop_from_skeleton(self, directory: DirNode, name: bytes) -> None:
+    def drop_from_skeleton(self, directory: DirectoryInode, name: bytes) -> None:
         """Let the skeleton have *name* in *directory* no more, until it is made anew for the next mount."""
         skeleton = directory.skeleton
         if skeleton is not None and skeleton.mark(name) is not None:
             skeleton.note(name, None)
             self._changed_skeleton.add(skeleton)
 
-    def listing(self, directory: DirNode) -> dict[bytes, bool]:
+    def listing(self, directory: DirectoryInode) -> dict[bytes, bool]:
         """Return every name in *directory*, and whether it is a directory."""
         return merge(directory.parts)
 
-    def is_empty(self, directory: DirNode) -> bool:
+    def is_empty(self, directory: DirectoryInode) -> bool:
         """Tell whether *directory* has no entries."""
         return not merge(directory.parts)
 
-    def _add_directory(self, parent: DirNode, name: bytes, parts: list[LayerDir]) -> DirNode:
+    def _add_directory(self, parent: DirectoryInode, name: bytes, parts: list[LayerDir]) -> DirectoryInode:
         for part in parts:
             part.reachable()
         info = parts[0].info()
@@ -137,25 +137,25 @@ class Tree:
         # remount leave it alone.
         origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].info()
         return self._attach_directory(
-            DirNode(
+            DirectoryInode(
                 self._unique(self.numbers.number((origin.st_dev, origin.st_ino))), info, parts, parent, name
             )
         )
 
-    def add_new_directory(self, parent: DirNode, name: bytes, part: LayerDir) -> DirNode:
+    def add_new_directory(self, parent: DirectoryInode, name: bytes, part: LayerDir) -> DirectoryInode:
         """Attach a node for the directory *part*, which was made as *name* just now."""
         info = part.stat()
         ino = self._unique(self.numbers.number((info.st_dev, info.st_ino)))
-        return self._attach_directory(DirNode(ino, info, [part], parent, name))
+        return self._attach_directory(DirectoryInode(ino, info, [part], parent, name))
 
-    def _attach_directory(self, node: DirNode) -> DirNode:
+    def _attach_directory(self, node: DirectoryInode) -> DirectoryInode:
         assert node.parent is not None
         self._by_ino[node.ino] = node
         self._unsettled.append(node)
         node.parent.children[node.name] = node
         return node
 
-    def add_file(self, directory: DirNode, name: bytes, ref: Named) -> FileNode:
+    def add_file(self, directory: DirectoryInode, name: bytes, ref: PathRef) -> FileInode:
         """Attach the node of the object that *ref* reaches as *name* in *directory*, the same node for every
         name of one object.
         """
@@ -180,7 +180,7 @@ class Tree:
                     number = self.numbers.number((info.st_dev, info.st_ino))
         node = self._of_identity(number)
         if node is None:
-            node = FileNode(self._unique(ino), info, layer, ref, number)
+            node = FileInode(self._unique(ino), info, layer, ref, number)
             node.foreign = foreign
             if layer.policy.metacopy and not foreign and is_metacopy(ref, info):
                 node.metacopy = True
@@ -196,7 +196,9 @@ class Tree:
         directory.children[name] = node
         return node
 
-    def add_new_file(self, directory: DirNode, name: bytes, ref: Named, info: os.stat_result) -> FileNode:
+    def add_new_file(
+        self, directory: DirectoryInode, name: bytes, ref: PathRef, info: os.stat_result
+    ) -> FileInode:
         """Attach a node for the object of the writable layer that *ref* reaches, with attributes *info*, made as *name*
         just now: nobody knows it, and nothing is recorded of it.
         """
@@ -205,16 +207,16 @@ class Tree:
         directory.children[name] = node
         return node
 
-    def add_unnamed_file(self, ref: Named | Pinned, info: os.stat_result) -> FileNode:
+    def add_unnamed_file(self, ref: PathRef | DescriptorRef, info: os.stat_result) -> FileInode:
         """Attach a node for the new object *ref* of the writable layer, with attributes *info*, under no name."""
         number = self.numbers.number((info.st_dev, info.st_ino))
-        node = FileNode(self._unique(number), info, ref.layer, ref, number)
+        node = FileInode(self._unique(number), info, ref.layer, ref, number)
         self._by_ino[node.ino] = node
         self._unsettled.append(node)
         self._identify(node)
         return node
 
-    def _drop_stale_facts(self, ino: Ino, ref: Named) -> None:
+    def _drop_stale_facts(self, ino: Ino, ref: PathRef) -> None:
         """Drop what the index says of *ino*, if that is about another object than *ref*, which has the number now."""
         assert self.index is not None
         if self.index.is_about(ino, lambda: birth_time_ns(ref)):
@@ -224,14 +226,14 @@ class Tree:
             info = copied.stat()
             node = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
             if node is not None:
-                names = [Named(at.upper, name) for at, name in node.names if at.upper is not None]
+                names = [PathRef(at.upper, name) for at, name in node.names if at.upper is not None]
                 entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
                 node.indexed = False
                 node.ref = entries[0] if entries else copied.pinned()
                 node.touch()
         self.index.drop(ino)
 
-    def lower_path(self, directory: DirNode) -> bytes:
+    def lower_path(self, directory: DirectoryInode) -> bytes:
         """Return where the layers below the writable one have *directory*, as a redirect says it: with a leading
         slash, empty for the root.
         """
@@ -252,7 +254,9 @@ class Tree:
 
     # -- changes -----------------------------------------------------------------------------------
 
-    def reidentify(self, node: FileNode, layer: Layer, ref: Named | Pinned, identity: Identity) -> None:
+    def reidentify(
+        self, node: FileInode, layer: Layer, ref: PathRef | DescriptorRef, identity: Identity
+    ) -> None:
         """Record that *node* is now the object *identity* of *layer*: it has been copied up. Its number
         stays.
         """
@@ -262,37 +266,37 @@ class Tree:
         self._identify(node)
         node.touch()
 
-    def _identify(self, node: FileNode) -> None:
+    def _identify(self, node: FileInode) -> None:
         if node.ino != node.identity:
             self._renumbered[node.identity] = node
 
-    def _of_identity(self, number: Ino) -> FileNode | None:
+    def _of_identity(self, number: Ino) -> FileInode | None:
         node = self._by_ino.get(number)
-        if isinstance(node, FileNode) and node.identity == number and not node.foreign:
+        if isinstance(node, FileInode) and node.identity == number and not node.foreign:
             return node
         return self._renumbered.get(number)
 
-    def attach(self, node: FileNode, directory: DirNode, name: bytes) -> None:
+    def attach(self, node: FileInode, directory: DirectoryInode, name: bytes) -> None:
         """Record that *name* in *directory* is now one of *node*'s."""
         if directory.upper is not None:
-            _reach_by_name(node, Named(directory.upper, name))
+            _reach_by_name(node, PathRef(directory.upper, name))
         node.names.append((directory, name))
         directory.children[name] = node
 
-    def detach(self, directory: DirNode, name: bytes) -> None:
+    def detach(self, directory: DirectoryInode, name: bytes) -> None:
         """Record that *directory* has no *name* any more; does nothing where no node was attached to it."""
         node = directory.children.pop(name, None)
         self._unsettled.append(directory)
-        if isinstance(node, FileNode):
+        if isinstance(node, FileInode):
             node.names.remove((directory, name))
-        elif isinstance(node, DirNode):
+        elif isinstance(node, DirectoryInode):
             node.parent = None
 
-    def move(self, old: DirNode, old_name: bytes, new: DirNode, new_name: bytes) -> None:
+    def move(self, old: DirectoryInode, old_name: bytes, new: DirectoryInode, new_name: bytes) -> None:
         """Record that what was *old_name* in *old* is *new_name* in *new*."""
         node = old.children.pop(old_name)
         self._unsettled.append(old)
-        if isinstance(node, FileNode):
+        if isinstance(node, FileInode):
             node.names.remove((old, old_name))
             node.names.append((new, new_name))
         else:
@@ -316,14 +320,14 @@ class Tree:
         for node in unsettled:
             self._drop_unused(node)
 
-    def drop_if_unused(self, node: Node) -> None:
+    def drop_if_unused(self, node: Inode) -> None:
         """Drop *node* if the kernel was not told of it after all."""
         self._drop_unused(node)
 
-    def _drop_unused(self, start: Node) -> None:
-        node: Node | None = start if self._by_ino.get(start.ino) is start else None
+    def _drop_unused(self, start: Inode) -> None:
+        node: Inode | None = start if self._by_ino.get(start.ino) is start else None
         while node is not None and node.lookups == 0 and node is not self.root:
-            if isinstance(node, DirNode):
+            if isinstance(node, DirectoryInode):
                 # One that held two names of a file may have gone with the first of them.
                 if node.children or self._by_ino.get(node.ino) is not node:
                     return
@@ -335,11 +339,11 @@ class Tree:
                 del self._by_ino[node.ino]
                 node = parent
             else:
-                assert isinstance(node, FileNode)
+                assert isinstance(node, FileInode)
                 self._drop_file(node)
                 return
 
-    def _drop_file(self, node: FileNode) -> None:
+    def _drop_file(self, node: FileInode) -> None:
         del self._by_ino[node.ino]
         if self._renumbered.get(node.identity) is node:
             del self._renumbered[node.identity]
@@ -358,15 +362,15 @@ class Tree:
             if info is not None:
                 yield info
 
-    def _let_go(self, node: Node) -> None:
+    def _let_go(self, node: Inode) -> None:
         """Close the descriptor that holds *node*, if it has no name."""
         if self.on_gone is not None:
             info = _nameless(node)
             if info is not None:
                 self.on_gone(info)
-        if isinstance(node, DirNode):
+        if isinstance(node, DirectoryInode):
             node.parts[0].close()  # removed: it was pinned
-        elif isinstance(node.ref, Pinned):
+        elif isinstance(node.ref, DescriptorRef):
             node.ref.close()
 
     def touch_all(self) -> None:
@@ -386,7 +390,7 @@ class Tree:
         for ino in list(islice(self._by_ino, count)):
             node = self._by_ino[ino] = self._by_ino.pop(ino)
             if node.lookups and not (
-                isinstance(node, FileNode) and any(not each.ours for each in node.handles)
+                isinstance(node, FileInode) and any(not each.ours for each in node.handles)
             ):
                 named.append(ino)
         return named
@@ -394,33 +398,33 @@ class Tree:
     def close(self) -> None:
         """Release the descriptors that unlinked objects hold."""
         for node in self._by_ino.values():
-            if isinstance(node, FileNode) and isinstance(node.ref, Pinned):
+            if isinstance(node, FileInode) and isinstance(node.ref, DescriptorRef):
                 node.ref.close()
-            elif isinstance(node, DirNode) and node.removed:
+            elif isinstance(node, DirectoryInode) and node.removed:
                 node.parts[0].close()
         self._by_ino.clear()
         self._renumbered.clear()
 
 
-def _nameless(node: Node) -> os.stat_result | None:
+def _nameless(node: Inode) -> os.stat_result | None:
     """Return the attributes of *node*, if it is an object of the writable layer that only we hold."""
-    if isinstance(node, DirNode):
+    if isinstance(node, DirectoryInode):
         top = node.parts[0]
         return top.stat() if node.removed and top.layer.writable else None
-    if not isinstance(node.ref, Pinned) or not node.layer.writable:
+    if not isinstance(node.ref, DescriptorRef) or not node.layer.writable:
         return None
     info = os.fstat(node.ref.fd)
     return info if info.st_nlink == 0 else None
 
 
-def _reach_by_name(node: FileNode, ref: Named) -> None:
+def _reach_by_name(node: FileInode, ref: PathRef) -> None:
     """Give the descriptor back through which *node* was reached while none of its names was known."""
-    if isinstance(node.ref, Pinned):
+    if isinstance(node.ref, DescriptorRef):
         node.ref.close()
         node.ref = ref
 
 
-def _parts_below(directory: DirNode, part: LayerDir) -> list[LayerDir]:
+def _parts_below(directory: DirectoryInode, part: LayerDir) -> list[LayerDir]:
     """Return the parts of *directory* below *part*, without the skeleton, which has no contents; none where *part* is not
     one of them, as with the index's.
     """

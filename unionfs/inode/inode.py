@@ -5,9 +5,9 @@ Invariants (unionfs/README.md, "Identity"):
 
 * a node is in the table as long as the kernel may name it (``lookups``) or a directory node has children in
   the table, so every ancestor of a node in the table is in the table;
-* ``DirNode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent
+* ``DirectoryInode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent
   and name of a directory);
-* a file node without names is unlinked and reached through a :class:`~unionfs.layer.directory.Pinned` reference.
+* a file node without names is unlinked and reached through a :class:`~unionfs.layer.directory.DescriptorRef` reference.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import stat
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.handles import FileHandle
+    from unionfs.inode.directory_offsets import DirectoryOffsets
+    from unionfs.inode.handles import FileHandle
     from unionfs.layer.directory import Layer, LayerDir
-    from unionfs.layer.objects import Named, Pinned
-    from unionfs.positions import Positions
+    from unionfs.layer.objects import DescriptorRef, PathRef
     from unionfs.types import Ino
 
 
@@ -54,7 +54,7 @@ class _Node:
         self.reply = None
 
 
-class FileNode(_Node):
+class FileInode(_Node):
     """Anything that is not a directory."""
 
     __slots__ = (
@@ -71,7 +71,7 @@ class FileNode(_Node):
     )
 
     def __init__(
-        self, ino: Ino, info: os.stat_result, layer: Layer, ref: Named | Pinned, identity: Ino
+        self, ino: Ino, info: os.stat_result, layer: Layer, ref: PathRef | DescriptorRef, identity: Ino
     ) -> None:
         """Make a node for an object of *layer*, reached through *ref*; *identity* is what it is on disk, as a number."""
         super().__init__(ino, info)
@@ -80,7 +80,7 @@ class FileNode(_Node):
         self.ref = ref
         self.identity = identity
         #: The names in the union through which it has been seen.
-        self.names: list[tuple[DirNode, bytes]] = []
+        self.names: list[tuple[DirectoryInode, bytes]] = []
         #: Open handles; at copy-up each is moved to the copy.
         self.handles: tuple[FileHandle, ...] = ()
         #: Writing must take set-id bits or capabilities away first; None while nobody has looked.
@@ -89,10 +89,10 @@ class FileNode(_Node):
         self.indexed = False
         #: A copy without contents; they are those of ``data``, a file of a layer below (None: it is not there).
         self.metacopy = False
-        self.data: Named | None = None
+        self.data: PathRef | None = None
 
     @property
-    def contents(self) -> Named | Pinned:
+    def contents(self) -> PathRef | DescriptorRef:
         """What reaches the contents.
 
         Raises:
@@ -105,13 +105,18 @@ class FileNode(_Node):
         return self.data
 
 
-class DirNode(_Node):
+class DirectoryInode(_Node):
     """A directory: the stack of layer directories that make it."""
 
     __slots__ = ("children", "listed", "name", "parent", "parts", "positions")
 
     def __init__(
-        self, ino: Ino, info: os.stat_result, parts: list[LayerDir], parent: DirNode | None, name: bytes
+        self,
+        ino: Ino,
+        info: os.stat_result,
+        parts: list[LayerDir],
+        parent: DirectoryInode | None,
+        name: bytes,
     ) -> None:
         """Make a node for the directory *name* of *parent* (None: the root), merged from *parts*, top first."""
         super().__init__(ino, info)
@@ -119,10 +124,10 @@ class DirNode(_Node):
         #: None for the root and for a removed directory.
         self.parent = parent
         self.name = name
-        self.children: dict[bytes, FileNode | DirNode] = {}
+        self.children: dict[bytes, FileInode | DirectoryInode] = {}
         #: The one list of its names with their offsets, which all readers share, once one has read it; and the attributes
         #: at the time of that list.
-        self.positions: Positions | None = None
+        self.positions: DirectoryOffsets | None = None
         self.listed: os.stat_result | None = None
 
     @property
@@ -160,7 +165,7 @@ class DirNode(_Node):
     def path(self) -> bytes:
         """Return the path in the union, for messages."""
         names: list[bytes] = []
-        at: DirNode | None = self
+        at: DirectoryInode | None = self
         while at is not None and at.parent is not None:
             names.append(at.name)
             at = at.parent
@@ -168,4 +173,4 @@ class DirNode(_Node):
 
 
 #: What the kernel knows by a number.
-Node = FileNode | DirNode
+Inode = FileInode | DirectoryInode

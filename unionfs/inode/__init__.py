@@ -1,0 +1,1 @@
+"""Inodes: the numbers that the kernel knows, the objects behind them, and what is open of them."""
