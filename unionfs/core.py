@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import NamedTuple
-from unionfs.ahead import Ahead
-from unionfs.copyup import CopyUp
-from unionfs.copyup_plan import Contents
+from unionfs.copyup.background_copy import BackgroundCopies
+from unionfs.copyup.copyup import CopyUp
+from unionfs.copyup.plan import Contents
 from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.directory_offsets import DirectoryOffsets
@@ -428,14 +428,14 @@ class UnionFs:
         """Whether nothing is ever synced."""
         return self._volatile
 
-    def copy_ahead(self) -> Ahead | None:
+    def copy_ahead(self) -> BackgroundCopies | None:
         """Have large files copied before the copy-up that needs them, by whoever calls this; None if nothing is copied."""
         if self.writable is None:
             return None
-        ahead = self.writable.copy_up.ahead = Ahead(
+        background = self.writable.copy_up.background = BackgroundCopies(
             self.writable.upper, durable=not self._volatile, quota=self.quota
         )
-        return ahead
+        return background
 
     def readlink(self, ino: int) -> bytes:
         """Return the target of a symbolic link."""

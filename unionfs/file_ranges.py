@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 
 from unionfs import _libc
-from unionfs.contents import NO_OFFLOAD
+from unionfs.copyup.copy_data import NO_OFFLOAD
 from unionfs.privileges import is_privileged, kill_privileges
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from unionfs import _libc
-from unionfs.copyup import CopyUp
-from unionfs.copyup_plan import Contents
+from unionfs.copyup.copyup import CopyUp
+from unionfs.copyup.plan import Contents
 from unionfs.formats import acl
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.inode.table import InodeTable

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from unionfs import _libc
 from unionfs._stdlib.dataclasses import dataclass, replace
-from unionfs.copyup import CopyUp
+from unionfs.copyup.copyup import CopyUp
 from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from unionfs.ahead import LARGE
+from unionfs.copyup.background_copy import LARGE
 from unionfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
 from unionfs.fuse.protocol import (
     COPY_FILE_RANGE_IN,

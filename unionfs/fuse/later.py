@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from unionfs import _libc
-from unionfs.ahead import NotYet
+from unionfs.copyup.background_copy import CopyPending
 from unionfs.core import UnionFs
 from unionfs.fuse.spinning import Spinning
 from unionfs.fuse.threads import MOST, Threads
@@ -62,7 +62,7 @@ class Later:
         *looks*: how many times the server looks for contents that are not in memory, if it calls :meth:`look`.
         """
         self._threads = Threads()
-        self._ahead = fs.copy_ahead()
+        self._background = fs.copy_ahead()
         self._say = say
         self._wake = wake
         self._parked: dict[Ino, list[bytes]] = {}
@@ -198,15 +198,15 @@ class Later:
         finally:
             os.close(fd)
 
-    def park(self, later: NotYet, request: bytes) -> None:
+    def park(self, later: CopyPending, request: bytes) -> None:
         """Keep *request* until what it needs has been copied.
 
         Raises:
             OSError: that cannot begin.
         """
-        assert self._ahead is not None
+        assert self._background is not None
         ino = later.ino
-        work = self._ahead.begin(ino)
+        work = self._background.begin(ino)
         self._parked.setdefault(ino, []).append(request)
         if work is None:
             return
@@ -228,8 +228,8 @@ class Later:
 
     def _parked_for(self, ino: Ino) -> Iterator[bytes]:
         yield from self._parked.pop(ino, ())
-        assert self._ahead is not None
-        self._ahead.drop(ino)
+        assert self._background is not None
+        self._background.drop(ino)
 
     def run(self, unique: int, work: Callable[[], None], finish: Callable[[], bytes]) -> bool:
         """Run *work* in a thread, and then answer *unique* with what *finish* returns or raises (OSError) in the server's own.
@@ -262,8 +262,8 @@ class Later:
         for coming in self.coming:
             os.close(coming.fd)
         self.coming.clear()
-        if self._ahead is not None:
-            self._ahead.close()
+        if self._background is not None:
+            self._background.close()
 
     def _do(self, work: Callable[[], None]) -> bool:
         if not self._threads.run(work):

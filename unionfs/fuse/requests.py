@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from unionfs._stdlib.logging import Complaints
-from unionfs.ahead import NotYet
+from unionfs.copyup.background_copy import CopyPending
 from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.file_requests import FileRequests
@@ -154,7 +154,7 @@ class Requests(FileRequests):
             return handler(node, end)
         except OSError as error:
             return errno_of(error)
-        except NotYet as not_yet:
+        except CopyPending as not_yet:
             return self._park(opcode, not_yet, end)
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
@@ -165,7 +165,7 @@ class Requests(FileRequests):
         self.fs.trim()
         self._forgetting.check()
 
-    def _park(self, opcode: int, not_yet: NotYet, end: int) -> Reply:
+    def _park(self, opcode: int, not_yet: CopyPending, end: int) -> Reply:
         assert self.later is not None
         self._counts[opcode] -= 1
         try:

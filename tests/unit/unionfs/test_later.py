@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fsapi.direct import DirectClient
-from unionfs import _libc, ahead, contents
+from unionfs import _libc
+from unionfs.copyup import background_copy, copy_data
 from unionfs.fuse import later, protocol
 from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import Opcode
@@ -81,16 +82,16 @@ def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         made.said[unique] = reply
         made.news.set()
 
-    monkeypatch.setattr(ahead, "LARGE", len(LARGE))
+    monkeypatch.setattr(background_copy, "LARGE", len(LARGE))
     made.client.requests.later = Later(union.fs, say, made.news.set)
-    copy = contents.Copier.copy
+    copy = copy_data.Copier.copy
 
-    def held(self: contents.Copier, at: int, to: int, size: int) -> int:
+    def held(self: copy_data.Copier, at: int, to: int, size: int) -> int:
         if threading.current_thread() is not threading.main_thread():
             assert made.gate.wait(PATIENCE)
         return copy(self, at, to, size)
 
-    monkeypatch.setattr(contents.Copier, "copy", held)
+    monkeypatch.setattr(copy_data.Copier, "copy", held)
     yield made
     made.gate.set()
 
@@ -425,11 +426,11 @@ def test_what_others_do_to_the_file_meanwhile_is_not_lost(
 def test_a_copy_that_fails_is_the_error_of_whoever_needs_it_and_leaves_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: contents.Copier, at: int, to: int, size: int) -> int:
+    def full(self: copy_data.Copier, at: int, to: int, size: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(contents.Copier, "copy", full)
+        patch.setattr(copy_data.Copier, "copy", full)
         assert server.write("large", b"!") is None
         server.wait()
         assert server.resume() == [-errno.ENOSPC]
@@ -553,7 +554,7 @@ def test_a_copy_for_which_a_thread_has_no_memory_is_not_taken_for_the_file(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(contents.Copier, "copy", no_memory)
+        patch.setattr(copy_data.Copier, "copy", no_memory)
         assert server.write("large", b"!") is None
         server.wait()
         assert server.resume() == [-errno.ENOMEM]
@@ -582,13 +583,13 @@ def test_copies_under_way_count_against_the_size_of_the_writable_layer(
     client = DirectClient(union.fs, unopened=True)
     server = Server(union, client, news=news, gate=gate)
     client.requests.later = Later(union.fs, lambda *_: None, news.set)
-    copy = contents.Copier.copy
+    copy = copy_data.Copier.copy
 
-    def held(self: contents.Copier, at: int, to: int, length: int) -> int:
+    def held(self: copy_data.Copier, at: int, to: int, length: int) -> int:
         assert gate.wait(PATIENCE)
         return copy(self, at, to, length)
 
-    monkeypatch.setattr(contents.Copier, "copy", held)
+    monkeypatch.setattr(copy_data.Copier, "copy", held)
     union.create("other", b"")
     assert server.write("a", b"!") is None
     assert server.write("b", b"!") == -errno.ENOSPC

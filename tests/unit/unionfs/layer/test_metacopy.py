@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tree import File, HardLink, Tree
-from unionfs.copyup import _WORTH_METACOPY
+from unionfs.copyup.copyup import _WORTH_METACOPY
 from unionfs.formats.whiteout import TRUSTED_MARKS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.tree import File, HardLink
 from tests.unit.unionfs.faults import Faults, failing_with
-from unionfs import ahead
+from unionfs.copyup import background_copy
 from unionfs.core import Change
 from unionfs.fuse.later import Later
 from unionfs.fuse.unopened import UnopenedFiles
@@ -18,7 +18,7 @@ from unionfs.fuse.unopened import UnopenedFiles
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
     from tests.unit.unionfs.support import Union
-    from unionfs.spare import Spare
+    from unionfs.copyup.preallocated import PreallocatedFile
 
 LONG_AGO = 10**18
 LOWER = {
@@ -42,8 +42,8 @@ def prepared(make_union: MakeUnion) -> Union:
     return union
 
 
-def ready(union: Union) -> Spare | None:
-    return union.parts.copy_up._spares._ready
+def ready(union: Union) -> PreallocatedFile | None:
+    return union.parts.copy_up._preallocated_files._ready
 
 
 def chmod(union: Union, *names: str, mode: int = 0o600) -> None:
@@ -117,15 +117,15 @@ def test_who_reads_the_file_goes_on_with_the_copy(warm: Union) -> None:
 def test_a_file_that_is_emptied_was_changed_then_and_not_when_its_copy_was_made(
     warm: Union, how: str
 ) -> None:
-    spare = ready(warm)
-    assert spare is not None
-    os.utime(spare.fd, ns=(LONG_AGO + 1, LONG_AGO + 1))
+    preallocated = ready(warm)
+    assert preallocated is not None
+    os.utime(preallocated.fd, ns=(LONG_AGO + 1, LONG_AGO + 1))
     if how == "O_TRUNC":
         warm.open("f2", os.O_WRONLY | os.O_TRUNC)
     else:
         warm.truncate("f2", 0)
     assert warm.stat("f2").mtime_ns > LONG_AGO + 1
-    assert ready(warm) is spare
+    assert ready(warm) is preallocated
 
 
 def test_what_cannot_be_made_is_not_missed(union: Union, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_one_that_cannot_be_looked_at_is_removed(union: Union, monkeypatch: pyte
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr("unionfs.spare.os.fstat", broken)
+        patch.setattr("unionfs.copyup.preallocated.os.fstat", broken)
         union.fs.trim()
     assert ready(union) is None
     assert on_disk(union) == []
@@ -193,13 +193,13 @@ def test_where_there_is_no_descriptor_left_it_gives_its_own_back(
 
 
 def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "LARGE", 5000)
+    monkeypatch.setattr(background_copy, "LARGE", 5000)
     later = Later(warm.fs, lambda *_: None, lambda: None)
     content = warm.read("large")
     assert ready(warm) is not None
-    copies = warm.parts.copy_up.ahead
+    copies = warm.parts.copy_up.background
     assert copies is not None
-    with pytest.raises(ahead.NotYet):
+    with pytest.raises(background_copy.CopyPending):
         warm.write("large", b"x")
     work = copies.begin(warm.node("large").ino)
     assert work is not None
@@ -240,8 +240,8 @@ def test_whichever_call_of_a_copy_fails_it_is_made_or_not(
         # After the step that cannot be undone an error can still come out of asking what has become of it.
         assert shown.mode == expected or (number == errno.EIO and shown.mode & 0o7777 == 0o640), faults.call
         assert (shown.data, shown.mtime_ns) == (old.data, old.mtime_ns), faults.call
-        spare = ready(union)
-        assert on_disk(union) == ([os.fsdecode(spare.name)] if spare else []), faults.call
+        preallocated = ready(union)
+        assert on_disk(union) == ([os.fsdecode(preallocated.name)] if preallocated else []), faults.call
         union.reopen()
         assert union.show()["/" + name] == shown, faults.call
         assert on_disk(union) == []

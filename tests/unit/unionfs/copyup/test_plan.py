@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from unionfs.copyup_plan import Contents, Step, plan_copy_up
+from unionfs.copyup.plan import Contents, Step, plan_copy_up
 
 KINDS = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK]
 FLAGS = [dict(zip(("named", "durable", "lasting"), bits, strict=True)) for bits in itertools.product((True, False), repeat=3)]  # fmt: skip

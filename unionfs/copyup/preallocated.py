@@ -16,7 +16,7 @@ from unionfs.upper.upper import COPY_PREFIX, Upper
 _NEAR = 8
 
 
-class Spare:
+class PreallocatedFile:
     """The file: its temporary name, a descriptor to read and write it, and its attributes."""
 
     __slots__ = ("fd", "made", "name")
@@ -38,17 +38,17 @@ class Spare:
             os.close(self.take())
 
 
-class Spares:
+class PreallocatedFiles:
     """At most one such file of *upper*."""
 
     def __init__(self, upper: Upper) -> None:
         """Make none yet."""
         self._upper = upper
-        self._ready: Spare | None = None
+        self._ready: PreallocatedFile | None = None
         #: Requests since the last copy.
         self._since = _NEAR + 1
 
-    def take(self) -> Spare | None:
+    def take(self) -> PreallocatedFile | None:
         """Return the file, if there is one, which is the caller's from now on; so is its name."""
         ready, self._ready = self._ready, None
         return ready
@@ -68,7 +68,7 @@ class Spares:
             name = self._upper.new_name(COPY_PREFIX)
             fd = self._upper.begin_copy(name, mode)
             try:
-                self._ready = Spare(name, fd, os.fstat(fd))
+                self._ready = PreallocatedFile(name, fd, os.fstat(fd))
             except OSError:
                 os.close(fd)
                 self._upper.discard_copy(name)

@@ -1,6 +1,6 @@
 """Copy-up: gives an object of a lower layer a copy in the writable one, whole or not at all.
 
-The steps come from :mod:`unionfs.copyup_plan`. A directory is copied without its contents, after its
+The steps come from :mod:`unionfs.copyup.plan`. A directory is copied without its contents, after its
 ancestors. These failures are tolerated, everything else undoes the copy-up and reaches the caller:
 
 * attributes that the upper file system cannot hold (EOPNOTSUPP), but for access control lists, without which more
@@ -17,9 +17,10 @@ import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from unionfs.ahead import Ahead
-from unionfs.contents import Copier
-from unionfs.copyup_plan import Contents, Step, plan_copy_up
+from unionfs.copyup.background_copy import BackgroundCopies
+from unionfs.copyup.copy_data import Copier
+from unionfs.copyup.plan import Contents, Step, plan_copy_up
+from unionfs.copyup.preallocated import PreallocatedFile, PreallocatedFiles
 from unionfs.formats import acl
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.handles import FileHandle
@@ -29,7 +30,6 @@ from unionfs.layer.directory import Layer, LayerDir, Ref
 from unionfs.layer.metacopy import redirect_of
 from unionfs.layer.objects import NO_XATTR, DescriptorRef, PathRef, birth_time_ns, follows, is_null_device
 from unionfs.layer.ownership import Ownership
-from unionfs.spare import Spare, Spares
 from unionfs.types import Mark
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions, without_privileges
@@ -57,10 +57,10 @@ class _Job:
         "override",
         "owner",
         "place",
+        "preallocated",
         "redirect",
         "settled",
         "source",
-        "spare",
         "tmp",
         "tmp_fd",
         "truncated",
@@ -91,7 +91,7 @@ class _Job:
         #: A descriptor of the contents, which have *info*; -1 where they are to be opened.
         self.at = -1
         #: The file that becomes the copy, at the temporary name, where there is one.
-        self.spare: Spare | None = None
+        self.preallocated: PreallocatedFile | None = None
         #: The copy has its mode, and nothing that changes it has been done since.
         self.settled = False
         #: How many names it has, or is going to have.
@@ -140,9 +140,9 @@ class CopyUp:
         self._acls = acls
         self._copier = Copier()
         #: What copies large files beforehand; None: they are copied when they have to be there.
-        self.ahead: Ahead | None = None
+        self.background: BackgroundCopies | None = None
         self._quota = quota
-        self._spares = Spares(upper)
+        self._preallocated_files = PreallocatedFiles(upper)
         #: Whether a file is made for the next copy after one: by whoever calls :meth:`finish` when a request has been answered,
         #: and :meth:`make_room` where there is none.
         self.prepares = False
@@ -239,7 +239,7 @@ class CopyUp:
         if node.foreign:
             contents = Contents.NONE
         at, info = self._look_at_source(node, opens=contents is not Contents.NONE)
-        redirect, spare = b"", None
+        redirect, preallocated = b"", None
         try:
             if contents is Contents.LATER:
                 redirect = self._lower_place(node, info.st_size) or b""
@@ -250,9 +250,9 @@ class CopyUp:
                 raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
             if node.names:
                 self._upper.refuse_reserved(node.names[0][1])
-            if self.ahead is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
+            if self.background is not None and contents is Contents.COPY and stat.S_ISREG(node.kind):
                 self._require_room(node, info, contents)
-                self.ahead.require(node.ino, node.contents, info.st_size)
+                self.background.require(node.ino, node.contents, info.st_size)
             if node.names:
                 self.directory(node.names[0][0])
             if redirect:
@@ -261,18 +261,21 @@ class CopyUp:
             steps = self._plan(node, contents, info.st_nlink)
             # One that is made empty has the time of that, and not of when its file was made.
             copied = stat.S_ISREG(node.kind) and contents is not Contents.NONE
-            spare = self._spares.take() if copied else None
-            with self._upper.building(COPY_PREFIX, spare.name if spare else None) as (tmp_fd, tmp):
+            preallocated = self._preallocated_files.take() if copied else None
+            with self._upper.building(COPY_PREFIX, preallocated.name if preallocated else None) as (
+                tmp_fd,
+                tmp,
+            ):
                 job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
-                job.redirect, job.at, job.spare = redirect, at, spare
+                job.redirect, job.at, job.preallocated = redirect, at, preallocated
                 if contents is Contents.NONE and stat.S_ISREG(node.kind):
                     job.truncated, job.mode = True, without_privileges(job.mode)
                 if mode is not None:
                     job.mode = stat.S_IFMT(job.mode) | stat.S_IMODE(mode)
                 self._run(node, steps, job, keep)
         finally:
-            if spare is not None:
-                spare.close()
+            if preallocated is not None:
+                preallocated.close()
             if at >= 0:
                 os.close(at)
         if self._quota is not None:
@@ -285,11 +288,11 @@ class CopyUp:
         """
         while self._unfinished:
             self._unfinished.pop()()
-        self._spares.passed()
+        self._preallocated_files.passed()
 
     def make_room(self) -> None:
         """Let go of what takes room for the next copy-up alone."""
-        self._spares.close()
+        self._preallocated_files.close()
 
     def close(self) -> None:
         """Let go of what the next copy-up would need."""
@@ -321,7 +324,7 @@ class CopyUp:
 
     def _reserved(self, node: FileInode) -> int:
         """Return how much of what a copy of *node* takes is counted already."""
-        return 0 if self.ahead is None else self.ahead.reserved(node.ino)
+        return 0 if self.background is None else self.background.reserved(node.ino)
 
     def _plan(self, node: FileInode, contents: Contents, links: int) -> tuple[Step, ...]:
         return plan_copy_up(
@@ -368,8 +371,8 @@ class CopyUp:
             self._quota.require(before.st_size - self._reserved(node))
         # One that only names of lower layers lead to is in the index alone and has no name to be replaced at.
         if before.st_nlink <= 1 and not node.indexed:
-            if self.ahead is not None:
-                self.ahead.require(node.ino, node.contents, before.st_size)
+            if self.background is not None:
+                self.background.require(node.ino, node.contents, before.st_size)
             self.remake(node)
         else:
             self._complete_in_place(node)
@@ -543,7 +546,9 @@ class CopyUp:
             node, self._upper.layer, index_ref or PathRef(target, name), (copy.st_dev, copy.st_ino)
         )
         if self.prepares and job.made is not None:
-            self._unfinished.append(lambda: self._spares.copied(self._permissions.birth_mode(job.mode)))
+            self._unfinished.append(
+                lambda: self._preallocated_files.copied(self._permissions.birth_mode(job.mode))
+            )
         self._unfinished.append(lambda: self._restore_times(parent, target, times))
         parent.touch()
 
@@ -576,11 +581,13 @@ class CopyUp:
         kind = node.kind
         disk_kind = self._permissions.disk_kind(kind, *job.owner, links=job.links)
         if stat.S_ISREG(disk_kind):
-            ready = self.ahead.take(node.ino, job.tmp) if filled and self.ahead is not None else None
+            ready = (
+                self.background.take(node.ino, job.tmp) if filled and self.background is not None else None
+            )
             if ready is not None:
                 fd, job.copied = ready
-            elif job.spare is not None:
-                job.made, fd = job.spare.made, job.spare.take()
+            elif job.preallocated is not None:
+                job.made, fd = job.preallocated.made, job.preallocated.take()
             else:
                 fd = self._upper.begin_copy(job.tmp, self._permissions.birth_mode(job.mode))
             if stat.S_ISREG(kind):

@@ -1,6 +1,6 @@
 """Contents of large files that are copied ahead of the copy-up that needs them, by somebody else than the server.
 
-Where a copy-up would have to copy much, it does not begin but says :class:`NotYet`. Whoever made the request has it
+Where a copy-up would have to copy much, it does not begin but says :class:`CopyPending`. Whoever made the request has it
 answered later: the contents go to a temporary file of the work directory meanwhile, and the same request, asked again,
 finds them there. Nothing of the union has changed in between but what other requests changed: the contents of a lower
 layer are the same before and after, whatever becomes of the names.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from unionfs._stdlib.dataclasses import dataclass
-from unionfs.contents import Copier
+from unionfs.copyup.copy_data import Copier
 from unionfs.layer.objects import DescriptorRef, PathRef
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -29,8 +29,8 @@ LARGE = 1 << 20
 _BLOCK = 512  # the unit of st_blocks (stat(2))
 
 
-class NotYet(Exception):
-    """The contents of the node *ino* have to be copied first: by :meth:`Ahead.fetch`."""
+class CopyPending(Exception):
+    """The contents of the node *ino* have to be copied first: by :meth:`BackgroundCopies.fetch`."""
 
     def __init__(self, ino: Ino) -> None:
         """Say so of *ino*."""
@@ -55,7 +55,7 @@ class _Fetched:
     given_up: bool = False
 
 
-class Ahead:
+class BackgroundCopies:
     """The copies of one mount that are under way or ready."""
 
     def __init__(self, upper: Upper, *, durable: bool, quota: Quota | None = None) -> None:
@@ -72,7 +72,7 @@ class Ahead:
         """See that *size* bytes of *source*, the contents of *ino*, need not be copied now.
 
         Raises:
-            NotYet: they are too many and have not been copied.
+            CopyPending: they are too many and have not been copied.
             OSError: copying them failed.
         """
         if size < LARGE:
@@ -81,7 +81,7 @@ class Ahead:
         if known is None or not known.done:
             if known is None:
                 self._known[ino] = _Fetched(source, size)
-            raise NotYet(ino)
+            raise CopyPending(ino)
         if known.error is not None:
             raise known.error
 
