@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from unionfs.core import UnionFs
     from unionfs.launch.index_builder import Building
     from unionfs.options import Serving
     from unionfs.stack import StackSource
+    from unionfs.vfs.filesystem import UnionFs
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -1,4 +1,4 @@
-"""From a description of the stack to a :class:`~unionfs.core.UnionFs`: opens the layers, refuses stacks that
+"""From a description of the stack to a :class:`~unionfs.vfs.filesystem.UnionFs`: opens the layers, refuses stacks that
 cannot work.
 """
 
@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from unionfs import _libc
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.copyup.copyup import CopyUp
-from unionfs.core import UnionFs, WritableParts
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, MarkPolicy
 from unionfs.inode.numbers import Identity
@@ -20,13 +19,14 @@ from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
-from unionfs.namespace import Namespace
 from unionfs.options import Options
 from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import NativePermissions, OverridePermissions, owns_single_id
 from unionfs.upper.quota import Quota
 from unionfs.upper.upper import Upper
+from unionfs.vfs.filesystem import UnionFs, WritableParts
+from unionfs.vfs.names import Names
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -196,9 +196,9 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     copy_up = CopyUp(
         inode_table, upper, index, ownership, permissions, durable=not source.volatile, acls=acls, quota=quota
     )
-    namespace = Namespace(inode_table, upper, index, copy_up, ownership, permissions, quota)
+    names = Names(inode_table, upper, index, copy_up, ownership, permissions, quota)
     parts = WritableParts(
-        upper=upper, index=index, copy_up=copy_up, namespace=namespace, permissions=permissions, quota=quota
+        upper=upper, index=index, copy_up=copy_up, names=names, permissions=permissions, quota=quota
     )
     return UnionFs(
         inode_table,

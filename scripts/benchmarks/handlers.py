@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
-from unionfs.core import UnionFs
 from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Opcode
 from unionfs.fuse.replies import Reply
 from unionfs.fuse.requests import Requests
 from unionfs.options import parse_options
 from unionfs.stack import build_indexes, open_stack, source_from_options
+from unionfs.vfs.filesystem import UnionFs
 
 #: Files of each kind; so many calls are timed together, of which there are so many batches. The fastest batch counts.
 _BATCH, _BATCHES = 100, 9

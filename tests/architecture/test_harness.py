@@ -147,11 +147,11 @@ def test_an_unexpected_warning_in_the_log_is_an_error(pytester: pytest.Pytester)
         """
         import logging
         def test_complains():
-            logging.getLogger("unionfs.core").warning("lost %d bytes", 7)
+            logging.getLogger("unionfs.vfs.filesystem").warning("lost %d bytes", 7)
         """,
     )
     assert counts == {"passed": 1, "errors": 1}
-    assert "unexpected log record: WARNING unionfs.core: lost 7 bytes" in output
+    assert "unexpected log record: WARNING unionfs.vfs.filesystem: lost 7 bytes" in output
 
 
 def test_an_expected_warning_passes_and_its_absence_does_not(pytester: pytest.Pytester) -> None:

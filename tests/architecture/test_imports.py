@@ -212,7 +212,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 PURE = frozenset(
     (
         "_stdlib.dataclasses _stdlib.typing types formats.acl formats.whiteout "
-        "formats.xattrs layer.resolve layer_index.format inode.numbers inode.directory_offsets copyup.plan rename_plan "
+        "formats.xattrs layer.resolve layer_index.format inode.numbers inode.directory_offsets copyup.plan vfs.rename_plan "
         "fuse.protocol fuse.spinning"
     ).split()
 )

@@ -15,10 +15,10 @@ from typing import Any
 
 from pyfuse3 import FUSEError
 
-from unionfs.core import UnionFs
 from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Opcode
 from unionfs.fuse.requests import Reply, Requests
+from unionfs.vfs.filesystem import UnionFs
 
 _U64 = (1 << 64) - 1
 #: What a kernel of today offers.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from unionfs.core import UnionFs
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.objects import DescriptorRef, PathRef
 from unionfs.types import ROOT_INO
+from unionfs.vfs.filesystem import UnionFs
 
 
 def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None:

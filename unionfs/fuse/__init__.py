@@ -1,3 +1,3 @@
 """The rim: the only code that knows pyfuse3 and trio. Turns requests into calls of
-:class:`unionfs.core.UnionFs`.
+:class:`unionfs.vfs.filesystem.UnionFs`.
 """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
-from unionfs.core import Change, UnionFs
 from unionfs.formats import acl
 from unionfs.inode.inode import DirectoryInode
+from unionfs.vfs.filesystem import Change, UnionFs
 
 ACCESS_ACL = os.fsencode(acl.ACCESS)
 

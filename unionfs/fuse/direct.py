@@ -19,7 +19,6 @@ from types import FrameType
 
 from unionfs._stdlib.logging import Complaints
 from unionfs._stdlib.typing import Self
-from unionfs.core import UnionFs
 from unionfs.errors import UnionError
 from unionfs.fuse.later import LOOKS, Later
 from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
@@ -27,6 +26,7 @@ from unionfs.fuse.requests import Requests
 from unionfs.fuse.spinning import SPINS, WINDOW, Spinning
 from unionfs.fuse.statistics import figures, report
 from unionfs.options import Trick
+from unionfs.vfs.filesystem import UnionFs
 
 log = Complaints(__name__)
 

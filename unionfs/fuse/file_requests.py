@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 
 from unionfs.copyup.background_copy import LARGE
-from unionfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
 from unionfs.fuse.protocol import (
     COPY_FILE_RANGE_IN,
     COPY_FILE_RANGE_OUT,
@@ -30,7 +29,8 @@ from unionfs.fuse.protocol import (
     WRITE_OUT,
 )
 from unionfs.fuse.replies import BODY, Replies, Reply, position, signed
-from unionfs.inode_flags import inode_flags
+from unionfs.vfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
+from unionfs.vfs.inode_flags import inode_flags
 
 
 class FileRequests(Replies):

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from unionfs import _libc
 from unionfs.copyup.background_copy import CopyPending
-from unionfs.core import UnionFs
 from unionfs.fuse.spinning import Spinning
 from unionfs.fuse.threads import MOST, Threads
 from unionfs.inode.handles import FileHandle
 from unionfs.layer.directory import Layer
 from unionfs.types import Ino
+from unionfs.vfs.filesystem import UnionFs
 
 #: The largest answer that the kernel takes: as many pages as were agreed on (FUSE_MAX_PAGES).
 _ROOM = 1 << 20

@@ -25,10 +25,10 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.forgetting import Forgetting
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.vfs.filesystem import Change, UnionFs
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +163,14 @@ class UnionOperations(pyfuse3.Operations):
         """Make a file or special file."""
         directory = self.fs.inode_table.directory(parent_inode)
         mode = self._masked(directory, mode, ctx)
-        return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
+        return self._known(self.fs.names.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
 
     @replies
     def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
         directory = self.fs.inode_table.directory(parent_inode)
         mode = self._masked(directory, mode, ctx)
-        return self._known(self.fs.namespace.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
+        return self._known(self.fs.names.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
 
     def _masked(self, directory: DirectoryInode, mode: int, ctx: RequestContext) -> int:
         return callers.masked(self.fs, directory, mode, ctx.umask) if self._masks else mode
@@ -179,7 +179,7 @@ class UnionOperations(pyfuse3.Operations):
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         """Make a symbolic link."""
         directory = self.fs.inode_table.directory(parent_inode)
-        return self._known(self.fs.namespace.symlink(directory, name, target, (ctx.uid, ctx.gid)))
+        return self._known(self.fs.names.symlink(directory, name, target, (ctx.uid, ctx.gid)))
 
     @replies
     def link(
@@ -187,17 +187,17 @@ class UnionOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Make a hard link."""
         directory = self.fs.inode_table.directory(new_parent_inode)
-        return self._known(self.fs.namespace.link(self.fs.inode_table.file(inode), directory, new_name))
+        return self._known(self.fs.names.link(self.fs.inode_table.file(inode), directory, new_name))
 
     @replies
     def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a name."""
-        self.fs.namespace.unlink(self.fs.inode_table.directory(parent_inode), name)
+        self.fs.names.unlink(self.fs.inode_table.directory(parent_inode), name)
 
     @replies
     def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a directory."""
-        self.fs.namespace.rmdir(self.fs.inode_table.directory(parent_inode), name)
+        self.fs.names.rmdir(self.fs.inode_table.directory(parent_inode), name)
 
     @replies
     def rename(
@@ -214,7 +214,7 @@ class UnionOperations(pyfuse3.Operations):
             self.fs.inode_table.directory(parent_inode_old),
             self.fs.inode_table.directory(parent_inode_new),
         )
-        self.fs.namespace.rename(old, name_old, new, name_new, flags)
+        self.fs.names.rename(old, name_old, new, name_new, flags)
 
     # -- attributes --------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 
-from unionfs.core import UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.later import Later
 from unionfs.fuse.protocol import (
@@ -19,6 +18,7 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.unopened import UnopenedFiles
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.options import Trick
+from unionfs.vfs.filesystem import UnionFs
 
 #: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
 Reply = bytes | memoryview | int | None

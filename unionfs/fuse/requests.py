@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 from unionfs._stdlib.logging import Complaints
 from unionfs.copyup.background_copy import CopyPending
-from unionfs.core import Change, UnionFs
 from unionfs.fuse import callers
 from unionfs.fuse.file_requests import FileRequests
 from unionfs.fuse.forgetting import Forgetting
@@ -70,6 +69,7 @@ from unionfs.fuse.unopened import UnopenedFiles
 from unionfs.inode.birth_times import birth_time_ns
 from unionfs.inode.inode import Inode
 from unionfs.options import Trick
+from unionfs.vfs.filesystem import Change, UnionFs
 
 log = Complaints(__name__)
 
@@ -249,32 +249,32 @@ class Requests(FileRequests):
         if self._files is not None and stat.S_ISREG(mode):
             # Made by open(2), as a rule: the descriptor that making it takes is kept for whoever writes it.
             return self._known(self._files.make(node, name, mode, self._owner()))
-        return self._known(self.fs.namespace.mknod(directory, name, mode, rdev, self._owner()))
+        return self._known(self.fs.names.mknod(directory, name, mode, rdev, self._owner()))
 
     def _mkdir(self, node: int, end: int) -> Reply:
         mode, umask = MKDIR_IN.unpack_from(self._view, BODY)
         directory = self._inode_table.directory(node)
         mode = self._masked(directory, mode, umask)
         name = self._name(BODY + MKDIR_IN.size, end)
-        return self._known(self.fs.namespace.mkdir(directory, name, mode, self._owner()))
+        return self._known(self.fs.names.mkdir(directory, name, mode, self._owner()))
 
     def _symlink(self, node: int, end: int) -> Reply:
         name, target = self._names(BODY, end)
         directory = self._inode_table.directory(node)
-        return self._known(self.fs.namespace.symlink(directory, name, target, self._owner()))
+        return self._known(self.fs.names.symlink(directory, name, target, self._owner()))
 
     def _link(self, node: int, end: int) -> Reply:
         (old,) = LINK_IN.unpack_from(self._view, BODY)
         directory = self._inode_table.directory(node)
         name = self._name(BODY + LINK_IN.size, end)
-        return self._known(self.fs.namespace.link(self._inode_table.file(old), directory, name))
+        return self._known(self.fs.names.link(self._inode_table.file(old), directory, name))
 
     def _unlink(self, node: int, end: int) -> Reply:
-        self.fs.namespace.unlink(self._inode_table.directory(node), self._name(BODY, end))
+        self.fs.names.unlink(self._inode_table.directory(node), self._name(BODY, end))
         return b""
 
     def _rmdir(self, node: int, end: int) -> Reply:
-        self.fs.namespace.rmdir(self._inode_table.directory(node), self._name(BODY, end))
+        self.fs.names.rmdir(self._inode_table.directory(node), self._name(BODY, end))
         return b""
 
     def _rename(self, node: int, end: int) -> Reply:
@@ -287,7 +287,7 @@ class Requests(FileRequests):
 
     def _renamed(self, old: int, new: int, names: tuple[bytes, bytes], flags: int) -> Reply:
         source, target = self._inode_table.directory(old), self._inode_table.directory(new)
-        self.fs.namespace.rename(source, names[0], target, names[1], flags)
+        self.fs.names.rename(source, names[0], target, names[1], flags)
         return b""
 
     # -- attributes --------------------------------------------------------------------------------

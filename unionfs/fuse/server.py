@@ -1,4 +1,4 @@
-"""The serving loop: from a :class:`~unionfs.core.UnionFs` and a mounted /dev/fuse to the end of the mount."""
+"""The serving loop: from a :class:`~unionfs.vfs.filesystem.UnionFs` and a mounted /dev/fuse to the end of the mount."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable
 import pyfuse3
 import trio
 
-from unionfs.core import UnionFs
 from unionfs.fuse.negotiation import FUSE_DONT_MASK, begin
 from unionfs.fuse.operations import UnionOperations
 from unionfs.fuse.protocol import CONNECTION_ENDED
 from unionfs.fuse.statistics import figures, report
 from unionfs.fuse.waiting import TrioForPyfuse3, ignore_tick
+from unionfs.vfs.filesystem import UnionFs
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Callable
 
 from unionfs._stdlib.dataclasses import dataclass
-from unionfs.core import UnionFs
 from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
 from unionfs.options import Server, Serving, Trick
+from unionfs.vfs.filesystem import UnionFs
 
 #: Signals that ask for the end.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from unionfs._stdlib.logging import Complaints
-from unionfs.core import UnionFs
+from unionfs.vfs.filesystem import UnionFs
 
 log = Complaints(__name__)
 

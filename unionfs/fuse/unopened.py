@@ -14,8 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from unionfs._stdlib.typing import TypeVar
-from unionfs.core import UnionFs
 from unionfs.inode.inode import DirectoryInode, FileInode
+from unionfs.vfs.filesystem import UnionFs
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.support.tree import Tree
-    from unionfs.core import UnionFs
     from unionfs.upper.format import WantedFormat
+    from unionfs.vfs.filesystem import UnionFs
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Descriptors kept between requests: few, so that directories are opened again all the time.

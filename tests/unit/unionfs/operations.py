@@ -13,8 +13,8 @@ from tests.support.tree import File, HardLink, Node, Symlink, make_tree
 from tests.unit.unionfs.support import Union
 from unionfs import _libc
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.rename_plan import RENAME_EXCHANGE
 from unionfs.upper.format import WantedFormat
+from unionfs.vfs.rename_plan import RENAME_EXCHANGE
 
 _PUNCH = _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_KEEP_SIZE
 Operation = Callable[[Union], None]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 from tests.support.requirements import require
 from tests.support.tree import Tree, make_tree
-from unionfs.core import Attributes, Change, UnionFs, WritableParts
 from unionfs.errors import UnionError
-from unionfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.ownership import IdPolicy
 from unionfs.layer_index import build
 from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 from unionfs.upper.format import WantedFormat
+from unionfs.vfs.file_ranges import RangeAllocation, RangeCopy
+from unionfs.vfs.filesystem import Attributes, Change, UnionFs, WritableParts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -323,7 +323,7 @@ class Union:
         number, node = self.fs.create_unnamed(parent, mode, os.O_RDWR, by or owner())
         try:
             self.fs.write(number, 0, data)
-            self.fs.namespace.link(node, parent, name)
+            self.fs.names.link(node, parent, name)
         finally:
             self.fs.handles.close_file(number)
             self.fs.inode_table.settle()
@@ -331,38 +331,38 @@ class Union:
     def mkdir(self, path: str, mode: int = 0o755, by: tuple[int, int] | None = None) -> None:
         """Make a directory."""
         parent, name = self._split(path)
-        self.fs.namespace.mkdir(parent, name, mode, by or owner())
+        self.fs.names.mkdir(parent, name, mode, by or owner())
 
     def mknod(self, path: str, mode: int, rdev: int = 0, by: tuple[int, int] | None = None) -> None:
         """Make a special file."""
         parent, name = self._split(path)
-        self.fs.namespace.mknod(parent, name, mode, rdev, by or owner())
+        self.fs.names.mknod(parent, name, mode, rdev, by or owner())
 
     def symlink(self, path: str, target: str, by: tuple[int, int] | None = None) -> None:
         """Make a symbolic link."""
         parent, name = self._split(path)
-        self.fs.namespace.symlink(parent, name, os.fsencode(target), by or owner())
+        self.fs.names.symlink(parent, name, os.fsencode(target), by or owner())
 
     def link(self, existing: str, path: str) -> None:
         """Make a hard link."""
         parent, name = self._split(path)
-        self.fs.namespace.link(self.file(existing), parent, name)
+        self.fs.names.link(self.file(existing), parent, name)
 
     def unlink(self, path: str) -> None:
         """Remove a name."""
         parent, name = self._split(path)
-        self.fs.namespace.unlink(parent, name)
+        self.fs.names.unlink(parent, name)
 
     def rmdir(self, path: str) -> None:
         """Remove a directory."""
         parent, name = self._split(path)
-        self.fs.namespace.rmdir(parent, name)
+        self.fs.names.rmdir(parent, name)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """Rename."""
         old_parent, old_name = self._split(old)
         new_parent, new_name = self._split(new)
-        self.fs.namespace.rename(old_parent, old_name, new_parent, new_name, flags)
+        self.fs.names.rename(old_parent, old_name, new_parent, new_name, flags)
 
     def chmod(self, path: str, mode: int) -> None:
         """Change the mode."""

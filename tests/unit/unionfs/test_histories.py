@@ -35,9 +35,9 @@ from tests.support.tree import File, Opaque, Tree, Whiteout, make_tree
 from tests.unit.unionfs.client import Client
 from tests.unit.unionfs.seen import Seen, in_union, on_disk
 from unionfs import _libc
-from unionfs.core import Change
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.upper.format import WantedFormat
+from unionfs.vfs.filesystem import Change
 
 _AT_FDCWD = -100
 _ROOT = os.geteuid() == 0

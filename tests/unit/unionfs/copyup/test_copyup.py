@@ -24,9 +24,9 @@ from tests.support.tree import (
     Whiteout,
     make_tree,
 )
-from unionfs.core import Change
 from unionfs.formats import acl
 from unionfs.formats.whiteout import NO_MARKS, TRUSTED_MARKS
+from unionfs.vfs.filesystem import Change
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion

@@ -11,9 +11,9 @@ import pytest
 from tests.support.tree import File, HardLink
 from tests.unit.unionfs.faults import Faults, failing_with
 from unionfs.copyup import background_copy
-from unionfs.core import Change
 from unionfs.fuse.later import Later
 from unionfs.fuse.unopened import UnopenedFiles
+from unionfs.vfs.filesystem import Change
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.unionfs.layer_index.test_layer_index import Layers
-from unionfs.core import Change
 from unionfs.layer_index import build
+from unionfs.vfs.filesystem import Change
 
 
 @pytest.mark.parametrize("name", ["f", "d"])

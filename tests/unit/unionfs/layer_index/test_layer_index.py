@@ -30,7 +30,7 @@ from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unionfs.core import UnionFs
+    from unionfs.vfs.filesystem import UnionFs
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 AUFS = MarkPolicy(overlay=False, aufs=True)

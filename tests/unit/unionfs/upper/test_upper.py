@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tree import Dir, HardLink, Opaque, Tree, Whiteout, make_tree
-from unionfs.core import Change
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE
 from unionfs.upper import upper as upper_module
 from unionfs.upper.format import ANY_FORMAT, WantedFormat
+from unionfs.vfs.filesystem import Change
+from unionfs.vfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 if TYPE_CHECKING:
     from pathlib import Path

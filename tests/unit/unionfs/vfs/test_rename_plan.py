@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from unionfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE, End, RenamePlan, plan_rename
+from unionfs.vfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE, End, RenamePlan, plan_rename
 
 
 def plan(source: End, target: End, flags: int, *, redirects: bool = True) -> RenamePlan:

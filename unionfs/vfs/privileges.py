@@ -17,8 +17,8 @@ from unionfs.upper.permissions import without_privileges
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.core import UnionFs
     from unionfs.inode.inode import FileInode
+    from unionfs.vfs.filesystem import UnionFs
 
 CAPABILITY = "security.capability"
 

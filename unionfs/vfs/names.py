@@ -19,18 +19,18 @@ from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import NO_XATTR, DescriptorRef, PathRef, at_path, birth_time_ns
 from unionfs.layer.ownership import Ownership
-from unionfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 from unionfs.types import Mark
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions
 from unionfs.upper.quota import Quota
 from unionfs.upper.upper import Maker, Upper
+from unionfs.vfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
 
 _OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
-class Namespace:
+class Names:
     """The entries of one writable mount."""
 
     def __init__(
@@ -356,7 +356,7 @@ class Namespace:
         """Rename as renameat2(2) with *flags* 0, RENAME_NOREPLACE or RENAME_EXCHANGE.
 
         Raises:
-            OSError: as :func:`~unionfs.rename_plan.plan_rename`, or what the file system below says.
+            OSError: as :func:`~unionfs.vfs.rename_plan.plan_rename`, or what the file system below says.
         """
         self._upper.refuse_reserved(new_name)
         if new.removed:

@@ -12,12 +12,12 @@ import pytest
 
 from tests.support.tree import Dir, File, HardLink, Opaque, Symlink, Whiteout, make_tree
 from tests.unit.unionfs.support import Union, owner
-from unionfs.core import Change
 from unionfs.formats.whiteout import NO_MARKS
 from unionfs.layer.directory import OVERFLOW_ID
 from unionfs.layer.ownership import Ownership
 from unionfs.types import ROOT_INO
 from unionfs.upper.format import WantedFormat
+from unionfs.vfs.filesystem import Change
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,7 +191,7 @@ def test_a_removed_directory_can_be_asked_but_not_filled(make_union: MakeUnion) 
         union.rmdir(name)
         assert union.fs.attributes(directory).nlink == 0
         assert [entry for entry, _, _ in union.fs.entries(stream, 0)] == [b".", b".."]
-        making = number_of(union.fs.namespace.mkdir, directory, b"x", 0o755, owner())
+        making = number_of(union.fs.names.mkdir, directory, b"x", 0o755, owner())
         assert making == errno.ENOENT
         union.fs.handles.close_directory(stream)
         union.fs.inode_table.forget(directory.ino, 1)

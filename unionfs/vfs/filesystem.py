@@ -25,14 +25,14 @@ from unionfs.inode.numbers import Identity
 from unionfs.inode.table import InodeTable
 from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.layer.ownership import Ownership
-from unionfs.namespace import Namespace
-from unionfs.privileges import kill_privileges
 from unionfs.types import Ino
-from unionfs.unnamed_files import create_unnamed
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions
 from unionfs.upper.quota import FileSystemFigures, Quota, counted
 from unionfs.upper.upper import Upper
+from unionfs.vfs.names import Names
+from unionfs.vfs.privileges import kill_privileges
+from unionfs.vfs.unnamed_files import create_unnamed
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -117,9 +117,9 @@ class UnionFs:
         self._layer_indexes = layer_indexes
 
     @property
-    def namespace(self) -> Namespace:
+    def names(self) -> Names:
         """The changes of names; EROFS where there is no writable layer."""
-        return self.parts().namespace
+        return self.parts().names
 
     def parts(self) -> WritableParts:
         """Return what a writable mount has; EROFS where this is none."""
@@ -357,7 +357,7 @@ class UnionFs:
         """Make a file and open it; returns the number of the handle and the node."""
         passed = flags & ~_NOT_PASSED
         directory = self.inode_table.directory(parent)
-        node, fd = self.namespace.create(directory, name, mode, passed, owner)
+        node, fd = self.names.create(directory, name, mode, passed, owner)
         number = self.handles.add_file(FileHandle(node, fd, passed))
         if self._bare is None:
             self._bare = not self._listed_xattrs(node) and not node.layer.policy.override_stat
@@ -665,6 +665,6 @@ class WritableParts:
     upper: Upper
     index: LinkIndex
     copy_up: CopyUp
-    namespace: Namespace
+    names: Names
     permissions: Permissions
     quota: Quota | None = None

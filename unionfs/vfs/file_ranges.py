@@ -8,13 +8,13 @@ from contextlib import suppress
 
 from unionfs import _libc
 from unionfs.copyup.copy_data import NO_OFFLOAD
-from unionfs.privileges import is_privileged, kill_privileges
+from unionfs.vfs.privileges import is_privileged, kill_privileges
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.core import UnionFs
     from unionfs.inode.handles import FileHandle
+    from unionfs.vfs.filesystem import UnionFs
 
 #: The modes of fallocate(2) that a kernel sends over FUSE (fuse_file_fallocate, fs/fuse/file.c).
 _MODES = _libc.FALLOC_FL_KEEP_SIZE | _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_ZERO_RANGE

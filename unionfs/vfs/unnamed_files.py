@@ -12,8 +12,8 @@ from unionfs.layer.objects import DescriptorRef
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.core import UnionFs
     from unionfs.inode.inode import DirectoryInode, FileInode
+    from unionfs.vfs.filesystem import UnionFs
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -34,7 +34,7 @@ def create_unnamed(
     parts.copy_up.directory(parent)
     directory = parent.upper
     assert directory is not None
-    uid, gid, mode, inherits = parts.namespace.owner_for_new(parent, owner, stat.S_IFREG | stat.S_IMODE(mode))
+    uid, gid, mode, inherits = parts.names.owner_for_new(parent, owner, stat.S_IFREG | stat.S_IMODE(mode))
     if fs.quota is not None:
         fs.quota.require(1, 1)
     fd = _make(directory.fd(), flags, stat.S_IMODE(mode) & ~_SET_ID)
