@@ -166,7 +166,7 @@ def _mount(arguments: argparse.Namespace) -> int:
 def _serve_on(
     mountpoint: str, source: StackSource, fuse: set[str], serving: Serving, on_ready: Callable[[], None]
 ) -> int:
-    from unionfs.fuse.serving import ENDING, load
+    from unionfs.fuse.backend import ENDING, load
     from unionfs.stack import open_stack
 
     load(serving.server)
@@ -188,7 +188,7 @@ def _mount_and_serve(
     serving: Serving,
     on_ready: Callable[[], None],
 ) -> int:
-    from unionfs.fuse.serving import choose, serve
+    from unionfs.fuse.backend import choose, serve
     from unionfs.mounting import mount
 
     try:

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from unionfs.fuse import protocol
+from unionfs.fuse.direct.handlers import Handlers
+from unionfs.fuse.direct.replies import Reply
 from unionfs.fuse.protocol import Opcode
-from unionfs.fuse.replies import Reply
-from unionfs.fuse.requests import Requests
 from unionfs.options import parse_options
 from unionfs.stack import build_indexes, open_stack, source_from_options
 from unionfs.vfs.filesystem import UnionFs
@@ -34,7 +34,7 @@ class Kernel:
         """Introduce itself to a server of *fs* that does without OPEN."""
         fs.prepare_copies()
         self._buffer = bytearray(protocol.BUFFER)
-        self._requests = Requests(fs, memoryview(self._buffer), unopened=True)
+        self._requests = Handlers(fs, memoryview(self._buffer), unopened=True)
         self.ask(Opcode.INIT, 0, protocol.INIT_IN.pack(7, 45, 131072, 0x7FFFFFFF) + bytes(48))
 
     def put(self, opcode: int, node: int, body: bytes) -> int:

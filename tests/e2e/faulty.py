@@ -178,7 +178,7 @@ def _callers() -> set[str]:
 def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int:
     plan = _Plan(role, int(number), failure)
     if arguments[:1] == ["--serve-fd"]:
-        import unionfs.fuse.direct
+        import unionfs.fuse.direct.loop
         import unionfs.launch.confine
         import unionfs.launch.protocol
         import unionfs.launch.server_process

@@ -63,7 +63,7 @@ def test_no_part_of_a_server_runs(launcher: Launcher, archive: RootArchive) -> N
     found = imported(launcher, text)
     assert "sandbox.runtime.supervisor" in found
     assert [name for name in found if name.startswith("unionfs")] == []
-    assert "unionfs.fuse.direct" in imported(
+    assert "unionfs.fuse.direct.loop" in imported(
         launcher, text.replace("writable", 'server = "direct"\nwritable')
     )
 

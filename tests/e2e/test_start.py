@@ -41,7 +41,7 @@ def test_a_start_imports_nothing_that_its_file_does_not_need(launcher: Launcher)
     spec = HOST_ROOT + '[[volumes]]\ntype = "tmpfs"\ntarget = "/scratch"\n'
     assert launcher.up(spec, ["true"]).status == 0  # compiles the filters
     found = set(imported(launcher, spec))
-    assert {"sandbox.runtime.supervisor", "unionfs.fuse.direct"} <= found
+    assert {"sandbox.runtime.supervisor", "unionfs.fuse.direct.loop"} <= found
     ours = {name for name in found if name.partition(".")[0] in ("sandbox", "unionfs")}
     assert {
         name for name in found - ours - ALLOWED - _PARSER if not _OF_THE_INTERPRETER.fullmatch(name)

@@ -16,8 +16,8 @@ from typing import Any
 from pyfuse3 import FUSEError
 
 from unionfs.fuse import protocol
+from unionfs.fuse.direct.handlers import Handlers, Reply
 from unionfs.fuse.protocol import Opcode
-from unionfs.fuse.requests import Reply, Requests
 from unionfs.vfs.filesystem import UnionFs
 
 _U64 = (1 << 64) - 1
@@ -34,14 +34,14 @@ def header(opcode: int, node: int, length: int, context: Any) -> bytes:
 
 
 class DirectClient:
-    """Writes requests to where :class:`Requests` finds them."""
+    """Writes requests to where :class:`Handlers` finds them."""
 
     def __init__(
         self, fs: UnionFs, *, unopened: bool = False, offered: int = _OFFERED, minor: int = 45
     ) -> None:
         """Introduce a kernel that speaks FUSE 7.*minor* and offers *offered* to a server of *fs*."""
         self._buffer = bytearray(protocol.BUFFER)
-        self.requests = Requests(fs, memoryview(self._buffer), unopened=unopened)
+        self.requests = Handlers(fs, memoryview(self._buffer), unopened=unopened)
         init = protocol.INIT_IN.pack(7, minor, 131072, offered) + bytes(48)
         assert isinstance(self.send(Opcode.INIT, 0, init), bytes)
 

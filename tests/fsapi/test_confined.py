@@ -21,8 +21,8 @@ import pytest
 from tests.fsapi.direct import DirectOperations
 from tests.support.tree import make_tree
 from unionfs import _libc
-from unionfs.fuse.forgetting import Forgetting
-from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.libfuse.handlers import UnionOperations
+from unionfs.fuse.notify import KernelNotifier
 from unionfs.launch.confine import restrict_files
 from unionfs.layer_index import build
 from unionfs.stack import (
@@ -183,7 +183,7 @@ def test_every_request_is_answered_without_opening_anything_else(source: StackSo
         else:
             kernel = DirectOperations(fs, unopened=server == "unopened")
         end, connection = os.pipe()
-        notices = Forgetting(fs.inode_table, connection)
+        notices = KernelNotifier(fs.inode_table, connection)
         use(kernel)
         notices.check()
         fs.inode_table.touch_all()

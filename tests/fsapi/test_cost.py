@@ -25,7 +25,7 @@ from tests.fsapi.direct import DirectOperations
 from tests.support.calls import calls_of
 from tests.unit.unionfs.support import Union
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.libfuse.handlers import UnionOperations
 from unionfs.types import ROOT_INO
 from unionfs.upper.format import WantedFormat
 

@@ -22,7 +22,7 @@ from tests.fsapi.direct import DirectOperations
 from tests.fsapi.invariants import check_invariants
 from tests.support.tree import File, HardLink, Opaque, Symlink, Tree, Whiteout
 from tests.unit.unionfs.support import Union
-from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.libfuse.handlers import UnionOperations
 from unionfs.inode.inode import DirectoryInode
 
 #: More than what is copied when only metadata changes.

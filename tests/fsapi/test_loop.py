@@ -18,7 +18,8 @@ import pytest
 from tests.fsapi.direct import header
 from tests.unit.unionfs.support import Union
 from unionfs.errors import UnionError
-from unionfs.fuse import direct, protocol
+from unionfs.fuse import protocol
+from unionfs.fuse.direct import loop
 from unionfs.fuse.protocol import Opcode
 
 ENDING = frozenset((signal.SIGTERM,))
@@ -66,7 +67,7 @@ def serve(
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     try:
         fd = os.dup(_PEERS[kernel.fileno()].fileno())
-        status = direct.serve(
+        status = loop.serve(
             union.fs,
             fd,
             ending=ENDING,

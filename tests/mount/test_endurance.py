@@ -23,7 +23,7 @@ prunes = pytest.mark.skipif(not PRUNES, reason="the kernel has no FUSE_NOTIFY_PR
 #: Runs the server, whose command line follows, with a limit on nodes of its own.
 _LIMITED = """
 import runpy, sys
-from unionfs.fuse import forgetting
+from unionfs.fuse import notify
 forgetting.LIMIT = {limit}
 sys.argv = sys.argv[3:]
 runpy.run_module("unionfs", run_name="__main__", alter_sys=True)

@@ -1,3 +1,1 @@
-"""The rim: the only code that knows pyfuse3 and trio. Turns requests into calls of
-:class:`unionfs.vfs.filesystem.UnionFs`.
-"""
+"""The FUSE front ends: two servers that turn requests of the kernel into calls of :class:`unionfs.vfs.filesystem.UnionFs`."""

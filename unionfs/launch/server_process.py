@@ -39,7 +39,7 @@ def _serve(channel: socket.socket) -> int:
     import unionfs.layer_index.build  # noqa: F401 - where we are going, our own files may not be readable
     from unionfs._libc import filter_system_calls
     from unionfs._stdlib.logging import to_standard_error
-    from unionfs.fuse.serving import choose, load, serve
+    from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.index_builder import Building
     from unionfs.launch.protocol import receive

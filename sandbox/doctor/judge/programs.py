@@ -50,7 +50,7 @@ def _server(found: ProgramFacts, session: SessionFacts, *, pyfuse3: bool) -> Che
                 "start sandbox by the environment that leads to its checkout: scripts/quickstart makes .venv"
             )
         else:
-            remedy = f"see what this says: {found.path} -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct'"
+            remedy = f"see what this says: {found.path} -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct.loop'"
         return Check(
             id="server",
             level="failure",

@@ -28,7 +28,7 @@ SERVER_SECONDS = 30.0
 # `root.server` asks for on kernels on which anything starts, cannot be had.
 _SERVER_SCRIPT = """
 import platform
-import unionfs.launch.server_process, unionfs.fuse.direct
+import unionfs.launch.server_process, unionfs.fuse.direct.loop
 here = f"Python {platform.python_version()}"
 try:
     import pyfuse3, trio

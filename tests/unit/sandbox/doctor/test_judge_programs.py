@@ -129,7 +129,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "the server of the file system cannot be started: no answer within 30 seconds",
             "no sandbox starts",
-            "see what this says: /usr/bin/python3 -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct'",
+            "see what this says: /usr/bin/python3 -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct.loop'",
         ),
     ),
     (

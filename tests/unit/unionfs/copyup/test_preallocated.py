@@ -11,8 +11,8 @@ import pytest
 from tests.support.tree import File, HardLink
 from tests.unit.unionfs.faults import Faults, failing_with
 from unionfs.copyup import background_copy
-from unionfs.fuse.later import Later
-from unionfs.fuse.unopened import UnopenedFiles
+from unionfs.fuse.direct.async_io import AsyncIo
+from unionfs.fuse.direct.descriptor_by_inode import DescriptorsByInode
 from unionfs.vfs.filesystem import Change
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_where_there_is_no_room_it_takes_none(warm: Union) -> None:
 def test_where_there_is_no_descriptor_left_it_gives_its_own_back(
     warm: Union, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, opened = UnopenedFiles(warm.fs), warm.fs.open
+    files, opened = DescriptorsByInode(warm.fs), warm.fs.open
 
     def cramped(ino: int, flags: int) -> int:
         if ready(warm) is not None:
@@ -194,7 +194,7 @@ def test_where_there_is_no_descriptor_left_it_gives_its_own_back(
 
 def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background_copy, "LARGE", 5000)
-    later = Later(warm.fs, lambda *_: None, lambda: None)
+    later = AsyncIo(warm.fs, lambda *_: None, lambda: None)
     content = warm.read("large")
     assert ready(warm) is not None
     copies = warm.parts.copy_up.background

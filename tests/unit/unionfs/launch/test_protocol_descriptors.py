@@ -144,7 +144,7 @@ def test_the_launcher_is_told_what_keeps_the_server_from_being_loaded(failure: s
         "from unionfs import cli\n"
         "class Nothing:\n"
         "    def find_spec(self, name, *_):\n"
-        f"        if name == 'unionfs.fuse.direct': raise {failure}\n"
+        f"        if name == 'unionfs.fuse.direct.loop': raise {failure}\n"
         "sys.meta_path.insert(0, Nothing())\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )

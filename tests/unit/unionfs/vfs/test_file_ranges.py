@@ -14,8 +14,9 @@ import pytest
 
 from tests.fsapi.direct import DirectClient
 from unionfs import _libc
-from unionfs.fuse import file_requests, protocol
-from unionfs.fuse.later import Later
+from unionfs.fuse import protocol
+from unionfs.fuse.direct import file_handlers
+from unionfs.fuse.direct.async_io import AsyncIo
 from unionfs.fuse.protocol import Opcode
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Server:
         self.client = DirectClient(union.fs, unopened=True)
         self.replies: dict[int, bytes | memoryview | int] = {}
         self.done = threading.Event()
-        self.later = self.client.requests.later = Later(union.fs, self.replies.__setitem__, self.done.set)
+        self.later = self.client.requests.later = AsyncIo(union.fs, self.replies.__setitem__, self.done.set)
 
     def node(self, path: str) -> int:
         """Return the number of *path*, which the kernel then knows."""
@@ -65,7 +66,7 @@ def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     """Give a server of a small and a large lower file, and one of the upper layer."""
     union = make_union({"small": b"small", "large": LARGE})
     union.create("upper", b"upper")
-    monkeypatch.setattr(file_requests, "LARGE", len(LARGE))
+    monkeypatch.setattr(file_handlers, "LARGE", len(LARGE))
     made = Server(union)
     yield made
     made.later.close()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from unionfs.copyup.background_copy import LARGE
+from unionfs.fuse.direct.replies import BODY, Replies, Reply, position, signed
 from unionfs.fuse.protocol import (
     COPY_FILE_RANGE_IN,
     COPY_FILE_RANGE_OUT,
@@ -28,13 +29,12 @@ from unionfs.fuse.protocol import (
     WRITE_KILL_SUIDGID,
     WRITE_OUT,
 )
-from unionfs.fuse.replies import BODY, Replies, Reply, position, signed
 from unionfs.vfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
 from unionfs.vfs.inode_flags import inode_flags
 
 
-class FileRequests(Replies):
-    """Handlers of a few lines each: :class:`~unionfs.fuse.requests.Requests` finds them by their names."""
+class FileHandlers(Replies):
+    """Handlers of a few lines each: :class:`~unionfs.fuse.direct.handlers.Handlers` finds them by their names."""
 
     def _open(self, node: int, end: int) -> Reply:
         if self._files is not None:
@@ -74,9 +74,9 @@ class FileRequests(Replies):
         fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, BODY)
         if self._files is not None:
             fh = self._files.reading(node)
-        if self.later is None:
+        if self.async_io is None:
             return self.fs.read(fh, position(offset), size)
-        return self.later.read(self.fs.readable(fh), position(offset), size, self._unique())
+        return self.async_io.read(self.fs.readable(fh), position(offset), size, self._unique())
 
     def _write(self, node: int, end: int) -> Reply:
         fh, offset, size, write_flags, _, flags, _ = WRITE_IN.unpack_from(self._view, BODY)
@@ -111,7 +111,7 @@ class FileRequests(Replies):
                 return b""
             fh = self._files.reading(node)
         data_only = bool(flags & FSYNC_FDATASYNC)
-        if self.later is None:
+        if self.async_io is None:
             self.fs.fsync(fh, data_only=data_only)
             return b""
         try:
@@ -119,7 +119,7 @@ class FileRequests(Replies):
         except OSError:  # as many descriptors as there may be
             self.fs.fsync(fh, data_only=data_only)
             return b""
-        return self.later.sync(fd, self._unique(), data_only=data_only)
+        return self.async_io.sync(fd, self._unique(), data_only=data_only)
 
     # -- ranges ------------------------------------------------------------------------------------
 
@@ -172,10 +172,10 @@ class FileRequests(Replies):
             return packed()
 
         if (
-            self.later is not None
+            self.async_io is not None
             and change.length >= LARGE
             and change.detach()
-            and self.later.run(self._unique(), change.run, finish)
+            and self.async_io.run(self._unique(), change.run, finish)
         ):
             return None
         change.run()

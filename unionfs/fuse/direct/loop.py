@@ -1,4 +1,4 @@
-"""Serving without libfuse: requests are read from /dev/fuse and answered by :class:`~unionfs.fuse.requests.Requests`.
+"""Serving without libfuse: requests are read from /dev/fuse and answered by :class:`~unionfs.fuse.direct.handlers.Handlers`.
 
 The descriptor does not block, so that a client that is killed between readiness and read parks nobody (Corrections 6).
 After a request the loop looks for the next one some times without sleeping, as it usually follows at once, and then sleeps
@@ -20,10 +20,10 @@ from types import FrameType
 from unionfs._stdlib.logging import Complaints
 from unionfs._stdlib.typing import Self
 from unionfs.errors import UnionError
-from unionfs.fuse.later import LOOKS, Later
+from unionfs.fuse.busy_poll import SPINS, WINDOW, BusyPoll
+from unionfs.fuse.direct.async_io import LOOKS, AsyncIo
+from unionfs.fuse.direct.handlers import Handlers
 from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
-from unionfs.fuse.requests import Requests
-from unionfs.fuse.spinning import SPINS, WINDOW, Spinning
 from unionfs.fuse.statistics import figures, report
 from unionfs.options import Trick
 from unionfs.vfs.filesystem import UnionFs
@@ -191,7 +191,7 @@ class _Loop:
         # Memory of its own, that is there when something large has been written into it and not before.
         self._buffer = mmap.mmap(-1, BUFFER)
         self._view = memoryview(self._buffer)
-        self._requests = Requests(
+        self._requests = Handlers(
             fs,
             self._view,
             connection=fd,
@@ -203,15 +203,15 @@ class _Loop:
         self._closed = False
         spins = 0 if len(os.sched_getaffinity(0)) == 1 or Trick.SPIN in without else SPINS
         if Trick.THREADS not in without:
-            self._requests.later = Later(fs, self._say, signals.wake, looks=LOOKS if spins else 0)
-        self._later = self._requests.later
+            self._requests.async_io = AsyncIo(fs, self._say, signals.wake, looks=LOOKS if spins else 0)
+        self._async_io = self._requests.async_io
         #: Requests that there was no room for, and after how many others they are tried again.
         self._full: list[bytes] = []
         self._until_retry = 0
         fs.prepare_copies()
         self._lifeline = lifeline
         self._ended = False
-        self._spinning = Spinning(spins)
+        self._busy_poll = BusyPoll(spins)
         self._spun = self._slept = 0
         self._poll = select.poll()
         self._control = select.poll()
@@ -239,8 +239,8 @@ class _Loop:
         into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
         view = self._view
         answer, answered, reply_with = self._requests.answer, self._requests.answered, self._write
-        ready = () if self._later is None else self._later.ready
-        coming = () if self._later is None else self._later.coming
+        ready = () if self._async_io is None else self._async_io.ready
+        coming = () if self._async_io is None else self._async_io.coming
         full = self._full
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
@@ -278,7 +278,7 @@ class _Loop:
                     self._retry()
             look -= 1
             if not look % WINDOW:
-                self._spinning.passed()
+                self._busy_poll.passed()
                 if not look:
                     look = _REQUESTS_PER_LOOK
                     self._look()
@@ -288,20 +288,20 @@ class _Loop:
         return {
             "spun": self._spun,
             "slept": self._slept,
-            "threaded": 0 if self._later is None else self._later.count,
-            "came": 0 if self._later is None else self._later.came,
+            "threaded": 0 if self._async_io is None else self._async_io.count,
+            "came": 0 if self._async_io is None else self._async_io.came,
         }
 
     def _resume(self) -> None:
         """Answer the requests that had to wait for bytes."""
-        assert self._later is not None
-        for request in self._later.resume():
+        assert self._async_io is not None
+        for request in self._async_io.resume():
             self.answer(request)
 
     def _look_for_contents(self) -> bool:
         """Answer the reads whose contents have come; returns whether there was one."""
-        assert self._later is not None
-        return self._later.look()
+        assert self._async_io is not None
+        return self._async_io.look()
 
     def _put_off(self, end: int) -> None:
         """Try the request that ends at *end* again when what has come meanwhile is done.
@@ -341,8 +341,8 @@ class _Loop:
         with self._saying:
             self._closed = True
             os.close(self._fd)
-        if self._later is not None:
-            self._later.close()
+        if self._async_io is not None:
+            self._async_io.close()
 
     def _write(self, opcode: int, unique: int, reply: bytes | memoryview | int) -> None:
         try:
@@ -362,23 +362,23 @@ class _Loop:
 
     def _wait(self) -> None:
         """Look for a request for a moment, where that pays, and then sleep until there is something to do."""
-        spins = self._spinning.times()
-        coming = () if self._later is None else self._later.coming
+        spins = self._busy_poll.times()
+        coming = () if self._async_io is None else self._async_io.coming
         if spins:
             look = self._next.poll
             for _ in range(spins):
                 if look(0) or (coming and self._look_for_contents()):
-                    self._spinning.judge(hit=True)
+                    self._busy_poll.judge(hit=True)
                     self._spun += 1
                     return
-            self._spinning.judge(hit=False)
-        if self._later is not None:
-            self._later.stop_looking()
+            self._busy_poll.judge(hit=False)
+        if self._async_io is not None:
+            self._async_io.stop_looking()
         self._slept += 1
         since = time.monotonic_ns()
         ready = {number for number, _ in self._poll.poll()}
         if time.monotonic_ns() - since > _IDLE:
-            self._spinning.idle()
+            self._busy_poll.idle()
         if self._signals.fd in ready:
             self._signals.drain()
         # Nothing is ever sent on it after the start, so that it is readable means that the other end is gone.

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 
 import trio
 
-from unionfs.fuse.spinning import SPINS, Spinning
+from unionfs.fuse.busy_poll import SPINS, BusyPoll
 
 #: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's lock
 #: held; a client that is killed between readiness and read takes its request along, and the read waits for the
@@ -45,7 +45,7 @@ class RequestWait:
         self._after_first = after_first
         self._started = False
         alone = len(os.sched_getaffinity(0)) == 1
-        self._spinning = Spinning((0 if alone else SPINS) if spins is None else spins)
+        self._busy_poll = BusyPoll((0 if alone else SPINS) if spins is None else spins)
         self._poll: select.poll | None = None
         self._ticking = False
         self._closed = False
@@ -93,11 +93,11 @@ class RequestWait:
         self.parked += 1
 
     def _spin(self, poll: select.poll) -> bool:
-        spins = self._spinning.times()
+        spins = self._busy_poll.times()
         if not spins:
             return False
         hit = any(poll.poll(0) for _ in range(spins))
-        self._spinning.judge(hit=hit)
+        self._busy_poll.judge(hit=hit)
         self.spun += hit
         return hit
 

@@ -38,7 +38,7 @@ _INVAL = struct.Struct("=Qqq")
 _LONG = 1.0
 
 
-class Forgetting:
+class KernelNotifier:
     """Keeps the number of inodes near a limit, and the kernel's copies of its attributes right."""
 
     def __init__(self, inode_table: InodeTable, connection: int | None) -> None:

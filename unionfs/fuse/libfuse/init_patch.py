@@ -32,7 +32,7 @@ _FLAGS_OF_REPLY = 16 + 12
 
 
 @dataclass(slots=True)
-class Negotiation:
+class InitExchange:
     """One connection between its first request and the answer to it."""
 
     #: What pyfuse3 is to serve; later the connection itself.
@@ -64,7 +64,7 @@ class Negotiation:
             self._fuse_fd = -1
 
 
-def begin(fuse_fd: int, request: bytes = b"") -> Negotiation:
+def begin(fuse_fd: int, request: bytes = b"") -> InitExchange:
     """Take over the mounted *fuse_fd* and wait for the kernel's first request, which the mount has already caused.
 
     *request* is that, where it has been read.
@@ -84,4 +84,4 @@ def begin(fuse_fd: int, request: bytes = b"") -> Negotiation:
         if len(request) >= _FLAGS_OF_REQUEST + 4
         else 0
     )
-    return Negotiation(near_end.detach(), fuse_fd, far_end, offered)
+    return InitExchange(near_end.detach(), fuse_fd, far_end, offered)

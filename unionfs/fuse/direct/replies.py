@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from unionfs.fuse import callers
-from unionfs.fuse.later import Later
+from unionfs.fuse.direct.async_io import AsyncIo
+from unionfs.fuse.direct.descriptor_by_inode import DescriptorsByInode
 from unionfs.fuse.protocol import (
     ATTR_OUT_HEAD,
     ENTRY_OUT,
@@ -15,7 +15,7 @@ from unionfs.fuse.protocol import (
     IN_HEADER,
     NOT_SERVED,
 )
-from unionfs.fuse.unopened import UnopenedFiles
+from unionfs.fuse.umask import masked
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.options import Trick
 from unionfs.vfs.filesystem import UnionFs
@@ -46,7 +46,7 @@ class Replies:
         self._keeps = 0 if Trick.CONTENTS in without else FOPEN_KEEP_CACHE
         # There is nothing to do at close(2); refused once, the kernel never asks again.
         self._flushed: Reply = b"" if Trick.FLUSH in without else NOT_SERVED
-        self._files: UnopenedFiles | None = None
+        self._files: DescriptorsByInode | None = None
         #: The kernel leaves the umask to the server; it reports which callers have no CAP_FSETID.
         self._masks = self._reports_fsetid = False
         #: FALLOCATE clears set-id bits, whoever the caller is.
@@ -54,7 +54,7 @@ class Replies:
         #: By number, which thread of a client has announced a change of a set-id file's contents (SETATTR that changes nothing).
         self._announced: dict[int, int] = {}
         #: Where what would have to wait goes; None: it is waited for.
-        self.later: Later | None = None
+        self.async_io: AsyncIo | None = None
 
     def _entry(self, node: Inode) -> bytes:
         cached = node.reply
@@ -106,7 +106,7 @@ class Replies:
         return int(unique)
 
     def _masked(self, directory: DirectoryInode, mode: int, umask: int) -> int:
-        return callers.masked(self.fs, directory, mode, umask) if self._masks else mode
+        return masked(self.fs, directory, mode, umask) if self._masks else mode
 
 
 def errno_of(error: OSError) -> int:

@@ -38,9 +38,9 @@ def load(server: Server) -> None:
     a process loses the right to read it.
     """
     if server is Server.PYFUSE3:
-        from unionfs.fuse import server as _pyfuse3  # noqa: F401
+        from unionfs.fuse.libfuse import loop as _pyfuse3  # noqa: F401
     else:
-        from unionfs.fuse import direct as _direct  # noqa: F401
+        from unionfs.fuse.direct import loop as _direct  # noqa: F401
 
 
 def choose(serving: Serving, fuse_fd: int) -> Choice:
@@ -103,9 +103,9 @@ def serve(
         UnionError: the kernel is too old for the direct server, which was asked for.
     """
     if choice.server is Server.DIRECT:
-        from unionfs.fuse import direct
+        from unionfs.fuse.direct import loop
 
-        return direct.serve(
+        return loop.serve(
             fs,
             fuse_fd,
             ending=ENDING,
@@ -116,7 +116,7 @@ def serve(
             without=choice.without,
             first=choice.first,
         )
-    from unionfs.fuse import server as pyfuse3
+    from unionfs.fuse.libfuse import loop as pyfuse3
 
     return pyfuse3.serve(
         fs,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from unionfs.fuse import forgetting
-from unionfs.fuse.forgetting import Forgetting
+from unionfs.fuse import notify
+from unionfs.fuse.notify import KernelNotifier
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
@@ -24,7 +24,7 @@ FILES = 40
 @pytest.fixture
 def union(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Union:
     """Give a union whose nodes the kernel knows, one too many of them."""
-    monkeypatch.setattr(forgetting, "LIMIT", FILES - 1)
+    monkeypatch.setattr(notify, "LIMIT", FILES - 1)
     made = make_union({f"f{number:02}": b"x" for number in range(FILES)})
     for number in range(FILES):
         made.file(f"f{number:02}").lookups = 1
@@ -49,7 +49,7 @@ def connection() -> Iterator[Connection]:
         os.close(descriptor)
 
 
-def ask(asking: Forgetting) -> None:
+def ask(asking: KernelNotifier) -> None:
     asking.check()
     for thread in threading.enumerate():
         if thread.name == "forgetting":
@@ -61,7 +61,7 @@ def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: Co
     oldest = [
         union.file(f"f{number:02}").ino for number in (0, 2, 3, 4)
     ]  # after the root; two too many, and a batch
-    ask(Forgetting(union.fs.inode_table, connection.start))
+    ask(KernelNotifier(union.fs.inode_table, connection.start))
     message = os.read(connection.end, 1000)
     length, code, unique, count = struct.unpack_from("=IiQI", message)
     assert (length, code, unique) == (len(message), 9, 0)
@@ -70,7 +70,7 @@ def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: Co
 
 
 def test_what_was_named_is_the_newest_then(union: Union, connection: Connection) -> None:
-    asking = Forgetting(union.fs.inode_table, connection.start)
+    asking = KernelNotifier(union.fs.inode_table, connection.start)
     ask(asking)
     first = os.read(connection.end, 1000)[32:]
     asking._due = 0
@@ -81,7 +81,7 @@ def test_what_was_named_is_the_newest_then(union: Union, connection: Connection)
 
 
 def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, connection: Connection) -> None:
-    asking = Forgetting(union.fs.inode_table, connection.start)
+    asking = KernelNotifier(union.fs.inode_table, connection.start)
     ask(asking)
     os.read(connection.end, 1000)
     ask(asking)
@@ -93,7 +93,7 @@ def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follo
     union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread may get no time until the last request was answered."""
-    monkeypatch.setattr(forgetting, "_PER_MESSAGE", 4)
+    monkeypatch.setattr(notify, "_PER_MESSAGE", 4)
     held, told = threading.Event(), os.write
 
     def late(descriptor: int, data: bytes) -> int:
@@ -101,7 +101,7 @@ def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follo
         return told(descriptor, data)
 
     monkeypatch.setattr(os, "write", late)
-    asking = Forgetting(union.fs.inode_table, connection.start)
+    asking = KernelNotifier(union.fs.inode_table, connection.start)
     asking.check()
     for number in range(20):
         union.create(f"new{number:02}")
@@ -126,7 +126,7 @@ def _refused(_fd: int, _data: bytes) -> int:
 def test_a_kernel_that_does_not_know_the_notification_is_asked_once(
     union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking = Forgetting(union.fs.inode_table, connection.start)
+    asking = KernelNotifier(union.fs.inode_table, connection.start)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", _refused)
         ask(asking)
@@ -154,14 +154,14 @@ def test_a_request_is_answered_though_nothing_can_be_asked(
     name: str,
     failure: Callable[..., object],
 ) -> None:
-    monkeypatch.setattr(f"unionfs.fuse.forgetting.{name}", failure)
-    Forgetting(union.fs.inode_table, connection.start).check()
+    monkeypatch.setattr(f"unionfs.fuse.notify.{name}", failure)
+    KernelNotifier(union.fs.inode_table, connection.start).check()
 
 
 def test_attributes_that_do_not_hold_are_asked_for_again_before_the_request_goes_on(
     union: Union, connection: Connection
 ) -> None:
-    Forgetting(union.fs.inode_table, connection.start)
+    KernelNotifier(union.fs.inode_table, connection.start)
     union.fs.inode_table.touch_all()
     said = os.read(connection.end, 10_000)
     messages = list(struct.iter_unpack("=IiQQqq", said))
@@ -175,8 +175,8 @@ def test_what_the_kernel_does_not_answer_is_not_waited_for(
 ) -> None:
     end, start = os.pipe()
     full = os.fpathconf(start, "PC_PIPE_BUF") * 1000
-    monkeypatch.setattr(forgetting, "_LONG", 0.01)
-    Forgetting(union.fs.inode_table, start).have_asked_again(range(full // 40))
+    monkeypatch.setattr(notify, "_LONG", 0.01)
+    KernelNotifier(union.fs.inode_table, start).have_asked_again(range(full // 40))
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "invalidating"]
     os.close(start)
     while os.read(end, 1 << 20):
@@ -195,6 +195,6 @@ def test_a_node_that_the_kernel_does_not_know_keeps_the_others_from_nothing(
             raise FileNotFoundError(2, "No such file or directory")
         return write(fd, message)
 
-    monkeypatch.setattr(forgetting.os, "write", unknown)
-    Forgetting(union.fs.inode_table, connection.start).have_asked_again([6, 7, 8])
+    monkeypatch.setattr(notify.os, "write", unknown)
+    KernelNotifier(union.fs.inode_table, connection.start).have_asked_again([6, 7, 8])
     assert [message[3] for message in struct.iter_unpack("=IiQQqq", os.read(connection.end, 1000))] == [6, 8]

@@ -15,8 +15,9 @@ import trio
 
 from tests.support.output import Complaints
 from unionfs import cli, mounting
-from unionfs.fuse import protocol, server
-from unionfs.fuse.serving import Choice, choose
+from unionfs.fuse import protocol
+from unionfs.fuse.backend import Choice, choose
+from unionfs.fuse.libfuse import loop
 from unionfs.launch import index_builder
 from unionfs.options import Server, Serving
 
@@ -88,7 +89,7 @@ def test_the_end_of_the_connection_while_pyfuse3_reads_a_request_ends_it_without
             raise OSError(number, "fuse_session_receive_buf failed")
 
     monkeypatch.setattr(pyfuse3, "main", main)
-    assert trio.run(server._serve_until_unmounted, []) == 0
+    assert trio.run(loop._serve_until_unmounted, []) == 0
 
 
 def test_any_other_failure_of_pyfuse3s_loop_is_logged_and_the_loop_begins_again(
@@ -102,7 +103,7 @@ def test_any_other_failure_of_pyfuse3s_loop_is_logged_and_the_loop_begins_again(
 
     monkeypatch.setattr(pyfuse3, "main", main)
     complaints.expect_log("the serving loop failed")
-    assert trio.run(server._serve_until_unmounted, []) == 0
+    assert trio.run(loop._serve_until_unmounted, []) == 0
     assert failures == []
 
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from unionfs import _libc
 from unionfs.copyup.background_copy import CopyPending
-from unionfs.fuse.spinning import Spinning
-from unionfs.fuse.threads import MOST, Threads
+from unionfs.fuse.busy_poll import BusyPoll
+from unionfs.fuse.direct.worker_pool import MOST, WorkerPool
 from unionfs.inode.handles import FileHandle
 from unionfs.layer.directory import Layer
 from unionfs.types import Ino
@@ -36,7 +36,7 @@ LOOKS = 100
 Say = Callable[[int, bytes | memoryview | int], None]
 
 
-class _Coming:
+class PendingRead:
     """A read whose contents are on their way to memory."""
 
     __slots__ = ("done", "fd", "looks", "offset", "room", "unique")
@@ -53,7 +53,7 @@ class _Coming:
         self.looks = looks
 
 
-class Later:
+class AsyncIo:
     """The work of one mount that is not done at once."""
 
     def __init__(self, fs: UnionFs, say: Say, wake: Callable[[], None], *, looks: int = 0) -> None:
@@ -61,7 +61,7 @@ class Later:
 
         *looks*: how many times the server looks for contents that are not in memory, if it calls :meth:`look`.
         """
-        self._threads = Threads()
+        self._worker_pool = WorkerPool()
         self._background = fs.copy_ahead()
         self._say = say
         self._wake = wake
@@ -71,9 +71,9 @@ class Later:
         #: Whether a layer's files are read by threads, where the kernel cannot tell whether they are in memory.
         self._waits: dict[Layer, bool] = {}
         self._room = memoryview(bytearray(_ROOM))
-        self._spinning = Spinning(looks)
+        self._busy_poll = BusyPoll(looks)
         #: Reads that :meth:`look` is to be called for.
-        self.coming: list[_Coming] = []
+        self.coming: list[PendingRead] = []
         #: How many requests threads have done, and how many reads came while the server looked for them.
         self.count = self.came = 0
 
@@ -90,7 +90,7 @@ class Later:
             if done < 0:
                 done = 0
             elif len(self.coming) < MOST:
-                looks = self._spinning.times()
+                looks = self._busy_poll.times()
         if not waits:
             done = os.preadv(handle.fd, (self._room[:size],), offset)
             return self._room[:done]
@@ -101,7 +101,7 @@ class Later:
             return os.pread(handle.fd, size, offset)
         if looks:
             room[:done] = self._room[:done]
-            self.coming.append(_Coming(fd, unique, offset, room, done, looks))
+            self.coming.append(PendingRead(fd, unique, offset, room, done, looks))
             return None
         return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
@@ -135,11 +135,11 @@ class Later:
             coming.looks -= 1
             if whole:
                 self.came += 1
-                self._spinning.judge(hit=True)
+                self._busy_poll.judge(hit=True)
                 self._end(coming, coming.room[: coming.done])
                 answered = True
             elif not coming.looks:
-                self._spinning.judge(hit=False)
+                self._busy_poll.judge(hit=False)
                 self._wait_for(coming)
         return answered
 
@@ -148,12 +148,12 @@ class Later:
         while self.coming:
             self._wait_for(self.coming[-1])
 
-    def _end(self, coming: _Coming, reply: memoryview | int) -> None:
+    def _end(self, coming: PendingRead, reply: memoryview | int) -> None:
         self.coming.remove(coming)
         os.close(coming.fd)
         self._say(coming.unique, reply)
 
-    def _wait_for(self, coming: _Coming) -> None:
+    def _wait_for(self, coming: PendingRead) -> None:
         """Have a thread wait for the contents."""
         self.coming.remove(coming)
         size, offset, unique = len(coming.room), coming.offset, coming.unique
@@ -198,14 +198,14 @@ class Later:
         finally:
             os.close(fd)
 
-    def park(self, later: CopyPending, request: bytes) -> None:
+    def park(self, async_io: CopyPending, request: bytes) -> None:
         """Keep *request* until what it needs has been copied.
 
         Raises:
             OSError: that cannot begin.
         """
         assert self._background is not None
-        ino = later.ino
+        ino = async_io.ino
         work = self._background.begin(ino)
         self._parked.setdefault(ino, []).append(request)
         if work is None:
@@ -266,7 +266,7 @@ class Later:
             self._background.close()
 
     def _do(self, work: Callable[[], None]) -> bool:
-        if not self._threads.run(work):
+        if not self._worker_pool.run(work):
             return False
         self.count += 1
         return True

@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from unionfs._stdlib.logging import Complaints
 from unionfs.copyup.background_copy import CopyPending
-from unionfs.fuse import callers
-from unionfs.fuse.file_requests import FileRequests
-from unionfs.fuse.forgetting import Forgetting
+from unionfs.fuse.direct.descriptor_by_inode import DescriptorsByInode
+from unionfs.fuse.direct.file_handlers import FileHandlers
+from unionfs.fuse.direct.replies import BODY, NS, U64, Reply, errno_of, position
+from unionfs.fuse.notify import KernelNotifier
 from unionfs.fuse.protocol import (
     BATCH_FORGET_IN,
     DIRENT,
@@ -64,8 +65,7 @@ from unionfs.fuse.protocol import (
     counted,
     dirent_size,
 )
-from unionfs.fuse.replies import BODY, NS, U64, Reply, errno_of, position
-from unionfs.fuse.unopened import UnopenedFiles
+from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, drop_sgid
 from unionfs.inode.birth_times import birth_time_ns
 from unionfs.inode.inode import Inode
 from unionfs.options import Trick
@@ -92,7 +92,7 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 _DT_SHIFT = 12  # a DT_ of readdir(3) is the S_IFMT of stat(2), shifted (IFTODT)
 
 
-class Requests(FileRequests):
+class Handlers(FileHandlers):
     """Answers what is in a buffer from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and
     nowhere else.
     """
@@ -128,7 +128,7 @@ class Requests(FileRequests):
         if Trick.NEGATIVE in without:
             self._no_entry = -errno.ENOENT
         self._extended_setxattr = False
-        self._forgetting = Forgetting(fs.inode_table, connection)
+        self._notifier = KernelNotifier(fs.inode_table, connection)
         self._callers_visible = callers_visible
         #: How many requests came by their number.
         self._counts = [0] * 64
@@ -163,13 +163,13 @@ class Requests(FileRequests):
     def answered(self) -> None:
         """Do what nobody waits for: between two requests."""
         self.fs.trim()
-        self._forgetting.check()
+        self._notifier.check()
 
     def _park(self, opcode: int, not_yet: CopyPending, end: int) -> Reply:
-        assert self.later is not None
+        assert self.async_io is not None
         self._counts[opcode] -= 1
         try:
-            self.later.park(not_yet, bytes(self._view[:end]))
+            self.async_io.park(not_yet, bytes(self._view[:end]))
         except OSError as error:
             return errno_of(error)
         except Exception:
@@ -203,7 +203,7 @@ class Requests(FileRequests):
             self._reports_fsetid = bool(agreement.flags & Init.HANDLE_KILLPRIV_V2)
             self._fallocate_kills = not self._reports_fsetid or agreement.minor < _FALLOCATE_ANNOUNCED
             self._extended_setxattr = bool(agreement.flags & Init.SETXATTR_EXT)
-            self._files = UnopenedFiles(self.fs) if agreement.unopened else None
+            self._files = DescriptorsByInode(self.fs) if agreement.unopened else None
         return agreement.reply
 
     def _destroy(self, node: int, end: int) -> Reply:
@@ -375,11 +375,11 @@ class Requests(FileRequests):
         name = self._name(start, end - size)
         self.fs.setxattr(node, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
         if said & SETXATTR_ACL_KILL_SGID:
-            callers.drop_sgid(self.fs, node)
-        elif not extended and name == callers.ACCESS_ACL:
+            drop_sgid(self.fs, node)
+        elif not extended and name == ACCESS_ACL:
             _, _, _, _, uid, gid, pid, _, _ = IN_HEADER.unpack_from(self._view)
             if uid:
-                callers.drop_foreign_sgid(self.fs, node, gid, pid if self._callers_visible else None)
+                drop_foreign_sgid(self.fs, node, gid, pid if self._callers_visible else None)
         return b""
 
     def _getxattr(self, node: int, end: int) -> Reply:
@@ -460,11 +460,11 @@ class Requests(FileRequests):
         directory = (
             self.fs.handles.directory(fh) if self._files is None else self._inode_table.directory(node)
         )
-        if self.later is None:
+        if self.async_io is None:
             self.fs.sync_directory(directory)
             return b""
         fd = self.fs.directory_to_sync(directory)
-        return b"" if fd is None else self.later.sync(fd, self._unique(), data_only=False)
+        return b"" if fd is None else self.async_io.sync(fd, self._unique(), data_only=False)
 
 
 #: CLOCK_REALTIME_COARSE (linux/time.h), which the time module has no name for.

@@ -25,8 +25,8 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from unionfs.fuse import callers
-from unionfs.fuse.forgetting import Forgetting
+from unionfs.fuse.notify import KernelNotifier
+from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, masked
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.vfs.filesystem import Change, UnionFs
 
@@ -98,7 +98,7 @@ class UnionOperations(pyfuse3.Operations):
         self._masks = masks
         self.fs = fs
         self._none = _negative()
-        self._forgetting = Forgetting(fs.inode_table, connection)
+        self._notifier = KernelNotifier(fs.inode_table, connection)
         self._callers_visible = callers_visible
         #: How many requests of each kind came.
         self.requests: Counter[str] = Counter()
@@ -127,7 +127,7 @@ class UnionOperations(pyfuse3.Operations):
         node.reply = entry
         if isinstance(node, FileInode):
             node.info = None  # the reply has it all, in a third of the memory
-        self._forgetting.check()
+        self._notifier.check()
         return entry
 
     def _known(self, node: Inode) -> EntryAttributes:
@@ -173,7 +173,7 @@ class UnionOperations(pyfuse3.Operations):
         return self._known(self.fs.names.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
 
     def _masked(self, directory: DirectoryInode, mode: int, ctx: RequestContext) -> int:
-        return callers.masked(self.fs, directory, mode, ctx.umask) if self._masks else mode
+        return masked(self.fs, directory, mode, ctx.umask) if self._masks else mode
 
     @replies
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -267,8 +267,8 @@ class UnionOperations(pyfuse3.Operations):
         """Set an extended attribute."""
         self.fs.setxattr(inode, os.fsdecode(name), value)
         # FUSE_SETXATTR_EXT, by which the kernel would say it, is libfuse's to understand.
-        if name == callers.ACCESS_ACL and ctx.uid != 0:
-            callers.drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid if self._callers_visible else None)
+        if name == ACCESS_ACL and ctx.uid != 0:
+            drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid if self._callers_visible else None)
 
     @replies
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pyfuse3
 import trio
 
-from unionfs.fuse.negotiation import FUSE_DONT_MASK, begin
-from unionfs.fuse.operations import UnionOperations
+from unionfs.fuse.libfuse.handlers import UnionOperations
+from unionfs.fuse.libfuse.init_patch import FUSE_DONT_MASK, begin
+from unionfs.fuse.libfuse.wait_readable import TrioForPyfuse3, ignore_tick
 from unionfs.fuse.protocol import CONNECTION_ENDED
 from unionfs.fuse.statistics import figures, report
-from unionfs.fuse.waiting import TrioForPyfuse3, ignore_tick
 from unionfs.vfs.filesystem import UnionFs
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ MOST = 4
 Work = Callable[[], None]
 
 
-class Threads:
+class WorkerPool:
     """Does work in the order in which it comes, up to *most* pieces of it at once."""
 
     def __init__(self, most: int = MOST) -> None:

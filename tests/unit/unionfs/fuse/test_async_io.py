@@ -16,10 +16,11 @@ import pytest
 from tests.fsapi.direct import DirectClient
 from unionfs import _libc
 from unionfs.copyup import background_copy, copy_data
-from unionfs.fuse import later, protocol
-from unionfs.fuse.later import Later
+from unionfs.fuse import protocol
+from unionfs.fuse.direct import async_io
+from unionfs.fuse.direct.async_io import AsyncIo
+from unionfs.fuse.direct.worker_pool import MOST, WorkerPool
 from unionfs.fuse.protocol import Opcode
-from unionfs.fuse.threads import MOST, Threads
 
 if TYPE_CHECKING:
     from tests.support.output import Complaints
@@ -53,7 +54,7 @@ class Server:
 
     def resume(self) -> list[bytes | memoryview | int | None]:
         """Ask again what can be asked again, as the loop does."""
-        waiting = self.client.requests.later
+        waiting = self.client.requests.async_io
         assert waiting is not None
         replies = []
         for request in waiting.resume():
@@ -83,7 +84,7 @@ def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         made.news.set()
 
     monkeypatch.setattr(background_copy, "LARGE", len(LARGE))
-    made.client.requests.later = Later(union.fs, say, made.news.set)
+    made.client.requests.async_io = AsyncIo(union.fs, say, made.news.set)
     copy = copy_data.Copier.copy
 
     def held(self: copy_data.Copier, at: int, to: int, size: int) -> int:
@@ -117,8 +118,8 @@ def not_in_memory(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
 def test_what_is_in_memory_is_answered_at_once(server: Server) -> None:
     assert bytes(server.read("small")) == b"small"
     assert bytes(server.read("large", 100)) == LARGE[:100]
-    assert server.client.requests.later is not None
-    assert server.client.requests.later.count == 0
+    assert server.client.requests.async_io is not None
+    assert server.client.requests.async_io.count == 0
 
 
 def test_a_read_of_the_disk_holds_nobody_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +171,8 @@ class Disk:
     error: int = 0
 
     @property
-    def later(self) -> Later:
-        found = self.server.client.requests.later
+    def async_io(self) -> AsyncIo:
+        found = self.server.client.requests.async_io
         assert found is not None
         return found
 
@@ -184,7 +185,7 @@ def disk(server: Server, monkeypatch: pytest.MonkeyPatch) -> Disk:
         server.said[unique] = reply if isinstance(reply, int) else bytes(reply)
         server.news.set()
 
-    server.client.requests.later = Later(server.union.fs, say, server.news.set, looks=100)
+    server.client.requests.async_io = AsyncIo(server.union.fs, say, server.news.set, looks=100)
     made, read = Disk(server), os.preadv
 
     def preadv(fd: int, buffers: tuple[memoryview], offset: int, flags: int = 0) -> int:
@@ -209,25 +210,25 @@ def descriptors() -> int:
 def test_contents_that_come_while_the_server_looks_need_no_thread(disk: Disk) -> None:
     before = descriptors()
     assert disk.server.read("small") is None
-    assert len(disk.later.coming) == 1
-    assert not disk.later.look()
+    assert len(disk.async_io.coming) == 1
+    assert not disk.async_io.look()
     disk.there = 5
-    assert disk.later.look()
+    assert disk.async_io.look()
     assert disk.server.said == {7: b"small"}
-    assert (disk.later.came, disk.later.count, disk.later.coming) == (1, 0, [])
+    assert (disk.async_io.came, disk.async_io.count, disk.async_io.coming) == (1, 0, [])
     assert descriptors() == before + 1, "the file, which is kept open"
 
 
 def test_what_has_come_is_not_read_twice(disk: Disk) -> None:
     disk.there = 2
     assert disk.server.read("small") is None
-    (coming,) = disk.later.coming
+    (coming,) = disk.async_io.coming
     assert coming.done == 2
     disk.there = 4
-    assert not disk.later.look()
+    assert not disk.async_io.look()
     assert coming.done == 4
     disk.there = 5
-    assert disk.later.look()
+    assert disk.async_io.look()
     assert disk.server.said == {7: b"small"}
 
 
@@ -236,22 +237,22 @@ def test_contents_that_do_not_come_are_waited_for_by_a_thread(disk: Disk, sleeps
     disk.server.gate.set()
     assert disk.server.read("small") is None
     if sleeps:
-        disk.later.stop_looking()
+        disk.async_io.stop_looking()
     else:
-        assert [disk.later.look() for _ in range(100)] == [False] * 100
+        assert [disk.async_io.look() for _ in range(100)] == [False] * 100
         assert disk.looked == 101
-    assert disk.later.coming == []
+    assert disk.async_io.coming == []
     disk.server.wait()
     assert disk.server.said == {7: b"small"}
-    assert (disk.later.came, disk.later.count) == (0, 1)
+    assert (disk.async_io.came, disk.async_io.count) == (0, 1)
 
 
 def test_without_threads_contents_that_do_not_come_are_read_by_the_server(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Threads, "run", lambda *_: False)
+    monkeypatch.setattr(WorkerPool, "run", lambda *_: False)
     assert disk.server.read("small") is None
-    disk.later.stop_looking()
+    disk.async_io.stop_looking()
     assert disk.server.said == {7: b"small"}
 
     def broken(*_: object) -> bytes:
@@ -259,7 +260,7 @@ def test_without_threads_contents_that_do_not_come_are_read_by_the_server(
 
     monkeypatch.setattr(os, "pread", broken)
     assert disk.server.read("small") is None
-    disk.later.stop_looking()
+    disk.async_io.stop_looking()
     assert disk.server.said == {7: -errno.EIO}
 
 
@@ -267,30 +268,30 @@ def test_a_disk_that_fails_while_the_server_looks_is_the_error_of_whoever_reads(
     before = descriptors()
     assert disk.server.read("small") is None
     disk.error = errno.EIO
-    assert disk.later.look()
+    assert disk.async_io.look()
     assert disk.server.said == {7: -errno.EIO}
-    assert disk.later.coming == []
+    assert disk.async_io.coming == []
     assert descriptors() == before + 1
 
 
 def test_a_disk_that_is_too_slow_for_it_is_not_looked_at(disk: Disk) -> None:
     for _ in range(32):
         assert disk.server.read("small") is None
-        while disk.later.coming:
-            disk.later.look()
+        while disk.async_io.coming:
+            disk.async_io.look()
     looked = disk.looked
     assert disk.server.read("small") is None
-    assert disk.later.coming == []
+    assert disk.async_io.coming == []
     assert disk.looked == looked + 1
 
 
 def test_no_more_is_looked_for_than_threads_could_wait_for(disk: Disk) -> None:
     for _ in range(MOST + 1):
         assert disk.server.read("small") is None
-    assert len(disk.later.coming) == MOST
-    assert disk.later.count == 1
-    disk.later.stop_looking()
-    assert disk.later.count == MOST + 1
+    assert len(disk.async_io.coming) == MOST
+    assert disk.async_io.count == 1
+    disk.async_io.stop_looking()
+    assert disk.async_io.count == MOST + 1
 
 
 def test_a_file_that_is_closed_while_its_contents_are_on_their_way_is_read_to_the_end(disk: Disk) -> None:
@@ -298,15 +299,15 @@ def test_a_file_that_is_closed_while_its_contents_are_on_their_way_is_read_to_th
     node = disk.server.union.file("small")
     disk.server.client.send(Opcode.FORGET, node.ino, protocol.FORGET_IN.pack(node.lookups))
     disk.there = 5
-    assert disk.later.look()
+    assert disk.async_io.look()
     assert disk.server.said == {7: b"small"}
 
 
 def test_a_mount_that_ends_looks_for_nothing_any_more(disk: Disk) -> None:
     before = descriptors()
     assert disk.server.read("small") is None
-    disk.later.close()
-    assert disk.later.coming == []
+    disk.async_io.close()
+    assert disk.async_io.coming == []
     assert descriptors() == before + 1
     assert disk.server.said == {}
 
@@ -317,7 +318,7 @@ def test_contents_of_which_the_kernel_cannot_tell_are_not_looked_for(
     disk.error = errno.EOPNOTSUPP
     monkeypatch.setattr(_libc, "file_system_type", lambda _fd: 0x6969)
     assert disk.server.read("small") is None
-    assert disk.later.coming == []
+    assert disk.async_io.coming == []
     disk.server.wait()
     assert disk.server.said == {7: b"small"}
 
@@ -383,8 +384,8 @@ def test_two_who_write_to_a_large_file_wait_for_one_copy(server: Server) -> None
     server.wait()
     assert server.resume() == [protocol.WRITE_OUT.pack(3, 0)] * 2
     assert server.union.read("large") == b"ontwo" + LARGE[5:]
-    assert server.client.requests.later is not None
-    assert server.client.requests.later.count == 1
+    assert server.client.requests.async_io is not None
+    assert server.client.requests.async_io.count == 1
     assert server.union.leftovers() == []
 
 
@@ -455,12 +456,12 @@ def test_a_request_that_cannot_be_kept_is_answered(
     server: Server, monkeypatch: pytest.MonkeyPatch, complaints: Complaints
 ) -> None:
     complaints.expect_log("request write failed")
-    monkeypatch.setattr(Later, "park", no_memory)
+    monkeypatch.setattr(AsyncIo, "park", no_memory)
     assert server.write("large", b"!") == -errno.EIO
 
 
 def test_without_threads_the_server_does_it_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Threads, "run", lambda *_: False)
+    monkeypatch.setattr(WorkerPool, "run", lambda *_: False)
     not_in_memory(monkeypatch, server)
     assert server.read("small") == b"small"
     assert server.write("large", b"!") is None
@@ -471,7 +472,7 @@ def test_without_threads_the_server_does_it_itself(server: Server, monkeypatch: 
 
 
 def test_no_more_threads_are_made_than_wait_at_once() -> None:
-    threads, done = Threads(2), threading.Semaphore(0)
+    threads, done = WorkerPool(2), threading.Semaphore(0)
     names: list[int] = []
 
     def work() -> None:
@@ -486,7 +487,7 @@ def test_no_more_threads_are_made_than_wait_at_once() -> None:
 
 
 def test_no_work_waits_for_another_while_there_may_be_more_threads() -> None:
-    threads, gate, begun = Threads(3), threading.Event(), threading.Semaphore(0)
+    threads, gate, begun = WorkerPool(3), threading.Event(), threading.Semaphore(0)
 
     def work() -> None:
         begun.release()
@@ -504,7 +505,7 @@ def test_no_work_waits_for_another_while_there_may_be_more_threads() -> None:
 
 def test_what_a_thread_raises_ends_neither_it_nor_the_server(complaints: Complaints) -> None:
     complaints.expect_log("work in a thread failed")
-    threads, done = Threads(1), threading.Event()
+    threads, done = WorkerPool(1), threading.Event()
 
     def fail() -> None:
         raise ValueError("a bug")
@@ -519,17 +520,17 @@ def test_a_system_that_allows_no_threads_is_told_apart(monkeypatch: pytest.Monke
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    assert Threads().run(lambda: None) is False
+    assert WorkerPool().run(lambda: None) is False
 
 
 def test_threads_are_had_where_nothing_can_be_imported_any_more() -> None:
     """A confined server may be unable to read Python's library."""
     script = (
-        "import sys, threading, unionfs.fuse.direct\n"
-        "from unionfs.fuse.threads import Threads\n"
+        "import sys, threading, unionfs.fuse.direct.loop\n"
+        "from unionfs.fuse.direct.worker_pool import WorkerPool\n"
         "sys.meta_path.clear()\n"
         "done = threading.Event()\n"
-        "assert Threads().run(done.set)\n"
+        "assert WorkerPool().run(done.set)\n"
         "assert done.wait(60)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -582,7 +583,7 @@ def test_copies_under_way_count_against_the_size_of_the_writable_layer(
     news, gate = threading.Event(), threading.Event()
     client = DirectClient(union.fs, unopened=True)
     server = Server(union, client, news=news, gate=gate)
-    client.requests.later = Later(union.fs, lambda *_: None, news.set)
+    client.requests.async_io = AsyncIo(union.fs, lambda *_: None, news.set)
     copy = copy_data.Copier.copy
 
     def held(self: copy_data.Copier, at: int, to: int, length: int) -> int:
@@ -619,7 +620,7 @@ def test_what_a_copy_that_nobody_needs_took_is_given_back(
     news = threading.Event()
     client = DirectClient(union.fs, unopened=True)
     server = Server(union, client, news=news)
-    client.requests.later = Later(union.fs, lambda *_: None, news.set)
+    client.requests.async_io = AsyncIo(union.fs, lambda *_: None, news.set)
     counted = union.parts.quota
     assert counted is not None
     assert server.write("a", b"!") is None
@@ -634,7 +635,7 @@ def test_what_a_copy_that_nobody_needs_took_is_given_back(
 def test_a_mount_that_ends_leaves_no_copy_that_nobody_took(server: Server, ready: bool) -> None:
     before = len(os.listdir("/proc/self/fd"))
     assert server.write("large", b"!") is None
-    waiting = server.client.requests.later
+    waiting = server.client.requests.async_io
     assert waiting is not None
     if ready:
         server.gate.set()
@@ -648,5 +649,5 @@ def test_a_mount_that_ends_leaves_no_copy_that_nobody_took(server: Server, ready
 
 
 def test_only_file_systems_that_wait_for_somebody_else_count_as_remote() -> None:
-    assert 0x01021994 not in later._REMOTE  # tmpfs
-    assert 0x794C7630 not in later._REMOTE  # overlay
+    assert 0x01021994 not in async_io._REMOTE  # tmpfs
+    assert 0x794C7630 not in async_io._REMOTE  # overlay

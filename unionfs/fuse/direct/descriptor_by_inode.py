@@ -23,7 +23,7 @@ _MOST = 512
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE))
 
 
-class UnopenedFiles:
+class DescriptorsByInode:
     """The handles of one mount by node, the one that was used last at the end."""
 
     def __init__(self, fs: UnionFs, limit: int | None = None) -> None:

@@ -15,7 +15,7 @@ _TRIAL = 32
 #: For so many waits at first, and twice as many each time that it has not paid again.
 _REST = 64
 _LONGEST_REST = 4096
-#: Requests between two calls of :meth:`Spinning.passed`.
+#: Requests between two calls of :meth:`BusyPoll.passed`.
 WINDOW = 32
 #: For so many waits it is tried without: after an idle time, and after so many windows, twice as many each time that it was for nothing.
 _TRY = 16
@@ -23,7 +23,7 @@ _WINDOWS_PER_TRY = 64
 _MOST_WINDOWS_PER_TRY = 1024
 
 
-class Spinning:
+class BusyPoll:
     """Judges it by what it has brought of late."""
 
     __slots__ = (

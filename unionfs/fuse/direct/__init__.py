@@ -1,0 +1,1 @@
+"""The direct server: reads requests from /dev/fuse and answers them, without libfuse."""
