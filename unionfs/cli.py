@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from unionfs.assemble import StackSource
     from unionfs.launch.index_builder import Building
     from unionfs.options import Serving
-    from unionfs.stack import StackSource
     from unionfs.vfs.filesystem import UnionFs
 
 EXIT_FAILURE = 1
@@ -131,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _mount(arguments: argparse.Namespace) -> int:
+    from unionfs.assemble import source_from_options
     from unionfs.options import parse_options
-    from unionfs.stack import source_from_options
 
     options = parse_options(arguments.options)
     for ignored in options.ignored:
@@ -166,8 +166,8 @@ def _mount(arguments: argparse.Namespace) -> int:
 def _serve_on(
     mountpoint: str, source: StackSource, fuse: set[str], serving: Serving, on_ready: Callable[[], None]
 ) -> int:
+    from unionfs.assemble import open_stack
     from unionfs.fuse.backend import ENDING, load
-    from unionfs.stack import open_stack
 
     load(serving.server)
     os.umask(0)
@@ -189,7 +189,7 @@ def _mount_and_serve(
     on_ready: Callable[[], None],
 ) -> int:
     from unionfs.fuse.backend import choose, serve
-    from unionfs.mounting import mount
+    from unionfs.mount import mount
 
     try:
         mounted = mount(mountpoint, fuse)
@@ -219,7 +219,7 @@ def _mount_and_serve(
 
 
 def _build_indexes_first(source: StackSource) -> None:
-    from unionfs.stack import build_indexes
+    from unionfs.assemble import build_indexes
 
     try:
         build_indexes(source, wait=True)

@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
+from unionfs.assemble import build_indexes, open_stack, source_from_options
 from unionfs.fuse import protocol
 from unionfs.fuse.direct.handlers import Handlers
 from unionfs.fuse.direct.replies import Reply
 from unionfs.fuse.protocol import Opcode
 from unionfs.options import parse_options
-from unionfs.stack import build_indexes, open_stack, source_from_options
 from unionfs.vfs.filesystem import UnionFs
 
 #: Files of each kind; so many calls are timed together, of which there are so many batches. The fastest batch counts.

@@ -178,11 +178,6 @@ def _callers() -> set[str]:
 def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int:
     plan = _Plan(role, int(number), failure)
     if arguments[:1] == ["--serve-fd"]:
-        import unionfs.fuse.direct.loop
-        import unionfs.launch.confine
-        import unionfs.launch.protocol
-        import unionfs.launch.server_process
-        import unionfs.stack  # noqa: F401 - as below
         from unionfs import _libc, cli
 
         plan.role = "supervisor" if role == "server" else ""  # the first process of this family

@@ -21,11 +21,7 @@ import pytest
 from tests.fsapi.direct import DirectOperations
 from tests.support.tree import make_tree
 from unionfs import _libc
-from unionfs.fuse.libfuse.handlers import UnionOperations
-from unionfs.fuse.notify import KernelNotifier
-from unionfs.launch.confine import restrict_files
-from unionfs.layer_index import build
-from unionfs.stack import (
+from unionfs.assemble import (
     LayerSource,
     StackSource,
     build_indexes,
@@ -33,6 +29,10 @@ from unionfs.stack import (
     open_stack,
     with_process_facts,
 )
+from unionfs.fuse.libfuse.handlers import UnionOperations
+from unionfs.fuse.notify import KernelNotifier
+from unionfs.launch.confine import restrict_files
+from unionfs.layer_index import build
 
 pytestmark = pytest.mark.skipif(
     _libc.landlock_version() < 2, reason="needs Landlock of version 2 in the kernel (Linux 5.19)"

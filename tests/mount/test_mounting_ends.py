@@ -25,7 +25,8 @@ pytestmark = pytest.mark.fusermount
 
 _SIGNALLED = """
 import os, signal, sys
-from unionfs import cli, mounting
+from unionfs import cli
+from unionfs import mount
 real = mounting.mount
 def mount(*arguments):
     mounted = real(*arguments)
@@ -130,7 +131,7 @@ def test_a_mount_that_goes_while_a_thousand_files_and_streams_are_closed_ends_wi
 
 _MOUNTS_AND_UNMOUNTS = """
 import os, sys
-from unionfs import mounting
+from unionfs import mount
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 mounted = mounting.mount(sys.argv[1], ["default_permissions"])

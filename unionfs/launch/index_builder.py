@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unionfs._stdlib.typing import NoReturn
-from unionfs.stack import StackSource, build_indexes, lacks_indexes
+from unionfs.assemble import StackSource, build_indexes, lacks_indexes
 
 #: Seconds that the end of a mount waits for indexes that are nearly made: else short mounts would never have any.
 PATIENCE = 3.0

@@ -37,10 +37,10 @@ import socket
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
+from unionfs.assemble import LayerSource, StackSource
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.options import Server, Serving
-from unionfs.stack import LayerSource, StackSource
 
 VERSION = 3
 _MAX_PACKET = 1 << 16

@@ -39,12 +39,12 @@ def _serve(channel: socket.socket) -> int:
     import unionfs.layer_index.build  # noqa: F401 - where we are going, our own files may not be readable
     from unionfs._libc import filter_system_calls
     from unionfs._stdlib.logging import to_standard_error
+    from unionfs.assemble import open_stack, with_process_facts
     from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.index_builder import Building
     from unionfs.launch.protocol import receive
     from unionfs.options import Server
-    from unionfs.stack import open_stack, with_process_facts
 
     load(Server.AUTO)
     gc.freeze()

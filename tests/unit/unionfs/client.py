@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.unit.unionfs.support import Union, with_index
+from unionfs.assemble import LayerSource, StackSource, open_stack
 from unionfs.formats.whiteout import TRUSTED_MARKS
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
-from unionfs.stack import LayerSource, StackSource, open_stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TypedDict
 
 from tests.support.requirements import require
 from tests.support.tree import Tree, make_tree
+from unionfs.assemble import LayerSource, StackSource, build_indexes, open_stack
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy, WhiteoutFormat
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.ownership import IdPolicy
 from unionfs.layer_index import build
-from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 from unionfs.upper.format import WantedFormat
 from unionfs.vfs.file_ranges import RangeAllocation, RangeCopy
 from unionfs.vfs.filesystem import Attributes, Change, UnionFs, WritableParts
@@ -66,7 +66,7 @@ class Shown:
 
 
 class StackOptions(TypedDict, total=False):
-    """Fields of :class:`~unionfs.stack.StackSource` that few tests set."""
+    """Fields of :class:`~unionfs.assemble.StackSource` that few tests set."""
 
     ids: IdPolicy
     volatile: bool

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.unionfs.support import Union
+from unionfs.assemble import open_stack, source_from_options
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.options import Options
-from unionfs.stack import open_stack, source_from_options
 from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.support.output import Complaints
-from unionfs import cli, mounting
+from unionfs import cli, mount
 from unionfs.fuse import protocol
 from unionfs.fuse.backend import Choice, choose
 from unionfs.fuse.libfuse import loop
@@ -115,7 +115,7 @@ def test_a_mount_whose_indexes_cannot_be_begun_is_taken_away(monkeypatch: pytest
 
     device = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     mounted = SimpleNamespace(fd=device, unmount=lambda: done.append("unmounted"))
-    monkeypatch.setattr(mounting, "mount", lambda *_: mounted)
+    monkeypatch.setattr(mount, "mount", lambda *_: mounted)
     monkeypatch.setattr(index_builder, "Building", no_memory)
     fs: Any = SimpleNamespace(close=lambda: done.append("closed"))
     source: Any = SimpleNamespace(index_fd=0)

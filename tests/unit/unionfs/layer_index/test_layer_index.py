@@ -20,12 +20,12 @@ from tests.support.calls import calls_of
 from tests.support.tree import Dir, Fifo, File, HardLink, Opaque, Socket, Symlink, Whiteout, make_tree
 from tests.unit.unionfs.support import with_index
 from unionfs import _libc
+from unionfs.assemble import LayerSource, StackSource, build_indexes, open_stack
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, TRUSTED_MARKS, MarkPolicy
 from unionfs.inode.inode import DirectoryInode, FileInode
 from unionfs.layer_index import build
 from unionfs.layer_index.format import HEADER, MAGIC, ROW
 from unionfs.layer_index.merged_directory import IndexedRef, MergedDirectory
-from unionfs.stack import LayerSource, StackSource, build_indexes, open_stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unionfs import _libc, mounting
+from unionfs import _libc, mount
 from unionfs.errors import UnionError
 
 
@@ -19,7 +19,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes, bytes, 
     calls: list[tuple[bytes, bytes, bytes, int, bytes]] = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "getegid", lambda: 0)
-    monkeypatch.setattr(mounting, "_DEVICE", os.devnull)
+    monkeypatch.setattr(mount, "_DEVICE", os.devnull)
     monkeypatch.setattr(_libc, "mount", lambda *arguments: calls.append(arguments))
     return calls
 
@@ -27,7 +27,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes, bytes, 
 def test_options_of_mount_become_flags_and_the_rest_is_for_fuse(
     mounted: list[tuple[bytes, bytes, bytes, int, bytes]],
 ) -> None:
-    made = mounting.mount(
+    made = mount.mount(
         "/mnt", ["default_permissions", "nosuid", "rw", "fsname=a", "subtype=b", "max_read=4096"]
     )
     os.close(made.fd)
@@ -43,7 +43,7 @@ def test_options_of_mount_become_flags_and_the_rest_is_for_fuse(
 def test_devices_work_only_where_they_are_asked_for(
     mounted: list[tuple[bytes, bytes, bytes, int, bytes]],
 ) -> None:
-    os.close(mounting.mount("/mnt", ["dev", "suid"]).fd)
+    os.close(mount.mount("/mnt", ["dev", "suid"]).fd)
     assert mounted[0][3] == 0
 
 
@@ -55,18 +55,18 @@ def test_a_mount_that_fails_is_explained_and_leaves_no_descriptor(
 
     monkeypatch.setattr(_libc, "mount", refused)
     with pytest.raises(UnionError, match="cannot mount on /mnt: No such device"):
-        mounting.mount("/mnt", [])
+        mount.mount("/mnt", [])
 
 
 def test_without_the_device_or_the_helper_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(mounting, "_DEVICE", "/nowhere/fuse")
+    monkeypatch.setattr(mount, "_DEVICE", "/nowhere/fuse")
     with pytest.raises(UnionError, match="modprobe fuse"):
-        mounting.mount("/mnt", [])
+        mount.mount("/mnt", [])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(mounting, "_HELPER", "no-such-fusermount")
+    monkeypatch.setattr(mount, "_HELPER", "no-such-fusermount")
     with pytest.raises(UnionError, match="apt-get install fuse3"):
-        mounting.mount("/mnt", [])
+        mount.mount("/mnt", [])
 
 
 def test_a_directory_of_path_that_may_not_be_searched_does_not_hide_that_the_helper_is_missing(
@@ -79,23 +79,23 @@ def test_a_directory_of_path_that_may_not_be_searched_does_not_hide_that_the_hel
     monkeypatch.setattr(subprocess, "run", refused)
     monkeypatch.setenv("PATH", f"/nonexistent:{tmp_path}")
     with pytest.raises(UnionError, match="apt-get install fuse3"):
-        mounting.mount("/mnt", [])
+        mount.mount("/mnt", [])
     (tmp_path / "fusermount3").touch(mode=0o644)
     with pytest.raises(UnionError, match="cannot mount on /mnt: fusermount3: Permission denied"):
-        mounting.mount("/mnt", [])
+        mount.mount("/mnt", [])
 
 
 def test_a_device_that_is_not_open_to_us_is_told_with_the_remedy_where_the_helper_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(mounting, "_HELPER", "false")
-    monkeypatch.setattr(mounting, "_DEVICE", "/nowhere/fuse")
+    monkeypatch.setattr(mount, "_HELPER", "false")
+    monkeypatch.setattr(mount, "_DEVICE", "/nowhere/fuse")
     with pytest.raises(UnionError, match="modprobe fuse"):
-        mounting.mount("/mnt", [])
-    monkeypatch.setattr(mounting, "_DEVICE", os.devnull)
+        mount.mount("/mnt", [])
+    monkeypatch.setattr(mount, "_DEVICE", os.devnull)
     with pytest.raises(UnionError, match="cannot mount on /mnt: false failed"):
-        mounting.mount("/mnt", [])
+        mount.mount("/mnt", [])
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(_libc, "umount2", refused)
-    monkeypatch.setattr(mounting, "_device_on", lambda _mountpoint: "0:99")
+    monkeypatch.setattr(mount, "_device_on", lambda _mountpoint: "0:99")
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -119,7 +119,7 @@ def make_program(directory: Path, name: str, script: str) -> None:
 def unmount() -> None:
     reader, writer = os.pipe()
     try:
-        mounting.Mounted(reader, "/mnt", "0:99").unmount()
+        mount.Mounted(reader, "/mnt", "0:99").unmount()
     finally:
         os.close(reader)
         os.close(writer)
@@ -150,5 +150,5 @@ def test_a_mount_that_nothing_unmounts_is_an_error_with_the_cause(programs: Path
 
 def test_a_mount_that_is_gone_meanwhile_is_no_error(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devices = iter(["0:99", None])
-    monkeypatch.setattr(mounting, "_device_on", lambda _mountpoint: next(devices))
+    monkeypatch.setattr(mount, "_device_on", lambda _mountpoint: next(devices))
     unmount()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from unionfs.assemble import LayerSource, StackSource, open_stack, source_from_options
 from unionfs.errors import UnionError
 from unionfs.options import Options
-from unionfs.stack import LayerSource, StackSource, open_stack, source_from_options
 
 if TYPE_CHECKING:
     from pathlib import Path
