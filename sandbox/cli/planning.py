@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandbox.errors import SandboxError
-    from sandbox.host import HostFacts
+    from sandbox.host.facts import HostFacts
+    from sandbox.host.paths import PathFact
+    from sandbox.host.private_directories import PrivateFacts
     from sandbox.joining import Found
     from sandbox.plan import Draft, Kept
-    from sandbox.private import PrivateFacts
-    from sandbox.sources import PathFact
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
     from sandbox.spec.remainder import Remainder
@@ -86,12 +86,13 @@ def plan(
     With *accept_layers* a persistent layer is taken that was made over other layers; without *with_kept* nothing that is kept is
     looked at.
     """
-    from sandbox import host, state
+    from sandbox import state
     from sandbox.errors import StateError
+    from sandbox.host import facts as host
+    from sandbox.host.paths import inspect_all
     from sandbox.keeping import default_path
     from sandbox.kept import look
     from sandbox.plan import Kept, draft, host_details, host_files, host_paths
-    from sandbox.sources import inspect_all
 
     facts = host.gather()
     problem: SandboxError | None
@@ -124,7 +125,8 @@ def plan(
 
 def private_directories(state: str, uid: int) -> PrivateFacts:
     """Look at the state directory *state*, none where that is empty, and at the run directory of the user *uid*."""
-    from sandbox import private, run_directory
+    from sandbox import run_directory
+    from sandbox.host import private_directories as private
 
     return private.look(
         state=state,

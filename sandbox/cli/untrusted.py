@@ -30,10 +30,10 @@ def look_here(checked: Checked) -> Checked:
 
 
 def _exposures(spec: Spec) -> tuple[Diagnostic, ...]:
-    from sandbox.host import launcher_paths, launcher_trees
+    from sandbox.host.facts import launcher_paths, launcher_trees
+    from sandbox.host.paths import inspect_all
     from sandbox.plan import exposures
     from sandbox.plan.exposure import watched_paths
-    from sandbox.sources import inspect_all
 
     trees, others = launcher_trees(), launcher_paths()
     paths, shown = watched_paths(spec, trees=trees, others=others)

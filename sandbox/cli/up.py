@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sandbox.cli.options import Taking
     from sandbox.cli.progress import ArchiveProgress
     from sandbox.errors import SandboxError
-    from sandbox.host import HostFacts
+    from sandbox.host.facts import HostFacts
     from sandbox.plan import Plan
     from sandbox.runtime.report import Report
     from sandbox.runtime.timeline import Timeline
@@ -174,12 +174,13 @@ def _make_plan(
 
     Returns also the secret of the run directory, None where there is none.
     """
-    from sandbox import host, run_directory, state
+    from sandbox import run_directory, state
     from sandbox.cli.planning import joined_namespaces, private_directories
+    from sandbox.host import facts as host
+    from sandbox.host.paths import inspect_all
     from sandbox.keeping import default_path
     from sandbox.kept import look
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
-    from sandbox.sources import inspect_all
 
     facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
     state_path = default_path(os.environ, facts.uid)

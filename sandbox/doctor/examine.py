@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from sandbox import host, private, run_directory
+from sandbox import run_directory
 from sandbox.doctor.checks import Check
 from sandbox.doctor.facts import MachineFacts, StateFacts
 from sandbox.doctor.judge.control import judge_control
@@ -17,12 +17,14 @@ from sandbox.doctor.judge.run_directory import judge_leftovers, judge_run_direct
 from sandbox.doctor.judge.storage import judge_storage
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
-from sandbox.host import HostFacts
+from sandbox.host import facts as host
+from sandbox.host import private_directories
+from sandbox.host.facts import HostFacts
+from sandbox.host.paths import inspect_all
 from sandbox.joining import inspect
 from sandbox.keeping import default_path
 from sandbox.kept import look
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
-from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass
@@ -110,7 +112,7 @@ def plan_file(
         joined = inspect(spec, path)
         kept = look(spec, path)
         given = default_path(environ, facts.uid) if known else path
-        hidden = private.look(
+        hidden = private_directories.look(
             state=given,
             run=run_directory.default_path(environ, facts.uid),
             usual_run=run_directory.default_path({}, facts.uid),

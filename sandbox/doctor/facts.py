@@ -1,4 +1,4 @@
-"""What was tried and how it went, as values: all that judgement looks at beside `sandbox.host.HostFacts`."""
+"""What was tried and how it went, as values: all that judgement looks at beside `sandbox.host.facts.HostFacts`."""
 
 from __future__ import annotations
 

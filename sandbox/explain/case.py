@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from sandbox.errors import SandboxError
 from sandbox.explain.report import DEFAULT, Origin
 from sandbox.explain.surroundings import Surroundings
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
+from sandbox.host.paths import PathFact
 from sandbox.plan import Draft, Kept, Plan, Variable, parse_variables
 from sandbox.plan.kept import NOTHING_KEPT
-from sandbox.sources import PathFact
 from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.model import Spec
 from sandbox.spec.settings import NOT_ENFORCED

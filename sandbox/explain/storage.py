@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
+from sandbox.host.paths import PathFact
 from sandbox.ops import (
     BindDevice,
     BindNative,
@@ -25,7 +26,6 @@ from sandbox.ops import (
 )
 from sandbox.plan import fuse_problem
 from sandbox.plan.storage import inside
-from sandbox.sources import PathFact
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
 from sandbox.spec.values.volumes import MANAGED

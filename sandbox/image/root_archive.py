@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sandbox.errors import ImageError
+from sandbox.host.image_formats import FORMATS, MARKER_LIMIT, MARKERS, format_of, refusal
 from sandbox.image.archive import Kind
-from sandbox.image_formats import FORMATS, MARKER_LIMIT, MARKERS, format_of, refusal
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

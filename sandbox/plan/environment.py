@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sandbox.host.paths import PathFact
 from sandbox.plan.findings import Findings
-from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import shown

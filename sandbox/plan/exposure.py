@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from sandbox.host.paths import Met, PathFact
 from sandbox.kernel.capabilities import DEFAULT, effective_set
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.storage import LAYER_KINDS, inside
-from sandbox.sources import Met, PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
+from sandbox.host.paths import PathFact
 from sandbox.kernel.landlock import LINUX, NEEDED, SCOPED, Rules, lacking
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import SeccompPlan
 from sandbox.seccomp.builtin import NO_LEASES, default_filter
 from sandbox.seccomp.calls import KNOWN
 from sandbox.seccomp.values import MACHINES, Filter, changed
-from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import guesses, quote, shown
 from sandbox.spec.tables import Seccomp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel.idmaps import IdMap, is_single, lookup, through
 from sandbox.kernel.namespaces import UserNamespaceFact
 from sandbox.plan.findings import Findings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sandbox.host.paths import PathFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import LayerPlan, LayerRecord
-from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass, replace

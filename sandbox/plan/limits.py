@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sandbox.host import CgroupLevel, HostFacts
+from sandbox.host.facts import CgroupLevel, HostFacts
+from sandbox.host.paths import PathFact
 from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CONTROLLER_OF, CgroupLimits, IoRates
 from sandbox.plan.findings import Findings
-from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal
 from unionfs._stdlib.typing import Any

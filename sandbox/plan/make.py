@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sandbox.errors import HostError, SpecError
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
+from sandbox.host.paths import PathFact
+from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.ops import BindRoot
@@ -23,8 +25,6 @@ from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes, with_hidden, without_capable
-from sandbox.private import PrivateFacts
-from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass, replace
@@ -75,7 +75,7 @@ class Draft:
 
 
 def host_paths(spec: Spec, facts: HostFacts | None = None) -> list[str]:
-    """Return every path of the host that *spec* names, for :func:`sandbox.sources.inspect_all`.
+    """Return every path of the host that *spec* names, for :func:`sandbox.host.paths.inspect_all`.
 
     Where the program may write to a bind volume, these include the files that *spec* is read from, and the launcher's of *facts*.
     """

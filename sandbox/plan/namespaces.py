@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import Join

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sandbox.host.private_directories import PrivateDirectory, PrivateFacts
 from sandbox.kernel.idmaps import IdMap
 from sandbox.kernel.mountinfo import Location, is_inside, location, paths_to
 from sandbox.ops import BindVolume, HideDirectory
-from sandbox.private import PrivateDirectory, PrivateFacts
 
 
 def private_part(path: str, private: PrivateFacts) -> PrivateDirectory | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
+from sandbox.host.paths import PathFact
 from sandbox.kernel import capabilities
 from sandbox.plan.environment import plan_environment
 from sandbox.plan.findings import Findings
 from sandbox.plan.values import ProcessPlan
-from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.values import User
 

@@ -6,13 +6,13 @@ import os
 import stat
 from collections.abc import Collection, Mapping
 
-from sandbox.image_formats import refusal as image_refusal
+from sandbox.host.image_formats import refusal as image_refusal
+from sandbox.host.paths import PathFact
+from sandbox.host.private_directories import PrivateFacts
 from sandbox.ops import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
 from sandbox.plan.private import private_part
 from sandbox.plan.values import LayerPlan, MountPoint
-from sandbox.private import PrivateFacts
-from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.unusable import wrong_layer
 from sandbox.spec.values import Layer

@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from sandbox.host import CgroupLevel
+from sandbox.host.facts import CgroupLevel
+from sandbox.host.private_directories import PrivateDirectory
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.ops import BindRoot, Operation
-from sandbox.private import PrivateDirectory
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import quote, visible

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from sandbox.host.paths import PathFact
+from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.idmaps import IdMap
 from sandbox.kernel.reach import ClosedDirectory
 from sandbox.ops import BindDevice, BindVolume, FileVolume, HideDirectory, TmpfsVolume, VolumeOperation
@@ -12,8 +14,6 @@ from sandbox.plan.findings import Findings
 from sandbox.plan.private import hidden_in, source_refusal
 from sandbox.plan.storage import inside, shows_directory
 from sandbox.plan.values import IdPlan, KeptVolume
-from sandbox.private import PrivateFacts
-from sandbox.sources import PathFact
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import Device, Volume
 from unionfs._stdlib.dataclasses import replace

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 
 from sandbox.errors import HostError, SetupError
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.keeping import Shelf
 from sandbox.kernel import bpf, seccomp
 from sandbox.plan import SeccompPlan

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox.errors import HostError, SandboxError, SetupError
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.image.native import Tree
 from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline

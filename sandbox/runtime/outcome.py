@@ -6,7 +6,7 @@ import errno
 import os
 
 from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
-from sandbox.host import explain_userns_failure
+from sandbox.host.facts import explain_userns_failure
 from sandbox.plan import Plan
 from sandbox.runtime.messages import CommandFailed, SetupFailed
 from sandbox.spec.units import format_duration

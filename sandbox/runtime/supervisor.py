@@ -20,7 +20,7 @@ from sandbox.errors import (
     SandboxError,
     SetupError,
 )
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel import idmaps, process
 from sandbox.kernel.cgroups import Counters
 from sandbox.plan import CGROUP_LEVELS, Plan

@@ -28,52 +28,43 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
-    "host": frozenset({"errors", "kernel"}),
     "file_digests": frozenset(),
-    "image_formats": frozenset(),  # what marks a container image
-    "sources": frozenset(
-        {"image_formats", "kernel"}
-    ),  # facts about host paths, as host has facts about the machine
-    "private": frozenset({"kernel"}),  # facts about the directories of ours that are hidden
-    "ops": frozenset(),  # what a plan consists of
+    "host": frozenset({"errors", "kernel"}),  # facts about the machine and its paths
+    "ops": frozenset(),
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
     "plan": frozenset(
-        {"errors", "spec", "host", "sources", "private", "image_formats", "ops", "kernel", "seccomp"}
-    ),  # of the kernel, the values below
-    "explain": frozenset({"errors", "spec", "plan", "host", "sources", "ops", "kernel", "seccomp"}),
+        {"errors", "host", "kernel", "ops", "seccomp", "spec"}
+    ),  # calls nothing of the system; of the kernel and the host, values
+    "explain": frozenset({"errors", "host", "kernel", "ops", "plan", "seccomp", "spec"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
     "keeping": frozenset({"errors"}),
-    "kept": frozenset(
-        {"errors", "file_digests", "keeping", "spec", "plan", "kernel"}
-    ),  # facts about what the state directory keeps, read only
-    "run_directory": frozenset({"keeping"}),  # the place of what no program may reach, and a secret in it
-    "node": frozenset(),  # which machine this is
-    "run_record": frozenset({"node"}),  # the format of the records of runs, and what they tell; pure
+    "kept": frozenset({"errors", "file_digests", "keeping", "kernel", "plan", "spec"}),
+    "run_directory": frozenset({"keeping"}),
+    "node": frozenset(),
+    "run_record": frozenset({"node"}),
     "locks": frozenset({"run_record"}),
-    "runs": frozenset(
-        {"errors", "keeping", "kernel", "locks", "node", "run_record"}
-    ),  # facts about runs, read only
-    "references": frozenset({"keeping"}),  # notes of which files use what is kept
+    "runs": frozenset({"errors", "keeping", "kernel", "locks", "node", "run_record"}),
+    "references": frozenset({"keeping"}),
     "removal": frozenset({"errors", "kernel", "plan", "userns"}),
     "recorded_ids": frozenset({"errors", "kept", "kernel", "plan", "userns"}),
     "sweeping": frozenset({"errors", "kept", "kernel", "locks", "node", "removal", "run_record", "runs"}),
     "state": frozenset(
         {
             "errors",
-            "kernel",
-            "plan",
             "keeping",
             "kept",
+            "kernel",
             "locks",
             "node",
+            "plan",
             "recorded_ids",
             "references",
             "removal",
             "runs",
             "sweeping",
         }
-    ),
-    "kept_items": frozenset(),  # what is kept, as values; pure
+    ),  # what the state and run directories hold
+    "kept_items": frozenset(),
     "inventory": frozenset(
         {
             "errors",
@@ -87,7 +78,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "sweeping",
             "userns",
         }
-    ),  # facts about all that is kept, read only
+    ),
     "kept_removal": frozenset(
         {
             "errors",
@@ -103,89 +94,74 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         }
     ),
     "adoption": frozenset({"errors", "inventory", "kept", "plan", "removal", "runs", "state", "userns"}),
-    "joining": frozenset({"errors", "spec", "kernel", "runs"}),  # facts about namespaces that a spec names
+    "joining": frozenset({"errors", "kernel", "runs", "spec"}),
     "image": frozenset(
         {
             "errors",
-            "plan",
+            "file_digests",
+            "host",
+            "keeping",
+            "kept",
+            "kernel",
+            "locks",
             "node",
+            "plan",
             "references",
             "removal",
             "runs",
             "state",
             "userns",
-            "keeping",
-            "kept",
-            "kernel",
-            "file_digests",
-            "image_formats",
-            "locks",
         }
     ),
     "runtime": frozenset(
         {
             "errors",
-            "spec",
-            "plan",
             "host",
-            "ops",
-            "kernel",
-            "seccomp",
-            "userns",
-            "keeping",
-            "state",
-            "joining",
             "image",
+            "joining",
+            "keeping",
+            "kernel",
+            "ops",
+            "plan",
+            "seccomp",
+            "spec",
+            "state",
+            "userns",
         }
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
-        {"errors", "spec", "reference", "editing", "keeping", "inventory", "runs"}
-    ),  # is given the parser: it knows places, not verbs; of editing, the names of the templates
+        {"editing", "errors", "inventory", "keeping", "reference", "runs", "spec"}
+    ),  # is given the parser: it knows places, not verbs
     "manual": frozenset({"reference"}),  # is given the parser, too
     "doctor": frozenset(
-        {
-            "errors",
-            "spec",
-            "host",
-            "sources",
-            "private",
-            "plan",
-            "kernel",
-            "keeping",
-            "kept",
-            "run_directory",
-            "runs",
-            "joining",
-        }
+        {"errors", "host", "joining", "keeping", "kept", "kernel", "plan", "run_directory", "runs", "spec"}
     ),
     "cli": frozenset(
         {
             "__init__",
+            "adoption",
             "completion",
-            "manual",
+            "doctor",
+            "editing",
             "errors",
-            "spec",
-            "reference",
-            "plan",
+            "explain",
             "host",
-            "sources",
-            "ops",
-            "userns",
+            "inventory",
+            "joining",
             "keeping",
             "kept",
-            "adoption",
-            "run_directory",
-            "private",
-            "state",
-            "joining",
-            "inventory",
             "kept_items",
             "kept_removal",
+            "manual",
+            "ops",
+            "plan",
+            "reference",
+            "run_directory",
             "runtime",
-            "editing",
-            "doctor",
-            "explain",
+            "spec",
+            "state",
+            "userns",
         }
     ),
     "__main__": frozenset({"cli"}),

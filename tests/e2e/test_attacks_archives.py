@@ -195,8 +195,8 @@ def test_archive_that_is_replaced_between_plan_and_start_is_not_opened(
     launcher: Launcher, home: Path
 ) -> None:
     from sandbox.errors import ImageError
+    from sandbox.host.paths import inspect_all
     from sandbox.image.store import _open_archive_file
-    from sandbox.sources import inspect_all
 
     path = str(home / "in" / "a.tar")
     fact = inspect_all([path], archives=[path])[path]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import host
+from sandbox.host import facts
 from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, children, first_line, wait_for
 
 pytestmark = [pytest.mark.userns, pytest.mark.fuse]
@@ -344,7 +344,7 @@ with open("/proc/self/oom_score_adj", "r+") as file:
         spec = limits("oom_score_adj = 500")  # a single id
     done, report = run(launcher, spec, program)
     # Only CAP_SYS_RESOURCE keeps it from being lowered again to what it was outside.
-    locked = host.gather().sys_resource
+    locked = facts.gather().sys_resource
     assert done.out.split("\n")[:2] == ["500", "Permission denied" if locked else ""], done.err
     assert held(report, "limits.oom_score_adj")["where"] == "/proc/self/oom_score_adj"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import host
+from sandbox.host import facts as host
 from tests.e2e.support import HOST_ROOT, Launcher, first_line, let_in
 from tests.support.requirements import has_subordinate_ids
 

@@ -77,9 +77,9 @@ def test_named_volume_is_removed_like_any_directory(launcher: Launcher) -> None:
 
 
 def test_named_volume_with_files_of_ids_that_are_not_there_is_refused(launcher: Launcher) -> None:
-    from sandbox import host
+    from sandbox.host import facts
 
-    if host.gather().whole_maps() is None:
+    if facts.gather().whole_maps() is None:
         pytest.skip("needs subordinate ids: usermod --add-subuids")
     spec = HOST_ROOT + volume("named", "/data", source="data")
     assert launcher.up(spec, ["true"]).status == 0

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from sandbox import host
+from sandbox.host import facts as host
 from sandbox.kernel import idmaps, mounts, namespaces
 
 Inside = Callable[..., Any]

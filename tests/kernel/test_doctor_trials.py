@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from sandbox import host
 from sandbox.doctor.child import run_limited
 from sandbox.doctor.facts import StateFacts
 from sandbox.doctor.trials import control, namespaces, storage, surroundings
+from sandbox.host import facts as host
 from sandbox.kernel import cgroups
 
 SHARED = (

@@ -8,7 +8,7 @@ from typing import Any
 from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import CgroupFacts, MachineFacts, SessionFacts
 from sandbox.doctor.judge.needs import Needs
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "memory": ("memory",),

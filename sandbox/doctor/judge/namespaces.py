@@ -9,7 +9,7 @@ from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import Failure, MachineFacts, NamespaceFacts, Place, SessionFacts, Trial
 from sandbox.doctor.judge.needs import ALWAYS, Needs, as_needed
 from sandbox.errors import describe_errno
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel import devices
 from sandbox.kernel.idmaps import MAP_SIZE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.doctor.checks import Check
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel.cgroups.base import CONTROLLER_OF
 from sandbox.plan import Plan
 from unionfs._stdlib.dataclasses import dataclass, replace

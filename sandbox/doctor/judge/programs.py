@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sandbox.doctor.checks import Check, Level
 from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
 from sandbox.doctor.judge.needs import Needs, as_needed
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel.landlock import NEEDED, SCOPED
 
 MINIMUM_KERNEL = (5, 6)

@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sandbox import host
 from sandbox.doctor.child import Say, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
-from sandbox.host import HostFacts
+from sandbox.host import facts as host
+from sandbox.host.facts import HostFacts
 from sandbox.kernel import devices, idmaps, mounts, namespaces, network, process
 from sandbox.kernel.idmaps import IdMap, lookup
 

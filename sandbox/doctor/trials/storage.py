@@ -17,7 +17,7 @@ from sandbox import keeping, run_directory, runs
 from sandbox.doctor.child import Outcome, Say, attempt, run_limited, undisturbed
 from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
 from sandbox.errors import StateError
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 from sandbox.kernel.trees import exchange, remove_contents, rename_leaving_whiteout

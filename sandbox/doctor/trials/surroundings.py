@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from sandbox.doctor.child import Say, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, Place, ProgramFacts, SecurityFacts, SessionFacts
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel import filters
 from unionfs._stdlib.dataclasses import replace
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandbox.host import HostFacts, IdHelper
+from sandbox.host.facts import HostFacts, IdHelper
+from sandbox.host.paths import DeviceNode, PathFact
+from sandbox.host.private_directories import PrivateDirectory, PrivateFacts
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap, SubidRange
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
 from sandbox.plan import Plan, host_details, host_paths, make_plan
-from sandbox.private import PrivateDirectory, PrivateFacts
-from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 
 PRIVATE = PrivateFacts(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import SpecError
+from sandbox.host.paths import MAX_CONTENT, PathFact, inspect_all
 from sandbox.plan import parse_variables
-from sandbox.sources import MAX_CONTENT, PathFact, inspect_all
 from tests.unit.sandbox.facts import directory, plan
 
 SPEC = '[root]\nlayers = ["dir:/"]\n[process]\nenv_file = "web.env"\n'

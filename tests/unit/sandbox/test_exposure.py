@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from sandbox import sources
 from sandbox.errors import SpecError
+from sandbox.host import paths as sources
+from sandbox.host.paths import Met, PathFact, Spot, inspect_all
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.walk import Place
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan
 from sandbox.plan.exposure import shown_at
-from sandbox.sources import Met, PathFact, Spot, inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
 from tests.unit.sandbox.facts import PRIVATE, host

@@ -13,10 +13,10 @@ import pytest
 
 from sandbox.adoption import adopt, kept_layers
 from sandbox.errors import SpecError, StateError
+from sandbox.host.paths import inspect_all
 from sandbox.kept import look
 from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan, LayerRecord, Plan, default_name, host_paths, make_plan
-from sandbox.sources import inspect_all
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
 from sandbox.state import StateDirectory

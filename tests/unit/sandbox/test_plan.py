@@ -8,7 +8,8 @@ import pytest
 
 from sandbox import ops
 from sandbox.errors import HostError, SpecError
-from sandbox.host import IdHelper
+from sandbox.host.facts import IdHelper
+from sandbox.host.paths import DeviceNode, PathFact
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap
 from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
@@ -26,7 +27,6 @@ from sandbox.plan import (
 )
 from sandbox.plan.limits import CGROUP_LIMITS, PROCESS_LIMITS
 from sandbox.plan.storage import LAYER_KINDS
-from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec import compose
 from sandbox.spec.load import parse
 from sandbox.spec.lookup import codec_at, is_enforced, keys

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from sandbox.errors import SpecError
+from sandbox.host.paths import PathFact
 from sandbox.kernel.capabilities import DEFAULT
 from sandbox.kernel.landlock import Rules
 from sandbox.plan import Plan, as_dict, describe
 from sandbox.seccomp.builtin import NO_LEASES, default_filter
 from sandbox.seccomp.values import MACHINES
-from sandbox.sources import PathFact
 from tests.unit.sandbox.facts import host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sandbox.errors import SpecError
-from sandbox.host import HostFacts, IdHelper
+from sandbox.host.facts import HostFacts, IdHelper
 from sandbox.kernel.idmaps import IdMap, SubidRange
 from sandbox.plan import describe
 from sandbox.spec.values import User

@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 
 from sandbox.errors import SpecError
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
+from sandbox.host.paths import PathFact
 from sandbox.kernel.cgroups import CgroupLimits, Hierarchy, IoRates, NoHierarchy
 from sandbox.kernel.cgroups.scope import ScopeHierarchy
 from sandbox.kernel.cgroups.v1 import V1Hierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.plan import as_dict, describe
-from sandbox.sources import PathFact
 from sandbox.spec.diagnostic import Diagnostic
 from tests.unit.sandbox.explain.machines import FilesThatAreThere
 from tests.unit.sandbox.facts import host, plan

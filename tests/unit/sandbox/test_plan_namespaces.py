@@ -9,7 +9,7 @@ import pytest
 
 from sandbox import ops
 from sandbox.errors import SpecError
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.mounts import MASKED_PATHS
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact

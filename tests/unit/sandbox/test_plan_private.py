@@ -9,9 +9,9 @@ import pytest
 
 from sandbox import ops
 from sandbox.errors import SpecError
+from sandbox.host.private_directories import PrivateDirectory, PrivateFacts, look, resolve
 from sandbox.kernel.mountinfo import parse_mountinfo, visible
 from sandbox.plan import Plan, as_dict, describe
-from sandbox.private import PrivateDirectory, PrivateFacts, look, resolve
 from tests.unit.sandbox.facts import PRIVATE, directory, host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'

@@ -20,7 +20,7 @@ from sandbox.doctor.facts import (
     StateFacts,
     Trial,
 )
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.facts import host
 
 STEPS = (

@@ -8,8 +8,8 @@ from sandbox.doctor.examine import FileOutcome, judge, judge_file, plan_file
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, ProgramFacts
 from sandbox.doctor.judge.needs import ALL, ALWAYS, default_needs, needs_of
 from sandbox.errors import HostError
+from sandbox.host.paths import PathFact
 from sandbox.plan.limits import CGROUP_LIMITS
-from sandbox.sources import PathFact
 from sandbox.spec.load import parse
 from sandbox.spec.model import Spec
 from tests.unit.sandbox.doctor.made_up import Hierarchy, account, cgroups, checks, machine, session, trial

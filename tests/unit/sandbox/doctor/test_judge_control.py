@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import CONTROLLERS, Hierarchy, account, cgroups, checks, session, shown
 
 NOT_DELEGATED = "the cgroup /user is not delegated to us"

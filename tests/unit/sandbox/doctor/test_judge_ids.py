@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
-from sandbox.host import HostFacts, IdHelper
+from sandbox.host.facts import HostFacts, IdHelper
 from sandbox.kernel.idmaps import IdMap, SubidRange
 from tests.unit.sandbox.doctor.made_up import account, checks, namespaces, session, shown
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sandbox.doctor.facts import Failure
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import account, checks, namespaces, session, shown
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [

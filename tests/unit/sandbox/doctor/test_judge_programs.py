@@ -9,7 +9,7 @@ import pytest
 from sandbox.doctor.facts import Failure, ProgramFacts, SecurityFacts
 from sandbox.doctor.judge.needs import Needs
 from sandbox.doctor.judge.programs import judge_programs
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import account, checks, machine, session, shown
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [

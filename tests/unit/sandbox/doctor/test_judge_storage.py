@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
-from sandbox.host import HostFacts
+from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import checks, shown, state, state_trial, trial
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.explain import Case, Surroundings
-from sandbox.host import HostFacts, IdHelper
+from sandbox.host.facts import HostFacts, IdHelper
+from sandbox.host.paths import DeviceNode, PathFact
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v1 import V1Hierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan import draft, host_details, host_paths
-from sandbox.sources import DeviceNode, PathFact
 from sandbox.spec.load import parse
 from tests.unit.sandbox.facts import PRIVATE, device, directory, host
 

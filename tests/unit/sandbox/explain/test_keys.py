@@ -17,11 +17,11 @@ from sandbox.explain import make_report, render
 from sandbox.explain.case import Case
 from sandbox.explain.program import set_keys
 from sandbox.explain.text import WIDTH, visible_length
+from sandbox.host.paths import PathFact
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.kernel.rlimits import RESOURCES
 from sandbox.plan import host_paths
-from sandbox.sources import PathFact
 from sandbox.spec.load import parse
 from sandbox.spec.lookup import declarations
 from sandbox.spec.notation import format_key_path, parse_key_path

@@ -6,7 +6,7 @@ import pytest
 
 from sandbox.explain import Surroundings, make_report
 from sandbox.explain.storage import hidden_mounts, trust_problem
-from sandbox.sources import PathFact
+from sandbox.host.paths import PathFact
 from sandbox.spec.values import Layer
 from tests.unit.sandbox.explain.machines import Machine, case
 from tests.unit.sandbox.facts import host

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import SetupError
+from sandbox.host.paths import PathFact
 from sandbox.image import native as layers
 from sandbox.image.native import Tree
 from sandbox.ops import BindRoot
@@ -17,7 +18,6 @@ from sandbox.plan import MountPoint, Plan
 from sandbox.runtime import native
 from sandbox.runtime.init import _opener_of_tree
 from sandbox.runtime.native import NativeSource, choose, choose_root
-from sandbox.sources import PathFact
 from tests.unit.sandbox.facts import plan
 
 TAR = {"/specs/a.tar": PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from sandbox.host.paths import PathFact
 from sandbox.kernel import rlimits
 from sandbox.kernel.cgroups import CgroupLimits, Counters
 from sandbox.kernel.cgroups.v2 import V2Cgroup, V2Hierarchy
 from sandbox.runtime import report
-from sandbox.sources import PathFact
 from tests.unit.sandbox.facts import host, plan
 
 CGROUP = V2Cgroup(directory="/own/sandbox-x")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import SpecError
+from sandbox.host.paths import inspect_all
 from sandbox.plan import draft, host_details, host_files, host_paths
-from sandbox.sources import inspect_all
 from sandbox.spec import Diagnostic, parse
 from sandbox.spec.remainder import Remainder
 from tests.unit.sandbox.facts import PRIVATE, host

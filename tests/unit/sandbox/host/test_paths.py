@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sandbox.image_formats import DOCKER_ARCHIVE, OCI_LAYOUT, SKOPEO_DIRECTORY
+from sandbox.host.image_formats import DOCKER_ARCHIVE, OCI_LAYOUT, SKOPEO_DIRECTORY
+from sandbox.host.paths import DeviceNode, inspect_all
 from sandbox.kernel.mountinfo import parse_mountinfo
-from sandbox.sources import DeviceNode, inspect_all
 
 
 def test_device_nodes_are_listed_and_not_opened(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
 
-from sandbox.image_formats import MARKER_LIMIT, MARKERS, ImageFormat, format_of
+from sandbox.host.image_formats import MARKER_LIMIT, MARKERS, ImageFormat, format_of
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, within
 from sandbox.kernel.walk import Link, Place, walk
 from unionfs._stdlib.dataclasses import dataclass, field, replace

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox import host
 from sandbox.errors import SetupError
+from sandbox.host import facts as host
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.kernel.idmaps import IdMap, SubidRange
 
