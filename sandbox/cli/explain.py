@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if `up` would refuse."""
     from sandbox.cli.planning import load_to_plan, plan
     from sandbox.explain import Case, look, make_report, render
-    from sandbox.ops import BindDevice
+    from sandbox.plan.operations import BindDevice
     from sandbox.userns import access_of_root
 
     spec = load_to_plan(arguments)

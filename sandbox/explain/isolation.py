@@ -10,7 +10,7 @@ from sandbox.explain.report import DEFAULT, Fact, Origin
 from sandbox.explain.storage import binds, sockets_below
 from sandbox.kernel import capabilities
 from sandbox.kernel.idmaps import IdMap, lookup
-from sandbox.ops import MaskPaths, ReadOnlyPaths, SetHostname
+from sandbox.plan.operations import MaskPaths, ReadOnlyPaths, SetHostname
 from sandbox.spec.units import format_duration
 
 #: Of each kind what it means to have one of one's own, the machine's, and that of "{}".

@@ -9,7 +9,7 @@ from sandbox.explain.case import Case
 from sandbox.explain.report import Level, Risk
 from sandbox.explain.storage import binds, sockets_below, trust_problem
 from sandbox.kernel import capabilities
-from sandbox.ops import BindDevice
+from sandbox.plan.operations import BindDevice
 from sandbox.plan.storage import inside
 
 _LEVELS: tuple[Level, ...] = ("danger", "caution", "note")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from sandbox.explain.case import Case
 from sandbox.explain.report import DEFAULT, Fact
 from sandbox.host.paths import PathFact
-from sandbox.ops import (
+from sandbox.plan import fuse_problem
+from sandbox.plan.operations import (
     BindDevice,
     BindNative,
     BindRoot,
@@ -24,7 +25,6 @@ from sandbox.ops import (
     TmpfsVolume,
     VolumeOperation,
 )
-from sandbox.plan import fuse_problem
 from sandbox.plan.storage import inside
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer

@@ -4,7 +4,8 @@
     findings    what is refused, and what will differ from what the file asks for
     exposure    what the program can change of its own next start
     kept        persistent layers that are kept, and for whom
-    ids, namespaces, native, root, private, storage, volumes, limits, environment, process, filters, operations      one part of the plan each
+    operations  what happens inside the namespaces, as values; mount_order puts it in order
+    ids, namespaces, native, root, private, storage, volumes, limits, environment, process, filters      one part of the plan each
     make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
 
 A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in

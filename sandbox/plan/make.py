@@ -10,16 +10,16 @@ from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.namespaces import NamespaceFact
-from sandbox.ops import BindRoot
 from sandbox.plan.exposure import exposures, watched_paths, without_planted
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
 from sandbox.plan.kept import NOTHING_KEPT, Kept, check_kept, make_record, orphan_warnings
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
+from sandbox.plan.mount_order import plan_operations
 from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.native import plan_native
-from sandbox.plan.operations import plan_operations
+from sandbox.plan.operations import BindRoot
 from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton

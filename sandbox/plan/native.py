@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sandbox.ops import BindNative
 from sandbox.plan.findings import Findings
+from sandbox.plan.operations import BindNative
 from sandbox.spec.model import Spec
 
 

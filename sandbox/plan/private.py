@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sandbox.host.private_directories import PrivateDirectory, PrivateFacts
 from sandbox.kernel.idmaps import IdMap
 from sandbox.kernel.mountinfo import Location, is_inside, location, paths_to
-from sandbox.ops import BindVolume, HideDirectory
+from sandbox.plan.operations import BindVolume, HideDirectory
 
 
 def private_part(path: str, private: PrivateFacts) -> PrivateDirectory | None:

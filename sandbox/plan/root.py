@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sandbox.ops import BindRoot, MountRoot
 from sandbox.plan.findings import Findings
 from sandbox.plan.native import bind_problem
+from sandbox.plan.operations import BindRoot, MountRoot
 from sandbox.spec.model import Spec
 
 _KEY = "root.server"

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from sandbox.host.image_formats import refusal as image_refusal
 from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
-from sandbox.ops import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
+from sandbox.plan.operations import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.private import private_part
 from sandbox.plan.values import LayerPlan, MountPoint
 from sandbox.spec.model import Spec

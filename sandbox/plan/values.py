@@ -12,7 +12,7 @@ from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
-from sandbox.ops import BindRoot, Operation
+from sandbox.plan.operations import BindRoot, Operation
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import quote, visible

@@ -9,8 +9,15 @@ from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.idmaps import IdMap
 from sandbox.kernel.reach import ClosedDirectory
-from sandbox.ops import BindDevice, BindVolume, FileVolume, HideDirectory, TmpfsVolume, VolumeOperation
 from sandbox.plan.findings import Findings
+from sandbox.plan.operations import (
+    BindDevice,
+    BindVolume,
+    FileVolume,
+    HideDirectory,
+    TmpfsVolume,
+    VolumeOperation,
+)
 from sandbox.plan.private import hidden_in, source_refusal
 from sandbox.plan.storage import inside, shows_directory
 from sandbox.plan.values import IdPlan, KeptVolume

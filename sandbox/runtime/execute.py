@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 
 from sandbox.kernel import devices, mounts, network
-from sandbox.ops import (
+from sandbox.plan.operations import (
     BindDevice,
     BindNative,
     BindRoot,

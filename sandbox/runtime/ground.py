@@ -17,8 +17,8 @@ from sandbox.image.native import Tree
 from sandbox.image.store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
-from sandbox.ops import BindNative, BindRoot, MountRoot, ShowHosts
 from sandbox.plan import KeptVolume, LayerPlan, MountPoint, Plan, fuse_problem
+from sandbox.plan.operations import BindNative, BindRoot, MountRoot, ShowHosts
 from sandbox.runtime import hosts
 from sandbox.runtime.native import NativeSource, choose, choose_root
 from sandbox.runtime.server import ServedLayer, ServedStack, Server

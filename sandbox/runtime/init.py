@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
 from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
 from sandbox.kernel.idmaps import IdMap
-from sandbox.ops import BindDevice, BindVolume
 from sandbox.plan import Plan
+from sandbox.plan.operations import BindDevice, BindVolume
 from sandbox.runtime import accounts, execution, payload
 from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
 from sandbox.runtime.identity import find_account

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from sandbox.errors import SetupError
 from sandbox.image import native
 from sandbox.image.native import NotNativeError, Tree
-from sandbox.ops import BindNative, BindRoot
 from sandbox.plan import IdPlan, MountPoint, Plan
+from sandbox.plan.operations import BindNative, BindRoot
 from sandbox.userns import run_with_ids, with_own_id
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any

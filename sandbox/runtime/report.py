@@ -7,8 +7,8 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
-from sandbox.ops import TmpfsVolume
 from sandbox.plan import CGROUP_LEVELS, Plan
+from sandbox.plan.operations import TmpfsVolume
 from sandbox.runtime.reaping import ended_by_limit
 from sandbox.spec import Limits
 from sandbox.spec.notation import visible

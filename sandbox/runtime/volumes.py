@@ -12,7 +12,7 @@ import os
 import stat
 
 from sandbox.kernel import content, devices, mounts, trees
-from sandbox.ops import (
+from sandbox.plan.operations import (
     BindDevice,
     BindNative,
     BindVolume,

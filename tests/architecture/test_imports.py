@@ -30,12 +30,11 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
     "file_digests": frozenset(),
     "host": frozenset({"errors", "kernel"}),  # facts about the machine and its paths
-    "ops": frozenset(),
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
     "plan": frozenset(
-        {"errors", "host", "kernel", "ops", "seccomp", "spec"}
+        {"errors", "host", "kernel", "seccomp", "spec"}
     ),  # calls nothing of the system; of the kernel and the host, values
-    "explain": frozenset({"errors", "host", "kernel", "ops", "plan", "seccomp", "spec"}),
+    "explain": frozenset({"errors", "host", "kernel", "plan", "seccomp", "spec"}),
     "userns": frozenset({"errors", "kernel", "plan"}),
     "keeping": frozenset({"errors"}),
     "kept": frozenset({"errors", "file_digests", "keeping", "kernel", "plan", "spec"}),
@@ -121,7 +120,6 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "joining",
             "keeping",
             "kernel",
-            "ops",
             "plan",
             "seccomp",
             "spec",
@@ -154,7 +152,6 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "kept_items",
             "kept_removal",
             "manual",
-            "ops",
             "plan",
             "reference",
             "run_directory",

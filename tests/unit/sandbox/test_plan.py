@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from sandbox import ops
 from sandbox.errors import HostError, SpecError
 from sandbox.host.facts import IdHelper
 from sandbox.host.paths import DeviceNode, PathFact
@@ -25,6 +24,7 @@ from sandbox.plan import (
     host_paths,
     written,
 )
+from sandbox.plan import operations as ops
 from sandbox.plan.limits import CGROUP_LIMITS, PROCESS_LIMITS
 from sandbox.plan.storage import LAYER_KINDS
 from sandbox.spec import compose

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from sandbox import ops
 from sandbox.errors import SpecError
 from sandbox.host.facts import HostFacts
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.mounts import MASKED_PATHS
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan import Plan, as_dict, describe
+from sandbox.plan import operations as ops
 from tests.unit.sandbox.facts import host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'

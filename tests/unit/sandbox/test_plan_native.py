@@ -7,8 +7,8 @@ import pytest
 from sandbox.errors import SpecError
 from sandbox.host.paths import PathFact
 from sandbox.kernel.namespaces import NamespaceFact
-from sandbox.ops import BindNative, BuildDev, CheckVolumes, MountRoot, TmpfsVolume
 from sandbox.plan import Difference, describe
+from sandbox.plan.operations import BindNative, BuildDev, CheckVolumes, MountRoot, TmpfsVolume
 from tests.unit.sandbox.explain.machines import USER_NAMESPACE
 from tests.unit.sandbox.facts import plan
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import ops
 from sandbox.errors import SpecError
 from sandbox.host.private_directories import PrivateDirectory, PrivateFacts, look, resolve
 from sandbox.kernel.mountinfo import parse_mountinfo, visible
 from sandbox.plan import Plan, as_dict, describe
+from sandbox.plan import operations as ops
 from tests.unit.sandbox.facts import PRIVATE, directory, host, plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'

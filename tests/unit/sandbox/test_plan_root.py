@@ -7,8 +7,8 @@ import pytest
 from sandbox.errors import HostError, SpecError
 from sandbox.host.paths import PathFact
 from sandbox.kernel.namespaces import NamespaceFact
-from sandbox.ops import BindRoot, MountRoot
 from sandbox.plan import describe, fuse_problem, make_plan, may_need_no_server
+from sandbox.plan.operations import BindRoot, MountRoot
 from sandbox.spec.load import parse
 from tests.unit.sandbox.explain.machines import USER_NAMESPACE
 from tests.unit.sandbox.facts import PRIVATE, host, plan

@@ -13,8 +13,8 @@ from sandbox.errors import SetupError
 from sandbox.host.paths import PathFact
 from sandbox.image import native as layers
 from sandbox.image.native import Tree
-from sandbox.ops import BindRoot
 from sandbox.plan import MountPoint, Plan
+from sandbox.plan.operations import BindRoot
 from sandbox.runtime import native
 from sandbox.runtime.init import _opener_of_tree
 from sandbox.runtime.native import NativeSource, choose, choose_root
