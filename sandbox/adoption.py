@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
+from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import StateError
 from sandbox.inventory import list_names
-from sandbox.kept import damaged, ids_from_json, read_record
 from sandbox.plan import LayerRecord
-from sandbox.removal import remove_directory
-from sandbox.runs import users_of
-from sandbox.state import RunDirectory, StateDirectory
-from sandbox.userns import run_with_ids, with_own_id
+from sandbox.state.directory import RunDirectory, StateDirectory
+from sandbox.state.layer_records import damaged, ids_from_json, read_record
+from sandbox.state.removal import remove_directory
+from sandbox.state.runs import users_of
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Self
 

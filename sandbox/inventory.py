@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SandboxError, StateError
 from sandbox.image.origin import read_origin
 from sandbox.image.store import digest_of_archive, digest_of_path, ids_of_layer, interrupted_imports
-from sandbox.kept import ids_from_json, read_record
 from sandbox.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
 from sandbox.kernel.trees import disk_usage
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.references import read_references
-from sandbox.runs import Run, list_runs
-from sandbox.sweeping import directories_of
-from sandbox.userns import run_with_ids, with_own_id
+from sandbox.state.layer_records import ids_from_json, read_record
+from sandbox.state.references import read_references
+from sandbox.state.runs import Run, list_runs
+from sandbox.state.sweeping import directories_of
 from unionfs._stdlib.dataclasses import replace
 
 BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}

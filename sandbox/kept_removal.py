@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from sandbox import sweeping
 from sandbox.errors import SandboxError, StateError
 from sandbox.image.store import remove_interrupted_imports
 from sandbox.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.kept_items import NAMES, Kind
-from sandbox.locks import claim
-from sandbox.node import this_place
-from sandbox.references import read_references
-from sandbox.removal import remove_directory
-from sandbox.runs import Run, list_runs, users_of
+from sandbox.state import sweeping
+from sandbox.state.locks import claim
+from sandbox.state.node import this_place
+from sandbox.state.references import read_references
+from sandbox.state.removal import remove_directory
+from sandbox.state.runs import Run, list_runs, users_of
 
 _KINDS: dict[str, Kind] = {"layer": "layer", "volume": "volume", "archive": "archive"}
 

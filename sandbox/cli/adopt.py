@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Adopt the layer; return the exit status."""
     from sandbox.adoption import adopt
     from sandbox.errors import StateError
-    from sandbox.keeping import default_path
     from sandbox.plan import default_name
-    from sandbox.state import StateDirectory
+    from sandbox.state.directory import StateDirectory
+    from sandbox.state.location import default_path
 
     spec = load_spec(arguments)
     file = printable(arguments.file)

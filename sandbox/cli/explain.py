@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if `up` would refuse."""
+    from sandbox.as_container_root import access_of_root
     from sandbox.cli.planning import load_to_plan, plan
     from sandbox.explain import Case, look, make_report, render
     from sandbox.plan.operations import BindDevice
-    from sandbox.userns import access_of_root
 
     spec = load_to_plan(arguments)
     planning = plan(spec)

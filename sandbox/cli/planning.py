@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.host.paths import PathFact
     from sandbox.host.private_directories import PrivateFacts
-    from sandbox.joining import Found
     from sandbox.plan import Draft, Kept
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
     from sandbox.spec.remainder import Remainder
+    from sandbox.state.joined_namespaces import Found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +86,13 @@ def plan(
     With *accept_layers* a persistent layer is taken that was made over other layers; without *with_kept* nothing that is kept is
     looked at.
     """
-    from sandbox import state
     from sandbox.errors import StateError
     from sandbox.host import facts as host
     from sandbox.host.paths import inspect_all
-    from sandbox.keeping import default_path
-    from sandbox.kept import look
     from sandbox.plan import Kept, draft, host_details, host_files, host_paths
+    from sandbox.state import directory as state
+    from sandbox.state.layer_records import look
+    from sandbox.state.location import default_path
 
     facts = host.gather()
     problem: SandboxError | None
@@ -125,8 +125,8 @@ def plan(
 
 def private_directories(state: str, uid: int) -> PrivateFacts:
     """Look at the state directory *state*, none where that is empty, and at the run directory of the user *uid*."""
-    from sandbox import run_directory
     from sandbox.host import private_directories as private
+    from sandbox.state import run_directory
 
     return private.look(
         state=state,
@@ -141,6 +141,6 @@ def joined_namespaces(spec: Spec, state_directory: str) -> Found:
     kinds = (names.user, names.pid, names.net, names.ipc, names.uts, names.cgroup, names.time)
     if not any(isinstance(value, str) and ":" in value for value in kinds):
         return {}
-    from sandbox.joining import inspect
+    from sandbox.state.joined_namespaces import inspect
 
     return inspect(spec, state_directory)

@@ -92,8 +92,9 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
 
 def _remove(path: str, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
     """Remove *items* and leftovers; returns those that are gone. What cannot be removed is warned of."""
-    from sandbox import kept_removal, run_directory
-    from sandbox.state import StateDirectory
+    from sandbox import kept_removal
+    from sandbox.state import run_directory
+    from sandbox.state.directory import StateDirectory
 
     run_path, _ = run_directory.prepare(run_directory.default_path(os.environ, os.geteuid()), warn)
     directory = StateDirectory(path, run_path)

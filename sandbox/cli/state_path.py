@@ -11,8 +11,8 @@ def existing_state_directory() -> str | None:
     Raises:
         StateError: it is another user's, or others may write to it.
     """
-    from sandbox.keeping import default_path
-    from sandbox.state import examine
+    from sandbox.state.directory import examine
+    from sandbox.state.location import default_path
 
     path = os.path.realpath(default_path(os.environ, os.geteuid()))
     if not os.path.isdir(path):

@@ -43,8 +43,8 @@ def _exposures(spec: Spec) -> tuple[Diagnostic, ...]:
 def _kept(spec: Spec) -> Kept | str:
     """Return what is kept that *spec* would use, or why that cannot be told."""
     from sandbox.errors import StateError
-    from sandbox.keeping import default_path
-    from sandbox.kept import look
+    from sandbox.state.layer_records import look
+    from sandbox.state.location import default_path
 
     try:
         return look(spec, os.path.realpath(default_path(os.environ, os.geteuid())))

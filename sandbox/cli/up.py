@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.report import Report
     from sandbox.runtime.timeline import Timeline
     from sandbox.spec.model import Spec
-    from sandbox.state import StateDirectory
+    from sandbox.state.directory import StateDirectory
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = (
@@ -174,13 +174,14 @@ def _make_plan(
 
     Returns also the secret of the run directory, None where there is none.
     """
-    from sandbox import run_directory, state
     from sandbox.cli.planning import joined_namespaces, private_directories
     from sandbox.host import facts as host
     from sandbox.host.paths import inspect_all
-    from sandbox.keeping import default_path
-    from sandbox.kept import look
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
+    from sandbox.state import directory as state
+    from sandbox.state import run_directory
+    from sandbox.state.layer_records import look
+    from sandbox.state.location import default_path
 
     facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
     state_path = default_path(os.environ, facts.uid)

@@ -12,7 +12,6 @@ from typing import Any
 
 from sandbox.editing import starters
 from sandbox.errors import SandboxError, SpecError
-from sandbox.keeping import default_path
 from sandbox.reference.entries import entries
 from sandbox.reference.prose import TOPICS
 from sandbox.spec.codecs import ListOf
@@ -22,6 +21,7 @@ from sandbox.spec.load import parse, read
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
 from sandbox.spec.notation import KeyPath, format_key_path, literal, parse_key_path
 from sandbox.spec.settings import Codec, settings_of
+from sandbox.state.location import default_path
 
 Candidates = Mapping[str, str]
 
@@ -166,7 +166,7 @@ def kept_layers() -> Candidates:
 def kept_things() -> Candidates:
     """Return what `rm` takes: what is kept, with the files or the archive, and what ended runs have left."""
     from sandbox.inventory import take
-    from sandbox.runs import list_runs
+    from sandbox.state.runs import list_runs
 
     try:
         state_directory = default_path(os.environ, os.geteuid())

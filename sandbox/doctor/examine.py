@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from sandbox import run_directory
 from sandbox.doctor.checks import Check
 from sandbox.doctor.facts import MachineFacts, StateFacts
 from sandbox.doctor.judge.control import judge_control
@@ -21,12 +20,13 @@ from sandbox.host import facts as host
 from sandbox.host import private_directories
 from sandbox.host.facts import HostFacts
 from sandbox.host.paths import inspect_all
-from sandbox.joining import inspect
-from sandbox.keeping import default_path
-from sandbox.kept import look
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
+from sandbox.state import run_directory
+from sandbox.state.joined_namespaces import inspect
+from sandbox.state.layer_records import look
+from sandbox.state.location import default_path
 from unionfs._stdlib.dataclasses import dataclass
 
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ class StateFacts:
 
     path: str
     exists: bool
-    #: Why it may not be used although it could be ("is another user's"); see sandbox.state.
+    #: Why it may not be used although it could be ("is another user's"); see sandbox.state.directory.
     untrusted: str | None = None
     #: Steps: make, lock, write, link, rename, attribute, mark, whiteout.
     trial: Trial = field(default_factory=Trial)

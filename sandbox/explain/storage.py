@@ -171,7 +171,7 @@ def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str |
 
 
 def _run_directory(case: Case) -> str | None:
-    """Return the path of the run directory; None where the start will not use what is there (sandbox/run_directory.py)."""
+    """Return the path of the run directory; None where the start will not use what is there (sandbox/state/run_directory.py)."""
     for directory in case.plan.private:
         missing = directory.identity is None  # it is made then
         if directory.name == "run directory" and (missing or directory.only_for == case.facts.uid):

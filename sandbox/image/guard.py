@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import SandboxError
-from sandbox.locks import claim, has_name, take
+from sandbox.state.locks import claim, has_name, take
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

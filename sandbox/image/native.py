@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from sandbox.keeping import open_trusted, replace_json
+from sandbox.state.trusted_files import open_trusted, replace_json
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Literal
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox.keeping import decode_json, open_trusted, replace_json
+from sandbox.state.trusted_files import decode_json, open_trusted, replace_json
 from unionfs._stdlib.dataclasses import dataclass, replace
 
 _NAME = "archive.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from sandbox.file_digests import CHUNK, new_sha256
+from sandbox.state.file_digests import CHUNK, new_sha256
 from unionfs._stdlib.typing import Protocol
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

@@ -16,18 +16,18 @@ import json
 import os
 from contextlib import AbstractContextManager, ExitStack, suppress
 
+from sandbox.as_container_root import give_to_root, run_with_ids
 from sandbox.errors import ImageError, SandboxError, SetupError
-from sandbox.file_digests import sha256_of
-from sandbox.keeping import read_json
-from sandbox.kept import ids_as_json, ids_from_json
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.kernel.trees import synchronize_file_system
-from sandbox.locks import claim, probe
-from sandbox.node import this_place
 from sandbox.plan import IdPlan
-from sandbox.removal import SetAside, remove_directory
-from sandbox.state import StateDirectory
-from sandbox.userns import give_to_root, run_with_ids
+from sandbox.state.directory import StateDirectory
+from sandbox.state.file_digests import sha256_of
+from sandbox.state.layer_records import ids_as_json, ids_from_json
+from sandbox.state.locks import claim, probe
+from sandbox.state.node import this_place
+from sandbox.state.removal import ReservedDescriptors, remove_directory
+from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.hashlib import sha256
 
@@ -113,7 +113,7 @@ class LayerStore:
             ImageError: the archive cannot be read or is damaged, or is not that file.
             SandboxError: it cannot be unpacked under *ids*.
         """
-        from sandbox.references import note_reference  # for starts that name an archive
+        from sandbox.state.references import note_reference  # for starts that name an archive
 
         archive_fd = _open_archive_file(path, identity)
         try:
@@ -209,7 +209,7 @@ class LayerStore:
                 return made
             building = self._building(key.source)
             self._discard(building)
-            with SetAside(guard) as aside:
+            with ReservedDescriptors(guard) as aside:
                 try:
                     notices = self._build(building, key, archive_fd, path, ids)
                     if not self._publish(building, key.name):
@@ -296,7 +296,7 @@ class LayerStore:
         return True
 
     def _remove_older(self, key: _Key, path: str) -> None:
-        from sandbox.runs import users_of
+        from sandbox.state.runs import users_of
 
         if users_of(self._state, archive=path):
             return  # perhaps on another node, of which the lock may tell nothing

@@ -122,7 +122,7 @@ def without_planted(
 ) -> Mapping[str, PathFact]:
     """Return *paths* with those refused that lead over a symbolic link in a volume that the program may write to.
 
-    *joined* are facts of :func:`sandbox.joining.inspect`, which opens its paths once more.
+    *joined* are facts of :func:`sandbox.state.joined_namespaces.inspect`, which opens its paths once more.
 
     Files that are extended, and namespaces, which nothing else of the plan looks at, are refused here.
     """

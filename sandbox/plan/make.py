@@ -173,9 +173,9 @@ def draft(
         environ: where ``inherit_env`` takes values from.
         state_directory: where named volumes are; empty where there is none.
         private: the directories that no program may reach.
-        joined: facts of :func:`sandbox.joining.inspect`, where *spec* joins a namespace.
+        joined: facts of :func:`sandbox.state.joined_namespaces.inspect`, where *spec* joins a namespace.
         command: replaces command and arguments of the file.
-        kept: facts of :func:`sandbox.kept.look`.
+        kept: facts of :func:`sandbox.state.layer_records.look`.
         accept_layers: take a persistent layer that was made over other layers.
     """
     findings = Findings.of(spec)

@@ -3,7 +3,7 @@
     STATE/filters/KEY      a line with a digest, and the program
 
 KEY names all that decides the program: the filter, the version of libseccomp, the kind of machine. What is not found there, or cannot be
-trusted (sandbox/keeping.py), is compiled anew. What cannot be kept is no failure. Without a secret no file is read or written.
+trusted (sandbox/state/cache.py), is compiled anew. What cannot be kept is no failure. Without a secret no file is read or written.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import suppress
 
 from sandbox.errors import HostError, SetupError
 from sandbox.host.facts import HostFacts
-from sandbox.keeping import Shelf
 from sandbox.kernel import bpf, seccomp
 from sandbox.plan import SeccompPlan
 from sandbox.seccomp import values
 from sandbox.seccomp.serving import serving_filter
+from sandbox.state.cache import CacheDirectory
 from unionfs._stdlib.hashlib import sha256
 
 _KEPT = 64
@@ -42,7 +42,7 @@ def program_for(
         HostError: it cannot be compiled.
         SetupError: under it, nothing could be started.
     """
-    program = _program(plan.filter, plan.profile, _shelf(state_fd, secret), library, machine)
+    program = _program(plan.filter, plan.profile, _cache(state_fd, secret), library, machine)
     architecture, numbers = _NATIVE_CALLS.get(machine, (0, {}))
     for call, number in numbers.items():
         action = bpf.run(program, number, architecture, _ARGUMENTS[call])
@@ -66,27 +66,29 @@ def serving_program(facts: HostFacts, *, state_fd: int, secret: bytes | None) ->
     if machine is None or facts.libseccomp is None or "errno" not in facts.seccomp_actions:
         return None
     made = serving_filter(machine.native)
-    shelf = _shelf(state_fd, secret)
-    return _program(made, "the server's filter", shelf, facts.libseccomp, facts.machine)
+    cache = _cache(state_fd, secret)
+    return _program(made, "the server's filter", cache, facts.libseccomp, facts.machine)
 
 
-def _shelf(state_fd: int, secret: bytes | None) -> Shelf | None:
-    return None if secret is None else Shelf.open(state_fd, "filters", secret=secret)
+def _cache(state_fd: int, secret: bytes | None) -> CacheDirectory | None:
+    return None if secret is None else CacheDirectory.open(state_fd, "filters", secret=secret)
 
 
-def _program(made: values.Filter, name: str, shelf: Shelf | None, library: str, machine: str) -> bytes:
-    """Return the program of *made*, from *shelf* if it is there; the shelf is closed."""
+def _program(
+    made: values.Filter, name: str, cache: CacheDirectory | None, library: str, machine: str
+) -> bytes:
+    """Return the program of *made*, from *cache* if it is there; the cache directory is closed."""
     key = sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
     try:
-        program = None if shelf is None else shelf.get(key, at_most=bpf.MAX_INSTRUCTIONS * bpf.SIZE)
+        program = None if cache is None else cache.get(key, at_most=bpf.MAX_INSTRUCTIONS * bpf.SIZE)
         if program is None or not _is_program(program):
             program = _compile(made, name, library)
-            if shelf is not None:
+            if cache is not None:
                 with suppress(OSError):
-                    shelf.put(key, program, entries=_KEPT)
+                    cache.put(key, program, entries=_KEPT)
     finally:
-        if shelf is not None:
-            shelf.close()
+        if cache is not None:
+            cache.close()
     return program
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from sandbox.as_container_root import give_to_root
 from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.image.native import Tree
@@ -24,8 +25,7 @@ from sandbox.runtime.native import NativeSource, choose, choose_root
 from sandbox.runtime.server import ServedLayer, ServedStack, Server
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.targets import resolve
-from sandbox.state import RunDirectory, StateDirectory
-from sandbox.userns import give_to_root
+from sandbox.state.directory import RunDirectory, StateDirectory
 from unionfs._stdlib.dataclasses import replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -90,7 +90,7 @@ class Ground:
         plan = self.plan
         if not plan.joins:
             return
-        from sandbox.joining import open_again
+        from sandbox.state.joined_namespaces import open_again
 
         for join in plan.joins:
             self.joined[join.kind] = open_again(join.kind, join.path, join.identity)

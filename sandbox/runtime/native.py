@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
+from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SetupError
 from sandbox.image import native
 from sandbox.image.native import NotNativeError, Tree
 from sandbox.plan import IdPlan, MountPoint, Plan
 from sandbox.plan.operations import BindNative, BindRoot
-from sandbox.userns import run_with_ids, with_own_id
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 

@@ -50,7 +50,7 @@ from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
-from sandbox.state import StateDirectory
+from sandbox.state.directory import StateDirectory
 from unionfs._stdlib.typing import NoReturn, TypeVar
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

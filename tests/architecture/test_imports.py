@@ -28,117 +28,37 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
-    "file_digests": frozenset(),
     "host": frozenset({"errors", "kernel"}),  # facts about the machine and its paths
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
     "plan": frozenset(
         {"errors", "host", "kernel", "seccomp", "spec"}
     ),  # calls nothing of the system; of the kernel and the host, values
     "explain": frozenset({"errors", "host", "kernel", "plan", "seccomp", "spec"}),
-    "userns": frozenset({"errors", "kernel", "plan"}),
-    "keeping": frozenset({"errors"}),
-    "kept": frozenset({"errors", "file_digests", "keeping", "kernel", "plan", "spec"}),
-    "run_directory": frozenset({"keeping"}),
-    "node": frozenset(),
-    "run_record": frozenset({"node"}),
-    "locks": frozenset({"run_record"}),
-    "runs": frozenset({"errors", "keeping", "kernel", "locks", "node", "run_record"}),
-    "references": frozenset({"keeping"}),
-    "removal": frozenset({"errors", "kernel", "plan", "userns"}),
-    "recorded_ids": frozenset({"errors", "kept", "kernel", "plan", "userns"}),
-    "sweeping": frozenset({"errors", "kept", "kernel", "locks", "node", "removal", "run_record", "runs"}),
-    "state": frozenset(
-        {
-            "errors",
-            "keeping",
-            "kept",
-            "kernel",
-            "locks",
-            "node",
-            "plan",
-            "recorded_ids",
-            "references",
-            "removal",
-            "runs",
-            "sweeping",
-        }
-    ),  # what the state and run directories hold
+    "as_container_root": frozenset(
+        {"errors", "kernel", "plan"}
+    ),  # runs a function as id 0 of the ids of a plan
     "kept_items": frozenset(),
-    "inventory": frozenset(
-        {
-            "errors",
-            "image",
-            "kept",
-            "kept_items",
-            "kernel",
-            "plan",
-            "references",
-            "runs",
-            "sweeping",
-            "userns",
-        }
-    ),
-    "kept_removal": frozenset(
-        {
-            "errors",
-            "image",
-            "inventory",
-            "kept_items",
-            "locks",
-            "node",
-            "references",
-            "removal",
-            "runs",
-            "sweeping",
-        }
-    ),
-    "adoption": frozenset({"errors", "inventory", "kept", "plan", "removal", "runs", "state", "userns"}),
-    "joining": frozenset({"errors", "kernel", "runs", "spec"}),
-    "image": frozenset(
-        {
-            "errors",
-            "file_digests",
-            "host",
-            "keeping",
-            "kept",
-            "kernel",
-            "locks",
-            "node",
-            "plan",
-            "references",
-            "removal",
-            "runs",
-            "state",
-            "userns",
-        }
-    ),
+    "inventory": frozenset({"as_container_root", "errors", "image", "kept_items", "kernel", "plan", "state"}),
+    "kept_removal": frozenset({"errors", "image", "inventory", "kept_items", "state"}),
+    "adoption": frozenset({"as_container_root", "errors", "inventory", "plan", "state"}),
+    "state": frozenset(
+        {"as_container_root", "errors", "kernel", "plan", "spec"}
+    ),  # what the state and run directories hold
+    "image": frozenset({"as_container_root", "errors", "host", "kernel", "plan", "state"}),
     "runtime": frozenset(
-        {
-            "errors",
-            "host",
-            "image",
-            "joining",
-            "keeping",
-            "kernel",
-            "plan",
-            "seccomp",
-            "spec",
-            "state",
-            "userns",
-        }
+        {"as_container_root", "errors", "host", "image", "kernel", "plan", "seccomp", "spec", "state"}
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
-        {"editing", "errors", "inventory", "keeping", "reference", "runs", "spec"}
+        {"editing", "errors", "inventory", "reference", "spec", "state"}
     ),  # is given the parser: it knows places, not verbs
     "manual": frozenset({"reference"}),  # is given the parser, too
-    "doctor": frozenset(
-        {"errors", "host", "joining", "keeping", "kept", "kernel", "plan", "run_directory", "runs", "spec"}
-    ),
+    "doctor": frozenset({"errors", "host", "kernel", "plan", "spec", "state"}),
     "cli": frozenset(
         {
             "__init__",
             "adoption",
+            "as_container_root",
             "completion",
             "doctor",
             "editing",
@@ -146,19 +66,14 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "explain",
             "host",
             "inventory",
-            "joining",
-            "keeping",
-            "kept",
             "kept_items",
             "kept_removal",
             "manual",
             "plan",
             "reference",
-            "run_directory",
             "runtime",
             "spec",
             "state",
-            "userns",
         }
     ),
     "__main__": frozenset({"cli"}),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from sandbox import keeping
 from sandbox.doctor.checks import Check
 from sandbox.doctor.facts import MachineFacts, Obstacle, StateFacts, Trial
 from sandbox.doctor.judge.needs import Needs
 from sandbox.errors import describe_errno
-from sandbox.keeping import ELSEWHERE
+from sandbox.state import trusted_files
+from sandbox.state.location import ELSEWHERE
 
 MEMORY = frozenset(("tmpfs", "ramfs"))
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"))
@@ -66,7 +66,8 @@ def _directory(state: StateFacts) -> Check:
 
     if state.untrusted is not None:
         return refuse(
-            f"state directory {state.path} {state.untrusted}", keeping.remedy(state.path, state.untrusted)
+            f"state directory {state.path} {state.untrusted}",
+            trusted_files.remedy(state.path, state.untrusted),
         )
     if (failed := state.trial.failure("make")) is not None:
         verb = "written" if state.exists else "made"

@@ -13,7 +13,6 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sandbox import keeping, run_directory, runs
 from sandbox.doctor.child import Outcome, Say, attempt, run_limited, undisturbed
 from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
 from sandbox.errors import StateError
@@ -21,6 +20,7 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 from sandbox.kernel.trees import exchange, remove_contents, rename_leaving_whiteout
+from sandbox.state import location, run_directory, runs, trusted_files
 from unionfs._stdlib.dataclasses import replace
 
 PREFIX = ".sandbox-doctor-"
@@ -33,13 +33,13 @@ _ATTRIBUTE, _MARK = "user.sandbox.doctor", "user.overlay.opaque"
 def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> Iterator[_Tried]:
     """Try the state directory of this account; gives the facts, and a place for trials under other ids until the end."""
     try:
-        path = keeping.default_path(environ, facts.uid)
+        path = location.default_path(environ, facts.uid)
     except StateError as error:
         yield _Tried(Obstacle(reason=error.message, remedy=error.hint or ""), None)
         return
     name = f"{PREFIX}{secrets.token_hex(8)}"
     try:
-        outcome = run_limited(lambda say: _try(say, path, name, facts, keeping.distrust))
+        outcome = run_limited(lambda say: _try(say, path, name, facts, trusted_files.distrust))
         found = _state_facts(path, outcome, mountinfo)
         files = outcome.said.get("files") if found.trial.did("make") else None
         yield _Tried(found, files)

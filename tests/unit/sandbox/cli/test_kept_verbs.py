@@ -19,8 +19,8 @@ from sandbox.image.store import LayerStore
 from sandbox.kernel.idmaps import single_map
 from sandbox.kernel.trees import disk_usage
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.references import note_reference, read_references
-from sandbox.state import StateDirectory
+from sandbox.state.directory import StateDirectory
+from sandbox.state.references import note_reference, read_references
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 

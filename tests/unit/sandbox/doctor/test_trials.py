@@ -18,7 +18,7 @@ from sandbox.doctor.facts import CgroupFacts, Leftovers, ProgramFacts, SessionFa
 from sandbox.doctor.trials import control, surroundings
 from sandbox.doctor.trials.storage import look_for_leftovers, mount_of, try_run_directory
 from sandbox.kernel import cgroups
-from sandbox.node import Node, Place
+from sandbox.state.node import Node, Place
 from tests.unit.sandbox.facts import host
 from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
 

@@ -23,9 +23,9 @@ from sandbox.image import store
 from sandbox.image.guard import importing
 from sandbox.image.store import LayerStore
 from sandbox.kernel.idmaps import single_map
-from sandbox.node import Node, Place
 from sandbox.plan import IdPlan
-from sandbox.state import StateDirectory
+from sandbox.state.directory import StateDirectory
+from sandbox.state.node import Node, Place
 from tests.conftest import PROJECT
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
@@ -329,7 +329,7 @@ NO_IMPORT_IN_THE_CHILD = """
 import sys
 from sandbox.image import store
 from sandbox.image.store import LayerStore
-from sandbox.state import StateDirectory
+from sandbox.state.directory import StateDirectory
 from tests.unit.sandbox.image.test_store import IDS
 
 class Refusing:

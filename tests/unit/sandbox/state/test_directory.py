@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import references
 from sandbox.errors import StateError
-from sandbox.keeping import default_path
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.kernel.trees import remove_contents
 from sandbox.plan import IdPlan, LayerRecord, MountPoint
-from sandbox.references import References
-from sandbox.state import RunDirectory, StateDirectory, examine
+from sandbox.state import references
+from sandbox.state.directory import RunDirectory, StateDirectory, examine
+from sandbox.state.location import default_path
+from sandbox.state.references import References
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 
@@ -73,11 +73,13 @@ def test_sweeping_is_not_in_the_way_of_who_removes_a_run_directory_meanwhile(
     die(state, going)
     paths = [str(record_of(state, run).parent) for run in (gone, going)]
     monkeypatch.setattr(
-        "sandbox.sweeping.paths_in", lambda base: paths if base.startswith(state.path) else []
+        "sandbox.state.sweeping.paths_in", lambda base: paths if base.startswith(state.path) else []
     )
     gone.remove()
     made = []
-    monkeypatch.setattr("sandbox.sweeping.remove_directory", lambda path, _ids: made.append(os.listdir(path)))
+    monkeypatch.setattr(
+        "sandbox.state.sweeping.remove_directory", lambda path, _ids: made.append(os.listdir(path))
+    )
     assert state.sweep() == [os.path.basename(going.path)]
     assert all(names == ["state.json"] for names in made)
     monkeypatch.undo()
@@ -90,7 +92,7 @@ def test_run_directory_that_cannot_be_noted_is_not_left(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("sandbox.state.os.rename", refuse)
+    monkeypatch.setattr("sandbox.state.directory.os.rename", refuse)
     with pytest.raises(OSError, match="No space left"):
         state.new_run(IDS, name="x")
     assert left(state) == []
@@ -109,7 +111,7 @@ def test_run_whose_directories_cannot_be_named_is_not_left(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(source, target)
 
-    monkeypatch.setattr("sandbox.state.os.rename", refuse)
+    monkeypatch.setattr("sandbox.state.directory.os.rename", refuse)
     descriptors = os.listdir("/proc/self/fd")
     try:
         state.new_run(IDS, name="x").remove()
@@ -155,7 +157,7 @@ def test_run_directory_that_cannot_be_removed_is_not_in_the_way_of_others(
         raise OSError(errno.EBUSY, "device or resource busy", path)
 
     with monkeypatch.context() as patched:
-        patched.setattr("sandbox.sweeping.remove_directory", refuse)
+        patched.setattr("sandbox.state.sweeping.remove_directory", refuse)
         assert state.sweep() == []
     assert len(tried) == 2
     assert len(state.sweep()) == 2
@@ -166,7 +168,7 @@ def test_run_directory_that_another_process_removes_meanwhile_is_no_error(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = os.path.join(state.path, "run", "gone")
-    monkeypatch.setattr("sandbox.sweeping.paths_in", lambda _base: [gone])
+    monkeypatch.setattr("sandbox.state.sweeping.paths_in", lambda _base: [gone])
     state.sweep()
     run = state.new_run(IDS, name="x")
 
@@ -177,7 +179,7 @@ def test_run_directory_that_another_process_removes_meanwhile_is_no_error(
             os.unlink(os.path.join(path, name))
         os.rmdir(path)
 
-    monkeypatch.setattr("sandbox.removal.remove_contents", remove_all)
+    monkeypatch.setattr("sandbox.state.removal.remove_contents", remove_all)
     run.remove()
 
 

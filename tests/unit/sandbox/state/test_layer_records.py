@@ -14,12 +14,12 @@ import pytest
 from sandbox.adoption import adopt, kept_layers
 from sandbox.errors import SpecError, StateError
 from sandbox.host.paths import inspect_all
-from sandbox.kept import look
 from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan, LayerRecord, Plan, default_name, host_paths, make_plan
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
-from sandbox.state import StateDirectory
+from sandbox.state.directory import StateDirectory
+from sandbox.state.layer_records import look
 from tests.unit.sandbox.facts import PRIVATE, host
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)

@@ -10,7 +10,7 @@ import os
 from unionfs._stdlib.dataclasses import dataclass
 
 RECORD_VERSION = 2
-"""The version of the records of runs (sandbox/run_record.py). Those of version 1 do not say where a run is."""
+"""The version of the records of runs (sandbox/state/run_record.py). Those of version 1 do not say where a run is."""
 
 _MACHINE_ID = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"

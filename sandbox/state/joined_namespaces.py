@@ -1,7 +1,7 @@
 """The namespaces that a spec joins: found and looked at before the plan, as values, and opened again at the start.
 
 A path is whatever the file says, such as /proc/PID/ns/net or a file that one is mounted on. A name is that of a running
-sandbox of ours, whose supervisor holds its namespaces open: see :func:`sandbox.runs.find_running`.
+sandbox of ours, whose supervisor holds its namespaces open: see :func:`sandbox.state.runs.find_running`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from sandbox.errors import SetupError, StateError
 from sandbox.kernel import idmaps, namespaces
 from sandbox.kernel.namespaces import Identity, NamespaceFact, UserNamespaceFact
-from sandbox.runs import find_running
 from sandbox.spec.model import Spec
+from sandbox.state.runs import find_running
 
 Found = Mapping[str, NamespaceFact]
 """Facts of namespaces, by kind."""

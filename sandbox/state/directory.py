@@ -1,20 +1,20 @@
 """The state directory: what sandboxes leave on disk while they run, and what of it outlives them.
 
     STATE/lock                 held for a moment while records of volumes change
-    STATE/run/ID/              one run: state.json, its record (sandbox/run_record.py)
+    STATE/run/ID/              one run: state.json, its record (sandbox/state/run_record.py)
     STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
     STATE/volumes/NAME/        a named volume: lock, state.json, references.json, data
     STATE/layers/KEY/          an unpacked archive: lock, tree (image/store.py), archive.json (image/origin.py), native (image/native.py)
     STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
 
-Several machines may share a state directory. What one run alone needs is in the run directory (sandbox/run_directory.py), on a
+Several machines may share a state directory. What one run alone needs is in the run directory (sandbox/state/run_directory.py), on a
 local file system of its machine:
 
     RUN/lock                   held for a moment while directories of runs are made and swept
     RUN/run/ID/                lock, state.json (the record as it began), skeleton, and an ephemeral writable layer
 
 Without a run directory the state directory takes its place. A run that has ended is removed by the next command on its machine,
-with everything its record names (sandbox/sweeping.py).
+with everything its record names (sandbox/state/sweeping.py).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from sandbox import locks
 from sandbox.errors import StateError
-from sandbox.keeping import distrust, remedy
-from sandbox.kept import damaged, ids_as_json, ids_from_json, read_record
 from sandbox.kernel.process import start_time
 from sandbox.kernel.trees import synchronize_directory
-from sandbox.node import this_place
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.removal import NEW, SetAside, remove_directory
+from sandbox.state import locks
+from sandbox.state.layer_records import damaged, ids_as_json, ids_from_json, read_record
+from sandbox.state.node import this_place
+from sandbox.state.removal import NEW, ReservedDescriptors, remove_directory
+from sandbox.state.trusted_files import distrust, remedy
 from unionfs._stdlib.typing import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -124,14 +124,14 @@ class StateDirectory:
             yield
 
     def new_run(self, ids: IdPlan, *, name: str, uses: Mapping[str, Any] | None = None) -> RunDirectory:
-        """Make the directories of a sandbox that starts now, locked; its record begins with *uses* (sandbox/run_record.py).
+        """Make the directories of a sandbox that starts now, locked; its record begins with *uses* (sandbox/state/run_record.py).
 
         They get their names when the record is there: until then no command of another node knows whose they are.
 
         Raises:
             OSError: they cannot be made.
         """
-        aside = SetAside(self.fd)
+        aside = ReservedDescriptors(self.fd)
         try:
             with _locked(self.run_path):
                 identity = f"{name}-{os.urandom(4).hex()}"
@@ -194,8 +194,8 @@ class StateDirectory:
         Raises:
             StateError: they do not.
         """
-        from sandbox.recorded_ids import holds_ids_of, make_owned
-        from sandbox.references import note_reference
+        from sandbox.state.recorded_ids import holds_ids_of, make_owned
+        from sandbox.state.references import note_reference
 
         path = os.path.join(self.path, "volumes", name)
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -237,7 +237,7 @@ class StateDirectory:
         """
         if not any(os.listdir(os.path.join(base, "run")) for base in {self.path, self.run_path}):
             return []
-        from sandbox import sweeping  # for few starts only
+        from sandbox.state import sweeping  # for few starts only
 
         with _locked(self.run_path):
             ended = sweeping.find_ended(self.path, self.run_path, self._place)
@@ -271,7 +271,7 @@ class RunDirectory:
         facts: Mapping[str, Any] | None = None,
         in_use: str = "",
         resume: bool = False,
-        aside: SetAside | None = None,
+        aside: ReservedDescriptors | None = None,
         record: LayerRecord | None = None,
         before: LayerRecord | None = None,
         refuse: Callable[[], StateError | None] | None = None,
@@ -300,7 +300,7 @@ class RunDirectory:
         self._aside = aside
         #: Where the writable layer is made.
         self._layer = path
-        #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.userns.give_to_root`).
+        #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.as_container_root.give_to_root`).
         self.unowned: list[int] = []
         self._state: dict[str, Any] = {
             **(facts or {}),
@@ -314,7 +314,7 @@ class RunDirectory:
             if refuse is not None and (refused := refuse()) is not None:
                 raise refused
             if resume and (kept := read_record(path)) is not None:
-                from sandbox.recorded_ids import other_ids
+                from sandbox.state.recorded_ids import other_ids
 
                 if (foreign := other_ids(path, kept.get("ids"), ids)) is not None:
                     raise foreign
@@ -436,7 +436,7 @@ def _has_attributes(path: str) -> bool:
 
 def _used_elsewhere(state_directory: str, layer: str) -> StateError | None:
     """Return why the persistent layer *layer*, which is locked, may not be used: a run has it that the lock did not keep out."""
-    from sandbox.runs import users_of
+    from sandbox.state.runs import users_of
 
     users = users_of(state_directory, layer=layer)
     if not users:

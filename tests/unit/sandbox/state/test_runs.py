@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import locks, node
 from sandbox.errors import StateError
 from sandbox.kernel.idmaps import single_map
-from sandbox.node import RECORD_VERSION as VERSION
-from sandbox.node import Node, Place, this_place
 from sandbox.plan import IdPlan, LayerRecord
-from sandbox.run_record import Lock, RunRecord, judge
-from sandbox.runs import find_running, list_runs
-from sandbox.state import RunDirectory, StateDirectory
+from sandbox.state import locks, node
+from sandbox.state.directory import RunDirectory, StateDirectory
+from sandbox.state.node import RECORD_VERSION as VERSION
+from sandbox.state.node import Node, Place, this_place
+from sandbox.state.run_record import Lock, RunRecord, judge
+from sandbox.state.runs import find_running, list_runs
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 LAYER = LayerRecord(file="/db.toml", layers=(("dir", "/", None),))

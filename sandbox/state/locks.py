@@ -8,7 +8,7 @@ import os
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.run_record import Lock
+    from sandbox.state.run_record import Lock
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 

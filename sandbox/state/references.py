@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from sandbox.keeping import read_json, replace_json
+from sandbox.state.trusted_files import read_json, replace_json
 from unionfs._stdlib.dataclasses import dataclass
 
 _NAME = "references.json"

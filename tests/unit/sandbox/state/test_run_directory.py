@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.run_directory import default_path, open_run_directory, prepare
+from sandbox.state.run_directory import default_path, open_run_directory, prepare
 
 
 def secret_of(path: str) -> bytes | None:

@@ -1,7 +1,7 @@
 """The run directory of one user: files that concern this machine alone, and that no program may reach.
 
     RUN/key         32 random bytes, with which the digests of kept files are made
-    RUN/lock, run/  the directories of runs (sandbox/state.py)
+    RUN/lock, run/  the directories of runs (sandbox/state/directory.py)
 
 It is `SANDBOX_RUN_DIR`, else /var/tmp/sandbox-UID: on a local file system, where it survives a logout. It is used only if it is a
 directory of this user with mode 0700. A symbolic link is refused, as any user can make one in /var/tmp. Where it cannot be used,
@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from sandbox.keeping import open_trusted
+from sandbox.state.trusted_files import open_trusted
 
 _KEY = "key"
 _KEY_BYTES = 32

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
+from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import StateError
 from sandbox.kernel.trees import remove_contents
-from sandbox.userns import run_with_ids, with_own_id
 from unionfs._stdlib.typing import Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -24,7 +24,7 @@ _RECORDS = (b"state.json", b"ids")
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class SetAside:
+class ReservedDescriptors:
     """Descriptors for :func:`remove_directory`: what could not be finished for want of them is to be removed still."""
 
     def __init__(self, fd: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
+from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import StateError
-from sandbox.kept import ids_from_json
 from sandbox.kernel.idmaps import covers
 from sandbox.plan import IdPlan
-from sandbox.userns import run_with_ids, with_own_id
+from sandbox.state.layer_records import ids_from_json
 from unionfs._stdlib.dataclasses import replace
 from unionfs._stdlib.typing import Any
 

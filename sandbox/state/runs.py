@@ -1,9 +1,9 @@
 """The runs that the state directory has records of: those of this node, judged by lock and process, and those of other nodes.
 
-    STATE/run/ID/state.json     the record (sandbox/run_record.py), which names the next
+    STATE/run/ID/state.json     the record (sandbox/state/run_record.py), which names the next
     RUN/run/ID/                 lock, state.json, skeleton and ephemeral layer of the run
 
-Nothing is changed here: sandbox/sweeping.py removes what has ended.
+Nothing is changed here: sandbox/state/sweeping.py removes what has ended.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import os
 import stat
 from collections.abc import Mapping
 
-from sandbox import run_record
 from sandbox.errors import StateError
-from sandbox.keeping import distrust, read_json
 from sandbox.kernel.process import is_alive
-from sandbox.locks import probe
-from sandbox.node import Place, this_place
-from sandbox.run_record import Lock, RunRecord, Verdict
+from sandbox.state import run_record
+from sandbox.state.locks import probe
+from sandbox.state.node import Place, this_place
+from sandbox.state.run_record import Lock, RunRecord, Verdict
+from sandbox.state.trusted_files import distrust, read_json
 from unionfs._stdlib.dataclasses import dataclass
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 
 from sandbox.errors import StateError
-from sandbox.file_digests import sha256_of
-from sandbox.keeping import read_json
 from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
+from sandbox.state.file_digests import sha256_of
+from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import asdict, replace
 from unionfs._stdlib.typing import Any
 

@@ -10,14 +10,14 @@ import time
 from contextlib import suppress
 
 from sandbox.errors import SandboxError
-from sandbox.kept import ids_from_json
 from sandbox.kernel import cgroups
 from sandbox.kernel.process import end_rooted
-from sandbox.locks import claim
-from sandbox.node import Place
-from sandbox.removal import NEW, remove_directory
-from sandbox.run_record import Lock, RunRecord
-from sandbox.runs import is_empty, is_private, judge, lock_of, paths_in, read_state
+from sandbox.state.layer_records import ids_from_json
+from sandbox.state.locks import claim
+from sandbox.state.node import Place
+from sandbox.state.removal import NEW, remove_directory
+from sandbox.state.run_record import Lock, RunRecord
+from sandbox.state.runs import is_empty, is_private, judge, lock_of, paths_in, read_state
 from unionfs._stdlib.dataclasses import dataclass
 
 _FORGOTTEN = 86400.0

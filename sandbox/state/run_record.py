@@ -5,7 +5,7 @@ Version 1 had neither a version nor the machine: a state directory had no second
 
 from __future__ import annotations
 
-from sandbox.node import RECORD_VERSION, Node, Place
+from sandbox.state.node import RECORD_VERSION, Node, Place
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any, Literal
 

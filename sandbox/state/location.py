@@ -1,0 +1,31 @@
+"""Where the state directory is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from sandbox.errors import StateError
+
+
+def default_path(environ: Mapping[str, str], uid: int) -> str:
+    """Return where the state is kept: /var/lib/sandbox for root, else below XDG_STATE_HOME (~/.local/state).
+
+    Raises:
+        StateError: an ordinary user has no home directory to keep it in.
+    """
+    if chosen := environ.get("SANDBOX_STATE_DIR"):
+        return os.path.abspath(chosen)
+    if uid == 0:
+        return "/var/lib/sandbox"
+    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if not base.startswith("/"):
+        raise StateError(
+            "there is no home directory to keep state in",
+            hint="set HOME or SANDBOX_STATE_DIR to a directory of yours",
+        )
+    return os.path.join(base, "sandbox")
+
+
+ELSEWHERE = "set SANDBOX_STATE_DIR to a directory of yours"
+"""What to do where a state directory is of no use."""
