@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Adopt the layer; return the exit status."""
-    from sandbox.adoption import adopt
     from sandbox.errors import StateError
+    from sandbox.lifecycle.adoption import adopt
     from sandbox.plan import default_name
     from sandbox.state.directory import StateDirectory
     from sandbox.state.location import default_path

@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the sums; return the exit status."""
-    from sandbox import inventory
     from sandbox.cli.state_path import existing_state_directory
-    from sandbox.kept_items import Inventory, human_size, sums, total
+    from sandbox.lifecycle import inventory
+    from sandbox.lifecycle.kept_items import Inventory, human_size, sums, total
 
     path = existing_state_directory()
     kinds = sums(Inventory() if path is None else inventory.take(path))

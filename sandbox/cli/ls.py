@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the list; return the exit status."""
-    from sandbox import inventory
     from sandbox.cli.state_path import existing_state_directory
     from sandbox.errors import printable
-    from sandbox.kept_items import Inventory, listing
+    from sandbox.lifecycle import inventory
+    from sandbox.lifecycle.kept_items import Inventory, listing
 
     path = existing_state_directory()
     found = Inventory() if path is None else inventory.take(path)

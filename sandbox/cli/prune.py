@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox.kept_items import KeptItem
+    from sandbox.lifecycle.kept_items import KeptItem
 
 DESCRIPTION = """Remove what ended sandboxes and interrupted commands of this machine have left, and unreferenced archives that are unpacked. An
 archive is unreferenced if no sandbox runs on it, no persistent layer is kept over it, and all environment files that were started
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Remove it; return the exit status."""
-    from sandbox import inventory
     from sandbox.cli.state_path import existing_state_directory
-    from sandbox.kept_items import Inventory, human_size, to_prune, total
+    from sandbox.lifecycle import inventory
+    from sandbox.lifecycle.kept_items import Inventory, human_size, to_prune, total
 
     path = existing_state_directory()
     found = Inventory() if path is None else inventory.take(path)
@@ -76,7 +76,7 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
     Raises:
         SandboxError: there is no terminal to ask on.
     """
-    from sandbox.kept_items import human_size, in_words, total
+    from sandbox.lifecycle.kept_items import human_size, in_words, total
 
     what = f"{in_words(data)} ({human_size(total(item.bytes for item in data))})"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -92,7 +92,7 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
 
 def _remove(path: str, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
     """Remove *items* and leftovers; returns those that are gone. What cannot be removed is warned of."""
-    from sandbox import kept_removal
+    from sandbox.lifecycle import kept_removal
     from sandbox.state import run_directory
     from sandbox.state.directory import StateDirectory
 

@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         SandboxError: the first failure, after the others were tried.
     """
-    from sandbox import kept_removal
     from sandbox.cli.state_path import existing_state_directory
+    from sandbox.lifecycle import kept_removal
 
     path = existing_state_directory()
     if path is None:

@@ -147,7 +147,9 @@ def templates() -> Candidates:
 
 def kept_layers() -> Candidates:
     """Return the persistent layers that are kept, with the files that they are kept from."""
-    from sandbox.inventory import list_names  # with what unpacks archives, which other places do not need
+    from sandbox.lifecycle.inventory import (
+        list_names,  # with what unpacks archives, which other places do not need
+    )
 
     try:
         base = default_path(os.environ, os.geteuid())
@@ -165,7 +167,7 @@ def kept_layers() -> Candidates:
 
 def kept_things() -> Candidates:
     """Return what `rm` takes: what is kept, with the files or the archive, and what ended runs have left."""
-    from sandbox.inventory import take
+    from sandbox.lifecycle.inventory import take
     from sandbox.state.runs import list_runs
 
     try:

@@ -37,10 +37,9 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "as_container_root": frozenset(
         {"errors", "kernel", "plan"}
     ),  # runs a function as id 0 of the ids of a plan
-    "kept_items": frozenset(),
-    "inventory": frozenset({"as_container_root", "errors", "image", "kept_items", "kernel", "plan", "state"}),
-    "kept_removal": frozenset({"errors", "image", "inventory", "kept_items", "state"}),
-    "adoption": frozenset({"as_container_root", "errors", "inventory", "plan", "state"}),
+    "lifecycle": frozenset(
+        {"as_container_root", "errors", "image", "kernel", "plan", "state"}
+    ),  # what is kept, and what may be done with it
     "state": frozenset(
         {"as_container_root", "errors", "kernel", "plan", "spec"}
     ),  # what the state and run directories hold
@@ -50,14 +49,13 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(
-        {"editing", "errors", "inventory", "reference", "spec", "state"}
+        {"editing", "errors", "lifecycle", "reference", "spec", "state"}
     ),  # is given the parser: it knows places, not verbs
     "manual": frozenset({"reference"}),  # is given the parser, too
     "doctor": frozenset({"errors", "host", "kernel", "plan", "spec", "state"}),
     "cli": frozenset(
         {
             "__init__",
-            "adoption",
             "as_container_root",
             "completion",
             "doctor",
@@ -65,9 +63,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "errors",
             "explain",
             "host",
-            "inventory",
-            "kept_items",
-            "kept_removal",
+            "lifecycle",
             "manual",
             "plan",
             "reference",

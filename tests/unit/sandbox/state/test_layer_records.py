@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sandbox.adoption import adopt, kept_layers
 from sandbox.errors import SpecError, StateError
 from sandbox.host.paths import inspect_all
 from sandbox.kernel.idmaps import single_map
+from sandbox.lifecycle.adoption import adopt, kept_layers
 from sandbox.plan import IdPlan, LayerRecord, Plan, default_name, host_paths, make_plan
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load

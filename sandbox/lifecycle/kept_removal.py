@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.image.store import remove_interrupted_imports
-from sandbox.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
-from sandbox.kept_items import NAMES, Kind
+from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
+from sandbox.lifecycle.kept_items import NAMES, Kind
 from sandbox.state import sweeping
 from sandbox.state.locks import claim
 from sandbox.state.node import this_place

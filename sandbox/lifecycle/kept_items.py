@@ -1,6 +1,6 @@
 """What is kept between runs, as values: persistent layers, named volumes and unpacked archives; which may go, and how they are shown.
 
-Pure: sandbox/inventory.py finds them, sandbox/kept_removal.py removes them.
+Pure: sandbox/lifecycle/inventory.py finds them, sandbox/lifecycle/kept_removal.py removes them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import os
 
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import StateError
-from sandbox.inventory import list_names
+from sandbox.lifecycle.inventory import list_names
 from sandbox.plan import LayerRecord
 from sandbox.state.directory import RunDirectory, StateDirectory
 from sandbox.state.layer_records import damaged, ids_from_json, read_record

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.kept_items import (
+from sandbox.lifecycle.kept_items import (
     FileReference,
     Inventory,
     KeptItem,
