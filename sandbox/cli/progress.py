@@ -19,7 +19,7 @@ _UNITS: dict[str, Any] = {"unit": "B", "unit_scale": True}
 
 
 class ArchiveProgress:
-    """The progress of one archive after the other (`sandbox.image.reading.Progress`)."""
+    """The progress of one archive after the other (`sandbox.images.reading.Progress`)."""
 
     def __init__(self) -> None:
         self._action = ""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SandboxError, StateError
-from sandbox.image.origin import read_origin
-from sandbox.image.store import digest_of_archive, digest_of_path, ids_of_layer, interrupted_imports
+from sandbox.images.layer_store import digest_of_archive, digest_of_path, ids_of_layer, interrupted_imports
+from sandbox.images.origin import read_origin
 from sandbox.kernel.trees import disk_usage
 from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
 from sandbox.plan import IdPlan, LayerRecord

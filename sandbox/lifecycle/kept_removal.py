@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from sandbox.errors import SandboxError, StateError
-from sandbox.image.store import remove_interrupted_imports
+from sandbox.images.layer_store import remove_interrupted_imports
 from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import NAMES, Kind
 from sandbox.state import sweeping

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from sandbox.as_container_root import give_to_root
 from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
-from sandbox.image.native import Tree
-from sandbox.image.store import LayerStore
+from sandbox.images.direct_bind import Tree
+from sandbox.images.layer_store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import KeptVolume, LayerPlan, MountPoint, Plan, fuse_problem
@@ -31,7 +31,7 @@ from unionfs._stdlib.dataclasses import replace
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.image.reading import Progress
+    from sandbox.images.reading import Progress
 
 
 class Ground:

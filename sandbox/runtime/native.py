@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SetupError
-from sandbox.image import native
-from sandbox.image.native import NotNativeError, Tree
+from sandbox.images import direct_bind
+from sandbox.images.direct_bind import NotNativeError, Tree
 from sandbox.plan import IdPlan, MountPoint, Plan
 from sandbox.plan.operations import BindNative, BindRoot
 from unionfs._stdlib.dataclasses import dataclass
@@ -97,7 +97,7 @@ def _choose_root(step: BindRoot, ids: IdPlan, tree: Tree, points: Sequence[Mount
     _refuse_flags(tree, nosuid=step.nosuid)
 
     def look() -> tuple[list[int], str]:
-        return native.identify(tree, ROOT), _first_lacking(tree, points)
+        return direct_bind.identify(tree, ROOT), _first_lacking(tree, points)
 
     identity, missing = _ask(ids, look)
     if missing:
@@ -148,10 +148,10 @@ def _source(target: str, tree: Tree) -> NativeSource:
 def _refuse_content(ids: IdPlan, tree: Tree, path: str, identity: list[int], hint: str) -> None:
     """Refuse what only the union can show of the directory *path* of *tree*: walked once, then what was found is believed."""
     assert tree.place is not None
-    found = native.recorded(tree.place, path, identity)
+    found = direct_bind.recorded(tree.place, path, identity)
     if found is None:
-        found = run_with_ids(ids, lambda: native.obstacle(tree, path))
-        native.record(tree.place, path, identity, found)
+        found = run_with_ids(ids, lambda: direct_bind.obstacle(tree, path))
+        direct_bind.record(tree.place, path, identity, found)
     if found:
         raise NotNativeError(f"{tree.name} has what only the union can show: {found}", hint)
 
@@ -162,8 +162,8 @@ def _find(
     """Return which of *trees* has *path* alone, what identifies the directory, and the first of *below* that it lacks."""
 
     def look() -> tuple[int, list[int], str]:
-        tree = native.find_only(trees, path)
-        return trees.index(tree), native.identify(tree, path), _first_lacking(tree, below)
+        tree = direct_bind.find_only(trees, path)
+        return trees.index(tree), direct_bind.identify(tree, path), _first_lacking(tree, below)
 
     number, identity, missing = _ask(ids, look)
     return number, identity, missing
@@ -172,7 +172,9 @@ def _find(
 def _first_lacking(tree: Tree, points: Sequence[MountPoint]) -> str:
     """Return the path of the first of *points* that *tree* has no place for; "" where it has one for each."""
     lacking = (
-        point.path for point in points if not native.has(tree, point.path, is_directory=point.is_directory)
+        point.path
+        for point in points
+        if not direct_bind.has(tree, point.path, is_directory=point.is_directory)
     )
     return next(lacking, "")
 

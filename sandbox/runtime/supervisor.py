@@ -56,7 +56,7 @@ from unionfs._stdlib.typing import NoReturn, TypeVar
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.image.reading import Progress
+    from sandbox.images.reading import Progress
     from sandbox.runtime.denials import Denials
     from sandbox.runtime.report import Report
 

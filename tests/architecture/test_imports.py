@@ -38,14 +38,16 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "kernel", "plan"}
     ),  # runs a function as id 0 of the ids of a plan
     "lifecycle": frozenset(
-        {"as_container_root", "errors", "image", "kernel", "plan", "state"}
+        {"as_container_root", "errors", "images", "kernel", "plan", "state"}
     ),  # what is kept, and what may be done with it
     "state": frozenset(
         {"as_container_root", "errors", "kernel", "plan", "spec"}
     ),  # what the state and run directories hold
-    "image": frozenset({"as_container_root", "errors", "host", "kernel", "plan", "state"}),
+    "images": frozenset(
+        {"as_container_root", "errors", "host", "kernel", "plan", "state"}
+    ),  # archives and the layers that they are unpacked to
     "runtime": frozenset(
-        {"as_container_root", "errors", "host", "image", "kernel", "plan", "seccomp", "spec", "state"}
+        {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),
     "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
     "completion": frozenset(

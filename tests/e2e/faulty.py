@@ -186,7 +186,7 @@ def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int
         status = cli.main(list(arguments))
         record: object = plan.record()["supervisor"]
     else:
-        import sandbox.image.store
+        import sandbox.images.layer_store
         import sandbox.runtime.supervisor  # noqa: F401 - what imports read of the disk is none of our calls
         from sandbox.cli.main import main
         from sandbox.kernel import _libc

@@ -18,7 +18,7 @@ import pytest
 from sandbox.kernel.trees import exchange
 from tests.e2e.archive import Archive
 from tests.e2e.support import PATIENCE, Launcher, children, let_in, wait_for
-from tests.unit.sandbox.image.tars import END, directory, file, pax
+from tests.unit.sandbox.images.tars import END, directory, file, pax
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
@@ -196,7 +196,7 @@ def test_archive_that_is_replaced_between_plan_and_start_is_not_opened(
 ) -> None:
     from sandbox.errors import ImageError
     from sandbox.host.paths import inspect_all
-    from sandbox.image.store import _open_archive_file
+    from sandbox.images.layer_store import _open_archive_file
 
     path = str(home / "in" / "a.tar")
     fact = inspect_all([path], archives=[path])[path]

@@ -82,8 +82,8 @@ def waiting_here(before: set[str]) -> list[str]:
 
 def test_a_user_namespace_that_is_refused_says_why():
     script = (
-        "from sandbox import host; from sandbox.doctor.trials.namespaces import try_namespaces;"
-        "found = try_namespaces(host.gather(), None); print(found.single.attempts); print(found.obstacle)"
+        "from sandbox.host import facts; from sandbox.doctor.trials.namespaces import try_namespaces;"
+        "found = try_namespaces(facts.gather(), None); print(found.single.attempts); print(found.obstacle)"
     )
     limit = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     done = subprocess.run(

@@ -24,7 +24,7 @@ prunes = pytest.mark.skipif(not PRUNES, reason="the kernel has no FUSE_NOTIFY_PR
 _LIMITED = """
 import runpy, sys
 from unionfs.fuse import notify
-forgetting.LIMIT = {limit}
+notify.LIMIT = {limit}
 sys.argv = sys.argv[3:]
 runpy.run_module("unionfs", run_name="__main__", alter_sys=True)
 """

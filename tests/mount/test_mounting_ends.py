@@ -27,12 +27,12 @@ _SIGNALLED = """
 import os, signal, sys
 from unionfs import cli
 from unionfs import mount
-real = mounting.mount
-def mount(*arguments):
+real = mount.mount
+def mount_and_signal(*arguments):
     mounted = real(*arguments)
     os.kill(os.getpid(), signal.SIGTERM)
     return mounted
-mounting.mount = mount
+mount.mount = mount_and_signal
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -134,10 +134,10 @@ import os, sys
 from unionfs import mount
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
-mounted = mounting.mount(sys.argv[1], ["default_permissions"])
+mounted = mount.mount(sys.argv[1], ["default_permissions"])
 assert mounted.device is not None
 mounted.unmount()
-print(mounting._device_on(sys.argv[1]))
+print(mount._device_on(sys.argv[1]))
 """
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.cli.main import main
 from sandbox.completion.candidates import kept_layers, kept_things
-from sandbox.image.store import LayerStore
+from sandbox.images.layer_store import LayerStore
 from sandbox.kernel.idmaps import single_map
 from sandbox.kernel.trees import disk_usage
 from sandbox.plan import IdPlan, LayerRecord

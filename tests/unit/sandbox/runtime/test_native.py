@@ -11,8 +11,8 @@ import pytest
 
 from sandbox.errors import SetupError
 from sandbox.host.paths import PathFact
-from sandbox.image import native as layers
-from sandbox.image.native import Tree
+from sandbox.images import direct_bind as layers
+from sandbox.images.direct_bind import Tree
 from sandbox.plan import MountPoint, Plan
 from sandbox.plan.operations import BindRoot
 from sandbox.runtime import native

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from sandbox.errors import SetupError, StateError
-from sandbox.image import store
-from sandbox.image.guard import importing
-from sandbox.image.store import LayerStore
+from sandbox.images import layer_store
+from sandbox.images.guard import importing
+from sandbox.images.layer_store import LayerStore
 from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan
 from sandbox.state.directory import StateDirectory
@@ -34,8 +34,8 @@ IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()),
 @pytest.fixture
 def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerStore]:
     """Return a store that unpacks in this process, without a user namespace."""
-    monkeypatch.setattr(store, "run_with_ids", lambda _ids, action, _meanwhile: action())
-    monkeypatch.setattr(store, "give_to_root", lambda _ids, *_fds: None)
+    monkeypatch.setattr(layer_store, "run_with_ids", lambda _ids, action, _meanwhile: action())
+    monkeypatch.setattr(layer_store, "give_to_root", lambda _ids, *_fds: None)
     state = StateDirectory(str(tmp_path / "state"))
     yield LayerStore(state)
     state.close()
@@ -73,7 +73,7 @@ def test_a_layer_is_on_the_disk_before_it_gets_its_name(
         if os.path.dirname(target) == layers._base:
             seen.append(("renamed", places(layers)))
 
-    monkeypatch.setattr(store, "synchronize_file_system", synchronize)
+    monkeypatch.setattr(layer_store, "synchronize_file_system", synchronize)
     monkeypatch.setattr(os, "rename", noted)
     layer = layers.open_archive(archive, IDS)
     layer.close()
@@ -238,7 +238,7 @@ def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) ->
         "fedcba9876543210",
     ):  # by an earlier version, and by a process that was killed
         (base / f"{left}.importing").touch()
-    (base / f"fedcba9876543210-{store._own_node()}.new/tree").mkdir(parents=True)
+    (base / f"fedcba9876543210-{layer_store._own_node()}.new/tree").mkdir(parents=True)
     with open(base / "1111111111111111.importing", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         place, _ = used(layers, archive)
@@ -292,7 +292,7 @@ def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
     def unpack_while_another_machine_does(*arguments: Any) -> str:
         monkeypatch.setattr(layers, "_unpack", unpack)
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(store, "_own_node", lambda: "far")
+            elsewhere.setattr(layer_store, "_own_node", lambda: "far")
             others.append(layers.open_archive(archive, IDS))
         return unpack(*arguments)
 
@@ -327,10 +327,10 @@ def test_an_interrupted_import_that_cannot_be_removed_does_not_fail_another_one(
 
 NO_IMPORT_IN_THE_CHILD = """
 import sys
-from sandbox.image import store
-from sandbox.image.store import LayerStore
+from sandbox.images import layer_store
+from sandbox.images.layer_store import LayerStore
 from sandbox.state.directory import StateDirectory
-from tests.unit.sandbox.image.test_store import IDS
+from tests.unit.sandbox.images.test_layer_store import IDS
 
 class Refusing:
     def find_spec(self, name, path=None, target=None):
@@ -345,7 +345,7 @@ def run_with_ids(ids, action, *others):
 
 for name in [name for name in sys.modules if name.partition(".")[0] in ("shlex", "pytest", "tests")]:
     del sys.modules[name]
-store.run_with_ids = run_with_ids
+layer_store.run_with_ids = run_with_ids
 state = StateDirectory(sys.argv[1], sys.argv[2])
 LayerStore(state).open_archive(sys.argv[3], IDS).close()
 """

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import ImageError
-from sandbox.image.report import UnpackReport
-from sandbox.image.root_archive import RootArchive
-from sandbox.image.unpack import unpack
-from tests.unit.sandbox.image.tars import directory, file, opened, read, symlink, tar
+from sandbox.images.report import UnpackReport
+from sandbox.images.root_archive import RootArchive
+from sandbox.images.unpack import unpack
+from tests.unit.sandbox.images.tars import directory, file, opened, read, symlink, tar
 
 ID = b"0effe123007f33177ea558c4baa31560a252af0943377bea7692f3256ab3e382"
 LAYER = file(ID + b".tar", tar(file(b"bin/true")))

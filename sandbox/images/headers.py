@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sandbox.image.attributes import attribute_of, is_taken
-from sandbox.image.names import printable
+from sandbox.images.attributes import attribute_of, is_taken
+from sandbox.images.names import printable
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -21,7 +21,7 @@ import pytest
 import zstandard
 
 from sandbox.kernel.trees import remove_contents
-from tests.unit.sandbox.image.tars import (
+from tests.unit.sandbox.images.tars import (
     CHARACTER,
     END,
     GNU,
@@ -72,7 +72,7 @@ def measure(tmp_path: Path) -> Iterator[Unpack]:
         return run_file(path, memory=memory)
 
     def run_file(path: Path, *, memory: int | None = None) -> Measured:
-        command = [sys.executable, "-m", "tests.unit.sandbox.image.measured_program", str(path)]
+        command = [sys.executable, "-m", "tests.unit.sandbox.images.measured_program", str(path)]
         command += [str(destination), *([] if memory is None else [str(memory)])]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         return Measured(**json.loads(done.stdout))

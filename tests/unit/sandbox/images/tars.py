@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sandbox.image.archive import Member, TarStream, open_archive
-from sandbox.image.report import UnpackReport
-from sandbox.image.unpack import unpack
+from sandbox.images.report import UnpackReport
+from sandbox.images.tar import Member, TarStream, open_archive
+from sandbox.images.unpack import unpack
 
 FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (b"%d" % flag for flag in range(7))
 END = bytes(1024)

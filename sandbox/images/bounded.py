@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from sandbox.errors import ImageError
-from sandbox.image.names import printable
-from sandbox.image.report import UnpackReport
-from sandbox.image.unpack import unpack
+from sandbox.images.names import printable
+from sandbox.images.report import UnpackReport
+from sandbox.images.unpack import unpack
 from sandbox.kernel.rlimits import memory_limit
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.image.archive import Archive
+    from sandbox.images.tar import Archive
 
 MEMORY = 1 << 30
 """Bytes of memory for one unpacking process. The largest need of a real archive is that of its compression, 256 MiB for xz and

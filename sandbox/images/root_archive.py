@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sandbox.errors import ImageError
 from sandbox.host.image_formats import FORMATS, MARKER_LIMIT, MARKERS, format_of, refusal
-from sandbox.image.archive import Kind
+from sandbox.images.tar import Kind
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbox.image.archive import Member, TarStream
+    from sandbox.images.tar import Member, TarStream
 
 
 _NAMES = {marker.encode(): marker for marker in MARKERS}

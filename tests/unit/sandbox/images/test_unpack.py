@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import RECORD_LIMIT
-from sandbox.image.unpack import unpack
+from sandbox.images.tar import RECORD_LIMIT
+from sandbox.images.unpack import unpack
 from tests.support.tree import Entry, make_tree, snapshot
-from tests.unit.sandbox.image.tars import (
+from tests.unit.sandbox.images.tars import (
     BLOCK,
     CHARACTER,
     FIFO,

@@ -16,11 +16,11 @@ import os
 import stat
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import Archive, Kind, Member
-from sandbox.image.attributes import ACLS, AttributeRefusedError, set_attribute
-from sandbox.image.directories import NO_XATTRS, Directory
-from sandbox.image.names import printable
-from sandbox.image.report import UnpackReport
+from sandbox.images.attributes import ACLS, AttributeRefusedError, set_attribute
+from sandbox.images.directories import NO_XATTRS, Directory
+from sandbox.images.names import printable
+from sandbox.images.report import UnpackReport
+from sandbox.images.tar import Archive, Kind, Member
 from sandbox.kernel.trees import remove_contents
 from unionfs._stdlib.typing import NamedTuple
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 from enum import Enum
 
 from sandbox.errors import ImageError
-from sandbox.image.attributes import AttributeRefusedError, decode
-from sandbox.image.compression import DAMAGED, OUTPUT, decompressed
-from sandbox.image.headers import (
+from sandbox.images.attributes import AttributeRefusedError, decode
+from sandbox.images.compression import DAMAGED, OUTPUT, decompressed
+from sandbox.images.headers import (
     BLOCK,
     SPARSE_00,
     Header,
@@ -32,7 +32,7 @@ from sandbox.image.headers import (
     pairs,
     pax_records,
 )
-from sandbox.image.names import printable
+from sandbox.images.names import printable
 from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import NoReturn, Protocol, Self
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sandbox.image.archive import Readable
+    from sandbox.images.tar import Readable
 
 _MAX_REST = 1 << 26
 """Bytes behind the end of an archive that are read for its digest: it may be a hole of exabytes."""

@@ -1,6 +1,6 @@
 """Unpacks an archive as the store does, and prints the memory and the time that this took.
 
-python -m tests.unit.sandbox.image.measured_program ARCHIVE DESTINATION [MEMORY]
+python -m tests.unit.sandbox.images.measured_program ARCHIVE DESTINATION [MEMORY]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import open_archive
-from sandbox.image.bounded import MEMORY, unpack_bounded
+from sandbox.images.bounded import MEMORY, unpack_bounded
+from sandbox.images.tar import open_archive
 
 
 def main(archive: str, destination: str, memory: str = str(MEMORY)) -> None:

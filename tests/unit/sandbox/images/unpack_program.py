@@ -1,6 +1,6 @@
 """Unpacks an archive as a program of its own, for tests that need other ids or another file system, and prints what it sees.
 
-python -m tests.unit.sandbox.image.unpack_program ARCHIVE DESTINATION [--single-id]
+python -m tests.unit.sandbox.images.unpack_program ARCHIVE DESTINATION [--single-id]
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 import sys
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import open_archive
-from sandbox.image.unpack import unpack
+from sandbox.images.tar import open_archive
+from sandbox.images.unpack import unpack
 
 
 def main(archive: str, destination: str, *options: str) -> None:

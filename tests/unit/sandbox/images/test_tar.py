@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
-from sandbox.image.archive import GLOBAL_LIMIT, NAME_LIMIT, RECORD_LIMIT, Kind, Member, open_archive
-from sandbox.image.attributes import VALUE_LIMIT
-from sandbox.image.names import printable
-from tests.unit.sandbox.image.tars import (
+from sandbox.images.attributes import VALUE_LIMIT
+from sandbox.images.names import printable
+from sandbox.images.tar import GLOBAL_LIMIT, NAME_LIMIT, RECORD_LIMIT, Kind, Member, open_archive
+from tests.unit.sandbox.images.tars import (
     CHARACTER,
     DIRECTORY,
     GNU,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tree import Dir, Fifo, File, HardLink, Node, Symlink, make_tree, snapshot
-from tests.unit.sandbox.image.tars import extract
+from tests.unit.sandbox.images.tars import extract
 
 TREE: dict[str, Node] = {
     "bin": Symlink(b"usr/bin"),

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
-from sandbox.image import unpack
+from sandbox.images import unpack
 from tests.support.tree import make_tree, snapshot
-from tests.unit.sandbox.image.tars import (
+from tests.unit.sandbox.images.tars import (
     CHARACTER,
     FIFO,
     directory,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.sandbox.image.tars import (
+from tests.unit.sandbox.images.tars import (
     FIFO,
     directory,
     extract,
@@ -47,7 +47,7 @@ def run(tmp_path: Path, data: bytes, *options: str, namespace: list[str], before
     program = [
         sys.executable,
         "-m",
-        "tests.unit.sandbox.image.unpack_program",
+        "tests.unit.sandbox.images.unpack_program",
         str(archive),
         str(root),
         *options,

@@ -8,7 +8,7 @@ import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 
-from sandbox.image.names import printable
+from sandbox.images.names import printable
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

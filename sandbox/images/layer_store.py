@@ -3,7 +3,7 @@ names them.
 
 A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and
 the id map, as owners on disk depend on it. An archive with another key and the content of before has the same
-layer (sandbox/image/origin.py). A layer is built beside its place and renamed into it, so what is
+layer (sandbox/images/origin.py). A layer is built beside its place and renamed into it, so what is
 in the store is whole. Who uses a layer holds a shared lock on it; an import of the same archive as it was
 before, under whatever map, is removed when nobody does, under the map that it was made with.
 """
@@ -36,8 +36,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.image.origin import Origin
-    from sandbox.image.reading import Progress
+    from sandbox.images.origin import Origin
+    from sandbox.images.reading import Progress
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -142,7 +142,7 @@ class LayerStore:
 
     def _find_equal(self, key: _Key, archive_fd: int, path: str) -> StoredLayer | None:
         """Open the layer of the same archive with the same content, and record its new key; None where there is none."""
-        from sandbox.image.origin import write_origin
+        from sandbox.images.origin import write_origin
 
         size = os.fstat(archive_fd).st_size
         places = [
@@ -172,7 +172,7 @@ class LayerStore:
         ]
 
     def _following(self, action: str, path: str, fd: int) -> AbstractContextManager[Callable[[], None]]:
-        from sandbox.image.reading import NoProgress, followed
+        from sandbox.images.reading import NoProgress, followed
 
         return followed(NoProgress() if self._progress is None else self._progress(), action, path, fd)
 
@@ -200,7 +200,7 @@ class LayerStore:
         return StoredLayer(place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
 
     def _import(self, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
-        from sandbox.image.guard import importing, sweep
+        from sandbox.images.guard import importing, sweep
 
         # Another process may be importing the same archive: wait, then find it made.
         with importing(self._base, key.source) as guard:
@@ -247,7 +247,7 @@ class LayerStore:
             give_to_root(ids, tree_fd, index_fd)
             digest, _, said = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
             if digest:
-                from sandbox.image.origin import Origin, write_origin
+                from sandbox.images.origin import Origin, write_origin
 
                 size = os.fstat(archive_fd).st_size
                 write_origin(building, Origin(size=size, sha256=digest, known=(key.archive,)))
@@ -270,10 +270,10 @@ class LayerStore:
         """
         # Imported here, and the archive opened, which imports what its compression takes: the child may not be
         # able to read our Python any more.
-        from sandbox.image.archive import open_archive
-        from sandbox.image.bounded import unpack_bounded
-        from sandbox.image.reading import DigestedFile
-        from sandbox.image.root_archive import RootArchive
+        from sandbox.images.bounded import unpack_bounded
+        from sandbox.images.reading import DigestedFile
+        from sandbox.images.root_archive import RootArchive
+        from sandbox.images.tar import open_archive
 
         with ExitStack() as undo:
             file = DigestedFile(undo.enter_context(open(archive_fd, "rb", closefd=False)))
@@ -374,7 +374,7 @@ def _own_node() -> str:
 
 
 def _read_origin(place: str) -> Origin | None:
-    from sandbox.image.origin import read_origin  # not for an archive that is as it was
+    from sandbox.images.origin import read_origin  # not for an archive that is as it was
 
     return read_origin(place)
 

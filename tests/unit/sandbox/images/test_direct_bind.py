@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.image import native
-from sandbox.image.native import Marks, NotNativeError, Tree
+from sandbox.images import direct_bind
+from sandbox.images.direct_bind import Marks, NotNativeError, Tree
 from tests.support.tampering import fifo, link, open_to_others
 
 MakeTree = Callable[..., Tree]
@@ -46,15 +46,15 @@ def tree(tmp_path: Path) -> Iterator[MakeTree]:
 
 def refused(trees: list[Tree], path: str) -> tuple[str, str]:
     with pytest.raises(NotNativeError) as caught:
-        native.find_only(trees, path)
+        direct_bind.find_only(trees, path)
     return caught.value.message, caught.value.hint
 
 
 def test_directory_of_one_layer_is_found_wherever_that_is_in_the_stack(tree: MakeTree) -> None:
     top, middle, bottom = tree("top", "a/x"), tree("middle", "usr/bin/y"), tree("bottom", "etc/z", "usr->etc")
-    assert native.find_only([top, middle, bottom], "/usr/bin") is middle
-    assert native.find_only([top, middle], "/usr") is middle
-    assert native.find_only([top, middle, bottom], "/a") is top
+    assert direct_bind.find_only([top, middle, bottom], "/usr/bin") is middle
+    assert direct_bind.find_only([top, middle], "/usr") is middle
+    assert direct_bind.find_only([top, middle, bottom], "/a") is top
 
 
 def test_directory_of_two_layers_is_refused_with_what_one_of_them_has_alone(tree: MakeTree) -> None:
@@ -77,18 +77,18 @@ def test_mark_above_hides_the_layer_that_has_it(tree: MakeTree, upper: str, mark
 
 def test_mark_in_a_layer_below_hides_nothing_of_it(tree: MakeTree) -> None:
     top, bottom = tree("top", "usr/lib/x"), tree("bottom", "usr/.wh.lib", "usr/.wh..wh..opq")
-    assert native.find_only([top, bottom], "/usr/lib") is top
+    assert direct_bind.find_only([top, bottom], "/usr/lib") is top
 
 
 @pytest.mark.parametrize("mark", ["usr/.wh.lib", "usr/lib/.wh..wh..opq", ".wh..wh..opq"])
 def test_layer_that_hides_those_below_has_it_alone(tree: MakeTree, mark: str) -> None:
     top, bottom = tree("top", "usr/lib/x", mark), tree("bottom", "usr/lib/y")
-    assert native.find_only([top, bottom], "/usr/lib") is top
+    assert direct_bind.find_only([top, bottom], "/usr/lib") is top
 
 
 def test_where_nothing_is_a_mark_such_names_hide_nothing(tree: MakeTree) -> None:
     top, bottom = tree("top", "usr/.wh.lib", marks="none"), tree("bottom", "usr/lib/x")
-    assert native.find_only([top, bottom], "/usr/lib") is bottom
+    assert direct_bind.find_only([top, bottom], "/usr/lib") is bottom
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_directory_of_a_writable_layer_with_such_an_attribute_hides_those_below(
     tree: MakeTree, tmp_path: Path, name: str
 ) -> None:
     top, bottom = tree("top", "usr/", marks="all"), tree("bottom", "usr/lib/x")
-    assert native.find_only([top, bottom], "/usr/lib") is bottom
+    assert direct_bind.find_only([top, bottom], "/usr/lib") is bottom
     os.setxattr(tmp_path / "top" / "tree" / "usr", name, b"y")
     assert refused([top, bottom], "/usr/lib")[0].startswith("top deletes /usr,")
 
@@ -130,8 +130,10 @@ def test_what_is_no_directory_of_a_layer_is_refused(
 
 def test_link_or_file_in_a_layer_below_is_hidden_by_the_directory(tree: MakeTree) -> None:
     top = tree("top", "usr/lib/x")
-    assert native.find_only([top, tree("link", "usr->etc"), tree("below", "usr/lib/y")], "/usr/lib") is top
-    assert native.find_only([top, tree("file", "usr/lib")], "/usr/lib") is top
+    assert (
+        direct_bind.find_only([top, tree("link", "usr->etc"), tree("below", "usr/lib/y")], "/usr/lib") is top
+    )
+    assert direct_bind.find_only([top, tree("file", "usr/lib")], "/usr/lib") is top
 
 
 # -- what is in it -------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_link_or_file_in_a_layer_below_is_hidden_by_the_directory(tree: MakeTree
 
 def test_files_directories_and_links_can_be_shown_however_deep(tree: MakeTree, tmp_path: Path) -> None:
     one = tree("one", "usr/a/b/c", "usr/a/d/", "usr/e", "usr/l->nowhere", ".wh.elsewhere", "opt/.wh.x")
-    assert native.obstacle(one, "/usr") == ""
+    assert direct_bind.obstacle(one, "/usr") == ""
     fd = os.open(tmp_path / "one" / "tree" / "usr", os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("d", dir_fd=fd)
@@ -147,45 +149,45 @@ def test_files_directories_and_links_can_be_shown_however_deep(tree: MakeTree, t
         os.close(fd)
         fd = below
     os.close(fd)
-    assert native.obstacle(one, "/usr") == ""
+    assert direct_bind.obstacle(one, "/usr") == ""
 
 
 def test_what_the_union_alone_can_show_is_named(tree: MakeTree, tmp_path: Path) -> None:
     one = tree("one", "a/b/.wh.x", "b/c/", "d/e/")
-    assert native.obstacle(one, "/a") == "/a/b/.wh.x is a mark of a deletion"
+    assert direct_bind.obstacle(one, "/a") == "/a/b/.wh.x is a mark of a deletion"
     os.mkfifo(tmp_path / "one" / "tree" / "b" / "c" / "p")
-    assert native.obstacle(one, "/b") == "/b/c/p is a FIFO"
+    assert direct_bind.obstacle(one, "/b") == "/b/c/p is a FIFO"
     with socket.socket(socket.AF_UNIX) as server:
         here = os.open(tmp_path / "one" / "tree" / "d" / "e", os.O_RDONLY)
         server.bind(f"/proc/self/fd/{here}/s")
         os.close(here)
-    assert native.obstacle(one, "/d") == "/d/e/s is a socket"
+    assert direct_bind.obstacle(one, "/d") == "/d/e/s is a socket"
 
 
 def test_whole_layer_is_looked_at_from_its_root(tree: MakeTree, tmp_path: Path) -> None:
     one = tree("one", "usr/a/b/c", "etc/", "l->nowhere")
-    assert native.obstacle(one, "/") == ""
+    assert direct_bind.obstacle(one, "/") == ""
     info = os.stat(tmp_path / "one" / "tree")
-    assert native.identify(one, "/") == [info.st_ino, info.st_ctime_ns]
-    assert native.look(one, "/").kind == "directory"
+    assert direct_bind.identify(one, "/") == [info.st_ino, info.st_ctime_ns]
+    assert direct_bind.look(one, "/").kind == "directory"
     os.mkfifo(tmp_path / "one" / "tree" / "usr" / "p")
-    assert native.obstacle(one, "/") == "/usr/p is a FIFO"
+    assert direct_bind.obstacle(one, "/") == "/usr/p is a FIFO"
     (tmp_path / "one" / "tree" / ".wh.x").write_text("")
-    assert native.obstacle(one, "/") == "/.wh.x is a mark of a deletion"
+    assert direct_bind.obstacle(one, "/") == "/.wh.x is a mark of a deletion"
 
 
 def test_what_was_found_is_believed_of_the_same_directory_only(tree: MakeTree, tmp_path: Path) -> None:
     one = tree("one", "usr/lib/x", "opt/")
     assert one.place is not None
-    identity = native.identify(one, "/usr")
-    assert native.recorded(one.place, "/usr", identity) is None
-    native.record(one.place, "/usr", identity, "")
-    native.record(one.place, "/opt", native.identify(one, "/opt"), "/opt/x is a FIFO")
-    assert native.recorded(one.place, "/usr", identity) == ""
-    assert native.recorded(one.place, "/opt", native.identify(one, "/opt")) == "/opt/x is a FIFO"
+    identity = direct_bind.identify(one, "/usr")
+    assert direct_bind.recorded(one.place, "/usr", identity) is None
+    direct_bind.record(one.place, "/usr", identity, "")
+    direct_bind.record(one.place, "/opt", direct_bind.identify(one, "/opt"), "/opt/x is a FIFO")
+    assert direct_bind.recorded(one.place, "/usr", identity) == ""
+    assert direct_bind.recorded(one.place, "/opt", direct_bind.identify(one, "/opt")) == "/opt/x is a FIFO"
     assert sorted(os.listdir(one.place)) == ["native", "tree"]
     (tmp_path / "one" / "tree" / "usr" / "new").write_text("")
-    assert native.recorded(one.place, "/usr", native.identify(one, "/usr")) is None
+    assert direct_bind.recorded(one.place, "/usr", direct_bind.identify(one, "/usr")) is None
 
 
 @pytest.mark.parametrize(
@@ -206,9 +208,9 @@ def test_record_that_is_no_such_thing_says_nothing(tree: MakeTree, text: str) ->
     one = tree("one", "usr/")
     assert one.place is not None
     Path(one.place, "native").write_text(text, errors="surrogateescape")
-    assert native.recorded(one.place, "/usr", [1, 2]) is None
-    native.record(one.place, "/usr", [1, 2], "")
-    assert native.recorded(one.place, "/usr", [1, 2]) == ""
+    assert direct_bind.recorded(one.place, "/usr", [1, 2]) is None
+    direct_bind.record(one.place, "/usr", [1, 2], "")
+    assert direct_bind.recorded(one.place, "/usr", [1, 2]) == ""
 
 
 def directory(path: Path) -> None:
@@ -226,21 +228,21 @@ def test_record_that_others_may_have_written_says_nothing(
     assert one.place is not None
     umask = os.umask(0)
     try:
-        native.record(one.place, "/usr", [1, 2], "")
+        direct_bind.record(one.place, "/usr", [1, 2], "")
     finally:
         os.umask(umask)
-    assert native.recorded(one.place, "/usr", [1, 2]) == ""
+    assert direct_bind.recorded(one.place, "/usr", [1, 2]) == ""
     change(Path(one.place, "native"))
-    assert native.recorded(one.place, "/usr", [1, 2]) is None
+    assert direct_bind.recorded(one.place, "/usr", [1, 2]) is None
 
 
 def test_record_does_not_grow_without_end_and_is_not_needed(tree: MakeTree) -> None:
     one = tree("one", "usr/")
     assert one.place is not None
     for number in range(600):
-        native.record(one.place, f"/{number}", [1, 2], "")
+        direct_bind.record(one.place, f"/{number}", [1, 2], "")
     assert len(json.loads(Path(one.place, "native").read_text())) <= 256
-    native.record(one.place + "/gone", "/usr", [1, 2], "")
+    direct_bind.record(one.place + "/gone", "/usr", [1, 2], "")
 
 
 @pytest.mark.parametrize(
@@ -252,4 +254,4 @@ def test_place_of_a_volume_has_to_be_of_its_kind(
     tree: MakeTree, path: str, is_directory: bool, there: bool
 ) -> None:
     one = tree("one", "usr/d/", "usr/f", "usr/l->f")
-    assert native.has(one, path, is_directory=is_directory) == there
+    assert direct_bind.has(one, path, is_directory=is_directory) == there
