@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
     from sandbox.cli import BEGUN
     from sandbox.cli.planning import load_to_plan
-    from sandbox.runtime.server import Server
     from sandbox.runtime.timeline import Timeline
+    from sandbox.runtime.unionfs_server import Server
 
     timeline = Timeline(BEGUN)
     timeline.mark("imported")

@@ -75,12 +75,12 @@ class TerminalOpened:
 
 
 @dataclass(frozen=True, slots=True)
-class FilterTold:
+class SeccompListener:
     """the program's process: the descriptor beside this message tells the calls that the filter denies."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SignalsReady:
     """init: signals are noted from now on, and passed on to the program as soon as there is one. *at* as in FuseMounted."""
 
     at: int = 0
@@ -106,7 +106,7 @@ class SetupFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandFailed:
+class ExecFailed:
     """init: the program *command* could not be executed."""
 
     command: str
@@ -136,11 +136,11 @@ Message = (
     | FuseMounted
     | RootBound
     | TerminalOpened
-    | FilterTold
-    | Settled
+    | SeccompListener
+    | SignalsReady
     | Started
     | SetupFailed
-    | CommandFailed
+    | ExecFailed
     | ProgramEnded
 )
 
@@ -155,11 +155,11 @@ _KINDS: dict[str, type[Message]] = {
         FuseMounted,
         RootBound,
         TerminalOpened,
-        FilterTold,
-        Settled,
+        SeccompListener,
+        SignalsReady,
         Started,
         SetupFailed,
-        CommandFailed,
+        ExecFailed,
         ProgramEnded,
     )
 }

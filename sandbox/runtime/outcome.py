@@ -8,7 +8,7 @@ import os
 from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
 from sandbox.host.facts import explain_userns_failure
 from sandbox.plan import Plan
-from sandbox.runtime.messages import CommandFailed, SetupFailed
+from sandbox.runtime.messages import ExecFailed, SetupFailed
 from sandbox.spec.units import format_duration
 
 #: What else may be the cause if process 1 fails.
@@ -47,7 +47,7 @@ def failure_of_process_1(message: SetupFailed) -> SandboxError:
     return SetupError("process 1 of the sandbox", f"it failed: {message.text.lower()}", hint=_SAME_ID)
 
 
-def command_error(message: CommandFailed) -> SandboxError:
+def command_error(message: ExecFailed) -> SandboxError:
     """Return the error for a program that could not be executed."""
     error = OSError(message.errno, os.strerror(message.errno))
     if isinstance(error, FileNotFoundError):

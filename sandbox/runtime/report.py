@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits, Counters, IoRates
 from sandbox.plan import CGROUP_LEVELS, Plan
 from sandbox.plan.operations import TmpfsVolume
-from sandbox.runtime.reaping import ended_by_limit
+from sandbox.runtime.process.reaping import ended_by_limit
 from sandbox.spec import Limits
 from sandbox.spec.notation import visible
 from sandbox.spec.units import format_duration, format_size

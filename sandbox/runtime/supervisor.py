@@ -24,30 +24,31 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel import idmaps, process
 from sandbox.kernel.cgroups import Counters
 from sandbox.plan import CGROUP_LEVELS, Plan
-from sandbox.runtime import filters, init, outcome, payload
-from sandbox.runtime.ground import Ground
+from sandbox.runtime import filters, outcome
 from sandbox.runtime.messages import (
     Adopted,
     CgroupNamespace,
     Channel,
-    CommandFailed,
-    FilterTold,
+    ExecFailed,
     FuseMounted,
     InitStarted,
     Mapped,
     ProgramEnded,
     RootBound,
-    Settled,
+    SeccompListener,
     SetupFailed,
+    SignalsReady,
     Started,
     TerminalOpened,
     Unshared,
 )
-from sandbox.runtime.server import Ready, Server
+from sandbox.runtime.process import execve, init
+from sandbox.runtime.resources import SandboxResources
 from sandbox.runtime.signals import CAUGHT, ENDING, Interrupted, Signals, first_ending
 from sandbox.runtime.standard_descriptors import StandardDescriptors
 from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
+from sandbox.runtime.unionfs_server import Ready, Server
 from sandbox.spec import signal_number
 from sandbox.spec.units import format_duration
 from sandbox.state.directory import StateDirectory
@@ -57,8 +58,8 @@ from unionfs._stdlib.typing import NoReturn, TypeVar
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.reading import Progress
-    from sandbox.runtime.denials import Denials
     from sandbox.runtime.report import Report
+    from sandbox.runtime.seccomp_trace import Denials
 
 M = TypeVar("M")
 
@@ -108,7 +109,7 @@ class Supervisor:
         self._namespaces: dict[str, int] = {}
         self._progress = progress
         self._signals: Signals
-        self._ground: Ground
+        self._resources: SandboxResources
         self._relay: TerminalRelay | None = None
         self._init_pid = 0
         self._stage1_gone = False
@@ -159,13 +160,15 @@ class Supervisor:
         undo.callback(StandardDescriptors.now().restore)
         self._signals = Signals(undo)
         known = self._plan, self._facts, self._state, self._signals
-        self._ground = Ground(*known, warn=self._warn, measure=self._measure, progress=self._progress)
-        self._ground.open_joined(undo)
+        self._resources = SandboxResources(
+            *known, warn=self._warn, measure=self._measure, progress=self._progress
+        )
+        self._resources.open_joined(undo)
         _open_pipes_for_reopening()
         self._compile_filters()
-        self._ground.prepare(undo)
-        self._ground.settle(self._server, self._trace)
-        self._plan, self._server_gone = self._ground.plan, not self._ground.served
+        self._resources.prepare(undo)
+        self._resources.settle(self._server, self._trace)
+        self._plan, self._server_gone = self._resources.plan, not self._resources.served
         channel, theirs = Channel.pair()
         undo.callback(channel.close)
         undo.callback(theirs.close)
@@ -209,7 +212,7 @@ class Supervisor:
                 os._exit(EXIT_FAILURE)
         return pid
 
-    def _become_stage1(self, theirs: Channel, ours: Channel, walls: payload.Walls) -> NoReturn:
+    def _become_stage1(self, theirs: Channel, ours: Channel, walls: execve.Walls) -> NoReturn:
         """Leave behind what is the supervisor's: its signals, its locks, its end of the channel, the server's
         socket.
         """
@@ -222,27 +225,27 @@ class Supervisor:
             if self._plan.process.empty_input:
                 process.empty_standard_input()
             process.close_descriptors_but(
-                {0, 1, 2, theirs.fileno(), walls.trampoline, *self._ground.joined.values()}
+                {0, 1, 2, theirs.fileno(), walls.trampoline, *self._resources.joined.values()}
             )
 
         init.run_stage1(
             self._plan,
             theirs,
-            self._ground.joined,
-            self._ground.label,
+            self._resources.joined,
+            self._resources.label,
             self._trace,
             let_go,
             walls,
-            self._ground.natives,
+            self._resources.natives,
         )
 
-    def _walls(self, channel: Channel) -> payload.Walls:
+    def _walls(self, channel: Channel) -> execve.Walls:
         plan = self._plan.process.seccomp
         if plan is None or self._filter is None:
-            return payload.Walls(trampoline=self._ground.trampoline)
+            return execve.Walls(trampoline=self._resources.trampoline)
         traced = self._say_denied is not None
-        return payload.Walls(
-            trampoline=self._ground.trampoline,
+        return execve.Walls(
+            trampoline=self._resources.trampoline,
             seccomp=filters.for_kernel(self._filter, log=plan.log, traced=traced),
             hand_over=init.tell(channel) if traced else None,
             keep=(channel.fileno(),) if traced else (),
@@ -255,10 +258,10 @@ class Supervisor:
             if "user" in self._plan.namespaces and self._plan.inner_maps is None:
                 self._write_maps(stage1)
             self._user_namespace_fd = os.open(f"/proc/{stage1}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            if self._ground.cgroup is not None:
-                self._ground.cgroup.add(stage1)
-                if self._ground.served:
-                    self._ground.cgroup.add(self._server.pid, "server")
+            if self._resources.cgroup is not None:
+                self._resources.cgroup.add(stage1)
+                if self._resources.served:
+                    self._resources.cgroup.add(self._server.pid, "server")
             if self._plan.process.oom_score_adj is not None and self._facts.sys_resource:
                 _set_oom_score(stage1, self._plan.process.oom_score_adj)
             channel.send(Mapped())
@@ -271,7 +274,7 @@ class Supervisor:
             channel.send(Adopted(self._measure))
             self._timeline.mark("namespaces")
             # While init goes on: it is for those who join them.
-            self._ground.run.record({"namespaces": self._namespaces})
+            self._resources.run.record({"namespaces": self._namespaces})
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:
@@ -337,7 +340,7 @@ class Supervisor:
             )
         ended = self._program_ended
         out_of_time = ended is not None and ended.out_of_time
-        if self._ground.cgroup is not None or self._full or self._closed or out_of_time or self._measure:
+        if self._resources.cgroup is not None or self._full or self._closed or out_of_time or self._measure:
             self._look_back(status, usage, wall_seconds)
         self._sum_up_denials()
         return self._verdict(status)
@@ -346,7 +349,7 @@ class Supervisor:
         """Say what was short, and make the report."""
         from sandbox.runtime import report
 
-        counters = self._ground.cgroup.counters("payload") if self._ground.cgroup is not None else None
+        counters = self._resources.cgroup.counters("payload") if self._resources.cgroup is not None else None
         said = self._program_ended
         out_of_time = "" if said is None else said.out_of_time
         for text in report.reached(self._plan, counters, frozenset(self._full), out_of_time):
@@ -375,15 +378,15 @@ class Supervisor:
             ending=ended,
             wall_seconds=wall_seconds,
             program=counters if counters is not None else report.counters_of(usage),
-            sandbox=None if self._ground.cgroup is None else self._ground.cgroup.counters(),
+            sandbox=None if self._resources.cgroup is None else self._resources.cgroup.counters(),
             measured_by=level
-            if self._ground.cgroup is not None
+            if self._resources.cgroup is not None
             else "wait4(2): memory of the largest process",
-            unmeasured=self._ground.unmeasured,
-            launcher_memory=None if self._ground.cgroup is not None or said is None else said.memory,
+            unmeasured=self._resources.unmeasured,
+            launcher_memory=None if self._resources.cgroup is not None or said is None else said.memory,
             left_over=None if said is None else said.left_over,
-            limits=report.held_limits(self._plan, self._ground.cgroup),
-            served=self._ground.served,
+            limits=report.held_limits(self._plan, self._resources.cgroup),
+            served=self._resources.served,
         )
 
     def _poll(self, fds: list[int], deadline: float | None) -> dict[int, int]:
@@ -451,7 +454,9 @@ class Supervisor:
             from sandbox.runtime.report import server_was_short
 
             counters = (
-                self._ground.cgroup.counters("server") if self._ground.cgroup is not None else Counters()
+                self._resources.cgroup.counters("server")
+                if self._resources.cgroup is not None
+                else Counters()
             )
             short = server_was_short(self._plan.server_cgroup, counters)
             self._server_failed(short or "it ended unexpectedly", None if short else "run again with --debug")
@@ -469,7 +474,7 @@ class Supervisor:
             self._timeline.mark("mounted", message.at)
             fd = channel.take_fd()
             try:
-                self._server.serve(fd, self._user_namespace_fd, self._ground.stack(), self._serving_filter)
+                self._server.serve(fd, self._user_namespace_fd, self._resources.stack(), self._serving_filter)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the server is gone: its descriptor says so, too
             except OSError as error:
@@ -482,10 +487,10 @@ class Supervisor:
             self._timeline.mark("mounted", message.at)
         elif isinstance(message, CgroupNamespace):
             self._namespaces["cgroup"] = channel.take_fd()
-            self._ground.run.record({"namespaces": self._namespaces})
+            self._resources.run.record({"namespaces": self._namespaces})
         elif isinstance(message, TerminalOpened):
             self._relay = TerminalRelay(channel.take_fd())
-        elif isinstance(message, FilterTold):
+        elif isinstance(message, SeccompListener):
             self._trace_denials(channel.take_fd())
         elif isinstance(message, SetupFailed):
             if self._failure is None:
@@ -495,11 +500,11 @@ class Supervisor:
                     else outcome.setup_error(self._plan, message)
                 )
                 self._mount_died = message.errno in _MOUNT_DIED
-        elif isinstance(message, CommandFailed):
+        elif isinstance(message, ExecFailed):
             self._failure = self._failure or outcome.command_error(message)
         elif message is None:
             self._channel_gone = True  # it is ending; poll would say so again at once
-        elif isinstance(message, Settled):
+        elif isinstance(message, SignalsReady):
             self._timeline.mark("settled", message.at)
             self._settled = True
         elif isinstance(message, Started):
@@ -512,7 +517,7 @@ class Supervisor:
             self._program_ended = message
 
     def _trace_denials(self, listener: int) -> None:
-        from sandbox.runtime.denials import Denials
+        from sandbox.runtime.seccomp_trace import Denials
 
         plan = self._plan.process.seccomp
         assert plan is not None
@@ -579,7 +584,7 @@ class Supervisor:
     def _reap_init(self) -> tuple[int, resource.struct_rusage]:
         _, status, usage = os.wait4(self._init_pid, 0)
         self._init_pid = 0
-        if self._ground.shares_processes:
+        if self._resources.shares_processes:
             self._end_processes()
         return os.waitstatus_to_exitcode(status), usage
 
@@ -588,7 +593,7 @@ class Supervisor:
         try:
             process.end_descendants(spare=(self._server.pid,))
             namespace = self._mount_namespace_fd if self._mount_namespace_fd >= 0 else None
-            process.end_rooted(self._ground.label, namespace=namespace, spare=(self._server.pid,))
+            process.end_rooted(self._resources.label, namespace=namespace, spare=(self._server.pid,))
         except OSError as error:
             self._warn(f"{error.strerror}: the next command looks for them again")
 

@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.kernel import mounts, process
 from sandbox.kernel.cgroups import CgroupFiles, base
-from sandbox.runtime import reaping
+from sandbox.runtime.process import reaping
 from tests.kernel.support import in_child
 
 

@@ -13,7 +13,7 @@ import pytest
 from sandbox.kernel import mounts
 from sandbox.kernel.mountinfo import Location, location, parse_mountinfo, paths_to, visible
 from sandbox.plan.operations import HideDirectory
-from sandbox.runtime import volumes
+from sandbox.runtime.rootfs import volumes
 from tests.kernel.support import refusal
 
 pytestmark = pytest.mark.userns

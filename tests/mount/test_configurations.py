@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.server import ServedStack
+from sandbox.runtime.unionfs_server import ServedStack
 from tests.mount.configurations import CONFIGURATIONS, NOT_VARIED, OPTION_OF, Configuration
 from tests.mount.range_exerciser import Exerciser
 from tests.mount.support import scratch

@@ -1,5 +1,5 @@
 """The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
-socket. The launcher's end is sandbox/runtime/server.py.
+socket. The launcher's end is sandbox/runtime/unionfs_server.py.
 
 The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends a packet of JSON::
 

@@ -1,4 +1,4 @@
-"""Coming up without layers: namespaces, id maps and mounts, in the order of sandbox.runtime.init and by the same calls.
+"""Coming up without layers: namespaces, id maps and mounts, in the order of sandbox.runtime.process.init and by the same calls.
 
 Three processes: the *mapper*, which is the child with the time limit and writes the maps as the supervisor does; the
 *first*, which makes the namespaces as stage 1 does; and the *inner* one, process 1 of the new pid namespace. What they
@@ -26,7 +26,7 @@ USERNS_STEPS = ("unshare user", "unshare mount", "make private", "mount tmpfs")
 UNSHARED = ("mount", "net", "ipc", "uts", "pid")
 """In this order, so that a refused kind does not stand in the way of the others."""
 
-_STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")  # as sandbox.runtime.execute has it
+_STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")  # as sandbox.runtime.rootfs.executor has it
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _TTY_GID = 5
 

@@ -24,7 +24,7 @@ PROGRAM_SECONDS = 2.0
 SERVER_SECONDS = 30.0
 """The same for the interpreter with the modules of the server: a tenth here, seconds on a slow machine with a cold cache."""
 
-# -P, and this interpreter, as sandbox.runtime.server starts the server. Its second line is why the other server, which only
+# -P, and this interpreter, as sandbox.runtime.unionfs_server starts the server. Its second line is why the other server, which only
 # `root.server` asks for on kernels on which anything starts, cannot be had.
 _SERVER_SCRIPT = """
 import platform

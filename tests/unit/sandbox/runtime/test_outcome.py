@@ -8,8 +8,8 @@ import pytest
 
 from sandbox.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, HostError, SetupError
 from sandbox.kernel import trampoline
-from sandbox.runtime import ground, outcome
-from sandbox.runtime.messages import CommandFailed, SetupFailed
+from sandbox.runtime import outcome, resources
+from sandbox.runtime.messages import ExecFailed, SetupFailed
 from tests.unit.sandbox.facts import host, plan
 from unionfs._stdlib.dataclasses import replace
 
@@ -35,8 +35,8 @@ def test_failure_of_process_1_while_the_program_runs_is_not_called_a_failed_step
 
 
 def test_command_that_is_missing_and_one_that_cannot_be_executed_have_the_statuses_of_a_shell() -> None:
-    assert outcome.command_error(CommandFailed("x", errno.ENOENT, "")).exit_code == EXIT_NOT_FOUND
-    assert outcome.command_error(CommandFailed("x", errno.EACCES, "")).exit_code == EXIT_NOT_EXECUTABLE
+    assert outcome.command_error(ExecFailed("x", errno.ENOENT, "")).exit_code == EXIT_NOT_FOUND
+    assert outcome.command_error(ExecFailed("x", errno.EACCES, "")).exit_code == EXIT_NOT_EXECUTABLE
 
 
 def test_killed_process_1_with_a_single_id_may_have_been_limited_by_the_program() -> None:
@@ -63,5 +63,5 @@ def test_machine_on_which_no_trampoline_can_be_had_is_told_why(
 
     monkeypatch.setattr(trampoline, "create", fail)
     with pytest.raises(kind) as raised:
-        ground._create_trampoline(host().machine)
+        resources._create_trampoline(host().machine)
     assert hint in (getattr(raised.value, "hint", None) or "")

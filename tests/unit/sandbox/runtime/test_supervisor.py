@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from sandbox.runtime.messages import Channel, Settled, Started
+from sandbox.runtime.messages import Channel, SignalsReady, Started
 from sandbox.runtime.supervisor import Supervisor
 from sandbox.spec import units
 from tests.unit.sandbox.facts import host, plan
@@ -67,7 +67,7 @@ def test_a_time_that_is_longer_than_poll_can_wait_is_waited_for_in_parts(
     init: int, channel: tuple[Channel, Channel]
 ) -> None:
     ours, theirs = channel
-    theirs.send(Settled())
+    theirs.send(SignalsReady())
     ready = supervisor_of(init)._poll([ours.fileno()], time.monotonic() + units.DURATION_MAX)
     assert ready[ours.fileno()] & select.POLLIN
 
@@ -81,7 +81,7 @@ def test_a_signal_behind_the_word_that_init_takes_them_is_passed_on(
     init: int, channel: tuple[Channel, Channel], number: int
 ) -> None:
     ours, theirs = channel
-    theirs.send(Settled())
+    theirs.send(SignalsReady())
     supervisor_of(init)._on_signal(number, ours)
     assert ended_with(init) == 42
 
@@ -101,7 +101,7 @@ def test_a_program_that_does_not_come_to_run_after_a_signal_is_not_waited_for(
     channel: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = channel
-    theirs.send(Settled())
+    theirs.send(SignalsReady())
     sleeper = started(lambda *_: None)
     supervisor = supervisor_of(sleeper)
     supervisor._on_signal(signal.SIGINT, ours)
@@ -115,7 +115,7 @@ def test_a_program_that_does_not_come_to_run_after_a_signal_is_not_waited_for(
 
 def test_one_that_comes_to_run_is(init: int, channel: tuple[Channel, Channel]) -> None:
     ours, theirs = channel
-    theirs.send(Settled())
+    theirs.send(SignalsReady())
     supervisor = supervisor_of(init)
     supervisor._on_signal(signal.SIGINT, ours)
     assert supervisor._hurry_at is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandbox.runtime.server import ServedLayer, ServedStack, Server, sealed_memfd
+from sandbox.runtime.unionfs_server import ServedLayer, ServedStack, Server, sealed_memfd
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS
 from unionfs.launch.protocol import VERSION, Request, receive

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandbox.runtime.server import sealed_memfd
+from sandbox.runtime.unionfs_server import sealed_memfd
 from tests.mount.support import environment
 from unionfs.errors import UnionError
 from unionfs.launch.protocol import VERSION, receive

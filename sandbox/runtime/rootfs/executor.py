@@ -31,9 +31,9 @@ from sandbox.plan.operations import (
     TmpfsVolume,
     VolumeOperation,
 )
-from sandbox.runtime import hosts, volumes
-from sandbox.runtime.accounts import Account
-from sandbox.runtime.native import ROOT
+from sandbox.runtime.process.passwd import Account
+from sandbox.runtime.rootfs import hosts, volumes
+from sandbox.runtime.rootfs.direct_bind import ROOT
 from unionfs._stdlib.dataclasses import dataclass, field
 
 #: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is

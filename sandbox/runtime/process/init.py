@@ -21,29 +21,29 @@ from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, proces
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import Plan
 from sandbox.plan.operations import BindDevice, BindVolume
-from sandbox.runtime import accounts, execution, payload
-from sandbox.runtime.execute import StepError, Workspace, execute, prepare_mounts
-from sandbox.runtime.identity import find_account
 from sandbox.runtime.messages import (
     Adopted,
     CgroupNamespace,
     Channel,
     ChannelError,
-    CommandFailed,
-    FilterTold,
+    ExecFailed,
     FuseMounted,
     InitStarted,
     Mapped,
     ProgramEnded,
     RootBound,
-    Settled,
+    SeccompListener,
     SetupFailed,
+    SignalsReady,
     Started,
     TerminalOpened,
     Unshared,
 )
-from sandbox.runtime.native import NativeSource
-from sandbox.runtime.reaping import Children
+from sandbox.runtime.process import exec_advice, execve, passwd
+from sandbox.runtime.process.reaping import Children
+from sandbox.runtime.process.user import find_account
+from sandbox.runtime.rootfs.direct_bind import NativeSource
+from sandbox.runtime.rootfs.executor import StepError, Workspace, execute, prepare_mounts
 from sandbox.spec import signal_number
 from unionfs._stdlib.dataclasses import replace
 from unionfs._stdlib.typing import NoReturn, TypeVar
@@ -74,7 +74,7 @@ def run_stage1(
     label: str,
     trace: Callable[[str], None],
     let_go: Callable[[], None],
-    walls: payload.Walls,
+    walls: execve.Walls,
     natives: Sequence[NativeSource] = (),
 ) -> NoReturn:
     """Let go of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
@@ -135,7 +135,7 @@ def _report(channel: Channel, step: str, operation: str, error: OSError, hint: s
     )
 
 
-def _send_quietly(channel: Channel, message: SetupFailed | CommandFailed | ProgramEnded) -> None:
+def _send_quietly(channel: Channel, message: SetupFailed | ExecFailed | ProgramEnded) -> None:
     try:
         channel.send(message)
     except OSError:
@@ -148,7 +148,7 @@ def _stage1(
     joined: Mapping[str, int],
     label: str,
     trace: Callable[[str], None],
-    walls: payload.Walls,
+    walls: execve.Walls,
     natives: Sequence[NativeSource],
 ) -> int:
     # Users first: the right to join the others comes from there.
@@ -268,7 +268,7 @@ def _init(
     native_fds: dict[str, int],
     label: str,
     trace: Callable[[str], None],
-    walls: payload.Walls,
+    walls: execve.Walls,
 ) -> int:
     measure = channel.expect(Adopted).measure
     process.set_title("sandbox-init")  # the command line that started us names paths of the host
@@ -333,7 +333,7 @@ def _hand_over(channel: Channel, fd: int, now: int) -> None:
 
 def tell(channel: Channel) -> Callable[[int], None]:
     """Return what sends the descriptor of denied calls to the supervisor."""
-    return lambda fd: channel.send(FilterTold(), fd)
+    return lambda fd: channel.send(SeccompListener(), fd)
 
 
 def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
@@ -356,7 +356,7 @@ def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
     return _step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))
 
 
-def _open_terminal(channel: Channel, account: accounts.Account) -> int:
+def _open_terminal(channel: Channel, account: passwd.Account) -> int:
     """Make a terminal in the sandbox's own devpts, the program's to open anew as after login(1); its outer end goes to the
     supervisor.
     """
@@ -386,10 +386,10 @@ def _make_console(path: str) -> None:
 
 def _supervise(
     plan: Plan,
-    account: accounts.Account,
+    account: passwd.Account,
     terminal_fd: int,
     channel: Channel,
-    walls: payload.Walls,
+    walls: execve.Walls,
     proc_fd: int,
 ) -> int:
     """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with.
@@ -407,7 +407,7 @@ def _supervise(
     for number in (*forwarded, signal.SIGCHLD):
         signal.signal(number, _noted)
     channel.send(
-        Settled(_now(plan))
+        SignalsReady(_now(plan))
     )  # before there is a program, whose user may hear of it sooner than the supervisor
     _take_saved_id(plan)
     report_reader, report_writer = os.pipe()
@@ -416,7 +416,7 @@ def _supervise(
         signal.set_wakeup_fd(-1)
         for number in (*forwarded, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        payload.run(
+        execve.run(
             plan.process, account, terminal_fd, report_writer, setgroups=plan.ids.setgroups, walls=walls
         )
     os.close(report_writer)
@@ -466,12 +466,12 @@ def _let_go_of_terminal(terminal_fd: int) -> None:
 
 
 def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
-    step, number, text = payload.parse_report(report)
+    step, number, text = execve.parse_report(report)
     if step == "exec":
         rules = plan.process.landlock
-        number = execution.found_errno(plan.process, number)
-        hint = "" if rules is None else execution.advice(plan.process, rules, number)
-        _send_quietly(channel, CommandFailed(plan.process.argv[0], number, hint))
+        number = exec_advice.found_errno(plan.process, number)
+        hint = "" if rules is None else exec_advice.advice(plan.process, rules, number)
+        _send_quietly(channel, ExecFailed(plan.process.argv[0], number, hint))
         return EXIT_NOT_FOUND if number == 2 else EXIT_NOT_EXECUTABLE
     path = plan.process.cwd if step == "process.cwd" else ""
     _send_quietly(channel, SetupFailed(step, "", number, text, path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.hosts import content_of, with_name
+from sandbox.runtime.rootfs.hosts import content_of, with_name
 
 
 def test_the_name_is_added_behind_what_the_root_has():

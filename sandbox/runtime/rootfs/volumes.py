@@ -27,7 +27,7 @@ from sandbox.plan.operations import (
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.runtime.execute import Workspace
+    from sandbox.runtime.rootfs.executor import Workspace
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.accounts import UnknownAccountError, find_groups, groups_of, resolve
+from sandbox.runtime.process.passwd import UnknownAccountError, find_groups, groups_of, resolve
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv/web:/bin/false\nbad line\n:::::::::\nodd:x:-1:0::/:/x\n"
 GROUP = "root:x:0:\nadm:x:4:web\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.targets import resolve
+from sandbox.runtime.rootfs.targets import resolve
 
 
 @pytest.fixture

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.plan import Plan
-from sandbox.runtime.accounts import MAX_GROUPS, Account, UnknownAccountError, find_groups, groups_of, resolve
-from sandbox.runtime.execute import StepError
+from sandbox.runtime.process.passwd import (
+    MAX_GROUPS,
+    Account,
+    UnknownAccountError,
+    find_groups,
+    groups_of,
+    resolve,
+)
+from sandbox.runtime.rootfs.executor import StepError
 from sandbox.spec.notation import visible
 from unionfs._stdlib.dataclasses import replace
 

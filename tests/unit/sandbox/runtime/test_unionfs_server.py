@@ -10,16 +10,16 @@ import resource
 import pytest
 
 from sandbox.errors import SetupError
-from sandbox.runtime import server
+from sandbox.runtime import unionfs_server
 
 
 def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str, _flags: int) -> int:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    monkeypatch.setattr(server.os, "open", refuse)
+    monkeypatch.setattr(unionfs_server.os, "open", refuse)
     with pytest.raises(SetupError) as raised:
-        server.Server().start()
+        unionfs_server.Server().start()
     monkeypatch.undo()
     assert raised.value.render() == (
         "the file system's server: open /dev/null: no such file or directory (ENOENT)\n"
@@ -41,11 +41,11 @@ def test_the_server_gets_no_descriptor_of_whoever_started_the_launcher(
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     os.set_inheritable(reader, True)
-    monkeypatch.setattr(server.os, "posix_spawn", spawn)
+    monkeypatch.setattr(unionfs_server.os, "posix_spawn", spawn)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     try:
         with pytest.raises(SetupError):
-            server.Server().start()
+            unionfs_server.Server().start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowered, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         for fd in (reader, writer, above):
@@ -57,15 +57,15 @@ def test_a_limit_on_processes_is_said_with_where_to_see_it(monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "python3")
 
-    monkeypatch.setattr(server.os, "posix_spawn", refuse)
+    monkeypatch.setattr(unionfs_server.os, "posix_spawn", refuse)
     with pytest.raises(SetupError, match=r"^the file system's server: fork: .* \(EAGAIN\)$") as raised:
-        server.Server().start()
+        unionfs_server.Server().start()
     assert raised.value.hint is not None
     assert "ulimit -u" in raised.value.hint
 
 
 def test_one_that_was_never_started_is_ended_like_any_other() -> None:
-    never = server.Server()
+    never = unionfs_server.Server()
     never.kill()
     never.abandon()
     assert (never.stop(), never.pid, never.killed) == (0, 0, False)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from sandbox.errors import EXIT_NOT_FOUND
 from sandbox.kernel import capabilities, landlock, process, rlimits, seccomp, trampoline
 from sandbox.plan import ProcessPlan
-from sandbox.runtime.accounts import Account
+from sandbox.runtime.process.passwd import Account
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs._stdlib.typing import NoReturn
 

@@ -1,4 +1,4 @@
-"""The ground on which a sandbox is brought up: all that there is of it before its first process.
+"""Everything that exists of a sandbox before its first process: directories, descriptors, cgroups, the server.
 
 Each piece is registered for undoing the moment it exists, and what a run directory has to name, so that a later command
 finds it, is noted before it is made.
@@ -20,11 +20,11 @@ from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import KeptVolume, LayerPlan, MountPoint, Plan, fuse_problem
 from sandbox.plan.operations import BindNative, BindRoot, MountRoot, ShowHosts
-from sandbox.runtime import hosts
-from sandbox.runtime.native import NativeSource, choose, choose_root
-from sandbox.runtime.server import ServedLayer, ServedStack, Server
+from sandbox.runtime.rootfs import hosts
+from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
+from sandbox.runtime.rootfs.targets import resolve
 from sandbox.runtime.signals import Signals
-from sandbox.runtime.targets import resolve
+from sandbox.runtime.unionfs_server import ServedLayer, ServedStack, Server
 from sandbox.state.directory import RunDirectory, StateDirectory
 from unionfs._stdlib.dataclasses import replace
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sandbox.images.reading import Progress
 
 
-class Ground:
+class SandboxResources:
     """Run directory, layers, volumes, cgroup and the namespaces to join of one sandbox."""
 
     def __init__(

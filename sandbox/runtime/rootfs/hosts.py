@@ -6,7 +6,7 @@ import os
 import stat
 
 from sandbox.kernel import mounts
-from sandbox.runtime.volumes import show_content
+from sandbox.runtime.rootfs.volumes import show_content
 
 PATH = "/etc/hosts"
 #: Bytes of the root's own file that are read at most. Lists of blocked names are a few megabytes.

@@ -16,7 +16,7 @@ from sandbox.kernel import process, seccomp
 from sandbox.kernel.capabilities import DEFAULT
 from sandbox.kernel.seccomp import Call
 from sandbox.plan import SeccompPlan
-from sandbox.runtime.denials import Denials
+from sandbox.runtime.seccomp_trace import Denials
 from sandbox.seccomp import values
 from sandbox.seccomp.builtin import default_filter
 from sandbox.seccomp.compiler import compile_filter

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.kernel.landlock import Rules
 from sandbox.plan import ProcessPlan
-from sandbox.runtime.execution import advice, found_errno
+from sandbox.runtime.process.exec_advice import advice, found_errno
 from tests.unit.sandbox.facts import plan
 
 PROCESS: ProcessPlan = plan('[root]\nlayers = ["dir:/"]\n').process

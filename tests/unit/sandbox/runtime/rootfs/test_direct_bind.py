@@ -15,9 +15,9 @@ from sandbox.images import direct_bind as layers
 from sandbox.images.direct_bind import Tree
 from sandbox.plan import MountPoint, Plan
 from sandbox.plan.operations import BindRoot
-from sandbox.runtime import native
-from sandbox.runtime.init import _opener_of_tree
-from sandbox.runtime.native import NativeSource, choose, choose_root
+from sandbox.runtime.process.init import _opener_of_tree
+from sandbox.runtime.rootfs import direct_bind as native
+from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
 from tests.unit.sandbox.facts import plan
 
 TAR = {"/specs/a.tar": PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))}
