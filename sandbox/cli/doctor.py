@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from sandbox.doctor.checks import Check
+    from sandbox.doctor.check import Check
 
 DESCRIPTION = (
     "Try what this machine and account can do for sandboxes, and say what is lacking, what that costs and what mends\n"
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the trials and print what they say."""
-    from sandbox.doctor.checks import summary_line, told, would_work
+    """Make the probes and print what they say."""
+    from sandbox.doctor.check import summary_line, told, would_work
     from sandbox.doctor.examine import examine
     from sandbox.errors import SandboxError
 

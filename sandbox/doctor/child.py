@@ -1,4 +1,4 @@
-"""Running a trial in a forked child that cannot outlive its time. What it says is kept, whatever becomes of it."""
+"""Running a probe in a forked child that cannot outlive its time. What it says is kept, whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from sandbox.doctor.facts import Failure, Trial
+from sandbox.doctor.facts import Failure, Probe
 from unionfs._stdlib.dataclasses import dataclass
 
 Say = Callable[[str, Any], None]
-"""Says one thing about a trial: a name, and a value that JSON can carry."""
+"""Says one thing about a probe: a name, and a value that JSON can carry."""
 
 TIME_LIMIT = 5.0
-"""Seconds for one trial. They take hundredths; this long takes only what hangs, such as a server of files that is gone."""
+"""Seconds for one probe. They take hundredths; this long takes only what hangs, such as a server of files that is gone."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_WAIT = 1.0  # seconds for a killed child to end; in an uninterruptible wait it does not
@@ -32,13 +32,13 @@ class Outcome:
     said: Mapping[str, Any]
     problem: str | None = None
 
-    def trial(self) -> Trial:
+    def probe(self) -> Probe:
         """Return what :func:`attempt` said in the child."""
         attempts = {
             step: None if value is None else Failure(errno=value[0], text=value[1])
             for step, value in self.said.items()
         }
-        return Trial(attempts=attempts, problem=self.problem)
+        return Probe(attempts=attempts, problem=self.problem)
 
 
 def attempt(say: Say, step: str, action: Callable[[], object], *, named: bool = True) -> bool:

@@ -1,4 +1,4 @@
-"""Trials, then judgement: for this machine, and for one environment file on it."""
+"""Probes, then judgement: for this machine, and for one environment file on it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from sandbox.doctor.checks import Check
+from sandbox.doctor.check import Check
+from sandbox.doctor.checks.control import check_control
+from sandbox.doctor.checks.namespaces import check_namespaces
+from sandbox.doctor.checks.needs import Needs, default_needs, needs_of
+from sandbox.doctor.checks.programs import check_base, check_programs
+from sandbox.doctor.checks.run_directory import check_leftovers, check_run_directory, unusable_because
+from sandbox.doctor.checks.storage import check_storage
 from sandbox.doctor.facts import MachineFacts, StateFacts
-from sandbox.doctor.judge.control import judge_control
-from sandbox.doctor.judge.namespaces import judge_namespaces
-from sandbox.doctor.judge.needs import Needs, default_needs, needs_of
-from sandbox.doctor.judge.programs import judge_base, judge_programs
-from sandbox.doctor.judge.run_directory import judge_leftovers, judge_run_directory, unusable_because
-from sandbox.doctor.judge.storage import judge_storage
-from sandbox.doctor.trials import control, namespaces, storage, surroundings
+from sandbox.doctor.probes import control, namespaces, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import facts as host
 from sandbox.host import private_directories
@@ -51,26 +51,26 @@ def examine(
 ) -> list[Check]:
     """Try this machine and return every check, those of the environment file *file*, which *load* loads, last.
 
-    Nothing is left behind, and no trial takes longer than its limit.
+    Nothing is left behind, and no probe takes longer than its limit.
     """
     facts = host.gather()
-    machine = try_machine(facts, environ)
+    machine = probe_machine(facts, environ)
     outcome = None if file is None or load is None else plan_file(file, load, facts, machine, environ)
-    return judge(facts, machine, outcome)
+    return check_machine(facts, machine, outcome)
 
 
-def try_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
-    """Make every trial."""
+def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
+    """Make every probe."""
     # Programs first: they start while the rest is tried.
     running = surroundings.Running(environ.get("PATH", os.defpath))
     mountinfo = _read("/proc/self/mountinfo")
     try:
-        with storage.try_state(facts, environ, mountinfo) as tried:
-            found_namespaces = namespaces.try_namespaces(facts, tried.files)
-        run = storage.try_run_directory(facts, environ, mountinfo)
-        cgroups = control.try_cgroups(facts.cgroup_levels[0][1], mountinfo=mountinfo)
+        with storage.probe_state(facts, environ, mountinfo) as tried:
+            found_namespaces = namespaces.probe_namespaces(facts, tried.files)
+        run = storage.probe_run_directory(facts, environ, mountinfo)
+        cgroups = control.probe_cgroups(facts.cgroup_levels[0][1], mountinfo=mountinfo)
         session = surroundings.look_at_session(facts, environ)
-        security = surroundings.try_security()
+        security = surroundings.probe_security()
         path = tried.facts.path if isinstance(tried.facts, StateFacts) else None
         leftovers = storage.look_for_leftovers(
             path, run.path if unusable_because(run) is None else None, mountinfo
@@ -132,23 +132,23 @@ def plan_file(
     return FileOutcome(file=file, plan=plan, unenforced=spec.unenforced)
 
 
-def judge(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) -> list[Check]:
+def check_machine(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) -> list[Check]:
     """Return every check, in the order in which they are shown. Pure."""
     plan = None if outcome is None else outcome.plan
     needs: Needs = default_needs(facts) if plan is None else needs_of(plan)
     checks = [
-        *judge_base(facts, machine, needs),
-        *judge_namespaces(facts, machine, needs),
-        *judge_control(facts, machine, needs),
-        *judge_programs(machine, needs),
-        *judge_storage(machine, needs),
-        judge_run_directory(machine.run),
-        judge_leftovers(machine.leftovers),
+        *check_base(facts, machine, needs),
+        *check_namespaces(facts, machine, needs),
+        *check_control(facts, machine, needs),
+        *check_programs(machine, needs),
+        *check_storage(machine, needs),
+        check_run_directory(machine.run),
+        check_leftovers(machine.leftovers),
     ]
-    return checks if outcome is None else [*checks, judge_file(outcome)]
+    return checks if outcome is None else [*checks, check_file(outcome)]
 
 
-def judge_file(outcome: FileOutcome) -> Check:
+def check_file(outcome: FileOutcome) -> Check:
     """Return the check `file`: whether a plan could be made, with the diagnostics of what it refuses."""
     error = outcome.error
     if error is None:

@@ -24,8 +24,8 @@ Attempts = Mapping[str, Failure | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One trial: its steps, and *problem* where it ended before the end (it took too long, it was killed)."""
+class Probe:
+    """One probe: its steps, and *problem* where it ended before the end (it took too long, it was killed)."""
 
     attempts: Attempts = field(default_factory=dict)
     problem: str | None = None
@@ -55,9 +55,9 @@ class Obstacle:
 class NamespaceFacts:
     """Coming up as far as it goes without layers, under each id map that this account should be able to have."""
 
-    single: Trial
+    single: Probe
     #: None where the account has no range of ids to map.
-    whole: Trial | None
+    whole: Probe | None
     #: Looked for only after user namespaces failed.
     obstacle: Obstacle | None = None
 
@@ -116,7 +116,7 @@ class StateFacts:
     #: Why it may not be used although it could be ("is another user's"); see sandbox.state.directory.
     untrusted: str | None = None
     #: Steps: make, lock, write, link, rename, attribute, mark, whiteout.
-    trial: Trial = field(default_factory=Trial)
+    probe: Probe = field(default_factory=Probe)
     fstype: str = "unknown"
     mount_options: tuple[str, ...] = ()
     free_bytes: int | None = None

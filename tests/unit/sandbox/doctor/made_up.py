@@ -1,12 +1,12 @@
-"""Machines that do not exist, as the trials would have found them."""
+"""Machines that do not exist, as the probes would have found them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sandbox.doctor.checks import Check
-from sandbox.doctor.examine import judge
+from sandbox.doctor.check import Check
+from sandbox.doctor.examine import check_machine
 from sandbox.doctor.facts import (
     CgroupFacts,
     Failure,
@@ -14,11 +14,11 @@ from sandbox.doctor.facts import (
     MachineFacts,
     NamespaceFacts,
     Obstacle,
+    Probe,
     ProgramFacts,
     SecurityFacts,
     SessionFacts,
     StateFacts,
-    Trial,
 )
 from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.facts import host
@@ -50,7 +50,7 @@ STEPS = (
     "sethostname",
     "loopback",
 )
-"""In the order of sandbox.doctor.trials.namespaces."""
+"""In the order of sandbox.doctor.probes.namespaces."""
 
 CONTROLLERS = ("memory", "memory_high", "swap", "pids", "cpu", "io", "cpuset")
 STATE_STEPS = ("make", "lock", "write", "link", "rename", "attribute", "mark", "whiteout")
@@ -73,12 +73,12 @@ class Hierarchy:
         return f"/cgroup/sandbox-{name}/{limit}"
 
 
-def trial(
+def probe(
     *, fails: dict[str, Failure] | None = None, last: str | None = None, problem: str | None = None
-) -> Trial:
-    """Return a trial in which everything went well but for the steps in *fails*; *last* is the last that was reached."""
+) -> Probe:
+    """Return a probe in which everything went well but for the steps in *fails*; *last* is the last that was reached."""
     steps: Sequence[str] = STEPS[: STEPS.index(last) + 1] if last else STEPS
-    return Trial(attempts={step: (fails or {}).get(step) for step in steps}, problem=problem)
+    return Probe(attempts={step: (fails or {}).get(step) for step in steps}, problem=problem)
 
 
 def namespaces(
@@ -90,16 +90,16 @@ def namespaces(
     single_only: bool = False,
 ) -> dict[str, Any]:
     """Return facts under which coming up went so, with either map or *single_only*."""
-    found = trial(fails=fails, last=last, problem=problem)
+    found = probe(fails=fails, last=last, problem=problem)
     return {
         "namespaces": NamespaceFacts(single=found, whole=None if single_only else found, obstacle=obstacle)
     }
 
 
-def state_trial(**fails: Failure) -> Trial:
-    """Return a trial of a state directory in which only the steps *fails* went wrong."""
+def state_trial(**fails: Failure) -> Probe:
+    """Return a probe of a state directory in which only the steps *fails* went wrong."""
     steps = STATE_STEPS[:1] if "make" in fails else STATE_STEPS
-    return Trial(attempts={step: fails.get(step) for step in steps})
+    return Probe(attempts={step: fails.get(step) for step in steps})
 
 
 def session(**changes: Any) -> SessionFacts:
@@ -118,7 +118,7 @@ def state(**changes: Any) -> StateFacts:
     values: dict[str, Any] = {
         "path": "/home/user/.local/state/sandbox",
         "exists": True,
-        "trial": state_trial(),
+        "probe": state_trial(),
         "fstype": "ext4",
         "mount_options": ("rw", "relatime"),
         "free_bytes": 50 << 30,
@@ -144,7 +144,7 @@ def cgroups(problems: dict[str, str] | None = None, **changes: Any) -> CgroupFac
 def machine(**changes: Any) -> MachineFacts:
     """Return an ordinary account's machine on which everything works."""
     values: dict[str, Any] = {
-        "namespaces": NamespaceFacts(single=trial(), whole=trial()),
+        "namespaces": NamespaceFacts(single=probe(), whole=probe()),
         "cgroups": cgroups(),
         "session": session(),
         "security": SecurityFacts(seccomp=None, libseccomp=True, landlock=7),
@@ -169,7 +169,7 @@ def account(**changes: Any) -> HostFacts:
 
 def checks(facts: HostFacts | None = None, outcome: Any = None, **changes: Any) -> dict[str, Check]:
     """Judge a machine with *changes*; returns the checks by their id."""
-    return {check.id: check for check in judge(facts or account(), machine(**changes), outcome)}
+    return {check.id: check for check in check_machine(facts or account(), machine(**changes), outcome)}
 
 
 def shown(check: Check) -> tuple[str, str, str, str]:

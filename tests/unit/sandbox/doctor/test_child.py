@@ -25,7 +25,7 @@ def test_a_child_says_what_it_tried_and_how_it_went():
         assert not attempt(say, "bad", refuse)
         assert not attempt(say, "unnamed", refuse, named=False)
 
-    found = run_limited(action).trial()
+    found = run_limited(action).probe()
     assert found.attempts == {
         "good": None,
         "bad": Failure(errno=errno.EACCES, text="/x: Permission denied"),

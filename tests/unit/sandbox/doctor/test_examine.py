@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 
-from sandbox.doctor.examine import FileOutcome, judge, judge_file, plan_file
+from sandbox.doctor.checks.needs import ALL, ALWAYS, default_needs, needs_of
+from sandbox.doctor.examine import FileOutcome, check_file, check_machine, plan_file
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, ProgramFacts
-from sandbox.doctor.judge.needs import ALL, ALWAYS, default_needs, needs_of
 from sandbox.errors import HostError
 from sandbox.host.paths import PathFact
 from sandbox.plan.limits import CGROUP_LIMITS
 from sandbox.spec.load import parse
 from sandbox.spec.model import Spec
-from tests.unit.sandbox.doctor.made_up import Hierarchy, account, cgroups, checks, machine, session, trial
+from tests.unit.sandbox.doctor.made_up import Hierarchy, account, cgroups, checks, machine, probe, session
 from tests.unit.sandbox.facts import plan
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
@@ -60,12 +60,12 @@ def outcome(text: str) -> FileOutcome:
 
 
 def failing(*steps: str, number: int = errno.ENOSPC) -> NamespaceFacts:
-    found = trial(fails={step: Failure(errno=number, text="no") for step in steps})
+    found = probe(fails={step: Failure(errno=number, text="no") for step in steps})
     return NamespaceFacts(single=found, whole=found)
 
 
 def test_ids_and_their_order_are_stable_and_all_is_well_on_a_machine_that_has_everything():
-    found = judge(account(), machine(), None)
+    found = check_machine(account(), machine(), None)
     assert [check.id for check in found] == EVERY_ID
     assert {check.level for check in found} == {"ok"}
     assert [check for check in found if check.cost or check.remedy] == []
@@ -81,7 +81,7 @@ def test_a_state_directory_that_cannot_be_used_has_no_file_system_to_judge():
 
 
 def test_with_a_single_id_nobody_else_can_own_files():
-    found = checks(account(uid_ranges=()), namespaces=NamespaceFacts(single=trial(), whole=None))
+    found = checks(account(uid_ranges=()), namespaces=NamespaceFacts(single=probe(), whole=None))
     assert "state.owners" not in found
 
 
@@ -108,7 +108,7 @@ def test_what_serving_takes_is_no_failure_where_a_root_may_be_bound():
 def test_warnings_of_a_plan_are_a_warning_with_each_of_them():
     text = ROOT + '[limits]\npids = 5\noptional = ["pids"]\n'
     planned = plan(text)  # no cgroup there
-    found = judge_file(FileOutcome(file="test.toml", plan=planned))
+    found = check_file(FileOutcome(file="test.toml", plan=planned))
     assert found.level == "warning"
     assert found.summary == "test.toml can be planned here, with 1 warning"
     assert found.cost == "`up` starts without what is said above"
@@ -119,7 +119,7 @@ def test_warnings_of_a_plan_are_a_warning_with_each_of_them():
 def test_what_no_machine_enforces_yet_is_shown_with_its_place():
     text = ROOT + '[network]\nhosts = { db = "10.0.0.2" }\noptional = ["hosts"]\n'
     planned = plan(text, account())
-    found = judge_file(FileOutcome(file="test.toml", plan=planned, unenforced=load(text).unenforced))
+    found = check_file(FileOutcome(file="test.toml", plan=planned, unenforced=load(text).unenforced))
     assert (found.level, found.summary) == ("warning", "test.toml can be planned here, with 1 warning")
     assert found.details[0] == "/specs/test.toml:4:1: warning: network.hosts: not enforced by this version"
     assert [one["key"] for one in found.facts["diagnostics"]] == ["network.hosts"]
@@ -133,7 +133,7 @@ def test_mistakes_of_a_file_are_a_failure_with_their_diagnostics():
     result = plan_file(
         "test.toml", lambda: load('[root]\nlayers = ["dir:/absent"]\n'), account(), machine(), {}
     )
-    found = judge_file(result)
+    found = check_file(result)
     assert (found.level, found.summary) == ("failure", "test.toml is refused: 1 mistake")
     assert found.details == (
         "/specs/test.toml:2:11: root.layers[0]: /absent: no such file or directory",
@@ -145,12 +145,12 @@ def test_mistakes_of_a_file_are_a_failure_with_their_diagnostics():
 
 def test_several_mistakes_are_counted():
     result = plan_file("t", lambda: load("[root]\nlayer = []\n[x]\n"), account(), machine(), {})
-    assert judge_file(result).summary.startswith("t is refused: ")
-    assert judge_file(result).summary.endswith(" mistakes")
+    assert check_file(result).summary.startswith("t is refused: ")
+    assert check_file(result).summary.endswith(" mistakes")
 
 
 def test_what_the_machine_lacks_for_any_plan_is_said_with_its_hint():
-    found = judge_file(FileOutcome(file="t", error=HostError("/dev/fuse is missing", hint="modprobe fuse")))
+    found = check_file(FileOutcome(file="t", error=HostError("/dev/fuse is missing", hint="modprobe fuse")))
     assert (found.level, found.summary, found.remedy) == (
         "failure",
         "t cannot be planned: /dev/fuse is missing",
@@ -213,7 +213,7 @@ def test_network_namespaces_are_needed_even_with_the_hosts_network_but_sysfs_is_
 
 def test_a_map_that_is_refused_fails_only_files_that_want_it():
     facts = NamespaceFacts(
-        single=trial(), whole=trial(fails={"id map": Failure(errno=errno.EPERM, text="no")}, last="id map")
+        single=probe(), whole=probe(fails={"id map": Failure(errno=errno.EPERM, text="no")}, last="id map")
     )
     single = outcome(ROOT + '[ids]\nmap = "single"\n')
     found = checks(outcome=single, namespaces=facts)
@@ -223,8 +223,8 @@ def test_a_map_that_is_refused_fails_only_files_that_want_it():
 
 def test_what_fails_under_a_whole_map_only_fails_those_who_have_one():
     facts = NamespaceFacts(
-        single=trial(),
-        whole=trial(fails={"mount tmpfs": Failure(errno=errno.EPERM, text="no")}, last="mount tmpfs"),
+        single=probe(),
+        whole=probe(fails={"mount tmpfs": Failure(errno=errno.EPERM, text="no")}, last="mount tmpfs"),
     )
     assert checks(namespaces=facts)["userns"].level == "failure"
     single = outcome(ROOT + '[ids]\nmap = "single"\n')

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from sandbox.doctor.checks import Check
-from sandbox.doctor.facts import MachineFacts, Obstacle, StateFacts, Trial
-from sandbox.doctor.judge.needs import Needs
+from sandbox.doctor.check import Check
+from sandbox.doctor.checks.needs import Needs
+from sandbox.doctor.facts import MachineFacts, Obstacle, Probe, StateFacts
 from sandbox.errors import describe_errno
 from sandbox.state import trusted_files
 from sandbox.state.location import ELSEWHERE
@@ -22,7 +22,7 @@ SCARCE_INODES = 20_000
 """About as many as the files of a small distribution, which an archive is unpacked into."""
 
 
-def judge_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
+def check_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks that begin with `state`; of a directory that cannot be used only the first."""
     if isinstance(machine.state, Obstacle):
         return [
@@ -69,26 +69,26 @@ def _directory(state: StateFacts) -> Check:
             f"state directory {state.path} {state.untrusted}",
             trusted_files.remedy(state.path, state.untrusted),
         )
-    if (failed := state.trial.failure("make")) is not None:
+    if (failed := state.probe.failure("make")) is not None:
         verb = "written" if state.exists else "made"
         return refuse(
             f"state directory {state.path} cannot be {verb}: {failed[1].text}",
             (failed[1].errno == errno.ENOSPC and describe_errno("mkdir", errno.ENOSPC))
             or f"{ELSEWHERE} that can be written",
         )
-    if (failed := state.trial.failure("write")) is not None:
+    if (failed := state.probe.failure("write")) is not None:
         return refuse(
             f"nothing can be written to the state directory {state.path}: {failed[1].text}",
             describe_errno("write", failed[1].errno) or ELSEWHERE,
         )
-    if (failed := state.trial.failure("lock")) is not None:
+    if (failed := state.probe.failure("lock")) is not None:
         return refuse(
             f"state directory {state.path} cannot hold locks: {failed[1].text}",
             f"{ELSEWHERE} on a local file system",
         )
-    if state.trial.problem is not None:
+    if state.probe.problem is not None:
         return refuse(
-            f"state directory {state.path} cannot be used: {state.trial.problem}",
+            f"state directory {state.path} cannot be used: {state.probe.problem}",
             f"{ELSEWHERE} on a local file system",
         )
     until = "" if state.exists else ", which the first sandbox makes"
@@ -126,7 +126,7 @@ def _filesystem(state: StateFacts) -> Check:
 
 
 def _attributes(state: StateFacts) -> Check:
-    failed = state.trial.failure("attribute", "mark")
+    failed = state.probe.failure("attribute", "mark")
     if failed is not None:
         return Check(
             id="state.attributes",
@@ -145,10 +145,10 @@ def _attributes(state: StateFacts) -> Check:
 
 
 def _deletions(state: StateFacts) -> Check:
-    failed = state.trial.failure("whiteout", "mark")
+    failed = state.probe.failure("whiteout", "mark")
     evidence = {
-        "whiteout": state.trial.failure("whiteout") is None,
-        "mark": state.trial.failure("mark") is None,
+        "whiteout": state.probe.failure("whiteout") is None,
+        "mark": state.probe.failure("mark") is None,
     }
     if failed is not None:
         return Check(
@@ -168,7 +168,7 @@ def _deletions(state: StateFacts) -> Check:
 
 
 def _names(state: StateFacts) -> Check:
-    failed = state.trial.failure("rename", "link")
+    failed = state.probe.failure("rename", "link")
     if failed is None:
         return Check(
             id="state.names", level="ok", summary="hard links and renames work", facts={"error": None}
@@ -190,7 +190,7 @@ def _names(state: StateFacts) -> Check:
     )
 
 
-def _owners(state: StateFacts, whole: Trial) -> Check:
+def _owners(state: StateFacts, whole: Probe) -> Check:
     failed = whole.failure("chown")
     if failed is not None:
         return Check(

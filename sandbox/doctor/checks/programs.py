@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.doctor.checks import Check, Level
+from sandbox.doctor.check import Check, Level
+from sandbox.doctor.checks.needs import Needs, as_needed
 from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
-from sandbox.doctor.judge.needs import Needs, as_needed
 from sandbox.host.facts import HostFacts
 from sandbox.kernel.landlock import NEEDED, SCOPED
 
@@ -14,13 +14,13 @@ MINIMUM_KERNEL = (5, 6)
 """The first with openat2(2), which opens every path below a new root; sandbox.kernel.mounts says what else is used."""
 
 
-def judge_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
+def check_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `kernel` and `server`, which all else depends on."""
     server = _server(machine.server, machine.session, pyfuse3=needs.pyfuse3)
     return [_kernel(facts), as_needed(server, needs)]
 
 
-def judge_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
+def check_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `seccomp`, `landlock`, `network` and `mtab`."""
     security, session = machine.security, machine.session
     filtered = _seccomp(security, session, needed=needs.seccomp)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.doctor.checks import Check
+from sandbox.doctor.check import Check
 from sandbox.host.facts import HostFacts
 from sandbox.kernel.cgroups.base import CONTROLLER_OF
 from sandbox.plan import Plan
@@ -33,7 +33,7 @@ class Needs:
 
     @property
     def controllers(self) -> frozenset[str]:
-        """The checks of sandbox.doctor.trials.control that the limits depend on."""
+        """The checks of sandbox.doctor.probes.control that the limits depend on."""
         names = {CONTROLLER_OF[limit] for limit in self.limits}
         return frozenset(names | ({"swap", "memory_high"} & self.limits))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.doctor.facts import Failure, Leftovers, Trial
+from sandbox.doctor.facts import Failure, Leftovers, Probe
 from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import checks, run_directory, shown, state_trial
 
@@ -67,7 +67,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {
             "run": run_directory(
                 exists=False,
-                trial=state_trial(make=Failure(errno=errno.EROFS, text="/var/tmp: Read-only file system")),
+                probe=state_trial(make=Failure(errno=errno.EROFS, text="/var/tmp: Read-only file system")),
             )
         },
         (
@@ -83,7 +83,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "run": run_directory(
-                trial=state_trial(lock=Failure(errno=errno.ENOLCK, text="No locks available"))
+                probe=state_trial(lock=Failure(errno=errno.ENOLCK, text="No locks available"))
             )
         },
         (
@@ -99,7 +99,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "run": run_directory(
-                trial=state_trial(write=Failure(errno=errno.ENOSPC, text="No space left on device"))
+                probe=state_trial(write=Failure(errno=errno.ENOSPC, text="No space left on device"))
             )
         },
         (
@@ -113,7 +113,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "a run directory that does not answer",
         "run",
         None,
-        {"run": run_directory(trial=Trial(attempts={"make": None}, problem="no answer within 5 seconds"))},
+        {"run": run_directory(probe=Probe(attempts={"make": None}, problem="no answer within 5 seconds"))},
         (
             "failure",
             "nothing can be written to the run directory /var/tmp/sandbox-1000: no answer within 5 seconds",
@@ -153,7 +153,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "run": run_directory(
                 fstype="ramfs",
                 free_bytes=None,
-                trial=state_trial(attribute=Failure(errno=errno.EOPNOTSUPP, text="no")),
+                probe=state_trial(attribute=Failure(errno=errno.EOPNOTSUPP, text="no")),
             )
         },
         (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
+from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Probe
 from sandbox.host.facts import HostFacts, IdHelper
 from sandbox.kernel.idmaps import IdMap, SubidRange
 from tests.unit.sandbox.doctor.made_up import account, checks, namespaces, session, shown
@@ -134,13 +134,13 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
     ),
     (
-        "the trial hangs before anything is known",
+        "the probe hangs before anything is known",
         "userns",
         None,
-        {"namespaces": NamespaceFacts(single=Trial(problem="no answer within 5 seconds"), whole=None)},
+        {"namespaces": NamespaceFacts(single=Probe(problem="no answer within 5 seconds"), whole=None)},
         (
             "failure",
-            "the trial of user namespaces ended early: no answer within 5 seconds",
+            "the probe of user namespaces ended early: no answer within 5 seconds",
             "no sandbox starts",
             "",
         ),

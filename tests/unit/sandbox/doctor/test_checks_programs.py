@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from sandbox.doctor.checks.needs import Needs
+from sandbox.doctor.checks.programs import check_programs
 from sandbox.doctor.facts import Failure, ProgramFacts, SecurityFacts
-from sandbox.doctor.judge.needs import Needs
-from sandbox.doctor.judge.programs import judge_programs
 from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import account, checks, machine, session, shown
 
@@ -317,6 +317,6 @@ def test_what_is_found_is_said_with_its_cost_and_remedy(
 def test_a_file_that_wants_no_filter_works_without_what_one_needs() -> None:
     lacking = machine(security=SecurityFacts(seccomp=None, libseccomp=False, landlock=7))
     levels = [
-        judge_programs(lacking, Needs(single_id=False, seccomp=needed))[0].level for needed in (True, False)
+        check_programs(lacking, Needs(single_id=False, seccomp=needed))[0].level for needed in (True, False)
     ]
     assert levels == ["failure", "warning"]

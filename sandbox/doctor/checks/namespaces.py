@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from sandbox.doctor.checks import Check, Level
-from sandbox.doctor.facts import Failure, MachineFacts, NamespaceFacts, Place, SessionFacts, Trial
-from sandbox.doctor.judge.needs import ALWAYS, Needs, as_needed
+from sandbox.doctor.check import Check, Level
+from sandbox.doctor.checks.needs import ALWAYS, Needs, as_needed
+from sandbox.doctor.facts import Failure, MachineFacts, NamespaceFacts, Place, Probe, SessionFacts
 from sandbox.errors import describe_errno
 from sandbox.host.facts import HostFacts
 from sandbox.kernel import devices
@@ -19,20 +19,20 @@ _SYSCTL = {"mount": "mnt"}  # /proc/sys/user/max_mnt_namespaces; the others have
 _USERNS_STEPS = ("unshare user", "id map", "unshare mount", "make private", "mount tmpfs")
 
 
-def judge_namespaces(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
+def check_namespaces(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks from `userns` to `terminal`."""
     found = machine.namespaces
-    trial = found.single if needs.single_id or found.whole is None else found.whole
+    probe = found.single if needs.single_id or found.whole is None else found.whole
     return [
         _userns(found, needs, machine.session.place),
         _ids(facts, found.whole, needs, machine.session, machine.free_subid),
-        _kinds(trial, needs, machine.session.place),
-        as_needed(_fuse(facts, trial, machine.session.place), needs),
-        _proc(trial, needs),
-        _sysfs(trial, needs),
-        _dev(trial),
-        _root(trial, needs),
-        _terminal(facts, trial, needs),
+        _kinds(probe, needs, machine.session.place),
+        as_needed(_fuse(facts, probe, machine.session.place), needs),
+        _proc(probe, needs),
+        _sysfs(probe, needs),
+        _dev(probe),
+        _root(probe, needs),
+        _terminal(facts, probe, needs),
     ]
 
 
@@ -48,15 +48,15 @@ def _said(failure: Failure) -> str:
     return failure.text[:1].lower() + failure.text[1:] if failure.text[1:2].islower() else failure.text
 
 
-def _not_tried(identity: str, trial: Trial) -> Check:
+def _not_tried(identity: str, probe: Probe) -> Check:
     """Return the check of something that an earlier failure, which has a check of its own, stood in the way of."""
-    because = f": {trial.problem}" if trial.problem else ": something above failed first"
-    return Check(id=identity, level="failure" if trial.problem else "note", summary=f"not tried{because}")
+    because = f": {probe.problem}" if probe.problem else ": something above failed first"
+    return Check(id=identity, level="failure" if probe.problem else "note", summary=f"not tried{because}")
 
 
 def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
-    trial, obstacle = found.single, found.obstacle
-    failed = trial.failure(*_USERNS_STEPS)
+    probe, obstacle = found.single, found.obstacle
+    failed = probe.failure(*_USERNS_STEPS)
     if failed is None and found.whole is not None and not needs.single_id:
         # Its id map has a check of its own.
         failed = found.whole.failure(*(step for step in _USERNS_STEPS if step != "id map"))
@@ -76,11 +76,11 @@ def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
             remedy=remedy,
             facts=_evidence(failed),
         )
-    if not trial.did("id map"):
+    if not probe.did("id map"):
         return Check(
             id="userns",
             level="failure",
-            summary=f"the trial of user namespaces ended early: {trial.problem or 'it did not say why'}",
+            summary=f"the probe of user namespaces ended early: {probe.problem or 'it did not say why'}",
             cost=NO_START,
         )
     return Check(id="userns", level="ok", summary="a user namespace can be made, mapped and mounted in")
@@ -96,7 +96,7 @@ def lasting(remedy: str, place: Place) -> str:
 
 
 def _ids(
-    facts: HostFacts, whole: Trial | None, needs: Needs, session: SessionFacts, free_subid: int
+    facts: HostFacts, whole: Probe | None, needs: Needs, session: SessionFacts, free_subid: int
 ) -> Check:
     maps = facts.whole_maps()
     if whole is None or maps is None:
@@ -187,13 +187,13 @@ def _ids_remedy_of_container(facts: HostFacts) -> str:
     )
 
 
-def _kinds(trial: Trial, needs: Needs, place: Place) -> Check:
-    failed = [(kind, trial.failure(f"unshare {kind}")) for kind in KINDS]
+def _kinds(probe: Probe, needs: Needs, place: Place) -> Check:
+    failed = [(kind, probe.failure(f"unshare {kind}")) for kind in KINDS]
     refused = [(kind, found[1]) for kind, found in failed if found is not None]
     if not refused:
-        if not all(trial.did(f"unshare {kind}") for kind in KINDS):
-            return _not_tried("namespaces", trial)
-        clocks = trial.failure("unshare time", "clock offsets")
+        if not all(probe.did(f"unshare {kind}") for kind in KINDS):
+            return _not_tried("namespaces", probe)
+        clocks = probe.failure("unshare time", "clock offsets")
         if clocks is not None:
             return Check(
                 id="namespaces",
@@ -202,7 +202,7 @@ def _kinds(trial: Trial, needs: Needs, place: Place) -> Check:
                 cost='another namespaces.time than "host" is refused',
                 facts={"refused": {"time": clocks[1].text}},
             )
-        made = (*KINDS, *(("time",) if trial.did("unshare time") else ()))
+        made = (*KINDS, *(("time",) if probe.did("unshare time") else ()))
         return Check(
             id="namespaces",
             level="ok",
@@ -250,7 +250,7 @@ _FUSE_CLOSED: dict[Place, str] = {
 }
 
 
-def _fuse(facts: HostFacts, trial: Trial, place: Place) -> Check:
+def _fuse(facts: HostFacts, probe: Probe, place: Place) -> Check:
     def refuse(summary: str, remedy: str, failed: tuple[str, Failure] | None = None) -> Check:
         cost = f"{NO_START}: its root file system is served through FUSE"
         evidence = {"device": facts.fuse, **_evidence(failed)}
@@ -260,17 +260,17 @@ def _fuse(facts: HostFacts, trial: Trial, place: Place) -> Check:
         return refuse("/dev/fuse is missing", _FUSE_MISSING[place])
     if facts.fuse != "ok":
         return refuse("/dev/fuse cannot be opened by this account", _FUSE_CLOSED[place])
-    if (failed := trial.failure("open /dev/fuse")) is not None:
+    if (failed := probe.failure("open /dev/fuse")) is not None:
         number = failed[1].errno
         remedy = {errno.ENODEV: _FUSE_MISSING, errno.ENXIO: _FUSE_MISSING}.get(number, _FUSE_CLOSED)[place]
         return refuse(f"/dev/fuse cannot be opened: {_said(failed[1])}", remedy, failed)
-    if (failed := trial.failure("mount fuse")) is not None:
+    if (failed := probe.failure("mount fuse")) is not None:
         remedy = describe_errno("mount fuse", failed[1].errno) or ""
         if failed[1].errno == errno.EINVAL:  # it was opened where it has to be, so it is another device
             remedy = "as root: rm /dev/fuse && mknod -m 666 /dev/fuse c 10 229"
         return refuse(f"FUSE cannot be mounted: {_said(failed[1])}", remedy, failed)
-    if not trial.did("mount fuse"):
-        return _not_tried("fuse", trial)
+    if not probe.did("mount fuse"):
+        return _not_tried("fuse", probe)
     return Check(
         id="fuse",
         level="ok",
@@ -281,7 +281,7 @@ def _fuse(facts: HostFacts, trial: Trial, place: Place) -> Check:
 
 def _mounting(
     identity: str,
-    trial: Trial,
+    probe: Probe,
     steps: tuple[str, ...],
     *,
     ok: str,
@@ -291,7 +291,7 @@ def _mounting(
     cost: str = NO_START,
 ) -> Check:
     """Judge *steps*: *ok* where all of them were reached and went well, *bad* and the reason where one failed."""
-    failed = trial.failure(*steps)
+    failed = probe.failure(*steps)
     if failed is not None:
         step, failure = failed
         return Check(
@@ -302,15 +302,15 @@ def _mounting(
             remedy=describe_errno(operations.get(step, step), failure.errno) or "",
             facts=_evidence(failed),
         )
-    if not all(map(trial.did, steps)):
-        return _not_tried(identity, trial)
+    if not all(map(probe.did, steps)):
+        return _not_tried(identity, probe)
     return Check(id=identity, level="ok", summary=ok)
 
 
-def _proc(trial: Trial, needs: Needs) -> Check:
+def _proc(probe: Probe, needs: Needs) -> Check:
     return _mounting(
         "proc",
-        trial,
+        probe,
         ("mount proc",),
         ok="/proc of a new pid namespace can be mounted",
         bad="/proc cannot be mounted",
@@ -320,10 +320,10 @@ def _proc(trial: Trial, needs: Needs) -> Check:
     )
 
 
-def _sysfs(trial: Trial, needs: Needs) -> Check:
+def _sysfs(probe: Probe, needs: Needs) -> Check:
     return _mounting(
         "sysfs",
-        trial,
+        probe,
         ("mount sysfs",),
         ok="/sys of a new network namespace can be mounted",
         bad="/sys cannot be mounted",
@@ -333,8 +333,8 @@ def _sysfs(trial: Trial, needs: Needs) -> Check:
     )
 
 
-def _dev(trial: Trial) -> Check:
-    failed = trial.failure("open devices")
+def _dev(probe: Probe) -> Check:
+    failed = probe.failure("open devices")
     if failed is not None:
         name = failed[1].text.partition(":")[0].removeprefix("/dev/")
         numbers = devices.NODES.get(name)
@@ -354,7 +354,7 @@ def _dev(trial: Trial) -> Check:
         )
     return _mounting(
         "dev",
-        trial,
+        probe,
         ("open devices", "build dev"),
         ok="a /dev with its own terminals can be built",
         bad="/dev cannot be built",
@@ -362,13 +362,13 @@ def _dev(trial: Trial) -> Check:
     )
 
 
-def _root(trial: Trial, needs: Needs) -> Check:
+def _root(probe: Probe, needs: Needs) -> Check:
     steps = ["read-only paths", "masked paths", "pivot_root"]
     steps += ["sethostname"] if "uts" in needs.namespaces else []
     steps += ["loopback"] if needs.private_net else []
     return _mounting(
         "root",
-        trial,
+        probe,
         tuple(steps),
         ok="a new root can be entered, with paths of the kernel masked",
         bad="a new root cannot be entered",
@@ -376,8 +376,8 @@ def _root(trial: Trial, needs: Needs) -> Check:
     )
 
 
-def _terminal(facts: HostFacts, trial: Trial, needs: Needs) -> Check:
-    failed = trial.failure("open a terminal")
+def _terminal(facts: HostFacts, probe: Probe, needs: Needs) -> Check:
+    failed = probe.failure("open a terminal")
     if failed is not None:
         return Check(
             id="terminal",
@@ -387,8 +387,8 @@ def _terminal(facts: HostFacts, trial: Trial, needs: Needs) -> Check:
             remedy="set process.terminal = false",
             facts={"here": facts.terminal, **_evidence(failed)},
         )
-    if not trial.did("open a terminal"):
-        return _not_tried("terminal", trial)
+    if not probe.did("open a terminal"):
+        return _not_tried("terminal", probe)
     here = "standard input and output are one" if facts.terminal else "standard input and output are none"
     return Check(
         id="terminal",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from sandbox.doctor.checks import Check, Level
+from sandbox.doctor.check import Check, Level
+from sandbox.doctor.checks.storage import MEMORY, NETWORK, SCARCE_BYTES, SCARCE_INODES, size_in_words
 from sandbox.doctor.facts import Leftovers, StateFacts
-from sandbox.doctor.judge.storage import MEMORY, NETWORK, SCARCE_BYTES, SCARCE_INODES, size_in_words
 from sandbox.errors import describe_errno
 
 _ELSEWHERE = "set SANDBOX_RUN_DIR to a directory of yours on a local disk"
@@ -16,21 +16,21 @@ def unusable_because(run: StateFacts) -> str | None:
     """Return why `up` does not use the run directory, None where it does."""
     if run.untrusted is not None:
         return run.untrusted
-    failed = run.trial.failure("make")
+    failed = run.probe.failure("make")
     if failed is not None and (not run.exists or failed[1].errno not in (errno.ENOSPC, errno.EDQUOT)):
         return f"cannot be {'written' if run.exists else 'made'}: {failed[1].text}"
-    if (failed := run.trial.failure("lock")) is not None:
+    if (failed := run.probe.failure("lock")) is not None:
         return f"cannot hold locks: {failed[1].text}"
     return None
 
 
-def judge_run_directory(run: StateFacts) -> Check:
+def check_run_directory(run: StateFacts) -> Check:
     """Return the check `run`."""
     evidence = {
         "path": run.path,
         "exists": run.exists,
         "type": run.fstype,
-        "attributes": run.trial.failure("attribute", "mark") is None,
+        "attributes": run.probe.failure("attribute", "mark") is None,
         "bytes": run.free_bytes,
         "inodes": run.free_inodes,
     }
@@ -46,9 +46,9 @@ def judge_run_directory(run: StateFacts) -> Check:
             "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
             mode + _ELSEWHERE,
         )
-    failed = run.trial.failure("make", "write", "rename")
-    if failed is not None or run.trial.problem is not None:
-        text = run.trial.problem if failed is None else failed[1].text
+    failed = run.probe.failure("make", "write", "rename")
+    if failed is not None or run.probe.problem is not None:
+        text = run.probe.problem if failed is None else failed[1].text
         remedy = None if failed is None else describe_errno("write", failed[1].errno)
         return check(
             "failure",
@@ -92,7 +92,7 @@ def judge_run_directory(run: StateFacts) -> Check:
     return check("ok", f"run directory {run.path}{until}: on {run.fstype}{free}")
 
 
-def judge_leftovers(found: Leftovers) -> Check:
+def check_leftovers(found: Leftovers) -> Check:
     """Return the check `leftovers`: what dead sandboxes left, and what runs, here and on machines that share the state directory."""
     evidence = {
         "running": list(found.running),

@@ -90,7 +90,7 @@ def _manager_problem(uid: int, environ: Mapping[str, str], root: str) -> str | N
     return None
 
 
-def try_security() -> SecurityFacts:
+def probe_security() -> SecurityFacts:
     """Put a filter on a child, and ask for the rest there: what it loads goes with it."""
 
     def action(say: Say) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandbox.doctor.checks import Check, Level
+from sandbox.doctor.check import Check, Level
+from sandbox.doctor.checks.needs import Needs
 from sandbox.doctor.facts import CgroupFacts, MachineFacts, SessionFacts
-from sandbox.doctor.judge.needs import Needs
 from sandbox.host.facts import HostFacts
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ _LOG_IN = (
 _PACKAGE = "; on Debian its bus takes the package dbus-user-session"
 
 
-def judge_control(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
+def check_control(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `cgroups`, `cgroups.NAME` and `session`, and `linger` where systemd runs."""
     found = machine.cgroups
     remedy = _remedy(facts, found, machine.session)

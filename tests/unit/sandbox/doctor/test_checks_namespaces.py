@@ -82,7 +82,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
     ),
     (
-        "a trial that was cut short",
+        "a probe that was cut short",
         "namespaces",
         None,
         namespaces(last="id map", problem="signal 9 ended it"),

@@ -24,14 +24,14 @@ from sandbox.state import location, run_directory, runs, trusted_files
 from unionfs._stdlib.dataclasses import replace
 
 PREFIX = ".sandbox-doctor-"
-"""What the directory of the trial is called, before random digits."""
+"""What the directory of the probe is called, before random digits."""
 
 _ATTRIBUTE, _MARK = "user.sandbox.doctor", "user.overlay.opaque"
 
 
 @contextmanager
-def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> Iterator[_Tried]:
-    """Try the state directory of this account; gives the facts, and a place for trials under other ids until the end."""
+def probe_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> Iterator[_Tried]:
+    """Try the state directory of this account; gives the facts, and a place for probes under other ids until the end."""
     try:
         path = location.default_path(environ, facts.uid)
     except StateError as error:
@@ -41,7 +41,7 @@ def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> I
     try:
         outcome = run_limited(lambda say: _try(say, path, name, facts, trusted_files.distrust))
         found = _state_facts(path, outcome, mountinfo)
-        files = outcome.said.get("files") if found.trial.did("make") else None
+        files = outcome.said.get("files") if found.probe.did("make") else None
         yield _Tried(found, files)
     finally:
         # In a child as well: a file system that does not answer must not hold us either. It finds the place by itself,
@@ -50,7 +50,7 @@ def try_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> I
             run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
 
 
-def try_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> StateFacts:
+def probe_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> StateFacts:
     """Try the run directory of this account; a symbolic link in its place is not followed, as `up` does not."""
     path = run_directory.default_path(environ, facts.uid)
     name = f"{PREFIX}{secrets.token_hex(8)}"
@@ -179,7 +179,7 @@ def _state_facts(path: str, outcome: Outcome, mountinfo: str) -> StateFacts:
         path=path,
         exists=said.get("exists", False),
         untrusted=said.get("untrusted"),
-        trial=Outcome(said=steps, problem=outcome.problem).trial(),
+        probe=Outcome(said=steps, problem=outcome.problem).probe(),
         fstype="unknown" if mount is None else mount.fstype,
         mount_options=() if mount is None else mount.options,
         free_bytes=free_bytes,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sandbox.doctor.child import Say, attempt, reason_of, run_limited
-from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
+from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Probe
 from sandbox.host import facts as host
 from sandbox.host.facts import HostFacts
 from sandbox.kernel import devices, idmaps, mounts, namespaces, network, process
@@ -31,11 +31,11 @@ _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _TTY_GID = 5
 
 
-def try_namespaces(facts: HostFacts, files: str | None) -> NamespaceFacts:
+def probe_namespaces(facts: HostFacts, files: str | None) -> NamespaceFacts:
     """Try it with a single id and, where *facts* say that it can be had, with a whole map.
 
     *files* is a directory on the file system of the state, owned by id 0 of the whole map, where files are made under the
-    sandbox's ids; None for no such trial.
+    sandbox's ids; None for no such probe.
     """
     single = _try_map((idmaps.single_map(facts.uid), idmaps.single_map(facts.gid)), None, None)
     maps = facts.whole_maps()
@@ -53,9 +53,9 @@ def _try_map(
     maps: tuple[Sequence[IdMap], Sequence[IdMap]],
     helpers: tuple[str, str] | None,
     files: str | None,
-) -> Trial:
+) -> Probe:
     tty_gid = _TTY_GID if lookup(maps[1], _TTY_GID) is not None else None
-    return run_limited(lambda say: _mapper(say, maps, helpers, files, tty_gid)).trial()
+    return run_limited(lambda say: _mapper(say, maps, helpers, files, tty_gid)).probe()
 
 
 def _mapper(
@@ -224,7 +224,7 @@ def _open_terminal() -> None:
 
 
 class _Directory:
-    """A new directory of the trial's root, open for the time of a mount on it."""
+    """A new directory of the probe's root, open for the time of a mount on it."""
 
     def __init__(self, root_fd: int, name: str) -> None:
         self._root_fd, self._name = root_fd, name

@@ -1,4 +1,4 @@
-"""The trials of `sandbox doctor` on the running kernel: they find what is so, and leave nothing.
+"""The probes of `sandbox doctor` on the running kernel: they find what is so, and leave nothing.
 
 That no mount, process, descriptor or cgroup is left is looked for after each test by tests.support.leaks.
 """
@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.doctor.child import run_limited
 from sandbox.doctor.facts import StateFacts
-from sandbox.doctor.trials import control, namespaces, storage, surroundings
+from sandbox.doctor.probes import control, namespaces, storage, surroundings
 from sandbox.host import facts as host
 from sandbox.kernel import cgroups
 
@@ -39,13 +39,13 @@ def mountinfo() -> str:
 @pytest.mark.fuse
 def test_coming_up_without_layers_works_under_either_map(tmp_path):
     facts = host.gather()
-    found = namespaces.try_namespaces(facts, None)
+    found = namespaces.probe_namespaces(facts, None)
     assert found.obstacle is None
-    for trial in filter(None, (found.single, found.whole)):
-        assert trial.problem is None
-        assert {step: failure for step, failure in trial.attempts.items() if failure is not None} == {}
+    for probe in filter(None, (found.single, found.whole)):
+        assert probe.problem is None
+        assert {step: failure for step, failure in probe.attempts.items() if failure is not None} == {}
         assert set(SHARED) | {"mount fuse", "mount sysfs", "build dev", "open a terminal"} <= set(
-            trial.attempts
+            probe.attempts
         )
     assert (found.whole is None) == (facts.whole_maps() is None)
 
@@ -82,8 +82,8 @@ def waiting_here(before: set[str]) -> list[str]:
 
 def test_a_user_namespace_that_is_refused_says_why():
     script = (
-        "from sandbox.host import facts; from sandbox.doctor.trials.namespaces import try_namespaces;"
-        "found = try_namespaces(facts.gather(), None); print(found.single.attempts); print(found.obstacle)"
+        "from sandbox.host import facts; from sandbox.doctor.probes.namespaces import probe_namespaces;"
+        "found = probe_namespaces(facts.gather(), None); print(found.single.attempts); print(found.obstacle)"
     )
     limit = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     done = subprocess.run(
@@ -106,34 +106,34 @@ def environ(path: object) -> dict[str, str]:
 
 
 def test_a_state_directory_is_tried_in_its_place_and_left_as_it_was(tmp_path):
-    with storage.try_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
+    with storage.probe_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
         assert isinstance(tried.facts, StateFacts)
         assert tried.files is not None
         assert os.path.dirname(os.path.dirname(tried.files)) == str(tmp_path)
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == []
     found = tried.facts
-    assert (found.path, found.exists, found.trial.problem) == (str(tmp_path), True, None)
-    assert set(found.trial.attempts) == {
+    assert (found.path, found.exists, found.probe.problem) == (str(tmp_path), True, None)
+    assert set(found.probe.attempts) == {
         "make", "lock", "write", "link", "rename", "attribute", "mark", "whiteout",
     }  # fmt: skip
-    assert found.trial.failure("make", "lock", "write", "link", "rename") is None
+    assert found.probe.failure("make", "lock", "write", "link", "rename") is None
     assert found.free_bytes
 
 
 def test_a_state_directory_that_does_not_exist_is_tried_where_it_would_be_made(tmp_path):
-    with storage.try_state(host.gather(), environ(tmp_path / "a/b"), mountinfo()) as tried:
+    with storage.probe_state(host.gather(), environ(tmp_path / "a/b"), mountinfo()) as tried:
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == []
     assert isinstance(tried.facts, StateFacts)
     assert not tried.facts.exists
-    assert tried.facts.trial.did("make")
+    assert tried.facts.probe.did("make")
 
 
 def test_a_state_directory_behind_a_link_is_shown_where_it_is(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with storage.try_state(host.gather(), environ(tmp_path / "link"), mountinfo()) as tried:
+    with storage.probe_state(host.gather(), environ(tmp_path / "link"), mountinfo()) as tried:
         assert isinstance(tried.facts, StateFacts)
         assert tried.facts.path == str(tmp_path / "real")
     assert os.listdir(tmp_path / "real") == []
@@ -141,9 +141,9 @@ def test_a_state_directory_behind_a_link_is_shown_where_it_is(tmp_path):
 
 def test_a_state_directory_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with storage.try_state(host.gather(), environ(tmp_path / "file"), mountinfo()) as tried:
+    with storage.probe_state(host.gather(), environ(tmp_path / "file"), mountinfo()) as tried:
         assert isinstance(tried.facts, StateFacts)
-        failed = tried.facts.trial.failure("make")
+        failed = tried.facts.probe.failure("make")
         assert failed is not None
         assert failed[1].text == f"{tmp_path}/file: Not a directory"
         assert tried.files is None
@@ -151,13 +151,13 @@ def test_a_state_directory_below_a_file_cannot_be_made(tmp_path):
 
 def test_a_state_directory_that_others_may_write_is_not_trusted(tmp_path):
     tmp_path.chmod(0o777)
-    with storage.try_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
+    with storage.probe_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
         assert isinstance(tried.facts, StateFacts)
         assert tried.facts.untrusted == "can be written by others"
 
 
 def test_the_place_of_a_trial_is_removed_when_another_trial_fails(tmp_path):
-    with pytest.raises(KeyError), storage.try_state(host.gather(), environ(tmp_path), mountinfo()):
+    with pytest.raises(KeyError), storage.probe_state(host.gather(), environ(tmp_path), mountinfo()):
         raise KeyError
     assert os.listdir(tmp_path) == []
 
@@ -168,8 +168,8 @@ def test_files_of_every_id_can_be_made_where_a_whole_map_can(open_directory):
     if facts.whole_maps() is None:
         pytest.skip("needs subordinate ids")
     os.chmod(open_directory, 0o755)
-    with storage.try_state(facts, environ(open_directory), mountinfo()) as tried:
-        found = namespaces.try_namespaces(facts, tried.files)
+    with storage.probe_state(facts, environ(open_directory), mountinfo()) as tried:
+        found = namespaces.probe_namespaces(facts, tried.files)
     assert found.whole is not None
     assert found.whole.did("chown")
     assert os.listdir(open_directory) == []
@@ -179,7 +179,7 @@ def test_files_of_every_id_can_be_made_where_a_whole_map_can(open_directory):
 def test_cgroups_that_can_be_made_are_made_and_removed():
     facts = host.gather()
     before = own_cgroups()
-    found = control.try_cgroups(facts.cgroups, mountinfo=mountinfo())
+    found = control.probe_cgroups(facts.cgroups, mountinfo=mountinfo())
     assert found.problem is None
     for name, limits in control.limits_to_try(facts.cgroups, cgroups.CgroupFiles()).items():
         reasons = facts.cgroups.unenforceable(limits)
@@ -194,7 +194,7 @@ def test_a_trial_of_cgroups_that_is_killed_leaves_none(monkeypatch):
         pytest.skip("needs a cgroup that can be made")
     monkeypatch.setattr(control, "_put_child_into", lambda group: time.sleep(1000))
     monkeypatch.setattr(control, "run_limited", functools.partial(run_limited, seconds=0.5))
-    found = control.try_cgroups(facts.cgroups, mountinfo=mountinfo())
+    found = control.probe_cgroups(facts.cgroups, mountinfo=mountinfo())
     assert found.problem == "no answer within 0.5 seconds"
     assert found.controllers["memory"] == found.problem
 
@@ -205,7 +205,7 @@ def own_cgroups() -> str:
 
 
 def test_without_a_cgroup_to_make_nothing_is_tried():
-    found = control.try_cgroups(cgroups.NoHierarchy(reason="none here"), mountinfo=mountinfo())
+    found = control.probe_cgroups(cgroups.NoHierarchy(reason="none here"), mountinfo=mountinfo())
     assert {name: found.controllers[name] for name in control.LIMITS} == dict.fromkeys(
         control.LIMITS, "none here"
     )
@@ -217,5 +217,5 @@ def test_a_filter_is_tried_on_a_child_only():
             return next(line for line in file if line.startswith("Seccomp:"))
 
     before = mode()
-    assert surroundings.try_security().seccomp is None
+    assert surroundings.probe_security().seccomp is None
     assert mode() == before

@@ -1,4 +1,4 @@
-"""What the trials conclude from files and simulated machines; what they do to the real one is tests/kernel's."""
+"""What the probes conclude from files and simulated machines; what they do to the real one is tests/kernel's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.doctor.facts import CgroupFacts, Leftovers, ProgramFacts, SessionFacts, StateFacts
-from sandbox.doctor.trials import control, surroundings
-from sandbox.doctor.trials.storage import look_for_leftovers, mount_of, try_run_directory
+from sandbox.doctor.probes import control, surroundings
+from sandbox.doctor.probes.storage import look_for_leftovers, mount_of, probe_run_directory
 from sandbox.kernel import cgroups
 from sandbox.state.node import Node, Place
 from tests.unit.sandbox.facts import host
@@ -45,7 +45,7 @@ def scope(tmp_path) -> SimulatedCgroups:
 
 def try_in(simulated: SimulatedCgroups) -> CgroupFacts:
     found = cgroups.detect(V2, "0::/scope\n", euid=1000, root=simulated.root, files=simulated)
-    return control.try_cgroups(found, mountinfo=V2, files=simulated)
+    return control.probe_cgroups(found, mountinfo=V2, files=simulated)
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_a_cgroup_that_stays_is_a_problem(scope):
 
 
 def test_where_none_can_be_made_every_controller_says_why(tmp_path):
-    found = control.try_cgroups(cgroups.NoHierarchy(reason="because"), mountinfo="")
+    found = control.probe_cgroups(cgroups.NoHierarchy(reason="because"), mountinfo="")
     assert found.controllers == {
         "memory": "because",
         "memory_high": "because",
@@ -316,14 +316,14 @@ def test_leftovers_that_cannot_be_read_are_not_known(tmp_path):
 
 
 def run_directory_at(path: Path) -> StateFacts:
-    return try_run_directory(host(), {"SANDBOX_RUN_DIR": str(path)}, "")
+    return probe_run_directory(host(), {"SANDBOX_RUN_DIR": str(path)}, "")
 
 
 def test_a_run_directory_is_tried_in_its_place_and_left_as_it_was(tmp_path):
     (tmp_path / "run").mkdir(mode=0o700)
     found = run_directory_at(tmp_path / "run")
     assert (found.path, found.exists, found.untrusted) == (str(tmp_path / "run"), True, None)
-    assert found.trial.failure("make", "lock", "write", "link", "rename") is None
+    assert found.probe.failure("make", "lock", "write", "link", "rename") is None
     assert os.listdir(tmp_path / "run") == []
 
 

@@ -23,14 +23,14 @@ LIMITS: Mapping[str, CgroupLimits] = {
     "pids": CgroupLimits(pids=64),
     "cpu": CgroupLimits(cpus=0.5),
 }
-"""Limits of each kind that a sandbox can be given, wide enough for the child of the trial; see :func:`limits_to_try`."""
+"""Limits of each kind that a sandbox can be given, wide enough for the child of the probe; see :func:`limits_to_try`."""
 
 _SCOPE_SECONDS = 20.0  # for a service manager to give a scope, which takes hundredths
 
-_REMOVAL_SECONDS = 2.0  # for a process of a killed trial to end
+_REMOVAL_SECONDS = 2.0  # for a process of a killed probe to end
 
 
-def try_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | None = None) -> CgroupFacts:
+def probe_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | None = None) -> CgroupFacts:
     """Try every limit of :func:`limits_to_try` below *hierarchy*; *mountinfo* is the text of /proc/self/mountinfo."""
     files = files or CgroupFiles()
     controllers: dict[str, str | None] = {}

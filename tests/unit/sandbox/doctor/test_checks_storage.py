@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Trial
+from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Probe
 from sandbox.host.facts import HostFacts
-from tests.unit.sandbox.doctor.made_up import checks, shown, state, state_trial, trial
+from tests.unit.sandbox.doctor.made_up import checks, probe, shown, state, state_trial
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
     (
@@ -85,7 +85,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {
             "state": state(
                 exists=False,
-                trial=state_trial(make=Failure(errno=errno.EACCES, text="/home: Permission denied")),
+                probe=state_trial(make=Failure(errno=errno.EACCES, text="/home: Permission denied")),
             )
         },
         (
@@ -101,7 +101,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "state": state(
-                trial=state_trial(make=Failure(errno=errno.EROFS, text="/state: Read-only file system"))
+                probe=state_trial(make=Failure(errno=errno.EROFS, text="/state: Read-only file system"))
             )
         },
         (
@@ -117,7 +117,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "state": state(
-                trial=state_trial(make=Failure(errno=errno.ENOSPC, text="/state: No space left on device"))
+                probe=state_trial(make=Failure(errno=errno.ENOSPC, text="/state: No space left on device"))
             )
         },
         (
@@ -133,7 +133,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "state": state(
-                trial=state_trial(write=Failure(errno=errno.ENOSPC, text=os.strerror(errno.ENOSPC)))
+                probe=state_trial(write=Failure(errno=errno.ENOSPC, text=os.strerror(errno.ENOSPC)))
             )
         },
         (
@@ -147,7 +147,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "a disk that fails",
         "state",
         None,
-        {"state": state(trial=state_trial(write=Failure(errno=errno.EIO, text=os.strerror(errno.EIO))))},
+        {"state": state(probe=state_trial(write=Failure(errno=errno.EIO, text=os.strerror(errno.EIO))))},
         (
             "failure",
             "nothing can be written to the state directory /home/user/.local/state/sandbox: Input/output error",
@@ -159,7 +159,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "no locks",
         "state",
         None,
-        {"state": state(trial=state_trial(lock=Failure(errno=errno.ENOLCK, text=os.strerror(errno.ENOLCK))))},
+        {"state": state(probe=state_trial(lock=Failure(errno=errno.ENOLCK, text=os.strerror(errno.ENOLCK))))},
         (
             "failure",
             "state directory /home/user/.local/state/sandbox cannot hold locks: No locks available",
@@ -171,7 +171,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "a file system that does not answer",
         "state",
         None,
-        {"state": state(trial=Trial(problem="no answer within 5 seconds"))},
+        {"state": state(probe=Probe(problem="no answer within 5 seconds"))},
         (
             "failure",
             "state directory /home/user/.local/state/sandbox cannot be used: no answer within 5 seconds",
@@ -246,7 +246,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {
             "state": state(
                 fstype="ramfs",
-                trial=state_trial(
+                probe=state_trial(
                     attribute=Failure(errno=errno.EOPNOTSUPP, text=os.strerror(errno.EOPNOTSUPP))
                 ),
             )
@@ -276,7 +276,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "state": state(
-                trial=state_trial(whiteout=Failure(errno=errno.EINVAL, text=os.strerror(errno.EINVAL)))
+                probe=state_trial(whiteout=Failure(errno=errno.EINVAL, text=os.strerror(errno.EINVAL)))
             )
         },
         (
@@ -292,7 +292,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "state": state(
-                trial=state_trial(mark=Failure(errno=errno.EOPNOTSUPP, text=os.strerror(errno.EOPNOTSUPP)))
+                probe=state_trial(mark=Failure(errno=errno.EOPNOTSUPP, text=os.strerror(errno.EOPNOTSUPP)))
             )
         },
         (
@@ -318,7 +318,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "no links",
         "state.names",
         None,
-        {"state": state(trial=state_trial(link=Failure(errno=errno.EPERM, text=os.strerror(errno.EPERM))))},
+        {"state": state(probe=state_trial(link=Failure(errno=errno.EPERM, text=os.strerror(errno.EPERM))))},
         (
             "warning",
             "hard links cannot be made: Operation not permitted",
@@ -330,7 +330,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "no renames",
         "state.names",
         None,
-        {"state": state(trial=state_trial(rename=Failure(errno=errno.EIO, text=os.strerror(errno.EIO))))},
+        {"state": state(probe=state_trial(rename=Failure(errno=errno.EIO, text=os.strerror(errno.EIO))))},
         (
             "failure",
             "files cannot be renamed: Input/output error",
@@ -357,8 +357,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {
             "state": state(fstype="nfs"),
             "namespaces": NamespaceFacts(
-                single=trial(),
-                whole=trial(fails={"chown": Failure(errno=errno.EPERM, text=os.strerror(errno.EPERM))}),
+                single=probe(),
+                whole=probe(fails={"chown": Failure(errno=errno.EPERM, text=os.strerror(errno.EPERM))}),
             ),
         },
         (
@@ -372,7 +372,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "owners were not reached",
         "state.owners",
         None,
-        {"namespaces": NamespaceFacts(single=trial(), whole=trial(last="id map"))},
+        {"namespaces": NamespaceFacts(single=probe(), whole=probe(last="id map"))},
         (
             "note",
             "not tried: something above failed first",
