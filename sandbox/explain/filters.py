@@ -1,4 +1,4 @@
-"""The facts about the walls behind the others: the filter of system calls, and Landlock."""
+"""The facts about system call filters (seccomp) and Landlock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections about what is private: ids, namespaces, the network, capabilities and the other walls."""
+"""The sections about what is private: ids, namespaces, the network, capabilities and the other confinement."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def network_section(case: Case) -> Iterator[Fact]:
 
 
 def security_section(case: Case) -> Iterator[Fact]:
-    """Yield capabilities, each with its reason, and the other walls."""
+    """Yield capabilities, each with its reason, and the other confinement."""
     process = case.plan.process
     yield _sets(case)
     order = sorted(process.capabilities, key=lambda name: capabilities.NUMBERS[name])

@@ -9,7 +9,7 @@ from sandbox.explain.program import environment_section, program_section, settin
 from sandbox.explain.report import Deviation, Fact, Report
 from sandbox.explain.risks import risks
 from sandbox.explain.storage import mounts_section, root_section
-from sandbox.plan import Difference, describe, written
+from sandbox.plan import Degradation, describe, written
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import parse_key_path
 
@@ -52,7 +52,7 @@ def _deviations(case: Case) -> tuple[Deviation, ...]:
     ]
     refused = [
         Deviation(
-            difference=Difference(
+            difference=Degradation(
                 key=diagnostic.key,
                 asked=written(case.spec, parse_key_path(diagnostic.key)),
                 effective=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from sandbox.plan import Difference
+from sandbox.plan import Degradation
 from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.diagnostic import Diagnostic
 from unionfs._stdlib.dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ SECTIONS: Mapping[str, str] = {
     "network": "Network and sockets",
     "environment": "Environment of the program",
     "limits": "Limits",
-    "security": "Capabilities and other walls",
+    "security": "Capabilities, seccomp and Landlock",
     "settings": "Other settings of the file",
 }
 
@@ -127,7 +127,7 @@ class Deviation:
     not go ahead with it.
     """
 
-    difference: Difference
+    difference: Degradation
     origin: Origin
     refused: bool
 

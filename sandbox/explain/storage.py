@@ -10,10 +10,10 @@ from sandbox.host.paths import PathFact
 from sandbox.plan import fuse_problem
 from sandbox.plan.operations import (
     BindDevice,
-    BindNative,
     BindRoot,
     BindVolume,
     BuildDev,
+    DirectBind,
     FileVolume,
     GiveVolumes,
     HideDirectory,
@@ -290,7 +290,7 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             return _of_ours("/etc/hosts", "tmpfs", source, options, case, "sandbox.hostname")
         case BindDevice():
             return _device(operation, case)
-        case BindNative():
+        case DirectBind():
             return _native(operation, case)
         case BindVolume() | TmpfsVolume() | FileVolume():
             return _volume(operation, case)
@@ -307,7 +307,7 @@ def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case
     )
 
 
-def _native(operation: BindNative, case: Case) -> Fact:
+def _native(operation: DirectBind, case: Case) -> Fact:
     options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
     otherwise = "the union shows it, with a warning" if operation.optional else "the start is refused"
     return Fact(
@@ -331,7 +331,7 @@ def _native(operation: BindNative, case: Case) -> Fact:
 
 
 def _native_refused(case: Case) -> Iterator[Fact]:
-    planned = {step.key for step in case.plan.operations if isinstance(step, BindNative)}
+    planned = {step.key for step in case.plan.operations if isinstance(step, DirectBind)}
     for number, path in enumerate(case.spec.root.native):
         key = f"root.native[{number}]"
         if key in planned:

@@ -288,7 +288,7 @@ def attach_tree(
         raise OSError(error.errno, error.strerror, source, None, target) from None
 
 
-def hold_way(root_fd: int, fd: int, *, own: Collection[int] = ()) -> tuple[int, ...]:
+def pin_ancestors(root_fd: int, fd: int, *, own: Collection[int] = ()) -> tuple[int, ...]:
     """Make every directory above *fd*, on which something is to be mounted, a mount itself, below *root_fd*; returns the ids of
     those that were made. If there are any, the path is to be opened again.
 
@@ -477,7 +477,7 @@ def mask(root_fd: int, paths: Iterable[str], null_fd: int, *, own: Collection[in
     """Hide each of *paths* below *root_fd*: a directory under an empty read-only tmpfs, anything else under *null_fd*.
 
     *null_fd* is an O_PATH descriptor of /dev/null. A path that does not exist is no error, for the lists name things that
-    depend on the kernel. A ``*`` stands for the rest of a name. *own* is that of :func:`hold_way`.
+    depend on the kernel. A ``*`` stands for the rest of a name. *own* is that of :func:`pin_ancestors`.
     """
     empty_fd = -1
     try:
@@ -551,7 +551,7 @@ def _open_held(root_fd: int, path: str, own: Collection[int]) -> int | None:
     if fd is None:
         return None
     try:
-        held = hold_way(root_fd, fd, own=own)
+        held = pin_ancestors(root_fd, fd, own=own)
     except BaseException:
         os.close(fd)
         raise

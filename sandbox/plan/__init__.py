@@ -10,7 +10,7 @@
 
 A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in
 the file. Nothing that was asked for is dropped: it is in the plan, or it is refused, or, where the file allows that, it
-is a `Difference`.
+is a `Degradation`.
 """
 
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
@@ -31,12 +31,12 @@ from sandbox.plan.process import DEFAULT_COMMAND
 from sandbox.plan.root import may_need_no_server
 from sandbox.plan.values import (
     CGROUP_LEVELS,
-    Difference,
+    Degradation,
     IdPlan,
-    KeptVolume,
     LayerPlan,
     LayerRecord,
     MountPoint,
+    NamedVolume,
     Plan,
     ProcessPlan,
     SeccompPlan,
@@ -50,15 +50,15 @@ __all__ = [
     "CGROUP_LEVELS",
     "DEFAULT_COMMAND",
     "DEFAULT_PATH",
-    "Difference",
+    "Degradation",
     "Draft",
     "IdPlan",
     "Kept",
     "KeptLayer",
-    "KeptVolume",
     "LayerPlan",
     "LayerRecord",
     "MountPoint",
+    "NamedVolume",
     "Plan",
     "ProcessPlan",
     "SeccompPlan",

@@ -1,4 +1,4 @@
-"""The walls behind the others: which system calls the program may make, and what Landlock allows it."""
+"""The plan of seccomp and Landlock: which system calls the program may make, and which files it may reach."""
 
 from __future__ import annotations
 

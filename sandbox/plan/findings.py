@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.plan.values import Difference
+from sandbox.plan.values import Degradation
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.lookup import codec_at
 from sandbox.spec.model import Spec
@@ -20,7 +20,7 @@ class Findings:
 
     spec: Spec
     refusals: list[Diagnostic] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[Degradation] = field(default_factory=list)
 
     @classmethod
     def of(cls, spec: Spec) -> Findings:
@@ -53,7 +53,7 @@ class Findings:
     ) -> None:
         """Note that something else than the setting *key* asks for will be in effect; a limit is told with its *value*."""
         self.differences.append(
-            Difference(
+            Degradation(
                 key=key,
                 asked=written(self.spec, parse_key_path(key)),
                 effective=effective,

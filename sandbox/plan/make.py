@@ -10,6 +10,7 @@ from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.namespaces import NamespaceFact
+from sandbox.plan.direct_bind import plan_direct_binds
 from sandbox.plan.exposure import exposures, watched_paths, without_planted
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
@@ -18,7 +19,6 @@ from sandbox.plan.kept import NOTHING_KEPT, Kept, check_kept, make_record, orpha
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.mount_order import plan_operations
 from sandbox.plan.namespaces import KINDS, plan_namespaces
-from sandbox.plan.native import plan_native
 from sandbox.plan.operations import BindRoot
 from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
@@ -195,7 +195,7 @@ def draft(
     user = program_user(spec, facts, ids)
     groups = program_groups(spec, user, ids)
     process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user, groups=groups)
-    natives = plan_native(spec, process.capabilities, findings, own_user=own_user)
+    natives = plan_direct_binds(spec, process.capabilities, findings, own_user=own_user)
     root = plan_root(spec, process.capabilities, namespaces.private, findings)
     bound = isinstance(root, BindRoot)
     unserved = isinstance(root, BindRoot) and root.otherwise == "refuse"

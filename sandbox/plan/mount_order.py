@@ -9,11 +9,11 @@ from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.plan.namespaces import NamespacePlan
 from sandbox.plan.operations import (
     BindDevice,
-    BindNative,
     BindRoot,
     BindVolume,
     BuildDev,
     CheckVolumes,
+    DirectBind,
     GiveVolumes,
     HideDirectory,
     LoopbackUp,
@@ -43,7 +43,7 @@ def plan_operations(
     ids: IdPlan,
     namespaces: NamespacePlan,
     root: MountRoot | BindRoot,
-    natives: tuple[BindNative, ...],
+    natives: tuple[DirectBind, ...],
     devices: tuple[BindDevice, ...],
     mounted: tuple[VolumeOperation | HideDirectory, ...],
     name: str,
@@ -85,7 +85,7 @@ def _has_hosts(volumes: tuple[VolumeOperation, ...]) -> bool:
     return any(step.target in ("/etc", "/etc/hosts") for step in volumes)
 
 
-def _checked(natives: tuple[BindNative, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:
+def _checked(natives: tuple[DirectBind, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:
     return tuple(step.target for step in (*natives, *volumes))
 
 

@@ -40,7 +40,7 @@ class BindRoot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BindNative:
+class DirectBind:
     """Show a directory of the one layer that has it, read-only and without the union."""
 
     target: str
@@ -298,7 +298,7 @@ VolumeOperation = BindVolume | TmpfsVolume | FileVolume
 Operation = (
     MountRoot
     | BindRoot
-    | BindNative
+    | DirectBind
     | BindVolume
     | TmpfsVolume
     | FileVolume

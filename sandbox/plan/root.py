@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sandbox.plan.direct_bind import bind_problem
 from sandbox.plan.findings import Findings
-from sandbox.plan.native import bind_problem
 from sandbox.plan.operations import BindRoot, MountRoot
 from sandbox.spec.model import Spec
 

@@ -31,7 +31,7 @@ CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Degradation:
     """What will be otherwise than the file asks for, and why.
 
     *asked* is the setting as TOML, *value* as the plan would have it, where the plan has limits. *effective* completes "`ids.map = "auto"` ... here"; None: it goes unenforced.
@@ -46,7 +46,7 @@ class Difference:
     value: object = field(default=None, repr=False)
 
 
-def warnings_of(differences: Iterable[Difference]) -> tuple[str, ...]:
+def warnings_of(differences: Iterable[Degradation]) -> tuple[str, ...]:
     """Return the warnings that `up` prints; settings that go unenforced for one reason are one warning."""
     lines = []
     unenforced: dict[str, list[str]] = {}
@@ -215,7 +215,7 @@ class SeccompPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptVolume:
+class NamedVolume:
     """A volume that is kept under a name in the state directory, and the mode that it is made with."""
 
     name: str
@@ -279,7 +279,7 @@ class Plan:
     clocks: tuple[tuple[str, int], ...] = ()
     operations: tuple[Operation, ...]
     #: Directories that some of the operations need.
-    volumes: tuple[KeptVolume, ...]
+    volumes: tuple[NamedVolume, ...]
     #: The directories that appear empty in every layer.
     private: tuple[PrivateDirectory, ...]
     process: ProcessPlan
@@ -289,7 +289,7 @@ class Plan:
     #: How a cgroup is had here; it is made for limits only, or to report what was used.
     cgroup_level: CgroupLevel
     wall_time: float | None
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[Degradation, ...] = ()
     #: Warnings with their places, to be told before all others.
     cautions: tuple[Diagnostic, ...] = ()
     #: "FILE:LINE:COLUMN" of settings that only the running sandbox can find wrong, by key.

@@ -20,7 +20,7 @@ from sandbox.plan.operations import (
 )
 from sandbox.plan.private import hidden_in, source_refusal
 from sandbox.plan.storage import inside, shows_directory
-from sandbox.plan.values import IdPlan, KeptVolume
+from sandbox.plan.values import IdPlan, NamedVolume
 from sandbox.spec.model import Spec
 from sandbox.spec.tables import Device, Volume
 from unionfs._stdlib.dataclasses import replace
@@ -35,13 +35,13 @@ def kept_path(state_directory: str, name: str) -> str:
     return os.path.join(state_directory, "volumes", name, "data")
 
 
-def plan_kept(spec: Spec) -> tuple[KeptVolume, ...]:
+def plan_kept(spec: Spec) -> tuple[NamedVolume, ...]:
     """Return the named volumes, each once."""
-    found: dict[str, KeptVolume] = {}
+    found: dict[str, NamedVolume] = {}
     for volume in spec.volumes:
         if volume.type == "named" and volume.source is not None:
             mode = _KEPT_MODE if volume.mode is None else volume.mode
-            found.setdefault(volume.source, KeptVolume(name=volume.source, mode=mode))
+            found.setdefault(volume.source, NamedVolume(name=volume.source, mode=mode))
     return tuple(found.values())
 
 

@@ -18,8 +18,8 @@ from sandbox.images.direct_bind import Tree
 from sandbox.images.layer_store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
-from sandbox.plan import KeptVolume, LayerPlan, MountPoint, Plan, fuse_problem
-from sandbox.plan.operations import BindNative, BindRoot, MountRoot, ShowHosts
+from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
+from sandbox.plan.operations import BindRoot, DirectBind, MountRoot, ShowHosts
 from sandbox.runtime.rootfs import hosts
 from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
 from sandbox.runtime.rootfs.targets import resolve
@@ -125,9 +125,9 @@ class SandboxResources:
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
-        led = self._led_points(layers)
+        led = self._resolved_mount_points(layers)
         points = (*plan.skeleton, *(point for point in led if point not in plan.skeleton))
-        if any(isinstance(step, BindNative) for step in plan.operations):
+        if any(isinstance(step, DirectBind) for step in plan.operations):
             points = self._choose_natives(points)
         if plan.bound is not None:
             self._choose_root(plan.bound, led)
@@ -141,7 +141,7 @@ class SandboxResources:
         elif self._measure:
             self._make_cgroup_to_measure(undo)
 
-    def _keep_volume(self, volume: KeptVolume) -> int:
+    def _keep_volume(self, volume: NamedVolume) -> int:
         plan = self.plan
         return self._state.keep_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
 
@@ -216,7 +216,7 @@ class SandboxResources:
             if not any(point.path.startswith(source.target + "/") for source in self.natives)
         )
 
-    def _led_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
+    def _resolved_mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
         """Return where symbolic links in the layers lead the paths of the plan that are mounted on."""
         trees = [layer.fd for layer in reversed(layers)]
         if self._upper_fd is not None:

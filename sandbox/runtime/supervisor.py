@@ -116,13 +116,13 @@ class Supervisor:
         self._settled = False
         self._started = False
         self._hurried_by = 0
-        self._hurry_at: float | None = None
+        self._exec_deadline: float | None = None
         self._interrupted = 0
         self._server_gone = False
         #: Init failed by what a mount says whose server is gone, and nothing has said why it is.
         self._mount_died = False
         self._channel_gone = False
-        self._give_up_at: float | None = None
+        self._init_exit_deadline: float | None = None
         self._failure: SandboxError | None = None
         self._timed_out = False
         self._kill_at: float | None = None
@@ -132,7 +132,7 @@ class Supervisor:
         self._secret = secret
         self._say_denied = say_denied
         self._denials: Denials | None = None
-        self._abort_at: float | None = None
+        self._server_kill_deadline: float | None = None
         self._measure = measure
         self._timeline = Timeline(time.monotonic_ns()) if timeline is None else timeline
         self._program_ended: ProgramEnded | None = None
@@ -198,7 +198,7 @@ class Supervisor:
     # -- the processes -----------------------------------------------------------------------------
 
     def _fork_stage1(self, theirs: Channel, ours: Channel) -> int:
-        walls = self._walls(theirs)
+        confinement = self._confinement(theirs)
         sys.stdout.flush()
         sys.stderr.flush()
         try:
@@ -207,12 +207,12 @@ class Supervisor:
             raise SetupError.from_os_error("stage 1", "fork", error) from None
         if pid == 0:
             try:
-                self._become_stage1(theirs, ours, walls)
+                self._become_stage1(theirs, ours, confinement)
             finally:
                 os._exit(EXIT_FAILURE)
         return pid
 
-    def _become_stage1(self, theirs: Channel, ours: Channel, walls: execve.Walls) -> NoReturn:
+    def _become_stage1(self, theirs: Channel, ours: Channel, confinement: execve.Confinement) -> NoReturn:
         """Leave behind what is the supervisor's: its signals, its locks, its end of the channel, the server's
         socket.
         """
@@ -225,7 +225,7 @@ class Supervisor:
             if self._plan.process.empty_input:
                 process.empty_standard_input()
             process.close_descriptors_but(
-                {0, 1, 2, theirs.fileno(), walls.trampoline, *self._resources.joined.values()}
+                {0, 1, 2, theirs.fileno(), confinement.trampoline, *self._resources.joined.values()}
             )
 
         init.run_stage1(
@@ -235,16 +235,16 @@ class Supervisor:
             self._resources.label,
             self._trace,
             let_go,
-            walls,
+            confinement,
             self._resources.natives,
         )
 
-    def _walls(self, channel: Channel) -> execve.Walls:
+    def _confinement(self, channel: Channel) -> execve.Confinement:
         plan = self._plan.process.seccomp
         if plan is None or self._filter is None:
-            return execve.Walls(trampoline=self._resources.trampoline)
+            return execve.Confinement(trampoline=self._resources.trampoline)
         traced = self._say_denied is not None
-        return execve.Walls(
+        return execve.Confinement(
             trampoline=self._resources.trampoline,
             seccomp=filters.for_kernel(self._filter, log=plan.log, traced=traced),
             hand_over=init.tell(channel) if traced else None,
@@ -398,7 +398,13 @@ class Supervisor:
         interest = self._relay.interest() if self._relay is not None else {}
         for fd, events in interest.items():
             poll.register(fd, events)
-        limits = (deadline, self._hurry_at, self._kill_at, self._give_up_at, self._abort_at)
+        limits = (
+            deadline,
+            self._exec_deadline,
+            self._kill_at,
+            self._init_exit_deadline,
+            self._server_kill_deadline,
+        )
         waits = [limit - time.monotonic() for limit in limits if limit is not None]
         if self._relay is not None and (patience := self._relay.patience()) is not None:
             waits.append(patience)
@@ -414,19 +420,19 @@ class Supervisor:
         if deadline is not None and now >= deadline and not self._timed_out:
             self._timed_out = True
             self._kill_init()
-        if self._hurry_at is not None and now >= self._hurry_at:
-            self._hurry_at = None
+        if self._exec_deadline is not None and now >= self._exec_deadline:
+            self._exec_deadline = None
             self._interrupted = self._interrupted or self._hurried_by
             self._kill_init()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self._overstayed = True
             self._kill_init()
-        if self._abort_at is not None and now >= self._abort_at:
-            self._abort_at = None
+        if self._server_kill_deadline is not None and now >= self._server_kill_deadline:
+            self._server_kill_deadline = None
             self._server.kill()
-        if self._give_up_at is not None and now >= self._give_up_at:
-            self._give_up_at = None
+        if self._init_exit_deadline is not None and now >= self._init_exit_deadline:
+            self._init_exit_deadline = None
             self._server_failed("it ended before the sandbox", "run again with --debug")
 
     def _hear_server(self) -> None:
@@ -449,7 +455,7 @@ class Supervisor:
         self._server_gone = True
         if self._server.stop() == 0 or self._server.killed:
             # Its mount is gone, so init is ending: the kernel lets go of the mounts before it reports the exit.
-            self._give_up_at = time.monotonic() + _GRACE
+            self._init_exit_deadline = time.monotonic() + _GRACE
         else:
             from sandbox.runtime.report import server_was_short
 
@@ -510,7 +516,7 @@ class Supervisor:
         elif isinstance(message, Started):
             self._timeline.mark("started", message.at)
             self._started = True
-            self._hurry_at = None
+            self._exec_deadline = None
             self._trace("started")
         elif isinstance(message, ProgramEnded):
             self._timeline.mark("ended")
@@ -561,9 +567,9 @@ class Supervisor:
                 self._interrupted = self._interrupted or number
                 self._kill_init()
             return
-        if not self._started and number in ENDING and self._hurry_at is None:
+        if not self._started and number in ENDING and self._exec_deadline is None:
             # It is passed on, if the program comes to run at all.
-            self._hurried_by, self._hurry_at = number, time.monotonic() + _KILLED_GRACE
+            self._hurried_by, self._exec_deadline = number, time.monotonic() + _KILLED_GRACE
         if number == signal.SIGTERM:
             number = signal_number(self._plan.process.stop_signal)
             if self._kill_at is None:
@@ -578,8 +584,8 @@ class Supervisor:
     def _kill_init(self) -> None:
         if self._init_pid:
             _kill_quietly(self._init_pid)
-            if self._abort_at is None:
-                self._abort_at = time.monotonic() + _KILLED_GRACE
+            if self._server_kill_deadline is None:
+                self._server_kill_deadline = time.monotonic() + _KILLED_GRACE
 
     def _reap_init(self) -> tuple[int, resource.struct_rusage]:
         _, status, usage = os.wait4(self._init_pid, 0)

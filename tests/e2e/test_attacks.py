@@ -21,7 +21,7 @@ from tests.support.requirements import has_subordinate_ids
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 ATTACK = (Path(__file__).parent / "attack.txt").read_text()
-#: Filters, and what a program may do under them: other walls hold without the filter, too. Namespaces of its own in its user
+#: Filters, and what a program may do under them: other barriers hold without the filter, too. Namespaces of its own in its user
 #: namespace give it nothing that is not its own.
 FILTERS = pytest.mark.parametrize(
     ("seccomp", "allowed"),

@@ -22,7 +22,7 @@ _SEPARATOR = b"\0"
 
 
 @dataclass(frozen=True, slots=True)
-class Walls:
+class Confinement:
     """What the program is put behind last, made ready before: loading it asks nobody anything."""
 
     #: The trampoline (sandbox/kernel/trampoline) that executes the program.
@@ -59,7 +59,7 @@ def run(
     report_fd: int,
     *,
     setgroups: bool,
-    walls: Walls,
+    confinement: Confinement,
 ) -> NoReturn:
     """Become the program. Success closes *report_fd*. A failure is written to it, in a form that :func:`parse_report` reads.
 
@@ -69,31 +69,31 @@ def run(
         terminal_fd: its terminal, -1 for none: standard input, output and error are then what they are.
         report_fd: the writing end of a pipe.
         setgroups: whether setgroups(2) works; the host's groups stay otherwise.
-        walls: what the program is put behind.
+        confinement: what the program is put behind.
 
     Never returns and never raises: this is a forked child.
     """
     progress = _Progress()
     try:
         _take_terminal(progress, terminal_fd)
-        _drop_privileges(progress, plan, account, setgroups=setgroups, walled=walls.any)
+        _drop_privileges(progress, plan, account, setgroups=setgroups, walled=confinement.any)
         progress.at("descriptors")
         process.close_descriptors_but(
-            {0, 1, 2, report_fd, walls.trampoline, *walls.keep, walls.ruleset} - {-1}
+            {0, 1, 2, report_fd, confinement.trampoline, *confinement.keep, confinement.ruleset} - {-1}
         )
         progress.at("signals")
         _reset_signals()
         environment = _environment(plan, account)
-        if walls.ruleset >= 0:
+        if confinement.ruleset >= 0:
             progress.at("landlock")
-            landlock.restrict(walls.ruleset)
-        if walls.seccomp is not None:
+            landlock.restrict(confinement.ruleset)
+        if confinement.seccomp is not None:
             # Last: whatever came behind it would have to pass it.
             progress.at("seccomp")
-            _filter(walls.seccomp, walls.hand_over)
+            _filter(confinement.seccomp, confinement.hand_over)
         progress.at("trampoline")
         paths = _paths(plan.argv[0], environment)
-        trampoline.execute(walls.trampoline, report_fd, paths, plan.argv, environment)
+        trampoline.execute(confinement.trampoline, report_fd, paths, plan.argv, environment)
     except OSError as error:
         if progress.step == "trampoline" and error.errno == errno.E2BIG:
             progress.at("exec")  # the arguments and the environment are the program's
@@ -139,7 +139,7 @@ def _drop_privileges(
 ) -> None:
     sets = capabilities.sets_for(account.uid, plan.capabilities, plan.added_capabilities)
     if walled and not plan.no_new_privileges:
-        # Without no_new_privs the walls want CAP_SYS_ADMIN over the namespace. It is in none of the sets that outlast exec.
+        # Without no_new_privs, seccomp and Landlock require CAP_SYS_ADMIN over the namespace. It is in none of the sets that outlast exec.
         sets = replace(sets, permitted=sets.permitted | {"SYS_ADMIN"})
     progress.at("process.cwd")
     os.chdir(plan.cwd)

@@ -74,7 +74,7 @@ def run_stage1(
     label: str,
     trace: Callable[[str], None],
     let_go: Callable[[], None],
-    walls: execve.Walls,
+    confinement: execve.Confinement,
     natives: Sequence[NativeSource] = (),
 ) -> NoReturn:
     """Let go of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
@@ -86,13 +86,13 @@ def run_stage1(
         label: what the mount table is to call the root.
         trace: tells each operation.
         let_go: leaves behind what is the supervisor's.
-        walls: what the program is put behind.
+        confinement: what the program is put behind.
         natives: where native paths, and the root, are bound from.
     """
 
     def action() -> int:
         let_go()
-        return _stage1(plan, channel, joined, label, trace, walls, natives)
+        return _stage1(plan, channel, joined, label, trace, confinement, natives)
 
     _guarded(channel, action)
 
@@ -148,7 +148,7 @@ def _stage1(
     joined: Mapping[str, int],
     label: str,
     trace: Callable[[str], None],
-    walls: execve.Walls,
+    confinement: execve.Confinement,
     natives: Sequence[NativeSource],
 ) -> int:
     # Users first: the right to join the others comes from there.
@@ -186,7 +186,9 @@ def _stage1(
         os.close(fd)
     pid = _step("process 1", "fork", os.fork)
     if pid == 0:
-        _guarded(channel, lambda: _init(plan, channel, fuse_fd, sources, native_fds, label, trace, walls))
+        _guarded(
+            channel, lambda: _init(plan, channel, fuse_fd, sources, native_fds, label, trace, confinement)
+        )
     # Where no pid namespace ends them, the sandbox's processes are those of its mount namespace.
     made = sorted(plan.namespaces - ({"mount", "cgroup"} if "pid" in plan.namespaces else {"cgroup"}))
     channel.send(InitStarted(pid, made), *(_open_namespace(kind) for kind in made))
@@ -268,7 +270,7 @@ def _init(
     native_fds: dict[str, int],
     label: str,
     trace: Callable[[str], None],
-    walls: execve.Walls,
+    confinement: execve.Confinement,
 ) -> int:
     measure = channel.expect(Adopted).measure
     process.set_title("sandbox-init")  # the command line that started us names paths of the host
@@ -298,7 +300,7 @@ def _init(
         execute(operation, workspace)
     os.umask(0o022)
     account = workspace.account()
-    walls = replace(walls, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
+    confinement = replace(confinement, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
     # As nothing ends with us by itself then, see _supervise. The path would lead through the union, whose server may be gone.
     shares = "pid" not in plan.namespaces
     # Opened before the program could cover it.
@@ -306,11 +308,11 @@ def _init(
     os.close(workspace.root_fd)
     terminal_fd = _open_terminal(channel, account) if plan.process.terminal else -1
     if not shares:
-        return _supervise(plan, account, terminal_fd, channel, walls, proc_fd)
+        return _supervise(plan, account, terminal_fd, channel, confinement, proc_fd)
     process.become_subreaper()
     process.set_parent_death_signal(0)  # the end of the channel tells, and we have something left to do then
     try:
-        return _supervise(plan, account, terminal_fd, channel, walls, -1)
+        return _supervise(plan, account, terminal_fd, channel, confinement, -1)
     finally:
         process.end_descendants(proc_fd=proc_fd)
 
@@ -389,7 +391,7 @@ def _supervise(
     account: passwd.Account,
     terminal_fd: int,
     channel: Channel,
-    walls: execve.Walls,
+    confinement: execve.Confinement,
     proc_fd: int,
 ) -> int:
     """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with.
@@ -417,12 +419,17 @@ def _supervise(
         for number in (*forwarded, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         execve.run(
-            plan.process, account, terminal_fd, report_writer, setgroups=plan.ids.setgroups, walls=walls
+            plan.process,
+            account,
+            terminal_fd,
+            report_writer,
+            setgroups=plan.ids.setgroups,
+            confinement=confinement,
         )
     os.close(report_writer)
-    os.close(walls.trampoline)
-    if walls.ruleset >= 0:
-        os.close(walls.ruleset)
+    os.close(confinement.trampoline)
+    if confinement.ruleset >= 0:
+        os.close(confinement.ruleset)
     _let_go_of_terminal(terminal_fd)
     with open(report_reader, "rb") as pipe:
         report = pipe.read()

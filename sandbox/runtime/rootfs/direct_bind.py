@@ -15,7 +15,7 @@ from sandbox.errors import SetupError
 from sandbox.images import direct_bind
 from sandbox.images.direct_bind import NotNativeError, Tree
 from sandbox.plan import IdPlan, MountPoint, Plan
-from sandbox.plan.operations import BindNative, BindRoot
+from sandbox.plan.operations import BindRoot, DirectBind
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
@@ -56,7 +56,7 @@ def choose(
     """
     chosen = []
     for step in plan.operations:
-        if not isinstance(step, BindNative):
+        if not isinstance(step, DirectBind):
             continue
         try:
             chosen.append(_choose(step, plan.ids, trees, points))
@@ -115,7 +115,7 @@ def _refusal(key: str, plan: Plan, error: NotNativeError) -> SetupError:
 
 
 def _choose(
-    step: BindNative, ids: IdPlan, trees: Sequence[Tree], points: Sequence[MountPoint]
+    step: DirectBind, ids: IdPlan, trees: Sequence[Tree], points: Sequence[MountPoint]
 ) -> NativeSource:
     below = [point for point in points if point.path.startswith(step.target + "/")]
     number, identity, missing = _find(step.target, ids, trees, below)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from sandbox.kernel import devices, mounts, network
 from sandbox.plan.operations import (
     BindDevice,
-    BindNative,
     BindRoot,
     BindVolume,
     BuildDev,
     CheckVolumes,
+    DirectBind,
     FileVolume,
     GiveVolumes,
     HideDirectory,
@@ -89,7 +89,7 @@ class Workspace:
     unused: set[str] = field(default_factory=set)
     #: The files that are shown as volumes by target, writable.
     contents: dict[str, int] = field(default_factory=dict)
-    #: The ids of mounts of directories on themselves, made by mounts.hold_way.
+    #: The ids of mounts of directories on themselves, made by mounts.pin_ancestors.
     held: set[int] = field(default_factory=set)
     _account: Account | None = None
 
@@ -330,7 +330,7 @@ _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     MountRoot: ("mount fuse", _mount_root),
     BindRoot: ("mount", _bind_root),
     BindDevice: ("mount", volumes.device),
-    BindNative: ("mount", volumes.native),
+    DirectBind: ("mount", volumes.native),
     BindVolume: ("mount", volumes.bind),
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),

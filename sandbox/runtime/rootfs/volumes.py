@@ -14,9 +14,9 @@ import stat
 from sandbox.kernel import content, devices, mounts, trees
 from sandbox.plan.operations import (
     BindDevice,
-    BindNative,
     BindVolume,
     CheckVolumes,
+    DirectBind,
     FileVolume,
     GiveVolumes,
     HideDirectory,
@@ -44,7 +44,7 @@ def bind(operation: BindVolume, workspace: Workspace) -> None:
         workspace.unused.add(operation.target)
 
 
-def native(operation: BindNative, workspace: Workspace) -> None:
+def native(operation: DirectBind, workspace: Workspace) -> None:
     """Show a directory of one layer; not where it was found that that cannot be, which the file allows."""
     layer = workspace.native_fds.get(operation.target)
     if layer is None:
@@ -59,7 +59,7 @@ def native(operation: BindNative, workspace: Workspace) -> None:
     workspace.sealed.append(tree)
     place = _open_plain(operation.target, workspace)
     try:
-        if held := mounts.hold_way(workspace.root_fd, place, own=workspace.own_mounts()):
+        if held := mounts.pin_ancestors(workspace.root_fd, place, own=workspace.own_mounts()):
             os.close(place)
             place = -1
             workspace.held.update(held)
@@ -138,7 +138,7 @@ def hide(operation: HideDirectory, workspace: Workspace) -> None:
             return  # a directory above is closed to init, and this one is closed to every id of the program
         raise
     try:
-        if held := mounts.hold_way(workspace.root_fd, place, own=workspace.own_mounts()):
+        if held := mounts.pin_ancestors(workspace.root_fd, place, own=workspace.own_mounts()):
             workspace.held.update(held)
             os.close(place)
             place = -1
@@ -248,7 +248,7 @@ class _Target:
             held = (
                 ()
                 if mounts.mount_id(self._fd) in sealed
-                else mounts.hold_way(workspace.root_fd, self._fd, own=workspace.own_mounts())
+                else mounts.pin_ancestors(workspace.root_fd, self._fd, own=workspace.own_mounts())
             )
         except BaseException:
             os.close(self._fd)

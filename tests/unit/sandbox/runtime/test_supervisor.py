@@ -106,7 +106,7 @@ def test_a_program_that_does_not_come_to_run_after_a_signal_is_not_waited_for(
     supervisor = supervisor_of(sleeper)
     supervisor._on_signal(signal.SIGINT, ours)
     assert os.waitpid(sleeper, os.WNOHANG) == (0, 0)
-    due = supervisor._hurry_at
+    due = supervisor._exec_deadline
     monkeypatch.setattr("sandbox.runtime.supervisor.time.monotonic", lambda: due)
     supervisor._check_time(None)
     assert ended_with(sleeper) == -signal.SIGKILL
@@ -118,8 +118,8 @@ def test_one_that_comes_to_run_is(init: int, channel: tuple[Channel, Channel]) -
     theirs.send(SignalsReady())
     supervisor = supervisor_of(init)
     supervisor._on_signal(signal.SIGINT, ours)
-    assert supervisor._hurry_at is not None
+    assert supervisor._exec_deadline is not None
     theirs.send(Started())
     supervisor._hear_init(ours)
-    assert (supervisor._hurry_at, supervisor._interrupted) == (None, 0)
+    assert (supervisor._exec_deadline, supervisor._interrupted) == (None, 0)
     assert ended_with(init) == 42

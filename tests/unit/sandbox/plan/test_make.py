@@ -14,9 +14,9 @@ from sandbox.kernel.idmaps import IdMap
 from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
 from sandbox.plan import (
     DEFAULT_PATH,
-    Difference,
+    Degradation,
     Draft,
-    KeptVolume,
+    NamedVolume,
     as_dict,
     default_name,
     describe,
@@ -281,7 +281,7 @@ def test_named_volume_is_a_directory_of_the_state() -> None:
     text = ROOT + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/a"\nmode = "0770"\n'
     made = plan(text + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/b"\nread_only = true\n')
     path = "/state/volumes/data/data"
-    assert made.volumes == (KeptVolume(name="data", mode=0o770),)
+    assert made.volumes == (NamedVolume(name="data", mode=0o770),)
     assert ops.BindVolume(source=path, target="/a", name="data") in made.operations
     assert ops.BindVolume(source=path, target="/b", name="data", read_only=True) in made.operations
 
@@ -529,13 +529,13 @@ def test_setting_that_may_go_unenforced_is_a_warning() -> None:
         ROOT + '[network]\nmode = "private"\nhosts = { db = "10.0.0.2" }\noptional = ["mode", "hosts"]\n'
     )
     assert made.differences == (
-        Difference(
+        Degradation(
             key="network.mode",
             asked='"private"',
             effective=None,
             reason='"private" is not enforced by this version',
         ),
-        Difference(
+        Degradation(
             key="network.hosts",
             asked='{ db = "10.0.0.2" }',
             effective=None,

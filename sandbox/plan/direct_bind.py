@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from sandbox.plan.findings import Findings
-from sandbox.plan.operations import BindNative
+from sandbox.plan.operations import DirectBind
 from sandbox.spec.model import Spec
 
 
-def plan_native(
+def plan_direct_binds(
     spec: Spec, capabilities: frozenset[str], findings: Findings, *, own_user: bool
-) -> tuple[BindNative, ...]:
+) -> tuple[DirectBind, ...]:
     """Return the native paths in the order in which they are mounted; none where they cannot be had at all.
 
     *own_user* says whether the user namespace is the sandbox's own.
@@ -24,7 +24,7 @@ def plan_native(
             findings.refuse("root.native", reason, hint)
         return ()
     steps = [
-        BindNative(
+        DirectBind(
             target=path,
             nosuid=spec.security.no_new_privileges,
             key=f"root.native[{number}]",

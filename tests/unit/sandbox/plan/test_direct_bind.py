@@ -7,8 +7,8 @@ import pytest
 from sandbox.errors import SpecError
 from sandbox.host.paths import PathFact
 from sandbox.kernel.namespaces import NamespaceFact
-from sandbox.plan import Difference, describe
-from sandbox.plan.operations import BindNative, BuildDev, CheckVolumes, MountRoot, TmpfsVolume
+from sandbox.plan import Degradation, describe
+from sandbox.plan.operations import BuildDev, CheckVolumes, DirectBind, MountRoot, TmpfsVolume
 from tests.unit.sandbox.explain.machines import USER_NAMESPACE
 from tests.unit.sandbox.facts import plan
 
@@ -19,11 +19,11 @@ ROOT = '[root]\nlayers = ["dir:/", "tar:a.tar"]\nnative = ["/usr", "/opt/a"]\n'
 def test_they_are_mounted_in_the_root_and_before_the_volumes() -> None:
     made = plan(ROOT + '[[volumes]]\ntype = "tmpfs"\ntarget = "/usr/local"\n', paths=TAR)
     kinds = [type(step) for step in made.operations]
-    first = kinds.index(BindNative)
+    first = kinds.index(DirectBind)
     assert kinds.index(MountRoot) < kinds.index(BuildDev) < first
     assert made.operations[first : first + 3] == (
-        BindNative(target="/opt/a", key="root.native[1]"),
-        BindNative(target="/usr", key="root.native[0]"),
+        DirectBind(target="/opt/a", key="root.native[1]"),
+        DirectBind(target="/usr", key="root.native[0]"),
         TmpfsVolume(target="/usr/local", mode=0o1777),
     )
     assert CheckVolumes(targets=("/opt/a", "/usr", "/usr/local")) in made.operations
@@ -33,7 +33,7 @@ def test_they_are_mounted_in_the_root_and_before_the_volumes() -> None:
 
 def test_set_id_programs_work_in_them_where_they_work_in_the_root() -> None:
     made = plan(ROOT + "[security]\nno_new_privileges = false\n", paths=TAR)
-    assert BindNative(target="/usr", nosuid=False, key="root.native[0]") in made.operations
+    assert DirectBind(target="/usr", nosuid=False, key="root.native[0]") in made.operations
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_where_a_bind_would_give_too_much_it_is_refused_or_left_to_the_union(tex
         plan(text, paths=TAR, joined=joined)
     allowed = text.replace("native = ", 'optional = ["native"]\nnative = ')
     made = plan(allowed, paths=TAR, joined=joined)
-    assert not [step for step in made.operations if isinstance(step, BindNative)]
+    assert not [step for step in made.operations if isinstance(step, DirectBind)]
     (difference,) = [item for item in made.differences if item.key == "root.native"]
-    assert isinstance(difference, Difference)
+    assert isinstance(difference, Degradation)
     assert difference.effective is None
     assert difference.reason.startswith(reason)
 
 
 def test_without_any_nothing_is_asked() -> None:
     made = plan('[root]\nlayers = ["dir:/"]\nnative = []\n[security.capabilities]\nadd = ["SYS_ADMIN"]\n')
-    assert not [step for step in made.operations if isinstance(step, BindNative)]
+    assert not [step for step in made.operations if isinstance(step, DirectBind)]
