@@ -99,6 +99,24 @@ def send_signal(pidfd: int, number: int) -> None:
         _libc.pidfd_send_signal(pidfd, number)
 
 
+def kill_quietly(pid: int) -> None:
+    """Send SIGKILL to *pid*, if there is such a process."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def ends_within(pid: int, seconds: float) -> bool:
+    """Wait for the child *pid* to end; it is not reaped, and no descriptor is needed, of which there may be none left."""
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
 def empty_standard_input() -> None:
     """Replace standard input of this process and its children by /dev/null.
 

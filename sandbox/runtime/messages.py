@@ -81,9 +81,14 @@ class SeccompListener:
 
 @dataclass(frozen=True, slots=True)
 class SignalsReady:
-    """init: signals are noted from now on, and passed on to the program as soon as there is one. *at* as in FuseMounted."""
+    """init: signals are noted from now on, and passed on to the program once it is executed, after Start. *at* as in FuseMounted."""
 
     at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """supervisor: execute the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,7 @@ Message = (
     | TerminalOpened
     | SeccompListener
     | SignalsReady
+    | Start
     | Started
     | SetupFailed
     | ExecFailed
@@ -157,6 +163,7 @@ _KINDS: dict[str, type[Message]] = {
         TerminalOpened,
         SeccompListener,
         SignalsReady,
+        Start,
         Started,
         SetupFailed,
         ExecFailed,

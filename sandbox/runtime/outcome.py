@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
-from sandbox.errors import CommandError, SandboxError, SetupError, describe_errno
+from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
 from sandbox.host.facts import explain_userns_failure
 from sandbox.plan import Plan
 from sandbox.runtime.messages import ExecFailed, SetupFailed
+from sandbox.runtime.phase import Life
 from sandbox.spec.units import format_duration
 
 #: What else may be the cause if process 1 fails.
@@ -55,6 +57,27 @@ def command_error(message: ExecFailed) -> SandboxError:
     failure = CommandError.not_executable(message.command, error)
     failure.hint = message.hint or failure.hint
     return failure
+
+
+def exit_status(plan: Plan, life: Life, status: int, warn: Callable[[str], None]) -> int:
+    """Return the exit status of a sandbox whose process 1 ended with *status*, negative for a signal.
+
+    *warn* receives why the sandbox ended, where the program did not end by itself.
+
+    Raises:
+        SandboxError: a part of the sandbox failed.
+    """
+    if life.interrupted:
+        return 128 + life.interrupted
+    if life.failure is not None:
+        raise life.failure
+    if life.timed_out:
+        warn(f"the sandbox was ended after limits.wall_time, {format_duration(plan.wall_time or 0)}")
+        return EXIT_TIMED_OUT
+    if status < 0:
+        warn(why_killed(plan, -status, overstayed=life.overstayed))
+        return 128 - status
+    return status
 
 
 def why_killed(plan: Plan, number: int, *, overstayed: bool) -> str:

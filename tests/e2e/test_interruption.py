@@ -53,9 +53,9 @@ def test_signal_is_not_lost_between_the_start_of_the_program_and_the_word_of_it(
     with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, env=launcher.environ) as supervisor:
         assert supervisor.stderr is not None
         assert supervisor.stdout is not None
-        while "pivot_root" not in supervisor.stderr.readline():
+        while "start was sent" not in supervisor.stderr.readline():
             pass
-        supervisor.send_signal(signal.SIGSTOP)  # process 1 needs it no more; it hears nothing of what goes on
+        supervisor.send_signal(signal.SIGSTOP)  # process 1 needs it no more; it does not receive Started
         assert supervisor.stdout.readline() == "go\n"
         supervisor.send_signal(number)
         supervisor.send_signal(signal.SIGCONT)

@@ -35,6 +35,7 @@ from sandbox.runtime.messages import (
     SeccompListener,
     SetupFailed,
     SignalsReady,
+    Start,
     Started,
     TerminalOpened,
     Unshared,
@@ -411,6 +412,7 @@ def _supervise(
     channel.send(
         SignalsReady(_now(plan))
     )  # before there is a program, whose user may hear of it sooner than the supervisor
+    channel.expect(Start)
     _take_saved_id(plan)
     report_reader, report_writer = os.pipe()
     pid = _step("process", "fork", os.fork)
