@@ -1,17 +1,17 @@
-"""The environment file: TOML text to frozen, typed objects, every mistake with its place.
+"""Parse environment files: TOML text becomes frozen, typed objects, and every mistake is reported with its place.
 
-    notation, units, names      how keys and quantities are written; pure text
-    locate, diagnostic, origin  where things stand in a text, and how to point there
-    document                    bytes to a TOML tree with places
-    settings, codecs/, decode   the mechanism: one declaration per setting, and what is derived from it
-    short_forms, foreign        what container engines write, and what that means here; read for mistakes and the command line
+    notation, units, names      spelling of keys and quantities; pure functions on text
+    locate, diagnostic, origin  positions of keys and values in a text, and messages that point to them
+    document                    bytes to a TOML tree with positions
+    settings, codecs/, decode   the mechanism: one declaration per setting, from which everything else is derived
+    short_forms, foreign        notations and names of container engines, for hints and the command line
     values/, tables/, model     the language itself
     lookup, assignments         from a key to its declaration; KEY=VALUE
-    expand, compose, rules      references in strings; several files to one; what settings say together
-    load, remainder             all of it, from a path; what is right of a file with mistakes
+    expand, compose, rules      references in strings; several files to one; rules about combinations of settings
+    load, remainder             from a path to a specification; the valid part of a file with mistakes
     dump, check                 back to TOML, with the place of every value; all mistakes, with every profile
 
-A line imports only lines above it. Use `load`, and `Spec.diagnose` to report what only the host can tell.
+A line imports only from lines above it. Callers use `load`, and `Spec.diagnose` for mistakes that only the host reveals.
 """
 
 from sandbox.spec.diagnostic import Diagnostic

@@ -1,8 +1,8 @@
-"""KEY=VALUE as it is written on a command line: what `--set` and `sandbox set` take.
+"""Parse the options that set a value for one run: KEY=VALUE of `--set` and `sandbox set`, `-v`, `-e`, `-w`, `-p`.
 
-The value is read as TOML where it is TOML (`true`, `8`, `["a", "b"]`), else it is the string itself, so that the
-shell's quotes are enough: `limits.memory=1G`, `process.command=make`. Where only a string would do, it is the string,
-too: `process.env.PORT=8080`, `process.umask=77`.
+A value that is valid TOML (`true`, `8`, `["a", "b"]`) is read as TOML; any other value is a string. So the quotes of
+the shell are enough: `limits.memory=1G`, `process.command=make`. For a setting that takes only strings the value is
+always a string: `process.env.PORT=8080`, `process.umask=77`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from sandbox.spec.notation import KeyPath, parse_key_path, shown, type_name
 from sandbox.spec.short_forms import parse_volume
 
 Option = tuple[str, str]
-"""An option of the command line that sets a value for one run, and what stands behind it."""
+"""An option of the command line that sets a value for one run, and the argument of the option."""
 
 SET, VOLUME, VARIABLE, DIRECTORY, PORT = "--set", "-v", "-e", "-w", "-p"
 OPTIONS = (SET, VOLUME, VARIABLE, DIRECTORY, PORT)
 
 
 def parse_option(option: str, text: str, environ: Mapping[str, str]) -> tuple[KeyPath, object] | None:
-    """Return the key path and the value of an option; None for `-e NAME` of a variable that *environ* does not have.
+    """Return the key path and the value of an option; None for `-e NAME` if *environ* has no variable NAME.
 
-    A volume and a port are added to the list, as `{ append = [...] }` does. Raises ValueError or Invalid, with a message for the user.
+    A volume or a port is appended to its list, as `{ append = [...] }` does. Raises ValueError or Invalid, with a
+    message for the user.
     """
     if option == VOLUME:
         return ("volumes",), {APPEND: [parse_volume(text)]}
@@ -37,7 +38,7 @@ def parse_option(option: str, text: str, environ: Mapping[str, str]) -> tuple[Ke
         if not name:
             raise ValueError(f"{shown(text)} is not NAME=VALUE or NAME")
         found = value if equals else environ.get(name)
-        # The shell has replaced what is to be replaced.
+        # The shell has already expanded its own references; a "${" that is left is literal.
         return None if found is None else (("process", "env", name), found.replace("${", "$${"))
     return parse_assignment(text)
 
@@ -54,7 +55,7 @@ def parse_assignment(text: str) -> tuple[KeyPath, object]:
 
 
 def parse_value(text: str, path: KeyPath) -> object:
-    """Return what *text* is as the TOML value of *path*, or *text* itself."""
+    """Return the value of the TOML literal *text*; return *text* itself if it is no TOML or *path* takes only strings."""
     import tomllib
 
     try:
@@ -62,7 +63,7 @@ def parse_value(text: str, path: KeyPath) -> object:
     except (tomllib.TOMLDecodeError, ValueError, RecursionError):
         return text
     if document.keys() != {"value"}:
-        return text  # a line break in the text began another key
+        return text  # a line break in the text started another key
     value: object = document["value"]
     codec = codec_at(path[2:] if path[:1] == ("profile",) else path)
     takes = codec.toml_types if codec is not None else ()

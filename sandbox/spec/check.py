@@ -1,4 +1,4 @@
-"""All that is wrong with a file: as it stands, and with each of its profiles."""
+"""Report all mistakes of an environment file: of the file alone, and of the file with each of its profiles."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from unionfs._stdlib import dataclasses
 from unionfs._stdlib.typing import Any, cast
 
 MAX_ENTRIES_CHECKED = 200_000
-"""Keys and values of one file, counted once for each profile that it is checked with: seconds, and far more than files have."""
+"""Limit of keys and values per check, counted again for each profile: takes seconds, and far exceeds real files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The file with one profile, or as it is (*profile* is None): the specification, or what is right of one with mistakes."""
+    """The file with one profile, or without any (*profile* is None): its specification, or the valid part of it."""
 
     profile: str | None
     spec: Spec | None = None
-    #: Returns a sandbox.spec.remainder.Remainder; None where there is a specification, or nothing is right by itself.
+    #: Returns a sandbox.spec.remainder.Remainder. None if `spec` is set, or if no part of the file is valid by itself.
     remainder: Callable[[], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What is wrong with a file, and what it asks for of whoever starts it."""
+    """The result of a check: the mistakes of a file, and what the file requests from the user who starts it."""
 
     diagnostics: list[Diagnostic]
-    #: None where mistakes keep it from being told.
+    #: None if they were not requested, or if mistakes prevent computing them.
     requests: tuple[Request, ...] | None = None
-    #: What the requests are of: the file as it is, and with each of its profiles.
+    #: The specifications that the requests come from: the file alone, then with each of its profiles.
     specs: tuple[Spec, ...] = ()
-    #: All that was checked: the file as it is first, then with each of its profiles.
+    #: Everything that was checked: the file alone first, then with each of its profiles.
     variants: tuple[Variant, ...] = ()
 
 
@@ -49,10 +49,10 @@ def check(
     profiles: Sequence[str] = (),
     assignments: Sequence[str | Option] = (),
 ) -> list[Diagnostic]:
-    """Return what is wrong with the file *path*, or with standard input if that is "-", in the order of the file.
+    """Return the mistakes of the file *path*, or of standard input if *path* is "-", in the order of the file.
 
-    Without *profiles* the file is checked as it is and once more with each of its profiles, where a mistake of the
-    file itself is not repeated. What `up` would go on without, because the file lists it as optional, is a warning.
+    Without *profiles*, the file is checked alone and then with each of its profiles; mistakes of the file itself are not
+    repeated. A setting that is not enforced but that the file lists as optional is a warning: `up` starts without it.
     """
     return examine(path, environ=environ, profiles=profiles, assignments=assignments).diagnostics
 
@@ -65,12 +65,12 @@ def examine(
     assignments: Sequence[str | Option] = (),
     requested: bool = False,
 ) -> Checked:
-    """Return what :func:`check` returns and, if it is *requested*, all that the file asks for, with each of its profiles."""
+    """Return what :func:`check` returns and, if *requested*, also the requests of the file and of each of its profiles."""
     environ = os.environ if environ is None else environ
     try:
         data = read(path)
         parsed_files = ParsedFiles()
-        # Those of the file itself are known although it may have mistakes.
+        # The names of the file's own profiles are known even if the file has mistakes.
         main = parsed_files.main(data, path)
         known = _profiles_of(main.tree)
     except SpecError as error:
@@ -102,8 +102,10 @@ def examine(
     found = check_with(profiles)
     seen = {identity(diagnostic) for diagnostic in found}
     checked: set[str] = set()
-    while not profiles and len(known) <= MAX_PROFILES:  # more are a mistake, and one is enough
-        # One profile may mend what hid those of the files that this one extends.
+    while (
+        not profiles and len(known) <= MAX_PROFILES
+    ):  # more profiles are one mistake, which is already reported
+        # A profile may repair the mistake that prevented reading the profiles of the extended files.
         profile = next((name for name in known if name not in checked), None)
         if profile is None:
             break
@@ -136,7 +138,7 @@ def examine(
 def _all_requests(
     load: Callable[[Sequence[str], Unenforced], Spec], profiles: Sequence[str], others: Sequence[str]
 ) -> tuple[tuple[Request, ...], tuple[Spec, ...]]:
-    """Return what the file asks for with *profiles*, and what it asks for besides with each of *others*; and each specification."""
+    """Return the requests of the file with *profiles*, the additional ones with each of *others*, and all specifications."""
     specs = [load(profiles, "keep")]
     asked = dict.fromkeys(requests(specs[0]))
     for profile in others:
@@ -153,7 +155,7 @@ def _profiles_of(tree: Mapping[str, object]) -> dict[str, None]:
 
 
 def identity(diagnostic: Diagnostic) -> tuple[object, ...]:
-    """Return what a mistake in a profile has in common with what becomes of it where the profile is applied."""
+    """Return a key that is equal for a mistake in a profile and for the same mistake after the profile is applied."""
     return (*diagnostic.sort_key(), diagnostic.message)
 
 

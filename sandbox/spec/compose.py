@@ -1,19 +1,19 @@
-"""Several texts to one tree: files that extend others, profiles, and values from the command line.
+"""Merge several texts into one tree: files that extend others, profiles, and values from the command line.
 
-From the first to the last, each changed by the next:
+The order of application; each step changes the result of the steps before it:
 
-    the files that `extends` names, in their order, each put together with those that it extends itself
+    the files that `extends` names, in their order, each merged with the files that it extends itself
     the file
-    the profiles that were asked for: [profile.NAME], as these files together give it
+    the requested profiles: [profile.NAME], as merged from these files
     the assignments of the command line
 
-Tables merge key by key. Everything else replaces what was there, lists too; `key = { append = [...] }` puts elements
-behind those of a list, `{ remove = [...] }` takes elements away, by their value or by what identifies them (the target
-of a volume, the host port of a port), and with both, removing comes first. Where the tables of profiles are merged,
-such changes are kept until the profile is applied.
+Tables merge key by key. Every other value, lists too, replaces the earlier one. `key = { append = [...] }` adds elements
+at the end of a list. `{ remove = [...] }` removes elements, by their value or by the setting that identifies them (the target
+of a volume, the host port of a port). With both, removal comes first. While the tables of profiles are merged, such
+changes are kept as they are until the profile is applied.
 
-Works on trees whose every node knows where it was written, so that diagnostics of the whole point into its parts. Pure:
-whoever calls gives a function that reads files.
+Each node of the trees carries its origin, so that diagnostics about the merged tree point into the original files. This
+module does no input or output: the caller passes a function that reads files.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import Any, cast
 
 MAX_FILES = 64
-"""How many files one specification may consist of, each counted as often as it is read."""
+"""How many files one specification may consist of; a file that is read twice counts twice."""
 
 MAX_ENTRIES = 1 << 16
-"""How many keys and values one specification may have, those of a file counted as often as it is read: they take seconds to check."""
+"""How many keys and values one specification may have; a file that is read twice counts twice. Checking so many takes seconds."""
 
 _TOO_MANY = "put data into a file, and name that as a volume, a layer or an env_file"
 
 _LISTED = 100
-"""Elements of a list that a hint looks at."""
+"""Number of list elements up to which a hint lists or compares them."""
 
 Read = Callable[[str], "Document"]
-"""Reads the document in a file; raises SpecError."""
+"""Reads and parses a file; raises SpecError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One parsed text: what tomllib makes of it, and where everything in it stands. `identity` tells files apart."""
+    """One parsed text: the tree from tomllib, and the position of every value in it. `identity` distinguishes files."""
 
     tree: Mapping[str, Any]
     origins: Origins
@@ -62,7 +62,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Composition:
-    """The result: one tree, the origin of everything in it, and the files that it is made of, the main one last."""
+    """The result: one tree, the origin of each of its values, and the files that were merged, the main one last."""
 
     tree: dict[str, Any]
     origins: Origins
@@ -71,7 +71,7 @@ class Composition:
 
 @dataclass(slots=True)
 class _Node:
-    """A value, and where it was written. In tables and lists the values are nodes, too."""
+    """A value and its origin. The values of tables and lists are nodes, too."""
 
     value: Any
     origin: Origin | None
@@ -88,16 +88,16 @@ class _Composer:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough mistakes are found."""
+        """Whether the limit of reported mistakes is reached."""
         return len(self.found) >= MAX_DIAGNOSTICS
 
     def report(
         self, origin: Origin | None, path: KeyPath, message: str, hint: str | None, *, key: bool = False
     ) -> None:
-        """Note a mistake at *origin*, unless there are more than anybody reads."""
+        """Add a diagnostic at *origin*, unless the limit is reached."""
         if self.is_full:
             return
-        assert origin is not None  # only the root of a tree has none, and nothing is wrong with that
+        assert origin is not None  # only the root of a tree has no origin, and no mistake is reported there
         span = origin.entry.key if key else origin.entry.value
         self.found.append(origin.source.diagnostic(span, message, hint, key=format_key_path(path)))
 
@@ -111,10 +111,10 @@ def compose(
     assignments: Sequence[Option] = (),
     directory: str = "/",
 ) -> Composition:
-    """Return what *main* says together with all that it extends, with *profiles* and *assignments* applied.
+    """Return *main* merged with all files that it extends, with *profiles* and *assignments* applied.
 
-    *environ* is what references in `extends` mean, *directory* what relative paths in assignments are relative to.
-    Raises SpecError for what cannot be put together.
+    *environ* gives the values of references in `extends`; relative paths in assignments are relative to *directory*.
+    Raises SpecError with all mistakes that prevent merging.
     """
     composer = _Composer(environ, environ.get("HOME"), read)
     whole = _extended(main, composer, ())
@@ -123,7 +123,7 @@ def compose(
         _assign(whole, option, text, directory, composer)
     _settle_changes(whole, (), composer)
     if composer.found:
-        # A file that several extend has its mistakes once.
+        # A file that several files extend is merged several times; report its mistakes once.
         found = list(dict.fromkeys(composer.found))
         found.sort(key=Diagnostic.sort_key)
         raise SpecError(found)
@@ -140,7 +140,7 @@ def compose(
 
 
 def _extended(document: Document, composer: _Composer, chain: tuple[Document, ...]) -> _Node:
-    """Return the tree of *document* over those that it extends. *chain* leads here from the main file."""
+    """Return the tree of *document* merged over the files that it extends. *chain* leads from the main file to it."""
     composer.entries += len(document.origins.by_path)
     if composer.entries > MAX_ENTRIES:
         message = f"more than {MAX_ENTRIES} keys and values, with those of the files that it extends"
@@ -162,7 +162,7 @@ def _extended(document: Document, composer: _Composer, chain: tuple[Document, ..
 
 
 def _check_extends(document: Document, composer: _Composer) -> None:
-    """Report what is wrong with `extends` of a file that is extended: the one that is decoded is that of the main file."""
+    """Report mistakes in `extends` of an extended file; later only `extends` of the main file is decoded."""
     problems = Problems()
     cursor = Cursor(Context(origins=document.origins, home=composer.home), problems)
     check_partial(Spec, {"extends": document.tree["extends"]}, cursor)
@@ -170,7 +170,7 @@ def _check_extends(document: Document, composer: _Composer) -> None:
 
 
 def _references(node: _Node) -> Iterator[tuple[_Node, KeyPath]]:
-    """Yield the paths that `extends` names; what is none is reported elsewhere."""
+    """Yield the paths that `extends` names; values that are no strings are reported elsewhere."""
     if isinstance(node.value, str):
         yield node, ("extends",)
     elif isinstance(node.value, list):
@@ -190,20 +190,20 @@ def _open_base(
         composer.report(reference.origin, path, error.message, error.hint)
         return None
     if not name or "\0" in name:
-        return None  # reported with the form of the value
+        return None  # reported by the codec of `extends`
     if len(composer.files) + len(chain) >= MAX_FILES:
         composer.report(reference.origin, path, f"more than {MAX_FILES} files", "extend fewer")
         return None
     if name.startswith("~/") and composer.home:
         name = composer.home + name[1:]
-    # Named as the user would: relative to where the main file was named, absolute if that was.
+    # Keep the user's spelling: relative to the directory of the main file as it was named, absolute if that was absolute.
     file = posixpath.normpath(posixpath.join(posixpath.dirname(source.file), name))
     try:
         base = composer.read(file)
     except SpecError as error:
         alone = cast("list[Diagnostic]", error.diagnostics)
         if len(alone) == 1 and alone[0].line is None:
-            # About the file as a whole: the place that names it says more.
+            # The mistake concerns the file as a whole: report it where the file is named.
             composer.report(reference.origin, path, f"{file}: {alone[0].message}", alone[0].hint)
         else:
             composer.found += alone
@@ -222,7 +222,7 @@ def _open_base(
 
 
 def _merge(under: _Node, over: _Node, path: KeyPath, composer: _Composer) -> None:
-    """Change the table *under* to what *over* makes of it."""
+    """Merge the table *over* into the table *under*, in place."""
     for key, node in over.value.items():
         here = (*path, key)
         present = under.value.get(key)
@@ -253,12 +253,12 @@ def _changes_list(node: _Node, path: KeyPath) -> bool:
 
 
 def _codec(path: KeyPath) -> Codec[Any] | None:
-    """Return the codec at *path*, where [profile.NAME] is like the file itself."""
+    """Return the codec at *path*; below [profile.NAME] the keys are those of the file itself."""
     return codec_at(path[2:] if path[:1] == ("profile",) else path)
 
 
 def _later(first: _Node, second: _Node) -> _Node:
-    """Return one change that does what *first* and then *second* do to a list that is not known yet."""
+    """Return one change equal to *first* followed by *second*, for a list that is not known yet."""
     merged = dict(first.value)
     for key in (REMOVE, APPEND):
         node = second.value.get(key)
@@ -273,7 +273,7 @@ def _later(first: _Node, second: _Node) -> _Node:
 
 
 def _changed(present: _Node, change: _Node, path: KeyPath, composer: _Composer) -> _Node:
-    """Return the list *present* without what *change* removes and with what it appends."""
+    """Return the list *present* without the elements that *change* removes, followed by those that it appends."""
     codec = _codec(path)
     assert codec is not None
     element = codec.inside(0)
@@ -314,7 +314,7 @@ def _parts(change: _Node, key: str, path: KeyPath, composer: _Composer) -> Itera
 
 
 def _hashable(name: object) -> object:
-    """Return *name*, of an element of a list, as a key of a dictionary; 1, 1.0 and true are three names."""
+    """Return *name*, an identifying value of a list element, as a hashable key; 1, 1.0 and true stay distinct."""
     if isinstance(name, dict):
         return frozenset((key, _hashable(item)) for key, item in name.items())
     return tuple(map(_hashable, name)) if isinstance(name, list) else (type(name), name)
@@ -323,11 +323,11 @@ def _hashable(name: object) -> object:
 def _available(
     items: Sequence[_Node], removed: Collection[int], wanted: object, element: Codec[Any] | None
 ) -> str:
-    """Return the hint for *wanted*, which *items* without those at *removed* do not have."""
+    """Return the hint for *wanted*, which is not among *items* (those at *removed* are no longer in the list)."""
     if len(items) - len(removed) > _LISTED:
         return f"it holds {len(items) - len(removed)} others"
     items = [item for index, item in enumerate(items) if index not in removed]
-    # The last name is what identifies an element, the first all of it.
+    # The first name is the whole element; the last is the value that identifies it.
     names = [(element.names(_plain(item)) if element else (_plain(item),)) for item in items]
     known = [name for one in names for name in one if isinstance(name, str)]
     meant = nearest(wanted, known) if isinstance(wanted, str) else None
@@ -338,7 +338,7 @@ def _available(
 
 
 def _settle_changes(node: _Node, path: KeyPath, composer: _Composer) -> None:
-    """Apply the changes below *node* that no list was found for, to an empty one. Profiles are left alone."""
+    """Apply changes below *node* that found no list to change, to an empty list. Profiles are not touched."""
     for key, child in node.value.items():
         here = (*path, key)
         if here == ("profile",) or not isinstance(child.value, dict):
@@ -378,7 +378,7 @@ _FORMS = {
 
 
 def _assign(whole: _Node, option: str, text: str, directory: str, composer: _Composer) -> None:
-    """Apply an option of the command line, such as --set KEY=VALUE, whose places are those of its own text."""
+    """Apply an option of the command line, such as --set KEY=VALUE; its diagnostics point into the text of the option."""
     source = Source(file=option, directory=directory, text=text)
     everything = Span(0, len(text))
     try:
@@ -448,7 +448,7 @@ def _annotate(document: Document) -> _Node:
 
 
 def _annotate_value(value: object, find: Callable[[KeyPath], Origin | None], path: KeyPath) -> _Node:
-    # The depth of the recursion is that of the document, which locate.MAX_DEPTH bounds.
+    # Recursion is as deep as the document, which locate.MAX_DEPTH bounds.
     if isinstance(value, Mapping):
         inside: Any = {key: _annotate_value(item, find, (*path, key)) for key, item in value.items()}
     elif isinstance(value, list):

@@ -1,7 +1,7 @@
-"""From the tree that tomllib gives to the objects of the model, reporting everything that is wrong on the way.
+"""Decode the tree from tomllib into the objects of the model, and report every mistake found on the way.
 
-The one place that knows what a table may contain: unknown keys, missing keys, and keys of the language that this
-version does not enforce.
+Only this module checks what a table may contain. It reports unknown keys, missing keys, and keys of the language that
+this version does not enforce.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_CODECS: Mapping[str, Codec[Any]] = MappingProxyType({})
 class Record(Codec[T]):
     """A table whose keys are the settings of a dataclass.
 
-    With *key*, that setting tells the tables of a list apart: `{ remove = [...] }` takes its value.
+    *key* is the setting that identifies a table in a list: `{ remove = [...] }` takes its value.
     """
 
     expects = "table"
@@ -40,7 +40,7 @@ class Record(Codec[T]):
         return decode_table(self.cls, value, cursor)
 
     def _hint(self) -> str | None:
-        """Return how an element of a list is written that stands on one line; None of what is no such element."""
+        """Return how to write an element of the list as an inline table; None without an identifying *key*."""
         if self.key is None:
             return None
         needed = [
@@ -67,7 +67,7 @@ class Record(Codec[T]):
 
 
 def table_schema(cls: type, *, partial: bool = False) -> dict[str, object]:
-    """Return the JSON Schema of a table of *cls*; of a *partial* one nothing is required."""
+    """Return the JSON Schema of a table of *cls*; in a *partial* one no key is required."""
     settings = settings_of(cls)
     schema: dict[str, object] = {
         "type": "object",
@@ -99,8 +99,8 @@ def decode_table(
 ) -> T:
     """Return an object of *cls* made of the settings in *table* and of the fields *given*.
 
-    Mistakes are reported to *cursor*; the result means something only where there is none. *codecs* read settings whose
-    meaning depends on another one.
+    Mistakes are reported to *cursor*; the result is valid only if there are none. *codecs* replaces the codecs of settings
+    whose meaning depends on another setting.
     """
     settings = settings_of(cls)
     misspelt = {
@@ -130,9 +130,9 @@ def decode_table(
 
 
 def check_partial(cls: type, table: Mapping[str, object], cursor: Cursor) -> None:
-    """Report what is wrong with *table* as a change to a table of *cls*: nothing has to be there.
+    """Report mistakes in *table* as a change to a table of *cls*: no key is required.
 
-    Values with references are left alone: what these stand for may not exist where the change does not apply.
+    Values with references are not checked: a variable may be unset where the change is not applied.
     """
     settings = settings_of(cls)
     for key, value in table.items():
@@ -151,7 +151,7 @@ def check_partial(cls: type, table: Mapping[str, object], cursor: Cursor) -> Non
 
 
 def _elements(codec: Codec[Any], value: object, cursor: Cursor) -> Iterator[tuple[object, Cursor]]:
-    """Yield what *value* gives to the list that *codec* reads: itself, or what it appends."""
+    """Yield the lists that *value* supplies for *codec*: *value* itself, or the elements that it appends."""
     if not is_change(codec, value):
         yield value, cursor
         return
@@ -165,7 +165,7 @@ def _elements(codec: Codec[Any], value: object, cursor: Cursor) -> Iterator[tupl
 
 
 def is_change(codec: Codec[Any], value: object) -> bool:
-    """Tell whether *value* is a table that changes the list that *codec* reads: `{ append = [...] }`."""
+    """Return whether *value* is a table that changes the list that *codec* reads: `{ append = [...] }`."""
     return (
         isinstance(value, dict)
         and "array" in codec.toml_types
@@ -195,8 +195,8 @@ def _report_invalid(error: Invalid, key: str, setting: Setting[Any], here: Curso
 def _report_unknown(
     key: str, value: object, settings: Mapping[str, Setting[Any]], cursor: Cursor
 ) -> str | None:
-    """Report *key*; return the setting that was probably meant."""
-    # Looking for what was meant takes time that is noticed in a large file that is not meant for us at all.
+    """Report the unknown *key*; return the setting that was probably meant."""
+    # Searching for the meant key is noticeably slow for a large file that is no environment file at all.
     hint, meant = (
         _meaning(key, value, settings, cursor)
         if len(cursor.problems.found) < MAX_DIAGNOSTICS
@@ -209,8 +209,8 @@ def _report_unknown(
 def _meaning(
     key: str, value: object, settings: Mapping[str, Setting[Any]], cursor: Cursor
 ) -> tuple[str, str | None]:
-    """Return the hint for the unknown *key*, and the setting beside it that was probably meant."""
-    from sandbox.spec import foreign  # for mistakes only
+    """Return the hint for the unknown *key*, and the setting of the same table that was probably meant."""
+    from sandbox.spec import foreign  # imported only to explain mistakes
 
     root = cursor.context.root
     where, *inside = cursor.path or ("",)
@@ -230,7 +230,7 @@ def _meaning(
 
 
 def _hint_for_table(value: object, cursor: Cursor) -> str | None:
-    from sandbox.spec import foreign  # for mistakes only
+    from sandbox.spec import foreign  # imported only to explain mistakes
 
     return foreign.hint_for_table(value, cursor.path, cursor.context.root) if cursor.context.root else None
 

@@ -1,7 +1,7 @@
-"""A diagnostic: one mistake in a file, where it is, what is wrong and what to write instead.
+"""A diagnostic: one mistake in a file, its position, a message, and a hint that says what to write instead.
 
-A value that renders itself as text with the source line and a caret, or as a dictionary for JSON. Knows nothing of
-TOML.
+A diagnostic renders itself as text with the source line and a caret, or as a dictionary for JSON. This module does not
+depend on TOML.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from unionfs._stdlib.typing import Literal
 Severity = Literal["error", "warning"]
 
 _BOLD, _RED, _CYAN, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"
-_LONGEST_LINE = 200  # characters of a source line that are shown; only generated files have more
-_REPLACEMENT = "\ufffd"  # no name: compiling one imports unicodedata
+_LONGEST_LINE = 200  # characters shown of a source line; only generated files have longer lines
+_REPLACEMENT = "\ufffd"  # as a number: compiling a "\N{...}" escape imports unicodedata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnostic:
     """One mistake. Lines and columns count from 1, columns in characters; the end column is exclusive.
 
-    `line` is None when the mistake has no place: a file that does not exist, a table that is missing.
+    `line` is None when the mistake has no position: a file that does not exist, a table that is missing.
     """
 
     file: str
@@ -36,7 +36,7 @@ class Diagnostic:
     severity: Severity = "error"
 
     def render(self, *, color: bool = False) -> str:
-        """Return `file:line:col: key: message`, the source line, and a caret line that carries the hint."""
+        """Return `file:line:col: key: message`, the source line, and a line with the caret and the hint."""
         bold, red, cyan, reset = (_BOLD, _RED, _CYAN, _RESET) if color else ("", "", "", "")
         place = _printable(self.file)
         if self.line is not None:
@@ -60,7 +60,7 @@ class Diagnostic:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, object]:
-        """Return the diagnostic for JSON, every field by its own name."""
+        """Return the diagnostic for JSON; each key is the name of its field."""
         return {
             "severity": self.severity,
             "file": self.file,
@@ -75,18 +75,18 @@ class Diagnostic:
         }
 
     def sort_key(self) -> tuple[str, int, int]:
-        """Return what orders diagnostics as a reader meets their places; those without a place come first."""
+        """Return the sort key for the order of positions in the files; diagnostics without a line come first."""
         return (self.file, self.line or 0, self.column or 0)
 
     def _last_column(self, length: int) -> int:
-        """Return where the underline ends: it never leaves the first line of what it marks."""
+        """Return where the underline ends: at the latest at the end of the first line that is marked."""
         if self.end_column is None or self.end_line != self.line:
             return length
         return min(self.end_column - 1, length)
 
 
 def _window(source: str, start: int, end: int) -> tuple[str, int, int]:
-    """Return the part of a long line around what is marked, and where the mark is in it."""
+    """Return the part of a long line around the mark, and the start and end of the mark in that part."""
     if len(source) <= _LONGEST_LINE:
         return source, start, end
     first = max(min(start - _LONGEST_LINE // 2, len(source) - _LONGEST_LINE), 0)
@@ -100,12 +100,12 @@ def _window(source: str, start: int, end: int) -> tuple[str, int, int]:
 
 
 def _printable(text: str) -> str:
-    """Return *text* with every character that a terminal would not show replaced, one for one, tabs kept."""
+    """Return *text* with each unprintable character replaced by one replacement character; tabs are kept."""
     return "".join(char if char == "\t" or char.isprintable() else _REPLACEMENT for char in text)
 
 
 def _indent(text: str) -> str:
-    """Return blanks as wide as *text*: tabs stay tabs, so that the caret lines up whatever the tab width is."""
+    """Return blanks as wide as *text*. Tabs stay tabs, so that the caret lines up for every tab width."""
     if text.isascii():
         return "".join("\t" if char == "\t" else " " for char in text)
     return "".join("\t" if char == "\t" else " " * _cells(char) for char in text)

@@ -1,7 +1,7 @@
-"""From bytes to a parsed TOML document, or to diagnostics that point at the character that is wrong.
+"""Parse bytes into a TOML document, or into diagnostics that point to the wrong character.
 
-tomllib parses; its messages are put into our words, and where it only says that something ended too early, the
-scanner of `locate` knows where it began.
+tomllib parses. This module rewords its messages. Where tomllib reports only the end of an unclosed string or array, the
+scanner of `locate` supplies its beginning.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PLACED = pattern(
 )
 _QUOTED_CHARACTER = pattern(r"(?:Illegal|Found invalid) character (?P<character>.+)", re.DOTALL)
 _BARE_INTEGER = pattern(r"[+-]?[0-9_]+")
-_LONGEST_INTEGER = 25  # digits and underscores of a 64-bit integer, with room to spare
+_LONGEST_INTEGER = 25  # digits and underscores of a 64-bit integer, with a margin
 
 _TOO_LARGE = "the integer does not fit into 64 bits"
 _NOT_A_VALUE = "not a value"
 _UNCLOSED_ARRAY = 'expected "," or "]" in the array'
 _TYPOGRAPHIC = tuple("“”„‟‘’‚‛«»´`")
 
-# What tomllib says (tomllib/_parser.py, the same from 3.11 to 3.13), what we say, and the remedy.
+# The start of a message of tomllib (tomllib/_parser.py, the same from 3.11 to 3.13), our message, and our hint.
 _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     ("Invalid statement", "expected a key or a [table]", None),
     (
@@ -69,10 +69,10 @@ _NOT_CLOSED = "the string is not closed"
 
 
 def parse_document(data: bytes, *, file: str, directory: str) -> tuple[dict[str, Any], Origins]:
-    """Return the TOML tree that *data* holds, and where each of its values stands.
+    """Return the TOML tree in *data*, and the position of each of its values.
 
-    *file* is its name for messages, *directory* what relative paths in it are relative to. Raises SpecError when it is
-    not UTF-8, not TOML, nested too deeply, or holds an integer that TOML does not have.
+    *file* is the name of the document in messages; relative paths in it are relative to *directory*. Raises SpecError if
+    *data* is not UTF-8, not TOML, nested too deeply, or holds an integer that does not fit into 64 bits.
     """
     source = Source(file=file, directory=directory, text=_decode(data, file, directory))
     if source.text.startswith(_BYTE_ORDER_MARK):
@@ -95,7 +95,7 @@ def parse_document(data: bytes, *, file: str, directory: str) -> tuple[dict[str,
 
 
 def _decode(data: bytes, file: str, directory: str) -> str:
-    """Return the text of *data*, with line ends as tomllib sees them."""
+    """Return the text of *data*, with line ends normalized as tomllib does."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -112,7 +112,7 @@ def _parse(source: Source, located: Located) -> dict[str, Any]:
     import tomllib
 
     try:
-        # It takes \r\n for \n, as was done here: once more, that would make line ends of \r\r\n, which are none to anybody else.
+        # tomllib replaces "\r\n" by "\n", as _decode() did. Undo that, or "\r\r\n" would become a line end here only.
         text = source.text
         return tomllib.loads(text.replace("\n", "\r\n") if "\r" in text else text)
     except tomllib.TOMLDecodeError as error:
@@ -155,7 +155,7 @@ def _syntax_error(text: str, source: Source, located: Located) -> Diagnostic:
     word = _BARE_WORD.match(source.text, offset)
     span = Span(offset, word.end() if word and message == _NOT_A_VALUE else offset + 1)
     if unclosed and located.stopped is not None:
-        # tomllib points at where the string should have ended; its beginning says more.
+        # tomllib reports where the string should have ended; the beginning is more useful.
         quotes = _QUOTES.match(source.text, located.stopped)
         hint = hint or (f"close it with {quotes[0]}" if quotes else None)
         line_end = source.text.find("\n", located.stopped)
@@ -167,7 +167,7 @@ def _syntax_error(text: str, source: Source, located: Located) -> Diagnostic:
 
 
 def _beginning(offset: int, located: Located, source: Source) -> str | None:
-    """Return the hint where the array begins that is not closed at *offset*, None where that is to be seen anyway."""
+    """Return a hint with the line where the array that is not closed at *offset* begins; None if it is on the same line."""
     if located.inside is None or located.inside > offset:
         return None
     line = source.position(located.inside)[0]
@@ -176,7 +176,7 @@ def _beginning(offset: int, located: Located, source: Source) -> str | None:
 
 
 def _in_our_words(message: str) -> tuple[str, str | None, bool]:
-    """Return message and hint for a *message* of tomllib, and whether it is about a string without an end."""
+    """Return message and hint for a *message* of tomllib, and whether it is about an unclosed string."""
     for prefix, ours, hint in _SYNTAX:
         if message.startswith(prefix):
             return ours, hint, False
@@ -195,11 +195,11 @@ def _in_our_words(message: str) -> tuple[str, str | None, bool]:
 
 
 def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | None:
-    """Return the diagnostic for a key or table that is defined again by the statement at *offset*."""
+    """Return the diagnostic for a key or table that the statement at *offset* defines a second time; else None."""
     statement = next((item for item in located.statements if _is_at(item, offset)), None)
     if statement is None:
         return None
-    # [a] after [[a]] reads as its last element, but it is the array that is there already.
+    # [a] after [[a]] is located as the last element of the array, but the array is the earlier definition.
     path = statement.path[:-1] if isinstance(statement.path[-1], int) else statement.path
     for length in range(len(path), 0, -1):
         first = located.entries.get(path[:length])
@@ -216,7 +216,7 @@ def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | N
 
 
 def _have_keys_in_common(header: Statement, located: Located) -> bool:
-    """Tell whether a key below *header*, which repeats an earlier one, is also below that, so that both cannot be one table."""
+    """Return whether *header*, a repeated table, and its earlier occurrence define a common key, so they cannot be merged."""
     keys: set[KeyPath] = set()
     below = False
     for statement in located.statements:
@@ -230,7 +230,7 @@ def _have_keys_in_common(header: Statement, located: Located) -> bool:
 
 
 def _is_at(statement: Statement, offset: int) -> bool:
-    """Return whether tomllib, having read *statement*, would complain at *offset*."""
+    """Return whether *offset* is a position where tomllib reports an error about *statement*."""
     return statement.end == offset or (statement.header and statement.key.end <= offset <= statement.end)
 
 

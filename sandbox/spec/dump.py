@@ -1,7 +1,7 @@
-"""From a specification back to TOML: what a file means once everything is put together.
+"""Write a specification as TOML: the meaning of a file after merging, expansion and decoding.
 
-The text is an environment file itself: read back in, wherever it is put, it gives an equal specification. Paths are
-absolute, references are replaced, quantities stand in their usual form.
+The text is itself an environment file. Parsed again from any directory, it gives an equal specification. Its paths are
+absolute, its references are replaced, and its quantities have their usual form.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
 DEFAULT = "default"
-"""What stands for the place of a value that no file gives."""
+"""Shown instead of a place for a value that no file sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of the text: its values, and the tables in it.
 
-    An `element` is one of an array of tables. What is `present` was written itself, and says something when it is empty.
+    An `element` belongs to an array of tables. A `present` table was written itself; it is kept even if it is empty.
     """
 
     path: KeyPath
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One key and its TOML value. `origins` is the place of the value or, of a list, that of each element.
+    """One key and its TOML value. `origins` is the place of the value or, for a list, of each element.
 
     None stands for a default.
     """
@@ -59,19 +59,19 @@ class Value:
 
 
 def tables_of(spec: Spec, *, defaults: bool = False) -> tuple[Table, ...]:
-    """Return all that *spec* says, as tables; with *defaults*, also what it leaves to them."""
+    """Return the settings of *spec* as tables; with *defaults*, also those that the file does not set."""
     return _Dump(spec, defaults).record(Spec, spec, ()).tables
 
 
 def tree_of(spec: Spec, *, defaults: bool = False) -> dict[str, Any]:
-    """Return all that *spec* says as tomllib would give it; with *defaults*, also what it leaves to them."""
+    """Return the settings of *spec* as tomllib would return them; with *defaults*, also those that the file does not set."""
     return _tree(_Dump(spec, defaults).record(Spec, spec, ()))
 
 
 def text_of(spec: Spec, *, defaults: bool = False, origins: bool = False) -> str:
-    """Return all that *spec* says as TOML; with *origins*, every value has its file and line behind it, as a comment.
+    """Return the settings of *spec* as TOML; with *origins*, a comment with file and line follows every value.
 
-    Raises SpecError for a string that TOML cannot hold: bytes of an environment variable that are no UTF-8.
+    Raises SpecError for a string that TOML cannot represent: an environment variable with bytes that are not UTF-8.
     """
     tables = list(_walk(tables_of(spec, defaults=defaults)))
     unwritable = [
@@ -87,7 +87,7 @@ def text_of(spec: Spec, *, defaults: bool = False, origins: bool = False) -> str
 
 
 def values_of(spec: Spec, *, defaults: bool = False) -> Iterator[Value]:
-    """Yield every value that *spec* says, with its place; with *defaults*, also what it leaves to them."""
+    """Yield every value that *spec* sets, with its place; with *defaults*, also the values that the file does not set."""
     for table in _walk(tables_of(spec, defaults=defaults)):
         yield from table.values
 
@@ -139,10 +139,10 @@ class _Dump:
     def _is_shown(self, path: KeyPath, *, enforced: bool) -> bool:
         if self.spec.is_set(path):
             return True
-        # Whoever writes a key asks for it, also for its default: `up` would refuse what is not enforced.
+        # A written key is a request, even with its default value: `up` would refuse a key that is not enforced.
         if not self.defaults or not enforced:
             return False
-        # What another setting replaces would contradict it, if it were written.
+        # A setting that another setting replaces would contradict that one.
         if path == ("network", "mode"):
             return ":" not in self.spec.namespaces.net
         return path != ("ids", "map") or not self.spec.ids.uid_map
@@ -156,7 +156,7 @@ class _Dump:
 
 
 def _escaped(value: object) -> object:
-    """Return *value* with what would be a reference in its strings made literal."""
+    """Return *value* with "${" escaped in its strings, so that they are no references."""
     if isinstance(value, str):
         return value.replace("${", "$${")
     if isinstance(value, list):
@@ -165,7 +165,7 @@ def _escaped(value: object) -> object:
 
 
 def _is_unicode(value: object) -> bool:
-    """Return whether all strings of *value* are what TOML can write."""
+    """Return whether TOML can represent all strings of *value*."""
     if isinstance(value, str):
         return is_unicode(value)
     if isinstance(value, (list, dict)):
@@ -193,7 +193,7 @@ def _tree(table: Table) -> dict[str, Any]:
 
 
 def _block(table: Table, *, origins: bool) -> str:
-    """Return *table* without the tables in it: nothing, if it need not be written for itself."""
+    """Return the text of *table* without its inner tables; "" if its header is not needed."""
     if not table.values and (table.tables or not table.present):
         return ""
     names = format_key_path(tuple(part for part in table.path if isinstance(part, str)))

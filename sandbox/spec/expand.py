@@ -1,7 +1,7 @@
-"""References in strings: `${env:NAME}`, `${env:NAME:-default}`, `${config_dir}`, and `$${` for a literal `${`.
+"""Replace references in strings: `${env:NAME}`, `${env:NAME:-default}`, `${config_dir}`, and `$${` for a literal `${`.
 
-As in sh(1), `:-` gives the default for a variable that is unset or empty. What comes in by a reference is not
-expanded again. A `$` before anything but `{` means itself, so shell commands with $HOME and $(...) need no escapes.
+As in sh(1), `:-` gives the default for a variable that is unset or empty. Inserted text is not expanded again. A `$`
+before any character but `{` is literal, so shell commands with $HOME and $(...) need no escapes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unionfs._stdlib.typing import Any
 _REFERENCE = pattern(r"\$\$\{|\$\{(?P<body>[^{}]*)\}|\$\{")
 _ENV = pattern(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 _FREE_TEXT = frozenset(("command", "args", "run", "content", "description", "labels"))
-"""Keys whose strings a shell or a person reads: there a $NAME means something, or itself."""
+"""Keys whose strings a shell or a person reads: no warning is given for $NAME there."""
 _VARIABLE = pattern(r"\$(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _HOME = pattern(r"(?:(?<=:)|^)~(?=/|:|$)")
 _SYNTAX = "write ${env:NAME}, ${env:NAME:-default} or ${config_dir}; $${ for a literal ${"
@@ -27,9 +27,9 @@ _SYNTAX = "write ${env:NAME}, ${env:NAME:-default} or ${config_dir}; $${ for a l
 def expand_tree(
     tree: dict[str, Any], environ: Mapping[str, str], cursor: Cursor, *, except_for: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return *tree* with the references in all its strings replaced; keys, and what *except_for* names, are left alone.
+    """Return *tree* with the references in all its strings replaced; keys, and the values of *except_for*, are not changed.
 
-    Mistakes are reported below *cursor*; a string with a mistake stays as it is.
+    Mistakes are reported below *cursor*; a string with a mistake is returned unchanged.
     """
     return {
         key: value if key in except_for else _expand_value(value, environ, cursor.child(key))
@@ -38,7 +38,7 @@ def expand_tree(
 
 
 def _expand_value(value: Any, environ: Mapping[str, str], cursor: Cursor) -> Any:
-    # The depth of the recursion is that of the document, which locate.MAX_DEPTH bounds.
+    # Recursion is as deep as the document, which locate.MAX_DEPTH bounds.
     if isinstance(value, dict):
         return expand_tree(value, environ, cursor)
     if isinstance(value, list):
@@ -53,7 +53,7 @@ def _expand_value(value: Any, environ: Mapping[str, str], cursor: Cursor) -> Any
 
 
 def expand(text: str, environ: Mapping[str, str], config_dir: str) -> str:
-    """Return *text* with its references replaced. Raises Invalid, with the reference as fragment."""
+    """Return *text* with its references replaced. Raises Invalid, with the wrong reference as fragment."""
 
     def replacement(match: re.Match[str]) -> str:
         reference, body = match[0], match["body"]
@@ -82,7 +82,7 @@ def expand(text: str, environ: Mapping[str, str], config_dir: str) -> str:
 
 
 def variables(tree: object, path: KeyPath = ()) -> Iterator[tuple[str, KeyPath]]:
-    """Yield every variable of the environment that a string of *tree* refers to, with the key of the string."""
+    """Yield every environment variable that a string of *tree* refers to, with the key path of the string."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield from variables(value, (*path, key))
@@ -96,7 +96,7 @@ def variables(tree: object, path: KeyPath = ()) -> Iterator[tuple[str, KeyPath]]
 
 
 def unexpanded(tree: object, path: KeyPath = ()) -> Iterator[Problem]:
-    """Yield a warning for each string of *tree* in which a shell would replace `$NAME` or `~`, and nothing here does."""
+    """Yield a warning for each string of *tree* with `$NAME` or `~`, which a shell would replace but this program does not."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key not in _FREE_TEXT:
@@ -106,7 +106,7 @@ def unexpanded(tree: object, path: KeyPath = ()) -> Iterator[Problem]:
             yield from unexpanded(item, (*path, index))
     elif isinstance(tree, str):
         variable = _VARIABLE.search(tree) if "$" in tree else None
-        # The path of a host may begin with ~.
+        # `~` is checked only below `env`: paths of the host may start with it.
         home = _HOME.search(tree) if "~" in tree and "env" in path else None
         if variable is not None:
             hint = f"write ${{env:{variable['name']}}} for the variable of this machine"
@@ -123,7 +123,7 @@ def _warning(path: KeyPath, fragment: str, hint: str) -> Problem:
 
 
 def _meant(body: str) -> str:
-    """Return the hint for an unknown reference, whose inside is *body*."""
+    """Return the hint for an unknown reference; *body* is the text between its braces."""
     if nearest(body, ("config_dir",)):
         return "did you mean ${config_dir}?"
     if body.isidentifier():

@@ -1,7 +1,7 @@
-"""Words of compose, podman, docker, bubblewrap and systemd-nspawn, and the keys and values of the language that they mean.
+"""Map words of compose, podman, docker, bubblewrap and systemd-nspawn to keys and values of the language.
 
-Read only when a file has a key or a value that the language does not know. A meaning is a key of the language, or, if it has a space,
-a whole hint.
+Imported only when a file has an unknown key or value. A meaning is a key of the language or, if it contains a space, a
+complete hint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unionfs._stdlib.typing import Any
 
 
 def _words(meanings: Mapping[str, str]) -> dict[str, str]:
-    """Return the meaning of each word; *meanings* has them as lists of words."""
+    """Return the meaning of each word; *meanings* maps a meaning to its words, separated by blanks."""
     return {word: meaning for meaning, words in meanings.items() for word in words.split()}
 
 
@@ -98,7 +98,7 @@ INSIDE: Mapping[str, Mapping[str, str]] = {
     "process": _words({"process.cwd": "dir", "process.command": "path"}),
     "limits": _words({"limits.cpu_time": "cputime", "limits.wall_time": "time"}),
 }  # fmt: skip
-"""Words that mean something else in a table than elsewhere."""
+"""Words that have another meaning inside a table than elsewhere."""
 
 VALUES: Mapping[str, Mapping[str, str]] = {
     "volumes[].type": _words({
@@ -132,13 +132,13 @@ SHORT: Mapping[str, str] = {
     "limits": "memory",
     "security": "seccomp",
 }
-"""The key that is meant by a value in place of a table."""
+"""For each table, the key that is meant when a value is written in place of the table."""
 
 
 def meaning_of_key(word: str, around: KeyPath, root: type) -> tuple[str, str | None] | None:
-    """Return what to write instead of the key *word* in the table *around*, and which key of that table it is, if it is one.
+    """Return what to write instead of the unknown key *word* in the table *around*, and the key of that table that it means.
 
-    None where *word* is foreign to nothing here.
+    The key is None if the meaning is no key of *around*. Returns None if *word* has no known meaning.
     """
     profile, inside = _split(around)
     table = str(inside[0]) if inside else ""
@@ -157,14 +157,14 @@ def meaning_of_key(word: str, around: KeyPath, root: type) -> tuple[str, str | N
 
 
 def meaning_of_value(value: str, path: KeyPath) -> str | None:
-    """Return the word that *value* at *path* means; None if other programs have no such word."""
+    """Return the value of the language that *value* at *path* means; None if no other program uses that word."""
     _, inside = _split(path)
     key = "".join("[]" if isinstance(part, int) else f".{part}" for part in inside).removeprefix(".")
     return VALUES.get(key, {}).get(value.casefold())
 
 
 def hint_for_table(value: object, path: KeyPath, root: type) -> str | None:
-    """Return how *value* is written that stands where the table at *path* is expected; None if no key of it takes such a value."""
+    """Return how to write *value*, found in place of the table at *path*; None if no key of the table takes such a value."""
     profile, inside = _split(path)
     table = str(inside[0]) if len(inside) == 1 else ""
     key = SHORT.get(table)
@@ -175,7 +175,7 @@ def hint_for_table(value: object, path: KeyPath, root: type) -> str | None:
 
 
 def swallowed(key: str, value: object, around: KeyPath, root: type) -> str | None:
-    """Return the hint for *key*, which belongs at the top of the file and is counted to the table *around*; None for other keys."""
+    """Return the hint for *key*, a top-level key that TOML assigns to the table *around* before it; None for other keys."""
     profile, inside = _split(around)
     setting = settings_of(root).get(key)
     if setting is None or not inside:
@@ -188,7 +188,7 @@ def swallowed(key: str, value: object, around: KeyPath, root: type) -> str | Non
 
 
 def _as_table(value: object) -> str:
-    """Return what stands below the header of the first volume of *value*, if that is one in the form of container engines."""
+    """Return the settings of the first volume of *value*, if it is written as container engines write volumes; else ""."""
     if not isinstance(value, list) or not value or not isinstance(value[0], str):
         return ""
     try:
@@ -199,7 +199,7 @@ def _as_table(value: object) -> str:
 
 
 def _header(key: str, setting: Any) -> str:
-    """Return how what is at the *key* of the top of a file begins."""
+    """Return how the top-level setting *key* starts in a file: its header, or its place."""
     element = setting.codec.inside(0)
     if element is not None and element.toml_types == ("table",):
         return f"[[{key}]]"
@@ -212,7 +212,7 @@ _NAMED = ("profile", "networks", "sandboxes")
 
 
 def _split(path: KeyPath) -> tuple[str, KeyPath]:
-    """Return what stands before the keys of a profile in a header, and *path* within that profile."""
+    """Return the header prefix of the profile that *path* is in, and *path* within that profile."""
     if path[:1] == ("profile",) and len(path) > 1:
         return f"profile.{format_key(str(path[1]))}.", path[2:]
     return "", path

@@ -1,4 +1,4 @@
-"""From a file to a specification: the entry point of the package, and its only input and output."""
+"""Load a specification from a file: the entry point of the package, and its only module that reads files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ STDIN = "-"
 _STDIN_FILE = "<stdin>"
 
 DEFAULT_FILE = "sandbox.toml"
-"""What verbs take, of the current directory, where no file is named."""
+"""The file, in the current directory, that commands use when no file is named."""
 
 MAX_FILE_SIZE = 1 << 20
-"""Bytes. More than any environment needs, and little enough to parse at once."""
+"""Bytes. More than any environment file needs, and small enough to parse at once."""
 
 
 def load(
@@ -51,10 +51,11 @@ def load(
 ) -> Spec:
     """Return the specification in the file *path*, or on standard input if that is "-".
 
-    *environ* is what ${env:NAME} and ~ refer to, by default the environment of this process. *profiles* are applied in
-    their order, then *assignments*: "KEY=VALUE", or an option with its value. What this version does not enforce is a mistake, unless
-    *unenforced* is "keep": then `Spec.unenforced` has it. Raises SpecError with all mistakes, in the order of the file; a file that
-    cannot be read is one, too.
+    *environ* gives the values of ${env:NAME} and ~; the default is the environment of this process. *profiles* are applied
+    in their order, then *assignments*: "KEY=VALUE", or an option with its value. Settings that this version does not
+    enforce are mistakes, unless *unenforced* is "keep": then they are listed in `Spec.unenforced`.
+
+    Raises SpecError with all mistakes, in the order of the file; it is also raised if a file cannot be read.
     """
     return parse(
         read(path),
@@ -80,9 +81,9 @@ def parse(
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
-    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file: with *every_mistake* also those
-    whose remedy does not help as long as the key is not enforced. *parsed_files* has those that were parsed for an earlier call with the
-    same *data* and *path*.
+    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file. With *every_mistake* these
+    include mistakes whose correction helps only in a version that enforces the key. *parsed_files* has the files that were
+    parsed for an earlier call with the same *data* and *path*.
     """
     file = os.path.abspath(path)
     parsed_files = ParsedFiles() if parsed_files is None else parsed_files
@@ -94,7 +95,7 @@ def parse(
         assignments=[(SET, one) if isinstance(one, str) else one for one in assignments],
         directory=os.getcwd() if assignments else "/",
     )
-    # Of a profile that is not applied, nothing is asked for.
+    # A profile that is not applied requests nothing.
     asked = {key: value for key, value in composition.tree.items() if key != "profile"}
     references = {name: format_key_path(path) for name, path in variables(asked)}
 
@@ -158,24 +159,24 @@ def _remainder(
 
 
 def _is_variable_of_shell(origins: Origins, problem: Problem) -> bool:
-    """Tell whether *problem* is about a value of -e, in which a shell has replaced what was to be replaced."""
+    """Return whether *problem* is about a value of -e, in which the shell has already expanded its own references."""
     origin = origins.find(problem.path)
     return origin is not None and origin.source.file == VARIABLE
 
 
 def _is_optional(spec: Spec, problem: Problem) -> bool:
-    """Return whether the file allows that what *problem* is about goes unenforced: its table lists it as optional."""
+    """Return whether the table of the setting lists it as optional, so that the sandbox may start without it."""
     table, *inside = problem.path
     optional = getattr(getattr(spec, str(table)), "optional", ())
     return bool(inside) and inside[0] in optional
 
 
 class ParsedFiles:
-    """The file and those that it extends, each read and parsed once, however often they are put together."""
+    """The file and the files that it extends. Each is read and parsed once, however often the files are merged."""
 
     def __init__(self) -> None:
         """Parse nothing yet."""
-        #: Keys and values of all documents that were handed out, each time anew: what putting them together costs.
+        #: Keys and values of all documents returned so far, counted at each call: a measure of the cost of merging.
         self.entries = 0
         self._main: Document | None = None
         self._bases: dict[str, Document] = {}
@@ -184,7 +185,7 @@ class ParsedFiles:
         """Return the document of the file itself, whose content is *data*.
 
         Raises:
-            SpecError: it is no TOML.
+            SpecError: it is not valid TOML.
         """
         if self._main is None:
             self._main = _document(data, path)
@@ -194,7 +195,7 @@ class ParsedFiles:
         """Return the document in the file *name*.
 
         Raises:
-            SpecError: it cannot be read, or is no TOML.
+            SpecError: it cannot be read, or is not valid TOML.
         """
         identity = os.path.realpath(name)
         if identity not in self._bases:
@@ -215,9 +216,9 @@ def _document(data: bytes, path: str) -> Document:
 
 
 def read(path: str, *, regular: bool = False) -> bytes:
-    """Return what is in the file *path*, or comes from standard input if that is "-"; raise SpecError otherwise.
+    """Return the content of the file *path*, or of standard input if *path* is "-"; raise SpecError if it cannot be read.
 
-    With *regular*, it must be a regular file, which nobody has to feed.
+    With *regular*, only a regular file is read: reading never waits for a writer.
     """
     if path == STDIN and not regular:
         data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
@@ -234,9 +235,10 @@ def read(path: str, *, regular: bool = False) -> bytes:
 
 
 def _refuse_planted(info: os.stat_result) -> None:
-    """Refuse DEFAULT_FILE with the status *info* if any user can have made it here, as in /tmp, and another user has.
+    """Refuse DEFAULT_FILE with the status *info* if it belongs neither to root nor to the user, in a world-writable directory.
 
-    A file that is taken without being named may not become a way to run commands as whoever enters the directory.
+    In a directory such as /tmp, another user could plant the file. Since the user does not name it, it would run commands
+    as any user that starts a sandbox in that directory.
     """
     if info.st_uid in (0, os.geteuid()) or not os.stat(".").st_mode & stat.S_IWOTH:
         return
@@ -246,7 +248,7 @@ def _refuse_planted(info: os.stat_result) -> None:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a regular file, and nothing else: to open a device may do something, and a FIFO waits for a writer."""
+    """Open a regular file, and nothing else: opening a device may have side effects, and a FIFO waits for a writer."""
     place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         mode = os.fstat(place).st_mode

@@ -1,11 +1,11 @@
-"""Where every key and value of a TOML document stands in its text.
+"""Find the position of every key and value of a TOML document in its text.
 
-tomllib gives values without positions, so this scanner walks the same text and notes spans; values still come from
-tomllib. For a valid document the paths found here are exactly those of the parsed tree (a property test holds the
-two together). For an invalid one the scanner stops where it can go no further and keeps what it has: tomllib then
-says what is wrong. Nothing here recurses, so no document can exhaust the stack.
+tomllib returns values without positions. This scanner walks the same text and records spans; the values still come from
+tomllib. For a valid document, the paths found here are exactly those of the parsed tree (a property test compares the
+two). For an invalid document, the scanner stops at the first place it cannot scan and keeps its results; tomllib then
+reports the mistake. Nothing here recurses, so no document can exhaust the stack.
 
-Follows TOML 1.0 (toml.io/en/v1.0.0), and takes newlines and trailing commas in inline tables as TOML 1.1 does.
+Follows TOML 1.0 (toml.io/en/v1.0.0), and accepts newlines and trailing commas in inline tables as TOML 1.1 does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sandbox.spec.patterns import pattern
 from unionfs._stdlib.dataclasses import dataclass
 
 MAX_DEPTH = 64
-"""Longest key path that is accepted. Far beyond any real file; keeps tomllib, which recurses, off its limits."""
+"""Longest key path that is accepted. Far longer than in any real file; keeps tomllib, which recurses, within its limits."""
 
 _BLANK = pattern(r"[ \t]*")
 _TRIVIA = pattern(r"(?:[ \t\n]+|#[^\n]*)*")
@@ -26,7 +26,7 @@ _STRING = pattern(
     r'''"""(?:[^\\]|\\.)*?""""{0,2}|\'\'\'.*?\'\'\'\'{0,2}|"(?!"")(?:[^"\\\n]|\\.)*"|'(?!\'\')[^'\n]*\'''',
     re.DOTALL,
 )
-# The one value that may contain a space is a date-time; everything else ends where TOML punctuation begins.
+# Of the values without quotes, only a date-time may contain a space; all others end at TOML punctuation.
 _BARE_VALUE = pattern(r"\d{4}-\d\d-\d\d[ ]\d\d:[^\s,\]}#]*|[^\s,\[\]{}#=\"']+")
 
 
@@ -40,11 +40,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one key and its value stand.
+    """The position of one key and its value.
 
-    `literal` is true when the value is written in one piece, so that `value` spans all of it. It is false for what is
-    put together from statements (`[table]`, `[[array]]`, the `a` of `a.b = 1`): there both spans are the name where
-    it is first mentioned. The elements of an array have no key: both spans are the element.
+    `literal` is true when the value is written in one piece, so that `value` spans all of it. It is false for tables and
+    arrays built from statements (`[table]`, `[[array]]`, the `a` of `a.b = 1`). There both spans are the first mention of the
+    name. The elements of an array have no key: both spans are the element.
     """
 
     key: Span
@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One `key = value` (in inline tables too) or one header. `end` is the offset behind the value or the brackets."""
+    """One `key = value` (in inline tables too) or one header. `end` is the offset after the value or the brackets."""
 
     path: KeyPath
     key: Span
@@ -64,10 +64,10 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """The result of a scan: places, and all statements in the order in which they end, repeated ones too.
+    """The result of a scan: positions, and all statements in the order in which they end, repeated ones too.
 
-    `stopped` is the offset of what could not be scanned, None after a whole scan; then `too_deep` says whether it was
-    for a key path longer than MAX_DEPTH, and `inside` where the array or inline table begins that it is in, if any.
+    `stopped` is the offset where the scan failed, None after a complete scan. If it failed, `too_deep` tells whether a key
+    path was longer than MAX_DEPTH. `inside` is the start of the outermost array or inline table there, if any.
     """
 
     entries: dict[KeyPath, Entry]
@@ -78,7 +78,7 @@ class Located:
 
 
 def locate(text: str) -> Located:
-    """Return the places of all keys and values of *text*, whose line ends are "\\n". Never raises."""
+    """Return the positions of all keys and values of *text*, whose line ends are "\\n". Never raises."""
     scanner = _Scanner(text)
     try:
         scanner.scan()
@@ -89,7 +89,7 @@ def locate(text: str) -> Located:
 
 
 class _ScanError(Exception):
-    """The scanner cannot go on at *position*."""
+    """The scanner cannot continue at *position*."""
 
     def __init__(self, position: int, *, too_deep: bool = False) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Scanner:
         self.entries: dict[KeyPath, Entry] = {}
         self.statements: list[Statement] = []
         self.pending: list[_Open] = []
-        # Arrays made by [[headers]], with their length so far: further mentions of their name mean the last element.
+        # The length so far of each array made by [[headers]]: later mentions of its name mean the last element.
         self._table_arrays: dict[KeyPath, int] = {}
 
     def scan(self) -> None:
@@ -150,7 +150,7 @@ class _Scanner:
         return path, position
 
     def _key(self, table: KeyPath, position: int) -> tuple[KeyPath, Span, int]:
-        """Scan `a.b =` inside *table*; return the path, the place of its last part, and where the value starts."""
+        """Scan `a.b =` inside *table*; return the path, the span of its last part, and the position of the value."""
         parts, position = self._parts(position)
         position = self._expect("=", position)
         name, span = parts[-1]
@@ -178,7 +178,7 @@ class _Scanner:
             position += 1
 
     def _enter(self, path: KeyPath, parts: list[tuple[str, Span]]) -> KeyPath:
-        """Return the path of the table below *path* that *parts* name, noting the tables on the way."""
+        """Return the path of the table below *path* that *parts* name; record the tables on the way."""
         for name, span in parts:
             path = (*path, name)
             self._note(path, span)
@@ -187,7 +187,7 @@ class _Scanner:
         return path
 
     def _value(self, path: KeyPath, key: Span | None, position: int) -> int:
-        """Scan the value of *path*, with all that it contains; return the position after it."""
+        """Scan the value of *path* with all its elements; return the position after it."""
         pending = self.pending = []
         while True:
             char = self.text[position : position + 1]

@@ -1,4 +1,4 @@
-"""What the language knows about a key: from a path to its declaration."""
+"""Find the declaration of a key of the language by its path."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sandbox.spec.settings import Codec, Setting, settings_of
 from unionfs._stdlib.typing import Any
 
 ANY_KEY = "NAME"
-"""Stands in `keys` for a key that the user chooses."""
+"""In the result of `keys`, stands for a key that the user chooses."""
 
 
 def codec_at(path: KeyPath) -> Codec[Any] | None:
-    """Return the codec of the value at *path*; None where the language has none, and for the file itself."""
+    """Return the codec of the value at *path*; None for the file itself, and if the language has no such key."""
     codec: Codec[Any] | None = _FILE
     for part in path:
         codec = codec.inside(part) if codec is not None else None
@@ -24,7 +24,7 @@ def codec_at(path: KeyPath) -> Codec[Any] | None:
 
 
 def setting_at(path: KeyPath) -> Setting[Any] | None:
-    """Return the declaration of the key that *path* ends with; None for an element of a list, and for no key at all."""
+    """Return the declaration of the last key of *path*; None for an element of a list, and for an unknown key."""
     if not path or not isinstance(path[-1], str):
         return None
     around: Codec[Any] | None = codec_at(path[:-1]) if len(path) > 1 else _FILE
@@ -32,13 +32,13 @@ def setting_at(path: KeyPath) -> Setting[Any] | None:
 
 
 def is_enforced(path: KeyPath) -> bool:
-    """Return whether this version does what the setting at *path* says: it, and every table around it, is enforced."""
+    """Return whether this version enforces the setting at *path*: the setting and every table around it."""
     settings = [setting_at(path[:length]) for length in range(1, len(path) + 1)]
     return all(setting is None or setting.enforced for setting in settings)
 
 
 def path_of(key: str) -> KeyPath:
-    """Return the path of a key that `keys` writes, where NAME is itself and [] the first element."""
+    """Return the path of a key in the notation of `keys`, where NAME stays as it is and [] is the first element."""
     path: list[str | int] = []
     for part in key.split("."):
         path += [part.removesuffix("[]"), 0] if part.endswith("[]") else [part]
@@ -51,7 +51,7 @@ def keys() -> list[str]:
 
 
 def declarations(cls: type = Spec, prefix: str = "") -> Iterator[tuple[str, Setting[Any]]]:
-    """Yield the keys of *cls* with their declarations, in the order of declaration, tables before what is in them."""
+    """Yield the keys of *cls* with their declarations, in the order of declaration; a table comes before its keys."""
     for name, setting in settings_of(cls).items():
         key = f"{prefix}{name}"
         yield key, setting

@@ -1,4 +1,4 @@
-"""The model of an environment file: its tables, and where in the file each thing is said."""
+"""Define the model of an environment file: its tables, and the position of each setting in the file."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from unionfs._stdlib.typing import Any
 _NO_PROFILES: Mapping[str, Any] = MappingProxyType({})
 
 NOT_IN_PROFILES = ("extends", "profile")
-"""Settings that say how files are put together, which a profile cannot change."""
+"""Settings that define how files are merged; a profile cannot change them."""
 
 MAX_PROFILES = 64
-"""How many profiles a file may have: each is a whole file to check."""
+"""How many profiles a file may have: each one is checked as a complete file."""
 
 
 class ExtendsCodec(Codec["tuple[str, ...]"]):
-    """The path of a file, or several. Whoever composes files reads them; here only their form is checked."""
+    """The path of a file, or several. `compose` reads the files; this codec checks only the form of the value."""
 
     expects = "string or array of strings"
     toml_types = ("string", "array")
@@ -80,7 +80,7 @@ _PATH = _Path()
 
 
 class ProfilesCodec(Codec["Mapping[str, Any]"]):
-    """Tables that change the file; their inside is that of the file itself, of which nothing is required."""
+    """Tables that change the file. They have the same keys as the file itself, but none is required."""
 
     expects = "table of tables"
     toml_types = ("table",)
@@ -124,12 +124,12 @@ def _check_sandbox_name(name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
-    """One environment file: where it is, what it says, and where in it each thing is said.
+    """One environment file: its path, its settings, and the position of each setting.
 
-    `file` is the absolute path, `directory` the directory that relative paths are relative to, `files` all files that
-    it is put together from, as they were named, `read_from` their absolute paths without standard input, `variables` those of the environment that its strings refer to, with the key
-    of one such string. Two specifications are equal when they say the same, wherever it stands
-    in their files.
+    `file` is the absolute path. Relative paths are relative to `directory`. `files` are all merged files, as they were
+    named; `read_from` are their absolute paths, without standard input. `variables` are the environment variables that
+    its strings refer to, each with the key of one such string. Two specifications are equal when their settings are
+    equal, regardless of the positions in their files.
     """
 
     file: str
@@ -229,28 +229,28 @@ class Spec:
 
     @property
     def unenforced(self) -> tuple[Diagnostic, ...]:
-        """What the file asks for and this version would not do; empty unless it was loaded to be looked at."""
+        """The settings of the file that this version does not enforce; empty unless loaded with `unenforced="keep"`."""
         return tuple(self.origins.diagnose_all(self.problems))
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
-        """What is no mistake, but hardly meant."""
+        """Settings that are valid but probably not intended."""
         return tuple(self.origins.diagnose_all(self.doubts))
 
     def origin(self, key: KeyPath | str) -> Place | None:
-        """Return where the value of *key* ("root.layers[1]") is written; None when it is a default."""
+        """Return the place where the value of *key* ("root.layers[1]") is written; None for a default."""
         origin = self.origins.find(key)
         return None if origin is None else origin.source.place(origin.entry.value)
 
     def is_set(self, key: KeyPath | str) -> bool:
-        """Return whether the file says something about *key*, rather than its default."""
+        """Return whether the file sets *key*, rather than leaving it at its default."""
         return self.origins.find(key) is not None
 
     def diagnose(
         self, key: KeyPath | str, message: str, hint: str | None = None, *, part: Part = "value"
     ) -> Diagnostic:
-        """Return a diagnostic at the place of *key*, for a mistake that only the host can tell.
+        """Return a diagnostic at the place of *key*, for a mistake that only the host reveals.
 
-        Where *key* is a default, the place is the table around it, or the file as a whole.
+        If *key* is a default, the place is the table around it, or the file as a whole.
         """
         return self.origins.diagnose(key, message, hint, part=part)

@@ -1,12 +1,12 @@
-"""Names that the kernel gives to things, as an environment file may write them: signals and capabilities."""
+"""Parse kernel names that an environment file may contain: signals and capabilities."""
 
 from __future__ import annotations
 
 from sandbox.spec.notation import shown
 from sandbox.spec.patterns import pattern
 
-# capabilities(7), in the order of linux/capability.h. The launcher has the numbers; here only spelling is checked,
-# because the specification is read on machines whose kernel may know fewer.
+# capabilities(7), in the order of linux/capability.h. The launcher has the numbers. Only the spelling is checked here,
+# because the specification may be read on a machine whose kernel has fewer capabilities.
 CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
     "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
@@ -23,7 +23,7 @@ _REALTIME = pattern(r"SIGRT(MIN|MAX)([+-][0-9]{1,2})?")
 def parse_capability(text: str) -> str:
     """Return the capability that *text* names, with or without CAP_ and in any case, as "CAP_NAME"; or "all".
 
-    Raises ValueError for what is neither.
+    Raises ValueError for any other text.
     """
     name = text.upper()
     if name == "ALL":
@@ -37,7 +37,7 @@ def parse_capability(text: str) -> str:
 def parse_signal(text: str) -> str:
     """Return the signal that *text* names, with or without SIG and in any case, as "SIGNAME".
 
-    Real-time signals are written "SIGRTMIN+3", "SIGRTMAX-1" (signal(7)). Raises ValueError for what is no
+    Real-time signals are written "SIGRTMIN+3", "SIGRTMAX-1" (signal(7)). Raises ValueError if *text* names no
     signal.
     """
     name = text.upper()

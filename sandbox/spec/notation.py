@@ -1,7 +1,7 @@
-"""How keys and values are written, in messages and in files: key paths, strings, TOML literals, names of TOML types.
+"""Format and parse keys and values for messages and files: key paths, strings, TOML literals, names of TOML types.
 
-Messages quote what the user wrote, so everything here makes control characters visible instead of sending them to a
-terminal. Pure; knows nothing of files or positions.
+Messages quote text of the user, so every function here makes control characters visible instead of sending them to a
+terminal. The functions are pure and do not know files or positions.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from itertools import islice
 from sandbox.spec.patterns import pattern
 
 KeyPath = tuple[str | int, ...]
-"""The way to a value: table keys as strings, array positions as integers, e.g. ("root", "layers", 1)."""
+"""The path of a value: table keys as strings, array positions as integers, e.g. ("root", "layers", 1)."""
 
 LONGEST_LINE = 100
-"""Characters. An array that would make its line longer is written over several."""
+"""Characters. An array that would make its line longer is written on several lines."""
 
 INDENT = "    "
-"""What stands before each element of an array that is written over several lines."""
+"""The indentation of each element of an array that is written on several lines."""
 
 _BARE_KEY = pattern(r"[A-Za-z0-9_-]+")
 _PATH_PART = pattern(
@@ -50,7 +50,7 @@ def format_key(key: str) -> str:
 def parse_key_path(text: str) -> KeyPath:
     """Return the path that `format_key_path` writes as *text*.
 
-    Raises ValueError when *text* is no such path.
+    Raises ValueError when *text* is not such a path.
     """
     parts: list[str | int] = []
     position = 0
@@ -75,7 +75,7 @@ def quote(text: str, *, limit: int = 0) -> str:
 
 
 def visible(char: str) -> str:
-    """Return *char*, or its TOML escape when printing it would not show it."""
+    """Return *char*, or its TOML escape if it is not printable."""
     if char.isprintable():
         return char
     number = ord(char)
@@ -83,23 +83,23 @@ def visible(char: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether *text* is without lone surrogates, which stand for bytes that are no UTF-8 (os.fsdecode)."""
+    """Return whether *text* has no lone surrogates, which represent bytes that are not UTF-8 (os.fsdecode)."""
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def shown(text: str) -> str:
-    """Return *text* quoted and shortened, to stand in a message."""
+    """Return *text* quoted and shortened, for a message."""
     return quote(text, limit=_MESSAGE_LIMIT)
 
 
 def joined(values: Iterable[str]) -> str:
-    """Return "a, b or c"; at least one is given."""
+    """Return "a, b or c"; *values* must not be empty."""
     *first, last = values
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def shown_list(values: Iterable[str]) -> str:
-    """Return *values* quoted and separated by commas, for lists of what is allowed."""
+    """Return *values* quoted and separated by commas, for lists of allowed values."""
     return ", ".join(quote(value) for value in values)
 
 
@@ -117,7 +117,7 @@ def unquote(literal: str) -> str:
 
 
 def literal(value: object, *, string: Callable[[str], str] = quote) -> str:
-    """Return *value*, made of the types that tomllib gives, as TOML: on one line, if *string* writes strings so."""
+    """Return *value*, made of types that tomllib returns, as TOML: on one line, if *string* returns single lines."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -129,27 +129,27 @@ def literal(value: object, *, string: Callable[[str], str] = quote) -> str:
         return "{ " + ", ".join(pairs) + " }" if value else "{}"
     if isinstance(value, int):
         return str(value)
-    import tomli_w  # knows the forms of floating-point numbers and of dates
+    import tomli_w  # formats floating-point numbers and dates
 
     return tomli_w.dumps({"k": value}).removeprefix("k = ").rstrip("\n")
 
 
 def text_literal(text: str) -> str:
-    """Return *text* as a TOML string, as a person would write it: over several lines where it has them.
+    """Return *text* as a readable TOML string: on several lines if it has several.
 
-    Only text that is all visible: of other text, lines could be taken for those of what is around it.
+    Text with unprintable characters stays on one line: its lines could be mistaken for those of the surrounding file.
     """
     if "\n" not in text.rstrip("\n") or not all(char in "\n\t" or char.isprintable() for char in text):
         return quote(text)
-    # Between three single quotes TOML knows no escapes, and needs none.
+    # Between three single quotes TOML has no escapes, and needs none.
     if "'''" not in text and not text.endswith("'"):
         return f"'''\n{text}'''"
     return '"""\n' + "\n".join(quote(line)[1:-1] for line in text.split("\n")) + '"""'
 
 
 def type_name(value: object) -> str:
-    """Return the TOML name of the type of *value*, as messages and the reference use it."""
-    # By name, because the date types would cost an import and bool is a subclass of int that TOML keeps apart.
+    """Return the TOML name of the type of *value*, as messages and the reference show it."""
+    # By name: importing the date types takes time, and bool is a subclass of int but a separate TOML type.
     return _TYPE_NAMES.get(type(value).__name__, type(value).__name__)
 
 
@@ -167,20 +167,23 @@ _TYPE_NAMES = {
 
 
 _GUESSES = 20
-"""Wrong names of one list for which the right one is looked for."""
+"""Number of wrong names per list for which a correction is searched."""
 
 _CANDIDATES = 1000
-"""Names that a wrong one is compared with, which takes some 20 us each."""
+"""Number of names that a wrong name is compared with, at some 20 us each."""
 
 
 def guesses() -> Callable[[str, Iterable[str]], str | None]:
-    """Return :func:`nearest` for a list of any length: behind the first twenty wrong names it finds nothing, as it takes long."""
+    """Return a variant of :func:`nearest` for one list: after 20 wrong names it returns None, because searching is slow."""
     left = iter(range(_GUESSES))
     return lambda name, candidates: None if next(left, None) is None else nearest(name, candidates)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that *name* was probably meant to be, or None when none is close; of very many, the first are compared."""
+    """Return the candidate that *name* was probably meant to be, or None if none is close.
+
+    Only the first 1000 candidates are compared.
+    """
     if len(name) > _MESSAGE_LIMIT:
         return None
     candidates = islice(candidates, _CANDIDATES)
@@ -190,14 +193,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     folded = name.replace("-", "_").casefold()
     close = get_close_matches(folded, by_folded, n=1, cutoff=0.8)
     if not close:
-        # No measure of likeness takes "cmd" for "command" where there is a "cwd", or "ro" for anything.
+        # No measure of similarity maps "cmd" to "command" where "cwd" exists, or "ro" to any word.
         short = [candidate for candidate in by_folded if _is_abbreviation(folded, candidate)]
         close = short if len(short) == 1 else get_close_matches(folded, by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None
 
 
 def _is_abbreviation(short: str, word: str) -> bool:
-    """Tell whether *short* has the first letter of *word* and others of it in their order, and no more than half of them."""
+    """Return whether *short* starts like *word* and has letters of *word* in their order, at most half of them."""
     if len(short) < 2 or len(short) * 2 > len(word) or short[0] != word[0]:
         return False
     rest = iter(word)

@@ -1,7 +1,7 @@
-"""Where every value of a specification comes from, so that whoever finds it wrong can point at it.
+"""Record the origin of every value of a specification, so that diagnostics can point to it.
 
-A `Source` is one text; `Origins` says for every key path which source it is from and where it stands there. Several
-sources can be behind one specification; whoever merges them merges the tables of origins likewise.
+A `Source` is one text. `Origins` maps every key path to its source and its position there. A specification may come from
+several sources; the code that merges them also merges their origins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unionfs._stdlib.typing import Literal
 Part = Literal["key", "value"]
 
 MAX_DIAGNOSTICS = 100
-"""More than this nobody reads; a file with more is probably none of ours."""
+"""Number of diagnostics that are reported; a file with more is probably no environment file."""
 
 _LINE_END = pattern("\n")
 
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A text that values come from. `directory` is what relative paths and ${config_dir} mean in it."""
+    """A text that values come from. Relative paths and ${config_dir} in it refer to `directory`."""
 
     file: str
     directory: str
@@ -89,7 +89,7 @@ class Source:
         )
 
     def _line(self, line: int) -> str:
-        """Return a line, always the same object: it may be long, and have many mistakes."""
+        """Return a line, always the same object: a long line may have many mistakes, and each diagnostic keeps it."""
         if line not in self._lines:
             end = self._line_starts[line] - 1 if line < len(self._line_starts) else len(self.text)
             self._lines[line] = self.text[self._line_starts[line - 1] : end]
@@ -100,9 +100,9 @@ class Source:
 class Problem:
     """A mistake at a key path, before its place is looked up.
 
-    *fragment* is the piece of the value, as it is written, that is wrong, if it is not all of it. *unenforced* is set
-    where the file is right, but this version would not do what it says; *warning*, where the file allows that. *if_enforced*
-    is set where the remedy helps only in a version that does what the key says.
+    *fragment* is the wrong part of the value, as written, if only a part is wrong. *unenforced* is set if the value is
+    valid but this version does not enforce it; *warning*, if the file allows that. *if_enforced* is set if correcting
+    the mistake helps only in a version that enforces the key.
     """
 
     path: KeyPath
@@ -117,7 +117,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one key path comes from."""
+    """The source and the position of one key path."""
 
     source: Source
     entry: Entry
@@ -125,22 +125,22 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The origin of every key path that was written, and the source that stands for what was not."""
+    """The origin of every key path that was written, and the source that is named for paths that were not."""
 
     main: Source
     by_path: Mapping[KeyPath, Origin] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, source: Source, entries: Mapping[KeyPath, Entry]) -> Origins:
-        """Return the origins of a specification that is one source."""
+        """Return the origins of a specification that has one source."""
         return cls(source, {path: Origin(source, entry) for path, entry in entries.items()})
 
     def find(self, path: KeyPath | str) -> Origin | None:
-        """Return the origin of exactly *path*; None when nobody wrote it."""
+        """Return the origin of exactly *path*; None if it is not written in any source."""
         return self.by_path.get(parse_key_path(path) if isinstance(path, str) else path)
 
     def directory(self, path: KeyPath) -> str:
-        """Return the directory that relative paths mean in the source of *path*."""
+        """Return the directory that relative paths refer to in the source of *path*."""
         origin = self._closest(path)[0]
         return (self.main if origin is None else origin.source).directory
 
@@ -154,7 +154,7 @@ class Origins:
     def diagnose_all(self, problems: Iterable[Problem]) -> list[Diagnostic]:
         """Return diagnostics for *problems* in the order of the text, those without a place first.
 
-        Of very many only the first are told, and the number of the others.
+        Only the first MAX_DIAGNOSTICS are returned, followed by one with the number of all.
         """
         ordered = sorted(problems, key=self._order)
         diagnostics = [self._diagnostic(problem) for problem in ordered[:MAX_DIAGNOSTICS]]
@@ -178,7 +178,7 @@ class Origins:
         return source.file, -1 if span is None else span.start
 
     def _locate(self, problem: Problem) -> tuple[Source, Span | None]:
-        """Return where *problem* is: the fragment of its value, the value or key itself, or the table around it."""
+        """Return the position of *problem*: a fragment of its value, the value or key itself, or the table around it."""
         origin, exact = self._closest(problem.path)
         if origin is None:
             return self.main, None

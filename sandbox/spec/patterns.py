@@ -1,4 +1,4 @@
-"""Regular expressions that are compiled when they are first used: most of the language's are not used by one file."""
+"""Compile regular expressions when they are first used: one file needs few of those of the language."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unionfs._stdlib.typing import Any
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[str]:
-    """Return what `re.compile` does, to call its methods."""
+    """Return an object with the methods of `re.compile(text, flags)`, which compiles at the first call of one of them."""
     return _Late(text, flags)  # type: ignore[return-value]
 
 
@@ -19,5 +19,5 @@ class _Late:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(re.compile(self._text, self._flags), name)
-        setattr(self, name, method)  # from now on found without coming here
+        setattr(self, name, method)  # later look-ups find the attribute without __getattr__
         return method

@@ -1,4 +1,4 @@
-"""What stands around what: paths below paths, and names that depend on each other in a circle. Pure; near linear time."""
+"""Find paths below other paths, and circular dependencies between names. Pure functions in near linear time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def covered(paths: Iterable[Numbered], by: Iterable[Numbered]) -> Iterator[tuple
     events = [(f"{path}/", 0, number) for number, path in by]
     events += [(f"{path}/", 1, number) for number, path in paths]
     around, owner = "", -1
-    # In this order all that begins with a text follows it at once.
+    # In this order, all paths that start with a path directly follow it.
     for text, kind, number in sorted(events):
         if not around or not text.startswith(around):
             around, owner = (text, number) if kind == 0 else ("", -1)
@@ -27,9 +27,9 @@ def below(paths: Sequence[Numbered]) -> Iterator[tuple[int, int]]:
 
 
 def circles(following: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Return a number for each name: two have the same one if each leads to the other (Kosaraju's algorithm).
+    """Return a number for each name: two names have the same number if each leads to the other (Kosaraju's algorithm).
 
-    *following* is what each name leads to; names that are no keys of it lead nowhere.
+    *following* maps each name to the names that it leads to; names that are no keys of it lead to none.
     """
     backwards: dict[str, list[str]] = {}
     for name, others in following.items():
@@ -49,7 +49,7 @@ def circles(following: Mapping[str, Iterable[str]]) -> dict[str, int]:
 def _walk(
     starts: Iterable[str], following: Mapping[str, Iterable[str]], seen: set[str], finished: list[str]
 ) -> None:
-    """Add to *finished* all that *starts* lead to and *seen* lacks, each behind what it leads to."""
+    """Add to *finished* all names reachable from *starts* that *seen* lacks, each after the names that it leads to."""
     for start in starts:
         if start in seen:
             continue

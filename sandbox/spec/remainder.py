@@ -1,4 +1,4 @@
-"""What is left of a file with mistakes: a specification of the rest, so that what the machine refuses of it is told with them."""
+"""Build a specification from the valid part of a file with mistakes, so that host checks of that part are reported, too."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from unionfs._stdlib import dataclasses
 from unionfs._stdlib.typing import Any
 
 _ROUNDS = 8
-"""How often what is left may have mistakes again, since a key needs one that was left out."""
+"""Limit of passes. Removing a wrong value can make another key wrong, which the next pass removes."""
 
 _NO_LAYERS: tuple[KeyPath, ...] = (("root",), ("root", "layers"))
-"""Where a file without layers is wrong."""
+"""The paths at which a file without layers is reported."""
 _OF_ALL_LAYERS: tuple[KeyPath, ...] = (("root", "server"), ("root", "native"))
-"""Settings that are refused for what all layers together are."""
+"""Settings that can be refused because of all layers together."""
 
 Decode = Callable[[dict[str, Any], Origins], tuple[Spec, list[KeyPath]]]
-"""Decodes a tree; returns what it means, and the paths that are wrong."""
+"""Decodes a tree; returns its specification, and the paths with mistakes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Remainder:
-    """A specification without the values that are wrong, and which path of the file each of its paths was."""
+    """A specification without the wrong values, and the path in the file for each path of the specification."""
 
     spec: Spec
     names: Mapping[KeyPath, KeyPath]
-    #: The paths that are left out, in the file.
+    #: The removed paths, as paths of the file.
     left_out: tuple[KeyPath, ...]
 
     def in_file(self, found: Diagnostic) -> Diagnostic | None:
-        """Return *found*, about the specification, as one about the file; None where a mistake is its cause, or may be."""
+        """Return *found* with its key as in the file; None if a removed value is its cause, or may be."""
         path = parse_key_path(found.key) if found.key else ()
         length = next((n for n in range(len(path), 0, -1) if path[:n] in self.names), 0)
         path = (*self.names.get(path[:length], ()), *path[length:])
@@ -45,9 +45,10 @@ class Remainder:
 def remainder(
     tree: dict[str, Any], origins: Origins, mistakes: Collection[KeyPath], decode: Decode
 ) -> Remainder | None:
-    """Return what is left of *tree* without *mistakes*; None where that means nothing by itself.
+    """Return the valid part of *tree* without the paths *mistakes*; None if it still has mistakes after some passes.
 
-    An element of a list goes as a whole. A file without a layer that is right has a root of none, about which nothing can be said.
+    A wrong element of a list is removed as a whole. If no layer is valid, the specification has no layers, and nothing is
+    reported about its root.
     """
     left_out: list[KeyPath] = []
     names: Mapping[KeyPath, KeyPath] = _identity(tree, ())
@@ -80,9 +81,9 @@ def _identity(value: object, path: KeyPath) -> dict[KeyPath, KeyPath]:
 
 
 def _whole(path: KeyPath, tree: object) -> KeyPath:
-    """Return the path of what has to go for *path*: the outermost element of a list around it, or what there is of it.
+    """Return the path to remove for *path*: the outermost list element around it, or the existing part of it.
 
-    Of a root whose layers are missing, nothing has to.
+    Return () for a root whose layers are missing: there is nothing to remove.
     """
     value: Any = tree
     for length, part in enumerate(path):
@@ -103,7 +104,7 @@ def _without(
     by_path: dict[KeyPath, Origin],
     names: dict[KeyPath, KeyPath],
 ) -> Any:
-    """Return *value*, whose path was *old* and is *new*, without what is *gone*; fills in the origins and names of what stays."""
+    """Return *value*, moved from path *old* to *new*, without the paths *gone*; record origins and names of the rest."""
     names[new] = old
     if old in origins:
         by_path[new] = origins[old]

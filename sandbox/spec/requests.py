@@ -1,7 +1,7 @@
-"""What a file asks for of whoever starts it: every path of this machine, every variable, port and privilege. Pure.
+"""List what a file requests from the user who starts it: paths, variables, ports and privileges of this machine. Pure.
 
-It is read from the specification alone, so that it is the same on every machine, and of somebody else's file before
-anything of it is done. `sandbox explain` says what that comes to on this machine.
+The list is computed from the specification alone. So it is the same on every machine, and shows what a file from another
+person requests before any of it is done. `sandbox explain` adds what the requests mean on this machine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KINDS: tuple[Kind, ...] = ("path", "variable", "port", "privilege")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One thing that is asked for: *what* is the path, the variable, the port or the setting; *text* says for what.
+    """One requested thing: *what* is the path, the variable, the port or the setting; *text* describes its use.
 
-    *profile* is the one that asks for it, if the file alone does not.
+    *profile* is the profile that requests it; None if the file alone does.
     """
 
     kind: Kind
@@ -49,7 +49,7 @@ class Request:
 
 
 def requests(spec: Spec) -> tuple[Request, ...]:
-    """Return all that *spec* asks for, by kind, in the order of the language."""
+    """Return all requests of *spec*, sorted by kind, then in the order of the rules."""
     found = [
         Request(kind=kind, what=what, text=text, key=key, place=spec.origin(key))
         for rule in _RULES
@@ -118,9 +118,9 @@ def _namespaces(spec: Spec) -> _Found:
         value = getattr(spec.namespaces, name)
         key = f"namespaces.{name}"
         if not isinstance(value, str) or value == "private" or (name == "time" and value == "host"):
-            continue  # clocks cannot be set there: the host's show nothing that is not seen anyway
+            continue  # the program cannot set the host's clocks, and reading them reveals nothing new
         if name == "net" and value == "host" and spec.network.mode == "host":
-            continue  # told as network.mode, which it follows
+            continue  # reported as network.mode, which sets it
         kind, _, what = value.partition(":")
         if kind == "path":
             yield "path", what, f"joined: the {name} namespace of somebody else", key
@@ -241,8 +241,8 @@ _RULES: tuple[Callable[[Spec], _Found], ...] = (
     _optional,
 )
 
-#: The settings that rules above look at; all other settings of the language give away nothing of the machine, which a test
-#: has whoever adds one decide.
+#: The settings that the rules above read. All other settings of the language expose nothing of the machine. A test fails for a
+#: new setting until its author has decided which kind it is.
 ASKING = frozenset(
     "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].image root.layers[].cross "
     "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "

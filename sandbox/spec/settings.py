@@ -1,11 +1,11 @@
 """The mechanism of the specification language: one declaration per setting.
 
-A setting is a dataclass field made by `setting(codec, doc=..., example=...)`. Everything that is said about it - how a
-TOML value becomes a Python value, what is allowed, default, unit, documentation - stands in that one call, and
-decoding, messages, and whatever else describes the language are derived from it (`settings_of`).
+A setting is a dataclass field made by `setting(codec, doc=..., example=...)`. That one call defines everything about it:
+how a TOML value becomes a Python value, the allowed values, default, unit and documentation. Decoding, messages, and all
+other descriptions of the language are derived from it (`settings_of`).
 
-A codec reports a mistake by raising `Invalid`; who called it knows the key path. A codec of a container goes on after
-a mistake, so that all of them are found in one run.
+A codec reports a mistake by raising `Invalid`; its caller adds the key path. A codec of a container continues after a
+mistake, so that one run finds all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _METADATA_KEY = "sandbox.spec.setting"
 
 
 class Invalid(Exception):
-    """A value is not what its setting takes. *fragment* is the piece of a string that is wrong, if not all of it."""
+    """A value that its setting does not accept. *fragment* is the wrong part of a string, if only a part is wrong."""
 
     def __init__(self, message: str, hint: str | None = None, *, fragment: str | None = None) -> None:
         super().__init__(message)
@@ -44,9 +44,9 @@ class Problems:
         self._above_mistakes: set[KeyPath] = set()
 
     def add(self, problem: Problem) -> None:
-        """Note *problem*, unless its key has one already: the first mistake of a value explains the next ones.
+        """Add *problem*, unless its key already has one: the first mistake of a value explains later ones.
 
-        That a value is not enforced explains no mistake, nor the other way round.
+        An unenforced value explains no mistake, and a mistake does not explain that a value is unenforced.
         """
         if (problem.path, problem.unenforced) not in self._seen:
             self._seen.add((problem.path, problem.unenforced))
@@ -56,11 +56,11 @@ class Problems:
 
     @property
     def mistakes(self) -> list[Problem]:
-        """What is wrong whatever the version and the machine are."""
+        """The problems that are mistakes in every version and on every machine."""
         return [problem for problem in self.found if not problem.unenforced]
 
     def touch(self, path: KeyPath) -> bool:
-        """Return whether a mistake lies at *path*, below it, or in a table around it: its value means nothing then."""
+        """Return whether a mistake is at *path*, below it, or in a table around it; its value is then invalid."""
         return path in self._above_mistakes or any(
             (path[:length], False) in self._seen for length in range(len(path))
         )
@@ -68,16 +68,18 @@ class Problems:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """What the meaning of a value can depend on beside the value: where it was written, and the user's home."""
+    """The context that decoding a value may depend on: the origin of the value, and the user's home directory."""
 
     origins: Origins
     home: str | None
-    root: type | None = None  # the class of the whole language, to say where a misplaced key belongs
+    root: type | None = (
+        None  # the class of the whole language, to find the table that a misplaced key belongs to
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The place in the document that is being decoded, and where to report what is wrong there."""
+    """A position in the document that is being decoded; collects the mistakes found there."""
 
     context: Context
     problems: Problems
@@ -90,13 +92,13 @@ class Cursor:
     def report(
         self, message: str, hint: str | None = None, *, part: Part = "value", fragment: str | None = None
     ) -> None:
-        """Note a mistake here."""
+        """Report a mistake at this position."""
         self.problems.add(Problem(path=self.path, message=message, hint=hint, part=part, fragment=fragment))
 
     def unenforced(
         self, what: str = "", hint: str | None = None, *, part: Part = "value", fragment: str | None = None
     ) -> None:
-        """Note that this version would not do what is asked for here: all of it, or the value that *what* quotes."""
+        """Report that this version does not enforce the value here, or the part of it that *what* quotes."""
         message = f"{what} is {NOT_ENFORCED}" if what else NOT_ENFORCED
         self.problems.add(
             Problem(path=self.path, message=message, hint=hint, part=part, fragment=fragment, unenforced=True)
@@ -109,10 +111,10 @@ def words(values: Iterable[str]) -> str:
 
 
 class Codec(Generic[T]):
-    """How the values of one kind are read.
+    """Reads and writes the values of one kind.
 
-    `expects` completes "expected ..." in messages, and names the type in the reference. `toml_types` are the TOML
-    types that are taken, by their names in `notation.type_name`. `choices` lists all allowed values where they are few.
+    `expects` completes "expected ..." in messages, and names the type in the reference. `toml_types` are the accepted TOML
+    types, by their names in `notation.type_name`. `choices` lists all allowed values if they are few.
     """
 
     expects: str
@@ -120,40 +122,40 @@ class Codec(Generic[T]):
     choices: tuple[str, ...] = ()
 
     def decode(self, value: object, cursor: Cursor, /) -> T:
-        """Return the Python value for the TOML *value*; raise Invalid, or report below *cursor* and go on."""
+        """Return the Python value for the TOML *value*; raise Invalid, or report below *cursor* and continue."""
         raise NotImplementedError
 
     def encode(self, value: T, /) -> object:
-        """Return a TOML value that is decoded to *value*, whatever directory it is written in."""
+        """Return a TOML value that decodes to *value* in a file of any directory."""
         return value
 
     def schema(self) -> dict[str, object]:
-        """Return the JSON Schema (draft 2020-12) of the TOML values that are taken.
+        """Return the JSON Schema (draft 2020-12) of the accepted TOML values.
 
-        It takes whatever `decode` takes; what a schema cannot tell (that a path is absolute once its references are
-        expanded, say) it takes, too.
+        The schema accepts every value that `decode` accepts. It also accepts values that a schema cannot check, such as a
+        path that must be absolute after its references are expanded.
         """
         raise NotImplementedError
 
     def describe(self) -> str:
-        """Return what is taken, in the words of the reference."""
+        """Return the accepted values, in the words of the reference."""
         return f"one of {words(self.choices)}" if len(self.choices) > 1 else self.expects
 
     def inside(self, _key: str | int, /) -> Codec[Any] | None:
-        """Return the codec of the value *key* of a table or array that this codec reads; None where there is none."""
+        """Return the codec of the value *key* of a table or array that this codec reads; None if it has no such value."""
         return None
 
     def names(self, value: object, /) -> tuple[object, ...]:
-        """Return what the TOML *value* may be called as an element of a list: itself, and what identifies it."""
+        """Return the values that identify *value* as an element of a list: itself, and the value of its identifying key."""
         return (value,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting(Generic[T]):
-    """All that is known about one key of the language.
+    """The declaration of one key of the language.
 
-    `example` is a value as tomllib would give it. A setting that is not `enforced` is part of the vocabulary, but
-    setting it is an error: this version would not do what it says. `default` is None for what has none.
+    `example` is a value as tomllib would return it. A setting that is not `enforced` is part of the vocabulary, but
+    setting it is an error, because this version would not enforce it. `default` is None for a setting without one.
     """
 
     codec: Codec[T]
@@ -195,7 +197,7 @@ def setting(
 ) -> Any:
     """Declare a dataclass field to be a setting whose key is the name of the field.
 
-    Give *default*, or *required*, or neither for a setting that is None when absent. *unit* names what a number counts.
+    Pass *default* or *required*, or neither for a setting that is None when absent. *unit* names what a number counts.
     """
     declaration = Setting(
         codec=codec,

@@ -1,4 +1,4 @@
-"""Values that container engines write as one word, as the tables of the language: "SRC:DST:ro" is a volume."""
+"""Parse values that container engines write as one word into tables of the language: "SRC:DST:ro" is a volume."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _PROPAGATION = {"slave": "slave", "rslave": "slave", "private": "private", "rpri
 
 
 def parse_volume(text: str) -> dict[str, object]:
-    """Return the volume that *text* means, as a table of [[volumes]]. Raises Invalid for what means none.
+    """Return the volume that *text* describes, as a table of [[volumes]]. Raises Invalid if it describes none.
 
-    As with podman, a source without a slash that is not `.` or below `~` is the name of a named volume.
+    As with podman, a source without a slash is the name of a named volume, unless it is ".", ".." or "~".
     """
     source, *rest = text.split(":")
     if not source or not rest or len(rest) > 2 or not rest[0].startswith("/"):

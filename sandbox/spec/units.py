@@ -1,6 +1,6 @@
-"""Quantities as an environment file writes them: sizes, durations, octal modes.
+"""Parse and format quantities of an environment file: sizes, durations, octal modes.
 
-Pure functions from text to numbers and back. They raise ValueError with a message for the user.
+Pure functions from text to numbers and back. The parsers raise ValueError with a message for the user.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from sandbox.spec.patterns import pattern
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 INT64_MAX = (1 << 63) - 1
-"""The largest integer of TOML, and of every kernel interface that takes a number of bytes."""
+"""The largest integer of TOML, and of every kernel interface that accepts a number of bytes."""
 
 DURATION_MAX = float((1 << 31) - 1)
-"""The longest duration, in seconds: 68 years, which every timer of the kernel can hold."""
+"""The longest duration, in seconds: 68 years, which every timer of the kernel can represent."""
 
 UNLIMITED = "unlimited"
 
@@ -37,7 +37,7 @@ _OCTAL = pattern(r"[0-7]{1,6}")
 def parse_size(text: str) -> int:
     """Return the number of bytes of "4096", "512M", "1.5G", "64KiB": multiples are powers of 1024.
 
-    A fraction of a byte is dropped. "512MB" is refused, because half of its readers take it for 512,000,000.
+    A fraction of a byte is dropped. "512MB" is refused, because half of its readers would read it as 512,000,000.
     """
     match = _SIZE.fullmatch(text)
     unit = match[3].lower() if match else ""
@@ -72,8 +72,8 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return *seconds* as `parse_duration` reads them: 5400 is "1h30m"."""
-    if seconds > 1e18:  # a mistake to report; in milliseconds it may be no finite number any more
+    """Return *seconds* in the notation of `parse_duration`: 5400 is "1h30m"."""
+    if seconds > 1e18:  # a mistake that is only reported; in milliseconds it may exceed every finite number
         return f"{seconds:g}s"
     milliseconds = round(seconds * 1000)
     parts = []

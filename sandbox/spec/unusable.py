@@ -1,4 +1,4 @@
-"""What is at the paths of an environment file and could be used there on no machine."""
+"""Report paths of an environment file whose file type cannot be used there on any machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NAMES = {
 
 
 def unusable(spec: Spec) -> list[Diagnostic]:
-    """Return a mistake for each layer, and each file that is read, whose path leads to something of a kind that can be none.
+    """Return a mistake for each layer or file to read whose path leads to a file of an unusable type.
 
-    A path that does not exist here, or cannot be looked at, is no mistake. Nothing is opened.
+    A path that does not exist here, or cannot be examined, is no mistake. No file is opened.
     """
     found = []
     for number, layer in enumerate(spec.root.layers):
@@ -35,7 +35,7 @@ def unusable(spec: Spec) -> list[Diagnostic]:
 
 
 def wrong_layer(kind: str, path: str, file_type: int) -> tuple[str, str] | None:
-    """Return message and hint of why what is at *path*, of the type *file_type* (S_IFMT), can be no layer of *kind*; else None."""
+    """Return message and hint if a file of *file_type* (S_IFMT) at *path* cannot be a layer of *kind*; else None."""
     wanted = stat.S_IFDIR if kind == "dir" else stat.S_IFREG
     if file_type == wanted:
         return None
@@ -48,7 +48,7 @@ def wrong_layer(kind: str, path: str, file_type: int) -> tuple[str, str] | None:
 
 
 def _read(spec: Spec) -> dict[str, str | None]:
-    """Return the files that are read, by their keys."""
+    """Return the paths of the files that are read, by their keys."""
     seccomp = spec.security.seccomp
     named = (
         {"security.seccomp": seccomp}
