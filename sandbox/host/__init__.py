@@ -1,1 +1,1 @@
-"""Facts about this machine and the paths on it that a spec names, as values; nothing is changed and no program started."""
+"""Collect facts about this machine, and about the host paths that a spec names, as values. Nothing is changed or started."""

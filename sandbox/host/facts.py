@@ -1,7 +1,7 @@
-"""What this machine and this account can do, as values. Gathering reads a few small files and starts nothing.
+"""Collect what this machine and this account can do, as values. Gathering reads a few small files and starts no program.
 
-Whether user namespaces work is not among them: making one *is* the trial, and :func:`explain_userns_failure` finds the
-reason after one has failed. Nothing here raises; what cannot be read counts as absent.
+The facts do not include whether user namespaces work: only creating one can show that. :func:`explain_userns_failure` finds
+the reason after that has failed. A file that does not exist, or is closed to this account, counts as empty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from unionfs._stdlib.typing import Literal
 
 FuseState = Literal["ok", "missing", "not accessible"]
 CgroupLevel = Literal["delegated", "scope", "v1", "none"]
-"""How a cgroup is had: of version 2, delegated to us or in a scope of the service manager; of version 1; not at all."""
+"""Where cgroups are created: version 2, delegated to this process or in a scope of the service manager; version 1; nowhere."""
 
 _HELPER_PATH = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
 _NO_SCOPES = NoHierarchy(reason="systemd does not run here")
@@ -43,7 +43,7 @@ _INITIAL_MAP = (IdMap(inside=0, outside=0, count=2**32 - 1),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdHelper:
-    """newuidmap or newgidmap: where it is, and why it would not work (None: it should)."""
+    """newuidmap or newgidmap: its path, and the reason why it would not work (None if it should work)."""
 
     path: str | None
     problem: str | None
@@ -51,7 +51,7 @@ class IdHelper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """The facts that a plan depends on. Ids are effective ones."""
+    """The facts that a plan depends on. The ids are the effective ones of this process."""
 
     uid: int
     gid: int
@@ -68,38 +68,38 @@ class HostFacts:
     kernel_version: tuple[int, int]
     terminal: bool
     hard_limits: Mapping[str, int]
-    #: The cgroups that the service manager of this account would give, each in a transient scope of its own.
+    #: The cgroups that the service manager of this account would create, each in its own transient scope.
     scopes: Hierarchy = _NO_SCOPES
-    #: Whether we hold CAP_SYS_RESOURCE over the machine, which root of a container mostly lacks.
+    #: Whether this process has CAP_SYS_RESOURCE in the initial user namespace; root of a container mostly lacks it.
     sys_resource: bool = False
-    #: Whether standard input is a terminal in whose foreground another job is: the launcher was started in the background.
+    #: Whether standard input is a terminal with another foreground process group: the launcher was started in the background.
     background: bool = False
     #: Whether standard input and output are a terminal, and a shell with job control can resume the launcher after SIGTSTP.
     suspendable: bool = False
     #: Whether systemd manages this machine (sd_booted(3)).
     systemd: bool = False
-    #: The kind of machine, as uname(2) has it.
+    #: The machine hardware name, as uname(2) returns it.
     machine: str = "x86_64"
-    #: What a filter of system calls can do here, by seccomp(2)'s names ("errno"); empty where there can be none.
+    #: The actions of seccomp filters that the kernel supports, by seccomp(2)'s names ("errno"); empty without filters.
     seccomp_actions: frozenset[str] = frozenset()
-    #: The version of libseccomp, which compiles filters; None where there is none.
+    #: The version of libseccomp, which compiles filters; None if it is not installed.
     libseccomp: str | None = None
-    #: The version of Landlock's interface; 0 where there is none.
+    #: The version of the Landlock ABI; 0 if the kernel has no Landlock.
     landlock: int = 0
-    #: Whether setgroups(2) is not denied in our user namespace, and with that in all below.
+    #: Whether setgroups(2) is allowed in the current user namespace, and so in those below it.
     setgroups: bool = True
     #: Whether the kernel has time namespaces.
     time_namespaces: bool = True
-    #: The directories that hold the launcher's own code and nothing else, and what else the next start executes or imports from.
+    #: The directories that contain only the launcher's own code, and other paths that the next start executes or imports.
     launcher_trees: tuple[str, ...] = ()
     launcher_paths: tuple[str, ...] = ()
 
     @property
     def cgroup_levels(self) -> tuple[tuple[CgroupLevel, Hierarchy], ...]:
-        """Where cgroups can be made, in the order in which they are tried; "none" alone where they cannot.
+        """The hierarchies where cgroups can be created, in the order in which they are tried; only "none" if there is none.
 
-        What is delegated to us comes first, and last what is only ours for being root: of version 2 that is the root of
-        the whole hierarchy, where systemd, if it runs, expects to be alone.
+        Delegated cgroups come first. Cgroups that are available only because this process is root come last. In version 2
+        that is the root of the hierarchy, which systemd expects to manage alone.
         """
         own = self.cgroups
         scopes: tuple[tuple[CgroupLevel, Hierarchy], ...] = (
@@ -114,28 +114,28 @@ class HostFacts:
 
     @property
     def tells_denials(self) -> bool:
-        """Whether the calls that a filter denies can be told here."""
+        """Whether system calls that a filter denies can be reported on this machine."""
         return "user_notif" in self.seccomp_actions and seccomp.can_listen(self.machine)
 
     def cgroup_level(self, level: CgroupLevel) -> Hierarchy:
-        """Return where cgroups of *level* are made."""
+        """Return the hierarchy where cgroups of *level* are created."""
         return dict(self.cgroup_levels)[level]
 
     @property
     def is_real_root(self) -> bool:
-        """Whether we are root of the machine and not of some user namespace on it."""
+        """Whether this process is root in the initial user namespace."""
         return self.uid == 0 and self.own_uid_map == _INITIAL_MAP
 
     @property
     def id_map_problem(self) -> str | None:
-        """Why only a single id can be mapped; None when a whole range can."""
+        """The reason why only a single id can be mapped; None if a whole range can."""
         if self.is_real_root:
             return None
         if not self.uid_ranges or not self.gid_ranges:
             lacking = "/etc/subuid" if not self.uid_ranges else "/etc/subgid"
             return f"{lacking} has no range for {self.user_name or self.uid}"
         if self.uid == 0:
-            # Root of a container needs no helper, but ids that the container has.
+            # Root of a container needs no helper, but the ids must exist in the container.
             uids, gids = auto_map(self.uid, self.uid_ranges), auto_map(self.gid, self.gid_ranges)
             if covers(self.own_uid_map, uids) and covers(self.own_gid_map, gids):
                 return None
@@ -143,7 +143,7 @@ class HostFacts:
         return self.newuidmap.problem or self.newgidmap.problem
 
     def whole_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
-        """Return the uid and gid map of up to 65536 ids, None where :attr:`id_map_problem` stands against it."""
+        """Return the uid and gid map of up to 65536 ids; None if :attr:`id_map_problem` is set."""
         if self.id_map_problem is not None:
             return None
         if self.is_real_root:
@@ -151,13 +151,13 @@ class HostFacts:
         return auto_map(self.uid, self.uid_ranges, MAP_SIZE), auto_map(self.gid, self.gid_ranges, MAP_SIZE)
 
     def single_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]]:
-        """Return the uid and gid map of one id: our own, for real root one that nobody has."""
+        """Return the uid and gid map of one id: the id of this process or, for real root, an unused id."""
         if self.is_real_root:
             return single_map(ROOT_RANGE_START), single_map(ROOT_RANGE_START)
         return single_map(self.uid), single_map(self.gid)
 
     def keep_id_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
-        """Return the maps under which we have our own numbers inside, None where :attr:`id_map_problem` stands against it."""
+        """Return maps under which this process keeps its ids inside; None for real root, or if :attr:`id_map_problem` is set."""
         if self.id_map_problem is not None or self.is_real_root:
             return None
         return keep_id_map(self.uid, self.uid_ranges), keep_id_map(self.gid, self.gid_ranges)
@@ -172,7 +172,7 @@ class HostFacts:
 
     @property
     def map_helpers(self) -> tuple[str, str] | None:
-        """The paths of newuidmap and newgidmap where the whole maps need them, None where we write them ourselves."""
+        """The paths of newuidmap and newgidmap; None if this process writes the maps itself, or a helper is missing."""
         if self.uid == 0 or self.newuidmap.path is None or self.newgidmap.path is None:
             return None
         return self.newuidmap.path, self.newgidmap.path
@@ -188,7 +188,7 @@ def gather(
     run_root: str = "/run",
     scopes: bool = True,
 ) -> HostFacts:
-    """Look at this machine, for *scopes* of a service manager only if they are asked for; the rest is for tests."""
+    """Collect the facts of this machine, with *scopes* also those of the service manager; the other arguments are for tests."""
     uid, gid = os.geteuid(), os.getegid()
     name = _user_name(uid)
     terminal = os.isatty(0) and os.isatty(1)
@@ -247,7 +247,7 @@ def launcher_trees() -> tuple[str, ...]:
 
 
 def launcher_paths() -> tuple[str, ...]:
-    """Return the interpreter, the command's script, and what else is imported from: it is the launcher's if it is replaced."""
+    """Return the paths of the interpreter and the script, and sys.path: a program that replaces one runs code as the launcher."""
     script = [os.path.abspath(sys.argv[0])] if os.path.isfile(sys.argv[0] if sys.argv else "") else []
     found = [sys.executable, *script, *sys.path]
     return tuple(dict.fromkeys(path for path in found if path.startswith("/") and os.path.lexists(path)))
@@ -260,15 +260,15 @@ def _landlock_version() -> int:
         return 0
 
 
-#: What an answer looks like: there is no such file on this machine, or not for this account.
+#: Errors that mean: the file does not exist on this machine, or is closed to this account.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EINVAL)
 
 
 def _read(path: str) -> str:
-    """Return the content of *path*, "" where there is none for us.
+    """Return the content of *path*, "" if it does not exist or is closed to this account.
 
     Raises:
-        SetupError: it could not be looked at. To take it for absent would make the sandbox another one: of a single id, say.
+        SetupError: another error. Treating it as absence would change the sandbox, for example to a single id.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -289,7 +289,7 @@ def _user_name(uid: int) -> str | None:
 
 
 def parse_kernel_version(release: str) -> tuple[int, int]:
-    """Return the first two numbers of a kernel release such as ``6.12.3-amd64``; what is no number counts as 0."""
+    """Return the first two numbers of a kernel release such as ``6.12.3-amd64``; a part without a number counts as 0."""
     numbers = []
     for part in release.split(".")[:2]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
@@ -298,7 +298,7 @@ def parse_kernel_version(release: str) -> tuple[int, int]:
 
 
 def fuse_state(device: str = "/dev/fuse") -> FuseState:
-    """Return whether the FUSE device can be opened by this account (it is not opened: that loads a module)."""
+    """Return whether this account can open the FUSE device. It is not opened, because that would load a module."""
     try:
         if not stat.S_ISCHR(os.stat(device).st_mode):
             return "missing"
@@ -310,10 +310,10 @@ def fuse_state(device: str = "/dev/fuse") -> FuseState:
 
 
 def find_helper(name: str, directories: Sequence[str], own_status: str) -> IdHelper:
-    """Find newuidmap or newgidmap in *directories* and say why it would not gain the privilege that it needs.
+    """Find newuidmap or newgidmap in *directories*, and the reason why it would not gain the privilege that it needs.
 
-    It needs the set-user-id bit of root or a file capability, a mount that is not nosuid, and a caller without
-    no_new_privs, which *own_status*, the text of /proc/self/status, tells.
+    The helper needs the set-user-id bit of root or a file capability, a mount without nosuid, and a caller without
+    no_new_privs. *own_status* is the text of /proc/self/status, which has that flag.
     """
     for directory in directories:
         path = f"{directory}/{name}"
@@ -353,16 +353,16 @@ def _status_field(status: str, key: str) -> str | None:
 
 
 def explain_userns_failure(number: int, *, proc_root: str = "/proc") -> str:
-    """Return why making a user namespace failed with errno *number*, and what to do about it; see :func:`userns_obstacle`."""
+    """Return why creating a user namespace failed with errno *number*, and the remedy; see :func:`userns_obstacle`."""
     reason, remedy = userns_obstacle(number, proc_root=proc_root)
     return f"{reason}: {remedy}" if remedy else reason
 
 
 def userns_obstacle(number: int, *, proc_root: str = "/proc") -> tuple[str, str]:
-    """Return why making a user namespace failed with errno *number*, and the remedy, "" where there is none to name.
+    """Return why creating a user namespace failed with errno *number*, and the remedy; "" if no remedy is known.
 
-    Also for a failure soon after: where AppArmor restricts them, Ubuntu lets an unconfined program make one without any
-    capability in it, so that the id map or the first mount is what fails.
+    Also explains a failure shortly afterwards. Where AppArmor restricts user namespaces, Ubuntu lets an unconfined program
+    create one without any capability in it, so that the id map or the first mount fails.
     """
     if not os.path.lexists(f"{proc_root}/self/ns/user"):
         return "this kernel has no user namespaces (CONFIG_USER_NS)", ""

@@ -1,7 +1,8 @@
-"""Container images that a file names as if they were a root file system: recognized by their members, with what to write instead.
+"""Recognize a container image that a file names as if it were a root file system, and say what to write instead.
 
-An image is a list of archives with metadata beside them. Its formats are those of the OCI image specification (image-layout.md),
-of `docker save` (docker-archive) and of skopeo's `dir:` transport. Pure functions on names and content.
+An image is a list of archives with metadata. The formats are those of the OCI image specification (image-layout.md), of
+`docker save` (docker-archive) and of skopeo's `dir:` transport. An image is recognized by its members. Pure functions on names
+and content.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MARKER_LIMIT = 1 << 16
-"""Bytes of a marker that :func:`format_of` needs at most."""
+"""The number of bytes of a marker file that suffice for :func:`format_of`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """A format of images: its name, and the transports of containers-transports(5) that read it as an archive and as a directory."""
+    """An image format: its name, and the transports of containers-transports(5) for its archive and its directory form."""
 
     name: str
     archive: str | None
@@ -39,7 +40,7 @@ def _is_layout(content: bytes) -> bool:
 
 
 def _is_docker_manifest(content: bytes) -> bool:
-    # A list of images. Of a large one only the beginning is there, so that it is not parsed.
+    # A list of images. Of a large file only the beginning is available, so it is not parsed.
     is_list = re.match(rb"\s*\[\s*\{", content) is not None
     return is_list and b'"Config"' in content and b'"Layers"' in content
 
@@ -55,21 +56,24 @@ _MARKERS: Mapping[str, tuple[ImageFormat, Callable[[bytes], bool]]] = {
 }
 
 MARKERS: tuple[str, ...] = tuple(_MARKERS)
-"""The files at the top of an image that name its format, the most telling first: newer `docker save` writes an OCI layout, too."""
+"""The files at the top of an image that identify its format, the most specific first.
+
+Newer `docker save` also writes an OCI layout.
+"""
 
 
 def format_of(marker: str, content: bytes) -> ImageFormat | None:
-    """Return the format of an image that has a file *marker* with *content* at its top; None if it may be no image.
+    """Return the format of an image that has a file *marker* with *content* at its top; None if it need not be an image.
 
-    Of *content* the first :data:`MARKER_LIMIT` bytes suffice.
+    The first :data:`MARKER_LIMIT` bytes of *content* suffice.
     """
     found = _MARKERS.get(marker)
     return found[0] if found is not None and found[1](content) else None
 
 
 def refusal(image: ImageFormat, path: str, *, is_directory: bool) -> tuple[str, str]:
-    """Return message and hint of why the image at *path* can be no layer."""
-    import shlex  # only for messages
+    """Return the message and hint for an image at *path* that is used as a layer."""
+    import shlex  # needed only for messages
 
     transport = image.directory if is_directory else image.archive
     message = f"{path} is {image.name}: a container image, which holds the archives of a root file system and is none itself"

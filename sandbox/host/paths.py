@@ -1,4 +1,4 @@
-"""What the host paths of a spec are, looked at once, before the plan: facts as values. Nothing here raises."""
+"""Examine the host paths that a spec names, once, before the plan is made. The results are values; nothing here raises."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from sandbox.kernel.reach import ClosedDirectory
 
 MAX_CONTENT = 1 << 20
-"""Bytes of a file that is read: more than execve(2) would take as an environment."""
+"""Limit in bytes of a file that is read: more than execve(2) accepts as an environment."""
 
 MAX_DEVICES = 64
-"""Device nodes of one directory that are looked at."""
+"""Limit of device nodes that are listed per directory."""
 
 Kind = Literal["directory", "file", "missing", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceNode:
-    """A device node: its path, "" or with a leading slash below the path that was looked at; "c" or "b"; its numbers."""
+    """A device node: its path below the examined path ("", or starting with a slash); "c" or "b"; its numbers."""
 
     path: str
     kind: str
@@ -39,9 +39,9 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """Where a place is in its file system, whichever mount shows it: "MAJOR:MINOR", and the path from the root of that.
+    """A place in a file system, regardless of the mount: "MAJOR:MINOR", and the path from the root of the file system.
 
-    *below* is where the object that this belongs to shows it: "" for the object itself, else a relative path.
+    *below* is the relative path at which the examined object shows it; "" for the object itself.
     """
 
     device: str
@@ -51,7 +51,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Met:
-    """A symbolic link that is on the way of a path, or the object that the path leads to (*target* is None)."""
+    """A symbolic link on the way to an object, or the object at the end of the path (*target* is None)."""
 
     place: Place
     spot: Spot | None = None
@@ -61,7 +61,7 @@ class Met:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathFact:
-    """One host path: where it really is, what is there, and which object that is."""
+    """One host path: its real path, its type, and the identity of the object there."""
 
     path: str
     #: The path without symbolic links.
@@ -70,39 +70,39 @@ class PathFact:
     identity: tuple[int, int] | None = None
     #: S_IFMT of its st_mode: a "file" may be a FIFO, a socket or a device.
     type: int = 0
-    #: Why another user must not have it used here, where that was asked for: their path leads to what they may not read.
+    #: The reason to refuse it, if requested: another user controls the path, and leads it to a file closed to that user.
     astray: str = ""
     #: Permission bits, for a directory that becomes the root.
     mode: int = 0o755
-    #: The user who owns it.
+    #: The id of its owner.
     owner: int | None = None
-    #: Why it cannot be used, for "missing" and "refused".
+    #: The reason why it cannot be used, for "missing" and "refused".
     reason: str = ""
-    #: The device nodes there, where these were asked for.
+    #: The device nodes there, if requested.
     devices: tuple[DeviceNode, ...] = ()
-    #: What mounts made there on the host do elsewhere, where that was asked for: whether they travel.
+    #: Whether later mounts on the host below it propagate to copies of this mount namespace, if requested.
     shared: bool = False
-    #: What is in the file, where that was asked for; it may be secret.
+    #: The content of the file, if requested; it may be secret.
     content: bytes | None = field(default=None, repr=False)
-    #: "MAJOR:MINOR" of the disk that holds it, where that was asked for; None for none, for the reason *no_device*.
+    #: "MAJOR:MINOR" of the disk that holds it, if requested; None if there is none, with the reason in *no_device*.
     device: str | None = None
     no_device: str = ""
     #: The symbolic links on the way to it, in order, and last the object itself if it was reached.
     met: tuple[Met, ...] = ()
-    #: What it shows, where that was asked for: itself, and each mount below it.
+    #: The places in file systems that are visible there, if requested: its own, and that of each mount below it.
     shows: tuple[Spot, ...] = ()
-    #: Size in bytes and time of the last change of content in nanoseconds, of a file.
+    #: Of a file: its size in bytes and its modification time in nanoseconds.
     version: tuple[int, int] | None = None
-    #: What to do where it cannot be used, if this is not the advice for any such path.
+    #: The remedy if it cannot be used, where the general advice for such a path does not apply.
     remedy: str = ""
-    #: The container image that a directory holds, where that was asked for; None where it holds none.
+    #: The container image in the directory, if requested; None if there is none.
     image: ImageFormat | None = None
-    #: A directory on the way that is closed to a sandbox, where that was asked for.
+    #: A directory on the way that processes of a sandbox cannot search, if requested.
     closed: ClosedDirectory | None = None
 
 
 def inspect(path: str, *, read: bool = False) -> PathFact:
-    """Look at *path* on the host, through symbolic links; with *read* also into it, if it is a regular file."""
+    """Examine *path* on the host, following symbolic links; with *read*, also read it if it is a regular file."""
     links: list[Link] = []
     try:
         fd, place = walk(path, links)
@@ -143,7 +143,7 @@ def _denied() -> str:
 
 
 def _remedy(error: Exception) -> str:
-    """Return what to do about a path that could not be resolved, "" where the advice for any such path will do."""
+    """Return the remedy for a path that could not be resolved; "" if the general advice applies."""
     replaced = isinstance(error, OSError) and error.errno == errno.ESTALE
     return "somebody has just replaced it: start the sandbox again" if replaced else ""
 
@@ -160,12 +160,18 @@ def inspect_all(
     bound: Collection[str] = (),
     shown: Collection[str] = (),
 ) -> Mapping[str, PathFact]:
-    """Look at each of *paths* once; into those that are to be *read*, too.
+    """Examine each of *paths* once, and collect the additional facts that the other arguments request.
 
-    Of those among *devices* the device nodes are listed; of those among *mounts* it is found whether mounts travel from there; of
-    *disks*, which need not be among *paths*, the disk below; of *archives*, whether another user leads astray there; of the directories
-    among *roots*, whether they hold a container image; of those *bound*, whether they are reached without capabilities. If any is among *shown*, it is found what those show, and of all others where
-    they are in their file systems.
+    Args:
+        paths: the paths to examine.
+        read: files whose content is read.
+        devices: paths whose device nodes are listed.
+        mounts: paths for which mount propagation is determined.
+        disks: paths whose disk is determined; they need not be among *paths*.
+        archives: files that are refused if another user controls the path; see :func:`sandbox.kernel.files.follow`.
+        roots: directories that are searched for a container image.
+        bound: paths that are checked for directories closed to a process without capabilities.
+        shown: paths whose visible file systems are determined. If any is given, all paths get their places in file systems.
     """
     facts = {path: inspect(path, read=path in read) for path in dict.fromkeys([*paths, *disks])}
     if shown:
@@ -181,7 +187,7 @@ def inspect_all(
 
 
 def _follow(fact: PathFact) -> PathFact:
-    """Return *fact* with the path and identity of what was found on a way that does not lead astray, or with the reason."""
+    """Return *fact* with the path and identity of its file, or with the reason why the path is not safe to follow."""
     if fact.kind != "file":
         return fact
     from sandbox.kernel.files import follow
@@ -198,9 +204,9 @@ def _follow(fact: PathFact) -> PathFact:
 
 
 def _find_closed(facts: Iterable[PathFact]) -> Mapping[str, PathFact]:
-    """Return *facts* with the directory on their way that this account may enter only by its capabilities.
+    """Return *facts* with the directory on their path that this account may search only by its capabilities.
 
-    What is bound is opened in the sandbox's user namespace, where these do not count.
+    Paths are bind-mounted in the sandbox's user namespace, where these capabilities do not apply.
     """
     from sandbox.kernel.reach import closed_directories
 
@@ -209,13 +215,13 @@ def _find_closed(facts: Iterable[PathFact]) -> Mapping[str, PathFact]:
 
 
 def _find_image(fact: PathFact) -> PathFact:
-    """Return *fact* with the container image that the directory holds. Links in it are not followed, for they may lead anywhere."""
+    """Return *fact* with the container image in the directory. Links in it are not followed: they may lead anywhere."""
     if fact.kind != "directory":
         return fact
     try:
         directory = os.open(fact.real, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return fact  # gone meanwhile: it is missing when it is opened
+        return fact  # it was removed meanwhile; opening it later reports that
     try:
         for marker in MARKERS:
             image = format_of(marker, _head(directory, marker))
@@ -227,7 +233,7 @@ def _find_image(fact: PathFact) -> PathFact:
 
 
 def _head(directory: int, name: str) -> bytes:
-    """Return the beginning of the regular file *name* in *directory*; b"" where there is none that can be read."""
+    """Return the start of the regular file *name* in *directory*; b"" if there is none, or it cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             return b""
@@ -250,7 +256,7 @@ def _find_disk(fact: PathFact) -> PathFact:
 
 
 def _place(facts: Mapping[str, PathFact], shown: Collection[str]) -> dict[str, PathFact]:
-    """Return *facts* with where everything that was met is in its file system, and with what those of *shown* show."""
+    """Return *facts* with the place of every link and object in its file system, and with the places visible below *shown*."""
     mounts = _own_mounts()
     by_id = {entry.mount_id: entry for entry in mounts}
 
@@ -286,14 +292,14 @@ def _own_mounts() -> list[MountEntry]:
 
 
 def _read(fact: PathFact, fd: int) -> PathFact:
-    """Return *fact* with the content of the regular file *fd* (O_PATH), or with the reason why there is none."""
+    """Return *fact* with the content of the regular file *fd* (O_PATH), or with the reason why it has none."""
     if fact.kind != "file":
         return fact
     try:
-        # Opening a device can do something.
+        # Opening a device may have side effects.
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return replace(fact, reason="is not a regular file")
-        # The object that was looked at, whatever is at its path by now.
+        # Reopen the examined object, even if its path leads to another one by now.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with open(os.open(f"/proc/self/fd/{fd}", flags), "rb") as file:
             content = file.read(MAX_CONTENT + 1)
@@ -305,12 +311,12 @@ def _read(fact: PathFact, fd: int) -> PathFact:
 
 
 def _list_devices(fact: PathFact) -> PathFact:
-    """Return *fact* with the device nodes at its path, or with the reason why there is none. Opens none of them."""
+    """Return *fact* with the device nodes at its path, or with the reason why there are none. Opens none of them."""
     if fact.kind == "missing":
         return fact
     try:
         info = os.stat(fact.real)
-        # Whether this account may open it does not count: the program may have other ids.
+        # Access by this account is not checked: the program may have other ids.
         fact = replace(fact, kind="directory" if stat.S_ISDIR(info.st_mode) else "file", reason="")
         if os.statvfs(fact.real).f_flag & os.ST_NODEV:
             return replace(
@@ -333,7 +339,7 @@ def _devices_below(top: str) -> list[DeviceNode]:
             try:
                 node = _device(path[len(top.rstrip("/")) :], os.lstat(path))
             except OSError:
-                continue  # gone meanwhile
+                continue  # removed meanwhile
             if node is not None:
                 found.append(node)
             if len(found) >= MAX_DEVICES:
@@ -349,11 +355,11 @@ def _device(path: str, info: os.stat_result) -> DeviceNode | None:
 
 
 def _is_shared(real: str) -> bool:
-    """Tell whether what is mounted below *real* reaches mount namespaces that are copies of this one."""
+    """Return whether mounts below *real* propagate to mount namespaces that are copies of this one."""
     around = [
         entry
         for entry in _own_mounts()
         if real == entry.mount_point or real.startswith(entry.mount_point.rstrip("/") + "/")
     ]
-    # The longest mount point, and of several mounts there the last, is what the path leads to.
+    # The mount with the longest mount point contains the path; of several at one mount point, the last is visible.
     return bool(around) and max(reversed(around), key=lambda entry: len(entry.mount_point)).travels

@@ -1,4 +1,4 @@
-"""Facts about the private directories of the launcher, which no program may reach, and about the mounts that could show them."""
+"""Collect facts about the launcher's private directories, which no program may reach, and the mounts that could expose them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import stat
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, visible
 from unionfs._stdlib.dataclasses import dataclass, replace
 
-_MAX_LINKS = 40  # as many as the kernel follows; path_resolution(7)
+_MAX_LINKS = 40  # the limit of the kernel; path_resolution(7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateDirectory:
-    """A directory that appears empty in every layer and every volume."""
+    """A directory of the launcher that appears empty in every layer and every volume."""
 
-    #: What messages call it: "state directory".
+    #: Its name in messages: "state directory".
     name: str
     #: Its path without symbolic links.
     path: str
-    #: The environment variable that puts it elsewhere.
+    #: The environment variable that sets another path.
     variable: str
-    #: Device and inode, as stat(2) has them; None where it does not exist.
+    #: Device and inode, as stat(2) returns them; None if it does not exist.
     identity: tuple[int, int] | None = None
-    #: The user who alone may enter it, by its mode; None where others may, or it does not exist.
+    #: Its owner, if its mode grants access to no other user; None if it grants more, or the directory does not exist.
     only_for: int | None = None
-    #: Whether a read-only volume may show a directory in it, where the file names that.
+    #: Whether a read-only volume may show a directory inside it that the file names.
     readable: bool = False
     #: The symbolic links that its name leads through, each by its own path without symbolic links.
     links: tuple[str, ...] = ()
@@ -33,17 +33,17 @@ class PrivateDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateFacts:
-    """The private directories, and the mounts of this mount namespace by which a volume could show them."""
+    """The private directories, and the mounts of this mount namespace through which a volume could show them."""
 
     directories: tuple[PrivateDirectory, ...]
-    #: Those that a path leads to.
+    #: The mounts that are reachable by a path.
     mounts: tuple[MountEntry, ...] = ()
 
 
 def look(*, state: str, run: str, usual_run: str = "") -> PrivateFacts:
-    """Return the facts of the state directory *state* and the run directory *run*, paths; an empty path stands for none.
+    """Return the facts about the state directory *state* and the run directory *run*; an empty path means that there is none.
 
-    *usual_run* is the run directory of starts without SANDBOX_RUN_DIR, with their layers and their key.
+    *usual_run* is the run directory of starts without SANDBOX_RUN_DIR; it contains their layers and their key.
 
     Raises:
         OSError: /proc/self/mountinfo cannot be read.
@@ -51,7 +51,7 @@ def look(*, state: str, run: str, usual_run: str = "") -> PrivateFacts:
     found = []
     if state:
         found.append(_examine("state directory", state, "SANDBOX_STATE_DIR", readable=True))
-    # Another user can put a link at the default path: the run directory is never behind one.
+    # A link at the default path may be another user's: a run directory is never reached through a link.
     if run and not os.path.islink(run):
         found.append(_examine("run directory", run, "SANDBOX_RUN_DIR", readable=False))
     if usual_run not in ("", run) and os.path.isdir(usual_run) and not os.path.islink(usual_run):
@@ -78,7 +78,7 @@ def _examine(name: str, path: str, variable: str, *, readable: bool) -> PrivateD
 def resolve(path: str) -> tuple[str, tuple[str, ...]]:
     """Return the absolute *path* without symbolic links, and the links that it leads through, in their order.
 
-    What does not exist counts as a directory, as for os.path.realpath().
+    A missing component counts as a directory, as for os.path.realpath().
     """
     at = "/"
     links: list[str] = []
