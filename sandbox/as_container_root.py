@@ -1,5 +1,5 @@
-"""Doing something as id 0 of a sandbox's user namespace: files of subordinate ids can be made and removed
-nowhere else.
+"""Run a function as id 0 of a sandbox's user namespace, the only place where files of subordinate ids can be created and
+removed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan import IdPlan
 
-#: Parts the message from the hint in what the child says of a failure; no printable text has it.
+#: Separates the message from the hint in the error text of the child; no printable text contains it.
 _HINT_FOLLOWS = "\0"
 
 
 _PERIOD = 200
-"""Milliseconds between two calls of what is done while a child runs."""
+"""Milliseconds between two calls of *meanwhile* while a child runs."""
 
 
 def run_with_ids(
     ids: IdPlan, action: Callable[[], str | None], meanwhile: Callable[[], None] | None = None
 ) -> str:
-    """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; returns the text
-    that it returns. *meanwhile* is called here five times a second until then.
+    """Run *action* in a child that is id 0 of a new user namespace with the maps of *ids*; return the text that it returns.
+
+    Until the child ends, *meanwhile* is called in this process five times a second.
 
     Raises:
-        SandboxError: the namespace could not be made, or *action* raised; with the message and the hint of the error.
+        SandboxError: the namespace could not be created, or *action* raised; with the message and hint of that error.
     """
     with ExitStack() as undo:
 
@@ -74,7 +75,7 @@ def run_with_ids(
             with open(result_reader, "rb", closefd=False) as said:
                 result = said.read().decode(errors="surrogateescape")
         except BaseException:
-            os.kill(pid, signal.SIGKILL)  # nobody waits for what it does any more
+            os.kill(pid, signal.SIGKILL)  # the result is no longer needed
             raise
         finally:
             _, status = os.waitpid(pid, 0)
@@ -87,10 +88,10 @@ def run_with_ids(
 
 
 def access_of_root(ids: IdPlan, paths: Sequence[str]) -> Mapping[str, str]:
-    """Return for each of *paths* how id 0 of *ids* may open it: "rw", "r", "w" or "". Empty where that cannot be tried.
+    """Return for each of *paths* how id 0 of *ids* may open it: "rw", "r", "w" or "". Return {} if that cannot be tested.
 
-    Of the groups of the host it has those that cannot be dropped, as in a sandbox. Nothing is opened, for that does something
-    to many a device.
+    As in a sandbox, the child keeps the host groups that it cannot drop. The paths are not opened, because opening a device
+    may have side effects.
     """
     if not paths:
         return {}
@@ -111,7 +112,7 @@ def _try_access(ids: IdPlan, paths: Sequence[str]) -> str:
 
 
 def with_own_id(ids: IdPlan) -> IdPlan:
-    """Return *ids* with our own id among them, at a number that is free: what is in our own directories is reached so."""
+    """Return *ids* with the own id of this process added at a free number, which gives access to its own directories."""
 
     def added(id_map: tuple[idmaps.IdMap, ...], own: int) -> tuple[idmaps.IdMap, ...]:
         if any(entry.outside <= own < entry.outside + entry.count for entry in id_map):
@@ -125,10 +126,10 @@ def with_own_id(ids: IdPlan) -> IdPlan:
 
 
 def give_to_root(ids: IdPlan, *fds: int) -> None:
-    """Make what *fds* (O_PATH will do) refer to, and what is below, belong to user and group 0 of *ids*.
+    """Change the owner of the trees at *fds* (O_PATH suffices) to user and group 0 of *ids*.
 
     Raises:
-        SandboxError: the namespace in which that is allowed could not be made.
+        SandboxError: the namespace in which that is allowed could not be created.
         OSError: real root was refused.
     """
     uid, gid = ids.root
@@ -152,7 +153,7 @@ def _change_owner(fds: list[int], uid: int, gid: int) -> None:
 
 def _map(pid: int, ids: IdPlan, ready_reader: int) -> SandboxError | None:
     if not os.read(ready_reader, 1):
-        return None  # it could not unshare: the reason is its result
+        return None  # the child could not unshare: it sends the reason as its result
     newuidmap, newgidmap = ids.helpers or (None, None)
     try:
         idmaps.write_maps(pid, ids.uid_map, ids.gid_map, newuidmap=newuidmap, newgidmap=newgidmap)
@@ -180,7 +181,7 @@ def _child(
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
             os.umask(0)
-            # After the change of ids, which clears it; the end of the pipe says whether the parent was there until then.
+            # Not earlier: a change of ids clears this setting. If the parent had died before, read() would have returned b"".
             process.set_parent_death_signal()
             text, status = action() or "", 0
             os.write(result_writer, text.encode(errors="surrogateescape"))
@@ -190,7 +191,7 @@ def _child(
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         os.write(result_writer, f"{where}{error.strerror or error}".encode(errors="surrogateescape"))
-    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
+    except BaseException as error:  # noqa: BLE001 - a forked child must not continue in the code of its parent
         os.write(result_writer, repr(error).encode(errors="surrogateescape"))
     finally:
         os._exit(status)

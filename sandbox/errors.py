@@ -1,17 +1,17 @@
-"""Every error that a user of the sandbox is meant to see, and the advice that belongs to a failed system call.
+"""Define every error that a user of the sandbox may see, and the hints for failed system calls.
 
     SandboxError                 message, hint, exit status
     ├── SpecError       125      the environment file is wrong: a list of diagnostics, each with its place
-    ├── HostError       125      this machine lacks something that the file asks for
-    ├── SetupError      125      a step of coming up failed
-    ├── StateError      125      the recorded state of a sandbox forbids what was asked
+    ├── HostError       125      this machine lacks something that the file requests
+    ├── SetupError      125      a step of starting the sandbox failed
+    ├── StateError      125      the recorded state of a sandbox forbids the request
     ├── ImageError      125      a layer or an image cannot be used
-    ├── EditError       125      an environment file cannot be written, or not changed as asked
+    ├── EditError       125      an environment file cannot be written, or not changed as requested
     └── CommandError    126/127  the program could not be executed / was not found
 
-Below these there is only plain OSError. The command line prints `message` and `hint` and exits with `exit_code`; it
-shows a traceback only with --debug. Texts are lower-case, without final period, name the path or value, and say the
-remedy. This module imports nothing but `errno`, because every process of the launcher imports it.
+Every other failure is a plain OSError. The command line prints `message` and `hint` and exits with `exit_code`; it shows a
+traceback only with --debug. Texts are lower-case, have no final period, name the path or value, and give the remedy. This
+module imports only `errno` and `os`, because every process of the launcher imports it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class RenderableDiagnostic(Protocol):
-        """What SpecError needs of a diagnostic; `sandbox.spec.diagnostic.Diagnostic` is the one that exists."""
+        """The methods of a diagnostic that SpecError uses; `sandbox.spec.diagnostic.Diagnostic` implements them."""
 
         def render(self, *, color: bool = False) -> str: ...
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 EXIT_FAILURE = 125
-"""Exit status of every failure of our own, so that it cannot be taken for one of the program (env(1), chroot(1))."""
+"""Exit status of every failure of the launcher, as in env(1) and chroot(1): distinct from statuses of the program."""
 
 EXIT_TIMED_OUT = 124
-"""Exit status of a sandbox that limits.wall_time ended, as timeout(1) has it."""
+"""Exit status of a sandbox that limits.wall_time ended, as with timeout(1)."""
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -63,11 +63,11 @@ class SandboxError(Exception):
 
 
 class SpecError(SandboxError):
-    """The environment file is wrong. Holds every mistake found in it, in the order of the file."""
+    """The environment file is wrong. Contains every mistake found in it, in the order of the file."""
 
     def __init__(self, diagnostics: Iterable[RenderableDiagnostic]) -> None:
         self.diagnostics = list(diagnostics)
-        #: Returns what of the file is right (sandbox.spec.remainder), where that is known: the machine may refuse some of it, too.
+        #: Returns the valid part of the file (sandbox.spec.remainder), so that host checks can cover it; None if there is none.
         self.remainder: Callable[[], Any] | None = None
         super().__init__("\n".join(diagnostic.render() for diagnostic in self.diagnostics))
 
@@ -86,11 +86,11 @@ class SpecError(SandboxError):
 
 
 class HostError(SandboxError):
-    """The machine lacks something. The message names what is missing, the hint how to get it."""
+    """The machine lacks something. The message names it, and the hint how to get it."""
 
 
 class SetupError(SandboxError):
-    """A step of bringing the sandbox up failed; `step` is its name, as the plan describes it."""
+    """A step of starting the sandbox failed; `step` is its name, as the plan describes it."""
 
     def __init__(self, step: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(f"{step}: {message}", hint=hint)
@@ -104,7 +104,7 @@ class SetupError(SandboxError):
         path = "" if error.filename is None else os.fsdecode(error.filename)
         name = errno.errorcode.get(number)
         code = f" ({name})" if name else ""
-        # What the step names already is not repeated.
+        # The message does not repeat words that the step already contains.
         call = "" if _names(step, operation) else operation
         object_ = "" if _names(step, path) else path
         what = " ".join(filter(None, (call, object_)))
@@ -113,23 +113,23 @@ class SetupError(SandboxError):
 
 
 class StateError(SandboxError):
-    """The recorded state of a sandbox forbids what was asked: a name in use, a sandbox that is gone."""
+    """The recorded state of a sandbox forbids the request: a name is in use, or a sandbox no longer exists."""
 
 
 class ImageError(SandboxError):
-    """A layer or an image cannot be read, or is not what it claims to be."""
+    """A layer or an image cannot be read, or does not have the expected format."""
 
 
 class EditError(SandboxError):
-    """An environment file cannot be written, or cannot be changed as asked; it is as it was."""
+    """An environment file cannot be written, or cannot be changed as requested; it is unchanged."""
 
 
 class CommandError(SandboxError):
-    """The program of the sandbox could not be started; exit status 126 or 127, as a shell gives them."""
+    """The program of the sandbox could not be started; exit status 126 or 127, as in a shell."""
 
     @classmethod
     def not_found(cls, command: str) -> CommandError:
-        """*command* is not in the sandbox: exit status 127."""
+        """Return the error for a *command* that is not in the sandbox: exit status 127."""
         return cls(
             f"{command}: command not found in the sandbox",
             hint="check process.command, PATH in process.env, and that a layer holds the program",
@@ -138,22 +138,22 @@ class CommandError(SandboxError):
 
     @classmethod
     def not_executable(cls, command: str, error: OSError) -> CommandError:
-        """*command* is there, but execve(2) refused it with *error*: exit status 126."""
+        """Return the error for a *command* that execve(2) refused with *error*: exit status 126."""
         reason = (error.strerror or str(error)).lower()
         hint = describe_errno("exec", error.errno or 0)
         return cls(f"{command}: cannot be executed: {reason}", hint=hint, exit_code=EXIT_NOT_EXECUTABLE)
 
 
 def hint_line(hint: str, *, color: bool = False) -> str:
-    """Return the line that carries *hint* below a message that has no source line."""
+    """Return the line with *hint* for a message that has no source line."""
     hint = printable(hint)
     return f"      \x1b[36mhint: {hint}\x1b[0m" if color else f"      hint: {hint}"
 
 
 def printable(text: str) -> str:
-    """Return *text*, which is to be one line, with TOML's escapes for what a terminal would not show.
+    """Return *text* as one line, with TOML escapes for unprintable characters.
 
-    Names of files, and what files say, must neither give orders to a terminal nor look like lines of ours.
+    File names and file contents must not send control sequences to a terminal, or imitate lines of the launcher.
     """
     if text.isprintable():
         return text
@@ -165,15 +165,15 @@ def _escape(number: int) -> str:
 
 
 def _names(step: str, word: str) -> bool:
-    """Tell whether *word*, an operation or a path, is among the words of *step*."""
+    """Return whether *word*, an operation or a path, is among the words of *step*."""
     return any(f"{before}{word} " in f" {step} " for before in " :")
 
 
 def describe_errno(operation: str, number: int) -> str | None:
-    """Return advice for *operation* having failed with errno *number*, or None when errno says it all.
+    """Return the hint for *operation* having failed with errno *number*, or None if the error needs no explanation.
 
-    An operation is a system call or a system call and its object: "unshare", "mount proc". Advice for the object
-    wins over advice for the call alone.
+    An operation is a system call, or a system call and its object: "unshare", "mount proc". A hint for the call and its
+    object has precedence over a hint for the call alone.
     """
     advice = _ADVICE.get((operation, number))
     if advice is None and " " in operation:
@@ -187,10 +187,10 @@ def _own_user() -> str:
     return user if os.geteuid() else f"{user}, whose capabilities do not count in a sandbox's namespaces,"
 
 
-#: Stands in an advice for the user whose id this process has.
+#: In a hint, replaced by the user whose id this process has.
 _USER = "{user}"
 
-#: Whatever it was that failed: something is used up.
+#: Hints for exhausted resources, for every operation.
 _USED_UP: Mapping[int, str] = {
     errno.EMFILE: "too many open files in this process: raise `ulimit -n`",
     errno.ENFILE: "too many open files on this machine: as root raise fs.file-max with sysctl",
@@ -205,7 +205,7 @@ _FUSE_ACCESS = (
 )
 
 _ADVICE: Mapping[tuple[str, int], str] = {
-    # See user_namespaces(7), namespaces(7); Debian and Ubuntu add knobs of their own
+    # See user_namespaces(7), namespaces(7); Debian and Ubuntu add sysctls of their own.
     ("unshare", errno.EPERM): (
         "user namespaces are switched off for this user: as root set kernel.unprivileged_userns_clone=1 or "
         "kernel.apparmor_restrict_unprivileged_userns=0 with sysctl; in a container its seccomp profile must allow unshare"
