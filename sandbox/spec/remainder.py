@@ -45,7 +45,7 @@ class Remainder:
 def remainder(
     tree: dict[str, Any], origins: Origins, mistakes: Collection[KeyPath], decode: Decode
 ) -> Remainder | None:
-    """Return the valid part of *tree* without the paths *mistakes*; None if it still has mistakes after some passes.
+    """Return the valid part of *tree* without the paths *mistakes*; None if it still has mistakes after all passes.
 
     A wrong element of a list is removed as a whole. If no layer is valid, the specification has no layers, and nothing is
     reported about its root.

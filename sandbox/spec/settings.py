@@ -72,9 +72,7 @@ class Context:
 
     origins: Origins
     home: str | None
-    root: type | None = (
-        None  # the class of the whole language, to find the table that a misplaced key belongs to
-    )
+    root: type | None = None  # the class of the whole language, to find the table of a misplaced key
 
 
 @dataclass(frozen=True, slots=True)
