@@ -1,9 +1,9 @@
-"""Codecs: how the values of one kind are read, written and described. Each class is one kind of value.
+"""Codecs: each class decodes, encodes and describes the values of one kind.
 
     scalars      booleans, numbers, strings, words from a list
     quantities   sizes, durations, permission bits
-    paths        on the host, in the sandbox
-    containers   arrays, tables with keys of the user's choice
+    paths        paths on the host and in the sandbox
+    containers   arrays, and tables whose keys the user chooses
     words        capabilities, signals, names of environment variables
 
 Kinds with a syntax of their own (a layer, a port, a user) are in `sandbox.spec.values`.

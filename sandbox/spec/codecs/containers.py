@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 APPEND, REMOVE = "append", "remove"
 CHANGES = frozenset((APPEND, REMOVE))
-"""The keys of a table that stands where a list is expected, and changes the one of the file that is extended."""
+"""The keys of a table that is written in place of a list, and changes the list of the extended file."""
 
 
 class ListOf(Codec[tuple[T, ...]]):
-    """An array whose elements are all of one kind: at least *minimum*, and with *distinct*, none twice."""
+    """An array of at least *minimum* elements of one kind. With *distinct*, each element may occur only once."""
 
     toml_types = ("array",)
 
@@ -42,7 +42,7 @@ class ListOf(Codec[tuple[T, ...]]):
                 item = self.codec.decode(element, here)
             except Invalid as error:
                 here.report(error.message, error.hint, fragment=error.fragment)
-                # Keeps the position of those behind it; a specification with a problem is never handed out.
+                # Keeps the positions of the later elements. A specification with a problem is never returned.
                 items.append(cast("T", None))
                 continue
             items.append(item)
@@ -71,7 +71,7 @@ class ListOf(Codec[tuple[T, ...]]):
         if isinstance(value, dict) and self.codec.toml_types == ("table",):
             return f"write [[{cursor.path[-1]}]], with two brackets"
         if isinstance(value, str) and "string" in self.codec.toml_types:
-            if value.startswith("[") and value.endswith("]"):  # of `--set KEY=["a"]` the shell leaves [a]
+            if value.startswith("[") and value.endswith("]"):  # the shell turns `--set KEY=["a"]` into [a]
                 inside = ", ".join(shown(part.strip()) for part in value[1:-1].split(","))
                 return f"put what is in the brackets in quotes: [{inside}], in a shell '[{inside}]'"
             return f"put it in brackets: [{shown(value)}]"
@@ -79,7 +79,7 @@ class ListOf(Codec[tuple[T, ...]]):
 
 
 class TableOf(Codec[Mapping[str, T]]):
-    """A table with keys of the user's choice and values of one kind. *check_key* raises Invalid for a bad key."""
+    """A table whose keys the user chooses and whose values are of one kind. *check_key* raises Invalid for a bad key."""
 
     toml_types = ("table",)
 
@@ -121,16 +121,16 @@ class TableOf(Codec[Mapping[str, T]]):
 
 
 def _hint_for_swallowed(key: str, value: object, cursor: Cursor) -> str | None:
-    """Return the hint for a value that is none of a table of names, if the key is one of the file itself."""
+    """Return the hint for a value that the table cannot take, if *key* belongs at the top of the file; else None."""
     if cursor.context.root is None:
         return None
-    from sandbox.spec import foreign  # for mistakes only
+    from sandbox.spec import foreign  # imported only after a mistake
 
     return foreign.swallowed(key, value, cursor.path, cursor.context.root)
 
 
 def _change_schema(array: dict[str, object]) -> dict[str, object]:
-    """Return the JSON Schema of what changes a list that another file or a profile gave."""
+    """Return the JSON Schema of a table that changes a list of another file or profile."""
     return {
         "type": "object",
         "description": "Changes the list of the file that this one extends; see the reference, Composition.",
@@ -141,7 +141,7 @@ def _change_schema(array: dict[str, object]) -> dict[str, object]:
 
 
 def plural(noun: str) -> str:
-    """Return *noun*, a phrase that `Codec.expects` holds, in the plural."""
+    """Return the plural of *noun*, which is a phrase such as `Codec.expects`."""
     head, of, rest = noun.partition(" of ")
     if head.endswith("y") and head[-2:-1] not in "aeiou":
         head = head[:-1] + "i"

@@ -1,4 +1,4 @@
-"""Codecs of paths: on the host, where they are relative to the file that names them, and in the sandbox."""
+"""Codecs of paths: those on the host are relative to the file that names them; those in the sandbox are absolute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.spec.settings import Codec, Context, Cursor, Invalid
 
 
 class HostPath(Codec[str]):
-    """A path on this machine: absolute, relative to the directory of the file, or below ~."""
+    """A path on the host: absolute, relative to the directory of the environment file, or below ~."""
 
     expects = "string"
     toml_types = ("string",)
@@ -49,14 +49,14 @@ def check_sandbox_path(text: str) -> str:
         )
     if ".." in text.split("/"):
         raise Invalid(f'{shown(text)} contains ".."', "write the path that is meant")
-    # normpath() keeps exactly two leading slashes, to which POSIX allows a meaning that Linux does not give them.
+    # normpath() keeps exactly two leading slashes: POSIX allows a special meaning for them, which Linux does not use.
     return posixpath.normpath("/" + text.lstrip("/"))
 
 
 def resolve_host_path(text: str, cursor: Cursor) -> str:
-    """Return the absolute path of *text*, relative to the directory of the file that it is written in.
+    """Return the absolute path of *text*, which is relative to the directory of the file that contains it.
 
-    ".." stays as it is: behind a symlink it means something that only the kernel knows.
+    ".." stays as it is, because only the kernel can resolve it after a symlink.
     """
     context = cursor.context
     if not text:

@@ -1,4 +1,4 @@
-"""Codecs of quantities: sizes, durations, permission bits, and what may be unlimited."""
+"""Codecs of quantities: sizes, durations, permission bits, and limits that may be "unlimited"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DURATION_PATTERN = "^([0-9]+(\\.[0-9]+)?(ms|[smhd]))+$"
 
 
 class Size(Codec[int]):
-    """Bytes: an integer, or a string with a unit."""
+    """A size in bytes: an integer, or a string with a unit."""
 
     expects = "size"
     toml_types = ("integer", "string")
@@ -53,7 +53,7 @@ class Size(Codec[int]):
 
 
 class Duration(Codec[float]):
-    """Seconds: a number, or a string with units."""
+    """A duration in seconds: a number, or a string with units."""
 
     expects = "duration"
     toml_types = ("integer", "float", "string")
@@ -111,7 +111,7 @@ class WholeSeconds(Codec[int]):
 
 
 class Octal(Codec[int]):
-    """Permission bits, as a string so that 755 cannot be read as a decimal number."""
+    """Permission bits, written as a string so that 755 cannot be read as a decimal number."""
 
     expects = "string of octal digits"
     toml_types = ("string",)
@@ -141,7 +141,7 @@ class Octal(Codec[int]):
 
 
 class OrUnlimited(Codec["int | Unlimited"]):
-    """What another codec reads, or the word "unlimited"."""
+    """A value of another codec, or the word "unlimited"."""
 
     choices = (units.UNLIMITED,)
 

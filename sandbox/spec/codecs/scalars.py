@@ -1,6 +1,6 @@
 """Codecs of single values: booleans, numbers, strings, words from a list.
 
-Messages say what was expected and found; hints say what to write.
+Messages state the expected and the found value; hints state what to write.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 ID_MAX = (1 << 32) - 2
-"""The largest user or group id: 4294967295 is (uid_t) -1, which means "unchanged" to chown(2)."""
+"""The largest user or group id. The next one, 4294967295, is (uid_t) -1, which chown(2) takes as "unchanged"."""
 
 _REFERENCE = r"\$\{"
 
@@ -29,13 +29,13 @@ def mismatch(codec: Codec[Any], value: object, hint: str | None = None) -> Inval
 
 
 def expect_text(codec: Codec[Any], value: object) -> str:
-    """Return *value* if it is a string that the kernel can take; raise Invalid otherwise."""
+    """Return *value* if it is a string without NUL; raise Invalid otherwise."""
     if not isinstance(value, str):
         hint = None
         if isinstance(value, (bool, int, float)):
             hint = f"put it in quotes: {quote(literal(value))}"
         elif hasattr(value, "isoformat"):
-            hint = "put it in quotes"  # a date or time, which can be written in more ways than one
+            hint = "put it in quotes"  # a date or time, which has more than one notation
         raise mismatch(codec, value, hint)
     if "\0" in value:
         raise Invalid("a NUL character cannot be passed to the kernel", "remove \\u0000", fragment="\\u0000")
@@ -43,24 +43,24 @@ def expect_text(codec: Codec[Any], value: object) -> str:
 
 
 def text_schema(pattern: str = "") -> dict[str, object]:
-    """Return the JSON Schema of a string; one that holds a reference may become whatever *pattern* asks for."""
+    """Return the JSON Schema of a string that matches *pattern*, or that contains a reference (its expansion may match)."""
     return {"type": "string", "pattern": f"{pattern}|{_REFERENCE}"} if pattern else {"type": "string"}
 
 
 def words_schema(words: Sequence[str]) -> dict[str, object]:
-    """Return the JSON Schema of one of *words*, or of a string that becomes one by a reference."""
+    """Return the JSON Schema of one of *words*, or of a string with a reference, which may expand to one."""
     return {"anyOf": [{"enum": list(words)}, {"type": "string", "pattern": _REFERENCE}]}
 
 
 def described_words(choices: Sequence[str], planned: Sequence[str]) -> str:
-    """Return the description of a value that is one of a few words, some of which are not enforced yet."""
+    """Return the description of a value that is one of *choices*, or of *planned*, which are not enforced yet."""
     return ("one of " if len(choices) > 1 else "") + _all_words(choices, planned)
 
 
 def hint_of_words(choices: Sequence[str], planned: Sequence[str]) -> str:
-    """Return the hint for a value that is none of a few words.
+    """Return the hint for a value that is none of the allowed words.
 
-    It tells those that are not enforced yet from the others: who writes one of them has the next mistake.
+    The hint marks the *planned* words as not enforced yet, because a file that uses one of them is refused, too.
     """
     return f"write {_all_words(choices, planned)}"
 
@@ -70,7 +70,7 @@ def _all_words(choices: Sequence[str], planned: Sequence[str]) -> str:
 
 
 def check_bounds(value: N, minimum: N, maximum: N, show: Callable[[N], str]) -> None:
-    """Raise Invalid when *value* is not between *minimum* and *maximum*; *show* writes a value as its setting does."""
+    """Raise Invalid when *value* is not between *minimum* and *maximum*; *show* formats a value in the setting's notation."""
     if value < minimum:
         # The formats of sizes, durations and modes have no sign.
         raise Invalid(f"must be at least {show(minimum)}, found {show(value) if value >= 0 else value}")
@@ -79,7 +79,7 @@ def check_bounds(value: N, minimum: N, maximum: N, show: Callable[[N], str]) -> 
 
 
 class Boolean(Codec[bool]):
-    """true or false. One that is *planned* belongs to the language, but this version would not do what it says."""
+    """true or false. The *planned* value belongs to the language, but this version does not enforce it."""
 
     expects = "boolean"
     toml_types = ("boolean",)
@@ -103,7 +103,7 @@ class Boolean(Codec[bool]):
 
 
 class Integer(Codec[int]):
-    """A whole number within bounds. TOML keeps booleans apart from integers, and so does this."""
+    """A whole number within bounds. Booleans are refused, because in TOML they are not integers."""
 
     expects = "integer"
     toml_types = ("integer",)
@@ -157,7 +157,7 @@ class Number(Codec[float]):
 
 
 class Text(Codec[str]):
-    """A string. *pattern* must match all of it, and *rule* says what that means."""
+    """A string. *pattern* must match all of it; *rule* describes the pattern to the user."""
 
     expects = "string"
     toml_types = ("string",)
@@ -180,7 +180,7 @@ class Text(Codec[str]):
 
 
 class Choice(Codec[str]):
-    """One of a few words. Those *planned* belong to the language, but this version would not do what they say."""
+    """One of a few words. The *planned* words belong to the language, but this version does not enforce them."""
 
     expects = "string"
     toml_types = ("string",)
@@ -196,7 +196,7 @@ class Choice(Codec[str]):
             cursor.unenforced(quote(value), f"write {words(self.choices)}")
             return value
         if value not in self.choices:
-            from sandbox.spec import foreign  # for mistakes only
+            from sandbox.spec import foreign  # imported only after a mistake
 
             meaning = foreign.meaning_of_value(value, cursor.path)
             meant = nearest(value, (*self.choices, *self.planned))
@@ -217,9 +217,9 @@ class Choice(Codec[str]):
 
 
 class Parsed(Codec[T]):
-    """A string that a function understands, which raises ValueError for the others.
+    """A string that *parse* converts; *parse* raises ValueError for an invalid one.
 
-    Where what it understands is a list of names, *candidates* returns them.
+    If the valid strings are a list of names, *candidates* returns that list, for "did you mean" hints.
     """
 
     toml_types = ("string",)

@@ -1,4 +1,4 @@
-"""Codecs of names that the kernel, or a convention of the system, gives to things."""
+"""Codecs of names that the kernel or the system defines: capabilities, signals, environment variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sandbox.spec.settings import Codec, Cursor, Invalid
 
 
 def check_env_name(name: str) -> str:
-    """Return *name* if environ(7) can hold it; raise Invalid otherwise."""
+    """Return *name* if it can name an environment variable (environ(7)); raise Invalid otherwise."""
     if not name or "=" in name or "\0" in name:
         raise Invalid(
             f"{shown(name)} cannot name an environment variable", 'a name is not empty, without "=" and NUL'
@@ -20,7 +20,8 @@ def check_env_name(name: str) -> str:
 def check_inherited_name(name: str) -> str:
     """Return *name* if it can name a variable to inherit; raise Invalid otherwise.
 
-    The kernel would take a name with a "*", but whoever writes one means a pattern, and would inherit nothing.
+    The kernel accepts a name with a "*". It is refused because its author most likely means a pattern, and would
+    inherit no variable.
     """
     if "*" in name:
         raise Invalid(f"{shown(name)} is a pattern", "name each variable: patterns are not taken here")
