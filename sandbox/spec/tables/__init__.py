@@ -1,7 +1,7 @@
-"""The tables of an environment file: each is a frozen class, every key a field declared by `setting`.
+"""The tables of an environment file: each table is a frozen class, and each key is a field declared by `setting`.
 
-The vocabulary is that of the field (OCI, compose, cgroups). These modules only declare; codecs check single values,
-`sandbox.spec.rules` checks what several settings say together.
+The names follow OCI, compose and cgroups. These modules contain declarations only: codecs check single values, and
+`sandbox.spec.rules` checks combinations of settings.
 
     root        [sandbox] [root]
     process     [process] [health] [restart]

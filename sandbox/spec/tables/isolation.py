@@ -1,4 +1,4 @@
-"""[namespaces], [ids] and [security]: what is private, which ids exist, what the program may do."""
+"""[namespaces], [ids] and [security]: private namespaces, the id maps, and the rights of the program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_OTHER_MOUNTS = "a sandbox's root file system is mounted in a tree of its own
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Namespaces:
-    """[namespaces]: what the sandbox has for itself and what it shares with the host; see namespaces(7)."""
+    """[namespaces]: which namespaces are private to the sandbox and which it shares with the host; see namespaces(7)."""
 
     user: str = setting(
         NamespaceCodec("private", refused={"host": _NO_HOST_IDS}),
@@ -83,7 +83,7 @@ class Namespaces:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdRange:
-    """Consecutive ids of the sandbox, and the ids of the host that stand behind them."""
+    """A range of consecutive ids of the sandbox, and the host ids that they are mapped to."""
 
     inside: int = setting(Integer(0, ID_MAX), doc="The first id in the sandbox.", example=0, required=True)
     outside: int = setting(
@@ -94,7 +94,7 @@ class IdRange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ids:
-    """[ids]: which host ids stand behind the ids of the sandbox; see user_namespaces(7)."""
+    """[ids]: which host ids the ids of the sandbox are mapped to; see user_namespaces(7)."""
 
     map: str = setting(
         Choice("auto", "single", "keep-id"),
@@ -145,7 +145,7 @@ class Capabilities:
 
 
 class SeccompProfile(Codec[str]):
-    """The word "default" or "unconfined", or the path of a profile, which is known by a slash."""
+    """The word "default" or "unconfined", or the path of a profile. A string with a slash is a path."""
 
     expects = "string"
     toml_types = ("string",)
@@ -176,7 +176,7 @@ class SeccompProfile(Codec[str]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seccomp:
-    """A filter of system calls: a profile, and changes to it; see seccomp(2)."""
+    """A seccomp filter: a profile, and changes to it; see seccomp(2)."""
 
     profile: str = setting(
         SeccompProfile(),
@@ -238,10 +238,10 @@ class SeccompCodec(Codec["str | Seccomp"]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Landlock:
-    """What Landlock allows, whatever permissions say. A key that is left out restricts nothing, an empty list allows nothing.
+    """security.landlock: Landlock rules, which apply in addition to permissions.
 
-    Paths are those of the sandbox, and mean what is below them, too. A program that is to start needs its file and its loader
-    in execute, and the libraries in read.
+    An absent key restricts nothing; an empty list allows nothing. Paths are paths in the sandbox, and include everything
+    below them. To start a program, its file and its dynamic loader must be in execute, and its libraries in read.
     """
 
     read: tuple[str, ...] | None = setting(
@@ -267,7 +267,7 @@ class Landlock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Security:
-    """[security]: what the program may do. The defaults are the safe ones."""
+    """[security]: the rights of the program. The defaults are the safe values."""
 
     capabilities: Capabilities = setting(
         Record(Capabilities),

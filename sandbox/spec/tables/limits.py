@@ -1,4 +1,4 @@
-"""[limits]: what the sandbox may use."""
+"""[limits]: limits of the resources that the sandbox may use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unionfs._stdlib.dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IoLimit:
-    """limits.io: how much may be read and written on one block device; see io.max of cgroups."""
+    """limits.io: the bandwidth of reads and writes on one block device; see io.max of cgroups."""
 
     path: str = setting(
         HostPath(), doc="The device, or a file on the file system that it holds.", example="/", required=True
@@ -40,10 +40,10 @@ class IoLimit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """[limits]: what the sandbox may use. Each is enforced, or an error, or named in optional."""
+    """[limits]: limits of resources. A limit that cannot be enforced is an error, unless optional names it."""
 
     memory: int | None = setting(
-        # Below this not even the dynamic loader of a small program gets through.
+        # With less, the dynamic loader of even a small program fails.
         Size(4 * MIB),
         doc="Memory of all processes together, at least 4M.",
         example="512M",
@@ -57,7 +57,7 @@ class Limits:
     )
     swap: int | None = setting(Size(), doc="Swap beside memory; 0 for none.", example="256M", unit="bytes")
     cpus: float | None = setting(
-        # The kernel takes no quota below 1 ms (min_cfs_quota_period), of a period of 100 ms.
+        # The kernel accepts no quota below 1 ms (min_cfs_quota_period); the period is 100 ms.
         Number(0.01, 100_000),
         doc="Processor time, in processors.",
         example=1.5,

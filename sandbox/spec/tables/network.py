@@ -1,4 +1,4 @@
-"""[network] and [networks]: what the sandbox can reach, and what reaches it."""
+"""[network] and [networks]: the connections from and to the sandbox."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NO_STRINGS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Egress:
-    """network.egress: destinations by name, address or network; what is denied wins over what is allowed."""
+    """network.egress: allowed and denied destinations, by name, address or network. `deny` wins over `allow`."""
 
     allow: tuple[str, ...] = setting(
         ListOf(EndpointCodec(), distinct=True),
@@ -47,7 +47,7 @@ class Egress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """[network]: what the sandbox can reach."""
+    """[network]: the network of the sandbox."""
 
     mode: str = setting(
         Choice("none", "host", planned=("private",)),
@@ -109,7 +109,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkDefinition:
-    """[networks.NAME]: a network that several sandboxes are part of."""
+    """[networks.NAME]: a network that several sandboxes share."""
 
     subnet: str | None = setting(SubnetCodec(), doc="Its addresses.", example="10.89.0.0/24")
     internal: bool = setting(Boolean(), doc="Whether it leads nowhere else.", example=True, default=False)

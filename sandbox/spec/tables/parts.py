@@ -1,4 +1,4 @@
-"""[sandboxes.NAME] and [[build]]: several sandboxes that belong together, and the steps that make a layer."""
+"""[sandboxes.NAME] and [[build]]: sandboxes that are started together, and the steps that build a layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildStep:
-    """[[build]]: one step that makes a layer: a command that runs in it, or files that are copied into it."""
+    """[[build]]: one step that builds a layer: a command that runs in it, or a file or directory that is copied into it."""
 
     run: tuple[str, ...] | None = setting(
         CommandCodec(ListOf(Text())), doc="A command, run on the layers so far.", example=["make", "install"]

@@ -1,4 +1,4 @@
-"""[process], [health] and [restart]: the program, how to see whether it is well, and when to start it again."""
+"""[process], [health] and [restart]: the program, the command that checks its health, and when to restart it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_STRINGS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
-    """[process]: the program, and what it starts with."""
+    """[process]: the program, its arguments, its user and its environment."""
 
     command: tuple[str, ...] | None = setting(
         CommandCodec(ListOf(Text()), otherwise="a shell"),
@@ -103,13 +103,13 @@ class Process:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The whole command line."""
+        """Return the whole command line: `command`, or /bin/sh without it, followed by `args`."""
         return (*(self.command or ("/bin/sh",)), *self.args)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """[health]: a command that tells whether the program is well."""
+    """[health]: a command that checks whether the program is healthy."""
 
     command: tuple[str, ...] = setting(
         CommandCodec(ListOf(Text())),
@@ -130,7 +130,7 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restart:
-    """[restart]: when the program is started again."""
+    """[restart]: when the program is restarted."""
 
     policy: str = setting(
         Choice("no", "on-failure", "always"),

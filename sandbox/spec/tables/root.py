@@ -17,7 +17,7 @@ _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sandbox:
-    """[sandbox]: what the sandbox is called."""
+    """[sandbox]: the names, description and labels of the sandbox."""
 
     name: str | None = setting(
         Text(SANDBOX_NAME, SANDBOX_NAME_RULE),
@@ -39,7 +39,7 @@ class Sandbox:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Root:
-    """[root]: the layers that make the root file system, and where changes to it go."""
+    """[root]: the layers of the root file system, and where changes to it are stored."""
 
     layers: tuple[Layer, ...] = setting(
         ListOf(LayerCodec(), minimum=1),

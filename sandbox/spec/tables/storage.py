@@ -1,4 +1,4 @@
-"""[[volumes]] and [[devices]]: what bypasses the layers."""
+"""[[volumes]] and [[devices]]: mounts and devices that bypass the layers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Volume:
         example=True,
     )
     size: int | None = setting(
-        # tmpfs(5) takes 0 for "no limit", the opposite of what it says.
+        # tmpfs(5) takes 0 as "no limit", the opposite of what a reader of the file expects.
         Size(1),
         doc="For tmpfs: most that it may hold.",
         example="64M",
@@ -93,7 +93,7 @@ class Device:
 
 
 class VolumeCodec(Record[Volume]):
-    """A volume, whose `source` is a name where its `type` is "named"."""
+    """A volume. If its `type` is "named", its `source` is a name instead of a path."""
 
     def __init__(self) -> None:
         super().__init__(Volume, key="target")
@@ -106,10 +106,10 @@ class VolumeCodec(Record[Volume]):
 
 
 def _table_of(value: object) -> str | None:
-    """Return the hint for a volume in the short form of container engines: the table that it means."""
+    """Return the hint for a volume in the short form of container engines: the equivalent table. Else return None."""
     if not isinstance(value, str):
         return None
-    from sandbox.spec.short_forms import parse_volume  # for mistakes only
+    from sandbox.spec.short_forms import parse_volume  # imported only after a mistake
 
     try:
         return f"a volume is a table: write {literal(parse_volume(value))}"
