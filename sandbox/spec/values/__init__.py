@@ -1,12 +1,13 @@
-"""Values with a syntax of their own, each a small frozen type where the language has more than a string to say.
+"""Codecs of values with a syntax of their own. Values that are more than a string are small frozen classes.
 
 layers       "dir:/", { dir = "/", cross = [...] }
 accounts     1000, "1000:1000", "www-data"
 program      a command, a terminal
 namespaces   "private", "host", "path:...", offsets of clocks, a host name
-volumes      the target of a volume
-covered      a path that is hidden or made read-only
-resources    "0-3,8"
+volumes      the target of a volume, mount options, the target of a device
+covered      a path that is masked or made read-only
+native       a path that is bind-mounted directly from a layer
+resources    a list of processors: "0-3,8"
 addresses    "127.0.0.1:8080:80/tcp", addresses, networks, destinations
 """
 

@@ -8,21 +8,21 @@ from sandbox.spec.patterns import pattern
 from sandbox.spec.settings import Codec, Cursor, Invalid
 from unionfs._stdlib.dataclasses import dataclass
 
-# useradd(8) of Debian; the sandbox's own /etc/passwd decides whether the name exists.
+# As useradd(8) of Debian. Whether the name exists is looked up later, in the sandbox's own /etc/passwd.
 _ACCOUNT_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 _NUMBER = pattern(r"[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user of the sandbox, and a group if one is given: numbers, or names of its own /etc/passwd and /etc/group."""
+    """A user of the sandbox and optionally a group: ids, or names in the sandbox's /etc/passwd and /etc/group."""
 
     user: int | str
     group: int | str | None = None
 
 
 class UserCodec(Codec[User]):
-    """A user id or name, or either with a group: 1000, "1000:1000", "www-data", "www-data:adm"."""
+    """A user id or name, optionally with a group: 1000, "1000:1000", "www-data", "www-data:adm"."""
 
     expects = "user"
     toml_types = ("integer", "string")
@@ -77,7 +77,7 @@ class GroupCodec(Codec[int | str]):
 
 
 def _id_or_name(text: str) -> int | str | None:
-    """Return what *text* is; None for neither, Invalid is raised for a number that is no id."""
+    """Return *text* as an id or a name, or None if it is neither. Raise Invalid for a number above ID_MAX."""
     if _NUMBER.fullmatch(text):
         if len(text) > len(str(ID_MAX)) or int(text) > ID_MAX:
             raise Invalid(f"id {shown(text)} is larger than {ID_MAX}", fragment=text)

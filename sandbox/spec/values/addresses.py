@@ -1,4 +1,4 @@
-"""Addresses, networks and ports, written as everywhere in the field."""
+"""Codecs of IP addresses, networks, ports, domain names and destinations, in their usual notations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ENDPOINT = pattern(
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of the host that leads to one of the sandbox."""
+    """A port of the host that is forwarded to a port of the sandbox."""
 
     address: str
     host: int
@@ -41,13 +41,13 @@ class Port:
     protocol: Protocol
 
     def __str__(self) -> str:
-        """Return the port as it is written, nothing left out."""
+        """Return the port in the notation of a file, with all its parts."""
         address = f"[{self.address}]" if ":" in self.address else self.address
         return f"{address}:{self.host}:{self.sandbox}/{self.protocol}"
 
 
 class PortCodec(Codec[Port]):
-    """The form is "[ADDRESS:]HOST:SANDBOX[/PROTOCOL]"; without an address, only this machine reaches the port."""
+    """A port as "[ADDRESS:]HOST:SANDBOX[/PROTOCOL]". The default address 127.0.0.1 makes it reachable from the host only."""
 
     expects = "port"
     toml_types = ("string",)
@@ -99,8 +99,8 @@ def _port_number(text: str, whole: str) -> int:
 
 
 def parse_address(text: str) -> str:
-    """Return the IPv4 or IPv6 address *text* in its usual form; raise Invalid for what is none."""
-    import ipaddress  # 4 ms to import, and few files name an address
+    """Return the IPv4 or IPv6 address *text* in its usual form; raise Invalid if it is not an address."""
+    import ipaddress  # imported here, because it takes 4 ms and few files name an address
 
     try:
         return str(ipaddress.ip_address(text))
@@ -173,7 +173,7 @@ def check_domain(text: str) -> str:
 
 
 class EndpointCodec(Codec[str]):
-    """Where a connection may go: a domain name, an address or a network, each with a port or without."""
+    """The destination of a connection: a domain name, an address or a network, each with or without a port."""
 
     expects = "destination"
     toml_types = ("string",)

@@ -1,4 +1,4 @@
-"""A path of the sandbox that something is laid over, for good."""
+"""Codec of a path in the sandbox that is masked or made read-only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sandbox.spec.settings import Cursor, Invalid
 
 
 class CoveredPath(SandboxPath):
-    """An absolute path in the sandbox below its root; *instead* completes "use ..." for the root itself."""
+    """An absolute path in the sandbox, except "/". *instead* completes the hint "use ..." for "/"."""
 
     def __init__(self, instead: str) -> None:
         self._instead = instead

@@ -1,4 +1,4 @@
-"""A layer of the root file system, as one string or as a table."""
+"""Codec of a layer of the root file system, written as one string or as a table."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _PLANNED_KINDS = ("oci", "image")
 _LAYER_HINT = 'write "dir:PATH" or "tar:PATH"'
 
 _ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""How the names of archives end."""
+"""The suffixes of the names of archives."""
 
-# A name of the containers ecosystem, with a tag or a digest: [HOST[:PORT]/]PATH[:TAG][@ALGORITHM:HEX]
+# A name of an image, as container engines write it, with a tag or a digest: [HOST[:PORT]/]PATH[:TAG][@ALGORITHM:HEX]
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}"
 _IMAGE_RULE = 'write NAME, NAME:TAG or NAME@DIGEST, such as "debian:13"'
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of the root file system. `path` is absolute, on the host; of an image in the store it is the name.
+    """One layer of the root file system.
 
-    `reference` is what selects an image of an OCI layout: its tag or digest.
-
-    `cross` names the mount points inside a directory layer, as paths in the layer, whose content is part of it.
-    `immutable` promises that nobody changes the directory, so that it may be indexed.
+    `path` is an absolute path on the host; for an image of the store it is the image's name.
+    `reference` selects an image of an OCI layout by its tag or digest.
+    `cross` lists the mount points inside a directory layer whose content is part of the layer, as paths in the layer.
+    `immutable` promises that the directory does not change, so that it may be indexed.
     """
 
     kind: LayerKind
@@ -54,7 +54,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerTable:
-    """A layer written as a table: exactly one of the kinds, and for a directory what else is known of it."""
+    """A layer written as a table: exactly one key for its kind, and options of a directory layer."""
 
     dir: str | None = setting(HostPath(), doc="A directory of the host.", example="/")
     tar: str | None = setting(
@@ -122,7 +122,7 @@ class LayerCodec(Codec[Layer]):
         decoded = decode_table(LayerTable, table, cursor)
         kinds = [kind for kind in _KINDS if kind in table]
         if not kinds and len(cursor.problems.mistakes) > before:
-            return Layer("dir", "/")  # a misspelt kind, which is reported
+            return Layer("dir", "/")  # a misspelt kind, which is reported already
         if len(kinds) != 1:
             found = f"found {' and '.join(kinds)}" if kinds else "found none"
             raise Invalid(f"expected one kind of layer, {found}", "write { dir = PATH } or { tar = PATH }")
@@ -131,7 +131,7 @@ class LayerCodec(Codec[Layer]):
                 if key in table:
                     cursor.child(key).report("only a dir layer has this", "remove it", part="key")
         if len(cursor.problems.mistakes) > before:
-            return Layer("dir", "/")  # never handed out: the problems are
+            return Layer("dir", "/")  # never returned: the problems are raised instead
         if decoded.tar is not None:
             return Layer("tar", decoded.tar)
         for kind, text in (("oci", decoded.oci), ("image", decoded.image)):
@@ -173,7 +173,7 @@ class LayerCodec(Codec[Layer]):
 
 
 def _image_layer(kind: LayerKind, text: str, cursor: Cursor) -> Layer:
-    """Return the layers of an image: of an OCI layout on the host, or one of the store by its name."""
+    """Return the layer for an image: of an OCI layout on the host, or of the store by its name."""
     if kind == "image":
         if not re.fullmatch(_IMAGE, text):
             raise Invalid(f"{shown(text)} is not the name of an image", _IMAGE_RULE)

@@ -1,4 +1,4 @@
-"""Namespaces, and the host name that one of them has."""
+"""Codecs of namespaces, of the offsets of a time namespace, and of the host name of a uts namespace."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _HOST_NAME_MAX = 64  # gethostname(2); DNS would allow 253
 
 
 class NamespaceCodec(Codec[str]):
-    """The word "private", for some namespaces "host", or which one to join: "path:PATH", "sandbox:NAME".
+    """The word "private", for some namespaces "host", or the namespace to join: "path:PATH", "sandbox:NAME".
 
-    *refused* says of "host", and of "join", why this kind of namespace cannot be had so.
+    *refused* maps "host" and "join" to the reason why this kind of namespace does not allow them.
     """
 
     expects = "string"
@@ -75,7 +75,7 @@ class NamespaceCodec(Codec[str]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeOffsets:
-    """A time namespace of its own, whose clocks differ from the host's; see time_namespaces(7)."""
+    """The offsets of the clocks in a private time namespace; see time_namespaces(7)."""
 
     monotonic: float | None = setting(
         Duration(), doc="Added to CLOCK_MONOTONIC.", example="1h", unit="seconds"
@@ -86,7 +86,7 @@ class TimeOffsets:
 
 
 class TimeCodec(Codec["str | TimeOffsets"]):
-    """What other namespaces take, or a table of offsets."""
+    """A value of `NamespaceCodec`, or a table of offsets."""
 
     expects = "string or table"
     toml_types = ("string", "table")

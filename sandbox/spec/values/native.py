@@ -1,4 +1,4 @@
-"""A directory of the root that is bound from a layer."""
+"""Codec of a directory of the root that is bind-mounted directly from a layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sandbox.spec.values.volumes import MANAGED
 
 
 class NativePathCodec(SandboxPath):
-    """A path in the sandbox below its root, and not where the launcher mounts something itself."""
+    """A path in the sandbox, except "/" and the paths in MANAGED, where the launcher mounts file systems itself."""
 
     def decode(self, value: object, cursor: Cursor, /) -> str:
         path = super().decode(value, cursor)

@@ -1,4 +1,4 @@
-"""The command of the program and its terminal."""
+"""Codecs of a command and of process.terminal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from unionfs._stdlib.typing import Any, Literal
 
 _SHELL = ("/bin/sh", "-c")
 _SHELL_NAME = "sh"
-"""The word after the text is $0 (sh(1)), so that process.args become $1 and following."""
+"""The argument after the text becomes $0 (sh(1)), so that process.args become $1 and following."""
 
 
 class CommandCodec(Codec[tuple[str, ...]]):
-    """The words of a command, or one string for the shell."""
+    """An array with the words of a command, or one string that /bin/sh -c runs."""
 
     expects = "array of strings or string"
     toml_types = ("array", "string")
 
     def __init__(self, words: ListOf[str], *, otherwise: str = "") -> None:
-        """Read *words* with their codec; without the key, *otherwise* runs."""
+        """Decode arrays with *words*. *otherwise* names, for the hint, the program that runs without the key."""
         self._words = words
         self._hint = "write a command" + (f", or leave the key out for {otherwise}" if otherwise else "")
 
@@ -37,7 +37,7 @@ class CommandCodec(Codec[tuple[str, ...]]):
         return words
 
     def encode(self, value: tuple[str, ...], /) -> object:
-        # The shorter way to say it, where somebody wrote that.
+        # A command that was written as one string is written as one string again.
         shell = len(value) == 4 and (*value[:2], value[3]) == (*_SHELL, _SHELL_NAME) and value[2].strip()
         return value[2] if shell else list(value)
 

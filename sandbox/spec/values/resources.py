@@ -1,4 +1,4 @@
-"""Which processors may be used."""
+"""Codec of the list of processors that may be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a volume or a device appears, and the name of a volume that is kept."""
+"""Codecs of the targets and options of volumes and devices, and the syntax of names of named volumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VOLUME_NAME_RULE = (
 )
 
 MANAGED = ("/proc", "/sys", "/dev")
-"""Directories that every root has, whatever the layers hold: the sandbox mounts on them itself."""
+"""Directories that every root has, whether or not a layer has them: the launcher mounts file systems on them."""
 
 _STANDARD_DEVICES = frozenset(
     "console core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
@@ -20,7 +20,7 @@ _STANDARD_DEVICES = frozenset(
 
 
 class VolumeTargetCodec(Codec[str]):
-    """Where a volume appears: a path in the sandbox that is not one of those that the launcher sets up itself."""
+    """The mount point of a volume: a path in the sandbox, except "/" and the paths in MANAGED."""
 
     expects = "string"
     toml_types = ("string",)
@@ -60,11 +60,11 @@ _ELSEWHERE = {
     "size": "write size beside it",
     "mode": "write mode beside it",
 }
-"""What mount(8) and other containers take for an option of a volume, and where it is said here."""
+"""Options of mount(8) and of container engines that are not in `options` here, with the hint for each."""
 
 
 class MountOptionCodec(Choice):
-    """An option of a mount that is a word."""
+    """A mount option that is a single word."""
 
     def __init__(self) -> None:
         super().__init__("nosuid", "nodev", "noexec")
@@ -77,7 +77,7 @@ class MountOptionCodec(Choice):
 
 
 class DeviceTargetCodec(Codec[str]):
-    """Where a device appears: below /dev, under a name that is not one of those that every sandbox has there."""
+    """The path of a device in the sandbox: below /dev, except the standard names that every sandbox has there."""
 
     expects = "string"
     toml_types = ("string",)
@@ -96,7 +96,7 @@ class DeviceTargetCodec(Codec[str]):
 
 
 def device_target_problem(path: str) -> tuple[str, str] | None:
-    """Return message and hint of why no device can appear at *path*; None if one can."""
+    """Return the message and the hint if *path* cannot be the target of a device, else None."""
     below = path.removeprefix("/dev/")
     if below == path or ".." in path.split("/"):
         return f"{shown(path)} is not below /dev", 'devices appear there: target = "/dev/NAME"'
