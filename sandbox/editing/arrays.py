@@ -1,7 +1,7 @@
-"""The elements and comments of an array as it is written, and changes to them.
+"""Read the elements and comments of an array from its text, and change them.
 
-tomlkit changes an array without touching the layout of the rest. Where it loses a comment or writes something else than
-was asked for, as with commas at the beginning of lines, the array gets the usual layout instead: one element to a line.
+tomlkit changes an array and keeps the layout of the unchanged elements. With some layouts, such as commas at the beginning
+of lines, it loses a comment or writes a wrong value. Then the array is rewritten in the usual layout: one element to a line.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _BEFORE = f"{_HOLDER} = "
 
 @dataclass(slots=True)
 class Element:
-    """An element of an array: its text, the comments on lines above it, and the one behind it on its line.
+    """An element of an array: its text, the comments on the lines above it, and the comment behind it on its line.
 
-    The end of an array is the last element, with no text.
+    The last element stands for the end of the array, and has no text.
     """
 
     text: str = ""
@@ -34,10 +34,10 @@ class Element:
 
 
 def elements_of(text: str, spans: Sequence[Span], whole: Span) -> tuple[list[Element], bool]:
-    """Return the elements, with its end, of the array that is *whole* of *text*, and whether it has several lines.
+    """Return the elements of the array at *whole* in *text*, and whether the array has several lines.
 
-    *spans* are the places of its elements. The comments between two elements belong to the first if they are on its
-    line, and else to the second.
+    *spans* are the places of its elements. The last element returned stands for the end of the array. A comment between
+    two elements belongs to the first if it is on its line, and else to the second.
     """
     elements: list[Element] = []
     several_lines = False
@@ -58,7 +58,7 @@ def elements_of(text: str, spans: Sequence[Span], whole: Span) -> tuple[list[Ele
 
 
 def in_lines(elements: Sequence[Element], indent: str) -> str:
-    """Return the array of *elements* with one to a line, deeper than *indent*."""
+    """Return *elements* as an array with one element to a line, indented by one level more than *indent*."""
     lines = []
     for element in elements:
         lines += [f"{indent}{INDENT}{comment}\n" for comment in element.above]
@@ -70,10 +70,11 @@ def in_lines(elements: Sequence[Element], indent: str) -> str:
 def changed_array(
     text: str, old: Sequence[object], new: Sequence[object], *, before: int = 0, indent: str = ""
 ) -> str:
-    """Return *text*, an array with the elements *old*, changed to have those of *new*.
+    """Return *text*, an array with the elements *old*, changed to the elements *new*.
 
-    What is in both keeps its spelling, layout and comments. A comment behind an element that goes, on its line, goes with
-    it; all others stay. *before* is what stands before the array on its line, in characters, *indent* the blanks among it.
+    Elements in both keep their spelling, layout and comments. A comment behind a removed element, on its line, is removed
+    with it; all other comments stay. *before* is the number of characters before the array on its line, and *indent* is
+    the indentation of that line.
     """
     if "#" not in text and not (old and new):
         return written(list(new), before=before)
@@ -93,7 +94,7 @@ def changed_array(
         found = _changed_by_tomlkit(text, changes, new)
         if not same(_value(found), list(new)) or comments(found) != comments(usual):
             return usual
-    except Exception:  # noqa: BLE001 - whatever a fault of tomlkit raises, there is another way
+    except Exception:  # noqa: BLE001 - a fault of tomlkit may raise anything; the usual layout needs no tomlkit
         return usual
     ends = [
         entry.value.end for path, entry in locate(f"{_BEFORE}{found}\n").entries.items() if len(path) == 2
@@ -112,7 +113,7 @@ def changed_array(
 def _changed(
     elements: Sequence[Element], changes: Sequence[tuple[str, int, int, int, int]], new: Sequence[object]
 ) -> list[Element]:
-    """Return *elements* after *changes*; comments above one that goes are above the next then."""
+    """Return *elements* after *changes*. The comments above a removed element move to the next one."""
     result: list[Element] = []
     waiting: list[str] = []
     for tag, start, end, first, last in changes:
@@ -133,7 +134,7 @@ def _changed_by_tomlkit(
     import tomlkit
 
     array: Any = tomlkit.parse(f"{_BEFORE}{text}\n")[_HOLDER]
-    # From the end, so that positions before a change stay what they are.
+    # From the end, so that earlier positions stay valid.
     for tag, start, end, first, last in reversed(changes):
         if tag == "equal":
             continue
@@ -148,7 +149,7 @@ def _changed_by_tomlkit(
 
 
 def _item(value: object) -> Any:
-    """Return *value* as tomlkit has it, spelt as `literal` does."""
+    """Return *value* as an item of tomlkit, in the spelling of `literal`."""
     import tomlkit
 
     return tomlkit.parse(f"{_BEFORE}{literal(value)}\n")[_HOLDER]
@@ -161,5 +162,5 @@ def _value(text: str) -> object:
 
 
 def _has_comma(text: str, position: int) -> bool:
-    """Tell whether a comma stands behind *position*, comments apart."""
+    """Tell whether *text* has a comma behind *position*, outside comments."""
     return "," in re.sub(r"#[^\n]*", "", text[position:])

@@ -1,4 +1,4 @@
-"""A file is read, changed, checked and replaced: all of `sandbox set`, `unset` and `add`."""
+"""Read, change, check and replace an environment file, for `sandbox set`, `unset` and `add`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sandbox.spec.diagnostic import Diagnostic
 def change_file(
     name: str, change: Callable[[Document], None], environ: Mapping[str, str]
 ) -> list[Diagnostic]:
-    """Do *change* to the file *name* and return warnings: what it newly asks for and this version does not enforce.
+    """Apply *change* to the file *name*, and return the warnings that the change adds (see `new_warnings`).
 
-    A change that changes nothing writes nothing. Raises EditError when it cannot be done or the file not be written,
-    SpecError when the file is not TOML or the change makes it wrong; the file is as it was then.
+    If the content stays the same, nothing is written. Raises EditError when the change is impossible or the file cannot be
+    written, and SpecError when the file is not TOML or the change adds a mistake. The file is unchanged then.
     """
     original = read_original(name)
     check_replaceable(original)

@@ -1,6 +1,6 @@
-"""What is newly wrong with an environment file after a change.
+"""Find the mistakes and warnings that a change adds to an environment file.
 
-A file that has mistakes may be mended step by step, so only what a change adds is held against it.
+Mistakes that the file had before are ignored, so that a user can mend a file step by step.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ _INDEX = re.compile(r"\[\d+\]")
 
 
 class Refused(SpecError):
-    """A change would make a file wrong, or more wrong than it is; the diagnostics are of the text that was not written."""
+    """A change would add mistakes to a file. The diagnostics are those of the new text, which was not written."""
 
     def __init__(self, name: str, diagnostics: Sequence[Diagnostic]) -> None:
         super().__init__(diagnostics)
         self.name = name
 
     def render(self, *, color: bool = False) -> str:
-        """Return all diagnostics as text, and that the file is as it was."""
+        """Return all diagnostics as text, and a line that the file is unchanged."""
         return f"{super().render(color=color)}\n{printable(self.name)} is unchanged"
 
 
 def new_warnings(name: str, before: bytes, after: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:
-    """Return what the change of the file *name* from *before* to *after* asks for and this version does not enforce, or hardly means.
+    """Return the warnings that the change of the file *name* from *before* to *after* adds.
 
-    Raises Refused when *after* has a mistake that *before* has not.
+    There is a warning for each setting that this version does not enforce, and for each value that is probably unintended.
+    Raises Refused when *after* has a mistake that *before* does not have.
     """
     old_mistakes, old_unenforced = _found(name, before, environ)
     mistakes, unenforced = _found(name, after, environ)
@@ -44,7 +45,10 @@ def new_warnings(name: str, before: bytes, after: bytes, environ: Mapping[str, s
 
 
 def all_warnings(name: str, content: bytes, environ: Mapping[str, str]) -> list[Diagnostic]:
-    """Return what *content* asks for and this version does not enforce, or hardly means. Raises SpecError when it has mistakes."""
+    """Return the warnings of *content*: settings that this version does not enforce, and values that are probably unintended.
+
+    Raises SpecError when it has mistakes.
+    """
     mistakes, unenforced = _found(name, content, environ)
     if mistakes:
         raise SpecError(mistakes)
@@ -54,9 +58,9 @@ def all_warnings(name: str, content: bytes, environ: Mapping[str, str]) -> list[
 def _found(
     name: str, content: bytes, environ: Mapping[str, str]
 ) -> tuple[list[Diagnostic], list[Diagnostic]]:
-    """Return the mistakes of *content*; and as warnings what this version would not do, and what is hardly meant."""
+    """Return the mistakes of *content*, and its warnings: unenforced settings and probably unintended values."""
     try:
-        # Every one, for whoever writes a file for a later version.
+        # All unenforced settings are kept, because the file may be meant for a later version.
         spec = parse(content, path=name, environ=environ, unenforced="keep", every_mistake=True)
         found, doubts = list(spec.unenforced), list(spec.warnings)
     except SpecError as error:
@@ -69,7 +73,7 @@ def _found(
 
 
 def _without(found: list[Diagnostic], known: list[Diagnostic]) -> list[Diagnostic]:
-    """Return those of *found* that are not among *known*, wherever they stand: elements move when others go."""
+    """Return the diagnostics in *found* that are not in *known*, ignoring indexes, which shift when elements are removed."""
     left = Counter(map(_identity, known))
     new = []
     for one in found:

@@ -1,6 +1,6 @@
-"""The statements of a TOML text, by table; its comments; its line ends. Pure text, changed by nobody here.
+"""Find the statements of a TOML text by table, its comments and its line ends. This module does not change the text.
 
-Texts have "\\n" as line ends; `normalised` and `with_line_ends_of` lead there and back.
+Texts have "\\n" as line ends here; `normalised` and `with_line_ends_of` convert to this form and back.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _STRING_OR_COMMENT = re.compile(
     re.DOTALL,
 )
 _MOST_COMPARISONS = 1_000_000
-"""Of lines or elements; where more would be needed, everything between the first and last change counts as changed."""
+"""Most comparisons of lines or elements. Above it, everything between the first and the last change counts as changed."""
 
 Change = tuple[str, int, int, int, int]
-"""What became of a range: "equal", "replace", "delete" or "insert", its start and end before, and after."""
+"""A change of a range: "equal", "replace", "delete" or "insert", then its start and end before and after the change."""
 
 _BLANK_LINE = re.compile(r"[ \t]*(?:\n|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One `key = value` on lines of its own: from the start of its first line to the end of its last, line end included."""
+    """One `key = value` or header: the offsets of the start of its first line and behind the line end of its last line."""
 
     path: KeyPath
     start: int
@@ -41,9 +41,9 @@ class Pair:
 
 @dataclass(slots=True)
 class Section:
-    """A header with the pairs below it, or the pairs above the first header, whose `path` is () and `header` None.
+    """A header with the pairs below it. The pairs above the first header have a section with `path` () and `header` None.
 
-    The path of `[[volumes]]` ends with the number of the element.
+    The path of `[[volumes]]` ends with the index of the element.
     """
 
     path: KeyPath
@@ -52,32 +52,32 @@ class Section:
 
     @property
     def last(self) -> Pair | None:
-        """The last statement; None in an empty section above the first header."""
+        """Return the last statement, or None in an empty section above the first header."""
         return self.pairs[-1] if self.pairs else self.header
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A text, where everything in it stands, and its sections in their order; the first is the one without header."""
+    """A text, the positions of its keys and values, and its sections in order. The first section has no header."""
 
     text: str = field(repr=False)
     located: Located = field(repr=False)
     sections: list[Section]
-    #: Where the statements end, each with its line.
+    #: The offsets where the lines of the statements end, in order.
     _ends: list[int] = field(default_factory=list, repr=False)
 
     def section(self, path: KeyPath) -> Section | None:
-        """Return the section whose header names the table *path*; for () the one above all headers."""
+        """Return the section whose header names the table *path*; for (), the section above all headers."""
         return next((section for section in self.sections if section.path == path), None)
 
     def below(self, path: KeyPath) -> list[Section]:
-        """Return the sections of the table or array *path* and of what is in it."""
+        """Return the sections of the table or array *path* and of the tables in it."""
         return [one for one in self.sections if one.header is not None and is_below(one.path, path)]
 
     def end_of(self, section: Section) -> int:
-        """Return where *section* ends: behind its last statement, and the comment directly below that.
+        """Return where *section* ends: behind its last statement and the comment directly below it.
 
-        A comment directly above the next header belongs to that, as does all behind a blank line.
+        A comment directly above the next header belongs to that header, as does everything behind a blank line.
         """
         last = section.last
         if last is None:
@@ -86,9 +86,9 @@ class Layout:
         return end if end == len(self.text) or _is_blank(self.text, end) else last.end
 
     def start_of(self, section: Section) -> int:
-        """Return where *section* starts: at its header, or at the comment directly above that.
+        """Return where *section* starts: at its header, or at the comment directly above it.
 
-        The comment on the first line of a file is about the file.
+        A comment that begins on the first line of a file belongs to the file instead.
         """
         assert section.header is not None
         return next(
@@ -96,10 +96,10 @@ class Layout:
         )
 
     def with_comment(self, start: int, end: int) -> int:
-        """Return where the lines from *start* to *end* begin with the comment that belongs to them.
+        """Return where the lines from *start* to *end* begin, including the comment that belongs to them.
 
-        That is the comment directly above, unless it introduces more: the next key or header follows directly below *end*, or
-        the comment begins the file. A setting that is commented out, and what stands above it, stays.
+        The comment directly above belongs to them, except in two cases: the next key or header follows directly below *end*,
+        or the comment begins the file. A setting that is commented out, and the lines above it, are not included.
         """
         text = self.text
         if end < len(text) and not (_is_blank(text, end) or _COMMENT_LINE.match(text, end)):
@@ -111,13 +111,13 @@ class Layout:
         return start
 
     def _comment_above(self, start: int) -> list[tuple[int, int]]:
-        """Return the lines of the comment directly above *start*, the lowest first; none if it begins the file."""
+        """Return the lines of the comment directly above *start*, the lowest first; no lines if it begins the file."""
         above = bisect_right(self._ends, start)
         floor = self._ends[above - 1] if above else 0
         lines: list[tuple[int, int]] = []
         while start > floor:
             line = self.text.rfind("\n", 0, start - 1) + 1
-            # What looks like a comment may be the end of a string over several lines.
+            # A line that looks like a comment may be the end of a multi-line string.
             if line < floor or not _COMMENT_LINE.fullmatch(self.text, line, start):
                 break
             lines.append((line, start))
@@ -143,10 +143,10 @@ def read_layout(text: str) -> Layout:
 
 
 def top_statements(located: Located) -> list[Statement]:
-    """Return the statements that are in no inline table."""
+    """Return the statements that are not in an inline table."""
     found: list[Statement] = []
     for statement in located.statements:
-        # What is inside an inline table ends, and is noted, before it.
+        # A statement inside an inline table ends before the outer one, and so comes first in the list.
         while found and found[-1].key.start > statement.key.start:
             found.pop()
         found.append(statement)
@@ -154,7 +154,7 @@ def top_statements(located: Located) -> list[Statement]:
 
 
 def is_below(path: KeyPath, around: KeyPath) -> bool:
-    """Tell whether *path* is *around* or something in it."""
+    """Tell whether *path* is *around* or inside it."""
     return path[: len(around)] == around
 
 
@@ -177,7 +177,7 @@ def _is_blank(text: str, position: int) -> bool:
 
 
 def comments(text: str) -> list[str]:
-    """Return the comments of *text*, which is valid TOML, without the blanks behind them, in their order."""
+    """Return the comments of *text*, which is valid TOML, in order and without trailing blanks."""
     return [match[0].rstrip() for match in _STRING_OR_COMMENT.finditer(text) if match[0].startswith("#")]
 
 
@@ -185,12 +185,12 @@ def comments(text: str) -> list[str]:
 
 
 def normalised(text: str) -> str:
-    """Return *text* with "\\n" as line ends, as tomllib reads it."""
+    """Return *text* with "\\n" as line ends, as tomllib does."""
     return text.replace("\r\n", "\n")
 
 
 def with_line_ends_of(original: str, text: str) -> str:
-    """Return *text* with the line ends of *original*: an unchanged line keeps its own, new lines have the usual one."""
+    """Return *text* with the line ends of *original*: unchanged lines keep theirs, new lines get the most frequent one."""
     windows = original.count("\r\n")
     if not windows:
         return text
@@ -209,8 +209,8 @@ def with_line_ends_of(original: str, text: str) -> str:
 
 
 def changes_between(before: Sequence[str], after: Sequence[str]) -> list[Change]:
-    """Return how *before* became *after*, as difflib.SequenceMatcher says it."""
-    # What is the same at both ends goes first: difflib takes the square of the number of equal lines.
+    """Return the changes from *before* to *after*, as difflib.SequenceMatcher.get_opcodes() returns them."""
+    # Equal lines at both ends are cut off first: difflib takes the square of the number of equal lines.
     shorter = min(len(before), len(after))
     head = next((index for index in range(shorter) if before[index] != after[index]), shorter)
     shorter -= head
@@ -233,5 +233,5 @@ def changes_between(before: Sequence[str], after: Sequence[str]) -> list[Change]
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of *text* with their ends; only "\\n" ends a line, unlike for str.splitlines()."""
+    """Return the lines of *text* with their ends. Unlike for str.splitlines(), only "\\n" ends a line."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)

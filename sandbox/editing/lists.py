@@ -1,8 +1,8 @@
-"""Which list a word such as "volume" means, its elements from command line words, and elements by their names.
+"""Find the list that a word such as "volume" names, parse its elements from command line words, and find elements by name.
 
-All of it is derived from the declarations of the language: a list is known by its key, whole (`network.ports`) or from
-its end (`ports`), in the plural or the singular. A list called `add` is also known by the table that it is in: security.
-capabilities.add is "capability". A table whose keys the user chooses, such as process.env, counts as a list of its pairs.
+The names are derived from the declarations of the language. A list is named by its whole key (`network.ports`) or the end
+of its key (`ports`), in the plural or the singular. A list called `add` can also be named by its table: "capability" is
+security.capabilities.add. A table whose keys the user chooses, such as process.env, counts as a list of its pairs.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ _NAMED_ELEMENT = re.compile(r"\[(?![0-9]+\])(?P<name>[^\[\]\"]+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A list, or a table with keys of the user's choice: where it is, and what its elements are."""
+    """A list, or a table whose keys the user chooses: its path, and its codec."""
 
     path: KeyPath
     codec: Codec[Any]
-    #: The last word of the name that it was found by.
+    #: The last word of the name under which the user referred to it.
     word: str = ""
 
     @property
     def key(self) -> str:
-        """The path as text."""
+        """Return the path as text."""
         return format_key_path(self.path)
 
     @property
     def named(self) -> bool:
-        """Whether its elements have names of the user's choice instead of numbers."""
+        """Tell whether its elements have names that the user chooses, instead of indexes."""
         return isinstance(self.codec, TableOf)
 
 
 def collections() -> dict[str, Collection]:
-    """Return all lists and tables of named elements that a file can have, by key, those inside elements left out."""
+    """Return all lists and tables of named elements that a file can have, by key, except those inside elements."""
     found = {}
     for key, setting in declarations():
         parts = key.split(".")
@@ -76,7 +76,7 @@ def collections() -> dict[str, Collection]:
 
 
 def find_collection(what: str) -> Collection:
-    """Return the list that *what* names. Raises EditError when there is none, or several."""
+    """Return the list that *what* names. Raises EditError when no list or several lists have that name."""
     try:
         path = parse_key_path(what)
     except ValueError as error:
@@ -106,9 +106,9 @@ def find_collection(what: str) -> Collection:
 
 
 def find_volume(what: str, words: Sequence[str]) -> list[str]:
-    """Return *words* with the type that *what* asks for, if it is a type of volume; else *words*: `bind` is a volume of that type.
+    """Return the "KEY=VALUE" words of a volume. If *what* is a type of volume, such as `bind`, they begin with that type.
 
-    A single word SRC:DST[:OPTIONS], as container engines write it, becomes the values that it means.
+    A single word SRC:DST[:OPTIONS], as container engines write it, is converted to the equivalent words.
     """
     kind = what if what in VOLUME_TYPES else None
     if (
@@ -142,9 +142,10 @@ def _unknown(what: str) -> EditError:
 
 
 def add_elements(document: Document, collection: Collection, words: Sequence[str]) -> None:
-    """Add the elements that *words* are to *collection*. Raises EditError for what is no element, or is there already.
+    """Add the elements in *words* to *collection*. Raises EditError for an invalid element, or one that is there already.
 
-    A list that only another file has is not replaced: the file says what to append to it.
+    If an extended file, or the file around a profile, may set the list, the elements go to `{ append = [...] }`. This keeps
+    that list.
     """
     if inside_profile(collection.path) == (_VOLUMES,):
         words = find_volume(collection.word, words)
@@ -184,7 +185,7 @@ def _elements(collection: Collection, words: Sequence[str]) -> list[object]:
 
 
 def _pairs(collection: Collection, words: Sequence[str]) -> list[tuple[str, object]]:
-    """Return the names and values of a table whose keys the user chooses."""
+    """Return the names and values in *words*, for a table whose keys the user chooses."""
     assert isinstance(collection.codec, TableOf)
     element = collection.codec.codec
     if isinstance(element, Record):
@@ -200,7 +201,7 @@ def _pairs(collection: Collection, words: Sequence[str]) -> list[tuple[str, obje
 
 
 def _table(key: str, codec: Codec[Any], path: KeyPath, words: Sequence[str]) -> dict[str, object]:
-    """Return the table that "KEY=VALUE" words make. A word without a key is the value of what identifies an element."""
+    """Return the table of "KEY=VALUE" words. A word without a key is the value of the key that identifies an element."""
     table: Any = {}
     for word in words:
         name, _, value = word.partition("=")
@@ -241,7 +242,7 @@ def _unknown_key(key: str, codec: Codec[Any], word: str) -> EditError:
 
 
 def resolve_names(text: str, document: Document) -> str:
-    """Return *text*, a key path, with names of elements replaced by their numbers: volumes[/src] is volumes[0].
+    """Return *text*, a key path, with names of elements replaced by their indexes: volumes[/src] becomes volumes[0].
 
     Raises EditError when no element of the list has the name.
     """

@@ -1,4 +1,4 @@
-"""Questions about a text and the language whose answers say where a new value goes, and in which form. Pure."""
+"""Determine the place and the form of a new value in a text. All functions are pure."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def is_spaced(layout: Layout) -> bool:
 
 
 def header_length(path: KeyPath) -> int:
-    """Return how much of *path* its header holds: one key, or two where the user chooses the second."""
+    """Return how many keys of *path* belong in its header: one, or two where the user chooses the second."""
     codec = codec_at(path[:1])
     return 1 if codec is None or isinstance(codec, Record) else 2
 
 
 def inside_profile(path: KeyPath) -> KeyPath:
-    """Return *path* as it is in a file: that of a profile is like it."""
+    """Return *path* without a leading profile.NAME: the tables in a profile are those of a file."""
     return path[2:] if path[:1] == (PROFILE,) else path
 
 
 def is_list_of_tables(path: KeyPath) -> bool:
-    """Tell whether new elements of the list *path* are written as `[[path]]`: it is at the top of a file or profile."""
+    """Tell whether new elements of the list *path* are written as `[[path]]`: those of lists at the top of a file or profile."""
     inside = inside_profile(path)
     return len(inside[:-1] if inside[-1:] == (APPEND,) else inside) == 1
 
@@ -59,12 +59,12 @@ def is_tables(value: object) -> TypeGuard[list[dict[str, object]]]:
 
 
 def is_void(path: KeyPath) -> bool:
-    """Tell whether the table *path* without keys says the same as no table."""
+    """Tell whether the table *path* means the same when it is empty as when it is absent."""
     if isinstance(path[-1], int):
         return False
     inside = inside_profile(path)
     if not inside:
-        return len(path) < 2  # [profile.NAME] can be asked for by its name
+        return len(path) < 2  # an empty [profile.NAME] still defines a profile that can be selected
     setting = setting_at(inside)
     if setting is None:
         return codec_at(inside) is None
@@ -72,6 +72,6 @@ def is_void(path: KeyPath) -> bool:
 
 
 def holds(layout: Layout, path: KeyPath, position: int) -> bool:
-    """Tell whether *path* is an inline table or array around *position*."""
+    """Tell whether *path* is an inline table or array whose text contains *position*."""
     entry = layout.located.entries.get(path)
     return entry is not None and entry.literal and entry.value.start < position < entry.value.end

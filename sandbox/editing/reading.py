@@ -1,4 +1,4 @@
-"""What an environment file says, without what it extends and without defaults: all of `sandbox get`."""
+"""Read the contents of one environment file, without the files that it extends and without defaults: `sandbox get`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_document(name: str) -> Document:
 
 
 def read_input() -> bytes:
-    """Return what is on standard input. Raises EditError when that is too much for an environment file."""
+    """Return the data on standard input. Raises EditError when it is larger than an environment file may be."""
     data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
     if len(data) > MAX_FILE_SIZE:
         raise EditError("<stdin>: the file is larger than 1 MiB", hint="give an environment file")
@@ -31,7 +31,7 @@ def read_input() -> bytes:
 
 
 def leaves(tree: dict[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
-    """Yield what is in *tree* with its path: everything that is no table with keys."""
+    """Yield the path and value of each value in *tree*, except tables that are not empty."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, (*path, key))
@@ -40,7 +40,7 @@ def leaves(tree: dict[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, 
 
 
 def unset_note(document: Document, path: KeyPath) -> str:
-    """Return what to say of *path*, which has no value. Raises EditError when the language has no such key."""
+    """Return the note for *path*, which has no value in the file. Raises EditError when the language has no such key."""
     key = format_key_path(path)
     inside = inside_profile(path)
     if inside and codec_at(inside) is None:

@@ -1,11 +1,11 @@
-"""A file is read, and replaced by another content in one step or not at all.
+"""Read a file, and replace its content atomically.
 
-The new content is written beside the file, synchronised, and renamed over it (rename(2)): whoever opens the file, and
-whoever finds it after a crash, sees the old content or the new one. Mode, owner, access control lists and other extended
-attributes go over to the new file. A symlink stays; what it leads to is replaced.
+The new content is written to a temporary file beside the file, synchronised (fsync(2)), and renamed over it (rename(2)).
+A process that opens the file, also after a crash, sees the old content or the new one. The new file gets the mode, owner,
+access control lists and other extended attributes of the old one. A symlink stays; its target is replaced.
 
-What cannot be done so is refused before anything is written: another name of the file (a hard link) would keep the old
-content. A kill between the two steps leaves a file named `.NAME.*.tmp` behind.
+A file with several hard links is refused before anything is written, because the other names would keep the old content.
+If the process is killed before the rename, a file named `.NAME.*.tmp` remains.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sandbox.errors import EditError
 from sandbox.spec.load import MAX_FILE_SIZE, STDIN
 from unionfs._stdlib.dataclasses import dataclass, field
 
-_NEW_FILE_MODE = 0o666  # what the umask leaves of it, as open(2) does for any program
+_NEW_FILE_MODE = 0o666  # open(2) removes the bits of the umask
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A file as it was read: its name as the user gave it, the path without symlinks, the content and who it was."""
+    """A file as it was read: its name as the user gave it, the path without symlinks, the content and the result of fstat(2)."""
 
     name: str
     path: str
@@ -34,7 +34,7 @@ class Original:
 
 
 def read_original(name: str) -> Original:
-    """Return the file *name*, to be replaced later. Raises EditError when it cannot be read or not be replaced."""
+    """Read the file *name*, for a later `replace`. Raises EditError if it cannot be read, is no regular file or is too large."""
     if name == STDIN:
         raise EditError("standard input cannot be changed in place", hint="name an environment file")
     try:
@@ -52,7 +52,7 @@ def read_original(name: str) -> Original:
 
 
 def _read(path: str, name: str) -> tuple[os.stat_result, bytes]:
-    # O_NONBLOCK: a FIFO without a writer would keep us waiting. It does nothing to a regular file.
+    # O_NONBLOCK: open(2) would block on a FIFO without a writer. For a regular file it has no effect.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
@@ -68,8 +68,8 @@ def _read(path: str, name: str) -> tuple[os.stat_result, bytes]:
 def replace(original: Original, data: bytes) -> None:
     """Replace the content of *original* by *data*.
 
-    Raises EditError, with the file as it was, when somebody else has changed it since it was read, when it has several
-    names, when it is read-only, or when the new content cannot be written.
+    Raises EditError when another process has changed the file since it was read, when it has several hard links, when it
+    is read-only, or when the new content cannot be written. The file is unchanged then.
     """
     name, path = original.name, original.path
     if not _is_unchanged(original):
@@ -86,10 +86,10 @@ def replace(original: Original, data: bytes) -> None:
 
 
 def create(name: str, data: bytes) -> None:
-    """Write *data* to the new file *name*. Raises EditError when there is one, or when it cannot be written."""
+    """Write *data* to the new file *name*. Raises EditError when the file exists, or when it cannot be written."""
     with _written_beside(name, name, data, like=None) as temporary:
         try:
-            os.link(temporary, name)  # unlike rename(2), it never replaces what is there
+            os.link(temporary, name)  # unlike rename(2), link(2) never replaces an existing file
         except FileExistsError:
             raise already_there(name) from None
         except OSError as error:
@@ -116,18 +116,18 @@ def check_replaceable(original: Original) -> None:
 
 
 def already_there(name: str) -> EditError:
-    """Return the refusal to write over the file *name*."""
+    """Return the error for a new file *name* that exists already."""
     return EditError(f"{name}: is there already", hint="--force replaces it, another name keeps both")
 
 
 def changed_meanwhile(name: str) -> EditError:
-    """Return the refusal to write over what somebody else wrote."""
+    """Return the error for a file that another process has changed since it was read."""
     return EditError(f"{name}: was changed by somebody else meanwhile", hint="look at it, and try again")
 
 
 @contextmanager
 def _written_beside(name: str, path: str, data: bytes, *, like: Original | None) -> Iterator[str]:
-    """Give the path of a file beside *path* that holds *data*, on disk; it is removed at the end if it is still there."""
+    """Write *data* to a temporary file beside *path*, and yield its path. At the end, remove the file unless it was renamed."""
     directory, base = os.path.split(path)
     temporary = os.path.join(directory, f".{base}.{os.urandom(6).hex()}.tmp")
     try:
@@ -158,9 +158,9 @@ def _written_beside(name: str, path: str, data: bytes, *, like: Original | None)
 
 @contextmanager
 def _locked(original: Original) -> Iterator[None]:
-    """Hold a lock (flock(2)) on the file that is replaced, so that of two commands that read it only one replaces it.
+    """Lock the file that is replaced with flock(2), so that only one of two commands that have read it replaces it.
 
-    Raises EditError when another command holds it. A file system without locks has none.
+    Raises EditError when another command has the lock. On a file system without locks, nothing is locked.
     """
     import fcntl
 
@@ -181,7 +181,7 @@ def _locked(original: Original) -> Iterator[None]:
 
 
 def _inherit(descriptor: int, original: Original) -> None:
-    """Give the file *descriptor* the owner, attributes and mode of *original*, as far as this account may."""
+    """Give the file *descriptor* the owner, attributes and mode of *original*, as far as the caller has permission."""
     mode = stat.S_IMODE(original.status.st_mode)
     same_group = True
     try:
@@ -194,12 +194,12 @@ def _inherit(descriptor: int, original: Original) -> None:
     if same_group:
         _copy_attributes(original.path, descriptor)
     else:
-        mode &= ~stat.S_IRWXG  # what that group may do, another must not
+        mode &= ~stat.S_IRWXG  # the rights of the old group must not go to another group
     os.fchmod(descriptor, mode)
 
 
 def _copy_attributes(source: str, target: int) -> None:
-    """Copy extended attributes, access control lists among them (acl(5)), where both file systems have them."""
+    """Copy extended attributes, including access control lists (acl(5)), if both file systems support them."""
     try:
         names = os.listxattr(source)
     except OSError:
@@ -208,7 +208,7 @@ def _copy_attributes(source: str, target: int) -> None:
         try:
             os.setxattr(target, name, os.getxattr(source, name))
         except OSError:
-            pass  # security.* and trusted.* are not this account's to give
+            pass  # security.* and trusted.* need privileges
 
 
 def _is_unchanged(original: Original) -> bool:
@@ -224,15 +224,15 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _synchronise_directory(path: str) -> None:
-    """Make the new name last; the content is on disk already."""
+    """Synchronise the directory of *path*, so that the new name survives a crash. The content is on disk already."""
     try:
         descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return  # a directory that may be written and not read
+        return  # the directory may be writable and not readable
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some network file systems have no such thing for directories
+        pass  # some network file systems do not support fsync(2) of directories
     finally:
         os.close(descriptor)
 

@@ -1,7 +1,7 @@
-"""The dialogue of `sandbox edit`: an editor on a copy, which becomes the file only once it is valid, as visudo(8) does it.
+"""Run the dialogue of `sandbox edit`: the editor gets a copy, which replaces the file only if it is valid, as with visudo(8).
 
-The copy lies beside the file, so that whatever the editor, the user or a plug-in makes of relative paths stays right. It
-is removed at the end, unless it holds work that could not be installed.
+The copy is beside the file, so that relative paths in it mean the same to the editor and its plug-ins. It is removed at
+the end, unless it is valid and could not be installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ANSWERS = "e: edit again, with what you have written\nx: exit without saving, a
 
 
 def editor_of(environ: Mapping[str, str]) -> list[str]:
-    """Return the command line of the user's editor: $VISUAL, $EDITOR or vi. Raises EditError when it is none."""
+    """Return the command line of the user's editor: $VISUAL, $EDITOR or vi. Raises EditError for one with unbalanced quotes."""
     for variable in ("VISUAL", "EDITOR"):
         if value := environ.get(variable, "").strip():
             try:
@@ -44,11 +44,11 @@ def edit_file(
     ask: Callable[[str], str] | None,
     colour: bool = False,
 ) -> list[Diagnostic] | None:
-    """Let the user edit the file *name*; return warnings about what was installed, None when nothing was.
+    """Let the user edit the file *name*; return the warnings about the installed content, or None if none was installed.
 
-    *show* prints a text, *ask* asks a question and returns the answer, "" at the end of input; it is None where nobody
-    can answer. Raises EditError when the file or the editor cannot be used, and SpecError when the result is invalid and
-    nobody can be asked.
+    *show* prints a text. *ask* prints a question and returns the answer, or "" at the end of input; it is None without a
+    terminal. Raises EditError when the file or the editor cannot be used, and SpecError when the result is invalid and
+    *ask* is None.
     """
     editor = editor_of(environ)
     original = read_original(name)
@@ -102,7 +102,7 @@ def _copy(original: Original) -> str:
 def _run(editor: list[str], copy: str, name: str) -> None:
     import subprocess
 
-    # Ctrl-C in the editor is the editor's: a handler of ours, unlike SIG_IGN, is not inherited through exec.
+    # Ctrl-C is for the editor. A handler that does nothing is used, because execve(2) would pass SIG_IGN on to the editor.
     before = signal.signal(signal.SIGINT, _nothing)
     try:
         status = subprocess.run([*editor, copy], check=False).returncode
@@ -120,7 +120,7 @@ def _run(editor: list[str], copy: str, name: str) -> None:
 
 
 def _is_found(program: str) -> bool:
-    """Tell whether *program* exists: execvp(3) fails with EACCES also where it only may not search a directory of PATH."""
+    """Tell whether *program* exists. The errno is not enough: execvp(3) also fails with EACCES for an unsearchable PATH entry."""
     return "/" in program or any(os.path.exists(os.path.join(part, program)) for part in os.get_exec_path())
 
 
@@ -130,7 +130,7 @@ def _nothing(_number: int, _frame: FrameType | None) -> None:
 
 def _content(copy: str, name: str) -> bytes:
     try:
-        # By its path, because many editors write a new file and rename it.
+        # Opened again by its path, because many editors write a new file and rename it.
         return read_original(copy).data
     except EditError:
         raise EditError(f"the editor has removed its copy; {name} is unchanged") from None

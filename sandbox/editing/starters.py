@@ -1,4 +1,4 @@
-"""Commented environment files to start from. Each is a file in templates/, and says in its first line what it is."""
+"""Return the templates: commented environment files in templates/. The first line of each is its description."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SUFFIX = ".toml"
 
 
 def templates() -> dict[str, str]:
-    """Return the names of the templates with what each is, in the order of the names."""
+    """Return the names of the templates with their descriptions, in the order of the names."""
     names = sorted(name.removesuffix(_SUFFIX) for name in os.listdir(_DIRECTORY) if name.endswith(_SUFFIX))
     return {name: template(name).decode().partition("\n")[0].lstrip("# ") for name in names}
 
 
 def template(name: str) -> bytes:
-    """Return the content of the template *name*. Raises EditError when there is none."""
+    """Return the content of the template *name*. Raises EditError when no template has that name."""
     try:
         with open(os.path.join(_DIRECTORY, name + _SUFFIX), "rb") as file:
             return file.read()

@@ -1,15 +1,15 @@
-"""The usual layout, which `sandbox fmt` gives to a file. Nothing is moved, and the file says what it said.
+"""Give a file the usual layout, for `sandbox fmt`. Nothing is moved, and the meaning of the file stays the same.
 
 * One blank line before a table and the comment directly above it; elsewhere at most one; none at the ends of the file.
 * No indentation, no blanks at the ends of lines, `key = value`, `[a.b]`; at least one blank before a comment.
-* A key is bare where TOML allows it, else in double quotes. A 'string' that needs no escapes in double quotes has them.
-* `[1, 2]` and `{ a = 1, b = 2 }`. An array stays on one line if it is on one, fits, and holds no comment; else it has one
-  element to a line, four blanks deep, each followed by a comma.
+* A key is bare where TOML allows it, else in double quotes. A 'string' that needs no escapes gets double quotes.
+* `[1, 2]` and `{ a = 1, b = 2 }`. An array stays on one line if it is on one, fits, and has no comment; else it has one
+  element to a line, indented by four blanks, each followed by a comma.
 * The order of keys and tables, numbers, dates, all other strings and the text of comments stay as they are written.
-* Lines end as most lines of the file do, and the last one has an end.
+* All lines, including the last one, have the line end that is most frequent in the file.
 
-Places come from `sandbox.spec.locate`; the result is read by tomllib and compared with what was there, and so are the
-comments.
+Positions come from `sandbox.spec.locate`. As a check, tomllib reads the result, and its values and comments are compared
+with those of the original.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PLAIN_LITERAL = re.compile(r"'(?!'')([^'\"\\\n]*)'")
 def formatted(data: bytes, name: str) -> bytes:
     """Return the content *data* of the file *name* in the usual layout.
 
-    Raises SpecError when it is not TOML, and EditError rather than return something that says anything else.
+    Raises SpecError when it is not TOML, and EditError when the result would differ in values or comments.
     """
     document = Document(data, name)
     text = _Formatter(document.text, document.tree).text()
@@ -81,7 +81,7 @@ class _Formatter:
         return "".join(f"{line}\n" for line in self.lines)
 
     def _between(self, start: int, end: int) -> None:
-        """Take over blank lines and comments."""
+        """Copy the blank lines and comments between two statements."""
         if start == end:
             return
         for line in self.source[start:end].removesuffix("\n").split("\n"):
@@ -96,13 +96,13 @@ class _Formatter:
         first = len(self.lines)
         while first > 0 and self.lines[first - 1].startswith("#"):
             first -= 1
-        # The comment on the first line is about the file.
+        # A comment that begins on the first line belongs to the file.
         if first > 0 and self.lines[first - 1]:
             self.lines.insert(first, "")
         self.lines.append(name + comment)
 
     def _holder(self, path: KeyPath, entry: Entry) -> KeyPath | None:
-        """Return the array or inline table that the value of *path* is directly written in."""
+        """Return the path of the innermost array or inline table that contains the text of the value at *path*, or None."""
         for length in range(len(path) - 1, 0, -1):
             around = self.located.entries.get(path[:length])
             if around is not None and around.literal:
@@ -113,7 +113,7 @@ class _Formatter:
     # --- values ---
 
     def _value(self, path: KeyPath, before: int, indent: str, *, breakable: bool = True) -> str:
-        """Return the value of *path*, which stands behind *before* characters of a line that is indented by *indent*."""
+        """Return the value at *path* in the usual layout. *before* characters precede it on a line indented by *indent*."""
         span = self.located.entries[path].value
         text = self.source[span.start : span.end]
         if text.startswith("["):

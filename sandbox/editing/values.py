@@ -1,4 +1,4 @@
-"""Values, as tomllib gives them, as TOML text; and trees of them with a change."""
+"""Compare values of tomllib, write them as TOML, and change trees of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sandbox.spec.notation import INDENT, LONGEST_LINE, literal, text_literal
 
 
 def same(one: object, other: object) -> bool:
-    """Tell whether two values of tomllib are the same TOML: 1, 1.0 and true differ, and nan is nan."""
+    """Tell whether two values of tomllib are the same in TOML: 1, 1.0 and true differ, and nan equals nan."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
-    # repr() tells -0.0 from 0.0, and calls every nan the same.
+    # repr() differs for -0.0 and 0.0, and is the same for every nan.
     return repr(one) == repr(other) if isinstance(one, float) else one == other
 
 
 def texts(value: object) -> Iterator[str]:
-    """Yield the strings in *value*, keys among them."""
+    """Yield the strings in *value*, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -35,9 +35,9 @@ def texts(value: object) -> Iterator[str]:
 
 
 def written(value: object, *, before: int = 0) -> str:
-    """Return *value* as TOML, as a person would write it behind the *before* characters of its line.
+    """Return *value* as TOML, in the form for people, for a line with *before* characters before it.
 
-    A text of several lines has them, and an array that does not fit into a line has one element to a line.
+    A string of several lines becomes a multi-line string. An array that does not fit into a line has one element to a line.
     """
     if isinstance(value, str):
         return text_literal(value)
@@ -51,7 +51,7 @@ def written(value: object, *, before: int = 0) -> str:
 
 
 class Missing:
-    """The type of what is not there."""
+    """The type of MISSING, which stands for an absent value."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -73,7 +73,7 @@ def lookup(tree: Any, path: Sequence[str | int]) -> Any:
 
 
 def tree_with(tree: Any, path: Sequence[str | int], value: object) -> Any:
-    """Return *tree* with *value* at *path*; tables on the way are made, elements of arrays are not."""
+    """Return a copy of *tree* with *value* at *path*. Missing tables on the way are created, elements of arrays are not."""
     if not path:
         return value
     part, *rest = path
@@ -83,7 +83,7 @@ def tree_with(tree: Any, path: Sequence[str | int], value: object) -> Any:
 
 
 def tree_without(tree: Any, path: Sequence[str | int]) -> Any:
-    """Return *tree* without what is at *path*, which exists."""
+    """Return a copy of *tree* without the value at *path*, which must exist."""
     part, *rest = path
     if isinstance(part, int):
         if not rest:
@@ -95,7 +95,7 @@ def tree_without(tree: Any, path: Sequence[str | int]) -> Any:
 
 
 def unsafe(name: str) -> EditError:
-    """Return the refusal to write a change of *name* that would say something else than what was asked for."""
+    """Return the error for a change of *name* whose result is not the requested one."""
     return EditError(
         f"{name}: the change would say something else than what was asked for",
         hint=f"make it by hand with `sandbox edit {name}`, and report this",
