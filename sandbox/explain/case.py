@@ -1,4 +1,4 @@
-"""What a report is made from, and how to say where a value of it comes from. Pure."""
+"""Define the input of a report, and find the origins of its values. Pure."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from unionfs._stdlib.dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A specification, the machine that it is for, and the draft of its plan there."""
+    """The input of a report: a specification, facts about this machine, and the draft of the plan for it."""
 
     spec: Spec
     draft: Draft
     facts: HostFacts
     paths: Mapping[str, PathFact]
     environ: Mapping[str, str]
-    #: Where the state is kept; empty where it cannot be, which *state* says.
+    #: The state directory; empty if it cannot be used. Then *state* is the error.
     state_directory: str
     state: SandboxError | None
     surroundings: Surroundings
-    #: What is kept in the state directory that the file would use.
+    #: The persistent layers and named volumes in the state directory that the file may use.
     kept: Kept = NOTHING_KEPT
 
     @property
     def plan(self) -> Plan:
-        """The plan, as far as it goes."""
+        """Return the plan of the draft, which lacks the refused settings."""
         return self.draft.plan
 
     @property
     def is_nobody(self) -> bool:
-        """Whether nobody on this machine has the sandbox's ids, as root of it maps them: not its own, unless told to."""
+        """Tell whether no user of this machine has the sandbox's ids: root starts it, and does not map its own uid into it."""
         return self.facts.is_real_root and all(entry.outside != 0 for entry in self.plan.ids.uid_map)
 
     def origin(self, *keys: str) -> Origin:
-        """Return where the first of *keys* that is set is set; the default, if none is."""
+        """Return the origin of the first of *keys* that is set, or DEFAULT if none is set."""
         for key in keys:
             place = self.spec.origin(key)
             if place is not None:
@@ -57,14 +57,14 @@ class Case:
         return DEFAULT
 
     def decided_here(self, reason: str, *keys: str) -> Origin:
-        """Return the origin of a value that this machine decided, and where the file asked for it to."""
+        """Return the origin of a value that depends on this machine, with the place in the file that requests it, if any."""
         return self.origin(*keys).because("machine", reason)
 
     def effective(self, *keys: str) -> Origin:
-        """Return the origin of what is in effect for *keys*: where it is set, or why that is not in effect."""
+        """Return the origin of the effective value of *keys*: the place that sets it, or the reason why it is not in effect."""
         for key in keys:
             for diagnostic in self.spec.unenforced:
-                # The whole table may be what is not enforced.
+                # The diagnostic may be about the whole table.
                 if (key + ".").startswith((diagnostic.key + ".", diagnostic.key + "[")):
                     told = diagnostic.message.replace(NOT_ENFORCED, "not enforced")
                     return self.origin(key).because("version", told)
@@ -74,18 +74,18 @@ class Case:
         return self.origin(*keys)
 
     def refused(self, key: str) -> str | None:
-        """Return why `up` refuses *key*; None if it does not."""
+        """Return the reason why `up` refuses *key*, or None if it does not."""
         return next((item.message for item in self.draft.refusals if item.key == key), None)
 
     def variables(self) -> Mapping[str, Variable]:
-        """Return what process.env_file sets, by name; of two lines for one name the later one counts."""
+        """Return the variables that process.env_file sets, by name. Of two lines for one name the later one counts."""
         fact = self.paths.get(self.spec.process.env_file or "")
         if fact is None or fact.content is None:
             return {}
         return {variable.name: variable for variable in parse_variables(fact.content, fact.path)[0]}
 
     def differs(self, key: str) -> str | None:
-        """Return why *key* will not be as the file has it; None if it will be."""
+        """Return the reason why the effective value of *key* differs from the file, or None if it does not."""
         for difference in self.plan.differences:
             if difference.key == key:
                 return difference.reason

@@ -1,4 +1,4 @@
-"""The facts about system call filters (seccomp) and Landlock."""
+"""Make the facts about seccomp filters and Landlock rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def seccomp_facts(case: Case) -> Iterator[Fact]:
-    """Yield the profile, and the changes to it."""
+    """Yield facts about the seccomp profile and the changes to it."""
     plan = case.plan.process.seccomp
     keys = (SECCOMP,) if isinstance(case.spec.security.seccomp, str) else (f"{SECCOMP}.profile",)
     if plan is None:
@@ -98,18 +98,18 @@ _TOLD = (
     "typing into terminals",
     "sockets other than unix, IP, netlink and packet",
 )
-"""What is told of a profile to people, who get no list of calls; programs get all kinds."""
+"""The kinds of denied calls that `text` names for people. `value`, for programs, has all kinds."""
 
 
 def _denied_kinds(allowed: frozenset[str]) -> list[str]:
-    """Return what the built-in profile denies to a program that may have the capabilities *allowed*."""
+    """Return the kinds of calls that the built-in profile denies to a program with the capabilities *allowed*."""
     namespaces = [] if "SYS_ADMIN" in allowed else ["new namespaces"]
     kinds = [denied.why for denied in DENIED if denied.capability not in allowed]
     return [*namespaces, *kinds, "typing into terminals", "sockets other than unix, IP, netlink and packet"]
 
 
 def landlock_facts(case: Case) -> Iterator[Fact]:
-    """Yield what Landlock allows, kind by kind."""
+    """Yield a fact for each kind of access that the Landlock rules restrict."""
     asked, rules = case.spec.security.landlock, case.plan.process.landlock
     key = "security.landlock"
     if rules is None:

@@ -1,4 +1,4 @@
-"""The sections about what is private: ids, namespaces, the network, capabilities and the other confinement."""
+"""Make the sections about isolation: ids, namespaces, the network, capabilities, and other confinement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.plan.operations import MaskPaths, ReadOnlyPaths, SetHostname
 from sandbox.spec.units import format_duration
 
-#: Of each kind what it means to have one of one's own, the machine's, and that of "{}".
+#: For each kind of namespace the text if it is private, if it is the host's, and if it is joined from "{}".
 _NAMESPACES = {
     "user": (
         "ids and capabilities are the sandbox's own, and good for nothing outside",
@@ -77,7 +77,7 @@ def _span(start: int, count: int) -> str:
 
 
 def ids_section(case: Case) -> Iterator[Fact]:
-    """Yield the id maps, and who the sandbox's root is outside."""
+    """Yield facts about the id maps, and about the host id of the sandbox's root."""
     ids, facts = case.plan.ids, case.facts
     reason = case.differs("ids.map")
     given = _is_given(case)
@@ -118,7 +118,7 @@ def ids_section(case: Case) -> Iterator[Fact]:
 
 
 def _is_given(case: Case) -> bool:
-    """Tell whether the maps are those of ids.uid_map and ids.gid_map, which can be let go."""
+    """Tell whether the maps of ids.uid_map and ids.gid_map are in effect. They are not if they go unenforced."""
     return bool(case.spec.ids.uid_map) and not (case.differs("ids.uid_map") or case.differs("ids.gid_map"))
 
 
@@ -129,7 +129,7 @@ def _inside(id_map: Sequence[IdMap], outside: int) -> int | None:
 
 
 def _whom(case: Case, outside: int, you: str) -> str:
-    """Say who user 0 of the sandbox is outside."""
+    """Return the text about the host id of user 0 of the sandbox."""
     if outside == 0 and case.facts.is_real_root:
         return "is root of this machine: what it may do to files and processes outside, only the namespaces decide"
     if outside == case.facts.uid:
@@ -151,7 +151,7 @@ def _map_origin(case: Case) -> Origin:
 
 
 def namespaces_section(case: Case) -> Iterator[Fact]:
-    """Yield every namespace, private or not, and the host name."""
+    """Yield a fact for each kind of namespace, private or not, and for the host name."""
     joins = {join.kind: join for join in case.plan.joins}
     for name, (private, shared, joined) in _NAMESPACES.items():
         if name in joins:
@@ -180,7 +180,7 @@ def namespaces_section(case: Case) -> Iterator[Fact]:
 
 
 def network_section(case: Case) -> Iterator[Fact]:
-    """Yield what can be reached over the network and over unix sockets."""
+    """Yield facts about what the program can reach over the network and over unix sockets."""
     joined = next((join.asked for join in case.plan.joins if join.kind == "net"), None)
     host = "net" not in case.plan.namespaces and joined is None
     keys = ("network.mode", "namespaces.net")
@@ -236,7 +236,7 @@ def network_section(case: Case) -> Iterator[Fact]:
 
 
 def security_section(case: Case) -> Iterator[Fact]:
-    """Yield capabilities, each with its reason, and the other confinement."""
+    """Yield facts about each capability with its reason, and about no_new_privs, seccomp, Landlock and covered paths."""
     process = case.plan.process
     yield _sets(case)
     order = sorted(process.capabilities, key=lambda name: capabilities.NUMBERS[name])
@@ -285,7 +285,7 @@ def _covered(label: str, paths: Sequence[str], case: Case, key: str, effect: str
 
 
 def _sets(case: Case) -> Fact:
-    """Say which capabilities the program starts with; that depends on its user id."""
+    """Return the fact about the capabilities that the program starts with, which depend on its user id."""
     process = case.plan.process
     user = process.user.user
     names = sorted(process.capabilities)
@@ -318,7 +318,7 @@ def _sets(case: Case) -> Fact:
 
 
 def _capability_key(case: Case, table: str, name: str) -> str | None:
-    """Return the key of the element of security.capabilities.add that gives *name*; None if it is a default one."""
+    """Return the key of the element of security.capabilities.add that adds *name*, or None if it is a default capability."""
     added = case.spec.security.capabilities.add
     words = [capabilities.parse(word) for word in added]
     for wanted in (name, "ALL"):

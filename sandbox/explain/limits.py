@@ -1,4 +1,4 @@
-"""The section about limits: what holds each, or that nothing does."""
+"""Make the section about limits: the mechanism that enforces each limit, if any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.plan.limits import CGROUP_LIMITS, LIMITS_CONF_NAMES, PROCESS_LIMITS
 from sandbox.spec.units import format_duration, format_size
 from unionfs._stdlib.dataclasses import asdict
 
-#: What each limit counts, for people.
+#: The unit of each limit, for people.
 _UNITS = {
     "memory": "bytes", "memory_high": "bytes", "cpuset": "(numbers of processors)", "swap": "bytes", "cpus": "processors", "cpu_weight": "of 10000, where 100 is usual",
     "pids": "processes and threads", "open_files": "files", "processes": "processes of one user",
@@ -23,7 +23,7 @@ _UNITS = {
 
 
 def limits_section(case: Case) -> Iterator[Fact]:
-    """Yield every limit of the language that this version can hold."""
+    """Yield a fact for each limit of the language that this version can enforce."""
     plan = case.plan
     mechanism, hierarchy = CGROUP_LEVELS[plan.cgroup_level], case.facts.cgroup_level(plan.cgroup_level)
     for name in CGROUP_LIMITS:
@@ -56,7 +56,7 @@ def limits_section(case: Case) -> Iterator[Fact]:
 
 
 def _of_server(limits: CgroupLimits, *, sure: bool) -> Fact:
-    """Return what the file system's server may use, which works for the program in a cgroup beside the program's."""
+    """Return the fact about the limits of the file system server, which runs in a cgroup beside that of the program."""
     found = {name: getattr(limits, name) for name in limits.given()}
     told = ", ".join(f"{name} {_amount(name, value)}" for name, value in found.items())
     return Fact(

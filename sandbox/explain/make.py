@@ -1,4 +1,4 @@
-"""The whole report, from a case. Pure."""
+"""Make the whole report from a case. Pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _deviations(case: Case) -> tuple[Deviation, ...]:
 
 
 def _refusals(case: Case) -> tuple[Diagnostic, ...]:
-    """Return what `up` would say: of the file, and of this machine, which has no place in it."""
+    """Return the errors of `up`: those about this machine, which have no place in the file, and those about the file."""
     found = [
         Diagnostic(file=case.spec.file, message=error.message, hint=error.hint)
         for error in (case.draft.host, case.state)

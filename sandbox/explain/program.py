@@ -1,4 +1,4 @@
-"""The sections about the program: what is run, as whom, and with which environment; and settings that change nothing."""
+"""Make the sections about the program, its user and its environment, and about the remaining settings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sandbox.spec.units import format_duration
 
 
 def program_section(case: Case) -> Iterator[Fact]:
-    """Yield the command line and what the program starts with."""
+    """Yield facts about the command line, user, groups, directory, umask, terminal and stop signal of the program."""
     plan, process = case.plan, case.plan.process
     own = case.spec.process
     argv = list(process.argv)
     command = argv[: len(argv) - len(own.args)] if own.args else argv
-    # A script is read line by line; in between quotes nobody would find anything.
+    # A script is shown line by line: quoted on one line it would be unreadable.
     scripts = [line for word in command if "\n" in word for line in word.rstrip("\n").split("\n")]
     looked_up = () if "/" in command[0] else ("looked up in PATH, inside the sandbox",)
     yield Fact(
@@ -105,7 +105,7 @@ def _terminal(case: Case) -> Fact:
 
 
 def environment_section(case: Case) -> Iterator[Fact]:
-    """Yield the variables. Values that are taken from outside are not shown: a report is passed on."""
+    """Yield a fact for each variable. Values from outside the file are not shown, because a report is passed on to others."""
     env = case.plan.process.env
     inherited = {name: number for number, name in enumerate(case.spec.process.inherit_env)}
     from_file = case.variables()
@@ -130,7 +130,7 @@ def environment_section(case: Case) -> Iterator[Fact]:
 
 
 def _variable(case: Case, name: str, value: str, inherited: int | None, from_file: Variable | None) -> Fact:
-    """Say where the variable comes from: the first of the places that have it, in the order in which they win."""
+    """Return the fact about a variable. Its origin is the first place that gives it, in the order of precedence."""
     own = case.spec.process
     key = format_key_path(("process", "env", name))
     passed = f"process.inherit_env[{inherited or 0}]"
@@ -168,24 +168,24 @@ def _variable(case: Case, name: str, value: str, inherited: int | None, from_fil
 
 
 def settings_section(case: Case, told: Iterable[Fact]) -> Iterator[Fact]:
-    """Yield what the file sets and no fact of *told* answers for, so that nothing of a file is left out."""
+    """Yield a fact for each setting of the file that no fact in *told* covers, so that the report is complete."""
     answered = {parse_key_path(key) for fact in told for key in fact.keys}
     left = [
         path
         for path in set_keys(case)
         if not any(path[:length] in answered for length in range(1, len(path) + 1))
     ]
-    # A list of words is one setting.
+    # A list of strings is one setting.
     for path in dict.fromkeys(path[:-1] if isinstance(path[-1], int) else path for path in left):
         key = format_key_path(path)
         value = written(case.spec, path)
-        # Those that do apply are told as what they change.
+        # The settings of a selected profile appear as the values that they change.
         text = f"{value}, with --profile {path[1]}" if path[0] == "profile" and len(path) > 1 else value
         yield Fact(label=key, text=text, value=value, origin=case.effective(key), keys=(key,))
 
 
 def set_keys(case: Case) -> list[KeyPath]:
-    """Return the settings that the files set, without the tables and lists that only hold others, in order."""
+    """Return the settings that the files set, in order, without the tables and lists that contain other settings."""
     paths = case.spec.origins.by_path
     around = {path[:length] for path in paths for length in range(1, len(path))}
     return [path for path in paths if path not in around]

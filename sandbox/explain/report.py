@@ -1,4 +1,4 @@
-"""The report as values: facts with where they come from, and what stands out. Nothing here knows how they are found."""
+"""Define the report as values: facts with their origins, risks and deviations. The other modules find them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SECTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a value comes from: a place in a file, the command line, a default, what this machine is, or what this
-    version can do.
+    """The origin of a value: a place in a file, the command line, a default, this machine, or this version.
 
-    With these last two *file*, *line* and *column* are where something was asked for, and *reason* is why it is as it is.
+    For "machine" and "version", *file*, *line* and *column* are the place of the requested value, and *reason* is why the
+    effective value differs.
     """
 
     kind: Literal["file", "command line", "default", "machine", "version"]
@@ -43,14 +43,14 @@ class Origin:
 
     @property
     def is_set(self) -> bool:
-        """Whether the file or the command line set it, or asked for something else than what is in effect."""
+        """Tell whether a file or the command line sets the value, or requests another one than the effective value."""
         return self.file is not None
 
     def text(self) -> str:
         """Return "FILE:LINE", "--set" or another option, "default", "this machine: REASON" or "this version: REASON"."""
         if self.kind == "default":
             return "default"
-        # All of a --set is one line, and there is no file to look into.
+        # A --set is one line, and in no file.
         place = self.file if self.file in OPTIONS else f"{self.file}:{self.line}"
         if self.kind not in ("machine", "version"):
             return place
@@ -58,7 +58,7 @@ class Origin:
         return f"this {self.kind}: {self.reason}{asked}"
 
     def because(self, kind: Literal["machine", "version"], reason: str) -> Origin:
-        """Return the origin of what is in effect instead of what is asked for here."""
+        """Return the origin of the effective value, if that is not the value requested at this origin."""
         return replace(self, kind=kind, reason=reason)
 
     def as_dict(self) -> dict[str, object]:
@@ -77,10 +77,10 @@ DEFAULT = Origin(kind="default")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One thing that holds in the sandbox.
+    """One property of the sandbox.
 
-    *text* tells it to people, *value*, made of what JSON has, to programs. *keys* are the settings that it answers for,
-    each with all that is below it.
+    *text* describes it for people; *value*, made of JSON types, is for programs. *keys* are the settings that the fact
+    covers, each with all settings below it.
     """
 
     label: str
@@ -104,7 +104,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Risk:
-    """One sentence of the summary. *keys* are the settings that it comes from, if it comes from any."""
+    """One sentence of the summary. *keys* are the settings that cause it, if any."""
 
     level: Level
     text: str
@@ -123,8 +123,9 @@ class Risk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deviation:
-    """A difference between what the file asks for and what will be, and where it is asked for; *refused* if `up` will
-    not go ahead with it.
+    """A difference between a requested and the effective setting, and the origin of the request.
+
+    *refused* is true if `up` refuses to start because of it.
     """
 
     difference: Degradation
@@ -146,7 +147,7 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a reviewer reads. *refusals* are what `up` would say; it goes ahead if there are none."""
+    """The whole report. *refusals* are the diagnostics with which `up` would refuse the file; it starts if there are none."""
 
     file: str
     files: tuple[str, ...]
@@ -160,7 +161,7 @@ class Report:
 
     @property
     def refused(self) -> bool:
-        """Whether `up` would refuse the file here."""
+        """Tell whether `up` would refuse the file on this machine."""
         return bool(self.refusals)
 
     def facts(self) -> Iterator[Fact]:

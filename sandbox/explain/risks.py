@@ -1,4 +1,4 @@
-"""The summary: what a reviewer should look at first, a sentence each, the worst first."""
+"""Make the summary: the risks that a reviewer should look at first, one sentence each, the worst first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDE = frozenset(
 
 
 def risks(case: Case) -> tuple[Risk, ...]:
-    """Return what stands out, the worst first."""
+    """Return the risks, the worst first."""
     found = [risk for rule in _RULES for risk in rule(case)]
     return tuple(sorted(found, key=lambda risk: _LEVELS.index(risk.level)))
 
@@ -49,7 +49,7 @@ def _volumes(case: Case) -> Iterator[Risk]:
         elif home.startswith("/") and inside(home, bind.source):
             is_home = home.rstrip("/") == bind.source
             whole = ", which is your home directory" if is_home else ", where your home directory is"
-        # Nobody on this machine has the ids of a sandbox of root's: to its program, the host is somebody else's.
+        # If root starts the sandbox, its ids belong to no user of the host, and others' rights on files apply to its program.
         may = "what anybody may {} of " if case.is_nobody else ""
         if not bind.read_only:
             what = may.format("change") + bind.source

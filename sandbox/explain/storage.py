@@ -1,4 +1,4 @@
-"""The sections about files: the layers of the root, and what is mounted."""
+"""Make the sections about the layers of the root file system and about mounts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from unionfs._stdlib.dataclasses import replace
 
 
 def trust_problem(fact: PathFact, own: int) -> str | None:
-    """Return who else can change what is at the path of *fact*; None if that is the user *own* and root alone."""
-    # The sticky bit keeps names from being replaced, not from being added.
+    """Return the text that names who can change the path of *fact* besides root and the user *own*; None if no one else can."""
+    # The sticky bit prevents the replacement of names, but not new names.
     if fact.mode & 0o002:
         return "everybody on this machine can change it"
     if fact.owner not in (None, 0, own):
@@ -45,12 +45,12 @@ def trust_problem(fact: PathFact, own: int) -> str | None:
 def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
     """Return the mount points of the host in a directory layer that appear empty, as paths in the sandbox.
 
-    Those that lie below another one are not named, nor those that the sandbox's own mounts cover. See Corrections 15 and
-    unionfs/layer/directory.py: a mount is shown where the layer's `cross` names it.
+    The server shows the content of a mount only if the layer's `cross` names it (unionfs/layer/directory.py). Mount points
+    below another one in the result, and those that mounts of the sandbox cover, are left out.
     """
     own = [*MANAGED, *(volume.target for volume in case.spec.volumes)]
     found: list[str] = []
-    for mount in case.surroundings.mounts:  # sorted, so that one comes before those below it
+    for mount in case.surroundings.mounts:  # sorted, so that a mount point precedes those below it
         if mount == real or not inside(mount, real):
             continue
         path = "/" + mount[len(real.rstrip("/")) :].lstrip("/")
@@ -61,7 +61,7 @@ def hidden_mounts(layer: Layer, real: str, case: Case) -> list[str]:
 
 
 def root_section(case: Case) -> Iterator[Fact]:
-    """Yield the layers, bottom first, and where changes go."""
+    """Yield facts about the layers, bottom first, the writable layer, and the server."""
     points = [point.path for point in case.plan.skeleton]
     bound = case.plan.bound
     made = f"generated: empty directories and files to mount on: {' '.join(points)}"
@@ -171,9 +171,9 @@ def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str |
 
 
 def _run_directory(case: Case) -> str | None:
-    """Return the path of the run directory; None where the start will not use what is there (sandbox/state/run_directory.py)."""
+    """Return the path of the run directory. Return None if it exists and is not private to the user (state/run_directory.py)."""
     for directory in case.plan.private:
-        missing = directory.identity is None  # it is made then
+        missing = directory.identity is None  # it is created at the start then
         if directory.name == "run directory" and (missing or directory.only_for == case.facts.uid):
             return directory.path
     return None
@@ -223,7 +223,7 @@ def _writable(case: Case) -> Iterator[Fact]:
 
 
 def mounts_section(case: Case) -> Iterator[Fact]:
-    """Yield what is mounted where, in order, and volumes that are not mounted."""
+    """Yield facts about the mounts, in order, and about volumes and devices that are refused."""
     for operation in case.plan.operations:
         fact = _mount(operation, case)
         if fact is not None:
@@ -436,7 +436,7 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
 
 
 def _owner(target: str, case: Case) -> list[str]:
-    """Say whose the volume is that is mounted on *target*, unless it is user 0's, who is the program then, or the host's."""
+    """Return a note about the owner of the volume on *target*, if the start gives it to process.user; else an empty list."""
     for step in case.plan.operations:
         if isinstance(step, GiveVolumes) and target in step.made + step.kept:
             group = "" if step.group is None else f":{step.group}"
@@ -449,7 +449,7 @@ def _owner(target: str, case: Case) -> list[str]:
 
 
 def _elsewhere(key: str, case: Case) -> Iterator[str]:
-    """Yield where fields of a volume are written that are not written beside its target."""
+    """Yield a note for each field of a volume that another file sets than the one that sets its target."""
     target = case.origin(f"{key}.target")
     for name in ("type", "source", "read_only", "size", "mode", "options", "propagation", "content"):
         origin = case.origin(f"{key}.{name}")
@@ -458,10 +458,10 @@ def _elsewhere(key: str, case: Case) -> Iterator[str]:
 
 
 def sockets_below(path: str, case: Case) -> list[str]:
-    """Return the unix sockets of this machine at *path* or below it that somebody listens on."""
+    """Return the listening unix sockets of this machine at *path* or below it."""
     return [socket for socket in case.surroundings.sockets if inside(socket, path)]
 
 
 def binds(operations: Iterable[Operation]) -> list[BindVolume]:
-    """Return the bind volumes among *operations*: those that show what is there on the host."""
+    """Return the bind volumes of host paths among *operations*, without named volumes."""
     return [step for step in operations if isinstance(step, BindVolume) and step.name is None]

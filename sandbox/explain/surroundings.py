@@ -1,4 +1,4 @@
-"""What of this machine only a report asks for: where mounts of the host are, and its unix sockets. Nothing here raises."""
+"""Read facts about this machine that only a report needs: mount points and unix sockets. No function here raises."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ _LISTENING = 0x10000  # __SO_ACCEPTCON of net.h, the flags field of /proc/net/un
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """Mount points of the host, and the names of unix sockets that somebody listens on: paths, and of abstract ones
-    (unix(7)) the name with an @ for its leading NUL.
+    """Mount points of the host, and the names of its listening unix sockets.
+
+    The name of an abstract socket (unix(7)) has an @ in place of its leading NUL; other names are paths.
     """
 
     mounts: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
     abstract_sockets: tuple[str, ...] = ()
-    #: For devices by path how user 0 of the sandbox may open them: "rw", "r", "w" or "".
+    #: By the path of a device, how user 0 of the sandbox may open it: "rw", "r", "w" or "".
     devices: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(proc_root: str = "/proc", devices: Mapping[str, str] | None = None) -> Surroundings:
-    """Look at this machine; *devices* is what was tried of them."""
+    """Read the facts from *proc_root*. *devices* are the results of opening devices, by path."""
     mounts = {entry.mount_point for entry in parse_mountinfo(_read(f"{proc_root}/self/mountinfo"))}
     names = listening_sockets(_read(f"{proc_root}/net/unix"))
     return Surroundings(
@@ -36,10 +37,10 @@ def look(proc_root: str = "/proc", devices: Mapping[str, str] | None = None) -> 
 
 
 def listening_sockets(text: str) -> list[str]:
-    """Return the names of listening sockets in *text*, which is /proc/net/unix, each once and in order. Pure."""
+    """Return the names of listening sockets in *text*, the content of /proc/net/unix, without duplicates and sorted. Pure."""
     names = set()
     for line in text.splitlines()[1:]:
-        # Num RefCount Protocol Flags Type St Inode Path; a path may hold blanks
+        # Num RefCount Protocol Flags Type St Inode Path; a path may contain blanks
         fields = line.split(None, 7)
         if len(fields) == 8 and _is_number(fields[3]) and int(fields[3], 16) & _LISTENING:
             names.add(fields[7])

@@ -1,4 +1,4 @@
-"""The report as text for a terminal: at most 100 columns, colour only where it is asked for."""
+"""Render the report as text for a terminal, at most 100 columns wide, in colour on request."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MARKS = {"danger": ("!!", "red"), "caution": ("! ", "yellow"), "note": ("- ", "
 
 
 def render(report: Report, *, colour: bool = False, everything: bool = False) -> str:
-    """Return *report* as text that ends with a line end: what stands out, the differences, and what the file sets.
+    """Return *report* as text that ends with a line end: the risks, the differences, and the facts that the file sets.
 
-    With *everything* also what holds by default and on every machine, and the steps of the plan.
+    With *everything*, add the facts that hold by default or on this machine, and the steps of the plan.
 
-    What a terminal would not show, or would take for a command, is escaped as TOML escapes it: a file to be reviewed
-    must not be able to write the review.
+    Invisible characters and control characters are escaped as in TOML, so that a file under review cannot forge text of
+    the report.
     """
     return "".join(line + "\n" for line in _Painter(colour=colour, everything=everything).report(report))
 
@@ -34,7 +34,7 @@ class _Painter:
         self._everything = everything
 
     def report(self, report: Report) -> Iterator[str]:
-        # The file itself comes last, behind those that it extends, and as it was named: it may be standard input.
+        # The last of `files` is the file itself, as the user named it; it may be standard input.
         file = report.files[-1] if report.files else report.file
         yield from self._wrap("", f"{file}: sandbox {report.name}", "bold")
         if len(report.files) > 1:
@@ -106,14 +106,14 @@ class _Painter:
     def _refusal(self, diagnostic: Diagnostic) -> Iterator[str]:
         first, *marked = replace(diagnostic, hint=None).render().split("\n")
         yield from self._wrap("  ", first)
-        # Source line and caret belong below each other and cannot be wrapped: the place has to do where they are long.
+        # A source line and its caret cannot be wrapped. If they are too long, only the place is shown.
         if widest(marked) <= WIDTH:
             yield from marked
         if diagnostic.hint:
             yield from self._wrap("      hint: ", diagnostic.hint)
 
     def _wrap(self, before: str, text: str, style: str = "") -> Iterator[str]:
-        """Yield *text* behind *before*, in lines that begin below each other."""
+        """Yield *text* behind *before*, wrapped into lines with a hanging indent."""
         room = WIDTH - len(before)
         lines = textwrap.wrap(_printable(text), room, break_on_hyphens=False) or [""]
         for number, line in enumerate(lines):
@@ -129,10 +129,10 @@ def _printable(text: str) -> str:
 
 
 def visible_length(line: str) -> int:
-    """Return the columns that *line* takes, without the codes of colours."""
+    """Return the number of columns of *line*, without escape sequences of colours."""
     return len(re.sub(r"\x1b\[[0-9;]*m", "", line))
 
 
 def widest(lines: Iterable[str]) -> int:
-    """Return the columns of the widest of *lines*."""
+    """Return the number of columns of the widest of *lines*."""
     return max(map(visible_length, lines), default=0)
