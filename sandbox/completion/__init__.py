@@ -1,8 +1,8 @@
-"""Completion of command lines in bash, zsh and fish: argcomplete asks the command's own parser, and we know the language.
+"""Complete command lines in bash, zsh and fish: argcomplete uses the command's parser, and this package adds candidates.
 
-    scripts     what a shell reads once
-    candidates  what may stand at a place: files, keys, values, profiles
-    asking      the answer to a shell that asks, and the places of the command line
+    scripts     the completion script of each shell
+    candidates  the candidates for an argument: files, keys, values, profiles
+    asking      the answer to a completion request of a shell, and the completer of each argument
 
-A line imports only lines above it. `candidates` and `asking` are imported only when a shell asks.
+A module imports only modules listed above it. `candidates` and `asking` are imported only for a completion request.
 """

@@ -1,7 +1,7 @@
-"""The answer to a shell that asks through the environment, in argcomplete's way: _ARGCOMPLETE, COMP_LINE, COMP_POINT.
+"""Answer a completion request, which a shell sends in argcomplete's environment variables: _ARGCOMPLETE, COMP_LINE, COMP_POINT.
 
-The command line's own parser says where options, verbs and choices stand. What else may stand somewhere is found by
-how help calls the place (its metavar), so that it is said once.
+The parser of the command line supplies the options, verbs and choices. For other arguments the completer is found by the
+metavar, which is also the argument's name in help texts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Completer = Callable[..., Candidates]
 
 
 def complete(build: Build) -> NoReturn:
-    """Answer the shell that asks through the environment, and end the process.
+    """Answer the completion request in the environment, and end the process.
 
-    *build* returns the parser of the whole command, in which the verbs that it is given have their arguments: the words of
-    the line, as importing all verbs would be noticed at every press of the key.
+    *build* returns the parser of the whole command, with the arguments of the given verbs only. It receives the words of
+    the line, because importing all verbs would cause a noticeable delay at each press of the key.
     """
     from argcomplete.completers import BaseCompleter
     from argcomplete.finders import CompletionFinder
@@ -44,7 +44,7 @@ def complete(build: Build) -> NoReturn:
         _attach(inner, verb, words)
     CompletionFinder(parser)(
         parser,
-        # Options where a dash is typed; files and keys would drown in them otherwise.
+        # Options are offered only after a dash, so that files and keys are not lost among them.
         always_complete_options=False,
         default_completer=Paths(),
     )
@@ -61,7 +61,7 @@ def _verbs(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Argument
 
 
 def _attach(parser: argparse.ArgumentParser, verb: str, words: Collection[str]) -> None:
-    """Tell argcomplete what may stand at the places of *verb*."""
+    """Set the completers of the arguments of *verb* for argcomplete."""
     for action in parser._actions:
         completer = _completer(action, verb, words)
         if completer is not None and action.choices is None:
@@ -73,7 +73,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         return candidates.paths(prefix, suffix=".toml")
 
     def command(prefix: str, **_: object) -> Candidates:
-        # A command comes behind the file.
+        # A command follows the file.
         return candidates.paths(prefix) if any(word.endswith(".toml") for word in words) else {}
 
     def assignments(prefix: str, **_: object) -> Candidates:
@@ -86,11 +86,11 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         return candidates.elements(parsed_args.list, prefix)
 
     def keys(parsed_args: argparse.Namespace, **_: object) -> Candidates:
-        if not hasattr(parsed_args, "file"):  # it is the language that is asked about
+        if not hasattr(parsed_args, "file"):  # `reference`: keys of the language, not of a file
             return candidates.topics()
         file = _file(parsed_args, words)
         own = candidates.keys_of_file(file) if file else {}
-        # What a file does not have cannot be removed from it, but has a value, and a meaning that can be looked up.
+        # Only `unset` needs a key that the file has; any other key has a default value and an entry in the reference.
         return own if verb == "unset" else {**candidates.language_keys(), **own}
 
     def templates(**_: object) -> Candidates:
@@ -124,8 +124,8 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
 
 
 def _file(arguments: argparse.Namespace, words: Collection[str]) -> str | None:
-    """Return the environment file of the line: the argument, or else what looks like one, as behind the cursor."""
+    """Return the environment file on the line: the argument, or the first word that ends in .toml, even behind the cursor."""
     file = getattr(arguments, "file", None)
-    if file not in words:  # none, or the default
+    if file not in words:  # no argument, or the default
         file = next((word for word in words if word.endswith(".toml")), file)
     return os.path.expanduser(file) if isinstance(file, str) else None

@@ -1,6 +1,6 @@
-"""What may stand at a place of the command line. Each function returns candidates with what is said about them.
+"""Find the candidates for an argument of the command line. Each function returns candidates with their descriptions.
 
-A shell asks while somebody types, so a file may be missing, unreadable or half written: then there are no candidates.
+A request comes while the user types, so a file may be missing, unreadable or incomplete: then there are no candidates.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sandbox.state.location import default_path
 Candidates = Mapping[str, str]
 
 _LONGEST_VALUE = 40
-"""Characters of a value that are shown beside its key."""
+"""The most characters of a value that are shown beside its key."""
 
 
 def paths(prefix: str, *, suffix: str = "") -> Candidates:
     """Return the paths that begin with *prefix*: directories, with a slash, and files whose names end in *suffix*.
 
-    A leading ~ is the home directory. Hidden ones are offered to those who typed the dot.
+    A leading ~ is the home directory. Hidden files are offered only if the last part of *prefix* begins with a dot.
     """
     head, _, start = prefix.rpartition("/")
     head += "/" if "/" in prefix else ""
@@ -51,7 +51,7 @@ def paths(prefix: str, *, suffix: str = "") -> Candidates:
 
 
 def language_keys() -> Candidates:
-    """Return the keys that this version enforces, without those inside lists and of tables whose keys users choose."""
+    """Return the keys that this version enforces, except those inside lists and inside tables whose keys the user chooses."""
     return {
         key: setting.doc
         for key, setting in declarations()
@@ -60,7 +60,7 @@ def language_keys() -> Candidates:
 
 
 def topics() -> Candidates:
-    """Return what the reference has something to say about: its topics, and every key (volumes[].target)."""
+    """Return the arguments of `sandbox reference`: its topics, and every key (volumes[].target)."""
     return {**dict.fromkeys(TOPICS, ""), **{entry.key: entry.doc for entry in entries()}}
 
 
@@ -72,7 +72,7 @@ def lists() -> Candidates:
 
 
 def elements(collection: str, prefix: str) -> Candidates:
-    """Return what an element of the list *collection* ("volumes", "volume") may be written as, value by value."""
+    """Return the KEY= and KEY=VALUE words for an element of the list *collection* ("volumes" or "volume")."""
     for key in lists():
         codec = codec_at((*parse_key_path(key), 0))
         if isinstance(codec, Record) and collection in (key, key.removesuffix("s")):
@@ -85,7 +85,7 @@ def elements(collection: str, prefix: str) -> Candidates:
 
 
 def assignments(prefix: str) -> Candidates:
-    """Return what KEY=VALUE may become: keys of single values with an equals sign; behind it, the values where they are few."""
+    """Return the candidates for KEY=VALUE: the keys of single values with "=", and behind "=" the values, if they are few."""
     key, equals, _ = prefix.partition("=")
     if not equals:
         return {
@@ -105,7 +105,7 @@ def _assigned(key: str, codec: Codec[Any]) -> Candidates:
 
 
 def _values(codec: Codec[Any]) -> tuple[str, ...]:
-    """Return the values of *codec* that this version takes, where it takes few."""
+    """Return the values of *codec* that this version enforces, if they are few; else an empty tuple."""
     if "boolean" not in codec.toml_types:
         return codec.choices
     refused = getattr(codec, "planned", None)
@@ -113,7 +113,7 @@ def _values(codec: Codec[Any]) -> tuple[str, ...]:
 
 
 def keys_of_file(file: str) -> Candidates:
-    """Return the keys that *file* itself has, with their values; in the file's order."""
+    """Return the keys that *file* itself sets, with their values, in the order of the file."""
     try:
         tree, _ = parse_document(_read(file), file=file, directory="/")
     except SpecError:
@@ -122,7 +122,7 @@ def keys_of_file(file: str) -> Candidates:
 
 
 def _read(file: str) -> bytes:
-    """Return what is in *file*. Raises SpecError unless it is a regular one: nobody would feed a FIFO meanwhile."""
+    """Return the content of *file*. Raises SpecError unless it is a regular file: reading a FIFO could block forever."""
     return read(file, regular=True)
 
 
@@ -141,14 +141,14 @@ def _shown(value: object) -> str:
 
 
 def templates() -> Candidates:
-    """Return the templates of `sandbox init` with what each is for."""
+    """Return the templates of `sandbox init` with their descriptions."""
     return starters.templates()
 
 
 def kept_layers() -> Candidates:
-    """Return the persistent layers that are kept, with the files that they are kept from."""
+    """Return the names of the persistent layers in the state directory, with the environment file of each."""
     from sandbox.lifecycle.inventory import (
-        list_names,  # with what unpacks archives, which other places do not need
+        list_names,  # imported here, because it imports the code that unpacks archives
     )
 
     try:
@@ -166,7 +166,7 @@ def kept_layers() -> Candidates:
 
 
 def kept_things() -> Candidates:
-    """Return what `rm` takes: what is kept, with the files or the archive, and what ended runs have left."""
+    """Return the arguments of `rm`: kept layers, volumes and archives with their files, and the remains of ended runs."""
     from sandbox.lifecycle.inventory import take
     from sandbox.state.runs import list_runs
 

@@ -1,4 +1,4 @@
-"""The scripts that shells read; argcomplete writes them."""
+"""Return the completion scripts of shells, which argcomplete generates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str) -> str:
-    """Return what *shell* (one of SHELLS) reads to complete the command `sandbox`."""
+    """Return the script with which *shell* (one of SHELLS) completes the command `sandbox`."""
     from argcomplete.shell_integration import shellcode
 
     return shellcode(["sandbox"], shell=shell).strip("\n") + "\n"
