@@ -1,12 +1,12 @@
-"""Manual pages: roff, made from the parser of the command line and from the reference of the language.
+"""Make the manual pages, in roff, from the parser of the command line and the reference of the language.
 
-    paragraphs  text as verbs have it, for help as well
-    roff        how text, tags and sections are written for man(7)
-    markdown    the prose of the reference as roff
+    paragraphs  split the descriptions of verbs into paragraphs; the help output uses it, too
+    roff        write text, tags and sections for man(7)
+    markdown    convert the prose of the reference to roff
     command     sandbox(1), from the parser
     language    sandbox.toml(5), from the reference
-    unionfs     unionfs(1), from what that says of itself
+    unionfs     unionfs(1), from the output of `unionfs --describe`
 
-A line imports only lines above it. No sentence about a verb, an option or a key stands here: they are said once, where
-these are declared.
+A module imports only modules listed above it. The package contains no text about a verb, an option or a key: these texts
+come from their declarations.
 """

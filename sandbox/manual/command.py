@@ -1,4 +1,4 @@
-"""sandbox(1): every verb with its options, from the parser of the command line."""
+"""Make sandbox(1), with every verb and its options, from the parser of the command line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def command_page(
     description: str,
     exit_status: str,
 ) -> str:
-    """Return the page about the command that *parser* reads; *groups* has the summaries of its verbs in their order.
+    """Return the page about the command of *parser*. *groups* has the summaries of its verbs, in order.
 
-    Options that all verbs have alike are described once.
+    Options that all verbs have, with the same help, are described once.
     """
     verbs = _verbs(parser)
     shared = _shared(list(verbs.values()))
@@ -59,7 +59,7 @@ def _verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
 
 
 def _clause(sentence: str) -> str:
-    """Return *sentence* as part of a line: whatis(1) lists have neither capital nor period."""
+    """Return *sentence* without its capital and period, as lines of whatis(1) are written."""
     return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
@@ -71,7 +71,7 @@ def _key(action: argparse.Action) -> Key:
 
 
 def _shared(parsers: list[argparse.ArgumentParser]) -> dict[Key, argparse.Action]:
-    """Return the options that every one of *parsers* has, with the same help."""
+    """Return the options that all *parsers* have, with the same help."""
     options = [
         {_key(action): action for action in parser._actions if action.option_strings and _is_shown(action)}
         for parser in parsers
@@ -101,7 +101,7 @@ def _metavar(action: argparse.Action) -> str:
 
 
 def _synopsis(verb: str, parser: argparse.ArgumentParser) -> str:
-    """Return the usage of *verb*: its own where it declares one, else what its positional arguments are."""
+    """Return the usage of *verb*: the one that it declares, or else one made from its positional arguments."""
     if parser.usage:
         return parser.usage
     forms = {"?": "[{0}]", "*": "[{0} ...]", "+": "{0} ..."}

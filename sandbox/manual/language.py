@@ -1,4 +1,4 @@
-"""sandbox.toml(5): every key of the language, as the reference tells it."""
+"""Make sandbox.toml(5), with every key of the language, from the entries of the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Markdown that the prose of the reference is written in, as roff: paragraphs, lists, tables of two columns, blocks."""
+"""Convert the Markdown of the reference's prose to roff: paragraphs, lists, tables of two columns, and code blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ITEM = re.compile(r"(?:\*|(\d+\.)) ")
 
 
 def add_markdown(page: Page, text: str) -> None:
-    """Add *text* to *page*. The head of a table is left out: a page has its rows as tagged paragraphs."""
+    """Add *text* to *page*. The rows of a table become tagged paragraphs, and its head is left out."""
     for index, part in enumerate(re.split(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)):
         if index % 2:
             page.verbatim(part.rstrip("\n"))
@@ -27,7 +27,7 @@ def _add_paragraph(page: Page, paragraph: str) -> None:
             tag, said = line.strip("| ").split(" | ", 1)
             page.tagged(inline(tag), inline(said))
         return
-    # A list may follow the line that introduces it; a line that begins no item belongs to the one before.
+    # A list may directly follow the line that introduces it. A line without a list mark continues the item before it.
     numbers: list[int] = []
     for line in lines:
         numbers.append((numbers[-1] if numbers else 0) + (1 if _ITEM.match(line) else 0))

@@ -1,4 +1,4 @@
-"""Text as descriptions and epilogs of verbs have it: paragraphs between empty lines, and some of them are laid out."""
+"""Split the descriptions and epilogs of verbs into paragraphs, and find the preformatted ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 
 def paragraphs(text: str) -> list[str]:
-    """Return the paragraphs of *text*: what stands between empty lines, and what begins with its topic, of one word or two."""
+    """Return the paragraphs of *text*. One begins behind an empty line, or at a line that begins with "topic: " (1 or 2 words)."""
     return re.split(r"\n\s*\n|\n(?=[a-z]+(?: [a-z]+)?: )", text.strip("\n"))
 
 
 def is_laid_out(paragraph: str) -> bool:
-    """Tell whether the lines of *paragraph* are to stay as they are: one begins with a space, or has two together."""
+    """Tell whether *paragraph* is preformatted: a line begins with a space, or has two spaces in a row."""
     return re.search(r"^ |\S {2,}", paragraph, re.MULTILINE) is not None

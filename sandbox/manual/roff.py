@@ -1,4 +1,4 @@
-"""How a manual page is written: groff_man(7), escapes of groff_char(7)."""
+"""Write manual pages with the macros of groff_man(7) and the escapes of groff_char(7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sandbox.manual.paragraphs import is_laid_out, paragraphs
 
 _ESCAPES = {
     "\\": r"\e",
-    "-": r"\-",  # a plain one is a hyphen, which no shell takes for the minus of an option
+    "-": r"\-",  # roff prints a plain "-" as a hyphen, which shells do not accept in options
     "'": r"\(aq",
     "`": r"\(ga",
     "^": r"\(ha",
@@ -18,7 +18,7 @@ _ESCAPES = {
 
 
 def escaped(text: str) -> str:
-    """Return *text* such that roff prints it as it is, wherever it stands in a line but for its first column."""
+    """Return *text* escaped, so that roff prints it unchanged anywhere except in the first column of a line."""
     return "".join(
         _ESCAPES.get(character, character if character.isascii() else f"\\[u{ord(character):04X}]")
         for character in text
@@ -26,23 +26,23 @@ def escaped(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """Return *text*, which is to be typed as it is, in bold."""
+    """Return *text*, which the user types literally, in bold."""
     return rf"\fB{escaped(text)}\fR" if text else ""
 
 
 def italic(text: str) -> str:
-    """Return *text*, which stands for something else, in italics."""
+    """Return *text*, which is a placeholder, in italics."""
     return rf"\fI{escaped(text)}\fR" if text else ""
 
 
 def inline(text: str) -> str:
-    """Return running text; what it has in `backticks` is bold."""
+    """Return *text* as running text in roff. Text in `backticks` becomes bold."""
     pieces = re.split(r"`([^`]+)`", " ".join(text.split()))
     return "".join(bold(piece) if index % 2 else escaped(piece) for index, piece in enumerate(pieces))
 
 
 def usage(text: str) -> str:
-    """Return a line of usage: words in capitals stand for something else, the others are typed as they are."""
+    """Return a line of usage in roff: words in capitals are placeholders, in italics; the others are literal, in bold."""
     return "".join(
         italic(piece)
         if piece.isupper()
@@ -54,13 +54,13 @@ def usage(text: str) -> str:
 
 
 class Page:
-    """A manual page that is being written."""
+    """A manual page that is being written: its lines of roff. `render` returns the page."""
 
     def __init__(self, name: str, section: int, *, version: str, title: str) -> None:
         """Begin the page NAME(SECTION) of the manual *title*."""
-        # No date: the same version gives the same page.
+        # No date, so that the page of a version is reproducible.
         head = " ".join(f'"{escaped(part)}"' for part in (name.upper(), str(section), "", version, title))
-        # Keys and options are long words: lines are not filled with spaces to make up for them.
+        # Keys and options are long words, so lines are neither justified with spaces nor hyphenated.
         self._lines = [".ds AD l", f".TH {head}", ".nh"]
 
     def section(self, title: str) -> None:
@@ -72,7 +72,7 @@ class Page:
         self._lines.append(f'.SS "{escaped(title)}"')
 
     def tagged(self, tag: str, *paragraphs: str) -> None:
-        """Add *paragraphs* that say what *tag* is; all of them are roff."""
+        """Add *paragraphs* that describe *tag*; all of them are roff."""
         self._lines += [".TP", _line(tag)]
         for index, paragraph in enumerate(paragraphs):
             self._lines += [*([".IP"] if index else []), _line(paragraph)]
@@ -82,11 +82,11 @@ class Page:
         self._lines += [".PP", _line(roff)]
 
     def verbatim(self, text: str) -> None:
-        """Add *text* with its lines and spaces as they are."""
+        """Add *text* with its lines and spaces unchanged."""
         self._lines += [".PP", ".EX", *map(_line, map(escaped, text.splitlines())), ".EE"]
 
     def text(self, text: str) -> None:
-        """Add *text* as help has it: a paragraph that is laid out stays so."""
+        """Add *text*, a description as in the help output. Preformatted paragraphs stay preformatted."""
         for part in paragraphs(text):
             if is_laid_out(part):
                 self.verbatim(part)
@@ -99,5 +99,5 @@ class Page:
 
 
 def _line(roff: str) -> str:
-    """Return a line of text, which a dot or a quote in the first column would make a request."""
+    """Return *roff* as a text line: `\\&` before a dot or quote in the first column prevents a roff request."""
     return rf"\&{roff}" if roff.startswith((".", "'")) else roff

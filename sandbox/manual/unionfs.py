@@ -1,4 +1,4 @@
-"""unionfs(1): the command of the union file system, from what it says of itself: the two programs share no code."""
+"""Make unionfs(1) from the output of `unionfs --describe`, because the two programs share no command line code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from unionfs._stdlib.typing import Any
 
 
 def unionfs_page(described: dict[str, Any]) -> str:
-    """Return the page about the command that is *described*."""
+    """Return the page about the command *described*, the output of `unionfs --describe`."""
     page = Page("unionfs", 1, version=f"unionfs {described['version']}", title="User Commands")
     text = described["description"]
     page.section("NAME")
