@@ -1,7 +1,8 @@
-"""What there is to say about the language, all of it made of its declarations.
+"""Make the reference of the language from its declarations.
 
-schema      JSON Schema, for editors
-prose       what belongs to no single setting: references in strings, composition
+schema      the JSON Schema, for editors
+entries     one entry per key
+prose       texts about no single setting: references in strings, composition
 text        a key, a table, or all of them, for a terminal
 markdown    configs/REFERENCE.md
 """

@@ -1,4 +1,4 @@
-"""The settings of the language as a reference tells them: one value per key, made of its declaration."""
+"""Make the entries of the reference: one per key of the language, from its declaration."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from sandbox.spec.values import LayerTable, TimeOffsets
 from unionfs._stdlib.dataclasses import dataclass
 
 LAYER = "root.layers[]"
-"""What keys of a layer that is written as a table stand below."""
+"""The key of a layer that is written as a table; the keys in that table are below it."""
 
 _ALTERNATIVES: dict[str, type] = {
     LAYER: LayerTable,
     "namespaces.time": TimeOffsets,
     "security.seccomp": Seccomp,
 }
-"""What can be a table instead of a word, and what is in that."""
+"""Settings that may be a table instead of a string, with the class of the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key. `table` is the header that it stands under: "[limits]", "[[volumes]]", "" at the top of the file.
+    """One key. `table` is the header above it in a file: "[limits]", "[[volumes]]", or "" at the top of the file.
 
-    `value` says what is taken, `default` is TOML, or None; `example` is a line of a file. What is not enforced and
-    `can_be_optional` is a warning where its table says so. What `is_table` has keys of its own.
+    `value` describes the allowed values, `default` is TOML or None, `example` is a line of a file. An unenforced key with
+    `can_be_optional` causes a warning instead of an error if `optional` of its table names it. A key with `is_table` has
+    keys of its own.
     """
 
     key: str
@@ -47,7 +48,7 @@ class Entry:
 
     @property
     def note(self) -> str:
-        """What a reader has to know beside the documentation; empty for what this version does."""
+        """Return the note that this version does not enforce the key; "" for an enforced key."""
         if self.enforced:
             return ""
         unless = ", unless `optional` of its table names it" if self.can_be_optional else ""
@@ -55,7 +56,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The last part of the key."""
+        """Return the last part of the key."""
         return self.key.rpartition(".")[2]
 
     def as_dict(self) -> dict[str, object]:
@@ -72,7 +73,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return every key of the language, tables before what is in them."""
+    """Return the entry of every key of the language, tables before the keys in them."""
     found = []
     for key, setting in declarations(Spec):
         found.append(_entry(key, setting))
@@ -136,7 +137,7 @@ def tables(found: list[Entry]) -> Iterator[tuple[str, Entry | None, list[Entry]]
 
 
 def _table_key(entry: Entry) -> str:
-    """Return the header of the table that *entry* is about."""
+    """Return the header of the table that *entry* describes."""
     codec_text = entry.value
     if codec_text.startswith("array"):
         return f"[[{entry.key.replace('[]', '')}]]"

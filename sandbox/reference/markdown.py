@@ -1,4 +1,4 @@
-"""configs/REFERENCE.md: every key of the language on one page."""
+"""Make configs/REFERENCE.md, with every key of the language on one page."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What there is to say about the language that belongs to no single setting, in Markdown.
+"""Texts of the reference that belong to no single setting, in Markdown.
 
-The examples are run by tests: what a block says is printed is what the command prints.
+Tests run the examples, and compare the output in a block with the output of its command.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALTERNATIVES = {
     "[namespaces.time]": "`namespaces.time` as a table: clocks that differ from those of this machine.",
     "[security.seccomp]": "`security.seccomp` as a table: a profile, and changes to it.",
 }
-"""What tables are that can stand for a word, by their headers."""
+"""Descriptions of tables that may be written in place of a string, by their headers."""
 
 COMPOSITION = """\
 A file can complete and change others. From the first to the last, each changing what came before:
@@ -111,4 +111,4 @@ cpu_time = "1m"  # --set
 `limits.memory=1G`, `process.umask=77`. A key can be an element of a list: `volumes[0].read_only=true`."""
 
 TOPICS = {"values": VALUES, "composition": COMPOSITION}
-"""What `sandbox reference` takes beside keys."""
+"""The arguments of `sandbox reference` besides keys, with their texts."""

@@ -1,4 +1,4 @@
-"""The JSON Schema of an environment file, for editors that know TOML."""
+"""Make the JSON Schema of an environment file, for editors that support TOML."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, object]:
     """Return the schema, in the dialect of draft 2020-12.
 
-    It takes every file that `sandbox check` takes. It cannot tell what a reference stands for, what files add up to
-    nor what settings say together, so a file that it takes may still be wrong.
+    It accepts every file that `sandbox check` accepts. It also accepts some wrong files, because it cannot expand references,
+    compose files, or check combinations of settings.
     """
     whole: dict[str, Any] = table_schema(Spec, partial=True)
     changes: dict[str, Any] = table_schema(Spec, partial=True)
@@ -26,7 +26,7 @@ def schema() -> dict[str, object]:
         "title": "environment file of sandbox",
         "description": "What `sandbox up` starts: layers, volumes, namespaces, limits. See `sandbox reference`.",
         **whole,
-        # What a file leaves out may stand in those that it extends.
+        # A file with `extends` may lack required keys, because the extended files may have them.
         "if": {"not": {"required": ["extends"]}},
         "then": _required(Spec),
         "$defs": {"changes": changes},
@@ -34,7 +34,7 @@ def schema() -> dict[str, object]:
 
 
 def _required(cls: type) -> dict[str, object]:
-    """Return the schema of what has to be in a table of *cls*, and in the tables in it that are there."""
+    """Return the schema of the required keys of a table of *cls*, and of the tables in it, if present."""
     settings = settings_of(cls)
     names = [key for key, setting in settings.items() if setting.required]
     inside = {

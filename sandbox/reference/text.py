@@ -1,4 +1,4 @@
-"""The reference for a terminal: all keys on a screen or two, a table, or one key with all there is to say about it."""
+"""Make the reference for a terminal: an overview of all keys, or the details of a table or a key."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WIDTH = 100
 
 
 def find(names: list[str]) -> list[Entry]:
-    """Return the entries of the keys in *names*: of a table, those of all keys in it. No names stand for all keys.
+    """Return the entries of the keys in *names*. The name of a table selects all keys in it; no names select all keys.
 
-    Positions and names of the user's choice may stand in a key, "volumes[0].target", and the end of a key is enough where
-    it is the key of nothing else. Raises SandboxError for an unknown one.
+    A key may contain indexes and names that the user chooses: "volumes[0].target". The last part of a key selects all keys
+    that end in it, unless it is itself a key. Raises SandboxError for an unknown key.
     """
     found = entries()
     if not names:
@@ -36,7 +36,7 @@ def find(names: list[str]) -> list[Entry]:
 
 
 def _general(key: str) -> str:
-    """Return *key* without brackets and positions, and with names that the user chooses left out."""
+    """Return *key* without brackets, indexes, and names that the user chooses."""
     import re
 
     parts = re.sub(r"\[[^\]]*\]", "", key.strip("[]")).split(".")
@@ -56,7 +56,7 @@ def _unknown(name: str, found: list[Entry]) -> SandboxError:
 
 
 def overview() -> str:
-    """Return all keys, each with one line."""
+    """Return all keys, one line each."""
     lines = []
     for header, owner, inside in tables(entries()):
         about = owner.doc if owner else ALTERNATIVES.get(header, "").replace("`", "")
@@ -74,7 +74,7 @@ def overview() -> str:
 
 
 def detail(entry: Entry) -> str:
-    """Return all there is to say about one key."""
+    """Return the details of one key."""
     facts = [
         ("value", entry.value),
         ("default", "required" if entry.required else entry.default or ("" if entry.is_table else "not set")),
