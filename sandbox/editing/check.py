@@ -1,6 +1,6 @@
 """Find the mistakes and warnings that a change adds to an environment file.
 
-Mistakes that the file had before are ignored, so that a user can mend a file step by step.
+Mistakes that the file had before are ignored, so that a user can repair a file step by step.
 """
 
 from __future__ import annotations

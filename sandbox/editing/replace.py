@@ -34,7 +34,10 @@ class Original:
 
 
 def read_original(name: str) -> Original:
-    """Read the file *name*, for a later `replace`. Raises EditError if it cannot be read, is no regular file or is too large."""
+    """Read the file *name*, for a later `replace`.
+
+    Raises EditError for standard input, and for a file that is missing, unreadable, not regular, or too large.
+    """
     if name == STDIN:
         raise EditError("standard input cannot be changed in place", hint="name an environment file")
     try:
