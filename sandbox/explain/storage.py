@@ -33,7 +33,7 @@ from unionfs._stdlib.dataclasses import replace
 
 
 def trust_problem(fact: PathFact, own: int) -> str | None:
-    """Return the text that names who can change the path of *fact* besides root and the user *own*; None if no one else can."""
+    """Return a text about the accounts other than root and *own* that can change the path of *fact*; None without any."""
     # The sticky bit prevents the replacement of names, but not new names.
     if fact.mode & 0o002:
         return "everybody on this machine can change it"
@@ -449,7 +449,7 @@ def _owner(target: str, case: Case) -> list[str]:
 
 
 def _elsewhere(key: str, case: Case) -> Iterator[str]:
-    """Yield a note for each field of a volume that another file sets than the one that sets its target."""
+    """Yield a note for each field of a volume that is set in a file other than the one that sets its target."""
     target = case.origin(f"{key}.target")
     for name in ("type", "source", "read_only", "size", "mode", "options", "propagation", "content"):
         origin = case.origin(f"{key}.{name}")

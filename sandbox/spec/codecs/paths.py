@@ -1,4 +1,4 @@
-"""Codecs of paths: those on the host are relative to the file that names them; those in the sandbox are absolute."""
+"""Codecs of paths: those on the host may be relative to the file that names them; those in the sandbox are absolute."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _ELSEWHERE = {
     "size": "write size beside it",
     "mode": "write mode beside it",
 }
-"""Options of mount(8) and of container engines that are not in `options` here, with the hint for each."""
+"""Options of mount(8) and of container engines that `options` does not accept, with the hint for each."""
 
 
 class MountOptionCodec(Choice):
