@@ -1,3 +1,5 @@
-"""Kernel mechanisms, one module per concern. They take plain values and descriptors, know nothing of the spec, and raise
-plain :class:`OSError` and :class:`ValueError`; turning those into advice is their callers' work.
+"""Kernel mechanisms, one module per concern.
+
+The functions take plain values and file descriptors, and do not know the spec. They raise plain :class:`OSError` and
+:class:`ValueError`; their callers add the hints for the user.
 """

@@ -1,7 +1,7 @@
-"""Programs of seccomp filters as bytes: joining two, changing their actions, and running one on a call. Pure.
+"""Join, change and run the programs of seccomp filters. Pure: programs are bytes.
 
-A program is an array of `struct sock_filter`: code, jt, jf, k (linux/filter.h). Of the language only what filters consist of is
-known here (seccomp(2), libseccomp): anything else is a ValueError, never a guess.
+A program is an array of `struct sock_filter`: code, jt, jf, k (linux/filter.h). This module knows only the instructions that
+seccomp filters consist of (seccomp(2), libseccomp). It raises ValueError for any other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def instructions(program: bytes) -> list[tuple[int, int, int, int]]:
     """Return the instructions of *program*.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the size of *program* is not that of a program.
     """
     if not program or len(program) % SIZE or len(program) > MAX_INSTRUCTIONS * SIZE:
         raise ValueError(f"{len(program)} bytes are no program of a filter")
@@ -52,7 +52,7 @@ def assemble(code: list[tuple[int, int, int, int]]) -> bytes:
 
 
 def joined(first: bytes, second: bytes) -> bytes:
-    """Return the program that does what *first* says, and goes on with *second* where that would allow a call."""
+    """Return a program that runs *first*, and then runs *second* if *first* would allow the call."""
     code = instructions(first)
     length = len(code)
     for at, (operation, _, _, k) in enumerate(code):
@@ -62,7 +62,7 @@ def joined(first: bytes, second: bytes) -> bytes:
 
 
 def with_actions(program: bytes, change: Callable[[int], int]) -> bytes:
-    """Return *program* with every action replaced by what *change* makes of it."""
+    """Return *program* with *change* applied to every action."""
     return assemble(
         [
             (operation, jt, jf, change(k)) if operation == _RETURN else (operation, jt, jf, k)
@@ -75,14 +75,14 @@ def run(program: bytes, number: int, architecture: int, arguments: tuple[int, ..
     """Return the action of *program* for the call *number* of *architecture* (AUDIT_ARCH_*) with *arguments*.
 
     Raises:
-        ValueError: the program does what no filter of ours does.
+        ValueError: the program has an instruction that filters do not use.
     """
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     signed = number - (1 << 32) if number >= 1 << 31 else number
     data = _DATA.pack(signed, architecture, 0, *(value & 0xFFFFFFFFFFFFFFFF for value in padded))
     code = _decoded(program)
     at = accumulator = 0
-    # Jumps lead forward only, so that every instruction is met at most once.
+    # Jumps only go forward, so each instruction is executed at most once.
     while at < len(code):
         operation, jt, jf, k = code[at]
         at += 1

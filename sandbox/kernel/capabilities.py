@@ -1,8 +1,8 @@
-"""Capability sets: names, the default, what a process of a sandbox gets, and setting it; capabilities(7).
+"""Compute and set the capability sets of a sandbox's processes; capabilities(7).
 
-The order against the change of ids (DESIGN, 18) is: bounding set first (dropping wants CAP_SETPCAP, which a non-root user
-no longer has afterwards), then groups, gid, uid, then :func:`set_process_sets`. Where a user other than 0 shall keep
-capabilities, :func:`keep_over_id_change` comes before the change of uid, which would otherwise empty the permitted set.
+A change of user id needs this order. First the bounding set: dropping from it needs CAP_SETPCAP, which a non-root user no
+longer has afterwards. Then groups, gid, uid, and :func:`set_process_sets`. If a user other than 0 keeps capabilities, call
+:func:`keep_over_id_change` before the change of uid, which would otherwise empty the permitted set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAMES = (
     "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
     "CHECKPOINT_RESTORE",
 )  # fmt: skip
-"""Every name without its ``CAP_``; the index is the kernel's number (include/uapi/linux/capability.h)."""
+"""Every name without its ``CAP_``; the index is the number in the kernel (include/uapi/linux/capability.h)."""
 
 NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
@@ -29,12 +29,12 @@ DEFAULT = frozenset({
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
     "SYS_CHROOT",
 })  # fmt: skip
-"""podman's default set: what being root within one's own files, processes and ports needs (containers.conf(5))."""
+"""podman's default set: what root needs for its own files, processes and ports (containers.conf(5))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapabilitySets:
-    """The sets of one process, by names without ``CAP_``; effective is always the same as permitted."""
+    """The capability sets of one process, as names without ``CAP_``. The effective set always equals the permitted set."""
 
     bounding: frozenset[str]
     permitted: frozenset[str]
@@ -43,10 +43,10 @@ class CapabilitySets:
 
 
 def parse(name: str) -> str:
-    """Return *name* in capitals and without ``CAP_``; "all" in any case as ``ALL``.
+    """Return *name* in upper case and without ``CAP_``; "all" in any case becomes ``ALL``.
 
     Raises:
-        ValueError: no such capability.
+        ValueError: there is no such capability.
     """
     short = name.upper().removeprefix("CAP_")
     if short not in NUMBERS and short != "ALL":
@@ -61,12 +61,12 @@ def effective_set(
     *,
     known: frozenset[str] = frozenset(NAMES),
 ) -> frozenset[str]:
-    """Return *default* without *drop*, then with *add*; "all" among either stands for every one of *known*.
+    """Return *default* without *drop* and with *add*; "all" in either list means every one of *known*.
 
-    Of a name in both lists the addition wins, as with podman's and docker's options.
+    A name in both lists is added, as with the options of podman and docker.
 
     Raises:
-        ValueError: a name is no capability, or one to add is not in *known* (this kernel lacks it).
+        ValueError: a name is not a capability, or *known* lacks a name in *add* (this kernel does not have it).
     """
     dropped, added = {parse(name) for name in drop}, {parse(name) for name in add}
     result = frozenset() if "ALL" in dropped else default - dropped
@@ -78,10 +78,10 @@ def effective_set(
 
 
 def sets_for(uid: int, allowed: frozenset[str], added: frozenset[str] = frozenset()) -> CapabilitySets:
-    """Return the sets of a program that runs as *uid* of the sandbox where *allowed* is the most it may have.
+    """Return the sets of a program that runs as *uid* of the sandbox, with *allowed* as the upper limit.
 
-    Root gets *allowed* by exec itself, from the bounding set; its inheritable set stays empty, so that no file gains from
-    it (CVE-2022-24769). Another user gets only what the file asked for by name (*added*), as ambient capabilities, the one
+    Root gets *allowed* at exec from the bounding set. Its inheritable set stays empty, so that no file capability adds to it
+    (CVE-2022-24769). Another user gets only the capabilities that the spec adds by name (*added*). They are ambient, the only
     kind that survives exec of an ordinary program.
     """
     if uid == 0:
@@ -91,7 +91,7 @@ def sets_for(uid: int, allowed: frozenset[str], added: frozenset[str] = frozense
 
 
 def known_to_kernel(proc_root: str = "/proc") -> frozenset[str]:
-    """Return the names of the capabilities that this kernel has, from ``sys/kernel/cap_last_cap``."""
+    """Return the names of the capabilities of this kernel, from ``sys/kernel/cap_last_cap``."""
     with open(f"{proc_root}/sys/kernel/cap_last_cap", encoding="utf-8") as file:
         return frozenset(NAMES[: int(file.read()) + 1])
 
@@ -102,17 +102,17 @@ def mask(names: Iterable[str]) -> int:
 
 
 def names(bits: int) -> frozenset[str]:
-    """Return the names of the bits of *bits*; bits of capabilities younger than this table are left out."""
+    """Return the names of the bits in *bits*. Bits of capabilities newer than this table are left out."""
     return frozenset(name for name, number in NUMBERS.items() if bits >> number & 1)
 
 
 def limit_bounding_set(keep: frozenset[str]) -> None:
-    """Drop from the bounding set all but *keep*, capabilities that this table does not know yet included.
+    """Drop all capabilities except *keep* from the bounding set, including those that are newer than this table.
 
     Raises:
         OSError: EPERM without CAP_SETPCAP in this user namespace.
     """
-    for number in range(64):  # the kernel keeps each set in 64 bits
+    for number in range(64):  # the kernel's sets have 64 bits
         if number < len(NAMES) and NAMES[number] in keep:
             continue
         try:
@@ -124,17 +124,17 @@ def limit_bounding_set(keep: frozenset[str]) -> None:
 
 
 def keep_over_id_change() -> None:
-    """Keep the permitted set over the next change of uid from 0 to another (PR_SET_KEEPCAPS); exec ends the effect."""
+    """Keep the permitted set over the next change of uid from 0 to another (PR_SET_KEEPCAPS); exec clears the setting."""
     _libc.prctl(_libc.PR_SET_KEEPCAPS, 1)
 
 
 def set_process_sets(sets: CapabilitySets) -> None:
-    """Set permitted, effective, inheritable and ambient of this process to *sets*; the bounding set is left alone.
+    """Set permitted, effective, inheritable and ambient of this process to *sets*. The bounding set does not change.
 
     Raises:
-        OSError: EPERM when *sets* holds what this process's permitted set does not.
+        OSError: EPERM if *sets* exceeds the permitted set of this process.
     """
-    # First: the ambient set must never be outside of permitted and inheritable, and lowering those would trim it anyway.
+    # Clear the ambient set first: it must stay a subset of permitted and inheritable, and lowering those would reduce it.
     _libc.prctl(_libc.PR_CAP_AMBIENT, _libc.PR_CAP_AMBIENT_CLEAR_ALL)
     permitted = mask(sets.permitted)
     _libc.capset(permitted, permitted, mask(sets.inheritable))
@@ -144,7 +144,7 @@ def set_process_sets(sets: CapabilitySets) -> None:
 
 @contextmanager
 def lowered(*lowered_names: str) -> Iterator[bool]:
-    """Take *lowered_names* out of this thread's effective set meanwhile; yields whether any of them was there."""
+    """Remove *lowered_names* from this thread's effective set within the context; yield whether any of them was in it."""
     effective, permitted, inheritable = _libc.capget()
     less = effective & ~mask(lowered_names)
     if less == effective:

@@ -1,4 +1,4 @@
-"""A file that exists in memory only, shown at a place of the sandbox."""
+"""Bind-mount a file that exists in memory only over a file of the sandbox."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NAME = "content"
 
 
 def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bool) -> tuple[int, int]:
-    """Show a read-only file that holds *content* on the file *target_fd*.
+    """Mount a read-only file with *content* over the file *target_fd*.
 
-    Returns an O_PATH descriptor of it there, and one of the file itself, through which :func:`give` changes its owner: for
-    who sets up alone, to be closed before anybody else runs.
+    Returns an O_PATH descriptor of the mounted file and a descriptor of the file itself, with which :func:`give` changes the
+    owner. The second one is writable: the caller closes it before any other program runs.
 
-    It belongs to id 0 of this user namespace, in a tmpfs of its own that just holds it. That is mounted on the empty directory
-    *place_fd* of this mount namespace, which nobody else can reach and which goes with the old root: a file of a file system
-    that is mounted nowhere can be bound since Linux 6.15 only.
+    The file belongs to id 0 of this user namespace, in a tmpfs of its own that is just large enough. The tmpfs is mounted on the
+    empty directory *place_fd* of this mount namespace, which no program can reach and which disappears with the old root. Without
+    this mount, only Linux 6.15 and later could bind a file of the tmpfs.
     """
     flags = MountFlags(nosuid=True, nodev=True)
     # The kernel rounds up to whole pages; 0 would be no limit.
@@ -45,10 +45,10 @@ def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bo
 
 
 def give(file_fd: int, uid: int, gid: int) -> None:
-    """Let the file belong to *uid* and *gid* of this user namespace; its mode stays."""
+    """Change the owner of the file to *uid* and *gid* of this user namespace; the mode stays."""
     mode = stat.S_IMODE(os.fstat(file_fd).st_mode)
     os.fchown(file_fd, uid, gid)
-    os.fchmod(file_fd, mode)  # chown(2) has cleared the set-id bits
+    os.fchmod(file_fd, mode)  # chown(2) clears the set-id bits
 
 
 def _write(top_fd: int, content: bytes, mode: int) -> int:

@@ -1,9 +1,10 @@
-"""Building a minimal /dev: a tmpfs with the host's harmless character devices bound into it.
+"""Build a minimal /dev: a tmpfs with the harmless character devices of the host bound into it.
 
-A user namespace may not make device nodes, hence binds; each is a mount of its own and, unlike the tmpfs around it, not nodev.
-The tmpfs stays writable, by the sandbox's root alone: syslog daemons make /dev/log and package scripts make links there. That is
-harmless: it is nodev (no node made there opens), nosuid, noexec, bounded in bytes and inodes, private to the sandbox and
-charged to its memory; and a name that carries a mount can be neither removed nor renamed from within.
+A process in a user namespace may not make device nodes, so the nodes of the host are bound. Each bind is a mount of its own
+and, unlike the tmpfs, not nodev. The tmpfs stays writable for the sandbox's root: syslog daemons make /dev/log, and package
+scripts make links there. That is harmless. The tmpfs is nodev (a node made there cannot be opened), nosuid, noexec, limited in
+bytes and inodes, private to the sandbox, and charged to its memory. Programs in the sandbox can neither remove nor rename a
+name that carries a mount.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ _DEV_INODES = 1024
 
 
 def open_nodes(directory: str = "/dev") -> dict[str, int]:
-    """Open every device of :data:`NODES` in *directory*, O_PATH, by name; the caller closes them.
+    """Open every device of :data:`NODES` in *directory* with O_PATH and return them by name; the caller closes them.
 
-    Called in the mount namespace that :func:`build` will be called in, while the host's /dev is in sight.
+    Call this in the mount namespace in which :func:`build` will be called, while the host's /dev is still reachable.
 
     Raises:
-        OSError: ENOENT when one is missing; ENODEV when a file has its name that is not that device.
+        OSError: ENOENT if a device is missing; ENODEV if a file with its name is not that device.
     """
     opened: dict[str, int] = {}
     try:
@@ -78,17 +79,17 @@ def build(
 ) -> None:
     """Mount a new /dev on the directory *target_fd*.
 
-    *tty_gid* is as in :func:`mounts.mount_devpts`. *shm_bytes* bounds /dev/shm, None is half of the memory. *mqueue* is False
-    where the ipc namespace is the host's, whose queues a user namespace may not mount.
+    *tty_gid* is as in :func:`mounts.mount_devpts`. *shm_bytes* limits /dev/shm; None means half of the memory. *mqueue* is False
+    if the ipc namespace is the host's: a process in a user namespace may not mount the queues of that namespace.
 
     Raises:
-        OSError: a mount was refused; nothing stays mounted on *target_fd* then.
+        OSError: the kernel refused a mount; nothing stays mounted on *target_fd* then.
     """
     flags = MountFlags(nosuid=True, nodev=True, noexec=True)
     options = {"mode": "0755", "size": str(_DEV_BYTES), "nr_inodes": str(_DEV_INODES)}
     dev_fd = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
     try:
-        # Attached before it is filled: Linux before 6.15 takes no mount on a detached one.
+        # Attached before it is filled: before Linux 6.15 nothing can be mounted on a detached mount.
         mounts.attach(dev_fd, target_fd)
         try:
             _populate(dev_fd, nodes, tty_gid=tty_gid, shm_bytes=shm_bytes, mqueue=mqueue)
@@ -117,7 +118,7 @@ def _populate(
 
 
 def bind_console(dev_fd: int, terminal_fd: int) -> None:
-    """Show the terminal that *terminal_fd* (O_PATH) refers to as ``console`` of *dev_fd*, the root of a built /dev.
+    """Bind the terminal that *terminal_fd* (O_PATH) refers to as ``console`` of *dev_fd*, the root of a built /dev.
 
     The terminal must come from the devpts of this mount namespace, such as that of *dev_fd* itself.
     """
@@ -125,10 +126,10 @@ def bind_console(dev_fd: int, terminal_fd: int) -> None:
 
 
 def bind_device(dev_fd: int, path: str, node_fd: int, *, kind: str, numbers: tuple[int, int]) -> None:
-    """Show the device node *node_fd* (O_PATH) at the relative *path* below *dev_fd*, the root of a /dev just built.
+    """Bind the device node *node_fd* (O_PATH) at the relative *path* below *dev_fd*, the root of a /dev just built.
 
     Raises:
-        OSError: ENODEV when it is not the device *kind* ("c" or "b") *numbers*; EEXIST when there is something already.
+        OSError: ENODEV if the node is not the device *kind* ("c" or "b") *numbers*; EEXIST if *path* already exists.
     """
     info = os.fstat(node_fd)
     found = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
@@ -155,7 +156,7 @@ def _bind_node(dev_fd: int, name: str, node_fd: int) -> None:
 
 
 class _Directory:
-    """A new directory of /dev, open for the time of a mount on it."""
+    """A new directory of /dev that stays open while a file system is mounted on it."""
 
     def __init__(self, dev_fd: int, name: str) -> None:
         self._dev_fd, self._name = dev_fd, name

@@ -1,4 +1,4 @@
-"""Which disk holds a file, as the block controllers of cgroups want it: whole, and one; sysfs(5)."""
+"""Find the disk of a file for the block controllers of cgroups, which need exactly one whole disk; sysfs(5)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
 
 
 def disk_of(path: str, *, sys_root: str = "/sys", mountinfo: str | None = None) -> str:
-    """Return "MAJOR:MINOR" of the disk below the file system of *path*, or of *path* itself if that is a block device.
+    """Return "MAJOR:MINOR" of the disk of the file system of *path*, or of *path* itself if it is a block device.
 
-    The parameters are for tests.
+    *sys_root* and *mountinfo* are for tests.
 
     Raises:
-        OSError: *path* cannot be looked at.
-        ValueError: there is no disk below it, or more than one.
+        OSError: *path* is not accessible.
+        ValueError: the file system is on no disk, or on more than one.
     """
     info = os.stat(path)
     if stat.S_ISBLK(info.st_mode):
         return _whole(info.st_rdev, sys_root)
     if os.path.exists(f"{sys_root}/dev/block/{_number(info.st_dev)}"):
         return _whole(info.st_dev, sys_root)
-    # A file system of several devices, or of none, has a number of its own that is no device's.
+    # A file system on several devices, or on none, has a device number that is not that of a block device.
     if mountinfo is None:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             mountinfo = file.read()
@@ -38,7 +38,7 @@ def _number(device: int) -> str:
 
 
 def _whole(device: int, sys_root: str) -> str:
-    """Return the disk of which *device* is a partition, or *device* itself: the kernel takes no partition."""
+    """Return the disk of the partition *device*, or *device* if it is a disk: the kernel accepts no partition."""
     where = f"{sys_root}/dev/block/{_number(device)}"
     if not os.path.exists(f"{where}/partition"):
         return _number(device)
@@ -46,7 +46,7 @@ def _whole(device: int, sys_root: str) -> str:
 
 
 def _mount_of(path: str, entries: list[MountEntry]) -> MountEntry | None:
-    """Return the mount that *path* is on: of the longest mount points above it the one that was mounted last."""
+    """Return the mount of *path*: the one with the longest mount point; of several, the last in the table."""
     best: MountEntry | None = None
     for entry in entries:
         point = entry.mount_point.rstrip("/")
@@ -58,7 +58,7 @@ def _mount_of(path: str, entries: list[MountEntry]) -> MountEntry | None:
 
 
 def _of_btrfs(entry: MountEntry, sys_root: str) -> str:
-    """Return the one disk of the btrfs that is mounted as *entry*: one of its disks is the source of the mount."""
+    """Return the disk of the btrfs mount *entry*, whose source is one of the file system's disks."""
     source = os.stat(entry.source).st_rdev
     base = f"{sys_root}/fs/btrfs"
     for name in sorted(os.listdir(base)):

@@ -1,4 +1,4 @@
-"""Finding and opening files whose path another user may change at any time."""
+"""Find and open files whose path another user may change at any time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from unionfs._stdlib.dataclasses import dataclass
 
 
 class NotRegularError(OSError):
-    """What was found at a path is no regular file."""
+    """The object at a path is not a regular file."""
 
 
 def open_regular(path: str, *, links: bool = True) -> int:
-    """Open the regular file *path* for reading and return its descriptor; without *links*, none may be on the path.
+    """Open the regular file *path* for reading and return its descriptor. Without *links*, symbolic links are refused.
 
-    Nothing else is ever opened for reading: a FIFO would wait for a writer, and opening some devices does something. Nor is a
-    lease waited for (O_NONBLOCK: EAGAIN instead of up to 45 seconds), which whoever owns the file may hold.
+    The function never opens another type of file for reading. Opening a FIFO would block, and opening some devices has side
+    effects. Nor does it wait for a lease that the owner of the file may have (O_NONBLOCK: EAGAIN instead of up to 45 seconds).
 
     Raises:
-        NotRegularError: there is something else, with EINVAL.
-        OSError: it cannot be opened; ELOOP for a symbolic link where there may be none.
+        NotRegularError: EINVAL: the object is not a regular file.
+        OSError: the file cannot be opened; ELOOP for a symbolic link if *links* is False.
     """
     place = os.open(path, os.O_PATH | os.O_CLOEXEC) if links else mounts.open_real(path)
     try:
@@ -39,24 +39,24 @@ def open_regular(path: str, *, links: bool = True) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """What a path leads to: the path without symbolic links, device and inode, and whether another user leads there."""
+    """The object that a path leads to: its path without symbolic links, device and inode, and whether another user chose it."""
 
     real: str
     identity: tuple[int, int]
-    #: What belongs to a user who is neither root nor the caller, and leads to *closed*; "" if there is none.
+    #: A directory or link of a user other than root and the caller, through which the path leads to *closed*; "" if none.
     led_by: str = ""
-    #: What that user may not read or pass: it is neither theirs nor open to everybody.
+    #: The object that this user may not read or search: it belongs to another user and is not open to everybody.
     closed: str = ""
 
 
 def follow(path: str, uid: int) -> Followed:
-    """Follow the absolute *path*, with its symbolic links, for the user *uid*.
+    """Follow the absolute *path* and its symbolic links on behalf of the user *uid*.
 
-    A user who owns a directory or a link on the path chooses what it leads to, by links, renames and hard links. The caller may
-    be able to read more than that user: then the path leads astray. This is the rule of CHASE_SAFE of systemd (chase.c), but
-    that what everybody may read is no secret.
+    The owner of a directory or link on the path can change what the path leads to, by links, renames and hard links. If the
+    caller may read more than this owner, the owner can lead the caller to a file that the owner may not read. The rule is that
+    of CHASE_SAFE of systemd (chase.c), except that files that everybody may read are allowed.
 
-    What is found may be replaced at once. So open *real* without links, and compare *identity*.
+    Other users can replace the result at any time. So open *real* without following links, and compare *identity*.
 
     Raises:
         OSError: as :func:`sandbox.kernel.walk.walk`.

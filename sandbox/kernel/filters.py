@@ -1,4 +1,4 @@
-"""Whether a program could be given filters: of system calls (seccomp(2)) and of paths and ports (landlock(7))."""
+"""Find out whether a process can get a seccomp filter (seccomp(2)) or Landlock rules (landlock(7)) on this kernel."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _ALLOW_ALL = struct.pack("=HBBI", _RETURN, 0, 0, _SECCOMP_RET_ALLOW)  # struct s
 
 
 def allow_every_call() -> None:
-    """Put a filter on this process that lets everything pass. It stays, as does no_new_privs: for a child that ends soon.
+    """Install a filter that allows every system call. It cannot be removed, nor can no_new_privs: call it in a short-lived child.
 
     Raises:
-        OSError: EINVAL on a kernel without filters (CONFIG_SECCOMP_FILTER); EPERM, ENOSYS where an outer filter forbids it.
+        OSError: EINVAL on a kernel without CONFIG_SECCOMP_FILTER; EPERM or ENOSYS if an outer filter forbids the call.
     """
     process.set_no_new_privileges()
     _libc.set_seccomp_filter(_ALLOW_ALL)
 
 
 def has_libseccomp() -> bool:
-    """Tell whether the library that compiles filters is there; it is loaded into this process."""
+    """Return whether libseccomp, which compiles filters, is installed. This loads it into the process."""
     return _libc.library_loads("libseccomp.so.2")
 
 
 def landlock_version() -> int:
-    """Return the version of Landlock's interface, 0 where the kernel has none or it was switched off at boot."""
+    """Return the version of Landlock's ABI, or 0 if the kernel has none or Landlock was disabled at boot."""
     try:
         return _libc.landlock_version()
     except OSError as error:

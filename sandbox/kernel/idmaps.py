@@ -1,4 +1,4 @@
-"""Id maps of a user namespace: reading subordinate ranges, computing a map (both pure), writing it; user_namespaces(7)."""
+"""Compute the id maps of a user namespace from subordinate ranges (pure functions), and write them; user_namespaces(7)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Sequence
 from unionfs._stdlib.dataclasses import dataclass
 
 ROOT_RANGE_START = 0x6FFF0000
-"""First host id of sandboxes that real root starts: 1878982656. Above every subordinate range that useradd hands out
-(login.defs: up to 600100000); the last slot of those that systemd keeps for containers (524288 to 1879048191); below
-2^31, so that no tool reads it as negative."""
+"""First host id of the sandboxes of real root: 1878982656. It is above every subordinate range that useradd assigns
+(login.defs: up to 600100000). It is the last slot of the ids that systemd reserves for containers (524288 to 1879048191). It
+is below 2^31, so that no tool reads it as negative."""
 
 MAP_SIZE = 65536
-"""Ids in a whole map: 0 to 65535, which holds every id of a distribution and nobody (65534)."""
+"""Number of ids in a full map: 0 to 65535. This covers every id of a distribution, and nobody (65534)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdMap:
-    """One line of a map: *count* ids from *inside* on are *outside* on in the parent user namespace."""
+    """One line of a map: *count* ids starting at *inside* map to ids starting at *outside* in the parent user namespace."""
 
     inside: int
     outside: int
@@ -31,17 +31,17 @@ class IdMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubidRange:
-    """One range of subordinate ids of a user: *count* ids from *start* on; subuid(5)."""
+    """One range of subordinate ids of a user: *count* ids starting at *start*; subuid(5)."""
 
     start: int
     count: int
 
 
 def parse_subid(text: str, uid: int, user_name: str | None) -> list[SubidRange]:
-    """Return the ranges that *text* (of /etc/subuid or /etc/subgid) gives to the user, by name or by number, in order.
+    """Return the ranges that *text* (/etc/subuid or /etc/subgid) assigns to the user, by name or number, in order.
 
-    Lines of another form and ranges of no ids are passed over, as newuidmap(1) does: one bad line of an administrator is
-    no reason to refuse everyone. Both files name the *user*, never a group.
+    Malformed lines and empty ranges are skipped, as newuidmap(1) does: one bad line must not lock out every user. Both files
+    name the *user*, never a group.
     """
     owners = {str(uid)} if user_name is None else {str(uid), user_name}
     ranges = []
@@ -56,14 +56,14 @@ def parse_subid(text: str, uid: int, user_name: str | None) -> list[SubidRange]:
 
 
 def single_map(own_id: int, inside: int = 0) -> tuple[IdMap, ...]:
-    """Map one id: *own_id* appears as *inside*. The one map that needs no privilege and no helper."""
+    """Map one id: *own_id* appears as *inside*. Only this map needs neither privileges nor a helper program."""
     return (IdMap(inside=inside, outside=own_id, count=1),)
 
 
 def auto_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE) -> tuple[IdMap, ...]:
     """Map 0 to *own_id* and 1 on to the subordinate *ranges* in their order, up to *size* ids in all.
 
-    A range that holds *own_id* is cut there, since no outside id may appear twice in a map (EINVAL).
+    A range that contains *own_id* is split there: the kernel refuses a map with the same outside id twice (EINVAL).
     """
     result = [IdMap(inside=0, outside=own_id, count=1)]
     following = 1
@@ -80,10 +80,10 @@ def auto_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE) ->
 
 
 def keep_id_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE) -> tuple[IdMap, ...]:
-    """Map *own_id* to itself and the other ids below *size* to the subordinate *ranges* in their order.
+    """Map *own_id* to itself, and the other ids below *size* to the subordinate *ranges* in their order.
 
-    As podman's --userns=keep-id: who starts the sandbox has the same number inside, and 0 is a subordinate id. For own id 0
-    it is what :func:`auto_map` gives.
+    This is podman's --userns=keep-id: the user who starts the sandbox has the same id inside, and 0 is a subordinate id. For own
+    id 0 the result is that of :func:`auto_map`.
     """
     result = [IdMap(inside=own_id, outside=own_id, count=1)]
     taken = [(own_id, own_id + 1)]
@@ -103,9 +103,9 @@ def keep_id_map(own_id: int, ranges: Sequence[SubidRange], size: int = MAP_SIZE)
 
 
 def not_subordinate(id_map: Iterable[IdMap], own_id: int, ranges: Sequence[SubidRange]) -> list[int]:
-    """Return the positions of the entries of *id_map* that newuidmap(1) would not write for the user *own_id*.
+    """Return the indices of the entries of *id_map* that newuidmap(1) would refuse for the user *own_id*.
 
-    It takes the own id alone, and what lies within one line of the user's in /etc/subuid.
+    It accepts the user's own id, with a count of 1, and ranges that lie within one line of the user's in /etc/subuid.
     """
     return [
         number
@@ -119,12 +119,12 @@ def not_subordinate(id_map: Iterable[IdMap], own_id: int, ranges: Sequence[Subid
 
 
 def root_map(start: int = ROOT_RANGE_START, size: int = MAP_SIZE) -> tuple[IdMap, ...]:
-    """Map 0 to *size* - 1 to a range that belongs to nobody; for real root, whose own id stays outside."""
+    """Map 0 to *size* - 1 to a range of ids that no user has. For real root, whose own id is not in the map."""
     return (IdMap(inside=0, outside=start, count=size),)
 
 
 def _without(start: int, end: int, taken: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the parts of [start, end) that lie in none of *taken*."""
+    """Return the parts of [start, end) that are in none of *taken*."""
     free = [(start, end)]
     for low, high in taken:
         parts = []
@@ -135,7 +135,7 @@ def _without(start: int, end: int, taken: Iterable[tuple[int, int]]) -> list[tup
 
 
 def parse_map(text: str) -> tuple[IdMap, ...]:
-    """Return the map that *text* (of /proc/PID/uid_map or gid_map) shows."""
+    """Parse *text*, the content of /proc/PID/uid_map or gid_map."""
     lines = (line.split() for line in text.splitlines())
     return tuple(
         IdMap(inside=int(line[0]), outside=int(line[1]), count=int(line[2])) for line in lines if line
@@ -143,16 +143,16 @@ def parse_map(text: str) -> tuple[IdMap, ...]:
 
 
 def covers(own_map: Iterable[IdMap], wanted: Iterable[IdMap]) -> bool:
-    """Tell whether every outside id of *wanted* exists in a user namespace whose own map is *own_map*.
+    """Return whether every outside id of *wanted* exists in a user namespace whose own map is *own_map*.
 
-    The kernel refuses (EPERM) a map of ids that the parent namespace lacks, as in a container of fewer ids.
+    The kernel refuses a map with ids that the parent namespace does not have (EPERM), for example in a container with few ids.
     """
     have = [(entry.inside, entry.inside + entry.count) for entry in own_map]
     return not any(_without(entry.outside, entry.outside + entry.count, have) for entry in wanted)
 
 
 def lookup(id_map: Iterable[IdMap], inside: int) -> int | None:
-    """Return the outside id of *inside*, None when the map lacks it."""
+    """Return the outside id of *inside*, or None if it is not in the map."""
     for entry in id_map:
         if entry.inside <= inside < entry.inside + entry.count:
             return entry.outside + inside - entry.inside
@@ -160,9 +160,9 @@ def lookup(id_map: Iterable[IdMap], inside: int) -> int | None:
 
 
 def through(outer: Sequence[IdMap], wanted: Iterable[IdMap]) -> tuple[IdMap, ...] | None:
-    """Return *wanted* as it is written in a user namespace with the map *outer*, both with outside ids of the same namespace.
+    """Translate *wanted* into the ids of a user namespace with the map *outer*. The outside ids of both are of one namespace.
 
-    None where *outer* lacks one of the ids.
+    Returns None if one of the ids is not in *outer*.
     """
     result = []
     for entry in wanted:
@@ -182,7 +182,7 @@ def through(outer: Sequence[IdMap], wanted: Iterable[IdMap]) -> tuple[IdMap, ...
 
 
 def is_single(id_map: Sequence[IdMap]) -> bool:
-    """Tell whether the map has one id only, which is when an ordinary user may write it."""
+    """Return whether the map has a single id. An unprivileged user may write such a map."""
     return len(id_map) == 1 and id_map[0].count == 1
 
 
@@ -195,15 +195,16 @@ def write_maps(
     newgidmap: str | None = None,
     proc_root: str = "/proc",
 ) -> None:
-    """Write both maps of the user namespace that process *pid* has just made; once, from its parent namespace.
+    """Write both maps of the user namespace that process *pid* has just made. Call this once, from the parent namespace.
 
-    With *newuidmap* and *newgidmap* these programs write them, which they do for subordinate ranges of the calling user.
-    Otherwise they are written directly: by root any map; by an ordinary user only that of one id, its own, and then
-    setgroups(2) is denied in the namespace for good (else a process could drop a group that denies it something).
+    If *newuidmap* and *newgidmap* are given, these programs write the maps. They accept the subordinate ranges of the calling
+    user. Otherwise this process writes them: root may write any map, an unprivileged user only a map of its own single id. In
+    that case setgroups(2) is denied in the namespace for good, because a process could otherwise drop a group that denies it
+    access.
 
     Raises:
-        OSError: EPERM, EINVAL: refused; the text holds what was tried, and what the helper wrote to its standard error.
-        ProcessLookupError, FileNotFoundError: there is no such process, or it has ended.
+        OSError: EPERM, EINVAL: the kernel or the helper refused; the text has the map and the helper's standard error.
+        ProcessLookupError, FileNotFoundError: the process does not exist or has ended.
         ValueError: a map is empty.
     """
     if not uid_map or not gid_map:
@@ -220,7 +221,7 @@ def write_maps(
 
 
 def _write(path: str, text: str) -> None:
-    # One write(2) for the whole map: the kernel takes no second one.
+    # One write(2) for the whole map: the kernel refuses a second one.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode("ascii"))
@@ -232,12 +233,12 @@ def _write(path: str, text: str) -> None:
 
 
 def _run_helper(program: str, pid: int, id_map: Sequence[IdMap]) -> None:
-    """Run newuidmap(1) or newgidmap(1); spawned and not forked, since importing subprocess costs more than the call."""
+    """Run newuidmap(1) or newgidmap(1) with posix_spawn(3): importing subprocess would take longer than the call."""
     numbers = [str(number) for entry in id_map for number in (entry.inside, entry.outside, entry.count)]
     arguments = [program, str(pid), *numbers]
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        actions = [  # 0 last: the pipe's end may be 0 where the standard descriptors are closed
+        actions = [  # descriptor 0 last: the pipe may be on 0 if the standard descriptors are closed
             (os.POSIX_SPAWN_DUP2, writer, 1),
             (os.POSIX_SPAWN_DUP2, writer, 2),
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

@@ -1,4 +1,4 @@
-"""Job control of the shell that started this process: foreground, background and suspension; see credentials(7) and termios(3)."""
+"""Interact with the job control of the shell that started this process; see credentials(7) and termios(3)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import signal
 
 
 def in_background(fd: int) -> bool:
-    """Return whether *fd* is the controlling terminal of this process, and another process group is in its foreground.
+    """Return whether *fd* is the controlling terminal of this process and another process group is in the foreground.
 
-    The kernel stops a process of the background that reads the terminal (SIGTTIN) or changes its attributes (SIGTTOU).
+    The kernel stops a background process that reads from the terminal (SIGTTIN) or changes its attributes (SIGTTOU).
     """
     try:
         return os.tcgetpgrp(fd) != os.getpgrp()
@@ -31,7 +31,7 @@ def can_be_suspended() -> bool:
 
 
 def suspend() -> None:
-    """Stop this process group as ctrl-z does on a terminal. Return when SIGCONT has resumed it."""
+    """Stop this process group, as ctrl-z does on a terminal. Return when SIGCONT has resumed it."""
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
         os.kill(0, signal.SIGTSTP)
@@ -40,6 +40,6 @@ def suspend() -> None:
 
 
 def _parent_of(pid: int) -> int:
-    """Return the parent of *pid*, from /proc/PID/stat: the name in parentheses may contain anything; see proc_pid_stat(5)."""
+    """Return the parent of *pid* from /proc/PID/stat. The name in parentheses may contain any character; see proc_pid_stat(5)."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[1])

@@ -1,6 +1,7 @@
-"""Rules of Landlock: which files, TCP ports and processes outside a program reaches, whatever permissions say; landlock(7).
+"""Apply Landlock rules: which files, TCP ports and processes outside the sandbox a program may reach; landlock(7).
 
-Rights are handled, that is refused but where a rule allows them, kind by kind: what is not asked for stays as it is.
+Landlock restricts on top of file permissions. It refuses the rights of a "handled" kind except where a rule allows them. Kinds
+that the rules do not name are not handled, so they stay unrestricted.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ _OF_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _SCOPES = 0b11  # abstract unix sockets, signals
 
 NEEDED: Mapping[str, int] = {"read": 2, "execute": 2, "write": 3, "connect": 4, "bind": 4}
-"""The version of the interface that can hold each. Version 1 cannot allow a rename between directories, nor can version 2 refuse
-a change of a file's length."""
+"""The ABI version that each kind needs. Version 1 cannot allow renames between directories. Version 2 cannot restrict
+truncation."""
 
 LINUX: Mapping[int, str] = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7"}
-"""The version of Linux that each came with."""
+"""The Linux version that introduced each ABI version."""
 
 SCOPED = 6
-"""The version from which on nothing outside can be signalled or connected to by an abstract socket."""
+"""The ABI version that can restrict signals, and connections by abstract unix sockets, to processes outside the sandbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What is allowed. Of the kinds that are None nothing is refused. *scoped*: nothing outside is signalled or connected to
-    by an abstract unix socket.
+    """What is allowed. None means that the kind is not restricted. With *scoped*, the program can neither send signals nor
+    connect by abstract unix sockets to processes outside the sandbox.
     """
 
     read: tuple[str, ...] | None = None
@@ -59,22 +60,25 @@ class Rules:
 
 
 def lacking(rules: Rules, version: int) -> tuple[str, ...]:
-    """Return the kinds of *rules* that *version* of the interface cannot hold."""
+    """Return the kinds of *rules* that ABI *version* cannot enforce."""
     return tuple(kind for kind in rules.kinds() if NEEDED[kind] > version)
 
 
 def make_ruleset(rules: Rules, opened: Iterable[tuple[str, int]], root_fd: int) -> int:
-    """Return a descriptor of a ruleset that holds *rules*, whose paths are *opened*: a kind and a descriptor for each.
+    """Create a ruleset with *rules* and return its descriptor.
 
-    *root_fd* is the root directory. The version of the kernel's interface must be enough (:func:`lacking`).
+    Args:
+        rules: the kernel's ABI version must support all of them (:func:`lacking`).
+        opened: a kind and an open descriptor for each path of *rules*.
+        root_fd: the root directory.
     """
     kinds = rules.kinds()
     files = sum(FILES[kind] for kind in kinds if kind in FILES)
     if files:
-        files |= _REFER  # refused in any case where any right to files is handled
+        files |= _REFER  # Landlock refuses it anyway as soon as any right to files is handled
     ports = sum(PORTS[kind] for kind in kinds if kind in PORTS)
     scoped = _SCOPES if rules.scoped else 0
-    # A kernel that does not know the last fields takes a structure without them.
+    # A kernel that does not know the last fields takes a shorter structure.
     size = 24 if scoped else 16 if ports else 8
     ruleset = _libc.landlock_create_ruleset(files, ports, scoped, size)
     try:
@@ -95,7 +99,7 @@ def make_ruleset(rules: Rules, opened: Iterable[tuple[str, int]], root_fd: int) 
 
 
 def restrict(ruleset: int) -> None:
-    """Hold this process, and what it starts, to *ruleset*, and close it.
+    """Restrict this process and its descendants to *ruleset*, and close its descriptor.
 
     Raises:
         OSError: EPERM without no_new_privs or CAP_SYS_ADMIN in this user namespace.

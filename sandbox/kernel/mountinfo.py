@@ -1,4 +1,4 @@
-"""Reading /proc/PID/mountinfo; proc_pid_mountinfo(5). Pure: text in, values out."""
+"""Parse and query /proc/PID/mountinfo; proc_pid_mountinfo(5). Pure: the functions take text and return values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _ESCAPES = (
     ("\\011", "\t"),
     ("\\012", "\n"),
     ("\\134", "\\"),
-)  # the backslash last: it starts the others
+)  # the backslash last: it starts the other escapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountEntry:
-    """What one line says. *options* are those of the mount, *super_options* those of the file system behind it."""
+    """One line of the table. *options* are those of the mount, *super_options* those of its file system."""
 
     mount_id: int
     parent_id: int
@@ -25,19 +25,19 @@ class MountEntry:
     options: tuple[str, ...]
     fstype: str
     super_options: tuple[str, ...]
-    #: Whether what is mounted on it shows in copies of this mount namespace: it is shared, or receives mounts itself.
+    #: Whether mounts below it propagate to copies of this mount namespace: it is a shared mount, or a slave of one.
     travels: bool = False
     source: str = ""
-    #: "MAJOR:MINOR" of the file system, the same for every mount of it.
+    #: "MAJOR:MINOR" of the file system, equal for all its mounts.
     device: str = ""
 
 
 def parse_mountinfo(text: str) -> list[MountEntry]:
-    """Return the entries of *text*, octal escapes decoded; a line of another form is left out."""
+    """Return the entries of *text* with octal escapes decoded. Malformed lines are skipped."""
     entries = []
     for line in text.splitlines():
         fields = line.split(" ")
-        # Any number of optional fields stands between the sixth and the separator.
+        # Between the sixth field and the separator there can be any number of optional fields.
         if "-" not in fields[6:] or not (fields[0].isdigit() and fields[1].isdigit()):
             continue
         rest = fields[fields.index("-", 6) + 1 :]
@@ -67,12 +67,12 @@ def _unescape(field: str) -> str:
 
 
 def within(entry: MountEntry, path: str) -> str:
-    """Return where *path*, which lies on the mount *entry*, is in the file system itself: a path from its own root."""
+    """Return the path, from the root of the file system, of *path*, which is on the mount *entry*."""
     return (entry.root.rstrip("/") + path[len(entry.mount_point.rstrip("/")) :]) or "/"
 
 
 def subtree(entries: Iterable[MountEntry], top: int) -> list[MountEntry]:
-    """Return the entry of mount *top* followed by those of all mounts below it.
+    """Return the entry of mount *top*, followed by the entries of all mounts below it.
 
     Raises:
         KeyError: there is no mount *top*.
@@ -80,7 +80,7 @@ def subtree(entries: Iterable[MountEntry], top: int) -> list[MountEntry]:
     by_id = {entry.mount_id: entry for entry in entries}
     below = _by_parent(by_id.values())
     found = [by_id[top]]
-    for entry in found:  # grows as mounts below are found
+    for entry in found:  # grows during the loop
         found += below.get(entry.mount_id, [])
     return found
 
@@ -88,22 +88,22 @@ def subtree(entries: Iterable[MountEntry], top: int) -> list[MountEntry]:
 def _by_parent(entries: Iterable[MountEntry]) -> dict[int, list[MountEntry]]:
     found: dict[int, list[MountEntry]] = {}
     for entry in entries:
-        if entry.parent_id != entry.mount_id:  # as that of the first mount of a machine may be
+        if entry.parent_id != entry.mount_id:  # equal for the first mount of a machine
             found.setdefault(entry.parent_id, []).append(entry)
     return found
 
 
 def reachable(tree: Sequence[MountEntry]) -> list[MountEntry]:
-    """Return the mounts of *tree*, which :func:`subtree` made, to which a path leads from its top; the top comes first.
+    """Return the mounts of *tree*, a result of :func:`subtree`, that are reachable by a path from its top. The top is first.
 
-    A mount is out of reach where another one lies over its root, where another child of its parent lies over a directory above its
-    mount point, or where its directory was removed. Paths alone do not tell: what is mounted on /a before /a is mounted over has the same path as
-    what is mounted there after.
+    A mount is unreachable if another mount covers its root, if a sibling covers a directory above its mount point, or if its
+    directory was removed. The path alone cannot decide this: a mount on /a/b keeps its path when a later mount covers /a, and
+    then has the same path as a mount made on /a/b after that.
     """
     found = [tree[0]]
     covered = set()
     below = _by_parent(tree[1:])
-    for parent in found:  # grows as children are found
+    for parent in found:  # grows during the loop
         children = below.get(parent.mount_id, [])
         on_root = [child for child in children if child.mount_point == parent.mount_point]
         if on_root and parent is not tree[0]:
@@ -114,7 +114,7 @@ def reachable(tree: Sequence[MountEntry]) -> list[MountEntry]:
 
 
 def _hidden(entry: MountEntry, siblings: Collection[str]) -> bool:
-    """Tell whether *entry* lies below one of the mount points *siblings*, or its own directory was removed."""
+    """Return whether *entry* is below one of the mount points *siblings*, or its directory was removed."""
     if entry.mount_point.endswith("//deleted"):
         return True
     above = entry.mount_point
@@ -126,7 +126,7 @@ def _hidden(entry: MountEntry, siblings: Collection[str]) -> bool:
 
 
 def visible(entries: Sequence[MountEntry]) -> list[MountEntry]:
-    """Return the mounts of *entries*, the whole table of a process, to which a path leads from its root."""
+    """Return the mounts of *entries*, the whole table of a process, that are reachable by a path from its root."""
     ids = {entry.mount_id for entry in entries if entry.parent_id != entry.mount_id}
     for entry in entries:
         if entry.mount_point == "/" and entry.parent_id not in ids:
@@ -136,20 +136,20 @@ def visible(entries: Sequence[MountEntry]) -> list[MountEntry]:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A directory by its file system ("MAJOR:MINOR") and its path in there: the same for each mount that shows it."""
+    """A directory by its file system ("MAJOR:MINOR") and its path in it: the same for each mount of it."""
 
     device: str
     path: str
 
 
 def mount_of(mounts: Iterable[MountEntry], path: str) -> MountEntry | None:
-    """Return the one of the :func:`visible` *mounts* that the absolute *path*, without symbolic links, leads into."""
+    """Return the mount, of the :func:`visible` *mounts*, of the absolute *path*, which has no symbolic links."""
     around = [entry for entry in mounts if is_inside(path, entry.mount_point)]
     return max(around, key=lambda entry: len(entry.mount_point), default=None)
 
 
 def location(mounts: Iterable[MountEntry], path: str) -> Location | None:
-    """Return where the absolute *path*, without symbolic links, is in its file system; *mounts* are the :func:`visible` ones."""
+    """Return the location of the absolute *path*, which has no symbolic links; *mounts* are the :func:`visible` ones."""
     entry = mount_of(mounts, path)
     return None if entry is None else Location(entry.device, join(entry.root, path, entry.mount_point))
 
@@ -157,7 +157,8 @@ def location(mounts: Iterable[MountEntry], path: str) -> Location | None:
 def paths_to(mounts: Sequence[MountEntry], top: str, wanted: Location) -> Iterator[str]:
     """Yield each path, *top* or below it, at which the :func:`visible` *mounts* show *wanted* or a part of it.
 
-    Of a part, that is where the mount shows it which has no more of *wanted* than that. A path at which another mount lies is none.
+    If a mount shows only a part of *wanted*, the path is that of its mount point (or *top*). Paths that another mount covers are
+    left out.
     """
     around = mount_of(mounts, top)
     for entry in mounts:
@@ -176,11 +177,11 @@ def paths_to(mounts: Sequence[MountEntry], top: str, wanted: Location) -> Iterat
 
 
 def is_inside(path: str, directory: str) -> bool:
-    """Tell whether *path* is *directory* or lies below it; both absolute, without symbolic links."""
+    """Return whether *path* is *directory* or below it; both are absolute and have no symbolic links."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def join(base: str, path: str, above: str) -> str:
-    """Return the path below *base* that *path* is below *above*."""
+    """Replace the leading directory *above* of *path* by *base*."""
     below = path[len(above.rstrip("/")) :].lstrip("/")
     return f"{base.rstrip('/')}/{below}" if below else base

@@ -1,4 +1,4 @@
-"""Names of namespaces to flags, making them and joining them; namespaces(7)."""
+"""Create, join and identify namespaces by the names of the spec; namespaces(7)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = {
     "cgroup": "cgroup",
     "time": "time_for_children",
 }
-"""The entry of /proc/PID/ns that stands for what *children* of the process get; the same as its own but for pid and time."""
+"""The entries of /proc/PID/ns for the namespaces of the *children* of a process; only pid and time differ from its own."""
 
 
 # include/uapi/linux/nsfs.h: _IO(0xb7, N), which a few architectures mark as "no data".
@@ -41,17 +41,17 @@ _IO = 0x2000B700 if os.uname().machine.startswith(("ppc", "mips", "sparc", "alph
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = (_IO | number for number in (1, 2, 3, 4))
 
 Identity = tuple[int, int]
-"""Device and inode of a namespace, which only the same namespace has as long as it lives."""
+"""Device and inode of a namespace. No other namespace has the same pair as long as it lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserNamespaceFact:
-    """A user namespace that may be entered, as we see it."""
+    """A user namespace that the sandbox may enter, as seen from this process."""
 
     identity: Identity
-    #: The user who made it, in our numbers.
+    #: The uid of its creator, in the numbers of our user namespace.
     owner: int
-    #: The ids that it has and who they are for us; empty where we may not enter it.
+    #: Its id maps, with outside ids in the numbers of our user namespace; empty if we may not enter it.
     uid_map: tuple[IdMap, ...] = ()
     gid_map: tuple[IdMap, ...] = ()
     setgroups: bool = True
@@ -59,23 +59,23 @@ class UserNamespaceFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceFact:
-    """A namespace that is to be joined; *problem* says why it cannot be."""
+    """A namespace that is to be joined. If it cannot be joined, *problem* is the reason."""
 
     path: str
     problem: str | None = None
     hint: str | None = None
     identity: Identity = (0, 0)
-    #: Whether we are in it ourselves.
+    #: Whether this process is in it.
     own: bool = False
-    #: The user namespace that it belongs to (for one of users: itself); None where that is none below ours.
+    #: The user namespace that owns it (a user namespace: itself); None if that is not a descendant of ours.
     user: UserNamespaceFact | None = None
 
 
 def kind_of(fd: int) -> str | None:
-    """Return the kind of the namespace that *fd* refers to; None where it is something else.
+    """Return the kind of the namespace that *fd* refers to, or None if *fd* is not a namespace.
 
     Raises:
-        OSError: the kernel does not say (before Linux 4.11).
+        OSError: the kernel does not support the request (before Linux 4.11).
     """
     try:
         flag = fcntl.ioctl(fd, _NS_GET_NSTYPE)
@@ -87,33 +87,33 @@ def kind_of(fd: int) -> str | None:
 
 
 def owner_of(fd: int) -> int:
-    """Open the user namespace that owns the namespace *fd*; of a user namespace, its parent.
+    """Open the user namespace that owns the namespace *fd*; for a user namespace, open its parent.
 
     Raises:
-        OSError: EPERM when that is neither our user namespace nor one below it.
+        OSError: EPERM if that is neither our user namespace nor one below it.
     """
     return fcntl.ioctl(fd, _NS_GET_USERNS)
 
 
 def owner_uid(fd: int) -> int:
-    """Return the user, in our numbers, who made the user namespace *fd*."""
+    """Return the uid, in the numbers of our user namespace, of the creator of the user namespace *fd*."""
     answer = bytearray(4)
     fcntl.ioctl(fd, _NS_GET_OWNER_UID, answer)
     return int.from_bytes(answer, sys.byteorder)
 
 
 def identity_of(fd: int) -> Identity:
-    """Return what tells the namespace *fd* from all others."""
+    """Return the device and inode number that identify the namespace *fd*."""
     info = os.fstat(fd)
     return info.st_dev, info.st_ino
 
 
 ENTRIES = {**FILES, "pid": "pid", "time": "time"}
-"""The entry of /proc/PID/ns that stands for what the process itself is in."""
+"""The entries of /proc/PID/ns for the namespaces of the process itself."""
 
 
 def own_identity(name: str) -> Identity:
-    """Return the identity of our own namespace of kind *name*; (0, 0) where the kernel has no such kind."""
+    """Return the identity of our own namespace of kind *name*, or (0, 0) if the kernel does not have that kind."""
     try:
         info = os.stat(f"/proc/self/ns/{ENTRIES[name]}")
     except FileNotFoundError:
@@ -122,12 +122,12 @@ def own_identity(name: str) -> Identity:
 
 
 def write_clock_offsets(offsets: Iterable[tuple[str, int]], *, proc_root: str = "/proc") -> None:
-    """Add nanoseconds to the clocks "monotonic" and "boottime" of the time namespace that our children will be in.
+    """Add nanoseconds to the clocks "monotonic" and "boottime" of the time namespace of our future children.
 
-    After :func:`unshare` made it, and before the first child: the kernel takes none later (EACCES).
+    Call this after :func:`unshare` made the namespace and before the first child: the kernel accepts no offsets later (EACCES).
 
     Raises:
-        OSError: ERANGE for clocks beyond what the kernel can count (146 years); EPERM without CAP_SYS_TIME.
+        OSError: ERANGE for an offset that the kernel cannot represent (146 years); EPERM without CAP_SYS_TIME.
     """
     lines = "".join(f"{name} {value // 10**9} {value % 10**9}\n" for name, value in offsets)
     path = f"{proc_root}/self/timens_offsets"
@@ -141,10 +141,10 @@ def write_clock_offsets(offsets: Iterable[tuple[str, int]], *, proc_root: str = 
 
 
 def flags_of(names: Iterable[str]) -> int:
-    """Return the CLONE_NEW* flags of *names* joined together.
+    """Return the combined CLONE_NEW* flags of *names*.
 
     Raises:
-        ValueError: a name is none of the eight namespaces.
+        ValueError: a name is not one of the eight namespaces.
     """
     result = 0
     for name in names:
@@ -155,15 +155,15 @@ def flags_of(names: Iterable[str]) -> int:
 
 
 def unshare(names: Iterable[str]) -> None:
-    """Give this process new namespaces of the kinds *names*; nothing is called when there are none.
+    """Give this process new namespaces of the kinds *names*. Without names, no system call is made.
 
-    A new pid or time namespace holds the children made from now on, not this process. Where "user" is among several the
-    kernel makes it first, and it owns the others; but an id map must be written by another process before ids can be used.
+    A new pid or time namespace applies to children made from now on, not to this process. If "user" is among several names, the
+    kernel makes it first, and it owns the others. Another process must write its id maps before ids can be used.
 
     Raises:
-        OSError: EPERM without CAP_SYS_ADMIN, or user namespaces are forbidden to this user; ENOSPC when a limit of
-            /proc/sys/user or the nesting depth of 32 is reached; EINVAL for a kind this kernel lacks.
-        ValueError: a name is none of the eight namespaces.
+        OSError: EPERM without CAP_SYS_ADMIN, or if user namespaces are forbidden to this user; ENOSPC if a limit of
+            /proc/sys/user or the nesting depth of 32 is reached; EINVAL for a kind that this kernel does not have.
+        ValueError: a name is not one of the eight namespaces.
     """
     flags = flags_of(names)
     if flags:
@@ -174,8 +174,8 @@ def join(name: str, path: str | int) -> None:
     """Enter the namespace of kind *name* that *path* (a file like /proc/PID/ns/net, or a descriptor of one) refers to.
 
     Raises:
-        OSError: ENOENT, EACCES from opening *path*; EINVAL when it is of another kind; EPERM without CAP_SYS_ADMIN there.
-        ValueError: *name* is none of the eight namespaces.
+        OSError: ENOENT, EACCES from opening *path*; EINVAL if it is of another kind; EPERM without CAP_SYS_ADMIN there.
+        ValueError: *name* is not one of the eight namespaces.
     """
     flags = flags_of((name,))
     if isinstance(path, int):

@@ -1,13 +1,13 @@
-"""Bringing up the loopback interface of a new network namespace; netdevice(7).
+"""Bring up the loopback interface of a new network namespace; netdevice(7).
 
-One ioctl instead of netlink, because importing a netlink library costs more than a whole start (see DESIGN, 23).
+The module uses an ioctl instead of netlink: importing a netlink library takes longer than the whole start of a sandbox.
 """
 
 from __future__ import annotations
 
 import fcntl
 
-# Here and not in the function: after pivot_root an import would look for modules in the sandbox's files, and run them.
+# Imported at module level: after pivot_root an import would find modules in the sandbox's files and execute them.
 import socket
 import struct
 
@@ -21,13 +21,13 @@ def interface_flags(name: str) -> int:
     """Return the IFF_* flags of the interface *name* of this network namespace.
 
     Raises:
-        OSError: ENODEV when there is no such interface.
+        OSError: ENODEV if there is no such interface.
     """
     return _flags_ioctl(_SIOCGIFFLAGS, name, 0)
 
 
 def loopback_up() -> None:
-    """Bring up ``lo`` of this network namespace; the kernel then gives it 127.0.0.1 and ::1 itself.
+    """Bring up ``lo`` of this network namespace; the kernel then assigns 127.0.0.1 and ::1.
 
     Raises:
         OSError: EPERM without CAP_NET_ADMIN over the network namespace.
@@ -36,7 +36,7 @@ def loopback_up() -> None:
 
 
 def _flags_ioctl(request: int, name: str, flags: int) -> int:
-    # A unix socket carries interface ioctls as well, and exists where a kernel or a filter has no IPv4.
+    # A unix socket supports interface ioctls too, and works if the kernel has no IPv4 or a filter forbids it.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         try:
             answer = fcntl.ioctl(channel, request, _IFREQ.pack(name.encode(), flags))

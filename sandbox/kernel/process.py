@@ -1,4 +1,4 @@
-"""What one process can be told about itself: prctl(2) settings, its keyring, its descriptors, signals by pidfd."""
+"""Change attributes of processes: prctl(2) settings, keyring, descriptors, title; signal and kill processes by pidfd."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def become_subreaper() -> None:
 def set_parent_death_signal(number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
     """Have the kernel send *number* when the parent *thread* ends (PR_SET_PDEATHSIG).
 
-    A change of ids or capabilities and an exec of a set-id file clear the setting, fork does not pass it on: call it after
-    the last of these. A parent that died before the call sends nothing any more, hence *parent*: the pid that this process
-    expects as its parent's. It says nothing when the parent is in an outer pid namespace (its pid is 0 then, as is that
-    of whoever inherits the child); there a pipe whose writing end only the parent holds must tell.
+    A change of ids or capabilities and an exec of a set-id file clear the setting, and fork does not inherit it: call this after
+    the last of these. A parent that died before the call sends no signal. Therefore *parent* is the pid that this process
+    expects as its parent's. The check is meaningless if the parent is in an outer pid namespace: the pid of any such parent
+    is 0. In that case detect the end of the parent with a pipe whose writing end only the parent keeps open.
 
     Raises:
-        OSError: ESRCH when the parent is no longer *parent*.
+        OSError: ESRCH if the parent is no longer *parent*.
     """
     _libc.prctl(_libc.PR_SET_PDEATHSIG, number)
     if parent is not None and os.getppid() != parent:
@@ -35,29 +35,29 @@ def set_parent_death_signal(number: int = signal.SIGKILL, *, parent: int | None 
 
 
 def set_no_new_privileges() -> None:
-    """Let no exec of this process or its descendants gain privileges, set-id bits and file capabilities included.
+    """Prevent this process and its descendants from gaining privileges by exec, through set-id bits or file capabilities.
 
-    It cannot be undone (PR_SET_NO_NEW_PRIVS).
+    This cannot be undone (PR_SET_NO_NEW_PRIVS).
     """
     _libc.prctl(_libc.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def set_dumpable(value: bool) -> None:
-    """Allow or forbid core dumps of, and ptrace and most of /proc/PID to processes without privilege over, this process.
+    """Allow or forbid core dumps of this process, and unprivileged access to it by ptrace and most of /proc/PID.
 
-    The kernel forbids again at a change of ids, and allows again at an exec (PR_SET_DUMPABLE).
+    The kernel resets this to "forbidden" at a change of ids and to "allowed" at an exec (PR_SET_DUMPABLE).
     """
     _libc.prctl(_libc.PR_SET_DUMPABLE, int(value))
 
 
 def leave_session_keyring() -> bool:
-    """Give this process an empty session keyring in place of the user's; False where the kernel has no keys at all.
+    """Give this process an empty session keyring in place of the user's; return False if the kernel has no keyrings.
 
-    keyrings(7): a session keyring is not a thing of any namespace; without this, the sandbox would read the host
-    session's keys.
+    Session keyrings do not belong to a namespace (keyrings(7)). Without this call, the sandbox could read the keys of the host
+    session.
 
     Raises:
-        OSError: EDQUOT when the user has too many keys (/proc/key-users).
+        OSError: EDQUOT if the user has too many keys (/proc/key-users).
     """
     try:
         _libc.join_new_session_keyring()
@@ -76,22 +76,22 @@ def close_descriptors_from(first: int) -> None:
         if error.errno not in (
             errno.ENOSYS,
             errno.EPERM,
-        ):  # Linux before 5.9; a seccomp filter that knows no such call
+        ):  # Linux before 5.9; a seccomp filter without this call
             raise
         for name in os.listdir("/proc/self/fd"):
             if int(name) >= first:
                 try:
                     os.close(int(name))
                 except OSError as gone:
-                    if gone.errno != errno.EBADF:  # the listing's own descriptor
+                    if gone.errno != errno.EBADF:  # the descriptor of the listing itself
                         raise
 
 
 def send_signal(pidfd: int, number: int) -> None:
-    """Send signal *number* to the process behind *pidfd*, which cannot have been recycled as a pid can.
+    """Send signal *number* to the process that *pidfd* refers to. Unlike a pid, a pidfd is never reused for another process.
 
     Raises:
-        OSError: ESRCH (ProcessLookupError) when it has ended and been reaped.
+        OSError: ESRCH (ProcessLookupError) if the process has ended and been reaped.
     """
     if hasattr(signal, "pidfd_send_signal"):
         signal.pidfd_send_signal(pidfd, number)
@@ -118,7 +118,7 @@ def ends_within(pid: int, seconds: float) -> bool:
 
 
 def empty_standard_input() -> None:
-    """Replace standard input of this process and its children by /dev/null.
+    """Replace the standard input of this process and its children by /dev/null.
 
     Raises:
         OSError: /dev/null cannot be opened.
@@ -142,13 +142,13 @@ def close_descriptors_but(keep: set[int]) -> None:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when the process *pid* was started, in clock ticks since boot: no two with one pid share it. None: there is none."""
+    """Return when the process *pid* was started, in clock ticks since boot, None if it is gone. A reused pid has another time."""
     stat = _stat(pid, None)
     return None if stat is None else stat.start
 
 
 def is_alive(pid: int, start: int) -> bool:
-    """Tell whether the process *pid* that was started at *start* (see :func:`start_time`) has not ended; a zombie has."""
+    """Return whether the process *pid* that was started at *start* (see :func:`start_time`) still runs; a zombie does not."""
     stat = _stat(pid, None)
     return stat is not None and stat.start == start and stat.state not in "ZX"
 
@@ -162,7 +162,7 @@ class _Stat:
 
 
 def _stat(pid: int, proc_fd: int | None) -> _Stat | None:
-    """Return what proc_pid_stat(5) says of *pid*, in the /proc that *proc_fd* refers to; None where the process is gone."""
+    """Read /proc/PID/stat (proc_pid_stat(5)) of *pid* in the /proc *proc_fd*; None if the process is gone."""
     text = _read(f"{pid}/stat", proc_fd)
     if text is None:
         return None
@@ -191,12 +191,12 @@ def _processes(proc_fd: int | None) -> list[_Stat]:
 
 
 def count_others(proc_fd: int) -> int:
-    """Return how many processes but this one run in the pid namespace whose /proc *proc_fd* refers to; who has ended does not count."""
+    """Return how many processes other than this one run in the pid namespace of the /proc *proc_fd*; zombies do not count."""
     return sum(stat.pid != os.getpid() and stat.state not in "ZX" for stat in _processes(proc_fd))
 
 
 def _descendants(spare: Collection[int], proc_fd: int | None) -> list[_Stat]:
-    """Return the descendants of this process that have not ended, and its children that have; without those of *spare*."""
+    """Return the descendants of this process that run, and its own zombie children, except those in *spare*."""
     children: dict[int, list[_Stat]] = {}
     for stat in _processes(proc_fd):
         children.setdefault(stat.parent, []).append(stat)
@@ -211,14 +211,14 @@ def _descendants(spare: Collection[int], proc_fd: int | None) -> list[_Stat]:
 
 
 def end_descendants(*, spare: Collection[int] = (), proc_fd: int | None = None, timeout: float = 10) -> None:
-    """Kill every descendant of this process but those of *spare*, and reap those that are its children.
+    """Kill every descendant of this process except those in *spare*, and reap its children.
 
-    This process has to be a subreaper: nothing that it started, however often it forks, is ever anything else than its
-    descendant. All are stopped first. Who is stopped forks no more and holds its place below every limit on processes, so
-    that even a fork bomb comes to an end. *proc_fd* is a /proc of our pid namespace where there may be none at its path.
+    This process must be a subreaper. Then everything that it started, however often it forks, remains its descendant. The
+    function stops all descendants first. A stopped process cannot fork and still counts against every limit on processes, so
+    that even a fork bomb ends. *proc_fd* is a /proc of our pid namespace, for callers that may have none mounted at /proc.
 
     Raises:
-        TimeoutError: some outlive SIGKILL: for *timeout* seconds none has ended.
+        TimeoutError: processes outlive SIGKILL: none has ended for *timeout* seconds.
     """
     _end(lambda: _descendants(spare, proc_fd), proc_fd, timeout)
 
@@ -226,12 +226,13 @@ def end_descendants(*, spare: Collection[int] = (), proc_fd: int | None = None, 
 def end_rooted(
     source: str, *, namespace: int | None = None, spare: Collection[int] = (), timeout: float = 10
 ) -> None:
-    """Kill every process whose root is a mount of *source*, a name that only one mount has, but those of *spare*.
+    """Kill every process whose root is a mount with the source *source*, a name that only one mount has, except *spare*.
 
-    Also those in the mount namespace that the descriptor *namespace* holds: who has changed its root may see no mount any more.
+    Processes in the mount namespace *namespace* (a descriptor) are killed too. A process that has changed its root may no longer
+    see the mount.
 
     Raises:
-        TimeoutError: some outlive SIGKILL.
+        TimeoutError: some processes outlive SIGKILL.
     """
     held = None if namespace is None else _identity(os.fstat(namespace))
 
@@ -254,7 +255,7 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
 
 
 def _mount_namespace(pid: int) -> tuple[int, int] | None:
-    """Return which mount namespace *pid* is in, None where it has ended or we may not trace it."""
+    """Return the identity of the mount namespace of *pid*, or None if the process has ended or may not be traced by us."""
     try:
         return _identity(os.stat(f"/proc/{pid}/ns/mnt"))
     except OSError:
@@ -264,7 +265,7 @@ def _mount_namespace(pid: int) -> tuple[int, int] | None:
 def _root_source(pid: int) -> str | None:
     try:
         lines = (_read(f"{pid}/mountinfo", None) or "").splitlines()
-    except OSError:  # EINVAL: it has ended
+    except OSError:  # EINVAL: the process has ended
         return None
     for line in lines:
         before, _, after = line.partition(" - ")
@@ -293,7 +294,8 @@ def _end(members: Callable[[], list[_Stat]], proc_fd: int | None, timeout: float
                 except ChildProcessError:
                     pass
             _signal(stat, signal.SIGKILL, proc_fd)
-        if len(left) < fewest:  # thousands that wait for a processor take longer than one that waits for ever
+        # Restart the time limit at each progress: thousands of processes take long to end.
+        if len(left) < fewest:
             fewest, deadline = len(left), time.monotonic() + timeout
         if time.monotonic() > deadline:
             shown = ", ".join(str(stat.pid) for stat in left[:5])
@@ -303,26 +305,26 @@ def _end(members: Callable[[], list[_Stat]], proc_fd: int | None, timeout: float
 
 
 def _signal(stat: _Stat, number: int, proc_fd: int | None) -> None:
-    """Send signal *number* to the process that *stat* tells of, and to none that has got its pid since."""
+    """Send signal *number* to the process of *stat*, but not to a process that has reused its pid since."""
     try:
         pidfd = os.pidfd_open(stat.pid)
-    except OSError:  # ESRCH: gone
+    except OSError:  # ESRCH: the process has ended
         return
     try:
         now = _stat(stat.pid, proc_fd)
         if now is not None and now.start == stat.start:
             send_signal(pidfd, number)
     except (ProcessLookupError, PermissionError):
-        pass  # gone; or not ours to kill, which the time that it takes tells
+        pass  # it has ended, or we may not kill it; then the caller's time limit expires
     finally:
         os.close(pidfd)
 
 
 def set_title(title: str) -> None:
-    """Show *title* as this process's name and command line, in place of the command line that started it.
+    """Set the name and command line of this process to *title*.
 
-    The kernel reads the command line from the process's own memory, at the place that proc_pid_stat(5) tells
-    (fields 48 and 49); the interpreter has copied it long before.
+    The kernel reads the command line from the memory of the process, at the addresses in fields 48 and 49 of
+    proc_pid_stat(5). The interpreter copied its arguments from there at its start.
     """
     _libc.set_thread_name(title.encode())
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:

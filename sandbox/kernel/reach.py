@@ -1,7 +1,7 @@
-"""Which directory on a path is closed to an account that has no capabilities over the files of this machine.
+"""Find the directory on a path that a user without capabilities over the files of this machine may not search.
 
-A process in a child user namespace is such an account, root included (user_namespaces(7)): CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
-hold over files whose owner the namespace maps.
+A process in a child user namespace is in that position, even as root (user_namespaces(7)): its CAP_DAC_OVERRIDE and
+CAP_DAC_READ_SEARCH apply only to files whose owner is mapped in the namespace.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OPEN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedDirectory:
-    """A directory that *user* may not search (path_resolution(7)): its permission bits, the user and group who own it."""
+    """A directory that *user* may not search (path_resolution(7)): its permission bits, owner and group."""
 
     path: str
     user: int
@@ -32,9 +32,9 @@ class ClosedDirectory:
 
 
 def closed_directories(paths: Iterable[str]) -> dict[str, ClosedDirectory]:
-    """Return for each of *paths*, absolute and without symbolic links, the first closed directory on it, where there is one.
+    """Return the first closed directory on each of *paths* that has one. The paths are absolute, without symbolic links.
 
-    Empty if this thread has no such capability: then it finds out by itself what is closed.
+    Returns an empty result if this thread does not have these capabilities: opening the paths then fails anyway.
     """
     with lowered("DAC_OVERRIDE", "DAC_READ_SEARCH") as is_lowered:
         if not is_lowered:
@@ -59,7 +59,7 @@ def _first_closed(path: str) -> ClosedDirectory | None:
                     group=info.st_gid,
                 )
             except OSError:
-                return None  # gone meanwhile: it is missing when it is opened
+                return None  # the object is gone; opening it later will report that
             os.close(fd)
             fd, here = below, f"{here}/{name}"
         return None

@@ -1,4 +1,4 @@
-"""Per-process resource limits by the names of the spec; getrlimit(2)."""
+"""Check and set per-process resource limits by the names of the spec; getrlimit(2)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RESOURCES = {
     "stack": resource.RLIMIT_STACK,
     "cpu_time": resource.RLIMIT_CPU,
 }
-"""Units: open_files and processes are counts, file_size, core and stack bytes, cpu_time seconds.
+"""Units: open_files and processes are counts; file_size, core and stack are bytes; cpu_time is seconds.
 
-``processes`` counts the processes of one user id within one user namespace (Linux 5.14), not those of one sandbox.
+``processes`` counts the processes of one user id within one user namespace (since Linux 5.14), not those of one sandbox.
 """
 
 _LARGEST = 2**63 - 1
@@ -29,10 +29,10 @@ Value = int | str
 
 
 def encode(name: str, value: Value) -> int:
-    """Return *value* as setrlimit(2) wants it, "unlimited" as RLIM_INFINITY.
+    """Return *value* in the form that setrlimit(2) takes, "unlimited" as RLIM_INFINITY.
 
     Raises:
-        ValueError: *name* is no known limit; *value* is negative, too large for the kernel, or another word.
+        ValueError: *name* is no known limit; *value* is negative, too large for the kernel, or an unknown word.
     """
     if name not in RESOURCES:
         raise ValueError(f"unknown limit {name!r}: one of {', '.join(RESOURCES)}")
@@ -50,11 +50,11 @@ def check(
     may_raise: bool = False,
     max_open_files: int | None = None,
 ) -> None:
-    """Raise unless a process whose hard limits are *hard_limits* may set *limits*. Pure: nothing is asked of the kernel.
+    """Raise an error unless a process whose hard limits are *hard_limits* may set *limits*. Pure: makes no system call.
 
-    A hard limit can be raised only with CAP_SYS_RESOURCE in the *initial* user namespace (*may_raise*), so a sandbox with its
-    own user namespace never can; nor can it be raised before, by a supervisor without that capability. *max_open_files*
-    is /proc/sys/fs/nr_open, above which no open_files limit can be, whoever asks.
+    Only a process with CAP_SYS_RESOURCE in the *initial* user namespace may raise a hard limit (*may_raise*). So neither a
+    sandbox with its own user namespace nor a supervisor without that capability can raise one. *max_open_files* is
+    /proc/sys/fs/nr_open: even a privileged process cannot set open_files above it.
 
     Raises:
         ValueError: a limit is above its hard limit, or :func:`encode` refuses it.
@@ -84,14 +84,15 @@ def apply(
     set_limit: Callable[[int, tuple[int, int]], None] = resource.setrlimit,
     get_limit: Callable[[int], tuple[int, int]] = resource.getrlimit,
 ) -> None:
-    """Set *limits* on this process, soft and hard alike but for cpu_time; every value is checked before the first is set.
+    """Check every value of *limits*, then set them on this process: soft and hard limit alike, except for cpu_time.
 
-    The kernel looks at the hard limit of cpu_time first, and with both alike kills with SIGKILL, which looks like anything.
-    One second above the soft one, as far as our own hard limit lets it be, SIGXCPU says first what was reached.
+    For cpu_time the kernel checks the hard limit first. If both limits are equal, it kills the process with SIGKILL, which does
+    not show the cause. So the hard limit is set one second above the soft limit, if the current hard limit permits that, and
+    SIGXCPU arrives first.
 
     Raises:
-        ValueError: :func:`encode` refuses a value, or the kernel does (above the hard limit).
-        OSError: EPERM likewise.
+        ValueError: :func:`encode` or the kernel rejects a value (above the hard limit).
+        OSError: EPERM for the same reason.
     """
     encoded = {name: encode(name, value) for name, value in limits.items()}
     for name, value in encoded.items():
@@ -106,12 +107,12 @@ def apply(
 
 
 def counted_cpu_time(pid: int) -> float | None:
-    """Return the seconds that the kernel holds against the cpu_time of process *pid*, which may have ended but not been reaped.
+    """Return the cpu time in seconds that the kernel compares with RLIMIT_CPU for process *pid*, which may be a zombie.
 
-    None where it does not tell. It is not what wait4(2) tells: that counts the children that were waited for, too.
+    None if the kernel does not report it. The value differs from that of wait4(2), which includes waited-for children.
     """
     try:
-        # What clock_getcpuclockid(3) returns, but for CPUCLOCK_PROF (0), which RLIMIT_CPU is about, in place of CPUCLOCK_SCHED.
+        # The clock id of clock_getcpuclockid(3), but with CPUCLOCK_PROF (0), which RLIMIT_CPU uses, instead of CPUCLOCK_SCHED.
         return time.clock_gettime(~pid << 3)
     except OSError:
         return None
@@ -119,9 +120,10 @@ def counted_cpu_time(pid: int) -> float | None:
 
 @contextmanager
 def memory_limit(size: int) -> Iterator[None]:
-    """Let this process have at most *size* bytes of memory of its own: heap and private writable mappings (RLIMIT_DATA).
+    """Limit the heap and the private writable mappings of this process to *size* bytes (RLIMIT_DATA) within the context.
 
-    Beyond, Python raises MemoryError. Only the soft limit is lowered, and raised again at the end, so that the error can be reported.
+    Beyond the limit Python raises MemoryError. Only the soft limit is lowered. It is restored at the end, so that the caller can
+    report the error.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     present = (limit for limit in (soft, hard) if limit != UNLIMITED)

@@ -1,4 +1,4 @@
-"""Putting a filter of system calls on a process, and answering the calls that it has told; see seccomp(2), seccomp_unotify(2)."""
+"""Install a seccomp filter, and answer the system calls that it reports to its listener; seccomp(2), seccomp_unotify(2)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from unionfs._stdlib.dataclasses import dataclass
 
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 
-# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, __u64): so encoded by all that
-# have _SIZE bits of 14.
+# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, __u64). The numbers are valid
+# for the architectures whose _IOC_SIZEBITS is 14.
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
 _IS_WAITING = 0x40082102
@@ -23,12 +23,12 @@ _MACHINES = frozenset({"x86_64", "aarch64", "riscv64", "loongarch64", "s390x", "
 _NOTIFICATION = struct.Struct("=QII iIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
-_PAUSE = 1  # milliseconds between two looks for the listener
+_PAUSE = 1  # milliseconds between two checks for the listener
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that waits for its answer. The process, by the number of the thread that called, is in those of who asked."""
+    """A reported call that waits for its answer. *process* is the id of the calling thread in the reader's pid namespace."""
 
     id: int
     process: int
@@ -38,31 +38,32 @@ class Call:
 
 
 def library_version() -> str | None:
-    """Return the version of libseccomp here, None where there is none; this loads it, which is quick."""
+    """Return the version of libseccomp, or None if it is not installed. This loads the library, which is quick."""
     version = _libc.libseccomp_version()
     return None if version is None else ".".join(map(str, version))
 
 
 def install(program: bytes) -> None:
-    """Filter the system calls of this process, for good. The last step before exec: what comes after meets it.
+    """Filter the system calls of this process for good. Call it last before exec: the filter applies to all later calls.
 
     Raises:
-        OSError: EACCES without no_new_privs or CAP_SYS_ADMIN in this user namespace; EINVAL for what is no program.
+        OSError: EACCES without no_new_privs or CAP_SYS_ADMIN in this user namespace; EINVAL if *program* is invalid.
     """
     _libc.set_seccomp_filter(program)
 
 
 def install_traced(program: bytes, hand_over: Callable[[int], None]) -> None:
-    """As :func:`install`, and have *hand_over* called with the descriptor that told calls are read from.
+    """Install a filter as :func:`install` does, and have a sibling process call *hand_over* with the listener descriptor.
 
-    It cannot be called here: what it does may itself be told, and would wait for an answer that nobody can give yet. So a
-    sibling does it that has the table of descriptors of this process, but not the filter.
+    This process cannot call *hand_over*. The filter might report a system call of *hand_over*, and the call would wait for an
+    answer that no reader of the listener can give yet. The sibling shares the descriptor table of this process, but does not
+    have the filter.
 
     Raises:
-        OSError: also ENOSYS where clone3(2) is not to be had.
+        OSError: also ENOSYS if clone3(2) is unavailable.
     """
     ourselves = os.pidfd_open(os.getpid())
-    expected = os.dup(ourselves)  # the lowest that is free, which is what the kernel takes next
+    expected = os.dup(ourselves)  # the lowest free descriptor, which the kernel will use for the listener
     os.close(expected)
     if _libc.fork_sharing_descriptors() == 0:
         _wait_and_hand_over(ourselves, expected, hand_over)
@@ -70,13 +71,13 @@ def install_traced(program: bytes, hand_over: Callable[[int], None]) -> None:
 
 
 def _wait_and_hand_over(process_fd: int, expected: int, hand_over: Callable[[int], None]) -> None:
-    """Never returns: this is a forked child."""
+    """Wait for the listener in the forked child, call *hand_over*, and exit. Never returns."""
     status = 1
     try:
         poll = select.poll()
         poll.register(process_fd, select.POLLIN)
         ended = False
-        # One more look after the end: what the program has started may have outlived it already.
+        # Check once more after the process has ended: a program that it started may still run.
         while status and not ended:
             ended = bool(poll.poll(_PAUSE))
             if _is_open(expected):
@@ -95,13 +96,13 @@ def _is_open(fd: int) -> bool:
 
 
 def can_listen(machine: str) -> bool:
-    """Tell whether the requests of :func:`receive` and :func:`answer` are encoded on *machine* as they are here."""
+    """Return whether the ioctls of :func:`receive` and :func:`answer` have the same numbers on *machine* as in this module."""
     return machine in _MACHINES
 
 
 def receive(listener: int) -> Call | None:
-    """Return a call that waits for an answer; None if its process has ended meanwhile."""
-    buffer = bytearray(_NOTIFICATION.size)  # zeros, as the kernel wants them
+    """Return a call that waits for an answer, or None if its process has ended meanwhile."""
+    buffer = bytearray(_NOTIFICATION.size)  # the kernel requires zeros
     try:
         fcntl.ioctl(listener, _RECEIVE, buffer)
     except OSError as error:
@@ -113,13 +114,14 @@ def receive(listener: int) -> Call | None:
 
 
 def open_process(listener: int, call: Call, number: int) -> int | None:
-    """Return a pidfd of the process *number*, which is that of *call*'s thread; None if the thread has ended meanwhile.
+    """Return a pidfd of the process *number*, to which *call*'s thread belongs, or None if the thread has ended meanwhile.
 
-    Looked after only once the process is open: while the thread waits, its numbers are nobody else's.
+    The function opens the pidfd first, then checks that the call still waits. As long as it waits, the kernel cannot reuse
+    the ids of its thread and process.
     """
     try:
         pidfd = os.pidfd_open(number)
-    except OSError:  # ESRCH: it has ended; EINVAL: the number has become a thread's
+    except OSError:  # ESRCH: the process has ended; EINVAL: the id now belongs to a thread
         return None
     try:
         fcntl.ioctl(listener, _IS_WAITING, struct.pack("=Q", call.id))
@@ -132,7 +134,7 @@ def open_process(listener: int, call: Call, number: int) -> int | None:
 
 
 def answer(listener: int, call: Call, number: int | None) -> None:
-    """Let *call* fail with errno *number*, or, for None, go on. No word about a process that has ended meanwhile."""
+    """Make *call* fail with errno *number*, or let it continue if None. Do nothing if its process has ended meanwhile."""
     flags = _CONTINUE if number is None else 0
     try:
         fcntl.ioctl(listener, _SEND, _ANSWER.pack(call.id, 0, -(number or 0), flags))

@@ -1,6 +1,6 @@
-"""Asking systemd for a transient scope: a cgroup of its own for processes that run already; org.freedesktop.systemd1(5).
+"""Request a transient scope from systemd: a new cgroup for running processes; org.freedesktop.systemd1(5).
 
-The unit vanishes by itself when its last process has ended. Everything is said within one time-out, whatever the bus does.
+systemd removes the unit when its last process has ended. One time limit covers the whole exchange with the bus.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from jeepney import Message
 
 TIMEOUT = 25.0
-"""Seconds for the whole conversation, which takes hundredths: as long as D-Bus itself waits for a reply."""
+"""Time limit of the exchange in seconds: the reply time-out of D-Bus. The exchange usually takes some hundredths."""
 
-_MAX_UNIT = 255  # characters of a unit's name, with its suffix; systemd.unit(5)
+_MAX_UNIT = 255  # characters of a unit name with its suffix; systemd.unit(5)
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
 def scope_name(name: str) -> str:
-    """Return the name of the scope for *name*; what a unit's name cannot hold is escaped, as systemd-escape(1) does."""
+    """Return the unit name of the scope for *name*; characters not allowed in unit names are escaped as by systemd-escape(1)."""
     escaped = "".join(
         letter if letter in _ALLOWED else "".join(f"\\x{byte:02x}" for byte in letter.encode())
         for letter in name
@@ -44,12 +44,12 @@ def start_scope(
     cpu_weight: int | None = None,
     timeout: float = TIMEOUT,
 ) -> None:
-    """Have the service manager behind the socket *bus* move *pids* into a new scope *unit*, delegated to us.
+    """Have the service manager at the socket *bus* move *pids* into a new scope *unit*, and delegate it to us.
 
-    *cpu_weight* is its share of processor time, 1 to 10000; None for what all have (systemd.resource-control(5)).
+    *cpu_weight* is the CPUWeight of the scope, 1 to 10000; None for the default (systemd.resource-control(5)).
 
     Raises:
-        OSError: ETIMEDOUT: no answer; EPROTO: it refused, and why; or the socket's own failure.
+        OSError: ETIMEDOUT: no answer; EPROTO: the service manager refused, with its reason; or an error of the socket.
     """
     try:
         with _Bus(bus, timeout) as manager:
@@ -60,7 +60,7 @@ def start_scope(
 
 
 class _Bus:
-    """A connection to a message bus. jeepney's own would wait for ever for the first reply."""
+    """A connection to a message bus with a deadline. jeepney's own connection would wait for the first reply without a limit."""
 
     def __init__(self, path: str, timeout: float) -> None:
         from jeepney import Parser
@@ -93,13 +93,13 @@ class _Bus:
             type="signal", sender=manager.bus_name, interface=manager.interface, member="JobRemoved"
         )
         self._call(message_bus.AddMatch(rule))
-        # Or it sends no signals, if nobody else has asked for them.
+        # Without a subscription systemd sends no signals.
         self._call(new_method_call(manager, "Subscribe"))
         properties = [
             ("Description", ("s", description)),
             ("PIDs", ("au", list(pids))),
             ("Delegate", ("b", True)),
-            # Nothing to look into afterwards, however it ends.
+            # Remove the unit even after a failure.
             ("CollectMode", ("s", "inactive-or-failed")),
         ]
         if cpu_weight is not None:
@@ -131,7 +131,7 @@ class _Bus:
         self._call(message_bus.Hello())
 
     def _patient(self) -> socket.socket:
-        """Return the socket, which waits as long as there is time."""
+        """Return the socket, with its time-out set to the remaining time."""
         self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
         return self._socket
 
@@ -155,7 +155,7 @@ class _Bus:
         return tuple(reply.body)
 
     def _wait(self, wanted: Callable[[Message], bool]) -> Message:
-        """Return the first message that is *wanted*; what comes before is kept: the signal may overtake the reply."""
+        """Return the first message for which *wanted* is true. Keep the others: the signal may arrive before the reply."""
         while True:
             for message in self._heard:
                 if wanted(message):
@@ -167,7 +167,7 @@ class _Bus:
 
 
 def socket_problem(path: str) -> str | None:
-    """Return why the socket *path* is not there for us, None if it is. It is not connected to."""
+    """Return why we cannot use the socket *path*, or None if we can. This does not connect to it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return f"{path} is no socket"

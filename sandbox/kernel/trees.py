@@ -1,6 +1,6 @@
-"""Making and removing trees by descriptors, whatever is there: following nothing, at any depth, with two more descriptors.
+"""Create and remove directory trees by descriptors, without following links, at any depth, with two more descriptors.
 
-Two ways of renaming that not every file system has, and writing what was made to the disk.
+The module also has two kinds of rename that not every file system supports, and functions that flush to disk.
 """
 
 from __future__ import annotations
@@ -16,50 +16,50 @@ _PREFIX = b".removed-"
 
 
 def exchange(one: str, other: str) -> None:
-    """Let the paths *one* and *other* trade what they name, without a moment in between; rename(2), RENAME_EXCHANGE.
+    """Atomically exchange the paths *one* and *other*; rename(2), RENAME_EXCHANGE.
 
     Raises:
-        OSError: EINVAL where the file system cannot.
+        OSError: EINVAL if the file system does not support it.
     """
     _libc.renameat2(one, other, _libc.RENAME_EXCHANGE)
 
 
 def rename_leaving_whiteout(source: str, target: str) -> None:
-    """Rename *source* to *target*, leaving a whiteout (a character device 0:0) there; rename(2), RENAME_WHITEOUT.
+    """Rename *source* to *target* and leave a whiteout (character device 0:0) at *source*; rename(2), RENAME_WHITEOUT.
 
     Raises:
-        OSError: EINVAL where the file system cannot.
+        OSError: EINVAL if the file system does not support it.
     """
     _libc.renameat2(source, target, _libc.RENAME_WHITEOUT)
 
 
 def synchronize_file_system(fd: int) -> None:
-    """Write everything on the file system of the open file *fd* to its disk: a whole tree of files takes one call.
+    """Write the whole file system of the open file *fd* to its disk: one call covers a whole tree of files.
 
     Raises:
-        OSError: EIO, ENOSPC or EDQUOT, something could not be written (Linux 5.8 and later report that).
+        OSError: EIO, ENOSPC or EDQUOT if something could not be written (reported since Linux 5.8).
     """
     _libc.syncfs(fd)
 
 
 def synchronize_directory(path: str) -> None:
-    """Write the names in the directory *path* to its disk, where its file system can."""
+    """Write the entries of the directory *path* to disk, if its file system supports that."""
     fd = os.open(path, _OPEN_DIR)
     try:
         os.fsync(fd)
     except OSError:
-        pass  # some network file systems have no such thing for directories
+        pass  # some network file systems do not support fsync(2) on directories
     finally:
         os.close(fd)
 
 
 def make_directories(top_fd: int, names: Iterable[str]) -> int:
-    """Make the directories *names*, each in the one before it and the first in *top_fd*, where they are missing.
+    """Create the missing directories of the path *names*, of which the first is in *top_fd*.
 
-    Returns a descriptor (O_PATH) of the last, or of *top_fd* without names.
+    Returns an O_PATH descriptor of the last directory, or of *top_fd* if *names* is empty.
 
     Raises:
-        OSError: ENOTDIR for something else, a symbolic link as well, in the place of one.
+        OSError: ENOTDIR if one of them is something else, such as a symbolic link.
     """
     at = os.dup(top_fd)
     try:
@@ -79,19 +79,20 @@ def make_directories(top_fd: int, names: Iterable[str]) -> int:
 
 
 def disk_usage(top_fd: int) -> int:
-    """Return the bytes of disk space of the directory *top_fd* and all below it on its file system, a file of many names once.
+    """Return the disk space in bytes of the directory *top_fd* and everything below it; a file with several links counts once.
 
-    At any depth with one more descriptor: the way up is "..", and a directory that somebody moves meanwhile ends the count there.
+    Other file systems are left out. The function works at any depth with one more descriptor, because it goes up by "..". If a
+    directory is moved meanwhile, the count ends there.
 
     Raises:
-        OSError: EACCES where a directory may not be read.
+        OSError: EACCES if a directory is not readable.
     """
     top = os.fstat(top_fd)
     total = top.st_blocks * 512
     linked: set[int] = set()
     fd = os.open(b".", _OPEN_DIR, dir_fd=top_fd)
     try:
-        # Of each directory on the way: its identity, and the names of those in it that are left.
+        # For each directory on the way: its inode number, and the names of its subdirectories that are left.
         way: list[tuple[int, list[bytes]]] = [(top.st_ino, [])]
         while True:
             with os.scandir(fd) as found:
@@ -133,16 +134,16 @@ def disk_usage(top_fd: int) -> int:
 
 
 def remove_contents(top_fd: int, *, last: Collection[bytes] = ()) -> None:
-    """Remove everything below the directory *top_fd*; of its entries those with a name of *last* as the last.
+    """Remove everything below the directory *top_fd*; entries with a name in *last* are removed last.
 
-    Directories found inside are first moved up to the top, so that depth costs nothing; those that their
-    owner may not enter are made accessible. A FileNotFoundError from a second remover at work is no error.
+    Each subdirectory is first moved up to *top_fd*, so that depth does not matter. Directories that their owner may not enter are
+    made accessible. FileNotFoundError is ignored: another process may remove the same tree.
 
     Raises:
-        OSError: EACCES, EPERM where the entries are another user's.
+        OSError: EACCES or EPERM if the entries belong to another user.
     """
     pending = sorted(_entries(top_fd), key=lambda entry: entry[0] not in last)
-    # An earlier call that failed half-way has left such names.
+    # The random part avoids names that an earlier, failed call has left.
     prefix = _PREFIX + os.urandom(4).hex().encode() + b"-"
     serial = 0
     while pending:
@@ -172,7 +173,7 @@ def remove_contents(top_fd: int, *, last: Collection[bytes] = ()) -> None:
 
 
 def _entries(fd: int) -> list[tuple[bytes, bool]]:
-    """Return what is in the directory *fd*, which may be open in any way, and its position stays."""
+    """Return the entries of the directory *fd*, which may be open with any flags; its file offset does not change."""
     listing = os.open(b".", _OPEN_DIR, dir_fd=fd)
     try:
         return _listed(listing)
@@ -181,7 +182,7 @@ def _entries(fd: int) -> list[tuple[bytes, bool]]:
 
 
 def _listed(fd: int) -> list[tuple[bytes, bool]]:
-    """Return what is in the directory *fd*, just opened for reading."""
+    """Return the entries of the directory *fd*, just opened for reading."""
     with os.scandir(fd) as found:
         return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]
 

@@ -1,4 +1,4 @@
-"""Resolving a path component by component, as path_resolution(7) has it, with every symbolic link on the way."""
+"""Resolve a path component by component, as path_resolution(7) describes, and record every symbolic link on the way."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sandbox.kernel.mounts import mount_id
 from unionfs._stdlib.dataclasses import dataclass
 
 Identity = tuple[int, int]
-"""Device and inode, as stat(2) has them."""
+"""Device and inode number, as in stat(2)."""
 
 MAX_LINKS = 40
-"""Symbolic links of one path that the kernel follows (MAXSYMLINKS)."""
+"""The number of symbolic links in one path that the kernel follows (MAXSYMLINKS)."""
 
 _OPEN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an object is: by its path, on which there is no symbolic link, and by what lies on that path.
+    """The location of an object: its path without symbolic links, and the objects on that path.
 
-    *chain* has the identity of ``/`` and of the object at each name of *path*, the last of them included. *mount* is the id
-    of the mount that the last directory on the way was reached through, as in mountinfo.
+    *chain* has the identity of ``/`` and of the object at each component of *path*, including the last. *mount* is the id, as in
+    mountinfo, of the mount of the last directory that the walk passed.
     """
 
     path: str
@@ -34,28 +34,28 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A symbolic link that was followed: where it is, and what readlink(2) returns."""
+    """A symbolic link that the walk followed: its place, and the result of readlink(2)."""
 
     place: Place
     target: str
-    #: Its size is 0, as that of links of /proc is: they may lead to what has no path.
+    #: Its size is 0. Links of /proc are like that, and may lead to objects without a path.
     empty: bool = False
 
 
 Visit = Callable[[str, os.stat_result], None]
-"""Takes the path, without links but at its end, and the status of each object that a walk meets."""
+"""Called with the status and the path of each object that a walk passes. Only the last component may be a symbolic link."""
 
 
 def walk(path: str, links: list[Link], visit: Visit = lambda _path, _info: None) -> tuple[int, Place | None]:
-    """Open what the absolute *path* leads to, O_PATH, and add to *links* every symbolic link that is followed, in order.
+    """Open the absolute *path* with O_PATH, and add every symbolic link that is followed to *links*, in order.
 
-    *visit* is called with each object on the way, the last included and ``/`` not.
+    *visit* is called with each object on the way, including the last, but not with ``/``.
 
-    Returns the descriptor and where the object is; None for an object of /proc that only the kernel finds. After a failure
-    *links* has those that were followed until then.
+    Returns the descriptor and the place of the object. The place is None for an object of /proc that only the kernel can find.
+    After a failure *links* contains the links that were followed until then.
 
     Raises:
-        OSError: as open(2), fs.protected_symlinks included; ESTALE if a link changed meanwhile.
+        OSError: as open(2), including fs.protected_symlinks; ESTALE if a link changed meanwhile.
     """
     try:
         fd, place = _walk(path, links, visit)
@@ -64,7 +64,7 @@ def walk(path: str, links: list[Link], visit: Visit = lambda _path, _info: None)
             raise
         return os.open(path, os.O_PATH | os.O_CLOEXEC), None
     if links:
-        # The kernel must agree: it refuses some links that can be read.
+        # Check that the kernel arrives at the same object: it refuses to follow some links that can be read.
         try:
             found = _identity(os.stat(path))
         except OSError:

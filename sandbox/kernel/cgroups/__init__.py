@@ -1,6 +1,6 @@
-"""cgroups: where this process may make some, which limits they can hold, and one sandbox's own; cgroups(7).
+"""Find out where this process may make cgroups and which limits they can enforce, and remove stale ones; cgroups(7).
 
-:func:`detect` looks and changes nothing; its :class:`Hierarchy` says which limits cannot be held and why, and makes the
+:func:`detect` only reads. Its :class:`Hierarchy` reports which limits it cannot enforce and why, and creates the
 :class:`Cgroup` of a sandbox. ``v1`` and ``v2`` have the same methods.
 """
 
@@ -42,42 +42,42 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoHierarchy:
-    """No cgroup can be made here, for *reason*; *delegable* if version 2 is mounted, which can be delegated."""
+    """No cgroup can be made, for *reason*. *delegable* is True if version 2 is mounted, whose cgroups can be delegated."""
 
     reason: str
     delegable: bool = False
 
     @property
     def version(self) -> int:
-        """0."""
+        """Return 0."""
         return 0
 
     @property
     def controllers(self) -> frozenset[str]:
-        """None."""
+        """Return an empty set."""
         return frozenset()
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
-        """Return every given limit with the reason."""
+        """Return every given limit with *reason*."""
         return dict.fromkeys(limits.given(), self.reason)
 
     def paths_of(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - as the others have it
-        """None."""
+        """Return an empty tuple."""
         return ()
 
     def file_of(self, name: str, limit: str) -> str:
-        """Raise.
+        """Raise ValueError.
 
         Raises:
-            ValueError: always; nothing is usable here.
+            ValueError: always; no cgroup can be made.
         """
         raise ValueError(f"nothing holds {limit} of {name}: {self.reason}")
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
-        """Raise.
+        """Raise ValueError.
 
         Raises:
-            ValueError: always; :meth:`unenforceable` and version 0 told so.
+            ValueError: always; version 0 and :meth:`unenforceable` have shown that before.
         """
         raise ValueError(f"no cgroup for {name}, {limits}, {server}: {self.reason}")
 
@@ -90,11 +90,17 @@ def detect(
     root: str = "",
     files: CgroupFiles | None = None,
 ) -> Hierarchy:
-    """Return where this process may make cgroups, from its /proc/self/mountinfo and /proc/self/cgroup.
+    """Return where this process may make cgroups, according to its /proc/self/mountinfo and /proc/self/cgroup.
 
-    Whether we may is asked of the kernel (access(2)), not concluded from ids. Where both versions are mounted the one that
-    has more of the usable controllers is taken. *euid* is our effective user id (None asks); *root* is put before every mount
-    point, and *files* replaces the file access, for tests.
+    Permissions are checked with access(2), not concluded from ids. If both versions are mounted, the one with more usable
+    controllers is chosen.
+
+    Args:
+        mountinfo_text: the content of /proc/self/mountinfo.
+        self_cgroup_text: the content of /proc/self/cgroup.
+        euid: our effective user id; None: get it from the kernel.
+        root: put before every mount point, for tests.
+        files: replaces the file access, for tests.
     """
     files = files or CgroupFiles()
     is_root = (os.geteuid() if euid is None else euid) == 0
@@ -113,7 +119,7 @@ def detect(
 
 
 def _parse_self_cgroup(text: str) -> dict[str, str]:
-    """Return our cgroup's path by controller, "" standing for version 2."""
+    """Return the path of our cgroup by controller; the key "" is version 2."""
     result = {}
     for line in text.splitlines():
         _, _, rest = line.partition(":")
@@ -124,9 +130,9 @@ def _parse_self_cgroup(text: str) -> dict[str, str]:
 
 
 def _own_directory(entry: MountEntry, path: str, root: str) -> str | None:
-    """Return the directory of the cgroup *path* under the mount *entry*, None when that mount does not show it."""
+    """Return the directory of the cgroup *path* below the mount *entry*, or None if that mount does not show it."""
     if path.startswith("/.."):
-        return None  # outside of our cgroup namespace
+        return None  # outside our cgroup namespace
     if entry.root != "/":
         if path != entry.root and not path.startswith(entry.root + "/"):
             return None
@@ -198,9 +204,10 @@ def _detect_v1(
 def remove_stale(
     paths: Iterable[str], *, timeout: float = 5, files: CgroupFiles | None = None
 ) -> tuple[str, ...]:
-    """Kill what is left in the cgroups *paths* of a sandbox whose supervisor is gone, remove them, return those that stayed.
+    """Kill the processes in the cgroups *paths* of a sandbox whose supervisor is gone, and remove the cgroups.
 
-    Only a directory that is named as ours and is a cgroup is touched. Never raises for one that is gone or may not be removed.
+    Only a directory that has our prefix and is a cgroup is touched. Returns the paths that could not be removed. Cgroups that do
+    not exist any more, or that may not be removed, raise no error.
     """
     files = files or CgroupFiles()
     left = []

@@ -1,7 +1,7 @@
-"""What both versions of cgroups have in common: the values, the file access, killing and removing; cgroups(7).
+"""Values, file access, and killing and removing of cgroups, for both cgroup versions; cgroups(7).
 
-A sandbox is one directory ``sandbox-NAME`` per hierarchy with two leaves: ``payload`` (init and the program, with the limits
-of the spec) and ``server`` (the file system's server, which must not fall to the program's limits).
+In each hierarchy, a sandbox has a directory ``sandbox-NAME`` with two leaves. ``payload`` contains init and the program and
+has the limits of the spec. ``server`` contains the file system server, to which the program's limits must not apply.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LEAVES: tuple[Leaf, ...] = ("payload", "server")
 PREFIX = "sandbox-"
 
 CPU_PERIOD = 100_000
-"""Microseconds over which a share of cpu time is measured out, the kernel's default."""
+"""The kernel's default period in microseconds for the distribution of cpu time."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between looks at processes that are ending
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two checks of processes that are ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IoRates:
-    """What may be read and written a second on one block device, "MAJOR:MINOR" of a whole disk: bytes and requests."""
+    """Limits per second of bytes and requests, read and written, on one block device: "MAJOR:MINOR" of a whole disk."""
 
     device: str
     read: int | None = None
@@ -42,7 +42,7 @@ class IoRates:
         return self.write is not None or self.write_operations is not None
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return a text for messages."""
         names = ("read", "write", "read_operations", "write_operations")
         rates = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None]
         return " ".join([self.device, *rates])
@@ -50,12 +50,18 @@ class IoRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupLimits:
-    """Limits of one leaf; None, or nothing, is no limit.
+    """Limits of one leaf; None, or an empty tuple, means no limit.
 
-    *memory* is bytes of memory with page cache and tmpfs, above *memory_high* processes are slowed down and give memory
-    back, *swap* is bytes of swap on top of that (not their sum). *cpus* is cpu time per time, above 0; *cpu_weight* 1 to
-    10000, of 100 by default; *pids* counts processes and threads. Of the payload's limits *cpu_weight*, *cpuset*, in the
-    format of cpuset(7), and *io* hold for the whole sandbox: what the program reads from its root, the server reads for it.
+    *memory*: bytes of memory, including page cache and tmpfs.
+    *memory_high*: bytes above which the kernel slows processes down and reclaims their memory.
+    *swap*: bytes of swap in addition to memory (not their sum).
+    *cpus*: cpu time per time, above 0.
+    *cpu_weight*: 1 to 10000; the default is 100.
+    *cpuset*: processors in the list format of cpuset(7).
+    *pids*: number of processes and threads.
+
+    The *cpu_weight*, *cpuset* and *io* of the payload apply to the whole sandbox, because the server reads on behalf of the
+    program.
     """
 
     memory: int | None = None
@@ -68,7 +74,7 @@ class CgroupLimits:
     io: tuple[IoRates, ...] = ()
 
     def given(self) -> list[str]:
-        """Return the names of the limits that there are."""
+        """Return the names of the limits that are set."""
         return [field.name for field in fields(self) if getattr(self, field.name) not in (None, ())]
 
 
@@ -87,12 +93,16 @@ NO_LIMITS = CgroupLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What was used up to now; None where the kernel or a missing controller does not tell.
+    """What was used up to now; None if the kernel does not report it or the controller is missing.
 
-    *memory_peak* is bytes, *cpu_nanoseconds* user and system time together, *throttled_nanoseconds* time for which processes
-    were held back for their share of cpu time, *memory_high_events* how often one was for memory_high, *oom_kills* processes
-    killed for lack of memory, *pids_max_events* forks that failed for the limit, *pids_peak* the most processes and threads
-    at once, *io_read* and *io_written* bytes that block devices moved.
+    *memory_peak*: bytes.
+    *cpu_nanoseconds*: user and system time together.
+    *throttled_nanoseconds*: time for which processes had to wait because of the limit on cpu time.
+    *memory_high_events*: how often a process was slowed down because of memory_high.
+    *oom_kills*: processes killed because memory ran out.
+    *pids_max_events*: forks that failed because of the limit.
+    *pids_peak*: highest number of processes and threads at a time.
+    *io_read*, *io_written*: bytes transferred by block devices.
     """
 
     memory_peak: int | None = None
@@ -109,71 +119,71 @@ class Counters:
 
 
 class Cgroup(Protocol):
-    """The cgroups of one sandbox."""
+    """The cgroups of one sandbox. :meth:`Hierarchy.create` makes it; :meth:`remove` ends it."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The directories, for :func:`remove_stale`."""
+        """Return the directories, for :func:`remove_stale`."""
         ...
 
     def add(self, pid: int, leaf: Leaf = "payload") -> None:
-        """Move process *pid* into a leaf; children that it has already stay where they are."""
+        """Move process *pid* into a leaf; its present children are not moved."""
         ...
 
     def kill(self, leaf: Leaf | None = None, *, timeout: float = 10) -> None:
-        """Kill every process of a leaf or, with None, of both, and wait until they are gone (TimeoutError: some are not)."""
+        """Kill every process of a leaf or, if None, of both, and wait for their end (TimeoutError: some have not ended)."""
         ...
 
     def counters(self, leaf: Leaf | None = None) -> Counters:
-        """Read the counters of a leaf or, with None, of the whole sandbox."""
+        """Read the counters of a leaf or, if None, of the whole sandbox."""
         ...
 
     def file_of(self, limit: str) -> str:
-        """Return the path of the file that holds *limit*."""
+        """Return the path of the file with the value of *limit*."""
         ...
 
     def remove(self, *, timeout: float = 5) -> None:
-        """Remove everything that was created; done already is no error. OSError EBUSY: processes are still there."""
+        """Remove all that was created. Repeating this is no error. OSError EBUSY: there are still processes in the cgroups."""
         ...
 
 
 class Hierarchy(Protocol):
-    """A place where we may make cgroups, as :func:`detect` found it; making nothing yet."""
+    """A place where this process may make cgroups. :func:`detect` returns it, without having made any."""
 
     @property
     def version(self) -> int:
-        """1, 2, or 0 for a machine where we can make none."""
+        """Return 1, 2, or 0 if this process can make no cgroups."""
         ...
 
     @property
     def controllers(self) -> frozenset[str]:
-        """Those that can be used, by the names of this version."""
+        """Return the usable controllers, by the names of this version."""
         ...
 
     @property
     def delegable(self) -> bool:
-        """Whether a service manager could give us a cgroup that holds more: only those of version 2 are given away."""
+        """Return whether a service manager could give us a cgroup with more controllers: only version 2 can be delegated."""
         ...
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
-        """Return the given limits that cannot be held here, each with the reason. No side effect."""
+        """Return the given limits that cannot be enforced here, each with the reason. No side effect."""
         ...
 
     def paths_of(self, name: str) -> tuple[str, ...]:
-        """Return the directories that the cgroups of sandbox *name* will have, to note before the first of them is made."""
+        """Return the directories of the cgroups of sandbox *name*. The caller records them before the first is made."""
         ...
 
     def file_of(self, name: str, limit: str) -> str:
-        """Return the path of the file that would hold *limit* for sandbox *name*; of usable controllers only."""
+        """Return the path of the file with the value of *limit* for sandbox *name*; the controller must be usable."""
         ...
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
-        """Make the cgroups of sandbox *name* with the limits of both leaves; nothing is left behind on failure."""
+        """Make the cgroups of sandbox *name* with the limits of both leaves; remove them again on failure."""
         ...
 
 
 class CgroupFiles:
-    """Access to cgroup file systems; tests put a simulated kernel in its place."""
+    """Access to cgroup file systems; tests replace it by a simulated kernel."""
 
     def read(self, path: str) -> str:
         """Return the content of a file."""
@@ -181,7 +191,7 @@ class CgroupFiles:
             return file.read()
 
     def write(self, path: str, value: str) -> None:
-        """Write *value* in one go, the kernel's unit of a command; the file must exist."""
+        """Write *value* with one write(2), which the kernel takes as one command; the file must exist."""
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, value.encode("ascii"))
@@ -195,15 +205,15 @@ class CgroupFiles:
         os.mkdir(path, 0o755)
 
     def rmdir(self, path: str) -> None:
-        """Remove a cgroup (its files are the kernel's and go with it)."""
+        """Remove a cgroup. The kernel removes its files."""
         os.rmdir(path)
 
     def exists(self, path: str) -> bool:
-        """Tell whether the file or directory *path* exists."""
+        """Return whether the file or directory *path* exists."""
         return os.path.exists(path)
 
     def writable(self, path: str) -> bool:
-        """Ask the kernel whether we may write *path*: it considers owner, capabilities and a read-only mount."""
+        """Return whether the kernel lets us write *path*: it considers the owner, capabilities and a read-only mount."""
         return os.access(path, os.W_OK, effective_ids=True)
 
     def children(self, path: str) -> list[str]:
@@ -212,7 +222,7 @@ class CgroupFiles:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def parent_of(self, pid: int) -> int:
-        """Return the parent's pid of process *pid*, 0 when it is gone or unknown."""
+        """Return the pid of the parent of process *pid*, or 0 if it is gone or unknown."""
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 return int(file.read().rpartition(")")[2].split()[1])
@@ -221,7 +231,7 @@ class CgroupFiles:
 
 
 def read_optional(files: CgroupFiles, path: str) -> str | None:
-    """Return the content of *path*, None where this kernel or controller does not have it."""
+    """Return the content of *path*, or None if this kernel or controller does not have the file."""
     try:
         return files.read(path)
     except OSError as error:
@@ -231,13 +241,13 @@ def read_optional(files: CgroupFiles, path: str) -> str | None:
 
 
 def read_number(files: CgroupFiles, path: str) -> int | None:
-    """Return the number in *path*, None where there is none."""
+    """Return the number in *path*, or None if there is none."""
     text = read_optional(files, path)
     return int(text) if text is not None and text.strip().isdigit() else None
 
 
 def read_field(files: CgroupFiles, path: str, key: str) -> int | None:
-    """Return the number beside *key* in a file of lines ``KEY NUMBER``, None where there is none."""
+    """Return the number after *key* in a file with lines ``KEY NUMBER``, or None if there is none."""
     for line in (read_optional(files, path) or "").splitlines():
         name, _, value = line.partition(" ")
         if name == key:
@@ -246,22 +256,22 @@ def read_field(files: CgroupFiles, path: str, key: str) -> int | None:
 
 
 def add_up(values: Iterable[int | None]) -> int | None:
-    """Return the sum of what is known, None where nothing is."""
+    """Return the sum of the known values, or None if all are unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
 def processes(files: CgroupFiles, directory: str) -> list[int]:
-    """Return the pids in the cgroup *directory*, without those of its children; none when it is gone.
+    """Return the pids in the cgroup *directory*, without those in its children; none if it is gone.
 
-    A process outside of our pid namespace is listed as 0.
+    A process outside our pid namespace is listed as 0.
     """
     text = read_optional(files, f"{directory}/cgroup.procs")
     return [int(line) for line in (text or "").split()]
 
 
 def directory_of(name: str) -> str:
-    """Return the name of a sandbox's directory.
+    """Return the name of the directory of a sandbox.
 
     Raises:
         ValueError: *name* cannot be part of a file name.
@@ -272,7 +282,7 @@ def directory_of(name: str) -> str:
 
 
 def processors(text: str) -> frozenset[int]:
-    """Return the numbers of a list of processors; cpuset(7)."""
+    """Return the processor numbers in a list in the format of cpuset(7)."""
     found: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -282,9 +292,10 @@ def processors(text: str) -> frozenset[int]:
 
 
 def missing_processors(wanted: str, available: str) -> str | None:
-    """Return why not all *wanted* processors can be used, None where they can.
+    """Return why some of the *wanted* processors cannot be used, or None if all can.
 
-    The kernel would take a list with others and, of version 2, fall back to all where none of it is there.
+    The kernel would accept a list that contains other processors too. With version 2 it falls back to all processors if none of
+    the list is available.
     """
     missing = sorted(processors(wanted) - processors(available))
     if not missing:
@@ -294,12 +305,12 @@ def missing_processors(wanted: str, available: str) -> str | None:
 
 
 def cpu_quota(cpus: float) -> int:
-    """Return the microseconds of cpu time per :data:`CPU_PERIOD` for *cpus*; the kernel takes no less than 1000."""
+    """Return the microseconds of cpu time per :data:`CPU_PERIOD` for *cpus*; the kernel's minimum is 1000."""
     return max(1000, round(cpus * CPU_PERIOD))
 
 
 def pauses(timeout: float) -> Iterator[None]:
-    """Yield at growing intervals until *timeout* seconds have passed, at least once."""
+    """Yield at least once, then at growing intervals until *timeout* seconds have passed."""
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
     yield
@@ -310,10 +321,10 @@ def pauses(timeout: float) -> Iterator[None]:
 
 
 def kill_processes(files: CgroupFiles, directories: Iterable[str], timeout: float) -> None:
-    """Send SIGKILL to all processes in *directories* until none is left; our own is spared.
+    """Send SIGKILL to all processes in *directories* except this one until none is left.
 
     Raises:
-        TimeoutError: some were still there after *timeout* seconds.
+        TimeoutError: some were still running after *timeout* seconds.
     """
     directories = list(directories)
     left: set[int] = set()
@@ -328,7 +339,7 @@ def kill_processes(files: CgroupFiles, directories: Iterable[str], timeout: floa
 
 
 def _kill_listed(files: CgroupFiles, directory: str) -> None:
-    """Kill what is listed in *directory*; by pidfds, and only what is listed after they were opened: pids are reused."""
+    """Kill the processes in *directory* by pidfds, and only those listed again after the pidfds were opened: pids are reused."""
     pidfds: dict[int, int] = {}
     try:
         for pid in processes(files, directory):
@@ -349,17 +360,17 @@ def _kill_listed(files: CgroupFiles, directory: str) -> None:
 
 
 def remove_tree(files: CgroupFiles, top: str, timeout: float) -> None:
-    """Remove the cgroup *top* and all below it, waiting for processes that are ending; gone already is no error.
+    """Remove the cgroup *top* and all below it, and wait for ending processes. A missing cgroup is no error.
 
     Raises:
-        OSError: EBUSY when processes are still in there after *timeout* seconds.
+        OSError: EBUSY if processes are still in it after *timeout* seconds.
     """
     last: OSError | None = None
     for _ in pauses(timeout):
         try:
             _remove_once(files, top)
         except OSError as error:
-            # ENOTEMPTY: a child was made meanwhile.
+            # ENOTEMPTY: another process has made a child meanwhile.
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
                 raise
             last = error
@@ -379,7 +390,7 @@ def _remove_once(files: CgroupFiles, path: str) -> None:
 
 
 def all_directories(files: CgroupFiles, top: str) -> list[str]:
-    """Return *top* and every cgroup below it; none when it is gone."""
+    """Return *top* and every cgroup below it; nothing if it is gone."""
     try:
         names = files.children(top)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""cgroups version 2 that systemd gives away: below a transient scope of its own for each sandbox.
+"""Use cgroups version 2 in a transient systemd scope, one for each sandbox.
 
-The supervisor moves into the scope with the children that it has, as `systemd-run --scope` does; from there on everything
-is as in a scope that somebody else has started us in (v2.py).
+The supervisor moves into the scope with its present children, as `systemd-run --scope` does. After that, everything works as
+in a scope in which another program has started the supervisor (v2.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from unionfs._stdlib.dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeHierarchy:
-    """Scopes of the service manager that answers on the socket *bus* and rules the cgroup *directory*."""
+    """The scopes of the service manager that listens on the socket *bus* and manages the cgroup *directory*."""
 
     bus: str
     directory: str
-    #: Where in it scopes are made.
+    #: The slice in which it makes scopes.
     slice: str
     controllers: frozenset[str]
     has_swap: bool = True
@@ -32,12 +32,12 @@ class ScopeHierarchy:
 
     @property
     def version(self) -> int:
-        """2."""
+        """Return 2."""
         return 2
 
     @property
     def delegable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
@@ -56,10 +56,10 @@ class ScopeHierarchy:
         return f"{self.paths_of(name)[0]}/{v2.FILES[limit]}"
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
-        """See :class:`base.Hierarchy`. This process and its descendants move into the scope, for good.
+        """See :class:`base.Hierarchy`. This process and its descendants move into the scope for good.
 
         Raises:
-            OSError: the service manager gave none; or what :meth:`v2.V2Hierarchy.create` raises.
+            OSError: the service manager refused, or what :meth:`v2.V2Hierarchy.create` raises.
         """
         return self.enter(name, cpu_weight=limits.cpu_weight).create(name, limits, server)
 
@@ -71,12 +71,12 @@ class ScopeHierarchy:
         timeout: float = service_manager.TIMEOUT,
         here: Callable[[], Hierarchy] | None = None,
     ) -> Hierarchy:
-        """Move this process and its descendants into a scope for sandbox *name*, and return it.
+        """Move this process and its descendants into a scope for sandbox *name*, and return the hierarchy in it.
 
-        The scope has *cpu_weight*, too: what the sandbox shares processors with are other units, not what is in the scope.
+        The scope also gets *cpu_weight*, because the sandbox competes for processors with the units beside the scope.
 
         Raises:
-            OSError: the service manager gave none, or none that can be used.
+            OSError: the service manager refused, or the scope is unusable.
         """
         unit = service_manager.scope_name(base.directory_of(name))
         pids = descendants(self.files)
@@ -98,7 +98,7 @@ def _here() -> Hierarchy:
 
 
 def descendants(files: CgroupFiles) -> list[int]:
-    """Return this process and every descendant of it."""
+    """Return the pids of this process and all its descendants."""
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     own = os.getpid()
     return [own, *(pid for pid in pids if pid != own and v2.is_ours(files, pid))]
@@ -113,7 +113,7 @@ def look(
     root: str = "",
     files: CgroupFiles | None = None,
 ) -> Hierarchy:
-    """Return the scopes that the service manager of this account can give, or why there are none; connects to nothing.
+    """Return the scopes that the service manager of this user can give, or why there are none. This connects to nothing.
 
     *root* is put before every path, for tests.
     """

@@ -1,4 +1,4 @@
-"""cgroups version 1: one hierarchy per controller or group of controllers; Documentation/admin-guide/cgroup-v1 of Linux."""
+"""Use cgroups version 1, with one hierarchy per controller or group; Documentation/admin-guide/cgroup-v1 of Linux."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from sandbox.kernel.cgroups.base import NO_LIMITS, CgroupFiles, CgroupLimits, Co
 from unionfs._stdlib.dataclasses import dataclass, field
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "cpuset", "blkio")
-"""The ones used here: cpu time from cpuacct, limits from the others."""
+"""The controllers in use: cpuacct for counters of cpu time, the others for limits."""
 
-#: The controller and file of each limit, below its directory of a sandbox.
+#: The controller and the file of each limit, below the controller's directory of a sandbox.
 FILES = {
     "memory": ("memory", "payload/memory.limit_in_bytes"),
     "swap": ("memory", "payload/memory.memsw.limit_in_bytes"),
@@ -27,10 +27,10 @@ _READ_FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V1Hierarchy:
-    """The controllers that we can use, each with the directory of our own cgroup there, under which sandboxes are made.
+    """The controllers that we can use, each with the directory of our own cgroup, below which the cgroups of sandboxes are made.
 
-    Controllers that are mounted together share a directory. *refused* holds the others, each with the reason. *processors*
-    can be used here (cpuset.effective_cpus).
+    Controllers that are mounted together share a directory. *refused* contains the other controllers, each with the reason.
+    *processors* are those that can be used here (cpuset.effective_cpus).
     """
 
     directories: tuple[tuple[str, str], ...]
@@ -40,17 +40,17 @@ class V1Hierarchy:
 
     @property
     def version(self) -> int:
-        """1."""
+        """Return 1."""
         return 1
 
     @property
     def controllers(self) -> frozenset[str]:
-        """The usable ones."""
+        """Return the usable controllers."""
         return frozenset(name for name, _ in self.directories)
 
     @property
     def delegable(self) -> bool:
-        """False: who may make cgroups of version 1 may make them already."""
+        """Return False: version 1 has no delegation by a service manager."""
         return False
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
@@ -94,7 +94,7 @@ class V1Hierarchy:
         return None
 
     def _has_whole_sandbox(self, controller: str) -> bool:
-        """Whether the server may join the payload's leaf in the hierarchy of *controller*: nobody else uses that."""
+        """Return whether *controller* is mounted alone. Then the server may be in the payload's leaf of its hierarchy."""
         directories = dict(self.directories)
         return [*directories.values()].count(directories[controller]) == 1
 
@@ -107,11 +107,11 @@ class V1Hierarchy:
         """See :class:`base.Hierarchy`.
 
         Raises:
-            OSError: EEXIST when *name* is in use; EINVAL for a value that the kernel refuses.
+            OSError: EEXIST if *name* is in use; EINVAL for a value that the kernel rejects.
         """
         used = dict(self.directories)
         if limits.cpuset is None:
-            # No process can be in one without processors and memory, so it is made where it is asked for.
+            # A cpuset without processors and memory nodes accepts no process, so it is made only if the spec has one.
             used = {key: path for key, path in used.items() if path != used.get("cpuset")}
         if "blkio" in used and not self._has_whole_sandbox("blkio"):
             del used["blkio"]
@@ -133,7 +133,7 @@ class V1Hierarchy:
             if limits.cpuset is not None:
                 self._choose_processors(group, limits.cpuset)
             if limits.cpu_weight is not None:
-                # In a leaf it would count against the other leaf alone: shares are compared among siblings.
+                # Weights are compared among siblings: in a leaf it would only count against the other leaf.
                 self.files.write(f"{group.directory('cpu')}/cpu.shares", str(shares(limits.cpu_weight)))
             for leaf, wanted in zip(base.LEAVES, (limits, server), strict=True):
                 for controller, file, value in settings(wanted):
@@ -145,7 +145,7 @@ class V1Hierarchy:
         return group
 
     def _choose_processors(self, group: V1Cgroup, processors: str) -> None:
-        # A new cpuset has neither processors nor memory nodes, and no process can be in it until it has both.
+        # A new cpuset accepts no process before it has processors and memory nodes.
         memory = self.files.read(f"{dict(self.directories)['cpuset']}/cpuset.effective_mems").strip()
         top = group.directory("cpuset")
         for directory in (top, *(f"{top}/{leaf}" for leaf in base.LEAVES)):
@@ -153,19 +153,19 @@ class V1Hierarchy:
             self.files.write(f"{directory}/cpuset.mems", memory)
 
     def _account_children(self, top: str) -> None:
-        # Before Linux 5.11 a memory cgroup did not count its children unless told so before the first was made.
+        # Before Linux 5.11 a memory cgroup counts its children only if this is set before the first child is made.
         if base.read_number(self.files, f"{top}/memory.use_hierarchy") == 0:
             self.files.write(f"{top}/memory.use_hierarchy", "1")
 
 
 def settings(limits: CgroupLimits) -> list[tuple[str, str, str]]:
-    """Return what to write in a leaf for *limits*, as (controller, file, value), in the order in which the kernel takes it.
+    """Return the values to write in a leaf for *limits*, as (controller, file, value), in the order that the kernel requires.
 
-    Pure; what holds for both leaves, a cpuset and a weight, is not among them.
+    Pure. The settings of both leaves, cpuset and weight, are not included.
     """
     result = []
     if limits.memory is not None:
-        # memsw is the sum of memory and swap and must never be the smaller one, hence second.
+        # Second, because memsw is the sum of memory and swap and must never be less than memory.
         result.append(("memory", "memory.limit_in_bytes", str(limits.memory)))
         if limits.swap is not None:
             result.append(("memory", "memory.memsw.limit_in_bytes", str(limits.memory + limits.swap)))
@@ -183,7 +183,7 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str, str]]:
 
 
 def shares(weight: int) -> int:
-    """Return the cpu.shares of a version 2 *weight*, as the kernel itself converts: 100 is 1024; 2 is the least."""
+    """Convert a version 2 *weight* to cpu.shares as the kernel does: 100 is 1024, the minimum is 2."""
     return max(2, (weight * 1024 + 50) // 100)
 
 
@@ -191,7 +191,7 @@ def shares(weight: int) -> int:
 class V1Cgroup:
     """The directories of one sandbox, one per controller.
 
-    In that of blkio, whose throttles do not nest, the server is in the payload's leaf.
+    The server is in the payload's leaf of the blkio hierarchy, because blkio throttles are not hierarchical.
     """
 
     directories: tuple[tuple[str, str], ...]
@@ -203,7 +203,7 @@ class V1Cgroup:
         return tuple(dict.fromkeys(directory for _, directory in self.directories))
 
     def directory(self, controller: str) -> str:
-        """Return this sandbox's directory of *controller* (KeyError where it is not used)."""
+        """Return this sandbox's directory of *controller* (KeyError if the controller is not used)."""
         return dict(self.directories)[controller]
 
     def leaves_of(self, top: str) -> tuple[Leaf, ...]:
@@ -219,14 +219,14 @@ class V1Cgroup:
         """See :class:`base.Cgroup`.
 
         Raises:
-            OSError: ESRCH: no such process; EACCES: not ours.
+            OSError: ESRCH: no such process; EACCES: we may not move it.
         """
         for top in self.paths:
             at = leaf if leaf in self.leaves_of(top) else "payload"
             self.files.write(f"{top}/{at}/cgroup.procs", str(pid))
 
     def kill(self, leaf: Leaf | None = None, *, timeout: float = 10) -> None:
-        """See :class:`base.Cgroup`. With the pids controller a fork bomb is stopped first: no fork succeeds any more."""
+        """See :class:`base.Cgroup`. With the pids controller, forks are forbidden first, which stops a fork bomb."""
         wanted = base.LEAVES if leaf is None else (leaf,)
         tops = dict(self.directories)
         if "pids" in tops:
@@ -244,7 +244,7 @@ class V1Cgroup:
         base.kill_processes(self.files, everything, timeout)
 
     def counters(self, leaf: Leaf | None = None) -> Counters:
-        """See :class:`base.Cgroup`. Memory and time of the parent hold those of its leaves, events are each leaf's own."""
+        """See :class:`base.Cgroup`. Memory and time of the parent include those of its leaves; events are counted per leaf."""
         tops = dict(self.directories)
         below = "" if leaf is None else f"/{leaf}"
         leaves = base.LEAVES if leaf is None else (leaf,)
@@ -276,7 +276,7 @@ class V1Cgroup:
         )
 
     def _io_bytes(self) -> tuple[int | None, int | None]:
-        """Return the bytes that both leaves read and wrote: lines of a device, a word and a number."""
+        """Return the bytes that both leaves read and wrote. The file has lines of a device, a word and a number."""
         top = dict(self.directories).get("blkio")
         text = top and base.read_optional(self.files, f"{top}/payload/blkio.throttle.io_service_bytes")
         if not text:

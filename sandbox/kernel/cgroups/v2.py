@@ -1,9 +1,9 @@
-"""cgroups version 2: one hierarchy, delegated to us in part; Documentation/admin-guide/cgroup-v2.rst of Linux.
+"""Use the delegated part of the cgroups version 2 hierarchy; Documentation/admin-guide/cgroup-v2.rst of Linux.
 
-Two of its rules shape this module. Delegation: we may make cgroups only below a directory whose files we may write, and
-move processes only where we may write the common ancestor's cgroup.procs too. No internal processes: a cgroup hands
-controllers to its children only while it holds no process itself. So the supervisor, where it is alone in the cgroup that
-was delegated to it, moves itself into the leaf ``supervisor`` of it first, and back at the end.
+Two of its rules determine this module. Delegation: we may make cgroups only below a directory whose files we may write, and
+move processes only if we may also write cgroup.procs of the common ancestor. No internal processes: a cgroup can enable
+controllers for its children only while it contains no process itself. So if the supervisor is alone in the cgroup that was
+delegated to it, it first moves into the leaf ``supervisor``, and returns at the end.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ FILES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V2Hierarchy:
-    """The cgroup *directory*, below which sandboxes are made.
+    """The cgroup *directory*, below which the cgroups of sandboxes are made.
 
-    *available* controllers can be handed to children, *enabled* ones are already. With *vacate* it holds this process,
-    which has to leave it first. *of_machine*: it is the root of the whole hierarchy, where a service manager rules if there
-    is one. *processors* can be used in it (cpuset.cpus.effective).
+    *available* controllers can be enabled for children; *enabled* ones already are.
+    *vacate*: the directory contains this process, which must leave it first.
+    *of_machine*: it is the root of the whole hierarchy, which a service manager manages if there is one.
+    *processors* can be used in it (cpuset.cpus.effective).
     """
 
     directory: str
@@ -51,17 +52,17 @@ class V2Hierarchy:
 
     @property
     def version(self) -> int:
-        """2."""
+        """Return 2."""
         return 2
 
     @property
     def controllers(self) -> frozenset[str]:
-        """Those that can be used."""
+        """Return the usable controllers."""
         return self.available
 
     @property
     def delegable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def unenforceable(self, limits: CgroupLimits) -> dict[str, str]:
@@ -82,8 +83,8 @@ class V2Hierarchy:
         """See :class:`base.Hierarchy`.
 
         Raises:
-            OSError: EEXIST when *name* is in use; EBUSY when a process of someone else came into our cgroup; EINVAL for a
-                value that the kernel refuses; EAGAIN when cgroup.max.descendants is reached.
+            OSError: EEXIST if *name* is in use; EBUSY if another program's process has moved into our cgroup; EINVAL for a
+                value that the kernel rejects; EAGAIN if cgroup.max.descendants is reached.
         """
         (top,) = self.paths_of(name)
         needed = {base.CONTROLLER_OF[limit] for limit in (*limits.given(), *server.given())}
@@ -91,7 +92,7 @@ class V2Hierarchy:
         try:
             if self.vacate:
                 self._vacate()
-            # A cpuset costs every change of cgroup something, the others tell what was used.
+            # The others are enabled for their counters. A cpuset makes every change of cgroup slower.
             wanted_here = self.available - ({"cpuset"} - needed)
             handed_on = self._enable(self.directory, wanted_here, needed, self.enabled)
             self.files.mkdir(top)
@@ -112,7 +113,7 @@ class V2Hierarchy:
         return group
 
     def _vacate(self) -> None:
-        """Move every process of our cgroup, which are this one and its children, into the leaf ``supervisor``."""
+        """Move every process of our cgroup into the leaf ``supervisor``. They are this process and its descendants."""
         leaf = f"{self.directory}/{SUPERVISOR}"
         with contextlib.suppress(FileExistsError):
             self.files.mkdir(leaf)
@@ -125,7 +126,7 @@ class V2Hierarchy:
     def _enable(
         self, directory: str, controllers: frozenset[str], needed: set[str], enabled: frozenset[str]
     ) -> frozenset[str]:
-        """Hand *controllers* to the children of *directory* and return those that were; only *needed* ones must succeed."""
+        """Enable *controllers* for the children of *directory*; return the enabled ones. Only *needed* ones must succeed."""
         result = set(controllers & enabled)
         for controller in sorted(controllers - enabled):
             try:
@@ -140,7 +141,7 @@ class V2Hierarchy:
 def unenforceable(
     limits: CgroupLimits, available: frozenset[str], directory: str, *, has_swap: bool, usable: str
 ) -> dict[str, str]:
-    """Return which of *limits* a cgroup with the controllers *available* cannot hold, each with the reason. Pure."""
+    """Return which of *limits* a cgroup with the controllers *available* cannot enforce, each with the reason. Pure."""
     result = {}
     for limit in limits.given():
         controller = base.CONTROLLER_OF[limit]
@@ -153,7 +154,7 @@ def unenforceable(
             if reason is not None:
                 result[limit] = reason
         elif limit == "io" and "memory" not in available and any(one.limits_writing for one in limits.io):
-            # Which cgroup has written a page, the kernel knows from the memory controller.
+            # The kernel needs the memory controller to know which cgroup has written a page.
             result[limit] = (
                 f"limiting writes needs the memory controller, which is not delegated to {directory}"
             )
@@ -161,7 +162,7 @@ def unenforceable(
 
 
 def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
-    """Return what to write in a leaf for *limits*, as (file, value). Pure."""
+    """Return the values to write in a leaf for *limits*, as (file, value). Pure."""
     result = []
     if limits.memory is not None:
         result.append(("memory.max", str(limits.memory)))
@@ -177,10 +178,10 @@ def settings(limits: CgroupLimits) -> list[tuple[str, str]]:
 
 
 def settings_of_both(limits: CgroupLimits) -> list[tuple[str, str]]:
-    """Return what to write above the leaves for *limits* of the payload, as (file, value). Pure."""
+    """Return the values to write above the leaves for the *limits* of the payload, as (file, value). Pure."""
     result = [] if limits.cpuset is None else [("cpuset.cpus", limits.cpuset)]
     if limits.cpu_weight is not None:
-        # In a leaf it would count against the other leaf alone: weights are compared among siblings.
+        # Weights are compared among siblings: in a leaf it would only count against the other leaf.
         result.append(("cpu.weight", str(limits.cpu_weight)))
     keys = (
         ("rbps", "read"),
@@ -195,7 +196,7 @@ def settings_of_both(limits: CgroupLimits) -> list[tuple[str, str]]:
 
 
 def is_ours(files: CgroupFiles, pid: int) -> bool:
-    """Tell whether *pid* is this process or a descendant of it."""
+    """Return whether *pid* is this process or a descendant of it."""
     own = os.getpid()
     while pid > 1:
         if pid == own:
@@ -205,10 +206,10 @@ def is_ours(files: CgroupFiles, pid: int) -> bool:
 
 
 def examine(own: str, top: str, *, is_root: bool, files: CgroupFiles) -> V2Hierarchy | str:
-    """Return where sandboxes can be made when our cgroup is *own* in the hierarchy mounted on *top*, or why nowhere.
+    """Return where we can make cgroups if our cgroup is *own* in the hierarchy mounted on *top*, or why we cannot.
 
-    In order: beside our own cgroup, when it is the leaf ``supervisor`` that an outer supervisor made; below it; as real root
-    (*is_root*) directly below the root of the hierarchy, as container engines without systemd do.
+    The candidates, in order: the parent of our cgroup, if ours is the leaf ``supervisor`` that an outer supervisor made; our own
+    cgroup; for real root (*is_root*) the root of the hierarchy, as container engines without systemd do.
     """
     parent, _, name = own.rpartition("/")
     if name == SUPERVISOR and len(parent) >= len(top):
@@ -218,7 +219,7 @@ def examine(own: str, top: str, *, is_root: bool, files: CgroupFiles) -> V2Hiera
     found = _below(own, files)
     if isinstance(found, V2Hierarchy):
         return found
-    # The real root, unlike that of a cgroup namespace, has no cgroup.events, and may hold processes.
+    # Unlike the root of a cgroup namespace, the real root has no cgroup.events, and may contain processes.
     if is_root and own != top and not files.exists(f"{top}/cgroup.events"):
         at_top = _below(top, files)
         if isinstance(at_top, V2Hierarchy):
@@ -263,8 +264,8 @@ def _hierarchy(directory: str, available: frozenset[str], files: CgroupFiles, *,
 
 
 def accounts_swap(files: CgroupFiles, directory: str) -> bool:
-    """Tell whether cgroups below *directory* would limit swap."""
-    # The real root has no limits of its own, so it does not show whether its children would have this one.
+    """Return whether cgroups below *directory* can limit swap."""
+    # The real root has no memory limits, so its files do not show which limits its children would have.
     return not files.exists(f"{directory}/memory.max") or files.exists(f"{directory}/memory.swap.max")
 
 
@@ -279,7 +280,7 @@ def _words(files: CgroupFiles, path: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V2Cgroup:
-    """The cgroup of one sandbox; *vacated* is the one that the supervisor left for it."""
+    """The cgroup of one sandbox; *vacated* is the cgroup that the supervisor left for it."""
 
     directory: str
     vacated: str | None = None
@@ -294,12 +295,12 @@ class V2Cgroup:
         """See :class:`base.Cgroup`.
 
         Raises:
-            OSError: ESRCH: no such process; EACCES: it is in a cgroup outside of what is delegated to us.
+            OSError: ESRCH: no such process; EACCES: its cgroup is outside the part that is delegated to us.
         """
         self.files.write(f"{self.directory}/{leaf}/cgroup.procs", str(pid))
 
     def kill(self, leaf: Leaf | None = None, *, timeout: float = 10) -> None:
-        """See :class:`base.Cgroup`. By cgroup.kill (Linux 5.14), which no fork escapes, else one by one."""
+        """See :class:`base.Cgroup`. Uses cgroup.kill (Linux 5.14), which no fork escapes, or else kills one by one."""
         for name in base.LEAVES if leaf is None else (leaf,):
             top = f"{self.directory}/{name}"
             if self.files.exists(f"{top}/cgroup.kill"):
@@ -311,7 +312,7 @@ class V2Cgroup:
     def counters(self, leaf: Leaf | None = None) -> Counters:
         """See :class:`base.Cgroup`. memory_peak needs Linux 5.19, pids_peak 6.1."""
         where = self.directory if leaf is None else f"{self.directory}/{leaf}"
-        # Counted only where the limit is: the cpu controller's time, and before Linux 6.11 the failed forks.
+        # Two counters exist only where the limit is: throttled time, and before Linux 6.11 the failed forks.
         limited = f"{self.directory}/{leaf or 'payload'}"
         files = self.files
 
@@ -344,7 +345,7 @@ class V2Cgroup:
         self.return_supervisor()
 
     def return_supervisor(self) -> None:
-        """Undo the supervisor's move as far as others allow: another sandbox beside us may still need it so."""
+        """Undo the move of the supervisor, unless another sandbox beside this one still needs it."""
         if self.vacated is None:
             return
         leaf = f"{self.vacated}/{SUPERVISOR}"
@@ -356,13 +357,13 @@ class V2Cgroup:
                     self.files.write(f"{self.vacated}/cgroup.procs", str(pid))
             self.files.rmdir(leaf)
         except OSError as error:
-            # EBUSY: a sibling uses the controllers. ENOENT: never made, or undone already. EOPNOTSUPP: still handed on.
+            # EBUSY: a sibling uses the controllers. ENOENT: not made, or undone. EOPNOTSUPP: still enabled for children.
             if error.errno not in (errno.EBUSY, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTEMPTY):
                 raise
 
 
 def _io_bytes(text: str | None) -> tuple[int | None, int | None]:
-    """Return the bytes read and written of an io.stat: lines of a device and KEY=NUMBER."""
+    """Return the bytes read and written in an io.stat, which has lines of a device and KEY=NUMBER pairs."""
     if text is None:
         return None, None
     words = [word.partition("=") for line in text.splitlines() for word in line.split()[1:]]

@@ -1,4 +1,4 @@
-"""The trampoline: a static program of 200 bytes of code that executes the program of a sandbox (trampoline.c).
+"""Execute the program of a sandbox through the trampoline, a static program with 200 bytes of code (trampoline.c).
 
 A process whose executable is a file of the host must not call execve(2) on a path of an image. /proc/self/exe would lead
 to that file, past every mount of the sandbox (the class of CVE-2019-5736). The trampoline is executed from a sealed
@@ -21,7 +21,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 def create(machine: str) -> int:
-    """Return a descriptor, read-only and close-on-exec, of a sealed memfd that holds the trampoline for *machine*.
+    """Return a read-only, close-on-exec descriptor of a sealed memfd with the trampoline for *machine*.
 
     Args:
         machine: as ``uname -m`` prints it.
@@ -61,14 +61,14 @@ def _create_memfd() -> int:
 def execute(
     trampoline_fd: int, report_fd: int, paths: Sequence[str], argv: Sequence[str], env: Mapping[str, str]
 ) -> NoReturn:
-    """Execute the first of *paths* that can be executed, as a shell searches PATH.
+    """Execute the first of *paths* that is executable, as a shell searches PATH.
 
     Args:
         trampoline_fd: from :func:`create`.
         report_fd: the writing end of a pipe. Success closes it. If no path could be executed, the trampoline writes
-            one byte to it: the errno of the first path that failed by another error than ENOENT and ENOTDIR, else
+            one byte to it: the errno of the first path that failed with an error other than ENOENT and ENOTDIR, else
             ENOENT.
-        paths: none of them empty; without any, nothing is found.
+        paths: none of them is empty; without paths the result is ENOENT.
         argv: the arguments of the program.
         env: its environment.
 
@@ -78,7 +78,7 @@ def execute(
     os.set_inheritable(report_fd, True)  # the trampoline closes it at the next execve(2)
     arguments = [str(report_fd), *paths, "", *argv]
     try:
-        # By a path, since a filter may allow execve(2) alone.
+        # By path, because a filter may allow execve(2) but not execveat(2).
         os.execve(f"/proc/self/fd/{trampoline_fd}", arguments, env)
     except FileNotFoundError:
         os.execve(trampoline_fd, arguments, env)  # /proc is masked: execveat(2)

@@ -1,14 +1,14 @@
 /* Executes the program of a sandbox, so that no file of the host is the executable of the process that does it.
  *
- * The launcher is an interpreter of the host. A process of it that calls execve(2) can be led back to that
- * interpreter by /proc/self/exe: as the command, as the interpreter of a script, or as the loader of an ELF file.
+ * The launcher runs in an interpreter of the host. If a launcher process calls execve(2), the image can execute that
+ * interpreter through /proc/self/exe: as the command, as the interpreter of a script, or as the loader of an ELF file.
  * This program is executed first, from a sealed memfd. /proc/self/exe then leads to the memfd and to nothing else.
  *
  * Arguments: the number of a descriptor; the paths to try, in order; an empty string; the arguments of the program.
  * The descriptor is a pipe. A successful execve(2) closes it. If all paths fail, their errno is written to it as one byte.
  *
- * The filter of system calls is in force already. fcntl(2) and execve(2) must be allowed. Without write(2) the launcher
- * does not learn of a failure.
+ * The seccomp filter of the sandbox is already active. It must allow fcntl(2) and execve(2). Without write(2) this program
+ * cannot report a failure to the launcher.
  * scripts/build-trampolines makes the ELF files beside this one.
  */
 
@@ -93,7 +93,7 @@ static long call(long number, long a, long b, long c)
     register long r3 __asm__("r3") = a;
     register long r4 __asm__("r4") = b;
     register long r5 __asm__("r5") = c;
-    /* A failure is told by the summary overflow bit, with the errno in r3. */
+    /* On failure the kernel sets the summary overflow bit and returns the errno in r3. */
     __asm__ volatile("sc\n bns+ 1f\n neg %0, %0\n1:" : "+r"(r3), "+r"(r0), "+r"(r4), "+r"(r5)
                      : : "r6", "r7", "r8", "r9", "r10", "r11", "r12", "cr0", "ctr", "memory");
     return r3;
@@ -129,7 +129,7 @@ __attribute__((noreturn, used)) void start(long *stack)
 
     while (*arguments && **arguments)
         arguments++;
-    if (!*arguments) /* An image has led the command back to this program. */
+    if (!*arguments) /* A link of the image to /proc/self/exe has executed this program as the command. */
         goto end;
     *arguments++ = 0;
     for (char *digit = *paths++; *digit; digit++)
@@ -137,7 +137,7 @@ __attribute__((noreturn, used)) void start(long *stack)
     call(FCNTL, report, F_SETFD, FD_CLOEXEC);
     for (; *paths; paths++) {
         long result = call(EXECVE, (long)*paths, (long)arguments, (long)environment);
-        /* As a shell does: the first error that says more than that there is no such file. */
+        /* Report what a shell reports: the first error other than a missing file. */
         if (refused == -ENOENT && result != -ENOTDIR)
             refused = result;
     }
