@@ -1,11 +1,12 @@
-"""Which system calls a program may make: the built-in profile, profiles of the containers ecosystem, and compiling both.
+"""Filters of system calls: the built-in profile, JSON profiles of docker and podman, and the compiler for both.
 
     values      a filter as values: rules by name, comparisons of arguments, architectures
-    calls       every system call by what it is for, and why the built-in profile allows it or not
+    calls       every system call by purpose, and why the built-in profile allows or refuses it
     builtin     the built-in profile, for a machine and the capabilities of a program
-    profile     JSON profiles of the containers ecosystem (docker, podman)
-    compiler    from a filter to a program for the kernel, by libseccomp; imported only when one has to be compiled
+    profile     the JSON profiles that docker and podman use
+    serving     the filter of the file system server
+    compiler    compiles a filter to a program for the kernel with libseccomp; imported only for this
 
-All but the compiler is pure. Nothing here knows where the programs are kept (runtime/filters.py) and how they are
-loaded (kernel/seccomp.py).
+All modules except the compiler are pure. The cache of compiled programs is in runtime/filters.py, and kernel/seccomp.py
+installs them.
 """

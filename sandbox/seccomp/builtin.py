@@ -1,7 +1,7 @@
-"""The built-in profile: what `security.seccomp = "default"` means for a machine and the capabilities of a program.
+"""The built-in profile: the filter of `security.seccomp = "default"` for a machine and the capabilities of a program.
 
-It is at least as strict as the default of podman (a test compares the programs, call by call) and, on namespaces, as that of
-docker: a program that may make a user namespace reaches as root of it what the kernel otherwise keeps for root.
+It is at least as strict as podman's default; a test compares the programs call by call. For namespaces it is as strict as
+docker's: as root of a user namespace a program could reach parts of the kernel that are otherwise reserved for root.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from sandbox.seccomp.calls import ABSENT, ALLOWED, DENIED, PERSONALITIES
 from sandbox.seccomp.values import ALLOW, NOT_THERE, REFUSED, Comparison, Filter, Machine, Rule, fail
 
 _LOW = 0xFFFFFFFF
-"""What the kernel looks at where an argument is an int: a caller may set the bits above to anything."""
+"""The bits that the kernel uses of an int argument. The caller may set the upper bits to any value."""
 
 _NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; linux/sched.h"""
-_NEWTIME = 0x00000080  # only of unshare: to clone it is a part of the signal's number
+_NEWTIME = 0x00000080  # only for unshare: in the flags of clone this bit belongs to the exit signal
 
 _TERMINAL_REQUESTS = (0x5412, 0x541C, 0x5423)
-"""TIOCSTI types into a terminal, TIOCLINUX pastes into a console: both can leave a command for the shell outside. TIOCSETD selects a line
-discipline: drivers for modems and serial networks, with which the user's terminal is of no use."""
+"""TIOCSTI inserts input into a terminal, TIOCLINUX pastes into a console: both can leave a command for the shell outside.
+TIOCSETD selects a line discipline: drivers for modems and serial networks, which make the user's terminal unusable."""
 
 _FAMILIES = (1, 2, 10, 16, 17)
-"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET: what programs use and what belongs to a network namespace. Most others
-(Bluetooth, CAN, virtual machine sockets, kernel cryptography...) are of the machine, or modules that their use would load."""
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET: the families that programs use and that belong to a network namespace. Most
+others (Bluetooth, CAN, virtual machine sockets, kernel cryptography...) belong to the machine or make the kernel load modules."""
 
 _F_SETLEASE = 1024  # linux/fcntl.h, the same on every machine
 _LAST_FCNTL = 1038
@@ -34,10 +34,10 @@ NO_LEASES = (
     Rule(fail(errno.EACCES), ("fcntl", "fcntl64"), (Comparison(1, "MASKED_EQ", _LOW, _F_SETLEASE),)),
     Rule(fail(errno.EINVAL), ("fcntl", "fcntl64"), (Comparison(1, "GT", _LAST_FCNTL),)),
 )
-"""A lease makes open(2) of every other process wait for up to /proc/sys/fs/lease-break-time, 45 seconds. The owner of a file may take
-one, also through a read-only mount. EACCES is the documented error for a file of somebody else, fcntl(2): programs go on without a
-lease, whereas EAGAIN means to some that the file is in use. Delegations (F_SETDELEG) are leases, too. They and commands that are
-younger than this profile fail as on an older kernel."""
+"""A lease makes open(2) of every other process wait for up to /proc/sys/fs/lease-break-time, 45 seconds. The owner of a file may
+take one even through a read-only mount. EACCES is the documented error for another user's file (fcntl(2)), and programs continue
+without a lease. With EAGAIN some programs assume that the file is in use. Delegations (F_SETDELEG) are leases too. They and
+commands that are newer than this profile fail as on an older kernel."""
 
 _AF_NETLINK, _NETLINK_AUDIT = 16, 9
 _SOCKETCALL_SOCKET = 1
@@ -83,15 +83,15 @@ def _sockets(machine: Machine, *, audit: bool) -> list[Rule]:
     ]
     rules.append(Rule(unknown, calls, (Comparison(0, "GT", last),)))
     if not audit:
-        # EINVAL is what programs that report to the audit system (useradd, login) take for "there is none".
+        # Programs that report to the audit system (useradd, login) take EINVAL as "there is no audit system".
         conditions = (
             Comparison(0, "EQ", _AF_NETLINK),
             Comparison(2, "MASKED_EQ", _LOW, _NETLINK_AUDIT),
         )
         rules.append(Rule(fail(errno.EINVAL), ("socket",), conditions))
     if {machine.native, *machine.others} & {"X86", "S390", "S390X"}:
-        # The family is in memory, where no filter can look. What uses this call, 32-bit programs, has no other on old
-        # C libraries: it gets no sockets of its own.
+        # The address family is in memory, which a filter cannot read. 32-bit programs with old C libraries have no other call,
+        # so they cannot create sockets.
         rules.append(Rule(REFUSED, ("socketcall",), (Comparison(0, "MASKED_EQ", _LOW, _SOCKETCALL_SOCKET),)))
     return rules
 

@@ -1,7 +1,7 @@
-"""Every system call by what it is for: what the built-in profile allows, and why it refuses the rest.
+"""Every system call by purpose: which calls the built-in profile allows, and why it refuses the others.
 
-A name belongs to one group. The groups are sets of names of Linux; an architecture has those that it has. A call that is
-in no group, because it is younger than this table, does not exist for the program (ENOSYS), as on an older kernel.
+A name belongs to one group. The groups contain the names of all architectures; each architecture has a part of them. A call
+that is in no group, because it is newer than this table, fails with ENOSYS, as on an older kernel.
 """
 
 from __future__ import annotations
@@ -91,22 +91,22 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "processes, threads and signals": frozenset(_PROCESSES.split()),
     "user and group ids, capabilities": frozenset(_CREDENTIALS.split()),
     "confining itself further": frozenset(_CONFINEMENT.split()),
-    # Within the sandbox's own processes, whose credentials the kernel compares. Since Linux 4.8 a tracer cannot change a call
-    # behind the filter's back, which is why others refused this once.
+    # For processes of the sandbox: the kernel compares their credentials. Other profiles refused ptrace because a tracer could
+    # change a call after the filter had checked it. Linux 4.8 fixed that.
     "debugging its own processes": frozenset(_DEBUGGING.split()),
     "sockets": frozenset(_NETWORK.split()),
     "message queues, semaphores and shared memory": frozenset(_IPC.split()),
-    # Setting them needs CAP_SYS_TIME over the whole machine; asking goes through the same calls.
+    # Setting a clock needs CAP_SYS_TIME over the whole machine; reading uses the same calls.
     "reading clocks, sleeping, timers": frozenset(_CLOCKS.split()),
     "limits, names and random numbers": frozenset(_SYSTEM.split()),
     "what only some processors have": frozenset(_ARCHITECTURE.split()),
 }
-"""What every program may call. sandbox.seccomp.builtin says of which which arguments are refused."""
+"""The calls that every program may make. sandbox.seccomp.builtin restricts the arguments of some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Calls that are refused, why, and the capability whose addition by the file allows them, if one does."""
+    """Calls that are refused, the reason, and the capability that allows them if the spec adds it; None if there is none."""
 
     why: str
     names: frozenset[str]
@@ -114,8 +114,8 @@ class Denied:
 
 
 DENIED: tuple[Denied, ...] = (
-    # Each of these gives the program root over a part of the kernel that is otherwise root's: where most escapes from user
-    # namespaces began. In a sandbox that was given SYS_ADMIN the file has decided for it.
+    # Each of these gives the program root's access to a part of the kernel. Most escapes from user namespaces began there. A spec
+    # that adds SYS_ADMIN allows it explicitly.
     Denied(
         "mounts",
         frozenset(
@@ -134,16 +134,16 @@ DENIED: tuple[Denied, ...] = (
     Denied("hanging up terminals", frozenset({"vhangup"}), "SYS_TTY_CONFIG"),
     Denied("programs in the kernel (bpf)", frozenset({"bpf"}), "BPF"),
     Denied("performance counters", frozenset({"perf_event_open"}), "PERFMON"),
-    # Not a thing of any namespace: a key that is possessed can be read, whoever the sandbox belongs to.
+    # Keyrings belong to no namespace: possession of a key is enough to read it, whichever user the sandbox has.
     Denied("the kernel's keyrings", frozenset({"add_key", "keyctl", "request_key"})),
-    # Calls inside of it meet no filter.
+    # No filter checks the operations that are submitted through it.
     Denied("io_uring", frozenset({"io_uring_enter", "io_uring_register", "io_uring_setup"})),
-    # Stops the kernel in the middle of a copy for as long as the program likes: a tool of exploits.
+    # Lets a program stop the kernel in the middle of a copy for any time, which exploits use.
     Denied("page faults in the program's hands", frozenset({"userfaultfd"})),
     Denied("pages lent to pipes", frozenset({"vmsplice"})),
     Denied("pages of other processes", frozenset({"migrate_pages", "move_pages"})),
     Denied("16-bit segments", frozenset({"modify_ldt", "vm86", "vm86old"})),
-    # The kernel wants capabilities over the whole machine for these, which no sandbox has.
+    # The kernel requires capabilities over the whole machine for these. No sandbox has them.
     Denied(
         "what is the machine's",
         frozenset(
@@ -160,12 +160,12 @@ DENIED: tuple[Denied, ...] = (
         ),
     ),
 )
-"""What fails with EPERM, or with ENOSYS where it is in `ABSENT`, too."""
+"""The calls that fail with EPERM, or with ENOSYS if they are also in `ABSENT`."""
 
 ABSENT: Mapping[str, str] = {
-    # The flags are in memory, where no filter can look. C libraries fall back to clone.
+    # The flags are in memory, which a filter cannot read. C libraries fall back to clone.
     "clone3": "its flags cannot be checked; callers fall back to clone",
-    # What is asked for first by programs that have another way wants the errno that makes them take it.
+    # Programs try these first and have an alternative. ENOSYS makes them use it.
     "io_uring_setup": "callers fall back to what every kernel has",
     "cachestat": "callers do without",
     "futex_requeue": "callers fall back to futex",
@@ -183,11 +183,11 @@ ABSENT: Mapping[str, str] = {
     "lsm_set_self_attr": "callers fall back to /proc/self/attr",
     "lsm_list_modules": "callers do without",
 }
-"""What does not exist for the program, and what becomes of callers."""
+"""The calls that fail with ENOSYS, and what their callers do then."""
 
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
-"""PER_LINUX, PER_LINUX32, both with UNAME26, and the question which it is; see personality(2). Not the flags that make memory
-executable or its addresses known."""
+"""PER_LINUX, PER_LINUX32, both with UNAME26, and the value that queries the current one; see personality(2). Flags that make
+memory executable or its addresses predictable are left out."""
 
 KNOWN = (
     frozenset().union(*ALLOWED.values())
@@ -195,4 +195,4 @@ KNOWN = (
     | ABSENT.keys()
     | {"personality"}
 )
-"""Every name that this table has."""
+"""Every name in this table."""

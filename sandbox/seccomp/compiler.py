@@ -1,5 +1,5 @@
-"""From a filter to a program for the kernel, by libseccomp. Imported only where a filter has to be compiled: that starts programs
-(ctypes.util.find_library looks for the library with them) and takes tens of milliseconds.
+"""Compile a filter to a program for the kernel with libseccomp. Imported only if a filter has to be compiled: the import takes
+tens of milliseconds, because ctypes.util.find_library runs programs to find the library.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sandbox.kernel import bpf
 from sandbox.seccomp.values import ALLOW, NOT_THERE, Filter, Rule, lets_through
 
 _UNKNOWN = -1  # __NR_SCMP_ERROR
-_BINARY_TREE = 2  # of SCMP_FLTATR_CTL_OPTIMIZE: as deep as the logarithm of the number of calls
+_BINARY_TREE = 2  # of SCMP_FLTATR_CTL_OPTIMIZE: a search in logarithmic time
 _OPS = {
     "NE": pyseccomp.NE,
     "LT": pyseccomp.LT,
@@ -26,16 +26,16 @@ _OPS = {
 
 
 class UnknownCallError(ValueError):
-    """A call that is to be refused is not known to libseccomp, so that it would be let through."""
+    """libseccomp does not know a call that is to be refused. Without an error, the filter would allow it."""
 
 
 def compile_filter(wanted: Filter) -> bytes:
     """Return the program for *wanted*.
 
     Raises:
-        UnknownCallError: see there.
-        OSError: libseccomp refuses it.
-        ValueError: the program would be longer than the kernel takes.
+        UnknownCallError: libseccomp does not know a call that is to be refused.
+        OSError: libseccomp rejects the filter.
+        ValueError: the program would exceed the kernel's maximum length.
     """
     program = _compile(wanted.default, wanted.architectures, wanted.rules)
     if wanted.forbidden:
@@ -49,12 +49,12 @@ def _compile(default: int, architectures: tuple[str, ...], rules: tuple[Rule, ..
     for name in architectures:
         made.add_arch(getattr(pyseccomp.Arch, name))
     made.set_attr(pyseccomp.Attr.ACT_BADARCH, NOT_THERE)
-    # Where all rules say the same as the default, there is nothing to search.
+    # If every rule has the default action, no rule is added and there is nothing to search.
     if any(rule.action != default for rule in rules):
         made.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
     for rule in rules:
         if rule.action == default:
-            continue  # libseccomp refuses to be told so
+            continue  # libseccomp rejects such a rule
         for name in rule.names:
             _add(made, default, rule, name)
     fd = os.memfd_create("filter")
@@ -69,10 +69,10 @@ def _add(made: pyseccomp.SyscallFilter, default: int, rule: Rule, name: str) -> 
     if number == _UNKNOWN:
         if lets_through(default) and not lets_through(rule.action):
             raise UnknownCallError(name)
-        return  # it meets the default, which is no wider
+        return  # the call gets the default, which does not allow more
     conditions = [pyseccomp.Arg(one.index, _OPS[one.op], one.value, one.masked) for one in rule.conditions]
     try:
         made.add_rule(rule.action, number, *conditions)
     except OSError as error:
-        if error.errno != errno.EEXIST:  # an earlier rule says something of just these calls
+        if error.errno != errno.EEXIST:  # an earlier rule covers the same calls
             raise OSError(error.errno, f"{name}: {error.strerror}") from None

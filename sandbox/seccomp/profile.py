@@ -1,6 +1,6 @@
-"""JSON profiles of the containers ecosystem, as docker and podman take them with --security-opt seccomp=FILE. Pure.
+"""Parse the JSON profiles that docker and podman take with --security-opt seccomp=FILE. Pure.
 
-What is not understood is an error: a key that was passed over might be the one that refuses something.
+Unknown keys and values are errors: an ignored key might be the one that refuses something.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _KEYS = frozenset(
     }
 )  # fmt: skip
 _FLAGS = frozenset({"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"})
-"""What may stand in `flags`; none of them changes what is allowed, and none is set."""
+"""The accepted `flags`. None of them changes what is allowed, and none is passed to the kernel."""
 _CALL_KEYS = frozenset(
     {"name", "names", "action", "args", "comment", "includes", "excludes", "errnoRet", "errno"}
 )
@@ -52,7 +52,7 @@ _ARGUMENT_KEYS = frozenset({"index", "value", "valueTwo", "op"})
 
 
 class ProfileError(ValueError):
-    """The profile cannot be used. *where* is the place in it, such as "syscalls[3].args[0]"."""
+    """The profile cannot be used. *where* is a position in it, such as "syscalls[3].args[0]"."""
 
     def __init__(self, where: str, message: str) -> None:
         super().__init__(f"{where}: {message}" if where else message)
@@ -61,10 +61,10 @@ class ProfileError(ValueError):
 def parse_profile(
     text: bytes, machine: Machine, capabilities: frozenset[str], kernel: tuple[int, int]
 ) -> Filter:
-    """Return what the profile *text* means for a program that may have *capabilities* on *machine* under *kernel*.
+    """Return the filter of the profile *text* for a program that may have *capabilities* on *machine* with *kernel*.
 
     Raises:
-        ProfileError: it is no such profile, or asks for what is not done here.
+        ProfileError: *text* is not such a profile, or needs a feature that is not supported.
     """
     try:
         document = json.loads(text)
@@ -126,7 +126,7 @@ def _action(name: Any, where: str, number: Any, symbol: Any) -> int:
 
 
 def _errno(where: str, number: Any, symbol: Any) -> int:
-    # The name, where there is one, is for machines whose numbers are others.
+    # A name, if present, takes precedence: errno numbers differ between machines.
     if symbol:
         found = getattr(errno, symbol, None) if isinstance(symbol, str) else None
         if not isinstance(found, int):
@@ -144,7 +144,7 @@ def _is_integer(value: Any) -> TypeGuard[int]:
 
 
 def _architectures(profile: Mapping[str, Any], machine: Machine) -> tuple[str, ...]:
-    """Return those beside the machine's own that it can run at all; the others would only make the program longer."""
+    """Return the named architectures, other than its own, that *machine* can run. Others would only make the program longer."""
     named: list[Any] = []
     for number, item in enumerate(_list(profile, "archMap", "")):
         where = f"archMap[{number}]"
@@ -204,7 +204,7 @@ def _rules(call: Mapping[str, Any], where: str) -> Iterator[Rule]:
     if len(set(indexes)) == len(indexes):
         yield Rule(action, names, tuple(conditions))
         return
-    # Two conditions on one argument are alternatives: so runc and crun read it, as libseccomp takes no such rule.
+    # Two conditions on one argument are alternatives, as in runc and crun: libseccomp does not support them in one rule.
     for one in conditions:
         yield Rule(action, names, (one,))
 

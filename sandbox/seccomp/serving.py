@@ -1,7 +1,7 @@
-"""The filter of the file system's server: what serving takes, and nothing else.
+"""The seccomp filter of the file system server: it allows only the system calls that serving needs.
 
-It is put on when the server is confined already, with everything open that it was sent, so it starts no program, makes no
-process and no connection, and signals and traces nobody.
+The server installs it after its confinement, when everything it needs is open. So the filter forbids programs, processes,
+connections, signals and tracing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GROUPS = (
     "what only some processors have",
 )
 
-#: Of these groups: other programs and processes, other processes' scheduling, and interfaces that serving has no use for.
+#: Calls of these groups for other programs and processes, the scheduling of other processes, and unused interfaces.
 _NOT = frozenset(
     """
     clone execve execveat fork vfork unshare kill tkill pidfd_open pidfd_send_signal process_mrelease rt_sigqueueinfo
@@ -34,7 +34,7 @@ _CHANNEL = frozenset(
     getpeername getsockname getsockopt recv recvfrom recvmsg send sendmsg sendto setsockopt shutdown socketpair
     """.split()
 )
-"""trio wakes itself through a pair of sockets; the channel to the launcher is one that is open."""
+"""trio wakes itself up through a socket pair; the socket to the launcher is already open."""
 
 _ASKING = frozenset("capget getegid geteuid getgid getgroups getresgid getresuid getuid".split())
 
@@ -43,8 +43,10 @@ _AF_UNIX = 1
 
 
 def serving_filter(machine: str) -> Filter:
-    """Return the filter for the server on *machine* (its name as libseccomp has it). Calls of other architectures are
-    NOT_THERE, and so is clone3, whose flags no filter sees: C libraries make threads by clone then.
+    """Return the filter for the server on *machine*, a name of libseccomp.
+
+    Calls of other architectures are NOT_THERE. So is clone3, whose flags a filter cannot read: C libraries then make threads with
+    clone.
     """
     flags_of_clone = 1 if machine in ("S390", "S390X") else 0
     names = _CHANNEL.union(_ASKING, *(ALLOWED[group] for group in _GROUPS)) - _NOT

@@ -1,4 +1,4 @@
-"""A filter of system calls as values. What they mean is what the kernel is told; see seccomp(2)."""
+"""A filter of system calls as values. The actions are the SECCOMP_RET_* values of the kernel; see seccomp(2)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ LOG = 0x7FFC0000
 ALLOW = 0x7FFF0000
 
 FORMAT = 1
-"""To be raised when programs that were compiled before must not be used any more although their filter is the same."""
+"""Version of the compiled programs. Increase it to make all cached programs invalid although their filters are the same."""
 
 
 def fail(number: int) -> int:
-    """Return the action that lets a call fail with errno *number*."""
+    """Return the action that makes a call fail with errno *number*."""
     return ERRNO | number
 
 
 NOT_THERE = fail(errno.ENOSYS)
-"""The call fails as it does on a kernel that does not have it: callers fall back to what every kernel has."""
+"""The call fails as on a kernel that does not have it, so callers fall back to older calls."""
 
 REFUSED = fail(errno.EPERM)
 
 
 def lets_through(action: int) -> bool:
-    """Tell whether a call with this action reaches the kernel."""
+    """Return whether a call with this action is executed by the kernel."""
     return action & 0xFFFF0000 in (ALLOW, LOG)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine as system calls see it: what libseccomp and Go call it, and what else it runs."""
+    """An architecture: its names in libseccomp and Go, and the other architectures whose programs it can run."""
 
     native: str
     go: str
@@ -55,8 +55,8 @@ MACHINES: Mapping[str, Machine] = {
     "i686": Machine("X86", "386"),
     "armv7l": Machine("ARM", "arm"),
 }
-"""By the name of uname(2). x32 is left out on purpose: its calls are the same kernel code behind other numbers, and Debian's
-kernels have it switched off. A call of an architecture that a filter does not name is NOT_THERE."""
+"""The key is the machine name of uname(2). x32 is left out on purpose: it has the same calls under other numbers, and Debian's
+kernels disable it. A call of an architecture that a filter does not name is NOT_THERE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What becomes of the calls *names* whose arguments meet all of *conditions*."""
+    """The action for the calls *names* if their arguments meet all *conditions*."""
 
     action: int
     names: tuple[str, ...]
@@ -80,10 +80,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """A whole filter: *forbidden* is asked first, then *rules*, and what neither mentions meets *default*.
+    """A whole filter: *forbidden* is evaluated first, then *rules*; a call that neither names gets *default*.
 
-    Among the rules, one without conditions wins over those with, whatever their order, and the earlier of two with the same
-    conditions, as libseccomp has it, and with it the engines whose profiles are read here.
+    Among the rules of one call, a rule without conditions takes precedence over rules with conditions, in any order. Of two rules
+    with the same conditions, the earlier one applies. libseccomp works like this, and so do the engines whose profiles are read.
     """
 
     default: int
@@ -93,11 +93,11 @@ class Filter:
     forbidden: tuple[Rule, ...] = ()
 
     def digest(self) -> str:
-        """Return what names this filter and no other."""
+        """Return a hash that identifies this filter."""
         return sha256(repr((FORMAT, self)).encode()).hexdigest()
 
     def without(self, names: frozenset[str]) -> Filter:
-        """Return the filter that says nothing of *names*."""
+        """Return this filter without its rules for *names*."""
         return Filter(
             default=self.default,
             architectures=self.architectures,
@@ -112,7 +112,7 @@ def _without(rule: Rule, names: frozenset[str]) -> Rule | None:
 
 
 def changed(base: Filter, allow: tuple[str, ...], deny: tuple[str, ...]) -> Filter:
-    """Return *base* with *allow* let through and *deny* refused, whatever it says of them; denying wins."""
+    """Return *base* with *allow* allowed and *deny* refused, regardless of its own rules for them; *deny* takes precedence."""
     result = base.without(frozenset(allow) | frozenset(deny))
     rules, forbidden = list(result.rules), list(result.forbidden)
     allowed = tuple(name for name in allow if name not in deny)
