@@ -1,12 +1,12 @@
-"""Trying what this machine can do for sandboxes, and saying how to mend what it cannot.
+"""Examine what this machine can do for sandboxes, and report how to repair what it cannot do.
 
-    check       what is said about one thing: level, summary, cost, remedy
-    facts       what was tried and how it went, as values
-    child       running a probe in a forked child that cannot outlive its time
-    probes/     functions that call the system as a start does; they decide nothing and leave nothing
-    checks/     from facts to checks; pure
-    examine     probes, then checks, for the whole machine and for one environment file
+    check       a finding: level, summary, cost, remedy
+    facts       the results of the probes, as values
+    child       runs a probe in a forked child with a time limit
+    probes/     functions that make the system calls of a start; they decide nothing and leave nothing behind
+    checks/     turn facts into findings; pure
+    examine     runs probes, then checks, for the machine and for one environment file
 
-A failure means that `sandbox up` would not work. Everything else that is lacking is a warning where a setting of an
-environment file would be refused or go unenforced, and a note where nothing that this version does depends on it.
+A failure means that `sandbox up` would not work. A warning means that a setting of an environment file would be refused or
+not enforced. A note is about something that no function of this version needs.
 """

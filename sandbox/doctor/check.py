@@ -1,4 +1,4 @@
-"""What is said about one thing: how bad it is, what it costs, and what mends it. Values only."""
+"""A finding of doctor: its level, what it costs the user, and what repairs it. Values only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from unionfs._stdlib.dataclasses import dataclass, field
 Level = Literal["ok", "note", "warning", "failure"]
 
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "failure")
-"""From good to bad. With a failure `sandbox up` does not work; with a warning some settings are refused or unenforced."""
+"""From good to bad. After a failure `sandbox up` does not work; after a warning some settings are refused or not enforced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One finding. `id` never changes its meaning; *cost* and *remedy* are empty where nothing is lacking.
+    """One finding. The meaning of an `id` never changes. *cost* and *remedy* are empty if nothing is missing.
 
-    *facts* is what the finding rests on, as far as JSON can carry it. *details* are further lines for a reader, such as
-    diagnostics of a file. *explained_by* is the id of the check that says for this one, too, why, what it costs and what mends it.
+    *facts* are the data behind the finding, as values for JSON. *details* are further lines for a reader, such as the diagnostics
+    of a file. *explained_by* is the id of another check that has the cause, the cost and the remedy of this one too.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Check:
     explained_by: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """Return the finding for JSON; a cost or remedy that there is none of is null, and so is `explained_by`."""
+        """Return the finding for JSON. An empty cost, remedy or `explained_by` becomes null."""
         return {
             "id": self.id,
             "level": self.level,
@@ -44,17 +44,17 @@ class Check:
 
 
 def would_work(checks: Iterable[Check]) -> bool:
-    """Tell whether `sandbox up` would work: no check is a failure."""
+    """Return whether `sandbox up` would work: no check is a failure."""
     return not any(check.level == "failure" for check in checks)
 
 
 def told(checks: Iterable[Check]) -> list[Check]:
-    """Return those of *checks* that are told to people: one for each cause."""
+    """Return the *checks* that are shown to users: one for each cause."""
     return [check for check in checks if not check.explained_by]
 
 
 def summary_line(checks: Iterable[Check], *, file: str | None) -> str:
-    """Return the sentence that sums *checks* up; *file* is the environment file that they were made for."""
+    """Return a one-sentence summary of *checks*; *file* is the environment file that was examined, if any."""
     levels = [check.level for check in told(checks)]
     counts = [
         f"{levels.count(level)} {level if level == 'ok' or levels.count(level) == 1 else level + 's'}"

@@ -1,4 +1,4 @@
-"""Running a probe in a forked child that cannot outlive its time. What it says is kept, whatever becomes of it."""
+"""Run a probe in a forked child with a time limit. Results that it reported before its end are kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sandbox.doctor.facts import Failure, Probe
 from unionfs._stdlib.dataclasses import dataclass
 
 Say = Callable[[str, Any], None]
-"""Says one thing about a probe: a name, and a value that JSON can carry."""
+"""Reports one result of a probe: a name, and a value that JSON can represent."""
 
 TIME_LIMIT = 5.0
-"""Seconds for one probe. They take hundredths; this long takes only what hangs, such as a server of files that is gone."""
+"""Seconds for one probe. A probe takes hundredths of a second, unless it hangs, for example on a dead network file server."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_WAIT = 1.0  # seconds for a killed child to end; in an uninterruptible wait it does not
@@ -27,13 +27,13 @@ _LAST_WAIT = 1.0  # seconds for a killed child to end; in an uninterruptible wai
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a child said, and why it ended early, if it did."""
+    """What a child reported, and why it ended early, if it did."""
 
     said: Mapping[str, Any]
     problem: str | None = None
 
     def probe(self) -> Probe:
-        """Return what :func:`attempt` said in the child."""
+        """Return the results that :func:`attempt` reported in the child."""
         attempts = {
             step: None if value is None else Failure(errno=value[0], text=value[1])
             for step, value in self.said.items()
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def attempt(say: Say, step: str, action: Callable[[], object], *, named: bool = True) -> bool:
-    """Do *action*, say how *step* went, and tell whether it went well; *named*: with the path that a failure is about."""
+    """Run *action*, report the result of *step*, and return whether it succeeded. With *named*, an error includes its path."""
     try:
         action()
     except OSError as error:
@@ -53,7 +53,7 @@ def attempt(say: Say, step: str, action: Callable[[], object], *, named: bool = 
 
 
 def reason_of(error: OSError) -> str:
-    """Return the words for *error*, with the path that it is about."""
+    """Return the text of *error* with its path."""
     text = error.strerror or str(error)
     path = error.filename2 or error.filename
     return text if path is None else f"{os.fsdecode(path)}: {text}"
@@ -61,7 +61,7 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back the signals that end us, and those of children made meanwhile: for cleaning up, which is short."""
+    """Block the signals that end this process, and children made within the context, during a short cleanup."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
@@ -70,11 +70,11 @@ def undisturbed() -> Iterator[None]:
 
 
 def run_limited(action: Callable[[Say], None], *, seconds: float = TIME_LIMIT) -> Outcome:
-    """Run *action* in a forked child, killing it after *seconds*; what it starts itself must end with it."""
+    """Run *action* in a forked child and kill it after *seconds*. Processes that *action* starts must end with the child."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
-    # A handler of ours that ran in the child would take it back into its parent's code.
+    # Blocked, because a handler of ours in the child would continue there in its parent's code.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         pid = os.fork()
@@ -138,12 +138,12 @@ def _read_until(reader: int, deadline: float) -> tuple[bytes, bool]:
 
 
 def _end(pid: int) -> int | None:
-    """Kill the child, which has closed its pipe or is late, and return how it ended; None if it did not.
+    """Wait for the child, which has closed its pipe or is late; kill it if necessary. Return its exit code, None if it stays.
 
-    A child that ended by itself is a zombie until it is waited for, so its pid cannot be another process's by now.
+    The pid cannot belong to another process: a child that has ended is a zombie until it is waited for.
     """
     deadline = time.monotonic() + _LAST_WAIT
-    # Its exit follows the end of the pipe within microseconds; only what does not follow is killed.
+    # The child exits within microseconds after closing the pipe. It is killed only if it does not.
     killed = False
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""Probes, then judgement: for this machine, and for one environment file on it."""
+"""Run the probes, then the checks, for this machine and for one environment file."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOutcome:
-    """What became of an environment file: the plan, or the error that refused it.
+    """The result of planning an environment file: the plan, or the error.
 
-    *unenforced* is what the file allows to go unenforced and this version does not enforce on any machine.
+    *unenforced* are the optional settings of the file that this version cannot enforce on any machine.
     """
 
     file: str
@@ -49,9 +49,9 @@ class FileOutcome:
 def examine(
     *, environ: Mapping[str, str], file: str | None = None, load: Callable[[], Spec] | None = None
 ) -> list[Check]:
-    """Try this machine and return every check, those of the environment file *file*, which *load* loads, last.
+    """Probe this machine and return every check. Those of the environment file *file*, which *load* loads, are last.
 
-    Nothing is left behind, and no probe takes longer than its limit.
+    Nothing is left behind, and every probe has a time limit.
     """
     facts = host.gather()
     machine = probe_machine(facts, environ)
@@ -60,8 +60,8 @@ def examine(
 
 
 def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
-    """Make every probe."""
-    # Programs first: they start while the rest is tried.
+    """Run every probe."""
+    # The programs start first and run during the other probes.
     running = surroundings.Running(environ.get("PATH", os.defpath))
     mountinfo = _read("/proc/self/mountinfo")
     try:
@@ -103,7 +103,7 @@ def plan_file(
     environ: Mapping[str, str],
 ) -> FileOutcome:
     """Load and plan *file* as `sandbox up` does."""
-    # A state directory that cannot be used is a failure of its own; any path serves to plan without it.
+    # An unusable state directory has a check of its own. The plan works with any path instead.
     known = isinstance(machine.state, StateFacts)
     path = machine.state.path if isinstance(machine.state, StateFacts) else "/var/lib/sandbox"
     try:
@@ -133,7 +133,7 @@ def plan_file(
 
 
 def check_machine(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome | None) -> list[Check]:
-    """Return every check, in the order in which they are shown. Pure."""
+    """Return every check, in the order of the output. Pure."""
     plan = None if outcome is None else outcome.plan
     needs: Needs = default_needs(facts) if plan is None else needs_of(plan)
     checks = [
@@ -149,10 +149,10 @@ def check_machine(facts: HostFacts, machine: MachineFacts, outcome: FileOutcome 
 
 
 def check_file(outcome: FileOutcome) -> Check:
-    """Return the check `file`: whether a plan could be made, with the diagnostics of what it refuses."""
+    """Return the check `file`: whether the file can be planned, with the diagnostics if it is refused."""
     error = outcome.error
     if error is None:
-        # What no machine enforces is told with its place; of the plan's warnings those of this machine are left.
+        # Unenforced settings have diagnostics with a position, so their warnings are left out.
         told = {diagnostic.key for diagnostic in outcome.unenforced}
         differences = () if outcome.plan is None else outcome.plan.differences
         warnings = warnings_of(one for one in differences if one.key not in told)

@@ -1,4 +1,4 @@
-"""What was tried and how it went, as values: all that judgement looks at beside `sandbox.host.facts.HostFacts`."""
+"""The results of the probes, as values. Together with `sandbox.host.facts.HostFacts` they are the input of the checks."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Literal
 from unionfs._stdlib.dataclasses import dataclass, field
 
 Place = Literal["systemd", "container", "plain"]
-"""Who set this machine up: systemd runs it, a container engine does, or neither shows."""
+"""The environment that manages this machine: systemd, a container engine, or neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a step failed: the errno (0 for none) and the words for it."""
+    """Why a step failed: the errno (0 if there is none) and its text."""
 
     errno: int
     text: str
 
 
 Attempts = Mapping[str, Failure | None]
-"""A step and how it went, None for well. A step that is missing was not reached."""
+"""The result of each step: None for success. A step that was not reached is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One probe: its steps, and *problem* where it ended before the end (it took too long, it was killed)."""
+    """The results of one probe. *problem* is set if the probe ended early (it took too long, it was killed)."""
 
     attempts: Attempts = field(default_factory=dict)
     problem: str | None = None
 
     def failure(self, *steps: str) -> tuple[str, Failure] | None:
-        """Return the first of *steps* that failed, with the reason; None if none did."""
+        """Return the first of *steps* that failed, with its failure, or None if none failed."""
         for step in steps:
             failure = self.attempts.get(step)
             if failure is not None:
@@ -39,13 +39,13 @@ class Probe:
         return None
 
     def did(self, step: str) -> bool:
-        """Tell whether *step* was reached and went well."""
+        """Return whether *step* was reached and succeeded."""
         return step in self.attempts and self.attempts[step] is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obstacle:
-    """What stands against user namespaces here, and what would remove it ("" where nothing is known to)."""
+    """The reason why user namespaces do not work here, and its remedy ("" if none is known)."""
 
     reason: str
     remedy: str = ""
@@ -53,67 +53,67 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceFacts:
-    """Coming up as far as it goes without layers, under each id map that this account should be able to have."""
+    """The results of a start without layers, under each id map that this user should be able to have."""
 
     single: Probe
-    #: None where the account has no range of ids to map.
+    #: None if the user has no range of ids to map.
     whole: Probe | None
-    #: Looked for only after user namespaces failed.
+    #: Determined only if user namespaces failed.
     obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupFacts:
-    """Making a cgroup with a limit of each controller, as a sandbox's would be made."""
+    """The results of making a cgroup with a limit of each controller, as for a sandbox."""
 
-    #: "v1", "v2", "hybrid" or "none": which versions are mounted.
+    #: The mounted versions: "v1", "v2", "hybrid" or "none".
     mode: str
-    #: Controller -> None if a limit was set and read back, else why not.
+    #: Controller -> None if a limit was set and read back, else the reason.
     controllers: Mapping[str, str | None]
-    #: What else went wrong: a process could not be put in, or something stayed behind.
+    #: Another problem: a process could not be moved into the cgroup, or a cgroup could not be removed.
     problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFacts:
-    """The systemd session of this account, for delegated cgroups and for sandboxes that outlast a login."""
+    """The systemd session of this user, which delegates cgroups and lets sandboxes outlast a login."""
 
     place: Place
     debian: bool
-    #: None where the account's service manager answers (root's is that of the machine), else why it does not.
+    #: None if the user's service manager is reachable (for root: that of the machine), else the reason.
     manager: str | None
-    #: None where no systemd runs.
+    #: None if systemd is not running.
     lingers: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecurityFacts:
-    """Filters that a program could be given."""
+    """Which filters a program can have."""
 
     seccomp: Failure | None
     libseccomp: bool
-    #: The version of Landlock's interface; 0 where the kernel has none or it is switched off.
+    #: The version of Landlock's ABI; 0 if the kernel has none or it is disabled.
     landlock: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramFacts:
-    """One program: where it is, and what its --version said or why it could not be run."""
+    """One program: its path, and the output of --version or the reason why it cannot be run."""
 
     path: str | None
     version: str | None = None
     problem: str | None = None
-    #: Of the server: why the one over pyfuse3 cannot be started.
+    #: For the server: the reason why the variant with pyfuse3 cannot be started.
     lacks: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFacts:
-    """The state directory, and what its file system can hold, tried in a directory of its own that is removed."""
+    """The state directory, and the abilities of its file system, probed in a temporary subdirectory."""
 
     path: str
     exists: bool
-    #: Why it may not be used although it could be ("is another user's"); see sandbox.state.directory.
+    #: Why the directory is not trusted, although it could be used ("is another user's"); see sandbox.state.trusted_files.
     untrusted: str | None = None
     #: Steps: make, lock, write, link, rename, attribute, mark, whiteout.
     probe: Probe = field(default_factory=Probe)
@@ -125,38 +125,38 @@ class StateFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """What sandboxes that are no more have left; *problem* says why it is not known."""
+    """What ended sandboxes have left behind. *problem* is the reason if that is unknown."""
 
     running: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
-    #: Runs of other machines that share the state directory.
+    #: Runs on other machines that share the state directory.
     elsewhere: tuple[str, ...] = ()
-    #: Runs of which this machine cannot tell whether they have ended.
+    #: Runs for which this machine cannot find out whether they have ended.
     unknown: tuple[str, ...] = ()
-    #: Cgroups that the dead ones recorded and that still exist.
+    #: Existing cgroups that the dead runs recorded.
     cgroups: tuple[str, ...] = ()
-    #: FUSE mounts whose server is gone.
+    #: FUSE mounts whose server has ended.
     mounts: tuple[str, ...] = ()
     problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineFacts:
-    """Everything that was tried."""
+    """The results of all probes."""
 
     namespaces: NamespaceFacts
     cgroups: CgroupFacts
     session: SessionFacts
     security: SecurityFacts
     programs: Mapping[str, ProgramFacts]
-    #: The interpreter with the modules of the file system's server.
+    #: The interpreter that can import the modules of the file system server.
     server: ProgramFacts
-    #: The state directory, or why there can be none, with the remedy.
+    #: The state directory, or the reason why there can be none, with the remedy.
     state: StateFacts | Obstacle
     leftovers: Leftovers
-    #: Whether /etc/mtab is there, in which fusermount3 looks for the owner of what it is to unmount.
+    #: Whether /etc/mtab exists. fusermount3 reads the owner of a mount there before it unmounts it.
     mtab: bool
-    #: The run directory, tried likewise.
+    #: The run directory, probed in the same way.
     run: StateFacts
-    #: The first subordinate id that nobody has, for the command that gives some.
+    #: The first subordinate id that is assigned to no user, for the command in a remedy.
     free_subid: int

@@ -1,4 +1,4 @@
-"""Judging cgroups, and the session that hands them to an account."""
+"""Check cgroups, and the session that delegates them to a user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "io": ("io",),
     "cpuset": ("cpuset",),
 }
-"""What was tried -> the settings of [limits] that depend on it."""
+"""Name of a probe -> the settings in [limits] that depend on it."""
 
 _LOG_IN = (
     "log in as {user} (ssh, or as root: machinectl shell {user}@), or as root: loginctl enable-linger {user}"
@@ -28,7 +28,7 @@ _PACKAGE = "; on Debian its bus takes the package dbus-user-session"
 
 
 def check_control(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
-    """Return the checks `cgroups`, `cgroups.NAME` and `session`, and `linger` where systemd runs."""
+    """Return the checks `cgroups`, `cgroups.NAME` and `session`, and, if systemd is running, `linger`."""
     found = machine.cgroups
     remedy = _remedy(facts, found, machine.session)
     checks = [_hierarchy(facts, found, needs, remedy)]
@@ -56,7 +56,7 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
     mounted = _MODES[found.mode]
     if version == 0:
         reasons = [reason for reason in found.controllers.values() if reason is not None]
-        # The remedy says it for this machine.
+        # The remedy names the cause for this machine.
         reason = reasons[0] if reasons and found.mode != "none" else ""
         return Check(
             id="cgroups",
@@ -96,7 +96,7 @@ def _controller(name: str, facts: HostFacts, found: CgroupFacts, needs: Needs, r
         return Check(id=identity, level="ok", summary=f"{shown} can be enforced", facts=evidence)
     level: Level = "failure" if name in needs.controllers else "warning"
     if facts.cgroup_levels[0][1].version == 0:
-        # The check of the hierarchy has said why, what it costs, and what mends it.
+        # The check of the hierarchy has the cause, the cost and the remedy.
         summary = f"{shown} cannot be enforced: no cgroup can be made"
         return Check(id=identity, level=level, summary=summary, facts=evidence, explained_by="cgroups")
     them, they = ("them", "they are") if plural else ("it", "it is")
@@ -123,7 +123,7 @@ def _controller_remedy(name: str, problem: str, remedy: str) -> str:
 
 
 def _remedy(facts: HostFacts, found: CgroupFacts, session: SessionFacts) -> str:
-    """Return how this account gets cgroups of its own, or the controllers that it lacks in them."""
+    """Return how this user gets cgroups of its own, or the controllers that are missing in them."""
     user = facts.user_name or str(facts.uid)
     if found.mode == "none":
         if session.place == "container":

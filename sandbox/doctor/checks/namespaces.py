@@ -1,4 +1,4 @@
-"""Judging ids, user namespaces, and the mounts that a sandbox makes in them."""
+"""Check ids, user namespaces, and the mounts that a sandbox makes in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.kernel.idmaps import MAP_SIZE
 
 NO_START = "no sandbox starts"
 KINDS = ("mount", "pid", "net", "ipc", "uts", "cgroup")
-_SYSCTL = {"mount": "mnt"}  # /proc/sys/user/max_mnt_namespaces; the others have the name that they have here
+_SYSCTL = {"mount": "mnt"}  # /proc/sys/user/max_mnt_namespaces; the other kinds have the same name there
 _USERNS_STEPS = ("unshare user", "id map", "unshare mount", "make private", "mount tmpfs")
 
 
@@ -37,7 +37,7 @@ def check_namespaces(facts: HostFacts, machine: MachineFacts, needs: Needs) -> l
 
 
 def _evidence(failed: tuple[str, Failure] | None) -> dict[str, Any]:
-    """Return what failed, for programs."""
+    """Return the failure for JSON."""
     if failed is None:
         return {}
     step, failure = failed
@@ -49,7 +49,7 @@ def _said(failure: Failure) -> str:
 
 
 def _not_tried(identity: str, probe: Probe) -> Check:
-    """Return the check of something that an earlier failure, which has a check of its own, stood in the way of."""
+    """Return the check of a step that was not reached because of an earlier failure, which has a check of its own."""
     because = f": {probe.problem}" if probe.problem else ": something above failed first"
     return Check(id=identity, level="failure" if probe.problem else "note", summary=f"not tried{because}")
 
@@ -58,7 +58,7 @@ def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
     probe, obstacle = found.single, found.obstacle
     failed = probe.failure(*_USERNS_STEPS)
     if failed is None and found.whole is not None and not needs.single_id:
-        # Its id map has a check of its own.
+        # The id map has a check of its own.
         failed = found.whole.failure(*(step for step in _USERNS_STEPS if step != "id map"))
     if failed is not None:
         step, failure = failed
@@ -87,7 +87,7 @@ def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
 
 
 def lasting(remedy: str, place: Place) -> str:
-    """Return *remedy* with where it has to be done, and how it is kept over a boot, if it sets a kernel parameter."""
+    """Return *remedy*; if it sets a kernel parameter, add on which machine and how to make it permanent."""
     if "sysctl " not in remedy:
         return remedy
     if place == "container":
@@ -145,7 +145,7 @@ def _usermod(facts: HostFacts, free: int) -> str:
 
 
 def _ids_remedy(facts: HostFacts, session: SessionFacts, free_subid: int) -> str:
-    """Return what gives this account a range of ids that it can map."""
+    """Return the remedy that gives this user a range of ids to map."""
     if facts.uid == 0:
         return _ids_remedy_of_container(facts)
     helpers = (facts.newuidmap, facts.newgidmap)
@@ -172,7 +172,7 @@ def _ids_remedy(facts: HostFacts, session: SessionFacts, free_subid: int) -> str
 
 
 def _ids_remedy_of_container(facts: HostFacts) -> str:
-    """Return what gives root of a user namespace a range of the ids that the namespace has."""
+    """Return the remedy that gives root of a user namespace a range of the ids of that namespace."""
     last = min(
         max((entry.inside + entry.count for entry in own_map), default=1) - 1
         for own_map in (facts.own_uid_map, facts.own_gid_map)
@@ -266,7 +266,7 @@ def _fuse(facts: HostFacts, probe: Probe, place: Place) -> Check:
         return refuse(f"/dev/fuse cannot be opened: {_said(failed[1])}", remedy, failed)
     if (failed := probe.failure("mount fuse")) is not None:
         remedy = describe_errno("mount fuse", failed[1].errno) or ""
-        if failed[1].errno == errno.EINVAL:  # it was opened where it has to be, so it is another device
+        if failed[1].errno == errno.EINVAL:  # it was opened in the right namespace, so it is another device
             remedy = "as root: rm /dev/fuse && mknod -m 666 /dev/fuse c 10 229"
         return refuse(f"FUSE cannot be mounted: {_said(failed[1])}", remedy, failed)
     if not probe.did("mount fuse"):
@@ -290,7 +290,7 @@ def _mounting(
     level: Level = "failure",
     cost: str = NO_START,
 ) -> Check:
-    """Judge *steps*: *ok* where all of them were reached and went well, *bad* and the reason where one failed."""
+    """Return the check of *steps*: *ok* if all were reached and succeeded; *bad* with the reason if one failed."""
     failed = probe.failure(*steps)
     if failed is not None:
         step, failure = failed
@@ -348,7 +348,7 @@ def _dev(probe: Probe) -> Check:
             level="failure",
             summary=f"/dev cannot be built: {failed[1].text}",
             cost=NO_START,
-            # What is used up says nothing of the device.
+            # If the errno means that a resource is exhausted, the device itself is fine.
             remedy=describe_errno("", failed[1].errno) or again,
             facts=_evidence(failed),
         )

@@ -1,4 +1,4 @@
-"""What a start depends on: what an environment file asks for, or the defaults where none was given."""
+"""Determine what a start needs: the requirements of an environment file, or the defaults without one."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from sandbox.plan import Plan
 from unionfs._stdlib.dataclasses import dataclass, replace
 
 ALWAYS = frozenset(("mount", "net", "ipc"))
-"""Namespaces without which nothing starts: the server of the file system makes itself a network and an ipc one, too."""
+"""Namespaces that every start needs: the file system server makes itself a network and an ipc namespace too."""
 
 ALL = ALWAYS | {"pid", "uts", "cgroup"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What has to work. *limits* are the limits that cgroups hold, by their names in [limits]."""
+    """What a start needs. *limits* are the limits that cgroups enforce, by their names in [limits]."""
 
     single_id: bool
     namespaces: frozenset[str] = ALL
     private_net: bool = True
     terminal: bool = False
     limits: frozenset[str] = frozenset()
-    #: A filter of system calls, which the defaults have; and rules of Landlock, which they have not.
+    #: A seccomp filter, which is a default; and Landlock rules, which are not.
     seccomp: bool = True
     landlock: bool = False
-    #: The server over pyfuse3, which a file has to ask for.
+    #: The server with pyfuse3, which must be requested in the file.
     pyfuse3: bool = False
-    #: A root that is served for sure, as all are but those that can be bound.
+    #: The root needs the file system server for certain; it does not if it can be a direct bind.
     served: bool = True
 
     @property
     def controllers(self) -> frozenset[str]:
-        """The checks of sandbox.doctor.probes.control that the limits depend on."""
+        """Return the names, as in sandbox.doctor.probes.control, of the probes that the limits need."""
         names = {CONTROLLER_OF[limit] for limit in self.limits}
         return frozenset(names | ({"swap", "memory_high"} & self.limits))
 
 
 def default_needs(facts: HostFacts) -> Needs:
-    """Return what the smallest file needs: its ids are a whole map where *facts* allow one."""
+    """Return the needs of a minimal file: it has a whole id map if *facts* allow that."""
     return Needs(single_id=facts.whole_maps() is None)
 
 
 def needs_of(plan: Plan) -> Needs:
-    """Return what *plan* needs."""
+    """Return the needs of *plan*."""
     return Needs(
         single_id=plan.ids.single,
         namespaces=ALWAYS | (plan.namespaces & (ALL | {"time"})),
@@ -59,7 +59,7 @@ def needs_of(plan: Plan) -> Needs:
 
 
 def as_needed(check: Check, needs: Needs) -> Check:
-    """Return *check*, of what serving a root takes, as a failure only where one is served for sure."""
+    """Return *check*, which concerns serving a root, as a failure only if a root is served for certain, else as a warning."""
     if needs.served or check.level != "failure":
         return check
     cost = "no sandbox starts but one whose root is bound, which depends on what its layer holds"

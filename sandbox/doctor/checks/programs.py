@@ -1,4 +1,4 @@
-"""Judging the kernel, the interpreter of the server, filters, and the helpers of private networks."""
+"""Check the kernel, the interpreter of the server, filters, and the helpers of private networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel.landlock import NEEDED, SCOPED
 
 MINIMUM_KERNEL = (5, 6)
-"""The first with openat2(2), which opens every path below a new root; sandbox.kernel.mounts says what else is used."""
+"""The first version with openat2(2), which opens every path below a new root; see sandbox.kernel.mounts for other calls."""
 
 
 def check_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:
-    """Return the checks `kernel` and `server`, which all else depends on."""
+    """Return the checks `kernel` and `server`, on which everything else depends."""
     server = _server(machine.server, machine.session, pyfuse3=needs.pyfuse3)
     return [_kernel(facts), as_needed(server, needs)]
 
@@ -178,7 +178,7 @@ def _network(programs: Mapping[str, ProgramFacts], session: SessionFacts) -> Che
 
 
 def _mtab(*, exists: bool) -> Check:
-    """Judge /etc/mtab, a link to /proc/self/mounts that minimal root file systems lack (libfuse util/fusermount.c)."""
+    """Check /etc/mtab, a link to /proc/self/mounts that minimal root file systems lack (libfuse util/fusermount.c)."""
     evidence = {"exists": exists}
     if exists:
         return Check(id="mtab", level="ok", summary="fusermount3 finds mounts in /etc/mtab", facts=evidence)

@@ -1,4 +1,4 @@
-"""Judging the run directory, which has the locks and the ephemeral layers of this machine's runs, and what dead ones left."""
+"""Check the run directory, which has the locks and the ephemeral layers of this machine, and what dead runs left behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ELSEWHERE = "set SANDBOX_RUN_DIR to a directory of yours on a local disk"
 
 
 def unusable_because(run: StateFacts) -> str | None:
-    """Return why `up` does not use the run directory, None where it does."""
+    """Return why `up` does not use the run directory, or None if it does."""
     if run.untrusted is not None:
         return run.untrusted
     failed = run.probe.failure("make")
@@ -93,7 +93,7 @@ def check_run_directory(run: StateFacts) -> Check:
 
 
 def check_leftovers(found: Leftovers) -> Check:
-    """Return the check `leftovers`: what dead sandboxes left, and what runs, here and on machines that share the state directory."""
+    """Return the check `leftovers`: what dead sandboxes left, and what runs, here and on machines that share the state."""
     evidence = {
         "running": list(found.running),
         "dead": list(found.dead),

@@ -1,4 +1,4 @@
-"""Judging the state directory and its file system."""
+"""Check the state directory and its file system."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MEMORY = frozenset(("tmpfs", "ramfs"))
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"))
 
 SCARCE_BYTES = 1 << 30
-"""Below this a package installation into the writable layer is likely to fail."""
+"""With less free space, a package installation into the writable layer will probably fail."""
 
 SCARCE_INODES = 20_000
-"""About as many as the files of a small distribution, which an archive is unpacked into."""
+"""About the number of files in a small distribution, to which an archive is unpacked."""
 
 
 def check_storage(machine: MachineFacts, needs: Needs) -> list[Check]:
-    """Return the checks that begin with `state`; of a directory that cannot be used only the first."""
+    """Return the checks that begin with `state`; only the first if the directory is unusable."""
     if isinstance(machine.state, Obstacle):
         return [
             Check(
@@ -241,7 +241,7 @@ def _space(state: StateFacts) -> Check:
 
 
 def size_in_words(count: int) -> str:
-    """Return *count* bytes in the largest unit that leaves a number of at least one, rounded down."""
+    """Return *count* bytes in the largest unit in which the number is at least one, rounded down."""
     for unit, bits in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if count >> bits:
             return f"{count >> bits} {unit}"

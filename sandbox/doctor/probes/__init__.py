@@ -1,1 +1,1 @@
-"""The probes: each calls the system as `sandbox up` does, decides nothing, and leaves nothing behind."""
+"""The probes: each makes the system calls of `sandbox up`, decides nothing, and leaves nothing behind."""

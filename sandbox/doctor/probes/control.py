@@ -1,4 +1,4 @@
-"""Making cgroups as a sandbox's are made: with a limit of each controller, and a child of ours put into them."""
+"""Probe cgroups: make them as for a sandbox, with a limit of each controller, and move a child process into them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ LIMITS: Mapping[str, CgroupLimits] = {
     "pids": CgroupLimits(pids=64),
     "cpu": CgroupLimits(cpus=0.5),
 }
-"""Limits of each kind that a sandbox can be given, wide enough for the child of the probe; see :func:`limits_to_try`."""
+"""A limit of each kind, large enough for the child process of the probe; see :func:`limits_to_try`."""
 
-_SCOPE_SECONDS = 20.0  # for a service manager to give a scope, which takes hundredths
+_SCOPE_SECONDS = 20.0  # for a service manager to make a scope, which usually takes hundredths
 
 _REMOVAL_SECONDS = 2.0  # for a process of a killed probe to end
 
 
 def probe_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | None = None) -> CgroupFacts:
-    """Try every limit of :func:`limits_to_try` below *hierarchy*; *mountinfo* is the text of /proc/self/mountinfo."""
+    """Probe every limit of :func:`limits_to_try` below *hierarchy*; *mountinfo* is the text of /proc/self/mountinfo."""
     files = files or CgroupFiles()
     controllers: dict[str, str | None] = {}
     wanted: dict[str, CgroupLimits] = {}
@@ -48,7 +48,7 @@ def probe_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | 
 
 
 def limits_to_try(hierarchy: Hierarchy, files: CgroupFiles) -> Mapping[str, CgroupLimits]:
-    """Return the limits of each kind; a processor and a disk are those that *hierarchy* and this machine have."""
+    """Return a limit of each kind. The processor and the disk in them are available in *hierarchy* and on this machine."""
     usable = sorted(processors(getattr(hierarchy, "processors", "")))
     disk = next(_disks(files), None)
     return {
@@ -59,7 +59,7 @@ def limits_to_try(hierarchy: Hierarchy, files: CgroupFiles) -> Mapping[str, Cgro
 
 
 def _disks(files: CgroupFiles) -> Iterator[str]:
-    """Yield the numbers of this machine's disks, those first that hold something."""
+    """Yield the numbers of this machine's disks, those of loop and ram devices last."""
     base = "/sys/block"
     for name in sorted(
         os.listdir(base) if os.path.isdir(base) else (), key=lambda name: name.startswith(("loop", "ram"))
@@ -71,11 +71,11 @@ def _disks(files: CgroupFiles) -> Iterator[str]:
 def _try(
     hierarchy: Hierarchy, names: Mapping[str, CgroupLimits], files: CgroupFiles
 ) -> tuple[Mapping[str, Any], str | None]:
-    """Try the limits *names*; returns what was said of each, and what went wrong as a whole."""
+    """Probe the limits *names*. Return the result of each, and an error that concerns all of them."""
     token = secrets.token_hex(4)
     if isinstance(hierarchy, v2.V2Hierarchy) and hierarchy.vacate:
-        # Leaving our cgroup for it is a move of this process and its children: a child could move only itself. To be
-        # interrupted before we are back would leave a cgroup behind.
+        # The probe runs in this process: vacating the cgroup moves this process and its children, and a child could move only
+        # itself. An interrupt before the return would leave a cgroup behind, so signals are blocked.
         said: dict[str, Any] = {}
         with undisturbed():
             try:
@@ -84,7 +84,7 @@ def _try(
                 return said, reason_of(error)
         return said, None
     if isinstance(hierarchy, ScopeHierarchy):
-        # The child moves itself into the scope, which vanishes with it.
+        # The child moves itself into the scope, which systemd removes when the child has ended.
         def action(say: Say) -> None:
             _try_each(say, hierarchy.enter(_name(token, "scope")), names, token)
 
@@ -106,7 +106,7 @@ def _name(token: str, name: str) -> str:
 
 
 def _places(hierarchy: Hierarchy, name: str) -> list[str]:
-    """Return the directories that a cgroup *name* would have: of a child that was killed nobody else knows them."""
+    """Return the directories that a cgroup *name* would have. A killed child cannot report which ones it made."""
     if isinstance(hierarchy, v2.V2Hierarchy):
         directories = [hierarchy.directory]
     elif isinstance(hierarchy, v1.V1Hierarchy):
@@ -138,7 +138,7 @@ def _put_child_into(group: Cgroup) -> None:
     pid = os.fork()
     if pid == 0:
         os.close(writer)
-        os.read(reader, 1)  # until the parent has closed its end, by itself or by ending
+        os.read(reader, 1)  # returns when the parent closes its end or exits
         os._exit(0)
     os.close(reader)
     try:
@@ -149,14 +149,14 @@ def _put_child_into(group: Cgroup) -> None:
 
 
 def _handed_on(hierarchy: Hierarchy, files: CgroupFiles) -> frozenset[str]:
-    """Return the controllers that the cgroup of *hierarchy* hands to its children; version 1 knows no such thing."""
+    """Return the controllers that the cgroup of *hierarchy* enables for its children; version 1 has no such setting."""
     if not isinstance(hierarchy, v2.V2Hierarchy):
         return frozenset()
     return frozenset(files.read(f"{hierarchy.directory}/cgroup.subtree_control").split())
 
 
 def _take_back(hierarchy: Hierarchy, files: CgroupFiles, controllers: frozenset[str]) -> None:
-    """Undo what making a cgroup does to the one above it, unless a sandbox that started meanwhile uses it."""
+    """Disable the *controllers* that making a cgroup enabled in its parent, unless a sandbox started meanwhile uses them."""
     if isinstance(hierarchy, v2.V2Hierarchy):
         for controller in sorted(controllers):
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Coming up without layers: namespaces, id maps and mounts, in the order of sandbox.runtime.process.init and by the same calls.
+"""Probe a start without layers: namespaces, id maps and mounts, with the order and calls of sandbox.runtime.process.init.
 
-Three processes: the *mapper*, which is the child with the time limit and writes the maps as the supervisor does; the
-*first*, which makes the namespaces as stage 1 does; and the *inner* one, process 1 of the new pid namespace. What they
-mount goes with their mount namespace, and each ends when the one before it does.
+There are three processes. The *mapper* is the child with the time limit and writes the maps, as the supervisor does. The
+*first* process makes the namespaces, as stage 1 does. The *inner* one is process 1 of the new pid namespace. Their mounts
+disappear with the mount namespace, and each process ends when its parent does.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from sandbox.kernel import devices, idmaps, mounts, namespaces, network, process
 from sandbox.kernel.idmaps import IdMap, lookup
 
 USERNS_STEPS = ("unshare user", "unshare mount", "make private", "mount tmpfs")
-"""The steps that fail where user namespaces are restricted: some restrictions show only when one is used."""
+"""The steps that fail if user namespaces are restricted. Some restrictions take effect only after a namespace was made."""
 
 UNSHARED = ("mount", "net", "ipc", "uts", "pid")
-"""In this order, so that a refused kind does not stand in the way of the others."""
+"""One after the other, so that a refused kind does not prevent the others."""
 
-_STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")  # as sandbox.runtime.rootfs.executor has it
+_STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")  # as in sandbox.runtime.rootfs.executor
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _TTY_GID = 5
 
 
 def probe_namespaces(facts: HostFacts, files: str | None) -> NamespaceFacts:
-    """Try it with a single id and, where *facts* say that it can be had, with a whole map.
+    """Probe with a single id and, if *facts* report that it is available, with a whole map.
 
-    *files* is a directory on the file system of the state, owned by id 0 of the whole map, where files are made under the
-    sandbox's ids; None for no such probe.
+    *files* is a directory on the file system of the state that belongs to id 0 of the whole map. The probe makes files there
+    under the sandbox's ids. None skips that.
     """
     single = _try_map((idmaps.single_map(facts.uid), idmaps.single_map(facts.gid)), None, None)
     maps = facts.whole_maps()
@@ -79,7 +79,7 @@ def _mapper(
         say,
         "id map",
         lambda: idmaps.write_maps(first, *maps, newuidmap=newuidmap, newgidmap=newgidmap),
-        named=False,  # the words of a helper say who speaks, and its command line holds a pid
+        named=False,  # the helper's text has its name already, and its command line has a pid
     ):
         os.write(mapped, b"x")
     os.close(mapped)
@@ -105,7 +105,7 @@ def _first(say: Say, made: int, go: int, files: str | None, tty_gid: int | None)
     if not os.read(go, 1):
         return
     refused = [kind for kind in UNSHARED if not attempt(say, f"unshare {kind}", _unsharing(kind))]
-    # Before the ids change, as it is done for a sandbox: /proc/self is somebody else's afterwards.
+    # Before the ids change, as in a start: afterwards /proc/self belongs to another user.
     if attempt(say, "unshare time", _unsharing("time")):
         attempt(say, "clock offsets", lambda: namespaces.write_clock_offsets([("boottime", 1)]))
     if "mount" in refused:
@@ -123,7 +123,7 @@ def _first(say: Say, made: int, go: int, files: str | None, tty_gid: int | None)
     if files_fd >= 0:
         _make_files(say, files_fd)
         os.close(files_fd)
-    # Without a pid namespace of our own no /proc could be mounted, nor anything of the rest be tried as it will be.
+    # Without a pid namespace of its own, the probe could neither mount /proc nor try the following steps under real conditions.
     if "pid" in refused:
         return
     inner = os.fork()
@@ -139,7 +139,7 @@ def _unsharing(kind: str) -> Callable[[], None]:
 
 
 def _make_files(say: Say, directory: int) -> None:
-    """Make what the writable layer of a sandbox with many ids holds: files of its users, and whiteouts."""
+    """Make a file that belongs to another id of the sandbox, as in the writable layer of a sandbox with many ids."""
 
     def own() -> None:
         os.close(os.open("owned", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory))
@@ -219,12 +219,12 @@ def _mount_fuse(fuse_fd: int, path: str) -> None:
 
 
 def _open_terminal() -> None:
-    for fd in os.openpty():  # of the new root's own /dev/ptmx
+    for fd in os.openpty():  # from /dev/ptmx of the new root
         os.close(fd)
 
 
 class _Directory:
-    """A new directory of the probe's root, open for the time of a mount on it."""
+    """A new directory of the probe's root that stays open while a file system is mounted on it."""
 
     def __init__(self, root_fd: int, name: str) -> None:
         self._root_fd, self._name = root_fd, name

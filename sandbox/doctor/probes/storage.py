@@ -1,6 +1,6 @@
-"""The state and run directories: what their file systems can hold, tried in new directories that are removed, and what lies about.
+"""Probe the file systems of the state and run directories in temporary directories, and look for leftovers.
 
-Nothing of the state itself is made or changed: a directory that does not exist yet is tried where it would be made.
+The state itself is not changed. If a directory does not exist yet, the probe uses the place where it would be made.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sandbox.state import location, run_directory, runs, trusted_files
 from unionfs._stdlib.dataclasses import replace
 
 PREFIX = ".sandbox-doctor-"
-"""What the directory of the probe is called, before random digits."""
+"""The name of the temporary directory, before random digits."""
 
 _ATTRIBUTE, _MARK = "user.sandbox.doctor", "user.overlay.opaque"
 
 
 @contextmanager
 def probe_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> Iterator[_Tried]:
-    """Try the state directory of this account; gives the facts, and a place for probes under other ids until the end."""
+    """Probe this user's state directory. Yield the facts and, until the end, a directory for probes under other ids."""
     try:
         path = location.default_path(environ, facts.uid)
     except StateError as error:
@@ -44,14 +44,14 @@ def probe_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) ->
         files = outcome.said.get("files") if found.probe.did("make") else None
         yield _Tried(found, files)
     finally:
-        # In a child as well: a file system that does not answer must not hold us either. It finds the place by itself,
-        # because whoever was interrupted has not heard where it is.
+        # In a child too, because a file system that does not respond must not block this process. The child computes the path:
+        # after an interrupt the result of the first child is missing.
         with undisturbed():
             run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
 
 
 def probe_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> StateFacts:
-    """Try the run directory of this account; a symbolic link in its place is not followed, as `up` does not."""
+    """Probe this user's run directory. A symbolic link in its place is not followed: `up` does not follow it either."""
     path = run_directory.default_path(environ, facts.uid)
     name = f"{PREFIX}{secrets.token_hex(8)}"
     link = os.path.islink(path)
@@ -67,7 +67,7 @@ def probe_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo:
 
 
 class _Tried:
-    """The facts, and a directory that id 0 of a sandbox owns, to make files in."""
+    """The facts, and a directory for test files that belongs to id 0 of a sandbox."""
 
     def __init__(self, facts: StateFacts | Obstacle, files: str | None) -> None:
         self.facts, self.files = facts, files
@@ -81,13 +81,13 @@ def _try(
     base = _nearest_directory(path)
     say("exists", base == path)
     below = os.path.join(base, os.path.relpath(path, base).split("/")[0])
-    if base != path and os.path.lexists(below):  # no directory could be made there
+    if base != path and os.path.lexists(below):  # a file is in the place of the directory
         say("make", [errno.ENOTDIR, f"{below}: {os.strerror(errno.ENOTDIR)}"])
         return
     if base == path:
         say("untrusted", distrust(os.stat(path)))
     space = os.statvfs(base)
-    # A file system without bounds, such as ramfs, has none of either.
+    # A file system without limits, such as ramfs, reports zero for both.
     free = space.f_bavail * space.f_frsize if space.f_blocks else None
     say("space", [free, space.f_favail if space.f_files else None])
     say("base", base)
@@ -109,14 +109,14 @@ def _try(
 
 
 def _nearest_directory(path: str) -> str:
-    """Return *path* or, where it does not exist, the directory above it that does."""
+    """Return *path*, or its nearest existing parent directory."""
     while not os.path.isdir(path) and path != "/":
         path = os.path.dirname(path)
     return path
 
 
 def _steps(place: str) -> dict[str, Callable[[], object]]:
-    """Return what is done in the directory *place*, in order."""
+    """Return the steps in the directory *place*, in order."""
     one, other, moved = (os.path.join(place, name) for name in ("one", "other", "moved"))
 
     def lock() -> None:
@@ -130,7 +130,7 @@ def _steps(place: str) -> dict[str, Callable[[], object]]:
         fd = os.open(one, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, bytes(4096))
-            os.fsync(fd)  # a full disk may say so only now
+            os.fsync(fd)  # a full disk may only be reported now
         finally:
             os.close(fd)
 
@@ -139,7 +139,7 @@ def _steps(place: str) -> dict[str, Callable[[], object]]:
             os.setxattr(path, _MARK, b"y")
 
     def whiteout() -> None:
-        """As unionfs tries it: made, moved without a moment in between, and left behind."""
+        """Try what unionfs tries: make a whiteout, exchange it atomically, and leave one behind at a rename."""
         device, directory = os.path.join(place, "device"), os.path.join(place, "directory")
         os.mknod(device, stat.S_IFCHR, os.makedev(0, 0))
         os.mkdir(directory)
@@ -188,7 +188,7 @@ def _state_facts(path: str, outcome: Outcome, mountinfo: str) -> StateFacts:
 
 
 def mount_of(path: str, mountinfo: str) -> MountEntry | None:
-    """Return the mount that *path*, which has no symbolic links, is on; of several on one place, the last, which covers."""
+    """Return the mount of *path*, which has no symbolic links. Of several mounts on one place the last covers the others."""
     found = None
     for entry in parse_mountinfo(mountinfo):
         top = entry.mount_point.rstrip("/")
@@ -200,9 +200,10 @@ def mount_of(path: str, mountinfo: str) -> MountEntry | None:
 
 
 def look_for_leftovers(path: str | None, run_path: str | None, mountinfo: str) -> Leftovers:
-    """Look for what dead sandboxes left in the state directory *path* and on this machine, touching nothing.
+    """Look for leftovers of dead sandboxes in the state directory *path* and on this machine, without changing anything.
 
-    *run_path* is the run directory, None where it cannot be used. Runs are made and removed under its lock: it is waited for.
+    *run_path* is the run directory, or None if it is unusable. The function waits for its lock, under which runs are made and
+    removed.
     """
     outcome = run_limited(lambda say: _look(say, path, run_path, mountinfo))
     said = outcome.said

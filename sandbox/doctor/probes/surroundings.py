@@ -1,4 +1,4 @@
-"""Who runs this machine, what the account's session offers, and which programs and filters there are."""
+"""Find out what manages this machine, what the user's session offers, and which programs and filters are available."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PROGRAMS = ("pasta", "slirp4netns")
 """Programs that connect a network namespace with the host's network without root."""
 
 PROGRAM_SECONDS = 2.0
-"""How long a program may take to say its version."""
+"""Time limit in seconds for a program to print its version."""
 
 SERVER_SECONDS = 30.0
-"""The same for the interpreter with the modules of the server: a tenth here, seconds on a slow machine with a cold cache."""
+"""Time limit in seconds for the server's interpreter: a tenth is usual, but a slow machine with a cold cache takes seconds."""
 
-# -P, and this interpreter, as sandbox.runtime.unionfs_server starts the server. Its second line is why the other server, which only
-# `root.server` asks for on kernels on which anything starts, cannot be had.
+# -P, and this interpreter, as sandbox.runtime.unionfs_server starts the server. The second line of output is the reason why
+# the other server (pyfuse3), which only `root.server` requests, is unavailable.
 _SERVER_SCRIPT = """
 import platform
 import unionfs.launch.server_process, unionfs.fuse.direct.loop
@@ -41,7 +41,7 @@ else:
 
 
 def look_at_session(facts: HostFacts, environ: Mapping[str, str], *, root: str = "") -> SessionFacts:
-    """Look who runs the machine, and try to reach the account's service manager; *root* is put before paths, for tests."""
+    """Find out what manages the machine, and try to reach the user's service manager; *root* is put before paths, for tests."""
     place = place_of(root)
     return SessionFacts(
         place=place,
@@ -54,7 +54,7 @@ def look_at_session(facts: HostFacts, environ: Mapping[str, str], *, root: str =
 
 
 def place_of(root: str = "") -> Place:
-    """Return who set this machine up; sd_booted(3), and the marks that engines leave in containers."""
+    """Return what manages this machine; sd_booted(3), and the files that container engines create."""
     if os.path.isdir(f"{root}/run/systemd/system"):
         return "systemd"
     marks = (f"{root}/run/.containerenv", f"{root}/.dockerenv", f"{root}/run/host/container-manager")
@@ -76,7 +76,7 @@ def _distribution(path: str) -> set[str]:
 
 
 def _manager_problem(uid: int, environ: Mapping[str, str], root: str) -> str | None:
-    """Connect to the bus of the account's service manager, and hang up."""
+    """Connect to the bus of the user's service manager and disconnect. Return the reason if that fails."""
     directory = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
     path = f"{root}/run/dbus/system_bus_socket" if uid == 0 else f"{root}{directory}/bus"
     try:
@@ -91,7 +91,7 @@ def _manager_problem(uid: int, environ: Mapping[str, str], root: str) -> str | N
 
 
 def probe_security() -> SecurityFacts:
-    """Put a filter on a child, and ask for the rest there: what it loads goes with it."""
+    """Install a filter in a child, and query the rest there too, so that loaded libraries disappear with the child."""
 
     def action(say: Say) -> None:
         attempt(say, "seccomp", filters.allow_every_call)
@@ -109,10 +109,10 @@ def probe_security() -> SecurityFacts:
 
 
 class Running:
-    """Programs that have been started and will be heard together, while something else is tried."""
+    """Programs that run during the other probes. Their output is collected at the end."""
 
     def __init__(self, path: str) -> None:
-        """Start what there is of PROGRAMS on *path* (as in $PATH), and the interpreter of the server."""
+        """Start the installed ones of PROGRAMS on *path* (as in $PATH), and the interpreter of the server."""
         import subprocess
 
         self._started: dict[str, tuple[str, subprocess.Popen[str] | None, str | None]] = {}
@@ -144,14 +144,14 @@ class Running:
             self._started[name] = (path, process, None)
 
     def abandon(self) -> None:
-        """Kill them all."""
+        """Kill all programs."""
         for _, process, _ in self._started.values():
             if process is not None:
                 with process:
                     process.kill()
 
     def facts(self, *, seconds: float | None = None) -> dict[str, ProgramFacts]:
-        """Return what each said; who takes longer than its time, or than *seconds*, is killed."""
+        """Return the results; a program that exceeds its time limit, or *seconds* if given, is killed."""
         import subprocess
 
         result = {name: ProgramFacts(path=None) for name in self._missing}
@@ -182,9 +182,9 @@ def _heard(path: str, status: int, lines: list[str]) -> ProgramFacts:
 
 
 def first_free_subid(texts: Iterable[str], *, count: int = 65536) -> int:
-    """Return the first id from 100000 on, in steps of *count*, behind every range of *texts* (/etc/subuid, /etc/subgid).
+    """Return the first id after every range in *texts* (/etc/subuid, /etc/subgid): 100000 plus a multiple of *count*.
 
-    useradd(8) gives them out in the same way (SUB_UID_MIN, SUB_UID_COUNT of login.defs(5)).
+    useradd(8) assigns ranges in the same way (SUB_UID_MIN, SUB_UID_COUNT of login.defs(5)).
     """
     end = 100000
     for text in texts:
