@@ -1,1 +1,1 @@
-"""The root file system inside the mount namespace: the operations of a plan, executed one after the other."""
+"""Build the root file system inside the mount namespace by executing the operations of the plan in order."""

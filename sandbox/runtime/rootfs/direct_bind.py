@@ -1,7 +1,7 @@
-"""What is bound from the one layer that has it, native paths or the root: found, examined and refused before anything of a sandbox runs.
+"""Find and check the layer that the root, or a directory of it, is bind-mounted from directly, without the union.
 
-What a layer has is known only once it is in the store, so these refusals come later than those of the plan, and like them
-before any process is made.
+The content of a layer is known only once the layer is in the store. So these checks run after those of the plan, but still
+before any process of the sandbox is forked.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _NOSYMFOLLOW = 0x2000  # ST_NOSYMFOLLOW of statfs(2), Linux 5.10, for which os h
 
 
 ROOT = "/"
-"""The target of a source that the root is bound from."""
+"""The `target` of a `NativeSource` from which the whole root is bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeSource:
-    """Where a native path or the root is bound from: the layer's tree by its path, and which directory that is."""
+    """The source of a direct bind: the path of the layer's tree, and the device and inode number of that directory."""
 
     target: str
     tree: str
@@ -42,17 +42,17 @@ def choose(
     *,
     warn: Callable[[str], None],
 ) -> tuple[NativeSource, ...]:
-    """Find the layer of each native path of *plan* among *trees*, the topmost first.
+    """Find the layer of each direct bind of *plan* among *trees*, the topmost first.
 
     Args:
-        plan: what is to be bound, and under which ids.
-        trees: the layers, and before them the writable one where it may hold something.
-        points: where volumes are mounted, links of layers resolved; those below a native path have to be in its layer.
-        warn: is told of what goes unenforced, as the file allows.
+        plan: the direct binds, and the ids of the sandbox.
+        trees: the layers; before them the writable layer, if it may contain anything.
+        points: the mount points of volumes, symbolic links of layers resolved. Those below a direct bind must exist in its layer.
+        warn: receives a message for each direct bind that is impossible but optional.
 
     Raises:
-        SetupError: one cannot be had, with its place in the file.
-        SandboxError: the layers cannot be looked at under the sandbox's ids.
+        SetupError: a direct bind is impossible; with its place in the file.
+        SandboxError: the layers cannot be examined under the sandbox's ids.
     """
     chosen = []
     for step in plan.operations:
@@ -70,18 +70,18 @@ def choose(
 def choose_root(
     step: BindRoot, plan: Plan, tree: Tree, points: Sequence[MountPoint], *, warn: Callable[[str], None]
 ) -> NativeSource | str:
-    """Return where the root is bound from, or why the one layer, *tree* of the store, has to be served.
+    """Return the source that the root is bound from, or the reason why *tree*, the only layer, needs the server.
 
     Args:
-        step: what the plan has of it.
-        plan: the whole.
-        tree: the layer.
-        points: where something is mounted, links of the layer resolved: all that has to be there.
-        warn: is told if it goes unenforced that nobody serves, as the file allows.
+        step: the operation that binds the root.
+        plan: the plan that contains *step*.
+        tree: the layer, which is in the store.
+        points: all mount points, symbolic links of the layer resolved. Each must exist in the layer.
+        warn: receives a message if the root needs the server and `step.otherwise` is "warn".
 
     Raises:
-        SetupError: it has to be served, and the file says that nobody shall; with the place in the file.
-        SandboxError: the layer cannot be looked at under the sandbox's ids.
+        SetupError: the root needs the server, and the file forbids one; with the place in the file.
+        SandboxError: the layer cannot be examined under the sandbox's ids.
     """
     try:
         return _choose_root(step, plan.ids, tree, points)
@@ -146,7 +146,7 @@ def _source(target: str, tree: Tree) -> NativeSource:
 
 
 def _refuse_content(ids: IdPlan, tree: Tree, path: str, identity: list[int], hint: str) -> None:
-    """Refuse what only the union can show of the directory *path* of *tree*: walked once, then what was found is believed."""
+    """Refuse the directory *path* of *tree* if only the union can show its content. The walk's result is recorded and reused."""
     assert tree.place is not None
     found = direct_bind.recorded(tree.place, path, identity)
     if found is None:
@@ -159,7 +159,7 @@ def _refuse_content(ids: IdPlan, tree: Tree, path: str, identity: list[int], hin
 def _find(
     path: str, ids: IdPlan, trees: Sequence[Tree], below: Sequence[MountPoint]
 ) -> tuple[int, list[int], str]:
-    """Return which of *trees* has *path* alone, what identifies the directory, and the first of *below* that it lacks."""
+    """Return the index of the only one of *trees* with *path*, its identity there, and the first of *below* that is missing."""
 
     def look() -> tuple[int, list[int], str]:
         tree = direct_bind.find_only(trees, path)
@@ -170,7 +170,7 @@ def _find(
 
 
 def _first_lacking(tree: Tree, points: Sequence[MountPoint]) -> str:
-    """Return the path of the first of *points* that *tree* has no place for; "" where it has one for each."""
+    """Return the path of the first of *points* that does not exist in *tree*, "" if all exist."""
     lacking = (
         point.path
         for point in points
@@ -180,10 +180,10 @@ def _first_lacking(tree: Tree, points: Sequence[MountPoint]) -> str:
 
 
 def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
-    """Return what *question* returns, as JSON would have it; asked as root of the sandbox where it is refused to us.
+    """Return the result of *question*. If it raises PermissionError, run it as root of the sandbox; tuples are lists then (JSON).
 
     Raises:
-        NotNativeError: *question* did.
+        NotNativeError: raised by *question*.
     """
 
     def ask_as_root() -> str:
@@ -195,7 +195,7 @@ def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
     try:
         return question()
     except PermissionError:
-        pass  # directories of the sandbox's other users
+        pass  # directories of other users of the sandbox
     said = json.loads(run_with_ids(with_own_id(ids), ask_as_root))
     if len(said) == 2:
         raise NotNativeError(*said)
@@ -203,7 +203,7 @@ def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
 
 
 def _refuse_flags(tree: Tree, *, nosuid: bool) -> None:
-    """Refuse a store on a file system whose mount would take from programs what the union lets them do."""
+    """Refuse layers on a file system mounted noexec, nosuid or nosymfollow: a bind mount inherits these, the union does not."""
     flags = os.fstatvfs(tree.fd).f_flag
     for flag, name, cost in (
         (os.ST_NOEXEC, "noexec", "no program there could be executed"),

@@ -1,4 +1,4 @@
-"""Carrying out the operations of a plan, one after the other, inside the sandbox's namespaces."""
+"""Execute the operations of a plan, one after the other, inside the sandbox's namespaces. Init calls this before exec."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ from sandbox.runtime.rootfs import hosts, volumes
 from sandbox.runtime.rootfs.direct_bind import ROOT
 from unionfs._stdlib.dataclasses import dataclass, field
 
-#: Directories of the host, one of which any root has, to hide under a tmpfs of our own while the new root is
-#: put together.
+#: Directories of the host to mount a tmpfs on while the new root is built. Every root has one of them.
 _STAGING = ("/tmp", "/run", "/mnt", "/var", "/usr")
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class StepError(Exception):
-    """A step failed: which, what it was doing, and the OSError below it."""
+    """A step of the setup failed: its name, the operation, and the OSError that caused it."""
 
     def __init__(self, step: str, operation: str, error: OSError, hint: str = "") -> None:
-        """Name the step and the operation (a key of the advice table of sandbox.errors)."""
+        """Store the step, and the operation, which is a key of the advice table of sandbox.errors."""
         super().__init__(step)
         self.step = step
         self.operation = operation
@@ -56,49 +55,52 @@ class StepError(Exception):
 
 @dataclass(slots=True)
 class Workspace:
-    """What the operations work on, and leave to each other."""
+    """The state that the operations of one plan share: descriptors, mounts made so far, and callbacks to init.
 
-    #: /dev/fuse, opened in this user namespace; -1 where the root is bound.
+    Init creates it. The operation PivotRoot closes its descriptors, except for `root_fd`.
+    """
+
+    #: /dev/fuse, opened in this user namespace; -1 for a direct bind of the root.
     fuse_fd: int
-    #: The sources of bind volumes and devices by path, O_PATH, opened in this mount namespace.
+    #: The sources of bind volumes and devices by path: O_PATH descriptors, opened in this mount namespace.
     source_fds: Mapping[str, int]
-    #: Hands the mounted connection to the server; the descriptor is closed then.
+    #: Sends the mounted FUSE connection to the server, and closes the descriptor.
     serve: Callable[[int], None]
-    #: Says that the root is bound, and nobody serves.
+    #: Reports that the root is a direct bind and needs no server.
     tell_bound: Callable[[], None]
-    #: Finds who the program runs as, in the new root that it is given; raises StepError.
+    #: Looks up the program's account in the new root, whose descriptor it receives. Raises StepError.
     find_account: Callable[[int], Account]
-    #: What the mount table calls the root.
+    #: The source of the root in the mount table.
     label: str = "unionfs"
-    #: The trees of the layers that native paths, or the root, are bound from, by target, O_PATH, opened in this mount namespace.
+    #: The layer trees that direct binds are made from, by target: O_PATH descriptors, opened in this mount namespace.
     native_fds: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[str, int] = field(default_factory=dict)
     sys_fd: int = -1
     proc_fd: int = -1
     root_fd: int = -1
-    #: A directory of a tmpfs of our own, out of everybody's sight, to mount in; it goes with the host's root.
+    #: A directory of a tmpfs that no program can reach, to mount in. It is detached together with the host's root.
     staging_fd: int = -1
-    #: Copies of the mounts at the sources of bind volumes, by target.
+    #: Detached copies of the mounts at the sources of bind volumes, by target.
     copies: dict[str, int] = field(default_factory=dict)
-    #: The roots of the volumes and native paths by target, those of them, and of the root, that are read-only in the end, and those that
-    #: become so once all are mounted.
+    #: The roots of the mounted volumes and direct binds, by target.
+    #: Of these and the root, `sealed` are read-only in the end, and `sealed_later` become read-only once all are mounted.
     mounted: dict[str, int] = field(default_factory=dict)
     sealed: list[int] = field(default_factory=list)
     sealed_later: list[int] = field(default_factory=list)
-    #: The targets of kept volumes that were empty and user 0's when they were mounted.
+    #: The targets of named volumes that were empty and belonged to user 0 when they were mounted.
     unused: set[str] = field(default_factory=set)
-    #: The files that are shown as volumes by target, writable.
+    #: Writable descriptors of the in-memory files that are shown as volumes, by target.
     contents: dict[str, int] = field(default_factory=dict)
-    #: The ids of mounts of directories on themselves, made by mounts.pin_ancestors.
+    #: The ids of the mounts of directories on themselves, made by mounts.pin_ancestors.
     held: set[int] = field(default_factory=set)
     _account: Account | None = None
 
     def own_mounts(self) -> tuple[int, ...]:
-        """Return the ids of the mounts of the root, of native paths and of volumes."""
+        """Return the ids of the mounts of the root, of direct binds and of volumes."""
         return tuple(map(mounts.mount_id, (self.root_fd, *self.mounted.values())))
 
     def account(self) -> Account:
-        """Return who the program runs as. It is looked up once, for what volumes belong to, and the program, must be the same.
+        """Return the program's account, looked up once: the owner of volumes and the program's user must be the same.
 
         Raises:
             StepError: there is no such account.
@@ -109,8 +111,8 @@ class Workspace:
 
 
 def prepare_mounts(workspace: Workspace, operations: Iterable[Operation] = ()) -> None:
-    """Open what is needed of the host, and stop mounts from travelling between it and us but for volumes that ask for that."""
-    # All before anything else of ours is mounted over a directory of the host, for that would be copied with it.
+    """Open what the operations need of the host, and stop mount propagation, except for volumes that ask for it."""
+    # Before any other mount: a recursive copy of a host directory would contain what is mounted over it.
     binds = [operation for operation in operations if isinstance(operation, BindVolume)]
     _copy_sources(workspace, [operation for operation in binds if operation.slave])
     try:
@@ -142,7 +144,7 @@ def _copy_sources(workspace: Workspace, operations: Iterable[BindVolume]) -> Non
 
 
 def execute(operation: Operation, workspace: Workspace) -> None:
-    """Carry out one operation.
+    """Execute one operation.
 
     Raises:
         StepError: it failed.
@@ -173,7 +175,7 @@ def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
 def _bind_root(operation: BindRoot, workspace: Workspace) -> None:
     target = _make_root_place(workspace)
     try:
-        # Alone: what somebody mounts in the store is none of the layer.
+        # Not recursive: mounts below the layer's tree in the store are not part of the layer.
         workspace.root_fd = mounts.copy_tree(workspace.native_fds[ROOT], recursive=False)
         flags = mounts.MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
         mounts.attach_tree(workspace.root_fd, target, flags, source="the layer")
@@ -190,7 +192,7 @@ def _make_root_place(workspace: Workspace) -> int:
 
 
 def _stage() -> int:
-    """Mount a small tmpfs that nobody else sees, and return its root."""
+    """Mount a small tmpfs that exists in this mount namespace only, and return its root."""
     for path in _STAGING:
         try:
             place = os.open(path, _OPEN_DIR)
@@ -226,7 +228,7 @@ def _build_dev(operation: BuildDev, workspace: Workspace) -> None:
 
 
 def _mask(operation: MaskPaths, workspace: Workspace) -> None:
-    # The account files may be among the paths: they are hidden from the program, not from us, whatever volumes there are.
+    # First: the masked paths may include /etc/passwd and /etc/group, which must be hidden from the program only.
     workspace.account()
     mounts.mask(workspace.root_fd, operation.paths, workspace.devices["null"], own=workspace.own_mounts())
 
@@ -237,7 +239,7 @@ def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
 
 def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     mounts.pivot(workspace.root_fd)
-    # Each of these still leads to the host, or past what covers a volume.
+    # Each of these descriptors still leads to the host, or below a mount that covers part of a volume.
     held = (
         workspace.devices,
         workspace.source_fds,
@@ -269,13 +271,13 @@ def _loopback_up(_operation: LoopbackUp, _workspace: Workspace) -> None:
 
 
 class _Target:
-    """A directory of the new root, open for the time of a mount on it."""
+    """A directory of the new root, open while something is mounted on it."""
 
     def __init__(self, root_fd: int, path: str) -> None:
         self._root_fd, self._path = root_fd, path
 
     def __enter__(self) -> int:
-        # A link of a layer would put what is mounted here where the program can put something else in its place.
+        # Following a link of a layer would place the mount where the program could replace it.
         self._fd = mounts.open_in_root(self._root_fd, self._path, directory=True, links=False)
         return self._fd
 
@@ -284,7 +286,7 @@ class _Target:
 
 
 def _hint(operation: Operation, error: OSError) -> str:
-    """Advice that only the operation's meaning gives; that for the errno comes from sandbox.errors."""
+    """Return a hint that depends on the operation, "" for none. Hints that depend on the errno alone are in sandbox.errors."""
     if isinstance(operation, VolumeOperation):
         if operation.within is not None and error.errno == errno.ENOENT:
             return f"make it in the source of {operation.within} first: nothing is made in a directory of the host"

@@ -1,4 +1,4 @@
-"""The host name of the sandbox in its /etc/hosts: programs look their own name up there (hosts(5), hostname(1))."""
+"""Add the host name of the sandbox to its /etc/hosts: programs look their own name up there (hosts(5), hostname(1))."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sandbox.kernel import mounts
 from sandbox.runtime.rootfs.volumes import show_content
 
 PATH = "/etc/hosts"
-#: Bytes of the root's own file that are read at most. Lists of blocked names are a few megabytes.
+#: The largest /etc/hosts that is read, in bytes. Lists of blocked names take a few megabytes.
 _LIMIT = 16 << 20
-#: Flags that never wait for whoever owns the file, nor take a terminal.
+#: Flags with which open(2) neither blocks on a file that a layer provides nor acquires a controlling terminal.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def with_name(text: bytes, name: str) -> bytes | None:
-    """Return the content *text* of a hosts file with a line for the host name *name*; None if it has the name already.
+    """Return *text*, the content of a hosts file, with a line for the host name *name*; None if it contains the name already.
 
-    The address is 127.0.1.1, as Debian's installer writes it: 127.0.0.1 stays that of localhost.
+    The address is 127.0.1.1, as Debian's installer writes it, because 127.0.0.1 remains the address of localhost.
     """
     names = {word for line in text.splitlines() for word in line.partition(b"#")[0].split()[1:]}
     if name.encode() in names:
@@ -31,7 +31,7 @@ def with_name(text: bytes, name: str) -> bytes | None:
 
 
 def has_directory(tree_fd: int) -> bool:
-    """Return whether the layer *tree_fd* has a directory /etc: a root without one, such as that of a single program, gets none."""
+    """Return whether the layer *tree_fd* has a directory /etc. A root without one, such as a single program's, gets none."""
     try:
         os.close(mounts.open_in_root(tree_fd, os.path.dirname(PATH), directory=True))
     except OSError:
@@ -40,16 +40,16 @@ def has_directory(tree_fd: int) -> bool:
 
 
 def show(name: str, root_fd: int, staging_fd: int) -> int:
-    """Mount a read-only file over /etc/hosts of the root that has its content and a line for *name*.
+    """Mount a read-only file over /etc/hosts of the root: its own content and a line for *name*.
 
-    Nothing is done where the root has no regular file there that everybody may read, or another mount shows it.
+    Do nothing if the root has no regular file there that is readable by all users, or if it belongs to another mount.
 
     Args:
         name: the host name.
         root_fd: the root, O_PATH.
         staging_fd: a directory of this mount namespace that no program reaches.
 
-    Returns an O_PATH descriptor of the mount, -1 where there is none.
+    Returns an O_PATH descriptor of the mount, -1 if there is none.
 
     Raises:
         OSError: the file cannot be made or mounted.
@@ -71,9 +71,9 @@ def show(name: str, root_fd: int, staging_fd: int) -> int:
 
 
 def content_of(place: int) -> bytes | None:
-    """Return what the file *place*, O_PATH, holds; None unless it is a regular one that everybody may read and is not too large.
+    """Return the content of the file *place*, O_PATH; None unless it is regular, readable by all users and not too large.
 
-    What is shown instead can be read by every user of the sandbox.
+    Every user of the sandbox can read the file that replaces it.
     """
     info = os.fstat(place)
     if not stat.S_ISREG(info.st_mode) or not info.st_mode & stat.S_IROTH or info.st_size > _LIMIT:

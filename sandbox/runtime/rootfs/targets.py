@@ -1,8 +1,8 @@
-"""Where a path of the sandbox leads through the symbolic links of its layers, found before there is a mount to ask.
+"""Resolve a path of the sandbox through the symbolic links of its layers, before the root is mounted.
 
-What a volume is mounted on may be missing in the layers; then it comes from the generated layer below them, at the place that
-the path leads to. This finds that place as far as it can be told from the layers' directories. It decides nothing: a place that
-is wrong is an empty directory more, and the target is opened in the mounted root, which no link leaves.
+The mount point of a volume may be missing in the layers. Then the generated layer below them provides it at the resolved path.
+The result is a best guess from the layers' directories, and no check relies on it. A wrong guess creates a useless empty
+directory. The mount itself opens its target in the mounted root, with links confined to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from sandbox.kernel import mounts
 
-_MAX_LINKS = 40  # as the kernel; path_resolution(7)
+_MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
 
 
 def resolve(path: str, trees: Sequence[int]) -> str:
@@ -42,7 +42,10 @@ def resolve(path: str, trees: Sequence[int]) -> str:
 
 
 def _link(path: str, trees: Sequence[int]) -> str | None:
-    """Return the symbolic link at the relative *path*, on which no link leads, in the topmost tree that has anything there."""
+    """Return the target of the symbolic link at *path*, from the topmost tree that has a file there; None if it is no link.
+
+    *path* is relative, and its parent has no symbolic links.
+    """
     parent, _, name = path.rpartition("/")
     for tree in trees:
         try:

@@ -1,8 +1,8 @@
-"""Mounting volumes and devices in the new root: every target is opened by descriptors, and no link of it leads astray.
+"""Mount volumes and devices in the new root; each target is opened as a descriptor, so that no symbolic link can redirect it.
 
-A target in the layers is found as the program would find it, links followed, within the root. A target in another volume is
-found from that volume's root on, and a link that leads out of the volume is refused: whoever could write to it before chooses
-where in the volume the mount goes, and not where in the sandbox.
+A target in the layers is resolved as the program would resolve it: links are followed within the root. A target in another
+volume is resolved from that volume's root, and a link that leads out of the volume is refused. So a user who could write to
+that volume before can choose where in the volume the mount goes, but not where in the sandbox.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sandbox.plan.operations import (
     VolumeOperation,
 )
 
-# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+# Not typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.runtime.rootfs.executor import Workspace
@@ -33,25 +33,25 @@ _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def bind(operation: BindVolume, workspace: Workspace) -> None:
-    """Show a file or directory of the host."""
+    """Mount a file or directory of the host."""
     tree = workspace.copies.pop(operation.target)
     workspace.mounted[operation.target] = tree
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     with _Target(operation, workspace, is_directory=is_directory) as target:
         mounts.attach_tree(tree, target, _flags(operation), source=operation.source)
-    # Before the targets of other volumes are made in it.
+    # Now, because mount points of other volumes may be created in it later.
     if operation.name is not None and _is_roots(tree) and _is_empty(tree):
         workspace.unused.add(operation.target)
 
 
 def native(operation: DirectBind, workspace: Workspace) -> None:
-    """Show a directory of one layer; not where it was found that that cannot be, which the file allows."""
+    """Mount a directory of one layer by a direct bind; do nothing if that is impossible and optional."""
     layer = workspace.native_fds.get(operation.target)
     if layer is None:
         return
     source = mounts.open_within(layer, operation.target.lstrip("/"))
     try:
-        # Alone: what somebody mounts in the store is none of the layer.
+        # Not recursive: mounts below the layer's tree in the store are not part of the layer.
         tree = mounts.copy_tree(source, recursive=False)
     finally:
         os.close(source)
@@ -72,15 +72,15 @@ def native(operation: DirectBind, workspace: Workspace) -> None:
 
 
 def _open_plain(path: str, workspace: Workspace) -> int:
-    # A link in a layer of this machine may have come there since; the others have none on the way.
+    # A directory of this machine, used as a layer, may contain a new link by now. Archives had no link on this path.
     return mounts.open_in_root(workspace.root_fd, path, directory=True, links=False)
 
 
 def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
-    """Mount an empty file system in memory."""
+    """Mount a tmpfs."""
     options = mounts.tmpfs_options(size=operation.size, mode=operation.mode, inodes=None)
     with _Target(operation, workspace, is_directory=True) as target:
-        # Read-only at the end, for other volumes may need a place in it.
+        # Read-only only at the end: mount points of other volumes may have to be created in it.
         flags = mounts.MountFlags(nosuid=operation.nosuid, nodev=operation.nodev, noexec=operation.noexec)
         tree = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
         try:
@@ -95,7 +95,7 @@ def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
 
 
 def file(operation: FileVolume, workspace: Workspace) -> None:
-    """Show a file that is made in memory."""
+    """Mount a file whose content is in memory."""
     name = f"file-{len(workspace.mounted)}"
     with _Target(operation, workspace, is_directory=False) as target:
         tree, workspace.contents[operation.target] = show_content(
@@ -112,9 +112,9 @@ def file(operation: FileVolume, workspace: Workspace) -> None:
 def show_content(
     data: bytes, target_fd: int, staging_fd: int, name: str, *, mode: int, noexec: bool
 ) -> tuple[int, int]:
-    """Show a file with the content *data* on the file *target_fd*, as :func:`sandbox.kernel.content.show` does.
+    """Mount a file with the content *data* on the file *target_fd*, as :func:`sandbox.kernel.content.show` does.
 
-    The file system that holds it is mounted on the new directory *name* of *staging_fd*, which no program reaches.
+    Its tmpfs is mounted on the new directory *name* of *staging_fd*, which no program reaches.
     """
     os.mkdir(name, 0o700, dir_fd=staging_fd)
     place = os.open(name, _OPEN_DIR, dir_fd=staging_fd)
@@ -125,7 +125,7 @@ def show_content(
 
 
 def hide(operation: HideDirectory, workspace: Workspace) -> None:
-    """Cover a private directory in the volume that holds it; the directories above it become mounts, which cannot be moved."""
+    """Cover a private directory of the launcher in a volume with an empty tmpfs, and pin the directories above it by mounts."""
     top = workspace.mounted[operation.volume]
     try:
         place = _open_private(operation, top)
@@ -135,7 +135,7 @@ def hide(operation: HideDirectory, workspace: Workspace) -> None:
         raise
     except PermissionError:
         if operation.closed:
-            return  # a directory above is closed to init, and this one is closed to every id of the program
+            return  # init may not enter a directory above, and no id of the program may enter this one
         raise
     try:
         if held := mounts.pin_ancestors(workspace.root_fd, place, own=workspace.own_mounts()):
@@ -160,7 +160,7 @@ def _open_private(operation: HideDirectory, top: int) -> int:
 
 
 def device(operation: BindDevice, workspace: Workspace) -> None:
-    """Show a device node of the host in /dev."""
+    """Bind a device node of the host in /dev."""
     node = workspace.source_fds[operation.source]
     dev = mounts.open_in_root(workspace.root_fd, "/dev", directory=True, links=False)
     try:
@@ -172,7 +172,7 @@ def device(operation: BindDevice, workspace: Workspace) -> None:
 
 
 def give(operation: GiveVolumes, workspace: Workspace) -> None:
-    """Give volumes to whom the program runs as; of those that are kept only the ones that nobody has used yet."""
+    """Change the owner of volumes to the program's account; of named volumes only those that are still unused."""
     account = workspace.account()
     for target in operation.made + operation.kept:
         tree = workspace.mounted[target]
@@ -196,9 +196,8 @@ def _is_empty(tree: int) -> bool:
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
     except PermissionError:
-        return (
-            False  # on a network file system, whose server knows of no capabilities here: nothing can be said
-        )
+        # A server of a network file system does not honour the capabilities of this user namespace: count it as in use.
+        return False
     try:
         with os.scandir(fd) as found:
             return next(found, None) is None
@@ -207,13 +206,13 @@ def _is_empty(tree: int) -> bool:
 
 
 def check(operation: CheckVolumes, workspace: Workspace) -> None:
-    """Finish the volumes, and see that each is what its target leads to."""
+    """Make the remaining volumes read-only, and check that each target leads to its own volume."""
     for fd in workspace.sealed_later:
         mounts.restrict(fd, mounts.MountFlags(read_only=True))
     ids = {mounts.mount_id(fd): target for target, fd in workspace.mounted.items()}
     for target in operation.targets:
         if target not in workspace.mounted:
-            continue  # a native path that the file lets go
+            continue  # an optional direct bind that was impossible
         fd = mounts.open_in_root(workspace.root_fd, target)
         try:
             found = ids.get(mounts.mount_id(fd))
@@ -234,7 +233,7 @@ def _flags(operation: BindVolume) -> mounts.MountFlags:
 
 
 class _Target:
-    """Where a volume goes, open for the time of a mount on it."""
+    """The mount point of a volume, open while the volume is mounted on it."""
 
     def __init__(self, operation: VolumeOperation, workspace: Workspace, *, is_directory: bool) -> None:
         self._operation, self._workspace, self._is_directory = operation, workspace, is_directory
@@ -244,7 +243,7 @@ class _Target:
         self._fd = self._open()
         sealed = map(mounts.mount_id, workspace.sealed)
         try:
-            # Nothing is renamed in what is or will be read-only, and a mount of a part would not become so with it.
+            # Not in a read-only mount: there nothing can be renamed, and a bind of a part made now would stay writable.
             held = (
                 ()
                 if mounts.mount_id(self._fd) in sealed
@@ -279,18 +278,18 @@ class _Target:
 
 
 def _create(top: int, path: str, *, is_directory: bool) -> None:
-    """Make the relative *path* below *top* where it is missing; through a link that is in the way nothing is made."""
+    """Create the relative *path* below *top* if it is missing; never through a symbolic link on the way."""
     *parents, name = path.split("/")
     try:
         at = trees.make_directories(top, parents)
     except NotADirectoryError:
-        return  # what is in the way is refused when the target is opened
+        return  # opening the target reports the error
     try:
         if is_directory:
             os.mkdir(name, 0o755, dir_fd=at)
         else:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at))
     except FileExistsError:
-        pass  # it is opened next, or refused there
+        pass  # opening the target checks it
     finally:
         os.close(at)
