@@ -1,1 +1,1 @@
-"""The processes inside: stage1, process 1 and the program, and how each becomes the next."""
+"""The processes inside the sandbox: stage1 forks init (process 1), and init forks the process that executes the program."""

@@ -1,4 +1,4 @@
-"""Why a program could not be executed: it is nowhere, or the rules of Landlock would have to name it."""
+"""Explain why the program could not be executed: it does not exist, or the Landlock rules do not allow its execution."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import struct
 from sandbox.kernel.landlock import Rules
 from sandbox.plan import ProcessPlan
 
-_LARGEST = 1 << 16  # bytes that are looked at: the headers, and the name of the loader, come first
+_LARGEST = 1 << 16  # bytes that are read: the headers and the loader's name are at the beginning
 _PT_INTERP = 3
-_DEEPEST = 4  # interpreters of interpreters that the kernel goes through (execve(2))
+_DEEPEST = 4  # nested interpreters that the kernel follows (execve(2))
 
 
 def found_errno(plan: ProcessPlan, number: int) -> int:
     """Return the errno to report for *plan*'s program, whose execution failed with errno *number*.
 
-    execve(2) fails with EACCES in a directory that the program's user may not search, and execvp(3) remembers that error. A
-    program that is in no directory of PATH was not found all the same: ENOENT.
+    execve(2) fails with EACCES in a directory that the program's user may not search, and execvp(3) remembers that error. If
+    the program is in no directory of PATH, report ENOENT instead.
 
-    The caller is a process that has the sandbox's root as its own. What it may not look at either does not count as found.
+    The caller must have the sandbox's root as its root. Files that the caller may not see count as missing.
     """
     if number != errno.EACCES or "/" in plan.argv[0] or any(map(os.path.exists, _candidates(plan))):
         return number
@@ -29,9 +29,9 @@ def found_errno(plan: ProcessPlan, number: int) -> int:
 
 
 def advice(plan: ProcessPlan, rules: Rules, number: int) -> str:
-    """Return what to add to the rules, "" where these are not what refused *plan*'s program with errno *number*.
+    """Return what to add to the rules, "" if they are not the reason why *plan*'s program failed with errno *number*.
 
-    To be asked by a process that is not under the rules itself, and has the sandbox's root as its own.
+    The caller must not be restricted by the rules itself, and must have the sandbox's root as its root.
     """
     if number != errno.EACCES or (rules.execute is None and rules.read is None):
         return ""
@@ -39,7 +39,7 @@ def advice(plan: ProcessPlan, rules: Rules, number: int) -> str:
     if found is None:
         return ""
     needed = [found, *_started_by(found, depth=_DEEPEST)]
-    # The kernel opens what it executes for reading, too.
+    # The kernel also opens for reading each file that it executes.
     for key, allowed in (("execute", rules.execute), ("read", rules.read)):
         missing = _missing(needed, allowed)
         if missing:
@@ -50,7 +50,7 @@ def advice(plan: ProcessPlan, rules: Rules, number: int) -> str:
 
 
 def _missing(needed: list[str], allowed: tuple[str, ...] | None) -> list[str]:
-    """Return those of the paths *needed* that are not below one of *allowed*; none where nothing restricts them."""
+    """Return those of the paths *needed* that are not below a path of *allowed*; none if *allowed* is None."""
     if allowed is None:
         return []
     around = [os.path.realpath(path) for path in allowed]
@@ -66,14 +66,14 @@ def _find(plan: ProcessPlan) -> str | None:
 
 
 def _candidates(plan: ProcessPlan) -> list[str]:
-    """Return the absolute paths at which *plan*'s program was searched."""
+    """Return the absolute paths at which execution of *plan*'s program was tried."""
     command = plan.argv[0]
     parts = [""] if "/" in command else plan.env.get("PATH", "").split(":")
     return [os.path.join(plan.cwd, part, command) for part in parts]
 
 
 def _started_by(path: str, *, depth: int) -> list[str]:
-    """Return the loader or the interpreter of the file *path*, and that of the latter, *depth* times."""
+    """Return the loader or interpreter of the file *path*, and the interpreters of that interpreter up to *depth* times."""
     head = _head_of(path)
     if head.startswith(b"#!"):
         words = head[2:].split(b"\n", 1)[0].split()
@@ -86,7 +86,7 @@ def _started_by(path: str, *, depth: int) -> list[str]:
 
 
 def _head_of(path: str) -> bytes:
-    """Return the beginning of the file *path*, nothing of what is no file: an image may have anything there."""
+    """Return the beginning of *path* if it is a regular file, else b"". An image may have a FIFO or a device there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -100,7 +100,7 @@ def _head_of(path: str) -> bytes:
 
 
 def _loader(head: bytes) -> str | None:
-    """Return the loader that the ELF file beginning with *head* asks for; None where it asks for none; elf(5)."""
+    """Return the loader that the ELF file beginning with *head* requests; None if it requests none; elf(5)."""
     if head[:4] != b"\x7fELF" or len(head) < 64:
         return None
     order = "<" if head[5] == 1 else ">"

@@ -1,5 +1,6 @@
-"""The last steps of the program's own process, in the one order in which each is still allowed (Corrections
-18), and exec.
+"""Turn the forked child of init into the program: the last steps of the setup, and exec.
+
+The order matters: each step must come before the one that forbids it.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ _SEPARATOR = b"\0"
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What the program is put behind last, made ready before: loading it asks nobody anything."""
+    """The restrictions that are applied last, prepared in advance: applying them needs neither files nor other processes."""
 
-    #: The trampoline (sandbox/kernel/trampoline) that executes the program.
+    #: A descriptor of the trampoline (sandbox/kernel/trampoline) that executes the program.
     trampoline: int
-    #: The program of the filter of system calls.
+    #: The BPF program of the seccomp filter.
     seccomp: bytes | None = None
-    #: Takes the descriptor on which denied calls are told; None where they are not to be told.
+    #: Sends the seccomp listener, on which denied calls are reported; None if they are not traced.
     hand_over: Callable[[int], None] | None = None
-    #: A ruleset of Landlock, -1 for none.
+    #: A descriptor of a Landlock ruleset, -1 for none.
     ruleset: int = -1
-    #: Descriptors that handing over needs; exec closes them.
+    #: Descriptors that `hand_over` needs; exec closes them.
     keep: tuple[int, ...] = ()
 
     @property
     def any(self) -> bool:
-        """Whether there is one at all."""
+        """Whether there is a seccomp filter or a Landlock ruleset."""
         return self.seccomp is not None or self.ruleset >= 0
 
 
 class _Progress:
-    """Knows which step is under way, so that a failure can name it."""
+    """The step that is being executed, so that an error report can name it."""
 
     def __init__(self) -> None:
         self.step = ""
@@ -61,17 +62,17 @@ def run(
     setgroups: bool,
     confinement: Confinement,
 ) -> NoReturn:
-    """Become the program. Success closes *report_fd*. A failure is written to it, in a form that :func:`parse_report` reads.
+    """Become the program. On success exec closes *report_fd*; a failure is written to it for :func:`parse_report`.
 
     Args:
         plan: the program.
-        account: who it runs as.
-        terminal_fd: its terminal, -1 for none: standard input, output and error are then what they are.
+        account: the user and groups of the program.
+        terminal_fd: its terminal; -1 for none, which leaves standard input, output and error as they are.
         report_fd: the writing end of a pipe.
-        setgroups: whether setgroups(2) works; the host's groups stay otherwise.
-        confinement: what the program is put behind.
+        setgroups: whether setgroups(2) is permitted; if not, the host's groups stay.
+        confinement: the seccomp filter, the Landlock ruleset and the trampoline.
 
-    Never returns and never raises: this is a forked child.
+    Never returns and never raises, because this is a forked child.
     """
     progress = _Progress()
     try:
@@ -88,7 +89,7 @@ def run(
             progress.at("landlock")
             landlock.restrict(confinement.ruleset)
         if confinement.seccomp is not None:
-            # Last: whatever came behind it would have to pass it.
+            # Last: the filter would apply to every later system call.
             progress.at("seccomp")
             _filter(confinement.seccomp, confinement.hand_over)
         progress.at("trampoline")
@@ -96,7 +97,7 @@ def run(
         trampoline.execute(confinement.trampoline, report_fd, paths, plan.argv, environment)
     except OSError as error:
         if progress.step == "trampoline" and error.errno == errno.E2BIG:
-            progress.at("exec")  # the arguments and the environment are the program's
+            progress.at("exec")  # E2BIG is due to the program's own arguments and environment
         _report(report_fd, progress.step, error.errno or 0, error.strerror or str(error))
     except MemoryError:
         _report(report_fd, progress.step, errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -107,7 +108,7 @@ def run(
 
 
 def parse_report(report: bytes) -> tuple[str, int, str]:
-    """Return step, errno and text of what :func:`run`, or the trampoline (one byte), wrote."""
+    """Return step, errno and text of a report written by :func:`run`, or by the trampoline (one byte)."""
     if len(report) == 1:
         return "exec", report[0], os.strerror(report[0])
     step, number, text = report.split(_SEPARATOR, 2)
@@ -139,7 +140,7 @@ def _drop_privileges(
 ) -> None:
     sets = capabilities.sets_for(account.uid, plan.capabilities, plan.added_capabilities)
     if walled and not plan.no_new_privileges:
-        # Without no_new_privs, seccomp and Landlock require CAP_SYS_ADMIN over the namespace. It is in none of the sets that outlast exec.
+        # Without no_new_privs, seccomp and Landlock require CAP_SYS_ADMIN over the namespace. Exec removes it from all sets.
         sets = replace(sets, permitted=sets.permitted | {"SYS_ADMIN"})
     progress.at("process.cwd")
     os.chdir(plan.cwd)
@@ -154,7 +155,7 @@ def _drop_privileges(
     progress.at("capabilities")
     capabilities.limit_bounding_set(plan.capabilities)
     progress.at("process.groups")
-    if setgroups:  # else denied for good (user_namespaces(7)), and the plan has refused groups
+    if setgroups:  # otherwise denied for good (user_namespaces(7)), and the plan has refused process.groups
         os.setgroups(account.groups)
     progress.at("process.user")
     if account.uid != 0 and sets.permitted:
@@ -163,7 +164,7 @@ def _drop_privileges(
     os.setresuid(account.uid, account.uid, account.uid)
     progress.at("capabilities")
     capabilities.set_process_sets(sets)
-    process.set_dumpable(False)  # which the id change set to what fs.suid_dumpable says; proc(5)
+    process.set_dumpable(False)  # the id change set it to the value of fs.suid_dumpable; proc(5)
     progress.at("parent-death signal")
     process.set_parent_death_signal()
     if plan.no_new_privileges:
@@ -172,17 +173,18 @@ def _drop_privileges(
 
 
 def _set_oom_score(value: int) -> None:
-    process.set_dumpable(True)  # else the file is not ours to write
+    process.set_dumpable(True)  # otherwise this process may not open the file for writing; proc(5)
     try:
         _write("/proc/self/oom_score_adj", str(value))
     finally:
-        # Whoever hands over the denied calls is forked from us, has our channel to the supervisor, and may meet the program.
+        # The process that sends the seccomp listener is forked from this one, has the channel to the supervisor open, and
+        # may run at the same time as the program. The program must not be able to trace it.
         process.set_dumpable(False)
 
 
 def _reset_signals() -> None:
-    # Python ignores SIGPIPE and SIGXFSZ, whoever started us may ignore more, and init blocks what it waits for: all of it
-    # would pass through exec.
+    # Exec keeps ignored and blocked signals: Python ignores SIGPIPE and SIGXFSZ, the caller may ignore more, and init blocks
+    # those that it waits for.
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -205,7 +207,7 @@ def _environment(plan: ProcessPlan, account: Account) -> Mapping[str, str]:
 
 
 def _paths(command: str, env: Mapping[str, str]) -> list[str]:
-    """Return the paths at which a shell looks for *command*: in the PATH of *env*, unless it holds a slash; none if it is empty."""
+    """Return the paths at which a shell looks for *command*: in the PATH of *env*, unless it contains a slash; none if empty."""
     if not command:
         return []
     if "/" in command:

@@ -1,6 +1,4 @@
-"""Looking a user up in the sandbox's own /etc/passwd and /etc/group, which are as hostile as any file of a
-layer.
-"""
+"""Look up users and groups in the sandbox's own /etc/passwd and /etc/group, which are untrusted like every file of a layer."""
 
 from __future__ import annotations
 
@@ -11,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from sandbox.kernel.mounts import open_in_root
 from unionfs._stdlib.dataclasses import dataclass
 
-#: Bytes of an account file that are looked at; a larger one is no account file.
+#: The largest account file that is read, in bytes. Larger files count as empty.
 _MAX_SIZE = 4 << 20
 _MAX_ID = 2**32 - 2
 #: setgroups(2): NGROUPS_MAX of limits.h, since Linux 2.6.4.
 MAX_GROUPS = 65536
-#: Fields of a line; passwd(5), group(5).
+#: The number of fields of a line; passwd(5), group(5).
 _PASSWD, _GROUP = 7, 4
 
 
 class UnknownAccountError(Exception):
-    """There is no such user or group in the sandbox; *number* says which of several."""
+    """A user or group does not exist in the sandbox; *number* is its index among several."""
 
     def __init__(self, message: str, number: int = 0) -> None:
         super().__init__(message)
@@ -30,7 +28,7 @@ class UnknownAccountError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who the program runs as."""
+    """The user and groups that the program runs as."""
 
     uid: int
     gid: int
@@ -41,12 +39,12 @@ class Account:
 
 
 def resolve(root_fd: int, user: int | str, group: int | str | None) -> Account:
-    """Find *user* and *group*, each an id or a name.
+    """Return the account of *user* and *group*, each an id or a name.
 
-    An id needs no entry; without one the group is 0 and the home is ``/``, as container engines have it.
+    An id needs no entry. Without an entry the group is 0 and the home is ``/``, as in container engines.
 
     Raises:
-        UnknownAccountError: a name is not there.
+        UnknownAccountError: a name does not exist.
     """
     uid = user if isinstance(user, int) else _number(user)
     entry = next(
@@ -72,7 +70,7 @@ def find_groups(root_fd: int, groups: tuple[int | str, ...]) -> tuple[int, ...]:
     """Return the ids of *groups*, each an id or a name.
 
     Raises:
-        UnknownAccountError: with *number*, the index of a group whose name is not there.
+        UnknownAccountError: a name does not exist; *number* is the index of the group.
     """
     numbers = _group_numbers(root_fd) if any(isinstance(group, str) for group in groups) else {}
     found = []
@@ -85,7 +83,7 @@ def find_groups(root_fd: int, groups: tuple[int | str, ...]) -> tuple[int, ...]:
 
 
 def groups_of(root_fd: int, name: str) -> Mapping[int, str]:
-    """Return the groups whose entries list the user *name*: names by id, in their order."""
+    """Return the groups whose entries list the user *name*: names by id, in the order of the file."""
     found: dict[int, str] = {}
     for fields in _entries(root_fd, "/etc/group", _GROUP):
         number = _number(fields[2])
@@ -103,12 +101,12 @@ def _group_numbers(root_fd: int) -> Mapping[str, int]:
     for fields in _entries(root_fd, "/etc/group", _GROUP):
         number = _number(fields[2])
         if number is not None:
-            numbers.setdefault(fields[0], number)  # as getgrnam(3): the first entry counts
+            numbers.setdefault(fields[0], number)  # the first entry counts, as in getgrnam(3)
     return numbers
 
 
 def _entries(root_fd: int, path: str, width: int) -> Iterator[list[str]]:
-    # As the C library reads it: lines end at a line feed and nowhere else.
+    # As in the C library: only a line feed ends a line.
     for line in _read(root_fd, path).split("\n"):
         fields = line.split(":")
         numbers = fields[2:4] if width == _PASSWD else fields[2:3]
@@ -128,9 +126,8 @@ def _read(root_fd: int, path: str) -> str:
     except OSError:
         return ""
     try:
-        if not stat.S_ISREG(
-            os.fstat(place).st_mode
-        ):  # a FIFO would block, a device would answer for the host
+        # Open regular files only: a FIFO would block, and a device would return data of the host.
+        if not stat.S_ISREG(os.fstat(place).st_mode):
             return ""
         fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""What process 1 does about processes that end: reap them, and note what the supervisor is to say of them."""
+"""Reap the processes that end below process 1, and collect what the supervisor reports about them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from sandbox.runtime.messages import ProgramEnded
 from unionfs._stdlib.typing import Literal
 
 _AT_ONCE = 64
-"""Processes to reap before process 1 looks for signals and the supervisor again: a program may fork faster than process 1 reaps."""
+"""Processes to reap before process 1 polls signals and the supervisor again: a program may fork faster than process 1 reaps."""
 
 Who = Literal["program", "another", ""]
-"""Whose limit of processor time was reached; "" for nobody's."""
+"""Which process reached its limit of CPU time; "" for none."""
 
 
 class Children:
-    """The processes below process 1, of which one is the program."""
+    """The children of process 1, one of which is the program. Owns the state of the reaping; process 1 creates it."""
 
     def __init__(self, program: int, cpu_time: int | str | None, proc_fd: int) -> None:
-        """Know the pid of the *program*, and the seconds of *cpu_time* that each process has; no number: any.
+        """Store the pid of the *program*, and the limit *cpu_time* of each process in seconds; no int means no limit.
 
-        *proc_fd* is the /proc in which what the program leaves behind is counted, -1 where it is not.
+        *proc_fd* is the /proc in which the remaining processes are counted when the program ends, -1 to count none.
         """
         self._program = program
         self._cpu_time = cpu_time
         self._proc_fd = proc_fd
-        #: Who of those that were reaped had no processor time left. What somebody else waited for is not seen.
+        #: Which of the processes reaped here reached its limit of CPU time. Children of other processes are not noticed.
         self.out_of_time: Who = ""
-        #: Whether more may have ended than were reaped.
+        #: Whether more children may have ended than were reaped.
         self.more = False
 
     def reap(self) -> int | None:
-        """Reap some of those that have ended, up to the program; what that ended with, if it is among them: -N for signal N."""
+        """Reap ended children until the program is among them. Return its exit status, -N for signal N; None if it still runs."""
         self.more = False
         for _ in range(_AT_ONCE):
             try:
@@ -53,12 +53,12 @@ class Children:
         return None
 
     def told(self, code: int) -> ProgramEnded:
-        """Return what the supervisor is told when the program has ended with *code*."""
+        """Return the message for the supervisor about the end of the program with *code*."""
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return ProgramEnded(code, self.out_of_time, self._left_over(), own)
 
     def _left_over(self) -> int | None:
-        """Return how many processes there are that go with process 1, None where that is not for us to count."""
+        """Return how many other processes exist, which end with process 1; None if they cannot be counted."""
         if self._proc_fd < 0:
             return None
         try:
@@ -75,5 +75,5 @@ class Children:
 
 
 def ended_by_limit(code: int) -> bool:
-    """Tell whether *code* is how the kernel ends a process whose limit of processor time is reached; setrlimit(2)."""
+    """Return whether *code* is how the kernel ends a process that reached its limit of CPU time; setrlimit(2)."""
     return code in (-signal.SIGXCPU, -signal.SIGKILL)

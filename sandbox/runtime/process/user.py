@@ -1,4 +1,4 @@
-"""Who the program is: the account of the plan, as the sandbox's own files have it, with ids that the sandbox has."""
+"""Look up the program's account in the sandbox's own files, and check that its ids are mapped in the sandbox."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sandbox.runtime.rootfs.executor import StepError
 from sandbox.spec.notation import visible
 from unionfs._stdlib.dataclasses import replace
 
-#: Characters of a name of somebody else's file that a message shows.
+#: The most characters of a name from the sandbox's files that a message shows.
 _SHOWN = 64
 
 
 def find_account(plan: Plan, root_fd: int) -> Account:
-    """Return who the program of *plan* is in the root *root_fd*.
+    """Return the account of the program of *plan* in the root *root_fd*.
 
     Raises:
-        StepError: there is no such user or group, or the sandbox's ids are without it.
+        StepError: the user or group does not exist, or is not mapped in the sandbox.
     """
     user, ids = plan.process.user, plan.ids
     try:
@@ -64,7 +64,7 @@ def _numbers(root_fd: int, groups: tuple[int | str, ...], gid_map: Sequence[IdMa
 
 
 def _groups_of(root_fd: int, name: str, gid_map: Sequence[IdMap]) -> tuple[int, ...]:
-    """Return the groups of the user *name*, who asked for none in particular."""
+    """Return the groups that /etc/group lists for the user *name*; used if `process.groups` is not set."""
     found = groups_of(root_fd, name)
     hint = "say which ones in process.groups: [] is none"
     for number, group in found.items():
