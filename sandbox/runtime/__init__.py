@@ -1,3 +1,1 @@
-"""From a plan to a process and back to nothing: the supervisor, the processes it makes, and what they say to
-each other.
-"""
+"""Run a planned sandbox and clean up after it: the supervisor, the processes it forks, and the messages between them."""

@@ -1,9 +1,10 @@
-"""The programs of filters, compiled once and kept in the state directory, so that a start compiles nothing.
+"""Compile seccomp filters to BPF programs, and cache these in the state directory, so that most starts compile nothing.
 
-    STATE/filters/KEY      a line with a digest, and the program
+    STATE/filters/KEY      a line with a digest, then the program
 
-KEY names all that decides the program: the filter, the version of libseccomp, the kind of machine. What is not found there, or cannot be
-trusted (sandbox/state/cache.py), is compiled anew. What cannot be kept is no failure. Without a secret no file is read or written.
+KEY is a digest of the filter, the version of libseccomp, the machine type and the word size. A program is compiled if it is
+not cached, or if the cached one cannot be trusted (sandbox/state/cache.py). A program that cannot be cached is no failure.
+Without a secret no file is read or written.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from sandbox.state.cache import CacheDirectory
 from unionfs._stdlib.hashlib import sha256
 
 _KEPT = 64
-"""Programs that are kept, of ten kilobytes each; the ones that were written first make room."""
+"""The most cached programs, of ten kilobytes each; the oldest are removed first."""
 
 _NATIVE_CALLS = {
     "x86_64": (0xC000003E, {"execve": 59, "fcntl": 72}),
     "aarch64": (0xC00000B7, {"execve": 221, "fcntl": 25}),
     "riscv64": (0xC00000F3, {"execve": 221, "fcntl": 25}),
 }
-"""AUDIT_ARCH_* and the numbers of the calls that the trampoline makes under the filter, before the program runs."""
+"""AUDIT_ARCH_*, and the numbers of the system calls that the trampoline makes under the filter, before the program runs."""
 _ARGUMENTS = {"execve": (), "fcntl": (3, fcntl.F_SETFD, fcntl.FD_CLOEXEC)}
 
 
 def program_for(
     plan: SeccompPlan, *, state_fd: int, secret: bytes | None, library: str, machine: str
 ) -> bytes:
-    """Return the program of the filter that *plan* names: the one that is kept in the state directory, or a new one.
+    """Return the BPF program of the filter that *plan* names: from the state directory, or compiled now.
 
     Raises:
-        HostError: it cannot be compiled.
-        SetupError: under it, nothing could be started.
+        HostError: the filter cannot be compiled.
+        SetupError: the filter would deny a call that starting any program takes.
     """
     program = _program(plan.filter, plan.profile, _cache(state_fd, secret), library, machine)
     architecture, numbers = _NATIVE_CALLS.get(machine, (0, {}))
@@ -56,11 +57,12 @@ def program_for(
 
 
 def serving_program(facts: HostFacts, *, state_fd: int, secret: bytes | None) -> bytes | None:
-    """Return the program of the filter for the file system's server; None where this machine has no filters or cannot compile
-    them, as a file may allow that there is none.
+    """Return the BPF program of the filter for the file system server.
+
+    Return None if this machine has no filters or no libseccomp, because a file may permit to run without.
 
     Raises:
-        HostError: it cannot be compiled although the library is there.
+        HostError: libseccomp is there, but the filter cannot be compiled.
     """
     machine = values.MACHINES.get(facts.machine)
     if machine is None or facts.libseccomp is None or "errno" not in facts.seccomp_actions:
@@ -77,7 +79,7 @@ def _cache(state_fd: int, secret: bytes | None) -> CacheDirectory | None:
 def _program(
     made: values.Filter, name: str, cache: CacheDirectory | None, library: str, machine: str
 ) -> bytes:
-    """Return the program of *made*, from *cache* if it is there; the cache directory is closed."""
+    """Return the program of *made*, from *cache* if it is there. Closes *cache*."""
     key = sha256(repr((made.digest(), library, machine, sys.maxsize)).encode()).hexdigest()
     try:
         program = None if cache is None else cache.get(key, at_most=bpf.MAX_INSTRUCTIONS * bpf.SIZE)
@@ -103,10 +105,10 @@ def _is_program(content: bytes) -> bool:
 def _compile(made: values.Filter, name: str, library: str) -> bytes:
     try:
         from sandbox.seccomp.compiler import UnknownCallError, compile_filter
-    except (ImportError, RuntimeError) as error:  # it says so where it finds no library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: pyseccomp found no library
         raise HostError(
             f"filters of system calls cannot be compiled: {error}",
-            # Looking for the library takes processes and descriptors, which are lacking where it is known to be there.
+            # Finding the library takes processes and descriptors. If the library is known to exist, these are used up.
             hint=f"libseccomp {library} is there: see whether descriptors (`ulimit -n`), processes or memory are used up"
             if library and not isinstance(error, ImportError)
             else "as root: apt-get install libseccomp2; and install pyseccomp beside sandbox",
@@ -123,7 +125,7 @@ def _compile(made: values.Filter, name: str, library: str) -> bytes:
 
 
 def for_kernel(program: bytes, *, log: bool, traced: bool) -> bytes:
-    """Return *program* as it is to be loaded: what it denies is told to the tracer, or logged, where that is asked for."""
+    """Return *program* with its denying actions replaced: by notification of the tracer, or by logging, if requested."""
     if not log and not traced:
         return program
     instead = seccomp.NOTIFY if traced else values.LOG

@@ -1,8 +1,9 @@
-"""Everything that the processes of one sandbox may say to each other, and the channel that carries it.
+"""Define the messages between the processes of one sandbox, and the channel that carries them.
 
-A channel is one end of a SOCK_SEQPACKET pair: a message is JSON, with descriptors beside it where the message is about
-one. It is cut into packets that any socket buffer takes; the first byte of each says whether more follow. The set of
-messages is closed: what is not expected at some point is a :class:`ChannelError` that says what was.
+A channel is one end of a SOCK_SEQPACKET pair. A message is JSON, with descriptors beside it (SCM_RIGHTS) if it is about any.
+It is split into packets small enough for any socket buffer; the first byte of each says whether more follow. The set of
+messages is closed: an unexpected message raises :class:`ChannelError`, which names the expected one.
+The docstring of each message begins with its sender.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ _MAX_FDS = 8  # one for each kind of namespace
 
 @dataclass(frozen=True, slots=True)
 class Unshared:
-    """stage1: the user namespace is made; write its maps."""
+    """stage1: the user namespace is created; write its maps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """supervisor: the maps are written, the cgroup is joined."""
+    """supervisor: the maps are written, and stage1 is in the cgroup."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitStarted:
-    """stage1: process 1 of the sandbox is *pid* (in the supervisor's numbers); the descriptors beside this message are its
-    *namespaces*.
+    """stage1: process 1 of the sandbox is *pid* in the supervisor's pid namespace.
+
+    *namespaces* are the kinds of the namespace descriptors beside this message, in the same order.
     """
 
     pid: int
@@ -42,7 +44,7 @@ class InitStarted:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """supervisor: process 1 is my child now; go on, and *measure* what there is to report."""
+    """supervisor: process 1 is a child of the supervisor now; go on. *measure* requests the figures of the report."""
 
     measure: bool = False
 
@@ -54,9 +56,9 @@ class CgroupNamespace:
 
 @dataclass(frozen=True, slots=True)
 class FuseMounted:
-    """init: the root is mounted; serve the descriptor beside this message. It closes its copy at once.
+    """init: the root is mounted; serve the FUSE descriptor beside this message. Init closes its own copy at once.
 
-    *at* is when: nanoseconds of the clock of `timeline`; 0, untold.
+    *at* is the time in nanoseconds on the clock of `timeline`; 0 if unknown.
     """
 
     at: int = 0
@@ -64,24 +66,24 @@ class FuseMounted:
 
 @dataclass(frozen=True, slots=True)
 class RootBound:
-    """init: the root is mounted, and there is nothing to serve. *at* as in FuseMounted."""
+    """init: the root is mounted as a direct bind, so no server is needed. *at* as in FuseMounted."""
 
     at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TerminalOpened:
-    """init: the descriptor beside this message is the outer end of the program's terminal."""
+    """init: the descriptor beside this message is the master side of the program's pseudo-terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeccompListener:
-    """the program's process: the descriptor beside this message tells the calls that the filter denies."""
+    """the program's process: the descriptor beside this message reports the system calls that the filter denies."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignalsReady:
-    """init: signals are noted from now on, and passed on to the program once it is executed, after Start. *at* as in FuseMounted."""
+    """init: signals are recorded from now on, and forwarded to the program once it exists. *at* as in FuseMounted."""
 
     at: int = 0
 
@@ -93,7 +95,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """init: the program has been executed. *at* as in FuseMounted."""
+    """init: the program was executed. *at* as in FuseMounted."""
 
     at: int = 0
 
@@ -123,7 +125,7 @@ class ExecFailed:
 class ProgramEnded:
     """init: the program ended with the exit status *code*, or by signal -*code*; *out_of_time* is `Children.out_of_time`.
 
-    *left_over* processes were there still, None where that was not counted; *memory* are the most bytes that init itself has had.
+    *left_over* is the number of processes still running, None if not counted. *memory* is the peak memory of init in bytes.
     """
 
     code: int
@@ -175,29 +177,29 @@ M = TypeVar("M")
 
 
 class ChannelError(Exception):
-    """The other side said something else than it should have, or went away."""
+    """The peer sent an unexpected message, or closed its end."""
 
 
 class Channel:
-    """One end of the conversation."""
+    """One end of the connection. Owns the socket, and received descriptors until the caller takes them."""
 
     def __init__(self, end: socket.socket) -> None:
-        """Take over *end*."""
+        """Take ownership of *end*."""
         self._socket = end
         self._received_fds: list[int] = []
 
     @staticmethod
     def pair() -> tuple[Channel, Channel]:
-        """Make both ends; close-on-exec, as all descriptors of Python are."""
+        """Create both ends, close-on-exec as all descriptors that Python creates."""
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(one), Channel(other)
 
     def fileno(self) -> int:
-        """Return the descriptor, to poll on."""
+        """Return the descriptor, for poll(2)."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close this end and what was received and not taken."""
+        """Close the socket, and each received descriptor that was not taken."""
         for fd in self._received_fds:
             os.close(fd)
         self._received_fds = []
@@ -207,7 +209,7 @@ class Channel:
         """Send *message* with *fds* beside it.
 
         Raises:
-            OSError: EPIPE, the other side is gone.
+            OSError: EPIPE: the peer has closed its end.
         """
         text = json.dumps([type(message).__name__, asdict(message)]).encode()
         size = _MAX_PACKET - 1
@@ -220,10 +222,10 @@ class Channel:
                 self._socket.send(packet, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message | None:
-        """Wait for a message; None when the other side is gone.
+        """Wait for a message and return it; None if the peer has closed its end.
 
         Raises:
-            OSError: EMFILE, there was no room for a descriptor beside it.
+            OSError: EMFILE: no descriptor was free for one beside the message.
         """
         text = b""
         more = True
@@ -242,16 +244,16 @@ class Channel:
         return _KINDS[name](**fields)
 
     def take_fd(self) -> int:
-        """Return the descriptor that came beside the last message; the caller closes it."""
+        """Return the next descriptor that was received with a message; the caller closes it."""
         if not self._received_fds:
             raise ChannelError("a message came without its descriptor")
         return self._received_fds.pop(0)
 
     def expect(self, kind: type[M]) -> M:
-        """Wait for a message of *kind*.
+        """Wait for a message of *kind* and return it.
 
         Raises:
-            ChannelError: another one came, or the other side went away.
+            ChannelError: another message was received, or the peer closed its end.
         """
         message = self.receive()
         if not isinstance(message, kind):

@@ -1,4 +1,4 @@
-"""What the user is told of a start that failed or a program that was killed: errors from messages and the plan. Pure."""
+"""Build the error for a start that failed, and the warning for a program that was killed. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sandbox.runtime.messages import ExecFailed, SetupFailed
 from sandbox.runtime.phase import Life
 from sandbox.spec.units import format_duration
 
-#: What else may be the cause if process 1 fails.
+#: A possible cause of a failure of process 1.
 _SAME_ID = 'a program with the same id as process 1 (all have it with ids.map = "single") can set its limits: prlimit(2)'
 
 
-#: Operations that walk the new root, whose layers another user than the caller reads.
+#: Operations that look up paths in the new root. The ids that read its layers are not the caller's.
 _READS_LAYERS = ("mount", "mount proc", "mount sysfs", "chown")
 
 
 def setup_error(plan: Plan, message: SetupFailed) -> SandboxError:
-    """Return the error for a step of the start that failed."""
+    """Return the error for the failed step of the start that *message* reports."""
     if message.operation == "unshare" and message.step == "user namespace":
         return SetupError(message.step, message.text.lower(), hint=explain_userns_failure(message.errno))
-    # A step that is a setting, such as process.user, is named with its place in the file.
+    # If the step is a setting, such as process.user, name its place in the file.
     place = plan.places.get(message.step)
     step = message.step if place is None else f"{place}: {message.step}"
     if not message.operation and not message.errno:
@@ -81,7 +81,7 @@ def exit_status(plan: Plan, life: Life, status: int, warn: Callable[[str], None]
 
 
 def why_killed(plan: Plan, number: int, *, overstayed: bool) -> str:
-    """Return the warning for a process 1 that signal *number* ended; *overstayed*: after process.stop_timeout."""
+    """Return the warning for a process 1 that signal *number* ended; *overstayed*: killed after process.stop_timeout."""
     if overstayed:
         limit = format_duration(plan.process.stop_timeout)
         return f"the program did not end within process.stop_timeout, {limit}, after {plan.process.stop_signal}, and was killed"

@@ -1,4 +1,4 @@
-"""What `sandbox up --report` says at the end: how it ended, what was used, and what held each limit. Pure."""
+"""Build the report of `sandbox up --report`: how the program ended, what it used, and what enforced each limit. Pure."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from unionfs._stdlib.typing import Literal
 
 How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 
-_BLOCK = 512  # bytes that ru_inblock and ru_oublock count in, whatever the disk's are; getrusage(2)
+_BLOCK = (
+    512  # the unit of ru_inblock and ru_oublock in bytes, whatever the disk's block size is; getrusage(2)
+)
 _BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
-_ABOUT = 1.1  # before exec the process, forked from process 1, may have grown a little beyond that
+_ABOUT = 1.1  # the process, forked from process 1, may have grown by this factor before exec
 _ORDER = tuple(item.name for item in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """What ended the program: *status* is that of `sandbox up`; *signal* where one ended it."""
+    """What ended the program: *status* is the exit status of `sandbox up`; *signal* is set if a signal ended the program."""
 
     how: How
     status: int
     signal: str | None = None
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return it as text for the user."""
         with_signal = "" if self.signal is None else f" ({self.signal})"
         return {
             "exit": f"exit status {self.status}",
@@ -47,9 +49,9 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldLimit:
-    """A limit and what held it; *mechanism* is None for one that nothing held, for the *reason*.
+    """A limit and the mechanism that enforced it; *mechanism* is None if it was unenforced, for the *reason*.
 
-    *value* is, held or not, bytes, seconds, a count or a word, and of `limits.io` a list of tables as `IoRates` has them.
+    *value* is bytes, seconds, a count or a word; for `limits.io` it is a list of tables with the fields of `IoRates`.
     """
 
     key: str
@@ -59,7 +61,7 @@ class HeldLimit:
     reason: str | None = None
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return it as text for the user."""
         if self.mechanism is None:
             return f"{_shown(self.key, self.value)}, held by nothing: {self.reason}"
         place = "" if self.where is None else f", {self.where}"
@@ -68,27 +70,27 @@ class HeldLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole of it. *program* counts the program's processes, *sandbox* those with the file system's server."""
+    """The whole report. *program* counts the program's processes, *sandbox* also the file system server."""
 
     name: str
     ending: Ending
     wall_seconds: float
     program: Counters
     sandbox: Counters | None
-    #: What counted: a mechanism; and why not something better.
+    #: The mechanism that counted, and the reason why no better one did.
     measured_by: str
     unmeasured: str | None
-    #: Bytes that our own code had in the program's process before it executed the program, and process 1 has, where that cannot
-    #: be told from the program's memory: wait4(2) keeps the most that a process has ever had, over execve(2).
+    #: Peak memory in bytes of the launcher's own code in the program's process before exec, and of process 1. Set only if it
+    #: cannot be separated from the program's memory: wait4(2) reports a process's peak, which execve(2) does not reset.
     launcher_memory: int | None
-    #: Processes that were there when the program ended, and ended with it; None where nobody counted them.
+    #: Processes that still ran when the program ended, and ended with it; None if they were not counted.
     left_over: int | None
     limits: tuple[HeldLimit, ...]
-    #: Whether the file system had a server.
+    #: Whether the root had a file system server.
     served: bool = True
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report for JSON; null is what nothing here can tell."""
+        """Return the report for JSON; null is an unknown value."""
         return {
             "name": self.name,
             "ended_by": self.ending.how,
@@ -113,7 +115,7 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """Return the report for people."""
+        """Return the report as lines for the user."""
         told = {"ended by": str(self.ending), "wall time": f"{self.wall_seconds:.2f} s", **self._used()}
         if self.left_over:
             were = _count(self.left_over, "process was", "processes were")
@@ -173,14 +175,14 @@ def ending(
     """Return what ended the program.
 
     Args:
-        status: of `sandbox up`.
-        code: what process 1 said that the program ended with, None if it did not come to that.
-        init_code: what process 1 itself ended with.
-        timed_out: the supervisor's timer ran out.
-        failed: a part of the sandbox did not work.
-        oom_kills: processes of the program that were killed for want of memory, None where nobody counts them.
-        out_of_time: whose limits.cpu_time was reached; see `Children`.
-        interrupted: the signal to the supervisor that ended the start, which then counts before all else; 0 for none.
+        status: the exit status of `sandbox up`.
+        code: the program's end as process 1 reported it; None if it reported none.
+        init_code: the end of process 1 itself.
+        timed_out: the supervisor's timer expired.
+        failed: a part of the sandbox failed.
+        oom_kills: processes of the program that the kernel killed for lack of memory; None if they were not counted.
+        out_of_time: which process reached limits.cpu_time; see `Children`.
+        interrupted: the signal to the supervisor that interrupted the start; it takes precedence. 0 for none.
     """
     if interrupted:
         return Ending(how="signal", status=128 + interrupted, signal=signal.Signals(interrupted).name)
@@ -201,7 +203,7 @@ def ending(
 
 
 def counters_of(usage: resource.struct_rusage) -> Counters:
-    """Return what wait4(2) tells of process 1 and all that it has reaped; the memory is that of the largest process."""
+    """Return the counters of wait4(2) for process 1 and everything it reaped; the memory is that of the largest process."""
     return Counters(
         memory_peak=usage.ru_maxrss * 1024,
         cpu_nanoseconds=round((usage.ru_utime + usage.ru_stime) * 1e9),
@@ -213,12 +215,12 @@ def counters_of(usage: resource.struct_rusage) -> Counters:
 
 
 def held_limits(plan: Plan, cgroup: Cgroup | None) -> tuple[HeldLimit, ...]:
-    """Return every limit that *plan* sets, with what holds it, and those that go unenforced; [limits] in the order of the language."""
+    """Return every limit that *plan* sets, enforced or not, with its mechanism; [limits] in the order of the specification."""
     return tuple(sorted(_held(plan, cgroup), key=_place))
 
 
 def _place(limit: HeldLimit) -> int:
-    """Return where among the others *limit* is told; sorting leaves those that are no setting of [limits] as they are, last."""
+    """Return the sort key of *limit*: its index among the settings of [limits]. All others come last, in their order."""
     table, _, name = limit.key.partition(".")
     return _ORDER.index(name.partition("[")[0]) if table == "limits" else len(_ORDER)
 
@@ -252,7 +254,7 @@ def _held(plan: Plan, cgroup: Cgroup | None) -> Iterator[HeldLimit]:
 
 
 def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_time: str = "") -> list[str]:
-    """Return what was short, for people: limits at which the kernel or the file system's server refused something."""
+    """Return messages about the limits at which the kernel or the file system server refused something."""
     found = []
     limits = plan.cgroup
     if counters is not None and counters.oom_kills:
@@ -283,7 +285,7 @@ def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_
 
 
 def closed_directories(paths: Sequence[str], uid: int) -> str:
-    """Return the warning about directories of layers, *paths*, that the program asked for and user *uid* may not search."""
+    """Return the warning about directories of layers, *paths*, that the program accessed but user *uid* may not search."""
     directories = _count(len(paths), "directory", "directories")
     first = "".join(map(visible, paths[0]))
     others = "" if len(paths) == 1 else " and others"
@@ -294,7 +296,7 @@ def closed_directories(paths: Sequence[str], uid: int) -> str:
 
 
 def server_was_short(limits: CgroupLimits, counters: Counters) -> str | None:
-    """Return why the file system's server ended, if that was for its own limit of memory."""
+    """Return why the file system server ended, if it exceeded its own memory limit; else None."""
     if not counters.oom_kills or limits.memory is None:
         return None
     return f"it took more than the {_size(limits.memory)} of memory that it may have beside limits.memory"
@@ -328,7 +330,7 @@ def _seconds(nanoseconds: int | None) -> str:
 
 
 def _size(value: int) -> str:
-    """Return bytes for people: exactly, if that is short, as sizes of a file mostly are."""
+    """Return a size for the user: exact if that is short, which holds for most sizes written in a file."""
     exact = format_size(value)
     if len(exact) <= 5:
         return exact

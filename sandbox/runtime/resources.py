@@ -1,7 +1,7 @@
-"""Everything that exists of a sandbox before its first process: directories, descriptors, cgroups, the server.
+"""Create everything that a sandbox needs before its first process: directories, descriptors, cgroups and the server.
 
-Each piece is registered for undoing the moment it exists, and what a run directory has to name, so that a later command
-finds it, is noted before it is made.
+Each resource is registered for cleanup as soon as it exists. Resources that a later command would have to clean up are
+written to the run directory's record before they are created.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 class SandboxResources:
-    """Run directory, layers, volumes, cgroup and the namespaces to join of one sandbox."""
+    """The run directory, layers, volumes, cgroup and joined namespaces of one sandbox.
+
+    The supervisor creates it and passes the ExitStack that closes and removes these resources.
+    """
 
     def __init__(
         self,
@@ -48,11 +51,11 @@ class SandboxResources:
         measure: bool,
         progress: Callable[[], Progress] | None = None,
     ) -> None:
-        """Nothing is made yet. With *measure* there is a cgroup also where nothing limits the sandbox.
+        """Create nothing yet. With *measure*, :meth:`prepare` creates a cgroup even if no limit needs one.
 
-        *progress* makes what is told of an archive that is read.
+        *progress* creates the progress display for an archive that is read.
         """
-        #: With the root as it is had, once that is known.
+        #: The plan; :meth:`prepare` updates it once the kind of root (served or direct bind) is known.
         self.plan = plan
         self._facts = facts
         self._state = state
@@ -64,7 +67,7 @@ class SandboxResources:
         self._digests: dict[str, str] = {}
         self._layers: list[ServedLayer] = []
         self._index_fd: int | None = None
-        #: The same without the skeleton, as they are asked for native paths.
+        #: The layers without the skeleton, in the form that the checks of direct binds take.
         self._trees: list[Tree] = []
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
@@ -72,13 +75,13 @@ class SandboxResources:
         self._cgroups_left: tuple[str, ...] = ()
         self.run: RunDirectory
         self.cgroup: Cgroup | None = None
-        #: Why there is no cgroup to measure by.
+        #: Why there is no cgroup to measure with.
         self.unmeasured: str | None = None
-        #: Whether somebody serves the root.
+        #: Whether the root needs the server.
         self.served = True
-        #: Why, where it might have been bound.
+        #: Why the root is served, if a direct bind was possible by the plan.
         self._served_because = ""
-        #: Where native paths are bound from, and the root, if it is.
+        #: The sources of direct binds, including the root's.
         self.natives: tuple[NativeSource, ...] = ()
         #: The namespaces to join, by kind.
         self.joined: dict[str, int] = {}
@@ -86,7 +89,7 @@ class SandboxResources:
         self.trampoline: int
 
     def open_joined(self, undo: ExitStack) -> None:
-        """Open the namespaces that are joined, before anything is made."""
+        """Open the namespaces to join, before anything is created."""
         plan = self.plan
         if not plan.joins:
             return
@@ -104,16 +107,16 @@ class SandboxResources:
 
     @property
     def shares_processes(self) -> bool:
-        """Whether no pid namespace ends with init and ends everything in it."""
+        """Whether the sandbox has no pid namespace of its own, so that its processes do not end with init."""
         return "pid" not in self.plan.namespaces
 
     @property
     def label(self) -> str:
-        """What the mount table calls the root: where processes are found by it, a name that no other sandbox has."""
+        """The source of the root in the mount table; unique without a pid namespace, to find the sandbox's processes by it."""
         return f"unionfs:{os.path.basename(self.run.path)}" if self.shares_processes else "unionfs"
 
     def prepare(self, undo: ExitStack) -> None:
-        """Make everything; *undo* it in reverse."""
+        """Create all resources, and register their cleanup with *undo*."""
         plan = self.plan
         self.trampoline = _create_trampoline(self._facts.machine)
         undo.callback(os.close, self.trampoline)
@@ -156,7 +159,7 @@ class SandboxResources:
                 self._digests[layer.path] = stored.content()
             for notice in stored.notices:
                 self._warn(notice)
-            # The index of a stack is kept with its topmost layer, and goes with it.
+            # The topmost layer's index descriptor: the index of a stack is stored, and removed, with its topmost layer.
             self._index_fd = stored.index_fd
             self._trees.append(
                 Tree(fd=stored.tree_fd, name=f"tar:{layer.path}", marks="aufs", place=stored.place)
@@ -171,8 +174,8 @@ class SandboxResources:
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
-        """Find whether the root is bound, and put that in the plan."""
-        with self._signals.ending():  # the layer is walked when it is bound for the first time
+        """Decide between a direct bind of the root and the server, and update the plan."""
+        with self._signals.ending():  # the first direct bind of a layer walks it
             found = choose_root(step, self.plan, self._trees[0], points, warn=self._warn)
         root: BindRoot | MountRoot = replace(step, otherwise="refuse")
         if isinstance(found, str):
@@ -186,7 +189,7 @@ class SandboxResources:
         self.plan = replace(self.plan, operations=(root, *self.plan.operations[1:]))
 
     def settle(self, server: Server, trace: Callable[[str], None]) -> None:
-        """Start *server*, unless that was done, where somebody has to serve; else end it, if it was."""
+        """Start *server* if the root needs it and it does not run yet; otherwise end it."""
         if not self.served:
             server.abandon()
             trace("bound: there is no server")
@@ -204,11 +207,11 @@ class SandboxResources:
         return ServedLayer(fd=fd, marks="none", squash=True, skeleton=True)
 
     def _choose_natives(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
-        """Find where native paths are bound from; returns those of *points* that the skeleton has to hold all the same."""
+        """Find the sources of direct binds; return those of *points* that the skeleton must still contain."""
         trees = self._trees[::-1]
         if self.plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
             trees.insert(0, Tree(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
-        with self._signals.ending():  # a large layer is walked when it is bound from for the first time
+        with self._signals.ending():  # the first direct bind from a layer walks it, which may take long
             self.natives = choose(self.plan, trees, points, warn=self._warn)
         return tuple(
             point
@@ -217,7 +220,7 @@ class SandboxResources:
         )
 
     def _resolved_mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
-        """Return where symbolic links in the layers lead the paths of the plan that are mounted on."""
+        """Return the mount points of the plan, with the symbolic links of the layers resolved."""
         trees = [layer.fd for layer in reversed(layers)]
         if self._upper_fd is not None:
             trees.insert(0, self._upper_fd)
@@ -239,9 +242,9 @@ class SandboxResources:
         undo.callback(os.close, self._work_fd)
 
     def _remove_run(self) -> None:
-        """What is left of the sandbox does not change what its program came to."""
+        """Remove the run directory. A failure is only a warning: it does not change the program's exit status."""
         if self._cgroups_left:
-            self.run.close()  # it is what tells the next command of them
+            self.run.close()  # keep its record: the next command finds the remaining cgroups by it
             return
         try:
             self.run.remove()
@@ -254,7 +257,7 @@ class SandboxResources:
         self._warn(f"the run directory stays for the next command to remove: {reason}")
 
     def _give_to_root(self) -> None:
-        """Let the sandbox's root own what was made for it, also where that is another than we are."""
+        """Change the owner of the directories created for the sandbox to its root, if that is another id than the caller's."""
         homes = {id(home): home for home in (self.run, self._home) if home is not None}
         try:
             give_to_root(self.plan.ids, *(fd for home in homes.values() for fd in home.unowned))
@@ -265,14 +268,14 @@ class SandboxResources:
         name = os.path.basename(self.run.path)
         plan = self.plan
         hierarchy = self._facts.cgroup_level(plan.cgroup_level)
-        # First: whoever is killed right after making one has told the next command of it.
+        # Recorded first: if the launcher is killed during the creation, the next command removes the cgroup.
         self._leave_cgroups(hierarchy.paths_of(name))
         undo.callback(self._remove_cgroup)
         try:
             self.cgroup = hierarchy.create(
                 name, plan.cgroup, plan.server_cgroup if self.served else CgroupLimits()
             )
-            self._leave_cgroups(self.cgroup.paths)  # in case systemd put it elsewhere
+            self._leave_cgroups(self.cgroup.paths)  # systemd may have created it elsewhere
         except OSError as error:
             raise SetupError.from_os_error("cgroup", "write cgroup", error) from None
 
@@ -282,7 +285,7 @@ class SandboxResources:
             self._cgroups_left = paths
 
     def _make_cgroup_to_measure(self, undo: ExitStack) -> None:
-        """Make a cgroup without limits if there can be one: what it counts is more than wait4(2) tells."""
+        """Create a cgroup without limits if possible, because it counts more than wait4(2) reports."""
         if self.plan.cgroup_level == "none":
             reasons = self._facts.cgroups.unenforceable(CgroupLimits(memory=0))
             self.unmeasured = next(iter(reasons.values()), None)
@@ -298,7 +301,7 @@ class SandboxResources:
                 self.cgroup.kill()
                 self.cgroup.remove()
                 self._cgroups_left = ()
-            else:  # making it failed, and undoing that may have, too
+            else:  # the creation failed, and its cleanup may have failed, too
                 self._cgroups_left = cgroups.remove_stale(self._cgroups_left)
             reason = "it is in use"
         except OSError as error:
@@ -307,7 +310,7 @@ class SandboxResources:
             self._warn(f"cgroup {self._cgroups_left[0]} stays for the next command to remove: {reason}")
 
     def stack(self) -> ServedStack:
-        """Return what the server is to serve."""
+        """Return the request for the server: the layers, and how to serve them."""
         return ServedStack(
             layers=self._layers,
             upper_fd=self._upper_fd,
@@ -323,7 +326,7 @@ class SandboxResources:
 
 
 def _uses(plan: Plan) -> dict[str, object]:
-    """Return what the record of a run of *plan* says that it uses: nothing of it is removed meanwhile."""
+    """Return the part of the run record that names the resources in use. No command removes these while the run exists."""
     return {
         "file": plan.record.file,
         "layer": plan.name if plan.writable == "persistent" else None,
@@ -333,10 +336,10 @@ def _uses(plan: Plan) -> dict[str, object]:
 
 
 def _create_trampoline(machine: str) -> int:
-    """Return the descriptor of the memfd through which the program is executed.
+    """Return a descriptor of the memfd through which the program is executed.
 
     Raises:
-        SandboxError: there is no trampoline for *machine*, or no memfd may be executed.
+        SandboxError: there is no trampoline for *machine*, or this machine forbids executing a memfd.
     """
     try:
         return trampoline.create(machine)

@@ -1,8 +1,8 @@
-"""Answering for `up --trace-denials` the system calls that a filter denies, and saying which they were.
+"""Answer and report the system calls that a seccomp filter denies, for `up --trace-denials`.
 
-The kernel tells each of them on a descriptor and lets its thread wait; what it is answered is what the filter itself would have
-said, but that a handler of SIGSYS is not told which call it was. Every denied call costs two changes of process, every allowed
-one nothing. Imported only when it is asked for.
+The kernel reports each denied call on the listener and blocks its thread until the answer; seccomp_unotify(2). The answer is the
+filter's own action, except that a SIGSYS handler does not receive the number of the call. Each denied call costs two context
+switches; allowed calls cost nothing. The supervisor imports this module only on request.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from sandbox.seccomp.calls import ABSENT, DENIED
 from sandbox.spec.notation import quote, visible
 
 _SAID = 100
-"""Different denials that are said one by one; a program that makes up more does it on purpose."""
+"""The most different denials that are reported one by one. A program with more of them makes them up on purpose."""
 
 _COUNTED = 1000
-"""Names that are counted: there are fewer calls, but each number that is none is a name, too, and the program makes them up."""
+"""The most names that are counted. Fewer system calls exist, but each invalid number counts as a name, too, and the program can
+make these up."""
 
 _OTHERS = "others"
 
 _ARCHITECTURES = {0x40000003: "X86", 0x40000028: "ARM", 0x00000016: "S390"}
-"""AUDIT_ARCH_* of calls that are not the machine's own, and libseccomp's names."""
+"""AUDIT_ARCH_* of the other architectures whose calls the machine accepts, and their names in libseccomp."""
 
 
 class Denials:
-    """The denied calls of one sandbox."""
+    """The denied calls of one sandbox. Owns the listener; the supervisor creates it and closes it."""
 
     def __init__(self, plan: SeccompPlan, program: bytes, listener: int, say: Callable[[str], None]) -> None:
-        """Take over *listener*; *program* is what the filter says itself."""
+        """Take ownership of *listener*. *program* is the filter, whose actions decide the answers. *say* receives each report."""
         self._plan = plan
         self._program = program
         self._listener = listener
@@ -45,17 +46,17 @@ class Denials:
         self._counts: Counter[str] = Counter()
 
     def fileno(self) -> int:
-        """Return the descriptor to poll on; -1 when nobody is under the filter any more."""
+        """Return the descriptor for poll(2); -1 once no process is under the filter."""
         return self._listener
 
     def close(self) -> None:
-        """Close the descriptor: calls that wait fail with ENOSYS, and so do all that follow."""
+        """Close the listener: waiting calls and all later denied calls fail with ENOSYS."""
         if self._listener >= 0:
             os.close(self._listener)
             self._listener = -1
 
     def hear(self) -> None:
-        """Answer one call."""
+        """Receive one denied call, record it and answer it."""
         call = seccomp.receive(self._listener)
         if call is None:
             return
@@ -67,20 +68,21 @@ class Denials:
         elif kind == values.ERRNO:
             seccomp.answer(self._listener, call, number)
         else:
-            if kind != values.TRACE:  # which, without a tracer, is that there is no such call
+            if kind != values.TRACE:  # without a tracer the kernel fails the call with ENOSYS, too
                 self._end(call, handled=kind == values.TRAP)
             seccomp.answer(self._listener, call, errno.ENOSYS)
 
     def _end(self, call: Call, *, handled: bool) -> None:
-        """Do what a filter that kills does; where that was one thread, the rest of its process does not outlive it here.
+        """Kill the process of *call*, as the filter would. Where the filter kills one thread, this ends its whole process.
 
-        That signal can be neither blocked nor ignored, and taken by a handler only if it may be *handled*.
+        A filter's own SIGSYS can be neither blocked nor ignored, and be caught only if *handled*. The SIGSYS sent here can be.
+        If the process would survive it in this way, send SIGKILL.
         """
         status = _status_of(call.process)
         escapes = ("SigBlk", "SigIgn") if handled else ("SigBlk", "SigIgn", "SigCgt")
         bit = 1 << signal.SIGSYS - 1
         spared = not status or any(int(status[name], 16) & bit for name in escapes)
-        # Without a status the number is most likely that of the process itself.
+        # Without a status, assume that the calling thread is the main thread, whose number is the process's.
         pidfd = seccomp.open_process(self._listener, call, int(status.get("Tgid", call.process)))
         if pidfd is None:
             return
@@ -105,7 +107,7 @@ class Denials:
         )
 
     def summary(self) -> list[str]:
-        """Return what was denied, in all, and what would allow it."""
+        """Return lines about all denied calls, and about the settings that would allow them."""
         if not self._counts:
             return ["no system call was denied"]
         counted = ", ".join(f"{name} {count}" for name, count in sorted(self._counts.items()))
@@ -122,7 +124,7 @@ class Denials:
         return lines
 
     def _capabilities(self, names: list[str]) -> list[str]:
-        """Return what to add instead where the kernel itself would refuse the calls once the built-in filter let them through."""
+        """Return the capabilities to add, for calls that the kernel itself would refuse once the default filter allowed them."""
         if self._plan.profile != "default":
             return []
         lines = []
@@ -174,12 +176,12 @@ def _program_of(process: int) -> str:
 
 
 def _inner(process: int) -> str:
-    """Return the number that the process has inside."""
+    """Return the pid of the process in its innermost pid namespace."""
     return (_status_of(process).get("NSpid") or "unknown").split()[-1]
 
 
 def _status_of(process: int) -> Mapping[str, str]:
-    """Return the fields of proc_pid_status(5), none where they cannot be read."""
+    """Return the fields of /proc/PID/status, proc_pid_status(5); none if it cannot be read."""
     try:
         with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
             fields = [line.partition(":") for line in file]

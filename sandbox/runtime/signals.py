@@ -1,4 +1,4 @@
-"""The signals of the supervisor, as bytes of a pipe, or as the end of a start that takes long."""
+"""Catch the signals of the supervisor: as bytes of a pipe for the poll loop, or as an exception that ends a long start."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CAUGHT = (
     signal.SIGCONT,
     signal.SIGCHLD,
 )
-#: Those that end a sandbox which is still coming up: nobody could be told of them yet.
+#: Signals that end a sandbox during its start, when there is no program yet to forward them to.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal came before there was a process 1 to wait for; not an Exception, so that no handler of those takes it."""
+    """A signal ended the start before process 1 existed. It is a BaseException so that no `except Exception` catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,14 +31,15 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns signals into bytes of a pipe, so that one poll waits for everything.
+    """Writes signals to a pipe, so that one poll(2) waits for everything. Owns the pipe and the signal handlers.
 
-    While nobody polls yet, those that end a program end the start: in the steps that may take long, which clean up after
-    themselves, and before these if they came earlier. Nowhere else, where they could come between making and noting.
+    Before the poll loop runs, a signal in ENDING ends the start. It raises Interrupted only inside :meth:`ending`, which
+    encloses long steps that clean up after themselves. A signal that came earlier raises it at the next such step. Elsewhere
+    the exception could come between creating a resource and registering its cleanup.
     """
 
     def __init__(self, undo: ExitStack) -> None:
-        """Catch them until *undo*."""
+        """Create the pipe and catch the signals; *undo* restores both."""
         self.reader, writer = os.pipe()
         undo.callback(os.close, self.reader)
         undo.callback(os.close, writer)
@@ -51,13 +52,13 @@ class Signals:
         for number in CAUGHT:
             previous = signal.getsignal(number)
             if previous is signal.SIG_IGN and number in ENDING:
-                continue  # nohup(1) and a shell's background jobs want it so
+                continue  # nohup(1) and the background jobs of a shell rely on it
             undo.callback(signal.signal, number, previous)
             signal.signal(number, self._handle)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Let a signal that ends a program raise Interrupted within, once."""
+        """Raise Interrupted, once, if a signal in ENDING arrives in this context or arrived before it."""
         self._raising = True
         try:
             if self._came:
@@ -75,5 +76,5 @@ class Signals:
 
 
 def first_ending(wake_reader: int) -> int:
-    """Return the first noted signal that ends a program, 0 when there is none."""
+    """Return the first signal in the pipe that is in ENDING, 0 if there is none."""
     return next((number for number in os.read(wake_reader, 256) if number in ENDING), 0)

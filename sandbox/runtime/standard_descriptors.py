@@ -1,7 +1,7 @@
-"""Puts back what a program changed of the user's terminal and of the open files behind standard input, output and error.
+"""Restore the user's terminal, and the open files behind standard input, output and error, after the program changed them.
 
-They are shared with the launcher's caller: O_NONBLOCK and its like belong to the open file description (open(2)), modes and
-exclusive use to the terminal. Both outlive the sandbox.
+They are shared with the launcher's caller and outlive the sandbox. O_NONBLOCK and other status flags belong to the open file
+description (open(2)); modes and exclusive use belong to the terminal.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _INT = struct.Struct("i")
 
 @dataclass(frozen=True, slots=True)
 class _Terminal:
-    """State of a terminal; see ioctl_tty(2)."""
+    """The state of a terminal; see ioctl_tty(2)."""
 
     permissions: int
     discipline: int
     exclusive: bool
-    #: None where another job has the foreground: a shell at its prompt has a mode of its own.
+    #: None if another job is in the foreground: a shell at its prompt sets its own attributes.
     attributes: list[Any] | None
 
     @classmethod
@@ -38,25 +38,25 @@ class _Terminal:
         """Return the state of the terminal *fd*.
 
         Raises:
-            OSError, termios.error: it has hung up.
+            OSError, termios.error: the terminal has hung up.
         """
         attributes = termios.tcgetattr(fd) if _has_foreground(fd) else None
         return cls(stat.S_IMODE(os.fstat(fd).st_mode), _discipline(fd), _is_exclusive(fd), attributes)
 
     def restore(self, fd: int, *, attributes: bool) -> None:
-        """Give the terminal *fd* this state again, the attributes only where *attributes* is set."""
+        """Restore this state of the terminal *fd*, and its termios attributes only if *attributes* is set."""
         with suppress(OSError):
             if _is_exclusive(fd) != self.exclusive:
                 fcntl.ioctl(fd, termios.TIOCEXCL if self.exclusive else termios.TIOCNXCL)
         with suppress(OSError):
-            # Other line disciplines have no attributes: this comes first.
+            # First: other line disciplines have no attributes.
             if _discipline(fd) != self.discipline:
                 fcntl.ioctl(fd, termios.TIOCSETD, _INT.pack(self.discipline))
         with suppress(OSError):
             if stat.S_IMODE(os.fstat(fd).st_mode) != self.permissions:
                 os.fchmod(fd, self.permissions)
         with suppress(OSError, termios.error):
-            # No request tells whether TCOOFF stopped the output. TCOON does not undo what the user stopped by ctrl-s.
+            # No request returns whether TCOOFF stopped the output. TCOON does not resume output that the user stopped by ctrl-s.
             termios.tcflow(fd, termios.TCOON)
             if attributes and self.attributes is not None and termios.tcgetattr(fd) != self.attributes:
                 termios.tcsetattr(fd, termios.TCSANOW, self.attributes)
@@ -64,14 +64,14 @@ class _Terminal:
 
 @dataclass(frozen=True, slots=True)
 class StandardDescriptors:
-    """State of the descriptors 0 to 2 that are open: file status flags (F_GETFL) by descriptor, and terminals."""
+    """The state of the descriptors 0 to 2 that are open: file status flags (F_GETFL) and terminals, by descriptor."""
 
     flags: dict[int, int]
     terminals: dict[int, _Terminal]
 
     @classmethod
     def now(cls) -> StandardDescriptors:
-        """Return their present state."""
+        """Return their current state."""
         flags: dict[int, int] = {}
         terminals: dict[int, _Terminal] = {}
         for fd in _STANDARD:
@@ -82,8 +82,8 @@ class StandardDescriptors:
         return cls(flags, terminals)
 
     def restore(self) -> None:
-        """Give them this state again, as far as that is possible; never raises."""
-        # A process in the background is stopped by SIGTTOU at most requests, unless it blocks that: tty_check_change().
+        """Restore the state as far as possible. Never raises."""
+        # The kernel stops a background process by SIGTTOU at most terminal requests, unless it is blocked: tty_check_change().
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
         try:
             for fd, terminal in self.terminals.items():
@@ -105,7 +105,7 @@ def _is_exclusive(fd: int) -> bool:
 
 
 def _has_foreground(fd: int) -> bool:
-    """Tell whether the terminal *fd* is this process's and waits for its job: else a shell or its foreground job sets the attributes."""
+    """Return whether this process is in the foreground of its terminal *fd*. Otherwise other jobs may set the attributes."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
@@ -113,7 +113,7 @@ def _has_foreground(fd: int) -> bool:
 
 
 def _any_pipe(fds: Iterable[int]) -> bool:
-    """Tell whether one of *fds* is a pipe: a pager at its other end may be what set the attributes."""
+    """Return whether one of *fds* is a pipe: then a pager at its other end may have set the attributes."""
     for fd in fds:
         with suppress(OSError):
             if stat.S_ISFIFO(os.fstat(fd).st_mode):

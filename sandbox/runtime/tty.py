@@ -1,7 +1,7 @@
-"""Passing the user's terminal through to the program's: raw mode, window size, bytes in both directions.
+"""Relay bytes between the user's terminal and the program's pseudo-terminal, with raw mode and the window size.
 
-The user's side may be anything: a terminal, one that hangs up or stops taking output, a pipe, a file. Nothing of it may
-hold up the supervisor, which has signals and limits to see to, or end it.
+The user's side may be a terminal, even one that hangs up or accepts no output, a pipe or a file. None of these may block or
+end the supervisor, which must handle signals and limits meanwhile.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from collections.abc import Callable
 from sandbox.kernel import job_control
 
 _CHUNK = 65536
-#: More than this waiting to be written stops reading from the other side.
+#: Bytes in a buffer beyond which reading from the other side pauses.
 _HIGH_WATER = 1 << 18
-#: Seconds between looks at a terminal that nobody has open.
+#: Seconds between reads of the program's terminal while no process has it open.
 _HANG_UP_PAUSE = 0.2
-#: Seconds between checks whether the shell has brought the launcher to the foreground. A job that runs gets no signal of that.
+#: Seconds between checks whether the shell has moved the launcher to the foreground. No signal reports that to a running job.
 _BACKGROUND_PAUSE = 0.3
-#: The keys that suspend the launcher: ctrl-p, then ctrl-z. Docker and podman use ctrl-p likewise.
+#: The keys that suspend the launcher: ctrl-p, then ctrl-z. Docker and podman use ctrl-p in the same way.
 _ESCAPE, _SUSPEND = b"\x10", b"\x1a"
-#: What poll(2) says of a pipe that can be written to holds for so many bytes (pipe(7)).
+#: The bytes that a pipe accepts without blocking if poll(2) reports POLLOUT (pipe(7)).
 _PIPE_BUF = 4096
-#: errno of a terminal that has hung up, or whose foreground we cannot be any more, as our parent is gone.
+#: The errnos of a terminal that has hung up, or whose foreground an orphaned process group can no longer become.
 _NO_TERMINAL = (errno.EIO, errno.ENXIO, errno.ENOTTY)
 
 
 class TerminalRelay:
-    """The user's terminal on one side, the outer end of the program's on the other."""
+    """Relays between the user's terminal and the master side of the program's. Owns the latter; the supervisor creates it."""
 
     def __init__(self, outer_fd: int, stdin: int = 0, stdout: int = 1) -> None:
-        """Take over *outer_fd*, give it the size of the user's terminal, and put that into raw mode."""
+        """Take ownership of *outer_fd*, set its window size to the user's, and put the user's terminal into raw mode."""
         self._outer, self._stdin, self._stdout = outer_fd, stdin, stdout
         self._to_program, self._to_user = b"", b""
         self._input_open = True
@@ -52,7 +52,7 @@ class TerminalRelay:
         self.enter()
 
     def enter(self) -> None:
-        """Put the user's terminal into raw mode and read it, or leave it alone while the launcher is in the background."""
+        """Put the user's terminal into raw mode, unless the launcher is in the background: then leave it alone, unread."""
         self._background = job_control.in_background(self._stdin)
         if self._background:
             return
@@ -63,27 +63,27 @@ class TerminalRelay:
                 tty.setraw(self._stdin, termios.TCSADRAIN)
                 self._saved = self._saved or saved
         except termios.error:
-            pass  # it has hung up; or it is not ours to change: we are in the background, and our parent is gone
+            pass  # it has hung up, or the launcher is in a background process group whose parent has ended
 
     def _leave(self) -> None:
-        """Give the user's terminal its mode back."""
+        """Restore the mode of the user's terminal."""
         if self._saved is None:
             return
         try:
-            # Not waiting for what was written: it might be stopped.
+            # TCSANOW does not wait for pending output, which may be stopped.
             termios.tcsetattr(self._stdin, termios.TCSANOW, self._saved)  # type: ignore[arg-type]
         except termios.error:
             pass  # it has hung up
         self._saved = None
 
     def _suspend(self) -> None:
-        """Suspend the launcher until the shell resumes it. The program runs on until it reads, or has written too much."""
+        """Suspend the launcher until the shell resumes it. The program runs until it reads, or has written too much."""
         self._leave()
         job_control.suspend()
         self.enter()
 
     def resize(self) -> None:
-        """Give the program's terminal the size of the user's; the kernel tells the program (SIGWINCH)."""
+        """Set the window size of the program's terminal to the user's; the kernel sends SIGWINCH to the program."""
         for fd in (self._stdin, self._stdout):
             try:
                 size = fcntl.ioctl(fd, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
@@ -93,7 +93,7 @@ class TerminalRelay:
             return
 
     def interest(self) -> dict[int, int]:
-        """Return the descriptors to poll and for what."""
+        """Return the descriptors to poll, with the events of interest."""
         if self._background:
             self.enter()
         wanted: dict[int, int] = {}
@@ -108,13 +108,13 @@ class TerminalRelay:
         return wanted
 
     def patience(self) -> float | None:
-        """Return for how many seconds at most to poll, None for as long as it takes."""
+        """Return the maximum timeout of the poll in seconds, None for no limit."""
         if self._background:
             return _BACKGROUND_PAUSE
         return _HANG_UP_PAUSE if self._hung_up_until else None
 
     def handle(self, fd: int, events: int) -> None:
-        """Move bytes after poll has named *fd*."""
+        """Move bytes after poll(2) reported *events* for *fd*."""
         if fd == self._outer:
             if events & select.POLLOUT:
                 self._write_program()
@@ -150,10 +150,10 @@ class TerminalRelay:
         self._write_program()
 
     def _suspends(self, data: bytes) -> bool:
-        """Return whether *data* ends with the keys that suspend, where a shell can resume the launcher.
+        """Return whether *data* ends with the keys that suspend, and a shell can resume the launcher.
 
-        Ctrl-p itself has been passed on to the program by then: a key that waited for the next one would lag. Longer *data* is
-        pasted text.
+        The first key, ctrl-p, was forwarded to the program already: holding it back until the next key would cause a lag. Longer
+        *data* is pasted text.
         """
         keys = (_ESCAPE if self._escaped else b"") + data
         self._escaped = data[-1:] == _ESCAPE
@@ -165,9 +165,7 @@ class TerminalRelay:
         )
 
     def _end_of_file(self) -> bytes:
-        """Return what says the end of input to who reads the terminal: in the middle of a line the first only ends that
-        (termios(3), VEOF).
-        """
+        """Return what signals end of file on the terminal: VEOF, twice within a line, because the first ends it (termios(3))."""
         try:
             character: bytes = termios.tcgetattr(self._outer)[6][termios.VEOF]
         except termios.error:
@@ -180,7 +178,7 @@ class TerminalRelay:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno != errno.EIO:  # nobody has the terminal open
+            if error.errno != errno.EIO:  # EIO: no process has the terminal open
                 raise
             self._to_program = b""
 
@@ -190,7 +188,7 @@ class TerminalRelay:
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EAGAIN):
                 raise
-            if error.errno == errno.EIO:  # no one has it open now; poll would say so again at once
+            if error.errno == errno.EIO:  # no process has it open; poll(2) would return at once
                 self._hung_up_until = time.monotonic() + _HANG_UP_PAUSE
             return False
         self._hung_up_until = 0.0
@@ -199,7 +197,7 @@ class TerminalRelay:
         return bool(data)
 
     def _write_user(self) -> None:
-        """Write what does not have to wait."""
+        """Write as much as is possible without blocking."""
         if not self._to_user:
             return
         if self._writer < 0 and not _can_write(self._stdout):
@@ -217,10 +215,10 @@ class TerminalRelay:
             self._to_user = b""
 
     def finish(self, wake_fd: int = -1, interrupted: Callable[[], int] = lambda: 0) -> int:
-        """Pass on what the program wrote last, and give the user's terminal its mode back.
+        """Write the rest of the program's output, and restore the mode of the user's terminal.
 
-        Whoever reads may take time. When *wake_fd* is readable, *interrupted* tells whether not to wait any longer; what
-        it returned is returned, 0 when all was written.
+        The reader of the output may take time. When *wake_fd* becomes readable, *interrupted* is called. If its result is not 0,
+        stop and return it; return 0 when everything is written.
         """
         try:
             while self._read_program():
@@ -238,7 +236,7 @@ class TerminalRelay:
         return 0
 
     def close(self) -> None:
-        """Give the user's terminal its mode back."""
+        """Restore the mode of the user's terminal, and close the descriptors."""
         self._leave()
         for fd in (self._outer, self._writer):
             if fd >= 0:
@@ -247,17 +245,17 @@ class TerminalRelay:
 
 
 def _open_not_blocking(fd: int) -> int:
-    """Open the terminal or pipe *fd* anew, to write without waiting; -1 where that cannot be done.
+    """Open the terminal or pipe *fd* again for non-blocking writes; return -1 if that is impossible.
 
-    O_NONBLOCK belongs to the open file, which we share with whoever gave it to us; and a terminal that poll(2) calls
-    writable takes a long write only as far as it is read.
+    O_NONBLOCK belongs to the open file description, which is shared with the launcher's caller. On a blocking descriptor, a
+    long write to a terminal blocks until all of it is read, although poll(2) reported POLLOUT.
     """
     try:
         if os.isatty(fd) or stat.S_ISFIFO(os.fstat(fd).st_mode):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             return os.open(f"/proc/self/fd/{fd}", flags)
     except OSError:
-        pass  # somebody else's terminal, after su(1)
+        pass  # the terminal of another user, after su(1)
     return -1
 
 

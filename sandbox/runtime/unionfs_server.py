@@ -1,8 +1,7 @@
-"""The file system's server seen from the launcher: started early, handed its descriptors late, ended with the
-sandbox.
+"""Start, instruct and end the file system server. It starts early, receives its descriptors late, and ends with the sandbox.
 
-The launcher knows the command ``python -m unionfs --serve-fd N`` and its request (unionfs/launch/protocol.py), and
-nothing else of unionfs.
+The launcher knows the command ``python -m unionfs --serve-fd N`` and the format of its request
+(unionfs/launch/protocol.py), and nothing else of unionfs.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from unionfs._stdlib.dataclasses import dataclass
 _VERSION = 3
 _STEP = "the file system's server"
 _BATCH = 64
-_LAST_GIVEN = 3  # input and output, standard error, the socket
-#: Seconds for the server to end by itself once its mount is gone.
+_LAST_GIVEN = 3  # the server's descriptors: 0 and 1 are /dev/null, 2 is standard error, 3 is the socket
+#: Seconds for the server to end by itself after its mount is gone.
 _GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedLayer:
-    """One layer as the server is to read it."""
+    """A layer in the request to the server."""
 
     fd: int
-    #: Which whiteouts are honoured: "none", "aufs" or "all".
+    #: The whiteouts that count in it: "none", "aufs" or "all".
     marks: str
-    #: Show owners that the sandbox's ids do not hold as 0.
+    #: Show owners that are not mapped in the sandbox as 0.
     squash: bool
     cross: tuple[str, ...] = ()
-    #: Nobody changes it: the server may keep an index of it.
+    #: The layer never changes, so the server may keep an index of it.
     indexed: bool = False
-    #: The skeleton: made anew for each start, below all other layers, whose marks do not hide the mount points in it.
+    #: This is the skeleton: created for each start, below all other layers, whose whiteouts do not hide its mount points.
     skeleton: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedStack:
-    """What the server serves; the descriptors stay the caller's."""
+    """The layers that the server serves, and how. The caller owns the descriptors."""
 
     #: Top first.
     layers: Sequence[ServedLayer]
@@ -56,27 +55,27 @@ class ServedStack:
     #: "auto", "direct" or "pyfuse3".
     server: str
     open_requests: bool
-    #: Where the server keeps indexes of layers.
+    #: The directory in which the server stores indexes of layers.
     index_fd: int | None = None
-    #: Bytes and objects that the writable layer may hold; None for as many as fit.
+    #: The most bytes and objects of the writable layer; None for no limit.
     size: int | None = None
     inodes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a server says of itself once its mount can be used."""
+    """The server's message that its mount can be used."""
 
     #: "direct" or "pyfuse3".
     server: str
-    #: Why "auto" has become "pyfuse3"; else empty.
+    #: Why "auto" chose "pyfuse3"; otherwise empty.
     reason: str
-    #: When it had done what; see `timeline`.
+    #: The time of each step; see `timeline`.
     times: Mapping[str, int]
 
     @classmethod
     def parse(cls, said: str) -> Ready | None:
-        """Return what *said* has after "ready "; None if it is none of that."""
+        """Return the content of a "ready " message, None if *said* is not a valid one."""
         try:
             import json
 
@@ -91,25 +90,25 @@ def _open_null() -> int:
     try:
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        nameless = OSError(error.errno, error.strerror)  # the operation names the file
+        nameless = OSError(error.errno, error.strerror)  # the operation contains the file name
         raise SetupError.from_os_error(_STEP, "open /dev/null", nameless) from None
 
 
 def _keep_to_ourselves() -> None:
-    """Mark what the launcher was given beside those descriptors as closed by exec: it is for no process of a sandbox.
+    """Set close-on-exec on descriptors that the launcher inherited beside 0 to 3: no process of a sandbox may have them.
 
-    No action of posix_spawn does it: glibc refuses to close one above RLIMIT_NOFILE, which may have been lowered since.
+    An action of posix_spawn cannot do it: glibc refuses to close a descriptor above RLIMIT_NOFILE, which may have been lowered.
     """
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
             if fd > _LAST_GIVEN:
                 os.set_inheritable(fd, False)
         except OSError:
-            continue  # the listing's own
+            continue  # the descriptor of the listing itself
 
 
 def sealed_memfd(content: bytes) -> int:
-    """Return a memfd that holds *content* for good."""
+    """Return a memfd with *content*, sealed against changes."""
     fd = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -122,19 +121,19 @@ def sealed_memfd(content: bytes) -> int:
 
 
 class Server:
-    """One server process."""
+    """The server process of one sandbox. Owns its socket; the supervisor ends it by :meth:`stop` or :meth:`abandon`."""
 
     def __init__(self) -> None:
-        """Nothing is started yet, and may never be, where the root is bound."""
+        """Start nothing yet: a direct bind of the root needs no server."""
         self._socket: socket.socket
-        #: 0: it was not started.
+        #: 0 if it was not started.
         self.pid = 0
         self._status: int | None = None
         #: Whether :meth:`kill` ended it.
         self.killed = False
 
     def start(self) -> None:
-        """Start the process, once; it imports what it needs while the launcher goes on.
+        """Start the process unless it was started before. It does its imports while the launcher goes on.
 
         Raises:
             SetupError: it cannot be started here.
@@ -145,11 +144,11 @@ class Server:
         null = -1
         try:
             null = _open_null()
-            # Landlock, which holds the server to the layers, does not ask about what is open.
+            # Landlock restricts the server to the layers, but does not apply to descriptors that are open already.
             _keep_to_ourselves()
             self.pid = os.posix_spawn(
                 sys.executable,
-                # -P: a directory that we happen to be in must not lend its modules.
+                # -P: the current directory must not be searched for modules.
                 [sys.executable, "-P", "-m", "unionfs", "--serve-fd", str(_LAST_GIVEN)],
                 os.environ,
                 file_actions=[
@@ -157,7 +156,7 @@ class Server:
                     (os.POSIX_SPAWN_DUP2, null, 1),
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), _LAST_GIVEN),
                 ],
-                # Ctrl-C is for the program: the server must outlive it.
+                # SIGINT by ctrl-C is for the program; the server must outlive it.
                 setsid=True,
             )
         except SetupError:
@@ -173,17 +172,17 @@ class Server:
         self._socket = ours
 
     def fileno(self) -> int:
-        """Return the descriptor to poll on."""
+        """Return the descriptor of the socket, for poll(2)."""
         return self._socket.fileno()
 
     def serve(self, fuse_fd: int, user_namespace_fd: int, stack: ServedStack, program: bytes | None) -> None:
-        """Send everything that serving takes, with the *program* of the filter of system calls for it, if there is one.
+        """Send the request: the descriptors, the layers, and *program*, the seccomp filter for the server, if there is one.
 
         Raises:
-            OSError: the server is gone; EMFILE, there is no descriptor left; ETOOMANYREFS, this user has more descriptors in flight
+            OSError: the server is gone; EMFILE: no descriptor is free; ETOOMANYREFS: this user has more descriptors in flight
                 than a process may open (unix(7)).
         """
-        # Here, as the process is to be started before they are imported.
+        # Imported here so that the process starts before these imports.
         import binascii
         import json
 
@@ -230,33 +229,39 @@ class Server:
             socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
 
     def receive(self) -> str:
-        """Return what the server says: "ready {...}" (see :class:`Ready`), "full: size" or "full: inodes", "closed: PATH", "error: TEXT", or "" when it is gone."""
+        """Return the next message of the server, "" if it is gone.
+
+        Messages are "ready {...}" (see :class:`Ready`), "full: size", "full: inodes", "closed: PATH" and "error: TEXT".
+        """
         for _ in range(2):
             try:
                 return self._socket.recv(65536).decode(errors="replace")
             except ConnectionResetError:
-                continue  # it did not read all that it was sent; what it said before is still there
+                continue  # the server left data of ours unread; its own messages can still be received
         return ""
 
     def kill(self) -> None:
-        """End it at once: whoever waits for an answer from it gets an error."""
+        """Kill the server; requests that wait for its answer fail with an error."""
         if self.pid and self._status is None:
             self.killed = True
             os.kill(self.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """End a server that serves nothing yet, at once."""
+        """Kill a server that serves nothing yet."""
         self.kill()
         self.stop()
 
     def stop(self) -> int:
-        """End the server, kindly first, and return its exit status (negative for a signal); 0 where there was none."""
+        """End the server and return its exit status, negative for a signal; 0 if it was not started.
+
+        Close its socket, and kill it if it still runs after the grace period.
+        """
         if not self.pid:
             return 0
         self._socket.close()
         if self._status is None and not self._ended_within(_GRACE):
             self.kill()
-            # One that waits for a device or another server is not ended even by that: it goes when it has its answer.
+            # A server in an uninterruptible wait, for a device or another server, ends only after that wait.
             if not self._ended_within(_GRACE):
                 self._status = -signal.SIGKILL
         assert self._status is not None
@@ -267,7 +272,7 @@ class Server:
         try:
             process = os.pidfd_open(self.pid)
         except OSError:
-            pass  # there is no descriptor left: then it is looked for again and again
+            pass  # no descriptor is free: poll with waitpid(2) instead
         else:
             poll = select.poll()
             poll.register(process, select.POLLIN)
