@@ -1,1 +1,1 @@
-"""The state and run directories: what they hold, who may use it, and how what has ended is removed."""
+"""Manage the state and run directories: their content, the locks on it, and the removal of runs that have ended."""

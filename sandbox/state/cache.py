@@ -1,10 +1,10 @@
-"""Results that are kept in the state directory because computing them again takes longer than a start may take.
+"""Cache computed results as files in the state directory, because computing them takes longer than a start should.
 
-    STATE/NAME/KEY      a line with a digest, and the content
+    STATE/NAME/KEY      a line with a digest, then the content
 
 A cached file is used only if it belongs to this user, no other user may write it, and its digest was made with the secret of the
-run directory (sandbox/state/run_directory.py). Write access to the state directory is not enough to forge one. KEY names all that
-the content depends on, so no file is ever out of date. The oldest files make room for new ones.
+run directory (sandbox/state/run_directory.py). Write access to the state directory is not enough to forge one. KEY is derived from
+everything that the content depends on, so no file becomes outdated. The oldest files are removed to make room for new ones.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from hashlib import blake2b
     from hmac import compare_digest
 else:
-    # Without OpenSSL, which hashlib and hmac load: milliseconds of each start.
+    # Imports without OpenSSL, which hashlib and hmac load: that takes milliseconds of each start.
     try:
         from _blake2 import blake2b
         from _operator import _compare_digest as compare_digest
-    except ImportError:  # an interpreter that was built without
+    except ImportError:  # the interpreter was built without these modules
         from hashlib import blake2b
         from hmac import compare_digest
 
@@ -35,13 +35,13 @@ class CacheDirectory:
     """A directory of cached files, opened by :meth:`open` and closed by :meth:`close`."""
 
     def __init__(self, fd: int, secret: bytes) -> None:
-        """Take *fd* over; see :meth:`open`."""
+        """Take ownership of *fd*; see :meth:`open`."""
         self._fd = fd
         self._secret = secret
 
     @classmethod
     def open(cls, state_fd: int, name: str, *, secret: bytes) -> CacheDirectory | None:
-        """Open the directory *name* of the state directory, made where it is missing; None where it cannot be trusted or made."""
+        """Open the directory *name* of the state directory, creating it if missing; None if it cannot be created or trusted."""
         try:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=state_fd)
@@ -54,7 +54,7 @@ class CacheDirectory:
         return None
 
     def get(self, key: str, *, at_most: int) -> bytes | None:
-        """Return what is kept as *key*; None if there is nothing that can be trusted, or more than *at_most* bytes."""
+        """Return the content cached as *key*; None if there is none that can be trusted, or it has more than *at_most* bytes."""
         opened = open_trusted(key, dir_fd=self._fd)
         if opened is None:
             return None
@@ -67,10 +67,10 @@ class CacheDirectory:
         return content if compare_digest(head, self._digest(key, content)) else None
 
     def put(self, key: str, content: bytes, *, entries: int) -> None:
-        """Keep *content* as *key*, and the last *entries* of all in any case.
+        """Store *content* as *key*, and then remove all but the newest *entries* files.
 
         Raises:
-            OSError: it cannot be kept; nothing is left of it.
+            OSError: it cannot be stored; no part of it remains.
         """
         temporary = f"{key}.{os.getpid()}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -79,7 +79,7 @@ class CacheDirectory:
             return os.open(name, flags, 0o600, dir_fd=self._fd)
 
         with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=self._fd)  # of a process that had this pid and was killed
+            os.unlink(temporary, dir_fd=self._fd)  # left by a killed process that had this pid
         try:
             with open(temporary, "wb", opener=opener) as file:
                 file.write(self._digest(key, content) + b"\n" + content)
@@ -91,7 +91,7 @@ class CacheDirectory:
         self._make_room(entries)
 
     def close(self) -> None:
-        """Close the directory."""
+        """Close the descriptor of the directory."""
         os.close(self._fd)
 
     def _make_room(self, entries: int) -> None:
@@ -106,6 +106,6 @@ class CacheDirectory:
             os.unlink(name, dir_fd=self._fd)
 
     def _digest(self, key: str, content: bytes) -> bytes:
-        # With the key in it, one entry cannot stand for another. No file name has a NUL.
+        # The key is part of the digest, so that one entry cannot replace another. A file name cannot contain NUL.
         digest = blake2b(key.encode() + b"\0" + content, digest_size=32, key=self._secret)
         return digest.hexdigest().encode()

@@ -1,20 +1,21 @@
-"""The state directory: what sandboxes leave on disk while they run, and what of it outlives them.
+"""Manage the state directory, which contains the records of runs and everything that outlives a run.
 
-    STATE/lock                 held for a moment while records of volumes change
+    STATE/lock                 locked briefly while records of volumes change
     STATE/run/ID/              one run: state.json, its record (sandbox/state/run_record.py)
     STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
     STATE/volumes/NAME/        a named volume: lock, state.json, references.json, data
-    STATE/layers/KEY/          an unpacked archive: lock, tree (image/store.py), archive.json (image/origin.py), native (image/native.py)
-    STATE/filters/KEY          a compiled filter of system calls (sandbox/runtime/filters.py)
+    STATE/layers/KEY/          an unpacked archive: lock, tree (images/layer_store.py), archive.json (images/origin.py),
+                               native (images/direct_bind.py)
+    STATE/filters/KEY          a compiled seccomp filter (sandbox/runtime/filters.py)
 
-Several machines may share a state directory. What one run alone needs is in the run directory (sandbox/state/run_directory.py), on a
-local file system of its machine:
+Several machines may share a state directory. Files that only one run needs are in the run directory
+(sandbox/state/run_directory.py), on a local file system of its machine:
 
-    RUN/lock                   held for a moment while directories of runs are made and swept
-    RUN/run/ID/                lock, state.json (the record as it began), skeleton, and an ephemeral writable layer
+    RUN/lock                   locked briefly while directories of runs are created and swept
+    RUN/run/ID/                lock, state.json (a copy of the initial record), skeleton, and an ephemeral writable layer
 
-Without a run directory the state directory takes its place. A run that has ended is removed by the next command on its machine,
-with everything its record names (sandbox/state/sweeping.py).
+If no run directory can be used, these are in the state directory. The next command on the same machine removes a run that has
+ended, with everything that its record names (sandbox/state/sweeping.py).
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan import MountPoint
 
-#: What the state directory holds; the docstring of this module says what each is for.
+#: Subdirectories of the state directory; the docstring of this module describes each.
 _PARTS = ("run", "sandboxes", "layers", "volumes")
 _ATTRIBUTE = "user.sandbox.run"
-"""An extended attribute that the directory of a writable layer is tried with."""
+"""An extended attribute that is set on the directory of a writable layer to test whether its file system supports these."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def examine(path: str) -> StateError | None:
-    """Return why the state could not be kept in *path*, None where it could; makes and changes nothing."""
+    """Return why *path* cannot be the state directory, None if it can. Changes nothing."""
     path = os.path.realpath(path)
     at = path
     while not os.path.lexists(at):
@@ -61,7 +62,7 @@ def examine(path: str) -> StateError | None:
     except OSError as error:
         return _unusable(path, error)
     if not stat.S_ISDIR(info.st_mode):
-        # makedirs(3) would say EEXIST of the directory itself, and ENOTDIR of one above it.
+        # The errno that makedirs(3) would give: EEXIST for the directory itself, ENOTDIR for one above it.
         return _unusable(path, OSError(errno.ENOTDIR if at != path else errno.EEXIST, "", at))
     if at == path and (foreign := _foreign(path, info)) is not None:
         return foreign
@@ -85,16 +86,19 @@ def _unusable(path: str, error: OSError) -> StateError:
 
 
 class StateDirectory:
-    """The state directory of this user, and the run directory of this machine that goes with it."""
+    """The state directory of this user, and the run directory of this machine that belongs to it.
+
+    Owns a descriptor of the state directory until :meth:`close`.
+    """
 
     def __init__(self, path: str, run: str | None = None) -> None:
-        """Open *path*, making it (mode 0700) where it is missing. *run* is a run directory that can be used, None for none.
+        """Open *path*, creating it (mode 0700) if it is missing. *run* is a usable run directory, None for none.
 
         Raises:
-            StateError: it cannot be made, is somebody else's, or others may write to it.
+            StateError: it cannot be created, belongs to another user, or other users may write to it.
         """
         self.path = os.path.realpath(path)
-        #: Where the directories of runs are made.
+        #: The directory in which the directories of runs are created: the run directory, or the state directory.
         self.run_path = self.path if run is None else os.path.realpath(run)
         self._place = this_place()
         try:
@@ -119,17 +123,18 @@ class StateDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the directory; for moments only."""
+        """Lock the state directory exclusively; for short operations only."""
         with _locked(self.path):
             yield
 
     def new_run(self, ids: IdPlan, *, name: str, uses: Mapping[str, Any] | None = None) -> RunDirectory:
-        """Make the directories of a sandbox that starts now, locked; its record begins with *uses* (sandbox/state/run_record.py).
+        """Create the directories of a starting sandbox, locked. *uses* is part of its record (sandbox/state/run_record.py).
 
-        They get their names when the record is there: until then no command of another node knows whose they are.
+        They are renamed to their final names once the record is written: before that, commands on other nodes cannot know whose
+        they are.
 
         Raises:
-            OSError: they cannot be made.
+            OSError: they cannot be created.
         """
         aside = ReservedDescriptors(self.fd)
         try:
@@ -163,13 +168,13 @@ class StateDirectory:
     def persistent(
         self, ids: IdPlan, *, name: str, record: LayerRecord, before: LayerRecord | None
     ) -> RunDirectory:
-        """Open, or make, the persistent directory of the sandbox *name*, locked, and record what it is used over.
+        """Open or create the persistent directory of the sandbox *name*, locked, and record which layers it is used over.
 
         *before* is the record that the plan was made with.
 
         Raises:
-            StateError: it is in use, its files belong to other ids than this sandbox has, its record cannot be read, or
-                another one is there by now.
+            StateError: the directory is in use, its files belong to ids that this sandbox does not have, or its record cannot be
+                read or has changed since.
         """
         path = os.path.join(self.path, "sandboxes", name)
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -184,15 +189,14 @@ class StateDirectory:
         )
 
     def keep_volume(self, name: str, ids: IdPlan, *, mode: int, file: str | None = None) -> int:
-        """Make the volume *name* unless it is there; returns a descriptor that says it is in use (a shared lock) until closed.
+        """Create the volume *name* if it is missing; return a descriptor whose shared lock marks it as in use until closed.
 
-        *file* is the environment file that refers to it, which is noted.
-
-        Its directory ``data`` is made with *mode* and belongs to id 0 of *ids*. Who comes later may have other ids, if these
-        hold all that files in it may belong to.
+        Its directory ``data`` is created with *mode* and belongs to id 0 of *ids*. A later sandbox may have other ids if these
+        include all ids that files in the volume may belong to. *file* is the environment file that refers to the volume, and is
+        recorded.
 
         Raises:
-            StateError: they do not.
+            StateError: *ids* do not include these.
         """
         from sandbox.state.recorded_ids import holds_ids_of, make_owned
         from sandbox.state.references import note_reference
@@ -201,7 +205,7 @@ class StateDirectory:
         os.makedirs(path, mode=0o700, exist_ok=True)
         fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            # One lock for all changes of this kind, since one that is shared cannot be waited for.
+            # Not under the volume's own lock: running sandboxes share it, so an exclusive lock could take forever.
             with self.locked():
                 state = read_record(path)
                 before = None if state is None else ids_from_json(state.get("ids"))
@@ -218,8 +222,8 @@ class StateDirectory:
                     _write_state(path, {"ids": ids_as_json(ids)}, lasting=True)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if not locks.has_name(fd, os.path.join(path, "lock")):
-                raise BlockingIOError  # removed between the two
-            with self.locked():  # another start may note its file at the same time
+                raise BlockingIOError  # the volume was removed between the two locks
+            with self.locked():  # another start may record its file at the same time
                 note_reference(path, file, lock_fd=fd)
         except BlockingIOError:
             os.close(fd)
@@ -230,27 +234,27 @@ class StateDirectory:
         return fd
 
     def sweep(self) -> list[str]:
-        """Remove what runs of this node have left that have ended; returns the names of the runs concerned.
+        """Remove the leftovers of ended runs of this node; return the names of these runs.
 
         Raises:
-            OSError: the directories of runs cannot be looked at.
+            OSError: the directories of runs cannot be listed.
         """
         if not any(os.listdir(os.path.join(base, "run")) for base in {self.path, self.run_path}):
             return []
-        from sandbox.state import sweeping  # for few starts only
+        from sandbox.state import sweeping  # imported only if there are runs
 
         with _locked(self.run_path):
             ended = sweeping.find_ended(self.path, self.run_path, self._place)
         return sweeping.sweep(ended)
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the descriptor of the state directory."""
         os.close(self.fd)
 
 
 @contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    """Hold the lock of the state or run directory *directory*."""
+    """Lock the state or run directory *directory* exclusively."""
     fd = locks.take(os.path.join(directory, "lock"), wait=True)
     assert fd is not None
     try:
@@ -260,7 +264,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 class RunDirectory:
-    """The directory of one sandbox, locked for as long as this object is open, and that of its record."""
+    """The directory of one sandbox and that of its record. Owns the lock until :meth:`close` or :meth:`remove`."""
 
     def __init__(
         self,
@@ -276,14 +280,15 @@ class RunDirectory:
         before: LayerRecord | None = None,
         refuse: Callable[[], StateError | None] | None = None,
     ) -> None:
-        """Lock *path*; with *resume* it may hold a writable layer from before. *aside* is given back to remove it.
+        """Lock *path*. With *resume*, *path* may contain the writable layer of an earlier run.
 
-        The record is in *records*, *path* where that is None, and begins with *facts*; *path* has a copy of that beginning.
-        *record* is what the layer is used over from now on, *before* what it is expected to say now. *refuse* is asked, under the
-        lock, for a reason against it.
+        *records* is the directory of the record, *path* if None. The record begins with *facts*, and *path* receives a copy of
+        that beginning. *record* is the new record of the writable layer (its file and the layers below it); *before* is the expected
+        one. *refuse* is called under the lock, and returns an error if the directory may not be used. *aside* is released
+        before the directories are removed.
 
         Raises:
-            StateError: *in_use*, if somebody else holds the lock; or what is there belongs to other ids, or has another record.
+            StateError: *in_use*, if another process has the lock; or the directory belongs to other ids, or has another record.
         """
         self.path = path
         self._records = path if records is None else records
@@ -298,9 +303,9 @@ class RunDirectory:
         self._fds = [fd]
         self._lasting = resume
         self._aside = aside
-        #: Where the writable layer is made.
+        #: The directory in which the writable layer is created.
         self._layer = path
-        #: Directories that were made and are to be given to the sandbox's root (:func:`sandbox.as_container_root.give_to_root`).
+        #: Created directories that the sandbox's root must own (:func:`sandbox.as_container_root.give_to_root`).
         self.unowned: list[int] = []
         self._state: dict[str, Any] = {
             **(facts or {}),
@@ -331,10 +336,10 @@ class RunDirectory:
             raise
 
     def publish(self, path: str, records: str) -> None:
-        """Give the directories of a run their names: *path*, and *records* for that of the record.
+        """Rename the directories of a run to their final names: to *path*, and that of the record to *records*.
 
         Raises:
-            OSError: one could not be renamed; the lock is let go.
+            OSError: one could not be renamed; the lock is released.
         """
         try:
             separate = self._records != self.path
@@ -350,14 +355,12 @@ class RunDirectory:
             self._layer = records
 
     def record(self, facts: Mapping[str, Any]) -> None:
-        """Add *facts* to the state on disk, replacing the file as a whole."""
+        """Add *facts* to the record, and replace its file atomically."""
         self._state.update(facts)
         _write_state(self._records, self._state, lasting=self._lasting)
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
-        """Make the directory *name* for files of the sandbox, whose root will own it, unless it exists; returns a
-        descriptor.
-        """
+        """Create the directory *name*, which the sandbox's root will own, if it is missing; return an O_PATH descriptor."""
         path = os.path.join(self._layer, name)
         try:
             os.mkdir(path, 0o700)
@@ -366,7 +369,7 @@ class RunDirectory:
             pass
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            # An empty one of ours may be what an earlier start made and was killed at.
+            # If it is empty and belongs to this user, an earlier start may have been killed before it changed the owner.
             if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(path):
                 self.unowned.append(fd)
         except BaseException:
@@ -375,7 +378,7 @@ class RunDirectory:
         return fd
 
     def skeleton(self, points: tuple[MountPoint, ...]) -> int:
-        """Make the generated layer that holds the mount points and nothing else; returns a descriptor."""
+        """Create the generated layer, which contains only mount points; return an O_PATH descriptor."""
         top = os.path.join(self.path, "skeleton")
         _make_directory(top)
         for point in points:
@@ -391,12 +394,14 @@ class RunDirectory:
                 with open(last, "xb"):
                     os.chmod(last, 0o644)
         fd = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if os.geteuid() != 0:  # else nobody inside is its owner, whom the server shows as root
+        if (
+            os.geteuid() != 0
+        ):  # the real root's id is not mapped inside, so the server shows root as the owner anyway
             self.unowned.append(fd)
         return fd
 
     def remove(self) -> None:
-        """Remove the directories with everything in them, that of the record last, and let go of the lock."""
+        """Remove the directories with their content, that of the record last, and release the lock."""
         self._give_back()
         try:
             for path in dict.fromkeys((self.path, self._records)):
@@ -405,7 +410,7 @@ class RunDirectory:
             self.close()
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         self._give_back()
         while self._fds:
             os.close(self._fds.pop())
@@ -424,8 +429,9 @@ def _make_directory(path: str) -> None:
 
 
 def _has_attributes(path: str) -> bool:
-    """Tell whether the file system of the directory *path* has extended attributes of users, without which no directory of a
-    layer can be renamed.
+    """Return whether the file system of the directory *path* supports user extended attributes.
+
+    Without them no directory of a layer can be renamed.
     """
     try:
         os.setxattr(path, _ATTRIBUTE, b"1")
@@ -435,7 +441,7 @@ def _has_attributes(path: str) -> bool:
 
 
 def _used_elsewhere(state_directory: str, layer: str) -> StateError | None:
-    """Return why the persistent layer *layer*, which is locked, may not be used: a run has it that the lock did not keep out."""
+    """Return an error if a run uses the persistent layer *layer*, although its lock is free here; None otherwise."""
     from sandbox.state.runs import users_of
 
     users = users_of(state_directory, layer=layer)
@@ -458,11 +464,11 @@ def _read_state(path: str) -> dict[str, Any] | None:
 
 
 def _write_state(path: str, state: Mapping[str, Any], *, lasting: bool) -> None:
-    """Replace the state of the directory *path* as a whole.
+    """Replace the record of the directory *path* atomically.
 
-    What is *lasting* is on the disk before and after the rename: a machine that stops finds the old state or the new one. What ends
-    with the sandbox is not worth the milliseconds that a start would wait for the disk: after a reboot its lock is free, and it
-    is swept whatever its state says.
+    With *lasting*, fsync(2) the file before the rename and the directory after it: after a crash, the old or the new record
+    exists. A record that ends with the sandbox does not justify the milliseconds of fsync(2): after a reboot its lock is free,
+    and the run is swept whatever its record contains.
     """
     temporary = os.path.join(path, "state.json.new")
     try:
@@ -473,9 +479,9 @@ def _write_state(path: str, state: Mapping[str, Any], *, lasting: bool) -> None:
                 os.fsync(file.fileno())
         os.rename(temporary, os.path.join(path, "state.json"))
     except OSError as error:
-        with suppress(OSError):  # as on a full disk; the directory may be one that is kept
+        with suppress(OSError):  # for example on a full disk, in a directory that persists
             os.unlink(temporary)
-        if error.filename is None:  # fsync(2) and write(2) name no file
+        if error.filename is None:  # fsync(2) and write(2) set no file name
             error.filename = temporary
         raise
     if lasting:

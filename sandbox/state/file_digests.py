@@ -1,4 +1,4 @@
-"""SHA-256 of the content of files, with the processor's instructions for it where OpenSSL has them."""
+"""Compute the SHA-256 of files by OpenSSL, which uses the processor's SHA instructions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHUNK = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes per read(2)."""
 
 
 def new_sha256() -> Any:
-    """Return an object that computes SHA-256."""
+    """Return a new hash object for SHA-256."""
     import hashlib  # OpenSSL costs milliseconds of each start
 
     return hashlib.sha256(usedforsecurity=False)
 
 
 def sha256_of(fd: int, meanwhile: Callable[[], None] = lambda: None) -> str:
-    """Return the SHA-256 of the file *fd*, read from where it stands, in hexadecimal digits; *meanwhile* is called now and then.
+    """Return the SHA-256 of the file *fd* from its current offset, in hexadecimal; *meanwhile* is called after each chunk.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = new_sha256()
     while data := os.read(fd, CHUNK):

@@ -1,7 +1,7 @@
-"""The namespaces that a spec joins: found and looked at before the plan, as values, and opened again at the start.
+"""Find the namespaces that a spec joins: examine them as values before the plan, and open them again at the start.
 
-A path is whatever the file says, such as /proc/PID/ns/net or a file that one is mounted on. A name is that of a running
-sandbox of ours, whose supervisor holds its namespaces open: see :func:`sandbox.state.runs.find_running`.
+A "path:" value is any path of a namespace, such as /proc/PID/ns/net or a file that one is mounted on. A "sandbox:" value is the
+name of a running sandbox, whose supervisor keeps its namespaces open: see :func:`sandbox.state.runs.find_running`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Found = Mapping[str, NamespaceFact]
 
 
 def joined(spec: Spec) -> dict[str, str]:
-    """Return what *spec* joins: kinds of namespaces, and "path:PATH" or "sandbox:NAME"."""
+    """Return the namespaces that *spec* joins: by kind, "path:PATH" or "sandbox:NAME"."""
     kinds = {kind: getattr(spec.namespaces, kind) for kind in namespaces.FLAGS}
     return {kind: value for kind, value in kinds.items() if isinstance(value, str) and ":" in value}
 
 
 def inspect(spec: Spec, state_directory: str) -> Found:
-    """Look at every namespace that *spec* joins, by kind; nothing is joined, and nothing here raises."""
+    """Examine every namespace that *spec* joins and return the facts by kind. Joins nothing and never raises."""
     users: dict[Identity, UserNamespaceFact] = {}
     return {kind: _inspect(kind, value, state_directory, users) for kind, value in joined(spec).items()}
 
 
 def open_again(kind: str, fact_path: str, identity: Identity) -> int:
-    """Open the namespace that was found at *fact_path*.
+    """Open the namespace that was found at *fact_path* again.
 
     Raises:
-        SetupError: it is gone, or another one is there: what was planned was for the one that was found.
+        SetupError: it is gone, or another namespace is there now, which the plan was not made for.
     """
     hint = "start it, or what holds the namespace, again"
     try:
@@ -59,7 +59,7 @@ def _inspect(
         except StateError as error:
             return NamespaceFact(path="", problem=error.message, hint=error.hint)
     try:
-        # Not blocking: the path may be that of a FIFO.
+        # O_NONBLOCK: the path may be that of a FIFO.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return NamespaceFact(path=path, problem=f"{path}: {_reason(error)}", hint=_hint(path, error))
@@ -96,7 +96,7 @@ def _hint(path: str, error: OSError) -> str | None:
 
 
 def _user(kind: str, fd: int, users: dict[Identity, UserNamespaceFact]) -> UserNamespaceFact | None:
-    """Return the user namespace of the namespace *fd*, None where it is none below ours."""
+    """Return the owning user namespace of the namespace *fd*, None if it is this process's or not below it."""
     try:
         user_fd = os.dup(fd) if kind == "user" else namespaces.owner_of(fd)
     except PermissionError:
@@ -113,7 +113,7 @@ def _user(kind: str, fd: int, users: dict[Identity, UserNamespaceFact]) -> UserN
 
 
 def _look_into(fd: int, identity: Identity) -> UserNamespaceFact:
-    """Read the maps of the user namespace *fd*: /proc shows them for a process, so one has to be in there."""
+    """Return the facts of the user namespace *fd*. A child enters it, because /proc shows the maps of a process only."""
     owner = namespaces.owner_uid(fd)
     ready, entered = os.pipe()
     go, done = os.pipe()

@@ -1,9 +1,9 @@
-"""What the state directory keeps between starts: records of persistent layers and named volumes, read and never changed here.
+"""Read the records of persistent layers and named volumes in the state directory. Changes nothing.
 
     STATE/sandboxes/NAME/state.json     ids, file and layers of a persistent layer (sandbox/plan/kept.py)
     STATE/volumes/NAME/state.json       ids of a named volume
 
-A record that is there and cannot be read is an error: without it, whose files these are would not be checked.
+A record that exists but cannot be read is an error: without it, the owners of the files could not be checked.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def read_record(path: str) -> dict[str, Any] | None:
-    """Return the record in the directory *path* of something that is kept; None where there is none yet.
+    """Return the record of the persistent layer or volume in the directory *path*; None if there is none yet.
 
     Raises:
-        StateError: there is one that cannot be read or understood.
+        StateError: the record cannot be read or decoded.
     """
     name = os.path.join(path, "state.json")
     if not os.path.lexists(name):
@@ -46,7 +46,7 @@ def read_record(path: str) -> dict[str, Any] | None:
 
 
 def damaged(path: str, reason: str = "it is damaged") -> StateError:
-    """Return the error about the record in the directory *path*."""
+    """Return the error about a damaged record in the directory *path*."""
     return StateError(
         f"{path}/state.json: {reason}: whose files are kept there is not known",
         hint=f"restore the file, or choose another name; or remove {path} to begin anew",
@@ -54,7 +54,7 @@ def damaged(path: str, reason: str = "it is damaged") -> StateError:
 
 
 def look(spec: Spec, state_directory: str) -> Kept:
-    """Return what is kept that *spec* would use; nothing where there is no state directory.
+    """Return the persistent layer and the volumes that *spec* would use; none if *state_directory* is "".
 
     Raises:
         StateError: a record cannot be read.
@@ -76,7 +76,7 @@ def look(spec: Spec, state_directory: str) -> Kept:
 
 
 def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
-    """Return the persistent layer *name* below *base*, for a start of *file*; None where there is none.
+    """Return the persistent layer *name* below *base*, for a start of *file*; None if there is none.
 
     Raises:
         StateError: its record cannot be read.
@@ -97,9 +97,9 @@ def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
 
 
 def _unchanged(record: LayerRecord) -> list[str]:
-    """Return those of the archives in *record* that have another time of change, and still the content that was recorded.
+    """Return the archives of *record* whose modification time has changed, but not their recorded content.
 
-    Only these are read, for that may take seconds.
+    Only these are read, because reading may take seconds.
     """
     digests = dict(record.digests)
     found = []
@@ -109,7 +109,7 @@ def _unchanged(record: LayerRecord) -> list[str]:
         try:
             fd = open_regular(path, links=False)
         except OSError:
-            continue  # the plan says what is wrong with it
+            continue  # the plan reports the problem
         try:
             info = os.fstat(fd)
             changed = info.st_mtime_ns != version[1]
@@ -123,7 +123,7 @@ def _unchanged(record: LayerRecord) -> list[str]:
 
 
 def _is_same(one: str | None, other: str) -> bool:
-    """Tell whether two paths lead to one file now. An inode that was recorded would not do: its number is used again."""
+    """Return whether both paths lead to the same file now. A recorded inode number would not prove it, because it is reused."""
     try:
         return one is not None and os.path.samefile(one, other)
     except OSError:
@@ -140,14 +140,14 @@ def _orphans(base: str) -> tuple[KeptLayer, ...]:
         try:
             layer = find_layer(base, name, "")
         except StateError:
-            continue  # said when that layer is used
+            continue  # reported when that layer is used
         if layer is not None and layer.record.file is not None and not layer.has_file:
             found.append(layer)
     return tuple(layer for layer in found if layer.record.file != "<stdin>")
 
 
 def ids_as_json(ids: IdPlan) -> dict[str, Any]:
-    """Return *ids* as it is recorded beside what was made under it."""
+    """Return *ids* as JSON, to be recorded beside files that were created under these ids."""
     return {
         "uid_map": [asdict(entry) for entry in ids.uid_map],
         "gid_map": [asdict(entry) for entry in ids.gid_map],
@@ -158,7 +158,7 @@ def ids_as_json(ids: IdPlan) -> dict[str, Any]:
 
 
 def ids_from_json(value: Any) -> IdPlan | None:
-    """Return what :func:`ids_as_json` recorded; None where *value* is something else."""
+    """Return the ids that :func:`ids_as_json` encoded; None if *value* is something else."""
     try:
         return IdPlan(
             uid_map=tuple(IdMap(**entry) for entry in value["uid_map"]),

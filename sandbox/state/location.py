@@ -1,4 +1,4 @@
-"""Where the state directory is."""
+"""Locate the state directory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from sandbox.errors import StateError
 
 
 def default_path(environ: Mapping[str, str], uid: int) -> str:
-    """Return where the state is kept: /var/lib/sandbox for root, else below XDG_STATE_HOME (~/.local/state).
+    """Return the path of the state directory: SANDBOX_STATE_DIR if set; else /var/lib/sandbox for root, and a directory of
+    XDG_STATE_HOME (~/.local/state) for other users.
 
     Raises:
-        StateError: an ordinary user has no home directory to keep it in.
+        StateError: the user has no home directory to keep it in.
     """
     if chosen := environ.get("SANDBOX_STATE_DIR"):
         return os.path.abspath(chosen)
@@ -28,4 +29,4 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
 
 
 ELSEWHERE = "set SANDBOX_STATE_DIR to a directory of yours"
-"""What to do where a state directory is of no use."""
+"""The hint if the state directory cannot be used."""

@@ -1,4 +1,4 @@
-"""Locks of the state: flock(2) on files, gone with the process that has them however it ends."""
+"""Lock files of the state by flock(2): the kernel releases the lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def take(path: str, *, wait: bool) -> int | None:
-    """Lock the file *path*, made where it is missing, for this process; returns a descriptor, None if another process has it.
+    """Lock the file *path* exclusively, creating it if missing; return a descriptor, None if another process has the lock.
 
     Raises:
         OSError: it cannot be opened or locked (ENOLCK).
@@ -23,7 +23,7 @@ def take(path: str, *, wait: bool) -> int | None:
 
 
 def claim(path: str) -> tuple[Lock, int]:
-    """Lock the file *path* unless another process has it; returns what it was, and a descriptor where it was free, else -1.
+    """Lock the existing file *path* exclusively if it is free; return its former state, and a descriptor of the lock or -1.
 
     Raises:
         OSError: it cannot be opened or locked (ENOLCK).
@@ -37,13 +37,13 @@ def claim(path: str) -> tuple[Lock, int]:
 
 
 def probe(path: str) -> Lock:
-    """Return what is known of the lock on the file *path*, and leave it as it is.
+    """Return the state of the lock on the file *path*, without keeping it.
 
     Raises:
         OSError: it cannot be opened or locked (ENOLCK).
     """
     try:
-        # Not blocking: what lies there may be a FIFO.
+        # O_NONBLOCK: the file may be a FIFO.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
@@ -55,7 +55,7 @@ def probe(path: str) -> Lock:
 
 
 def has_name(fd: int, path: str) -> bool:
-    """Tell whether the lock file that is open as *fd* is still the one at *path*: another process may have removed it."""
+    """Return whether the lock file open as *fd* is still the one at *path*: another process may have removed it."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
@@ -63,10 +63,10 @@ def has_name(fd: int, path: str) -> bool:
 
 
 def keep_from_ageing(path: str) -> int:
-    """Open the directory *path* with a shared lock, for as long as the descriptor is open.
+    """Open the directory *path* and keep a shared lock on it for as long as the descriptor is open.
 
-    systemd-tmpfiles(8) removes old files of /var/tmp, but nothing below a directory that is locked (tmpfiles.d(5), "Age").
-    Where no lock can be had, nothing else depends on it.
+    systemd-tmpfiles(8) removes old files of /var/tmp, but nothing below a locked directory (tmpfiles.d(5), "Age"). Nothing else
+    depends on this lock, so a failure is ignored.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -82,7 +82,7 @@ def _flock(fd: int, operation: int) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
-    except BaseException:  # ENOLCK, or a signal that ends the start
+    except BaseException:  # ENOLCK, or the exception of a signal that ends the start
         os.close(fd)
         raise
     return fd

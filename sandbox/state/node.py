@@ -1,6 +1,6 @@
-"""Which machine this is: what tells runs of this machine in a shared state directory from those of others.
+"""Identify this machine, to distinguish its runs from those of other machines that share the state directory.
 
-The machine id is that of machine-id(5). Containers of one image may share it, so the host name belongs to the identity of a node.
+The identity contains the machine id (machine-id(5)) and the host name, because containers of one image may share the machine id.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from unionfs._stdlib.dataclasses import dataclass
 
 RECORD_VERSION = 2
-"""The version of the records of runs (sandbox/state/run_record.py). Those of version 1 do not say where a run is."""
+"""The version of the records of runs (sandbox/state/run_record.py). Records of version 1 do not contain the machine."""
 
 _MACHINE_ID = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -19,7 +19,7 @@ _PID_NAMESPACE = "/proc/self/ns/pid"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One machine, as its users tell it from others. *machine* is empty where the machine has no id."""
+    """The identity of one machine. *machine* is empty if the machine has no id."""
 
     machine: str
     host: str
@@ -27,14 +27,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a process runs: on which node, since which boot of it, and in which pid namespace, whose numbers its pid is one of."""
+    """Where a process runs: the node, its current boot, and the pid namespace that the process's pid belongs to."""
 
     node: Node
     boot: str
     pid_namespace: str
 
     def as_record(self, *, pid: int, start: int | None) -> dict[str, int | str | None]:
-        """Return the part of a record that says whose it is: of the process *pid* here, which was started at *start*."""
+        """Return the part of a record that identifies the process *pid* in this place, started at *start*."""
         return {
             "version": RECORD_VERSION,
             "machine": self.node.machine,
@@ -47,10 +47,10 @@ class Place:
 
 
 def this_place() -> Place:
-    """Return where this process runs.
+    """Return the place of this process.
 
     Raises:
-        OSError: a file that says so is there and cannot be read.
+        OSError: a file with such a fact exists but cannot be read.
     """
     return Place(
         node=Node(machine=_machine_id(), host=os.uname().nodename),
@@ -62,13 +62,13 @@ def this_place() -> Place:
 def _machine_id() -> str:
     for path in _MACHINE_ID:
         found = _read(path)
-        if found and found != "uninitialized":  # machine-id(5), of an image that was never booted
+        if found and found != "uninitialized":  # machine-id(5): an image that was never booted
             return found
     return ""
 
 
 def _read(path: str) -> str:
-    """Return the line in *path*, "" where there is none for this account."""
+    """Return the first line of *path*, "" if it does not exist or this user may not read it."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.readline().strip()

@@ -1,4 +1,4 @@
-"""The id maps that files of the state were made under: whether a sandbox with other maps may use them, and making such files."""
+"""Check whether a sandbox may use files created under other id maps, and create directories with the right owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_owned(path: str, ids: IdPlan, mode: int) -> None:
-    """Make the directory *path* with *mode*, belonging to id 0 of *ids*; one that a start left half-way is taken on."""
+    """Create the directory *path* with *mode*, owned by id 0 of *ids*. Complete one that an interrupted start has left."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -41,7 +41,7 @@ def _own(fd: int, mode: int) -> None:
 
 
 def holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
-    """Tell whether every id of the host that *others* map is one that *ids* map, whatever it is called inside."""
+    """Return whether *ids* map every host id that *others* map, whatever its id inside is."""
     return all(
         covers([replace(entry, inside=entry.outside) for entry in own], other)
         for own, other in ((ids.uid_map, others.uid_map), (ids.gid_map, others.gid_map))
@@ -49,7 +49,7 @@ def holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
 
 
 def other_ids(path: str, recorded: Any, ids: IdPlan) -> StateError | None:
-    """Return why what was made under the *recorded* ids is not for a sandbox with *ids*; None where it is."""
+    """Return an error if files created under the *recorded* ids cannot be used with *ids*; otherwise None."""
     before = ids_from_json(recorded)
     if before is not None and (before.uid_map, before.gid_map) == (ids.uid_map, ids.gid_map):
         return None
@@ -62,6 +62,6 @@ def other_ids(path: str, recorded: Any, ids: IdPlan) -> StateError | None:
 
 
 def _in_words(ids: IdPlan) -> str:
-    """Return the lines of both maps, the one of groups where it differs: "0 1000 1, 1 100000 65535"."""
+    """Return the lines of both maps as text, the group map only if it differs: "0 1000 1, 1 100000 65535"."""
     users, groups = (", ".join(map(str, id_map)) for id_map in (ids.uid_map, ids.gid_map))
     return users if users == groups else f"{users} (groups {groups})"

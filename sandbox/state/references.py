@@ -1,9 +1,9 @@
-"""Which environment files refer to a named volume or an unpacked archive, as the starts that used it have noted.
+"""Record which environment files refer to a named volume or an unpacked archive; each start that uses one adds its file.
 
     DIRECTORY/references.json       {"version": 1, "archive": PATH or null, "files": [PATH, ...]}
 
-Nothing depends on these notes but what `sandbox ls` shows and `sandbox prune` removes: a damaged one counts as empty. The time of
-the last use is that of the lock file in the same directory.
+Only `sandbox ls` and `sandbox prune` use these references, so a damaged file counts as empty. The time of the last use is the
+modification time of the lock file in the same directory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _MOST_FILES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
-    """The environment files that were started with something that is kept, and the archive that was unpacked, if that is known."""
+    """The environment files whose starts used a volume or archive, and the path of the unpacked archive if known."""
 
     files: tuple[str, ...] = ()
     archive: str | None = None
 
 
 def read_references(path: str) -> References:
-    """Return the notes in the directory *path*."""
+    """Return the references recorded in the directory *path*."""
     try:
         value = read_json(os.path.join(path, _NAME))
     except (OSError, ValueError):
@@ -43,9 +43,9 @@ def read_references(path: str) -> References:
 
 
 def note_reference(path: str, file: str | None, *, lock_fd: int, archive: str | None = None) -> None:
-    """Note that what is kept in the directory *path* is used now, by a start of the environment file *file*, None for no file.
+    """Record that a start of the environment file *file*, None for no file, uses the volume or archive in *path* now.
 
-    *lock_fd* is its lock file, whose time tells the last use. Where nothing can be written, nothing is noted.
+    *lock_fd* is its lock file, whose modification time is that of the last use. Errors of writing are ignored.
     """
     with suppress(OSError):
         os.utime(lock_fd)

@@ -1,4 +1,4 @@
-"""Removing directories of the state: as root of the ids that their files belong to, and also where descriptors are scarce."""
+"""Remove directories of the state: as root of the ids that own the files, and even if no other descriptor is free."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ if TYPE_CHECKING:
     from sandbox.plan import IdPlan
 
 NEW = ".new-"
-"""What the name of a directory of a run begins with until it has a record."""
+"""The prefix of the name of a run's directory until the run has a record."""
 _TO_REMOVE = 3
-"""Descriptors that :func:`remove_directory` has open at once."""
+"""Descriptors that :func:`remove_directory` opens at the same time."""
 _RECORDS = (b"state.json", b"ids")
-"""Removed last: if the removal is interrupted, the next command learns from them whose directory this is."""
+"""Removed last: after an interrupted removal, the next command learns from them which run the directory belongs to."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ReservedDescriptors:
-    """Descriptors for :func:`remove_directory`: what could not be finished for want of them is to be removed still."""
+    """Descriptors reserved for :func:`remove_directory`, so that a start that fails with EMFILE can still be cleaned up.
+
+    The creator releases them by :meth:`give_back` just before the removal.
+    """
 
     def __init__(self, fd: int) -> None:
-        """Hold as many as it takes at once, copies of *fd*.
+        """Reserve the descriptors by duplicating *fd*.
 
         Raises:
-            OSError: there are fewer.
+            OSError: not enough are free.
         """
         self._fds: list[int] = []
         try:
@@ -42,31 +45,31 @@ class ReservedDescriptors:
             raise
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give them back."""
+        """Release the descriptors."""
         self.give_back()
 
     def give_back(self) -> None:
-        """Close them, once."""
+        """Close the descriptors. Later calls do nothing."""
         while self._fds:
             os.close(self._fds.pop())
 
 
 def remove_directory(path: str, ids: IdPlan | None) -> None:
-    """Remove *path* and everything in it; as root of *ids* where entries belong to subordinate ids.
+    """Remove *path* and everything in it; as root of *ids* if entries belong to subordinate ids.
 
     Raises:
         StateError: an entry cannot be removed.
-        SandboxError: the user namespace of *ids* cannot be made.
+        SandboxError: the user namespace of *ids* cannot be created.
     """
     try:
         fd = os.open(path, _OPEN_DIR)
     except FileNotFoundError:
         return
-    except OSError as error:  # a link, as a rule, which is not followed
+    except OSError as error:  # usually a symbolic link, which is not followed
         raise _not_removed(path, error) from None
     try:
         try:
@@ -80,7 +83,7 @@ def remove_directory(path: str, ids: IdPlan | None) -> None:
     try:
         os.rmdir(path)
     except OSError as error:
-        # A sandbox that ends and a command that sweeps may be at it at once.
+        # An ending sandbox and a command that sweeps may remove it at the same time.
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
 

@@ -1,11 +1,11 @@
-"""The run directory of one user: files that concern this machine alone, and that no program may reach.
+"""Open the run directory of one user, which contains files that concern this machine alone and that no program may access.
 
-    RUN/key         32 random bytes, with which the digests of kept files are made
+    RUN/key         32 random bytes, the secret for the digests of cached files
     RUN/lock, run/  the directories of runs (sandbox/state/directory.py)
 
-It is `SANDBOX_RUN_DIR`, else /var/tmp/sandbox-UID: on a local file system, where it survives a logout. It is used only if it is a
-directory of this user with mode 0700. A symbolic link is refused, as any user can make one in /var/tmp. Where it cannot be used,
-the state directory has the directories of runs, and there is no key.
+Its path is `SANDBOX_RUN_DIR`, or /var/tmp/sandbox-UID, which is on a local file system and survives a logout. It is used only if
+it is a directory of this user with mode 0700. A symbolic link is refused, because any user can create one in /var/tmp. If it
+cannot be used, the directories of runs are in the state directory, and there is no key.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def default_path(environ: Mapping[str, str], uid: int) -> str:
-    """Return where the run directory of the user *uid* is; whether it exists or can be used is not known."""
+    """Return the path of the run directory of the user *uid*, without checking it."""
     chosen = environ.get("SANDBOX_RUN_DIR")
     return os.path.abspath(chosen) if chosen else f"/var/tmp/sandbox-{uid}"
 
 
 def prepare(path: str, warn: Callable[[str], None]) -> tuple[str | None, bytes | None]:
-    """Make the run directory *path* unless it is there; returns the path and its key, None for what there cannot be.
+    """Create the run directory *path* if it is missing; return the path and its key, None for each that is unavailable.
 
-    *warn* is told if it cannot be used.
+    *warn* receives a message if the directory cannot be used.
     """
     directory = open_run_directory(path)
     if directory is None:
@@ -48,8 +48,8 @@ def prepare(path: str, warn: Callable[[str], None]) -> tuple[str | None, bytes |
 
 
 def open_run_directory(path: str) -> int | None:
-    """Open the run directory *path*, making it (mode 0700) where it is missing; None where it cannot be used."""
-    with suppress(OSError):  # opening it tells
+    """Open the run directory *path*, creating it (mode 0700) if it is missing; None if it cannot be used."""
+    with suppress(OSError):  # open(2) fails below if these fail
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.mkdir(path, 0o700)
     try:
@@ -67,14 +67,14 @@ def open_run_directory(path: str) -> int | None:
 
 
 def distrust_run_directory(info: os.stat_result) -> str | None:
-    """Return why a directory with the status *info* is not used as the run directory ("is another user's"), None where it is."""
+    """Return why a directory with the status *info* cannot be the run directory ("is another user's"), None if it can."""
     if info.st_uid != os.geteuid():
         return "is another user's"
     return "can be entered by others" if info.st_mode & 0o077 else None
 
 
 def why_unusable(path: str) -> str:
-    """Return why the run directory *path* cannot be used, for people: "is another user's"."""
+    """Return why the run directory *path* cannot be used, as a part of a message: "is another user's"."""
     try:
         info = os.lstat(path)
     except OSError as error:
@@ -91,19 +91,19 @@ def why_unusable(path: str) -> str:
 
 
 def _has_locks(fd: int) -> bool:
-    """Tell whether the file system of the directory *fd* has flock(2)."""
+    """Return whether the file system of the directory *fd* supports flock(2)."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.flock(fd, fcntl.LOCK_UN)
     except BlockingIOError:
-        return True  # systemd-tmpfiles has it for a moment
+        return True  # systemd-tmpfiles(8) has locked it briefly
     except OSError:
         return False
     return True
 
 
 def read_key(directory: int) -> bytes | None:
-    """Return the key in the run directory that is open as *directory*, made where it is missing; None where there can be none."""
+    """Return the key in the run directory open as *directory*, creating it if missing; None if that fails."""
     try:
         return _read(directory) or _make(directory)
     except OSError:
@@ -121,13 +121,14 @@ def _read(directory: int) -> bytes | None:
 
 
 def _make(directory: int) -> bytes:
-    """Put a new key in place of what is there.
+    """Replace the key file by a new key.
 
-    If two starts do this at once, the later key stays. Files that the other start keeps do not verify and are made again.
+    If two starts do this at the same time, the later key stays. Files that the other start cached fail verification and are
+    created again.
     """
     new = f"{_KEY}.{os.getpid()}.new"
     with suppress(FileNotFoundError):
-        os.unlink(new, dir_fd=directory)  # of a process that had this pid and was killed
+        os.unlink(new, dir_fd=directory)  # left by a killed process that had this pid
     key = os.urandom(_KEY_BYTES)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -1,6 +1,7 @@
-"""The record of a run, a versioned JSON object in state.json, and what it tells about whether the run has ended. Pure.
+"""Decode the record of a run, a versioned JSON object in state.json, and conclude from it whether the run has ended. Pure.
 
-Version 1 had neither a version nor the machine: a state directory had no second one. Its runs count as this machine's.
+Records of version 1 contain neither a version nor the machine, because the state directory could not be shared. Their runs count
+as this machine's.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any, Literal
 
 Lock = Literal["held", "free", "missing"]
-"""What is known of the lock of a run: a process has it, none has, or there is no such file."""
+"""The state of a run's lock: a process has it, no process has it, or the lock file does not exist."""
 
 Verdict = Literal["running", "ended", "elsewhere", "unknown"]
-"""What is known of a run. "elsewhere": it belongs to another node, on which it may run. "unknown": it may run on this one."""
+"""The state of a run. "elsewhere": it belongs to another node and may run there. "unknown": it may run on this node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One run: where its supervisor runs, and what it uses."""
+    """The record of one run: where its supervisor runs, and which resources it uses."""
 
     version: int
-    #: None in a record of version 1.
+    #: None for version 1.
     place: Place | None
     pid: int | None
     #: When the supervisor was started, in clock ticks since boot (proc_pid_stat(5), field 22).
@@ -29,25 +30,25 @@ class RunRecord:
     name: str = ""
     #: The environment file.
     file: str | None = None
-    #: Its directory of the run directory; None in a record of version 1, whose directory has everything.
+    #: Its directory in the run directory; None for version 1, which has all files in the directory of the record.
     run_directory: str | None = None
-    #: The directory of the record, which that directory names.
+    #: The directory of the record. The copy of the record in the run directory refers to it by this field.
     record: str | None = None
     #: The persistent layer, the named volumes and the paths of the archives that it uses.
     layer: str | None = None
     volumes: tuple[str, ...] = ()
     archives: tuple[str, ...] = ()
-    #: The descriptors of the supervisor that refer to the namespaces of the run, by kind.
+    #: The numbers of the supervisor's descriptors of the run's namespaces, by kind.
     namespaces: tuple[tuple[str, int], ...] = ()
-    #: How the mount table names its root, where processes are found by that.
+    #: The source of its root in the mount table, if its processes are to be found by that.
     root: str | None = None
     cgroups: tuple[str, ...] = ()
-    #: The id maps, as JSON has them.
+    #: The id maps, as decoded from JSON.
     ids: Any = None
 
 
 def read(state: object) -> RunRecord | None:
-    """Return the record that *state* is, what JSON has of a state.json; None where it is something else."""
+    """Return the record decoded from *state*, the JSON value of a state.json; None if it is not a valid record."""
     if not isinstance(state, dict):
         return None
     version = state.get("version", 1)
@@ -97,13 +98,13 @@ def _number(value: object) -> int | None:
 
 
 def judge(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> Verdict:
-    """Return what is known of the run of *record*, None for one that cannot be read, to a process in *here*.
+    """Return the state of the run of *record*, None for an unreadable one, as seen by a process in *here*.
 
-    *alive* says whether this pid namespace has a process with the recorded pid and start. A lock alone is not trusted: on a
-    network file system it may be known to one node only, and succeed for everyone.
+    *alive* says whether this pid namespace has a process with the recorded pid and start. The lock alone does not decide: on a
+    network file system a lock may be local to its node, so that every other node could take it.
     """
     if record is None:
-        # Whose it is is not known: the lock alone tells.
+        # The run's node is not known, so only the lock counts.
         return "running" if lock == "held" else "ended" if lock == "free" else "unknown"
     if record.version > RECORD_VERSION:
         return "unknown"
@@ -115,5 +116,5 @@ def judge(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> 
         return "running"
     if record.place is None or record.place.pid_namespace == here.pid_namespace:
         return "running" if alive else "ended"
-    # Its pid is a number of another pid namespace, and its /var/tmp may be another one, too.
+    # Its pid belongs to another pid namespace, and its /var/tmp may be another directory, too.
     return "ended" if lock == "free" else "unknown"

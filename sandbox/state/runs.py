@@ -1,9 +1,9 @@
-"""The runs that the state directory has records of: those of this node, judged by lock and process, and those of other nodes.
+"""List the runs recorded in the state directory, and find out which of them still run. Changes nothing.
 
-    STATE/run/ID/state.json     the record (sandbox/state/run_record.py), which names the next
+    STATE/run/ID/state.json     the record (sandbox/state/run_record.py), which names the directory below RUN
     RUN/run/ID/                 lock, state.json, skeleton and ephemeral layer of the run
 
-Nothing is changed here: sandbox/state/sweeping.py removes what has ended.
+The lock and the supervisor's process decide about runs of this node. sandbox/state/sweeping.py removes those that have ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unionfs._stdlib.dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run: its directory in the state directory, its record, None where that cannot be read, and what is known of it."""
+    """One run: its directory in the state directory, its record, None if that cannot be read, and its state."""
 
     id: str
     path: str
@@ -32,7 +32,7 @@ class Run:
     verdict: Verdict
 
     def shown(self) -> str:
-        """Return who it is for people: "db-1f2e3d4c (pid 7, on host b)"."""
+        """Return the run's name for messages: "db-1f2e3d4c (pid 7, on host b)"."""
         record = self.record
         pid = "" if record is None or record.pid is None else f"pid {record.pid}"
         host = "" if record is None or record.place is None else record.place.node.host
@@ -42,7 +42,7 @@ class Run:
 
 
 def read_state(path: str) -> RunRecord | None:
-    """Return the record in the directory *path*; None where there is none that can be read."""
+    """Return the record in the directory *path*; None if there is none that can be read."""
     try:
         return run_record.read(read_json(os.path.join(path, "state.json")))
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def read_state(path: str) -> RunRecord | None:
 def lock_of(path: str, record: RunRecord | None) -> str | None:
     """Return the path of the lock of the run whose record in the directory *path* is *record*.
 
-    None where its directory, which the record names, does not belong to this user alone: what is there is not opened.
+    Return None if the directory that the record names is writable by other users: then its files must not be opened.
     """
     if record is None or record.run_directory is None:
         return os.path.join(path, "lock")
@@ -60,9 +60,9 @@ def lock_of(path: str, record: RunRecord | None) -> str | None:
 
 
 def is_private(place: str) -> bool:
-    """Tell whether *place*, RUN/run/ID, and the two directories above it belong to this user, and only this user may write to them.
+    """Return whether *place*, RUN/run/ID, and the two directories above it belong to this user, who alone may write them.
 
-    RUN may be in /var/tmp. If it has been removed there, any user can make a directory of that name.
+    RUN may be in /var/tmp. If it has been removed there, any user can create a directory of that name.
     """
     above = os.path.dirname(place)
     try:
@@ -78,7 +78,7 @@ def _lock(path: str, record: RunRecord | None) -> Lock:
 
 
 def alive(record: RunRecord | None) -> bool:
-    """Tell whether the supervisor of *record* runs in this pid namespace."""
+    """Return whether the supervisor of *record* runs in this pid namespace."""
     return (
         record is not None
         and record.pid is not None
@@ -88,15 +88,15 @@ def alive(record: RunRecord | None) -> bool:
 
 
 def judge(path: str, record: RunRecord | None, lock: Lock, here: Place) -> Verdict:
-    """Return what is known of the run in the directory *path*."""
+    """Return the state of the run whose *record* is in the directory *path*."""
     verdict = run_record.judge(record, here, lock=lock, alive=alive(record))
     if record is None and verdict == "unknown" and is_empty(path):
-        return "ended"  # a command is removing it, or was killed at that: the record is removed last
+        return "ended"  # a command is removing it, or was killed meanwhile: the record is removed last
     return verdict
 
 
 def is_empty(path: str) -> bool:
-    """Tell whether *path* is a directory with nothing in it."""
+    """Return whether *path* is an empty directory."""
     try:
         return not os.listdir(path)
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def is_empty(path: str) -> bool:
 
 
 def paths_in(base: str) -> list[str]:
-    """Return the directories in *base*; none where there is no *base*."""
+    """Return the paths of the directories in *base*; none if *base* does not exist."""
     try:
         with os.scandir(base) as entries:
             return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -116,7 +116,7 @@ def list_runs(state_directory: str, here: Place | None = None) -> list[Run]:
     """Return every run with a record in the state directory.
 
     Raises:
-        OSError: the records cannot be listed, or a lock cannot be looked at.
+        OSError: the records cannot be listed, or a lock cannot be tested.
     """
     here = this_place() if here is None else here
     found = []
@@ -135,7 +135,7 @@ def users_of(
 ) -> list[Run]:
     """Return the runs that use a persistent layer or a named volume, by its name, or an archive, by its path.
 
-    The runs of this process are not among them, and none that has ended.
+    Runs of this process and runs that have ended are left out.
     """
     return [
         run
@@ -153,18 +153,18 @@ def users_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningSandbox:
-    """A sandbox that runs now, on this node."""
+    """A sandbox that runs on this node."""
 
     name: str
     supervisor: int
-    #: Kinds of namespaces that are its own, and the descriptor of the supervisor's that holds each.
+    #: The kinds of its own namespaces, with the number of the supervisor's descriptor of each.
     namespaces: Mapping[str, int]
 
     def namespace(self, kind: str) -> str:
-        """Return where its namespace of *kind* can be opened.
+        """Return the path at which its namespace of *kind* can be opened.
 
         Raises:
-            StateError: it has none of its own.
+            StateError: it has no such namespace of its own.
         """
         if kind not in self.namespaces:
             raise StateError(
@@ -175,14 +175,13 @@ class RunningSandbox:
 
 
 def find_running(state_directory: str, name: str) -> RunningSandbox:
-    """Find the running sandbox *name*; nothing is locked or changed.
+    """Return the running sandbox *name*. Locks and changes nothing.
 
-    Its supervisor holds its namespaces open for as long as it lives, and recorded when it was started: a process with its
-    pid that was started at another time is another one. What is opened by the path that this gives is compared with what
-    was planned for, so a supervisor that ends in between is found out, too.
+    The supervisor keeps the namespaces open while it lives. A process with the recorded pid but another start time is another
+    process. A supervisor that ends later is noticed, too: the namespace opened by its path is compared with the planned one.
 
     Raises:
-        StateError: there is none on this node, or more than one.
+        StateError: no such sandbox runs on this node, or more than one.
     """
     here = this_place()
     found, hosts = [], []
@@ -197,7 +196,7 @@ def find_running(state_directory: str, name: str) -> RunningSandbox:
         if record.place is not None and record.place.node != here.node:
             hosts.append(record.place.node.host)
         elif record.place not in (None, here):
-            continue  # of an earlier boot, or with a pid of another pid namespace
+            continue  # of an earlier boot, or its pid belongs to another pid namespace
         elif record.namespaces and alive(record):
             numbers = dict(record.namespaces)
             found.append(RunningSandbox(name=name, supervisor=record.pid, namespaces=numbers))

@@ -1,6 +1,7 @@
-"""Removing what runs of this node have left that ended without removing it: processes, cgroups and directories.
+"""Remove the processes, cgroups and directories of runs of this node that ended without removing them.
 
-A run of another node is left alone, whatever its lock says. The caller holds the lock under which runs of this node are made.
+Runs of other nodes are left alone, whatever the state of their locks is. The caller has the lock under which runs of this node
+are created.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from sandbox.state.runs import is_empty, is_private, judge, lock_of, paths_in, r
 from unionfs._stdlib.dataclasses import dataclass
 
 _FORGOTTEN = 86400.0
-"""Seconds after which a directory without a record is nobody's that is being made."""
+"""The age in seconds after which a directory without a record counts as abandoned, not as being created."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRun:
-    """A run to sweep: its directories, the record, and the lock on it, -1 where there is none."""
+    """A run to sweep: its directories, its record, and a descriptor of its lock, -1 if there is none. :func:`sweep` closes it."""
 
     id: str
     paths: tuple[str, ...]
@@ -34,16 +35,16 @@ class EndedRun:
     lock_fd: int
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
 
 
 def find_ended(state_directory: str, run_directory: str, here: Place) -> list[EndedRun]:
-    """Return the runs that have ended, locked: those with a record in the state directory, and those that have lost it.
+    """Return the ended runs, locked: those with a record in the state directory, and those whose record is lost.
 
     Raises:
-        OSError: the directories cannot be read, or a lock cannot be had; nothing stays locked.
+        OSError: the directories cannot be listed, or a lock cannot be taken; then no lock is kept.
     """
     found: list[EndedRun] = []
     records = os.path.join(state_directory, "run")
@@ -67,15 +68,15 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
     """Return the run in the directory *path*, locked, if it has ended.
 
     Raises:
-        OSError: its lock cannot be had.
+        OSError: its lock cannot be taken.
     """
     name = os.path.basename(path)
     record = read_state(path)
     if record is None and name.startswith(NEW):
-        # Another process, perhaps of another node, may be about to write the record.
+        # Another process, perhaps on another node, may be about to write the record.
         return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
     if record is not None and record.place is not None and record.place.node != here.node:
-        return None  # its lock is not touched, either
+        return None  # do not even touch its lock
     lock: Lock = "missing"
     fd = -1
     if (place_of_lock := lock_of(path, record)) is not None:
@@ -93,9 +94,9 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
 
 
 def directories_of(path: str, record: RunRecord | None) -> tuple[str, ...] | None:
-    """Return the directories of the run whose *record* is in the directory *path*, which is the last of them.
+    """Return the directories of the run whose *record* is in the directory *path*, which comes last.
 
-    None where *record* names a directory that is there and is not this run's: only the record tells where the run's is.
+    Return None if *record* names an existing directory that is not this run's: then the run's own directory is unknown.
     """
     if record is None or record.run_directory in (None, path):
         return (path,)
@@ -106,7 +107,7 @@ def directories_of(path: str, record: RunRecord | None) -> tuple[str, ...] | Non
 
 
 def _belongs(place: str, path: str) -> bool:
-    """Tell whether *place*, which the record in *path* names, is the directory of that run: the record alone is not believed."""
+    """Return whether *place*, named by the record in *path*, is that run's directory: its own copy of the record must agree."""
     name = os.path.basename(path).removeprefix(NEW)
     if os.path.basename(place) != name:
         return False
@@ -114,7 +115,7 @@ def _belongs(place: str, path: str) -> bool:
         return False
     inner = read_state(place)
     if inner is None:
-        return is_empty(place)  # its removal was interrupted after the contents
+        return is_empty(place)  # its removal was interrupted after its content was removed
     if inner.record is None:
         return False
     return os.path.basename(inner.record) == name and (
@@ -123,21 +124,21 @@ def _belongs(place: str, path: str) -> bool:
 
 
 def _has_record(place: str) -> bool:
-    """Tell whether the run in the directory *place* of the run directory has its record, in whichever state directory."""
+    """Return whether the run in the directory *place* of the run directory has a record in any state directory."""
     record = read_state(place)
     return record is not None and record.record is not None and os.path.lexists(record.record)
 
 
 def _is_unfinished(path: str) -> bool:
-    """Tell whether *path* is the directory of a run that has no record yet."""
+    """Return whether *path* is the directory of a run that has no record yet."""
     return os.path.basename(path).startswith(NEW) and read_state(path) is None
 
 
 def _unfinished_run(place: str, records: str) -> EndedRun:
     """Return the run whose start was killed before the directory *place*, in the run directory, had a record.
 
-    Only this node makes directories there, and it does so under the lock that the caller has. The directory in *records* is
-    made after *place* and removed before it, so that none stays alone.
+    Only this node creates directories there, under the lock that the caller has. The directory in *records* is created after
+    *place* and removed before it, so that it never exists alone.
     """
     name = os.path.basename(place)
     beside = os.path.join(records, name)
@@ -153,7 +154,7 @@ def _is_forgotten(path: str) -> bool:
 
 
 def sweep(ended: list[EndedRun]) -> list[str]:
-    """Remove what *ended* have left, and let go of their locks; returns the names of those that are gone."""
+    """Remove what the *ended* runs have left, and release their locks; return the names of the runs that were removed."""
     swept = []
     for run in ended:
         try:
@@ -161,12 +162,12 @@ def sweep(ended: list[EndedRun]) -> list[str]:
             if record is not None and record.root is not None:
                 end_rooted(record.root)
             if record is not None and cgroups.remove_stale(record.cgroups):
-                continue  # the record is what tells the next command of them
+                continue  # keep the record: the next command finds the remaining cgroups by it
             for path in run.paths:
                 remove_directory(path, None if record is None else ids_from_json(record.ids))
             swept.append(run.id)
         except (SandboxError, OSError):
-            pass  # what cannot be removed now is found again by the next command
+            pass  # the next command tries again
         finally:
             with suppress(OSError):
                 run.close()

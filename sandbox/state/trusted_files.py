@@ -1,4 +1,4 @@
-"""Files of the state that this user wrote and no other user could: opened, read as JSON, and replaced as a whole."""
+"""Open, read and replace files of the state that only this user can have written."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from sandbox.state.location import ELSEWHERE
 from unionfs._stdlib.typing import Any
 
 _LARGEST = 1 << 20
-"""Bytes of a JSON file that are read; a real one has a few thousand."""
+"""The most bytes of a JSON file that are read; a real file has a few thousand."""
 
 _ANOTHERS = "is another user's"
 
 
 def distrust(info: os.stat_result) -> str | None:
-    """Return why a directory or file of the state with the status *info* may not be used ("is another user's"), None where it may."""
+    """Return why a file or directory of the state with the status *info* is not trusted ("is another user's"), None if it is."""
     if info.st_uid != os.geteuid():
         return _ANOTHERS
     return "can be written by others" if info.st_mode & 0o022 else None
 
 
 def remedy(path: str, reason: str) -> str:
-    """Return what to do about the directory *path*, which may not be used for *reason*: only its owner can change its mode."""
+    """Return the hint about the directory *path*, which may not be used for *reason*: only its owner can change its mode."""
     return ELSEWHERE if reason == _ANOTHERS else f"chmod 700 {path}, or {ELSEWHERE}"
 
 
 def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_result] | None:
-    """Open the file *name* of the state, in *dir_fd* where that is given; returns a descriptor to read it and its status, None
-    where it is no regular file that may be used.
+    """Open the file *name* of the state, in *dir_fd* if given; return a descriptor for reading and its status.
+
+    Return None if it is not a regular file that may be used.
     """
     try:
-        # Not blocking: what lies there may be a FIFO.
+        # O_NONBLOCK: the file may be a FIFO.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(name, flags, dir_fd=dir_fd)
     except OSError:
@@ -45,13 +46,13 @@ def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_
 
 
 def read_json(path: str) -> Any:
-    """Return the value of the file *path* of the state, of which a MiB is read.
+    """Return the JSON value in the file *path* of the state. At most one MiB is read.
 
     Raises:
-        OSError: there is none that can be read.
-        ValueError: it is no regular file, or does not hold what :func:`decode_json` takes.
+        OSError: there is no file that can be read.
+        ValueError: it is not a regular file, or :func:`decode_json` refuses its content.
     """
-    # Not blocking: what lies there may be a FIFO.
+    # O_NONBLOCK: the file may be a FIFO.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with open(fd, "rb", closefd=False) as file:
@@ -63,10 +64,10 @@ def read_json(path: str) -> Any:
 
 
 def replace_json(path: str, value: object) -> None:
-    """Replace the file *path* of the state, which this user alone may read, by the JSON text of *value* as a whole.
+    """Replace the file *path* of the state, mode 0600, atomically by the JSON text of *value*.
 
     Raises:
-        OSError: it cannot be written; the old one is still there, and nothing is left of the new one.
+        OSError: it cannot be written; the old file remains, and no part of the new one.
     """
     import json
 
@@ -86,10 +87,10 @@ def _for_us_alone(path: str, flags: int) -> int:
 
 
 def decode_json(data: bytes) -> Any:
-    """Return the value of the JSON text *data*, a file of the state. Every string of it can be a path.
+    """Return the value of the JSON text *data*, a file of the state. Every string in it is a valid path.
 
     Raises:
-        ValueError: it is no such text, or is nested too deeply.
+        ValueError: it is not valid JSON, is nested too deeply, or a string contains NUL or cannot be encoded.
     """
     import json
 
@@ -103,7 +104,7 @@ def decode_json(data: bytes) -> Any:
 
 def _check_strings(value: object) -> None:
     if isinstance(value, str):
-        if b"\0" in os.fsencode(value):  # which raises UnicodeEncodeError, a ValueError
+        if b"\0" in os.fsencode(value):  # os.fsencode raises UnicodeEncodeError, a ValueError
             raise ValueError("a NUL character")
     elif isinstance(value, list):
         for item in value:
