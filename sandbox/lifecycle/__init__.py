@@ -1,1 +1,1 @@
-"""What users do with what is kept: list it, measure it, remove it, give it to another file."""
+"""Implement the commands on persistent layers, named volumes and unpacked archives: list, measure, remove, adopt."""

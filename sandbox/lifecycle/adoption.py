@@ -1,4 +1,4 @@
-"""Giving a persistent layer that is kept to another environment file: its record, and its name where that follows the file's."""
+"""Assign a persistent layer to another environment file: change its record, and rename it to the name that the file uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adoption:
-    """What was done: the layer by its name of before and its name of now, and the file of before and that of now."""
+    """The result of an adoption: the layer's old and new name, and its old and new environment file."""
 
     was: str
     name: str
@@ -32,12 +32,12 @@ class Adoption:
 
 
 def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
-    """Record that the persistent layer *layer* is kept from *file*, and call it *name*, as sandboxes of *file* look for it.
+    """Record *file* as the environment file of the persistent layer *layer*, and rename the layer to *name*, the name it uses.
 
-    A layer that is called *name* already makes room if it holds nothing.
+    An existing layer *name* is removed if it is empty.
 
     Raises:
-        StateError: there is no such layer, one of the two is in use or damaged, or the one in the way holds something.
+        StateError: there is no such layer, one of the two is in use or damaged, or the existing layer *name* is not empty.
         OSError: the state cannot be written.
     """
     base = os.path.join(state.path, "sandboxes")
@@ -59,12 +59,12 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
 
 
 def kept_layers(state_directory: str) -> list[str]:
-    """Return the names of the persistent layers that are kept."""
+    """Return the names of the persistent layers in the state directory."""
     return list_names(state_directory, "layer")
 
 
 class _Locked:
-    """The persistent layer *name*, which no sandbox uses meanwhile."""
+    """The persistent layer *name*, locked within the context so that no sandbox uses it."""
 
     def __init__(self, path: str, name: str, record: LayerRecord) -> None:
         self.ids = _ids(path)
@@ -102,7 +102,7 @@ def _make_room(path: str, name: str, layer: str) -> None:
 
 
 def _is_unused(upper: str, ids: IdPlan) -> bool:
-    """Tell whether nothing is in the directory *upper*, which may be readable under *ids* only."""
+    """Return whether the directory *upper*, which may be readable under *ids* only, is empty or missing."""
     try:
         return not os.listdir(upper)
     except FileNotFoundError:

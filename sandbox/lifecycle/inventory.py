@@ -1,4 +1,4 @@
-"""Finding what the state directory keeps: names, sizes, last use, and who refers to it. Nothing is changed."""
+"""List what the state directory keeps: names, sizes, times of last use, and references. Changes nothing."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from unionfs._stdlib.dataclasses import replace
 BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}
 """The directory of each kind in the state directory."""
 REMOVED = ".removed-"
-"""What the name of something begins with while it is removed."""
+"""The prefix of the name of an item that is being removed."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def list_names(state_directory: str, kind: Kind) -> list[str]:
-    """Return the names of what is kept of *kind*; none where there is nothing, or no state directory."""
+    """Return the names of the items of *kind*; none if there are none, or no state directory."""
     marks = {"layer": "state.json", "volume": "state.json", "archive": "tree"}
     base = os.path.join(state_directory, BASES[kind])
     try:
@@ -43,7 +43,7 @@ def list_names(state_directory: str, kind: Kind) -> list[str]:
 
 
 def ids_of(kind: Kind, path: str) -> IdPlan | None:
-    """Return the id maps that the files in the directory *path* were made under; None where that is not known."""
+    """Return the id maps under which the files in the directory *path* were created; None if these are unknown."""
     if kind == "archive":
         return ids_of_layer(path)
     try:
@@ -53,7 +53,7 @@ def ids_of(kind: Kind, path: str) -> IdPlan | None:
 
 
 def take(state_directory: str, *, sizes: bool = True) -> Inventory:
-    """Return everything that the state directory keeps, with *sizes* the disk space of each.
+    """Return everything that the state directory keeps; with *sizes*, with the disk space of each item.
 
     Raises:
         OSError: the records of runs cannot be read.
@@ -139,10 +139,10 @@ def _archives(state_directory: str, runs: Sequence[Run], over: dict[str, list[st
 
 
 def _is_current(place: str, archive: str) -> bool:
-    """Tell whether a start that names *archive* may find the layer in the directory *place* of the store, under whichever ids.
+    """Return whether a start with *archive* could use the layer in the directory *place* of the store, under any ids.
 
-    An archive that was touched has another key. Its content is compared at the next start, and its size already differs from that
-    of most other archives.
+    If only the archive's timestamp changed, its key differs, and the next start compares its content. Here its size is compared
+    instead, which differs for most other archives.
     """
     try:
         info = os.stat(archive)
@@ -155,7 +155,7 @@ def _is_current(place: str, archive: str) -> bool:
 
 
 def _files(*names: str | None, with_input: bool = False) -> tuple[FileReference, ...]:
-    """Return the files *names*; *with_input* also standard input ("<stdin>"), which may come again at any time."""
+    """Return the files *names*; with *with_input* also standard input ("<stdin>"), which counts as existing."""
     return tuple(
         FileReference(file=name, exists=not name.startswith("/") or _may_exist(name))
         for name in names
@@ -164,7 +164,7 @@ def _files(*names: str | None, with_input: bool = False) -> tuple[FileReference,
 
 
 def _may_exist(path: str) -> bool:
-    """Tell whether *path* exists, or is behind a directory that cannot be searched now, as on a network file system (ESTALE)."""
+    """Return whether *path* exists, or cannot be looked up now, for example on a network file system (ESTALE)."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -186,7 +186,7 @@ def _time(path: str, name: str) -> float | None:
 
 
 def interrupted_removals(state_directory: str) -> list[tuple[str, IdPlan | None]]:
-    """Return what has lost its name to a removal that was interrupted, with its ids."""
+    """Return the paths that interrupted removals have renamed and left behind, with their ids."""
     found = []
     for kind, part in BASES.items():
         base = os.path.join(state_directory, part)
@@ -200,25 +200,27 @@ def interrupted_removals(state_directory: str) -> list[tuple[str, IdPlan | None]
 
 
 def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:
-    """Return what interrupted removals and imports have left, with its ids."""
+    """Return the paths that interrupted removals and imports have left behind, with their ids."""
     imports = [(path, ids_of_layer(path)) for path in interrupted_imports(state_directory)]
     return interrupted_removals(state_directory) + imports
 
 
 def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
-    """Return the directories of runs that have ended, with their ids."""
+    """Return the directories of ended runs, with their ids."""
     found = []
     for run in list_runs(state_directory):
         if run.verdict != "ended":
             continue
         ids = None if run.record is None else ids_from_json(run.record.ids)
-        paths = directories_of(run.path, run.record) or ()  # else it is left alone
+        paths = (
+            directories_of(run.path, run.record) or ()
+        )  # none: a run whose directory is unknown is left alone
         found += [(path, ids) for path in paths if os.path.isdir(path)]
     return found
 
 
 def measure(places: Sequence[tuple[str, IdPlan | None]]) -> dict[str, int | None]:
-    """Return the disk space of each path; as root of its ids where this user may not read all of it, None where nobody may."""
+    """Return the disk space of each path, counted as root of its ids if this user may not read all of it; None on failure."""
     found: dict[str, int | None] = {}
     closed: dict[str, tuple[IdPlan, list[str]]] = {}
     for path, ids in places:
@@ -241,7 +243,7 @@ def _measure_with_ids(ids: IdPlan, paths: list[str]) -> dict[str, int | None]:
             return ""
 
     try:
-        # One child for all that was made under the same ids.
+        # One child process counts everything that was created under the same ids.
         said = run_with_ids(with_own_id(ids), lambda: "\n".join(map(measured, paths)))
     except SandboxError:
         return {}

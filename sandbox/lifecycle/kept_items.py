@@ -1,4 +1,4 @@
-"""What is kept between runs, as values: persistent layers, named volumes and unpacked archives; which may go, and how they are shown.
+"""Define persistent layers, named volumes and unpacked archives as values: which can be pruned, and how they are displayed.
 
 Pure: sandbox/lifecycle/inventory.py finds them, sandbox/lifecycle/kept_removal.py removes them.
 """
@@ -20,12 +20,12 @@ NAMES: dict[Kind, tuple[str, str]] = {
     "archive": ("unpacked archive", "unpacked archives"),
 }
 SHORTEST_PREFIX = 8
-"""Characters of the name of an archive, a digest, that are shown at least."""
+"""The fewest characters shown of an archive's name, which is a digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileReference:
-    """An environment file that was started with something that is kept, and whether it is there now."""
+    """An environment file whose start used an item, and whether the file exists now."""
 
     file: str
     exists: bool
@@ -33,35 +33,36 @@ class FileReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptItem:
-    """One thing that is kept."""
+    """A persistent layer, a named volume or an unpacked archive."""
 
     kind: Kind
     name: str
     #: Its directory.
     path: str
-    #: Disk space; None where it cannot be counted.
+    #: Disk space; None if it could not be counted.
     bytes: int | None
-    #: When it was used last, in seconds since the epoch; None where that is not known.
+    #: The time of the last use in seconds since the epoch; None if unknown.
     used: float | None
     files: tuple[FileReference, ...] = ()
-    #: The runs that use it, for people.
+    #: The runs that use it, as text.
     in_use: tuple[str, ...] = ()
-    #: The persistent layers that are kept over an archive.
+    #: The persistent layers that are used over this archive.
     layers: tuple[str, ...] = ()
-    #: The layers below a persistent layer ("dir:/"), or the archive that was unpacked.
+    #: The layers below a persistent layer ("dir:/"), or the path of the unpacked archive.
     source: tuple[str, ...] = ()
-    #: Whether the archive at its path is still the one that was unpacked: no other start finds this one.
+    #: Whether the archive at its path is still the unpacked one. If not, no start uses this item.
     current: bool = True
 
     @property
     def title(self) -> str:
-        """How commands name it: "volume:data"."""
+        """The item's name in commands: "volume:data"."""
         return f"{self.kind}:{self.name}"
 
     @property
     def referenced(self) -> bool:
-        """Whether a run uses it or a start of a known file may. Where no file is known, data counts as referenced; an archive,
-        which is unpacked again when it is needed, does not.
+        """Whether a run uses it, or a start of a known file may.
+
+        If no file is known, layers and volumes count as referenced, but not archives, which can be unpacked again.
         """
         if self.in_use:
             return True
@@ -70,7 +71,7 @@ class KeptItem:
         return not self.files or any(one.exists for one in self.files)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the item for JSON."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -89,7 +90,7 @@ class KeptItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """What an ended run or an interrupted removal or import has left, and its disk space."""
+    """A path that an ended run, or an interrupted removal or import, has left behind, and its disk space."""
 
     path: str
     bytes: int | None
@@ -97,14 +98,14 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """Everything that is kept, and what is left over."""
+    """All items in the state directory, and all leftovers."""
 
     items: tuple[KeptItem, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return for each of *names* the shortest beginning, from SHORTEST_PREFIX characters on, that no other has."""
+    """Return for each of *names* its shortest unique prefix of at least SHORTEST_PREFIX characters."""
     return {
         name: next(
             (
@@ -119,24 +120,24 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def to_prune(items: Iterable[KeptItem], *, data: bool) -> list[KeptItem]:
-    """Return those of *items* that are unreferenced: archives, and with *data* persistent layers and named volumes, too."""
+    """Return the unreferenced ones of *items*: archives, and with *data* also persistent layers and named volumes."""
     return [item for item in items if not item.referenced and (data or item.kind == "archive")]
 
 
 def in_words(items: Sequence[KeptItem]) -> str:
-    """Return how many *items* of which kind there are: "2 persistent layers and 1 named volume"."""
+    """Return the number of *items* of each kind as text: "2 persistent layers and 1 named volume"."""
     counts = [(sum(item.kind == kind for item in items), NAMES[kind]) for kind in KINDS]
     words = [f"{count} {one if count == 1 else many}" for count, (one, many) in counts if count]
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "nothing"
 
 
 def total(sizes: Iterable[int | None]) -> int:
-    """Return the sum of *sizes*, without those that are not known."""
+    """Return the sum of the known ones of *sizes*."""
     return sum(size for size in sizes if size is not None)
 
 
 def human_size(size: int | None) -> str:
-    """Return *size* bytes for people: "1.5 GiB"; "?" for None."""
+    """Return *size* in bytes as text: "1.5 GiB"; "?" for None."""
     if size is None:
         return "?"
     for unit, bits in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
@@ -146,7 +147,7 @@ def human_size(size: int | None) -> str:
 
 
 def listing(items: Sequence[KeptItem]) -> list[tuple[str, str, str, str]]:
-    """Return a row for each of *items*: name, size, time of the last use, and who refers to it."""
+    """Return a row for each of *items*: name, size, time of the last use, and references."""
     rows = []
     for item in items:
         used = "?" if item.used is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
@@ -165,7 +166,7 @@ def _references(item: KeptItem) -> str:
 
 
 def sums(inventory: Inventory) -> list[dict[str, Any]]:
-    """Return for each kind, and for what is left over, the number, the bytes, and the bytes of what is unreferenced."""
+    """Return for each kind, and for leftovers, the number, the bytes, and the bytes that are unreferenced."""
     found: list[dict[str, Any]] = []
     for kind in KINDS:
         items = [item for item in inventory.items if item.kind == kind]

@@ -1,4 +1,4 @@
-"""Removing what is kept, under its lock and under the ids that its files belong to; what is in use is refused."""
+"""Remove items of the state directory, under their locks and the ids that own their files; refuse those in use."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _KINDS: dict[str, Kind] = {"layer": "layer", "volume": "volume", "archive": "arc
 
 
 def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
-    """Return what the argument *thing* names: KIND:NAME, or the id of a run or a unique beginning of it.
+    """Return what the argument *thing* refers to: KIND:NAME, or the id of a run or a unique prefix of one.
 
     Raises:
-        StateError: there is no such thing, or more than one.
+        StateError: nothing has this name, or more than one thing has.
     """
     prefix, colon, name = thing.partition(":")
     if colon and prefix in _KINDS:
         kind = _KINDS[prefix]
         names = list_names(state_directory, kind)
-        # The names of archives are digests: a beginning will do.
+        # A prefix is enough for archives, whose names are digests.
         found = [one for one in names if one == name or (kind == "archive" and name and one.startswith(name))]
         if len(found) == 1:
             return kind, found[0]
@@ -42,7 +42,7 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
             f"{thing}: {prefix} is no kind of thing that is kept",
             hint="write layer:NAME, volume:NAME or archive:NAME",
         )
-    if not thing:  # which every id begins with
+    if not thing:  # the empty string is a prefix of every id
         raise StateError("an empty argument names nothing", hint="`sandbox ls` lists what is kept")
     runs = [run for run in list_runs(state_directory) if run.id.startswith(thing)]
     exact = [run for run in runs if run.id == thing] or runs
@@ -59,7 +59,7 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
 
 
 def remove_run(run: Run) -> None:
-    """Remove what the ended *run* has left.
+    """Remove the leftovers of the ended *run*.
 
     Raises:
         StateError: it has not ended, or belongs to another machine.
@@ -81,13 +81,13 @@ def remove_run(run: Run) -> None:
 
 
 def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
-    """Remove what is kept as *name*.
+    """Remove the item *name* of *kind*.
 
-    It loses its name first, in one step: a start that comes in between makes it anew and finds nothing of it.
+    It is renamed first, so that a concurrent start creates a new item and sees no part of the old one.
 
     Raises:
-        StateError: it is in use, or a file of it cannot be removed.
-        SandboxError: the user namespace that its files belong to cannot be made.
+        StateError: it is in use, or one of its files cannot be removed.
+        SandboxError: the user namespace that its files belong to cannot be created.
     """
     base = os.path.join(state_directory, BASES[kind])
     path = os.path.join(base, name)
@@ -121,9 +121,9 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
 
 
 def remove_interrupted(state_directory: str, warn: Callable[[str], None]) -> list[str]:
-    """Remove what interrupted removals and imports of this machine have left; returns the paths that are gone.
+    """Remove the leftovers of interrupted removals and imports of this machine; return the removed paths.
 
-    *warn* is called with the reason why one cannot be removed; the others are removed all the same.
+    *warn* receives the reason for each that cannot be removed; the others are removed all the same.
     """
     gone: list[str] = []
     for path, ids in interrupted_removals(state_directory):

@@ -3,8 +3,8 @@
     STATE/NAME/KEY      a line with a digest, then the content
 
 A cached file is used only if it belongs to this user, no other user may write it, and its digest was made with the secret of the
-run directory (sandbox/state/run_directory.py). Write access to the state directory is not enough to forge one. KEY is derived from
-everything that the content depends on, so no file becomes outdated. The oldest files are removed to make room for new ones.
+run directory (sandbox/state/run_directory.py). Write access to the state directory is not enough to forge one. KEY is derived
+from everything that the content depends on, so no file becomes outdated. The oldest files make room for new ones.
 """
 
 from __future__ import annotations

@@ -283,8 +283,8 @@ class RunDirectory:
         """Lock *path*. With *resume*, *path* may contain the writable layer of an earlier run.
 
         *records* is the directory of the record, *path* if None. The record begins with *facts*, and *path* receives a copy of
-        that beginning. *record* is the new record of the writable layer (its file and the layers below it); *before* is the expected
-        one. *refuse* is called under the lock, and returns an error if the directory may not be used. *aside* is released
+        that beginning. *record* is the new record of the writable layer (its file and the layers below it); *before* is the
+        expected one. *refuse* is called under the lock, and returns an error if the directory may not be used. *aside* is released
         before the directories are removed.
 
         Raises:
