@@ -212,9 +212,8 @@ def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
         if run.verdict != "ended":
             continue
         ids = None if run.record is None else ids_from_json(run.record.ids)
-        paths = (
-            directories_of(run.path, run.record) or ()
-        )  # none: a run whose directory is unknown is left alone
+        # None: the run's directory is unknown, and is left alone.
+        paths = directories_of(run.path, run.record) or ()
         found += [(path, ids) for path in paths if os.path.isdir(path)]
     return found
 

@@ -130,8 +130,8 @@ class StateDirectory:
     def new_run(self, ids: IdPlan, *, name: str, uses: Mapping[str, Any] | None = None) -> RunDirectory:
         """Create the directories of a starting sandbox, locked. *uses* is part of its record (sandbox/state/run_record.py).
 
-        They are renamed to their final names once the record is written: before that, commands on other nodes cannot know whose
-        they are.
+        They are renamed to their final names once the record is written. Before that, commands on other nodes cannot know which
+        node they belong to.
 
         Raises:
             OSError: they cannot be created.
@@ -284,8 +284,8 @@ class RunDirectory:
 
         *records* is the directory of the record, *path* if None. The record begins with *facts*, and *path* receives a copy of
         that beginning. *record* is the new record of the writable layer (its file and the layers below it); *before* is the
-        expected one. *refuse* is called under the lock, and returns an error if the directory may not be used. *aside* is released
-        before the directories are removed.
+        expected one. *refuse* is called under the lock, and returns an error if the directory may not be used. *aside* is
+        released before the directories are removed.
 
         Raises:
             StateError: *in_use*, if another process has the lock; or the directory belongs to other ids, or has another record.
@@ -394,9 +394,8 @@ class RunDirectory:
                 with open(last, "xb"):
                     os.chmod(last, 0o644)
         fd = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if (
-            os.geteuid() != 0
-        ):  # the real root's id is not mapped inside, so the server shows root as the owner anyway
+        # Real root's id is not mapped in the sandbox, so the server shows it as the sandbox's root anyway.
+        if os.geteuid() != 0:
             self.unowned.append(fd)
         return fd
 
