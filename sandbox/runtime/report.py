@@ -18,9 +18,7 @@ from unionfs._stdlib.typing import Literal
 
 How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 
-_BLOCK = (
-    512  # the unit of ru_inblock and ru_oublock in bytes, whatever the disk's block size is; getrusage(2)
-)
+_BLOCK = 512  # the unit of ru_inblock and ru_oublock in bytes, for every disk; getrusage(2)
 _BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
 _ABOUT = 1.1  # the process, forked from process 1, may have grown by this factor before exec
 _ORDER = tuple(item.name for item in fields(Limits))

@@ -73,10 +73,10 @@ class Denials:
             seccomp.answer(self._listener, call, errno.ENOSYS)
 
     def _end(self, call: Call, *, handled: bool) -> None:
-        """Kill the process of *call*, as the filter would. Where the filter kills one thread, this ends its whole process.
+        """Kill the process of *call*, as the filter would. If the filter kills only a thread, the whole process ends here.
 
-        A filter's own SIGSYS can be neither blocked nor ignored, and be caught only if *handled*. The SIGSYS sent here can be.
-        If the process would survive it in this way, send SIGKILL.
+        The SIGSYS of the kernel can be neither blocked nor ignored, and a handler catches it only if *handled*. The SIGSYS sent
+        here can be blocked or ignored. If the process would survive it in this way, send SIGKILL instead.
         """
         status = _status_of(call.process)
         escapes = ("SigBlk", "SigIgn") if handled else ("SigBlk", "SigIgn", "SigCgt")

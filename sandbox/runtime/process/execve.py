@@ -140,7 +140,7 @@ def _drop_privileges(
 ) -> None:
     sets = capabilities.sets_for(account.uid, plan.capabilities, plan.added_capabilities)
     if walled and not plan.no_new_privileges:
-        # Without no_new_privs, seccomp and Landlock require CAP_SYS_ADMIN over the namespace. Exec removes it from all sets.
+        # Without no_new_privs, seccomp and Landlock require CAP_SYS_ADMIN over the namespace. No set with it outlasts exec.
         sets = replace(sets, permitted=sets.permitted | {"SYS_ADMIN"})
     progress.at("process.cwd")
     os.chdir(plan.cwd)

@@ -35,7 +35,7 @@ class Children:
         self.more = False
 
     def reap(self) -> int | None:
-        """Reap ended children until the program is among them. Return its exit status, -N for signal N; None if it still runs."""
+        """Reap some ended children, up to the program. Return how it ended, -N for signal N; None if it was not among them."""
         self.more = False
         for _ in range(_AT_ONCE):
             try:
