@@ -59,7 +59,7 @@ def program_for(
 def serving_program(facts: HostFacts, *, state_fd: int, secret: bytes | None) -> bytes | None:
     """Return the BPF program of the filter for the file system server.
 
-    Return None if this machine has no filters or no libseccomp, because a file may permit to run without.
+    Return None if this machine has no seccomp filters, no libseccomp or an unknown type: a file may permit to run without.
 
     Raises:
         HostError: libseccomp is there, but the filter cannot be compiled.
