@@ -1,16 +1,18 @@
-"""From a spec and the facts of this machine to a plan: what will be done, in order, all of it values. Pure.
+"""Plan a sandbox: turn a spec and the facts of this machine into a plan, an ordered set of values, without side effects.
 
-    values      the plan, and what it is made of; `describe`
-    findings    what is refused, and what will differ from what the file asks for
-    exposure    what the program can change of its own next start
-    kept        persistent layers that are kept, and for whom
-    operations  what happens inside the namespaces, as values; mount_order puts it in order
-    ids, namespaces, native, root, private, storage, volumes, limits, environment, process, filters      one part of the plan each
-    make        the whole: `make_plan`, which refuses, and `draft`, which goes on and says what is refused
+    operations   the operations inside the namespaces, as values
+    values       the plan and its parts; `describe`
+    findings     refusals, and degradations from what the file asks for
+    ids, namespaces, private, storage, volumes, direct_bind, root, limits, environment, process, filters
+                 one part of the plan each
+    exposure     what the program can change of its own next start
+    kept         persistent layers in the state directory, and which file may use each
+    mount_order  the order of the operations
+    make         the whole plan: `make_plan` raises the refusals, `draft` returns them with the rest of the plan
 
-A line imports only lines above it. Every refusal is made here, before anything is touched, and points at its place in
-the file. Nothing that was asked for is dropped: it is in the plan, or it is refused, or, where the file allows that, it
-is a `Degradation`.
+A module imports only modules that are listed above it, or before it in its line. Every refusal is made here, before anything
+is changed, and gives the place of the setting in the file. No setting is dropped silently: it is in the plan, it is refused,
+or, if the file allows that, it is a `Degradation`.
 """
 
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables

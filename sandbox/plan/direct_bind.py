@@ -1,4 +1,7 @@
-"""Native paths: directories that are bound from the one layer that has them. Which layer that is only the store can tell."""
+"""Plan direct binds: directories that are bind-mounted from the one layer that has them.
+
+Only the layer store can find that layer, so the plan does not name it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from sandbox.spec.model import Spec
 def plan_direct_binds(
     spec: Spec, capabilities: frozenset[str], findings: Findings, *, own_user: bool
 ) -> tuple[DirectBind, ...]:
-    """Return the native paths in the order in which they are mounted; none where they cannot be had at all.
+    """Return the direct binds in mount order; an empty tuple if none is possible.
 
-    *own_user* says whether the user namespace is the sandbox's own.
+    *own_user* tells whether the sandbox has its own user namespace.
     """
     problem = bind_problem(spec, capabilities, own_user=own_user)
     optional = "native" in spec.root.optional
@@ -36,7 +39,7 @@ def plan_direct_binds(
 
 
 def bind_problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) -> tuple[str, str] | None:
-    """Return why nothing of the layers can be bound for a program with *capabilities*, and what to do."""
+    """Return the reason why no part of a layer can be bound for a program with *capabilities*, and a hint; None if it can."""
     if all(layer.kind == "dir" for layer in spec.root.layers):
         return (
             "no layer is an archive: of a directory of this machine nothing is bound, as its sockets could then be connected to",

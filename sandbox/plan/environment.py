@@ -1,4 +1,4 @@
-"""The environment of the program: what the file sets, what a file of variables sets, what is passed on, and defaults."""
+"""Plan the environment variables of the program, from the spec, its env_file, inherited variables and defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A variable of a file of variables, and the line that sets it, counted from 1."""
+    """A variable of an env_file, and the line that sets it, counted from 1."""
 
     name: str
     value: str
@@ -31,7 +31,7 @@ def plan_environment(
     *,
     terminal: bool,
 ) -> Mapping[str, str]:
-    """Return the variables: process.env wins over process.env_file, that over process.inherit_env, and all over defaults."""
+    """Return the variables. In falling precedence: process.env, process.env_file, process.inherit_env, defaults."""
     env = {"PATH": DEFAULT_PATH, "container": "sandbox"}
     if terminal:
         env["TERM"] = environ.get("TERM", "xterm")
@@ -61,11 +61,11 @@ def _of_file(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> M
 
 
 def parse_variables(content: bytes, path: str) -> tuple[list[Variable], list[Diagnostic]]:
-    """Return what a file of variables sets, in order, and what is wrong with it.
+    """Return the variables of an env_file, in order, and a diagnostic for each line with a mistake.
 
-    The format is that of --env-file of docker-run(1): a line is NAME=VALUE, the value as it is, quotes included; blank
-    lines and lines that begin with # say nothing. A NAME alone, which takes its value from outside there, is a mistake:
-    process.inherit_env says that. Messages do not quote values, which are often secrets.
+    The format is that of --env-file of docker-run(1): each line is NAME=VALUE. The value is taken as it is, quotes included.
+    Blank lines and lines that begin with # are ignored. A NAME alone is a mistake here: in docker-run(1) it passes the
+    caller's variable on, which process.inherit_env does. Messages do not quote values, which are often secrets.
     """
     variables: list[Variable] = []
     mistakes: list[Diagnostic] = []
@@ -90,7 +90,7 @@ def parse_variables(content: bytes, path: str) -> tuple[list[Variable], list[Dia
 def _wrong(name: str, value: str, *, has_value: bool) -> tuple[str, str] | None:
     """Return message and hint for a line that sets no variable."""
     if not has_value:
-        # Whatever it is, it may be a secret that lost its name.
+        # Do not quote the line: it may be a secret whose name is missing.
         return "expected NAME=VALUE", "to pass a variable on, name it in process.inherit_env"
     if name.startswith("\ufeff"):
         return "the file starts with a byte order mark", "save it as UTF-8 without byte order mark"

@@ -1,11 +1,12 @@
-"""What the program can change of its own next start, through bind volumes that it may write to.
+"""Find what the program can change of its own next start, through bind volumes that it may write to.
 
-    named_paths        every host path that a file names, or is read from
-    without_planted    facts in which paths that lead over a symbolic link of such a volume are refused
-    exposures          warnings about files in such a volume that decide the next start
+    named_paths        every host path that a spec names, or is read from
+    without_planted    refuses paths that lead through a symbolic link in such a volume
+    exposures          warns about files in such a volume that decide the next start
 
-A program replaces what is in its volumes as it likes, symbolic links included. What a volume shows is compared by the identity of
-directories, and by the place in the file system, so that neither a second path nor a bind mount of the host hides it.
+A program can replace everything in its writable volumes, symbolic links included. Paths are compared with the contents of a
+volume by the identity of directories and by their place in the file system. So the comparison finds them through a second
+path or a bind mount of the host, too.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class NamedPath:
 
     path: str
     key: str
-    #: What it is for the next start, where its content decides about that; empty where only the object does.
+    #: Its role in the next start, if its content decides about that; empty if only the identity of the object matters.
     what: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Exposed:
-    """A path of the host that the program can change, and where in the sandbox a mount would have to cover it."""
+    """A host path that the program can change, and the path in the sandbox on which a mount would protect it."""
 
     path: str
     what: str
@@ -48,7 +49,7 @@ class _Exposed:
 
 
 def named_paths(spec: Spec) -> tuple[NamedPath, ...]:
-    """Return every host path that *spec* names, and the files that it is read from."""
+    """Return every host path that *spec* names, and the files from which *spec* was read."""
     return tuple(_named_paths(spec))
 
 
@@ -63,7 +64,7 @@ def _named_paths(spec: Spec) -> Iterator[NamedPath]:
             yield NamedPath(path=layer.path, key=f"root.layers[{number}]", what="a layer")
     for number, volume in enumerate(spec.volumes):
         if volume.type == "bind" and volume.source is not None:
-            # One that can be written is the program's anyway.
+            # The program may change a writable volume anyway.
             what = "the source of a read-only volume" if volume.read_only else ""
             yield NamedPath(path=volume.source, key=f"volumes[{number}].source", what=what)
     for number, device in enumerate(spec.devices):
@@ -84,7 +85,7 @@ def _named_paths(spec: Spec) -> Iterator[NamedPath]:
 
 
 def writable_volumes(spec: Spec) -> dict[int, str]:
-    """Return the sources of the bind volumes of *spec* that can be written, by their number."""
+    """Return the sources of the writable bind volumes of *spec*, by their number."""
     return {
         number: volume.source
         for number, volume in enumerate(spec.volumes)
@@ -93,7 +94,10 @@ def writable_volumes(spec: Spec) -> dict[int, str]:
 
 
 def watched_paths(spec: Spec, *, trees: Iterable[str], others: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the paths whose facts :func:`exposures` needs, and those of which it matters what they show; none if nothing can be exposed."""
+    """Return the paths whose facts :func:`exposures` needs, and those whose mounts below have to be known, too.
+
+    Both lists are empty if *spec* has no writable bind volume.
+    """
     volumes = writable_volumes(spec)
     if not volumes:
         return [], []
@@ -102,7 +106,7 @@ def watched_paths(spec: Spec, *, trees: Iterable[str], others: Iterable[str]) ->
 
 
 def shown_at(fact: PathFact, met: Met) -> tuple[str, ...]:
-    """Return where below the object of *fact* that shows what was *met*, as relative paths; "" for the object itself."""
+    """Return the relative paths below the object of *fact* at which *met* is visible; "" for the object itself."""
     names = met.place.path.strip("/").split("/") if met.place.path != "/" else []
     found = [
         "/".join(names[number:])
@@ -120,11 +124,11 @@ def shown_at(fact: PathFact, met: Met) -> tuple[str, ...]:
 def without_planted(
     spec: Spec, paths: Mapping[str, PathFact], joined: Mapping[str, NamespaceFact], findings: Findings
 ) -> Mapping[str, PathFact]:
-    """Return *paths* with those refused that lead over a symbolic link in a volume that the program may write to.
+    """Return *paths*, with those marked as refused that lead through a symbolic link in a volume writable by the program.
 
-    *joined* are facts of :func:`sandbox.state.joined_namespaces.inspect`, which opens its paths once more.
-
-    Files that are extended, and namespaces, which nothing else of the plan looks at, are refused here.
+    *joined* are the facts of :func:`sandbox.state.joined_namespaces.inspect`. It opens the paths again, so the identities of
+    both are compared. This function also adds the refusals of extended files and of namespaces to *findings*, because no
+    other part of the plan reads their facts.
     """
     volumes = writable_volumes(spec)
     changed: dict[str, PathFact] = {}
@@ -181,12 +185,12 @@ def exposures(
     trees: Iterable[str],
     others: Iterable[str],
 ) -> tuple[Diagnostic, ...]:
-    """Return a warning for each volume through which the program can change what decides its next start.
+    """Return a warning for each volume through which the program can change files that decide its next start.
 
     Args:
         spec: the environment file.
         paths: facts of :func:`named_paths`, *trees* and *others*.
-        trees: directories of the launcher's own code, in which nothing else is.
+        trees: directories that contain only the launcher's own code.
         others: further paths of the launcher.
     """
     unmounts = _can_unmount(spec)
@@ -214,12 +218,12 @@ def exposures(
 
 
 def _can_unmount(spec: Spec) -> bool:
-    """Tell whether the program may take mounts away, so that none covers anything."""
+    """Tell whether the program may unmount, so that no mount protects a path."""
     asked = spec.security.capabilities
     try:
         return "SYS_ADMIN" in effective_set(DEFAULT, asked.drop, asked.add)
     except ValueError:
-        return False  # refused as what it is
+        return False  # plan_process refuses these capabilities
 
 
 def _exposed(
@@ -231,13 +235,13 @@ def _exposed(
             is_link = met.target is not None
             if not unmounts and _covered(path, target, spec, is_link=is_link):
                 continue
-            # A mount on a link is one on what it leads to: only one on a directory above keeps the link.
+            # mount(2) follows a symbolic link: only a mount on a directory above it protects the link itself.
             cover = path if not is_link else path.rpartition("/")[0] or "/"
             yield _Exposed(path=met.place.path, what=what, cover=cover)
 
 
 def _covered(path: str, target: str, spec: Spec, *, is_link: bool) -> bool:
-    """Tell whether a mount covers *path* of the sandbox, which the volume on *target* shows, against changes."""
+    """Tell whether a mount protects *path*, a path in the sandbox within the volume on *target*, from changes."""
     security = spec.security
     if any(
         _matches(pattern, path, is_link) for pattern in (*security.readonly_paths, *security.masked_paths)
@@ -250,7 +254,10 @@ def _covered(path: str, target: str, spec: Spec, *, is_link: bool) -> bool:
 
 
 def _matches(pattern: str, path: str, is_link: bool) -> bool:
-    """Tell whether *path* is what *pattern* stands for or lies below it, a link below only; ``*`` is the rest of a name."""
+    """Tell whether *path* matches *pattern* or lies below a match; a symbolic link has to lie below.
+
+    ``*`` matches the rest of a name.
+    """
     asked, names = pattern.strip("/").split("/"), path.strip("/").split("/")
     if len(asked) > len(names) - is_link:
         return False
@@ -261,7 +268,7 @@ def _matches(pattern: str, path: str, is_link: bool) -> bool:
 
 
 def _told(exposed: list[_Exposed]) -> Iterator[str]:
-    """Yield what is exposed, each path once, and of the launcher's directories the outermost."""
+    """Yield a description of each exposed path, once; of nested directories of the launcher only the outermost."""
     own = [one.path for one in exposed if one.what == _LAUNCHER]
     seen = set()
     for one in exposed:

@@ -1,4 +1,4 @@
-"""The plan of seccomp and Landlock: which system calls the program may make, and which files it may reach."""
+"""Plan the seccomp filter and the Landlock rules of the program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNCONFINED = 'allow the sandbox to run without a filter: optional = ["seccomp"]
 
 
 def seccomp_profile(spec: Spec) -> str | None:
-    """Return the path of the profile that *spec* names; None where it names none."""
+    """Return the path of the seccomp profile that *spec* names; None if it names none."""
     profile = _asked(spec).profile
     return profile if "/" in profile else None
 
@@ -39,7 +39,7 @@ def plan_seccomp(
     capabilities: frozenset[str],
     findings: Findings,
 ) -> SeccompPlan | None:
-    """Plan the filter for a program that may have *capabilities*; None where it gets none."""
+    """Plan the seccomp filter for a program that may have *capabilities*; return None if it gets no filter."""
     asked = _asked(spec)
     if asked.profile == "unconfined" and not asked.deny:
         return None
@@ -65,7 +65,7 @@ def plan_seccomp(
 
 
 def _what_lacks(facts: HostFacts, *, log: bool) -> tuple[str, str] | None:
-    """Return why there can be no filter here, and what to do about it; None where there can."""
+    """Return the reason why no filter is possible on this machine, and a hint; None if one is."""
     if "errno" not in facts.seccomp_actions:
         return "this kernel has no filters of system calls", "boot one with CONFIG_SECCOMP_FILTER"
     if log and "log" not in facts.seccomp_actions:
@@ -119,7 +119,7 @@ def _refuse_unknown(asked: Seccomp, findings: Findings) -> None:
 
 
 def plan_landlock(spec: Spec, facts: HostFacts, findings: Findings) -> Rules | None:
-    """Plan the rules of Landlock: all that the file asks for, or none."""
+    """Plan the Landlock rules: all that the file asks for, or none (None)."""
     asked = spec.security.landlock
     if asked is None:
         return None

@@ -1,4 +1,4 @@
-"""What planning finds: what is refused, so that the user sees all of it at once, and what will be different."""
+"""Collect the refusals and degradations of a plan, so that the user sees all of them at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unionfs._stdlib.typing import Any
 
 @dataclass(slots=True)
 class Findings:
-    """Collects refusals and differences of the plan for *spec*."""
+    """Collects refusals and degradations of the plan for *spec*; :func:`sandbox.plan.make.draft` creates it."""
 
     spec: Spec
     refusals: list[Diagnostic] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Findings:
 
     @classmethod
     def of(cls, spec: Spec) -> Findings:
-        """Begin with what this version does not enforce: refused, or different where the file allows it."""
+        """Begin with the settings that this version does not enforce: each is refused, or degraded if the file allows that."""
         findings = cls(spec)
         for diagnostic in spec.unenforced:
             if diagnostic.severity == "error":
@@ -39,7 +39,7 @@ class Findings:
         return findings
 
     def refuse(self, key: str, message: str, hint: str | None = None) -> None:
-        """Note that the setting *key* cannot be had here."""
+        """Record that the setting *key* cannot be fulfilled on this machine."""
         self.refusals.append(self.spec.diagnose(key, message, hint))
 
     def differ(
@@ -51,7 +51,7 @@ class Findings:
         warned: bool = True,
         value: object = None,
     ) -> None:
-        """Note that something else than the setting *key* asks for will be in effect; a limit is told with its *value*."""
+        """Record that the setting *key* will not be in effect as asked; a limit is recorded with its *value*."""
         self.differences.append(
             Degradation(
                 key=key,
@@ -65,7 +65,7 @@ class Findings:
 
 
 def written(spec: Spec, path: KeyPath) -> str:
-    """Return the value of *spec* at *path*, or of the innermost table around it that there is, as TOML on one line."""
+    """Return the value of *spec* at *path*, or of the innermost existing table around it, as TOML on one line."""
     value: Any = spec
     for length, part in enumerate(path):
         try:

@@ -1,4 +1,4 @@
-"""Which ids the sandbox has, and which of them the program runs as."""
+"""Plan the uid and gid maps of the sandbox, and the user and groups that the program runs as."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.spec.tables import IdRange
 from sandbox.spec.values import User
 from unionfs._stdlib.dataclasses import replace
 
-# Which packages and which free range that takes, doctor finds out: a range named here could be another account's.
+# doctor finds the packages and a free range of subordinate ids. A range named here could belong to another account.
 _SUBID_HINT = "remove it, or get more ids: `sandbox doctor` names the command"
 _HELPER_HINT = "install uidmap, or map nothing but your own ids: { inside = 0, outside = YOURS, count = 1 }"
 _ROOT_KEEPS_NO_ID = "root of the sandbox would be root of this machine"
@@ -28,9 +28,10 @@ def plan_ids(
     *,
     joined: bool = False,
 ) -> IdPlan:
-    """Map the ids that the file asks for, or the one that anybody may map; refuse accounts that then lack.
+    """Plan the ids that the file asks for, or the single id that every account may map; refuse users that are not mapped.
 
-    *within* is the user namespace in which the sandbox's own is made, or which it has if *joined*; None for ours.
+    *within* is the user namespace in which the sandbox's own is created or, if *joined*, the one that the sandbox joins. It
+    is None for the launcher's.
     """
     if within is not None and joined:
         ids = _of(within, facts)
@@ -47,13 +48,13 @@ def plan_ids(
 
 
 def inner_maps(ids: IdPlan, within: UserNamespaceFact) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
-    """Return the maps of *ids* as they are written in the user namespace *within*; None where it lacks some."""
+    """Return the maps of *ids* as they are written within the user namespace *within*; None if it lacks some of the ids."""
     uid_map, gid_map = through(within.uid_map, ids.uid_map), through(within.gid_map, ids.gid_map)
     return None if uid_map is None or gid_map is None else (uid_map, gid_map)
 
 
 def _of(within: UserNamespaceFact, facts: HostFacts) -> IdPlan:
-    """Return the ids of a user namespace that is there already."""
+    """Return the ids of an existing user namespace."""
     ids = _planned(facts, within.uid_map, within.gid_map)
     return replace(ids, setgroups=within.setgroups)
 
@@ -61,7 +62,7 @@ def _of(within: UserNamespaceFact, facts: HostFacts) -> IdPlan:
 def _reduced(
     spec: Spec, ids: IdPlan, within: UserNamespaceFact, facts: HostFacts, findings: Findings
 ) -> IdPlan:
-    """Return the ids that are to be had in a user namespace that has not all of *ids*."""
+    """Return the ids of the user namespace *within*, which lacks some of *ids*; refuse if the file insists on its own."""
     reason = "the sandbox whose namespaces are joined has not all of these ids"
     key = "ids.uid_map" if spec.ids.uid_map else "ids.map"
     if spec.is_set(key) and key.removeprefix("ids.") not in spec.ids.optional:
@@ -72,7 +73,10 @@ def _reduced(
 
 
 def program_user(spec: Spec, facts: HostFacts, ids: IdPlan) -> User:
-    """Return who the program runs as: under keep-id, unless the file says, who starts the sandbox (as with podman)."""
+    """Return the user that the program runs as.
+
+    With keep-id and no process.user in the file, that is the user who starts the sandbox (as with podman).
+    """
     if spec.ids.map == "keep-id" and not spec.is_set("process.user"):
         own = (lookup(ids.uid_map, facts.uid), lookup(ids.gid_map, facts.gid))
         if own == (facts.uid, facts.gid):
@@ -81,10 +85,10 @@ def program_user(spec: Spec, facts: HostFacts, ids: IdPlan) -> User:
 
 
 def program_groups(spec: Spec, user: User, ids: IdPlan) -> tuple[int | str, ...] | None:
-    """Return the supplementary groups of the program, which runs as *user*; None for those that /etc/group has for it.
+    """Return the supplementary groups of the program, which runs as *user*; None for those that /etc/group lists.
 
-    As docker has it: a user with a group of its own choice has that one alone. Where there is no group but 0, or setgroups(2) is
-    denied, those of the host stay or none is left.
+    As with docker, a user with an explicit group gets no supplementary groups. A user given by number gets none either, nor
+    does any user if only group 0 exists. If setgroups(2) is denied, the program keeps the groups of the host.
     """
     if spec.process.groups is not None:
         return spec.process.groups
@@ -128,7 +132,7 @@ def _refuse_all_but_zero(spec: Spec, facts: HostFacts, findings: Findings) -> No
 
 
 def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None:
-    """Return the ids of ids.uid_map and ids.gid_map; None where the file lets them go, or they are refused."""
+    """Return the ids of ids.uid_map and ids.gid_map; None if they are refused, or the file makes them optional and they fail."""
     found: list[tuple[str, str, str]] = []
     for groups, key in enumerate(("uid_map", "gid_map")):
         id_map = _entries(getattr(spec.ids, key))
@@ -155,7 +159,7 @@ def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None
 
 
 def _is_own(spec: Spec, facts: HostFacts) -> bool:
-    """Tell whether nothing is mapped but the account itself, which takes no helper."""
+    """Tell whether only the account itself is mapped, which needs neither newuidmap nor newgidmap."""
     maps = ((spec.ids.uid_map, facts.uid), (spec.ids.gid_map, facts.gid))
     return all(len(ranges) == 1 and (ranges[0].outside, ranges[0].count) == (own, 1) for ranges, own in maps)
 
@@ -184,7 +188,7 @@ def _planned(facts: HostFacts, uid_map: tuple[IdMap, ...], gid_map: tuple[IdMap,
         gid_map=gid_map,
         helpers=None if own_uid and own_gid else facts.map_helpers,
         single=is_single(uid_map) and is_single(gid_map),
-        # user_namespaces(7): else a process could drop a group that denies it something.
+        # user_namespaces(7): a process could otherwise drop a group that denies it access.
         setgroups=facts.setgroups and (facts.uid == 0 or not own_gid),
     )
 
@@ -212,7 +216,7 @@ def _refuse_unmapped(spec: Spec, ids: IdPlan, findings: Findings) -> None:
 
 
 def _spans(ranges: Iterable[tuple[int, int]]) -> str:
-    """Return *ranges*, of start and count, in words, those that touch as one: "0-65535 and 100000"."""
+    """Return *ranges* of start and count in words, adjacent ones merged: "0-65535 and 100000"."""
     merged: list[list[int]] = []
     for start, count in sorted(ranges):
         if merged and merged[-1][0] + merged[-1][1] == start:

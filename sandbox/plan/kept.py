@@ -1,4 +1,4 @@
-"""Persistent layers that are kept, and whether one is for the file and the layers that it is to be used with. Pure."""
+"""Check whether a persistent layer belongs to the file and the layers that it is to be used with. No side effects."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from unionfs._stdlib.dataclasses import dataclass, replace
 
 _STDIN = "<stdin>"
 _MAX_TOLD = 3
-"""Orphans that one warning names."""
+"""The most orphaned layers that one warning names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLayer:
-    """A persistent layer that is kept, and what became of the file that it was kept from."""
+    """A persistent layer in the state directory, and the state of the environment file that it was created for."""
 
     name: str
     #: Its directory.
     path: str
     record: LayerRecord
-    #: Whether the recorded file is there, and whether it is the one that is started, under whatever name.
+    #: Whether the recorded file exists, and whether it is the file that is started now, possibly under another name.
     has_file: bool = True
     same_file: bool = False
-    #: The real paths of archives that have another time of change than recorded, and the recorded content.
+    #: The real paths of archives whose modification time differs from the record, but whose content does not.
     unchanged: frozenset[str] = frozenset()
 
     def discard(self) -> str:
-        """Return the command that removes it."""
+        """Return the command that removes the layer."""
         import shlex  # only for messages
 
         return f"sandbox rm {shlex.quote(f'layer:{self.name}')}"
 
     def shown(self) -> str:
-        """Return what it is for people: "persistent layer NAME, kept from FILE over LAYERS"."""
+        """Return the layer for messages: "persistent layer NAME, kept from FILE over LAYERS"."""
         return f"persistent layer {self.name}, kept from {self.record.file or 'an unknown file'} over {self.record.shown()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What is kept that a file may use: its persistent layer, those whose files are gone, and its named volumes."""
+    """What the state directory has for a file: its persistent layer, layers whose files are gone, and its named volumes."""
 
     own: KeptLayer | None = None
     orphans: tuple[KeptLayer, ...] = ()
@@ -54,7 +54,7 @@ NOTHING_KEPT = Kept()
 
 
 def make_record(spec: Spec, layers: tuple[LayerPlan, ...], paths: Mapping[str, PathFact]) -> LayerRecord:
-    """Return what is recorded of a persistent layer of *spec* over *layers*."""
+    """Return the record of a persistent layer of *spec* over *layers*."""
     versions = {fact.real: fact.version for fact in paths.values()}
     return LayerRecord(
         file=spec.file if spec.file in spec.read_from else _STDIN,
@@ -68,7 +68,7 @@ def make_record(spec: Spec, layers: tuple[LayerPlan, ...], paths: Mapping[str, P
 def check_kept(
     spec: Spec, kept: Kept, record: LayerRecord, findings: Findings, *, accept_layers: bool
 ) -> None:
-    """Refuse a persistent layer that was kept from another file than *record* says, or over other layers."""
+    """Refuse a persistent layer that was created for another file than that of *record*, or over other layers."""
     own = kept.own
     if spec.root.writable != "persistent" or own is None or own.record.layers is None:
         return
@@ -80,7 +80,9 @@ def check_kept(
             f"{own.shown()}, is not this file's",
             f"{others}; or give it to this file: sandbox adopt {file} {own.name}",
         )
-    planned = len(record.layers or ()) == len(spec.root.layers)  # else one of them is refused
+    planned = len(record.layers or ()) == len(
+        spec.root.layers
+    )  # otherwise one of the layers is refused already
     if planned and not own.record.has_layers_of(record, own.unchanged) and not accept_layers:
         changed = (
             f"{record.shown()}, an archive that has changed since"
@@ -95,7 +97,7 @@ def check_kept(
 
 
 def orphan_warnings(spec: Spec, kept: Kept, record: LayerRecord) -> tuple[Diagnostic, ...]:
-    """Return a warning if *spec* begins a new persistent layer, and one over the same layers has lost its file."""
+    """Return a warning if *spec* begins a new persistent layer while one exists over the same layers whose file is gone."""
     orphans = [one for one in kept.orphans if one.record.has_layers_of(record)][:_MAX_TOLD]
     if (
         spec.root.writable != "persistent"

@@ -1,4 +1,4 @@
-"""What the sandbox may use: limits that a cgroup holds, and those of each process."""
+"""Plan the resource limits of the sandbox: those that a cgroup enforces, and the rlimits of each process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unionfs._stdlib.typing import Any
 CGROUP_LIMITS = ("memory", "memory_high", "swap", "cpus", "cpu_weight", "cpuset", "pids", "io")
 PROCESS_LIMITS = tuple(rlimits.RESOURCES)
 
-#: The limits as limits.conf(5) calls them; in capitals behind RLIMIT_ they are those of getrlimit(2).
+#: The names of the limits in limits.conf(5); in capitals after RLIMIT_ they are the names of getrlimit(2).
 LIMITS_CONF_NAMES = {
     "open_files": "nofile",
     "processes": "nproc",
@@ -27,25 +27,25 @@ LIMITS_CONF_NAMES = {
 }
 
 
-#: What the file system's server may have at least, beside a program with limits.
+#: The least memory (bytes) and process count that the file system server gets beside a program with limits.
 _SERVER_MEMORY = 1 << 30
 _SERVER_PIDS = 128
 _RATES = ("read", "write", "read_operations", "write_operations")
 
 
 def wants_cgroup(spec: Spec) -> bool:
-    """Tell whether *spec* asks for a limit that takes a cgroup."""
+    """Tell whether *spec* asks for a limit that needs a cgroup."""
     return any(getattr(spec.limits, name) not in (None, ()) for name in CGROUP_LIMITS)
 
 
 def plan_cgroup(
     spec: Spec, facts: HostFacts, paths: Mapping[str, PathFact], findings: Findings
 ) -> tuple[CgroupLimits, CgroupLevel]:
-    """Return the limits that a cgroup of this machine holds, and how it is had; those that it cannot hold are left out.
+    """Return the limits that a cgroup of this machine can enforce, and the level of that cgroup; others are left out.
 
-    Of the levels of this machine the first is taken that holds all limits, else the first that holds most. No rlimit stands
-    in for a cgroup: each is of one process, or of one user. RLIMIT_AS, which looks like one of memory, counts addresses:
-    runtimes that compile at run time reserve many times of what they use, and would not start.
+    The first cgroup level of this machine that enforces all limits is taken, otherwise the first that enforces most. No
+    rlimit replaces a cgroup limit: an rlimit applies to one process, or to one user. RLIMIT_AS does not limit memory but
+    address space. Runtimes with a JIT compiler reserve many times the memory that they use, and would not start under it.
     """
     wanted: dict[str, Any] = {name: getattr(spec.limits, name) for name in CGROUP_LIMITS}
     wanted["io"] = _plan_io(spec, paths, findings)
@@ -68,10 +68,10 @@ def plan_cgroup(
 
 
 def plan_server_cgroup(limits: CgroupLimits) -> CgroupLimits:
-    """Return the limits of the file system's server beside a program with *limits*.
+    """Return the limits of the file system server beside a program with *limits*.
 
-    It works for the program, so the program must not be able to take through it what it may not take itself. It needs
-    memory for the tree that it shows, a processor to answer, and threads, however little the program has.
+    The server works for the program, so the program must not evade its own limits through the server. However low those
+    are, the server needs memory for the tree that it serves, a processor to reply, and threads.
     """
     return CgroupLimits(
         memory=None if limits.memory is None else max(limits.memory, _SERVER_MEMORY),
@@ -81,7 +81,7 @@ def plan_server_cgroup(limits: CgroupLimits) -> CgroupLimits:
 
 
 def _plan_io(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> tuple[IoRates, ...]:
-    """Return the rates of each disk; of two for the same the lower ones hold."""
+    """Return the rates of each disk; if two entries limit the same disk, the lower rates apply."""
     found: dict[str, IoRates] = {}
     for index, limit in enumerate(spec.limits.io):
         fact = paths[limit.path]
@@ -121,7 +121,7 @@ def _cgroup_hint(name: str, optional: Sequence[str], facts: HostFacts) -> str:
 
 
 def plan_process_limits(spec: Spec, facts: HostFacts, findings: Findings) -> Mapping[str, int | str]:
-    """Return the limits of each process that can be set; those above a hard limit are left out."""
+    """Return the rlimits that can be set; those above a hard limit are left out."""
     wanted: dict[str, int | str] = {}
     for name in PROCESS_LIMITS:
         value = getattr(spec.limits, name)

@@ -1,4 +1,4 @@
-"""The whole plan, from a spec and the facts of this machine."""
+"""Make the whole plan from a spec and the facts of this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass, replace
 
-#: Settings that may turn out wrong only in the running sandbox: its messages say where they are written.
+#: Settings whose mistakes may show only in the running sandbox; the plan records their places in the file for its messages.
 _FOUND_WRONG_LATER = (
     "root.server",
     "process.user",
@@ -42,20 +42,20 @@ _FOUND_WRONG_LATER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A plan as far as it can be made, and what stands against it: nothing is to be carried out if anything does."""
+    """A plan as far as it can be made, and what prevents it. A plan with a refusal or host error must not be executed."""
 
-    #: Without what is refused.
+    #: The plan without the refused settings.
     plan: Plan
-    #: What is wrong with the file on this machine, in the order of the file.
+    #: The settings that are refused on this machine, in the order of the file.
     refusals: tuple[Diagnostic, ...]
-    #: What this machine lacks that every sandbox needs.
+    #: What every sandbox needs and this machine lacks; None if it lacks nothing.
     host: HostError | None
 
     def accepted(self) -> Plan:
-        """Return the plan if it can be carried out.
+        """Return the plan if it can be executed.
 
         Raises:
-            SpecError: with every setting that cannot be had here, each at its place.
+            SpecError: with every refused setting, each at its place in the file.
             HostError: the machine lacks what every sandbox needs.
         """
         if self.refusals:
@@ -65,7 +65,7 @@ class Draft:
         return self.plan
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Return all that stands against the plan, in the order of the file; what the machine lacks comes first."""
+        """Return all that prevents the plan: what the machine lacks, then the refusals in the order of the file."""
         if self.host is None:
             return self.refusals
         return (
@@ -77,7 +77,8 @@ class Draft:
 def host_paths(spec: Spec, facts: HostFacts | None = None) -> list[str]:
     """Return every path of the host that *spec* names, for :func:`sandbox.host.paths.inspect_all`.
 
-    Where the program may write to a bind volume, these include the files that *spec* is read from, and the launcher's of *facts*.
+    If the program may write to a bind volume, these include the files that *spec* was read from, and the launcher's own, which
+    *facts* names.
     """
     layers = [layer.path for layer in spec.root.layers if layer.kind in LAYER_KINDS]
     sources = [
@@ -93,15 +94,15 @@ def _watched(spec: Spec, facts: HostFacts | None) -> tuple[list[str], list[str]]
 
 
 def host_files(spec: Spec) -> list[str]:
-    """Return those of :func:`host_paths` of which the plan needs the content."""
+    """Return those of :func:`host_paths` whose content the plan needs."""
     return [path for path in (spec.process.env_file, seccomp_profile(spec)) if path is not None]
 
 
 def host_details(spec: Spec, facts: HostFacts | None = None) -> Mapping[str, list[str]]:
-    """Return, as arguments of `inspect_all`, the paths of the host of which more has to be known.
+    """Return, as arguments of `inspect_all`, the host paths about which the plan needs further facts.
 
-    These are devices, what is bound, sources that take part in mount propagation, paths whose disk is limited, archives, directories that become
-    the root, and sources of which it matters what they show.
+    These are devices, bind sources, sources with mount propagation, paths whose disk is limited, archives, directories that
+    become the root, and sources whose mounts below have to be known.
     """
     slaves = [volume.source for volume in spec.volumes if volume.propagation == "slave"]
     binds = [volume.source for volume in spec.volumes if volume.type == "bind"]
@@ -133,7 +134,7 @@ def make_plan(
     """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
 
     Raises:
-        SpecError: with every setting that cannot be had here, each at its place.
+        SpecError: with every refused setting, each at its place in the file.
         HostError: the machine lacks what every sandbox needs.
     """
     made = draft(
@@ -164,19 +165,19 @@ def draft(
     kept: Kept = NOTHING_KEPT,
     accept_layers: bool = False,
 ) -> Draft:
-    """Plan the sandbox that *spec* describes on the machine that *facts* describe, as far as that goes.
+    """Plan the sandbox that *spec* describes on the machine that *facts* describe, and record refusals instead of raising them.
 
     Args:
-        spec: the environment file; what it asks for and this version does not enforce is refused, too.
+        spec: the environment file; settings that this version does not enforce are refused, too.
         facts: what this machine and account can do.
         paths: facts of :func:`host_paths`.
-        environ: where ``inherit_env`` takes values from.
-        state_directory: where named volumes are; empty where there is none.
+        environ: the variables from which ``inherit_env`` takes values.
+        state_directory: the directory of named volumes; empty if there is none.
         private: the directories that no program may reach.
-        joined: facts of :func:`sandbox.state.joined_namespaces.inspect`, where *spec* joins a namespace.
+        joined: facts of :func:`sandbox.state.joined_namespaces.inspect`, if *spec* joins a namespace.
         command: replaces command and arguments of the file.
         kept: facts of :func:`sandbox.state.layer_records.look`.
-        accept_layers: take a persistent layer that was made over other layers.
+        accept_layers: accept a persistent layer that was made over other layers.
     """
     findings = Findings.of(spec)
     found = paths
@@ -213,7 +214,7 @@ def draft(
         writable=spec.root.writable,
         record=record,
         record_before=None if kept.own is None else kept.own.record,
-        # "none" that cannot be had is refused, or as if it had not been asked for.
+        # If "none" is impossible, it was refused above, or the file makes it optional and "auto" applies.
         server="auto" if spec.root.server == "none" and not bound else spec.root.server,
         open_requests=needs_open_requests(spec.root.server, layers),
         size=spec.root.size,
@@ -250,7 +251,7 @@ def draft(
         places=_places(spec),
     )
     refusals = sorted(findings.refusals, key=Diagnostic.sort_key)
-    # Whether a root that may be bound is served is known once its layer is there.
+    # Whether a root that may be bound needs the server after all is known once its layer is unpacked.
     return Draft(plan=plan, refusals=tuple(refusals), host=None if bound else fuse_problem(facts))
 
 
@@ -267,7 +268,7 @@ def _places(spec: Spec) -> Mapping[str, str]:
 
 
 def fuse_problem(facts: HostFacts) -> HostError | None:
-    """Return why no root can be served here; None where one can."""
+    """Return the error why this machine cannot serve a root through FUSE; None if it can."""
     if facts.fuse == "missing":
         return HostError(
             "/dev/fuse is missing: the root file system is served through it",

@@ -1,4 +1,4 @@
-"""The operations that put the sandbox's file systems together, in the one order in which the kernel takes them."""
+"""Order the operations that assemble the sandbox's file systems, as the kernel requires."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ from sandbox.plan.values import IdPlan
 from sandbox.spec.model import Spec
 from sandbox.spec.values import User
 
-_TTY_GID = (
-    5  # group "tty" of Debian and of most others; devpts takes it only where it is mapped (Corrections 18)
-)
+#: Group "tty" of Debian and of most other distributions; devpts accepts it only if it is mapped.
+_TTY_GID = 5
 _DEVICES = ("/sys/class/net", "/sys/devices/virtual/net")
 
 
@@ -49,7 +48,10 @@ def plan_operations(
     name: str,
     user: User,
 ) -> tuple[Operation, ...]:
-    """Order the operations; *mounted* are the volumes and what is hidden in them, *user* is who the program runs as."""
+    """Return the operations in order.
+
+    *mounted* are the volumes, each followed by the directories hidden in it. *user* is the user that the program runs as.
+    """
     volumes = tuple(step for step in mounted if not isinstance(step, HideDirectory))
     private = namespaces.private
     joined = {join.kind for join in namespaces.joins}
@@ -57,16 +59,16 @@ def plan_operations(
     tty_gid = _TTY_GID if lookup(ids.gid_map, _TTY_GID) is not None else None
     operations: list[Operation] = [
         root,
-        # While the host's are still attached: the kernel wants a fully visible one to compare with.
+        # While the host's /proc and /sys are attached: mount(2) requires that a fully visible instance exists.
         MountProc(of_host="pid" not in private | joined),
         MountSys(of_host=not namespaces.owned("net")),
         BuildDev(tty_gid=tty_gid, mqueue=namespaces.owned("ipc")),
         *devices,
-        # Before the volumes, whose targets may be below.
+        # Before the volumes, whose targets may lie below.
         *natives,
         *mounted,
         *([ShowHosts(name=hostname)] if "uts" in private and not _has_hosts(volumes) else []),
-        # Once all are mounted, for one of them may have the account files, and before any becomes read-only.
+        # After all mounts, because a volume may contain /etc/passwd and /etc/group; before any path becomes read-only.
         *_gifts(volumes, user),
         *([CheckVolumes(targets=_checked(natives, volumes))] if volumes else []),
         ReadOnlyPaths(paths=read_only_paths(spec)),
@@ -81,7 +83,7 @@ def plan_operations(
 
 
 def _has_hosts(volumes: tuple[VolumeOperation, ...]) -> bool:
-    """Return whether a volume decides what /etc/hosts is."""
+    """Tell whether a volume provides /etc/hosts."""
     return any(step.target in ("/etc", "/etc/hosts") for step in volumes)
 
 
@@ -90,11 +92,11 @@ def _checked(natives: tuple[DirectBind, ...], volumes: tuple[VolumeOperation, ..
 
 
 def _gifts(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[GiveVolumes, ...]:
-    """Return what gives *user* the volumes that are the sandbox's own; nothing for user 0, whose they are when made."""
+    """Return the operation that gives *user* the sandbox's own volumes; none for user 0, who owns them when they are made."""
     if user.user in (0, "root") and user.group in (None, 0, "root"):
         return ()
     made = tuple(step.target for step in volumes if not isinstance(step, BindVolume))
-    # What cannot be written through here is left for the first sandbox that writes.
+    # A named volume that is read-only here keeps its owner until a sandbox mounts it writable.
     kept = tuple(
         step.target
         for step in volumes
@@ -106,7 +108,7 @@ def _gifts(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[GiveVolume
 
 
 def masked_paths(spec: Spec, namespaces: NamespacePlan) -> tuple[str, ...]:
-    """Return what is masked: always, of the host's /sys where that is shown what is not the sandbox's, and what the file adds."""
+    """Return the paths to mask: the constant ones, parts of the host's /sys that are not the sandbox's, and those of the file."""
     of_host: tuple[str, ...] = ()
     joined = {join.kind for join in namespaces.joins}
     if not namespaces.owned("net"):
@@ -118,7 +120,7 @@ def masked_paths(spec: Spec, namespaces: NamespacePlan) -> tuple[str, ...]:
 
 
 def read_only_paths(spec: Spec) -> tuple[str, ...]:
-    """Return what is read-only: always, and what the file adds."""
+    """Return the paths to make read-only: the constant ones, and those of the file."""
     return tuple(dict.fromkeys((*READONLY_PATHS, *spec.security.readonly_paths)))
 
 

@@ -1,4 +1,4 @@
-"""Which namespaces the sandbox has for itself, which are the host's, and which it joins and how it may."""
+"""Plan the namespaces: which are the sandbox's own, which are the host's, and which it joins."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ KINDS = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespacePlan:
-    """The namespaces, by kind. What is neither private nor joined is the host's."""
+    """The namespaces, by kind. Those neither private nor joined are the host's."""
 
     private: frozenset[str]
     joins: tuple[Join, ...]
-    #: The kind of one of *joins* whose user namespace is entered first, as we have no right to join it otherwise.
+    #: The kind of one of *joins* whose user namespace is entered first: an ordinary user may not join it otherwise.
     through: str | None
-    #: That user namespace, or the one that is joined.
+    #: The user namespace that is entered first or joined; None if there is neither.
     user: UserNamespaceFact | None
-    #: Nanoseconds that are added to the clocks of a time namespace of its own.
+    #: The clock offsets of a private time namespace, in nanoseconds.
     clocks: tuple[tuple[str, int], ...]
 
     def owned(self, kind: str) -> bool:
-        """Tell whether the sandbox's root has rights over its namespace of *kind*, so that it may mount what shows it."""
+        """Tell whether the sandbox's root has capabilities over its namespace of *kind*, so that it may mount its file system."""
         if kind in self.private:
             return True
         mine = {join.kind: join.owner for join in self.joins}
@@ -39,7 +39,7 @@ class NamespacePlan:
 def plan_namespaces(
     spec: Spec, facts: HostFacts, found: Mapping[str, NamespaceFact], findings: Findings
 ) -> NamespacePlan:
-    """Plan the namespaces of *spec*, of which those that are to be joined were *found* to be as they are."""
+    """Plan the namespaces of *spec*; *found* are the facts of those to join, by kind."""
     private, joins, users = set(), [], {}
     for kind in KINDS:
         asked = getattr(spec.namespaces, kind)
@@ -62,7 +62,7 @@ def plan_namespaces(
         _let_go_or_refuse(spec, join.kind, refusal, findings)
         joins.remove(join)
         private.add(join.kind)
-    # An ordinary user has no right to join anything from where it is.
+    # setns(2) requires CAP_SYS_ADMIN in the owning user namespace, which an ordinary user gets by entering that first.
     through = joins[0].kind if joins and facts.uid != 0 and "user" not in users else None
     chosen = "user" if "user" in users else through
     offsets = spec.namespaces.time
@@ -98,7 +98,7 @@ def _let_go_or_refuse(spec: Spec, kind: str, refusal: tuple[str, str | None], fi
 
 
 def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str | None] | None:
-    """Return message and hint of why the namespace cannot be joined; None if it can."""
+    """Return message and hint if the namespace cannot be joined, otherwise None."""
     if fact.problem is not None:
         return fact.problem, fact.hint
     if fact.own:
@@ -108,7 +108,7 @@ def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str
         if fact.user is None:
             return f"{fact.path} is no user namespace below ours", "join that of a sandbox of yours"
         if fact.user.owner != facts.uid:
-            # Its owner has every right over what runs in there.
+            # The owner of a user namespace has all capabilities over the processes in it.
             return f"{fact.path} was made by uid {fact.user.owner}", "join that of a sandbox of yours"
         if not any(entry.inside == 0 for entry in fact.user.uid_map) or not any(
             entry.inside == 0 for entry in fact.user.gid_map
@@ -124,8 +124,9 @@ def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str
 
 
 def _out_of_reach(joins: list[Join], facts: HostFacts) -> list[tuple[Join, tuple[str, str]]]:
-    """Return those of *joins* that cannot be joined once the user namespace of the first one, which that of users is, was
-    entered; each with message and hint.
+    """Return those of *joins* that cannot be joined after entering the first user namespace, each with message and hint.
+
+    The first of *joins* is the user namespace, if one is joined.
     """
     if facts.uid != 0:
         hint = "an ordinary user can join the namespaces of one sandbox only"
@@ -133,7 +134,7 @@ def _out_of_reach(joins: list[Join], facts: HostFacts) -> list[tuple[Join, tuple
         return [(join, refusal) for join in joins if join.owner != joins[0].owner]
     if not any(join.kind == "user" for join in joins):
         return []
-    # Of others the owner may lie within the one that is joined, which its root has every right in.
+    # Any other owner may lie within the joined user namespace, whose root has all capabilities in it.
     refusal = (
         "belongs to this machine, over whose namespaces nobody in the joined user namespace has rights",
         "leave user out, or join one that belongs to it",

@@ -1,8 +1,7 @@
-"""The operations that bring a sandbox up inside its namespaces: values that can be printed, compared and
-carried out.
+"""Define the operations that set up a sandbox inside its namespaces, as values that can be printed and compared.
 
-The plan orders them; the executor carries each out; ``describe()`` is what ``--debug`` shows.
-Targets are paths in the sandbox.
+mount_order puts them in order, and the executor (sandbox/runtime/rootfs/executor.py) executes each. ``--debug`` prints
+``describe()``. Targets are paths in the sandbox.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from unionfs._stdlib.dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRoot:
-    """Mount the union of the layers as what will be the root."""
+    """Mount the union of the layers as the future root."""
 
     read_only: bool = False
     nosuid: bool = True
@@ -25,10 +24,10 @@ class MountRoot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindRoot:
-    """Show the one layer as what will be the root, read-only: nobody serves it."""
+    """Bind-mount the only layer as the future root, read-only and without the file system server."""
 
     nosuid: bool = True
-    #: What to do where it is no root by itself: "serve" it, serve it and "warn", or "refuse" to start.
+    #: What to do if the layer cannot be the root by itself: "serve" it, serve it and "warn", or "refuse" to start.
     otherwise: str = "serve"
 
     def describe(self) -> str:
@@ -41,13 +40,13 @@ class BindRoot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectBind:
-    """Show a directory of the one layer that has it, read-only and without the union."""
+    """Bind-mount a directory from the one layer that has it, read-only and without the union."""
 
     target: str
     nosuid: bool = True
     #: The setting that asks for it.
     key: str = ""
-    #: Where it cannot be had, the union shows it, with a warning.
+    #: Whether to warn instead of failing if the bind is impossible; the union then serves the directory.
     optional: bool = False
 
     def describe(self) -> str:
@@ -58,7 +57,7 @@ class DirectBind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindVolume:
-    """Show a file or directory of the host; it was opened before the host went out of sight."""
+    """Bind-mount a file or directory of the host, which was opened before the host's root was detached."""
 
     source: str
     target: str
@@ -66,13 +65,13 @@ class BindVolume:
     nosuid: bool = True
     nodev: bool = True
     noexec: bool = False
-    #: Show what the host mounts below the source later, too.
+    #: Whether later mounts of the host below the source propagate into the sandbox (MS_SLAVE).
     slave: bool = False
-    #: The name of the volume that is kept in the state directory, whose directory the source is.
+    #: The name of the named volume in the state directory, if the source is its directory.
     name: str | None = None
-    #: The volume around the target, which symbolic links on the way to it must not lead out of.
+    #: The volume around the target; symbolic links on the way to the target must not lead out of it.
     within: str | None = None
-    #: Make the target where it is missing: it lies in a volume of this sandbox's own, not in the layers.
+    #: Whether to create a missing target: it lies in a volume of this sandbox's own, not in the layers.
     create: bool = False
 
     def describe(self) -> str:
@@ -84,7 +83,7 @@ class BindVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TmpfsVolume:
-    """Mount an empty file system in memory; *size* in bytes, None for half of the machine's."""
+    """Mount an empty tmpfs; *size* in bytes, None for half of the machine's memory."""
 
     target: str
     size: int | None = None
@@ -104,10 +103,10 @@ class TmpfsVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileVolume:
-    """Show a file that is made in memory, read-only."""
+    """Create a file in memory and bind-mount it read-only."""
 
     target: str
-    #: What it holds; it may be secret.
+    #: The content of the file, which may be secret.
     content: bytes = field(repr=False)
     mode: int = 0o644
     read_only: bool = True
@@ -126,7 +125,7 @@ class FileVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowHosts:
-    """Show /etc/hosts of the root with a line for the host name *name*, read-only."""
+    """Mount a read-only copy of the root's /etc/hosts with an added line for the host name *name*."""
 
     name: str
 
@@ -137,18 +136,19 @@ class ShowHosts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HideDirectory:
-    """Cover a private directory of the launcher in the volume that holds it by an empty one."""
+    """Mount an empty directory over a private directory of the launcher, in a volume that contains it."""
 
-    #: What messages call the directory, its path on the host, and the environment variable that puts it elsewhere.
+    #: The directory's name in messages, its path on the host, and the environment variable that moves it.
     name: str
     source: str
     variable: str
-    #: The target of the volume, and the directory's path in there.
+    #: The target of the volume, and the directory's path relative to the volume.
     volume: str
     path: str
     #: Device and inode of the directory; None where it did not exist.
     identity: tuple[int, int] | None
-    #: Whether its mode lets no id of the sandbox enter it. Then it need not be hidden where the sandbox's root cannot reach it.
+    #: Whether the directory's mode lets no id of the sandbox enter it. Then a failure to hide it is no error if the sandbox's
+    #: root cannot reach it.
     closed: bool = False
 
     def describe(self) -> str:
@@ -158,16 +158,16 @@ class HideDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveVolumes:
-    """Give volumes of the sandbox's own to whom the program runs as, who could not use them otherwise.
+    """Change the owner of the sandbox's own volumes to the user of the program, who could not use them otherwise.
 
-    User and group are numbers, or names of the sandbox's own /etc/passwd and /etc/group; a *group* of None is the user's.
+    User and group are numbers, or names in the sandbox's /etc/passwd and /etc/group. A *group* of None is the user's own.
     """
 
     user: int | str
     group: int | str | None = None
-    #: Those that are made anew at every start.
+    #: The targets of volumes that are made anew at every start.
     made: tuple[str, ...] = ()
-    #: Those that are kept: given only where nobody has used them yet.
+    #: The targets of named volumes; their owner changes only if no sandbox has used them yet.
     kept: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -179,7 +179,7 @@ class GiveVolumes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckVolumes:
-    """See that each volume is what its target leads to: that no symbolic link has put another one over it."""
+    """Check that each target leads to its own volume, and that no symbolic link caused another volume to cover it."""
 
     targets: tuple[str, ...]
 
@@ -190,11 +190,11 @@ class CheckVolumes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindDevice:
-    """Show a device node of the host in /dev, if it is still the one that was planned with."""
+    """Bind-mount a device node of the host, if it is still the node that was planned."""
 
     source: str
     target: str
-    #: "c" or "b", and the numbers.
+    #: "c" or "b"; the device numbers follow.
     kind: str
     major: int
     minor: int
@@ -206,7 +206,7 @@ class BindDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountProc:
-    """Mount the /proc of the sandbox's own processes, or show the host's, where it has none of its own."""
+    """Mount proc for the sandbox's own pid namespace, or bind-mount the host's /proc if it has none."""
 
     of_host: bool = False
 
@@ -217,7 +217,7 @@ class MountProc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountSys:
-    """Mount /sys read-only: a new one for a network namespace of our own, else the host's."""
+    """Mount /sys read-only: a new sysfs if the sandbox owns its network namespace, otherwise the host's."""
 
     of_host: bool = False
 
@@ -244,7 +244,7 @@ class BuildDev:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskPaths:
-    """Hide what /proc and /sys show of the host."""
+    """Hide paths of /proc and /sys that show the host, and those that the file adds."""
 
     paths: tuple[str, ...]
 
@@ -255,7 +255,7 @@ class MaskPaths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOnlyPaths:
-    """Make what /proc and /sys let root change read-only."""
+    """Make read-only the paths of /proc and /sys that root could change, and those that the file adds."""
 
     paths: tuple[str, ...]
 
@@ -266,7 +266,7 @@ class ReadOnlyPaths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PivotRoot:
-    """Make the union the root and let go of the host's."""
+    """Make the future root the root (pivot_root(2)) and detach the host's root."""
 
     def describe(self) -> str:
         """Return the operation as one line."""
@@ -275,7 +275,7 @@ class PivotRoot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetHostname:
-    """Set the host name of the sandbox's own uts namespace."""
+    """Set the host name of the sandbox's own UTS namespace."""
 
     name: str
 
@@ -286,7 +286,7 @@ class SetHostname:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopbackUp:
-    """Bring up the loopback interface, the only one of a new network namespace."""
+    """Bring up the loopback interface, the only interface of a new network namespace."""
 
     def describe(self) -> str:
         """Return the operation as one line."""

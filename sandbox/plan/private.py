@@ -1,4 +1,4 @@
-"""The launcher's private directories: what a file may not name, and where a volume has to have them covered."""
+"""Protect the launcher's private directories: refuse sources in them, and hide them in volumes that contain them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from sandbox.plan.operations import BindVolume, HideDirectory
 
 
 def private_part(path: str, private: PrivateFacts) -> PrivateDirectory | None:
-    """Return the private directory that *path*, without symbolic links, is or lies in, by whichever mount; None for none."""
+    """Return the private directory that *path* is or lies in, through any mount; None if there is none.
+
+    *path* has no symbolic links.
+    """
     at = location(private.mounts, path)
     for directory in private.directories:
         if is_inside(path, directory.path):
@@ -24,7 +27,7 @@ def private_part(path: str, private: PrivateFacts) -> PrivateDirectory | None:
 
 
 def source_refusal(source: str, *, writable: bool, private: PrivateFacts) -> tuple[str, str] | None:
-    """Return message and hint of why a volume may not show *source*, a path of the host without symbolic links; None if it may."""
+    """Return message and hint if a volume may not show *source*, a host path without symbolic links; otherwise None."""
     part = private_part(source, private)
     if part is not None and (writable or not part.readable):
         hint = 'for files that sandboxes share, use type = "named"'
@@ -54,13 +57,16 @@ def source_refusal(source: str, *, writable: bool, private: PrivateFacts) -> tup
 def hidden_in(
     volume: BindVolume, private: PrivateFacts, uid_map: tuple[IdMap, ...] | None
 ) -> tuple[HideDirectory, ...]:
-    """Return what covers the private directories in *volume*, for a sandbox with *uid_map*, None for one with ids of another."""
+    """Return the operations that hide the private directories in *volume*.
+
+    *uid_map* is that of the sandbox; None if it joins a user namespace.
+    """
     held = [
         directory
         for directory in private.directories
         if directory.path != volume.source and is_inside(directory.path, volume.source)
     ]
-    # What lies in one of the others is covered with it.
+    # A directory within another private one is hidden with that one.
     outer = [
         directory
         for directory in held
@@ -83,7 +89,7 @@ def hidden_in(
 
 
 def _areas(directory: PrivateDirectory, private: PrivateFacts) -> Iterator[Location]:
-    """Yield what *directory* consists of: a directory of its file system, and those that are mounted below it."""
+    """Yield the location of *directory* in its file system, and that of each mount below it."""
     at = location(private.mounts, directory.path)
     if at is not None:
         yield at
@@ -93,13 +99,13 @@ def _areas(directory: PrivateDirectory, private: PrivateFacts) -> Iterator[Locat
 
 
 def _shown(source: str, directory: PrivateDirectory, private: PrivateFacts) -> Iterator[str]:
-    """Yield each path at which a volume of *source* would show *directory* or a part of it."""
+    """Yield each path at which a volume of *source* would expose *directory* or a part of it."""
     for area in _areas(directory, private):
         yield from paths_to(private.mounts, source, area)
 
 
 def _is_shown(path: str, source: str, private: PrivateFacts) -> bool:
-    """Tell whether *path* of the host can be reached in a volume of *source*."""
+    """Tell whether the host path *path* can be reached through a volume of *source*."""
     at = location(private.mounts, path)
     return is_inside(path, source) or (
         at is not None and next(paths_to(private.mounts, source, at), None) is not None

@@ -1,4 +1,4 @@
-"""The program and what it starts with."""
+"""Plan the process of the program: its command, user, environment, terminal, capabilities and rlimits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan_process(
     user: User,
     groups: tuple[int | str, ...] | None,
 ) -> ProcessPlan:
-    """Plan the program, which runs as *user* with *groups*; *command* replaces that of the file."""
+    """Plan the program, which runs as *user* with *groups*; *command* replaces the command and arguments of the file."""
     process = spec.process
     security = spec.security
     automatic = facts.terminal and not facts.background

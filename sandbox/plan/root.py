@@ -1,4 +1,7 @@
-"""The root: served by unionfs, or the one layer itself. What that layer has only the store can tell."""
+"""Plan the root: served by unionfs, or a direct bind of the only layer.
+
+Only the layer store can read the layer's content, so it decides later whether the layer can be the root.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ _KEY = "root.server"
 
 
 def may_need_no_server(spec: Spec) -> bool:
-    """Tell whether *spec* may be one whose root is bound, by what costs nothing to ask: a server need not be started yet."""
+    """Tell from settings alone whether the root of *spec* may be a direct bind, so that the server need not be started early."""
     kinds = [layer.kind for layer in spec.root.layers]
     return spec.root.server in ("auto", "none") and spec.root.writable == "none" and kinds == ["tar"]
 
@@ -19,7 +22,7 @@ def may_need_no_server(spec: Spec) -> bool:
 def plan_root(
     spec: Spec, capabilities: frozenset[str], private: frozenset[str], findings: Findings
 ) -> MountRoot | BindRoot:
-    """Return how the root is had; *private* are the kinds of namespaces that are the sandbox's own."""
+    """Return the operation that provides the root; *private* are the kinds of the sandbox's own namespaces."""
     nosuid = spec.security.no_new_privileges
     served = MountRoot(read_only=spec.root.writable == "none", nosuid=nosuid)
     if spec.root.server not in ("auto", "none"):
@@ -36,7 +39,7 @@ def plan_root(
 
 
 def _problem(spec: Spec, capabilities: frozenset[str], private: frozenset[str]) -> tuple[str, str] | None:
-    """Return why the root has to be served, and what to do."""
+    """Return the reason why the root cannot be a direct bind, and a hint; None if it may be one."""
     if spec.root.writable != "none":
         return (
             "changes to the root need somebody to keep them in a layer of their own",

@@ -1,4 +1,4 @@
-"""Layers: what of the host becomes visible, and the directories that it needs to be mounted on."""
+"""Plan the layers, and the mount points that a generated layer below them provides."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sandbox.spec.unusable import wrong_layer
 from sandbox.spec.values import Layer
 from sandbox.spec.values.volumes import MANAGED
 
-#: Kinds of layers that can be planned; of others `Spec.unenforced` says that this version has them not.
+#: Kinds of layers that can be planned; `Spec.unenforced` reports other kinds as not enforced by this version.
 LAYER_KINDS = ("dir", "tar")
 
 
 def inside(path: str, directory: str) -> bool:
-    """Tell whether *path* is *directory* or lies below it; both absolute, without symbolic links."""
+    """Tell whether *path* is *directory* or lies below it; both are absolute and without symbolic links."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
@@ -56,15 +56,16 @@ def plan_layers(
 
 
 def needs_open_requests(server: str, layers: tuple[LayerPlan, ...]) -> bool:
-    """Tell whether *server* is to be asked for each open(2): not the direct one, where no layer changes.
+    """Tell whether the kernel must send FUSE_OPEN requests to *server*: the direct server needs none if no layer changes.
 
-    What somebody deletes in a layer while it is served is otherwise gone for those who have it open (unionfs/README.md).
+    Without them, a file that is deleted in a layer while it is served is lost for processes that have it open
+    (unionfs/README.md).
     """
     return server == "pyfuse3" or not all(layer.immutable for layer in layers)
 
 
 def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple[str, str | None] | None:
-    """Return message and hint of why the layer cannot be used; None if it can."""
+    """Return message and hint if the layer cannot be used, otherwise None."""
     kind, path = layer.kind, layer.path
     if fact.kind == "missing":
         return f"{path}: {fact.reason}", fact.remedy or _layer_hint(path)
@@ -95,7 +96,7 @@ def _layer_hint(path: str) -> str:
 def plan_skeleton(
     volumes: tuple[VolumeOperation, ...], paths: Mapping[str, PathFact]
 ) -> tuple[MountPoint, ...]:
-    """Return the paths that a generated layer has to provide: where no volume lies around them."""
+    """Return the mount points that a generated layer has to provide: those that do not lie in another volume."""
     points = [MountPoint(path=path) for path in MANAGED]
     files = {fact.real for fact in paths.values() if fact.kind == "file"}
     points += [
@@ -107,5 +108,5 @@ def plan_skeleton(
 
 
 def shows_directory(volume: VolumeOperation, files: Collection[str]) -> bool:
-    """Tell whether *volume* is a directory; *files* are the sources that are none."""
+    """Tell whether *volume* is a directory; *files* are the sources that are files."""
     return isinstance(volume, TmpfsVolume) or (isinstance(volume, BindVolume) and volume.source not in files)

@@ -1,4 +1,4 @@
-"""The plan and what it is made of: frozen values that can be printed, compared and carried out."""
+"""Define the plan and its parts: frozen values that can be printed and compared, and that the runtime executes."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
     "v1": "cgroup version 1",
     "none": "no cgroup",
 }
-"""What holds limits of all processes together, for people."""
+"""The mechanism that limits all processes together, in words for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """What will be otherwise than the file asks for, and why.
+    """A setting that this machine fulfills otherwise than the file asks, or not at all, and the reason.
 
-    *asked* is the setting as TOML, *value* as the plan would have it, where the plan has limits. *effective* completes "`ids.map = "auto"` ... here"; None: it goes unenforced.
+    *asked* is the setting as TOML. *value* is a limit as the plan would have it. *effective* completes
+    "`ids.map = "auto"` ... here"; None means that the setting is not enforced.
     """
 
     key: str
     asked: str
     effective: str | None
     reason: str
-    #: Whether `up` says so: not where nothing but a default, or "if it is there", asked for it.
+    #: Whether `up` prints a warning: not if only a default asked for it, or the file asked for it only if present.
     warned: bool = True
     value: object = field(default=None, repr=False)
 
 
 def warnings_of(differences: Iterable[Degradation]) -> tuple[str, ...]:
-    """Return the warnings that `up` prints; settings that go unenforced for one reason are one warning."""
+    """Return the warnings that `up` prints; settings that are not enforced for the same reason share one warning."""
     lines = []
     unenforced: dict[str, list[str]] = {}
     for difference in differences:
@@ -64,19 +65,19 @@ def warnings_of(differences: Iterable[Degradation]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdPlan:
-    """The ids of the sandbox: its maps, and the programs that write them where we may not."""
+    """The uid and gid maps of the sandbox, and the helper programs that write them if the launcher may not."""
 
     uid_map: tuple[IdMap, ...]
     gid_map: tuple[IdMap, ...]
     helpers: tuple[str, str] | None
     #: Only id 0 exists.
     single: bool
-    #: Whether setgroups(2) works: not where an ordinary user maps no group but its own; its groups stay then.
+    #: Whether setgroups(2) works. It is denied if an ordinary user maps only its own group; the program then keeps its groups.
     setgroups: bool = True
 
     @property
     def root(self) -> tuple[int, int]:
-        """Who user and group 0 of the sandbox are outside."""
+        """The ids of user and group 0 of the sandbox outside it."""
         uid, gid = lookup(self.uid_map, 0), lookup(self.gid_map, 0)
         assert uid is not None
         assert gid is not None
@@ -85,39 +86,39 @@ class IdPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """A namespace that is joined: its kind, what the file says, and which it was found to be."""
+    """A namespace to join: its kind, the setting of the file, its path, and its identity when it was inspected."""
 
     kind: str
     asked: str
     path: str
     identity: Identity
-    #: The user namespace that it belongs to, of one of users itself; None where that is none below ours.
+    #: The user namespace that owns it; of a user namespace, itself. None if that is not below the launcher's.
     owner: Identity | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """One layer, bottom first in the plan: a directory to serve, or an archive to unpack into the store
-    first.
-    """
+    """One layer, bottom first in the plan: a directory to serve, or an archive to unpack into the layer store first."""
 
     kind: str
     path: str
     cross: tuple[str, ...] = ()
-    #: Device and inode of what was found at the path.
+    #: Device and inode of the object at the path.
     identity: tuple[int, int] | None = None
-    #: Permission bits that the root shows if this layer is the topmost.
+    #: Permission bits of the root directory if this layer is the topmost.
     mode: int = 0o755
-    #: Nothing in it changes while it is used: it is unpacked into the store, or the file promises so.
+    #: Whether the layer does not change while it is used: it is unpacked into the layer store, or the file declares it so.
     immutable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord:
-    """What a persistent layer was made over: the layers, bottom first, of each its kind, real path, and size and time of an archive.
+    """The record of the file and the lower layers that a persistent layer was made for.
 
-    *file* is the environment file, "<stdin>" for standard input. *layers* is None where a version made it that did not record them.
-    *digests* are pairs of the real path of an archive and the SHA-256 of its content in hexadecimal digits, as far as it is known.
+    *file* is the environment file, "<stdin>" for standard input. *layers* are the layers, bottom first: kind, real path and,
+    of an archive, size and modification time. *layers* is None if the persistent layer was made by a version that did not
+    record them. *digests* are pairs of the real path of an archive and the SHA-256 of its content in hexadecimal digits, as
+    far as it is known.
     """
 
     file: str | None
@@ -126,10 +127,10 @@ class LayerRecord:
 
     @classmethod
     def read(cls, state: object) -> LayerRecord:
-        """Return the record in *state*, what JSON has of a state.json.
+        """Return the record in *state*, the parsed content of a state.json.
 
         Raises:
-            ValueError: it has another form.
+            ValueError: *state* has another form.
         """
         try:
             known: Any = {**state}  # type: ignore[dict-item]
@@ -149,7 +150,7 @@ class LayerRecord:
         )
 
     def as_json(self) -> dict[str, object]:
-        """Return what :meth:`read` takes."""
+        """Return the record in the form that :meth:`read` takes."""
         layers = None
         if self.layers is not None:
             layers = [
@@ -159,11 +160,11 @@ class LayerRecord:
         return {"file": self.file, "layers": layers, "digests": dict(self.digests)}
 
     def with_digests(self, digests: Mapping[str, str]) -> LayerRecord:
-        """Return the record with those of *digests*, by path, that are not empty."""
+        """Return the record with the non-empty ones of *digests*, which are given by path."""
         return replace(self, digests=tuple(item for item in digests.items() if item[1]))
 
     def has_layers_of(self, other: LayerRecord, unchanged: Collection[str] = ()) -> bool:
-        """Tell whether both are over the same layers; the archives *unchanged* have the content of before."""
+        """Tell whether both records have the same layers; the versions of the archives *unchanged* are not compared."""
 
         def compared(record: LayerRecord) -> list[object]:
             return [
@@ -174,7 +175,7 @@ class LayerRecord:
         return (self.layers is None) == (other.layers is None) and compared(self) == compared(other)
 
     def shown(self) -> str:
-        """Return the layers as a file has them."""
+        """Return the layers in the notation of the environment file."""
         return (
             ", ".join(f"{kind}:{path}" for kind, path, _ in self.layers or ())
             or "layers that are not recorded"
@@ -183,9 +184,7 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint:
-    """A path that must exist to be mounted on; it comes from a generated layer below all others (Corrections
-    22).
-    """
+    """A mount point that must exist in the root; a generated layer below all others provides it."""
 
     path: str
     is_directory: bool = True
@@ -193,14 +192,14 @@ class MountPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeccompPlan:
-    """Which filter of system calls the program gets."""
+    """The seccomp filter of the program."""
 
     #: "default", or the path of a JSON profile.
     profile: str
     filter: Filter
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
-    #: What would be denied is let through and logged.
+    #: Whether calls that the filter would deny are allowed and logged.
     log: bool = False
 
     def describe(self) -> str:
@@ -216,7 +215,7 @@ class SeccompPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedVolume:
-    """A volume that is kept under a name in the state directory, and the mode that it is made with."""
+    """A volume that is kept under a name in the state directory, and the mode with which its directory is created."""
 
     name: str
     mode: int
@@ -224,92 +223,93 @@ class NamedVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessPlan:
-    """The program and what it starts with."""
+    """The command of the program, and the attributes of its process."""
 
     argv: tuple[str, ...]
     cwd: str
     env: Mapping[str, str]
     user: User
-    #: Supplementary ones: numbers, or names of the sandbox's own /etc/group; None for those in which that lists the user.
+    #: Supplementary groups: numbers, or names in the sandbox's /etc/group; None for the groups in which that lists the user.
     groups: tuple[int | str, ...] | None
     umask: int
     terminal: bool
     stop_signal: str
     stop_timeout: float
     capabilities: frozenset[str]
-    #: Those of them that the file asked for by name: a user other than root gets these only.
+    #: The capabilities that the file adds by name; a user other than root gets only these.
     added_capabilities: frozenset[str]
     no_new_privileges: bool
     rlimits: Mapping[str, int | str]
     oom_score_adj: int | None
-    #: Whether standard input is /dev/null: in the background the program would take what the user types for the shell.
+    #: Whether standard input is /dev/null, because a program in the background would read input meant for the user's shell.
     empty_input: bool = False
-    #: None: every system call reaches the kernel.
+    #: The seccomp filter; None for no filter.
     seccomp: SeccompPlan | None = None
     landlock: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that will be done."""
+    """A whole sandbox, planned: :func:`sandbox.plan.make.draft` creates it, and the runtime executes it."""
 
     name: str
     file: str
     ids: IdPlan
     layers: tuple[LayerPlan, ...]
     writable: str
-    #: What a persistent layer is recorded to be used over, and what its record said when the plan was made.
+    #: The record to write for a persistent layer, and the record that the layer had when the plan was made.
     record: LayerRecord = LayerRecord(file=None, layers=None)
     record_before: LayerRecord | None = None
-    #: Which server: "auto", "direct", "pyfuse3" or "none". With "auto" there is none, either, where the root can be bound.
+    #: The server: "auto", "direct", "pyfuse3" or "none". With "auto" no server runs if the root can be bound.
     server: str = "auto"
-    #: Whether the server is asked for each open(2), as it need not be where no layer changes.
+    #: Whether the kernel sends FUSE_OPEN requests to the server, which are unnecessary if no layer changes.
     open_requests: bool = True
-    #: Bytes and objects that the writable layer may hold; None for as many as fit.
+    #: The most bytes and objects in the writable layer; None for no limit.
     size: int | None
     inodes: int | None
     skeleton: tuple[MountPoint, ...]
-    #: Those of its own. What is not joined either is the host's.
+    #: The kinds of the sandbox's own namespaces. Those neither listed here nor joined are the host's.
     namespaces: frozenset[str]
     joins: tuple[Join, ...] = ()
-    #: The kind of one of *joins* whose user namespace is entered first.
+    #: The kind of the one of *joins* whose user namespace is entered first; None if there is none.
     through: str | None = None
-    #: The maps in that user namespace of the sandbox's own, which somebody in there has to write.
+    #: The maps of the sandbox's own user namespace relative to that one; a process within that one has to write them.
     inner_maps: tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None = None
     clocks: tuple[tuple[str, int], ...] = ()
     operations: tuple[Operation, ...]
-    #: Directories that some of the operations need.
+    #: Named volumes whose directories some of the operations need.
     volumes: tuple[NamedVolume, ...]
     #: The directories that appear empty in every layer.
     private: tuple[PrivateDirectory, ...]
     process: ProcessPlan
     cgroup: CgroupLimits
-    #: Those of the file system's server, which works for the program but must not fall to its limits.
+    #: The limits of the file system server, which works for the program but needs a minimum of its own.
     server_cgroup: CgroupLimits
-    #: How a cgroup is had here; it is made for limits only, or to report what was used.
+    #: The kind of cgroup that is available; a cgroup is created only for limits, or to report resource usage.
     cgroup_level: CgroupLevel
     wall_time: float | None
     differences: tuple[Degradation, ...] = ()
-    #: Warnings with their places, to be told before all others.
+    #: Warnings with their places, printed before all others.
     cautions: tuple[Diagnostic, ...] = ()
-    #: "FILE:LINE:COLUMN" of settings that only the running sandbox can find wrong, by key.
+    #: "FILE:LINE:COLUMN" of settings whose mistakes show only in the running sandbox, by key.
     places: Mapping[str, str]
 
     @property
     def bound(self) -> BindRoot | None:
-        """How the root is bound; None where it is served for sure."""
+        """The direct bind of the root; None if the root is certainly served."""
         root = self.operations[0]
         return root if isinstance(root, BindRoot) else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to tell the user before anything is done."""
+        """The warnings to print before the sandbox is started."""
         return warnings_of(self.differences)
 
 
 def default_name(file: str) -> str:
-    """Name a sandbox after its file: the stem, and enough of a digest of the whole path that two ``dev.toml``
-    do not meet.
+    """Return the default name of a sandbox: the stem of its file, and a part of the digest of the whole path.
+
+    The digest distinguishes two files of the same name, such as ``dev.toml``.
     """
     stem = (
         re.sub(r"[^a-z0-9_.-]+", "-", os.path.splitext(os.path.basename(file))[0].lower()).strip("-.")
@@ -319,9 +319,9 @@ def default_name(file: str) -> str:
 
 
 def describe(plan: Plan) -> list[str]:
-    """Return the plan as lines, in the order in which it will be carried out.
+    """Return the plan as lines, in the order of execution.
 
-    Of the environment only names are told. What a terminal would not show is escaped, as TOML does it.
+    Only the names of environment variables are included. Characters that a terminal would not show are escaped as in TOML.
     """
     ids, process = plan.ids, plan.process
     lines = [f"sandbox {plan.name}"]
@@ -386,7 +386,7 @@ def _describe_landlock(rules: Rules) -> list[str]:
 
 
 def _shared(plan: Plan) -> list[str]:
-    """Return the kinds of namespaces that are the host's; of time alone that is the default, and not said."""
+    """Return the kinds of namespaces that are the host's, without "time", for which that is the default."""
     joined = {join.kind for join in plan.joins}
     return [kind for kind in ("pid", "net", "ipc", "uts", "cgroup") if kind not in plan.namespaces | joined]
 
@@ -400,9 +400,9 @@ def _word(word: str) -> str:
 
 
 def as_dict(plan: Plan) -> dict[str, object]:
-    """Return the plan for JSON: every field by its name, but no values of variables nor content of files: it is for showing.
+    """Return the plan for JSON: every field by its name, but for display only, without values of variables or file content.
 
-    An operation is an object of its fields beside "operation", the name of its kind, and "description".
+    An operation is an object with its fields, "operation" (the name of its class) and "description".
     """
     process, ids = plan.process, plan.ids
     return {
@@ -449,7 +449,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
 
 
 def _seccomp_as_dict(plan: SeccompPlan | None) -> dict[str, object] | None:
-    """Return which filter it is; what it says call by call is a thousand lines."""
+    """Return the settings and the digest of the filter; its rules for each system call would take a thousand lines."""
     return None if plan is None else _fields(plan) | {"filter": plan.filter.digest()}
 
 
@@ -459,6 +459,6 @@ def _limits(limits: CgroupLimits) -> dict[str, object]:
 
 
 def _fields(value: Any) -> dict[str, object]:
-    """Return the fields of a dataclass, tuples as lists; without those that its repr() leaves out, for they may be secret."""
+    """Return the fields of a dataclass, tuples as lists. Fields that its repr() leaves out may be secret and are omitted."""
     found = {item.name: getattr(value, item.name) for item in fields(value) if item.repr}
     return {name: list(item) if isinstance(item, tuple) else item for name, item in found.items()}

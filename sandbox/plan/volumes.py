@@ -1,4 +1,4 @@
-"""Volumes and devices: what bypasses the layers, in the order in which it can be mounted."""
+"""Plan volumes and devices, which bypass the layers, in the order in which they can be mounted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TMPFS_MODE = 0o1777
 
 
 def kept_path(state_directory: str, name: str) -> str:
-    """Return the directory of the volume *name* that is kept in the state directory."""
+    """Return the directory of the named volume *name* in the state directory."""
     return os.path.join(state_directory, "volumes", name, "data")
 
 
@@ -52,7 +52,7 @@ def plan_volumes(
     private: PrivateFacts,
     findings: Findings,
 ) -> tuple[VolumeOperation, ...]:
-    """Return the volumes in the order in which they can be mounted; those that are refused are left out."""
+    """Return the volumes in mount order; refused ones are left out."""
     planned: list[tuple[str, VolumeOperation]] = []
     for number, volume in enumerate(spec.volumes):
         key = f"volumes[{number}]"
@@ -63,13 +63,12 @@ def plan_volumes(
                 findings.refuse(f"{key}.{setting}", message, hint)
                 continue
         planned.append((key, _plan_volume(volume, paths, state_directory)))
-    # A volume on a path of another one is mounted after it, whatever their order in the file.
+    # A volume whose target lies in another volume is mounted after that, whatever their order in the file.
     planned.sort(key=lambda item: item[1].target.split("/"))
     files = {fact.real for fact in paths.values() if fact.kind == "file"}
     placed: list[VolumeOperation] = []
-    around: list[
-        VolumeOperation
-    ] = []  # in their order the innermost one around a volume is the last of these
+    # The chain of volumes around the current target, the innermost last.
+    around: list[VolumeOperation] = []
     for key, operation in planned:
         while around and not inside(operation.target, around[-1].target):
             around.pop()
@@ -85,9 +84,10 @@ def plan_volumes(
 def with_hidden(
     volumes: tuple[VolumeOperation, ...], private: PrivateFacts, uid_map: tuple[IdMap, ...] | None
 ) -> tuple[VolumeOperation | HideDirectory, ...]:
-    """Return *volumes*, each followed by what covers the private directories in it, before another volume is mounted in it.
+    """Return *volumes*, each followed by the operations that hide the private directories in it.
 
-    *uid_map* is that of the sandbox, None where it joins a user namespace.
+    Private directories are hidden before another volume is mounted in the same one. *uid_map* is that of the sandbox; None if
+    it joins a user namespace.
     """
     found: list[VolumeOperation | HideDirectory] = []
     for volume in volumes:
@@ -98,7 +98,7 @@ def with_hidden(
 
 
 def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tuple[str, str, str] | None:
-    """Return the setting of a bind volume that cannot be had, message and hint; None if all can."""
+    """Return setting, message and hint if a setting of a bind volume has to be refused, otherwise None."""
     if fact.kind == "missing":
         hint = "make it first, or name an existing file or directory"
         return "source", f"{volume.source}: {fact.reason}", fact.remedy or hint
@@ -117,7 +117,7 @@ def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tu
 
 
 def _closed(path: str | None, closed: ClosedDirectory) -> tuple[str, str]:
-    """Return message and hint for what this account reaches only by its capabilities."""
+    """Return message and hint for a path that this account reaches only by its capabilities."""
     directory = f"{closed.path} (mode {closed.mode:o}, of user {closed.owner})"
     return (
         f"{path}: {directory} is closed to user {closed.user} of this machine without its capabilities",
@@ -126,9 +126,9 @@ def _closed(path: str | None, closed: ClosedDirectory) -> tuple[str, str]:
 
 
 def without_capable(paths: Mapping[str, PathFact], ids: IdPlan) -> Mapping[str, PathFact]:
-    """Return *paths* with nothing closed where the capabilities of user 0 of the sandbox hold over it.
+    """Return *paths*, without *closed* for directories that user 0 of the sandbox may enter by its capabilities.
 
-    That is where *ids* map both user and group of the directory: capable_wrt_inode_uidgid() of kernel/capability.c.
+    Its capabilities apply if *ids* map both user and group of the directory: capable_wrt_inode_uidgid(), kernel/capability.c.
     """
 
     def holds(closed: ClosedDirectory) -> bool:
@@ -173,7 +173,7 @@ def _plan_volume(volume: Volume, paths: Mapping[str, PathFact], state_directory:
 def _placed(volume: VolumeOperation, around: VolumeOperation) -> VolumeOperation:
     """Return *volume* as one whose target lies in the volume *around* it.
 
-    What is missing on the way is made where that is the sandbox's own, never in a directory of the host.
+    A missing target is created only if *around* is the sandbox's own volume, never in a directory of the host.
     """
     own = isinstance(around, TmpfsVolume) or (
         isinstance(around, BindVolume) and around.name is not None and not around.read_only
@@ -182,7 +182,7 @@ def _placed(volume: VolumeOperation, around: VolumeOperation) -> VolumeOperation
 
 
 def plan_devices(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> tuple[BindDevice, ...]:
-    """Return the devices, each node of a directory by itself; those that are refused are left out."""
+    """Return the devices, one operation for each node of a directory; refused ones are left out."""
     planned: dict[str, BindDevice] = {}
     for number, device in enumerate(spec.devices):
         fact = paths[device.path]
