@@ -1,4 +1,4 @@
-"""Layers and images: reading tar archives and turning them into trees on disk.
+"""Read tar archives, unpack them into layers of the layer store, and examine layers for direct binds.
 
-Nothing here is imported before a layer has to be unpacked. May import `sandbox.errors` and `sandbox.kernel`.
+The modules that read and unpack archives are imported only when a layer has to be unpacked.
 """

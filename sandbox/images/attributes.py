@@ -1,4 +1,4 @@
-"""Extended attributes of archives: which are taken, how records of pax spell them, and how they are set."""
+"""Decode extended attributes from pax records, select those that an archive may set, and set them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VALUE_LIMIT = 1 << 16
-"""Bytes of one value: XATTR_SIZE_MAX of linux/limits.h, beyond which setxattr(2) fails with E2BIG."""
+"""The most bytes of one value: XATTR_SIZE_MAX of linux/limits.h, above which setxattr(2) fails with E2BIG."""
 
-# Attributes by which union file systems recognise their own: an archive that sets them would speak in their name.
+# Attributes that union file systems use for their own state: an archive that sets them could forge that state.
 _MARKS = (
     b"user.overlay.",
     b"user.fuseoverlayfs.",
@@ -40,16 +40,18 @@ _TOLERATED: Mapping[tuple[bytes, int], str] = {
     (b"security", errno.ENOTSUP): "the file system has none; the program gets fewer capabilities, never more",
     (b"security", errno.EPERM): "no CAP_SETFCAP, as in some containers; likewise",
 }
-"""Failures of setxattr(2) that leave the attribute out: namespace of the attribute and errno, and why that is right. Not
-among them are access control lists, without which the mode would allow more than the archive does."""
+"""Failures of setxattr(2) after which the attribute is left out: its namespace, the errno, and the reason why that is safe.
 
-_RAW = b"SCHILY.xattr."  # of star and GNU tar
-_ENCODED = b"LIBARCHIVE.xattr."  # names with %XX, values in base 64
+Access control lists are not among them: without its list, a file's mode would grant more than the archive does.
+"""
+
+_RAW = b"SCHILY.xattr."  # written by star and GNU tar
+_ENCODED = b"LIBARCHIVE.xattr."  # names with %XX, values in base64
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class AttributeRefusedError(Exception):
-    """An attribute that cannot be read or set; the text says which and why."""
+    """An attribute cannot be decoded or set; the text names it and the reason."""
 
 
 def is_taken(name: bytes) -> bool:
@@ -58,13 +60,13 @@ def is_taken(name: bytes) -> bool:
 
 
 def attribute_of(key: bytes) -> bytes | None:
-    """Return the name of the attribute that the record *key* of a pax header is about; None for any other record.
+    """Return the name of the attribute that the pax record *key* sets; None for any other record.
 
     Raises:
-        AttributeRefusedError: the name is empty or holds a zero byte.
+        AttributeRefusedError: the name is empty or contains a zero byte.
     """
     if key.startswith(_RAW):
-        # GNU tar writes the characters that end a key so (xattrs.c, xattr_encode_keyword).
+        # GNU tar encodes "=" and "%" in keys (xattrs.c, xattr_encode_keyword).
         name = key[len(_RAW) :].replace(b"%3D", b"=").replace(b"%25", b"%")
     elif key.startswith(_ENCODED):
         name = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), key[len(_ENCODED) :])
@@ -76,12 +78,12 @@ def attribute_of(key: bytes) -> bytes | None:
 
 
 def decode(records: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], tuple[bytes, ...]]:
-    """Return the attributes that are taken of the *records* of a pax header, and the names of those that are left out.
+    """Return the attributes in the *records* of a pax header that are taken, and the names of those that are left out.
 
-    Where a value is there in both forms, the raw one wins.
+    If an attribute has both a raw and a base64 record, the raw one is used.
 
     Raises:
-        AttributeRefusedError: a name is impossible; a value is not in base 64, or has more than VALUE_LIMIT bytes.
+        AttributeRefusedError: a name is invalid; a value is not base64, or has more than VALUE_LIMIT bytes.
     """
     found: dict[bytes, bytes] = {}
     left_out: dict[bytes, None] = {}
@@ -95,9 +97,8 @@ def decode(records: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], tuple[by
             found[name] = value
         elif name not in found:
             try:
-                found[name] = a2b_base64(
-                    value + b"=" * (-len(value) % 4)
-                )  # libarchive leaves out the padding
+                # libarchive omits the padding.
+                found[name] = a2b_base64(value + b"=" * (-len(value) % 4))
             except Base64Error:
                 raise AttributeRefusedError(f"attribute {printable(name)} is not in base 64") from None
     for name, value in found.items():
@@ -109,11 +110,11 @@ def decode(records: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], tuple[by
 
 
 def set_attribute(target: int | bytes, name: bytes, value: bytes, *, follow: bool) -> bool:
-    """Set the attribute *name* of *target*; False if it is left out, because nothing depends on it here.
+    """Set the attribute *name* of *target*; return False if it could not be set but may safely be left out.
 
     Raises:
-        AttributeRefusedError: Linux or the file system refuses it.
-        OSError: the machine fails.
+        AttributeRefusedError: the kernel or the file system rejects the attribute.
+        OSError: any other failure, such as ENOSPC.
     """
     try:
         os.setxattr(target, name, value, follow_symlinks=follow)

@@ -1,4 +1,4 @@
-"""Unpacking with a limit of memory."""
+"""Unpack an archive with a memory limit."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ if TYPE_CHECKING:
     from sandbox.images.tar import Archive
 
 MEMORY = 1 << 30
-"""Bytes of memory for one unpacking process. The largest need of a real archive is that of its compression, 256 MiB for xz and
-twice 128 for zstd; each directory takes some 350 bytes until the end, so that two million fit beside."""
+"""The memory limit of one unpacking process, in bytes.
+
+A real archive needs most for its compression: 256 MiB for xz, and twice 128 MiB for zstd. Each directory takes some 350 bytes
+until the end, so two million directories fit beside that.
+"""
 
 
 def unpack_bounded(
     archive: Archive, destination_fd: int, *, single_id: bool, memory: int = MEMORY
 ) -> UnpackReport:
-    """Call `unpack`, with at most *memory* bytes for this process, which should be one of its own.
+    """Call `unpack` with a memory limit of *memory* bytes for this process, which should run nothing else.
 
-    The limit is RLIMIT_DATA: the process is alone and shares no writable memory, so that the limit covers all that it can take,
-    on every machine. A cgroup would need delegation, and would count the page cache of the files that are written as well.
+    The limit is RLIMIT_DATA. The process works alone and shares no writable memory, so this covers all memory that it can
+    take, on every machine. A cgroup would need delegation, and would also count the page cache of the written files.
 
     Raises:
-        ImageError: as `unpack`; the archive needs more memory, with the member at which it did.
+        ImageError: as `unpack`; or the archive needs more memory: the message names the current member.
         OSError: as `unpack`.
     """
     try:
         with memory_limit(memory):
             return unpack(archive, destination_fd, single_id=single_id)
     except MemoryError:
-        pass  # outside of the handler, the traceback and what it refers to are freed
+        pass  # leave the handler first, which frees the traceback and the objects that it refers to
     raise ImageError(
         f"{archive.name}: {printable(archive.current)}: unpacking takes more than {memory >> 20} MiB of memory",
         hint="pack it again in several archives, one layer each, and with a lower level of compression",

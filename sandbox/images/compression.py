@@ -1,7 +1,7 @@
-"""Decompression of archives as streams, in bounded memory, whatever the input is.
+"""Decompress archives as streams, in bounded memory for any input.
 
-`decompressed` tells the compression by magic bytes. gzip is read by zlib, the others by the modules bz2, lzma and zstandard,
-which are imported only for such an archive. Every format may consist of many frames: pigz, estargz and pzstd write them.
+`decompressed` detects the compression by magic bytes. zlib reads gzip; the modules bz2, lzma and zstandard read the other
+formats and are imported only for such an archive. Every format may consist of many frames: pigz, estargz and pzstd write them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OUTPUT = 1 << 18
-"""Bytes that are decompressed at once: fits a second-level cache."""
+"""The most bytes that are decompressed at once; they fit a second-level cache."""
 
 DAMAGED = "get the archive again, or see what `tar -t` says of it"
 
-# What a frame leaves of its input is copied for the next frame, and a frame may be 14 bytes long: small inputs keep this linear.
+# The input that a frame does not use is copied for the next frame, and a frame may be only 14 bytes long. Small inputs keep
+# the total cost of these copies linear.
 _INPUT = 1 << 14
-# 4 bytes of zstd can be 128 KiB of zeros, with no way to stop it: 32 MiB of output, and twice in memory.
+# 4 bytes of zstd can expand to 128 KiB of zeros, and zstandard cannot limit its output: this gives at most 32 MiB, twice in
+# memory.
 _ZSTD_INPUT = 1 << 10
-_ZSTD_WINDOW = 1 << 27  # what `zstd -d` takes without --long
+_ZSTD_WINDOW = 1 << 27  # the limit of `zstd -d` without --long
 _LZMA_MEMORY = 1 << 28  # xz -9 needs 65 MiB
-_PADDING = 1 << 26  # bytes of zeros behind the frames; a block of a tape has some MiB at most
+_PADDING = 1 << 26  # bytes of zeros after frames; a tape block has some MiB at most
 
 
 class _Decompressor(Protocol):
-    """What zlib, bz2, lzma and zstandard objects have in common."""
+    """The common interface of the decompressor objects of zlib, bz2, lzma and zstandard."""
 
     @property
     def eof(self) -> bool: ...
@@ -44,7 +46,7 @@ def decompressed(head: bytes, source: Iterator[bytes], name: str) -> Iterator[by
     """Return the decompressed *source*, which begins with *head*; None if it is not compressed. *name* is for messages.
 
     Raises:
-        ImageError: the compression is unknown here, or its module is not installed; when iterated: the data is damaged.
+        ImageError: the compression is not supported, or its module is not installed; during iteration: the data is damaged.
     """
     for pattern, decompress in _COMPRESSIONS:
         if pattern.match(head):
@@ -69,8 +71,8 @@ def _frames(
 ) -> Iterator[bytes]:
     """Decompress frame after frame, *step* bytes of input at once.
 
-    *feed* takes the frame's decompressor and input, and returns output and the input that is left, none at the end of
-    the frame. Zeros behind a frame are padding, as gzip(1) and xz(1) take it.
+    *feed* takes the frame's decompressor and input. It returns output and the remaining input, which is empty at the end of
+    the frame. Zeros after a frame are padding, as for gzip(1) and xz(1).
     """
     frame: _Decompressor | None = None
     padding = 0
@@ -95,7 +97,7 @@ def _frames(
                 if frame.eof:
                     rest, frame = frame.unused_data, None
     except errors as error:
-        # For bad data bz2 has an OSError too, but one without errno.
+        # For bad data bz2 raises an OSError, too, but without errno.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = str(error).lower()
@@ -120,7 +122,7 @@ def _gzip(name: str, source: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _feed_bounded(frame: Any, data: bytes) -> tuple[bytes, bytes]:
-    # bz2 and lzma keep the input that they have not come to.
+    # bz2 and lzma objects buffer their unused input themselves.
     return frame.decompress(data, OUTPUT), b""
 
 

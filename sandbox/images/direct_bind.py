@@ -1,11 +1,12 @@
-"""Directories that one layer alone has, which can be shown without the union: which layer that is, and what is in them.
+"""Find the only layer that provides a directory, and check whether that directory can be bind-mounted without the union.
 
-What the union shows of a path is that of the topmost layer which has it, merged with those below as far as they are
-directories and no mark hides them. Here the same is asked of one path, by descriptors and without following anything, to find
-whether a single layer is all there is to it. Of a layer of the store it is then looked for what a bind would show otherwise than
-the union does, or must not show: marks of deletions, sockets, FIFOs and devices.
+At a path, the union shows the object of the topmost layer that has it. If that is a directory, the union merges it with those
+of lower layers, unless a whiteout or opaque mark hides them. :func:`find_only` applies these rules to one path, by
+descriptors and without following symbolic links. :func:`obstacle` then looks in a stored layer for objects that a bind mount
+would show differently than the union, or must not show: whiteouts, sockets, FIFOs and devices.
 
-That takes a walk, once: what was found is kept beside the layer, with what tells whether it is of this directory still.
+:func:`obstacle` walks the whole directory. Its result is therefore recorded beside the layer, with the inode and ctime of the
+directory, which tell later whether the record is still valid.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ _HIDING = tuple(
     for owner in ("trusted.overlay", "user.overlay", "user.fuseoverlayfs")
     for name in ("opaque", "redirect")
 )
-"""Attributes of a directory in a writable layer that say that the directories of its name below are not those it shows."""
+"""Extended attributes of a directory in a writable layer that stop its merge with lower directories of the same name."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RECORD = "native"
 _MOST_RECORDED = 256
-_LARGEST_RECORD = 4 << 20  # bytes; paths are of 4096 at most
+_LARGEST_RECORD = 4 << 20  # bytes; each path has at most 4096
 _SUGGESTED = 4
 _MOUNTED = "another file system is mounted on "
 
 Marks = Literal["none", "aufs", "all"]
-"""What the server honours in a layer: nothing, ``.wh.`` names, or all that a writable layer of its own may hold."""
+"""The marks that the server interprets in a layer: none, ``.wh.`` names, or all marks that a writable layer may contain."""
 
 
 class NotNativeError(Exception):
-    """A path cannot be shown without the union: *message* says why, *hint* what to do."""
+    """A path cannot be bind-mounted without the union: *message* is the reason, *hint* the remedy."""
 
     def __init__(self, message: str, hint: str) -> None:
-        """Keep both."""
+        """Store both."""
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -54,33 +55,33 @@ class NotNativeError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """A layer as it is asked: its root (O_PATH will do), what messages call it, and the marks that count in it."""
+    """A layer to examine: a descriptor of its root (O_PATH suffices), its name in messages, and the marks valid in it."""
 
     fd: int
     name: str
     marks: Marks
     #: Its directory in the store; None for a layer that is not of the store.
     place: str | None = None
-    #: It is what earlier runs have changed, and would be hidden.
+    #: Whether this is the writable layer, with changes of earlier runs, which a bind mount would hide.
     writable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What one layer has at a path."""
+    """The object that one layer has at a path."""
 
     kind: Literal["nothing", "directory", "deletion", "link", "other"]
-    #: The path that decides: of the link on the way, of the mark.
+    #: The path that decided the result: of a symbolic link on the way, or of a mark.
     at: str = ""
-    #: Whether it hides what layers below have there.
+    #: Whether it hides the objects of lower layers at this path.
     covers: bool = False
 
 
 def look(tree: Tree, path: str) -> Seen:
-    """Return what *tree* has at the absolute *path*; no link is followed.
+    """Return what *tree* has at the absolute *path*; no symbolic link is followed.
 
     Raises:
-        PermissionError: that is for other ids than ours to see.
+        PermissionError: this process's ids may not search a directory on the way.
     """
     fd = os.open(".", _PLACE, dir_fd=tree.fd)
     covers, at = "", ""
@@ -111,7 +112,7 @@ def _names(path: str) -> list[str]:
 
 
 def _lstat(fd: int, name: str) -> tuple[int, int]:
-    """Return mode and device number of *name* in the directory *fd*; zeros where it is not there."""
+    """Return mode and device number of *name* in the directory *fd*; zeros if it does not exist."""
     try:
         info = os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -139,11 +140,11 @@ def _is_opaque(fd: int, marks: Marks) -> bool:
 
 
 def find_only(trees: Sequence[Tree], path: str) -> Tree:
-    """Return that of *trees*, the topmost first, which alone makes *path* what it is in their union.
+    """Return the one of *trees*, topmost first, that alone provides *path* in their union.
 
     Raises:
-        NotNativeError: it is not one layer's alone, or no directory.
-        PermissionError: that is for other ids than ours to see.
+        NotNativeError: several layers or none provide *path*, or it is not a directory.
+        PermissionError: this process's ids may not search a directory on the way.
     """
     having: list[Tree] = []
     for tree in trees:
@@ -158,7 +159,7 @@ def find_only(trees: Sequence[Tree], path: str) -> Tree:
         if not having:
             _refuse_other(tree, path, seen)
         if seen.kind != "directory":
-            break  # what the first has hides it
+            break  # the higher layer's directory hides it
         having.append(tree)
         if seen.covers:
             break
@@ -173,7 +174,7 @@ def find_only(trees: Sequence[Tree], path: str) -> Tree:
 
 
 def _refuse_other(tree: Tree, path: str, seen: Seen) -> None:
-    """Refuse what the union shows at *path*, unless it is a directory."""
+    """Raise NotNativeError unless the union shows a directory at *path*."""
     if seen.kind == "deletion":
         raise NotNativeError(
             f"{tree.name} deletes {seen.at}, so the root has no {path} of layers below",
@@ -190,7 +191,7 @@ def _refuse_other(tree: Tree, path: str, seen: Seen) -> None:
 
 
 def _suggest(having: Sequence[Tree], path: str) -> str:
-    """Return what to do about layers that all have *path*: directories in it that the store's one has alone."""
+    """Return a hint for layers that all have *path*: directories in it that only the stored layer has."""
     stored = next((tree for tree in reversed(having) if tree.place is not None), None)
     alone: list[str] = []
     for name in _directories_in(stored, path) if stored is not None else ():
@@ -221,7 +222,10 @@ def _directories_in(tree: Tree, path: str) -> Iterator[str]:
 
 
 def open_below(tree_fd: int, path: str, flags: int = _PLACE) -> int:
-    """Open the directory *path* below *tree_fd*, or "/", itself, with *flags*: each component from its parent, no link followed."""
+    """Open the directory *path* below *tree_fd* with *flags*; "/" is *tree_fd* itself.
+
+    Each component is opened from its parent, and no symbolic link is followed.
+    """
     names = _names(path)
     fd = os.open(".", _PLACE if names else flags, dir_fd=tree_fd)
     try:
@@ -236,17 +240,20 @@ def open_below(tree_fd: int, path: str, flags: int = _PLACE) -> int:
 
 
 def has(tree: Tree, path: str, *, is_directory: bool) -> bool:
-    """Tell whether *tree* has at *path* what a volume of that kind can be mounted on.
+    """Tell whether *tree* has a mount point at *path* for a directory, or else for a file.
 
     Raises:
-        PermissionError: that is for other ids than ours to see.
+        PermissionError: this process's ids may not search a directory on the way.
     """
     seen = look(tree, path)
     return seen.kind == "directory" if is_directory else seen.kind == "other" and seen.at == path
 
 
 def identify(tree: Tree, path: str) -> list[int]:
-    """Return what tells the directory *path* of *tree* from another one, and from the same with other names in it."""
+    """Return inode number and ctime of the directory *path* of *tree*.
+
+    They differ if another directory takes its place, or if entries are added to or removed from the same directory.
+    """
     fd = open_below(tree.fd, path)
     try:
         info = os.fstat(fd)
@@ -256,9 +263,10 @@ def identify(tree: Tree, path: str) -> list[int]:
 
 
 def obstacle(tree: Tree, path: str) -> str:
-    """Return why what lies below *path* cannot be shown as it is, "" where all can; to be asked as root of the layer's ids.
+    """Return the reason why the content of *path* cannot be bind-mounted; "" if it can. Call this as root of the layer's ids.
 
-    However deep the tree is, with one descriptor: nobody moves directories of a layer of the store.
+    The walk keeps one directory open at any depth. It returns through "..", because no process moves directories of a stored
+    layer.
     """
     top = os.fstat(tree.fd).st_dev
     fd = open_below(tree.fd, path, _DIRECTORY)
@@ -284,14 +292,14 @@ def obstacle(tree: Tree, path: str) -> str:
 
 
 def _move(fd: int, name: str) -> int:
-    """Return a descriptor of the directory *name* in that of *fd*, which is closed."""
+    """Open the directory *name* in the directory *fd*, close *fd*, and return the new descriptor."""
     below = os.open(name, _DIRECTORY, dir_fd=fd)
     os.close(fd)
     return below
 
 
 def _scan(fd: int, at: str, device: int) -> tuple[str, list[str]]:
-    """Return what stands against showing an entry of the directory *fd*, and the directories in it."""
+    """Return the reason why an entry of the directory *fd* cannot be bind-mounted ("" if all can), and the directories in it."""
     if os.fstat(fd).st_dev != device:
         return f"{_MOUNTED}{at or '/'}", []
     directories = []
@@ -314,7 +322,7 @@ def _kind(info: os.stat_result) -> str:
 
 
 def recorded(place: str, path: str, identity: list[int]) -> str | None:
-    """Return what :func:`obstacle` said of *path* of the layer in *place*; None where that is not known, or of another state."""
+    """Return the recorded result of :func:`obstacle` for *path* of the layer in *place*; None if there is none for *identity*."""
     entry = _read(place).get(path)
     if (
         not isinstance(entry, list)
@@ -327,9 +335,9 @@ def recorded(place: str, path: str, identity: list[int]) -> str | None:
 
 
 def record(place: str, path: str, identity: list[int], found: str) -> None:
-    """Keep what :func:`obstacle` said beside the layer in *place*, if that is possible; else it is asked again next time."""
+    """Record the result of :func:`obstacle` beside the layer in *place*; if writing fails, the next start walks again."""
     if found.startswith(_MOUNTED):
-        return  # that is not of the layer, and may be over by then
+        return  # the mount is no property of the layer, and may be gone at the next start
     known = _read(place)
     if len(known) >= _MOST_RECORDED:
         known = {}
@@ -339,7 +347,7 @@ def record(place: str, path: str, identity: list[int], found: str) -> None:
 
 
 def _read(place: str) -> dict[str, object]:
-    """Return the record of the layer in *place*; nothing where it is not a file of ours alone, or no such thing."""
+    """Return the record of the layer in *place*; an empty one if it is missing, malformed, or not a file of this user alone."""
     opened = open_trusted(os.path.join(place, _RECORD))
     if opened is None:
         return {}

@@ -1,4 +1,4 @@
-"""The directories of a tree that is being unpacked."""
+"""Record the directories of a tree that is being unpacked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ NO_XATTRS: Mapping[bytes, bytes] = {}
 
 
 class Directory:
-    """A directory of the tree: what it will get when nothing is made in it any more, and the directories in it.
+    """A directory of the tree: the attributes to set once unpacking has finished, and the known directories in it.
 
-    There may be millions: a path for each, or a dictionary that is empty, would be most of the memory.
+    An archive may have millions of directories. A path or an empty dictionary for each would take most of the memory, so a
+    directory has neither.
     """
 
     __slots__ = ("children", "gid", "listed", "mode", "mtime_ns", "parent", "uid", "xattrs")
@@ -26,15 +27,15 @@ class Directory:
         self.gid = 0
         self.mtime_ns: int | None = None
         self.xattrs: Mapping[bytes, bytes] = NO_XATTRS
-        #: Whether it is to get these: not one that was there before.
+        #: Whether to set these attributes: not for a directory that existed before.
         self.listed = False
 
     def child(self, name: bytes) -> Directory | None:
-        """Return the directory *name* in this one, if it is known."""
+        """Return the directory *name* in this one; None if it is not known."""
         return None if self.children is None else self.children.get(name)
 
     def add(self, name: bytes) -> Directory:
-        """Note that there is a directory *name* in this one."""
+        """Record the directory *name* in this one, and return it."""
         if self.children is None:
             self.children = {}
         made = self.children[name] = Directory(self)

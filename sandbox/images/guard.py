@@ -1,4 +1,4 @@
-"""The lock under which one archive is unpacked: a file beside the layers, gone when nobody unpacks that archive."""
+"""Provide the lock that a process takes to unpack an archive: a file beside the layers, which exists only meanwhile."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SUFFIX = ".importing"
 
 @contextmanager
 def importing(base: str, source: str) -> Iterator[int]:
-    """Hold the lock of the archive *source* below the directory *base*; yields its descriptor. Waits for other processes."""
+    """Take the lock of the archive *source* in the directory *base*, and yield its descriptor. Wait for other processes."""
     path = os.path.join(base, source + _SUFFIX)
     fd = _lock(path)
     try:
         yield fd
     finally:
-        # Before the lock is gone: another process that waits for it then finds that its file has no name, and makes a new one.
+        # Unlink before the lock is released: a waiting process then finds that its file has no name, and creates a new one.
         with suppress(OSError):
             os.unlink(path)
         os.close(fd)
@@ -44,7 +44,7 @@ def _lock(path: str) -> int:
 
 
 def sweep(base: str, discard: Callable[[str], None]) -> None:
-    """Remove the locks of processes that were killed; *discard* is called with each archive that they were for, under its lock."""
+    """Remove the locks of killed processes; call *discard* with the archive of each such lock while the lock is held."""
     for name in os.listdir(base):
         if not name.endswith(_SUFFIX):
             continue
@@ -60,6 +60,6 @@ def sweep(base: str, discard: Callable[[str], None]) -> None:
                 discard(name.removesuffix(_SUFFIX))
                 os.unlink(path)
         except (OSError, SandboxError):
-            pass  # for the next one to remove
+            pass  # the next import tries again
         finally:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Tar headers and their records: pure functions from bytes to values. Nothing in them is believed beyond its form."""
+"""Parse tar headers and their records, with pure functions from bytes to values. Only their form is validated here."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 BLOCK = 512
 
 SPARSE_00 = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-"""Records that together, in their order, are the map of a sparse file of version 0.0."""
+"""Pax keys whose records, in their order, form the map of a sparse file in GNU sparse format 0.0."""
 
 
 class MalformedError(Exception):
-    """A header is not what it has to be; the text says why."""
+    """A header has an invalid form; the text gives the reason."""
 
 
 class Header:
-    """The fields of one header block; those that GNU tar and POSIX disagree about are told apart by the magic."""
+    """The fields of one header block; the magic selects between the formats of GNU tar and POSIX where they differ."""
 
     __slots__ = ("block", "flag", "gid", "link", "mode", "mtime", "name", "size", "uid")
 
@@ -37,7 +37,7 @@ class Header:
             raise MalformedError("the checksum of a header does not match")
         self.block = block
         self.name = block[:100].partition(b"\0")[0]
-        # Only ustar proper continues names in a prefix: GNU tar keeps times there.
+        # Only POSIX ustar has a prefix field for names: GNU tar stores times there.
         if block[257:263] == b"ustar\0" and block[345]:
             self.name = block[345:500].partition(b"\0")[0] + b"/" + self.name
         self.mode = number(block[100:108])
@@ -56,7 +56,7 @@ def padded(size: int) -> int:
 
 
 def number(text: bytes) -> int:
-    """Return a number field: octal digits, or with the highest bit set a signed number in base 256."""
+    """Return the value of a number field: octal digits or, if the highest bit is set, a signed number in base 256."""
     if text[0] & 0x80:
         value = int.from_bytes(text, "big") & ~(1 << 8 * len(text) - 1)
         return value - (1 << 8 * len(text) - 1) if text[0] & 0x40 else value
@@ -83,7 +83,7 @@ _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 
 
 def nanoseconds(text: bytes) -> int:
-    """Return a time of pax, decimal seconds with a fraction, in nanoseconds; digits beyond these are cut off."""
+    """Return a pax time, decimal seconds with a fraction, in nanoseconds; further digits are cut off."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise MalformedError(f"{printable(text)!r} in place of a time")
@@ -91,7 +91,7 @@ def nanoseconds(text: bytes) -> int:
     return -value if match[1] else value
 
 
-#: Of the records of a pax header, those that are used beside extended attributes.
+#: The records of a pax header that are used, besides those of extended attributes.
 _USED = frozenset(
     (
         b"path",
@@ -112,13 +112,13 @@ _USED = frozenset(
 
 
 def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield keys and values of a pax header, whose records are `LENGTH KEY=VALUE\\n`, the length counting itself.
+    """Yield keys and values of a pax header, whose records are `LENGTH KEY=VALUE\\n`; the length includes itself.
 
-    Records that are not used are left out. The value of an attribute that is not taken is empty.
+    Unused records are left out. The value of an attribute that is not taken (see `is_taken`) is empty.
 
     Raises:
-        MalformedError: the records do not fit together.
-        AttributeRefusedError: the name of an attribute is impossible.
+        MalformedError: the lengths of the records are inconsistent.
+        AttributeRefusedError: the name of an attribute is invalid.
     """
     position = 0
     while position < len(data) and data[position]:
@@ -142,7 +142,7 @@ def pairs(numbers: list[int]) -> list[tuple[int, int]]:
 
 
 def old_sparse(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
-    """Return the entries of a sparse map in *block*: two number fields of 12 bytes each, unused ones zero."""
+    """Return the entries of a sparse map in *block*: two number fields of 12 bytes each; unused entries are zero."""
     entries = [
         (number(block[at : at + 12]), number(block[at + 12 : at + 24]))
         for at in range(start, start + 24 * count, 24)

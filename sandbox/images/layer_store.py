@@ -1,11 +1,11 @@
-"""The layer store: archives unpacked once, under the ids they are used with, and shared by every sandbox that
-names them.
+"""Unpack each archive once for each id map into a layer of the layer store, which all sandboxes share that name the archive.
 
-A layer's key is what makes its archive this archive: the real path, inode, size and modification time; and
-the id map, as owners on disk depend on it. An archive with another key and the content of before has the same
-layer (sandbox/images/origin.py). A layer is built beside its place and renamed into it, so what is
-in the store is whole. Who uses a layer holds a shared lock on it; an import of the same archive as it was
-before, under whatever map, is removed when nobody does, under the map that it was made with.
+A layer's key consists of the real path, device, inode, size and modification time of its archive, and of the id map, because
+owners on disk depend on it. An archive with another key but unchanged content keeps its layer (sandbox/images/origin.py). A
+layer is built in a temporary directory and renamed into place, so every layer in the store is complete.
+
+Each user of a layer keeps a shared lock on it. After an import, layers of older versions of the same archive are removed if
+no process has their lock. They are removed as root of the id map that they were made with.
 """
 
 from __future__ import annotations
@@ -44,29 +44,34 @@ _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SWAPPED = (
     "somebody has just replaced it, or a directory above it: start again, or keep it where nobody else writes"
 )
-_FORMAT = 1  # changes when unpacking does, so that layers of older versions are not taken for ours
+_FORMAT = (
+    1  # incremented when unpacking changes, so that layers of older versions of the launcher are not used
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredLayer:
-    """A layer of the store in use: its tree, and the shared lock that keeps it there."""
+    """A layer of the store in use: its tree, and the shared lock that prevents its removal.
 
-    #: Its directory in the store.
+    :meth:`LayerStore.open_archive` creates it, and the caller closes it.
+    """
+
+    #: The directory of the layer in the store.
     place: str
     tree_fd: int
     lock_fd: int
-    #: The directory in which the server of the file system may keep an index; None where the layer was made without.
+    #: The directory in which the file system server may store a layer index; None if the layer was made without one.
     index_fd: int | None = None
-    #: What could not be unpacked as it is; said once, when the layer is made.
+    #: Messages about objects that were not unpacked; empty unless this call has made the layer.
     notices: tuple[str, ...] = ()
 
     def content(self) -> str:
-        """Return the SHA-256 of the archive's content in hexadecimal digits; "" where it is not recorded."""
+        """Return the SHA-256 of the archive's content in hexadecimal digits; "" if it is not recorded."""
         origin = _read_origin(self.place)
         return "" if origin is None else origin.sha256
 
     def close(self) -> None:
-        """Let go of the layer."""
+        """Close the descriptors, which releases the lock."""
         os.close(self.tree_fd)
         os.close(self.lock_fd)
         if self.index_fd is not None:
@@ -75,7 +80,7 @@ class StoredLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Key:
-    """What a layer is found by: digests of the path of its archive, of what stat(2) tells of that, and of the id maps."""
+    """The key of a layer: digests of the path of its archive, of the archive's stat(2) fields, and of the id maps."""
 
     source: str
     archive: str
@@ -83,7 +88,7 @@ class _Key:
 
     @property
     def name(self) -> str:
-        """The name of the layer that is made now."""
+        """The directory name of a new layer with this key."""
         return f"{self.source}-{self.archive}-{self.ids}"
 
 
@@ -91,7 +96,7 @@ class LayerStore:
     """The layers of one state directory."""
 
     def __init__(self, state: StateDirectory, progress: Callable[[], Progress] | None = None) -> None:
-        """Use the store of *state*; *progress* makes what is told of an archive that is read."""
+        """Use the store of *state*; *progress* creates the receiver of progress reports for each archive that is read."""
         self._state = state.path
         self._base = os.path.join(state.path, "layers")
         self._progress = progress
@@ -104,16 +109,16 @@ class LayerStore:
         *,
         file: str | None = None,
     ) -> StoredLayer:
-        """Return the layer of the archive *path*, an absolute path without symbolic links, unpacking it first unless it is there.
+        """Return the layer of the archive *path*, an absolute path without symbolic links; unpack it first if necessary.
 
-        *identity* is the device and inode of the file that was found there before; no other is opened. *file* is the environment
-        file that refers to the archive, which is noted.
+        *identity* is the device and inode that were found at *path* when the plan was made; another file is refused. *file*
+        is the environment file that refers to the archive; this reference is recorded.
 
         Raises:
-            ImageError: the archive cannot be read or is damaged, or is not that file.
-            SandboxError: it cannot be unpacked under *ids*.
+            ImageError: the archive cannot be read or is damaged, or its identity is another.
+            SandboxError: the archive cannot be unpacked under *ids*.
         """
-        from sandbox.state.references import note_reference  # for starts that name an archive
+        from sandbox.state.references import note_reference  # only starts with an archive need it
 
         archive_fd = _open_archive_file(path, identity)
         try:
@@ -130,7 +135,7 @@ class LayerStore:
             os.close(archive_fd)
 
     def _find(self, key: _Key) -> StoredLayer | None:
-        """Open the layer of *key*; None where there is none, or only the content of the archive can tell."""
+        """Open the layer of *key*; return None if no layer has this key, or has recorded it as known."""
         if (layer := self._open(key.name)) is not None:
             return layer
         for name in self._names(key.source):
@@ -141,7 +146,7 @@ class LayerStore:
         return None
 
     def _find_equal(self, key: _Key, archive_fd: int, path: str) -> StoredLayer | None:
-        """Open the layer of the same archive with the same content, and record its new key; None where there is none."""
+        """Open the layer of the same path whose archive had the same content, and record the new key; None if there is none."""
         from sandbox.images.origin import write_origin
 
         size = os.fstat(archive_fd).st_size
@@ -158,13 +163,13 @@ class LayerStore:
         os.lseek(archive_fd, 0, os.SEEK_SET)
         for place, origin in found:
             if origin.sha256 == digest and (layer := self._open(os.path.basename(place))):
-                with suppress(OSError):  # as on a full disk: the next start compares again
+                with suppress(OSError):  # for example on a full disk; the next start then compares again
                     write_origin(place, origin.with_key(key.archive))
                 return layer
         return None
 
     def _names(self, source: str) -> list[str]:
-        """Return the names of all layers of the archive *source* that are complete."""
+        """Return the names of all complete layers of the archive *source*."""
         return [
             name
             for name in os.listdir(self._base)
@@ -193,7 +198,7 @@ class LayerStore:
                 return None
             fcntl.flock(lock_fd, fcntl.LOCK_SH)
             tree_fd = open_part("tree", _OPEN_PATH)
-            if tree_fd is None:  # removed between the two
+            if tree_fd is None:  # the layer was removed between open and flock
                 return None
             index_fd = open_part("index", _OPEN_PATH)
             undo.pop_all()
@@ -202,7 +207,7 @@ class LayerStore:
     def _import(self, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
         from sandbox.images.guard import importing, sweep
 
-        # Another process may be importing the same archive: wait, then find it made.
+        # If another process is importing the same archive, wait for its lock, then find the layer that it made.
         with importing(self._base, key.source) as guard:
             made = self._find(key) or self._find_equal(key, archive_fd, path)
             if made is not None:
@@ -217,7 +222,7 @@ class LayerStore:
                         self._discard(building)
                 except BaseException:
                     aside.give_back()
-                    with suppress(OSError, SandboxError):  # the next import begins with that
+                    with suppress(OSError, SandboxError):  # the next import discards it first
                         self._discard(building)
                     raise
             self._remove_older(key, path)
@@ -227,7 +232,7 @@ class LayerStore:
         return layer
 
     def _building(self, source: str) -> str:
-        # Where the lock is not known to other nodes, each builds the layer in a place of its own.
+        # On a network file system, flock(2) may not work between nodes, so each node builds in its own directory.
         return os.path.join(self._base, f"{source}-{_own_node()}.new")
 
     def _build(self, building: str, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> tuple[str, ...]:
@@ -251,8 +256,8 @@ class LayerStore:
 
                 size = os.fstat(archive_fd).st_size
                 write_origin(building, Origin(size=size, sha256=digest, known=(key.archive,)))
-            # The rename that publishes the layer may reach the disk before what is in it: after a power failure there would be a
-            # layer of empty files. The rename itself may be lost; the layer is then made again.
+            # The rename that publishes the layer may reach the disk before the layer's content: after a power failure, the
+            # layer would have empty files. If only the rename is lost, the layer is made again.
             try:
                 synchronize_file_system(index_fd)
             except OSError as error:
@@ -264,12 +269,12 @@ class LayerStore:
         return tuple(said.splitlines())
 
     def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:
-        """Unpack in a child that is root of a user namespace and has a limit of memory.
+        """Unpack the archive in a child process that is root of a user namespace and has a memory limit.
 
-        Returns the digest of the archive, "" where there is none, and notices, a line each.
+        Return the digest of the archive ("" if there is none) on the first line, and a notice on each further line.
         """
-        # Imported here, and the archive opened, which imports what its compression takes: the child may not be
-        # able to read our Python any more.
+        # Import here, and open the archive, which imports the module for its compression: the child process may be unable to
+        # read this Python's files.
         from sandbox.images.bounded import unpack_bounded
         from sandbox.images.reading import DigestedFile
         from sandbox.images.root_archive import RootArchive
@@ -286,7 +291,7 @@ class LayerStore:
             return run_with_ids(ids, action, undo.enter_context(self._following("unpack", path, archive_fd)))
 
     def _publish(self, building: str, name: str) -> bool:
-        """Give the layer its name; returns whether it has it, and not one that another node has made meanwhile."""
+        """Rename the layer to *name*; return False if another node has created a layer of that name meanwhile."""
         try:
             os.rename(building, os.path.join(self._base, name))
         except OSError as error:
@@ -299,7 +304,7 @@ class LayerStore:
         from sandbox.state.runs import users_of
 
         if users_of(self._state, archive=path):
-            return  # perhaps on another node, of which the lock may tell nothing
+            return  # a user may be on another node, whose lock may not be visible here
         own = _read_origin(os.path.join(self._base, key.name))
         for name in self._names(key.source):
             place = os.path.join(self._base, name)
@@ -318,7 +323,7 @@ class LayerStore:
             except BlockingIOError:
                 pass  # in use
             except SandboxError:
-                pass  # its ids are no longer ours: no reason not to start
+                pass  # this account no longer has the layer's ids; the sandbox can start all the same
             finally:
                 os.close(lock_fd)
 
@@ -327,7 +332,7 @@ class LayerStore:
 
 
 def ids_of_layer(place: str) -> IdPlan | None:
-    """Return the ids that the layer in the directory *place* was unpacked under; None where that is not known."""
+    """Return the ids under which the layer in the directory *place* was unpacked; None if they are not recorded."""
     try:
         return ids_from_json(read_json(os.path.join(place, "ids")))
     except (OSError, ValueError):
@@ -335,7 +340,7 @@ def ids_of_layer(place: str) -> IdPlan | None:
 
 
 def interrupted_imports(state_directory: str) -> list[str]:
-    """Return the directories that imports of this node were building when they were interrupted."""
+    """Return the directories that interrupted imports of this node have left."""
     base = os.path.join(state_directory, "layers")
     try:
         names = sorted(name for name in os.listdir(base) if name.endswith(".new"))
@@ -350,10 +355,10 @@ def interrupted_imports(state_directory: str) -> list[str]:
 
 
 def remove_interrupted_imports(state_directory: str) -> list[str]:
-    """Remove what imports of this node that were interrupted have left; returns the paths that are gone.
+    """Remove the directories that interrupted imports of this node have left, and return the removed paths.
 
     Raises:
-        SandboxError: it cannot be removed.
+        SandboxError: a directory cannot be removed.
     """
     gone = []
     for place in interrupted_imports(state_directory):
@@ -374,7 +379,7 @@ def _own_node() -> str:
 
 
 def _read_origin(place: str) -> Origin | None:
-    from sandbox.images.origin import read_origin  # not for an archive that is as it was
+    from sandbox.images.origin import read_origin  # not needed for an unchanged archive
 
     return read_origin(place)
 
@@ -399,12 +404,12 @@ def _open_archive_file(path: str, identity: tuple[int, int] | None) -> int:
 
 
 def digest_of_path(path: str) -> str:
-    """Return the first part of the key of the layer of an archive at *path*, an absolute path without symbolic links."""
+    """Return the first part of the layer key of an archive at *path*, an absolute path without symbolic links."""
     return _digest(path)
 
 
 def digest_of_archive(info: os.stat_result) -> str:
-    """Return the second part of the key of the layer of an archive with the status *info*."""
+    """Return the second part of the layer key of an archive whose stat(2) result is *info*."""
     return _digest([_FORMAT, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns])
 
 

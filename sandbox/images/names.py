@@ -1,4 +1,4 @@
-"""Names of members in messages."""
+"""Make the names of archive members printable."""
 
 from __future__ import annotations
 

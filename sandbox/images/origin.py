@@ -1,9 +1,9 @@
-"""The record of a layer of the store: which archive it was unpacked from.
+"""Read and write the record of the archive that a layer of the layer store was unpacked from.
 
     LAYER/archive.json      {"size": BYTES, "sha256": HEX, "known": [KEY, ...]}
 
-Reading a whole archive takes long. A key of what stat(2) tells of it is compared first, and the digest of its content only if that
-key is not among the known ones. A record that is missing or damaged makes the layer one that is not found again.
+Reading a whole archive takes long. So a key made of its stat(2) fields is compared first. The digest of its content is
+compared only if that key is not among the known ones. A layer whose record is missing or damaged is not found by content.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from unionfs._stdlib.dataclasses import dataclass, replace
 _NAME = "archive.json"
 _LARGEST = 1 << 16
 _MAX_KNOWN = 64
-"""Keys that are kept; the oldest make room."""
+"""The most keys in a record; the oldest are dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What is known of the archive: its size in bytes, the SHA-256 of its content in hexadecimal digits, and the keys that it had."""
+    """The archive's size in bytes, the SHA-256 of its content in hexadecimal digits, and the keys that it had."""
 
     size: int
     sha256: str
@@ -33,7 +33,7 @@ class Origin:
 
 
 def read_origin(place: str) -> Origin | None:
-    """Return the record of the layer in the directory *place*; None if there is none that can be used."""
+    """Return the record of the layer in the directory *place*; None if it is missing, untrusted or damaged."""
     opened = open_trusted(os.path.join(place, _NAME))
     if opened is None:
         return None
@@ -50,10 +50,10 @@ def read_origin(place: str) -> Origin | None:
 
 
 def write_origin(place: str, origin: Origin) -> None:
-    """Replace the record of the layer in the directory *place* as a whole.
+    """Replace the record of the layer in the directory *place* atomically.
 
     Raises:
-        OSError: it cannot be written; the old one is still there.
+        OSError: the record cannot be written; the old one is still there.
     """
     content = {"size": origin.size, "sha256": origin.sha256, "known": list(origin.known)}
     replace_json(os.path.join(place, _NAME), content)

@@ -1,4 +1,4 @@
-"""Reading an archive once, from its beginning to its end: its digest on the way, and how far it has come."""
+"""Read an archive once from beginning to end, compute its digest on the way, and report progress."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from sandbox.images.tar import Readable
 
 _MAX_REST = 1 << 26
-"""Bytes behind the end of an archive that are read for its digest: it may be a hole of exabytes."""
+"""The most bytes after the end of an archive that are read for its digest: they may be a hole of exabytes."""
 
 
 class Progress(Protocol):
-    """What is told how far reading an archive has come. Its methods raise nothing."""
+    """Receives progress reports while an archive is read. Its methods must not raise."""
 
     def begin(self, action: str, path: str, size: int) -> None:
-        """*action* ("unpack") begins on the archive *path* of *size* bytes."""
+        """Report that *action* ("unpack" or "compare") begins to read the archive *path* of *size* bytes."""
 
     def update(self, position: int) -> None:
-        """*position* bytes have been read. Called several times a second."""
+        """Report that *position* bytes have been read. Called several times a second."""
 
     def end(self) -> None:
-        """Reading has ended, or failed."""
+        """Report that reading has ended or failed."""
 
 
 class NoProgress:
-    """Tells nobody."""
+    """Discards progress reports."""
 
     def begin(self, action: str, path: str, size: int) -> None: ...
 
@@ -44,9 +44,9 @@ class NoProgress:
 
 @contextmanager
 def followed(progress: Progress, action: str, path: str, fd: int) -> Iterator[Callable[[], None]]:
-    """Tell *progress* of *action*, which reads the file *fd*. Yields what has to be called meanwhile.
+    """Report to *progress* on *action*, which reads the file *fd*. Yield the function to call repeatedly meanwhile.
 
-    The position is that of the open file description, which a child shares (fork(2)).
+    That function reports the offset of the open file description, which a child process shares (fork(2)).
     """
     progress.begin(action, path, os.fstat(fd).st_size)
     try:
@@ -56,7 +56,7 @@ def followed(progress: Progress, action: str, path: str, fd: int) -> Iterator[Ca
 
 
 class DigestedFile:
-    """A file that is read through, with the SHA-256 of what was read. The file belongs to the caller, who closes it."""
+    """A file that is read sequentially, with the SHA-256 of the data read so far. The caller closes the file."""
 
     def __init__(self, file: Readable) -> None:
         self._file = file
@@ -69,7 +69,7 @@ class DigestedFile:
         return data
 
     def finish(self) -> str:
-        """Read what is left, and return the digest of the whole file in hexadecimal digits; "" if much is left."""
+        """Read the rest and return the digest of the whole file in hexadecimal digits; "" if more than _MAX_REST bytes remain."""
         rest = 0
         while data := self.read(CHUNK):
             rest += len(data)

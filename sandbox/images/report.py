@@ -1,4 +1,4 @@
-"""What unpacking an archive came to."""
+"""Define the report of an unpacked archive."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from unionfs._stdlib.dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnpackReport:
-    """What `unpack` wrote, and what it left out. Names are fit for messages, at most five of each kind."""
+    """The result of `unpack`: what it wrote and what it left out. Names are printable, at most five of each kind."""
 
-    entries: int  # members of the archive that were made
+    entries: int  # members of the archive that were created
     data_bytes: int  # content of files, without holes
-    skipped_devices: int  # outside of dev/
+    skipped_devices: int  # device nodes outside of dev/
     skipped_device_names: tuple[str, ...]
     skipped_xattrs: int
     skipped_xattr_names: tuple[str, ...]  # as "member: attribute"
 
     def notices(self) -> list[str]:
-        """Return a line for each kind of thing that was left out."""
+        """Return one line about left-out device nodes and one about left-out extended attributes, if there are any."""
         return [
             f"{count} {what} left out: {', '.join(names)}{', ...' if count > len(names) else ''}"
             for count, what, names in (

@@ -1,4 +1,4 @@
-"""An archive that is to become the root of a sandbox: an archive of a container image ends in an error."""
+"""Wrap an archive that is to become the root of a sandbox, and raise an error if it contains a container image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NAMES = {marker.encode(): marker for marker in MARKERS}
 
 
 class RootArchive:
-    """The members of *archive*, as TarStream yields them; the files that mark an image are read on their way.
+    """Yields the members of *archive* unchanged, and examines the files that mark a container image as they are read.
 
-    The archive belongs to the caller, who closes it.
+    The caller closes *archive*.
     """
 
     def __init__(self, archive: TarStream) -> None:
@@ -28,7 +28,7 @@ class RootArchive:
         self._archive = archive
         self._marker = ""  # the current member, if it may mark an image
         self._content = b""
-        # Made here: the process that unpacks may not be able to read our Python, and so to import what this takes.
+        # Built here, because the unpacking process may be unable to read this Python's files and so to import modules.
         self._refusals = {image: refusal(image, self.name, is_directory=False) for image in FORMATS}
 
     @property
@@ -40,8 +40,8 @@ class RootArchive:
         """Yield every member.
 
         Raises:
-            ImageError: the archive holds an image, or is damaged.
-            OSError: it cannot be read.
+            ImageError: the archive contains a container image, or is damaged.
+            OSError: the archive cannot be read.
         """
         for member in self._archive:
             self._marker = _marker(member)
@@ -53,7 +53,7 @@ class RootArchive:
                 raise ImageError(message, hint=hint)
 
     def data(self) -> Iterator[tuple[int, memoryview]]:
-        """Yield the content of the current member, as `TarStream.data`."""
+        """Yield the content of the current member, like `TarStream.data`."""
         return self._read_marker() if self._marker else self._archive.data()
 
     def _read_marker(self) -> Iterator[tuple[int, memoryview]]:
@@ -63,7 +63,7 @@ class RootArchive:
 
 
 def _marker(member: Member) -> str:
-    """Return the name of *member* if it is a file at the top that may mark an image, else ""."""
+    """Return the name of *member* if it is a top-level file that may mark a container image, otherwise ""."""
     directory, _, leaf = member.name.rpartition(b"/")
     if leaf not in _NAMES or member.kind is not Kind.FILE:
         return ""

@@ -1,14 +1,14 @@
-"""Tar archives as streams of members, plain or compressed, with nothing in them believed.
+"""Read untrusted tar archives, plain or compressed, as streams of members.
 
-`open_archive` tells the compression by magic bytes and returns a `TarStream`: iterate over it once, and take a file's
-content from `data()` before the next member. Understood are POSIX ustar and pax (POSIX.1-2024, pax, "pax Interchange
+`open_archive` detects the compression by magic bytes and returns a `TarStream`: iterate over it once, and read a file's
+content from `data()` before the next member. Supported are POSIX ustar and pax (POSIX.1-2024, pax, "pax Interchange
 Format"), GNU long names and every GNU form of sparse files (the manual of GNU tar, "Tar Internals"), v7, and extended
 attributes as star, GNU tar and libarchive write them.
 
-The headers are not read with `tarfile`, which is made for archives of friends: behind the first member it takes a damaged
-header for the end of the archive, takes the times in GNU tar's incremental archives for a part of the name, keeps times as
-floats, and reads header records of any size into memory; in Python 3.11.7 a record of 1 MiB of digits costs it half an hour
-(CVE-2024-6232). Names are bytes here from beginning to end.
+The headers are not read with `tarfile`, which is made for trusted archives. After the first member it takes a damaged header
+for the end of the archive. It takes the times in GNU tar's incremental archives for a part of the name, and stores times as
+floats. It reads header records of any size into memory: in Python 3.11.7 a record of 1 MiB of digits takes half an hour
+(CVE-2024-6232). Names are bytes throughout this module.
 """
 
 from __future__ import annotations
@@ -42,18 +42,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RECORD_LIMIT = 1 << 20
-"""Bytes that one header record (pax, long name, sparse map) may have: as many as Go's archive/tar takes, by which
-most images are read and written. All records of one member together may have four times as many."""
+"""The most bytes of one header record (pax, long name, sparse map).
+
+This is the limit of Go's archive/tar, which reads and writes most images. All records of one member together may have four
+times as many bytes.
+"""
 
 NAME_LIMIT = 1 << 16
-"""Bytes that a long name of GNU tar may have; a path that Linux takes has 4095."""
+"""The most bytes of a GNU long name; Linux paths have at most 4095."""
 
 GLOBAL_LIMIT = 1 << 16
-"""Bytes that the records of global pax headers may have, those that are not used left out: each member takes all of them."""
+"""The most bytes of all used records of global pax headers together. They are limited because each member gets all of them."""
 
 
 class Kind(Enum):
-    """What a member is; the values are the type flags of ustar."""
+    """The kind of a member; the values are the type flags of ustar."""
 
     FILE = b"0"
     HARD_LINK = b"1"
@@ -69,15 +72,15 @@ _KINDS = {kind.value: kind for kind in Kind} | {b"\0": Kind.FILE, b"7": Kind.FIL
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One member as the archive describes it; nothing is checked beyond its form."""
+    """One member as the archive describes it; only the form of the fields has been validated."""
 
-    name: bytes  # no NUL, not empty; may be absolute and hold `..`
+    name: bytes  # no NUL, not empty; may be absolute and contain `..`
     kind: Kind
     mode: int  # permission bits, set-id and sticky
     uid: int  # any integer
     gid: int
     mtime_ns: int
-    size: int  # of a file, holes included; else 0
+    size: int  # of a file, holes included; otherwise 0
     link: bytes = b""  # target of a symbolic or hard link, no NUL
     xattrs: dict[bytes, bytes] = field(default_factory=dict)  # those that `attributes.is_taken` takes
     left_out: tuple[bytes, ...] = ()  # names of the other extended attributes
@@ -85,7 +88,7 @@ class Member:
 
 
 class Archive(Protocol):
-    """What unpacking needs of an archive; `TarStream` has it, and what passes its members on."""
+    """The interface that unpacking needs; `TarStream` and its wrapper `RootArchive` implement it."""
 
     name: str
 
@@ -98,19 +101,19 @@ class Archive(Protocol):
 
 
 class Readable(Protocol):
-    """A file that is read from where it stands, without seeking."""
+    """A file that is read sequentially from its current position, without seeking."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to *size* bytes, b"" at the end."""
 
 
 def open_archive(file: Readable, name: str) -> TarStream:
-    """Return the members of the tar in *file*, read from where it stands; *name* is for messages.
+    """Return a stream of the members of the tar in *file*, read from its current position; *name* is for messages.
 
-    *file* needs no seek and is not closed.
+    *file* need not be seekable, and is not closed.
 
     Raises:
-        ImageError: *file* is empty or no tar; its compression is unknown here, or its module is not installed.
+        ImageError: *file* is empty or no tar; its compression is not supported, or its module is not installed.
         OSError: *file* cannot be read.
     """
     head = b""
@@ -119,7 +122,8 @@ def open_archive(file: Readable, name: str) -> TarStream:
     if not head:
         raise ImageError(f"{name}: the file is empty", hint="get the archive again")
     source = _input(head, file)
-    if head[257:262] != b"ustar":  # else it is one whose first member has a name like a magic number
+    # A file with this magic is a plain tar, even if its first member's name looks like the magic of a compression.
+    if head[257:262] != b"ustar":
         unpacked = decompressed(head, source, name)
         if unpacked is not None:
             return TarStream(unpacked, name, compressed=True)
@@ -133,20 +137,20 @@ def _input(head: bytes, file: Readable) -> Iterator[bytes]:
 
 
 class _TruncatedError(Exception):
-    """The archive ends inside of a member."""
+    """The archive ends inside a member."""
 
 
 class TarStream:
-    """The members of a tar, in their order, once."""
+    """Yields the members of a tar in order, once. `open_archive` creates it; the file stays open."""
 
     def __init__(self, chunks: Iterator[bytes], name: str, *, compressed: bool) -> None:
         self.name = name
         self._chunks = chunks
         self._compressed = compressed
         self._buffer = memoryview(b"")
-        self._offset = 0  # in the unpacked archive, of the next byte of _buffer
-        self._start = 0  # likewise, of the current member
-        self._data_left = 0  # bytes of the current member's data and padding that are still to come
+        self._offset = 0  # position of the next byte of _buffer in the decompressed archive
+        self._start = 0  # position of the current member in the decompressed archive
+        self._data_left = 0  # bytes of the current member's data and padding that have not been read
         self._extents: tuple[tuple[int, int], ...] = ()
         self._globals: dict[bytes, bytes] = {}
         self._globals_size = 0
@@ -158,7 +162,7 @@ class TarStream:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Let go of the decompressor and what it holds in memory; the file is the caller's."""
+        """Free the decompressor and its memory; the caller closes the file."""
         self._chunks = iter(())
         self._buffer = memoryview(b"")
 
@@ -166,8 +170,8 @@ class TarStream:
         """Yield every member.
 
         Raises:
-            ImageError: the archive is damaged or truncated; the message names the place.
-            OSError: it cannot be read.
+            ImageError: the archive is damaged or truncated; the message gives the position.
+            OSError: the archive cannot be read.
         """
         while True:
             try:
@@ -183,16 +187,16 @@ class TarStream:
                 break
             self.current = member.name
             yield member
-        # What follows is padding, of any length where the file is sparse. A compressed archive proves only at its end that
-        # it is whole.
+        # The rest is padding, which may be of any length if the file is sparse. A compressed archive has to be read to its
+        # end, because only that shows that it is complete.
         if self._compressed:
             for _ in self._chunks:
                 pass
 
     def data(self) -> Iterator[tuple[int, memoryview]]:
-        """Yield the content of the current member, a file, as offsets and pieces that follow each other; no holes.
+        """Yield the content of the current member, a file, as pairs of offset and piece, in ascending order, without holes.
 
-        A piece is valid until the next one is asked for.
+        A piece is valid until the next one is requested.
 
         Raises:
             ImageError: the archive is damaged or truncated.
@@ -225,7 +229,7 @@ class TarStream:
         raise ImageError(f"{self.name}: damaged at byte {self._start}: {error}", hint=DAMAGED) from None
 
     def _refill(self) -> bool:
-        """Replace the empty buffer; False at the end."""
+        """Replace the empty buffer with the next chunk; return False at the end."""
         self._buffer = memoryview(next(self._chunks, b""))
         return bool(self._buffer)
 
@@ -254,7 +258,7 @@ class TarStream:
         self._data_left = 0
 
     def _read_record(self, size: int, limit: int = RECORD_LIMIT) -> bytes:
-        """Return the *size* bytes of a header record, without the padding behind them."""
+        """Return the *size* bytes of a header record, without the padding after them."""
         if size < 0 or size > limit:
             raise MalformedError(f"a header record of {size} bytes, where up to {limit} are taken")
         self._count_records(size)
@@ -266,13 +270,13 @@ class TarStream:
             raise MalformedError(f"more than {4 * RECORD_LIMIT} bytes of headers for one member")
 
     def _next_member(self) -> Member | None:
-        """Read headers up to and with that of the next member; None at the end of the archive."""
+        """Read headers up to that of the next member, and return the member; None at the end of the archive."""
         pax: dict[bytes, bytes] = {}
         sparse_00: list[tuple[bytes, bytes]] = []
         long: dict[bytes, bytes] = {}
         while True:
             if not self._buffer and not self._refill():
-                # The end without its mark. Compressed data says itself where it ends, a plain file is cut off.
+                # The end-of-archive blocks are missing. Compressed data marks its own end; a plain file is truncated.
                 if self._compressed and not pax and not long:
                     return None
                 raise _TruncatedError
@@ -281,7 +285,7 @@ class TarStream:
                 return None
             header = Header(block)
             flag = header.flag
-            if flag in b"xX":  # X: what Solaris called its own pax headers
+            if flag in b"xX":  # X: pax headers of Solaris
                 for key, value in pax_records(self._read_record(header.size)):
                     pax[key] = value
                     if key in SPARSE_00:
@@ -319,11 +323,12 @@ class TarStream:
             raise MalformedError(f"{printable(name)} is of the unknown type {printable(header.flag)!r}")
         size, extents = 0, None
         self._extents = ()
-        if kind is Kind.FILE:  # others have no data, whatever their size says: so do Go and Python read them
+        # Other kinds have no data, even if their size field is not zero: Go and Python read them so.
+        if kind is Kind.FILE:
             stored = decimal(pax, b"size", header.size)
             self._data_left = padded(stored)
             if name.endswith(b"/"):
-                kind = Kind.DIRECTORY  # v7 had no type for them
+                kind = Kind.DIRECTORY  # v7 has no type flag for directories
             else:
                 size, extents = self._sparse(header, pax, sparse_00, stored)
                 if max(size, stored) >= 1 << 63:
@@ -354,7 +359,7 @@ class TarStream:
         sparse_00: list[tuple[bytes, bytes]],
         stored: int,
     ) -> tuple[int, tuple[tuple[int, int], ...] | None]:
-        """Return the real size of a file and the map of a sparse one."""
+        """Return the real size of a file, and its map if it is sparse, otherwise None."""
         if header.flag == b"S":
             size, extents = number(header.block[483:495]), old_sparse(header.block, 386, 4)
             more = header.block[482]
@@ -387,7 +392,7 @@ class TarStream:
         return size, tuple(extents)
 
     def _sparse_10(self) -> list[tuple[int, int]]:
-        """Read the map that precedes the data: decimal numbers, each on a line, padded to a block."""
+        """Read the map before the data: decimal numbers, one on each line, padded to a block (GNU sparse format 1.0)."""
         numbers: list[int] = []
         rest, wanted = b"", 1
         while len(numbers) < wanted:

@@ -1,12 +1,12 @@
-"""Writes the members of a tar below a directory descriptor, and nothing anywhere else.
+"""Write the members of a tar archive below a directory descriptor, and nowhere else.
 
-The archive is hostile: its names are followed by this module, never by the kernel. Each component of a path is opened from
-its parent's descriptor with O_NOFOLLOW; a symbolic link on the way to a member is read here and resolved with the destination
-as its root, as containerd, umoci and (in a chroot) containers/storage do. The last component is never followed. `..` in the
-name of a member is refused; absolute names are taken as relative to the destination, as tar -x takes them.
+The archive is untrusted: this module resolves its paths, never the kernel. Each component of a path is opened from its
+parent's descriptor with O_NOFOLLOW. A symbolic link on the way to a member is read here and resolved with the destination as
+its root, as containerd, umoci and (in a chroot) containers/storage do. The last component is never followed. A member with
+`..` in its name is refused. Absolute names are relative to the destination, as for tar -x.
 
-It runs in a child of its own that has id 0 of a user namespace, which decides what cannot be made here: device nodes, and
-owners that the namespace does not map. Whiteouts (`.wh.*`) are files like any other, whoever serves the layer reads them.
+Unpacking runs in a child process with id 0 of a user namespace. So it cannot create device nodes, or set owners that the
+namespace does not map. Whiteouts (`.wh.*`) are unpacked like any other file; the server of the layer interprets them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_PATH_MAX = 4095  # bytes of a path without its final zero (limits.h): beyond, no program could name the file
-_MAX_LINKS = 40  # symbolic links in one path, as path_resolution(7) has it
-_MAX_LINKED = 255  # components of the targets of these links: a path of few bytes must not lead through thousands of directories
+# Bytes of a path without its final zero (limits.h): no program could name a file with a longer one.
+_PATH_MAX = 4095
+_MAX_LINKS = 40  # symbolic links in one path (path_resolution(7))
+_MAX_LINKED = 255  # components of the targets of these links: a short path must not lead through thousands of directories
 _MAX_OPEN = 128  # directories kept open from member to member
-_MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF is chown(2)'s "leave it as it is"
-_MAX_TIME_NS = 10**9 << 62  # seconds are 64-bit numbers; what a file system cannot keep the kernel clamps
-_NAMES = 5  # that a report holds of what was left out
+_MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF means "unchanged" to chown(2)
+# Seconds are 64-bit numbers; the kernel clamps times that a file system cannot store.
+_MAX_TIME_NS = 10**9 << 62
+_NAMES = 5  # names of left-out objects in a report
 
 _ATTRIBUTES = 1 << 25
-"""Bytes of memory for the attributes of directories, which are set at the end. Equal ones are kept once: real archives have few."""
-_ATTRIBUTE_COST = 200  # bytes that Python takes for one beside its name and value
+"""Bytes of memory for the extended attributes of directories, which are set at the end.
+
+Equal sets of attributes are stored once: real archives have few different ones.
+"""
+_ATTRIBUTE_COST = 200  # bytes of memory that Python needs for an attribute besides its name and value
 
 _FAULTS: Mapping[int, str] = {
     errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
@@ -52,11 +57,11 @@ _FAULTS: Mapping[int, str] = {
     errno.EOVERFLOW: "it is larger than the file system allows",
     errno.EMLINK: "it is a file of more names, or a directory of more directories, than the file system allows",
 }
-"""Errors of system calls that are the archive's fault. All others are the machine's and stay OSError."""
+"""Errnos of system calls that the archive causes, and their messages. All other errors are raised as OSError."""
 
 
 class _Place(NamedTuple):
-    """An open directory of the tree. Its path is canonical: relative to the root, which is b"", without links, `.` and `..`."""
+    """An open directory of the tree. Its path is relative to the root, which is b"", and has no symbolic links, `.` or `..`."""
 
     path: bytes
     fd: int
@@ -64,15 +69,15 @@ class _Place(NamedTuple):
 
 
 def unpack(archive: Archive, destination_fd: int, *, single_id: bool) -> UnpackReport:
-    """Write every member of *archive* below the directory *destination_fd*, of which the caller has to be the only user.
+    """Write every member of *archive* below the directory *destination_fd*, which no other process may use.
 
-    Of members with one name the last one wins. Directories that the archive does not list get mode 0755 and owner 0.
-    With *single_id* no owner is set, because the namespace has but one, and no access control list, which could name no
-    other. After an error the destination holds a part of the tree; throw it away.
+    If several members have the same name, the last one wins. Directories that the archive does not list get mode 0755 and
+    owner 0. With *single_id* no owner is set, because the user namespace has only one id, and no access control list, which
+    could name no other id. After an error the destination contains a part of the tree, and the caller has to remove it.
 
     Raises:
-        ImageError: the archive is damaged, or holds what cannot be unpacked: the message names the member.
-        OSError: the machine fails: ENOSPC, EDQUOT, EROFS, EIO, EMFILE and so on, with the member as its filename.
+        ImageError: the archive is damaged, or a member cannot be unpacked: the message names the member.
+        OSError: a system call fails with ENOSPC, EDQUOT, EROFS, EIO, EMFILE and so on; its filename is the member.
     """
     unpacker = _Unpacker(archive, destination_fd, single_id=single_id)
     try:
@@ -82,7 +87,7 @@ def unpack(archive: Archive, destination_fd: int, *, single_id: bool) -> UnpackR
 
 
 class _RefusedError(Exception):
-    """A member that cannot be unpacked; the text says why."""
+    """A member cannot be unpacked; the text gives the reason."""
 
 
 class _Unpacker:
@@ -122,13 +127,13 @@ class _Unpacker:
         )
 
     def close(self) -> None:
-        """Close the directories that are open."""
+        """Close all open directories."""
         for place in self._open.values():
             os.close(place.fd)
         self._open.clear()
 
     def _explain(self, name: bytes, error: Exception) -> ImageError | OSError:
-        """Return the archive's faults as ImageError, the machine's as they are, both with the name of the member."""
+        """Return an ImageError for an error that the archive caused, otherwise an OSError; both name the member."""
         if isinstance(error, OSError):
             reason = _FAULTS.get(error.errno or 0)
             if reason is None:
@@ -180,7 +185,7 @@ class _Unpacker:
     # Making one member
 
     def _replacing(self, place: _Place, path: bytes, leaf: bytes, make: Callable[[], None]) -> None:
-        """Run *make*; if there is something of that name already, remove it first."""
+        """Run *make*; if *leaf* already exists, remove it and run *make* again."""
         try:
             make()
         except FileExistsError:
@@ -191,7 +196,7 @@ class _Unpacker:
         try:
             fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=place.fd)
         except FileExistsError:
-            # Never written over: it may be a hard link, and its other names keep what they have.
+            # Do not overwrite the file: it may have other hard links, whose content must not change.
             self._remove(place, path, leaf)
             fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=place.fd)
         try:
@@ -227,7 +232,7 @@ class _Unpacker:
         self._entries += 1
 
     def _kept_xattrs(self, xattrs: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-        """Return attributes equal to *xattrs*, to be kept until the end, once however many directories have them."""
+        """Return a shared mapping equal to *xattrs*, so that directories with equal attributes store them once."""
         if not xattrs:
             return NO_XATTRS
         kept = self._shared.setdefault(tuple(sorted(xattrs.items())), xattrs)
@@ -242,13 +247,13 @@ class _Unpacker:
         return kept
 
     def _hard_link(self, member: Member, place: _Place, path: bytes, leaf: bytes) -> bool:
-        """Make a hard link. False if it is one to a device that was left out, and so left out as well."""
+        """Make a hard link; return False if it is left out because its target is a device that was left out."""
         source_path = _relative(member.link)
         source_parent, _, source = source_path.rpartition(b"/")
 
         def link() -> None:
             source_fd = self._directory(source_parent, create=False).fd
-            # Without following: a hard link to a symbolic link is another name of the link.
+            # Do not follow: a hard link to a symbolic link is another name of that symbolic link.
             os.link(source, leaf, src_dir_fd=source_fd, dst_dir_fd=place.fd, follow_symlinks=False)
 
         try:
@@ -274,7 +279,7 @@ class _Unpacker:
         return True
 
     def _skip_device(self, member: Member, place: _Place, path: bytes, leaf: bytes) -> None:
-        """Leave out a device node, which nobody can make in a user namespace (mknod(2)); the sandbox has its own /dev."""
+        """Leave out a device node: mknod(2) fails in a user namespace, and the sandbox has its own /dev."""
         try:
             self._remove(place, path, leaf)
         except FileNotFoundError:
@@ -288,7 +293,10 @@ class _Unpacker:
     # Attributes
 
     def _set_opened(self, name: bytes, fd: int, attributes: Member | Directory) -> None:
-        """Set owner, attributes, mode and times, in this order: chown(2) and writing clear set-id bits and capabilities."""
+        """Set owner, extended attributes, mode and times, in this order.
+
+        chown(2) and writing clear set-id bits and file capabilities.
+        """
         if not self._single_id:
             self._chown(fd, None, attributes)
         for key, value in attributes.xattrs.items():
@@ -299,11 +307,11 @@ class _Unpacker:
             os.utime(fd, ns=(time, time))
 
     def _set_unopened(self, member: Member, parent_fd: int, leaf: bytes) -> None:
-        """Do the same for a symbolic link or a FIFO, which has just been made: the name can be nothing else."""
+        """Do the same by name for a symbolic link or FIFO, which this process has just created under that name."""
         if not self._single_id:
             self._chown(leaf, parent_fd, member)
         for key, value in member.xattrs.items():
-            # lsetxattr(2) has no form with a descriptor. Of the path only the last component comes from the archive.
+            # lsetxattr(2) takes no directory descriptor. Only the last component of this path comes from the archive.
             self._set_xattr(member.name, b"/proc/self/fd/%d/%s" % (parent_fd, leaf), key, value, follow=False)
         if member.kind is not Kind.SYMLINK:
             os.chmod(leaf, member.mode, dir_fd=parent_fd)
@@ -329,7 +337,7 @@ class _Unpacker:
             ) from None
 
     def _set_xattr(self, name: bytes, target: int | bytes, key: bytes, value: bytes, *, follow: bool) -> None:
-        # In a namespace with one id there is nobody whom an access control list could give or refuse anything.
+        # In a user namespace with one id, an access control list can name no other user or group.
         if (self._single_id and key in ACLS) or not set_attribute(target, key, value, follow=follow):
             self._skip_xattrs(name, key)
 
@@ -339,16 +347,16 @@ class _Unpacker:
         self._xattr_names += [f"{printable(name)}: {printable(key)}" for key in keys[:wanted]]
 
     def _finish_directories(self) -> None:
-        """Set the attributes of all directories, the inner ones first: times change with what is made in a directory, and its
-        mode may forbid to enter it.
+        """Set the attributes of all directories, inner ones first.
 
-        Each step leads to a directory beside, above or below: opened from the root, deep ones would cost the square of their depth.
+        Creating an entry changes the times of its directory, and the mode of a directory may forbid to enter it. Each step
+        goes to a child or to the parent: opening each directory from the root would cost the square of the depth.
         """
         node, names, fd = self._top, [b"."], os.dup(self._root)
         try:
             while True:
                 if node.children:
-                    name, child = node.children.popitem()  # which gives back its memory
+                    name, child = node.children.popitem()  # frees the memory of the child's entry
                     fd = _reopen(fd, name)
                     node = child
                     names.append(name)
@@ -374,15 +382,15 @@ class _Unpacker:
     # Ways through the tree
 
     def _directory(self, path: bytes, *, create: bool = True) -> _Place:
-        """Return the directory *path*, under its canonical path, open until the next member.
+        """Open the directory *path*, and return it under its canonical path; it stays open until the next member.
 
-        What lacks on the way is made if *create* is set, and what is neither directory nor link is replaced by a
-        directory, as umoci does it.
+        If *create* is set, missing components are created, and components that are neither directory nor symbolic link are
+        replaced by directories, as umoci does it.
         """
         found = self._open.get(path)
         if found is not None:
             return found
-        # From the innermost directory that is open; what remains is a stack, its next component at the end.
+        # Start from the innermost open directory; *remaining* is a stack with the next component at the end.
         done, remaining = path, []
         while done and done not in self._open:
             done, _, component = done.rpartition(b"/")
@@ -396,7 +404,8 @@ class _Unpacker:
                 component = remaining.pop()
                 if component in {b"", b"."}:
                     continue
-                if component == b"..":  # of a link; nobody else moves directories of this tree
+                if component == b"..":
+                    # From the target of a link. No other process moves directories of this tree.
                     if node.parent is not None:
                         fd = _reopen(fd, b"..")
                         done = done.rpartition(b"/")[0]
@@ -428,7 +437,7 @@ class _Unpacker:
         return self._open[done]
 
     def _enter(self, place: _Place, component: bytes, *, create: bool) -> Directory | bytes:
-        """Return the directory *component* in *place*, which can be opened now; if it is a link, its target."""
+        """Return the directory *component* in *place*, created if necessary, or the target if it is a symbolic link."""
         known = place.node.child(component)
         if known is not None:
             return known
@@ -455,7 +464,7 @@ class _Unpacker:
     # Removing what a later member replaces
 
     def _remove(self, place: _Place, path: bytes, leaf: bytes) -> None:
-        """Remove *leaf* in *place*, whatever it is."""
+        """Remove *leaf* in *place*, a file or a directory with its content."""
         try:
             os.unlink(leaf, dir_fd=place.fd)
         except IsADirectoryError:
@@ -472,7 +481,7 @@ class _Unpacker:
 
 
 def _relative(name: bytes) -> bytes:
-    """Return *name* relative to the root of the archive, without `.` and needless slashes."""
+    """Return *name* relative to the root of the archive, without `.` and superfluous slashes."""
     parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
     if b".." in parts:
         raise _RefusedError(f"a path with `..` in it ({printable(name)})")
@@ -483,7 +492,7 @@ def _relative(name: bytes) -> bytes:
 
 
 def _reopen(fd: int, name: bytes) -> int:
-    """Return *fd*, which now refers to the directory *name* in what it referred to before."""
+    """Make *fd* refer to the directory *name* in the directory that it refers to, and return it."""
     inner = os.open(name, _DIRECTORY, dir_fd=fd)
     try:
         os.dup2(inner, fd, inheritable=False)

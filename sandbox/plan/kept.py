@@ -80,9 +80,8 @@ def check_kept(
             f"{own.shown()}, is not this file's",
             f"{others}; or give it to this file: sandbox adopt {file} {own.name}",
         )
-    planned = len(record.layers or ()) == len(
-        spec.root.layers
-    )  # otherwise one of the layers is refused already
+    # If the numbers differ, a layer is refused already.
+    planned = len(record.layers or ()) == len(spec.root.layers)
     if planned and not own.record.has_layers_of(record, own.unchanged) and not accept_layers:
         changed = (
             f"{record.shown()}, an archive that has changed since"
