@@ -1,18 +1,18 @@
-"""The command ``sandbox``: one module per verb, and what they share.
+"""Implement the command ``sandbox``: one module for each verb, and the modules that they share.
 
     verbs       the table of verbs: names and summaries, nothing imported
-    output      colour, tables, JSON: how results reach a terminal or a program
-    options     arguments that several verbs have, and what they mean
+    output      colour, tables and JSON for a terminal or a program
+    options     arguments that several verbs share, and their interpretation
     parser      the command line, built verb by verb
     up, ...     the verbs: `add_arguments(parser)` and `run(arguments) -> exit status`
-    plain       the command line of `up` without argparse, where it is as simple as most are
+    plain       reads a simple command line of `up` without argparse
     main        runs a verb, renders errors, chooses exit statuses
 
-A line imports only lines above it, and `main` a verb only when it is the one that was asked for: what a verb does not
-need is not imported.
+A module imports only modules that are listed above it. `main` imports only the requested verb, so that a start does not pay
+for the imports of other verbs.
 """
 
 import time
 
 BEGUN = time.monotonic_ns() - time.process_time_ns()
-"""When this process began, on CLOCK_MONOTONIC: how long the interpreter took is known by the processor time that it had."""
+"""The start of this process on CLOCK_MONOTONIC, in nanoseconds; the processor time approximates the interpreter's start-up."""

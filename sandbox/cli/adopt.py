@@ -1,4 +1,4 @@
-"""`sandbox adopt`: give a persistent layer that is kept to an environment file."""
+"""`sandbox adopt`: give an existing persistent layer to an environment file."""
 
 from __future__ import annotations
 

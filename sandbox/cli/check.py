@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is wrong with the files; return 1 if anything is, else 0."""
+    """Print the mistakes in the files; return 1 if there is one, otherwise 0."""
     from sandbox.spec.check import examine
 
     examined = {
@@ -97,13 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
         return 1 if mistakes else 0
-    # A mistake of a file that several of the files extend is the same diagnostic for all of them.
+    # If several files extend one file, a mistake in that file is the same diagnostic for all of them.
     for diagnostic in dict.fromkeys(diagnostic for one in found.values() for diagnostic in one):
         print(diagnostic.render(color=use_colour(sys.stdout)))
     if arguments.untrusted:
         for file, checked in examined.items():
             print("\n".join(_requests_as_text(file, checked)))
-    sys.stdout.flush()  # before the summary, wherever the two go
+    sys.stdout.flush()  # so that the summary comes last if both streams go to the same place
     print(_summary(len(found), mistakes, here=arguments.here), file=sys.stderr)
     return 1 if mistakes else 0
 
@@ -120,7 +120,10 @@ def _request_as_dict(request: Request) -> dict[str, object]:
 
 
 def _leads_to(request: Request) -> str | None:
-    """Return what a path really is, if it is written otherwise: a directory of somebody else may hold links to yours."""
+    """Return the real path of a path request if it differs from the written one, otherwise None.
+
+    A directory of another user may contain symbolic links to the caller's files.
+    """
     path = request.what
     if request.kind != "path" or not path.startswith("/"):
         return None
@@ -129,7 +132,7 @@ def _leads_to(request: Request) -> str | None:
 
 
 def _requests_as_text(file: str, checked: Checked) -> Iterator[str]:
-    """Yield the lines; a file of somebody else must not be able to write any of its own."""
+    """Yield the lines of the report, with control characters escaped, so that an untrusted file cannot forge lines."""
     from sandbox.spec.notation import visible
 
     def printable(text: str) -> str:

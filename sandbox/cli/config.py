@@ -1,4 +1,4 @@
-"""`sandbox config`: print what a file means once everything is put together."""
+"""`sandbox config`: print the effective settings of an environment file, after all merging."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _origins(spec: Spec, *, defaults: bool) -> list[dict[str, object]]:
-    """Return every value with its place, which is null for a default; a list from several places has one an element."""
+    """Return every value with its origins: null for a default, and one for each element of a list from several places."""
     from sandbox.spec.dump import values_of
     from sandbox.spec.notation import format_key_path
 

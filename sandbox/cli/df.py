@@ -1,4 +1,4 @@
-"""`sandbox df`: sum up the disk space of what is kept."""
+"""`sandbox df`: sum up the disk space of layers, volumes and archives in the state directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sandbox doctor`: try what this machine can do for sandboxes, and say how to mend what it cannot."""
+"""`sandbox doctor`: probe what this machine can do for sandboxes, and print remedies for what it cannot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the probes and print what they say."""
+    """Run the probes and checks, and print their results; return the exit status."""
     from sandbox.doctor.check import summary_line, told, would_work
     from sandbox.doctor.examine import examine
     from sandbox.errors import SandboxError
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _end(number: int, _frame: object) -> NoReturn:
-    """End by way of every clean-up, as an interrupt from the keyboard does."""
+    """Raise SystemExit, so that all clean-up handlers run, as for KeyboardInterrupt."""
     raise SystemExit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""`sandbox explain`: what the program of an environment file will be able to reach, and why."""
+"""`sandbox explain`: print what the program of an environment file will be able to reach, and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; return 1 if `up` would refuse."""
+    """Print the report; return 1 if `up` would refuse the file, otherwise 0."""
     from sandbox.as_container_root import access_of_root
     from sandbox.cli.planning import load_to_plan, plan
     from sandbox.explain import Case, look, make_report, render

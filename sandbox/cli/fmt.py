@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Format the files, or tell which would change; return the exit status."""
+    """Format the files, or print which would change; return the exit status."""
     from sandbox.editing.reading import read_input
     from sandbox.editing.replace import check_replaceable, read_original, replace
     from sandbox.editing.style import formatted
@@ -70,6 +70,6 @@ def _print_diff(name: str, before: str, after: str) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of *text* with their ends; only "\\n" ends one, unlike for str.splitlines()."""
+    """Return the lines of *text* with their line ends; only "\\n" ends a line, unlike with str.splitlines()."""
     *lines, rest = text.split("\n")
     return [f"{line}\n" for line in lines] + ([rest] if rest else [])

@@ -1,4 +1,4 @@
-"""What this machine refuses of files that are checked: all that `up` would refuse before it starts anything."""
+"""Add to the results of `check --here` what `up` would refuse on this machine before it starts anything."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def with_refusals(checked: Checked) -> Checked:
-    """Return *checked* with what this machine refuses of the file, and of each of its profiles besides. Changes nothing."""
+    """Return *checked* with the refusals of this machine for the file and for each of its profiles. Change nothing."""
     from sandbox.spec.check import identity
     from sandbox.spec.diagnostic import Diagnostic
 
-    # A mistake is told by both, where up refuses what no machine could use, or this version does not enforce.
+    # The check and the plan report the same mistake if no machine could use a setting, or this version does not enforce it.
     found = {identity(one): one for one in checked.diagnostics}
     for variant in checked.variants:
         for one in _refusals(variant):

@@ -1,4 +1,4 @@
-"""`sandbox ls`: list what is kept between runs."""
+"""`sandbox ls`: list the persistent layers, named volumes and unpacked archives in the state directory."""
 
 from __future__ import annotations
 

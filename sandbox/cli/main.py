@@ -1,4 +1,4 @@
-"""Runs a verb, renders errors, chooses exit statuses; knows how nothing is done."""
+"""Run a verb, render its errors, and choose the exit status."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _ESCAPES = "sandbox-escapes"
-"""The error handler (see codecs) that writes as TOML does what an encoding does not have."""
-
+"""The name of the codecs error handler that escapes as in TOML the characters that an encoding lacks."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def command() -> NoReturn:
-    """Run the command line of this process, and end it without taking the interpreter apart, which would take milliseconds."""
+    """Run the command line of this process, and end it with _exit(2): finalizing the interpreter would take milliseconds."""
     status = main()
     try:
         sys.stderr.flush()
     except OSError:
-        pass  # a warning that could not be written is still in the buffer
+        pass  # the buffer still contains a warning that could not be written
     os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    if "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ:  # a shell asks for completions
+    """Run the command line; return the exit status."""
+    if "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ:  # a shell requests completions
         from sandbox.cli.parser import whole
         from sandbox.completion.asking import complete
 
@@ -46,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
-            # Here, of help as well: at the end of the interpreter a failure has nobody who reports it.
+            # Flush here, after help as well: no handler would report a failure when the interpreter ends.
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()  # its reader has gone, as head(1) does
+        _drop_output()  # the reader has closed the pipe, as head(1) does
         return 141
     except OSError as error:
-        _drop_output()  # as with `sandbox config FILE > /full/disk`
+        _drop_output()  # for example `sandbox config FILE > /full/disk`
         reason = (error.strerror or str(error)).lower()
         hint = (
             "free some where standard output and the state are kept (see `df`)" if _is_full(error) else None
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    """Run the command line; raises only what says that output could not be written, and SystemExit after help."""
+    """Run the command line; raise only OSErrors of writing output, and SystemExit after help."""
     arguments = _read(argv)
     debug: bool = arguments.debug
     try:
@@ -88,7 +87,7 @@ def _run(argv: Sequence[str]) -> int:
     except MemoryError:
         print("sandbox: there is no memory left\n      hint: free some and try again", file=sys.stderr)
         return EXIT_FAILURE
-    except Exception as error:  # noqa: BLE001 - whatever it is, one line and our own exit status
+    except Exception as error:  # noqa: BLE001 - any other error becomes one line and EXIT_FAILURE
         if debug:
             _print_traceback()
         print(
@@ -99,7 +98,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments of *argv*. Exits for --help, --version and mistakes."""
+    """Return the arguments of *argv*. Exit for --help, --version and mistakes."""
     if argv and argv[0] == "up":
         from sandbox.cli import plain
 
@@ -111,12 +110,12 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_full(error: OSError) -> bool:
-    """Tell whether there was no room for what was written to a descriptor; of files, their errors have the name."""
+    """Tell whether a write to a descriptor failed for lack of space; an error of a named file has a file name."""
     return error.filename is None and error.errno in _NO_ROOM
 
 
 def _as_failure(error: OSError) -> SandboxError:
-    """Say what the system refused where nobody knew more about it: no file, memory, process or space was left."""
+    """Return a SandboxError for an OSError that no verb handled, such as a lack of descriptors, memory, processes or space."""
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     reason = (error.strerror or str(error)).lower()
     hint = describe_errno("", error.errno or 0)
@@ -128,17 +127,17 @@ def _report(error: SandboxError, *, as_json: bool) -> None:
         print_json({"error": error.as_dict()})
         return
     text = error.render(color=use_colour(sys.stderr))
-    # Diagnostics of a file begin with its name, as compilers have it; everything else with ours.
+    # Diagnostics of a file begin with its name, as those of compilers do; other errors begin with "sandbox:".
     print(text if isinstance(error, SpecError) else f"sandbox: {text}", file=sys.stderr)
 
 
 def _open_standard_descriptors() -> None:
-    """Give /dev/null to what we were started without, or a socket of ours would be the program's output."""
+    """Open /dev/null on closed standard descriptors; otherwise a socket of the launcher could become the program's output."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # open(2) returns the lowest free number
             os.set_inheritable(fd, True)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
@@ -147,15 +146,15 @@ def _open_standard_descriptors() -> None:
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere, or the end of the interpreter would try to write it once more."""
+    """Redirect buffered output to /dev/null, because the interpreter would try to write it again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _let_print_everything() -> None:
-    """Let standard output take everything in any locale, as Python lets standard error.
+    """Make standard output accept all text in any locale, as Python does for standard error.
 
-    A program or a file gets UTF-8, which TOML and JSON are always. What a terminal of another encoding does not have, and
-    bytes of file names that are no UTF-8, are escaped as in TOML.
+    A pipe or a file gets UTF-8, the encoding of TOML and JSON. Characters that a terminal's encoding lacks, and bytes of file
+    names that are not UTF-8, are escaped as in TOML.
     """
     import codecs
     import io

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _described() -> Any:
-    """Return what unionfs says of itself. Raises SandboxError if it cannot be run."""
+    """Return the description that `unionfs --describe` prints as JSON. Raise SandboxError if unionfs cannot be run."""
     import json
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""Arguments that several verbs have, and what they mean."""
+"""Declare and interpret the arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def add_common(parser: Taking, run: Callable[[argparse.Namespace], int]) -> None:
-    """Add what every verb has, and *run*, what it does."""
+    """Add the arguments of every verb, and set *run*, the function that executes the verb."""
     parser.add_argument("--debug", action="store_true", help="show what is done, and tracebacks of failures")
     parser.set_defaults(run=run)
 
 
 def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return *words* up to the first "--", and what stands behind it: the program's own, whatever it looks like."""
+    """Return *words* before the first "--", and those after it, which belong to the program and are not interpreted."""
     if "--" not in words:
         return list(words), []
     end = words.index("--")
@@ -32,11 +32,11 @@ def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 DEFAULT_FILE = "sandbox.toml"
-"""What is taken where no file is named; `spec.load` has it, too, which is imported later."""
+"""The file that is used if none is named. `spec.load` defines it as well, but is imported later."""
 
 
 def add_file(parser: Taking, *, optional: bool = False) -> None:
-    """Add the environment file; with *optional* that of the current directory is taken where none is named."""
+    """Add the environment file; with *optional*, DEFAULT_FILE of the current directory is used if none is named."""
     text = "the environment file (TOML); - for standard input"
     if optional:
         text = f"{text}; without it {DEFAULT_FILE} of this directory"
@@ -63,7 +63,7 @@ SHORT_FORMS = {
 
 
 def overrides(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the options of *arguments* that set values, each with its value, in the order in which they are applied."""
+    """Return the options of *arguments* that set values, each with its value, in the order of application."""
     short = [
         (option, text) for option, (dest, *_) in SHORT_FORMS.items() for text in getattr(arguments, dest)
     ]
@@ -71,7 +71,7 @@ def overrides(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def add_overrides(parser: Taking) -> None:
-    """Add what changes a file for one run: --profile, --set, and the short forms of the latter."""
+    """Add the options that change a file for one run: --profile, --set, and the short forms of --set."""
     parser.add_argument(
         "--profile",
         metavar="NAME",
@@ -97,9 +97,9 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse") -> Spec:
-    """Load the file that *arguments* name, with their overrides. Raises SpecError.
+    """Load the file that *arguments* name, with their overrides. Raise SpecError for mistakes.
 
-    What this version does not enforce is a mistake, unless *unenforced* is "keep".
+    A setting that this version does not enforce is a mistake, unless *unenforced* is "keep".
     """
     from sandbox.spec.load import load
 
@@ -117,7 +117,7 @@ def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse
 
 
 def read_key(text: str) -> KeyPath:
-    """Return the key path *text*. Raises EditError when it is none."""
+    """Parse the key path *text*. Raise EditError if it is malformed or empty."""
     from sandbox.errors import EditError
     from sandbox.spec.notation import parse_key_path
 

@@ -1,6 +1,6 @@
-"""How results reach a terminal or a program: colour, tables, JSON.
+"""Print results for a terminal or a program: colour, tables, JSON, warnings.
 
-Colour and alignment are for terminals only; NO_COLOR (no-color.org) and TERM=dumb switch colour off.
+Only terminals get colour and alignment; NO_COLOR (no-color.org) and TERM=dumb disable colour.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 
 
 def use_colour(stream: TextIO) -> bool:
-    """Tell whether *stream* shows colour: it is a terminal, and nobody switched colour off."""
+    """Tell whether to use colour on *stream*: it is a terminal, and the environment does not disable colour."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, style: str, *, colour: bool) -> str:
-    """Return *text* in a *style* ("bold", "dim", or a colour) where *colour* says so."""
+    """Return *text* in a *style* ("bold", "dim", or a colour) if *colour* is set."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour and text else text
 
 
 def for_terminal(text: str) -> str:
-    """Return *text* as it is for a program, and for a terminal with escapes for what that would not show or would obey."""
+    """Return *text*; if standard output is a terminal, with unprintable and control characters escaped."""
     if text.isprintable() or not sys.stdout.isatty():
         return text
     from sandbox.errors import printable
@@ -40,9 +40,9 @@ def for_terminal(text: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print *value* as JSON, indented and in ASCII: bytes of a path that are no UTF-8 could not be printed otherwise.
+    """Print *value* as indented ASCII JSON: other encodings could not print the bytes of a path that are not UTF-8.
 
-    What TOML has and JSON has not, dates and nan and inf, is a string as in TOML.
+    JSON lacks dates, nan and inf; these become strings as in TOML.
     """
     import json
 
@@ -68,7 +68,7 @@ def _without_numbers_json_lacks(value: object) -> object:
 def print_table(
     rows: Iterable[Sequence[str]], *, header: Sequence[str] = (), stream: TextIO | None = None
 ) -> None:
-    """Print *rows* in columns for a terminal, or separated by tabs, without *header*, for a program."""
+    """Print *rows* as aligned columns with *header* if *stream* is a terminal, otherwise separated by tabs without *header*."""
     stream = sys.stdout if stream is None else stream
     rows = [tuple(row) for row in rows]
     if not stream.isatty():
@@ -90,7 +90,7 @@ def print_table(
 
 
 def warn(text: str) -> None:
-    """Print a warning to standard error. One that cannot be written, as on a full disk, changes no exit status."""
+    """Print a warning to standard error. A failure to write it, as on a full disk, does not change the exit status."""
     from sandbox.errors import printable
 
     mark = styled("warning:", "yellow", colour=use_colour(sys.stderr))
@@ -101,7 +101,7 @@ def warn(text: str) -> None:
 
 
 def print_warnings(diagnostics: Iterable[RenderableDiagnostic], *, as_json: bool = False) -> None:
-    """Print warnings that point into a file: as compilers do, to standard error, or as JSON, to standard output."""
+    """Print warnings with their places in a file: to standard error as compilers do, or to standard output as JSON."""
     if as_json:
         print_json({"warnings": [diagnostic.as_dict() for diagnostic in diagnostics]})
         return

@@ -1,4 +1,7 @@
-"""The command line. Only the verb that was asked for is built; completion and the manual page build all of them."""
+"""Build the argument parsers and parse the command line.
+
+Only the requested verb's parser is built. Completion and the manual page build the parsers of all verbs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol
 
     class VerbModule(Protocol):
-        """What the module of a verb has."""
+        """The interface of the module of a verb."""
 
         DESCRIPTION: str
         add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -26,14 +29,15 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Run programs in environments that one TOML file describes, without root."
 EXIT_STATUS = f"exit status: 0, or {EXIT_FAILURE} for a failure of sandbox"
-"""Of the verbs that say nothing about it."""
+"""The text about exit statuses for verbs whose epilog has none."""
 
 
 class Formatter(argparse.HelpFormatter):
-    """Fills paragraphs, and leaves those alone that are laid out; argparse itself can do the one or the other."""
+    """A help formatter that wraps paragraphs but keeps preformatted ones; argparse's formatters do only one of the two."""
 
     def __init__(self, prog: str, **others: Any) -> None:
-        # One is made for each argument that is added, and would import shutil, and that what reads archives, to ask for the width.
+        # argparse creates a formatter for each added argument. Without a width it would import shutil, which imports the
+        # archive modules, to get the width of the terminal.
         super().__init__(prog, **({"width": _columns() - 2} | others))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -50,29 +54,29 @@ class Formatter(argparse.HelpFormatter):
 
 
 def _columns() -> int:
-    """Return how many columns there are for help, as `shutil.get_terminal_size` does."""
+    """Return the width of the terminal in columns, like `shutil.get_terminal_size`."""
     said = os.environ.get("COLUMNS", "")
     columns = int(said) if said.isdecimal() else 0
     if columns <= 0 and sys.__stdout__ is not None:
         try:
             columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
-        except (AttributeError, ValueError, OSError):  # it is no terminal, or closed
+        except (AttributeError, ValueError, OSError):  # not a terminal, or closed
             pass
     return columns if columns > 0 else 80
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that ends with the exit status of all our failures; argparse's own 2 could be a program's."""
+    """An argument parser that exits with EXIT_FAILURE; argparse's status 2 could be confused with a program's."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
+        """Print usage and *message*, and exit."""
         self.print_usage(sys.stderr)
         print(f"sandbox: {printable(message)}", file=sys.stderr)
         sys.exit(EXIT_FAILURE)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments of *argv*; `run` among them is the verb. Exits for --help, --version and mistakes."""
+    """Return the arguments of *argv*; their `run` executes the verb. Exit for --help, --version and mistakes."""
     position = next((index for index, word in enumerate(argv) if not word.startswith("-")), None)
     if position is None or position > 0:
         return _overview_only(argv)
@@ -92,7 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def fill(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Give *parser* the arguments of *verb*, and the verb itself as `run`."""
+    """Add the arguments of *verb* to *parser*, and set `run` to the function that executes the verb."""
     import importlib
 
     from sandbox.cli.options import add_common
@@ -108,7 +112,7 @@ def fill(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def whole(filled: Collection[str] = VERBS) -> Parser:
-    """Return the parser of the whole command; of the verbs, those that are *filled* have their arguments."""
+    """Return the parser of the whole command; only the verbs in *filled* get their arguments."""
     top = _top(help_of_verbs=False)
     verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for verb, summary in VERBS.items():
@@ -149,9 +153,9 @@ _ELSEWHERE = {
     "version": "--version",
     "help": "--help",
 }
-"""What other programs of the kind call what there is here."""
+"""Verbs of similar programs, and the equivalents in this one."""
 _NOT_HERE = frozenset(("attach", "create", "exec", "kill", "logs", "ps", "restart", "stop"))
-"""What they have for what they keep in the background."""
+"""Verbs of similar programs for containers in the background, which have no equivalent in this one."""
 
 
 def _unknown(verb: str) -> str:
@@ -162,7 +166,7 @@ def _unknown(verb: str) -> str:
             f"{verb!r} is no command: a sandbox stays in the foreground, and a signal to its `sandbox up` ends it; "
             "`sandbox --help` lists the commands"
         )
-    from difflib import get_close_matches  # slow to import, and only needed when there is a mistake
+    from difflib import get_close_matches  # slow to import, and only needed for a mistake
 
     close = get_close_matches(verb, VERBS, n=1)
     if verb.endswith(".toml"):

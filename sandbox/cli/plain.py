@@ -1,7 +1,8 @@
-"""Reads a command line that has nothing unusual, without argparse: importing it and building a parser takes longer than a start has.
+"""Parse a simple command line of `up` without argparse, whose import and parser construction would slow down every start.
 
-The verb declares its arguments as ever, to a `Declared` instead of to a parser. Whatever is not plain (help, an abbreviation, `--name=value`,
-a mistake) is left to argparse, which knows all of it and words the messages; what is plain means the same to both, which a test holds.
+The verb declares its arguments as usual, but to a `Declared` instead of a parser. Any other command line (help, an
+abbreviation, `--name=value`, a mistake) is left to argparse, which also prints the messages. A test checks that both parsers
+return the same arguments for simple command lines.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     class Arguments(argparse.Namespace):
-        """For what reads it, the one is as good as the other."""
+        """The arguments, for type checkers: readers may use either class."""
 
         command: list[str]
 
 else:
 
     class Arguments:
-        """What argparse calls a Namespace: the arguments as attributes."""
+        """The arguments as attributes, like argparse.Namespace."""
 
 
 class Declared:
-    """Takes what `add_arguments` of a verb declares. A declaration that it does not know makes no command line plain."""
+    """Records the arguments that `add_arguments` of a verb declares. With an unknown declaration, `read` always returns None."""
 
     def __init__(self) -> None:
         self._positionals: list[tuple[str, str | None, object]] = []
@@ -46,7 +47,7 @@ class Declared:
         dest: str | None = None,
         **given: object,
     ) -> None:
-        """Take one, as argparse's method of this name does."""
+        """Record an argument, like the method of argparse."""
         kind = (name.startswith("-"), action, nargs, default)
         short = len(name) == 2 and action == "append"
         place = dest or name.removeprefix("--").replace("-", "_")
@@ -64,11 +65,11 @@ class Declared:
             self._known = False
 
     def set_defaults(self, **values: object) -> None:
-        """Set attributes that no argument sets."""
+        """Record attributes that no argument sets."""
         self._defaults |= values
 
     def read(self, words: Sequence[str]) -> Arguments | None:
-        """Return what *words* mean; None if they are not plain."""
+        """Return the arguments in *words*; None if they are not simple."""
         if not self._known:
             return None
         values = {**self._defaults, **dict.fromkeys(self._flags.values(), False)}
@@ -87,7 +88,7 @@ class Declared:
             elif word.startswith("-") and word != "-":
                 return None
             else:
-                # Of those in several places, argparse gives the first to all that take any number.
+                # argparse assigns the first of several separated groups to all positionals of any number: leave that to it.
                 if positionals and last != at - 1:
                     return None
                 positionals.append(word)
@@ -109,7 +110,7 @@ class Declared:
 
 
 def read(argv: Sequence[str]) -> Arguments | None:
-    """Return the arguments of *argv*, whose verb is `up`, as `sandbox.cli.parser.parse` would; None where that is to be asked."""
+    """Return the arguments of *argv*, whose verb is `up`; None if `sandbox.cli.parser.parse` has to parse them."""
     declared = Declared()
     up.add_arguments(declared)
     add_common(declared, up.run)

@@ -1,4 +1,4 @@
-"""From an environment file that is loaded to its plan on this machine, for the verbs that plan. Changes nothing."""
+"""Load an environment file and draft its plan on this machine, for the verbs that plan. Change nothing."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planning:
-    """A draft, and what it was made from."""
+    """A draft, and the facts that it was made from."""
 
     draft: Draft
     facts: HostFacts
     paths: Mapping[str, PathFact]
-    #: Where the state is kept; empty where it cannot be, for the reason *state*.
+    #: The state directory; empty if its path is unusable. *state* is the reason why the state cannot be used, if there is one.
     state_directory: str
     state: SandboxError | None
-    #: What is kept there that the file would use.
+    #: The persistent layer and named volumes in it that the file would use.
     kept: Kept
 
 
 def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None = None) -> Spec:
     """Load the file that *arguments* name, for a plan with *command* instead of the file's.
 
-    What this version does not enforce is refused by the plan, together with what this machine refuses.
+    The plan refuses settings that this version does not enforce, together with those that this machine refuses.
 
     Raises:
-        SpecError: with all mistakes, and with what this machine refuses of the rest.
+        SpecError: with all mistakes, and with the refusals of this machine for the rest of the file.
     """
     from sandbox.cli.options import load_spec
     from sandbox.errors import SpecError
@@ -63,14 +63,14 @@ def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None 
 
 
 def refusals_of_rest(rest: Remainder, command: tuple[str, ...] | None = None) -> list[Diagnostic]:
-    """Return what this machine refuses of *rest*, what is right of a file with mistakes, as far as that can be told."""
+    """Return the refusals of this machine for *rest*, the part without mistakes of a file, as far as it can be planned."""
     from sandbox.errors import SandboxError
 
     try:
-        # What is kept cannot be compared: the name or the layers may be among the mistakes.
+        # Existing persistent layers cannot be compared: the name or the layers may be among the mistakes.
         found = plan(rest.spec, command, with_kept=False).draft.diagnostics()
     except SandboxError:
-        return []  # the mistakes come first
+        return []  # the caller reports the mistakes
     return [refusal for one in found if (refusal := rest.in_file(one)) is not None]
 
 
@@ -81,10 +81,10 @@ def plan(
     accept_layers: bool = False,
     with_kept: bool = True,
 ) -> Planning:
-    """Look at this machine and draft the plan of *spec*, with *command* instead of the file's.
+    """Gather the facts of this machine and draft the plan of *spec*, with *command* instead of the file's.
 
-    With *accept_layers* a persistent layer is taken that was made over other layers; without *with_kept* nothing that is kept is
-    looked at.
+    With *accept_layers* a persistent layer is accepted that was made over other layers. Without *with_kept* existing layers
+    and volumes are not examined.
     """
     from sandbox.errors import StateError
     from sandbox.host import facts as host
@@ -124,7 +124,7 @@ def plan(
 
 
 def private_directories(state: str, uid: int) -> PrivateFacts:
-    """Look at the state directory *state*, none where that is empty, and at the run directory of the user *uid*."""
+    """Return facts about the state directory *state* (none if it is empty) and the run directory of the user *uid*."""
     from sandbox.host import private_directories as private
     from sandbox.state import run_directory
 
@@ -136,7 +136,7 @@ def private_directories(state: str, uid: int) -> PrivateFacts:
 
 
 def joined_namespaces(spec: Spec, state_directory: str) -> Found:
-    """Look at the namespaces that *spec* joins; what that takes is imported where there are any."""
+    """Return facts about the namespaces that *spec* joins; import the code for that only if there are any."""
     names = spec.namespaces
     kinds = (names.user, names.pid, names.net, names.ipc, names.uts, names.cgroup, names.time)
     if not any(isinstance(value, str) and ":" in value for value in kinds):

@@ -1,4 +1,4 @@
-"""Shows on standard error how far reading an archive has come: a bar on a terminal, else a line now and then."""
+"""Show on standard error the progress of reading an archive: a bar on a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sandbox.errors import printable
 from unionfs._stdlib.typing import Any
 
 _QUICK = 1.0
-"""Seconds after which a bar appears: what takes less shows nothing."""
+"""Seconds after which a bar appears; a shorter operation shows nothing."""
 
 _FIRST_LINE = 5.0
-"""Seconds until the first line where there is no terminal; until each further one, as long again as all before."""
+"""Seconds until the first line without a terminal. Each further line comes at twice the time of the line before."""
 
 _UNITS: dict[str, Any] = {"unit": "B", "unit_scale": True}
 
 
 class ArchiveProgress:
-    """The progress of one archive after the other (`sandbox.images.reading.Progress`)."""
+    """Shows the progress of one archive at a time (implements `sandbox.images.reading.Progress`)."""
 
     def __init__(self) -> None:
         self._action = ""
@@ -30,14 +30,14 @@ class ArchiveProgress:
         self._has_lines = False
 
     def begin(self, action: str, path: str, size: int) -> None:
-        """*action* ("unpack") begins on the archive *path* of *size* bytes."""
+        """Start to show *action* ("unpack" or "compare") on the archive *path* of *size* bytes."""
         self._action = f"{action} {printable(os.path.basename(path))}"
         self._size, self._began = size, time.monotonic()
         self._next = _QUICK if _is_terminal() else _FIRST_LINE
         self._has_lines = False
 
     def update(self, position: int) -> None:
-        """Show that *position* bytes have been read, if it is time."""
+        """Show that *position* bytes have been read, if an update is due."""
         elapsed = time.monotonic() - self._began
         if self._bar is None and elapsed < self._next:
             return
@@ -47,10 +47,10 @@ class ArchiveProgress:
             else:
                 self._draw(position, elapsed)
         except OSError:
-            pass  # standard error is full or gone: no reason not to start
+            pass  # standard error is full or closed, which does not prevent a start
 
     def end(self) -> None:
-        """Remove the bar; say how long it took where lines were printed."""
+        """Remove the bar or, if lines were printed, print the duration."""
         try:
             if self._bar is not None:
                 self._bar.close()
@@ -67,7 +67,7 @@ class ArchiveProgress:
         self._bar.update(position - self._bar.n)
 
     def _print_line(self, position: int, elapsed: float) -> None:
-        from tqdm.std import tqdm  # only for what takes long
+        from tqdm.std import tqdm  # only for long operations
 
         form = "{percentage:.0f} % of {total_fmt}B, {rate_fmt}, {remaining} left"
         meter = tqdm.format_meter(position, self._size, elapsed, bar_format=form, **_UNITS)
@@ -87,16 +87,16 @@ def _say(text: str) -> None:
 def _make_bar(action: str, size: int) -> Any:
     import threading
 
-    from tqdm.std import tqdm  # only for what takes long
+    from tqdm.std import tqdm  # only for long operations
 
     class Bar(tqdm):  # type: ignore[misc]
-        # Neither the thread that tqdm starts, nor its lock between processes: the launcher forks.
+        # No monitor thread of tqdm, and below no multiprocessing lock, because the launcher forks.
         monitor_interval = 0
 
     Bar.set_lock(threading.RLock())
-    # A terminal whose size nobody has set has 0 columns and lines, where tqdm shows nothing.
+    # A terminal without a set size has 0 columns and lines, and tqdm would show nothing.
     columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    # Without smoothing, the rate is that of the whole time.
+    # smoothing=0 shows the average rate of the whole time.
     return Bar(
         desc=action,
         total=size,

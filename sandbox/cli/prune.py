@@ -1,4 +1,4 @@
-"""`sandbox prune`: remove unreferenced archives and data, and what ended sandboxes have left."""
+"""`sandbox prune`: remove unreferenced archives and data, and leftovers of ended sandboxes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Remove it; return the exit status."""
+    """Remove unreferenced items and leftovers; return the exit status."""
     from sandbox.cli.state_path import existing_state_directory
     from sandbox.lifecycle import inventory
     from sandbox.lifecycle.kept_items import Inventory, human_size, to_prune, total
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if path is not None and data and not arguments.yes:
         if not _confirmed(data):
             return 1
-        # A start may have used something while the question was on the terminal.
+        # A start may have used an item while the question waited for an answer.
         again = to_prune(inventory.take(path, sizes=False).items, data=True)
         items = [item for item in items if item.path in {one.path for one in again}]
     removed, left = ([], []) if path is None else _remove(path, items)
@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _confirmed(data: Sequence[KeptItem]) -> bool:
-    """Ask on the terminal whether *data* may go.
+    """Prompt on the terminal for the removal of *data*; return whether the user confirms.
 
     Raises:
-        SandboxError: there is no terminal to ask on.
+        SandboxError: standard input or standard error is not a terminal.
     """
     from sandbox.lifecycle.kept_items import human_size, in_words, total
 
@@ -91,7 +91,7 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
 
 
 def _remove(path: str, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
-    """Remove *items* and leftovers; returns those that are gone. What cannot be removed is warned of."""
+    """Remove *items* and leftovers; return the removed ones. Print a warning for each that cannot be removed."""
     from sandbox.lifecycle import kept_removal
     from sandbox.state import run_directory
     from sandbox.state.directory import StateDirectory

@@ -1,4 +1,4 @@
-"""`sandbox reference`: what the keys of an environment file mean."""
+"""`sandbox reference`: print what the keys of an environment file mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sandbox rm`: remove what is kept, by name."""
+"""`sandbox rm`: remove persistent layers, named volumes, unpacked archives and leftovers of sandboxes by name."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ keys, shows their documentation and marks mistakes with it:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line, which has nothing to declare."""
+    """Declare nothing: the verb has no arguments."""
     del parser
 
 

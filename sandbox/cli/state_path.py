@@ -1,4 +1,4 @@
-"""Where the state is that the verbs about kept things look at, which make none."""
+"""Find the existing state directory, for the verbs that must not create one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def existing_state_directory() -> str | None:
-    """Return the path of the state directory of this account; None where there is none yet.
+    """Return the path of the state directory of this account; None if it does not exist yet.
 
     Raises:
-        StateError: it is another user's, or others may write to it.
+        StateError: another user owns the directory, or others may write to it.
     """
     from sandbox.state.directory import examine
     from sandbox.state.location import default_path

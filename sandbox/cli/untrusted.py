@@ -1,4 +1,4 @@
-"""What this machine adds to what a file asks for: files that its program could change, and what is kept that it would use."""
+"""Add facts of this machine to the results of `check --untrusted`: files that the program could change, and data it would use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def look_here(checked: Checked) -> Checked:
-    """Return *checked* with warnings about files that decide the next start, and with what is kept that is asked for.
+    """Return *checked* with warnings about files that decide the next start, and with existing state that the file would use.
 
-    Host paths are resolved; nothing is opened for reading but the records of what is kept.
+    Host paths are resolved, but only the records of persistent layers and volumes are opened for reading.
     """
     warnings = {warning: None for spec in checked.specs for warning in _exposures(spec)}
     kept = [_kept(spec) for spec in checked.specs]
@@ -41,7 +41,7 @@ def _exposures(spec: Spec) -> tuple[Diagnostic, ...]:
 
 
 def _kept(spec: Spec) -> Kept | str:
-    """Return what is kept that *spec* would use, or why that cannot be told."""
+    """Return the existing layers and volumes that *spec* would use, or the reason why they cannot be examined."""
     from sandbox.errors import StateError
     from sandbox.state.layer_records import look
     from sandbox.state.location import default_path

@@ -79,10 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the sandbox and wait; return the exit status of its program."""
     if arguments.dry_run:
         return _dry_run(arguments)
-    as_json, arguments.json = (
-        arguments.json,
-        False,
-    )  # errors are told in words: standard output is the program's
+    # Standard output is the program's, so errors are printed as text.
+    as_json, arguments.json = arguments.json, False
     if as_json and not arguments.report:
         from sandbox.errors import SandboxError
 
@@ -90,12 +88,13 @@ def run(arguments: argparse.Namespace) -> int:
             "--json needs --dry-run or --report: the output of a sandbox is its program's",
             hint="add --dry-run to see the plan, --report to see what was used",
         )
-    # A parent that ignores it (SIG_IGN is inherited) would have the kernel reap our children before we can ask.
+    # SIG_IGN is inherited from the parent. With it, the kernel would reap child processes before waitpid(2) returns their status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     import gc
 
-    gc.disable()  # it would look through what is being imported again and again, and find no garbage
-    # From here on everything is imported, and the file read, beside the server's own imports, which take longest.
+    gc.disable()  # collections during the imports would take time and find no garbage
+    # The server is started early: its imports take longest, and run in parallel with those of the launcher and with the reading
+    # of the file.
     from sandbox.cli import BEGUN
     from sandbox.cli.planning import load_to_plan
     from sandbox.runtime.timeline import Timeline
@@ -126,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         server.abandon()
         raise problem
 
-    # A terminal that is passed through is raw: it begins no line by itself.
+    # A terminal that is passed through is in raw mode, and does not translate "\n" to "\r\n".
     end = "\r\n" if sys.stderr.isatty() else "\n"
 
     def say(text: str) -> None:
@@ -137,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def trace(text: str) -> None:
         if arguments.debug:
-            # One write: the processes of the sandbox trace, too.
+            # Write the line at once: other processes of the sandbox write to the same trace.
             sys.stderr.write(f"+ {text}\n")
             sys.stderr.flush()
 
@@ -154,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
         secret=secret,
         progress=_make_progress,
     )
-    # What there is by now stays, and the children that are forked write into none of it.
+    # Existing objects are exempt from collection, so that forked children do not write to (and so copy) their pages.
     gc.freeze()
     gc.enable()
     try:
@@ -170,9 +169,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _make_plan(
     spec: Spec, arguments: argparse.Namespace
 ) -> tuple[HostFacts, StateDirectory, bytes | None, Plan]:
-    """Look at this machine and plan *spec* for it; what earlier sandboxes left in the state directory is removed.
+    """Gather the facts of this machine and plan *spec* for it; remove leftovers of earlier sandboxes in the state directory.
 
-    Returns also the secret of the run directory, None where there is none.
+    Return facts, state directory, the secret of the run directory (None if there is none), and plan.
     """
     from sandbox.cli.planning import joined_namespaces, private_directories
     from sandbox.host import facts as host
@@ -185,7 +184,7 @@ def _make_plan(
 
     facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
     state_path = default_path(os.environ, facts.uid)
-    # Before the private directories are looked at: the run directory exists then.
+    # Before private_directories(), so that the run directory exists when it is examined.
     run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
     directory = state.StateDirectory(state_path, run_path)
     directory.sweep()
@@ -211,10 +210,10 @@ def _make_progress() -> ArchiveProgress:
 
 
 def _may_need_no_server(arguments: argparse.Namespace) -> bool:
-    """Tell whether a root that nobody serves may be asked for, by a look at the words of the file.
+    """Tell whether the file may ask for a root without server, from a text search.
 
-    Reading it takes longer than starting a server, which is needed nearly always. Where the words are elsewhere, as in a file that is
-    extended, a server is started that is ended again.
+    Parsing the file takes longer than starting the server, which is needed nearly always. If the settings are elsewhere, for
+    example in an extended file, the server is started and ended again.
     """
     text = "\n".join(arguments.assignments).encode(errors="surrogateescape")
     try:
@@ -222,10 +221,10 @@ def _may_need_no_server(arguments: argparse.Namespace) -> bool:
             with open(arguments.file, "rb") as file:
                 text += b"\n" + file.read(1 << 16)
     except (OSError, ValueError):
-        pass  # it is said when it is read
+        pass  # load_to_plan reports it
     if b"tar" not in text or b"none" not in text:
         return False
-    import re  # for few files only: the server would wait for that, too
+    import re  # imported only for few files, because it delays the start of the server
 
     named = re.search(rb"""server["']?\s*=\s*["']?(direct|pyfuse3)""", text)
     asked = re.search(rb"""(writable|server)["']?\s*=\s*["']?none""", text)
@@ -248,7 +247,7 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:
-    """Return why denied calls cannot be told here; None where they can."""
+    """Return the error why denied system calls cannot be traced; None if they can."""
     from sandbox.errors import HostError
 
     if plan.process.seccomp is None:
@@ -261,7 +260,7 @@ def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    """Print the plan; touch neither the state directory nor a process."""
+    """Print the plan, without changing the state directory and without starting a process."""
     from sandbox.cli.planning import load_to_plan, plan
     from sandbox.plan import as_dict, describe
 

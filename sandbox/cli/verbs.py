@@ -1,6 +1,6 @@
-"""The verbs of the command, in the order in which help lists them. A verb is the module of this package that has its name.
+"""Define the table of verbs in the order of `sandbox --help`. Each verb is the module of the same name in this package.
 
-This module and `parser` are all that `sandbox --help` needs.
+`sandbox --help` needs only this module and `parser`.
 """
 
 from __future__ import annotations
