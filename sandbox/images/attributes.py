@@ -42,7 +42,7 @@ _TOLERATED: Mapping[tuple[bytes, int], str] = {
 }
 """Failures of setxattr(2) after which the attribute is left out: its namespace, the errno, and the reason why that is safe.
 
-Access control lists are not among them: without its list, a file's mode would grant more than the archive does.
+Access control lists are not among them: the mode alone would grant more than the archive does.
 """
 
 _RAW = b"SCHILY.xattr."  # written by star and GNU tar

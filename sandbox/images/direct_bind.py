@@ -240,7 +240,7 @@ def open_below(tree_fd: int, path: str, flags: int = _PLACE) -> int:
 
 
 def has(tree: Tree, path: str, *, is_directory: bool) -> bool:
-    """Tell whether *tree* has a mount point at *path* for a directory, or else for a file.
+    """Tell whether *tree* has at *path* an object on which a directory (with *is_directory*) or a file can be mounted.
 
     Raises:
         PermissionError: this process's ids may not search a directory on the way.

@@ -4,8 +4,8 @@ A layer's key consists of the real path, device, inode, size and modification ti
 owners on disk depend on it. An archive with another key but unchanged content keeps its layer (sandbox/images/origin.py). A
 layer is built in a temporary directory and renamed into place, so every layer in the store is complete.
 
-Each user of a layer keeps a shared lock on it. After an import, layers of older versions of the same archive are removed if
-no process has their lock. They are removed as root of the id map that they were made with.
+Each process that uses a layer keeps a shared lock on it. After an import, layers of older versions of the same archive are
+removed if no process has their lock. They are removed as root of the id map that they were made with.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ _FAULTS: Mapping[int, str] = {
     errno.EOVERFLOW: "it is larger than the file system allows",
     errno.EMLINK: "it is a file of more names, or a directory of more directories, than the file system allows",
 }
-"""Errnos of system calls that the archive causes, and their messages. All other errors are raised as OSError."""
+"""Errnos that the content of the archive causes, and their messages. All other errors are raised as OSError."""
 
 
 class _Place(NamedTuple):

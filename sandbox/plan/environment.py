@@ -88,7 +88,7 @@ def parse_variables(content: bytes, path: str) -> tuple[list[Variable], list[Dia
 
 
 def _wrong(name: str, value: str, *, has_value: bool) -> tuple[str, str] | None:
-    """Return message and hint for a line that sets no variable."""
+    """Return message and hint for a line that sets no valid variable; None if it sets one."""
     if not has_value:
         # Do not quote the line: it may be a secret whose name is missing.
         return "expected NAME=VALUE", "to pass a variable on, name it in process.inherit_env"

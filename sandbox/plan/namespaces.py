@@ -21,7 +21,7 @@ class NamespacePlan:
 
     private: frozenset[str]
     joins: tuple[Join, ...]
-    #: The kind of one of *joins* whose user namespace is entered first: an ordinary user may not join it otherwise.
+    #: The kind of the one of *joins* whose user namespace is entered first: an ordinary user may not join the others otherwise.
     through: str | None
     #: The user namespace that is entered first or joined; None if there is neither.
     user: UserNamespaceFact | None
@@ -124,9 +124,9 @@ def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str
 
 
 def _out_of_reach(joins: list[Join], facts: HostFacts) -> list[tuple[Join, tuple[str, str]]]:
-    """Return those of *joins* that cannot be joined after entering the first user namespace, each with message and hint.
+    """Return those of *joins* that cannot be joined after entering the user namespace of the first, each with message and hint.
 
-    The first of *joins* is the user namespace, if one is joined.
+    If a user namespace is joined, it is the first of *joins*.
     """
     if facts.uid != 0:
         hint = "an ordinary user can join the namespaces of one sandbox only"

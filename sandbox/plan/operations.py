@@ -145,7 +145,7 @@ class HideDirectory:
     #: The target of the volume, and the directory's path relative to the volume.
     volume: str
     path: str
-    #: Device and inode of the directory; None where it did not exist.
+    #: Device and inode of the directory; None if it did not exist.
     identity: tuple[int, int] | None
     #: Whether the directory's mode lets no id of the sandbox enter it. Then a failure to hide it is no error if the sandbox's
     #: root cannot reach it.
@@ -158,7 +158,7 @@ class HideDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveVolumes:
-    """Change the owner of the sandbox's own volumes to the user of the program, who could not use them otherwise.
+    """Change the owner of the sandbox's own volumes to the user of the program. Otherwise that user could not use them.
 
     User and group are numbers, or names in the sandbox's /etc/passwd and /etc/group. A *group* of None is the user's own.
     """
