@@ -1,9 +1,10 @@
-"""`dataclass`, `field`, `replace`, `fields` and `asdict` of the standard library, without what they cost at each start.
+"""`dataclass`, `field`, `replace`, `fields` and `asdict` of the standard library, without their cost at each start.
 
-The standard library writes the methods of each class as source and compiles it: a third of a millisecond for a class, of which
-a start has more than a hundred, and the module takes along `inspect` and what that needs. Here the methods are closures.
-Classes are the same otherwise, also for the functions of `dataclasses` itself. What nobody here uses is not there: classes
-without `slots=True`, order, weak references, `InitVar`, `KW_ONLY`, inherited fields that are declared again.
+The standard library writes the methods of each class as source code and compiles it. That takes a third of a
+millisecond per class, and a start defines more than a hundred classes. The module also imports `inspect` and the
+dependencies of `inspect`. The methods here are closures. The classes are otherwise the same, and the functions of
+`dataclasses` itself accept them. Some features are missing because this project does not use them: classes without
+`slots=True`, order, weak references, `InitVar`, `KW_ONLY`, and inherited fields that are declared again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _NOTHING: Mapping[Any, Any] = {}
 
 
 class _Field:
-    """One field: what `field` was given; `default` is Ellipsis for none."""
+    """One field, with the arguments of `field`; `default` is Ellipsis if there is none."""
 
     __slots__ = (
         "compare",
@@ -58,7 +59,7 @@ class _Field:
 
     @property
     def _field_type(self) -> object:
-        """What `dataclasses` knows a field by."""
+        """Return the marker by which `dataclasses` recognises a field."""
         import dataclasses
 
         return dataclasses._FIELD  # type: ignore[attr-defined]
@@ -123,12 +124,13 @@ def _made(cls: type, *, frozen: bool, kw_only: bool) -> type:
     }
     if frozen:
         given |= _FROZEN
-    if names.get("__hash__") is None:  # which it also is beside an __eq__ of the class's own
+    if names.get("__hash__") is None:  # also None if the class defines __eq__ itself
         names.pop("__hash__", None)
         given["__hash__"] = _hasher([item.name for item in every if item.compare]) if frozen else None
-    # Slots are made with the class only, so it is made again; and to set a special method of a class takes long once it is made.
+    # Slots can only be created together with the class, so the class is created again. All special methods are passed
+    # at creation, because setting one on an existing class is slow.
     cls = type(cls)(cls.__name__, cls.__bases__, given | names)
-    # What a frozen class refuses by __setattr__, its slots take; those of a base are found through the class.
+    # The slot descriptors bypass the __setattr__ of a frozen class. Slots of a base class are found through the class.
     setters += [(item.name, getattr(cls, item.name).__set__) for item in every]
     return cls
 
@@ -136,7 +138,9 @@ def _made(cls: type, *, frozen: bool, kw_only: bool) -> type:
 def _initialiser(
     title: str, every: list[_Field], setters: list[tuple[str, Callable[[Any, Any], None]]], *, after: bool
 ) -> Callable[..., None]:
-    """Return `__init__` of the class *title*; *setters* are those of *every* field, known once it is made."""
+    """Return `__init__` of the class *title*. *setters* are those of *every* field; the caller fills the list after it
+    has created the class.
+    """
     taken = [item for item in every if item.init]
     positional = [item.name for item in taken if not item.kw_only]
     names = {item.name for item in taken}

@@ -1,4 +1,4 @@
-"""SHA-256 without OpenSSL, which `hashlib` loads: milliseconds of each start."""
+"""SHA-256 without OpenSSL. The standard `hashlib` loads OpenSSL, which takes milliseconds of each start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ else:
     except ImportError:
         try:
             from _sha256 import sha256
-        except ImportError:  # an interpreter that was built without
+        except ImportError:  # an interpreter that was built without this module
             from hashlib import sha256
 
 __all__ = ["sha256"]

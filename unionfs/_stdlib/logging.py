@@ -1,4 +1,4 @@
-"""What a server has to say, on standard error: as a rule nothing, so that `logging` is imported when there is something."""
+"""Warnings of the server on standard error. `logging` is imported at the first warning, because most servers write none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Complaints:
-    """A logger that is made when it is first used."""
+    """A logger that is created when it is first used."""
 
     def __init__(self, name: str) -> None:
-        """Complain as the module *name*."""
+        """Log under the module name *name*."""
         self._name = name
 
     def warning(self, text: str, *arguments: object) -> None:
-        """Say *text* with *arguments* in the places of its %s."""
+        """Write *text*, with *arguments* in place of its %s."""
         logger = self._logger()
         if logger is None:
             _say(text % arguments)
@@ -28,18 +28,20 @@ class Complaints:
             logger.warning(text, *arguments)
 
     def exception(self, text: str, *arguments: object) -> None:
-        """Say *text* and the traceback of the exception that is being handled."""
+        """Write *text* and the traceback of the exception that is being handled."""
         logger = self._logger()
         if logger is None:
             _say(f"{text % arguments}: {sys.exception()!r}")
         else:
-            logger.exception(text, *arguments)  # noqa: LOG004 - who calls this handles one
+            logger.exception(text, *arguments)  # noqa: LOG004 - the caller handles an exception
 
     def _logger(self) -> logging.Logger | None:
-        """Return the logger; None where this process may not read what that takes any more (see `confine`)."""
+        """Return the logger, or None if this process may no longer read the modules that logging needs (see
+        `unionfs.launch.confine`).
+        """
         try:
             import logging
-            import traceback  # noqa: F401 - what it imports when it is needed
+            import traceback  # noqa: F401 - `logging` imports it later, for a traceback
         except (ImportError, OSError, LookupError):
             return None
         if not logging.getLogger().handlers:
@@ -53,7 +55,7 @@ def _say(text: str) -> None:
 
 
 def to_standard_error(*, everything: bool) -> None:
-    """Say warnings there, or everything, each as one line that begins with our name."""
+    """Write warnings, or all messages if *everything*, to standard error: one line each, with the prefix "unionfs: "."""
     import logging
 
     logging.basicConfig(format="unionfs: %(message)s", level=logging.DEBUG if everything else logging.WARNING)
@@ -62,5 +64,5 @@ def to_standard_error(*, everything: bool) -> None:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Keep quiet of a reply that nobody waits for: its client was killed, or the mount is gone (ENOENT, fs/fuse/dev.c)."""
+    """Return False for a failed reply without a receiver: the client was killed, or the mount is gone (ENOENT, fs/fuse/dev.c)."""
     return "fuse_reply_" not in record.msg or record.args != (os.strerror(errno.ENOENT),)

@@ -1,7 +1,8 @@
-"""Names of `typing`, without what importing that costs at each start, and its subscripts and named tuples with it.
+"""Names of `typing`, including subscripts and named tuples, without the time that importing it takes at each start.
 
-Most are for type checkers alone, and stand for anything at run time: annotations are not evaluated (PEP 563), and nobody asks a class for
-its parameters. Checkers see those of `typing` itself, and so does ruff (`typing-modules` in pyproject.toml).
+Most of these names matter to type checkers alone and are placeholders at run time. Annotations are not evaluated (PEP
+563), and no code reads the type parameters of a class. Type checkers see the names of `typing` itself, and so does ruff
+(`typing-modules` in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ if not TYPE_CHECKING:
     from collections import namedtuple
 
     class _Base:
-        """What `class C(Generic[T])` and `class C(Protocol)` inherit from; C[int] is C."""
+        """The base of `class C(Generic[T])` and `class C(Protocol)`; C[int] is C."""
 
         __slots__ = ()
 
@@ -53,7 +54,7 @@ if not TYPE_CHECKING:
             return cls
 
     class _Word:
-        """What stands in an annotation, or in the value of an alias that does."""
+        """A placeholder for names in annotations and in the values of type aliases."""
 
         def __call__(self, *_given: object, **_named: object) -> _Word:
             return self
@@ -67,23 +68,23 @@ if not TYPE_CHECKING:
         __ror__ = __or__
 
     class _NamedTupleMeta(type):
-        """Makes of `class C(NamedTuple)` what `typing` does, and asks no annotation what it means."""
+        """Turns `class C(NamedTuple)` into a named tuple, as `typing` does, but without evaluating annotations."""
 
         def __new__(cls, name: str, bases: tuple[type, ...], names: dict[str, object]) -> type:
             if not bases:
                 return super().__new__(cls, name, bases, names)
             fields = list(names["__annotations__"])
             defaults = [names.pop(field) for field in fields if field in names]
-            made = namedtuple(name, fields, defaults=defaults)  # noqa: PYI024 - it is what typing makes, too
+            made = namedtuple(name, fields, defaults=defaults)  # noqa: PYI024 - `typing` uses it, too
             for key, value in names.items():
                 setattr(made, key, value)
             return made
 
     class NamedTuple(metaclass=_NamedTupleMeta):
-        """What a named tuple is declared to inherit from; it inherits from tuple alone."""
+        """The declared base of a named tuple; the resulting class inherits from tuple alone."""
 
     def NewType(_name: str, _of: object) -> object:  # noqa: N802 - its name in typing
-        """Return what gives back what it is given."""
+        """Return a function that returns its argument."""
         return lambda value: value
 
     def cast(_kind: object, value: object) -> object:
@@ -91,7 +92,7 @@ if not TYPE_CHECKING:
         return value
 
     def overload(function: object) -> object:
-        """Return *function*, which another of its name takes the place of."""
+        """Return *function*; a later function of the same name replaces it."""
         return function
 
     Any = BinaryIO = Literal = NoReturn = Self = TypeGuard = TypeVar = _Word()
