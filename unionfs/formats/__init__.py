@@ -1,1 +1,1 @@
-"""What layers and writable layers keep in names and extended attributes: pure codecs, without system calls."""
+"""Codecs for file names and extended attributes in which layers store metadata. Pure: no system calls."""

@@ -1,8 +1,8 @@
-"""POSIX access control lists: what a new object inherits from its directory. Pure.
+"""POSIX access control lists: the list and the mode that a new object inherits from its directory. Pure.
 
-The value of ``system.posix_acl_access`` and ``system.posix_acl_default`` is a version and entries of tag, permissions
-and id, little-endian (linux/posix_acl_xattr.h). On disk a file system does all this by itself; we do it for an object
-that is built elsewhere before it gets its name.
+The value of ``system.posix_acl_access`` and ``system.posix_acl_default`` is a version, followed by entries of tag,
+permissions and id, little-endian (linux/posix_acl_xattr.h). A file system on disk applies the inheritance by itself.
+The server applies it to an object that it creates in another directory before the object gets its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _VERSION = 2
 _USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 _NAMED = frozenset((0x02, 0x08))
 _NO_ID = (1 << 32) - 1
-_EXTENDED = frozenset((0x02, 0x08, _MASK))  # entries that no mode can say
+_EXTENDED = frozenset((0x02, 0x08, _MASK))  # entries that mode bits cannot express
 
 
 class _Entry(NamedTuple):
@@ -28,13 +28,13 @@ class _Entry(NamedTuple):
 
 
 def inherit(default: bytes, mode: int) -> tuple[bytes | None, int]:
-    """Apply a directory's *default* list to an object that is made in it with *mode* (no umask applied).
+    """Apply a directory's *default* list to an object that is created in it with *mode* (no umask applied).
 
-    Returns the object's access list, None where its mode says it all, and its mode (acl(5), "OBJECT CREATION AND
-    DEFAULT ACLs"; the kernel's posix_acl_create_masq).
+    Returns the object's access list, or None if its mode expresses the list completely, and its mode (acl(5), "OBJECT
+    CREATION AND DEFAULT ACLs"; the kernel's posix_acl_create_masq).
 
     Raises:
-        ValueError: *default* is no such value.
+        ValueError: *default* is malformed.
     """
     entries = _parse(default)
     has_mask = any(entry.tag == _MASK for entry in entries)
@@ -58,9 +58,10 @@ def inherit(default: bytes, mode: int) -> tuple[bytes | None, int]:
 
 
 def mapped(value: bytes) -> bytes:
-    """Return the list *value* without entries of users and groups that our user namespace does not map.
+    """Return the list *value* without entries for users and groups that the server's user namespace does not map.
 
-    Nobody whom they are about can ask, and the kernel refuses the whole list for them: such a file could not be opened.
+    No process in the namespace can have these ids. The kernel rejects a list that contains them, and the file could not
+    be opened.
     """
     try:
         entries = _parse(value)

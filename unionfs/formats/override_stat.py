@@ -1,10 +1,10 @@
-"""Owner, mode and type kept in an attribute, for a server that owns a single id. Pure codec.
+"""Owner, mode and type of an object in an extended attribute, for a server that has a single id. Pure codec.
 
-``user.containers.override_stat`` has the form ``UID:GID:MODE:TYPE`` of the containers ecosystem (its storage
-library's ``pkg/idtools``): decimal ids, the mode in octal without the type, and one of ``file``, ``dir``,
-``symlink``, ``pipe``, ``socket``, ``block-MAJOR-MINOR``, ``char-MAJOR-MINOR``. Older writers left the type away.
-What is neither a file nor a directory is an empty regular file on disk, since Linux has ``user.*`` attributes on
-nothing else; a symbolic link is a regular file that holds its target.
+``user.containers.override_stat`` has the form ``UID:GID:MODE:TYPE`` of containers/storage (``pkg/idtools``): decimal
+ids, the mode in octal without the type, and one of ``file``, ``dir``, ``symlink``, ``pipe``, ``socket``,
+``block-MAJOR-MINOR``, ``char-MAJOR-MINOR``. Older writers omitted the type. An object that is neither a regular file
+nor a directory is stored as an empty regular file, because Linux allows ``user.*`` attributes on nothing else. A
+symbolic link is stored as a regular file that contains its target.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import stat
 from unionfs._stdlib.dataclasses import dataclass
 
 OVERRIDE_XATTR = "user.containers.override_stat"
-#: Names under which it is read, the first one that is there counts.
+#: Attributes that are read, in this order; the first that exists counts.
 OVERRIDE_XATTRS = (OVERRIDE_XATTR, "user.fuseoverlayfs.override_stat")
-#: More than any value has.
+#: Bytes. A longer value is malformed.
 _LONGEST = 128
 
-# Patterns, here and elsewhere, that most mounts do not need are compiled, and kept, by `re` when they are first used.
+# Most mounts do not need this pattern. `re` compiles and caches it at first use; other modules do the same.
 _FORM = rb"(\d{1,10}):(\d{1,10}):(?:0o)?([0-7]{1,6})(?::(file|dir|symlink|pipe|socket|(?:block|char)-(\d{1,10})-(\d{1,10})))?"
 _TYPES = {
     b"file": stat.S_IFREG,
@@ -37,18 +37,18 @@ _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What is shown of an object instead of what it has on disk."""
+    """The attributes to show for an object instead of those on disk."""
 
     uid: int
     gid: int
-    #: With the type.
+    #: Including the file type.
     mode: int
-    #: Of a device.
+    #: The device number of a device node.
     rdev: int = 0
 
 
 def encode(shown: Override) -> bytes:
-    """Return the attribute's value."""
+    """Return the attribute value for *shown*."""
     kind = _NAMES[stat.S_IFMT(shown.mode)]
     if kind in (b"block", b"char"):
         kind = b"%s-%d-%d" % (kind, os.major(shown.rdev), os.minor(shown.rdev))
@@ -56,10 +56,9 @@ def encode(shown: Override) -> bytes:
 
 
 def decode(value: bytes, disk_mode: int) -> Override | None:
-    """Parse the attribute's *value* on an object whose mode on disk is *disk_mode*; None for one that is not of
-    the form.
+    """Parse *value*, the attribute of an object whose mode on disk is *disk_mode*. Return None if *value* is malformed.
 
-    A directory is never shown as something else, nor anything else as a directory, whatever the value says.
+    A directory is never shown as another type, and another object never as a directory, whatever the value contains.
     """
     match = re.fullmatch(_FORM, value) if len(value) <= _LONGEST else None
     if match is None:
@@ -82,7 +81,7 @@ def decode(value: bytes, disk_mode: int) -> Override | None:
 
 
 def applied(info: os.stat_result, shown: Override) -> os.stat_result:
-    """Return *info* with what *shown* says instead."""
+    """Return *info* with the owner, mode, type and device number of *shown*."""
     values = list(info)
     values[0], values[4], values[5] = shown.mode, shown.uid, shown.gid
     rest = (

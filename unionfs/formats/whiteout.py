@@ -1,13 +1,12 @@
-"""Whiteouts, opaque marks and private attributes: how layers on disk say that something is gone. Pure codecs.
+"""Whiteouts and opaque marks: how layers on disk record that a name is deleted. Pure codecs.
 
-Formats, each a property of a layer (DESIGN "Formats", Corrections 11):
+The format is a property of the layer:
 
-* overlay: a character device 0:0 named like the deleted entry; ``{trusted,user}.overlay.opaque=y`` on a
-  directory (kernel, Documentation/filesystems/overlayfs.rst); a zero-size file with
-  ``{trusted,user}.overlay.whiteout`` in a directory whose opaque value is ``x``;
-  ``user.fuseoverlayfs.opaque=y`` (fuse-overlayfs).
-* aufs: an empty file ``.wh.NAME``; ``.wh..wh..opq`` makes its directory opaque (OCI image-spec layer.md,
-  "Whiteouts"). These hide names of *lower* layers only, never of their own.
+* overlay: a character device 0:0 with the name of the deleted entry; ``{trusted,user}.overlay.opaque=y`` on a directory
+  (kernel, Documentation/filesystems/overlayfs.rst); a zero-size file with ``{trusted,user}.overlay.whiteout`` in a
+  directory whose opaque value is ``x``; ``user.fuseoverlayfs.opaque=y`` (fuse-overlayfs).
+* aufs: an empty file ``.wh.NAME``; ``.wh..wh..opq`` makes its directory opaque (OCI image-spec layer.md, "Whiteouts").
+  These hide names of *lower* layers only, never of their own.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from unionfs.types import Mark
 
 WH_PREFIX = b".wh."
 WH_OPAQUE = b".wh..wh..opq"
-#: Names of AUFS's own bookkeeping (``.wh..wh.plnk`` ...): neither entries nor whiteouts.
+#: Names that AUFS uses for its own records (``.wh..wh.plnk`` ...): neither entries nor whiteouts.
 WH_META_PREFIX = b".wh..wh."
-#: Longest file name of the file systems that matter (NAME_MAX, limits.h).
+#: The longest file name of common Linux file systems, in bytes (NAME_MAX, limits.h).
 NAME_MAX = 255
 
 
@@ -34,7 +33,7 @@ class WhiteoutFormat(Enum):
 
 
 class Raw(Enum):
-    """What a directory entry is before marks are read: as much as ``d_type`` and, for devices, a stat tells."""
+    """The type of a directory entry before marks are read, as ``d_type`` and, for devices, a stat report it."""
 
     DIRECTORY = "directory"
     NULL_DEVICE = "null-device"
@@ -43,37 +42,35 @@ class Raw(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MarkPolicy:
-    """Which marks are honoured when a layer is read. A plain directory has none: there every name is just a
-    name.
-    """
+    """The marks that are honoured when a layer is read. A plain directory has none: there every name is an ordinary entry."""
 
     overlay: bool
     aufs: bool
-    #: Directories may be marked as moved here from elsewhere in the layers below (``redirect``).
+    #: A directory may have a mark that it was moved here from another path of the layers below (``redirect``).
     redirect: bool = False
-    #: Files may be marked as having their contents in a layer below (``metacopy``).
+    #: A file may have a mark that its contents are in a layer below (``metacopy``).
     metacopy: bool = False
-    #: Owner, mode and type may be kept in an attribute (``override_stat``).
+    #: Owner, mode and type may be stored in an attribute (``override_stat``).
     override_stat: bool = False
-    #: ``redirect`` and ``metacopy`` count as ``user.*`` attributes, too, which anybody may have set; those of
-    #: ``trusted.*`` only root can have.
+    #: ``redirect`` and ``metacopy`` also count as ``user.*`` attributes, which any user may set. Only root can set
+    #: those of ``trusted.*``.
     user_marks: bool = True
 
     @property
     def any(self) -> bool:
-        """Tell whether the layer may hold whiteouts or opaque marks at all."""
+        """Return whether the layer may contain whiteouts or opaque marks at all."""
         return self.overlay or self.aufs
 
 
 NO_MARKS = MarkPolicy(overlay=False, aufs=False)
 ALL_MARKS = MarkPolicy(overlay=True, aufs=True)
-#: For layers that unionfs wrote itself. Anybody can put such attributes into a tar, where they would show files
-#: of other layers under names and modes of the tar's choice (Corrections 11).
+#: For layers that unionfs wrote itself. A tar archive may contain any such attributes, and they would show files of
+#: other layers under names and modes of its choice.
 TRUSTED_MARKS = MarkPolicy(overlay=True, aufs=True, redirect=True, metacopy=True, override_stat=True)
 
 
 def is_reserved_name(name: bytes, policy: MarkPolicy) -> bool:
-    """Tell whether *name* cannot be an ordinary entry of a layer that is read under *policy*."""
+    """Return whether *name* cannot be an ordinary entry of a layer that is read under *policy*."""
     return policy.aufs and name.startswith(WH_PREFIX)
 
 
@@ -81,7 +78,7 @@ def whiteout_name(name: bytes) -> bytes:
     """Return the ``.wh.`` form of *name*.
 
     Raises:
-        ValueError: the result is longer than a file name may be (names of 252 to 255 bytes).
+        ValueError: the result exceeds the maximum length of a file name (names of 252 to 255 bytes).
     """
     marked = WH_PREFIX + name
     if len(marked) > NAME_MAX:
@@ -90,11 +87,11 @@ def whiteout_name(name: bytes) -> bytes:
 
 
 def decode(raw: Iterable[tuple[bytes, Raw]], policy: MarkPolicy) -> tuple[dict[bytes, Mark], bool]:
-    """Turn the raw entries of one directory of one layer into marks.
+    """Convert the raw entries of one directory of one layer to marks.
 
-    Returns the marks by name, and whether a ``.wh..wh..opq`` makes the directory opaque. The order of the
-    entries does not matter: ``.wh.x`` beside an ``x`` of the same layer hides only the ``x`` below, so a
-    directory ``x`` is then opaque.
+    Returns the marks by name, and whether a ``.wh..wh..opq`` makes the directory opaque. The order of the entries does
+    not matter. ``.wh.x`` beside an ``x`` of the same layer hides only the ``x`` below, so a directory ``x`` is then
+    opaque.
     """
     entries: dict[bytes, Mark] = {}
     hidden_below: list[bytes] = []

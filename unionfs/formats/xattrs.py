@@ -1,18 +1,18 @@
-"""Extended attributes that belong to union file systems: their names, their values, and how a program's own of
-such a name are kept apart. Pure codecs.
+"""Extended attributes of union file systems: their names and values, and the escaping of other attributes of such names. Pure.
 
-A mark is never visible through the mount. A program that sets an attribute of such a name, as a union mounted on
-this one does, gets it stored under an escaped name, as with kernel OverlayFS ("Nesting overlayfs mounts",
+A mark is never visible through the mount. A program may set an attribute with the name of a mark, for example a union that is
+mounted on this one. The layer then stores it under an escaped name, as kernel OverlayFS does ("Nesting overlayfs mounts",
 Documentation/filesystems/overlayfs.rst): ``user.overlay.X`` as ``user.overlay.overlay.X``.
 
-In a layer that keeps owners in attributes (override.py), ``security.X`` is kept as
-``user.containers.override_security.X``, as fuse-overlayfs does: its server may not set the former, and those that the
-disk has are not for those inside.
+A layer that stores owners in attributes (override_stat.py) stores ``security.X`` as ``user.containers.override_security.X``, as
+fuse-overlayfs does. The server of such a layer may not set ``security.X``, and processes in the sandbox must not see the
+``security.*`` attributes on the disk.
 """
 
 from __future__ import annotations
 
-#: Prefixes of marks, user's or root's: the kernel reads the former when mounted with ``userxattr``.
+#: Prefixes of marks that any user may set, and that only root may set. The kernel reads the former when mounted with
+#: ``userxattr``.
 USER_PREFIX = "user.overlay."
 TRUSTED_PREFIX = "trusted.overlay."
 _OVERLAY_PREFIXES = (USER_PREFIX, TRUSTED_PREFIX)
@@ -36,19 +36,19 @@ METACOPY_XATTRS = (USER_PREFIX + METACOPY, TRUSTED_PREFIX + METACOPY)
 
 
 def readable(names: tuple[str, ...], *, user_marks: bool) -> tuple[str, ...]:
-    """Return those of the marks *names* that count in a layer: without *user_marks* root's only."""
+    """Return those of the mark attributes *names* that count in a layer: without *user_marks* only ``trusted.*``."""
     return names if user_marks else tuple(name for name in names if name.startswith(TRUSTED_PREFIX))
 
 
 def is_private(name: str) -> bool:
-    """Tell whether the attribute *name*, as a layer has it, is a union file system's own or an escaped one."""
+    """Return whether the attribute *name* of a layer is a union file system's own, or an escaped one."""
     return name.startswith(PRIVATE_PREFIXES)
 
 
 def stored_name(name: str, *, override: bool = False) -> str:
-    """Return the name under which a layer keeps the attribute that the mount shows as *name*.
+    """Return the name under which a layer stores the attribute that the mount shows as *name*.
 
-    *override*: the layer keeps owners in attributes.
+    *override*: the layer stores owners in attributes.
     """
     if override and name.startswith(_SECURITY_PREFIX):
         return _KEPT_PREFIX + name
@@ -61,9 +61,9 @@ def stored_name(name: str, *, override: bool = False) -> str:
 
 
 def shown_name(name: str, *, override: bool = False) -> str | None:
-    """Return the name that the mount shows for the attribute *name* of a layer; None for one that is hidden.
+    """Return the name under which the mount shows the attribute *name* of a layer, or None if it is hidden.
 
-    *override*: the layer keeps owners in attributes.
+    *override*: the layer stores owners in attributes.
     """
     if override and name.startswith(_SECURITY_PREFIX):
         return None
@@ -80,13 +80,13 @@ def shown_name(name: str, *, override: bool = False) -> str | None:
 
 
 def parse_redirect(value: bytes) -> tuple[bool, tuple[bytes, ...]]:
-    """Parse the value of a redirect: whether it is absolute, and its names.
+    """Parse the value of a redirect. Return whether it is absolute, and its names.
 
-    An absolute one (``/a/b``) is a path from the root of the layers below; a bare name is another name in the
-    same directory of theirs.
+    An absolute redirect (``/a/b``) is a path from the root of the layers below. A bare name is another name in the same
+    directory of those layers.
 
     Raises:
-        ValueError: neither of both; such a value is damaged, or somebody's attempt to lead us elsewhere.
+        ValueError: the value has neither form: it is damaged, or an attempt to redirect the server elsewhere.
     """
     absolute = value.startswith(b"/")
     names = tuple(value[1:].split(b"/")) if absolute else (value,)
