@@ -1,1 +1,1 @@
-"""Layers: directory trees on disk, read by descriptors, and how several of them are merged into one view."""
+"""Layers: directory trees on disk, read through descriptors, and the rules that merge several of them into one view."""

@@ -1,10 +1,9 @@
-"""A layer: a directory tree reached by descriptors, one component at a time, never through a symbolic link of
-its own.
+"""A layer: a directory tree that is read through descriptors, one component at a time, without following its symbolic links.
 
-``LayerDir`` is one directory of one layer. It knows its parent and name, keeps a descriptor only as long as
-the shared ``FdCache`` (fd_cache.py) lets it, reads its names once and answers for them from memory. The server is the only
-writer of the upper layer and the lower ones are immutable, so what was read stays true; a lower directory
-that somebody changes all the same yields short reads or ENOENT, no more.
+``LayerDir`` is one directory of one layer. It stores its parent and name. It reads its names once and then answers from memory.
+Its descriptor stays open only as long as the shared ``FdCache`` (fd_cache.py) keeps it. The cached names stay valid, because
+the server is the only writer of the upper layer, and lower layers are immutable. If another process changes a lower directory
+nevertheless, requests get short reads or ENOENT, but nothing worse.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.objects import DescriptorRef, PathRef, at_path, first_xattr, is_null_device, overridden
 from unionfs.types import Mark
 
-#: What stat reports for an id that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
+#: The id that stat(2) reports for ids that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS
-#: For a last component that may be a symbolic link, which O_PATH | O_NOFOLLOW opens itself.
+#: For a last component that may be a symbolic link: O_PATH | O_NOFOLLOW opens the link itself.
 _RESOLVE_NO_XDEV_LAST = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS | _libc.RESOLVE_NO_XDEV
 
 
 class Layer:
-    """One layer of the stack: its root and how it is to be read."""
+    """One layer of the stack: its root directory and how to read it. `unionfs.assemble` creates it, `UnionFs` closes it."""
 
     __slots__ = (
         "below",
@@ -76,16 +75,14 @@ class Layer:
 
         Args:
             root_fd: closed with the layer.
-            fds: where descriptors of its directories are kept.
+            fds: the cache for descriptors of its directories.
             policy: which whiteouts and opaque marks are honoured.
-            writable: this is the upper layer.
-            squash: show owners that the server's user namespace does not map as 0, without set-id bits
-                (Corrections 16).
-            skeleton: the generated layer at the bottom that holds mount points; no mark of another layer hides it.
-            cross: paths relative to the root, without slashes at the ends, where other file systems mounted
-                inside are entered.
-            hidden: directories that appear empty, by identity, wherever they are met (our own state
-                directory).
+            writable: the layer is the upper layer.
+            squash: show owners that the server's user namespace does not map as 0, without set-id bits.
+            skeleton: the layer is the generated bottom layer that contains mount points; no mark of another layer hides it.
+            cross: paths of mount points, relative to the root and without leading or trailing slashes, whose file systems are
+                read as part of the layer.
+            hidden: directories, by identity, that appear empty wherever they occur (the sandbox's own state directory).
         """
         self.fds = fds
         self.policy = policy
@@ -95,19 +92,20 @@ class Layer:
         self.cross = frozenset(cross)
         self.hidden = frozenset(hidden)
         self.closed = ClosedDirectories()
-        #: The roots of the layers below this one that take part in the union, top first, without the skeleton; set by the tree.
+        #: The roots of the layers below this one that take part in the union, top first, without the skeleton. `InodeTable`
+        #: sets it.
         self.below: tuple[LayerDir, ...] = ()
         self.root = LayerDir(self, None, b"")
         self.root.adopt(root_fd)
         self.device: int = self.root.device
 
     def close(self) -> None:
-        """Close the root; directories below are closed by the cache."""
+        """Close the root. The descriptor cache closes the directories below it."""
         self.root.close()
 
 
 class LayerDir:
-    """One directory of one layer. It is also the :class:`Ref` of itself."""
+    """One directory of one layer. It also serves as the :class:`Ref` of itself."""
 
     __slots__ = (
         "__weakref__",
@@ -125,36 +123,36 @@ class LayerDir:
     )
 
     def __init__(self, layer: Layer, parent: LayerDir | None, name: bytes) -> None:
-        """Describe the directory *name* of *parent*; nothing is opened yet."""
+        """Describe the directory *name* of *parent*, without opening it."""
         self.layer = layer
         self.parent = parent
         self.name = name
-        #: A mount point of another file system, or a hidden directory: shown, but empty.
+        #: A mount point of another file system, or a hidden directory: it is shown as an empty directory.
         self.foreign = False
         self.device: int = parent.device if parent is not None else 0
         self._fd = -1
         self._entries: dict[bytes, Mark] | None = None
         self._opaque: bool | None = None
-        #: b"" for none; None while nobody has looked.
+        #: b"" if there is none; None if it has not been read.
         self._redirect: bytes | None = None
         self._xwhiteouts = False
-        #: None while there is none: most directories hold no others.
+        #: None until a subdirectory is used, because most directories have none.
         self._kids: WeakValueDictionary[bytes, LayerDir] | None = None
 
     # -- descriptors -------------------------------------------------------------------------------
 
     @property
     def merged(self) -> bool:
-        """Tell whether more than one layer contributes: of one layer's own directory, no."""
+        """Return whether several layers contribute; False here, because this is a single layer's directory."""
         return False
 
     @property
     def bare(self) -> bool:
-        """Tell whether it is known, without asking, that the directory has no extended attributes."""
+        """Return whether the directory is known to have no extended attributes, without a system call."""
         return False
 
     def entry(self, name: bytes) -> PathRef:
-        """Return the reference to *name*, which is no directory."""
+        """Return a reference to *name*, a non-directory."""
         return PathRef(self, name)
 
     def adopt(self, fd: int) -> None:
@@ -169,12 +167,12 @@ class LayerDir:
             self._fd = -1
 
     def pin(self) -> None:
-        """Keep the descriptor open whatever the cache does: the directory is about to lose its name."""
+        """Keep the descriptor open regardless of the cache, because the directory is about to lose its name."""
         self.fd()
         self.layer.fds.release(self)
 
     def unpin(self) -> None:
-        """Give the descriptor back to the cache: the directory has kept its name after all."""
+        """Return the descriptor to the cache, because the directory kept its name after all."""
         if self._fd >= 0 and self.parent is not None:
             self.layer.fds.add(self)
 
@@ -182,7 +180,7 @@ class LayerDir:
         """Return an O_PATH descriptor of this directory, valid until the cache is next trimmed.
 
         Raises:
-            OSError: it cannot be reached any more; ESTALE if it is a mount point of another file system.
+            OSError: the directory can no longer be reached; ESTALE if it is a mount point of another file system, or hidden.
         """
         if self._fd >= 0:
             self.layer.fds.touch(self)
@@ -196,7 +194,8 @@ class LayerDir:
         for directory in reversed(chain):
             directory._open()
             if opened is not None and self.layer.fds.is_full():
-                # Nobody else has it in use yet, and the path may be deeper than there are descriptors.
+                # No other code uses this descriptor yet, and the path may have more components than the cache may have
+                # descriptors.
                 self.layer.fds.drop(opened)
             opened = directory
         return self._fd
@@ -219,7 +218,7 @@ class LayerDir:
             else:
                 self.foreign = True
                 raise OSError(errno.ESTALE, "mount point inside a layer", self.name) from None
-        # A file system may have several devices without a mount (Btrfs subvolumes): only openat2 knows mounts.
+        # A file system may have several devices without a mount (Btrfs subvolumes). Only openat2 detects mounts.
         try:
             info = os.fstat(fd)
         except OSError:
@@ -236,26 +235,25 @@ class LayerDir:
         self.layer.fds.add(self)
 
     def reachable(self) -> bool:
-        """Open the directory unless it is; False for one that only shows as an empty directory.
+        """Open the directory unless it is open. Return False if it is shown as an empty directory only.
 
         Raises:
-            OSError: as :meth:`fd`, but for ESTALE.
+            OSError: as :meth:`fd`, except for ESTALE.
         """
         try:
             self.fd()
         except OSError as error:
             if self.foreign:
                 return False
-            # No search permission on it: it still has a name, attributes and no contents for us; say so when
-            # they are wanted.
+            # The name and the attributes are visible without search permission. Reading the contents reports EACCES later.
             if error.errno == errno.EACCES:
                 return True
             raise
         return True
 
     def path(self) -> bytes:
-        """Return the path from the layer's root, without a leading slash. For messages and comparison only,
-        never for opening.
+        """Return the path relative to the layer's root, without a leading slash: for messages and comparison only, not for
+        opening.
         """
         parts: list[bytes] = []
         at: LayerDir | None = self
@@ -265,23 +263,23 @@ class LayerDir:
         return b"/".join(reversed(parts))
 
     def is_mount_point(self, name: bytes) -> bool:
-        """Tell whether something is mounted on the non-directory *name*, whose device is not this directory's."""
+        """Return whether something is mounted on the non-directory *name*, whose device differs from this directory's."""
         try:
             os.close(_libc.openat2(self.fd(), name, os.O_PATH | os.O_NOFOLLOW, _RESOLVE_NO_XDEV_LAST))
         except OSError as error:
-            # Before Linux 5.6 the device is all that can be asked for.
+            # Linux before 5.6 has no openat2; there the different device decides.
             return error.errno in (errno.EXDEV, errno.ENOSYS)
         return False
 
-    # -- names: the View that resolve() works on ---------------------------------------------------
+    # -- names: the View protocol of resolve() -----------------------------------------------------
 
     @property
     def skeleton(self) -> bool:
-        """Whether the layer is the skeleton."""
+        """Return whether the layer is the skeleton."""
         return self.layer.skeleton
 
     def mark(self, name: bytes) -> Mark | None:
-        """Say what this layer has under *name* here."""
+        """Return the mark of *name* in this directory; None if the layer has no such name."""
         entries = self._entries
         if entries is None:
             entries = self._load()
@@ -290,10 +288,10 @@ class LayerDir:
         return entries.get(name)
 
     def names(self) -> Iterable[bytes]:
-        """List the names that have a mark.
+        """Return the names that have a mark.
 
         Raises:
-            OSError: EACCES where the server may not read the directory.
+            OSError: EACCES if the server may not read the directory.
         """
         entries = self._entries if self._entries is not None else self._load()
         if entries is None:
@@ -301,21 +299,21 @@ class LayerDir:
         return entries
 
     def opaque(self, name: bytes) -> bool:
-        """Tell whether the directory *name* hides those of lower layers."""
+        """Return whether the directory *name* hides directories of that name in lower layers."""
         return self.layer.policy.any and self.child(name).is_opaque()
 
     def redirect(self, name: bytes) -> bytes | None:
-        """Return where the layers below have the directory *name*, if not under its own name."""
+        """Return the redirect of the directory *name*; None if the layers below have it under its own name."""
         return self.child(name).redirected() if self.layer.policy.redirect else None
 
     def redirected(self) -> bytes | None:
-        """Return where the layers below have this directory, if not under its own name.
+        """Return the redirect of this directory; None if the layers below have it under its own name.
 
         Raises:
-            OSError: EACCES where its attributes may not be read: without them, wrong contents would show.
+            OSError: EACCES if its attributes may not be read; without them the mount would show wrong contents.
         """
-        # Below the bottom there is nothing to be redirected to. What another file system has mounted here is not asked:
-        # it may be a union that waits for us.
+        # The bottom layer has nothing below it to be redirected to. A file system that is mounted here is not queried, because
+        # it may be a union whose server waits for this one.
         if not (self.layer.policy.redirect and self.layer.below and self.reachable()):
             return None
         if self._redirect is None:
@@ -332,23 +330,21 @@ class LayerDir:
         return self._redirect or None
 
     def roots_below(self) -> Sequence[LayerDir]:
-        """List the roots of the layers below this one's, top first."""
+        """Return the roots of the layers below this one, top first."""
         return self.layer.below
 
     def hides_below(self) -> bool:
-        """Tell whether this directory, the root of a layer, hides those of the layers below."""
+        """Return whether this directory, the root of a layer, hides the layers below."""
         return self.layer.policy.any and self.is_opaque()
 
     def is_opaque(self) -> bool:
-        """Tell whether this directory hides those of its name in lower layers."""
+        """Return whether this directory hides directories of its name in lower layers."""
         if self._opaque is None:
             self._load()
         return bool(self._opaque)
 
     def _load(self) -> dict[bytes, Mark] | None:
-        """Read the names and the opaque mark; None (and no cache) where the directory may be searched but not
-        read.
-        """
+        """Read the names and the opaque mark. Return None, and cache no names, if the directory may be searched but not read."""
         if not self.reachable():
             self._entries, self._opaque = {}, False
             return self._entries
@@ -393,7 +389,7 @@ class LayerDir:
                     )
 
     def _looks_opaque(self) -> bool:
-        """Look for an opaque mark on a directory that cannot be read; one whose value cannot be read counts."""
+        """Return whether this unreadable directory has an opaque mark. A mark whose value cannot be read counts."""
         policy = self.layer.policy
         if policy.overlay and first_xattr(self.proc_path(), OPAQUE_XATTRS, unreadable=b"y") == b"y":
             return True
@@ -407,9 +403,9 @@ class LayerDir:
         return True
 
     def _probe(self, name: bytes) -> Mark | None:
-        """Ask for one name of a directory that may be searched but not read (mode --x).
+        """Return the mark of one name in a directory that may be searched but not read (mode --x).
 
-        The marks of the name are asked for one by one, as there is no listing to take them from.
+        Without a listing, each possible mark of the name has to be looked up separately.
         """
         policy = self.layer.policy
         if is_reserved_name(name, policy):
@@ -424,7 +420,7 @@ class LayerDir:
         return Mark.WHITEOUT if policy.overlay and is_null_device(info) else Mark.OTHER
 
     def child(self, name: bytes) -> LayerDir:
-        """Return the directory *name*, the same object for as long as somebody holds it."""
+        """Return the directory *name*: the same object as long as a reference to it exists."""
         kids = self._kids
         if kids is None:
             kids = self._kids = WeakValueDictionary()
@@ -446,19 +442,19 @@ class LayerDir:
         return overridden(info, self) if self.layer.policy.override_stat else info
 
     def info(self) -> os.stat_result:
-        """Return the attributes without asking for them, where they are known."""
+        """Return the attributes; subclasses that know them need no system call."""
         return self.stat()
 
     def proc_path(self) -> bytes:
-        """Return a path of the directory itself for calls that take no descriptor (or no O_PATH one). Links
-        in it are to be followed.
+        """Return a path of the directory for calls that take no descriptor, or no O_PATH one. Such calls must follow links in
+        it.
         """
         return b"/proc/self/fd/%d" % self.fd()
 
     # -- bookkeeping for the writable layer: called after the change on disk succeeded -------------
 
     def note(self, name: bytes, mark: Mark | None) -> None:
-        """Record that *name* is now *mark* here, None for gone."""
+        """Record that *name* now has *mark* in this directory; None: the name is gone."""
         if self._entries is not None:
             if mark is None:
                 self._entries.pop(name, None)
@@ -468,7 +464,7 @@ class LayerDir:
             self._kids.pop(name, None)
 
     def note_new(self, *, opaque: bool) -> None:
-        """Record that this directory was made just now: empty, and nothing needs to be read."""
+        """Record that this directory has just been created: it is empty, and nothing needs to be read."""
         self._entries, self._opaque, self._redirect = {}, opaque, b""
 
     def note_opaque(self) -> None:
@@ -476,11 +472,11 @@ class LayerDir:
         self._opaque = True
 
     def note_redirect(self, redirect: bytes) -> None:
-        """Record that the layers below have this directory at *redirect*."""
+        """Record that *redirect* is the redirect of this directory to the layers below."""
         self._redirect = redirect
 
     def note_moved(self, parent: LayerDir, name: bytes) -> None:
-        """Record that this directory is now *name* of *parent*; what is below it moved along."""
+        """Record that this directory is now *name* of *parent*. The directories below it move along."""
         kids = self.parent._kids if self.parent is not None else None
         if kids is not None and kids.get(self.name) is self:
             del kids[self.name]
@@ -490,5 +486,5 @@ class LayerDir:
         parent._kids[name] = self
 
 
-#: What reaches one object on disk.
+#: A reference to one object on disk.
 Ref = LayerDir | PathRef | DescriptorRef

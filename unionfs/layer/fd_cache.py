@@ -1,4 +1,4 @@
-"""The open descriptors of directories, bounded over all layers of a mount."""
+"""A bounded cache of open directory descriptors, shared by all layers of a mount."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 
 class FdCache:
-    """The open directory descriptors of all layers, oldest use first. Bounded: a closed one is opened again
-    through its parent.
+    """The open directory descriptors of all layers, least recently used first.
+
+    A directory whose descriptor was closed is opened again through its parent. `unionfs.assemble` creates the cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -21,7 +22,7 @@ class FdCache:
         self._open: OrderedDict[LayerDir, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return the number of descriptors that are open."""
+        """Return the number of open descriptors."""
         return len(self._open)
 
     def add(self, directory: LayerDir) -> None:
@@ -29,8 +30,8 @@ class FdCache:
         self._open[directory] = None
 
     def touch(self, directory: LayerDir) -> None:
-        """Note that *directory*'s descriptor was used just now; those that are not kept here (roots, pinned
-        ones) do not count.
+        """Record that the descriptor of *directory* was just used. Descriptors that are not in the cache are ignored: those of
+        roots and of pinned directories.
         """
         if directory in self._open:
             self._open.move_to_end(directory)
@@ -41,16 +42,16 @@ class FdCache:
             directory.close()
 
     def release(self, directory: LayerDir) -> None:
-        """Leave the descriptor of *directory* to its owner, open."""
+        """Remove *directory* from the cache, but leave its descriptor open. The directory now has to close it."""
         self._open.pop(directory, None)
 
     def is_full(self) -> bool:
-        """Tell whether a descriptor more would be over the capacity."""
+        """Return whether one more descriptor would exceed the capacity."""
         return len(self._open) >= self.capacity
 
     def trim(self) -> None:
-        """Close what is over the capacity. Called between requests only: within one, several descriptors are
-        in use at once.
+        """Close the descriptors that exceed the capacity. Call it only between requests, because a request uses several at
+        once.
         """
         while len(self._open) > self.capacity:
             directory, _ = self._open.popitem(last=False)

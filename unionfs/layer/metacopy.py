@@ -1,8 +1,8 @@
-"""Copies of metadata alone: a file of a layer whose contents are those of a file of a layer below.
+"""Metadata-only copies: files of a layer whose contents are in a file of a layer below.
 
-The mark is the kernel's ``overlay.metacopy``, with an empty value, and a redirect that says where the layers below
-have the contents if not under the same name (Documentation/filesystems/overlayfs.rst, "Metadata only copy up").
-Ours always has an absolute one, so that the file can be renamed and linked at no cost.
+The mark is the kernel's ``overlay.metacopy`` with an empty value. A redirect gives the path of the contents in the layers
+below, if they do not have the same name there (Documentation/filesystems/overlayfs.rst, "Metadata only copy up"). unionfs
+always writes an absolute redirect, so that renaming and linking the file need not change it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from unionfs.layer.resolve import locate, resolve
 
 
 def is_metacopy(ref: PathRef | DescriptorRef, info: os.stat_result) -> bool:
-    """Tell whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
+    """Return whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
     return not ref.unmarked and stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
 
 
 def redirect_of(ref: PathRef | DescriptorRef) -> bytes | None:
-    """Return where the layers below have the contents of the marked file *ref*, if it says so."""
+    """Return the redirect of the marked file *ref* to its contents in the layers below, or None if it has none."""
     return _mark(ref, REDIRECT_XATTRS)
 
 
@@ -33,14 +33,14 @@ def _mark(ref: PathRef | DescriptorRef, names: tuple[str, ...]) -> bytes | None:
 
 
 def find_contents(ref: PathRef, rest: Sequence[LayerDir]) -> PathRef | None:
-    """Find the file that has the contents of the marked file *ref*; None where it is not there.
+    """Return the file that has the contents of the marked file *ref*, or None if it does not exist.
 
-    *rest* are the parts of its directory in the layers below.
+    *rest*: the parts of its directory in the layers below.
     """
     at: PathRef = ref
     while True:
         redirect = redirect_of(at)
-        if redirect == b"":  # there, but not readable for us
+        if redirect == b"":  # it exists, but this process may not read it
             return None
         views, name = locate(at.directory, rest, redirect or at.name)
         found = resolve(views, name)

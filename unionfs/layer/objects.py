@@ -1,4 +1,4 @@
-"""References: what reaches one object of a layer, by a name in an open directory or by a descriptor of its own."""
+"""References to one object of a layer: by a name in an open directory, or by a descriptor of the object itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PATH_MAX = 4096
 _OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: errno values that mean "this object has no extended attributes for us", not a failure.
+#: Errno values that mean "this object has no visible extended attributes", not a failure.
 NO_XATTR = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES))
 
 
@@ -32,35 +32,35 @@ class PathRef:
 
     @property
     def layer(self) -> Layer:
-        """The layer that has the object."""
+        """Return the layer that contains the object."""
         return self.directory.layer
 
     @property
     def bare(self) -> bool:
-        """Tell whether it is known, without asking, that the object has no extended attributes."""
+        """Return whether the object is known to have no extended attributes, without a system call."""
         return False
 
     @property
     def unmarked(self) -> bool:
-        """Tell whether it is known, without asking, that it is no copy of metadata alone."""
+        """Return whether the object is known not to be a metadata-only copy, without a system call."""
         return False
 
     def place(self) -> tuple[LayerDir, bytes]:
-        """Return the directory of its layer that has it, and its name there."""
+        """Return the directory of the layer that contains the object, and the object's name in it."""
         return self.directory, self.name
 
     def stat(self) -> os.stat_result:
-        """Return the attributes of the object, of a symbolic link its own."""
+        """Return the attributes of the object; for a symbolic link, those of the link itself."""
         directory, name = self.place()
         info = os.stat(name, dir_fd=directory.fd(), follow_symlinks=False)
         return overridden(info, self) if directory.layer.policy.override_stat else info
 
     def info(self) -> os.stat_result:
-        """Return the attributes without asking for them, where they are known."""
+        """Return the attributes; subclasses that know them need no system call."""
         return self.stat()
 
     def open(self, flags: int) -> int:
-        """Open the object, a regular file; never through a symbolic link.
+        """Open the object, a regular file, without following a symbolic link.
 
         Raises:
             OSError: as :meth:`opened`.
@@ -68,11 +68,11 @@ class PathRef:
         return self.opened(flags)[0]
 
     def opened(self, flags: int) -> tuple[int, os.stat_result]:
-        """Open the object as :meth:`open` does; returns the descriptor and the attributes on disk.
+        """Open the object as :meth:`open` does. Return the descriptor and the attributes on disk.
 
         Raises:
-            OSError: ESTALE where it is no regular file any more. Opening the FIFO that somebody put in its place
-                would have to wait for a writer (fifo(7)), and every client with it.
+            OSError: ESTALE if the object is no longer a regular file. If it was replaced by a FIFO, a blocking open would wait
+                for a writer (fifo(7)) and delay every client.
         """
         directory, name = self.place()
         fd = os.open(name, flags | _OPEN_FILE, dir_fd=directory.fd())
@@ -96,29 +96,29 @@ class PathRef:
         return _target_in(self.open(os.O_RDONLY))
 
     def pinned(self) -> DescriptorRef:
-        """Return a reference to the object by a descriptor of its own: it is about to lose this name."""
+        """Return a reference to the object by descriptor, because it is about to lose this name."""
         directory, name = self.place()
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd())
         return DescriptorRef(fd, directory.layer)
 
     def proc_path(self) -> bytes:
-        """Return a path for calls that take no descriptor; the last component is not to be followed."""
+        """Return a path for calls that take no descriptor. Such calls must not follow the last component."""
         directory, name = self.place()
         return at_path(directory.fd(), name)
 
 
 class DescriptorRef:
-    """A reference to an object of which no name is left: an O_PATH descriptor that keeps it, and its inode
-    number, alive.
+    """A reference to an object that has no name any more: an O_PATH descriptor that keeps the object and its inode number
+    alive.
     """
 
     __slots__ = ("fd", "layer")
 
-    #: As of :class:`PathRef`.
+    #: As in :class:`PathRef`.
     bare = unmarked = False
 
     def __init__(self, fd: int, layer: Layer) -> None:
-        """Take over *fd*, of an object of *layer*."""
+        """Take over *fd*, a descriptor of an object of *layer*."""
         self.fd = fd
         self.layer = layer
 
@@ -128,15 +128,15 @@ class DescriptorRef:
         return overridden(info, self) if self.layer.policy.override_stat else info
 
     def info(self) -> os.stat_result:
-        """As of :class:`PathRef`: nothing is known of it."""
+        """Return the attributes, which always need a system call."""
         return self.stat()
 
     def open(self, flags: int) -> int:
-        """Open the object anew."""
+        """Open the object again through its descriptor."""
         return os.open(self.proc_path(), flags | os.O_CLOEXEC)
 
     def opened(self, flags: int) -> tuple[int, os.stat_result]:
-        """Open the object anew; returns the attributes on disk, too."""
+        """Open the object again. Return the descriptor and the attributes on disk."""
         fd = self.open(flags)
         try:
             return fd, os.fstat(fd)
@@ -145,8 +145,8 @@ class DescriptorRef:
             raise
 
     def readlink(self) -> bytes:
-        """Return the target of the symbolic link (readlinkat(2) with an empty name reads the descriptor's
-        own).
+        """Return the target of the symbolic link. readlinkat(2) with an empty name reads the link that the descriptor refers
+        to.
         """
         try:
             return os.readlink(b"", dir_fd=self.fd)
@@ -156,16 +156,18 @@ class DescriptorRef:
         return _target_in(self.open(os.O_RDONLY))
 
     def proc_path(self) -> bytes:
-        """Return a path of the object itself. Links in it are to be followed."""
+        """Return a path of the object. Calls must follow links in it."""
         return b"/proc/self/fd/%d" % self.fd
 
     def close(self) -> None:
-        """Let the object go."""
+        """Close the descriptor, which lets the kernel free the object."""
         os.close(self.fd)
 
 
 def birth_time_ns(ref: PathRef | DescriptorRef) -> int | None:
-    """Return when the object of *ref* was made; None where nobody recorded it."""
+    """Return the birth time of the object of *ref* in nanoseconds since the epoch, or None if the file system did not record
+    it.
+    """
     if isinstance(ref, DescriptorRef):
         return _libc.birth_time_ns(ref.fd)
     directory, name = ref.place()
@@ -173,19 +175,19 @@ def birth_time_ns(ref: PathRef | DescriptorRef) -> int | None:
 
 
 def follows(ref: LayerDir | PathRef | DescriptorRef) -> bool:
-    """Tell whether ``ref.proc_path()`` is to be followed: it ends in a link of /proc rather than in a name of
-    a layer.
-    """
+    """Return whether calls must follow ``ref.proc_path()``: it ends in a link of /proc instead of a name of a layer."""
     return not isinstance(ref, PathRef)
 
 
 def is_null_device(info: os.stat_result) -> bool:
-    """Tell whether *info* is of a character device 0:0, the kernel's whiteout."""
+    """Return whether *info* belongs to a character device 0:0, the kernel's whiteout."""
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
 def overridden(info: os.stat_result, ref: LayerDir | PathRef | DescriptorRef) -> os.stat_result:
-    """Return what is to be shown of *ref*, which has *info* on disk: what its ``override_stat`` says, if it has one."""
+    """Return the attributes to show for *ref*, which has *info* on disk: those of its ``override_stat`` attribute, if it has
+    one.
+    """
     if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
         return info
     path, follow = ref.proc_path(), follows(ref)
@@ -201,7 +203,7 @@ def overridden(info: os.stat_result, ref: LayerDir | PathRef | DescriptorRef) ->
 
 
 def _target_in(fd: int) -> bytes:
-    """Read the target of a symbolic link that is kept as the contents of the file *fd*, which is closed."""
+    """Return the target of a symbolic link that is stored as the contents of the file *fd*, and close *fd*."""
     try:
         return os.pread(fd, _PATH_MAX, 0)
     finally:
@@ -216,9 +218,10 @@ def at_path(fd: int, name: bytes) -> bytes:
 def first_xattr(
     target: int | bytes, names: tuple[str, ...], *, follow: bool = True, unreadable: bytes | None = None
 ) -> bytes | None:
-    """Return the value of the first of *names* that *target* has; nothing readable counts as nothing there.
+    """Return the value of the first of *names* that *target* has. Attributes that cannot be listed count as missing.
 
-    A value that exists but may not be read is *unreadable*: listing names needs no permission, values do.
+    If an attribute exists but its value may not be read, return *unreadable* (None: try the next name). Listing names needs no
+    permission, but reading values does.
     """
     try:
         present = os.listxattr(target, follow_symlinks=follow)

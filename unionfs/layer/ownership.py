@@ -1,12 +1,12 @@
-"""Owners and modes: what a layer has on disk, and what the mount shows of it.
+"""Translates owners and modes between a layer on disk and the mount.
 
-In a user namespace, ids that are not mapped stat as 65534. In a layer that was not made for this namespace
-(the host's root, say) they are shown as 0, so that tools which check who owns /etc work, and their set-id
-bits are not shown: the program is not the host's root (Corrections 16). Nothing that the sandbox itself wrote
-is ever shown so: the upper layer is not squashed.
+In a user namespace, stat(2) reports ids that are not mapped as 65534. In a layer that was not made for this namespace (for
+example the host's root), the mount shows them as 0, so that tools which check the owner of /etc work. Such objects are shown
+without set-id bits, because the 0 does not stand for the host's root. The upper layer is never squashed, so files that the
+sandbox wrote keep their owners.
 
-Apart from that, and for callers that ask for it, ids are translated as fuse-overlayfs does (fuse-overlayfs(1),
-"Dynamic UID and GID mapping" and ``squash_to_root``): a map from the ids on disk to those shown, or one id for all.
+Command-line options also translate the ids of all layers, as fuse-overlayfs does (fuse-overlayfs(1), "Dynamic UID and GID
+mapping" and ``squash_to_root``): by a map from ids on disk to the ids shown, or to a single id.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unionfs.layer.directory import OVERFLOW_ID, Layer
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """*count* ids from *disk* on in the layers are shown as those from *shown* on."""
+    """Maps *count* ids in the layers, from *disk* on, to the shown ids from *shown* on."""
 
     disk: int
     shown: int
@@ -33,15 +33,15 @@ class IdRange:
 class IdPolicy:
     """How the ids of all layers are shown."""
 
-    #: Empty for as they are.
+    #: Empty: ids are shown unchanged.
     uids: tuple[IdRange, ...] = ()
     gids: tuple[IdRange, ...] = ()
-    #: Everything is shown as owned by this user, or group. What is on disk keeps its owner over copy-up.
+    #: Every object is shown as owned by this user or group. Copy-up preserves the owner on disk.
     squash_uid: int | None = None
     squash_gid: int | None = None
 
 
-#: Ids as they are.
+#: Ids are shown unchanged.
 SAME_IDS = IdPolicy()
 
 
@@ -49,13 +49,13 @@ class Ownership:
     """Translates owners and modes between the layers and the mount."""
 
     def __init__(self, policy: IdPolicy = SAME_IDS) -> None:
-        """Translate as *policy* says."""
+        """Translate ids according to *policy*."""
         self._policy = policy
         self._plain = policy == SAME_IDS
 
     def visible(self, info: os.stat_result, layer: Layer) -> tuple[int, int, int]:
-        """Return the owner, group and mode (with the type) that the mount shows for an object *info* of
-        *layer*.
+        """Return the owner, group and mode (with the type) that the mount shows for an object of *layer* with attributes
+        *info*.
         """
         uid, gid, mode = self.for_copy(info, layer)
         if self._plain:
@@ -66,7 +66,7 @@ class Ownership:
         return uid, gid, mode
 
     def for_copy(self, info: os.stat_result, layer: Layer) -> tuple[int, int, int]:
-        """Return the owner, group and mode that a copy of the object *info* of *layer* has on disk."""
+        """Return the owner, group and mode that a copy of an object of *layer* with attributes *info* has on disk."""
         uid, gid, mode = info.st_uid, info.st_gid, info.st_mode
         if layer.squash:
             if uid == OVERFLOW_ID:
@@ -79,10 +79,10 @@ class Ownership:
         return uid, gid, mode
 
     def on_disk(self, uid: int | None, gid: int | None) -> tuple[int | None, int | None]:
-        """Return the ids on disk that are shown as *uid* and *gid*; None, for one that is not to change, stays None.
+        """Return the ids on disk that are shown as *uid* and *gid*. None (no change) stays None.
 
         Raises:
-            OSError: EOVERFLOW for one that no id on disk is shown as.
+            OSError: EOVERFLOW if no id on disk is shown as *uid* or *gid*.
         """
         if self._plain:
             return uid, gid
@@ -92,10 +92,10 @@ class Ownership:
         )
 
     def for_new(self, uid: int, gid: int, mode: int, parent: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return owner, group and mode on disk of a new object of the caller *uid*, *gid* in the directory *parent*
-        (owner, group and mode on disk).
+        """Return the owner, group and mode on disk of a new object that the caller *uid*, *gid* creates in the directory
+        *parent* (owner, group and mode on disk).
 
-        In a set-group-id directory the group is the directory's, and a new directory is set-group-id too
+        In a set-group-id directory, the new object gets the directory's group, and a new directory is set-group-id too
         (inode(7), "The file mode").
 
         Raises:
@@ -128,9 +128,9 @@ def _disk(number: int, ranges: Sequence[IdRange]) -> int:
 
 
 def maps_every_id() -> bool:
-    """Tell whether this process's user namespace maps every id, so that 65534 is nobody's and not a stand-in
+    """Return whether this process's user namespace maps every id, so that 65534 is an ordinary id, not the overflow id
     (user_namespaces(7)).
     """
-    # Not "ascii", which is a module to import: a confined server may be unable to read it.
+    # Not "ascii": that codec is a module to import, and a confined server may be unable to read it.
     with open("/proc/self/uid_map", encoding="utf-8") as file:
         return file.read().split() == ["0", "0", "4294967295"]

@@ -1,14 +1,14 @@
-"""What a name is in the union of several layers. Pure: runs on dictionaries in the tests.
+"""Resolves a name in the union of several layers. Pure: the tests run it on dictionaries.
 
-There is one rule for whether a name exists, :func:`first`: a lookup (:func:`resolve`) begins with it, and a listing
-(:func:`merge`) asks it for every name, so the two cannot disagree. The rule is that of the kernel's Documentation/filesystems/overlayfs.rst
-("Merged directories", "whiteouts and opaque directories", "redirect_dir"): the topmost layer that has the name
-decides; directories merge downwards until a whiteout, a non-directory or an opaque directory ends the search. A
-directory that was moved says where the layers below have it (its redirect), and the search goes on there.
+One function, :func:`first`, decides whether a name exists. A lookup (:func:`resolve`) begins with it, and a listing
+(:func:`merge`) calls it for every name, so the two cannot disagree. The rule is that of the kernel's
+Documentation/filesystems/overlayfs.rst ("Merged directories", "whiteouts and opaque directories", "redirect_dir"). The topmost
+layer that has the name decides. Directories merge downwards until a whiteout, a non-directory or an opaque directory ends the
+search. A directory that was moved has a redirect to its path in the layers below, and the search continues there.
 
-A generated layer may lie below all others: the skeleton, which provides the mount points of a sandbox. No mark of another
-layer hides it. Where a whiteout, an opaque directory, a redirect or a non-directory ends the search, the skeleton is still
-consulted, under the same name. Only an entry that shows and is no directory covers what the skeleton has.
+A generated layer may lie below all others: the skeleton, which provides the mount points of a sandbox. No mark of another layer
+hides it. Where a whiteout, an opaque directory, a redirect or a non-directory ends the search, the skeleton is still consulted,
+under the same name. Only a visible entry that is not a directory covers the skeleton's entry.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ class View(Protocol):
 
     @property
     def skeleton(self) -> bool:
-        """Whether the layer is the skeleton: then it is the last of the views, and provides directories and empty files."""
+        """Return whether the layer is the skeleton. The skeleton is the last of the views, and has only directories and empty
+        files.
+        """
 
     def mark(self, name: bytes) -> Mark | None:
-        """Say what this layer has under *name*; None where it has nothing."""
+        """Return the mark of *name* in this directory; None if the layer has no such name."""
 
     def names(self) -> Iterable[bytes]:
-        """List every name that this layer has a mark for, whiteouts included."""
+        """Return every name for which this layer has a mark, including whiteouts."""
 
     def opaque(self, name: bytes) -> bool:
-        """Tell whether the directory *name* hides those of lower layers. Asked only where a lower layer has
-        the name.
+        """Return whether the directory *name* hides directories of that name in lower layers. It is only called if a lower
+        layer has the name.
         """
 
     def hides_below(self) -> bool:
-        """Tell whether this directory, the root of its layer, hides those of lower layers."""
+        """Return whether this directory, the root of its layer, hides the layers below."""
 
     def redirect(self, name: bytes) -> bytes | None:
-        """Return the redirect of the directory *name*; None where it has none, so that lower layers have it
-        under its own name.
-        """
+        """Return the redirect of the directory *name*; None if the layers below have it under its own name."""
 
     def child(self, name: bytes) -> Self:
         """Return the directory *name*."""
 
     def roots_below(self) -> Sequence[Self]:
-        """List the roots of the layers below this one's, top first, without the skeleton."""
+        """Return the roots of the layers below this one, top first, without the skeleton."""
 
 
 V = TypeVar("V", bound=View)
 
 
 class Resolved(NamedTuple, Generic[V]):
-    """An existing name: its kind, and where it comes from.
+    """An existing name: its kind, and the directories that contribute to it.
 
-    *sources* are the indexes, top first, of the views that contribute to it (one, unless directories merge);
-    *moved* are directories and names in them that contribute by a redirect, below all of *sources*, and the skeleton
-    below those.
+    *sources* are the indexes, top first, of the views that contribute to it (one, unless directories merge). *moved* are
+    directories, and names in them, that contribute through a redirect. They lie below all of *sources*; the skeleton, if it
+    contributes, is the last of them.
     """
 
     is_dir: bool
@@ -70,13 +70,13 @@ class Resolved(NamedTuple, Generic[V]):
     moved: tuple[tuple[V, bytes], ...] = ()
 
     def places(self, views: Sequence[V], name: bytes) -> list[tuple[V, bytes]]:
-        """List the directories, and the names in them, that contribute, top first."""
+        """Return the contributing directories, and the names in them, top first."""
         return [*((views[index], name) for index in self.sources), *self.moved]
 
 
 def first(views: Sequence[V], name: bytes) -> tuple[int, Mark] | None:
-    """Find the topmost of *views* that has *name*, which decides what it is: its index and its mark, which is no
-    whiteout. None: the name does not exist in the union.
+    """Return the index of the topmost of *views* that has *name*, and its mark, which is never a whiteout. This view decides
+    what the name is. None: the name does not exist in the union.
     """
     for index, view in enumerate(views):
         mark = view.mark(name)
@@ -93,7 +93,7 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
     """Resolve *name* over *views*, which are ordered top first. None: the name does not exist in the union.
 
     Raises:
-        OSError: EIO for a redirect that is no path.
+        OSError: EIO for a malformed redirect.
     """
     top = first(views, name)
     if top is None:
@@ -108,7 +108,7 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
         mark = view.mark(name)
         if mark is None:
             continue
-        # Asked as late as this because it may cost system calls: most directories exist in one layer only.
+        # Checked this late because it may cost system calls, and most directories exist in one layer only.
         if found and layers[found[-1]].opaque(name):
             break
         if mark in (Mark.WHITEOUT, Mark.OTHER):
@@ -116,15 +116,15 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
         found.append(index)
         redirect = view.redirect(name)
         if redirect is not None:
-            # A whiteout beside a directory hides what lower layers have under its name, not what its redirect leads
-            # to. A mark in the directory itself hides that, too.
+            # A whiteout beside a directory hides the directory of that name in lower layers, but not the target of its
+            # redirect. An opaque mark in the directory itself hides the target, too.
             if not view.opaque(name):
                 below = _merging(*locate(view, layers[index + 1 :], redirect))
             break
         if mark is Mark.OPAQUE_DIRECTORY:
             break
     if skeleton is not None and skeleton.mark(name) is Mark.DIRECTORY:
-        if below:  # which is above it
+        if below:  # the redirected directories are above the skeleton
             below = (*below, (skeleton, name))
         else:
             found.append(len(layers))
@@ -132,8 +132,8 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
 
 
 def roots(views: Sequence[V]) -> list[V]:
-    """List which of the root directories *views*, top first, make the root of the union: those down to the first that
-    hides what is below it, and the skeleton.
+    """Return those of the root directories *views*, top first, that form the root of the union: down to the first that hides
+    the layers below it, and the skeleton.
     """
     layers, skeleton = _apart(views)
     shown: list[V] = []
@@ -145,21 +145,21 @@ def roots(views: Sequence[V]) -> list[V]:
 
 
 def _apart(views: Sequence[V]) -> tuple[Sequence[V], V | None]:
-    """Take the skeleton, if there is one, from the layers above it."""
+    """Split *views* into the ordinary layers and the skeleton, if there is one."""
     if views and views[-1].skeleton:
         return views[:-1], views[-1]
     return views, None
 
 
 def locate(view: V, rest: Sequence[V], redirect: bytes) -> tuple[Sequence[V], bytes]:
-    """Find the directory in which *redirect*, met in *view*, continues; *rest* are the same directory below it, without
-    the skeleton: that has nothing which could have been moved.
+    """Return the directory in which *redirect*, found in *view*, continues.
 
-    Returns the views of that directory, top first and all of layers below *view*'s, and the name in it. There are
-    none where nothing is there.
+    *rest* are the views of the same directory below *view*, without the skeleton, because none of its entries can have been
+    moved. The result is the views of the directory, top first and all of layers below *view*'s, and the name in it. There are
+    no views if the path does not exist.
 
     Raises:
-        OSError: EIO for a redirect that is no path.
+        OSError: EIO for a malformed redirect.
     """
     try:
         absolute, names = parse_redirect(redirect)
@@ -175,14 +175,15 @@ def locate(view: V, rest: Sequence[V], redirect: bytes) -> tuple[Sequence[V], by
 
 
 def _merging(views: Sequence[V], name: bytes) -> tuple[tuple[V, bytes], ...]:
-    """List what of *name* in *views* merges with a directory above."""
+    """Return the directories *name* in *views* that merge with a directory above."""
     found = resolve(views, name)
     return tuple(found.places(views, name)) if found is not None and found.is_dir else ()
 
 
 def merge(views: Sequence[V]) -> dict[bytes, bool]:
-    """List the union of *views*: every name that exists, and whether it is a directory; upper names first, none
-    twice. What lower directories contribute to one is not asked: it may cost system calls for each.
+    """Return every name in the union of *views*, and whether it is a directory. Upper names come first, each name once.
+
+    It does not determine which lower directories contribute to a directory, because that may cost system calls for each.
     """
     listing: dict[bytes, bool] = {}
     for view in views:
