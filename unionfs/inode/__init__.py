@@ -1,1 +1,1 @@
-"""Inodes: the numbers that the kernel knows, the objects behind them, and what is open of them."""
+"""Inodes: the numbers that the kernel uses, the objects that they identify, and the open handles of those objects."""

@@ -1,4 +1,4 @@
-"""When an object of the union was made: like its inode number, a property of the object and not of its copies."""
+"""Birth times of objects of the union. Like the inode number, the birth time stays the same when an object is copied up."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from unionfs.layer.objects import birth_time_ns as birth_time_of
 
 
 def birth_time_ns(inode_table: InodeTable, node: Inode) -> int | None:
-    """Return when *node* was made, in nanoseconds since the epoch; None where no file system recorded it.
+    """Return the birth time of *node* in nanoseconds since the epoch, or None if no file system recorded it.
 
-    A copy has the birth time of its original, as long as the layers below have that under a name of the copy.
+    A copy has the birth time of its original, as long as the lower layers have the original under a name of the copy.
     """
     if isinstance(node, DirectoryInode):
-        # The part that the inode number is from.
+        # The part that provides the inode number.
         part = node.parts[1] if node.upper is not None and len(node.parts) > 1 else node.parts[0]
         return None if part.foreign else _libc.birth_time_ns(part.fd())
     if node.foreign:
@@ -25,7 +25,7 @@ def birth_time_ns(inode_table: InodeTable, node: Inode) -> int | None:
 
 
 def _original(inode_table: InodeTable, node: FileInode) -> PathRef | None:
-    """Return the lower file that *node* is a copy of, where the layers below have it under a name of *node*."""
+    """Return the lower file that *node* is a copy of, if the lower layers have it under a name of *node*."""
     for directory, name in node.names:
         found = inode_table.below(directory, name)
         if found is None or found.is_dir:

@@ -1,8 +1,8 @@
-"""The offsets of a directory's entries, shared by all streams of it: nothing is kept for each reader. Pure.
+"""Stable offsets of a directory's entries, shared by all its streams, so that no reader needs state of its own. Pure.
 
-POSIX has what is there all along reported exactly once, however the rest changes, and telldir(3) give places that stay
-good. So a name gets a number when it is first seen and keeps it until it is seen to have gone; a new name comes last,
-also one that was there before.
+POSIX requires that an entry which stays in the directory is reported exactly once, whatever else changes, and that positions of
+telldir(3) stay valid. Therefore a name gets a number when it is first seen, and keeps it until an update finds the name gone. A
+new name gets the highest number, even if the directory had that name before.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterator, Sequence
 
 
 class DirectoryOffsets:
-    """The names of one directory, each with its number: in order, from 0 on, never given twice."""
+    """The names of one directory, each with its number. Numbers ascend from 0, and none is assigned twice."""
 
     __slots__ = ("_names", "_next", "_numbers")
 
     def __init__(self) -> None:
         """Start without names."""
         self._names: list[bytes] = []
-        #: A range as long as nothing has gone, which takes no memory.
+        #: A range, which needs no memory, as long as no name has gone.
         self._numbers: Sequence[int] = range(0)
         self._next = 0
 
@@ -29,7 +29,7 @@ class DirectoryOffsets:
         return len(self._names)
 
     def update(self, names: Collection[bytes]) -> None:
-        """Take note that the directory has just *names*, each once."""
+        """Record that the directory now has exactly *names*, each once."""
         known = set(self._names)
         new = [name for name in names if name not in known] if known else list(names)
         if len(known) + len(new) > len(names):
@@ -54,7 +54,7 @@ class DirectoryOffsets:
         self._next = end
 
     def since(self, number: int) -> Iterator[tuple[bytes, int]]:
-        """Yield each name that has *number* or a later one, with its number; not to be used over an update."""
+        """Yield each name whose number is *number* or higher, with its number. Do not call `update` during the iteration."""
         names, numbers = self._names, self._numbers
         for at in range(bisect_left(numbers, number), len(names)):
             yield names[at], numbers[at]

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 class FileHandle:
-    """One open(2) of a file: a descriptor of its own with its own access mode, used with positions only
-    (pread, pwrite).
-    """
+    """One open(2) of a file: a descriptor with its own access mode. It is used with explicit offsets only (pread, pwrite)."""
 
     __slots__ = ("fd", "flags", "node", "ours")
 
@@ -24,31 +22,32 @@ class FileHandle:
         self.node = node
         self.fd = fd
         self.flags = flags
-        #: Nobody opened it: it is kept for whoever reads or writes the file next, and holds nothing in use.
+        #: No client opened it: the server keeps it for the next read or write of the file. It does not count as a use of the
+        #: file.
         self.ours = False
 
     def replace(self, fd: int) -> None:
-        """Go on with *fd*, the same file after copy-up; the old descriptor is closed."""
+        """Continue with *fd*, a descriptor of the same file after copy-up, and close the old descriptor."""
         os.close(self.fd)
         self.fd = fd
 
 
 class HandleTable:
-    """All open handles by number."""
+    """All open handles by number. `UnionFs` creates and closes the table."""
 
     def __init__(self) -> None:
-        """Start empty; the first number is 1, as 0 is what a kernel without a handle sends."""
+        """Start empty. The first number is 1, because the kernel sends 0 if it has no handle."""
         self._numbers = itertools.count(1)
         self._files: dict[int, FileHandle] = {}
-        #: A directory stream has no state of its own: the list of names and its offsets belong to the node (positions.py).
+        #: A directory stream has no state of its own. Its names and their offsets belong to the inode (directory_offsets.py).
         self._directories: dict[int, DirectoryInode] = {}
 
     def __len__(self) -> int:
-        """Return how many handles are open."""
+        """Return the number of open handles."""
         return len(self._files) + len(self._directories)
 
     def add_file(self, handle: FileHandle) -> int:
-        """Number *handle* and attach it to its node."""
+        """Assign a number to *handle* and add it to the handles of its inode."""
         number = next(self._numbers)
         self._files[number] = handle
         handle.node.handles = (*handle.node.handles, handle)
@@ -61,33 +60,33 @@ class HandleTable:
         return number
 
     def file(self, number: int) -> FileHandle:
-        """Return the file handle of that number; EBADF where there is none, though the kernel names none such."""
+        """Return the file handle *number*; EBADF if there is none, although the kernel never sends such a number."""
         try:
             return self._files[number]
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def directory(self, number: int) -> DirectoryInode:
-        """Return the directory whose stream has that number; EBADF where no such stream is open."""
+        """Return the directory whose stream has the number *number*; EBADF if there is no such stream."""
         try:
             return self._directories[number]
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def close_file(self, number: int) -> None:
-        """Close the file handle of that number."""
+        """Close the file handle *number*."""
         handle = self.file(number)
         del self._files[number]
         handle.node.handles = tuple(other for other in handle.node.handles if other is not handle)
         os.close(handle.fd)
 
     def close_directory(self, number: int) -> None:
-        """Close the directory stream of that number."""
+        """Close the directory stream *number*."""
         self.directory(number)
         del self._directories[number]
 
     def close(self) -> None:
-        """Close everything: the file system goes away."""
+        """Close all handles when the file system is closed."""
         for number in list(self._files):
             self.close_file(number)
         self._directories.clear()

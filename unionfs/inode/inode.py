@@ -1,13 +1,12 @@
-"""Nodes: the identities that the kernel knows by number, apart from the names and the layers through which
-they are reached.
+"""Inodes: the objects that the kernel identifies by number, independent of the names and layers through which they are reached.
 
 Invariants (unionfs/README.md, "Identity"):
 
-* a node is in the table as long as the kernel may name it (``lookups``) or a directory node has children in
-  the table, so every ancestor of a node in the table is in the table;
-* ``DirectoryInode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (or is the parent
-  and name of a directory);
-* a file node without names is unlinked and reached through a :class:`~unionfs.layer.directory.DescriptorRef` reference.
+* an inode is in the table as long as its lookup count is above 0 or, for a directory, it has children in the table. Therefore
+  every ancestor of an inode in the table is in the table;
+* ``DirectoryInode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (for a directory: is its
+  parent and name);
+* a file inode without names is unlinked, and is reached through a :class:`~unionfs.layer.objects.DescriptorRef`.
 """
 
 from __future__ import annotations
@@ -27,35 +26,35 @@ if TYPE_CHECKING:
 
 
 class _Node:
-    """What directories and other objects have in common."""
+    """The state common to directories and other objects."""
 
     __slots__ = ("foreign", "info", "ino", "lookups", "reply", "xattrs")
 
     def __init__(self, ino: Ino, info: os.stat_result) -> None:
-        """Make a node of number *ino* whose attributes on disk are *info*."""
+        """Create the inode *ino* with the attributes *info* on disk."""
         self.ino = ino
-        #: Attributes on disk as last read; None after a change, and of a file where a reply says the same.
+        #: The attributes on disk as last read. None after a change, and for a file whose ``reply`` contains the same facts.
         self.info: os.stat_result | None = info
-        #: How many times the kernel was told this number and has not yet forgotten it.
+        #: The lookup count: how often replies gave this number to the kernel, minus the lookups that it has forgotten.
         self.lookups = 0
-        #: Whatever the rim built from ``info`` to answer with; dropped together with it.
+        #: The reply that the FUSE front end built from ``info``; it is dropped together with it.
         self.reply: object = None
-        #: The names of its extended attributes that may be shown, once asked for.
+        #: The names of its extended attributes that may be shown; None until they are read.
         self.xattrs: frozenset[str] | None = None
-        #: A file that another file system is mounted on: shown, but without contents.
+        #: A file on which another file system is mounted: it is shown, but without contents.
         self.foreign = False
 
-    # Every node has ``layer``, the layer that its attributes come from, and ``ref``, which reaches the object
-    # there.
+    # Both subclasses have ``layer``, the layer that provides the attributes, and ``ref``, a reference to the object in that
+    # layer.
 
     def touch(self) -> None:
-        """Forget the attributes: they have changed on disk."""
+        """Drop the cached attributes, because they have changed on disk."""
         self.info = None
         self.reply = None
 
 
 class FileInode(_Node):
-    """Anything that is not a directory."""
+    """An object that is not a directory."""
 
     __slots__ = (
         "data",
@@ -73,30 +72,32 @@ class FileInode(_Node):
     def __init__(
         self, ino: Ino, info: os.stat_result, layer: Layer, ref: PathRef | DescriptorRef, identity: Ino
     ) -> None:
-        """Make a node for an object of *layer*, reached through *ref*; *identity* is what it is on disk, as a number."""
+        """Create an inode for an object of *layer* that is reached through *ref*. *identity* is the number of the object on
+        disk.
+        """
         super().__init__(ino, info)
         self.kind = stat.S_IFMT(info.st_mode)
         self.layer = layer
         self.ref = ref
         self.identity = identity
-        #: The names in the union through which it has been seen.
+        #: The names in the union under which it has been looked up.
         self.names: list[tuple[DirectoryInode, bytes]] = []
-        #: Open handles; at copy-up each is moved to the copy.
+        #: Open handles; copy-up moves each to the copy.
         self.handles: tuple[FileHandle, ...] = ()
-        #: Writing must take set-id bits or capabilities away first; None while nobody has looked.
+        #: Whether a write must first remove set-id bits or capabilities; None if that is not known yet.
         self.privileged: bool | None = None
-        #: A copied-up hard link that names in lower layers still lead to; the index counts them (index.py).
+        #: A copied-up hard link, to which names in lower layers still refer; the link index counts them (upper/link_index.py).
         self.indexed = False
-        #: A copy without contents; they are those of ``data``, a file of a layer below (None: it is not there).
+        #: A metadata-only copy. Its contents are those of ``data``, a file of a layer below (None: that file does not exist).
         self.metacopy = False
         self.data: PathRef | None = None
 
     @property
     def contents(self) -> PathRef | DescriptorRef:
-        """What reaches the contents.
+        """Return a reference to the object that has the contents.
 
         Raises:
-            OSError: EIO, if the layer below that should have them has not.
+            OSError: EIO if the contents should be in a layer below but are not there.
         """
         if not self.metacopy:
             return self.ref
@@ -106,7 +107,7 @@ class FileInode(_Node):
 
 
 class DirectoryInode(_Node):
-    """A directory: the stack of layer directories that make it."""
+    """A directory, merged from directories of several layers."""
 
     __slots__ = ("children", "listed", "name", "parent", "parts", "positions")
 
@@ -118,48 +119,48 @@ class DirectoryInode(_Node):
         parent: DirectoryInode | None,
         name: bytes,
     ) -> None:
-        """Make a node for the directory *name* of *parent* (None: the root), merged from *parts*, top first."""
+        """Create an inode for the directory *name* of *parent* (None: the root), merged from *parts*, top first."""
         super().__init__(ino, info)
         self.parts = parts
         #: None for the root and for a removed directory.
         self.parent = parent
         self.name = name
         self.children: dict[bytes, FileInode | DirectoryInode] = {}
-        #: The one list of its names with their offsets, which all readers share, once one has read it; and the attributes
-        #: at the time of that list.
+        #: The names and their offsets, shared by all readers, once the directory has been listed; and its attributes at that
+        #: time.
         self.positions: DirectoryOffsets | None = None
         self.listed: os.stat_result | None = None
 
     @property
     def ref(self) -> LayerDir:
-        """The topmost directory: names merge, attributes are its alone."""
+        """Return the topmost directory: names merge, but attributes come from it alone."""
         return self.parts[0]
 
     @property
     def layer(self) -> Layer:
-        """The layer of the topmost directory."""
+        """Return the layer of the topmost directory."""
         return self.parts[0].layer
 
     @property
     def upper(self) -> LayerDir | None:
-        """The directory of the writable layer, if this directory is there."""
+        """Return the part in the writable layer, or None if there is none."""
         top = self.parts[0]
         return top if top.layer.writable else None
 
     @property
     def skeleton(self) -> LayerDir | None:
-        """The directory of the skeleton, if this directory is there."""
+        """Return the part in the skeleton, or None if there is none."""
         last = self.parts[-1]
         return last if last.layer.skeleton else None
 
     @property
     def merged(self) -> bool:
-        """Tell whether more than one layer contributes."""
+        """Return whether several layers contribute."""
         return len(self.parts) > 1 or self.parts[0].merged
 
     @property
     def removed(self) -> bool:
-        """Tell whether this directory was removed while the kernel still knows it."""
+        """Return whether this directory was removed while the kernel still refers to it."""
         return self.parent is None and self.name != b""
 
     def path(self) -> bytes:
@@ -172,5 +173,5 @@ class DirectoryInode(_Node):
         return b"/" + b"/".join(reversed(names))
 
 
-#: What the kernel knows by a number.
+#: An object that the kernel identifies by an inode number.
 Inode = FileInode | DirectoryInode

@@ -1,4 +1,4 @@
-"""The table of nodes: from a directory and a name to a node, and back to nothing when the kernel forgets it."""
+"""The table of inodes: a lookup of a name in a directory adds an inode, and the table drops it when the kernel forgets it."""
 
 from __future__ import annotations
 
@@ -21,48 +21,53 @@ from unionfs.upper.link_index import LinkIndex
 
 
 class InodeTable:
-    """All nodes of one mount over a stack of layers."""
+    """All inodes of one mount over a stack of layers. `unionfs.assemble` creates the table, `UnionFs` closes it."""
 
     def __init__(
         self, layers: Sequence[Layer], index: LinkIndex | None, roots: Sequence[LayerDir] | None = None
     ) -> None:
-        """Build the root over *layers*, ordered top first; *index* belongs to the writable one, if there is
-        one. *roots*: of the layers, where some are taken together (layer_index/merged_directory.py).
+        """Create the root over *layers*, ordered top first.
+
+        Args:
+            layers: the layers of the mount.
+            index: the link index of the writable layer, if there is one.
+            roots: the root directories to merge, where several layers are read as one (layer_index/merged_directory.py).
         """
         self.layers = layers
         self.index = index
-        #: Told of each object of the writable layer without names that is let go.
+        #: Called with the attributes of each nameless object of the writable layer that the table drops.
         self.on_gone: Callable[[os.stat_result], None] | None = None
-        #: Called with the numbers of all nodes when what was said of their attributes does not hold.
+        #: Called with the numbers of all inodes when attributes that replies contained may be wrong.
         self.on_touched: Callable[[list[Ino]], None] | None = None
         self.numbers = InodeNumbers()
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
         self._by_ino: dict[Ino, Inode] = {}
-        #: Copied-up files, and others whose number is not that of what they are on disk, by the latter.
+        #: Copied-up files, and others whose number differs from the number of the object on disk, by the latter.
         self._renumbered: dict[Ino, FileInode] = {}
         given = [layer.root for layer in layers] if roots is None else roots
         parts = shown_roots(given)
         for position, part in enumerate(parts):
             part.layer.below = tuple(each for each in parts[position + 1 :] if not each.skeleton)
-        #: Directories of the skeleton that lack a name by now: kept, as they would be read with that name again.
+        #: Directories of the skeleton from which a name was removed. They are kept, because a new object would read the name
+        #: again.
         self._changed_skeleton: set[LayerDir] = set()
         self.root = DirectoryInode(ROOT_INO, parts[0].info(), parts, None, b"")
         self._by_ino[ROOT_INO] = self.root
-        #: Nodes that were made in this request, or lost a child: perhaps nothing needs them after it.
+        #: Inodes that this request created, or that lost a child in it. They may be unused after it.
         self._unsettled: list[Inode] = []
 
     def __len__(self) -> int:
-        """Return the number of nodes in the table."""
+        """Return the number of inodes in the table."""
         return len(self._by_ino)
 
-    # -- from numbers to nodes ---------------------------------------------------------------------
+    # -- from numbers to inodes --------------------------------------------------------------------
 
     def node(self, ino: int) -> Inode:
-        """Return the node of number *ino*.
+        """Return the inode *ino*.
 
         Raises:
-            OSError: ESTALE, if the kernel names a number that it was not told or has forgotten.
+            OSError: ESTALE if the kernel sends a number that no reply contained, or that it has forgotten.
         """
         node = self._by_ino.get(ino)  # type: ignore[call-overload]
         if node is None:
@@ -70,29 +75,29 @@ class InodeTable:
         return node  # type: ignore[no-any-return]
 
     def directory(self, ino: int) -> DirectoryInode:
-        """Return the directory of number *ino*; ENOTDIR if it is something else."""
+        """Return the directory *ino*; ENOTDIR if it is another object."""
         node = self.node(ino)
         if not isinstance(node, DirectoryInode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return node
 
     def file(self, ino: int) -> FileInode:
-        """Return the non-directory of number *ino*; EISDIR if it is a directory."""
+        """Return the non-directory *ino*; EISDIR if it is a directory."""
         node = self.node(ino)
         if not isinstance(node, FileInode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         return node
 
-    # -- from names to nodes -----------------------------------------------------------------------
+    # -- from names to inodes ----------------------------------------------------------------------
 
     def lookup(self, directory: DirectoryInode, name: bytes) -> Inode:
-        """Return the node of *name* in *directory*; ENOENT where there is none."""
+        """Return the inode of *name* in *directory*; ENOENT if there is none."""
         node: Inode | None = directory.children.get(name)
         if node is None:
             parts = directory.parts
             top = first(parts, name)
             if top is None:
-                # The kernel lets names of up to 1024 bytes through to a FUSE server (FUSE_NAME_MAX).
+                # The kernel passes names of up to 1024 bytes to a FUSE server (FUSE_NAME_MAX).
                 if len(name) > NAME_MAX:
                     raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -105,17 +110,19 @@ class InodeTable:
         return node
 
     def exists(self, directory: DirectoryInode, name: bytes) -> bool:
-        """Tell whether *directory* has *name*."""
+        """Return whether *directory* has *name*."""
         return name in directory.children or resolve(directory.parts, name) is not None
 
     def below(self, directory: DirectoryInode, name: bytes) -> Resolved[LayerDir] | None:
-        """Resolve *name* over the lower layers of *directory* alone: what would show again if the upper layer
-        had nothing there. Without the skeleton, which no mark of the upper layer hides (:meth:`drop_from_skeleton`).
+        """Resolve *name* over the lower layers of *directory* alone: the result would be visible if the upper layer had no such
+        name.
+
+        The skeleton is left out, because no mark of the upper layer hides it (:meth:`drop_from_skeleton`).
         """
         return resolve([part for part in directory.parts if not (part.layer.writable or part.skeleton)], name)
 
     def drop_from_skeleton(self, directory: DirectoryInode, name: bytes) -> None:
-        """Let the skeleton have *name* in *directory* no more, until it is made anew for the next mount."""
+        """Remove *name* from the skeleton's part of *directory*, until the next mount generates the skeleton again."""
         skeleton = directory.skeleton
         if skeleton is not None and skeleton.mark(name) is not None:
             skeleton.note(name, None)
@@ -126,15 +133,14 @@ class InodeTable:
         return merge(directory.parts)
 
     def is_empty(self, directory: DirectoryInode) -> bool:
-        """Tell whether *directory* has no entries."""
+        """Return whether *directory* has no entries."""
         return not merge(directory.parts)
 
     def _add_directory(self, parent: DirectoryInode, name: bytes, parts: list[LayerDir]) -> DirectoryInode:
         for part in parts:
             part.reachable()
         info = parts[0].info()
-        # The number of a merged directory is that of its topmost lower part: copy-up of the directory and a
-        # remount leave it alone.
+        # A merged directory has the number of its topmost lower part, so that copy-up and a remount do not change it.
         origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].info()
         return self._attach_directory(
             DirectoryInode(
@@ -143,7 +149,7 @@ class InodeTable:
         )
 
     def add_new_directory(self, parent: DirectoryInode, name: bytes, part: LayerDir) -> DirectoryInode:
-        """Attach a node for the directory *part*, which was made as *name* just now."""
+        """Add an inode for the directory *part*, which was just created as *name* of *parent*."""
         info = part.stat()
         ino = self._unique(self.numbers.number((info.st_dev, info.st_ino)))
         return self._attach_directory(DirectoryInode(ino, info, [part], parent, name))
@@ -156,13 +162,10 @@ class InodeTable:
         return node
 
     def add_file(self, directory: DirectoryInode, name: bytes, ref: PathRef) -> FileInode:
-        """Attach the node of the object that *ref* reaches as *name* in *directory*, the same node for every
-        name of one object.
-        """
+        """Add *name* in *directory* to the inode of the object that *ref* reaches. All names of one object share one inode."""
         info = ref.info()
         if stat.S_ISDIR(info.st_mode):
-            # Somebody replaced a file of a layer by a directory under our hands: harmless, but not what was
-            # listed.
+            # Another process replaced a file of a layer by a directory: harmless, but not the object that was listed.
             raise OSError(errno.ENOENT, "layer changed while mounted", name)
         layer = ref.layer
         foreign = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
@@ -199,8 +202,9 @@ class InodeTable:
     def add_new_file(
         self, directory: DirectoryInode, name: bytes, ref: PathRef, info: os.stat_result
     ) -> FileInode:
-        """Attach a node for the object of the writable layer that *ref* reaches, with attributes *info*, made as *name*
-        just now: nobody knows it, and nothing is recorded of it.
+        """Add an inode for the object *ref* of the writable layer, with attributes *info*, which was just created as *name*.
+
+        No inode and no record of the object can exist yet, so neither is looked up.
         """
         node = self.add_unnamed_file(ref, info)
         node.names.append((directory, name))
@@ -208,7 +212,7 @@ class InodeTable:
         return node
 
     def add_unnamed_file(self, ref: PathRef | DescriptorRef, info: os.stat_result) -> FileInode:
-        """Attach a node for the new object *ref* of the writable layer, with attributes *info*, under no name."""
+        """Add an inode without names for the new object *ref* of the writable layer, with attributes *info*."""
         number = self.numbers.number((info.st_dev, info.st_ino))
         node = FileInode(self._unique(number), info, ref.layer, ref, number)
         self._by_ino[node.ino] = node
@@ -217,7 +221,7 @@ class InodeTable:
         return node
 
     def _drop_stale_facts(self, ino: Ino, ref: PathRef) -> None:
-        """Drop what the index says of *ino*, if that is about another object than *ref*, which has the number now."""
+        """Drop the link index's records of *ino* if they describe another object than *ref*, which now has that number."""
         assert self.index is not None
         if self.index.is_about(ino, lambda: birth_time_ns(ref)):
             return
@@ -234,8 +238,8 @@ class InodeTable:
         self.index.drop(ino)
 
     def lower_path(self, directory: DirectoryInode) -> bytes:
-        """Return where the layers below the writable one have *directory*, as a redirect says it: with a leading
-        slash, empty for the root.
+        """Return the path of *directory* in the layers below the writable one, in the form of a redirect: with a leading slash,
+        empty for the root.
         """
         names: list[bytes] = []
         at = directory
@@ -248,8 +252,8 @@ class InodeTable:
         return b"".join(b"/" + name for name in reversed(names))
 
     def _unique(self, ino: Ino) -> Ino:
-        # Taken where two layers are the same directory, or by an object whose origin says it has this number:
-        # never share a node.
+        # The number is taken if two layers are the same directory, or if the recorded origin of another object has it. Two
+        # objects must never share an inode.
         return ino if ino not in self._by_ino else self.numbers.fresh()
 
     # -- changes -----------------------------------------------------------------------------------
@@ -257,9 +261,7 @@ class InodeTable:
     def reidentify(
         self, node: FileInode, layer: Layer, ref: PathRef | DescriptorRef, identity: Identity
     ) -> None:
-        """Record that *node* is now the object *identity* of *layer*: it has been copied up. Its number
-        stays.
-        """
+        """Record that copy-up has made *node* the object *identity* of *layer*. Its inode number stays."""
         if self._renumbered.get(node.identity) is node:
             del self._renumbered[node.identity]
         node.layer, node.ref, node.identity = layer, ref, self.numbers.number(identity)
@@ -277,14 +279,14 @@ class InodeTable:
         return self._renumbered.get(number)
 
     def attach(self, node: FileInode, directory: DirectoryInode, name: bytes) -> None:
-        """Record that *name* in *directory* is now one of *node*'s."""
+        """Record that *name* in *directory* is now a name of *node*."""
         if directory.upper is not None:
             _reach_by_name(node, PathRef(directory.upper, name))
         node.names.append((directory, name))
         directory.children[name] = node
 
     def detach(self, directory: DirectoryInode, name: bytes) -> None:
-        """Record that *directory* has no *name* any more; does nothing where no node was attached to it."""
+        """Record that *directory* no longer has *name*. Do nothing if no inode has that name."""
         node = directory.children.pop(name, None)
         self._unsettled.append(directory)
         if isinstance(node, FileInode):
@@ -293,7 +295,7 @@ class InodeTable:
             node.parent = None
 
     def move(self, old: DirectoryInode, old_name: bytes, new: DirectoryInode, new_name: bytes) -> None:
-        """Record that what was *old_name* in *old* is *new_name* in *new*."""
+        """Record that the inode *old_name* in *old* is now *new_name* in *new*."""
         node = old.children.pop(old_name)
         self._unsettled.append(old)
         if isinstance(node, FileInode):
@@ -304,8 +306,10 @@ class InodeTable:
         new.children[new_name] = node
 
     def forget(self, ino: int, count: int) -> bool:
-        """Take back *count* lookups of *ino*; drop the node, and then its ancestors, when nothing needs them
-        any more. Returns whether the kernel does not know it any more.
+        """Subtract *count* from the lookup count of *ino*. Drop the inode, and then its ancestors, if nothing needs them any
+        more.
+
+        Returns whether the kernel no longer refers to the inode.
         """
         node = self._by_ino.get(ino)  # type: ignore[call-overload]
         if node is None:
@@ -315,20 +319,22 @@ class InodeTable:
         return bool(node.lookups == 0)
 
     def settle(self) -> None:
-        """Drop the nodes of this request that no reply told the kernel of: it failed, or only looked on its way."""
+        """Drop the inodes of this request that no reply gave to the kernel: the request failed, or only resolved them on its
+        path.
+        """
         unsettled, self._unsettled = self._unsettled, []
         for node in unsettled:
             self._drop_unused(node)
 
     def drop_if_unused(self, node: Inode) -> None:
-        """Drop *node* if the kernel was not told of it after all."""
+        """Drop *node* if no reply gave it to the kernel."""
         self._drop_unused(node)
 
     def _drop_unused(self, start: Inode) -> None:
         node: Inode | None = start if self._by_ino.get(start.ino) is start else None
         while node is not None and node.lookups == 0 and node is not self.root:
             if isinstance(node, DirectoryInode):
-                # One that held two names of a file may have gone with the first of them.
+                # A directory that had two names of a file may have been dropped with the first of them.
                 if node.children or self._by_ino.get(node.ino) is not node:
                     return
                 parent = node.parent
@@ -356,25 +362,25 @@ class InodeTable:
             self._drop_unused(directory)
 
     def nameless(self) -> Iterator[os.stat_result]:
-        """Give the attributes of the known objects of the writable layer that have no name any more."""
+        """Yield the attributes of all objects of the writable layer in the table that have no name any more."""
         for node in self._by_ino.values():
             info = _nameless(node)
             if info is not None:
                 yield info
 
     def _let_go(self, node: Inode) -> None:
-        """Close the descriptor that holds *node*, if it has no name."""
+        """Close the descriptor that keeps the object of *node*, if it has no name."""
         if self.on_gone is not None:
             info = _nameless(node)
             if info is not None:
                 self.on_gone(info)
         if isinstance(node, DirectoryInode):
-            node.parts[0].close()  # removed: it was pinned
+            node.parts[0].close()  # a removed directory was pinned
         elif isinstance(node.ref, DescriptorRef):
             node.ref.close()
 
     def touch_all(self) -> None:
-        """Forget all attributes: what they were taken from does not hold."""
+        """Drop all cached attributes, because the layer index that provided them is wrong."""
         for node in self._by_ino.values():
             node.touch()
             node.xattrs = None
@@ -382,9 +388,9 @@ class InodeTable:
             self.on_touched(list(self._by_ino))
 
     def oldest(self, count: int) -> list[Ino]:
-        """Name *count* of the nodes that have been known for longest, which from now on count as the newest.
+        """Return up to *count* of the inodes that have been in the table for longest, and move them to its end.
 
-        Those that are in use, or only known as ancestors of others, are among those looked at but not named.
+        It moves *count* inodes, but does not return those that are in use, or needed only as ancestors of others.
         """
         named: list[Ino] = []
         for ino in list(islice(self._by_ino, count)):
@@ -396,7 +402,7 @@ class InodeTable:
         return named
 
     def close(self) -> None:
-        """Release the descriptors that unlinked objects hold."""
+        """Close the descriptors that keep unlinked objects."""
         for node in self._by_ino.values():
             if isinstance(node, FileInode) and isinstance(node.ref, DescriptorRef):
                 node.ref.close()
@@ -407,7 +413,7 @@ class InodeTable:
 
 
 def _nameless(node: Inode) -> os.stat_result | None:
-    """Return the attributes of *node*, if it is an object of the writable layer that only we hold."""
+    """Return the attributes of *node* if it is an object of the writable layer that only the server's descriptor keeps."""
     if isinstance(node, DirectoryInode):
         top = node.parts[0]
         return top.stat() if node.removed and top.layer.writable else None
@@ -418,15 +424,16 @@ def _nameless(node: Inode) -> os.stat_result | None:
 
 
 def _reach_by_name(node: FileInode, ref: PathRef) -> None:
-    """Give the descriptor back through which *node* was reached while none of its names was known."""
+    """Close the descriptor through which *node* was reached while it had no known name, and reach it through *ref* instead."""
     if isinstance(node.ref, DescriptorRef):
         node.ref.close()
         node.ref = ref
 
 
 def _parts_below(directory: DirectoryInode, part: LayerDir) -> list[LayerDir]:
-    """Return the parts of *directory* below *part*, without the skeleton, which has no contents; none where *part* is not
-    one of them, as with the index's.
+    """Return the parts of *directory* below *part*, without the skeleton, which has no contents.
+
+    Return none if *part* is not one of them, as for a directory of the link index.
     """
     if part not in directory.parts:
         return []
