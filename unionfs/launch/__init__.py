@@ -1,1 +1,1 @@
-"""Starting the server for the launcher: the request, the confinement of the process, and indexes that are made beside it."""
+"""Starts the server for the launcher: its request, the confinement of its process, and the index builder beside it."""

@@ -1,7 +1,6 @@
-"""Putting the server into the sandbox's user namespace, and taking from it what serving does not need
-(Corrections 20).
+"""Moves the server into the sandbox's user namespace, and removes the rights that serving does not need.
 
-The server stays outside the sandbox's pid and mount namespaces: it must never walk a path of its own mount.
+The server stays outside the sandbox's pid and mount namespaces, because it must never walk a path of its own mount.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterable
 
 from unionfs import _libc
 
-#: What acting on files for every id of the namespace takes, and nothing else.
+#: The capabilities that are needed to act on files of every id of the namespace, and no others.
 _KEPT = {
     _libc.CAP_CHOWN,
     _libc.CAP_DAC_OVERRIDE,
@@ -25,7 +24,7 @@ _KEPT = {
 }
 
 
-#: Rights over files (linux/landlock.h): all that version 2 of the interface knows, and those of later versions.
+#: Access rights for files (linux/landlock.h): all of version 2 of the Landlock ABI, and those of later versions.
 _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
 _EXECUTE = 1 << 0
 _WRITE_FILE = 1 << 1
@@ -36,18 +35,20 @@ _TRUNCATE = 1 << 14  # version 3
 _IOCTL_DEVICE = 1 << 15  # version 5
 #: BIND_TCP and CONNECT_TCP (version 4), abstract unix sockets and signals (version 6).
 _NETWORK, _SCOPED = 0b11, 0b11
-#: Version 1 refuses every rename and link from one directory to another.
+#: Version 1 denies every rename and link from one directory to another.
 _LEAST_VERSION = 2
 
 
 def restrict_files(readable: Iterable[int], writable: Iterable[int]) -> bool:
-    """Let this process open files only below the directories *readable* and *writable* (descriptors), write only below the
-    latter, and reach no network and no other process; False where the kernel has no Landlock for that.
+    """Restrict this process with Landlock. Return False if the kernel has no suitable version.
 
-    What is open already stays usable, and so does Python's own library, of which something may yet be imported. Nothing below
-    /proc can be opened: a rule covers the inode that it was made for, and procfs makes another one for the same path when the
-    kernel has reclaimed the first (proc_pid_make_inode, fs/proc/base.c). Links such as /proc/self/fd/5 can be followed, as
-    Landlock checks the file that is opened and not the way to it.
+    The process may then open files only below the directories *readable* and *writable* (descriptors), and write only below the
+    latter. It can reach no network and no other process, as far as the kernel's Landlock supports that.
+
+    Open descriptors stay usable. Python's library stays readable, because the process may still import some of it. Nothing
+    below /proc can be opened: a rule covers the inode for which it was made, and procfs creates another inode for the same path
+    after the kernel has reclaimed the first (proc_pid_make_inode, fs/proc/base.c). Links such as /proc/self/fd/5 can be
+    followed, because Landlock checks the file that is opened and not the path to it.
     """
     version = _libc.landlock_version()
     if version < _LEAST_VERSION:
@@ -66,8 +67,7 @@ def restrict_files(readable: Iterable[int], writable: Iterable[int]) -> bool:
 
 
 def enter_user_namespace(fd: int) -> None:
-    """Become id 0 of the user namespace *fd*, with mount, network and IPC namespaces of our own in it, and
-    few capabilities.
+    """Become id 0 of the user namespace *fd*, with new mount, network and IPC namespaces in it, and with few capabilities.
 
     Raises:
         OSError: the namespace cannot be entered, or it does not map id 0.
@@ -76,12 +76,11 @@ def enter_user_namespace(fd: int) -> None:
     try:
         os.setgroups([])
     except OSError as error:
-        if error.errno != errno.EPERM:  # denied for good where a single id is mapped (user_namespaces(7))
+        if error.errno != errno.EPERM:  # always denied if the namespace maps a single id (user_namespaces(7))
             raise
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    # A mount namespace owned by a lesser user namespace receives mounts but passes none on
-    # (mount_namespaces(7)).
+    # Mounts propagate into a mount namespace of a less privileged user namespace, but not out of it (mount_namespaces(7)).
     _libc.unshare(_libc.CLONE_NEWNS | _libc.CLONE_NEWNET | _libc.CLONE_NEWIPC)
     _libc.keep_capabilities(_KEPT)
     _libc.set_not_dumpable()

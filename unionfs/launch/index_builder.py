@@ -1,4 +1,4 @@
-"""Making indexes beside the serving, in a process of its own and of the lowest priority: the next mount uses them."""
+"""Builds layer indexes beside the server, in a process of the lowest priority. The next mount uses them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from contextlib import suppress
 from unionfs._stdlib.typing import NoReturn
 from unionfs.assemble import StackSource, build_indexes, lacks_indexes
 
-#: Seconds that the end of a mount waits for indexes that are nearly made: else short mounts would never have any.
+#: Seconds that the end of a mount waits for an unfinished index. Without this, short mounts would never get an index.
 PATIENCE = 3.0
 _LOWEST = 19
 
 
 class Building:
-    """A process that makes indexes, if any is missing."""
+    """The process that builds missing indexes, if any is missing. The server creates it, and calls `finish` after serving."""
 
     def __init__(self, source: StackSource, confine: Callable[[], None] = lambda: None) -> None:
-        """Start to make those that *source* lacks; its descriptors stay the caller's.
+        """Start to build the indexes that *source* lacks. The caller keeps its descriptors.
 
-        From now on this process is told of no child's end (SIGCHLD is ignored), so that the builder leaves nothing behind
-        where wait4(2) is denied.
+        From now on, this process ignores SIGCHLD, so the kernel reaps the builder. No zombie is left where wait4(2) is denied.
 
         Args:
-            source: what is being mounted.
-            confine: what the process does before it looks at the layers.
+            source: the stack that is being mounted.
+            confine: called in the builder before it reads the layers.
         """
         self._channel: socket.socket | None = None
         try:
@@ -36,20 +35,20 @@ class Building:
                 return
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError:
-            return  # no more descriptors: the mount does without
+            return  # no descriptors left: the mount works without indexes
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
             if os.fork() == 0:
                 _build(source, confine, theirs.fileno())
         except OSError:
-            ours.close()  # no more processes: the mount does without
+            ours.close()  # no processes left: the mount works without indexes
             return
         finally:
             theirs.close()
         self._channel = ours
 
     def finish(self, patience: float = PATIENCE) -> None:
-        """Wait *patience* seconds for the process to end, and tell it to."""
+        """Wait up to *patience* seconds for the builder to end, then close its channel, which makes it exit."""
         if self._channel is None:
             return
         with suppress(OSError):
@@ -59,7 +58,7 @@ class Building:
 
 
 def _build(source: StackSource, confine: Callable[[], None], lifeline: int) -> NoReturn:
-    """Be the process: hold nothing but the layers, and end with whoever started it."""
+    """Run the builder: keep open only the layers, the index directory and *lifeline*, and exit when the parent closes its end."""
     status = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
@@ -80,15 +79,13 @@ def _build(source: StackSource, confine: Callable[[], None], lifeline: int) -> N
         build_indexes(source, wait=False, go_on=go_on)
         status = 0
     except (OSError, MemoryError):
-        pass  # the layers are read as they are; what is half made is removed by the next who makes one
+        pass  # the next mount reads the layers directly, and the next builder removes the unfinished file
     finally:
         os._exit(status)
 
 
 def _close_others(kept: set[int]) -> None:
-    """Close all descriptors but standard error and *kept*: the connection to the kernel among them, which would keep
-    the mount.
-    """
+    """Close all descriptors except standard error and *kept*. An open /dev/fuse in this process would keep the mount alive."""
     start = 0
     for fd in sorted(kept | {2}):
         os.closerange(start, fd)

@@ -1,12 +1,13 @@
-"""The file-descriptor form of starting the server: everything it may touch comes as a descriptor over one
-socket. The launcher's end is sandbox/runtime/unionfs_server.py.
+"""The protocol between the launcher and the server. The server receives its request and all descriptors over one socket.
 
-The launcher makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``. It then sends a packet of JSON::
+The launcher (sandbox/runtime/unionfs_server.py) makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``.
+It then sends a packet of JSON::
 
     {"version": 3, "descriptors": COUNT}
 
-With the packet comes one descriptor (SCM_RIGHTS): a sealed memfd that holds the request. A packet is at most as long as the
-send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; a memfd has no such limit. The request is JSON, too::
+The packet carries one descriptor (SCM_RIGHTS): a sealed memfd that contains the request. A packet is at most as long as the
+send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; a memfd has no such limit. The request is JSON,
+too::
 
     {"fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
@@ -15,16 +16,23 @@ send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; 
      "size": BYTES, "inodes": COUNT, "filter": BASE64,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
-where each I is an index into the COUNT descriptors that follow in packets of at most 64 (the kernel takes up to
-SCM_MAX_FD, 253; unix(7)); the last layer may be the ``skeleton``, which holds the mount points; ``indexed`` layers are
-changed by nobody, and an index of them is kept in the directory ``index``; ``filter`` is the
-seccomp program that the server puts itself under; ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null,
-and the latter four left out, as may ``skeleton`` and ``indexed``, and ``server`` and ``open_requests`` (the options of that name).
-The server answers ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be
-used, with the reason for which "auto" has become "pyfuse3" and the times (CLOCK_MONOTONIC, nanoseconds) at which it was loaded, had
-the request and was ready, or ``error: TEXT``; and while it serves, once each, ``full: size`` and ``full: inodes`` when that bound is
-first reached, and ``closed: PATH`` for each directory of a layer that a request needed and the server may not search.
-The end of the socket is the end of the server.
+Each I is an index into the COUNT descriptors. These follow in packets of at most 64 descriptors (the kernel accepts up to
+SCM_MAX_FD, 253; unix(7)).
+
+* The last layer may be the ``skeleton``, which contains the mount points.
+* ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
+* ``filter`` is the seccomp filter that the server installs for itself.
+* ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null.
+* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
+  latter two are the options of the same name.
+
+The server sends ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can
+be used. The reason explains why "auto" became "pyfuse3". The times (CLOCK_MONOTONIC, nanoseconds) are those at which the server
+was loaded, had received the request, and was ready. If it cannot serve, it sends ``error: TEXT`` instead.
+
+While it serves, it sends, once each, ``full: size`` and ``full: inodes`` when that limit is first reached, and ``closed: PATH``
+for each directory of a layer that a request needed and the server may not search. When the launcher closes its end of the
+socket, the server ends.
 """
 
 from __future__ import annotations
@@ -51,12 +59,12 @@ _POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=Fals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the launcher asked for."""
+    """The launcher's request, decoded."""
 
     stack: StackSource
     fuse_fd: int
     user_namespace_fd: int
-    #: A seccomp program, as the kernel takes it.
+    #: A seccomp filter: an array of struct sock_filter.
     filter: bytes | None
     serving: Serving
 
@@ -65,8 +73,8 @@ def receive(channel: socket.socket) -> Request:
     """Receive the request.
 
     Raises:
-        UnionError: it is not of the form above.
-        EOFError: the launcher went away first.
+        UnionError: the request does not have the form above.
+        EOFError: the launcher closed the socket first.
     """
     packet, fds, _, _ = socket.recv_fds(channel, _MAX_PACKET, 1)
     if not packet:
@@ -91,14 +99,14 @@ def receive(channel: socket.socket) -> Request:
 
 
 def _read_sealed(fd: int) -> bytes:
-    """Return what the memfd *fd* holds.
+    """Return the contents of the memfd *fd*.
 
     Raises:
-        ValueError: it is none whose sender has given up changing it.
+        ValueError: *fd* is not a memfd, or its sender can still change it.
     """
     try:
         sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED == _SEALED
-    except OSError:  # EINVAL: no memfd
+    except OSError:  # EINVAL: not a memfd
         sealed = False
     if not sealed:
         raise ValueError("the request is not in a sealed memfd")
@@ -115,7 +123,7 @@ def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:
             os.set_inheritable(fd, False)
         found += fds
         if flags & socket.MSG_CTRUNC:
-            # The kernel has dropped those that did not fit; waiting for them would last for ever (unix(7)).
+            # The kernel dropped the descriptors that did not fit (unix(7)). Waiting for them would never end.
             raise UnionError(
                 f"only {len(found)} of {count} descriptors arrived: raise the limit on open files"
             )
@@ -158,7 +166,7 @@ def _serving(server: object, open_requests: object) -> Serving:
 
 def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     def take(index: object) -> int:
-        # Python would take -1 for the last one, and true for the second.
+        # Python would accept -1 for the last one, and true for the second.
         if type(index) is not int or not 0 <= index < len(descriptors):
             raise ValueError(f"no descriptor {index!r} among {len(descriptors)}")
         return descriptors[index]

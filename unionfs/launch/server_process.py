@@ -1,4 +1,4 @@
-"""Serving for the launcher: everything comes over one socket, and what serving does not need is given away first."""
+"""Serves a mount for the launcher: receives everything over one socket, and gives up rights before it serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXIT_FAILURE = 1
 
 
 def serve_launcher(number: int) -> int:
-    """Serve what the socket *number* asks for (see `unionfs.launch.protocol`); returns the exit status."""
+    """Serve the request that arrives on the socket *number* (see `unionfs.launch.protocol`). Return the exit status."""
     channel = socket.socket(fileno=number)
     try:
         return _serve(channel)
@@ -24,19 +24,19 @@ def serve_launcher(number: int) -> int:
         reason = explain(error)
     except MemoryError:
         reason = "there is no memory left"
-    except ImportError as error:  # no memory to map a library, too
+    except ImportError as error:  # also raised if there is no memory to map a library
         reason = f"it cannot be loaded: {error}"
     try:
         channel.send(f"error: {reason}".encode(errors="surrogateescape"))
     except OSError:
-        pass  # the launcher is gone, and nobody else is to be told
+        pass  # the launcher is gone
     return EXIT_FAILURE
 
 
 def _serve(channel: socket.socket) -> int:
-    gc.disable()  # it would look through what is being imported again and again, and find no garbage
-    # The imports come first: the launcher starts us early and sends the descriptors when it has them.
-    import unionfs.layer_index.build  # noqa: F401 - where we are going, our own files may not be readable
+    gc.disable()  # it would scan the imported modules repeatedly and find no garbage
+    # Import first: the launcher starts the server early and sends the descriptors when it has them.
+    import unionfs.layer_index.build  # noqa: F401 - a confined process may be unable to read these files
     from unionfs._libc import filter_system_calls
     from unionfs._stdlib.logging import to_standard_error
     from unionfs.assemble import open_stack, with_process_facts
@@ -54,7 +54,7 @@ def _serve(channel: socket.socket) -> int:
     times["asked"] = time.monotonic_ns()
     choice = choose(request.serving, request.fuse_fd)
     if choice.server is Server.PYFUSE3:
-        to_standard_error(everything=False)  # it has it imported
+        to_standard_error(everything=False)  # pyfuse3 has imported `logging` anyway
     enter_user_namespace(request.user_namespace_fd)
     os.close(request.user_namespace_fd)
     os.umask(0)
@@ -68,7 +68,8 @@ def _serve(channel: socket.socket) -> int:
         if request.filter is not None:
             filter_system_calls(request.filter)
 
-    # Forked before the filter forbids that. Only this child writes indexes, which other sandboxes believe, and it serves no requests.
+    # Fork before the seccomp filter forbids it. Other sandboxes trust the indexes, so only this child, which serves no
+    # requests, may write them.
     building = Building(stack, lambda: confine(stack.index_fd))
     confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
@@ -91,14 +92,14 @@ def _serve(channel: socket.socket) -> int:
             request.fuse_fd,
             on_ready=tell,
             lifeline=channel.fileno(),
-            callers_visible=False,  # process 1 of the sandbox has made the mount
+            callers_visible=False,  # process 1 of the sandbox made the mount, in another pid namespace
         )
     finally:
         building.finish()
 
 
 def _send_at_once(channel: socket.socket, text: str) -> None:
-    """Say *text* before the request that is being served is answered, unless the launcher does not listen."""
+    """Send *text* before the reply to the current request. Drop it if the launcher does not read its socket."""
     try:
         channel.send(text.encode(errors="surrogateescape"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
@@ -109,4 +110,4 @@ def _report_ready(channel: socket.socket, told: str) -> None:
     try:
         channel.send(f"ready {told}".encode())
     except OSError:
-        pass  # the launcher is gone: the lifeline ends us
+        pass  # the launcher is gone: its end of the socket is closed, which ends the server
