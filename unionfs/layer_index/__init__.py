@@ -1,1 +1,1 @@
-"""The layer index: what immutable lower layers hold, merged once, in a file that every mount of the same stack maps."""
+"""The layer index: the merged names and attributes of immutable lower layers, in a file that every mount of the stack maps."""

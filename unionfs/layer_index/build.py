@@ -1,4 +1,4 @@
-"""Making an index: every directory of the layers is read once, and the file takes its name when it is whole."""
+"""Builds a layer index: reads every directory of the layers once, and renames the file into place when it is complete."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from unionfs.types import Mark
 _LOCK = b"lock"
 _NEW = b".new-"
 _HALF_MADE = rb"\.new-[0-9a-f]{16}"
-#: Indexes that are kept in one directory; of more the oldest go.
+#: The maximum of indexes in one directory; beyond it, the oldest are removed.
 _MOST_FILES = 64
-#: Nanoseconds in which a change may leave the time of a directory as it was: a tick of the slowest kernels, and more.
+#: Nanoseconds within which a change may leave the timestamp of a directory as it was: more than a tick of the slowest kernels.
 _TICK_NS = 50_000_000
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _ChangingError(Exception):
-    """A layer changed just now: an index of it could be of before or after."""
+    """A layer changed just now: an index could describe the state before or after the change."""
 
 
 def build(
     store: Store, layers: Sequence[Wanted], *, wait: bool, go_on: Callable[[], None] = lambda: None
 ) -> bool:
-    """Make all indexes that *store* lacks to read *layers*, top first; False where that was left undone.
+    """Build all indexes that *store* lacks to read *layers*, top first. Return False if some are still missing.
 
-    *wait*: for another process that makes some, rather than leave it to that one. *go_on* is called between two directories.
+    *wait*: wait for another process that is building, instead of leaving the work to it. *go_on* is called between two
+    directories.
 
     Raises:
-        OSError: a layer cannot be read, or the store not be written.
+        OSError: a layer cannot be read, or the store cannot be written.
     """
     if not store.usable:
         return False
@@ -49,9 +50,9 @@ def build(
         except BlockingIOError:
             return False
         except OSError:
-            pass  # a file system without locks: at worst two make the same, and one of them in vain
+            pass  # a file system without locks: at worst, two processes build the same index, one of them in vain
         _tidy(store)
-        # A layer that cannot be indexed parts the others into stacks of their own: each turn settles one at least.
+        # A layer that cannot be indexed splits the others into separate stacks. Each iteration settles at least one stack.
         for _ in range(2 * len(layers) + 1):
             missing = store.plan(layers).missing
             if not missing:
@@ -64,9 +65,9 @@ def build(
 
 
 def _tidy(store: Store) -> None:
-    """Remove what a builder left that was killed, and the oldest of too many indexes. Called under the lock.
+    """Remove unfinished files of a killed builder, and the oldest indexes beyond the limit. Call it under the lock.
 
-    What is none of ours stays: somebody may have named a directory that holds other things.
+    Other files stay, because the user may have chosen a directory that contains other things.
     """
     found = []
     with os.scandir(b"/proc/self/fd/%d" % store.fd) as entries:
@@ -113,10 +114,10 @@ def _make(store: Store, run: Sequence[Wanted], go_on: Callable[[], None]) -> boo
 def _write(
     file: BinaryIO, key: bytes, layers: Sequence[Layer], newest: int | None, go_on: Callable[[], None]
 ) -> None:
-    """Write the index of *layers*, or that there is none, to the empty *file*.
+    """Write the index of *layers*, or the fact that there is none, to the empty *file*.
 
     Raises:
-        _ChangingError: a directory is newer than *newest*, nanoseconds since the epoch.
+        _ChangingError: a directory is newer than *newest*, in nanoseconds since the epoch.
     """
     file.seek(HEADER.size + len(key))
     refused = None
@@ -155,7 +156,7 @@ def _write_pages(
             if found.is_dir:
                 pending.append((following, found.parts))
                 following += 1
-            fds.trim()  # nothing is in use between two names
+            fds.trim()  # no descriptor is in use between two names
 
     root = Found(b"", Mark.OPAQUE_DIRECTORY if opaque else Mark.DIRECTORY, parts)
     put(0, [_row(root, ROOT_PAGE)], (), 0)

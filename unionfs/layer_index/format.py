@@ -1,18 +1,18 @@
-"""The file that holds a layer index: a pure codec, which believes nothing that it reads.
+"""The format of a layer index file. Pure codec, which validates everything that it reads.
 
-One file describes one stack of layers, or says which of them cannot be described. It consists of
+One file describes one stack of layers, or names the layer that cannot be indexed. It consists of
 
 * a header: magic, version, lengths, and a checksum over itself, the key and the table;
-* the key, which names whom and what it is about (store.py);
+* the key, which identifies the reader and the layers (store.py);
 * a page for each directory of the merged stack, found by its number;
 * the table of the pages.
 
-A page is read as a whole when its directory is first asked for, and checked then by a checksum of its own: rows of
-attributes (fixed size), a byte for each of them that says what it is, the layers that contribute, the names (separated by
-zeros, which no name has) and the targets of symbolic links. Page 0 has one row, without a name: the root, whose page
-is number 1. A directory's page has a higher number than the one that names it, so that no file makes a tree without end.
+A page is read as a whole when its directory is first used, and is then validated by its own checksum. It has rows of attributes
+(fixed size), a byte for the kind of each row, the layers that contribute, the names (separated by zero bytes, which no name
+contains) and the targets of symbolic links. Page 0 has one row without a name: the root, whose page is number 1. A directory's
+page has a higher number than the page that contains its name, so no file can describe an infinite tree.
 
-Numbers are little-endian. Times are nanoseconds since the epoch in 64 bits; a layer with others has no index.
+Numbers are little-endian. Times are nanoseconds since the epoch in 64 bits; a layer with times outside that range has no index.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ if TYPE_CHECKING:
 
 
 MAGIC = b"uni\xf6ncat"
-#: Changes with the form, and with what building takes for a fact.
+#: Changes whenever the format changes, or the facts on which building relies.
 VERSION = 1
-#: Magic, version, checksum, length of the file, of the key, where the table is, pages, the layer that has no index.
+#: Magic, version, checksum, length of the file, length of the key, offset of the table, number of pages, layer that cannot be
+#: indexed (-1: none).
 HEADER = struct.Struct("<8sIIQIQIi")
-#: Where the page is and how long, its rows, its layers, the length of its names, its checksum.
+#: Offset and length of the page, number of its rows, number of its layers, length of its names, checksum.
 _PAGE = struct.Struct("<QIIIII")
-#: mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime, page or place of the target, layer, length of the
-#: target.
+#: mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime, page number or offset of the target, layer, length of
+#: the target.
 ROW = struct.Struct("<IIIIQQQQqqqIHH")
 _LAYER, _LAYER_AT = struct.Struct("<H"), ROW.size - 4
-#: A layer that contributes to a directory, and what its directory was: inode number, ctime, mtime.
+#: A layer that contributes to a directory, and the identity of its directory: inode number, ctime, mtime.
 _SOURCE = struct.Struct("<HQqq")
 _KIND_MARK = 3
 _KIND_BARE = 4
@@ -55,17 +56,17 @@ _KIND_MERGED = 8
 _KIND_TARGET = 16
 _MARKS = tuple(sorted(Mark))
 MOST_LAYERS = 1 << 16
-#: Bytes; longer targets of symbolic links are read where they are.
+#: Bytes; longer targets of symbolic links are read from the layer.
 LONGEST_TARGET = 255
 ROOT_PAGE = 1
 
 
 class DamagedError(ValueError):
-    """A file is not what it should be."""
+    """The file is not a valid index of the expected stack."""
 
 
 class Source(NamedTuple):
-    """What a layer contributes to a directory: the layer's place in the stack, and the directory's identity."""
+    """The contribution of a layer to a directory: the layer's position in the stack, and the identity of its directory."""
 
     layer: int
     ino: int
@@ -74,29 +75,29 @@ class Source(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One name of a page. Of a deletion nothing but the name and the mark means anything."""
+    """One name of a page. For a whiteout, only the name and the mark are meaningful."""
 
     name: bytes
     mark: Mark
     #: mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime
     attributes: tuple[int, ...] = (0,) * 11
-    #: Of a directory: the number of its page.
+    #: For a directory: the number of its page.
     page: int = 0
-    #: The layer that it comes from, of a directory the topmost.
+    #: The layer that provides it; for a directory, the topmost.
     layer: int = 0
-    #: It has no extended attributes.
+    #: The object has no extended attributes.
     bare: bool = False
-    #: A directory to which more than one layer contributes.
+    #: A directory to which several layers contribute.
     merged: bool = False
-    #: Of a symbolic link; None where it is not kept.
+    #: The target of a symbolic link; None if it is not stored.
     target: bytes | None = None
 
 
 def encode_page(offset: int, rows: Iterable[Row], sources: Sequence[Source]) -> tuple[bytes, bytes]:
-    """Return the page of *rows*, to be put at *offset* of the file, and its entry in the table.
+    """Return the page of *rows*, which the caller writes at *offset* of the file, and its entry in the table.
 
     Raises:
-        ValueError: something does not fit.
+        ValueError: a value does not fit.
     """
     packed, kinds, targets = bytearray(), bytearray(), bytearray()
     names: list[bytes] = []
@@ -120,9 +121,9 @@ def encode_page(offset: int, rows: Iterable[Row], sources: Sequence[Source]) -> 
 
 
 def encode_header(key: bytes, table: bytes, *, length: int, refused: int | None = None) -> bytes:
-    """Return the header and the key, of a file of *length* bytes that ends with *table*.
+    """Return the header and the key of a file of *length* bytes that ends with *table*.
 
-    *refused*: the layer on account of which there is no index.
+    *refused*: the layer that cannot be indexed, if that is why there is no index.
     """
     fields = (len(key), length - len(table), len(table) // _PAGE.size, -1 if refused is None else refused)
     checksum = zlib.crc32(table, zlib.crc32(key, zlib.crc32(HEADER.pack(MAGIC, VERSION, 0, length, *fields))))
@@ -130,7 +131,7 @@ def encode_header(key: bytes, table: bytes, *, length: int, refused: int | None 
 
 
 class Page:
-    """One directory as the file has it. Rows are unpacked when they are asked for."""
+    """One directory of the index. Rows are unpacked on demand."""
 
     __slots__ = ("_at", "_kinds", "_links_end", "_map", "_number", "_targets", "rows", "sources")
 
@@ -138,7 +139,7 @@ class Page:
         """Read page *number* of *file*.
 
         Raises:
-            DamagedError: it is not whole, or contradicts itself.
+            DamagedError: the page is incomplete or contradicts itself.
         """
         at, length, count, sources, names_length, checksum = file.entry(number)
         if at + length > len(file.map):
@@ -152,7 +153,7 @@ class Page:
             raise DamagedError("a page that is not whole")
         names = blob[names_at:targets_at]
         split = names.split(b"\0") if count else []
-        #: Row by name.
+        #: The row numbers by name.
         self.rows = dict(zip(split, range(count), strict=False))
         if len(split) != count or len(self.rows) != count or b"/" in names or (names and not count):
             raise DamagedError("names that no directory has")
@@ -169,31 +170,31 @@ class Page:
         self._links_end = length - targets_at
 
     def mark(self, row: int) -> Mark:
-        """Return what *row* is."""
+        """Return the mark of *row*."""
         return _MARKS[self._kinds[row] & _KIND_MARK]
 
     def is_bare(self, row: int) -> bool:
-        """Tell whether *row* has no extended attributes."""
+        """Return whether the object of *row* has no extended attributes."""
         return bool(self._kinds[row] & _KIND_BARE)
 
     def is_merged(self, row: int) -> bool:
-        """Tell whether *row* is a directory of more than one layer."""
+        """Return whether *row* is a directory to which several layers contribute."""
         return bool(self._kinds[row] & _KIND_MERGED)
 
     def fields(self, row: int) -> tuple[int, ...]:
-        """Return the fields of *row*, as ROW has them."""
+        """Return the fields of *row*, in the order of ROW."""
         return ROW.unpack_from(self._map, self._at + row * ROW.size)  # type: ignore[arg-type]
 
     def layer(self, row: int) -> int:
-        """Return the layer that *row* comes from. What is not there is for the caller to refuse."""
+        """Return the layer that provides *row*. The caller must reject a layer that does not exist."""
         found: int = _LAYER.unpack_from(self._map, self._at + row * ROW.size + _LAYER_AT)[0]  # type: ignore[arg-type]
         return found
 
     def page(self, row: int) -> int:
-        """Return the number of the page of the directory *row*.
+        """Return the page number of the directory *row*.
 
         Raises:
-            DamagedError: it can be none.
+            DamagedError: no directory of this page can have that number.
         """
         number = self.fields(row)[11]
         if number <= self._number:
@@ -201,10 +202,10 @@ class Page:
         return number
 
     def target(self, row: int) -> bytes | None:
-        """Return the target of the symbolic link *row*; None where it is not kept.
+        """Return the target of the symbolic link *row*, or None if it is not stored.
 
         Raises:
-            DamagedError: it lies elsewhere.
+            DamagedError: the target is outside the page, or no symbolic link can have it.
         """
         if not self._kinds[row] & _KIND_TARGET:
             return None
@@ -219,13 +220,13 @@ class Page:
 
 
 class LayerIndex:
-    """A file that was read, as far as its header and table go."""
+    """An index file whose header and table have been validated. `Store.read` creates it and keeps the file mapped."""
 
     def __init__(self, content: _Bytes, key: bytes, layers: int) -> None:
-        """Read *content*, which has to be about *key*, a stack of *layers*.
+        """Read *content*, which must describe *key*, a stack of *layers* layers.
 
         Raises:
-            DamagedError: it is about something else, or not whole.
+            DamagedError: the file describes something else, or is incomplete.
         """
         self.map = content
         self.layers = layers
@@ -246,16 +247,16 @@ class LayerIndex:
             raise DamagedError("about other layers")
         if not -1 <= refused < layers or (refused < 0 and pages <= ROOT_PAGE):
             raise DamagedError("without a root")
-        #: The layer on account of which there is no index.
+        #: The layer that cannot be indexed, if that is why there is no index; otherwise None.
         self.refused: int | None = None if refused < 0 else refused
         self._table_at = table_at
         self.pages = pages
 
     def entry(self, number: int) -> tuple[int, ...]:
-        """Return what the table says of page *number*.
+        """Return the table entry of page *number*.
 
         Raises:
-            DamagedError: there is none.
+            DamagedError: there is no such page.
         """
         if not 0 <= number < self.pages:
             raise DamagedError("a page that is not there")

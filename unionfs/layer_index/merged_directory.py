@@ -1,7 +1,8 @@
-"""Several layers as one, by their index: it answers for names and attributes, and descriptors are opened where data or a
-descriptor is wanted, each by one openat2 from the root of the layer that has it.
+"""Reads several layers as one through their index, which provides names and attributes.
 
-A directory whose index does not hold (``Stack.distrust``, or its own check) is read from the layers, as are those below it.
+A descriptor is opened only for data, or for a call that needs one, by a single openat2 from the root of the layer that has the
+object. A directory whose index is not trusted (``Stack.distrust``, or its own check) is read from the layers, and so are the
+directories below it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class _Listing(Protocol):
-        """What is known of one directory: rows by name, and of each what it is."""
+        """The facts about the names of one directory: row numbers by name, and the properties of each row."""
 
         rows: dict[bytes, int]
 
@@ -38,22 +39,22 @@ if TYPE_CHECKING:
         def content(self, row: int, /) -> _Content | None: ...
 
 
-#: What tells whether an object is the one that was indexed: its number, size, and times of modification and change.
+#: Identifies the object that was indexed: its inode number, size, mtime and ctime.
 _Content = tuple[int, int, int, int]
 
 _NS = 1_000_000_000
 _OPEN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: What of the flags of open(2) is passed on: openat2(2) refuses those that it does not know, as the kernel's own for exec.
+#: The flags of open(2) that are passed on. openat2(2) rejects flags that it does not know, such as the kernel's own for exec.
 _PASSED = os.O_ACCMODE | os.O_NOATIME | os.O_SYNC | os.O_DIRECT | os.O_TRUNC
 _RESOLVE = (
     _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_MAGICLINKS | _libc.RESOLVE_NO_XDEV
 )
-#: Bytes: longer paths are not opened at once (PATH_MAX, limits.h, less a name).
+#: Bytes. Longer paths are not opened in a single call (PATH_MAX, limits.h, less a name).
 _LONGEST_PATH = 4096 - 257
 
 
 class Stack:
-    """Layers that are one, and the index of them."""
+    """Layers that are read as one, and their index. `Store.plan` creates it."""
 
     def __init__(
         self,
@@ -63,22 +64,22 @@ class Stack:
         checked: frozenset[int] = frozenset(),
         on_distrust: Iterable[Callable[[], None]] = (),
     ) -> None:
-        """Show *layers*, top first, by *index*.
+        """Present *layers*, top first, as *index* describes them.
 
         Args:
-            layers: whose roots and descriptors are used.
-            index: what they hold.
-            checked: places of the layers whose directories are compared with what is there when they are first used.
-            on_distrust: called once each, when the index turns out not to hold.
+            layers: the layers, whose roots and descriptors are used.
+            index: the contents of the layers.
+            checked: positions of the layers whose directories are compared with the index at their first use.
+            on_distrust: functions that are called once when the index turns out to be wrong.
 
         Raises:
-            DamagedError: it does not have the root.
+            DamagedError: the index does not contain the root.
         """
         self.layers = tuple(layers)
         self.index = index
         self.checked = checked
         self.trusted = True
-        #: Called once each, when the index turns out not to hold.
+        #: Each is called once, when the index turns out to be wrong.
         self.on_distrust = list(on_distrust)
         entry = Page(index, 0)
         if list(entry.rows) != [b""] or entry.layer(0) >= len(self.layers):
@@ -86,20 +87,20 @@ class Stack:
         self.root = MergedDirectory(self, None, b"", _Stored(self, entry, ROOT_PAGE), 0)
 
     def distrust(self) -> None:
-        """Believe the index no more: from now on the layers are read."""
+        """Stop using the index: from now on the layers are read."""
         if self.trusted:
             self.trusted = False
             for tell in self.on_distrust:
                 tell()
 
     def compare(self, info: os.stat_result, said: _Content | None) -> None:
-        """Believe the index no more if *info* is of another object than it *said*; None: it said nothing."""
+        """Stop using the index if *info* belongs to another object than *said*, the indexed one; None: the index has none."""
         if said is not None and said != _content(info):
             self.distrust()
 
 
 class _Stored:
-    """A page of the index."""
+    """A listing from a page of the index."""
 
     __slots__ = ("_number", "_stack", "is_bare", "is_merged", "mark", "page", "rows")
 
@@ -127,7 +128,7 @@ class _Stored:
             return None
 
     def info(self, row: int) -> os.stat_result | None:
-        """Return the attributes of *row* as stat(2) would; None where the layer has to be asked."""
+        """Return the attributes of *row* as stat(2) would, or None if the layer must be read."""
         if not self._stack.trusted:
             return None
         mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime, _, layer, _ = self.page.fields(
@@ -143,7 +144,7 @@ class _Stored:
         )  # fmt: skip
 
     def content(self, row: int) -> _Content | None:
-        """Return what of that tells whether the object is still the same."""
+        """Return the fields of *row* that identify the object, or None if the index is not trusted."""
         if not self._stack.trusted:
             return None
         _, _, _, _, ino, size, _, _, _, mtime, ctime, _, _, _ = self.page.fields(row)
@@ -151,7 +152,7 @@ class _Stored:
 
 
 class _Read:
-    """What the layers themselves have."""
+    """A listing that was read from the layers."""
 
     __slots__ = ("_stack", "found", "rows")
 
@@ -186,14 +187,14 @@ class _Read:
 
 
 class MergedDirectory(LayerDir):
-    """A directory of a stack of layers, merged from what they have of it."""
+    """A directory of a stack, merged from directories of its layers."""
 
     __slots__ = ("_listing", "_places", "_row", "_rows", "_stack")
 
     def __init__(
         self, stack: Stack, parent: MergedDirectory | None, name: bytes, listing: _Listing, row: int
     ) -> None:
-        """Describe *row* of *listing*, which is of *parent*, as the directory *name*."""
+        """Describe *row* of *listing*, which is the listing of *parent*, as the directory *name*."""
         super().__init__(listing.layer(row), parent, name)
         self.device = self.layer.device
         self._stack = stack
@@ -202,10 +203,12 @@ class MergedDirectory(LayerDir):
         self._rows: _Listing | None = None
         self._places: dict[Layer, LayerDir] = {}
 
-    # -- where it is -------------------------------------------------------------------------------
+    # -- location ----------------------------------------------------------------------------------
 
     def place(self, layer: Layer) -> LayerDir:
-        """Return the directory of *layer* that has this one's path, to be opened without those above it."""
+        """Return the directory of *layer* that has the path of this one. It is opened without opening the
+        directories above it.
+        """
         found = self._places.get(layer)
         if found is None:
             if self.parent is None:
@@ -222,47 +225,47 @@ class MergedDirectory(LayerDir):
         return found
 
     def fd(self) -> int:
-        """Return an O_PATH descriptor of the topmost of the directories."""
+        """Return an O_PATH descriptor of the topmost part."""
         return self.place(self.layer).fd()
 
     def close(self) -> None:
-        """Close the descriptors, but that of a layer's root."""
+        """Close the descriptors, except those of layer roots."""
         for place in self._places.values():
             if place.parent is not None:
                 place.close()
 
     def pin(self) -> None:
-        """Keep the descriptor open: the directory is about to lose its name."""
+        """Keep the descriptor open, because the directory is about to lose its name."""
         self.place(self.layer).pin()
 
     def unpin(self) -> None:
-        """Give the descriptor back to the cache."""
+        """Return the descriptor to the cache."""
         self.place(self.layer).unpin()
 
     def reachable(self) -> bool:
-        """A directory in the index is none that only shows as an empty one."""
+        """Return True: a directory in the index is neither a mount point nor hidden."""
         return True
 
     @property
     def merged(self) -> bool:
-        """Tell whether more than one layer contributes."""
+        """Return whether several layers contribute."""
         return self._listing.is_merged(self._row)
 
     @property
     def bare(self) -> bool:
-        """Tell whether it is known to have no extended attributes."""
+        """Return whether the directory is known to have no extended attributes."""
         return self._stack.trusted and self._listing.is_bare(self._row)
 
     # -- names -------------------------------------------------------------------------------------
 
     def _load(self) -> dict[bytes, Mark] | None:
-        raise NotImplementedError  # everything that reads a layer's own directory is overridden
+        raise NotImplementedError  # all methods that would call it are overridden
 
     def listing(self) -> _Listing:
-        """Return what is known of the names in it.
+        """Return the listing of this directory.
 
         Raises:
-            OSError: the index does not hold, and the layers cannot be read.
+            OSError: the index is not trusted, and the layers cannot be read.
         """
         found = self._rows
         if found is None:
@@ -301,7 +304,7 @@ class MergedDirectory(LayerDir):
         return (info.st_ino, info.st_ctime_ns, info.st_mtime_ns) == source[1:]
 
     def parts(self) -> Parts:
-        """Return the directories of the layers that make this one, by what the layers have now."""
+        """Return the directories of the layers that form this one, as the layers have them now."""
         if self.parent is None:
             return roots([layer.root for layer in self._stack.layers])[0]
         if isinstance(self._listing, _Read):
@@ -313,37 +316,37 @@ class MergedDirectory(LayerDir):
         raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
 
     def mark(self, name: bytes) -> Mark | None:
-        """Say what the stack has under *name* here."""
+        """Return the mark of *name* in this directory; None if the stack has no such name."""
         listing = self._rows or self.listing()
         row = listing.rows.get(name)
         return None if row is None else listing.mark(row)
 
     def names(self) -> Iterable[bytes]:
-        """List the names that have a mark."""
+        """Return the names that have a mark."""
         return self.listing().rows
 
     def opaque(self, name: bytes) -> bool:
-        """Tell whether the directory *name* hides those of layers below the stack."""
+        """Return whether the directory *name* hides directories of that name in layers below the stack."""
         return self.mark(name) is Mark.OPAQUE_DIRECTORY
 
-    def redirect(self, name: bytes) -> bytes | None:  # noqa: ARG002 - of every directory
-        """A layer with redirects has no index."""
+    def redirect(self, name: bytes) -> bytes | None:  # noqa: ARG002 - the same for every name
+        """Return None: a layer with redirects has no index."""
         return None
 
     def redirected(self) -> bytes | None:
-        """A layer with redirects has no index."""
+        """Return None: a layer with redirects has no index."""
         return None
 
     def hides_below(self) -> bool:
-        """Tell whether this directory, the root of the stack, hides those of the layers below."""
+        """Return whether this directory, the root of the stack, hides the layers below it."""
         return self.is_opaque()
 
     def is_opaque(self) -> bool:
-        """Tell whether this directory hides those of its name below the stack."""
+        """Return whether this directory hides directories of its name below the stack."""
         return self._listing.mark(self._row) is Mark.OPAQUE_DIRECTORY
 
     def child(self, name: bytes) -> LayerDir:
-        """Return the directory *name*, the same object for as long as somebody holds it."""
+        """Return the directory *name*: the same object as long as a reference to it exists."""
         kids = self._kids
         if kids is None:
             kids = self._kids = WeakValueDictionary()
@@ -357,7 +360,7 @@ class MergedDirectory(LayerDir):
         return kid
 
     def entry(self, name: bytes) -> PathRef:
-        """Return the reference to *name*, which is no directory."""
+        """Return a reference to *name*, a non-directory."""
         listing = self._rows or self.listing()
         row = listing.rows.get(name)
         if row is None:
@@ -365,9 +368,7 @@ class MergedDirectory(LayerDir):
         return IndexedRef(self, name, listing, row)
 
     def stat(self) -> os.stat_result:
-        """Return the attributes that the topmost directory has now; the index is believed no more where they are others than
-        it says.
-        """
+        """Return the current attributes of the topmost part. If they differ from the index, stop using it."""
         place = self.place(self.layer)
         try:
             info = _stat(place)
@@ -376,7 +377,7 @@ class MergedDirectory(LayerDir):
         except OSError:
             if not place.foreign:
                 raise
-        # Something was mounted there: without an index it shows, but empty.
+        # Something was mounted there. Read from the layers, it is shown as an empty directory.
         self._stack.distrust()
         self.foreign = True
         top = self.parts()[0][1]
@@ -384,21 +385,21 @@ class MergedDirectory(LayerDir):
         return top.stat()
 
     def info(self) -> os.stat_result:
-        """Return the attributes of the topmost directory, as the index has them."""
+        """Return the attributes of the topmost part, from the index if it is trusted."""
         return self._listing.info(self._row) or self.stat()
 
-    def is_mount_point(self, name: bytes) -> bool:  # noqa: ARG002 - of every directory
-        """Tell whether something is mounted on *name*: the layer would have no index."""
+    def is_mount_point(self, name: bytes) -> bool:  # noqa: ARG002 - the same for every name
+        """Return False: a layer with something mounted inside has no index."""
         return False
 
 
 class IndexedRef(PathRef):
-    """A reference to a non-directory of a stack: the index answers for it as far as it can."""
+    """A reference to a non-directory of a stack. Its facts come from the index where possible."""
 
     __slots__ = ("_listing", "_row", "layer")
 
     directory: MergedDirectory
-    #: The layer that has it.
+    #: The layer that contains the object.
     layer: Layer
 
     def __init__(self, directory: MergedDirectory, name: bytes, listing: _Listing, row: int) -> None:
@@ -411,26 +412,26 @@ class IndexedRef(PathRef):
 
     @property
     def bare(self) -> bool:
-        """Tell whether it is known to have no extended attributes."""
+        """Return whether the object is known to have no extended attributes."""
         return self.directory._stack.trusted and self._listing.is_bare(self._row)
 
     @property
     def unmarked(self) -> bool:
-        """Copies of metadata alone are in no index."""
+        """Return True: a layer with metadata-only copies has no index."""
         return True
 
     def place(self) -> tuple[LayerDir, bytes]:
-        """Return the directory of its layer that has it, and its name there."""
+        """Return the directory of the layer that contains the object, and the object's name in it."""
         return self.directory.place(self.layer), self.name
 
     def stat(self) -> os.stat_result:
-        """Return the attributes that the object has now; the index is believed no more where they are others than it says."""
+        """Return the current attributes of the object. If they differ from the index, stop using it."""
         info = super().stat()
         self.directory._stack.compare(info, self._listing.content(self._row))
         return info
 
     def info(self) -> os.stat_result:
-        """Return the attributes of the object, as the index has them."""
+        """Return the attributes of the object, from the index if it is trusted."""
         return self._listing.info(self._row) or super().stat()
 
     def readlink(self) -> bytes:
@@ -438,7 +439,7 @@ class IndexedRef(PathRef):
         return self._listing.target(self._row) or super().readlink()
 
     def opened(self, flags: int) -> tuple[int, os.stat_result]:
-        """Open the object, a regular file; the index is believed no more where that is another than it says.
+        """Open the object, a regular file. If it is not the indexed one, stop using the index.
 
         Raises:
             OSError: as :meth:`PathRef.opened`.
@@ -468,7 +469,7 @@ class IndexedRef(PathRef):
 
 
 def _stat(place: LayerDir) -> os.stat_result:
-    # By descriptor: in a path of several names a symbolic link would be followed.
+    # Open the directory first: a stat of a path with several names would follow symbolic links in it.
     place.fd()
     return place.stat()
 

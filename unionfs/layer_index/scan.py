@@ -1,8 +1,7 @@
-"""What one directory of several layers holds, read from the layers themselves: to build an index of it, and where that
-cannot be believed.
+"""Reads one directory of several layers from the layers themselves: to build an index, and where an index is not trusted.
 
-The stack stays a layer to those below and above it: its deletions and opaque directories are marks of its own. The rules
-are those of :func:`unionfs.layer.resolve.resolve`, which goes on below the stack with what they leave.
+For the layers above and below it, the stack is still one layer: its whiteouts and opaque directories are marks of the stack.
+The rules are those of :func:`unionfs.layer.resolve.resolve`, which applies these marks to the layers below the stack.
 """
 
 from __future__ import annotations
@@ -18,23 +17,24 @@ from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.layer_index.format import LONGEST_TARGET
 from unionfs.types import Mark
 
-#: The directories that make one, top first, each with its layer's place in the stack.
+#: The directories that form one merged directory, top first, each with the position of its layer in the stack.
 Parts = tuple[tuple[int, LayerDir], ...]
 
 
 class CannotIndexError(Exception):
-    """A layer holds what an index says nothing of."""
+    """A layer contains something that an index cannot describe."""
 
     def __init__(self, layer: int, reason: str) -> None:
-        """Say that *layer* of the stack is not to be indexed."""
+        """Report that *layer* of the stack cannot be indexed."""
         super().__init__(reason)
         self.layer = layer
 
 
 class Found(NamedTuple):
-    """One name: its mark, and what it is; a deletion has no *parts*.
+    """One name, its mark, and the directories that provide it.
 
-    *parts* are the directories that contribute, for anything else the one directory that has it.
+    *parts* are the contributing directories. For a non-directory, the only part is the directory that contains it; a whiteout
+    has none.
     """
 
     name: bytes
@@ -43,22 +43,24 @@ class Found(NamedTuple):
 
     @property
     def is_dir(self) -> bool:
-        """Tell whether it is a directory."""
+        """Return whether it is a directory."""
         return self.mark in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY)
 
     @property
     def layer(self) -> int:
-        """The layer that it comes from, of a directory the topmost."""
+        """Return the layer that provides it; for a directory, the topmost."""
         return self.parts[0][0]
 
     def ref(self) -> LayerDir | PathRef:
-        """Return what reaches it."""
+        """Return a reference to the object."""
         directory = self.parts[0][1]
         return directory if self.is_dir else PathRef(directory, self.name)
 
 
 def roots(layers: Sequence[LayerDir]) -> tuple[Parts, bool]:
-    """Return which of the root directories *layers*, top first, make the root, and whether it hides what is below all."""
+    """Return those of the root directories *layers*, top first, that form the root, and whether it hides the layers below the
+    stack.
+    """
     parts: list[tuple[int, LayerDir]] = []
     for layer, root in enumerate(layers):
         parts.append((layer, root))
@@ -68,11 +70,11 @@ def roots(layers: Sequence[LayerDir]) -> tuple[Parts, bool]:
 
 
 def scan(parts: Parts) -> Iterator[Found]:
-    """Give every name that the directories *parts* have, upper ones first, none twice.
+    """Yield every name in the directories *parts*, upper directories first, each name once.
 
     Raises:
         CannotIndexError: a directory may not be read.
-        OSError: the disk fails.
+        OSError: reading from the disk failed.
     """
     having: dict[bytes, list[tuple[int, LayerDir]]] = {}
     for part in parts:
@@ -101,11 +103,11 @@ def _merged(name: bytes, those: Sequence[tuple[int, LayerDir]]) -> Found:
 
 
 def examine(found: Found) -> tuple[os.stat_result, bool, bytes | None]:
-    """Return the attributes of what was *found*, whether it has no extended ones, and the target of a symbolic link.
+    """Return the attributes of *found*, whether it has no extended attributes, and the target if it is a symbolic link.
 
     Raises:
-        CannotIndexError: an index would not tell the truth about it.
-        OSError: the disk fails.
+        CannotIndexError: an index cannot describe the object.
+        OSError: reading from the disk failed.
     """
     ref, (layer, directory) = found.ref(), found.parts[0]
     policy = directory.layer.policy
@@ -136,7 +138,7 @@ def examine(found: Found) -> tuple[os.stat_result, bool, bytes | None]:
 
 
 def policy_marks(directory: LayerDir, names: frozenset[str] | None = None) -> bool:
-    """Tell whether *directory* has a mark that leads elsewhere in the layers below; *names* are its attributes, if known."""
+    """Return whether *directory* has a redirect to another path in the layers below; *names* are its attributes, if known."""
     policy = directory.layer.policy
     if not policy.redirect:
         return False
@@ -145,7 +147,7 @@ def policy_marks(directory: LayerDir, names: frozenset[str] | None = None) -> bo
 
 
 def xattr_names(ref: LayerDir | PathRef) -> frozenset[str]:
-    """Return the names of all extended attributes that can be seen here."""
+    """Return the names of all extended attributes that this process can see."""
     try:
         return frozenset(os.listxattr(ref.proc_path(), follow_symlinks=follows(ref)))
     except OSError as error:

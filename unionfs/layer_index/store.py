@@ -1,8 +1,9 @@
-"""The files of layer indexes in a directory that was given for them: which there is for a stack, and whether to believe it.
+"""The index files in a directory given for them: finds the file for a stack, and decides whether to trust it.
 
-A file is believed if it belongs to root or to us and nobody else may write to it, if its checksums hold, and if its key
-is the one that is expected: who we are, as what is shown of owners and attributes depends on it, and of each layer the
-file system, its root's inode number, birth and times, and how it is read.
+A file is trusted if it belongs to root or to the server's user and no other user may write to it, if its checksums match, and
+if it has the expected key. The key identifies the reader's credentials, because the visible owners and attributes depend on
+them. For each layer it also contains the file system, its root's inode number, birth time and timestamps, and how the layer is
+read.
 """
 
 from __future__ import annotations
@@ -25,48 +26,48 @@ from unionfs.layer_index.format import HEADER, VERSION, DamagedError, LayerIndex
 from unionfs.layer_index.merged_directory import Stack
 
 _SUFFIX = b".index"
-#: What a file of ours is called.
+#: The form of the file names.
 NAME = rb"[0-9a-f]{40}\.index"
-#: Seconds after which it is tried again to index a layer that could not be.
+#: Seconds after which another attempt is made to index a layer that could not be indexed.
 _RETRY_AFTER = 24 * 3600
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: How mountinfo writes blanks and backslashes (proc_pid_mountinfo(5)).
+#: The escape sequence for blanks and backslashes in mountinfo (proc_pid_mountinfo(5)).
 _ESCAPED = rb"\\([0-7]{3})"
 
 
 class Wanted(NamedTuple):
-    """A lower layer that is to be indexed, or not."""
+    """A lower layer, and whether it is to be indexed."""
 
     layer: Layer
     indexed: bool
-    #: Somebody may change it between two mounts: each directory is compared when it is first used.
+    #: The layer may change between two mounts: each directory is compared with the index at its first use.
     checked: bool = True
 
 
 class Plan:
-    """How lower layers are read."""
+    """How lower layers are read. `Store.plan` creates it."""
 
     def __init__(self) -> None:
-        """Nothing is decided yet."""
-        #: The root directories, top first, of single layers and of those taken together.
+        """Start empty."""
+        #: The root directories, top first, of single layers and of stacks that are read as one.
         self.roots: list[LayerDir] = []
         self.stacks: list[Stack] = []
-        #: Layers, top first, of which an index is wanted and not there.
+        #: Groups of adjacent layers, top first, for which an index is wanted but missing.
         self.missing: list[tuple[Wanted, ...]] = []
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """What /proc tells of this process and its mounts: a confined process cannot open that any more."""
+    """Facts from /proc about this process and its mounts. A confined process can no longer read them."""
 
-    #: What decides which owners and attributes this process sees: ids, capabilities and the maps of the user namespace.
+    #: Ids, capabilities and the maps of the user namespace: they decide which owners and attributes this process sees.
     credentials: bytes
     #: Sorted.
     mount_points: tuple[bytes, ...]
 
     @classmethod
     def read(cls) -> Self:
-        """Read them.
+        """Read the facts.
 
         Raises:
             OSError: /proc cannot be read.
@@ -75,19 +76,18 @@ class ProcessFacts:
 
 
 def is_safe(fd: int) -> bool:
-    """Tell whether nobody but root and us can change what the descriptor *fd* leads to."""
+    """Return whether only root and the server's user can change the object of the descriptor *fd*."""
     info = os.fstat(fd)
     return info.st_uid in (0, os.geteuid()) and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 class Store:
-    """The indexes in one directory."""
+    """The indexes in one directory. It owns the directory's descriptor and the mapped files; `UnionFs.close` closes it."""
 
     def __init__(self, directory_fd: int, facts: ProcessFacts | None = None) -> None:
-        """Keep indexes in *directory_fd*, which is closed with the store.
+        """Use the directory *directory_fd*, which is closed with the store.
 
-        One that others may write to is as good as none: it is neither read nor written. *facts* are read from /proc unless they
-        are given.
+        A directory to which other users may write is neither read nor written. *facts* are read from /proc if they are None.
         """
         self.fd = directory_fd
         self._maps: list[mmap.mmap] = []
@@ -96,14 +96,14 @@ class Store:
         self.usable = is_safe(directory_fd) and _libc.have_openat2()
 
     def close(self) -> None:
-        """Close the directory, and the indexes that were read from it."""
+        """Close the directory, and unmap the indexes that were read from it."""
         for each in self._maps:
             each.close()
         self._maps.clear()
         os.close(self.fd)
 
     def plan(self, layers: Iterable[Wanted]) -> Plan:
-        """Decide how *layers*, top first, are read: those that follow each other and have an index as one."""
+        """Decide how *layers*, top first, are read: adjacent layers that have an index are read as one."""
         plan = Plan()
         run: list[Wanted] = []
         mounts = self._facts.mount_points
@@ -132,13 +132,15 @@ class Store:
         elif stack is None:
             plan.missing.append(run)
             plan.roots += [each.layer.root for each in run]
-        else:  # the one that cannot be indexed parts the others
+        else:  # the layer that cannot be indexed splits the others
             self._read_run(run[:stack], plan)
             plan.roots.append(run[stack].layer.root)
             self._read_run(run[stack + 1 :], plan)
 
     def _open(self, run: tuple[Wanted, ...]) -> Stack | int | None:
-        """Return the layers *run* as one, the place of the one that cannot be indexed, or None without an index."""
+        """Return the layers *run* as one stack, the position of the layer that cannot be indexed, or None if there
+        is no index.
+        """
         layers = [each.layer for each in run]
         index = self.read(layers)
         if index is None:
@@ -148,7 +150,7 @@ class Store:
         name = self.name(layers)
 
         def on_distrust() -> None:
-            with suppress(OSError):  # the next mount makes it anew
+            with suppress(OSError):  # the next mount builds it again
                 os.unlink(name, dir_fd=self.fd)
 
         checked = frozenset(place for place, each in enumerate(run) if each.checked)
@@ -159,7 +161,7 @@ class Store:
             return None
 
     def read(self, layers: Sequence[Layer]) -> LayerIndex | None:
-        """Return the index of *layers*, top first; None where there is none to be believed."""
+        """Return the index of *layers*, top first, or None if there is none that is trusted."""
         try:
             fd = os.open(self.name(layers), _OPEN, dir_fd=self.fd)
         except OSError:
@@ -180,12 +182,12 @@ class Store:
         return index
 
     def name(self, layers: Sequence[Layer]) -> bytes:
-        """Return the name of the file for *layers*: it stays when they change."""
+        """Return the file name for *layers*. It stays the same when their contents change."""
         about = b"\n".join([self._facts.credentials, *map(self._identity, layers)])
         return sha256(about).hexdigest()[:40].encode() + _SUFFIX
 
     def key(self, layers: Sequence[Layer]) -> bytes:
-        """Return what an index of *layers* is about, at this moment."""
+        """Return the key that an index of *layers* must have at this moment."""
         return b"\n".join(
             [
                 b"%d" % VERSION,
@@ -202,7 +204,7 @@ class Store:
 
 
 def _identity(layer: Layer) -> bytes:
-    """Name the directory *layer*, and how it is read."""
+    """Return bytes that identify the directory *layer*, and how it is read."""
     fd = layer.root.fd()
     info = os.fstat(fd)
     file_system = os.fstatvfs(fd).f_fsid
@@ -236,8 +238,8 @@ def _mount_points() -> tuple[bytes, ...]:
 
 
 def _holds_mounts(layer: Layer, points: Sequence[bytes]) -> bool:
-    """Tell whether something is mounted below the root of *layer*, by where that is for us."""
+    """Return whether something is mounted below the root of *layer*, by its path in this process's mount namespace."""
     path = os.readlink(b"/proc/self/fd/%d" % layer.root.fd()).rstrip(b"/") + b"/"
     at = bisect.bisect_left(points, path)
-    # The root directory is itself a mount point, and below itself by this comparison.
+    # If the layer is "/", the comparison also finds "/" itself, which is a mount point.
     return any(point.startswith(path) and point != path for point in points[at : at + 2])
