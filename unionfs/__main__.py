@@ -6,7 +6,7 @@ import sys
 from unionfs.cli import main
 
 status = main()
-# The interpreter is not taken apart: its tables may be large, and the launcher waits for this process.
+# Exit without interpreter shutdown: its tables may be large, and the launcher waits for this process.
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(status)

@@ -1,5 +1,6 @@
-"""The only ctypes of this package: system calls that Python's :mod:`os` lacks. Thin: typed values in, OSError
-out, no policy.
+"""System calls that Python's :mod:`os` lacks. No other module of this package uses ctypes.
+
+The wrappers are thin: they take typed values, raise OSError, and contain no policy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RESOLVE_BENEATH = 0x08
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
-_SYS_OPENAT2 = 437  # the same number on every architecture (added after the tables were unified in Linux 5.1)
+_SYS_OPENAT2 = 437  # the same on every architecture (added after Linux 5.1 unified the tables)
 _PR_SET_DUMPABLE = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,31 +83,26 @@ def _raise_errno(path: bytes) -> NoReturn:
 
 
 def renameat2(old_dirfd: int, old: bytes, new_dirfd: int, new: bytes, flags: int) -> None:
-    """Rename *old* to *new* as renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in
-    *flags*.
-    """
+    """Rename *old* to *new* (renameat2(2)) with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT in *flags*."""
     if _libc.renameat2(old_dirfd, old, new_dirfd, new, flags) < 0:
         _raise_errno(new)
 
 
 def link_fd(fd: int, new_dirfd: int, new: bytes) -> None:
-    """Give the object of the descriptor *fd* (O_PATH will do) the additional name *new*.
+    """Give the object of the descriptor *fd* (O_PATH suffices) the additional name *new*.
 
-    Linking through AT_EMPTY_PATH wants CAP_DAC_READ_SEARCH (open(2), "O_TMPFILE"); the path under /proc does
-    not.
+    Linking with AT_EMPTY_PATH requires CAP_DAC_READ_SEARCH (open(2), "O_TMPFILE"); linking the path under /proc does not.
     """
     if _libc.linkat(fd, b"", new_dirfd, new, _AT_EMPTY_PATH) < 0:
         os.link(f"/proc/self/fd/{fd}".encode(), new, dst_dir_fd=new_dirfd, follow_symlinks=True)
 
 
 def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
-    """Open *path* below *dirfd* under the RESOLVE_* restrictions of openat2(2) (Linux 5.6). The descriptor is
-    close-on-exec.
+    """Open *path* below *dirfd* with the RESOLVE_* restrictions of openat2(2) (Linux 5.6). The descriptor is close-on-exec.
 
     Raises:
-        OSError: EXDEV where *path* is on another mount and RESOLVE_NO_XDEV is given, ELOOP for a symbolic
-            link under RESOLVE_NO_SYMLINKS, EAGAIN when a concurrent rename made the answer unsafe, ENOSYS
-            before Linux 5.6.
+        OSError: EXDEV if *path* is on another mount and RESOLVE_NO_XDEV is given, ELOOP for a symbolic link with
+            RESOLVE_NO_SYMLINKS, EAGAIN if a concurrent rename made the result unsafe, ENOSYS before Linux 5.6.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     fd: int = _libc.syscall(_SYS_OPENAT2, dirfd, path, ctypes.byref(how), ctypes.sizeof(how))
@@ -116,10 +112,10 @@ def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def stat_cached(dirfd: int, name: bytes) -> os.stat_result:
-    """Return the attributes of *name* as the kernel has them, without asking a server for newer ones.
+    """Return the attributes of *name* that the kernel has cached, without requesting newer ones from a file system server.
 
-    The entry may be the root of another file system whose server does not answer, or waits for us: statx(2),
-    AT_STATX_DONT_SYNC. A symbolic link is not followed, an automount not triggered.
+    The entry may be the root of another file system whose server does not answer, or waits for this one (statx(2),
+    AT_STATX_DONT_SYNC). A symbolic link is not followed, and an automount is not triggered.
     """
     found = _Statx()
     flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
@@ -146,11 +142,10 @@ def stat_cached(dirfd: int, name: bytes) -> os.stat_result:
 
 
 def birth_time_ns(fd: int, name: bytes = b"") -> int | None:
-    """Return when the object of the descriptor *fd* (O_PATH will do), or the entry *name* of that directory, was
-    made; None where nobody recorded it.
+    """Return the birth time of the object of the descriptor *fd* (O_PATH suffices), or of the entry *name* of that directory.
 
-    Nanoseconds since the epoch (statx(2), STATX_BTIME). It tells two objects apart that had one inode number
-    in turn.
+    The time is in nanoseconds since the epoch (statx(2), STATX_BTIME), or None if the file system did not record it. It
+    distinguishes two objects that had the same inode number one after the other.
     """
     found = _Statx()
     flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | (0 if name else _AT_EMPTY_PATH)
@@ -164,27 +159,28 @@ def birth_time_ns(fd: int, name: bytes = b"") -> int | None:
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
-# The GNU C library and musl call the function whose off_t has 64 bits on every machine so.
+# In the GNU C library and musl, this name stands for the function with a 64-bit off_t on every architecture.
 _fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """Change the blocks of *length* bytes at *offset* of the open file *fd* as fallocate(2) with FALLOC_FL_* *mode*.
+    """Change the blocks of *length* bytes at *offset* of the open file *fd* (fallocate(2)); *mode* consists of FALLOC_FL_*
+    flags.
 
-    os.posix_fallocate has no mode, and writes zeros where the file system cannot allocate.
+    os.posix_fallocate has no mode, and writes zeros if the file system cannot allocate.
     """
     if _fallocate(fd, mode, offset, length) < 0:
         _raise_errno(b"")
 
 
-#: struct statfs begins with f_type; no architecture's is longer than this.
+#: Bytes. struct statfs begins with f_type and is not longer than this on any architecture.
 _STATFS_ROOM = 256
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
 
 def file_system_type(fd: int) -> int:
-    """Return the type of the file system that the open file *fd* is on, as a number of statfs(2)."""
+    """Return the type of the file system that contains the open file *fd*, as one of the magic numbers of statfs(2)."""
     room = ctypes.create_string_buffer(_STATFS_ROOM)
     if _libc.fstatfs(fd, room) < 0:
         _raise_errno(b"")
@@ -207,27 +203,25 @@ _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
-    """Mount a file system of type *kind* on *target* as mount(2) with MS_* *flags*."""
+    """Mount a file system of type *kind* on *target* (mount(2)) with MS_* *flags*."""
     if _libc.mount(source, target, kind, flags, data) < 0:
         _raise_errno(target)
 
 
 def umount2(target: bytes, flags: int) -> None:
-    """Unmount *target* as umount2(2) with MNT_DETACH or UMOUNT_NOFOLLOW in *flags*."""
+    """Unmount *target* (umount2(2)) with MNT_DETACH or UMOUNT_NOFOLLOW in *flags*."""
     if _libc.umount2(target, flags) < 0:
         _raise_errno(target)
 
 
 def set_not_dumpable() -> None:
-    """Make /proc/PID of this process belong to root, and forbid ptrace and core dumps of it (prctl(2),
-    PR_SET_DUMPABLE).
-    """
+    """Make root the owner of /proc/PID of this process, and prevent ptrace and core dumps of it (prctl(2), PR_SET_DUMPABLE)."""
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) < 0:
         _raise_errno(b"")
 
 
 def have_openat2() -> bool:
-    """Tell whether this kernel has openat2."""
+    """Return whether this kernel has openat2."""
     try:
         os.close(openat2(_AT_FDCWD, b".", os.O_PATH, 0))
     except OSError as error:
@@ -257,21 +251,19 @@ _libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
 def setns(fd: int, kind: int) -> None:
-    """Enter the namespace *fd*, of the CLONE_NEW* *kind* (setns(2); os.setns needs Python 3.12)."""
+    """Enter the namespace *fd* of the CLONE_NEW* type *kind* (setns(2); os.setns needs Python 3.12)."""
     if _libc.setns(fd, kind) < 0:
         _raise_errno(b"setns")
 
 
 def unshare(flags: int) -> None:
-    """Leave the shared namespaces of the CLONE_NEW* *flags* for new ones (unshare(2); os.unshare needs Python
-    3.12).
-    """
+    """Move this process into new namespaces, as the CLONE_NEW* *flags* specify (unshare(2); os.unshare needs Python 3.12)."""
     if _libc.unshare(flags) < 0:
         _raise_errno(b"unshare")
 
 
 _PR_SET_NO_NEW_PRIVS = 38
-# The same numbers on every architecture, as that of openat2; a function of its own, as its arguments are others.
+# These numbers are the same on every architecture, too. A separate function object, because the argument types differ.
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
@@ -288,18 +280,19 @@ class _LandlockRuleset(ctypes.Structure):
 
 
 def landlock_version() -> int:
-    """Return the version of Landlock's interface, 0 where the kernel has none or has it switched off."""
+    """Return the version of the Landlock ABI; 0 if the kernel has no Landlock or has it disabled."""
     arguments = (ctypes.c_void_p(), ctypes.c_size_t(0), ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION))
     version: int = _landlock(ctypes.c_long(_SYS_LANDLOCK_CREATE_RULESET), *arguments)
     return max(version, 0)
 
 
 def landlock_restrict(files: int, network: int, scoped: int, allowed: Iterable[tuple[int, int]]) -> None:
-    """Take from this thread, for good, the rights *files*, *network* and *scoped* (landlock(7)), but leave it, below each
-    directory of *allowed*, those given beside its descriptor. No exec gains privileges from now on.
+    """Permanently remove the rights *files*, *network* and *scoped* (landlock(7)) from this thread.
+
+    *allowed* lists directories with the rights that remain below them. From now on, no exec gains privileges (no_new_privs).
     """
     handled = _LandlockRuleset(files, network, scoped)
-    # The kernel takes a structure longer than its own if what it does not know of it is zero.
+    # The kernel accepts a structure longer than its own if the fields that it does not know are zero.
     arguments = (ctypes.byref(handled), ctypes.c_size_t(ctypes.sizeof(handled)), ctypes.c_uint(0))
     ruleset: int = _landlock(ctypes.c_long(_SYS_LANDLOCK_CREATE_RULESET), *arguments)
     if ruleset < 0:
@@ -308,7 +301,7 @@ def landlock_restrict(files: int, network: int, scoped: int, allowed: Iterable[t
         for fd, rights in allowed:
             rule = rights.to_bytes(8, sys.byteorder) + fd.to_bytes(
                 4, sys.byteorder
-            )  # packed, unlike C's own layout
+            )  # packed, without C's padding
             kind = ctypes.c_int(_LANDLOCK_RULE_PATH_BENEATH)
             number = ctypes.c_long(_SYS_LANDLOCK_ADD_RULE)
             if _landlock(number, ctypes.c_int(ruleset), kind, ctypes.c_char_p(rule), ctypes.c_uint(0)) < 0:
@@ -331,8 +324,9 @@ class _FilterProgram(ctypes.Structure):
 
 
 def filter_system_calls(program: bytes) -> None:
-    """Put this thread, for good, under the seccomp filter *program* (an array of struct sock_filter; seccomp(2)), and with
-    it the threads that it makes. No exec gains privileges from now on.
+    """Permanently install the seccomp filter *program* (an array of struct sock_filter; seccomp(2)) for this thread.
+
+    Threads that it creates inherit the filter. From now on, no exec gains privileges (no_new_privs).
     """
     made = _FilterProgram(len(program) // _FILTER_INSTRUCTION, program)
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0:
@@ -342,7 +336,7 @@ def filter_system_calls(program: bytes) -> None:
 
 
 def keep_capabilities(wanted: set[int]) -> None:
-    """Make *wanted* the permitted and effective capabilities, and none inheritable (capset(2))."""
+    """Make *wanted* the permitted and effective capabilities, and clear the inheritable ones (capset(2))."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     mask = sum(1 << number for number in wanted)
     low, high = mask & 0xFFFFFFFF, mask >> 32

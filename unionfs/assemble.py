@@ -1,5 +1,5 @@
-"""From a description of the stack to a :class:`~unionfs.vfs.filesystem.UnionFs`: opens the layers, refuses stacks that
-cannot work.
+"""Opens the layers of a stack and assembles a :class:`~unionfs.vfs.filesystem.UnionFs` from them. Rejects stacks that cannot
+work.
 """
 
 from __future__ import annotations
@@ -36,57 +36,58 @@ if TYPE_CHECKING:
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _READABLE = os.R_OK | os.X_OK
-#: Descriptors left to open files, the connection and Python itself.
+#: Descriptors that are reserved for open files, the connection and Python itself.
 _RESERVED_FDS = 256
-#: Directories that are kept open while an index is made.
+#: The maximum of directories that stay open while an index is built.
 _BUILDING_FDS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSource:
-    """One lower layer to open: its root by descriptor, and how to read it."""
+    """One lower layer to open: a descriptor of its root, and how to read it."""
 
     fd: int
     policy: MarkPolicy = ALL_MARKS
     squash: bool = False
     cross: tuple[bytes, ...] = ()
-    #: Keep an index of it, and believe that. Its directories are compared when they are first used, unless nobody can
-    #: change them.
+    #: Keep an index of the layer and trust it. Its directories are compared with the index at their first use, unless
+    #: ``unchanging``: then no process can change them.
     indexed: bool = False
     unchanging: bool = False
-    #: The last of the layers, generated for this mount alone. No mark of another layer hides it (resolve.py). Facts about
-    #: the stack outlast it, so it is left out of the stack's name, and it has no index.
+    #: The bottom layer, generated for this mount alone. No mark of another layer hides it (layer/resolve.py). Records about the
+    #: stack outlast it, so it is not part of the stack's fingerprint, and it has no index.
     skeleton: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSource:
-    """A stack to open. The descriptors are taken over."""
+    """A stack to open. `open_stack` takes over the descriptors."""
 
     #: Top first.
     lowers: tuple[LayerSource, ...]
     upper_fd: int | None = None
     work_fd: int | None = None
-    #: Where indexes of layers are kept (layer_index/store.py).
+    #: The directory for indexes of layers (layer_index/store.py).
     index_fd: int | None = None
     form: WantedFormat = ANY_FORMAT
     ids: IdPolicy = SAME_IDS
     volatile: bool = False
     static_nlink: bool = False
-    #: Bytes and objects that the upper layer may have; None for as many as fit.
+    #: The maximum of bytes and objects in the upper layer; None: no limit.
     size: int | None = None
     inodes: int | None = None
-    #: POSIX access control lists, where owners are kept and shown as they are on disk.
+    #: Support POSIX access control lists, if owners are stored and shown unchanged.
     acl: bool = True
-    #: Directories that appear empty wherever they are met in a lower layer.
+    #: Directories that appear empty wherever they occur in a lower layer.
     hidden: tuple[Identity, ...] = ()
-    #: Whether this process owns a single id, and what indexes depend on; None: read from /proc when the stack is opened.
+    #: Whether this process has a single id, and the facts on which indexes depend. None: opening the stack reads them from
+    #: /proc.
     single_id: bool | None = None
     facts: ProcessFacts | None = None
 
 
 def with_process_facts(source: StackSource) -> StackSource:
-    """Return *source* with everything that opening it reads from /proc, which a confined process cannot read.
+    """Return *source* with all facts that opening it needs from /proc, because a confined process cannot read /proc.
 
     Raises:
         OSError: /proc cannot be read.
@@ -101,7 +102,7 @@ def with_process_facts(source: StackSource) -> StackSource:
 
 
 def raise_fd_limit() -> int:
-    """Raise the soft limit on open files to the hard one; returns it."""
+    """Raise the soft limit on open files to the hard limit, and return the new soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -113,7 +114,7 @@ def raise_fd_limit() -> int:
 
 
 def open_stack(source: StackSource) -> UnionFs:
-    """Open *source*.
+    """Open the layers of *source* and return the file system.
 
     Raises:
         UnionError: the layers cannot be combined.
@@ -221,20 +222,20 @@ def _inode_table(
 
 
 def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] = lambda: None) -> bool:
-    """Make the indexes of layers that are wanted for *source* and not there; the descriptors stay the caller's.
+    """Build the layer indexes that *source* wants and lacks. The caller keeps the descriptors.
 
-    Returns False where something is left to do: the store cannot be used, a layer changes, or another process is making
-    them and that was not to be waited for (*wait*). *go_on* is called between two directories.
+    Returns False if some are still missing: the store cannot be used, a layer changes, or another process is building them and
+    *wait* is False. *go_on* is called between two directories.
 
     Raises:
-        OSError: a layer cannot be read, or the index not be written.
+        OSError: a layer cannot be read, or the index cannot be written.
     """
     if source.index_fd is None:
         return False
     from unionfs.layer_index.build import build
     from unionfs.layer_index.store import Store
 
-    raise_fd_limit()  # a directory of many layers needs one in each
+    raise_fd_limit()  # a directory of many layers needs a descriptor in each
     with ExitStack() as done:
         fds = FdCache(_BUILDING_FDS)
         # These layers use the caller's descriptors and do not close them.
@@ -246,7 +247,7 @@ def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] 
 
 
 def lacks_indexes(source: StackSource) -> bool:
-    """Tell whether an index of layers is wanted for *source* and not there; the descriptors stay the caller's."""
+    """Return whether *source* wants a layer index that does not exist. The caller keeps the descriptors."""
     if source.index_fd is None:
         return False
     from unionfs.layer_index.store import Store
@@ -266,13 +267,12 @@ def _close_all(fds: FdCache) -> None:
 
 
 def _fingerprint(layers: Sequence[Layer]) -> bytes:
-    """Name the lower layers, bottom first, so that no other stack has the same name.
+    """Return a name for the lower layers, bottom first, that no other stack has.
 
-    An inode number alone names nothing: the roots of all tmpfs have the same, and ext4 gives that of a
-    directory which was removed to the next one that is made. With the id of its file system and the time of
-    its birth it does, and all three outlast a change of what is in the layer. Where a file system has no id
-    or no such times, the name is one that will not come again: facts about another layer would show wrong
-    contents.
+    An inode number alone does not identify a directory: the roots of all tmpfs have the same, and ext4 reuses the number of a
+    removed directory. Together with the id of the file system and the birth time, it does, and all three stay the same when the
+    contents of the layer change. If a file system has no id or no birth times, the name contains random bytes and never recurs,
+    because records about another layer would show wrong contents.
     """
     return b" ".join(_layer_name(layer) for layer in reversed(layers))
 
@@ -290,8 +290,7 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
     """Open the directories that the command line names.
 
     Raises:
-        UnionError: one is missing, not a directory or unreadable, or they contain each other or the mount
-            point.
+        UnionError: a directory is missing, not a directory or unreadable, or one contains another or the mount point.
     """
     squash = options.squash_unmapped and not maps_every_id()
     with ExitStack() as undo:
@@ -331,12 +330,11 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
         if options.index_dir is not None:
             index_fd = open_directory(options.index_dir, "index_dir", _READABLE | os.W_OK)
             _refuse_index_dir(options.index_dir, index_fd)
-            # A layer that it is in would change with each index.
+            # Each new index would change a layer that contains the directory.
             _refuse_inside(
                 [("index_dir " + options.index_dir, index_fd)], [("layer " + path, fd) for path, fd in named]
             )
-        # A server that looks a name up in a layer that holds its own mount point waits for itself, and only
-        # SIGKILL ends that.
+        # A lookup in a layer that contains the mount point would make the server wait for itself, until SIGKILL.
         _refuse_inside(
             [("mount point " + mountpoint, mount_fd)], [("layer " + path, fd) for path, fd in named]
         )
@@ -376,9 +374,7 @@ def _refuse_index_dir(path: str, fd: int) -> None:
 
 
 def _refuse_inside(inner: list[tuple[str, int]], outer: list[tuple[str, int]]) -> None:
-    """Refuse if one of *inner* is one of *outer* or below it, whatever the paths say: ancestors are compared
-    by identity.
-    """
+    """Raise UnionError if one of *inner* is, or is below, one of *outer*. Ancestors are compared by identity, not by path."""
     homes = {_identity(fd): name for name, fd in outer}
     for name, fd in inner:
         for ancestor in _ancestors(fd):

@@ -1,4 +1,4 @@
-"""The command ``unionfs``: mounts a union, in the background once it can be used."""
+"""The command ``unionfs``: mounts a union, and returns when the mount can be used. The server continues in the background."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _option_lines() -> str:
     lines = []
     for one in DECLARED:
         usage = f"  {one.usage}"
-        # What is long has a line of its own.
+        # A long usage has a line of its own.
         lines.append(
             f"{usage:{_COLUMN}}{one.help}" if len(usage) < _COLUMN else f"{usage}\n{'':{_COLUMN}}{one.help}"
         )
@@ -43,7 +43,7 @@ def _option_lines() -> str:
 
 
 def _describe() -> dict[str, object]:
-    """Return what a manual page says of the command, in the types of JSON."""
+    """Return the contents of the command's manual page as JSON-compatible values."""
     from unionfs.options import DECLARED
 
     arguments = [
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, 1 for a failure, 2 for a wrong command line."""
+    """Run the command. Return the exit status: 0, 1 for a failure, 2 for a wrong command line."""
     given = sys.argv[1:] if argv is None else argv
     if len(given) == 2 and given[0] == "--serve-fd" and given[1].isdecimal():
         from unionfs.launch.server_process import serve_launcher
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unionfs._stdlib.logging import to_standard_error
 
     parser = _parser()
-    # Callers of fuse-overlayfs, and mount(8), give flags that mean nothing here; they rely on their being ignored.
+    # Callers of fuse-overlayfs, and mount(8), pass flags that mean nothing here, and rely on their being ignored.
     arguments, unknown = parser.parse_known_args(given)
     for flag in unknown:
         print(f"unionfs: unknown argument ignored: {flag}", file=sys.stderr)
@@ -137,11 +137,11 @@ def _mount(arguments: argparse.Namespace) -> int:
     options = parse_options(arguments.options)
     for ignored in options.ignored:
         print(f"unionfs: unknown option ignored: {ignored}", file=sys.stderr)
-    # What a symbolic link led to is mounted on, and has to be found again to unmount it.
+    # The kernel mounts on the target of a symbolic link, and unmounting must find the same directory.
     mountpoint = os.path.realpath(arguments.arguments[-1])
     source = source_from_options(options, mountpoint)
     fuse = {"default_permissions", *options.fuse}
-    # A set has no order, in which the caller's could come last: ours are added only where there is none.
+    # The set has no order in which the caller's value could override ours, so add only what the caller did not give.
     given = {option.partition("=")[0] for option in fuse}
     shown = arguments.arguments[0] if len(arguments.arguments) > 1 else "unionfs"
     fuse.update(
@@ -172,7 +172,7 @@ def _serve_on(
     load(serving.server)
     os.umask(0)
     fs = open_stack(source)
-    # From here until it is served, and while it is taken away, a signal has to wait.
+    # Block signals until the server handles them, and again while unmounting.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         return _mount_and_serve(fs, source, mountpoint, fuse, serving, on_ready)
@@ -228,7 +228,7 @@ def _build_indexes_first(source: StackSource) -> None:
 
 
 def _build_indexes(source: StackSource) -> Building | None:
-    """Start to make the indexes of layers that *source* lacks, where there are to be any."""
+    """Start to build the layer indexes that *source* lacks, if it has a directory for them."""
     if source.index_fd is None:
         return None
     from unionfs.launch.index_builder import Building
@@ -237,7 +237,7 @@ def _build_indexes(source: StackSource) -> Building | None:
 
 
 def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
-    """Fork; the parent returns when the child has said that the mount can be used, or with its failure."""
+    """Fork. The parent returns 0 when the child reports that the mount can be used, or the child's exit status if it fails."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

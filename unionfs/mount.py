@@ -1,8 +1,8 @@
-"""Mounting: from a directory to an open /dev/fuse that the kernel sends its requests to, and back.
+"""Mounts a directory, which yields an open /dev/fuse on which the kernel sends its requests, and unmounts it.
 
-As root, or with CAP_SYS_ADMIN in a user namespace, by mount(2); otherwise by the set-user-id program fusermount3,
-which hands the descriptor over a socket (fusermount3(1), libfuse lib/mount.c). Done here rather than by libfuse,
-because the first request on the descriptor is ours to answer (fuse/negotiation.py).
+Root, or a process with CAP_SYS_ADMIN in a user namespace, uses mount(2). Other users need the set-user-id program fusermount3,
+which passes the descriptor over a socket (fusermount3(1), libfuse lib/mount.c). libfuse does not do this here, because the
+server answers the first request on the descriptor itself (fuse/libfuse/init_patch.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unionfs.errors import UnionError
 
 _DEVICE = "/dev/fuse"
 _HELPER = "fusermount3"
-#: Options that are flags of mount(2); those that are off by default need nothing.
+#: Options that are flags of mount(2). Those that are the default need no flag (_NOTHING).
 _FLAGS = {
     "ro": _libc.MS_RDONLY,
     "nosuid": _libc.MS_NOSUID,
@@ -31,33 +31,34 @@ _FLAGS = {
     "noatime": _libc.MS_NOATIME,
     "nodiratime": _libc.MS_NODIRATIME,
 }
-#: How mountinfo writes blanks and backslashes.
+#: The escape sequence for blanks and backslashes in mountinfo.
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _NOTHING = frozenset("rw suid dev exec async atime diratime".split())
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A mount, and the descriptor to serve it on."""
+    """A mount, and the descriptor to serve it on. `mount` creates it; the caller unmounts it and closes the descriptor."""
 
     fd: int
     mountpoint: str
-    #: The device number of the mount, by which it is told from another on the same directory.
+    #: The device number of the mount, which distinguishes it from another mount on the same directory.
     device: str | None
 
     def is_gone(self) -> bool:
-        """Tell whether somebody has unmounted it: the descriptor then only reports errors."""
+        """Return whether the mount was unmounted: the descriptor then only reports errors."""
         poll = select.poll()
         poll.register(self.fd, 0)
         return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def unmount(self) -> None:
-        """Take the mount away, now or, where it is in use, as soon as it is not; does nothing if it is gone.
+        """Unmount now or, if the mount is in use, as soon as it is not. Do nothing if it is gone.
 
-        One that somebody has mounted over stays: the name leads to the other, which is not ours to take away.
+        If something is mounted over it, the mount stays: the path then leads to the other mount, which does not belong to this
+        process.
 
         Raises:
-            UnionError: neither fusermount3 nor umount(8) unmounts it, with what the first of them wrote.
+            UnionError: neither fusermount3 nor umount(8) can unmount it. The message contains the output of the first of them.
         """
         if self.is_gone() or _device_on(self.mountpoint) != self.device:
             return
@@ -68,7 +69,7 @@ class Mounted:
             if said and _device_on(self.mountpoint) == self.device:
                 raise UnionError(f"cannot unmount {self.mountpoint}: {said}") from None
         except OSError as error:
-            if error.errno != errno.EINVAL:  # not a mount point any more
+            if error.errno != errno.EINVAL:  # EINVAL: no longer a mount point
                 raise
 
 
@@ -76,18 +77,18 @@ def mount(mountpoint: str, options: Collection[str]) -> Mounted:
     """Mount on the directory *mountpoint*, an absolute path.
 
     Args:
-        mountpoint: where.
-        options: of mount(8) and of the kernel's fuse (Documentation/filesystems/fuse.rst); ``fsname=`` and
-            ``subtype=`` are what mount(8) shows.
+        mountpoint: the directory.
+        options: options of mount(8) and of the kernel's fuse (Documentation/filesystems/fuse.rst); mount(8) shows ``fsname=``
+            and ``subtype=``.
 
     Raises:
-        UnionError: it cannot be mounted, with the reason and the remedy.
+        UnionError: mounting failed. The message contains the reason and the remedy.
     """
     if os.geteuid() == 0:
         try:
             return _mount_directly(mountpoint, options)
         except PermissionError:
-            pass  # root by name only, as in a container that took CAP_SYS_ADMIN away: the helper may still help
+            pass  # root without CAP_SYS_ADMIN, as in some containers: fusermount3 may still work
         except OSError as error:
             raise UnionError(f"cannot mount on {mountpoint}: {error.strerror}") from None
     return _mount_by_helper(mountpoint, options)
@@ -107,8 +108,8 @@ def _open_device() -> int:
 def _mount_directly(mountpoint: str, options: Collection[str]) -> Mounted:
     fd = _open_device()
     try:
-        # Device nodes in layers are just files unless somebody asks for them, as with libfuse; set-id programs of root's
-        # own mounts work, as with fuse-overlayfs.
+        # Device nodes in layers do not work unless the options contain "dev", as with libfuse. Set-id programs in mounts of
+        # root work, as with fuse-overlayfs.
         flags = 0 if "dev" in options else _libc.MS_NODEV
         source, subtype = "unionfs", "unionfs"
         data = [f"fd={fd}", "rootmode=40000", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
@@ -152,12 +153,12 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
                 check=False,
             )
         except OSError as error:
-            # execvp(3) fails with EACCES also where it only may not search a directory of PATH.
+            # execvp(3) also fails with EACCES if it may not search a directory of PATH.
             if any(os.path.exists(os.path.join(part, _HELPER)) for part in os.get_exec_path()):
                 raise UnionError(f"cannot mount on {mountpoint}: {_HELPER}: {error.strerror}") from None
             raise UnionError(f"{_HELPER} is not installed: as root, apt-get install fuse3") from None
         if done.returncode != 0:
-            os.close(_open_device())  # if it is that, there is a remedy
+            os.close(_open_device())  # raises an error with a remedy if the device is the cause
             said = done.stderr.decode(errors="replace").strip().removeprefix(f"{_HELPER}: ")
             raise UnionError(f"cannot mount on {mountpoint}: {said or f'{_HELPER} failed'}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
@@ -168,10 +169,11 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
 
 
 def _unmount_by_helper(mountpoint: str) -> str:
-    """Unmount the directory *mountpoint* lazily by a set-user-id program. Return "", or why that failed.
+    """Unmount the directory *mountpoint* lazily with a set-user-id program. Return "", or the reason why that failed.
 
-    fusermount3 finds the owner of a mount in /etc/mtab and fails without that file (libfuse util/fusermount.c). umount(8) of
-    util-linux reads /proc/self/mountinfo, and lets a user unmount a mount whose user_id= he is (libmount, context_umount.c).
+    fusermount3 looks for the owner of a mount in /etc/mtab and fails without that file (libfuse util/fusermount.c). umount(8)
+    of util-linux reads /proc/self/mountinfo, and lets a user unmount a mount that has his user_id= (libmount,
+    context_umount.c).
     """
     import subprocess
 
@@ -196,8 +198,9 @@ def _unmount_by_helper(mountpoint: str) -> str:
 
 
 def _device_on(mountpoint: str) -> str | None:
-    """Return MAJOR:MINOR of the topmost mount on *mountpoint*, without asking the file system there, as it may be ours
-    (proc_pid_mountinfo(5)); None where there is none.
+    """Return MAJOR:MINOR of the topmost mount on *mountpoint*, or None if there is none (proc_pid_mountinfo(5)).
+
+    It sends no request to the file system there, because this process may be its server.
     """
     found = None
     with open("/proc/self/mountinfo", "rb") as mounts:

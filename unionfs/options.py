@@ -1,4 +1,4 @@
-"""The ``-o`` options of the command line, as fuse-overlayfs, kernel OverlayFS and mount(8) give them. Pure."""
+"""Parses the ``-o`` options of the command line, in the forms of fuse-overlayfs, kernel OverlayFS and mount(8). Pure."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """An option of ``-o``: its names, of which the first may take *value*, and what it does, in one line."""
+    """An option of ``-o``: its names, of which the first may take *value*, and a help text of one line."""
 
     names: tuple[str, ...]
     value: str
     help: str
-    #: It is one of the mount itself, and handed on as it is.
+    #: An option of the mount itself, which is passed on unchanged.
     of_mount: bool = False
 
     @property
     def usage(self) -> str:
-        """How it is written."""
+        """Return how the option is written."""
         return ", ".join(f"{name}={self.value}" if self.value else name for name in self.names)
 
 
@@ -91,64 +91,65 @@ _FUSE_OPTIONS = _names(value=False, of_mount=True)
 _FUSE_VALUES = _names(value=True, of_mount=True)
 _VALUES = _names(value=True, of_mount=False)
 _FLAGS = _names(value=False, of_mount=False)
-#: What we do whatever they say, or what is asked for by not knowing better: nothing to mention.
+#: Options that are ignored without a warning: the server behaves so in any case, or they have no meaning here.
 _IMPLIED = r"xino=(on|auto|off)|index=on|context=.*|(no)?lazytime|defaults|_netdev|(no)?auto|(no)?fail|(no)?user|x-.*|comment=.*"
 _SIZE = r"(\d{1,15})([kKmMgGtT]?)"
-#: What statfs(2) has room for.
+#: The largest value that statfs(2) can report.
 _LARGEST = (1 << 63) - 1
 _MAX_ID = (1 << 32) - 2
 
 
 class Server(Enum):
-    """Who speaks to the kernel."""
+    """The server that answers the kernel's requests."""
 
-    #: We ourselves where the kernel is new enough for that, else pyfuse3.
+    #: The direct server if the kernel is new enough for it, otherwise pyfuse3.
     AUTO = "auto"
     #: libfuse, through pyfuse3 and trio.
     PYFUSE3 = "pyfuse3"
-    #: We ourselves.
+    #: The server of this package, which reads and writes /dev/fuse itself.
     DIRECT = "direct"
 
 
 class Trick(Enum):
-    """What makes the direct server fast, and can be left out to see by how much (SPEED.md)."""
+    """An optimisation of the direct server, which can be disabled to measure its effect (SPEED.md)."""
 
-    #: Looking for the next request for a moment before sleeping.
+    #: Poll briefly for the next request before sleeping.
     SPIN = "spin"
-    #: Threads for what waits for a disk.
+    #: Blocking disk I/O runs in threads.
     THREADS = "threads"
-    #: The kernel remembers names that do not exist,
+    #: The kernel caches names that do not exist.
     NEGATIVE = "negative"
-    #: names and attributes for as long as it has room, not for a second,
+    #: The kernel caches names and attributes until it needs the memory, instead of for a second.
     VALIDITY = "validity"
-    #: contents of a file over open(2),
+    #: The kernel keeps the cached contents of a file over open(2).
     CONTENTS = "contents"
-    #: and targets of symbolic links.
+    #: The kernel caches targets of symbolic links.
     SYMLINKS = "symlinks"
-    #: It says nothing at close(2),
+    #: The kernel sends no request at close(2).
     FLUSH = "flush"
-    #: asks for security.capability once and not before each write,
+    #: The kernel requests security.capability once, instead of before each write.
     KILLPRIV = "killpriv"
-    #: and is told the attributes of all that it lists.
+    #: Directory listings contain the attributes of all entries.
     READDIRPLUS = "readdirplus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """How it is served."""
+    """How a mount is served."""
 
     server: Server = Server.AUTO
-    #: Be told of each open(2) and opendir(3). Without, which only the direct server and a kernel of 5.1 can, they cost no request.
+    #: The kernel sends a request for each open(2) and opendir(3). Without these requests, opening is free; this needs the
+    #: direct server and Linux 5.1.
     open_requests: bool = True
-    #: What the direct server does without.
+    #: Optimisations of the direct server that are disabled.
     without: frozenset[Trick] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for."""
+    """The parsed options."""
 
-    #: Lower layers as given: top first, as kernel OverlayFS orders them.
+    #: The lower layers as given: top first, as kernel OverlayFS orders them.
     lowerdirs: tuple[str, ...]
     upperdir: str | None = None
     workdir: str | None = None
@@ -161,27 +162,25 @@ class Options:
     static_nlink: bool = False
     #: POSIX ACLs.
     acl: bool = True
-    #: Bytes and objects that the writable layer may have; None for as many as fit.
+    #: The maximum of bytes and objects in the writable layer; None: no limit.
     size: int | None = None
     inodes: int | None = None
-    #: The directory that indexes of the lower layers are kept in.
+    #: The directory for indexes of the lower layers.
     index_dir: str | None = None
-    #: Make them before anything is served, rather than beside it for the next mount.
+    #: Build the indexes before serving, instead of beside it for the next mount.
     index_first: bool = False
-    #: The lower layers never change: what is in an index of theirs is not compared with what is there.
+    #: The lower layers never change: their directories are not compared with the index.
     immutable: bool = False
     debug: bool = False
     serving: Serving = field(default_factory=Serving)
-    #: For the mount.
+    #: Options of the mount itself.
     fuse: tuple[str, ...] = ()
-    #: Not known here; to be mentioned and otherwise ignored, as callers of fuse-overlayfs rely on.
+    #: Unknown options. They are reported and otherwise ignored, because callers of fuse-overlayfs rely on that.
     ignored: tuple[str, ...] = field(default=())
 
 
 def split_escaped(text: str, separator: str) -> list[str]:
-    r"""Split *text* at *separator*, except where a backslash precedes it; ``\:``, ``\,`` and ``\\`` lose the
-    backslash.
-    """
+    r"""Split *text* at *separator*, except after a backslash. ``\:``, ``\,`` and ``\\`` lose the backslash."""
     parts = [""]
     escaped = False
     for character in text:
@@ -202,7 +201,7 @@ def split_escaped(text: str, separator: str) -> list[str]:
 
 
 def parse_options(texts: list[str]) -> Options:
-    """Parse the values of all ``-o``.
+    """Parse the values of all ``-o`` options.
 
     Raises:
         UnionError: an option lacks its value or has a wrong one, or the combination cannot be mounted.
@@ -248,7 +247,7 @@ def parse_options(texts: list[str]) -> Options:
     synced = of("fsync", _choice("0", "1", "true", "false"))
     return Options(
         lowerdirs=lowerdirs,
-        # A colon needs no backslash in these, but kernel OverlayFS takes one away that it finds.
+        # A colon needs no backslash here, but kernel OverlayFS removes one that it finds.
         upperdir=values["upperdir"].replace("\\:", ":") if "upperdir" in values else None,
         workdir=values["workdir"].replace("\\:", ":") if "workdir" in values else None,
         form=_form(values, user_marks="userxattr" in flags),
