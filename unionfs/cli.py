@@ -141,7 +141,7 @@ def _mount(arguments: argparse.Namespace) -> int:
     mountpoint = os.path.realpath(arguments.arguments[-1])
     source = source_from_options(options, mountpoint)
     fuse = {"default_permissions", *options.fuse}
-    # The set has no order in which the caller's value could override ours, so add only what the caller did not give.
+    # The set has no order in which the caller's value could override the default, so add only what the caller did not give.
     given = {option.partition("=")[0] for option in fuse}
     shown = arguments.arguments[0] if len(arguments.arguments) > 1 else "unionfs"
     fuse.update(

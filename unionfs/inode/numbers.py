@@ -1,11 +1,13 @@
 """Inode numbers: an object keeps its number from the first lookup, over copy-up, to the next mount. Pure.
 
-The number that the kernel gets has the object's device in the high bits, as a small index in order of appearance, and the
-object's own inode number in the low bits. The devices of the layers are announced bottom first, so an additional layer on top
-changes no number. Inode numbers of 2**48 and above do not fit: those of another union as a layer, or of file systems that use
-all bits. They are hashed into a range of their own, in which two objects collide once in 2**61 times. The second object of a
-collision gets a number that is valid for this mount only. So does an object with such a number on a device that was not
-announced (a mount point that a layer is configured to cross).
+The high bits of the number that the kernel gets are the object's device, as a small index in order of appearance. The low bits
+are the object's own inode number. The devices of the layers are announced bottom first, so an additional layer on top changes
+no number.
+
+Inode numbers of 2**48 and above do not fit: those of another union as a layer, or of file systems that use all bits. They are
+hashed into a range of their own, in which two objects collide once in 2**61 times. The second object of a collision gets a
+number that is valid for this mount only. So does an object with such a number on a device that was not announced (a mount point
+that a layer is configured to cross).
 """
 
 from __future__ import annotations

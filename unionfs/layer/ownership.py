@@ -1,9 +1,9 @@
 """Translates owners and modes between a layer on disk and the mount.
 
-In a user namespace, stat(2) reports ids that are not mapped as 65534. In a layer that was not made for this namespace (for
-example the host's root), the mount shows them as 0, so that tools which check the owner of /etc work. Such objects are shown
-without set-id bits, because the 0 does not stand for the host's root. The upper layer is never squashed, so files that the
-sandbox wrote keep their owners.
+In a user namespace, stat(2) reports ids that are not mapped as 65534. A layer that was not made for this namespace (for example
+the host's root) can be squashed: the mount shows such ids as 0, so that tools which check the owner of /etc work. Such objects
+are shown without set-id bits, because the 0 does not stand for the host's root. The upper layer is never squashed, so files
+that the sandbox wrote keep their owners.
 
 Command-line options also translate the ids of all layers, as fuse-overlayfs does (fuse-overlayfs(1), "Dynamic UID and GID
 mapping" and ``squash_to_root``): by a map from ids on disk to the ids shown, or to a single id.

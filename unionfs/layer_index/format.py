@@ -8,9 +8,9 @@ One file describes one stack of layers, or names the layer that cannot be indexe
 * the table of the pages.
 
 A page is read as a whole when its directory is first used, and is then validated by its own checksum. It has rows of attributes
-(fixed size), a byte for the kind of each row, the layers that contribute, the names (separated by zero bytes, which no name
-contains) and the targets of symbolic links. Page 0 has one row without a name: the root, whose page is number 1. A directory's
-page has a higher number than the page that contains its name, so no file can describe an infinite tree.
+(fixed size), a byte for the kind of each row, and the layers that contribute. The names (separated by zero bytes, which no name
+contains) and the targets of symbolic links follow. Page 0 has one row without a name: the root, whose page is number 1. A
+directory's page has a higher number than the page that contains its name, so no file can describe an infinite tree.
 
 Numbers are little-endian. Times are nanoseconds since the epoch in 64 bits; a layer with times outside that range has no index.
 """

@@ -94,7 +94,7 @@ class Stack:
                 tell()
 
     def compare(self, info: os.stat_result, said: _Content | None) -> None:
-        """Stop using the index if *info* belongs to another object than *said*, the indexed one; None: the index has none."""
+        """Stop using the index if *info* differs from *said*, the content in the index; None: the index has no content."""
         if said is not None and said != _content(info):
             self.distrust()
 

@@ -1,9 +1,8 @@
 """The index files in a directory given for them: finds the file for a stack, and decides whether to trust it.
 
-A file is trusted if it belongs to root or to the server's user and no other user may write to it, if its checksums match, and
-if it has the expected key. The key identifies the reader's credentials, because the visible owners and attributes depend on
-them. For each layer it also contains the file system, its root's inode number, birth time and timestamps, and how the layer is
-read.
+A trusted file belongs to root or to the server's user, and no other user may write to it. Its checksums match, and it has the
+expected key. The key identifies the reader's credentials, because the visible owners and attributes depend on them. For each
+layer it also contains the file system, its root's inode number, birth time and timestamps, and how the layer is read.
 """
 
 from __future__ import annotations
