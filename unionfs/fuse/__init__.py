@@ -1,1 +1,1 @@
-"""The FUSE front ends: two servers that turn requests of the kernel into calls of :class:`unionfs.vfs.filesystem.UnionFs`."""
+"""FUSE front ends: two servers that translate FUSE requests into calls of :class:`unionfs.vfs.filesystem.UnionFs`."""

@@ -1,4 +1,7 @@
-"""Which of the two servers serves, imported only if it does: pyfuse3 and trio take a tenth of a second."""
+"""Choose the FUSE server (direct or pyfuse3), import it and run it.
+
+Only the chosen server is imported: importing pyfuse3 and trio takes 0.1 s.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,32 @@ from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
 from unionfs.options import Server, Serving, Trick
 from unionfs.vfs.filesystem import UnionFs
 
-#: Signals that ask for the end.
+#: Signals that end the server.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-#: FUSE_MIN_READ_BUFFER, what the kernel wants to be read with; INIT is far shorter.
+#: FUSE_MIN_READ_BUFFER: the kernel refuses reads with a smaller buffer. INIT is far shorter.
 _BUFFER = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Who serves one mount."""
+    """The server chosen for one mount, and its options."""
 
     #: DIRECT or PYFUSE3.
     server: Server
-    #: Be told of each open(2) and opendir(3).
+    #: The kernel sends OPEN and OPENDIR for each open(2) and opendir(3).
     open_requests: bool
-    #: What the direct server does without.
+    #: Optimizations that the direct server leaves out.
     without: frozenset[Trick] = frozenset()
-    #: The kernel's first request, where it has been read.
+    #: The kernel's first request (INIT), if it has been read already.
     first: bytes = b""
-    #: Why it is PYFUSE3 although nobody asked for that; empty otherwise.
+    #: Why PYFUSE3 was chosen for AUTO; empty if the caller chose the server.
     reason: str = ""
 
 
 def load(server: Server) -> None:
-    """Import what *server* needs, of AUTO what is needed as a rule: before it is known what is to be served, and before
-    a process loses the right to read it.
+    """Import the modules of *server*; for AUTO, those of the direct server.
+
+    The caller does this before it drops the right to read these modules, and before it knows what it serves.
     """
     if server is Server.PYFUSE3:
         from unionfs.fuse.libfuse import loop as _pyfuse3  # noqa: F401
@@ -44,18 +48,18 @@ def load(server: Server) -> None:
 
 
 def choose(serving: Serving, fuse_fd: int) -> Choice:
-    """Choose who serves *fuse_fd*, a /dev/fuse that has been mounted, and import what that needs.
+    """Choose the server for *fuse_fd*, a mounted /dev/fuse, and import it.
 
-    For AUTO the kernel's first request is read, which tells how old it is.
+    For AUTO, this reads the kernel's first request, which contains the kernel's FUSE version.
 
     Raises:
-        ImportError: it cannot be loaded.
+        ImportError: the server cannot be imported.
     """
     server, first, reason = serving.server, b"", ""
     if server is Server.AUTO:
         try:
             first = os.read(fuse_fd, _BUFFER)
-        except OSError:  # whoever serves is told the same
+        except OSError:  # the server's own read will fail with the same error
             pass
         reason = _too_old(first) or ""
         server = Server.PYFUSE3 if reason else Server.DIRECT
@@ -85,22 +89,22 @@ def serve(
     lifeline: int | None = None,
     callers_visible: bool = True,
 ) -> int:
-    """Serve *fs* until it is unmounted or a signal asks for the end.
+    """Serve *fs* until it is unmounted or a signal ends the server.
 
     Args:
-        choice: how.
+        choice: the server and its options.
         fs: closed at the end.
-        fuse_fd: a /dev/fuse that has been mounted; taken over.
+        fuse_fd: a mounted /dev/fuse; taken over.
         on_ready: called when the mount can be used.
-        lifeline: a socket whose other end's closing ends the serving, too.
-        callers_visible: process ids in requests are of this process's own pid namespace.
+        lifeline: a socket; the server also ends when the other end of the socket is closed.
+        callers_visible: process ids in requests belong to this process's own pid namespace.
 
     Returns:
-        The exit status: 0, or 1 if the loop had to be given up.
+        The exit status: 0, or 1 if the server gave up after repeated failures of its loop.
 
     Raises:
-        OSError: the descriptor is of no mount, or the kernel could not be answered.
-        UnionError: the kernel is too old for the direct server, which was asked for.
+        OSError: the descriptor belongs to no mount, or the reply to the kernel could not be written.
+        UnionError: the direct server was requested, but the kernel is too old for it.
     """
     if choice.server is Server.DIRECT:
         from unionfs.fuse.direct import loop

@@ -1,30 +1,33 @@
-"""Whether it pays to look for the next request again and again before sleeping. Pure.
+"""Decide whether the server polls for the next request without sleeping (busy polling). Pure.
 
-A wake-up of a sleeping processor costs several times what answering a request does, and requests come in bursts. But who
-looks takes a processor from somebody else, perhaps from whoever would ask. Where client and server take turns on one
-processor, nothing has to be woken, and the next request is there when the last has been answered; looking would end that, as
-the scheduler moves one of the two away. So now and then it is tried whether they come to do so if nobody looks (SPEED.md).
+Waking a sleeping processor costs several times as much as answering a request, and requests come in bursts. But a polling
+server occupies a processor that another process could use, perhaps the client itself.
+
+Client and server can also take turns on one processor. Then no processor has to be woken, and the next request is there
+when the last one has been answered. Polling would end this, because the scheduler moves one of the two to another
+processor. Therefore polling is suspended from time to time, to give both the chance to settle on one processor (SPEED.md).
 """
 
 from __future__ import annotations
 
-#: Times to look before sleeping: some ninety microseconds, in which who was answered on another processor wakes up and asks again.
+#: Polls before sleeping: about 90 us. In this time a client on another processor wakes up and sends its next request.
 SPINS = 300
-#: Of so many waits, half must have ended while looking, or it pauses.
+#: Number of waits in a measurement. If fewer than half of them ended while polling, polling pauses.
 _TRIAL = 32
-#: For so many waits at first, and twice as many each time that it has not paid again.
+#: Length of the pause, in waits. It doubles each time that polling fails to pay again, up to the longest pause.
 _REST = 64
 _LONGEST_REST = 4096
 #: Requests between two calls of :meth:`BusyPoll.passed`.
 WINDOW = 32
-#: For so many waits it is tried without: after an idle time, and after so many windows, twice as many each time that it was for nothing.
+#: Length of a pause, in waits, that gives client and server the chance to share a processor. One follows each idle time.
+#: More follow after a number of windows, which doubles each time up to the maximum.
 _TRY = 16
 _WINDOWS_PER_TRY = 64
 _MOST_WINDOWS_PER_TRY = 1024
 
 
 class BusyPoll:
-    """Judges it by what it has brought of late."""
+    """Decides from recent hits and misses whether to poll."""
 
     __slots__ = (
         "_hits",
@@ -38,7 +41,7 @@ class BusyPoll:
     )
 
     def __init__(self, spins: int = SPINS) -> None:
-        """Look *spins* times; 0 for one processor alone, where nobody would ask meanwhile."""
+        """Poll *spins* times per wait; 0 on a machine with one processor, where no client can run while the server polls."""
         self._spins = spins
         self._trials = self._hits = self._resting = 0
         self._waits = self._windows = 0
@@ -46,9 +49,9 @@ class BusyPoll:
         self._rest = _REST
 
     def passed(self) -> None:
-        """Learn that :data:`WINDOW` requests more have been answered."""
+        """Count :data:`WINDOW` more answered requests."""
         if self._waits * 2 < WINDOW:
-            # Most were there without waiting. That is not to be disturbed.
+            # For most requests the server did not have to wait: client and server may share a processor. Do not disturb that.
             self._resting = max(self._resting, WINDOW)
             self._windows, self._windows_per_try = 0, _WINDOWS_PER_TRY
         else:
@@ -59,12 +62,12 @@ class BusyPoll:
         self._waits = 0
 
     def idle(self) -> None:
-        """Learn that nothing came for a while: who asks next may do so on this processor."""
+        """Note that no request came for a while. The client may send the next one from this processor, so polling pauses."""
         self._resting = max(self._resting, _TRY)
         self._windows = 0
 
     def times(self) -> int:
-        """Return how many times to look in the wait that begins."""
+        """Return how many times to poll in the wait that begins now."""
         self._waits += 1
         if self._resting:
             self._resting -= 1
@@ -72,7 +75,7 @@ class BusyPoll:
         return self._spins
 
     def judge(self, *, hit: bool) -> None:
-        """Learn whether a wait in which :meth:`times` was not 0 ended while looking."""
+        """Record whether a wait ended while polling (*hit*); called for waits in which :meth:`times` was not 0."""
         self._trials += 1
         self._hits += hit
         if self._trials >= _TRIAL:

@@ -1,14 +1,15 @@
-"""Letting the kernel forget what it has known for longest, so that the table of nodes stays bounded.
+"""Notify the kernel of inodes to forget and of attributes to invalidate.
 
-A lookup lives as long as the kernel's cache has the name, and that shrinks only when the machine is short of memory:
-a walk over a million files would make a million nodes. Above a limit the oldest are named to the kernel, which drops
-those that nobody uses (FUSE_NOTIFY_PRUNE, Linux 6.18) and says so by FORGET as ever.
+Forgetting bounds the size of the inode table. The kernel keeps a lookup for as long as its dentry cache keeps the name, and
+the cache shrinks only when the machine is short of memory. So a walk over a million files would make a million inodes.
+Above a limit, the server sends the oldest inode numbers to the kernel (FUSE_NOTIFY_PRUNE, Linux 6.18). The kernel drops
+those that are not in use, and sends FORGET for them as usual.
 
-Older kernels only know how to drop a name whether it is used or not (FUSE_NOTIFY_INVAL_ENTRY): below it volumes would
-be unmounted, and a process that works there would have lost its directory (d_invalidate, fs/dcache.c). With them the
-kernel alone decides what is remembered.
+Older kernels can only drop a name whether or not it is in use (FUSE_NOTIFY_INVAL_ENTRY). That would unmount volumes below
+the name, and take the working directory from processes (d_invalidate, fs/dcache.c). With these kernels the server sends
+nothing, and the kernel alone decides which inodes it remembers.
 
-And having it forget attributes that turn out to be wrong (FUSE_NOTIFY_INVAL_INODE).
+FUSE_NOTIFY_INVAL_INODE makes the kernel drop attributes that turned out to be wrong.
 """
 
 from __future__ import annotations
@@ -23,54 +24,57 @@ from threading import Lock, Thread
 from unionfs.inode.table import InodeTable
 from unionfs.types import Ino
 
-#: Nodes to keep: of 0.8 KiB each, so 80 MB.
+#: Most inodes in the table. An inode takes 0.8 KiB, so this is 80 MB.
 LIMIT = 100_000
 _NOTIFY_PRUNE = 9  # FUSE_NOTIFY_PRUNE, include/uapi/linux/fuse.h
-#: struct fuse_out_header; a notification has its code in the place of an error, and belongs to no request.
+#: struct fuse_out_header. A notification has its code in the error field, and unique 0.
 _HEADER = struct.Struct("=IiQ")
 #: struct fuse_notify_prune_out: count, padding, spare.
 _PRUNE = struct.Struct("=IIQ")
 _PER_MESSAGE = 512
 _NOTIFY_INVAL_INODE = 2  # FUSE_NOTIFY_INVAL_INODE
-#: struct fuse_notify_inval_inode_out: number, offset, length; with an offset below 0 the attributes alone, and no pages.
+#: struct fuse_notify_inval_inode_out: number, offset, length. An offset below 0 invalidates the attributes, but no pages.
 _INVAL = struct.Struct("=Qqq")
-#: Seconds; it takes a microsecond for each node.
+#: Seconds to wait for the kernel. It needs about a microsecond per inode.
 _LONG = 1.0
 
 
 class KernelNotifier:
-    """Keeps the number of inodes near a limit, and the kernel's copies of its attributes right."""
+    """Keeps the number of inodes near a limit, and invalidates attributes in the kernel's cache.
+
+    The request handlers of a mount create it. It does not own the descriptor of the connection.
+    """
 
     def __init__(self, inode_table: InodeTable, connection: int | None) -> None:
-        """Watch *inode_table*; :meth:`check` is to be called when it has grown.
+        """Watch *inode_table*. The caller calls :meth:`check` after the table has grown.
 
         Args:
-            inode_table: the inodes that are served.
-            connection: the /dev/fuse of the mount, which stays the caller's; None where requests come from elsewhere, and nothing
-                is sent.
+            inode_table: the inodes of the mount.
+            connection: the /dev/fuse of the mount, which the caller keeps open; None if requests come from elsewhere. Then
+                nothing is sent.
         """
         self._inode_table = inode_table
         self._connection = connection
         inode_table.on_touched = self.have_asked_again
         self._limit = LIMIT
         self._batch = max(1, LIMIT // 8)
-        #: Above so many nodes the next batch is due. Where all are in use, it would be for nothing at each one more.
+        #: Size of the table at which the next batch is sent. If the kernel uses all inodes, this avoids a batch for each new one.
         self._due = LIMIT
         self._supported = True
-        #: What the thread has yet to say to the kernel. It may be slower than the table grows, and nothing may come after the
-        #: last growth: what is too much is named when it appears, not when the thread has time.
+        #: Batches that the thread has yet to send. The thread may be slower than the table grows. The numbers are chosen
+        #: when the table grows, because :meth:`check` may not be called again after the last growth.
         self._unsaid: deque[Sequence[Ino]] = deque()
         self._speaking = False
         self._lock = Lock()
 
     def check(self) -> None:
-        """Ask the kernel to forget the oldest nodes if there are too many.
+        """Send the oldest inode numbers to the kernel if the table is too large.
 
-        From a thread: dropping a file may wait for pages that this server has yet to deliver.
+        A thread writes the notification: when the kernel drops a file, it may wait for pages that this server has yet to deliver.
         """
         size = len(self._inode_table)
         if size <= self._due:
-            # What was in use then may not be any more.
+            # Inodes that were in use at the last batch may be unused by now.
             self._due = max(self._limit, min(self._due, size + self._batch))
             return
         if not self._supported:
@@ -91,7 +95,7 @@ class KernelNotifier:
         if connection is not None:
             try:
                 Thread(target=self._prune, args=(connection,), name="forgetting", daemon=True).start()
-            except RuntimeError:  # no more threads are allowed; requests are answered all the same
+            except RuntimeError:  # the limit of threads is reached; requests are answered all the same
                 os.close(connection)
             else:
                 return
@@ -100,20 +104,25 @@ class KernelNotifier:
             self._speaking = False
 
     def _duplicate(self) -> int | None:
-        """Return a descriptor of the connection for a thread, which may outlive the caller's; None where there is none."""
+        """Return a duplicate of the connection's descriptor for a thread, which may outlive the caller's; None if there is
+        none.
+        """
         if self._connection is None:
             return None
         try:
             return os.dup(self._connection)
-        except OSError:  # as many descriptors as there can be
+        except OSError:  # the limit of descriptors is reached
             return None
 
     def have_asked_again(self, numbers: Sequence[Ino]) -> None:
-        """Have the kernel ask for the attributes of *numbers* again before it uses them, and return when it knows.
+        """Invalidate the attributes of *numbers* in the kernel's cache, and return when the kernel has done so.
 
-        That is before the request at hand is answered, as whoever opens a file then reads as much as it is said to hold. The
-        kernel does not touch pages for it (fuse_reverse_inval_inode, fs/fuse/inode.c), but may have dropped a file meanwhile but
-        for this, and wait for pages that this server has yet to deliver: so from a thread, for which nobody waits long.
+        It has to be done before the current request is answered: after open(2), a client reads as many bytes as the cached
+        size says.
+
+        The kernel touches no pages for this (fuse_reverse_inval_inode, fs/fuse/inode.c). But its reference to the inode may
+        become the last one, and dropping the inode may wait for pages that this server has yet to deliver. Therefore a
+        thread writes the notification, and this method waits at most a second for it.
         """
         connection = self._duplicate()
         if connection is None:
@@ -121,7 +130,7 @@ class KernelNotifier:
         telling = Thread(target=_invalidate, args=(connection, numbers), name="invalidating", daemon=True)
         try:
             telling.start()
-        except RuntimeError:  # no more threads are allowed; requests are answered all the same
+        except RuntimeError:  # the limit of threads is reached; requests are answered all the same
             os.close(connection)
             return
         telling.join(_LONG)
@@ -136,7 +145,7 @@ class KernelNotifier:
                     numbers = self._unsaid.popleft()
                 os.write(connection, _message(numbers))
         except OSError as error:
-            # Anything but the kernel's not knowing it is the end of the mount.
+            # EINVAL or ENOSYS: the kernel does not support the notification. Any other error means that the mount has ended.
             self._supported = self._supported and error.errno not in (errno.EINVAL, errno.ENOSYS)
             with self._lock:
                 self._unsaid.clear()
@@ -160,8 +169,8 @@ def _invalidate(connection: int, numbers: Sequence[Ino]) -> None:
             try:
                 os.write(connection, _notification(_NOTIFY_INVAL_INODE, _INVAL.pack(number, -1, 0)))
             except FileNotFoundError:
-                continue  # the kernel does not know it, or no more
+                continue  # the kernel does not know this inode, or has forgotten it
     except OSError:
-        pass  # the end of the mount
+        pass  # the mount has ended
     finally:
         os.close(connection)

@@ -1,8 +1,7 @@
-"""The kernel's side of FUSE as bytes: what requests and answers look like, and what is agreed on at first. Pure.
+"""Layouts and constants of the FUSE protocol, and the negotiation of INIT. Pure.
 
-Layouts and numbers are those of include/uapi/linux/fuse.h, each under the name that it has there; the behaviour of the
-kernel that is relied on is that of fs/fuse. All integers are in the machine's own order, and nothing is padded that does
-not say so.
+Names, layouts and numbers are those of include/uapi/linux/fuse.h. The behaviour of the kernel is that of fs/fuse. All
+integers are in native byte order. There is no padding except where a comment names it.
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ from enum import IntEnum, IntFlag
 
 from unionfs._stdlib.dataclasses import dataclass
 
-#: FUSE_KERNEL_VERSION and the minor version up to which everything is known here.
+#: FUSE_KERNEL_VERSION, and the newest minor version that this module supports.
 MAJOR = 7
 MINOR = 38
-#: Before it, answers were shorter: 7.23, of Linux 3.15.
+#: The oldest minor version supported: 7.23, of Linux 3.15. Older versions have shorter replies.
 LEAST_MINOR = 23
 
-#: read(2) and write(2) of /dev/fuse fail with these once the connection has ended, by unmount or abort: ENODEV, and
-#: ECONNABORTED for a request that was being read at that moment (fuse_dev_do_read, fs/fuse/dev.c).
+#: After unmount or abort, read(2) and write(2) of /dev/fuse fail with one of these: ENODEV, or ECONNABORTED for a request
+#: that was being read at that moment (fuse_dev_do_read, fs/fuse/dev.c).
 CONNECTION_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED))
 
 #: struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding.
 IN_HEADER = struct.Struct("=IIQQIIIHH")
-#: struct fuse_out_header: len, error, unique. A notification has its code as the error and no unique.
+#: struct fuse_out_header: len, error, unique. A notification has its code in the error field, and unique 0.
 OUT_HEADER = struct.Struct("=IiQ")
 
-#: struct fuse_init_in: major, minor, max_readahead, flags; then flags2 and 11 unused where flags has INIT_EXT.
+#: struct fuse_init_in: major, minor, max_readahead, flags; with INIT_EXT in flags, then flags2 and 11 unused integers.
 INIT_IN = struct.Struct("=IIII")
 INIT_IN_FLAGS2 = struct.Struct("=I")
 #: struct fuse_init_out: major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
-#: max_pages, map_alignment, flags2, and 7 unused.
+#: max_pages, map_alignment, flags2, and 7 unused integers.
 INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")
 
 #: struct fuse_attr: ino, size, blocks, atime, mtime, ctime, atimensec, mtimensec, ctimensec, mode, nlink, uid, gid,
@@ -44,7 +43,7 @@ ENTRY_OUT = struct.Struct("=QQQQII" + ATTR.format[1:])
 ATTR_OUT_HEAD = struct.Struct("=QII")
 
 FORGET_IN = struct.Struct("=Q")  # nlookup
-BATCH_FORGET_IN = struct.Struct("=II")  # count, dummy; then count times:
+BATCH_FORGET_IN = struct.Struct("=II")  # count, dummy; then count structs fuse_forget_one:
 FORGET_ONE = struct.Struct("=QQ")  # nodeid, nlookup
 #: struct fuse_setattr_in: valid, padding, fh, size, lock_owner, atime, mtime, ctime, atimensec, mtimensec, ctimensec,
 #: mode, unused4, uid, gid, unused5. Times are signed.
@@ -69,7 +68,7 @@ LSEEK_OUT = struct.Struct("=Q")  # offset
 COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")
 COPY_FILE_RANGE_OUT = struct.Struct(
     "=Q"
-)  # bytes_copied: of COPY_FILE_RANGE_64; COPY_FILE_RANGE has WRITE_OUT
+)  # bytes_copied, for COPY_FILE_RANGE_64; the reply to COPY_FILE_RANGE is WRITE_OUT
 IOCTL_IN = struct.Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
 IOCTL_OUT = struct.Struct("=iIII")  # result, flags, in_iovs, out_iovs; then the data
 STATX_IN = struct.Struct("=IIQII")  # getattr_flags, reserved, fh, sx_flags, sx_mask
@@ -81,21 +80,21 @@ STATX = struct.Struct("=IIQIIIH2xQQQQ" + "QI4x" * 4 + "II8x112x")
 SETXATTR_IN = struct.Struct("=II")  # size, flags
 SETXATTR_IN_EXT = struct.Struct(
     "=IIII"
-)  # size, flags, setxattr_flags, padding: where SETXATTR_EXT was agreed on
+)  # size, flags, setxattr_flags, padding: if SETXATTR_EXT was negotiated
 GETXATTR_IN = struct.Struct("=II")  # size, padding
 GETXATTR_OUT = struct.Struct("=II")  # size, padding
 #: struct fuse_statfs_out: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding and spare.
 STATFS_OUT = struct.Struct("=QQQQQIII28x")
-DIRENT = struct.Struct("=QQII")  # ino, off, namelen, type; then the name, to the next multiple of 8
-NOTIFY_PRUNE_OUT = struct.Struct("=IIQ")  # count, padding, spare; then count numbers
+DIRENT = struct.Struct("=QQII")  # ino, off, namelen, type; then the name, padded to a multiple of 8
+NOTIFY_PRUNE_OUT = struct.Struct("=IIQ")  # count, padding, spare; then count inode numbers
 NUMBER = struct.Struct("=Q")
 MODE = struct.Struct("=I")
 
-#: Where the mode is in a packed fuse_entry_out.
+#: Offset of the mode in a packed fuse_entry_out.
 MODE_IN_ENTRY = 40 + 60
 
-#: Seconds for which names and attributes may be kept: for ever, as layers are immutable and this server is the only
-#: writer. The kernel takes what it cannot count in jiffies for the longest time that it can (fs/fuse/dir.c).
+#: Validity of names and attributes in seconds: for ever, because layers are immutable and this server is the only writer.
+#: The kernel uses the longest time that it can count for a validity that does not fit into jiffies (fs/fuse/dir.c).
 FOREVER = 1 << 31
 
 
@@ -156,7 +155,7 @@ class Opcode(IntEnum):
 
 
 class Init(IntFlag):
-    """INIT request/reply flags; those from 32 on travel in flags2, shifted down."""
+    """INIT request/reply flags. Those from bit 32 on are sent in flags2, shifted down by 32."""
 
     ASYNC_READ = 1 << 0
     ATOMIC_O_TRUNC = 1 << 3
@@ -179,7 +178,7 @@ class Init(IntFlag):
     INIT_EXT = 1 << 30
 
 
-#: Bitmasks for fuse_setattr_in.valid; plain numbers, as enumerations are slow where it counts.
+#: Bitmasks for fuse_setattr_in.valid. Plain integers, because enumerations are slow in the request handlers.
 FATTR_MODE = 1 << 0
 FATTR_UID = 1 << 1
 FATTR_GID = 1 << 2
@@ -201,18 +200,18 @@ NOTIFY_PRUNE = 9
 STATX_BASIC_STATS = 0x7FF
 STATX_BTIME = 0x800
 
-#: Bytes of one read or write, and of the buffer that the largest request fits in: the kernel wants room for its headers
-#: before the data (fuse_dev_do_read), and 8 KiB at least (FUSE_MIN_READ_BUFFER).
+#: Bytes of one read or write, and size of the buffer for the largest request. The kernel wants room for its headers before
+#: the data (fuse_dev_do_read), and at least 8 KiB (FUSE_MIN_READ_BUFFER).
 MAX_WRITE = 1 << 20
 BUFFER = MAX_WRITE + 8192
 _PAGE = 4096
-#: Requests that nobody sleeps on, as read-ahead, and how many of them are a jam.
+#: Limit of background requests such as readahead, and the number of them at which the kernel reports congestion.
 _MAX_BACKGROUND = 64
 _CONGESTION = 48
 
-#: What is agreed on wherever the kernel knows it.
-#: AUTO_INVAL_DATA is not: it would drop what is kept of a file after each write, for its new time, and nobody but this
-#: server writes; EXPLICIT_INVAL_DATA says so.
+#: Flags that the server requests from every kernel that offers them. AUTO_INVAL_DATA is not one of them: the kernel would
+#: drop a file's cached contents after each write, because of the new modification time. This server is the only writer, and
+#: announces EXPLICIT_INVAL_DATA instead.
 _ALWAYS = (
     Init.ASYNC_READ
     | Init.BIG_WRITES
@@ -227,29 +226,29 @@ _ALWAYS = (
     | Init.HANDLE_KILLPRIV_V2
     | Init.SETXATTR_EXT
 )
-#: What lets OPEN and OPENDIR be answered with ENOSYS, for good.
+#: Flags with which the kernel stops sending OPEN and OPENDIR after one reply of ENOSYS.
 _UNOPENED = Init.NO_OPEN_SUPPORT | Init.NO_OPENDIR_SUPPORT
 
 
 class ProtocolError(OSError):
-    """The kernel speaks another FUSE than is spoken here: EPROTO."""
+    """The kernel's FUSE version is not supported: EPROTO."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What kernel and server have agreed on; ``reply`` says so to the kernel."""
+    """The negotiated flags and version; ``reply`` is the reply to INIT that announces them."""
 
     reply: bytes
-    #: None: the kernel is newer by a major version, and is to ask again in terms of ours.
+    #: None: the kernel's major version is newer. It will send INIT again with ours.
     flags: Init | None = None
-    #: OPEN and OPENDIR are to be refused, so that they stop coming.
+    #: The server replies ENOSYS to OPEN and OPENDIR, so that the kernel stops sending them.
     unopened: bool = False
-    #: The minor version that the kernel speaks.
+    #: The kernel's minor version.
     minor: int = 0
 
 
 def too_old(body: bytes | memoryview) -> str | None:
-    """Say why the kernel whose INIT has *body* cannot be answered by :func:`agree`; None where it can."""
+    """Return why :func:`agree` does not support the kernel that sent the INIT request *body*; None if it does."""
     major, minor, _, _ = INIT_IN.unpack_from(body)
     if (major, minor) >= (MAJOR, LEAST_MINOR):
         return None
@@ -257,13 +256,13 @@ def too_old(body: bytes | memoryview) -> str | None:
 
 
 def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int = 0) -> Agreement:
-    """Answer the kernel's INIT, whose *body* comes after the header.
+    """Negotiate with the kernel, and return the reply to its INIT request.
 
     Args:
         body: struct fuse_init_in, of any version.
-        acls: POSIX access control lists are honoured.
-        unopened: do without OPEN and OPENDIR, if the kernel can.
-        left_out: do not agree on these.
+        acls: the server supports POSIX access control lists.
+        unopened: do without OPEN and OPENDIR if the kernel supports that.
+        left_out: flags that are not negotiated.
 
     Raises:
         ProtocolError: the kernel is too old.
@@ -278,7 +277,8 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int
         (flags2,) = INIT_IN_FLAGS2.unpack_from(body, INIT_IN.size)
         offered |= Init(flags2 << 32)
     unopened = unopened and offered & _UNOPENED == _UNOPENED
-    # With ATOMIC_O_TRUNC, the kernel takes for done by OPEN what no OPEN would say (fuse_do_setattr).
+    # With ATOMIC_O_TRUNC, the kernel expects OPEN to truncate and sends no SETATTR (fuse_do_setattr). So the flag cannot be
+    # used without OPEN.
     wanted = (
         _ALWAYS | (_UNOPENED if unopened else Init.ATOMIC_O_TRUNC) | (Init.POSIX_ACL if acls else Init(0))
     )
@@ -293,14 +293,15 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int
 
 
 def dirent_size(name: bytes) -> int:
-    """Return the bytes that struct fuse_dirent takes with *name* (FUSE_DIRENT_SIZE)."""
+    """Return the size in bytes of a struct fuse_dirent with *name* (FUSE_DIRENT_SIZE)."""
     length = len(name)
     return DIRENT.size + length + -length % 8
 
 
 def counted(opcode: int, reply: bytes) -> list[int]:
-    """Return the node numbers of which *reply* to *opcode* gives the kernel a lookup each: to be taken back where the
-    reply did not arrive.
+    """Return the inode numbers whose lookup count in the kernel *reply* to *opcode* increases.
+
+    If the reply was not delivered, the caller takes these lookups back.
     """
     if opcode in ENTRY_REPLIES:
         (ino,) = NUMBER.unpack_from(reply)
@@ -318,7 +319,7 @@ def counted(opcode: int, reply: bytes) -> list[int]:
     return found
 
 
-#: Answers that begin with a struct fuse_entry_out.
+#: Requests whose replies begin with a struct fuse_entry_out.
 ENTRY_REPLIES = frozenset(
     (
         Opcode.LOOKUP,
@@ -332,5 +333,6 @@ ENTRY_REPLIES = frozenset(
 )
 
 
-#: What the kernel then does by itself, or says EOPNOTSUPP or ENOTTY to, without asking again (fs/fuse).
+#: Reply to requests that are not supported. For the life of the mount, the kernel then handles them itself, or fails them
+#: with EOPNOTSUPP or ENOTTY (fs/fuse).
 NOT_SERVED = -errno.ENOSYS

@@ -1,4 +1,4 @@
-"""What a server has done, as a line of figures."""
+"""Format and report the statistics of a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = Complaints(__name__)
 
 
 def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
-    """Return one line: nodes, handles, descriptors, copies and *requests* by kind."""
+    """Return one line with the numbers of inodes, handles, directory descriptors, copies and *requests* by kind."""
     fields = [
         f"nodes={len(fs.inode_table)}",
         f"handles={len(fs.handles)}",
@@ -25,7 +25,7 @@ def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
 
 
 def report(line: str, fs: UnionFs) -> None:
-    """Say *line* on standard error, and in the work directory as a server in the background has no other place."""
+    """Write *line* to standard error and to the work directory. A server in the background has no other place for it."""
     log.warning("statistics: %s", line)
     if fs.writable is not None:
         try:

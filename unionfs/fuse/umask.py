@@ -1,4 +1,4 @@
-"""What depends on who asks, beyond the permissions that the kernel checks: the umask, and set-group-id bits."""
+"""Apply rules that depend on the calling process and that the kernel leaves to the server: umask and set-group-ID bits."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ ACCESS_ACL = os.fsencode(acl.ACCESS)
 
 
 def masked(fs: UnionFs, directory: DirectoryInode, mode: int, umask: int) -> int:
-    """Return *mode* as something new in *directory* has it, whose maker has *umask* (umask(2)): a default list takes
-    its place.
+    """Return the mode of a new object in *directory* that was requested with *mode* and *umask*.
+
+    A default ACL of the directory replaces the umask (umask(2)).
     """
     return mode if fs.has_default_acl(directory) else mode & ~umask
 
 
 def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> None:
-    """Clear the set-group-id bit after a change of the access list, as for a change of the mode, unless the caller
-    (process *pid*, group *gid*) is in the group. For where the kernel does not say (FUSE_SETXATTR_EXT).
+    """Clear the set-group-ID bit after a change of the access ACL, unless the caller belongs to the file's group.
 
-    *pid* is None where the mount was made in another pid namespace than this process's: the number would be another process's
-    here (fuse_conn_init, fs/fuse/inode.c). Then only *gid* counts.
+    chmod(2) does the same. This is for kernels that do not report it themselves (FUSE_SETXATTR_EXT).
+
+    Args:
+        fs: the file system.
+        inode: number of the file.
+        gid: group of the caller.
+        pid: process id of the caller. None if the mount was made in another pid namespace, as the number would be that of
+            another process here (fuse_conn_init, fs/fuse/inode.c). Then only *gid* counts.
     """
     shown = fs.attributes(fs.inode_table.node(inode))
     if shown.mode & stat.S_ISGID and shown.gid != gid and (pid is None or shown.gid not in _groups(pid)):
@@ -32,14 +38,14 @@ def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> Non
 
 
 def drop_sgid(fs: UnionFs, inode: int) -> None:
-    """Clear the set-group-id bit."""
+    """Clear the set-group-ID bit."""
     shown = fs.attributes(fs.inode_table.node(inode))
     if shown.mode & stat.S_ISGID:
         fs.setattr(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
 
 
 def _groups(pid: int) -> set[int]:
-    """Return the supplementary groups of *pid*; none if it is gone."""
+    """Return the supplementary groups of process *pid*; the empty set if it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:
