@@ -1,1 +1,1 @@
-"""The direct server: reads requests from /dev/fuse and answers them, without libfuse."""
+"""The direct server: reads FUSE requests from /dev/fuse and answers them, without libfuse."""

@@ -1,10 +1,13 @@
-"""What would make the server wait is done by threads and answered later, so that no request waits for another's disk.
+"""Run blocking I/O in worker threads, and send these replies asynchronously.
 
-Contents are read at once if they are in memory (RWF_NOWAIT, preadv2(2)). If they are not, asking has begun to fetch them: a
-disk that is fast has them before a thread could have been woken, so that the server looks for them as long as it looks
-for the next request, and leaves to a thread what did not come. fsync(2), and the contents of a large file that is
-copied up, always go to a thread. A thread answers what only moves bytes itself. A request that needed the bytes first is
-parked, and asked again.
+So no request waits for the disk accesses of another one.
+
+A read first tries the page cache (RWF_NOWAIT, preadv2(2)). A cache miss starts readahead. A fast disk delivers the data
+before a thread could be woken, so the server polls for the data for as long as it polls for requests. If the data has not
+come by then, a thread reads it. fsync(2) and the copy-up of a large file always run in a thread.
+
+If a request consists of I/O alone, the thread sends the reply itself. If a request needs a large copy first, the request is
+parked, and handled again after the copy.
 """
 
 from __future__ import annotations
@@ -23,27 +26,29 @@ from unionfs.layer.directory import Layer
 from unionfs.types import Ino
 from unionfs.vfs.filesystem import UnionFs
 
-#: The largest answer that the kernel takes: as many pages as were agreed on (FUSE_MAX_PAGES).
+#: The largest reply that the kernel accepts: as many pages as were negotiated (FUSE_MAX_PAGES).
 _ROOM = 1 << 20
-#: File systems that do not say whether they would wait, and may do so for somebody else (statfs(2)): FUSE, NFS, SMB, CIFS,
-#: 9P, Ceph, AFS. One that does not say it and is none of these has its files in memory, or is stacked on others.
+#: Types of remote file systems that do not support RWF_NOWAIT (statfs(2)): FUSE, NFS, SMB, CIFS, 9P, Ceph, AFS. A read from
+#: them may wait for another process or machine. Other file systems without RWF_NOWAIT keep their files in memory, or are
+#: stacked on other file systems.
 _REMOTE = frozenset((0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x00C36400, 0x5346414F))
 
-#: Times to look for contents before a thread waits for them: some 150 microseconds.
+#: Polls for data before a thread reads it: about 150 us.
 LOOKS = 100
 
-#: Answers the request of that number, from any thread.
+#: Sends the reply to the request with that number; callable from any thread.
 Say = Callable[[int, bytes | memoryview | int], None]
 
 
 class PendingRead:
-    """A read whose contents are on their way to memory."""
+    """A read whose data is not in the page cache yet. It owns a duplicate of the file descriptor."""
 
     __slots__ = ("done", "fd", "looks", "offset", "room", "unique")
 
     def __init__(self, fd: int, unique: int, offset: int, room: memoryview, done: int, looks: int) -> None:
-        """Answer *unique* with *room*, filled from *offset* of *fd* on, which is taken over; *done* bytes are there,
-        and *looks* are left to be taken.
+        """Reply to *unique* with *room*, read from *fd* at *offset*.
+
+        *fd* is taken over. *done* bytes have been read already; *looks* polls are left.
         """
         self.fd = fd
         self.unique = unique
@@ -54,31 +59,37 @@ class PendingRead:
 
 
 class AsyncIo:
-    """The work of one mount that is not done at once."""
+    """The asynchronous I/O of one mount. It owns the worker threads, the pending reads and the parked requests.
+
+    The loop of the mount creates and closes it.
+    """
 
     def __init__(self, fs: UnionFs, say: Say, wake: Callable[[], None], *, looks: int = 0) -> None:
-        """Have requests answered by *say*; *wake* the server when some are to be asked again.
+        """Send replies with *say*, and call *wake* to wake the server when parked requests can be handled again.
 
-        *looks*: how many times the server looks for contents that are not in memory, if it calls :meth:`look`.
+        *looks*: how many times the server polls for data that is not in the page cache, if it calls :meth:`look`.
         """
         self._worker_pool = WorkerPool()
         self._background = fs.copy_ahead()
         self._say = say
         self._wake = wake
         self._parked: dict[Ino, list[bytes]] = {}
-        #: What to do in the server's own thread now that another has done its part; each gives requests to ask again.
+        #: Calls to run in the server's own thread after a thread has finished; each returns requests to handle again.
         self.ready: deque[Callable[[], Iterable[bytes]]] = deque()
-        #: Whether a layer's files are read by threads, where the kernel cannot tell whether they are in memory.
+        #: For layers without RWF_NOWAIT: whether threads read their files.
         self._waits: dict[Layer, bool] = {}
         self._room = memoryview(bytearray(_ROOM))
         self._busy_poll = BusyPoll(looks)
-        #: Reads that :meth:`look` is to be called for.
+        #: Reads for which the server calls :meth:`look`.
         self.coming: list[PendingRead] = []
-        #: How many requests threads have done, and how many reads came while the server looked for them.
+        #: How many requests threads have handled, and how many reads completed while the server polled.
         self.count = self.came = 0
 
     def read(self, handle: FileHandle, offset: int, size: int, unique: int) -> bytes | memoryview | None:
-        """Return up to *size* bytes at *offset*, good until the next call; None if *unique* will be answered later."""
+        """Read up to *size* bytes at *offset*; None if the reply to *unique* is sent later.
+
+        The returned memory is valid until the next call.
+        """
         waits = self._waits.get(handle.node.layer) if handle.node.data is None else None
         done, looks = 0, 0
         if waits is None or size > _ROOM:
@@ -97,7 +108,7 @@ class AsyncIo:
         room = memoryview(bytearray(size if looks else 0))
         try:
             fd = os.dup(handle.fd)
-        except OSError:  # as many descriptors as there may be
+        except OSError:  # the limit of descriptors is reached
             return os.pread(handle.fd, size, offset)
         if looks:
             room[:done] = self._room[:done]
@@ -106,8 +117,10 @@ class AsyncIo:
         return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
     def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> tuple[int, bool]:
-        """Fill the room with what is in memory; returns how many bytes that is, -1 if nobody can tell, and whether it is all
-        that there is.
+        """Read into the buffer what the page cache has.
+
+        Returns:
+            The number of bytes, or -1 if the file system cannot tell and is remote; and whether the read is complete.
         """
         room = self._room[:size]
         try:
@@ -123,7 +136,7 @@ class AsyncIo:
             return os.preadv(handle.fd, (room,), offset), True
 
     def look(self) -> bool:
-        """Look for the contents that are on their way; returns whether a read has been answered."""
+        """Poll for the data of all pending reads; return whether a reply was sent."""
         answered = False
         for coming in self.coming[:]:
             try:
@@ -144,7 +157,7 @@ class AsyncIo:
         return answered
 
     def stop_looking(self) -> None:
-        """Leave all contents that are on their way to threads: the server is going to sleep."""
+        """Hand all pending reads to threads, because the server is going to sleep."""
         while self.coming:
             self._wait_for(self.coming[-1])
 
@@ -154,7 +167,7 @@ class AsyncIo:
         self._say(coming.unique, reply)
 
     def _wait_for(self, coming: PendingRead) -> None:
-        """Have a thread wait for the contents."""
+        """Hand the read to a thread."""
         self.coming.remove(coming)
         size, offset, unique = len(coming.room), coming.offset, coming.unique
         try:
@@ -165,7 +178,7 @@ class AsyncIo:
             self._say(unique, reply)
 
     def sync(self, fd: int, unique: int, *, data_only: bool) -> bytes | None:
-        """Sync the descriptor *fd*, which is taken over; None if a thread will answer *unique*."""
+        """Sync the descriptor *fd*, which is taken over; None if a thread sends the reply to *unique*."""
 
         def sync(fd: int) -> bytes:
             (os.fdatasync if data_only else os.fsync)(fd)
@@ -174,8 +187,9 @@ class AsyncIo:
         return self._leave(fd, unique, sync)
 
     def _leave(self, fd: int, unique: int, act: Callable[[int], bytes]) -> bytes | None:
-        """Have a thread do *act* with the descriptor *fd*, which is taken over, and answer *unique* with what it gives;
-        without a thread that is done and returned.
+        """Run *act* on the descriptor *fd* in a thread, which sends the result as the reply to *unique*; return None.
+
+        If no thread can be started, run *act* here and return its result. *fd* is taken over.
         """
 
         def work() -> None:
@@ -187,7 +201,7 @@ class AsyncIo:
             except MemoryError:
                 reply = -errno.ENOMEM
             finally:
-                # Whatever was raised: who asked can only be killed with the server while there is no answer.
+                # Reply after any exception: without a reply, the client hangs until the server ends.
                 os.close(fd)
                 self._say(unique, reply)
 
@@ -199,10 +213,10 @@ class AsyncIo:
             os.close(fd)
 
     def park(self, async_io: CopyPending, request: bytes) -> None:
-        """Keep *request* until what it needs has been copied.
+        """Park *request* until the contents that it needs have been copied.
 
         Raises:
-            OSError: that cannot begin.
+            OSError: the copy cannot begin.
         """
         assert self._background is not None
         ino = async_io.ino
@@ -222,7 +236,7 @@ class AsyncIo:
             copy()
 
     def resume(self) -> Iterator[bytes]:
-        """Give the requests that can be asked again now, one after the other."""
+        """Yield the parked requests that can be handled now."""
         while self.ready:
             yield from self.ready.popleft()()
 
@@ -232,9 +246,9 @@ class AsyncIo:
         self._background.drop(ino)
 
     def run(self, unique: int, work: Callable[[], None], finish: Callable[[], bytes]) -> bool:
-        """Run *work* in a thread, and then answer *unique* with what *finish* returns or raises (OSError) in the server's own.
+        """Run *work* in a thread, then *finish* in the server's thread, and send its result or OSError as the reply to *unique*.
 
-        Returns False, and does nothing, where no thread can be started.
+        Return False, and run neither, if no thread can be started.
         """
 
         def answer() -> Iterable[bytes]:
@@ -257,7 +271,7 @@ class AsyncIo:
         return self._do(act)
 
     def close(self) -> None:
-        """Throw away what has been copied and is copied; who waits for it is not answered any more."""
+        """Discard all copies and pending reads. Clients that wait for them get no reply."""
         self._parked.clear()
         for coming in self.coming:
             os.close(coming.fd)
@@ -273,10 +287,10 @@ class AsyncIo:
 
 
 def _fill(fd: int, room: memoryview, done: int, offset: int) -> tuple[int, bool]:
-    """Fill *room*, of which *done* bytes are there, with what is in memory of *fd* from *offset* on.
+    """Read into *room* from the page cache of *fd*, where *room* starts at *offset* and *done* bytes have been read already.
 
     Returns:
-        How many bytes are there then, and whether that is all of the room or of the file.
+        The number of bytes read so far, and whether the room is full or the end of the file is reached.
     """
     try:
         while done < len(room):

@@ -1,8 +1,8 @@
-"""Files that are read and written without having been opened: FUSE without OPEN and RELEASE.
+"""Descriptors by inode number, for FUSE without OPEN and RELEASE.
 
-The kernel then names a file by its node alone. One descriptor serves all who read it, and from the first write on, which
-copies up, all who write it, too. It is opened when first needed and kept while others are not needed more, or until the
-kernel forgets the file.
+In this mode, READ and WRITE name only the inode. One descriptor serves all clients that read the file. From the first write
+on, which copies the file up, it serves the writers, too. The server opens it when it is first needed. It closes it when
+other files need its place, or when the kernel forgets the inode.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class DescriptorsByInode:
-    """The handles of one mount by node, the one that was used last at the end."""
+    """The file handles of one mount by inode number, in order of use, least recently used first.
+
+    The INIT handler creates it when it negotiates FUSE without OPEN. The handles are closed with the handle table of the mount.
+    """
 
     def __init__(self, fs: UnionFs, limit: int | None = None) -> None:
-        """Keep at most *limit* files open; None: an eighth of the descriptors that this process may have."""
+        """Keep at most *limit* files open; None: an eighth of the process's limit of descriptors, at least 8 and at most 512."""
         self._fs = fs
         self._limit = limit or max(8, min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
         self._numbers: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many files are open."""
+        """Return the number of open files."""
         return len(self._numbers)
 
     def reading(self, ino: int) -> int:
-        """Return the number of a handle to read *ino*; errors are those of open(2)."""
+        """Return the number of a handle that can read *ino*; errors are those of open(2)."""
         number = self._numbers.get(ino)
         if number is None:
             return self._open(ino, os.O_RDONLY)
@@ -45,7 +48,7 @@ class DescriptorsByInode:
         return number
 
     def writing(self, ino: int) -> int:
-        """Return the number of a handle to read and write *ino*, which is copied up; errors are those of open(2)."""
+        """Return the number of a handle that can read and write *ino*, which is copied up; errors are those of open(2)."""
         number = self._numbers.get(ino)
         if number is not None:
             if self._fs.handles.file(number).flags & os.O_ACCMODE == os.O_RDWR:
@@ -55,19 +58,19 @@ class DescriptorsByInode:
         return self._open(ino, os.O_RDWR)
 
     def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileInode:
-        """Make a file, whose descriptor is kept for whoever writes it; errors are those of open(2)."""
+        """Create a file and keep its descriptor for the writes that usually follow; errors are those of open(2)."""
         number, node = self._with_room(lambda: self._fs.create(parent, name, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
         return node
 
     def make_unnamed(self, parent: DirectoryInode, mode: int, owner: tuple[int, int]) -> FileInode:
-        """Make a file without a name, whose descriptor is kept as by :meth:`make`; errors are those of open(2)."""
+        """Create a file without a name, and keep its descriptor as :meth:`make` does; errors are those of open(2)."""
         number, node = self._with_room(lambda: self._fs.create_unnamed(parent, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
         return node
 
     def close(self, ino: int) -> None:
-        """Let *ino* go, if it is open."""
+        """Close the handle of *ino*, if there is one."""
         number = self._numbers.pop(ino, None)
         if number is not None:
             self._fs.handles.close_file(number)
@@ -78,8 +81,8 @@ class DescriptorsByInode:
         return number
 
     def _with_room(self, opening: Callable[[], T]) -> T:
-        """Return what *opening* returns; where there are too many descriptors, half of those kept here make room, and the
-        file that is ready for the next copy.
+        """Return what *opening* returns. After EMFILE or ENFILE, close half of the descriptors kept here and the
+        preallocated file, and try again.
         """
         try:
             return opening()

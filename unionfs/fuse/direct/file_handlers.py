@@ -1,4 +1,4 @@
-"""The requests about open files."""
+"""Handlers of the requests about open files."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from unionfs.vfs.inode_flags import inode_flags
 
 
 class FileHandlers(Replies):
-    """Handlers of a few lines each: :class:`~unionfs.fuse.direct.handlers.Handlers` finds them by their names."""
+    """Handlers of file requests. :class:`~unionfs.fuse.direct.handlers.Handlers` finds them by their names."""
 
     def _open(self, node: int, end: int) -> Reply:
         if self._files is not None:
             return NOT_SERVED
         flags, open_flags = OPEN_IN.unpack_from(self._view, BODY)
         number = self.fs.open(node, flags, kill_suidgid=self._kills(open_flags & OPEN_KILL_SUIDGID))
-        # What the kernel has of its contents stays good: nobody else writes.
+        # The kernel's cached contents stay valid (FOPEN_KEEP_CACHE): this server is the only writer.
         return OPEN_OUT.pack(number, self._keeps, 0)
 
     def _create(self, node: int, end: int) -> Reply:
         if self._files is not None:
-            return NOT_SERVED  # MKNOD comes instead, and no RELEASE
+            return NOT_SERVED  # the kernel sends MKNOD instead, and no RELEASE
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
         mode = self._masked(self._inode_table.directory(node), mode, umask)
         number, made = self.fs.create(
@@ -59,7 +59,7 @@ class FileHandlers(Replies):
         directory = self._inode_table.directory(node)
         mode = self._masked(directory, mode, umask)
         if self._files is not None:
-            # The kernel sends a RELEASE as long as it has not asked to OPEN any file: of no handle.
+            # The kernel sends a RELEASE for this file if it has not sent any OPEN yet. Handle 0: there is nothing to close.
             return self._known(self._files.make_unnamed(directory, mode, self._owner())) + OPEN_OUT.pack(
                 0, self._keeps, 0
             )
@@ -67,7 +67,7 @@ class FileHandlers(Replies):
         return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
 
     def _kills(self, reported: int) -> bool:
-        """Return whether set-id bits are cleared, for a flag that the request has or has not."""
+        """Return whether to clear set-id bits, given the KILL_SUIDGID flag of the request."""
         return bool(reported) or not self._reports_fsetid
 
     def _read(self, node: int, end: int) -> Reply:
@@ -88,7 +88,7 @@ class FileHandlers(Replies):
         done = self.fs.write(fh, position(offset), data, kill_suidgid=kills)
         if self._files is None:
             return WRITE_OUT.pack(done, 0)
-        if flags & os.O_DSYNC:  # of which O_SYNC has one bit more
+        if flags & os.O_DSYNC:  # O_SYNC is O_DSYNC and one more bit
             self.fs.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
         return WRITE_OUT.pack(done, 0)
 
@@ -104,7 +104,7 @@ class FileHandlers(Replies):
 
     def _fsync(self, node: int, end: int) -> Reply:
         if self.fs.volatile:
-            return NOT_SERVED  # there is nothing to do, and the kernel need not ask again
+            return NOT_SERVED  # nothing to do; the kernel will not send it again
         fh, flags, _ = FSYNC_IN.unpack_from(self._view, BODY)
         if self._files is not None:
             if not self._inode_table.file(node).layer.writable:
@@ -116,7 +116,7 @@ class FileHandlers(Replies):
             return b""
         try:
             fd = os.dup(self.fs.handles.file(fh).fd)
-        except OSError:  # as many descriptors as there may be
+        except OSError:  # the limit of descriptors is reached
             self.fs.fsync(fh, data_only=data_only)
             return b""
         return self.async_io.sync(fd, self._unique(), data_only=data_only)
@@ -133,7 +133,7 @@ class FileHandlers(Replies):
             mode,
             position(offset),
             position(length),
-            # The kernel holds the inode's lock from the SETATTR on.
+            # The kernel holds the inode's lock from the announcing SETATTR on.
             kill_suidgid=self._announced.pop(node, None) == self._pid() or self._fallocate_kills,
         )
         return self._changed(change, lambda: b"")
@@ -142,7 +142,7 @@ class FileHandlers(Replies):
         fh, offset, whence, _ = LSEEK_IN.unpack_from(self._view, BODY)
         if self._files is not None:
             fh = self._files.reading(node)
-        # The kernel passes on a negative one, and the file below has the errno for it.
+        # The kernel passes negative offsets on. lseek(2) on the lower file returns the right errno for them.
         return LSEEK_OUT.pack(seek(self.fs, fh, signed(offset), whence))
 
     def _copy_file_range(self, node: int, end: int) -> Reply:
@@ -154,7 +154,7 @@ class FileHandlers(Replies):
     def _copied(self, node: int, packed: Callable[[int], bytes]) -> Reply:
         fh, offset, target, target_fh, at, length, _ = COPY_FILE_RANGE_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            # In this order: a file that is read already is opened anew to be written.
+            # Open for writing first: that replaces the descriptor of a file that is open for reading only.
             target_fh = self._files.writing(target)
             fh = self._files.reading(node)
         handles = self.fs.handles
@@ -165,7 +165,7 @@ class FileHandlers(Replies):
         return self._changed(copy, lambda: packed(copy.done))
 
     def _changed(self, change: RangeChange, packed: Callable[[], bytes]) -> Reply:
-        """Do *change*, in a thread where that may take long, and reply with what *packed* returns."""
+        """Apply *change*, in a thread if it may take long, and reply with what *packed* returns."""
 
         def finish() -> bytes:
             change.finish()

@@ -1,8 +1,9 @@
-"""The requests of the kernel as bytes, each a few lines over the synchronous core: the second way beside
-``operations.py``, without libfuse.
+"""Handlers of FUSE requests in binary form: decode a request, call :class:`UnionFs`, encode the reply.
 
-No request may kill the mount: an OSError becomes its errno, anything else a logged EIO. ENOSYS would switch an operation
-off for the life of the mount (fs/fuse), so that only what is not served here at all answers it.
+No request may end the mount: an OSError is replied as its errno, any other exception as EIO and logged. ENOSYS would switch
+an operation off for the life of the mount (fs/fuse), so only unsupported operations reply it.
+
+``unionfs/fuse/libfuse/handlers.py`` does the same over pyfuse3.
 """
 
 from __future__ import annotations
@@ -73,28 +74,29 @@ from unionfs.vfs.filesystem import Change, UnionFs
 
 log = Complaints(__name__)
 
-#: What is agreed on with the kernel for a trick.
+#: The INIT flag of each optimization that depends on one.
 _AGREED = {
     Trick.SYMLINKS: Init.CACHE_SYMLINKS,
     Trick.KILLPRIV: Init.HANDLE_KILLPRIV_V2,
     Trick.READDIRPLUS: Init.DO_READDIRPLUS,
 }
-#: An entry of READDIRPLUS of which the kernel is told no more than its name.
+#: The attributes in a READDIRPLUS entry that has none: only the name is reported.
 _UNTOLD = bytes(ENTRY_OUT.size)
-#: What SETATTR can change; the other bits of its mask are about the caller.
+#: The changes in a SETATTR mask; its other bits describe the caller.
 _CHANGES = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE
     | FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW
 )  # fmt: skip
-#: The minor version of FUSE from which on such a SETATTR comes before FALLOCATE, too (Linux 6.1).
+#: From this minor version of FUSE on, a SETATTR that changes nothing also precedes FALLOCATE (Linux 6.1).
 _FALLOCATE_ANNOUNCED = 37
 _SET_ID = stat.S_ISUID | stat.S_ISGID
-_DT_SHIFT = 12  # a DT_ of readdir(3) is the S_IFMT of stat(2), shifted (IFTODT)
+_DT_SHIFT = 12  # the DT_ type of readdir(3) is the S_IFMT of stat(2), shifted (IFTODT)
 
 
 class Handlers(FileHandlers):
-    """Answers what is in a buffer from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and
-    nowhere else.
+    """Handles the requests of one mount. Only these methods increase lookup counts, when a reply names an inode.
+
+    The loop creates it. It owns the descriptors by inode, and uses the UnionFs and the buffer of the loop.
     """
 
     def __init__(
@@ -110,12 +112,12 @@ class Handlers(FileHandlers):
         """Serve *fs*.
 
         Args:
-            fs: what is served.
-            view: where requests come to lie, at its beginning.
-            connection: the /dev/fuse of the mount, for notifications; None where there is none.
-            callers_visible: process ids in requests are of this process's own pid namespace.
-            unopened: do without OPEN and OPENDIR where the kernel can.
-            without: what else to do without.
+            fs: the file system.
+            view: the buffer; each request is at its beginning.
+            connection: the /dev/fuse of the mount, for notifications; None if there is none.
+            callers_visible: process ids in requests belong to this process's own pid namespace.
+            unopened: do without OPEN and OPENDIR if the kernel supports that.
+            without: optimizations to leave out.
         """
         super().__init__(fs, view, without)
         self._wants_unopened = unopened
@@ -123,14 +125,14 @@ class Handlers(FileHandlers):
         for trick, flags in _AGREED.items():
             if trick in without:
                 self._left_out |= flags
-        #: "No such name", which may be remembered: a node 0 (struct fuse_entry_out).
+        #: Reply that there is no such name, which the kernel caches: an entry with inode number 0 (struct fuse_entry_out).
         self._no_entry: Reply = ENTRY_OUT.pack(0, 0, self._validity, *(0,) * 19)
         if Trick.NEGATIVE in without:
             self._no_entry = -errno.ENOENT
         self._extended_setxattr = False
         self._notifier = KernelNotifier(fs.inode_table, connection)
         self._callers_visible = callers_visible
-        #: How many requests came by their number.
+        #: Number of requests by opcode.
         self._counts = [0] * 64
         names = {opcode: getattr(self, f"_{opcode.name.lower()}", None) for opcode in Opcode}
         self._handlers: dict[int, Callable[[int, int], Reply]] = {
@@ -139,12 +141,13 @@ class Handlers(FileHandlers):
 
     @property
     def requests(self) -> dict[str, int]:
-        """How many requests of each kind came."""
+        """Number of requests by kind."""
         return {opcode.name.lower(): self._counts[opcode] for opcode in Opcode if self._counts[opcode]}
 
     def answer(self, opcode: int, node: int, end: int) -> Reply:
-        """Return the answer to the request *opcode* about *node*, which ends at *end*. :meth:`answered` is to be called
-        when it has been given.
+        """Return the reply to the request *opcode* about the inode number *node*, which ends at *end* in the buffer.
+
+        The caller calls :meth:`answered` after it has sent the reply.
         """
         handler = self._handlers.get(opcode)
         if handler is None:
@@ -161,7 +164,7 @@ class Handlers(FileHandlers):
             return -errno.EIO
 
     def answered(self) -> None:
-        """Do what nobody waits for: between two requests."""
+        """Do the work that can be deferred until a reply has been sent."""
         self.fs.trim()
         self._notifier.check()
 
@@ -178,7 +181,9 @@ class Handlers(FileHandlers):
         return None
 
     def take_back(self, opcode: int, reply: Reply) -> None:
-        """Undo what *reply* to *opcode* counts on, which did not arrive: lookups, and a handle that nobody will close."""
+        """Undo the lookups and the open handle that *reply* to *opcode* contains; called if the kernel did not accept the
+        reply.
+        """
         if not isinstance(reply, bytes):
             return
         for ino in counted(opcode, reply):
@@ -210,7 +215,7 @@ class Handlers(FileHandlers):
         return b""
 
     def _interrupt(self, node: int, end: int) -> Reply:
-        # What is interrupted has been answered: no request waits for another.
+        # The interrupted request has been answered already: no request waits for another.
         return NOT_SERVED
 
     # -- names -------------------------------------------------------------------------------------
@@ -247,7 +252,7 @@ class Handlers(FileHandlers):
         mode = self._masked(directory, mode, umask)
         name = self._name(BODY + MKNOD_IN.size, end)
         if self._files is not None and stat.S_ISREG(mode):
-            # Made by open(2), as a rule: the descriptor that making it takes is kept for whoever writes it.
+            # Usually from open(2) with O_CREAT: keep the descriptor for the writes that follow.
             return self._known(self._files.make(node, name, mode, self._owner()))
         return self._known(self.fs.names.mknod(directory, name, mode, rdev, self._owner()))
 
@@ -314,7 +319,8 @@ class Handlers(FileHandlers):
         (
             valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
         ) = SETATTR_IN.unpack_from(self._view, BODY)  # fmt: skip
-        # Of the clock by which the kernel dates writes: a later one would be overtaken by them.
+        # From the kernel's coarse clock, which dates writes: a time of the precise clock would be later than that of the
+        # next write.
         now = time.clock_gettime_ns(_COARSE) if valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW) else 0
         atime, mtime = atime * NS + atime_ns, mtime * NS + mtime_ns
         files = self._files
@@ -327,7 +333,7 @@ class Handlers(FileHandlers):
             position(size) if valid & FATTR_SIZE else None,
             None if not valid & FATTR_ATIME else now if valid & FATTR_ATIME_NOW else atime,
             None if not valid & FATTR_MTIME else now if valid & FATTR_MTIME_NOW else mtime,
-            # Without OPEN, nothing tells open(2) with O_TRUNC from truncate(2) to nothing.
+            # Without OPEN, the server cannot distinguish open(2) with O_TRUNC from truncate(2) to 0 bytes.
             opening=files is not None and not size and not valid & FATTR_FH,
             kill_suidgid=self._kills(valid & FATTR_KILL_SUIDGID),
         )
@@ -339,11 +345,12 @@ class Handlers(FileHandlers):
         return self._attributes(self.fs.setattr(node, change, handle))
 
     def _without_set_id_bits(self, number: int) -> Inode:
-        """Answer a SETATTR that changes nothing, which the kernel sends in two cases (file_remove_privs, fs/inode.c).
+        """Handle a SETATTR that changes nothing, which the kernel sends in two cases (file_remove_privs, fs/inode.c).
 
-        A caller without CAP_FSETID is about to change contents, or chown(2) changes neither owner nor group, which any user may
-        call. Only the owner and root may clear the bits by the latter. For other callers WRITE, COPY_FILE_RANGE or FALLOCATE
-        clears them; FALLOCATE does not report CAP_FSETID.
+        First, a caller without CAP_FSETID is about to change contents. Second, chown(2) changes neither owner nor group,
+        which any user may call. Only for the owner and root may this request clear the bits. For other callers WRITE,
+        COPY_FILE_RANGE or FALLOCATE clears them. FALLOCATE does not report CAP_FSETID, so the thread of the caller is
+        recorded.
         """
         node = self._inode_table.node(number)
         shown = self.fs.attributes(node)
@@ -390,7 +397,9 @@ class Handlers(FileHandlers):
         return self._sized(b"".join(os.fsencode(name) + b"\0" for name in self.fs.listxattr(node)))
 
     def _sized(self, value: bytes) -> Reply:
-        """Reply with *value*, or its size where that was asked for, or ERANGE where it is more than there is room for."""
+        """Reply with *value*, with its size if the request asks for that, or with ERANGE if *value* exceeds the request's
+        buffer.
+        """
         size, _ = GETXATTR_IN.unpack_from(self._view, BODY)
         if not size:
             return GETXATTR_OUT.pack(len(value), 0)
@@ -411,7 +420,7 @@ class Handlers(FileHandlers):
         return self._listed(node, plus=False)
 
     def _readdirplus(self, node: int, end: int) -> Reply:
-        """The kernel then knows each of the nodes, except those of ``.`` and ``..``."""
+        """Also increases the lookup count of each inode in the reply, except those of ``.`` and ``..``."""
         return self._listed(node, plus=True)
 
     def _listed(self, number: int, *, plus: bool) -> bytes:
@@ -426,10 +435,11 @@ class Handlers(FileHandlers):
                     break
                 name, node, after = found
                 entry: bytes = node.reply or self._entry(node)  # type: ignore[assignment]
-            except FileNotFoundError:  # somebody changes the layer: an entry that has gone is left out
+            except FileNotFoundError:  # another process changed the layer; leave the entry out
                 continue
             except OSError:
-                # What has been counted has to be sent. The next request starts at this entry and gets the error.
+                # Lookups of these entries have been counted, so they have to be sent. The next request starts at this entry
+                # and gets the error.
                 if parts:
                     break
                 raise
@@ -467,5 +477,5 @@ class Handlers(FileHandlers):
         return b"" if fd is None else self.async_io.sync(fd, self._unique(), data_only=False)
 
 
-#: CLOCK_REALTIME_COARSE (linux/time.h), which the time module has no name for.
+#: CLOCK_REALTIME_COARSE (linux/time.h), which the time module does not define.
 _COARSE = 5

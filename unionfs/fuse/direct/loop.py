@@ -1,8 +1,9 @@
-"""Serving without libfuse: requests are read from /dev/fuse and answered by :class:`~unionfs.fuse.direct.handlers.Handlers`.
+"""The direct server's loop: reads requests from /dev/fuse, and answers them with :class:`~unionfs.fuse.direct.handlers.Handlers`.
 
-The descriptor does not block, so that a client that is killed between readiness and read parks nobody (Corrections 6).
-After a request the loop looks for the next one some times without sleeping, as it usually follows at once, and then sleeps
-in poll(2) until there is one, a signal came, or the other end of the lifeline is gone: idle, it costs nothing.
+The descriptor is non-blocking. If a client is killed between poll(2) and read(2), its request vanishes, and a blocking read
+would hang. After each request the loop polls some times for the next one without sleeping, because it usually follows at
+once. Then it sleeps in poll(2) until a request or a signal arrives, or the other end of the lifeline is closed. An idle
+server uses no processor time.
 """
 
 from __future__ import annotations
@@ -30,20 +31,21 @@ from unionfs.vfs.filesystem import UnionFs
 
 log = Complaints(__name__)
 
-#: An exception that gets out of the loop is a bug; after this many the mount is given up rather than served by luck.
+#: An exception in the loop is a bug. After this many, the server gives up the mount.
 _MAX_RESTARTS = 100
-#: Requests after which somebody looks whether the lifeline is still there, however busy the mount is.
+#: The loop checks the lifeline after this many requests, however busy the mount is.
 _REQUESTS_PER_LOOK = 256
-#: The reply to what there is no room for.
+#: The reply that is deferred, because room may become free.
 _FULL = -errno.ENOSPC
-#: What there is no room for is tried again after so many requests, of which FORGET may make some, and no more of it waits at once.
+#: Requests that failed with ENOSPC are handled again after this many others, among which may be FORGETs that free room. At
+#: most so many of them wait.
 _REQUESTS_PER_RETRY = 64
 _MOST_TO_RETRY = 16
-#: Nanoseconds without a request that are an idle time.
+#: Nanoseconds without a request after which the mount counts as idle.
 _IDLE = 10_000_000
-#: read(2) on /dev/fuse says these of a request that is gone, or of a signal.
+#: read(2) on /dev/fuse fails with these if the request has vanished, or after a signal.
 _NOTHING_READ = frozenset((errno.EINTR, errno.ENOENT))
-#: write(2) of a reply fails with these if its caller is gone, or the mount is.
+#: write(2) of a reply fails with these if the client of the request or the mount is gone.
 _NOBODY_WAITS = CONNECTION_ENDED | {errno.ENOENT}
 
 
@@ -59,21 +61,21 @@ def serve(
     without: frozenset[Trick] = frozenset(),
     first: bytes = b"",
 ) -> int:
-    """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
+    """Serve *fs* until it is unmounted or one of the signals *ending* arrives.
 
     Args:
         fs: closed at the end.
-        fuse_fd: a /dev/fuse that has been mounted; taken over.
-        ending: blocked until served, and from the end on.
+        fuse_fd: a mounted /dev/fuse; taken over.
+        ending: signals that end the server; blocked before and after it serves.
         on_ready: called when the mount can be used.
-        lifeline: a socket whose other end's closing ends the serving, too.
-        callers_visible: process ids in requests are of this process's own pid namespace.
-        unopened: do without OPEN and OPENDIR where the kernel can.
-        without: what to do without, to see what it brings.
-        first: the kernel's first request, where it has been read.
+        lifeline: a socket; the server also ends when the other end of the socket is closed.
+        callers_visible: process ids in requests belong to this process's own pid namespace.
+        unopened: do without OPEN and OPENDIR if the kernel supports that.
+        without: optimizations to leave out, to measure their effect.
+        first: the kernel's first request, if it has been read already.
 
     Returns:
-        The exit status: 0, or 1 if the loop had to be given up.
+        The exit status: 0, or 1 if the server gave up after repeated failures of its loop.
 
     Raises:
         UnionError: the kernel is too old.
@@ -113,13 +115,16 @@ def serve(
 
 
 class _Signals:
-    """Those that have come, and a descriptor that can be read when one has."""
+    """Records arrived signals, and has a descriptor that becomes readable when one arrives.
+
+    As a context manager it installs the handlers and the wake-up descriptor, and restores the previous ones.
+    """
 
     def __init__(self, ending: frozenset[signal.Signals]) -> None:
         self.ending = ending
-        #: True once one of *ending* has come.
+        #: One of *ending* has arrived.
         self.ended = False
-        #: SIGUSR1 has come.
+        #: SIGUSR1, which requests statistics, has arrived.
         self.asked = False
         self.fd = self._writer = -1
         self._before: dict[int, object] = {}
@@ -131,7 +136,7 @@ class _Signals:
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in (*self.ending, signal.SIGUSR1):
             self._before[number] = signal.signal(number, self._note)
-        # Whoever mounted held them back: to die of one would leave a dead mount behind.
+        # The mounting process blocked these signals: a signal that kills the server would leave a dead mount behind.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.ending)
         return self
 
@@ -152,16 +157,16 @@ class _Signals:
             self.ended = True
 
     def wake(self) -> None:
-        """Make the descriptor readable, from any thread."""
+        """Make the descriptor readable; callable from any thread."""
         with self._waking:
             try:
                 if self._writer >= 0:
                     os.write(self._writer, b"\0")
             except BlockingIOError:
-                pass  # it is full, hence readable
+                pass  # the pipe is full, hence readable
 
     def drain(self) -> None:
-        """Make the descriptor unreadable again."""
+        """Empty the pipe, so that the descriptor is no longer readable."""
         try:
             while os.read(self.fd, 512):
                 pass
@@ -170,7 +175,7 @@ class _Signals:
 
 
 class _Loop:
-    """Reads, has it answered, writes."""
+    """Reads requests, passes them to the handlers, and writes the replies. It owns the /dev/fuse descriptor and the buffer."""
 
     def __init__(
         self,
@@ -188,7 +193,7 @@ class _Loop:
         self._fd = fd
         self._signals = signals
         self._on_ready: Callable[[], None] | None = on_ready
-        # Memory of its own, that is there when something large has been written into it and not before.
+        # An anonymous mapping: its pages take memory only after a large request has been written into them.
         self._buffer = mmap.mmap(-1, BUFFER)
         self._view = memoryview(self._buffer)
         self._requests = Handlers(
@@ -205,7 +210,7 @@ class _Loop:
         if Trick.THREADS not in without:
             self._requests.async_io = AsyncIo(fs, self._say, signals.wake, looks=LOOKS if spins else 0)
         self._async_io = self._requests.async_io
-        #: Requests that there was no room for, and after how many others they are tried again.
+        #: Requests that failed with ENOSPC, and the number of other requests before they are handled again.
         self._full: list[bytes] = []
         self._until_retry = 0
         fs.prepare_copies()
@@ -225,7 +230,7 @@ class _Loop:
             self._control.register(lifeline, select.POLLIN)
 
     def answer(self, request: bytes) -> None:
-        """Answer one request that has been read before: by somebody else, or to be answered later."""
+        """Handle one request that was read earlier, by :func:`~unionfs.fuse.backend.choose` or by this loop."""
         self._view[: len(request)] = request
         _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
         reply = self._requests.answer(opcode, node, len(request))
@@ -234,7 +239,7 @@ class _Loop:
         self._requests.answered()
 
     def run(self) -> None:
-        """Serve to the end."""
+        """Serve until the mount, a signal or the lifeline ends the server."""
         fd, signals = self._fd, self._signals
         into, readv, unpack = [self._buffer], os.readv, IN_HEADER.unpack_from
         view = self._view
@@ -269,7 +274,7 @@ class _Loop:
                 self._put_off(end)
             elif reply is not None:
                 reply_with(opcode, unique, reply)
-            answered()  # whoever asked goes on meanwhile
+            answered()  # the client already runs meanwhile
             if coming:
                 self._look_for_contents()
             if full:
@@ -284,7 +289,9 @@ class _Loop:
                     self._look()
 
     def _figures(self) -> dict[str, int]:
-        """Return how many waits ended while looking and asleep, and what threads have done."""
+        """Return how many waits ended while polling and while asleep, how many requests threads handled, and how many reads
+        completed while polling.
+        """
         return {
             "spun": self._spun,
             "slept": self._slept,
@@ -293,28 +300,29 @@ class _Loop:
         }
 
     def _resume(self) -> None:
-        """Answer the requests that had to wait for bytes."""
+        """Handle the requests again that were parked until contents were copied."""
         assert self._async_io is not None
         for request in self._async_io.resume():
             self.answer(request)
 
     def _look_for_contents(self) -> bool:
-        """Answer the reads whose contents have come; returns whether there was one."""
+        """Reply to the pending reads whose data has arrived; return whether there was one."""
         assert self._async_io is not None
         return self._async_io.look()
 
     def _put_off(self, end: int) -> None:
-        """Try the request that ends at *end* again when what has come meanwhile is done.
+        """Defer the request that ends at *end* in the buffer, which failed with ENOSPC, and handle it again later.
 
-        What a deleted file held is free when the kernel forgets it, and it says so after requests that were asked later
-        (fuse_dev_do_read): who deletes a file on a full disk and writes another has room, as everywhere.
+        The space of a deleted file becomes free when the kernel forgets the inode. The kernel may send this FORGET after
+        requests that were made later (fuse_dev_do_read). So a client that deletes a file on a full disk and writes another
+        one succeeds, as on other file systems.
         """
         if not self._full:
             self._until_retry = _REQUESTS_PER_RETRY
         self._full.append(bytes(self._view[:end]))
 
     def _retry(self) -> None:
-        """Answer the requests that there was no room for, whatever there is now."""
+        """Handle the requests again that failed with ENOSPC, and send whatever reply results."""
         requests, self._full[:] = self._full[:], []
         self._fs.make_room()
         for request in requests:
@@ -327,7 +335,7 @@ class _Loop:
             os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
 
     def _say(self, unique: int, reply: bytes | memoryview | int) -> None:
-        """Answer a request whose reply counts nothing, from any thread."""
+        """Send a reply that contains no lookups and no handle; callable from any thread."""
         try:
             with self._saying:
                 if not self._closed:
@@ -337,7 +345,7 @@ class _Loop:
                 log.warning("a late reply was not taken: %s", error.strerror)
 
     def close(self) -> None:
-        """Close the descriptor: what a thread has to say from now on is for nobody."""
+        """Close /dev/fuse. Replies of threads are discarded from now on."""
         with self._saying:
             self._closed = True
             os.close(self._fd)
@@ -348,7 +356,7 @@ class _Loop:
         try:
             self._put(unique, reply)
         except OSError as error:
-            # Else the kernel rejects the reply, and its caller gets an error (fuse_dev_do_write).
+            # With any other errno, the kernel rejected the reply, and the client gets an error (fuse_dev_do_write).
             if error.errno not in _NOBODY_WAITS:
                 log.warning("a reply to %s was not taken: %s", opcode, error.strerror)
             self._requests.take_back(opcode, reply)
@@ -361,7 +369,7 @@ class _Loop:
                 then()
 
     def _wait(self) -> None:
-        """Look for a request for a moment, where that pays, and then sleep until there is something to do."""
+        """Poll for a request for a moment, if that pays, and then sleep until there is something to do."""
         spins = self._busy_poll.times()
         coming = () if self._async_io is None else self._async_io.coming
         if spins:
@@ -381,7 +389,7 @@ class _Loop:
             self._busy_poll.idle()
         if self._signals.fd in ready:
             self._signals.drain()
-        # Nothing is ever sent on it after the start, so that it is readable means that the other end is gone.
+        # The other end sends nothing after the start, so a readable lifeline means that it is closed.
         if self._lifeline in ready:
             self._ended = True
 

@@ -1,4 +1,4 @@
-"""What the handlers of requests share: the request in its buffer, the state of one mount, and parts of replies."""
+"""The base of the request handlers: the buffer with the request, the state of one mount, and parts of replies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.options import Trick
 from unionfs.vfs.filesystem import UnionFs
 
-#: What a handler gives back: the body of the answer, the negative of an errno, or None where no answer is expected.
+#: The result of a handler: the body of the reply, a negative errno, or None if no reply is sent now.
 Reply = bytes | memoryview | int | None
 
-#: Where the body of a request begins.
+#: Offset of a request's body.
 BODY = IN_HEADER.size
 NS = 1_000_000_000
-#: How long something may be believed without asking, in seconds, where not for ever.
+#: Validity of names and attributes in seconds, if it is limited.
 _SECOND = 1
 _ATTR_IN_ENTRY = ENTRY_OUT.size - 88
 U64 = (1 << 64) - 1
@@ -34,26 +34,26 @@ _LAST = (1 << 63) - 1
 
 
 class Replies:
-    """The requests of one mount, which come to lie in one buffer."""
+    """The state that the handlers of one mount share. The requests are in one buffer, which the loop owns."""
 
     def __init__(self, fs: UnionFs, view: memoryview, without: frozenset[Trick]) -> None:
-        """Answer from *fs* what comes to lie at the beginning of *view*; *without*: what to do without."""
+        """Serve *fs*; each request is at the beginning of *view*. *without*: optimizations to leave out."""
         self.fs = fs
         self._inode_table = fs.inode_table
         self._view = view
         self._validity = _SECOND if Trick.VALIDITY in without else FOREVER
         self._attr_head = ATTR_OUT_HEAD.pack(self._validity, 0, 0)
         self._keeps = 0 if Trick.CONTENTS in without else FOPEN_KEEP_CACHE
-        # There is nothing to do at close(2); refused once, the kernel never asks again.
+        # There is nothing to do at close(2). After one ENOSYS, the kernel sends no more FLUSH.
         self._flushed: Reply = b"" if Trick.FLUSH in without else NOT_SERVED
         self._files: DescriptorsByInode | None = None
-        #: The kernel leaves the umask to the server; it reports which callers have no CAP_FSETID.
+        #: The kernel leaves the umask to the server (FUSE_DONT_MASK). It reports callers without CAP_FSETID.
         self._masks = self._reports_fsetid = False
-        #: FALLOCATE clears set-id bits, whoever the caller is.
+        #: FALLOCATE clears set-id bits for every caller.
         self._fallocate_kills = True
-        #: By number, which thread of a client has announced a change of a set-id file's contents (SETATTR that changes nothing).
+        #: By inode number: the client thread whose SETATTR that changes nothing announced a change of a set-id file's contents.
         self._announced: dict[int, int] = {}
-        #: Where what would have to wait goes; None: it is waited for.
+        #: Runs blocking work asynchronously; None: the server waits for it.
         self.async_io: AsyncIo | None = None
 
     def _entry(self, node: Inode) -> bytes:
@@ -70,11 +70,11 @@ class Replies:
         )  # fmt: skip
         node.reply = entry
         if isinstance(node, FileInode):
-            node.info = None  # the reply has it all
+            node.info = None  # the cached reply contains the attributes
         return entry
 
     def _known(self, node: Inode) -> bytes:
-        """Reply with *node*, of which the kernel then holds one more lookup."""
+        """Return the entry of *node* for a reply, which increases the kernel's lookup count by one."""
         entry = self._entry(node)
         node.lookups += 1
         return entry
@@ -83,11 +83,11 @@ class Replies:
         return self._attr_head + self._entry(node)[_ATTR_IN_ENTRY:]
 
     def _name(self, start: int, end: int) -> bytes:
-        """Return the string from *start* on that is the last of the request."""
+        """Return the last string of the request, which begins at *start*."""
         return bytes(self._view[start : end - 1])
 
     def _names(self, start: int, end: int) -> tuple[bytes, bytes]:
-        """Return the two strings from *start* on."""
+        """Return the two strings that begin at *start*."""
         first, _, second = bytes(self._view[start : end - 1]).partition(b"\0")
         return first, second
 
@@ -96,12 +96,12 @@ class Replies:
         return uid, gid
 
     def _pid(self) -> int:
-        """Return the thread that sends the request; 0 where the pid namespace of the mount does not have it."""
+        """Return the id of the thread that sent the request; 0 if it is not in the mount's pid namespace."""
         _, _, _, _, _, _, pid, _, _ = IN_HEADER.unpack_from(self._view)
         return int(pid)
 
     def _unique(self) -> int:
-        """Return the number of the request, by which it can be answered later."""
+        """Return the number of the request, with which its reply can be sent later."""
         _, _, unique, _, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
         return int(unique)
 
@@ -110,18 +110,20 @@ class Replies:
 
 
 def errno_of(error: OSError) -> int:
-    """Return the reply that *error* makes. ENOSYS would switch the operation off for the life of the mount (fs/fuse)."""
+    """Return the reply for *error*. ENOSYS becomes EOPNOTSUPP, because it would switch the operation off for the life of
+    the mount (fs/fuse).
+    """
     number = error.errno or errno.EIO
     return -(errno.EOPNOTSUPP if number == errno.ENOSYS else number)
 
 
 def position(offset: int) -> int:
-    """Return *offset* of a file as the signed number that it is; EINVAL for what is none."""
+    """Return *offset*, which must be a non-negative loff_t; EINVAL otherwise."""
     if offset > _LAST:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return offset
 
 
 def signed(offset: int) -> int:
-    """Return the 64 bits of *offset* as the signed number that a loff_t is."""
+    """Return the 64 bits of *offset* as a signed number, as in a loff_t."""
     return offset - (1 << 64) if offset > _LAST else offset

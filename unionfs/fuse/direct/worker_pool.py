@@ -1,7 +1,7 @@
-"""Threads for bytes: what may have to wait for a disk, so that the server goes on answering meanwhile.
+"""Worker threads for blocking I/O, so that the server answers other requests meanwhile.
 
-Metadata is never touched in one. They are made when the first of them is needed, and no more than a few: a disk serves no
-faster when more wait for it.
+Threads only move file contents and never touch metadata. The pool starts threads when work arrives, up to a small limit: a
+disk is not faster if more threads wait for it.
 """
 
 from __future__ import annotations
@@ -14,36 +14,38 @@ from unionfs._stdlib.logging import Complaints
 
 log = Complaints(__name__)
 
-#: How many wait at once.
+#: Limit of threads.
 MOST = 4
 
 Work = Callable[[], None]
 
 
 class WorkerPool:
-    """Does work in the order in which it comes, up to *most* pieces of it at once."""
+    """Runs work in the order of arrival, at most *most* pieces of it at once. It owns daemon threads, which live as long as
+    the process.
+    """
 
     def __init__(self, most: int = MOST) -> None:
-        """Start no thread yet."""
-        # No queue.SimpleQueue: a server that is confined may import nothing any more, and most mounts need none.
+        """Create a pool without threads."""
+        # No queue.SimpleQueue: a confined server can import no more modules, and most mounts do not need the pool.
         self._queue: deque[Work] = deque()
         self._queued = Semaphore(0)
         self._lock = Lock()
         self._most = most
-        #: Threads, and pieces of work that are done or wait to be.
+        #: Number of threads, and of pieces of work that run or wait.
         self._count = self._pending = 0
 
     def run(self, work: Work) -> bool:
-        """Have *work* done; False if no thread can be had for it, and nothing was done.
+        """Queue *work*; return False, and do nothing, if no thread can be started for it.
 
-        *work* deals with its errors: nobody hears of what it raises but the log.
+        *work* handles its own errors: an exception is only logged.
         """
         with self._lock:
             self._pending += 1
             if self._pending > self._count and self._count < self._most:
                 try:
                     Thread(target=self._serve, name="bytes", daemon=True).start()
-                except (RuntimeError, MemoryError):  # no more threads are allowed
+                except (RuntimeError, MemoryError):  # the limit of threads or memory is reached
                     if not self._count:
                         self._pending -= 1
                         return False
@@ -61,7 +63,7 @@ class WorkerPool:
                 work()
             except Exception:
                 log.exception("work in a thread failed")
-            # It holds descriptors and buffers of a mount that may be gone before the next comes.
+            # Free the descriptors and buffers of a mount that may end before the next work arrives.
             del work
             with self._lock:
                 self._pending -= 1

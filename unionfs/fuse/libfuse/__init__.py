@@ -1,1 +1,1 @@
-"""The server over pyfuse3 and trio, the one to read first: libfuse speaks the protocol."""
+"""The server over pyfuse3 and trio, in which libfuse implements the protocol. Read this one first."""

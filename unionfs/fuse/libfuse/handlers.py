@@ -1,8 +1,7 @@
-"""The requests of the kernel, each a few lines over the synchronous core.
+"""Handlers of FUSE requests for pyfuse3: each calls the synchronous :class:`UnionFs`.
 
-No request may kill the mount: :func:`replies` turns an OSError into its errno and anything else into a logged
-EIO. ENOSYS would switch an operation off for the life of the mount (fs/fuse), so only flush, where that is
-wanted, may answer it.
+No request may end the mount: :func:`replies` converts an OSError to its errno, and any other exception to a logged EIO.
+ENOSYS would switch an operation off for the life of the mount (fs/fuse), so only flush replies it, where that is intended.
 """
 
 from __future__ import annotations
@@ -35,14 +34,13 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds for which the kernel may keep names and attributes: for ever, as layers are immutable and this
-#: server is the only writer.
+#: Validity of names and attributes in seconds: for ever, because layers are immutable and this server is the only writer.
 _FOREVER = 1e9
 
 
 def _negative() -> EntryAttributes:
     entry = EntryAttributes()
-    entry.st_ino = 0  # "no such name", which the kernel may remember (struct fuse_entry_out)
+    entry.st_ino = 0  # no such name, which the kernel caches (struct fuse_entry_out)
     entry.entry_timeout = _FOREVER
     return entry
 
@@ -50,7 +48,7 @@ def _negative() -> EntryAttributes:
 def replies(
     handler: Callable[Concatenate[UnionOperations, P], T],
 ) -> Callable[Concatenate[UnionOperations, P], Coroutine[Any, Any, T]]:
-    """Make a handler for pyfuse3 of a plain method: counted, and with every exception turned into an errno."""
+    """Convert a plain method to a pyfuse3 handler, which counts requests and converts exceptions to an errno."""
     name = handler.__name__
 
     async def request(self: UnionOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,9 +72,7 @@ def replies(
 
 
 class UnionOperations(pyfuse3.Operations):
-    """Answers requests from a :class:`UnionFs`. Lookup counts move here, where a reply names a node, and
-    nowhere else.
-    """
+    """Handles the requests of one mount. Only these methods increase lookup counts, when a reply names an inode."""
 
     enable_writeback_cache = False
     supports_dot_lookup = False
@@ -88,10 +84,10 @@ class UnionOperations(pyfuse3.Operations):
         """Serve *fs*.
 
         Args:
-            fs: what is served.
-            masks: the umask of callers is left to us (FUSE_DONT_MASK).
-            connection: the /dev/fuse of the mount, for notifications; None where there is none.
-            callers_visible: process ids in requests are of this process's own pid namespace.
+            fs: the file system.
+            masks: the kernel leaves the umask to the server (FUSE_DONT_MASK).
+            connection: the /dev/fuse of the mount, for notifications; None if there is none.
+            callers_visible: process ids in requests belong to this process's own pid namespace.
         """
         super().__init__()
         self.enable_acl = fs.acls
@@ -100,7 +96,7 @@ class UnionOperations(pyfuse3.Operations):
         self._none = _negative()
         self._notifier = KernelNotifier(fs.inode_table, connection)
         self._callers_visible = callers_visible
-        #: How many requests of each kind came.
+        #: Number of requests by kind.
         self.requests: Counter[str] = Counter()
 
     # -- replies -----------------------------------------------------------------------------------
@@ -126,12 +122,12 @@ class UnionOperations(pyfuse3.Operations):
         entry.st_ctime_ns = shown.ctime_ns
         node.reply = entry
         if isinstance(node, FileInode):
-            node.info = None  # the reply has it all, in a third of the memory
+            node.info = None  # the cached reply contains the attributes, in a third of the memory
         self._notifier.check()
         return entry
 
     def _known(self, node: Inode) -> EntryAttributes:
-        """Reply with *node*, of which the kernel then holds one more lookup."""
+        """Return the entry of *node* for a reply, which increases the kernel's lookup count by one."""
         entry = self._entry(node)
         node.lookups += 1
         return entry
@@ -140,14 +136,14 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """Find a name; that there is none is worth remembering, too."""
+        """Look up a name. The kernel caches it, even if it does not exist."""
         try:
             return self._known(self.fs.inode_table.lookup(self.fs.inode_table.directory(parent_inode), name))
         except FileNotFoundError:
             return self._none
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """Take lookups back. Never fails: pyfuse3 calls this outside the handling of errors."""
+        """Decrease lookup counts. Never fails: pyfuse3 calls this without handling exceptions."""
         self.requests["forget"] += len(inode_list)
         try:
             for inode, count in inode_list:
@@ -160,14 +156,14 @@ class UnionOperations(pyfuse3.Operations):
     def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        """Make a file or special file."""
+        """Create a file or special file."""
         directory = self.fs.inode_table.directory(parent_inode)
         mode = self._masked(directory, mode, ctx)
         return self._known(self.fs.names.mknod(directory, name, mode, rdev, (ctx.uid, ctx.gid)))
 
     @replies
     def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        """Make a directory."""
+        """Create a directory."""
         directory = self.fs.inode_table.directory(parent_inode)
         mode = self._masked(directory, mode, ctx)
         return self._known(self.fs.names.mkdir(directory, name, mode, (ctx.uid, ctx.gid)))
@@ -177,7 +173,7 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        """Make a symbolic link."""
+        """Create a symbolic link."""
         directory = self.fs.inode_table.directory(parent_inode)
         return self._known(self.fs.names.symlink(directory, name, target, (ctx.uid, ctx.gid)))
 
@@ -185,7 +181,7 @@ class UnionOperations(pyfuse3.Operations):
     def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        """Make a hard link."""
+        """Create a hard link."""
         directory = self.fs.inode_table.directory(new_parent_inode)
         return self._known(self.fs.names.link(self.fs.inode_table.file(inode), directory, new_name))
 
@@ -245,7 +241,7 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def statfs(self, ctx: RequestContext) -> StatvfsData:
-        """Return the figures of the file system."""
+        """Return the statistics of the file system."""
         info = self.fs.statfs()
         data = StatvfsData()
         for field in (
@@ -266,7 +262,7 @@ class UnionOperations(pyfuse3.Operations):
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute."""
         self.fs.setxattr(inode, os.fsdecode(name), value)
-        # FUSE_SETXATTR_EXT, by which the kernel would say it, is libfuse's to understand.
+        # libfuse does not support FUSE_SETXATTR_EXT, with which the kernel would report callers outside the group.
         if name == ACCESS_ACL and ctx.uid != 0:
             drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid if self._callers_visible else None)
 
@@ -289,30 +285,30 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        """Open a file. What the kernel has of its contents stays good: nobody else writes."""
+        """Open a file. The kernel's cached contents stay valid: this server is the only writer."""
         return FileInfo(fh=self.fs.open(inode, flags), keep_cache=True)
 
     @replies
     def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        """Make a file and open it."""
+        """Create a file and open it."""
         mode = self._masked(self.fs.inode_table.directory(parent_inode), mode, ctx)
         handle, node = self.fs.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
         return FileInfo(fh=handle, keep_cache=True), self._known(node)
 
     @replies
     def read(self, fh: int, off: int, size: int) -> bytes:
-        """Read."""
+        """Read from a file."""
         return self.fs.read(fh, off, size)
 
     @replies
     def write(self, fh: int, off: int, buf: bytes) -> int:
-        """Write."""
+        """Write to a file."""
         return self.fs.write(fh, off, buf)
 
     async def flush(self, fh: int) -> None:
-        """Say once that there is nothing to do at close(2): the kernel never asks again."""
+        """Reply ENOSYS: there is nothing to do at close(2), and the kernel sends no more FLUSH."""
         raise FUSEError(errno.ENOSYS)
 
     @replies
@@ -322,7 +318,7 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def fsync(self, fh: int, datasync: bool) -> None:
-        """Bring a file to disk."""
+        """Sync a file."""
         self.fs.fsync(fh, data_only=datasync)
 
     # -- directories -------------------------------------------------------------------------------
@@ -334,9 +330,7 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """List entries with their attributes; the kernel then knows each of the nodes, except those of ``.``
-        and ``..``.
-        """
+        """List entries with their attributes. This increases the lookup count of each inode, except those of ``.`` and ``..``."""
         replied = False
         entries = self.fs.entries(fh, start_id)
         while True:
@@ -346,10 +340,10 @@ class UnionOperations(pyfuse3.Operations):
                     return
                 name, node, after = found
                 entry = self._entry(node)
-            except FileNotFoundError:  # somebody changes the layer: an entry that has gone is left out
+            except FileNotFoundError:  # another process changed the layer; leave the entry out
                 continue
             except OSError:
-                # What is in the buffer counts as seen by the kernel, so it has to be sent. The next request starts
+                # The kernel counts the entries in the buffer as lookups, so they have to be sent. The next request starts
                 # at this entry and gets the error.
                 if replied:
                     return
@@ -368,5 +362,5 @@ class UnionOperations(pyfuse3.Operations):
 
     @replies
     def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Bring a directory to disk."""
+        """Sync a directory."""
         self.fs.fsyncdir(fh)

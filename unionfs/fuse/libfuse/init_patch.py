@@ -1,10 +1,11 @@
-"""The first exchange on a connection, in which kernel and server agree on what they can do.
+"""Patch the reply to INIT, with which kernel and server negotiate their features.
 
-libfuse answers it, and pyfuse3 has no say in most of what is agreed on. So the two are introduced by us: pyfuse3
-gets a socket in the place of /dev/fuse; the kernel's INIT is forwarded, libfuse's answer completed and sent on, and
-then the real descriptor takes the socket's place under the same number (Corrections 1). The layouts are those of
-linux/fuse.h: ``fuse_in_header`` (40 bytes) before ``fuse_init_in``, ``fuse_out_header`` (16 bytes) before
-``fuse_init_out``; ``flags`` is the fourth number of both.
+libfuse sends this reply, and pyfuse3 does not expose most of its flags. So pyfuse3 gets a socket in place of /dev/fuse. The
+kernel's INIT is forwarded to the socket. Flags are added to libfuse's reply, which is then sent to the kernel. At last
+dup2(2) replaces the socket by the /dev/fuse descriptor, under the same number.
+
+The layouts are those of linux/fuse.h: ``fuse_in_header`` (40 bytes) precedes ``fuse_init_in``, and ``fuse_out_header`` (16
+bytes) precedes ``fuse_init_out``; ``flags`` is the fourth integer of both.
 """
 
 from __future__ import annotations
@@ -15,17 +16,16 @@ import struct
 
 from unionfs._stdlib.dataclasses import dataclass
 
-#: The umask is ours to apply: a default ACL takes its place (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
+#: The server applies the umask, because a default ACL replaces it (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
 FUSE_DONT_MASK = 1 << 6
-#: The targets of symbolic links may be kept.
+#: The kernel may cache the targets of symbolic links.
 FUSE_CACHE_SYMLINKS = 1 << 23
-#: Set-id bits and capabilities go by themselves when contents change, so that the kernel need not ask before each
-#: write whether there are any.
+#: The server clears set-id bits and capabilities when contents change. So the kernel need not look for them before each write.
 FUSE_HANDLE_KILLPRIV_V2 = 1 << 28
 
 WANTED = FUSE_DONT_MASK | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2
 
-#: FUSE_MIN_READ_BUFFER, what the kernel wants to be read with; INIT is far shorter.
+#: FUSE_MIN_READ_BUFFER: the kernel refuses reads with a smaller buffer. INIT is far shorter.
 _BUFFER = 8192
 _FLAGS_OF_REQUEST = 40 + 12
 _FLAGS_OF_REPLY = 16 + 12
@@ -33,9 +33,9 @@ _FLAGS_OF_REPLY = 16 + 12
 
 @dataclass(slots=True)
 class InitExchange:
-    """One connection between its first request and the answer to it."""
+    """A connection between the kernel's INIT and the reply. It owns /dev/fuse and both ends of the socket pair."""
 
-    #: What pyfuse3 is to serve; later the connection itself.
+    #: The descriptor that pyfuse3 serves: a socket first, /dev/fuse after :meth:`finish`.
     fd: int
     _fuse_fd: int
     _far_end: socket.socket
@@ -43,13 +43,16 @@ class InitExchange:
 
     @property
     def agreed(self) -> int:
-        """Which of WANTED this kernel knows."""
+        """The flags of WANTED that the kernel supports."""
         return self._offered & WANTED
 
     def finish(self) -> None:
-        """Send the answer on. To be called when libfuse has given it; what comes after goes past us."""
+        """Send libfuse's reply to the kernel with the additional flags, and put /dev/fuse in the socket's place.
+
+        To be called after libfuse has written its reply. Later requests go to libfuse directly.
+        """
         reply = bytearray(self._far_end.recv(_BUFFER))
-        if len(reply) >= _FLAGS_OF_REPLY + 4:  # else it is an error, which has no flags
+        if len(reply) >= _FLAGS_OF_REPLY + 4:  # a shorter reply is an error and has no flags
             (flags,) = struct.unpack_from("=I", reply, _FLAGS_OF_REPLY)
             struct.pack_into("=I", reply, _FLAGS_OF_REPLY, flags | self.agreed)
         os.write(self._fuse_fd, reply)
@@ -57,7 +60,7 @@ class InitExchange:
         self.close()
 
     def close(self) -> None:
-        """Let go of what only the exchange needed."""
+        """Close the descriptors that only the exchange needs."""
         self._far_end.close()
         if self._fuse_fd >= 0:
             os.close(self._fuse_fd)
@@ -65,12 +68,12 @@ class InitExchange:
 
 
 def begin(fuse_fd: int, request: bytes = b"") -> InitExchange:
-    """Take over the mounted *fuse_fd* and wait for the kernel's first request, which the mount has already caused.
+    """Take over the mounted *fuse_fd*, and wait for INIT, which the kernel sends at the mount.
 
-    *request* is that, where it has been read.
+    *request* is the INIT request, if it has been read already.
 
     Raises:
-        OSError: ENODEV if it has been unmounted in the meantime.
+        OSError: ENODEV if the file system has been unmounted meanwhile.
     """
     try:
         request = request or os.read(fuse_fd, _BUFFER)

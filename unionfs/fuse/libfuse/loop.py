@@ -1,4 +1,4 @@
-"""The serving loop: from a :class:`~unionfs.vfs.filesystem.UnionFs` and a mounted /dev/fuse to the end of the mount."""
+"""The pyfuse3 server's loop: serves a :class:`~unionfs.vfs.filesystem.UnionFs` over a mounted /dev/fuse until the unmount."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from unionfs.vfs.filesystem import UnionFs
 
 log = logging.getLogger(__name__)
 
-#: An exception that gets out of pyfuse3's loop is a bug; after this many the mount is given up rather than
-#: served by luck.
+#: An exception from pyfuse3's loop is a bug. After this many, the server gives up the mount.
 _MAX_RESTARTS = 100
 
 
@@ -34,22 +33,22 @@ def serve(
     callers_visible: bool = True,
     first: bytes = b"",
 ) -> int:
-    """Serve *fs* until it is unmounted or one of the signals *ending* asks for the end.
+    """Serve *fs* until it is unmounted or one of the signals *ending* arrives.
 
     Args:
         fs: closed at the end.
-        fuse_fd: a /dev/fuse that has been mounted; taken over.
-        ending: blocked until served, and from the end on.
+        fuse_fd: a mounted /dev/fuse; taken over.
+        ending: signals that end the server; blocked before and after it serves.
         on_ready: called when the mount can be used.
-        lifeline: a socket whose other end's closing ends the serving, too.
-        callers_visible: process ids in requests are of this process's own pid namespace.
-        first: the kernel's first request, where it has been read.
+        lifeline: a socket; the server also ends when the other end of the socket is closed.
+        callers_visible: process ids in requests belong to this process's own pid namespace.
+        first: the kernel's first request, if it has been read already.
 
     Returns:
-        The exit status: 0, or 1 if the loop had to be given up.
+        The exit status: 0, or 1 if the server gave up after repeated failures of its loop.
 
     Raises:
-        OSError: the descriptor is of no mount, or the kernel could not be answered.
+        OSError: the descriptor belongs to no mount, or the reply to the kernel could not be written.
     """
     try:
         connection = begin(fuse_fd, first)
@@ -71,7 +70,7 @@ def serve(
         try:
             connection.finish()
         except OSError as error:
-            # Nobody would ask us anything: the kernel waits for this answer first.
+            # The kernel waits for this reply and would send no request, so give up.
             refused.append(error)
             raise
         on_ready()
@@ -84,7 +83,7 @@ def serve(
         raise
     try:
         status = trio.run(_main, operations, ending, introduced, lifeline, refused)
-        # ENOENT: the kernel has dropped its first request, as it was unmounted meanwhile.
+        # ENOENT: the file system was unmounted meanwhile, so the kernel has dropped its INIT request.
         if refused and refused[0].errno not in CONNECTION_ENDED | {errno.ENOENT}:
             raise refused[0]
         return 0 if refused else status
@@ -116,7 +115,7 @@ async def _main(
 async def _serve_until_unmounted(refused: list[OSError]) -> int:
     for _ in range(_MAX_RESTARTS):
         try:
-            # One worker: handlers never wait, so a second one would only be scheduled in between.
+            # One worker: handlers never wait, so a second one would only add scheduling.
             await pyfuse3.main(max_tasks=1)
         except Exception as error:
             if refused:
@@ -130,7 +129,7 @@ async def _serve_until_unmounted(refused: list[OSError]) -> int:
 
 
 def _says_ended(error: BaseException) -> bool:
-    """Tell whether *error*, or each error of a group, is a read of the connection that failed because that has ended."""
+    """Return whether *error*, or each error of an exception group, is a read that failed because the connection has ended."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_says_ended, error.exceptions))
     return isinstance(error, OSError) and error.errno in CONNECTION_ENDED
@@ -138,7 +137,7 @@ def _says_ended(error: BaseException) -> bool:
 
 async def _handle_signals(operations: UnionOperations, ending: frozenset[signal.Signals]) -> None:
     with trio.open_signal_receiver(*ending, signal.SIGUSR1) as signals:
-        # Whoever mounted held them back: to die of one would leave a dead mount behind.
+        # The mounting process blocked these signals: a signal that kills the server would leave a dead mount behind.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
         try:
             async for number in signals:
@@ -151,6 +150,6 @@ async def _handle_signals(operations: UnionOperations, ending: frozenset[signal.
 
 
 async def _end_with(lifeline: int) -> None:
-    # Nothing is ever sent on it after the start, so that it is readable means that the other end is gone.
+    # The other end sends nothing after the start, so a readable lifeline means that it is closed.
     await trio.lowlevel.wait_readable(lifeline)
     pyfuse3.terminate()

@@ -1,9 +1,9 @@
-"""Waiting for requests: awake for a moment, then lightly asleep, and only then parked in trio.
+"""Wait for requests: poll first, then sleep for a millisecond in poll(2), and only then wait in trio.
 
-A request costs a wake-up of a sleeping processor and a round through trio's scheduler, together several times what
-answering it costs. Requests come in bursts, so after one the server looks for the next by itself: a few polls without
-sleeping, then one of a millisecond, and only when nothing came does it hand the wait to trio, which costs nothing while
-idle. trio still runs everything else: it gets a checkpoint each millisecond or 64 requests.
+A request costs a wake-up of a sleeping processor and a pass through trio's scheduler. Together they cost several times as
+much as answering it. Requests come in bursts, so after each one the server waits for the next by itself: some polls without
+sleeping, then one of a millisecond. Only if no request came does it wait in trio, which costs nothing while idle. trio
+still runs everything else: it gets a checkpoint every millisecond or 64 requests.
 
 pyfuse3 reaches trio through its module attribute ``trio``, which :mod:`pyfuse3.asyncio` replaces in the same way.
 """
@@ -21,25 +21,25 @@ import trio
 
 from unionfs.fuse.busy_poll import SPINS, BusyPoll
 
-#: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor with the interpreter's lock
-#: held; a client that is killed between readiness and read takes its request along, and the read waits for the
-#: next one. A signal ends the wait (EINTR).
+#: Seconds between two ticks while requests come. pyfuse3 reads a blocking descriptor and keeps the interpreter's lock. If a
+#: client is killed between poll(2) and read(2), its request vanishes, and the read waits for the next one. The tick's
+#: signal interrupts this read (EINTR).
 _TICK = 0.02
-#: Milliseconds of the poll that sleeps.
+#: Milliseconds of the poll(2) that sleeps.
 _NAP = 1
 _REQUESTS_PER_CHECKPOINT = 64
 _SECONDS_PER_CHECKPOINT = 0.001
 
 
 class RequestWait:
-    """Stands in for ``trio.lowlevel`` in pyfuse3."""
+    """Replaces ``trio.lowlevel`` in pyfuse3. It owns the poll object and the tick timer."""
 
     def __init__(self, *, spins: int | None = None, after_first: Callable[[], None] | None = None) -> None:
         """Wait for requests.
 
         Args:
-            spins: times to look before sleeping; None finds out: not at all on one processor, where nobody would
-                answer.
+            spins: polls before sleeping; None: the default, or 0 on a machine with one processor, where no client can run
+                meanwhile.
             after_first: called once, when the first request has been answered.
         """
         self._after_first = after_first
@@ -51,15 +51,15 @@ class RequestWait:
         self._closed = False
         self._since_checkpoint = 0
         self._checkpoint_at = 0.0
-        #: Waits that ended while spinning, while napping, and in trio; for the statistics.
+        #: Waits that ended while polling, in the short sleep, and in trio; for the statistics.
         self.spun = self.napped = self.parked = 0
 
     def __getattr__(self, name: str) -> object:
-        """Be ``trio.lowlevel`` in everything else."""
+        """Return the attribute of ``trio.lowlevel``."""
         return getattr(trio.lowlevel, name)
 
     def notify_closing(self, fd: int) -> None:
-        """Learn that the session is to end; a wait that is not parked would not be told."""
+        """Note that the session ends. trio would only notify a wait that is in trio."""
         self._closed = True
         trio.lowlevel.notify_closing(fd)
 
@@ -67,7 +67,7 @@ class RequestWait:
         """Wait until a request can be read from *fd*.
 
         Raises:
-            trio.ClosedResourceError: the session is to end.
+            trio.ClosedResourceError: the session ends.
         """
         if self._after_first is not None and self._started:
             then, self._after_first = self._after_first, None
@@ -115,30 +115,30 @@ class RequestWait:
 
 
 class _NoLock:
-    """Stands in for the lock around the wait: there is one worker, and no handler waits for anything."""
+    """Replaces the lock around the wait: there is one worker, and no handler waits."""
 
     async def __aenter__(self) -> None:
-        """Have it at once."""
+        """Acquire nothing."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let it go."""
+        """Release nothing."""
 
 
 class TrioForPyfuse3:
-    """What pyfuse3 sees as its module ``trio``."""
+    """Replaces the module ``trio`` in pyfuse3."""
 
     Lock = _NoLock
 
     def __init__(self, after_first: Callable[[], None]) -> None:
-        """Wait as :class:`RequestWait` does."""
+        """Create the replacement of ``trio.lowlevel``; see :class:`RequestWait`."""
         self.lowlevel = RequestWait(after_first=after_first)
 
     def __getattr__(self, name: str) -> object:
-        """Be trio in everything else."""
+        """Return the attribute of ``trio``."""
         return getattr(trio, name)
 
 
 def ignore_tick(_signum: int, _frame: FrameType | None) -> None:
-    """Interrupt a blocking read; that is all the tick is for."""
+    """Do nothing: the signal's only purpose is to interrupt a blocking read."""
