@@ -1,1 +1,1 @@
-"""The writable layer: each change of it on disk, the marks that it leaves, and what it may take."""
+"""The writable layer: changes on disk, deletion marks, recorded formats, permissions and quota."""

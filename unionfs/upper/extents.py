@@ -1,4 +1,4 @@
-"""Which ranges of a file have blocks: what a write into it is going to take."""
+"""Find the ranges of a file that have no blocks, to know how many blocks a write is going to take."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _FIEMAP = struct.Struct("=QQIIII")
 #: struct fiemap_extent: fe_logical, fe_physical, fe_length, reserved, fe_flags, reserved.
 _EXTENT = struct.Struct("=QQQ16xI12x")
 _LAST = 0x1  # FIEMAP_EXTENT_LAST
-#: Extents that one call returns.
+#: Number of extents that one call returns.
 _MOST = 64
 _NO_FIEMAP = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EPERM))
 
 
 def unallocated(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each range between *start* and *end* of the open file *fd* for which no blocks are allocated.
+    """Yield start and end of each range between *start* and *end* of the open file *fd* that has no allocated blocks.
 
-    Blocks that fallocate(2) has allocated count, where the file system reports extents (FIEMAP). Elsewhere, as on tmpfs,
-    they are holes (SEEK_DATA of lseek(2)).
+    If the file system reports extents (FIEMAP), blocks allocated by fallocate(2) count as allocated. On other file systems,
+    such as tmpfs, the ranges are the holes (SEEK_DATA of lseek(2)).
     """
     at = start
     for first, after in _allocated(fd, start, end):
@@ -70,7 +70,7 @@ def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
             first = os.lseek(fd, at, os.SEEK_DATA)
             at = os.lseek(fd, first, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # nothing but a hole from there on
+            if error.errno != errno.ENXIO:  # ENXIO: only a hole follows
                 raise
             return
         yield first, at

@@ -1,12 +1,12 @@
-"""The form in which a writable layer records what it changes, found out when the layer is opened.
+"""Determine which marks a writable layer can hold, and record their format in the layer.
 
-Two attributes on the layer's root say what a reader has to expect:
+Two extended attributes of the layer's root directory tell readers which marks to expect:
 
-* ``user.unionfs.whiteouts``: ``overlay``, ``overlay-trusted`` or ``aufs``, the format that the layer was begun with
-  when it was empty. In the overlay formats ``.wh.`` names are ordinary ones; in ``overlay-trusted``, which root
-  writes as kernel OverlayFS reads it without ``userxattr``, marks are ``trusted.overlay.*``, which nobody else sees.
-* ``user.unionfs.features``: which of ``redirect``, ``metacopy`` and ``override_stat`` occur in it. Asking each object
-  for marks that cannot be there would cost as much as everything else about a lookup. Set before the first one.
+* ``user.unionfs.whiteouts``: ``overlay``, ``overlay-trusted`` or ``aufs``, the format chosen when the layer was empty. In
+  the overlay formats, names that begin with ``.wh.`` are ordinary names. Root writes ``overlay-trusted``, like kernel
+  OverlayFS without ``userxattr``: marks are ``trusted.overlay.*``, which only root can see.
+* ``user.unionfs.features``: which of ``redirect``, ``metacopy`` and ``override_stat`` occur in the layer. It is set before
+  the first such mark is made. Without it, a lookup would look for marks on every object, and take twice as long.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ _FORMAT_XATTR = "user.unionfs.whiteouts"
 _FEATURES_XATTR = "user.unionfs.features"
 _TRUSTED_FORMAT = "overlay-trusted"
 _FEATURES = frozenset(("redirect", "metacopy", "override_stat"))
-#: errno values that mean "this file system, or this account, cannot hold that".
+#: errno values which mean that the file system or this user cannot hold the mark.
 _CANNOT = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS))
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedFormat:
-    """What was asked for; None leaves it to what is recorded, and then to what works."""
+    """The format that the caller requests. For None, the recorded format is used, or else one that works."""
 
     whiteouts: WhiteoutFormat | None = None
-    #: Write ``user.overlay.*`` also as root (the kernel's ``userxattr``).
+    #: Write ``user.overlay.*`` also as root (``userxattr`` of kernel OverlayFS).
     user_marks: bool = False
-    #: Rename directories of lower layers by a redirect; otherwise that is EXDEV.
+    #: Rename directories of lower layers with a redirect; without, such a rename fails with EXDEV.
     redirect: bool = True
-    #: Honour redirects and copies of metadata that are there.
+    #: Follow existing redirects and metacopies.
     follow: bool = True
-    #: Copy metadata alone where contents do not change.
+    #: Copy only metadata if contents do not change.
     metacopy: bool = True
-    #: Keep owners, modes and types in an attribute; None: where the server owns a single id.
+    #: Keep owners, modes and types in an attribute; None: if the server owns a single id.
     override_stat: bool | None = None
 
 
-#: Whatever is recorded, and then whatever works.
+#: The recorded format, or else one that works.
 ANY_FORMAT = WantedFormat()
 
 
 class LayerFormat:
-    """What one writable layer can hold, and how."""
+    """The format of one writable layer. :func:`open_format` creates it; the layer belongs to the caller."""
 
     def __init__(self, layer: Layer, whiteouts: WhiteoutFormat, prefix: str, *, marks: bool) -> None:
-        """Describe *layer*: *prefix* of the marks it gets, if it can hold *marks* at all."""
+        """Describe *layer*. *prefix* is that of new marks; *marks* is whether the layer can hold any."""
         self._layer = layer
         self.whiteouts = whiteouts
         self.prefix = prefix
@@ -68,7 +68,7 @@ class LayerFormat:
         self.redirect = self.metacopy = False
 
     def use_feature(self, name: str) -> None:
-        """Record, before the first such mark is made, that the layer has marks of the feature *name*."""
+        """Record that the layer has marks of the feature *name*; called before the first such mark is made."""
         if self.has_feature(name):
             return
         policy = self._layer.policy
@@ -77,7 +77,7 @@ class LayerFormat:
         self._layer.policy = replace(policy, **{name: True}, user_marks=bool(used & {"redirect", "metacopy"}))
 
     def has_feature(self, name: str) -> bool:
-        """Return whether it is recorded that the layer has such marks."""
+        """Return whether the layer's record contains the feature."""
         policy = self._layer.policy
         return bool(getattr(policy, name)) and (policy.user_marks or name == "override_stat")
 
@@ -85,15 +85,19 @@ class LayerFormat:
         os.setxattr(self._layer.root.proc_path(), name, value.encode())
 
     def read(self, name: str) -> str | None:
-        """Return the attribute *name* of the layer's root; None where it has none."""
+        """Return the attribute *name* of the layer's root; None if it has none."""
         return _read(self._layer.root.proc_path(), name)
 
     def settle(self, wanted: WantedFormat, *, shared: bool, single_id: bool | None) -> None:
-        """Decide which marks are honoured in the layer, and record it.
+        """Decide which marks are honoured in the layer, and record the format.
 
-        ``.wh.`` names are ordinary ones only where none can be a mark: the layer was empty when the overlay format
-        was chosen for it, and it was never written in another since. *shared*: kernel OverlayFS has written to it,
-        too, and keeps no record of features. *single_id*: the server owns a single id; None reads that from /proc.
+        ``.wh.`` names are ordinary names only if none of them can be a mark: the overlay format was chosen when the layer
+        was empty, and the layer was never written in another format since.
+
+        Args:
+            wanted: the requested format.
+            shared: kernel OverlayFS has written to the layer, too; it does not record features.
+            single_id: the server owns a single id; None reads that from /proc.
         """
         recorded = self.read(_FORMAT_XATTR)
         own = _TRUSTED_FORMAT if self._is_trusted() else self.whiteouts.value
@@ -128,12 +132,12 @@ class LayerFormat:
 def open_format(
     layer: Layer, scratch_fd: int, wanted: WantedFormat, *, shared: bool, single_id: bool | None = None
 ) -> LayerFormat:
-    """Find out what *layer* can hold, trying it in the empty directory *scratch_fd* of its file system.
+    """Determine what *layer* can hold, by trying it in the empty directory *scratch_fd* of the same file system.
 
     *shared* and *single_id* are those of :meth:`LayerFormat.settle`.
 
     Raises:
-        UnionError: what was asked for, or recorded, does not work here.
+        UnionError: the requested or recorded format does not work here.
     """
     form = LayerFormat(layer, WhiteoutFormat.AUFS, USER_PREFIX, marks=False)
     recorded = form.read(_FORMAT_XATTR)
@@ -160,11 +164,11 @@ def open_format(
 
 
 def lower_policy(root_fd: int, wanted: WantedFormat) -> MarkPolicy:
-    """Find out which marks count in the lower layer of the directory *root_fd*.
+    """Return which marks count in the lower layer with the root directory *root_fd*.
 
-    What it records itself is believed where the directory is root's or our own, as with kernel OverlayFS: whoever names
-    a directory as a layer vouches for it. *wanted* may say otherwise (``redirect_dir=nofollow``), and that all layers
-    keep owners in attributes.
+    The layer's own record is trusted if root or this user owns the directory. Kernel OverlayFS does the same: the user who
+    names a directory as a layer vouches for it. *wanted* may turn redirects off (``redirect_dir=nofollow``), and may
+    declare that all layers keep owners in attributes.
     """
     ours = os.fstat(root_fd).st_uid in (0, os.geteuid())
     recorded, features = (
@@ -182,10 +186,10 @@ def _features(recorded: str | None) -> frozenset[str]:
 
 
 def _policy(used: frozenset[str], *, plain: bool, marked: bool, follow: bool) -> MarkPolicy:
-    """Say what counts in a layer with the features *used*.
+    """Return which marks count in a layer with the features *used*.
 
-    *plain*: ``.wh.`` names are ordinary ones. *marked*: somebody else may have written to it, who keeps no record;
-    then ``redirect`` and ``metacopy`` count as root has them, which nobody else can forge.
+    *plain*: ``.wh.`` names are ordinary names. *marked*: another program, which records no features, may have written to
+    the layer. Then ``redirect`` and ``metacopy`` count in root's format (trusted.overlay), which no other user can forge.
     """
     return MarkPolicy(
         overlay=True,
@@ -216,8 +220,9 @@ def _whiteouts_of(recorded: str | None) -> WhiteoutFormat | None:
 
 
 def _works(attempt: Callable[[int, str], None], scratch_fd: int, prefix: str) -> bool:
-    """Tell whether *attempt* works. Where there is no room to find out it is taken to, as nearly everywhere: somebody
-    mounts this to make room, and a mark that cannot be made is an error later.
+    """Return whether *attempt* works. Without room for the attempt, assume that it does: nearly every file system supports it.
+
+    The user may mount a full disk to make room. If the assumption is wrong, making a mark fails later.
     """
     try:
         attempt(scratch_fd, prefix)
@@ -241,8 +246,8 @@ def _remove(dirfd: int, name: bytes) -> None:
 def _try_mark(dirfd: int, prefix: str) -> None:
     """Mark a directory and a file.
 
-    First what is there already, which takes no room: who may make no such mark is told so on a full disk, too. Else root of a
-    user namespace would take marks for its own, and record them, that it cannot even see.
+    First mark the existing directory, which takes no room: so even a full disk reports that the process may not make such
+    marks. Otherwise root of a user namespace would choose and record marks that it cannot even see.
     """
     scratch = b"/proc/self/fd/%d" % dirfd
     os.setxattr(scratch, prefix + OPAQUE, b"y")
@@ -254,10 +259,10 @@ def _try_mark(dirfd: int, prefix: str) -> None:
 
 
 def _try_whiteouts(dirfd: int, _prefix: str) -> None:
-    """Make a whiteout, and move it without a moment in between.
+    """Make a whiteout, and move it atomically.
 
-    An unprivileged device 0:0 wants Linux 5.8 and a file system that has it; RENAME_EXCHANGE and RENAME_WHITEOUT
-    are not everywhere either.
+    An unprivileged device 0:0 requires Linux 5.8 and a file system that supports it. Not all file systems support
+    RENAME_EXCHANGE and RENAME_WHITEOUT.
     """
     os.mknod(b"device", stat.S_IFCHR, 0, dir_fd=dirfd)
     os.mkdir(b"directory", 0o700, dir_fd=dirfd)

@@ -1,24 +1,23 @@
-"""The index of copied-up objects.
+"""The link index: records hard links and inode numbers of copied-up objects.
 
-It keeps hard links whole and inode numbers constant over copy-up, forgetting and remounts. It lives in the work
-directory (``WORK/unionfs``) and belongs to the upper layer. These facts are kept:
+It keeps hard links together, and inode numbers constant over copy-up, forgetting and remounts. It is in the work directory
+(``WORK/unionfs``) and belongs to the upper layer. It records these facts:
 
-* **origin**: each regular file that was copied up carries ``user.unionfs.origin=GENERATION:NUMBER``, the inode
-  number that it had before.
-* **copies**: the copy of a lower file with several names, and of anything but a regular file (Linux has no
-  ``user.*`` attributes on those), has one more link, ``index/NUMBER.COUNT.BORN``. COUNT is how many of its lower names
-  are not yet links of the copy; a lookup of such a name finds the copy by the number. The visible link count is
-  the copy's, less the index's own link, plus COUNT.
-* **lost names**: ``index/NUMBER-COUNT.BORN``, an empty file, says that COUNT names of a lower file, which was not
-  copied up, have been deleted. The visible link count is the file's less COUNT.
+* **origin**: each copied-up regular file has the attribute ``user.unionfs.origin=GENERATION:NUMBER``, its inode number
+  before the copy-up.
+* **copies**: an additional link ``index/NUMBER.COUNT.BORN`` of the copy. There is one for each copied-up lower file with
+  several names, and for each object that is not a regular file (Linux has no ``user.*`` attributes on those). COUNT is how
+  many of its lower names are not yet links of the copy; a lookup of such a name finds the copy by the number. The visible
+  link count is that of the copy, minus the index's own link, plus COUNT.
+* **lost names**: an empty file ``index/NUMBER-COUNT.BORN``. COUNT names of a lower file without a copy have been deleted.
+  The visible link count is that of the lower file minus COUNT.
 
-BORN is the birth time of the lower object, and left away where none is known. The owner of a layer may replace
-files in it between two mounts, and the new ones get the numbers of the old: a fact about an object of another birth
-time is dropped when a lookup meets the new one.
+BORN is the birth time of the lower object, and is omitted if unknown. The owner of a layer may replace files between two
+mounts, and the new files may get the inode numbers of the old ones. If a lookup meets an object with another birth time, it
+drops the recorded fact.
 
-GENERATION names the stack of lower layers under which the facts were written. Over another stack they mean
-nothing and are dropped. Entries whose NUMBER lasts for this mount only start with ``t`` and are dropped at the
-next.
+GENERATION identifies the stack of lower layers under which the facts were recorded. Under another stack, they are dropped.
+Entries with a NUMBER that is valid for this mount only begin with ``t``, and are dropped at the next mount.
 """
 
 from __future__ import annotations
@@ -36,30 +35,32 @@ from unionfs.types import Ino
 
 ORIGIN_XATTR = "user.unionfs.origin"
 _STACK_FILE = b"stack"
-#: A link that is about to become an entry; no entry is called so.
+#: The temporary name of a link that is about to become an entry; no entry has this name.
 _NEW = b"new"
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Begins entries whose number lasts for this mount only.
+#: Prefix of entries whose number is valid for this mount only.
 _PASSING = b"t"
-#: What comes before COUNT, the count, and BORN with its dot.
+#: Groups: the text before COUNT, NUMBER, COUNT, and BORN with its dot.
 _COPY = re.compile(rb"(t?([0-9a-f]{1,16})\.)([0-9]{1,9})((?:\.-?[0-9a-f]{1,16})?)")
 _LOST = re.compile(rb"(t?([0-9a-f]{1,16})-)([0-9]{1,9})((?:\.-?[0-9a-f]{1,16})?)")
 
 
 class LinkIndex:
-    """The index of one writable layer."""
+    """The link index of one writable layer. It owns the descriptor of its directory, and caches all entries.
+
+    The mount creates and closes it.
+    """
 
     def __init__(
         self, upper: Layer, home_fd: int, fingerprint: bytes, unpublished: Collection[int] = ()
     ) -> None:
-        """Open the index below *home_fd*, the directory of ours in the work directory.
+        """Open the index in *home_fd*, the directory ``unionfs`` in the work directory.
 
         Args:
             upper: the writable layer, on the same file system.
-            home_fd: borrowed; its entries ``index`` and ``stack`` are made where missing.
-            fingerprint: names the lower layers; facts written over others are dropped.
-            unpublished: inode numbers of copies that got no name, as the server was killed before: their entries
-                are dropped.
+            home_fd: borrowed; its entries ``index`` and ``stack`` are created if missing.
+            fingerprint: identifies the lower layers; facts recorded over others are dropped.
+            unpublished: inode numbers of copies that got no name because the server was killed; their entries are dropped.
         """
         try:
             os.mkdir(b"index", 0o700, dir_fd=home_fd)
@@ -67,11 +68,11 @@ class LinkIndex:
             pass
         self._directory = LayerDir(upper, None, b"index")
         self._directory.adopt(os.open(b"index", _OPEN_DIR, dir_fd=home_fd))
-        #: The entries of copies by number, and the numbers of copies by inode number on disk.
+        #: Entries of copies by inode number; inode numbers by the copy's inode number on disk; and the reverse.
         self._copies: dict[Ino, bytes] = {}
         self._numbers: dict[int, Ino] = {}
         self._inodes: dict[Ino, int] = {}
-        #: The entries of lost names by number.
+        #: Entries of lost names by inode number.
         self._lost: dict[Ino, bytes] = {}
         try:
             self._generation = self._read_stack(home_fd, fingerprint)
@@ -98,7 +99,7 @@ class LinkIndex:
                 file.write(generation + b"\n" + fingerprint)
             os.rename(temporary, _STACK_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
         except OSError:
-            with suppress(OSError):  # on a full disk it would take up room for nothing
+            with suppress(OSError):  # on a full disk it would only take up room
                 os.unlink(temporary, dir_fd=home_fd)
             raise
         return generation
@@ -112,7 +113,7 @@ class LinkIndex:
             elif (
                 (match := _COPY.fullmatch(name)) is not None
                 and inode not in unpublished
-                and (match[3] != b"0" or self._links(name) > 1)  # or no name is left that leads to it
+                and (match[3] != b"0" or self._links(name) > 1)  # no other name leads to it
             ):
                 self._know(Ino(int(match[2], 16)), name, inode)
             elif (match := _LOST.fullmatch(name)) is not None:
@@ -120,7 +121,7 @@ class LinkIndex:
             else:
                 os.unlink(name, dir_fd=self._directory.fd())
         for number in self._lost.keys() & self._copies.keys():
-            # A crash came between the copy-up and the end of the other fact.
+            # A crash happened after the copy-up and before the removal of the lost-names entry.
             os.unlink(self._lost.pop(number), dir_fd=self._directory.fd())
 
     def _links(self, entry: bytes) -> int:
@@ -132,13 +133,15 @@ class LinkIndex:
         self._numbers[inode], self._inodes[ino] = ino, inode
 
     def close(self) -> None:
-        """Close the index's directory."""
+        """Close the directory of the index."""
         self._directory.close()
 
     # -- origins -----------------------------------------------------------------------------------
 
     def origin(self, ref: PathRef, info: os.stat_result) -> Ino | None:
-        """Return the number that the upper object *ref*, with attributes *info*, had before it was copied up."""
+        """Return the inode number that the upper object *ref*, with attributes *info*, had before its copy-up; None if
+        unknown.
+        """
         number = self._numbers.get(info.st_ino)
         if number is not None or not stat.S_ISREG(info.st_mode):
             return number
@@ -157,9 +160,9 @@ class LinkIndex:
             return None
 
     def set_origin(self, fd: int, ino: Ino) -> None:
-        """Record on the open file *fd* that its number is *ino*.
+        """Record on the open file *fd* that its inode number is *ino*.
 
-        Without effect where the file system keeps no user attributes: the number then changes at the next mount.
+        This has no effect if the file system supports no user attributes: then the number changes at the next mount.
         """
         try:
             os.setxattr(fd, ORIGIN_XATTR, b"%s:%x" % (self._generation, ino))
@@ -170,22 +173,24 @@ class LinkIndex:
     # -- copies ------------------------------------------------------------------------------------
 
     def find(self, ino: Ino) -> PathRef | None:
-        """Return a reference to the copy of the object that had number *ino*, if it is in the index."""
+        """Return a reference to the copy of the object with inode number *ino*; None if the index has none."""
         name = self._copies.get(ino)
         return PathRef(self._directory, name) if name is not None else None
 
     def lower_names(self, ino: Ino) -> int:
-        """Return how many lower names lead to the copy *ino* without being links of it."""
+        """Return how many lower names of the copy *ino* are not yet links of it."""
         name = self._copies.get(ino)
         return _count(_COPY, name) if name is not None else 0
 
     def holds(self, inode: int) -> bool:
-        """Tell whether the object of the upper layer with that inode number on disk is in the index."""
+        """Return whether the index has the object of the upper layer with the inode number *inode* on disk."""
         return inode in self._numbers
 
     def is_about(self, ino: Ino, born: Callable[[], int | None]) -> bool:
-        """Tell whether the facts about *ino*, if there are any, are about the object of that birth time, which is
-        asked for only then. Those of which one is unknown are.
+        """Return whether the facts about *ino* are about the object with the birth time that *born* returns; True if there
+        are none.
+
+        Also True if one of the birth times is unknown. *born* is called only if a fact has a birth time.
         """
         for entry, form in ((self._copies.get(ino), _COPY), (self._lost.get(ino), _LOST)):
             match = form.fullmatch(entry) if entry is not None else None
@@ -195,7 +200,7 @@ class LinkIndex:
         return True
 
     def drop(self, ino: Ino) -> None:
-        """Drop the facts about *ino*: they are about an object that is no more."""
+        """Drop the facts about *ino*: the object no longer exists."""
         self.remove(ino)
         self._drop_lost(ino)
 
@@ -212,26 +217,27 @@ class LinkIndex:
         """Link the finished copy *name* of *dirfd* into the index.
 
         Args:
-            ino: its number.
-            dirfd: where it is now.
+            ino: its inode number.
+            dirfd: the directory that it is in.
             name: its name there.
-            lower_names: how many names of the lower object lead to it without being links of it.
-            lasting: whether *ino* means the same object at the next mount.
+            lower_names: how many names of the lower object are not links of it.
+            lasting: whether *ino* identifies the same object at the next mount.
             born: the birth time of the lower object.
         """
         entry = b"%s%x.%d%s" % (b"" if lasting else _PASSING, ino, max(0, lower_names), _born(born))
         fd = self._directory.fd()
-        self.remove(ino)  # left by a copy-up that a crash ended before its last step
+        self.remove(ino)  # left by a copy-up that a crash interrupted before its last step
         inode = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_ino
         os.link(name, entry, src_dir_fd=dirfd, dst_dir_fd=fd, follow_symlinks=False)
         self._know(ino, entry, inode)
         return PathRef(self._directory, entry)
 
     def replace(self, ino: Ino, copy: PathRef) -> PathRef | None:
-        """Let the entry of *ino*, to which no lower name leads, be one more link of *copy* instead.
+        """Replace the entry of *ino*, which has no lower names, by another link of *copy*, and return a reference to the
+        new entry.
 
-        *copy* has its name already. Where the entry cannot be had it goes, and with it the number at the next mount;
-        None then.
+        *copy* has its name already. On an error the entry is removed, and the result is None. Then the inode number changes
+        at the next mount.
         """
         entry = self._copies[ino]
         fd = self._directory.fd()
@@ -248,9 +254,10 @@ class LinkIndex:
         return PathRef(self._directory, entry)
 
     def lose_lower_name(self, ino: Ino) -> PathRef | None:
-        """Record that one lower name of the copy *ino* was deleted or became a link.
+        """Record that one lower name of the copy *ino* was deleted or became a link of the copy.
 
-        Returns the reference under the index's new name; None if *ino* is not in the index.
+        Returns:
+            A reference by the entry's new name; None if the index has no entry for *ino*.
         """
         old = self._copies.get(ino)
         if old is None:
@@ -262,12 +269,12 @@ class LinkIndex:
         except OSError:
             return PathRef(
                 self._directory, old
-            )  # the name is gone already; a count that is too high does no harm
+            )  # the lower name is gone already; a count that is too high is harmless
         self._copies[ino] = new
         return PathRef(self._directory, new)
 
     def remove(self, ino: Ino) -> None:
-        """Take the copy *ino* out of the index: its last name is gone, or the copy-up failed after all."""
+        """Remove the copy *ino* from the index: its last name was deleted, or the copy-up failed."""
         name = self._copies.get(ino)
         if name is None:
             return
@@ -281,14 +288,14 @@ class LinkIndex:
     # -- lost names --------------------------------------------------------------------------------
 
     def lost_names(self, ino: Ino) -> int:
-        """Return how many names of the lower file *ino*, which was not copied up, have been deleted."""
+        """Return how many names of the lower file *ino*, which has no copy, have been deleted."""
         entry = self._lost.get(ino)
         return _count(_LOST, entry) if entry is not None else 0
 
     def lose_name(self, ino: Ino, *, lasting: bool, born: int | None = None) -> None:
-        """Record that one more name of the lower file *ino*, born at *born*, has been deleted; it was not copied up.
+        """Record that one more name of the lower file *ino*, which has no copy and the birth time *born*, was deleted.
 
-        It is gone by now, so where the record cannot be made the count stays too high; that does no harm.
+        The name is gone already. If the record cannot be made, the visible link count stays too high, which is harmless.
         """
         old = self._lost.get(ino)
         fd = self._directory.fd()
@@ -306,13 +313,13 @@ class LinkIndex:
         self._lost[ino] = new
 
     def settle_lost_names(self, ino: Ino) -> None:
-        """Drop the fact about lost names of *ino*: it is copied up now, and the copy's entry counts them."""
+        """Drop the fact about lost names of *ino*: it has been copied up, and the copy's entry counts them."""
         self._drop_lost(ino)
 
     def _drop_lost(self, ino: Ino) -> None:
         entry = self._lost.pop(ino, None)
         if entry is not None:
-            with suppress(OSError):  # the next mount drops it, for the copy's entry
+            with suppress(OSError):  # the next mount drops it, because the copy has an entry
                 os.unlink(entry, dir_fd=self._directory.fd())
 
 
@@ -323,7 +330,7 @@ def _count(form: re.Pattern[bytes], entry: bytes) -> int:
 
 
 def _counting(form: re.Pattern[bytes], entry: bytes, change: int) -> bytes:
-    """Return the name of *entry* with another count."""
+    """Return the name of *entry* with its count changed by *change*."""
     match = form.fullmatch(entry)
     assert match is not None
     return b"%s%d%s" % (match[1], max(0, int(match[3]) + change), match[4])

@@ -1,8 +1,8 @@
-"""A bound on what the writable layer takes, as a quota of its own file system would set it.
+"""Limit the bytes and objects in the writable layer, like a quota of a file system.
 
-Counted is what st_blocks says of everything in the layer, and one object each, marks included. What grows is counted
-at once and never missed; what becomes free may be missed (a mark that makes room for a file, say), so before anything
-is refused the layer is counted anew. Deletion marks are counted and never refused: making room must not need room.
+The bytes are those of st_blocks of everything in the layer. Every object counts as one, deletion marks included. Growth is
+always counted at once. Freed space may be missed, for example if a mark replaces a file. So the layer is counted anew
+before a request is refused. Deletion marks are counted but never refused: making room must not require room.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.upper.extents import unallocated
 
-_BLOCK = 512  # the unit of st_blocks, whatever the file system's is (stat(2))
+_BLOCK = 512  # the unit of st_blocks, regardless of the file system's block size (stat(2))
 _PAGE = 4096
 #: Seconds after which a layer that seems full is counted again.
 _STALE = 1.0
 _LIST_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Gives the attributes of what is open or known in the layer and has no name there any more.
+#: Returns the attributes of objects in the layer that have no name any more, but are open or have an inode.
 Nameless = Callable[[], Iterable[os.stat_result]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSystemFigures:
-    """What statvfs(3) tells of a file system, under its names."""
+    """The result of statvfs(3), under its field names."""
 
     f_bsize: int
     f_frsize: int
@@ -44,23 +44,25 @@ class FileSystemFigures:
 
 
 class Quota:
-    """What a layer may take, and takes."""
+    """The limits and the use of one writable layer. :mod:`unionfs.assemble` creates it; code that changes the layer calls
+    it to count the changes.
+    """
 
     def __init__(self, layer: Layer, size: int | None, inodes: int | None) -> None:
-        """Bound *layer* to *size* bytes and *inodes* objects; None for no bound."""
+        """Limit *layer* to *size* bytes and *inodes* objects; None for no limit."""
         self.size = size
         self.inodes = inodes
         self._layer = layer
         self.bytes = 0
         self.objects = 0
-        #: Bytes of copies that are being made outside of the layer and are going to be in it (ahead.py).
+        #: Bytes of copies that are being made outside the layer and will be moved into it (copyup/background_copy.py).
         self.reserved = 0
-        #: Something was seen to become free since the last count; and when what was not seen is looked for.
+        #: Whether space was freed since the last count; and when the layer is counted again for freed space that was missed.
         self._freed = True
         self._stale_at = 0.0
-        #: Set once there are nodes.
+        #: Set once there is an inode table.
         self.nameless: Nameless = tuple
-        #: Told once of each bound that stands against something: "size" or "inodes".
+        #: Called once for each limit that caused a refusal: "size" or "inodes".
         self.on_full: Callable[[str], None] | None = None
         self._told: set[str] = set()
         self.recount()
@@ -68,10 +70,10 @@ class Quota:
     # -- questions ---------------------------------------------------------------------------------
 
     def require(self, size: int, objects: int = 0) -> None:
-        """See that *size* bytes and *objects* more are within the bounds.
+        """Check that *size* bytes and *objects* more are within the limits.
 
         Raises:
-            OSError: ENOSPC where they are not.
+            OSError: ENOSPC if they are not.
         """
         if not self._fits(size, objects):
             if self._freed or time.monotonic() >= self._stale_at:
@@ -91,14 +93,15 @@ class Quota:
         )
 
     def writable(self, fd: int, offset: int, length: int) -> int:
-        """Return how much of *length* bytes at *offset* of the open file *fd* can be written.
+        """Return how many of *length* bytes at *offset* of the open file *fd* can be written.
 
         Raises:
-            OSError: ENOSPC where nothing can.
+            OSError: ENOSPC if none can.
         """
         if self._fits(_up(offset + length) - _down(offset), 0):
             return length
-        # Near the bound: what has blocks already, as behind the end after fallocate(2), takes no more.
+        # Near the limit: ranges that already have blocks take no more, for instance after fallocate(2) beyond the end of
+        # the file.
         missing = list(unallocated(fd, _down(offset), _up(offset + length)))
         try:
             self.require(sum(end - start for start, end in missing))
@@ -116,13 +119,13 @@ class Quota:
         return length
 
     def growth(self, fd: int, offset: int, length: int) -> int:
-        """Return how many bytes *length* bytes at *offset* of the open file *fd* will take that have no blocks yet."""
+        """Return how many bytes of the range of *length* bytes at *offset* of the open file *fd* have no blocks yet."""
         if self.size is None:
             return 0
         return sum(end - start for start, end in unallocated(fd, _down(offset), _up(offset + length)))
 
     def within(self, found: FileSystemFigures) -> FileSystemFigures:
-        """Return *found*, of the file system below, within the bounds: it may have less than they allow."""
+        """Return the figures *found* of the file system below, reduced to the limits."""
         unit = found.f_frsize or _PAGE
         if self.size is not None:
             left = max(0, self.size - self.bytes - self.reserved) // unit
@@ -134,7 +137,7 @@ class Quota:
             )
         if self.inodes is not None:
             left = max(0, self.inodes - self.objects)
-            # Some file systems have no limit of their own and say that they have 0.
+            # Some file systems have no limit of inodes, and report 0.
             free = min(left, found.f_ffree) if found.f_files else left
             found = replace(found, f_files=self.inodes, f_ffree=free, f_favail=free)
         return found
@@ -147,7 +150,7 @@ class Quota:
         self.objects += 1
 
     def changed(self, before: int, after: int) -> None:
-        """Count that an object has *after* blocks instead of *before*."""
+        """Count an object's change from *before* to *after* blocks."""
         self.bytes += (after - before) * _BLOCK
         if after < before:
             self._freed = True
@@ -157,25 +160,27 @@ class Quota:
         self.objects += 1
 
     def recorded(self) -> None:
-        """Count that an attribute is going to be written to the root, whose attributes may need another page.
+        """Count an attribute of the root directory that is about to be written; it may take another page.
 
         Raises:
-            OSError: ENOSPC where there is no room for one.
+            OSError: ENOSPC if there is no room for one.
         """
         self.require(_PAGE)
         self.bytes += _PAGE
-        self._freed = True  # it may have found room where others are: the next count tells
+        self._freed = (
+            True  # the attribute may have fitted into an existing page; the next count corrects this
+        )
 
     def gone(self, info: os.stat_result) -> None:
-        """Count that an object without names is given up."""
+        """Count the end of an object that has no names."""
         self.bytes = max(0, self.bytes - info.st_blocks * _BLOCK)
         self.objects = max(0, self.objects - 1)
 
     # -- counting ----------------------------------------------------------------------------------
 
     def recount(self) -> None:
-        """Count the layer as it is on disk."""
-        # The root is no object of the layer, but grows with the names in it beyond the page that an empty one may have.
+        """Count the layer on disk."""
+        # The root is not counted as an object. Its blocks are, except for the page that an empty directory may have.
         self.bytes, self.objects = max(0, self._layer.root.stat().st_blocks * _BLOCK - _PAGE), 0
         self._freed = False
         self._stale_at = time.monotonic() + _STALE
@@ -183,12 +188,12 @@ class Quota:
         pending = [self._layer.root]
         while pending:
             directory = pending.pop()
-            # Nothing is in use between two of them, and the layer may be deeper than there are descriptors.
+            # Between two directories no descriptor is in use, and the layer may be deeper than the limit of descriptors.
             self._layer.fds.trim()
             try:
                 fd = os.open(b".", _LIST_DIR, dir_fd=directory.fd())
             except PermissionError:
-                continue  # a server without privileges, and a directory of mode 000: what is in it is not counted
+                continue  # the server is unprivileged and the directory has mode 000: its contents are not counted
             try:
                 pending += [LayerDir(self._layer, directory, name) for name in self._count_entries(fd, seen)]
             finally:
@@ -197,7 +202,7 @@ class Quota:
             self.made(info)
 
     def _count_entries(self, fd: int, seen: set[int]) -> Iterator[bytes]:
-        """Count what is in one directory; yields the names of directories."""
+        """Count the entries of one directory; yield the names of directories."""
         with os.scandir(fd) as entries:
             for entry in entries:
                 info = entry.stat(follow_symlinks=False)
@@ -212,7 +217,7 @@ class Quota:
 
 @contextmanager
 def counted(quota: Quota | None, look: Callable[[], os.stat_result]) -> Iterator[None]:
-    """While the object at which *look* looks changes: count in *quota*, if there is one, what it takes more or less."""
+    """Count in *quota* how the context changes the blocks of an object, whose attributes *look* returns; *quota* may be None."""
     if quota is None:
         yield
         return
