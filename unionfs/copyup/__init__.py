@@ -1,1 +1,1 @@
-"""Copy-up: the copy of an object of a lower layer in the writable layer, made before its first change."""
+"""Copy-up: copies an object of a lower layer to the writable layer before its first change."""

@@ -1,9 +1,9 @@
-"""Contents of large files that are copied ahead of the copy-up that needs them, by somebody else than the server.
+"""Copy the contents of large files in a thread, before the copy-up that needs them.
 
-Where a copy-up would have to copy much, it does not begin but says :class:`CopyPending`. Whoever made the request has it
-answered later: the contents go to a temporary file of the work directory meanwhile, and the same request, asked again,
-finds them there. Nothing of the union has changed in between but what other requests changed: the contents of a lower
-layer are the same before and after, whatever becomes of the names.
+If a copy-up would have to copy much, it raises :class:`CopyPending` before it changes anything. The server parks the
+request, and a thread copies the contents to a temporary file in the work directory. Then the server handles the request
+again, and the copy-up uses that file. The copy stays valid in between: the contents of a lower layer never change, whatever
+other requests do to its names.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from unionfs.upper.quota import Quota
     from unionfs.upper.upper import Upper
 
-#: Bytes: copying less takes less than having somebody else do it.
+#: Smaller copies (in bytes) take less time than handing them to a thread.
 LARGE = 1 << 20
 _BLOCK = 512  # the unit of st_blocks (stat(2))
 
 
 class CopyPending(Exception):
-    """The contents of the node *ino* have to be copied first: by :meth:`BackgroundCopies.fetch`."""
+    """The contents of the inode *ino* have to be copied first, by the work that :meth:`BackgroundCopies.begin` returns."""
 
     def __init__(self, ino: Ino) -> None:
-        """Say so of *ino*."""
+        """Report that the contents of *ino* are missing."""
         super().__init__(ino)
         self.ino = ino
 
@@ -45,35 +45,41 @@ class _Fetched:
     name: bytes = b""
     fd: int = -1
     copied: int = 0
-    #: Bytes of the bound of the writable layer that are kept for it.
+    #: Bytes of the quota of the writable layer that are reserved for the copy.
     reserved: int = 0
-    #: Being copied, or done.
+    #: Whether the copy was begun, and whether it has ended.
     begun: bool = False
     done: bool = False
     error: OSError | None = None
-    #: Nobody is going to take it.
+    #: No copy-up will use the copy; the thread closes its descriptor.
     given_up: bool = False
 
 
 class BackgroundCopies:
-    """The copies of one mount that are under way or ready."""
+    """The background copies of one mount: requested, running and ready ones. It owns their descriptors and temporary files.
+
+    Worker threads only run the functions that :meth:`begin` returns. All other methods belong to the server's thread.
+    """
 
     def __init__(self, upper: Upper, *, durable: bool, quota: Quota | None = None) -> None:
-        """Put them into the work directory of *upper*; *durable*: synced; *quota* bounds them with what is in the layer."""
+        """Copy to the work directory of *upper*.
+
+        *durable*: sync each copy. *quota*: the limit of the layer, which includes these copies.
+        """
         self._upper = upper
         self._durable = durable
         self._quota = quota
         self._copier = Copier()
         self._known: dict[Ino, _Fetched] = {}
-        #: Held while it is decided who closes a descriptor.
+        #: Protects the decision whether the thread or the server closes a descriptor.
         self._ending = Lock()
 
     def require(self, ino: Ino, source: PathRef | DescriptorRef, size: int) -> None:
-        """See that *size* bytes of *source*, the contents of *ino*, need not be copied now.
+        """Return if the *size* bytes of *source*, the contents of *ino*, are few or have been copied already.
 
         Raises:
-            CopyPending: they are too many and have not been copied.
-            OSError: copying them failed.
+            CopyPending: they are many and have not been copied yet.
+            OSError: the copy failed.
         """
         if size < LARGE:
             return
@@ -86,7 +92,7 @@ class BackgroundCopies:
             raise known.error
 
     def reserved(self, ino: Ino) -> int:
-        """Return how many bytes are counted already for the copy of *ino*."""
+        """Return how many bytes of the quota are reserved for the copy of *ino*."""
         known = self._known.get(ino)
         return 0 if known is None else known.reserved
 
@@ -96,10 +102,10 @@ class BackgroundCopies:
             known.reserved = size
 
     def begin(self, ino: Ino) -> Callable[[], None] | None:
-        """Return the work of copying what :meth:`require` asked for, to be done by a thread; None if it is being done.
+        """Return a function that makes the copy requested by :meth:`require`, for a thread to call; None if it was begun already.
 
         Raises:
-            OSError: it cannot begin.
+            OSError: the copy cannot begin.
         """
         known = self._known[ino]
         if known.begun:
@@ -143,7 +149,11 @@ class BackgroundCopies:
         return work
 
     def take(self, ino: Ino, name: bytes) -> tuple[int, int] | None:
-        """Give what is ready for *ino* the temporary name *name*; returns its descriptor and how many bytes were copied."""
+        """Rename the finished copy of *ino* to the temporary name *name*, and return its descriptor and the number of
+        copied bytes.
+
+        None if there is no finished copy.
+        """
         known = self._known.get(ino)
         if known is None or not known.done or known.error is not None:
             return None
@@ -153,7 +163,7 @@ class BackgroundCopies:
         return known.fd, known.copied
 
     def drop(self, ino: Ino) -> None:
-        """Throw away what is ready for *ino*: nobody has needed it."""
+        """Discard the copy of *ino* that no copy-up has taken, unless it is still running."""
         known = self._known.get(ino)
         if known is not None and (known.done or not known.begun):
             del self._known[ino]
@@ -163,7 +173,7 @@ class BackgroundCopies:
                 self._upper.discard_copy(known.name)
 
     def close(self) -> None:
-        """Throw away everything: what is being copied goes when that is done, its name at once."""
+        """Discard all copies. The names are removed at once, the descriptors of running copies when they end."""
         for known in self._known.values():
             if not known.begun:
                 continue

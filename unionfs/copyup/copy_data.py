@@ -1,4 +1,4 @@
-"""Contents of files, from one descriptor to another: shared blocks where the file system can, holes kept."""
+"""Copy file contents between descriptors: with shared blocks if the file system supports them, and with their holes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ import os
 
 _FICLONE = 0x40049409  # linux/fs.h, _IOW(0x94, 9, int)
 _CHUNK = 1 << 20
-#: Bytes up to which reading and writing takes less than having the kernel splice pages.
+#: Up to this number of bytes, read and write take less time than copy_file_range.
 _SMALL = 1 << 15
 #: Bytes in a block of st_blocks (inode(7)).
 _BLOCK = 512
-#: copy_file_range and FICLONE say these where the two files cannot share or hand over blocks.
+#: errno values of copy_file_range and FICLONE if the two files cannot share blocks, or the kernel cannot copy between them.
 NO_OFFLOAD = frozenset(
     (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM)
 )
 
 
 class Copier:
-    """Copies contents to files of one file system."""
+    """Copies contents to files of one file system. It remembers which devices cannot share blocks with that file system."""
 
     def __init__(self) -> None:
-        """Know nothing yet of what that can share."""
-        #: The devices whose files share no blocks with it: not asked again for each file.
+        """Create a copier that tries FICLONE for every device."""
+        #: The devices whose files cannot share blocks with the target; FICLONE is not tried for them again.
         self._apart: set[int] = set()
 
     def copy(self, at: int, to: int, size: int, info: os.stat_result | None = None) -> int:
-        """Copy *size* bytes of *at*, which has *info*, to the empty file *to*, holes kept; returns how many are no hole.
+        """Copy *size* bytes of *at*, with the attributes *info*, to the empty file *to*; return how many of them are not in
+        holes.
+
+        Holes are preserved. If the source has become shorter, everything that it has is copied.
 
         Raises:
-            OSError: what reading or writing says. A source that has become shorter is copied as far as it goes.
+            OSError: reading or writing failed.
         """
         info = info or os.fstat(at)
         if info.st_dev not in self._apart:
@@ -59,7 +62,7 @@ def _copy_segments(at: int, to: int, size: int) -> int:
             start = os.lseek(at, end, os.SEEK_DATA)
             end = min(os.lseek(at, start, os.SEEK_HOLE), size)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here on
+            if error.errno == errno.ENXIO:  # only a hole follows
                 break
             if error.errno != errno.EINVAL:
                 raise
@@ -86,7 +89,7 @@ def _copy_range(at: int, to: int, start: int, end: int) -> int:
         else:
             data = os.pread(at, min(_CHUNK, end - offset), offset)
             done = os.pwrite(to, data, offset)
-        if done == 0:  # the source is shorter than it said: somebody changes the layer
+        if done == 0:  # the source has become shorter: another process changed the layer
             break
         offset += done
     return offset - start

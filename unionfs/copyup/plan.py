@@ -1,10 +1,13 @@
-"""What a copy-up consists of, in order. Pure.
+"""The steps of a copy-up, in order. Pure.
 
-The order is forced: contents, or their length, and the owner before attributes and mode, because a change of any of
-them clears ``security.capability`` and the set-id bits; our own attribute before the others, because an ACL may take the right
-to write it; mode after attributes, because an ACL rewrites it; times last,
-because everything before changes them; the name last of all, because the object must be whole when it appears.
-The index comes before the name: once a lower name is covered, the other names must find the copy.
+The order is forced:
+
+* contents (or the length) and owner before attributes and mode: changing them clears ``security.capability`` and the set-id bits;
+* the origin attribute before the other attributes: an ACL may remove the right to write it;
+* attributes before mode: an ACL rewrites the mode;
+* times last: all other steps change them;
+* the index before the name: once the copy hides a lower name, the other names must find the copy;
+* the name at the very end: the object must be complete when it appears.
 """
 
 from __future__ import annotations
@@ -15,18 +18,18 @@ from functools import cache
 
 
 class Contents(Enum):
-    """What is wanted of a file's contents."""
+    """The contents that a copy needs."""
 
-    #: All of them: somebody is going to write.
+    #: All contents: the file is about to be written.
     COPY = "copy"
-    #: They can stay in the layer below for now: only attributes or names are going to change.
+    #: The contents can stay in the lower layer for now: only attributes or names are about to change.
     LATER = "later"
-    #: None: the file is about to be truncated to nothing.
+    #: No contents: the file is about to be truncated to 0 bytes.
     NONE = "none"
 
 
 class Step(Enum):
-    """One step of a copy-up, done on a temporary name in the work directory until the object is published."""
+    """One step of a copy-up. The copy has a temporary name in the work directory until PUBLISH or PIN."""
 
     MAKE = "make"
     DATA = "data"
@@ -56,15 +59,13 @@ def plan_copy_up(
     """Plan the copy-up of one object.
 
     Args:
-        kind: its type, as ``stat.S_IFMT`` gives it.
-        contents: what is wanted of its contents. LATER marks the copy as one of metadata alone.
+        kind: its type (``stat.S_IFMT``).
+        contents: the contents that the copy needs. LATER marks the copy as a metacopy.
         links: its link count in the lower layer.
-        named: whether the union still has a name for it; else the copy is kept by descriptor only.
-        durable: whether the contents must be on disk before the copy takes the original's place (the kernel's
-            ``volatile`` says no).
-        elsewhere: whether, without a known name, others of the lower layer still lead to it: they have to lead to
-            the copy.
-        lasting: whether the object's number will mean the same object at the next mount.
+        named: whether the union still has a name for it; otherwise only a descriptor refers to the copy.
+        durable: whether the contents must be on disk before the copy replaces the original (not with ``volatile``).
+        elsewhere: whether no name is known but the lower layer has others, which have to lead to the copy.
+        lasting: whether the inode number will identify the same object at the next mount.
     """
     regular = stat.S_ISREG(kind)
     copied = regular and contents is Contents.COPY

@@ -1,7 +1,7 @@
-"""An empty file of the work directory that is there before the copy that needs it.
+"""Preallocate an empty file in the work directory for the next copy-up.
 
-Whoever changes two files of a lower layer usually changes the next, and making a file is the longest of the calls of a
-copy-up: it is made when the copy before has been answered for, while whoever asked goes on.
+After changes of two files of a lower layer, a third change usually follows. Making a file takes longer than any other
+system call of a copy-up. So the server makes it after it has answered the previous copy-up, while the client continues.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from contextlib import suppress
 
 from unionfs.upper.upper import COPY_PREFIX, Upper
 
-#: Copies that come within so many requests of each other are thought to have another one follow: each is looked up, asked
-#: about and changed.
+#: If at most this many requests lie between two copies, another copy is expected. A client looks each file up, requests its
+#: attributes and changes it.
 _NEAR = 8
 
 
 class PreallocatedFile:
-    """The file: its temporary name, a descriptor to read and write it, and its attributes."""
+    """A preallocated file: its temporary name, a descriptor to read and write it, and its attributes."""
 
     __slots__ = ("fd", "made", "name")
 
@@ -28,38 +28,39 @@ class PreallocatedFile:
         self.made = made
 
     def take(self) -> int:
-        """Return the descriptor, which is the caller's from now on."""
+        """Return the descriptor, which then belongs to the caller."""
         fd, self.fd = self.fd, -1
         return fd
 
     def close(self) -> None:
-        """Close the descriptor, unless it has been taken."""
+        """Close the descriptor, unless the caller has taken it."""
         if self.fd >= 0:
             os.close(self.take())
 
 
 class PreallocatedFiles:
-    """At most one such file of *upper*."""
+    """At most one preallocated file for *upper*. CopyUp creates and closes it."""
 
     def __init__(self, upper: Upper) -> None:
-        """Make none yet."""
+        """Start without a preallocated file."""
         self._upper = upper
         self._ready: PreallocatedFile | None = None
         #: Requests since the last copy.
         self._since = _NEAR + 1
 
     def take(self) -> PreallocatedFile | None:
-        """Return the file, if there is one, which is the caller's from now on; so is its name."""
+        """Return the preallocated file, if there is one. The file and its name then belong to the caller."""
         ready, self._ready = self._ready, None
         return ready
 
     def passed(self) -> None:
-        """Learn that a request has been answered."""
+        """Count an answered request."""
         self._since += 1
 
     def copied(self, mode: int) -> None:
-        """Learn that a file has been copied, and have one ready for the next, of the permission bits *mode*, if the one
-        before was copied just now. Where that fails there is none, and nobody misses it.
+        """Record the copy of a file. If the previous copy was recent, make a file with permission bits *mode* for the next one.
+
+        Errors are ignored: then the next copy-up makes its own file.
         """
         near, self._since = self._since <= _NEAR, 0
         if not near or self._ready is not None:
@@ -74,7 +75,7 @@ class PreallocatedFiles:
                 self._upper.discard_copy(name)
 
     def close(self) -> None:
-        """Remove it, if there is one."""
+        """Remove the preallocated file, if there is one."""
         ready = self.take()
         if ready is not None:
             ready.close()
