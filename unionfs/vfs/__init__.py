@@ -1,1 +1,1 @@
-"""The file system in terms of inode numbers: what a request changes or reads, apart from FUSE. UnionFs is its facade."""
+"""File system operations on inode numbers, independent of FUSE. :class:`unionfs.vfs.filesystem.UnionFs` is the facade."""

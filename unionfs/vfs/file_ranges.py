@@ -1,4 +1,4 @@
-"""Operations on ranges of open files that move no bytes through the server: fallocate, lseek, copy_file_range."""
+"""Operations on ranges of open files that move no data through the server: fallocate, lseek, copy_file_range."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from unionfs.inode.handles import FileHandle
     from unionfs.vfs.filesystem import UnionFs
 
-#: The modes of fallocate(2) that a kernel sends over FUSE (fuse_file_fallocate, fs/fuse/file.c).
+#: The modes of fallocate(2) that the kernel passes to a FUSE server (fuse_file_fallocate, fs/fuse/file.c).
 _MODES = _libc.FALLOC_FL_KEEP_SIZE | _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_ZERO_RANGE
-#: Bytes of one copy: the client cannot be killed before the reply.
+#: Limit of bytes of one copy, because the client cannot be killed before the reply.
 MOST = 1 << 27
 
 
 def seek(fs: UnionFs, number: int, offset: int, whence: int) -> int:
-    """Return the next data or hole of the open file *number* from *offset* on (SEEK_DATA and SEEK_HOLE of lseek(2)).
+    """Return the offset of the next data or hole of the open file *number* from *offset* on (SEEK_DATA and SEEK_HOLE of
+    lseek(2)).
 
     Raises:
-        OSError: ENXIO behind the end, EINVAL for another *whence*.
+        OSError: ENXIO at or behind the end of the file, EINVAL for another *whence*.
     """
     if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -34,9 +35,9 @@ def seek(fs: UnionFs, number: int, offset: int, whence: int) -> int:
 
 
 class RangeChange:
-    """A change of blocks in the writable layer: :meth:`run` changes them, in any thread, and :meth:`finish` counts.
+    """A change of file blocks in the writable layer. :meth:`run` changes them in any thread; :meth:`finish` counts the change.
 
-    The descriptors are those of the handles, or with :meth:`detach` duplicates, which :meth:`run` closes.
+    The descriptors are those of the handles. After :meth:`detach` they are duplicates, which :meth:`run` closes.
     """
 
     __slots__ = ("_blocks", "_detached", "_error", "_fds", "_fs", "_node", "_reserved", "length")
@@ -44,7 +45,9 @@ class RangeChange:
     def __init__(
         self, fs: UnionFs, target: FileHandle, fds: tuple[int, ...], length: int, growth: int = 0
     ) -> None:
-        """Prepare a change of *length* bytes of *target*, the last of *fds*; *growth* of them have no blocks yet."""
+        """Prepare a change of *length* bytes of *target*, whose descriptor is the last of *fds*. *growth* of them have no
+        blocks yet.
+        """
         self._fs, self._node = fs, target.node
         self._fds, self._detached = fds, False
         self.length = length
@@ -56,7 +59,9 @@ class RangeChange:
             fs.quota.reserved += growth
 
     def detach(self) -> bool:
-        """Duplicate the descriptors, so that the handles may be closed before :meth:`run`; False if none are left."""
+        """Duplicate the descriptors, so that handles may be closed before :meth:`run`; return False at the limit of
+        descriptors.
+        """
         made: list[int] = []
         try:
             for fd in self._fds:
@@ -69,13 +74,13 @@ class RangeChange:
         return True
 
     def run(self) -> None:
-        """Change the blocks. An error is kept for :meth:`finish`."""
+        """Change the blocks. :meth:`finish` raises the error, if there is one."""
         try:
             self._change()
         except OSError as error:
             self._error = error
         finally:
-            with suppress(OSError):  # of a disk that fails: the next count finds what it takes
+            with suppress(OSError):  # the disk fails; the next count of the layer corrects the use
                 self._blocks = (self._blocks[0], os.fstat(self._fds[-1]).st_blocks)
             if self._detached:
                 for fd in self._fds:
@@ -85,10 +90,10 @@ class RangeChange:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Count what has changed.
+        """Count the change.
 
         Raises:
-            OSError: what :meth:`run` met.
+            OSError: the error of :meth:`run`.
         """
         self._node.touch()
         if self._fs.quota is not None:
@@ -113,19 +118,19 @@ class RangeAllocation(RangeChange):
         *,
         kill_suidgid: bool = True,
     ) -> None:
-        """Prepare a change of the blocks of *target* with FALLOC_FL_* *mode*.
+        """Prepare a fallocate(2) of *target* with FALLOC_FL_* *mode*.
 
-        *kill_suidgid*: this clears set-id bits, as the caller may have no CAP_FSETID.
+        *kill_suidgid*: clear set-id bits, because the caller may not have CAP_FSETID.
 
         Raises:
-            OSError: EOPNOTSUPP for other modes than the kernel sends, ENOSPC.
+            OSError: EOPNOTSUPP for modes that the kernel does not pass, ENOSPC.
         """
         if mode & ~_MODES:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         kill_privileges(fs, target.node, kill_suidgid=kill_suidgid)
         growth = 0
         if fs.quota is not None and not mode & _libc.FALLOC_FL_PUNCH_HOLE:
-            # With less room than length the call fails as a whole.
+            # With less room than length, the call fails as a whole.
             if fs.quota.writable(target.fd, offset, length) < length:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             growth = fs.quota.growth(target.fd, offset, length)
@@ -147,7 +152,7 @@ class RangeCopy(RangeChange):
         """Prepare to copy *length* bytes at *offset* of *source* to *at* of *target*, or as many as there is room for.
 
         Raises:
-            OSError: EOPNOTSUPP where the kernel has to copy by READ and WRITE, ENOSPC.
+            OSError: EOPNOTSUPP if the kernel has to copy with READ and WRITE instead, ENOSPC.
         """
         # The request does not report whether the caller has CAP_FSETID; WRITE does.
         if is_privileged(fs, target.node):
@@ -158,17 +163,17 @@ class RangeCopy(RangeChange):
             length = fs.quota.writable(target.fd, at, length)
             growth = fs.quota.growth(target.fd, at, length)
         self._offset, self._at = offset, at
-        #: Bytes that have been copied.
+        #: Number of copied bytes.
         self.done = 0
         super().__init__(fs, target, (source.fd, target.fd), length, growth)
 
     def _change(self) -> None:
         source, target = self._fds
         try:
-            # Shared blocks where the file system can, else inside the kernel.
+            # Shares blocks if the file system supports that, otherwise copies in the kernel.
             self.done = os.copy_file_range(source, target, self.length, self._offset, self._at)
         except OSError as error:
             if error.errno not in NO_OFFLOAD:
                 raise
-            # As between file systems: the kernel then copies by READ and WRITE.
+            # For instance between file systems: the kernel then copies with READ and WRITE.
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None

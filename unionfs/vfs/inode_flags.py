@@ -1,4 +1,4 @@
-"""Inode flags as lsattr(1) shows them (FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR): read from the file below, never changed."""
+"""Read inode flags for lsattr(1) (FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR) from the underlying file. Flags cannot be set."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import fcntl
 import os
 import struct
 
-# linux/fs.h; the first and the third with the size of a long.
+# linux/fs.h; FS_IOC_GETFLAGS and FS_IOC_SETFLAGS contain the size of a long.
 _LONG = struct.calcsize("l") << 16
 FS_IOC_GETFLAGS = 0x80006601 | _LONG
 FS_IOC_SETFLAGS = 0x40006602 | _LONG
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
-#: FS_IMMUTABLE_FL and FS_APPEND_FL; the same as FS_XFLAG_.
+#: FS_IMMUTABLE_FL and FS_APPEND_FL; FS_XFLAG_IMMUTABLE and FS_XFLAG_APPEND.
 _FIXED = {FS_IOC_GETFLAGS: 0x10 | 0x20, FS_IOC_FSGETXATTR: 0x8 | 0x10}
 _SIZES = {FS_IOC_GETFLAGS: 4, FS_IOC_FSGETXATTR: 28}
 _U32 = struct.Struct("=I")
 
 
 def inode_flags(fd: int, command: int, *, writable: bool) -> bytes:
-    """Return what ioctl(2) *command* returns for the open file *fd*.
+    """Return the result of ioctl(2) *command* on the open file *fd*.
 
-    Not *writable*: the file is in a lower layer, so that copy-up makes it writable whatever the flags there forbid. These are
-    left out.
+    Not *writable*: the file is in a lower layer. The flags immutable and append-only are left out, because copy-up makes
+    the file writable regardless of them.
 
     Raises:
-        OSError: EOPNOTSUPP for a command that sets flags, ENOTTY for others, or where the file system below has no flags.
+        OSError: EOPNOTSUPP for a command that sets flags. ENOTTY for other commands, or if the underlying file system has
+            no flags.
     """
     if command in (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

@@ -1,8 +1,8 @@
-"""Set-id bits and file capabilities, which a change of a file's contents takes away.
+"""Clear set-id bits and file capabilities when a file's contents change.
 
-The kernel leaves this to the server (FUSE_HANDLE_KILLPRIV_V2): file capabilities always go, set-id bits unless the caller
-has CAP_FSETID, which the kernel reports in WRITE, SETATTR and OPEN. The file system below clears neither for a server that
-has CAP_FSETID itself.
+The kernel leaves this to the server (FUSE_HANDLE_KILLPRIV_V2). File capabilities are always cleared. Set-id bits are
+cleared unless the caller has CAP_FSETID, which the kernel reports in WRITE, SETATTR and OPEN. If the server has CAP_FSETID
+itself, the underlying file system clears neither.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def is_privileged(fs: UnionFs, node: FileInode) -> bool:
 
 
 def kill_privileges(fs: UnionFs, node: FileInode, *, kill_suidgid: bool) -> None:
-    """Clear the file capabilities of *node*, which is in the writable layer, and with *kill_suidgid* its set-id bits.
+    """Clear the file capabilities of *node*, which is in the writable layer, and with *kill_suidgid* also its set-id bits.
 
-    The set-group-id bit stays on a file that its group may not execute (inode(7)).
+    A file that its group may not execute keeps its set-group-ID bit (inode(7)).
     """
     if not is_privileged(fs, node):
         return
@@ -43,7 +43,7 @@ def kill_privileges(fs: UnionFs, node: FileInode, *, kill_suidgid: bool) -> None
     cleared = without_privileges(mode) if kill_suidgid else mode
     if cleared != mode:
         fs.writable.permissions.chmod(node.ref, cleared)
-        # No reply to WRITE has the mode, and execve(2) uses the one that the kernel remembers.
+        # The reply to WRITE does not contain the mode, and execve(2) uses the one in the kernel's cache.
         if fs.inode_table.on_touched is not None:
             fs.inode_table.on_touched([node.ino])
     if CAPABILITY in fs.listxattr(node.ino):

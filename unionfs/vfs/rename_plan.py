@@ -1,6 +1,6 @@
-"""What a rename needs, decided before anything is touched. Pure.
+"""Plan a rename before anything is changed. Pure.
 
-The kernel checks types, emptiness is ours: rename(2) replaces only an empty directory.
+The kernel checks the types. This module checks that a replaced directory is empty, as rename(2) requires.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import errno
 
 from unionfs._stdlib.typing import NamedTuple
 
-#: Flags of renameat2(2) that a caller may give (linux/fs.h).
+#: Flags of renameat2(2) that a client may pass (linux/fs.h).
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
@@ -17,18 +17,18 @@ KNOWN_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE
 
 
 class End(NamedTuple):
-    """One end of a rename as the union sees it."""
+    """The source or target of a rename, as the union shows it."""
 
-    #: Something of that name exists in the union.
+    #: The union has an object of that name.
     exists: bool
     is_dir: bool = False
-    #: A directory to which lower layers contribute.
+    #: It is a directory with contents from lower layers.
     merged_below: bool = False
     #: The object itself is in the writable layer.
     in_upper: bool = False
-    #: Without the writable layer's entry a lower layer would show something of that name.
+    #: Without the writable layer's entry, a lower layer would show an object of that name.
     lower_has_name: bool = False
-    #: A directory without entries; asked of the target only, where it is replaced.
+    #: It is a directory without entries; only determined for a target that is replaced.
     empty: bool = True
 
 
@@ -36,12 +36,12 @@ class RenamePlan(NamedTuple):
     """The steps of a rename, in order."""
 
     copy_up: bool
-    #: The moved directory must say where the layers below have it.
+    #: The moved directory needs a redirect to its place in the lower layers.
     redirect: bool
-    #: The moved directory must hide a lower directory of its new name (for an exchange: of the first's new
-    #: place). One with a redirect does so by itself.
+    #: The moved directory must hide a lower directory of its new name. In an exchange, this is the new place of the first
+    #: one. A directory with a redirect does so by itself.
     opaque: bool
-    #: Likewise for the second of an exchange.
+    #: The same for the second directory of an exchange.
     copy_up_second: bool
     redirect_second: bool
     opaque_second: bool
@@ -50,12 +50,12 @@ class RenamePlan(NamedTuple):
 
 
 def plan_rename(source: End, target: End, flags: int, *, redirects: bool) -> RenamePlan:
-    """Plan the rename of *source* to *target*; *redirects*: the writable layer can hold them.
+    """Plan the rename of *source* to *target*; *redirects*: the writable layer can hold redirects.
 
     Raises:
-        OSError: EINVAL for flags that do not exist or exclude each other, EEXIST, ENOENT, ENOTEMPTY, EISDIR
-            and ENOTDIR as renameat2(2) gives them, EXDEV for a directory to which a lower layer contributes
-            where no redirect can say so: the caller copies it then.
+        OSError: EINVAL for flags that are unknown or exclude each other. EEXIST, ENOENT, ENOTEMPTY, EISDIR and ENOTDIR as
+            in renameat2(2). EXDEV for a directory with contents from lower layers if redirects are not possible: the caller
+            then copies it.
     """
     if flags & ~KNOWN_FLAGS or flags == KNOWN_FLAGS:
         _fail(errno.EINVAL)

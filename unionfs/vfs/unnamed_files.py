@@ -1,4 +1,4 @@
-"""Files without a name (O_TMPFILE of open(2)), which linkat(2) may give one later."""
+"""Create files without a name (O_TMPFILE of open(2)), which linkat(2) may give one later."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 def create_unnamed(
     fs: UnionFs, parent: DirectoryInode, mode: int, flags: int, owner: tuple[int, int]
 ) -> tuple[int, FileInode]:
-    """Make a file without a name in *parent*, which is copied up, and open it with *flags* (access mode).
+    """Create a file without a name in *parent*, which is copied up, and open it with *flags* (access mode).
 
-    It inherits from *parent* as a file with a name does. Returns the number of the handle and the node.
+    It inherits from *parent* like a file with a name. Return the number of the handle and the inode.
 
     Raises:
-        OSError: EOPNOTSUPP where the file system below has no such files, EROFS, ENOENT for a removed *parent*, ENOSPC.
+        OSError: EOPNOTSUPP if the underlying file system does not support such files, EROFS, ENOENT for a removed *parent*,
+            ENOSPC.
     """
     parts = fs.parts()
     if parent.removed:
@@ -39,7 +40,7 @@ def create_unnamed(
         fs.quota.require(1, 1)
     fd = _make(directory.fd(), flags, stat.S_IMODE(mode) & ~_SET_ID)
     try:
-        # Not fd itself: the client may close its handle before it links the file.
+        # Open it again, because the client may close its handle before it links the file.
         ref = DescriptorRef(os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC), directory.layer)
         try:
             if not parts.permissions.made_whole(mode, uid, gid, inherits=inherits):
@@ -60,7 +61,7 @@ def _make(dirfd: int, flags: int, mode: int) -> int:
     try:
         return os.open(b".", flags | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=dirfd)
     except OSError as error:
-        # A file system without them takes the flag for O_DIRECTORY (open(2), "O_TMPFILE").
+        # A file system without O_TMPFILE treats it as O_DIRECTORY (open(2), "O_TMPFILE").
         if error.errno in (errno.EISDIR, errno.ENOENT):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
         raise
