@@ -1,6 +1,9 @@
-"""What scripts/bench consists of: the same work, timed on several file systems in turn.
+"""The modules of scripts/bench, which times the same workloads on several file systems in turn.
 
-`roots` and `corpus` make the trees; `metadata`, `contents` and `tools` are the work, `catalogue` its
-list; `systems` mounts; `layers`, `start` and `growth` make trials of their own; `measuring` takes turns;
-`report` and `plot` say what came out. Only `plot` needs anything beside the standard library.
+* `roots` and `corpus` make the trees.
+* `metadata`, `contents` and `tools` are the workloads; `catalogue` lists them.
+* `systems` mounts the file systems.
+* `layers`, `start`, `growth` and `handlers` are measurements of their own.
+* `measuring` runs the trials in turn; `counting` counts requests.
+* `report` and `plot` present the results. Only `plot` needs a package (matplotlib) beside the standard library.
 """

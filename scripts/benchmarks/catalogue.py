@@ -27,7 +27,7 @@ WORKLOADS = (
         changes=(f"{DATA}/append",),
         quick=True,
     ),
-    # What is left beside it has to be the same everywhere: a copy of all that there is.
+    # All of DATA is copied for the plain directory, because what remains beside the removed tree has to be the same everywhere.
     Workload("rm -r of a lower tree", metadata.remove_tree, changes=(DATA,), quick=True),
     Workload("sequential write", contents.write_large, changes=(), quick=True),
     Workload("sequential read", contents.read_large, cold=True, quick=True),

@@ -41,7 +41,7 @@ QUICK_SCALE = 0.1
 
 
 def say(text: str) -> None:
-    """Tell how far we are."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -113,7 +113,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choose_systems(wanted: str | None, available: Sequence[System], left_out: list[str]) -> list[System]:
-    """Return the systems to measure; a missing one is an error if it was asked for, else it is in *left_out*."""
+    """Return the systems to measure. A system that cannot run is an error if it was requested; otherwise *left_out* gets
+    the reason.
+    """
     default = [system.name for system in available if system.name not in OTHER_SERVERS]
     names = wanted.split(",") if wanted else default
     if unknown := set(names) - {system.name for system in available}:
@@ -134,7 +136,7 @@ def choose_systems(wanted: str | None, available: Sequence[System], left_out: li
 
 
 def wanted(name: str, group: str, only: Sequence[str] | None, *, quick: bool | None) -> bool:
-    """Tell whether a workload is chosen: by *only*, else, for --quick, if it belongs to that (*quick* is not False)."""
+    """Return whether a workload is chosen: by *only*, or otherwise unless --quick excludes it (*quick* is False)."""
     if only:
         return any(text == group or text in name for text in only)
     return quick is not False
@@ -143,7 +145,7 @@ def wanted(name: str, group: str, only: Sequence[str] | None, *, quick: bool | N
 def choose_workloads(
     all_of_them: Sequence[Workload], group: str, arguments: argparse.Namespace
 ) -> list[Workload]:
-    """Return those of the workloads that the arguments ask for."""
+    """Return the workloads that the arguments select."""
     return [
         workload
         for workload in all_of_them
@@ -152,7 +154,7 @@ def choose_workloads(
 
 
 def runnable(chosen: Sequence[Workload], corpus: Corpus, left_out: list[str]) -> list[Workload]:
-    """Return those that can run here; the others go to *left_out*, with the reason."""
+    """Return the workloads that can run here. *left_out* gets the reasons of the others."""
     able = []
     for workload in chosen:
         absent = [program for program in workload.needs if shutil.which(program) is None]
@@ -171,7 +173,7 @@ def filesystem_of(path: str) -> str:
 
 
 def about(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what somebody has to know who compares two results."""
+    """Return the facts that are needed to compare two results."""
     return {
         "kernel": platform.release(),
         "python": subprocess.run(
@@ -188,7 +190,7 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def scratch_in(directory: str) -> Any:
-    """Yield a new directory in *directory*, and remove it whatever modes are in it."""
+    """Yield a new directory in *directory*, and remove it at the end, regardless of the modes in it."""
     path = tempfile.mkdtemp(dir=directory, prefix="unionfs-bench-")
     try:
         os.chmod(path, 0o755)  # the servers may run as another user
@@ -199,7 +201,7 @@ def scratch_in(directory: str) -> Any:
 
 
 def corpus_for(arguments: argparse.Namespace, directory: str) -> Corpus:
-    """Write the layers; what keeps that from being done ends the program."""
+    """Write the layers; an error ends the program."""
     try:
         return make_corpus(directory, root=arguments.root, scale=arguments.scale, python=arguments.python)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -209,7 +211,7 @@ def corpus_for(arguments: argparse.Namespace, directory: str) -> Corpus:
 def measure_place(
     arguments: argparse.Namespace, directory: str, systems: Sequence[System], left_out: Sequence[str]
 ) -> report.Place:
-    """Do the chosen workloads in *directory*."""
+    """Run the chosen workloads in *directory*."""
     place = report.Place(directory=directory, file_system=filesystem_of(directory), left_out=[*left_out])
     chosen = choose_workloads(WORKLOADS, "files", arguments)
     layered = choose_workloads(LAYERED, layers.GROUP, arguments)
@@ -233,7 +235,7 @@ def measure_place(
 
 
 def measure_growth(arguments: argparse.Namespace, systems: Sequence[System], left_out: list[str]) -> int:
-    """Measure the curves in the first directory, print and draw them."""
+    """Measure the curves in the first directory, and print and draw them."""
     drawn, data, problems = [], [], []
     with scratch_in(arguments.on[0]) as scratch, contextlib.ExitStack() as stack:
         corpus = corpus_for(arguments, scratch)
@@ -274,8 +276,9 @@ def count_requests(arguments: argparse.Namespace, systems: Sequence[System], lef
 
 
 def time_handlers(arguments: argparse.Namespace) -> int:
-    """Have the interpreter that runs unionfs time its handlers in the first directory, with an index of the layers unless it
-    is to be without; returns its exit status.
+    """Run the handlers benchmark in the first directory, with the interpreter for unionfs, and return its exit status.
+
+    unionfs uses an index of the layers, except for the system unionfs-unindexed.
     """
     places = os.pathsep.join((os.path.join(PROJECT, "scripts"), PROJECT))
     command = [arguments.python, "-m", "benchmarks.handlers", arguments.on[0]]
@@ -300,7 +303,7 @@ def write_json(path: str, value: object) -> None:
 
 
 def tell(problems: Sequence[str]) -> int:
-    """Say what went wrong; returns the exit status."""
+    """Print the problems, and return the exit status."""
     for problem in problems:
         say(f"problem: {problem}")
     return 1 if problems else 0
@@ -317,7 +320,7 @@ def print_list() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns 1 if a workload failed or the systems disagreed."""
+    """Run the benchmark; return 1 if a workload failed or the results of systems differ."""
     arguments = parse_arguments(argv)
     if arguments.list:
         print_list()
@@ -328,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for reason in left_out:
         say(f"left out: {reason}")
-    # Whoever ends this ends the servers, too, and what they serve goes.
+    # Exit normally on SIGTERM, so that the servers end and are unmounted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     facts = about(arguments)
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
@@ -341,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     places: list[report.Place] = []
     problems: list[str] = []
     for directory in arguments.on:
-        # Told, written and drawn as soon as it is known: the next place may take as long.
+        # Print, write and draw each place as soon as it is measured, because the next one may take as long.
         places.append(place := measure_place(arguments, directory, systems, left_out))
         problems += [problem for row in place.rows for problem in row.problems]
         print(f"\n{report.text_of(place)}", flush=True)

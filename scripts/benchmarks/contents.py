@@ -1,4 +1,4 @@
-"""Work on what is in files."""
+"""Workloads on file contents."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def random_reads(root: str, corpus: Corpus) -> object:
 
 
 def make_writable(root: str, corpus: Corpus) -> object:
-    """Write the file that `random_writes` writes to."""
+    """Create the file that `random_writes` writes to."""
     with open(os.path.join(root, "pages"), "xb") as file:
         file.write(bytes(corpus.amount(64) << 20))
     return None
@@ -91,7 +91,7 @@ def random_writes(root: str, corpus: Corpus) -> object:
 
 
 def digest_of(*path: str) -> Work:
-    """Return work that returns the checksum of one file."""
+    """Return a workload that returns the checksum of one file."""
 
     def digest(root: str, corpus: Corpus) -> object:
         with open(os.path.join(root, *path), "rb") as file:

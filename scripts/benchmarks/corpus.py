@@ -1,4 +1,4 @@
-"""The lower layers that workloads run on, and what they install and unpack."""
+"""Make the lower layers that workloads run on, and the archives and packages that they unpack and install."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import zipfile
 from benchmarks.roots import ENTRIES, LARGEST, make_root, programs_of
 from benchmarks.workload import DATA, Corpus
 
-#: Files of each tree at scale 1, and their bytes.
+#: Number of files in each tree at scale 1, and their sizes in bytes.
 APPENDED, REMOVED, COMMITTED, COMPILED, INSTALLED = 800, 2000, 600, 40, 500
 SIZES = {"append": 8192, "remove": 2048}
 LARGE = 256
-"""MiB of the large files, at scale 1."""
+"""MiB of each large file at scale 1."""
 _WORDS = (
     "the of a to in is that it was for on are with as his they at be this from have or by one had not".split()
 )
@@ -24,11 +24,11 @@ _WORDS = (
 def make_corpus(directory: str, *, root: str | None, scale: float, python: str) -> Corpus:
     """Write three layers and the inputs into *directory*.
 
-    The bottom is the root file system, above it is what we make, and the top merges with one directory in
-    twenty of both.
+    The bottom layer is the root file system. Above it is the layer with the trees of the workloads. The top layer merges
+    with one in twenty of the chosen directories.
 
     Raises:
-        OSError, subprocess.CalledProcessError: *root* cannot be used, or there is no room.
+        OSError, subprocess.CalledProcessError: *root* cannot be used, or the disk is full.
     """
     top, made, base, inputs = (os.path.join(directory, name) for name in ("top", "made", "base", "inputs"))
     origin = make_root(root, base, scale)
@@ -56,7 +56,7 @@ def make_corpus(directory: str, *, root: str | None, scale: float, python: str) 
 
 
 def _copy_attributes(base: str, top: str, path: str) -> None:
-    """Give the directories that lead to *path* in the top layer what they have below: /tmp stays a /tmp."""
+    """Copy the attributes of the directories that lead to *path* to the top layer, for example the mode of /tmp."""
     while True:
         shutil.copystat(os.path.join(base, path), os.path.join(top, path))
         if not path:
@@ -65,7 +65,7 @@ def _copy_attributes(base: str, top: str, path: str) -> None:
 
 
 def choose_directories(base: str, entries: int) -> list[str]:
-    """Return directories of *base*, drawn from all of it, that have about *entries* entries together; sorted."""
+    """Return random directories of *base* with about *entries* entries together, sorted."""
     sizes: list[tuple[str, int]] = []
     for path, directories, files in os.walk(base):
         directories.sort()
@@ -83,7 +83,7 @@ def choose_directories(base: str, entries: int) -> list[str]:
 
 
 def files_in(base: str, directories: list[str]) -> list[str]:
-    """Return the regular files of *directories* that this account may read and that are not large."""
+    """Return the regular files in *directories* that this user may read and that are not large."""
     found = []
     for directory in directories:
         with os.scandir(os.path.join(base, directory)) as entries:
@@ -98,7 +98,7 @@ def files_in(base: str, directories: list[str]) -> list[str]:
 
 
 def make_data(directory: str, corpus: Corpus) -> None:
-    """Write the trees that are changed, compiled and committed, and the large file."""
+    """Write the trees that workloads change, compile and commit, and the large file."""
     rng = random.Random(20)
     for name, whole in (("append", APPENDED), ("remove", REMOVED)):
         for index in range(corpus.amount(whole)):
@@ -140,9 +140,9 @@ def make_program(directory: str, files: int) -> None:
 
 
 def make_inputs(corpus: Corpus) -> None:
-    """Write the archive, the wheel and, where dpkg-deb is, the Debian package.
+    """Write the archive, the wheel and, if dpkg-deb is installed, the Debian package.
 
-    The package is in a layer: apt-get is to find it from inside.
+    The package is in a layer, because apt-get looks for it inside the root file system.
     """
     made = os.path.join(corpus.layers[1], DATA)
     archive = os.path.join(corpus.inputs, "archive.tar")
@@ -179,7 +179,7 @@ def make_package(directory: str, target: str, files: int) -> None:
     for index in range(files):
         path = os.path.join(tree, "usr/lib/benchpackage", f"d{index // 50}", f"f{index}")
         _write(path, rng.randbytes(2048))
-    # The modes of dpkg-deb's own directory are checked, and a umask of 077 would fail.
+    # dpkg-deb checks the modes of its DEBIAN directory, and would refuse those of a umask of 077.
     subprocess.run(["chmod", "-R", "u=rwX,go=rX", tree], check=True)
     command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, target]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

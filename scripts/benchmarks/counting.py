@@ -1,4 +1,4 @@
-"""What a workload costs in requests to the server: a number that does not depend on how busy the machine is."""
+"""Count the requests that a workload sends to the server: a number that does not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from benchmarks.measuring import ready
 from benchmarks.systems import PATIENCE, Mount, Stack, System
 from benchmarks.workload import Corpus, Workload
 
-#: What unionfs counts beside requests (unionfs/fuse/statistics.py).
+#: Statistics of unionfs that are not requests with a reply (unionfs/fuse/statistics.py).
 _NO_REQUESTS = frozenset(
     "nodes handles directory-fds copies copied-bytes pid forget batch_forget interrupt spun slept threaded came".split()
 )
 
 
 def requests_of(mount: Mount) -> dict[str, int]:
-    """Ask the unionfs that serves *mount* how many requests of each kind came so far.
+    """Request the statistics of the unionfs that serves *mount*, and return the number of requests by kind.
 
     Raises:
-        OSError: it does not answer.
+        OSError: the server does not write them.
     """
     assert mount.server is not None
     path = os.path.join(os.path.dirname(mount.root), "work", "unionfs", "statistics")
@@ -49,9 +49,11 @@ def requests_of(mount: Mount) -> dict[str, int]:
 def count(
     system: System, workload: Workload, stack: Stack, corpus: Corpus, *, cold: bool = True
 ) -> dict[str, int]:
-    """Do a workload once on a fresh mount of a unionfs, and return the requests that it cost by kind.
+    """Run a workload once on a fresh mount of unionfs, and return its number of requests by kind.
 
-    Not *cold*: what the kernel has cached of the layers, which no request depends on, stays. What the kernel forgets is not among them: it comes when the machine is short of memory, and needs no answer.
+    FORGET is not counted: the kernel sends it when the machine is short of memory, and expects no reply.
+
+    Not *cold*: keep the kernel's caches of the layers. No request depends on them.
     """
     with ready(system, workload, stack, corpus, cold=cold) as mount:
         before = requests_of(mount)
@@ -66,7 +68,7 @@ def count(
 def table(
     workloads: Sequence[Workload], systems: Sequence[System], stack: Stack, corpus: Corpus
 ) -> list[str]:
-    """Count every workload on every one of *systems*, and return the lines that tell of it."""
+    """Count the requests of every workload on each of *systems*, and return the lines of a table."""
     lines = []
     for workload in workloads:
         for system in systems:

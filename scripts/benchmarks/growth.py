@@ -1,4 +1,4 @@
-"""How time grows with layers, entries of a directory, the size of a file, and sandboxes started at once."""
+"""Measure how time grows with layers, directory entries, file sizes and sandboxes started at once."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one system took, for each of the numbers."""
+    """The median seconds of one system, by the number."""
 
     system: str
     points: Sequence[tuple[int, float]]
 
 
 def lines_of(curve: Curve, rows: Sequence[Row]) -> list[Line]:
-    """Return the medians of *rows*, which are those of the curve's points, as a line for each system."""
+    """Return the medians of *rows*, one for each point of *curve*, as a line for each system."""
     names = list(dict.fromkeys(name for row in rows for name in row.seconds))
     numbers = [number for number, _ in curve.points]
     return [
@@ -83,7 +83,7 @@ def _read(name: str) -> Work:
 
 
 def make_layer(directory: str, scale: float) -> Stack:
-    """Write one layer with directories of `ENTRIES` entries and files of `BYTES` bytes, scaled."""
+    """Write one layer with directories of `ENTRIES` entries and files of `BYTES` bytes, both scaled."""
     layer = os.path.join(directory, "lower")
     for count in ENTRIES:
         os.makedirs(os.path.join(layer, f"entries-{count}"))
@@ -98,14 +98,14 @@ def make_layer(directory: str, scale: float) -> Stack:
 
 
 def scaled(number: int, scale: float) -> int:
-    """Return a number of a curve at *scale*."""
+    """Return *number* multiplied by *scale*, at least 1."""
     return max(1, round(number * scale))
 
 
 def make_curves(
     systems: Sequence[System], starters: Sequence[start.Starter], corpus: Corpus, directory: str
 ) -> list[Curve]:
-    """Return the curves, with what they need written into the new *directory*."""
+    """Return the curves, and write their layers into the new *directory*."""
     os.mkdir(directory)
     by_count = [
         (count, layers.make_stack(os.path.join(directory, f"l{count}"), count, corpus.amount(4000, 40)))

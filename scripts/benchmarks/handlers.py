@@ -1,6 +1,6 @@
-"""What one request costs the server, in microseconds, in process: without the kernel's part, and without waiting.
+"""Measure how many microseconds the server's handlers take for each request, without the kernel and without waiting.
 
-Run by the interpreter that has what unionfs needs: ``python -m benchmarks.handlers DIRECTORY``.
+To be run by the interpreter that has the dependencies of unionfs: ``python -m benchmarks.handlers DIRECTORY``.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from unionfs.fuse.protocol import Opcode
 from unionfs.options import parse_options
 from unionfs.vfs.filesystem import UnionFs
 
-#: Files of each kind; so many calls are timed together, of which there are so many batches. The fastest batch counts.
+#: Number of calls that are timed together, and number of such batches. There is one file of each kind per call. The fastest
+#: batch counts.
 _BATCH, _BATCHES = 100, 9
 _WANTED = _BATCH * _BATCHES
 _CAPABILITY = b"security.capability\0"
 
 
 class Kernel:
-    """Sends requests as the kernel would, and knows where the answers lie."""
+    """Sends requests to the handlers as the kernel would. It owns the request buffer."""
 
     def __init__(self, fs: UnionFs) -> None:
-        """Introduce itself to a server of *fs* that does without OPEN."""
+        """Send INIT to the handlers of *fs*, for FUSE without OPEN."""
         fs.prepare_copies()
         self._buffer = bytearray(protocol.BUFFER)
         self._requests = Handlers(fs, memoryview(self._buffer), unopened=True)
         self.ask(Opcode.INIT, 0, protocol.INIT_IN.pack(7, 45, 131072, 0x7FFFFFFF) + bytes(48))
 
     def put(self, opcode: int, node: int, body: bytes) -> int:
-        """Write a request where the server finds it; returns where it ends."""
+        """Write a request into the buffer, and return its length."""
         length = protocol.IN_HEADER.size + len(body)
         header = protocol.IN_HEADER.pack(length, opcode, 7, node, os.getuid(), os.getgid(), os.getpid(), 0, 0)
         self._buffer[:length] = header + body
         return length
 
     def ask(self, opcode: int, node: int, body: bytes) -> Reply:
-        """Return the answer to a request."""
+        """Send a request, and return its reply."""
         reply = self._requests.answer(opcode, node, self.put(opcode, node, body))
         self._requests.answered()
         return reply
 
     def number(self, parent: int, name: bytes) -> int:
-        """Look *name* up; returns its node."""
+        """Look up *name*, and return its inode number."""
         reply = self.ask(Opcode.LOOKUP, parent, name + b"\0")
         assert isinstance(reply, bytes), reply
         return int(protocol.ENTRY_OUT.unpack_from(reply)[0])
 
     def time(self, requests: Sequence[tuple[int, int, bytes]], *, fails: bool = False) -> float:
-        """Return the microseconds that the server takes for each of the first requests, in the fastest batch of them."""
+        """Return the microseconds for each of *requests*, from the fastest batch; *fails*: the replies are errors."""
         best = float("inf")
         clock, answer, answered = time.perf_counter_ns, self._requests.answer, self._requests.answered
         for start in range(0, len(requests), _BATCH):
@@ -74,7 +75,7 @@ class Kernel:
 
 
 def lower_files(directory: str) -> None:
-    """Write the layer: directories of a hundred files of 3,000 bytes for each measurement that spends them."""
+    """Write the layer: for each measurement that uses up its files, directories of a hundred files of 3,000 bytes."""
     for kind in ("lookup", "append", "chmod", "unlink", "list", "read"):
         for number in range(_WANTED):
             path = os.path.join(directory, kind, str(number // 100))
@@ -84,7 +85,7 @@ def lower_files(directory: str) -> None:
 
 
 def measure(kernel: Kernel) -> dict[str, float]:
-    """Return microseconds by what is asked."""
+    """Return the microseconds by kind of request."""
     found: dict[str, float] = {}
 
     def directories(kind: str) -> list[int]:
@@ -102,7 +103,7 @@ def measure(kernel: Kernel) -> dict[str, float]:
     listing = [
         (int(Opcode.READDIRPLUS), directory, read) for directory in directories("list") for _ in range(1)
     ]
-    # One listing has a hundred entries: its time is that of an entry, as a batch counts as a hundred.
+    # The result is the time per entry: one listing has a hundred entries, and `time` divides by a hundred calls.
     found["listing of a lower directory, an entry"] = min(kernel.time([one]) for one in listing)
     found["lookup of a lower file"] = kernel.time(
         each("lookup", lambda directory, name: (Opcode.LOOKUP, directory, name + b"\0"))
@@ -114,7 +115,7 @@ def measure(kernel: Kernel) -> dict[str, float]:
     )
     nodes = [kernel.number(node, body[:-1]) for _, node, body in known]
     found["attributes, known"] = kernel.time([(Opcode.GETATTR, node, bytes(16)) for node in nodes])
-    # The kernel asks for the pages that a file has. For 128 KiB malloc(3) would have a mapping made and taken away each time.
+    # The kernel requests the pages that a file has. For a read of 128 KiB, malloc(3) would create and remove a mapping each time.
     page = protocol.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0)
     reading = each("read", lambda directory, name: (Opcode.READ, kernel.number(directory, name), page))
     found["first read of a lower file"] = kernel.time(reading)
@@ -166,7 +167,7 @@ def measure(kernel: Kernel) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table for layers in the directory of the command line."""
+    """Print the table, for layers in the directory named on the command line."""
     base = tempfile.mkdtemp(dir=sys.argv[1], prefix="unionfs-bench-")
     try:
         lower, upper, work, index, mount = (

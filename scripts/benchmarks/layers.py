@@ -1,4 +1,4 @@
-"""Stacks of 1 to 500 layers that hold the same tree."""
+"""Make and measure stacks of 1 to 500 layers with the same number of entries."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from benchmarks.workload import Corpus, Workload
 
 GROUP = "layers"
 COUNTS = (1, 10, 100, 500)
-#: Entries of all layers together at scale 1, in so many directories, each of which is merged from all layers.
+#: Number of entries in all layers together at scale 1, and of directories over which they are distributed. Every directory
+#: is merged from several layers.
 ENTRIES, DIRECTORIES = 4000, 20
 
 
 def make_stack(directory: str, count: int, entries: int) -> Stack:
-    """Write *count* layers into the new *directory*; which entry is in which layer is all that depends on it."""
+    """Write *count* layers with *entries* entries together, evenly distributed, into the new *directory*."""
     os.mkdir(directory)
     layers = [os.path.join(directory, str(number)) for number in range(count)]
     for number in range(entries):
@@ -46,7 +47,7 @@ def walk(root: str, corpus: Corpus) -> object:
 
 
 def lookup(root: str, corpus: Corpus) -> object:
-    """Look for names in merged directories that were never listed; half of them do not exist."""
+    """Look up names in merged directories that were never listed; half of them do not exist."""
     rng = random.Random(9)
     entries = corpus.amount(ENTRIES, 40)
     return sum(
@@ -56,7 +57,7 @@ def lookup(root: str, corpus: Corpus) -> object:
 
 
 def workloads(count: int) -> list[Workload]:
-    """Return what is done with *count* layers."""
+    """Return the workloads for *count* layers."""
     layers = f"{count} layer{'s' if count > 1 else ''}"
     return [Workload(f"walk, {layers}", walk, cold=True), Workload(f"lookup, {layers}", lookup, cold=True)]
 
@@ -64,7 +65,7 @@ def workloads(count: int) -> list[Workload]:
 def make_trials(
     chosen: Sequence[Workload], systems: Sequence[System], corpus: Corpus, directory: str
 ) -> list[Trial]:
-    """Return the trials of *chosen*, each on the stack that its name says."""
+    """Return the trials of *chosen*, each on the stack that its name contains."""
     trials = []
     for count in COUNTS:
         wanted = [w for w in workloads(count) if w.name in {workload.name for workload in chosen}]

@@ -1,4 +1,4 @@
-"""Taking turns, and keeping what was measured."""
+"""Run trials on several systems in turn, and collect the measurements."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Sample:
     """One measurement."""
 
     seconds: float
-    #: What the work saw: counts, checksums.
+    #: The result of the workload, such as counts and checksums.
     seen: object
-    #: CPU seconds of the server meanwhile.
+    #: CPU seconds of the server during the measurement.
     server: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One piece of work, ready to be done on each of several systems."""
+    """A workload with a function for each system that runs it there."""
 
     name: str
     group: str
@@ -39,7 +39,7 @@ class Trial:
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """What came out of a trial: by system, the seconds of every round, and the server's CPU seconds."""
+    """The results of a trial: by system, the seconds of every round and the server's CPU seconds."""
 
     name: str
     group: str
@@ -51,7 +51,7 @@ class Row:
 
 
 def turns(systems: Sequence[str], number: int) -> list[str]:
-    """Return the order of the systems in round *number*: each of them comes first, and last, equally often.
+    """Return the order of the systems in round *number*: each of them is first, and last, equally often.
 
     >>> turns(["a", "b", "c"], 1)
     ['b', 'c', 'a']
@@ -61,7 +61,7 @@ def turns(systems: Sequence[str], number: int) -> list[str]:
 
 
 def disagreement(answers: Mapping[str, Sequence[object]]) -> str | None:
-    """Return who saw what, unless everybody saw the same in every round."""
+    """Describe the results of each system if they differ between systems or rounds; None if all are the same."""
     texts = {name: sorted({repr(answer) for answer in seen}) for name, seen in answers.items()}
     if len({text for several in texts.values() for text in several}) <= 1:
         return None
@@ -69,7 +69,7 @@ def disagreement(answers: Mapping[str, Sequence[object]]) -> str | None:
 
 
 def run(trials: Sequence[Trial], rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """Do every trial on each of its systems *rounds* times, in turn."""
+    """Run every trial *rounds* times on each of its systems, in turn."""
     rows = []
     for trial in trials:
         say(f"{trial.name} ...")
@@ -97,7 +97,7 @@ def run(trials: Sequence[Trial], rounds: int, say: Callable[[str], None]) -> lis
 def ready(
     system: System, workload: Workload, stack: Stack, corpus: Corpus, *, cold: bool = True
 ) -> Iterator[Mount]:
-    """Yield a fresh mount of *stack* on which the workload can be done. Not *cold*: the kernel's caches stay all the same."""
+    """Yield a fresh mount of *stack*, prepared for the workload. Not *cold*: keep the kernel's caches in any case."""
     with mounted(system, stack, workload.changes) as mount:
         if workload.prepare is not None:
             workload.prepare(mount.root, corpus)
@@ -107,7 +107,7 @@ def ready(
 
 
 def measure(system: System, workload: Workload, stack: Stack, corpus: Corpus) -> Sample:
-    """Do a workload once on a fresh mount of *stack*."""
+    """Run a workload once on a fresh mount of *stack*."""
     with ready(system, workload, stack, corpus) as mount:
         cpu, begin = mount.cpu(), time.perf_counter()
         seen = workload.work(mount.root, corpus)
@@ -125,7 +125,7 @@ def trial_of(
     *,
     group: str = "files",
 ) -> Trial:
-    """Return the trial of a workload on *systems*."""
+    """Return the trial that runs a workload on *systems*."""
 
     def on(system: System) -> Callable[[], Sample]:
         return lambda: measure(system, workload, stack, corpus)

@@ -1,4 +1,4 @@
-"""Work on names and attributes."""
+"""Workloads on names and attributes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def walk(root: str, corpus: Corpus) -> object:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 count += 1
-                # The size of a directory is each file system's own affair.
+                # Each file system has its own sizes of directories.
                 if not stat.S_ISDIR(status.st_mode):
                     size += status.st_size
                     links += status.st_nlink
@@ -59,7 +59,7 @@ def untar(root: str, corpus: Corpus) -> object:
 
 
 def change_modes(root: str, corpus: Corpus) -> object:
-    """Change the modes of a tree of the lower layer with chmod -R: copies of metadata."""
+    """Change the modes of a tree of the lower layer with chmod -R: metadata-only copy-up."""
     subprocess.run(["chmod", "-R", "o-r,g+w", os.path.join(root, DATA, "remove")], check=True)
     return None
 
@@ -82,7 +82,7 @@ def append_to_lower(root: str, corpus: Corpus) -> object:
 
 
 def tree_of(*path: str) -> Work:
-    """Return work that describes a tree: names, types, modes, sizes and contents."""
+    """Return a workload that describes a tree: names, types, modes, sizes and contents."""
 
     def describe(root: str, corpus: Corpus) -> object:
         digest = hashlib.blake2b(digest_size=8)

@@ -1,4 +1,4 @@
-"""Pictures, as PNG. Imports matplotlib, the optional dependency group `bench`."""
+"""Draw the results as PNG files. Imports matplotlib, of the optional dependency group `bench`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.growth import Line
 from benchmarks.report import Place, geometric_means, groups, ratios
 
-#: One colour for one system in every picture; told apart by people who see fewer colours, too.
+#: Each system has the same colour in every picture. The colours are distinct for colour-blind readers, too.
 COLOURS = {
     **dict.fromkeys(("unionfs", "sandbox"), "#0072b2"),
     **dict.fromkeys(("fuse-overlayfs", "podman"), "#d55e00"),
@@ -20,7 +20,7 @@ MARKERS = {"unionfs": "o", "sandbox": "o", "overlay": "^", "native": "s", "unsha
 
 
 def missing() -> str | None:
-    """Say why there can be no picture, or None."""
+    """Return why no picture can be drawn; None if matplotlib is installed."""
     try:
         pyplot()
     except ImportError as error:
@@ -32,7 +32,7 @@ def missing() -> str | None:
 
 
 def pyplot() -> Any:
-    """Return matplotlib's pyplot, drawing into files only."""
+    """Return matplotlib's pyplot, which draws only into files."""
     from matplotlib import pyplot as plt
 
     plt.switch_backend("agg")
@@ -40,7 +40,7 @@ def pyplot() -> Any:
 
 
 def plot_ratios(places: Sequence[Place], path: str) -> None:
-    """Draw the ratio of every system to the baseline, one row a workload, one panel a place and group."""
+    """Draw the ratio of every system to the baseline: one row per workload, one panel per place and group."""
     plt = pyplot()
     panels = [
         (place, rows)
@@ -92,11 +92,11 @@ def plot_ratios(places: Sequence[Place], path: str) -> None:
 
 
 def plot_growth(curves: Sequence[tuple[str, str, Sequence[Line]]], path: str) -> None:
-    """Draw curves, given as (name, unit, lines), with logarithmic scales: a straight slope of one is linear growth."""
+    """Draw curves, given as (name, unit, lines), on logarithmic scales: a slope of 1 is linear growth."""
     plt = pyplot()
     curves = [
         curve for curve in curves if any(line.points for line in curve[2])
-    ]  # else there is nothing to scale
+    ]  # an axis without points has no logarithmic scale
     rows = max(1, (len(curves) + 1) // 2)
     figure, axes = plt.subplots(rows, 2, squeeze=False, figsize=(11, 3.4 * rows), layout="constrained")
     for axis in axes.flat[len(curves) :]:

@@ -1,4 +1,4 @@
-"""Ratios, their mean, and what is told of them."""
+"""Compute ratios and their means, and format the results as text and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.measuring import Row
 
 @dataclass(kw_only=True, slots=True)
 class Place:
-    """All that was measured on one file system."""
+    """All measurements on one file system."""
 
     directory: str
     file_system: str
@@ -22,7 +22,7 @@ class Place:
 
 
 def ratios(row: Row) -> dict[str, float]:
-    """Return by system its median as a share of the baseline's; empty if the baseline did not run."""
+    """Return each system's ratio of its median to the baseline's; empty if the baseline did not run."""
     if not row.seconds.get(row.baseline):
         return {}
     base = statistics.median(row.seconds[row.baseline])
@@ -30,12 +30,12 @@ def ratios(row: Row) -> dict[str, float]:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Return the geometric mean of a sequence that is not empty."""
+    """Return the geometric mean of a non-empty sequence."""
     return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
 def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
-    """Return by system the geometric mean of its ratios, of the workloads that it and the baseline did."""
+    """Return each system's geometric mean of its ratios, over the workloads that both it and the baseline completed."""
     found: dict[str, list[float]] = {}
     for row in rows:
         for name, ratio in ratios(row).items():
@@ -44,13 +44,13 @@ def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def slower(rows: Sequence[Row]) -> list[tuple[str, float]]:
-    """Return the workloads, the worst first, that took the subject longer than the baseline, with the ratio."""
+    """Return the workloads that took the subject longer than the baseline, with the ratio, slowest first."""
     above = [(row.name, ratio) for row in rows if (ratio := ratios(row).get(row.subject, 0)) > 1]
     return sorted(above, key=lambda pair: -pair[1])
 
 
 def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows by group, which have the same columns, in the order in which they came."""
+    """Return the rows by group, in their order. All rows of a group have the same columns."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.group, []).append(row)
@@ -58,7 +58,7 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a table of medians in seconds, each with its ratio to the baseline where that ran."""
+    """Return the lines of a table of median seconds, with the ratio to the baseline if that ran."""
     columns = list(dict.fromkeys(name for row in rows for name in row.seconds))
     width = max(26, *(len(row.name) + 2 for row in rows))
     lines = [f"{'median seconds (ratio)':{width}}" + "".join(f"{name:>18}" for name in columns)]
@@ -79,7 +79,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def text_of(place: Place) -> str:
-    """Return what is printed of a place."""
+    """Return the text about a place."""
     lines = [f"on {place.directory} ({place.file_system}):"]
     for rows in groups(place.rows).values():
         lines += ["", *table(rows)]
@@ -91,7 +91,7 @@ def text_of(place: Place) -> str:
 
 
 def data_of(place: Place) -> dict[str, object]:
-    """Return what is written of a place as JSON."""
+    """Return the JSON object about a place."""
     return {
         "directory": place.directory,
         "file_system": place.file_system,

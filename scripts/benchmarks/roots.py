@@ -1,4 +1,4 @@
-"""The root file system that is walked, read and run: of a directory, of an archive, or a part of this machine's /usr."""
+"""Make the root file system for the workloads: from a directory, from an archive, or from a part of this machine's /usr."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-#: What is walked at scale 1, of the machine's /usr as of a root that was given.
+#: Number of entries that are walked at scale 1, both of this machine's /usr and of a given root.
 ENTRIES = 16_000
-#: Larger files are neither copied from /usr nor read: the sequential workloads have their own.
+#: Larger files are neither copied from /usr nor read: the sequential workloads have files of their own.
 LARGEST = 4 << 20
-#: How a program of the root is tried; what it prints at the end shows that its modules were found.
+#: Commands that test the programs of the root. The expected output proves that the modules were found.
 TRIALS = {
     "perl": ("perl", "-MPOSIX", "-MList::Util=sum", "-e", "print sum(1..4)"),
     "python3": ("python3", "-B", "-c", "import json, argparse; print(json.dumps(10))"),
 }
-#: In a mount namespace that ends with the program, so that nothing is left mounted.
+#: In a mount namespace, so that the mount ends with the program.
 _ENTER = 'mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
 
 
@@ -30,7 +30,7 @@ def enter(root: str, *command: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of programs that run in the root: none of this account's settings reach them."""
+    """Return the environment of programs that run in the root, without any settings of this user."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/",
@@ -40,11 +40,14 @@ def environment() -> dict[str, str]:
 
 
 def make_root(source: str | None, target: str, scale: float) -> str:
-    """Fill the new directory *target* from a directory, a tar archive or, with None, /usr; returns where it is from.
+    """Fill the new directory *target* from a directory, a tar archive or, if *source* is None, /usr.
+
+    Returns:
+        A description of the origin.
 
     Raises:
         OSError: *source* does not exist or cannot be read.
-        subprocess.CalledProcessError: copying or unpacking failed, and said why on standard error.
+        subprocess.CalledProcessError: copying or unpacking failed; the reason is on standard error.
     """
     os.mkdir(target)
     if source is None:
@@ -53,7 +56,7 @@ def make_root(source: str | None, target: str, scale: float) -> str:
     if os.path.isdir(source):
         subprocess.run(["cp", "-a", "--one-file-system", f"{source}/.", target], check=True)
     elif os.path.exists(source):
-        # Device nodes only root could make; none is used.
+        # Only root could make device nodes, and no workload uses one.
         subprocess.run(
             ["tar", "--extract", "--numeric-owner", "--exclude=./dev/*", "-f", source, "-C", target],
             check=True,
@@ -66,9 +69,10 @@ def make_root(source: str | None, target: str, scale: float) -> str:
 
 
 def copy_host(target: str, entries: int) -> int:
-    """Copy perl, python3, a shell and `true` with what they need, then directories of /usr/share until there are *entries*.
+    """Copy perl, python3, a shell and `true` with their libraries and modules, then directories of /usr/share up to
+    *entries* entries.
 
-    Returns how many there are. The layout is that of a Debian with a merged /usr.
+    Return the number of copied entries. The layout is that of a Debian with a merged /usr.
     """
     for name in ("bin", "sbin", "lib", "lib64"):
         os.makedirs(os.path.join(target, "usr", name))
@@ -95,13 +99,13 @@ def copy_host(target: str, entries: int) -> int:
 def walk(top: str) -> Iterator[str]:
     """Yield *top* and the directories below it, in an order that does not depend on the disk."""
     for directory, names, _ in os.walk(top):
-        # Neither modules that nobody imports here, nor what differs from one installation to the next.
+        # Skip modules that no workload imports, and files that differ between installations.
         names[:] = sorted(set(names) - {"dist-packages", "site-packages", "test", "__pycache__"})
         yield directory
 
 
 def copy_file(path: str, target: str) -> None:
-    """Copy a file that a program opens by *path*, which may be a symbolic link: its directory's own are resolved."""
+    """Copy a file that a program opens by *path*. Symbolic links in its directory are resolved; the file may be one."""
     directory, name = os.path.split(os.path.abspath(path))
     copy = target + os.path.join(os.path.realpath(directory), name)
     os.makedirs(os.path.dirname(copy), exist_ok=True)
@@ -110,7 +114,7 @@ def copy_file(path: str, target: str) -> None:
 
 
 def copy_directory(directory: str, target: str) -> int:
-    """Copy a directory, its links and its files that are not large; returns how many entries were copied."""
+    """Copy a directory with its links and its files that are not large; return the number of copied entries."""
     copied = 0
     os.makedirs(target + directory, exist_ok=True)
     with os.scandir(directory) as entries:
@@ -131,14 +135,14 @@ def copy_directory(directory: str, target: str) -> int:
 
 
 def libraries_of(*paths: str) -> list[str]:
-    """Return the shared libraries that ldd(1) names for programs and libraries, the loader included."""
+    """Return the shared libraries that ldd(1) lists for programs and libraries, including the dynamic loader."""
     done = subprocess.run(["ldd", *paths], capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("\t")]
     return list(dict.fromkeys(word for line in lines for word in line.split() if word.startswith("/")))
 
 
 def extensions() -> list[str]:
-    """Return the compiled modules of /usr's python3, which load libraries of their own."""
+    """Return the compiled modules of /usr's python3, whose libraries are also needed."""
     ask = "import sysconfig; print(sysconfig.get_path('platstdlib'))"
     done = subprocess.run(["/usr/bin/python3", "-c", ask], capture_output=True, text=True, check=False)
     dynamic = os.path.join(done.stdout.strip(), "lib-dynload")
@@ -148,7 +152,7 @@ def extensions() -> list[str]:
 
 
 def module_directories() -> list[str]:
-    """Return where /usr's perl and python3 have the modules that `TRIALS` import."""
+    """Return the directories in which /usr's perl and python3 have the modules that `TRIALS` import."""
     found = []
     for command in (
         ["/usr/bin/perl", "-e", r'print join "\n", grep /perl-base/, @INC'],
@@ -163,7 +167,7 @@ def module_directories() -> list[str]:
 
 
 def programs_of(root: str) -> tuple[str, ...]:
-    """Return which of `TRIALS` succeed in *root*."""
+    """Return the programs of `TRIALS` that succeed in *root*."""
     found = []
     for name, command in TRIALS.items():
         done = subprocess.run(

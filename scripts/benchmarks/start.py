@@ -1,4 +1,4 @@
-"""How long it takes to start `true` on the root file system: `sandbox up` against `podman run`."""
+"""Measure the start of `true` on the root file system: `sandbox up`, `podman run`, and `unshare` with `chroot`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SUBJECT, BASE = "sandbox", "podman"
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """A way to start a program."""
+    """A command that starts programs, and its environment."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
 
     def spawn(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start *command* and do not wait for it."""
+        """Start *command* without waiting for it."""
         return subprocess.Popen(
             [*self.command, *command],
             env=self.environment,
@@ -46,19 +46,19 @@ class Starter:
 
 
 def sandbox(corpus: Corpus, directory: str) -> Starter:
-    """Return how `sandbox up` starts a program, with its state in *directory*."""
+    """Return the starter of `sandbox up`, with its state in *directory*."""
     spec = os.path.join(directory, "start.toml")
     with open(spec, "w") as file:
         file.write(f"[root]\nlayers = [{json.dumps('dir:' + corpus.layers[-1])}]\n")
         file.write('[process]\ncommand = ["true"]\n')
     installed = os.path.join(os.path.dirname(corpus.python), "sandbox")
     program = [installed] if os.access(installed, os.X_OK) else [corpus.python, "-m", "sandbox"]
-    # As a user has it: without, every start would compile the source of what has changed since the set-up.
+    # Let Python write bytecode, as for users. Otherwise every start would compile the modules changed since the set-up.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     variables = {
         **kept,
         "PYTHONPATH": PROJECT,
-        "SANDBOX_RUN_DIR": os.path.join(directory, "run"),  # where the writable layer is
+        "SANDBOX_RUN_DIR": os.path.join(directory, "run"),  # the place of the writable layer
         **{f"XDG_{name}_HOME": os.path.join(directory, name.lower()) for name in ("STATE", "CACHE", "DATA")},
     }
     return Starter(SUBJECT, [*program, "up", spec, "--"], variables)
@@ -66,7 +66,9 @@ def sandbox(corpus: Corpus, directory: str) -> Starter:
 
 @contextlib.contextmanager
 def podman(corpus: Corpus, directory: str) -> Iterator[Starter]:
-    """Import the root file system into a storage of its own, which fuse-overlayfs mounts; yield how podman starts."""
+    """Import the root file system into podman storage of its own, which fuse-overlayfs mounts, and yield the starter of
+    podman.
+    """
     for name in ("home", "runtime"):
         os.mkdir(os.path.join(directory, name), mode=0o700)
     variables = {
@@ -88,7 +90,7 @@ def podman(corpus: Corpus, directory: str) -> Iterator[Starter]:
         yield Starter(BASE, [*command, "run", "--rm", "--network=none", "bench:1"], variables)
     finally:
         run([*command, "system", "reset", "--force"], **variables)
-        # An ordinary user's podman leaves a process that keeps its user namespace.
+        # For an ordinary user, podman leaves a process that keeps its user namespace.
         try:
             with open(f"{directory}/runtime/libpod/tmp/pause.pid") as file:
                 os.kill(int(file.read()), signal.SIGKILL)
@@ -97,7 +99,7 @@ def podman(corpus: Corpus, directory: str) -> Iterator[Starter]:
 
 
 def no_podman() -> str | None:
-    """Say why podman cannot be measured here."""
+    """Return why podman cannot be measured here; None if it can."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     for names in (("podman",), (BASELINE,), ("crun", "runc")):
         if not any(shutil.which(name, path=path) for name in names):
@@ -108,7 +110,7 @@ def no_podman() -> str | None:
 def find_starters(
     corpus: Corpus, directory: str, stack: contextlib.ExitStack, left_out: list[str]
 ) -> list[Starter]:
-    """Return who can start programs here; *stack* takes it down, *left_out* gets who cannot, and why."""
+    """Return the starters that work here. *stack* cleans them up; *left_out* gets the reasons of the others."""
     found = []
     os.mkdir(directory)
     if (reason := lacks(corpus.python, "pyfuse3", "sandbox")) is None:
@@ -127,10 +129,10 @@ def find_starters(
 
 
 def start(starter: Starter, *, at_once: int, times: int) -> Sample:
-    """Start `true` *at_once* times together, *times* over; the seconds are those of one time.
+    """Start `true` *at_once* times in parallel, repeat that *times* times, and return the seconds of one repetition.
 
     Raises:
-        OSError: one failed.
+        OSError: a start failed.
     """
     begin = time.perf_counter()
     for _ in range(times):
@@ -144,7 +146,7 @@ def start(starter: Starter, *, at_once: int, times: int) -> Sample:
 
 
 def make_trial(starters: Sequence[Starter], *, at_once: int = 1, times: int = 1, name: str = NAME) -> Trial:
-    """Return the trial of starting `true` by each of *starters*."""
+    """Return the trial that starts `true` with each of *starters*."""
 
     def by(starter: Starter) -> Callable[[], Sample]:
         return lambda: start(starter, at_once=at_once, times=times)

@@ -1,4 +1,4 @@
-"""What the work is done on: file systems that are mounted for one measurement each, and the plain directory."""
+"""Mount the measured file systems, each for one measurement, or copy the layers to a plain directory."""
 
 from __future__ import annotations
 
@@ -19,79 +19,79 @@ from dataclasses import dataclass, field
 from benchmarks.workload import PROJECT
 
 SUBJECT = "unionfs"
-#: What `sandbox up` serves a stack of layers of its store with.
+#: Options with which `sandbox up` mounts a stack of stored layers.
 _SERVED = ",server=direct,open_requests=off"
-#: With an index of the lower layers, made before the mount can be used, so that what is timed is its use.
+#: With an index of the lower layers. It is built before the mount is usable, so only its use is timed.
 _INDEXED = ",index_build=first,immutable,index_dir="
 TRICKS = "spin threads negative validity contents symlinks flush killpriv readdirplus".split()
-#: The same with another server, and its options; measured only if asked for.
+#: Other servers and options of unionfs; measured only on request.
 OTHER_SERVERS = {
     "unionfs-unindexed": _SERVED,
     "unionfs-opened": ",server=direct,open_requests=on",
     "unionfs-pyfuse3": ",server=pyfuse3",
-    # What each trick of the server brings (unionfs/SPEED.md).
+    # One system for each optimization that is left out, to measure its effect (unionfs/SPEED.md).
     **{f"without-{trick}": f"{_SERVED},without={trick}" for trick in TRICKS},
 }
-#: The writable layer dies with the sandbox: nothing of it has to be on disk before it is used. All three know the word.
+#: The writable layer ends with the sandbox, so nothing has to be synced. All three file systems support this option.
 _VOLATILE = ",volatile"
 BASELINE = "fuse-overlayfs"
 NAMES = (SUBJECT, *OTHER_SERVERS, BASELINE, "overlay", "native")
 
-#: Seconds that a mount may take to appear or to go, on a busy machine.
+#: Seconds for a mount or unmount on a busy machine.
 PATIENCE = 60.0
-#: Longer options mount(8) must hand over by mount(2): fsconfig(2) takes 256 bytes.
+#: mount(8) must pass longer options by mount(2), because fsconfig(2) takes at most 256 bytes.
 _FSCONFIG = 255
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """One column of the result: a way to get a union of layers."""
+    """A way to get a union of layers: one column of the result."""
 
     name: str
-    #: Why it cannot run here, or None.
+    #: Why it cannot run here; None if it can.
     missing: str | None
-    #: (options, mount point) -> command; None for the plain directory.
+    #: Returns the command for options and mount point; None for the plain directory.
     command: Callable[[str, str], list[str]] | None = None
-    #: The command serves until it is unmounted; else it returns once the mount is there.
+    #: The command serves until the unmount; otherwise it returns after mounting.
     serves: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Layers in one directory, top first, and where plain copies of them may be kept beside."""
+    """Layers in one directory, top first. Plain copies of them are kept in the same directory."""
 
     directory: str
     layers: Sequence[str]
 
     @property
     def names(self) -> list[str]:
-        """Return the layers relative to the directory: five hundred fit into the page that mount(2) takes."""
+        """Return the layers relative to the directory: short enough for five hundred in the page that mount(2) takes."""
         return [os.path.relpath(layer, self.directory) for layer in self.layers]
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A tree that is ready."""
+    """A mounted tree."""
 
     root: str
-    #: The process that serves it, if there is one.
+    #: The process id of its server, if there is one.
     server: int | None = None
 
     def cpu(self) -> float:
-        """Return the seconds that the server's threads have been on a CPU, or 0."""
+        """Return the CPU seconds of the server's threads; 0 if unknown."""
         total = 0
         try:
             for task in os.listdir(f"/proc/{self.server}/task") if self.server else []:
                 with open(f"/proc/{self.server}/task/{task}/schedstat") as file:
                     total += int(file.read().split()[0])
         except (FileNotFoundError, ProcessLookupError):
-            return 0.0  # the kernel counts nothing, or the server has ended, which its clients find out
+            return 0.0  # the kernel has no such statistics, or the server has ended, which makes its clients fail
         return total / 1e9
 
 
 def find_python() -> str:
-    """Return the interpreter that has the dependencies of unionfs: of $VENV, of .venv, or else our own."""
+    """Return the interpreter with the dependencies of unionfs: that of $VENV or of .venv, or else the running one."""
     for venv in (os.environ.get("VENV"), os.path.join(PROJECT, ".venv")):
         if venv and os.access(candidate := os.path.join(venv, "bin", "python"), os.X_OK):
             return candidate
@@ -99,7 +99,7 @@ def find_python() -> str:
 
 
 def lacks(python: str, *modules: str) -> str | None:
-    """Say why *python* cannot import *modules* of this checkout, or None."""
+    """Return why *python* cannot import *modules* of this checkout; None if it can."""
     done = subprocess.run(
         [python, "-c", f"import {', '.join(modules)}"],
         capture_output=True,
@@ -113,20 +113,20 @@ def lacks(python: str, *modules: str) -> str | None:
 
 @functools.cache
 def _indexes() -> str:
-    """Return a directory for indexes of layers that goes away at the end."""
+    """Return a directory for indexes of layers, which is removed at exit."""
     path = tempfile.mkdtemp(prefix="unionfs-indexes-")
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
 def find_systems(python: str, *, durable: bool = False) -> list[System]:
-    """Return the systems, each with what keeps it from running here.
+    """Return all systems, each with the reason why it cannot run here, if there is one.
 
-    *durable*: what is synced is on disk, as for a writable layer that is kept.
+    *durable*: sync to disk, as for a writable layer that is kept.
     """
     promise = "" if durable else _VOLATILE
     root = os.geteuid() == 0
-    # A file system of an ordinary user is mounted and unmounted by the set-id fusermount3.
+    # For ordinary users, the set-user-ID program fusermount3 mounts and unmounts.
     no_mount = (
         None
         if root or shutil.which("fusermount3")
@@ -179,9 +179,9 @@ def find_systems(python: str, *, durable: bool = False) -> list[System]:
 
 @contextlib.contextmanager
 def mounted(system: System, stack: Stack, changes: Sequence[str] | None) -> Iterator[Mount]:
-    """Yield a fresh union with an empty writable layer, and take it down.
+    """Yield a fresh union with an empty writable layer, and unmount and remove it at the end.
 
-    *changes* is that of the workload (see there).
+    *changes* is that of the workload (see :class:`~benchmarks.workload.Workload`).
     """
     if system.command is None:
         with plain(stack, changes) as copy:
@@ -196,7 +196,7 @@ def mounted(system: System, stack: Stack, changes: Sequence[str] | None) -> Iter
     if len(options) > _FSCONFIG:
         environment["LIBMOUNT_FORCE_MOUNT2"] = "always"
     try:
-        # A file and no pipe: a server that says much must not wait for a reader.
+        # A file instead of a pipe: a server with much output must not wait for a reader.
         with tempfile.TemporaryFile("w+") as output:
             process: subprocess.Popen[bytes] | None = None
             try:
@@ -220,14 +220,14 @@ def mounted(system: System, stack: Stack, changes: Sequence[str] | None) -> Iter
                     with signals_later():
                         _end(system, process, mount)
     finally:
-        # Directories that kernel OverlayFS makes in the work directory have mode 0.
+        # Kernel OverlayFS makes directories with mode 0 in the work directory.
         subprocess.run(["chmod", "-R", "u+rwX", directory], check=False)
         shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
 def signals_later() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back meanwhile: a server whose start or end they cut short would stay, with its mount."""
+    """Defer SIGINT and SIGTERM. If they interrupted the start or end of a server, it would remain, with its mount."""
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
@@ -252,9 +252,9 @@ def _wait_for_mount(system: System, process: subprocess.Popen[bytes], mount: str
 
 
 def _end(system: System, process: subprocess.Popen[bytes], mount: str) -> None:
-    """Unmount, and wait until who served is gone: its end would be measured as work of the next system."""
+    """Unmount, and wait until the server has ended. Otherwise its end would be measured as work of the next system."""
     with contextlib.suppress(OSError):
-        _wait_for_mount(system, process, mount)  # what is about to be mounted would stay
+        _wait_for_mount(system, process, mount)  # a mount that appears later would remain
     if is_mounted(mount):
         unmount(mount)
     try:
@@ -265,19 +265,19 @@ def _end(system: System, process: subprocess.Popen[bytes], mount: str) -> None:
 
 
 def is_mounted(path: str) -> bool:
-    """Tell whether something is mounted on *path*, of a server that has died as well: nobody there is asked."""
+    """Return whether *path* is a mount point, even if its server has died: this sends no request to the server."""
     wanted = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     with open("/proc/self/mountinfo") as file:
         return any(_unescape(line.split()[4]) == wanted for line in file)
 
 
 def _unescape(field: str) -> str:
-    """Return a path of mountinfo, which has spaces and the like in octal (proc(5)), as it is."""
+    """Return a path of mountinfo with its octal escapes decoded (proc(5))."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def unmount(mount: str) -> None:
-    """Unmount *mount*; what is still busy goes when its last user does."""
+    """Unmount *mount*; lazily if it stays busy."""
     # fusermount3 fails without /etc/mtab; umount(8) lets users unmount their own FUSE mounts.
     by_umount = os.geteuid() == 0 or not os.path.exists("/etc/mtab")
     command = ["umount", mount] if by_umount else ["fusermount3", "-u", mount]
@@ -290,7 +290,7 @@ def unmount(mount: str) -> None:
 
 @contextlib.contextmanager
 def plain(stack: Stack, changes: Sequence[str] | None) -> Iterator[str]:
-    """Yield the merged layers as a directory: a shared one, or a new one with what a workload changes."""
+    """Yield the merged layers as a directory: a shared one, or a new one with the parts that the workload changes."""
     if changes is None:
         shared = os.path.join(stack.directory, "plain")
         if not os.path.isdir(shared):
@@ -309,7 +309,7 @@ def plain(stack: Stack, changes: Sequence[str] | None) -> Iterator[str]:
 
 
 def merge(layers: Sequence[str], target: str, part: str) -> None:
-    """Copy *part* of all layers, none of which hides anything, into *target*."""
+    """Copy *part* of all layers into *target*. The layers contain no whiteouts."""
     os.makedirs(os.path.join(target, part), exist_ok=True)
     for layer in reversed(layers):
         if os.path.isdir(os.path.join(layer, part)):
@@ -318,7 +318,7 @@ def merge(layers: Sequence[str], target: str, part: str) -> None:
 
 
 def drop_caches() -> None:
-    """Empty the page, dentry and inode caches. Only root may; for others a fresh mount has to do."""
+    """Drop the page, dentry and inode caches. Only root may; for other users, only the fresh mount is cold."""
     os.sync()
     if os.geteuid() == 0:
         with contextlib.suppress(OSError), open("/proc/sys/vm/drop_caches", "w") as file:

@@ -1,4 +1,4 @@
-"""Work as programs of every day do it: of the root file system, and git, compilers and package managers."""
+"""Workloads with common programs: those of the root file system, git, a compiler and package managers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _GIT = {
     **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (
         ("NAME", "bench"), ("EMAIL", "bench@localhost"), ("DATE", "2020-01-01T00:00:00Z"))},
 }  # fmt: skip
-"""No configuration of the account, and the same commit on every system."""
+"""Without the user's configuration, and with the same commit ids on every system."""
 
 
 def run(command: list[str], **variables: str) -> str:
-    """Run a program with *variables* added to the environment; returns what it wrote.
+    """Run a program with *variables* added to the environment; return its output.
 
     Raises:
-        OSError: it failed; the text has the last of what it said.
+        OSError: it failed; the message contains the last lines of its output.
     """
     done = subprocess.run(
         command,
@@ -42,7 +42,7 @@ def run(command: list[str], **variables: str) -> str:
 
 
 def run_inside(root: str, *command: str) -> str:
-    """Run a program of the root file system in it; returns what it wrote."""
+    """Run a program of the root file system inside it; return its output."""
     return run(enter(root, *command), **environment())
 
 
@@ -55,7 +55,7 @@ _SCRIPTS = {
 
 
 def short_programs(root: str, corpus: Corpus) -> object:
-    """Run a hundred short programs, perl and python3 from the root file system with imports, in it."""
+    """Run a hundred short perl and python3 programs with imports inside the root file system."""
     body = " && ".join(_SCRIPTS[name] for name in corpus.programs)
     times = corpus.amount(100) // len(corpus.programs)
     script = f"i=0; while [ $i -lt {max(1, times)} ]; do {body} || exit 1; i=$((i + 1)); done"
@@ -63,7 +63,7 @@ def short_programs(root: str, corpus: Corpus) -> object:
 
 
 def no_programs(corpus: Corpus) -> str | None:
-    """Say why `short_programs` cannot run."""
+    """Return why `short_programs` cannot run; None if it can."""
     return None if corpus.programs else "neither perl nor python3 of the root file system runs here"
 
 
@@ -76,8 +76,8 @@ def git(root: str, *arguments: str) -> str:
 
 
 def git_init(root: str, corpus: Corpus) -> object:
-    """Make an empty repository around the files."""
-    # Work in the background would go on while others are measured.
+    """Create an empty repository in the directory of the files."""
+    # Background work would continue during the measurement of other systems.
     git(root, "init", "--quiet", "--initial-branch=main")
     for setting in ("gc.auto=0", "gc.autoDetach=false", "maintenance.auto=false"):
         git(root, "config", *setting.split("="))
@@ -92,13 +92,13 @@ def git_add_commit(root: str, corpus: Corpus) -> object:
 
 
 def git_commit_all(root: str, corpus: Corpus) -> object:
-    """Make a repository with one commit."""
+    """Create a repository with one commit."""
     git_init(root, corpus)
     return git_add_commit(root, corpus)
 
 
 def git_status(root: str, corpus: Corpus) -> object:
-    """Ask git ten times what has changed."""
+    """Run git status ten times."""
     return [git(root, "status", "--porcelain", "--untracked-files=all") for _ in range(10)]
 
 
@@ -109,7 +109,7 @@ def git_gc(root: str, corpus: Corpus) -> object:
 
 
 def git_fsck(root: str, corpus: Corpus) -> object:
-    """Let git check the repository; returns the commit."""
+    """Run git fsck; return the commit and the status."""
     git(root, "fsck", "--strict")
     return git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain")
 
@@ -127,7 +127,7 @@ def build(root: str, corpus: Corpus) -> object:
 def pip_install(root: str, corpus: Corpus) -> object:
     """Install a wheel with pip, which also compiles its modules."""
     command = [corpus.python, "-m", "pip", "--isolated", "--disable-pip-version-check", "install", "--quiet"]
-    # Root's warning, and where it would look for the package otherwise, have no place here.
+    # Suppress the warning for root, and do not look for packages in an index or cache.
     options = ["--no-index", "--no-deps", "--no-cache-dir", "--ignore-installed", "--root-user-action=ignore"]
     wheel = os.path.join(corpus.inputs, "benchwheel-1.0-py3-none-any.whl")
     run([*command, *options, "--no-warn-script-location", "--prefix", os.path.join(root, "prefix"), wheel])
@@ -135,33 +135,33 @@ def pip_install(root: str, corpus: Corpus) -> object:
 
 
 def installed_modules(root: str, corpus: Corpus) -> object:
-    """Return how many modules pip installed and compiled."""
+    """Return the numbers of modules that pip installed and compiled."""
     names = [name for _, _, names in os.walk(os.path.join(root, "prefix")) for name in names]
     return [sum(name.startswith("m") and name.endswith(end) for name in names) for end in (".py", ".pyc")]
 
 
 def no_pip(corpus: Corpus) -> str | None:
-    """Say why `pip_install` cannot run."""
+    """Return why `pip_install` cannot run; None if it can."""
     done = subprocess.run([corpus.python, "-m", "pip", "--version"], capture_output=True, check=False)
     return None if done.returncode == 0 else f"{corpus.python} has no pip"
 
 
 def dpkg_install(root: str, corpus: Corpus) -> object:
-    """Install a Debian package with this machine's dpkg, into the tree."""
+    """Install a Debian package into the tree with this machine's dpkg."""
     package = os.path.join(root, DATA, "package.deb")
     run(["dpkg", f"--root={root}", "--force-depends", "--install", package], **environment())
     return None
 
 
 def apt_install(root: str, corpus: Corpus) -> object:
-    """Install a Debian package with the root file system's apt-get, in it."""
+    """Install a Debian package with apt-get inside the root file system."""
     options = ("-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0", "--yes", "--quiet")
     run_inside(root, "apt-get", "install", *options, f"/{DATA}/package.deb")
     return None
 
 
 def package_status(root: str, corpus: Corpus) -> object:
-    """Return what dpkg's database says of the package, and how many of its files there are."""
+    """Return the package's status in dpkg's database, and the number of its installed files."""
     with open(os.path.join(root, "var/lib/dpkg/status")) as file:
         entry = [text for text in file.read().split("\n\n") if "Package: benchpackage\n" in text + "\n"]
     files = [name for _, _, names in os.walk(os.path.join(root, "usr/lib/benchpackage")) for name in names]
@@ -169,7 +169,7 @@ def package_status(root: str, corpus: Corpus) -> object:
 
 
 def no_dpkg(corpus: Corpus) -> str | None:
-    """Say why `dpkg_install` cannot run."""
+    """Return why `dpkg_install` cannot run; None if it can."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.path.exists(os.path.join(corpus.layers[-1], "var/lib/dpkg/status")):
@@ -178,7 +178,7 @@ def no_dpkg(corpus: Corpus) -> str | None:
 
 
 def no_apt(corpus: Corpus) -> str | None:
-    """Say why `apt_install` cannot run."""
+    """Return why `apt_install` cannot run; None if it can."""
     if not os.path.exists(os.path.join(corpus.layers[-1], "usr/bin/apt-get")):
         return "the root file system has no apt-get (give one by --root, as scripts/mkrootfs makes it)"
     return no_dpkg(corpus)

@@ -1,4 +1,4 @@
-"""What a workload is."""
+"""The data classes Workload and Corpus."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from dataclasses import dataclass
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 DATA = "bench"
-"""The directory of a corpus that holds what we made; all the rest of it is a root file system."""
+"""The directory of a corpus with the trees made for workloads; everything else is a root file system."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """The lower layers, and what the workloads use of them. Paths of the tree are relative to its root."""
+    """The lower layers and the parts of them that workloads use. Paths in the tree are relative to its root."""
 
     #: Top first.
     layers: tuple[str, ...]
-    #: A directory outside of the layers: what is installed and unpacked.
+    #: A directory outside the layers with the packages and archives to install and unpack.
     inputs: str
-    #: What is walked.
+    #: Directories to walk.
     directories: tuple[str, ...]
-    #: Regular files in those directories: what is read.
+    #: Regular files in those directories, to read.
     files: tuple[str, ...]
-    #: What of perl and python3 runs in the root file system.
+    #: Which of perl and python3 run in the root file system.
     programs: tuple[str, ...]
-    #: Where the root file system is from, for people.
+    #: A description of the root file system's origin.
     origin: str
-    #: Interpreter with pip, for installing a wheel.
+    #: The interpreter with pip that installs the wheel.
     python: str
-    #: 1 is the whole of the work.
+    #: A factor for the amount of work.
     scale: float
 
     def amount(self, whole: int, least: int = 2) -> int:
-        """Return how many of *whole* things are done at this scale."""
+        """Return *whole* multiplied by the scale, at least *least*."""
         return max(least, round(whole * self.scale))
 
 
 Work = Callable[[str, Corpus], object]
-"""(root of the mounted tree, corpus) -> what was seen, which has to be the same on every system."""
+"""Runs on (root of the mounted tree, corpus); returns a result that has to be the same on every system."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the result."""
+    """A piece of work to measure: one row of the result."""
 
     name: str
     work: Work
-    #: Done before, not timed.
+    #: Runs before, not timed.
     prepare: Work | None = None
-    #: Done after, not timed: what it sees counts as seen, too.
+    #: Runs after, not timed. Its result is compared between systems, too.
     check: Work | None = None
-    #: Everything that the kernel caches is dropped before, where root runs this.
+    #: Drop the kernel's caches before the work, if root runs the benchmark.
     cold: bool = False
-    #: What of the tree is changed, by its path; () only adds to it, None does not even that. On a plain
-    #: directory a workload that changes something gets a copy of these parts.
+    #: Paths in the tree that the work changes. () only adds files; None changes nothing. On a plain directory, a workload
+    #: that changes something gets a copy of these paths.
     changes: tuple[str, ...] | None = None
-    #: Programs of this machine that it takes.
+    #: Programs of this machine that it needs.
     needs: tuple[str, ...] = ()
-    #: Says what else is missing, or None.
+    #: Returns which other requirement is missing, or None.
     missing: Callable[[Corpus], str | None] = lambda _: None
-    #: Belongs to --quick.
+    #: Part of --quick.
     quick: bool = False
 
     @property
     def summary(self) -> str:
-        """Return one line about it."""
+        """The first line of the docstring of its work."""
         return (self.work.__doc__ or "").strip().splitlines()[0]
