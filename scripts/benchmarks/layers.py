@@ -47,7 +47,7 @@ def walk(root: str, corpus: Corpus) -> object:
 
 
 def lookup(root: str, corpus: Corpus) -> object:
-    """Look up names in merged directories that were never listed; half of them do not exist."""
+    """Look up names in merged directories that were never listed; 19 of 20 do not exist."""
     rng = random.Random(9)
     entries = corpus.amount(ENTRIES, 40)
     return sum(

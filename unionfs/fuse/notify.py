@@ -1,9 +1,9 @@
 """Notify the kernel of inodes to forget and of attributes to invalidate.
 
-Forgetting bounds the size of the inode table. The kernel keeps a lookup for as long as its dentry cache keeps the name, and
-the cache shrinks only when the machine is short of memory. So a walk over a million files would make a million inodes.
-Above a limit, the server sends the oldest inode numbers to the kernel (FUSE_NOTIFY_PRUNE, Linux 6.18). The kernel drops
-those that are not in use, and sends FORGET for them as usual.
+Forgetting bounds the size of the inode table. The kernel keeps a lookup for as long as its dentry cache keeps the name. The
+cache shrinks only when the machine is short of memory. So a walk over a million files would make a million inodes. Above a
+limit, the server sends the oldest inode numbers to the kernel (FUSE_NOTIFY_PRUNE, Linux 6.18). The kernel drops those that
+are not in use, and sends FORGET for them as usual.
 
 Older kernels can only drop a name whether or not it is in use (FUSE_NOTIFY_INVAL_ENTRY). That would unmount volumes below
 the name, and take the working directory from processes (d_invalidate, fs/dcache.c). With these kernels the server sends
@@ -117,11 +117,10 @@ class KernelNotifier:
     def have_asked_again(self, numbers: Sequence[Ino]) -> None:
         """Invalidate the attributes of *numbers* in the kernel's cache, and return when the kernel has done so.
 
-        It has to be done before the current request is answered: after open(2), a client reads as many bytes as the cached
-        size says.
+        It has to be done before the current request is answered: after open(2), a client reads up to the cached size.
 
         The kernel touches no pages for this (fuse_reverse_inval_inode, fs/fuse/inode.c). But its reference to the inode may
-        become the last one, and dropping the inode may wait for pages that this server has yet to deliver. Therefore a
+        become the last one. Dropping the inode may then wait for pages that this server has yet to deliver. Therefore a
         thread writes the notification, and this method waits at most a second for it.
         """
         connection = self._duplicate()

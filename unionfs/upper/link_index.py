@@ -5,9 +5,9 @@ It keeps hard links together, and inode numbers constant over copy-up, forgettin
 
 * **origin**: each copied-up regular file has the attribute ``user.unionfs.origin=GENERATION:NUMBER``, its inode number
   before the copy-up.
-* **copies**: an additional link ``index/NUMBER.COUNT.BORN`` of the copy. There is one for each copied-up lower file with
-  several names, and for each object that is not a regular file (Linux has no ``user.*`` attributes on those). COUNT is how
-  many of its lower names are not yet links of the copy; a lookup of such a name finds the copy by the number. The visible
+* **copies**: an additional link ``index/NUMBER.COUNT.BORN`` of the copy. Each copied-up lower file with several names has
+  one. So has each copied-up object that is not a regular file, as Linux has no ``user.*`` attributes on those. COUNT is how
+  many of its lower names are not yet links of the copy. A lookup of such a name finds the copy by the number. The visible
   link count is that of the copy, minus the index's own link, plus COUNT.
 * **lost names**: an empty file ``index/NUMBER-COUNT.BORN``. COUNT names of a lower file without a copy have been deleted.
   The visible link count is that of the lower file minus COUNT.

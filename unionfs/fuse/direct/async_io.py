@@ -3,8 +3,8 @@
 So no request waits for the disk accesses of another one.
 
 A read first tries the page cache (RWF_NOWAIT, preadv2(2)). A cache miss starts readahead. A fast disk delivers the data
-before a thread could be woken, so the server polls for the data for as long as it polls for requests. If the data has not
-come by then, a thread reads it. fsync(2) and the copy-up of a large file always run in a thread.
+before a thread could be woken. So the server polls for the data while it polls for requests. If the data has not come when
+the server stops polling, a thread reads it. fsync(2) and the copy-up of a large file always run in a thread.
 
 If a request consists of I/O alone, the thread sends the reply itself. If a request needs a large copy first, the request is
 parked, and handled again after the copy.

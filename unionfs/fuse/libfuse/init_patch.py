@@ -33,7 +33,10 @@ _FLAGS_OF_REPLY = 16 + 12
 
 @dataclass(slots=True)
 class InitExchange:
-    """A connection between the kernel's INIT and the reply. It owns /dev/fuse and both ends of the socket pair."""
+    """A connection between the kernel's INIT and the reply.
+
+    It owns /dev/fuse and the far end of the socket pair until :meth:`finish` or :meth:`close`.
+    """
 
     #: The descriptor that pyfuse3 serves: a socket first, /dev/fuse after :meth:`finish`.
     fd: int
