@@ -161,8 +161,11 @@ def test_a_device_that_we_may_open_is_ok_and_is_not_opened():
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open every device")
 def test_a_device_that_we_may_not_open_is_not_accessible():
-    assert stat.S_ISCHR(os.stat("/dev/tty0").st_mode)
-    assert host.fuse_state("/dev/tty0") == "not accessible"
+    path = "/dev/tty0"
+    if not os.path.exists(path):
+        pytest.skip(f"this machine has no {path}")  # as in a container
+    assert stat.S_ISCHR(os.stat(path).st_mode)
+    assert host.fuse_state(path) == "not accessible"
 
 
 def test_a_helper_without_privilege_is_a_problem_that_names_it(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from sandbox.host.image_formats import DOCKER_ARCHIVE, OCI_LAYOUT, SKOPEO_DIRECTORY
 from sandbox.host.paths import DeviceNode, inspect_all
 from sandbox.kernel.mountinfo import parse_mountinfo
@@ -33,7 +35,10 @@ def test_device_nodes_are_listed_and_not_opened(tmp_path: Path) -> None:
 
 
 def test_device_that_this_account_may_not_open_is_there_all_the_same() -> None:
-    path = next(path for path in ("/dev/kmsg", "/dev/console", "/dev/tty0") if os.path.exists(path))
+    devices = [path for path in ("/dev/kmsg", "/dev/console", "/dev/tty0") if os.path.exists(path)]
+    if not devices:
+        pytest.skip("this machine has no device that only root may open")  # as in a container
+    path = devices[0]
     (node,) = inspect_all([path], devices=[path])[path].devices
     assert (node.major, node.minor) == (os.major(os.stat(path).st_rdev), os.minor(os.stat(path).st_rdev))
 
