@@ -19,7 +19,8 @@ import pytest
 from tests.mount.support import PROJECT
 from tests.support.tree import Symlink, Tree, make_tree
 
-pytestmark = pytest.mark.fusermount
+#: Once: what the kernel requests does not depend on the account.
+pytestmark = [pytest.mark.fusermount, pytest.mark.once]
 
 sys.path.append(os.path.join(PROJECT, "scripts"))
 from benchmarks import counting, systems  # noqa: E402

@@ -114,10 +114,10 @@ def imported_by(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["check"], {"cli", "errors", "records", "spec", "typed"}),
-        (["config"], {"cli", "errors", "records", "spec", "typed"}),
-        (["get"], {"cli", "editing", "errors", "records", "spec", "typed"}),
-        (["fmt", "--check"], {"cli", "editing", "errors", "records", "spec", "typed"}),
+        (["check"], {"cli", "errors", "spec"}),
+        (["config"], {"cli", "errors", "spec"}),
+        (["get"], {"cli", "editing", "errors", "spec"}),
+        (["fmt", "--check"], {"cli", "editing", "errors", "spec"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
