@@ -23,7 +23,7 @@ from tests.mount.support import SERVER, Union, make_union, scratch, wait_until
 from tests.support.tree import File, Tree, make_tree
 from unionfs import _libc
 from unionfs._libc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
-from unionfs.upper.upper import extents
+from unionfs.upper import extents
 
 pytestmark = [
     pytest.mark.fusermount,

@@ -18,7 +18,7 @@ from tests.mount.support import fuse_overlayfs, kernel_overlay
 from tests.unit.unionfs.seen import differences, tree_in_union, tree_on_disk
 from tests.unit.unionfs.test_histories import LONG, SHORT, Histories
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.inode.inode import FileNode
+from unionfs.inode.inode import FileInode
 from unionfs.upper.format import WantedFormat
 
 pytestmark = pytest.mark.root
@@ -40,7 +40,7 @@ class ReadByOthers(Histories):
         """Compare, but for names of hard links that only the index leads to the copy."""
         ours = tree_in_union(self.union)
         linked = {
-            path for path in ours if isinstance(node := self.union.node(path), FileNode) and node.indexed
+            path for path in ours if isinstance(node := self.union.node(path), FileInode) and node.indexed
         }
         target = self.union.base / "mnt"
         target.mkdir()
