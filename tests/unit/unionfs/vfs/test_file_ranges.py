@@ -35,7 +35,7 @@ class Server:
         self.client = DirectClient(union.fs, unopened=True)
         self.replies: dict[int, bytes | memoryview | int] = {}
         self.done = threading.Event()
-        self.later = self.client.requests.later = AsyncIo(union.fs, self.replies.__setitem__, self.done.set)
+        self.async_io = self.client.requests.async_io = AsyncIo(union.fs, self.replies.__setitem__, self.done.set)
 
     def node(self, path: str) -> int:
         """Return the number of *path*, which the kernel then knows."""
@@ -58,7 +58,7 @@ class Server:
         """Wait for the thread, and do the server's part."""
         assert self.done.wait(PATIENCE)
         assert self.replies == {}, "no thread answers"
-        assert list(self.later.resume()) == []
+        assert list(self.async_io.resume()) == []
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     monkeypatch.setattr(file_handlers, "LARGE", len(LARGE))
     made = Server(union)
     yield made
-    made.later.close()
+    made.async_io.close()
 
 
 def test_a_copy_of_a_large_range_holds_nobody_up_and_is_shown_when_it_is_done(
