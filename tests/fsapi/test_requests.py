@@ -242,7 +242,7 @@ def test_a_write_that_has_to_be_on_disk_is_synced(union: Union, monkeypatch: pyt
     client = DirectClient(union.fs, unopened=True)
     node = look_up(client, 1, b"f")
     synced: list[bool] = []
-    monkeypatch.setattr(union.fs, "fsync", lambda _fh, data_only: synced.append(data_only))
+    monkeypatch.setattr(union.fs.files, "fsync", lambda _fh, data_only: synced.append(data_only))
     for flags in (os.O_WRONLY, os.O_WRONLY | os.O_DSYNC, os.O_WRONLY | os.O_SYNC):
         client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, flags, 0) + b"x")
     assert synced == [True, False]
@@ -285,14 +285,14 @@ def test_files_kept_open_make_room_for_one_that_is_made(
     for name in (b"f", b"d/f0"):
         directory = look_up(client, 1, b"d") if b"/" in name else 1
         client.ask(Opcode.READ, look_up(client, directory, name.rpartition(b"/")[2]), listing(10))
-    create, most = union.fs.create, 1
+    create, most = union.fs.files.create, 1
 
     def cramped(*arguments: object) -> object:
         if len(union.fs.handles) > most:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return create(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(union.fs, "create", cramped)
+    monkeypatch.setattr(union.fs.files, "create", cramped)
     request = protocol.MKNOD_IN.pack(stat.S_IFREG | 0o600, 0, 0, 0)
     assert isinstance(client.send(Opcode.MKNOD, 1, request + b"new\0", OWNER), bytes)
     assert len(files) == 2

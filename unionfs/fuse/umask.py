@@ -7,7 +7,8 @@ import stat
 
 from unionfs.formats import acl
 from unionfs.inode.inode import DirectoryInode
-from unionfs.vfs.filesystem import Change, UnionFs
+from unionfs.vfs.attributes import Change
+from unionfs.vfs.filesystem import UnionFs
 
 ACCESS_ACL = os.fsencode(acl.ACCESS)
 
@@ -17,7 +18,7 @@ def masked(fs: UnionFs, directory: DirectoryInode, mode: int, umask: int) -> int
 
     A default ACL of the directory replaces the umask (umask(2)).
     """
-    return mode if fs.has_default_acl(directory) else mode & ~umask
+    return mode if fs.xattrs.has_default_acl(directory) else mode & ~umask
 
 
 def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> None:
@@ -32,16 +33,16 @@ def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> Non
         pid: process id of the caller. None if the mount was made in another pid namespace, as the number would be that of
             another process here (fuse_conn_init, fs/fuse/inode.c). Then only *gid* counts.
     """
-    shown = fs.attributes(fs.inode_table.node(inode))
+    shown = fs.attributes.of(fs.inode_table.node(inode))
     if shown.mode & stat.S_ISGID and shown.gid != gid and (pid is None or shown.gid not in _groups(pid)):
         drop_sgid(fs, inode)
 
 
 def drop_sgid(fs: UnionFs, inode: int) -> None:
     """Clear the set-group-ID bit."""
-    shown = fs.attributes(fs.inode_table.node(inode))
+    shown = fs.attributes.of(fs.inode_table.node(inode))
     if shown.mode & stat.S_ISGID:
-        fs.setattr(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
+        fs.attributes.change(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
 
 
 def _groups(pid: int) -> set[int]:

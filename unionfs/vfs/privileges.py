@@ -27,7 +27,7 @@ def is_privileged(fs: UnionFs, node: FileInode) -> bool:
     """Return whether *node* has file capabilities, or set-id bits that a change of its contents clears."""
     if node.privileged is None:
         mode = _mode(node)
-        node.privileged = without_privileges(mode) != mode or CAPABILITY in fs.listxattr(node.ino)
+        node.privileged = without_privileges(mode) != mode or CAPABILITY in fs.xattrs.list(node.ino)
     return node.privileged
 
 
@@ -46,7 +46,7 @@ def kill_privileges(fs: UnionFs, node: FileInode, *, kill_suidgid: bool) -> None
         # The reply to WRITE does not contain the mode, and execve(2) uses the one in the kernel's cache.
         if fs.inode_table.on_touched is not None:
             fs.inode_table.on_touched([node.ino])
-    if CAPABILITY in fs.listxattr(node.ino):
+    if CAPABILITY in fs.xattrs.list(node.ino):
         name = stored_name(CAPABILITY, override=node.layer.policy.override_stat)
         os.removexattr(node.ref.proc_path(), name, follow_symlinks=follows(node.ref))
         node.xattrs = None

@@ -35,7 +35,7 @@ def brief(data: bytes) -> tuple[int, int, bytes]:
 def in_union(union: Union, path: str) -> Seen:
     """Return what *union*, which is not mounted, shows of *path*."""
     node = union.node(path)
-    shown = union.fs.attributes(node)
+    shown = union.fs.attributes.of(node)
     is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
     return Seen(
         mode=shown.mode,
@@ -43,9 +43,9 @@ def in_union(union: Union, path: str) -> Seen:
         gid=shown.gid,
         nlink=None if is_dir else shown.nlink,
         data=brief(union.read(path)) if is_file else None,
-        target=union.fs.readlink(node.ino) if stat.S_ISLNK(shown.mode) else None,
+        target=union.fs.files.readlink(node.ino) if stat.S_ISLNK(shown.mode) else None,
         mtime_ns=comparable_time(shown.mtime_ns),
-        xattrs=tuple((name, union.fs.getxattr(node.ino, name)) for name in union.fs.listxattr(node.ino)),
+        xattrs=tuple((name, union.fs.xattrs.get(node.ino, name)) for name in union.fs.xattrs.list(node.ino)),
     )
 
 

@@ -18,8 +18,9 @@ from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.ownership import IdPolicy
 from unionfs.layer_index import build
 from unionfs.upper.format import WantedFormat
+from unionfs.vfs.attributes import Attributes, Change
 from unionfs.vfs.file_ranges import RangeAllocation, RangeCopy
-from unionfs.vfs.filesystem import Attributes, Change, UnionFs, WritableParts
+from unionfs.vfs.filesystem import UnionFs, WritableParts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -212,23 +213,25 @@ class Union:
 
     def stat(self, path: str) -> Attributes:
         """Return the attributes of *path*."""
-        return self.fs.attributes(self.node(path))
+        return self.fs.attributes.of(self.node(path))
 
     def names(self, path: str = "") -> list[str]:
         """List *path* as readdir does, sorted, without ``.`` and ``..``."""
-        number = self.fs.opendir(self.node(path).ino)
+        number = self.fs.directories.open(self.node(path).ino)
         try:
-            return sorted(os.fsdecode(name) for name, _, after in self.fs.entries(number, 0) if after > 2)
+            return sorted(
+                os.fsdecode(name) for name, _, after in self.fs.directories.entries(number, 0) if after > 2
+            )
         finally:
             self.fs.handles.close_directory(number)
 
     def read(self, path: str) -> bytes:
         """Return the contents of *path*."""
         node = self.file(path)
-        number = self.fs.open(node.ino, os.O_RDONLY)
+        number = self.fs.files.open(node.ino, os.O_RDONLY)
         try:
             # The kernel asks for nothing behind the end.
-            return self.fs.read(number, 0, min(1 << 20, self.fs.attributes(node).size))
+            return self.fs.files.read(number, 0, min(1 << 20, self.fs.attributes.of(node).size))
         finally:
             self.fs.handles.close_file(number)
 
@@ -245,7 +248,7 @@ class Union:
 
     def _shown(self, path: str, *, ino: bool, nlink: bool) -> Shown:
         node = self.node(path)
-        attributes = self.fs.attributes(node)
+        attributes = self.fs.attributes.of(node)
         is_dir, is_file = stat.S_ISDIR(attributes.mode), stat.S_ISREG(attributes.mode)
         return Shown(
             mode=attributes.mode,
@@ -254,11 +257,13 @@ class Union:
             ino=attributes.ino if ino else None,
             nlink=attributes.nlink if nlink and not is_dir else None,
             data=self.read(path) if is_file else None,
-            target=self.fs.readlink(node.ino) if stat.S_ISLNK(attributes.mode) else None,
+            target=self.fs.files.readlink(node.ino) if stat.S_ISLNK(attributes.mode) else None,
             size=attributes.size if is_file else None,
             rdev=attributes.rdev,
             mtime_ns=None if is_dir else attributes.mtime_ns,
-            xattrs=tuple((name, self.fs.getxattr(node.ino, name)) for name in self.fs.listxattr(node.ino)),
+            xattrs=tuple(
+                (name, self.fs.xattrs.get(node.ino, name)) for name in self.fs.xattrs.list(node.ino)
+            ),
         )
 
     # -- changing ----------------------------------------------------------------------------------
@@ -269,13 +274,13 @@ class Union:
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         """Open a file; returns the number of the handle."""
-        return self.fs.open(self.file(path).ino, flags)
+        return self.fs.files.open(self.file(path).ino, flags)
 
     def write(self, path: str, data: bytes, offset: int = 0) -> None:
         """Write into an existing file."""
         number = self.open(path, os.O_WRONLY)
         try:
-            assert self.fs.write(number, offset, data) == len(data)
+            assert self.fs.files.write(number, offset, data) == len(data)
         finally:
             self.fs.handles.close_file(number)
 
@@ -284,10 +289,10 @@ class Union:
     ) -> None:
         """Make a regular file with *data*, as a request of the user and group *by*."""
         parent, name = self._split(path)
-        number, _ = self.fs.create(parent.ino, name, mode, os.O_RDWR, by or owner())
+        number, _ = self.fs.files.create(parent.ino, name, mode, os.O_RDWR, by or owner())
         try:
             if data:
-                self.fs.write(number, 0, data)
+                self.fs.files.write(number, 0, data)
         finally:
             self.fs.handles.close_file(number)
 
@@ -320,9 +325,9 @@ class Union:
     ) -> None:
         """Make a regular file without a name, write *data*, and give it the name *path*."""
         parent, name = self._split(path)
-        number, node = self.fs.create_unnamed(parent, mode, os.O_RDWR, by or owner())
+        number, node = self.fs.files.create_unnamed(parent, mode, os.O_RDWR, by or owner())
         try:
-            self.fs.write(number, 0, data)
+            self.fs.files.write(number, 0, data)
             self.fs.names.link(node, parent, name)
         finally:
             self.fs.handles.close_file(number)
@@ -366,23 +371,23 @@ class Union:
 
     def chmod(self, path: str, mode: int) -> None:
         """Change the mode."""
-        self.fs.setattr(self.node(path).ino, Change(mode=mode), None)
+        self.fs.attributes.change(self.node(path).ino, Change(mode=mode), None)
 
     def chown(self, path: str, uid: int | None, gid: int | None) -> None:
         """Change the owner."""
-        self.fs.setattr(self.node(path).ino, Change(uid=uid, gid=gid), None)
+        self.fs.attributes.change(self.node(path).ino, Change(uid=uid, gid=gid), None)
 
     def utime(self, path: str, mtime_ns: int) -> None:
         """Change the modification time."""
-        self.fs.setattr(self.node(path).ino, Change(mtime_ns=mtime_ns), None)
+        self.fs.attributes.change(self.node(path).ino, Change(mtime_ns=mtime_ns), None)
 
     def truncate(self, path: str, size: int) -> None:
         """Change the size."""
-        self.fs.setattr(self.node(path).ino, Change(size=size), None)
+        self.fs.attributes.change(self.node(path).ino, Change(size=size), None)
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         """Set an extended attribute."""
-        self.fs.setxattr(self.node(path).ino, name, value)
+        self.fs.xattrs.set(self.node(path).ino, name, value)
 
     # -- on disk -----------------------------------------------------------------------------------
 

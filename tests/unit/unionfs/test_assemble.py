@@ -93,7 +93,7 @@ def test_five_hundred_layers_are_one_union(tmp_path: Path) -> None:
     lowers = tuple(LayerSource(fd=os.open(tmp_path / f"{number}", os.O_PATH)) for number in range(500))
     fs = open_stack(StackSource(lowers=lowers))
     directory = fs.inode_table.lookup(fs.inode_table.root, b"d")
-    stream = fs.opendir(directory.ino)
-    assert len(list(fs.entries(stream, 0))) == 502
+    stream = fs.directories.open(directory.ino)
+    assert len(list(fs.directories.entries(stream, 0))) == 502
     fs.trim()
     fs.close()

@@ -37,7 +37,7 @@ from tests.unit.unionfs.seen import Seen, in_union, on_disk
 from unionfs import _libc
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.upper.format import WantedFormat
-from unionfs.vfs.filesystem import Change
+from unionfs.vfs.attributes import Change
 
 _AT_FDCWD = -100
 _ROOT = os.geteuid() == 0
@@ -427,10 +427,10 @@ class Histories(RuleBasedStateMachine):
 
         def ours() -> None:
             node = self.union.node(path)
-            mode = self.union.fs.attributes(node).mode
+            mode = self.union.fs.attributes.of(node).mode
             if not stat.S_ISDIR(mode):  # the kernel asks for the bits to go (notify_change)
                 self._clear_set_id(path, mode)
-            self.union.fs.setattr(node.ino, Change(uid=uid), None)
+            self.union.fs.attributes.change(node.ino, Change(uid=uid), None)
 
         self.both(
             f"chown {path} {uid}", ours, lambda: os.chown(self.plain + path, uid, -1, follow_symlinks=False)
@@ -446,7 +446,9 @@ class Histories(RuleBasedStateMachine):
         path = self._existing(at)
 
         def ours() -> None:
-            self.union.fs.setattr(self.union.node(path).ino, Change(atime_ns=time, mtime_ns=time), None)
+            self.union.fs.attributes.change(
+                self.union.node(path).ino, Change(atime_ns=time, mtime_ns=time), None
+            )
 
         self.both(
             f"utime {path} {time}",
@@ -522,7 +524,7 @@ class Histories(RuleBasedStateMachine):
             self._lose_set_id(fd)
             return done
 
-        self.both(f"write at {offset}", lambda: self.union.fs.write(number, offset, data), theirs)
+        self.both(f"write at {offset}", lambda: self.union.fs.files.write(number, offset, data), theirs)
 
     @precondition(lambda self: self._handles)
     @rule(at=ANY, offset=st.sampled_from([0, 16_999]))
@@ -531,7 +533,7 @@ class Histories(RuleBasedStateMachine):
         number, fd = self._handles[at % len(self._handles)]
         self.both(
             f"read at {offset}",
-            lambda: self.union.fs.read(number, offset, 20),
+            lambda: self.union.fs.files.read(number, offset, 20),
             lambda: os.pread(fd, 20, offset),
         )
 
@@ -542,7 +544,7 @@ class Histories(RuleBasedStateMachine):
         number, fd = self._handles[at % len(self._handles)]
 
         def ours() -> tuple[int, ...]:
-            shown = self.union.fs.attributes(self.union.fs.handles.file(number).node)
+            shown = self.union.fs.attributes.of(self.union.fs.handles.file(number).node)
             return shown.mode, shown.size, shown.nlink, shown.uid
 
         def theirs() -> tuple[int, ...]:

@@ -70,7 +70,7 @@ class AsyncIo:
         *looks*: how many times the server polls for data that is not in the page cache, if it calls :meth:`look`.
         """
         self._worker_pool = WorkerPool()
-        self._background = fs.copy_ahead()
+        self._background = fs.files.copy_in_background()
         self._say = say
         self._wake = wake
         self._parked: dict[Ino, list[bytes]] = {}

@@ -59,13 +59,13 @@ class DescriptorsByInode:
 
     def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileInode:
         """Create a file and keep its descriptor for the writes that usually follow; errors are those of open(2)."""
-        number, node = self._with_room(lambda: self._fs.create(parent, name, mode, os.O_RDWR, owner))
+        number, node = self._with_room(lambda: self._fs.files.create(parent, name, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
         return node
 
     def make_unnamed(self, parent: DirectoryInode, mode: int, owner: tuple[int, int]) -> FileInode:
         """Create a file without a name, and keep its descriptor as :meth:`make` does; errors are those of open(2)."""
-        number, node = self._with_room(lambda: self._fs.create_unnamed(parent, mode, os.O_RDWR, owner))
+        number, node = self._with_room(lambda: self._fs.files.create_unnamed(parent, mode, os.O_RDWR, owner))
         self._keep(node.ino, number)
         return node
 
@@ -76,7 +76,7 @@ class DescriptorsByInode:
             self._fs.handles.close_file(number)
 
     def _open(self, ino: int, flags: int) -> int:
-        number = self._with_room(lambda: self._fs.open_late(ino, flags))
+        number = self._with_room(lambda: self._fs.files.open_late(ino, flags))
         self._keep(ino, number)
         return number
 

@@ -40,7 +40,7 @@ class FileHandlers(Replies):
         if self._files is not None:
             return NOT_SERVED
         flags, open_flags = OPEN_IN.unpack_from(self._view, BODY)
-        number = self.fs.open(node, flags, kill_suidgid=self._kills(open_flags & OPEN_KILL_SUIDGID))
+        number = self.fs.files.open(node, flags, kill_suidgid=self._kills(open_flags & OPEN_KILL_SUIDGID))
         # The kernel's cached contents stay valid (FOPEN_KEEP_CACHE): this server is the only writer.
         return OPEN_OUT.pack(number, self._keeps, 0)
 
@@ -49,7 +49,7 @@ class FileHandlers(Replies):
             return NOT_SERVED  # the kernel sends MKNOD instead, and no RELEASE
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
         mode = self._masked(self._inode_table.directory(node), mode, umask)
-        number, made = self.fs.create(
+        number, made = self.fs.files.create(
             node, self._name(BODY + CREATE_IN.size, end), mode, flags, self._owner()
         )
         return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
@@ -63,7 +63,7 @@ class FileHandlers(Replies):
             return self._known(self._files.make_unnamed(directory, mode, self._owner())) + OPEN_OUT.pack(
                 0, self._keeps, 0
             )
-        number, made = self.fs.create_unnamed(directory, mode, flags, self._owner())
+        number, made = self.fs.files.create_unnamed(directory, mode, flags, self._owner())
         return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
 
     def _kills(self, reported: int) -> bool:
@@ -75,8 +75,8 @@ class FileHandlers(Replies):
         if self._files is not None:
             fh = self._files.reading(node)
         if self.async_io is None:
-            return self.fs.read(fh, position(offset), size)
-        return self.async_io.read(self.fs.readable(fh), position(offset), size, self._unique())
+            return self.fs.files.read(fh, position(offset), size)
+        return self.async_io.read(self.fs.files.readable(fh), position(offset), size, self._unique())
 
     def _write(self, node: int, end: int) -> Reply:
         fh, offset, size, write_flags, _, flags, _ = WRITE_IN.unpack_from(self._view, BODY)
@@ -85,11 +85,11 @@ class FileHandlers(Replies):
         if self._files is not None:
             fh = self._files.writing(node)
         kills = self._kills(write_flags & WRITE_KILL_SUIDGID)
-        done = self.fs.write(fh, position(offset), data, kill_suidgid=kills)
+        done = self.fs.files.write(fh, position(offset), data, kill_suidgid=kills)
         if self._files is None:
             return WRITE_OUT.pack(done, 0)
         if flags & os.O_DSYNC:  # O_SYNC is O_DSYNC and one more bit
-            self.fs.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
+            self.fs.files.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
         return WRITE_OUT.pack(done, 0)
 
     def _flush(self, node: int, end: int) -> Reply:
@@ -112,12 +112,12 @@ class FileHandlers(Replies):
             fh = self._files.reading(node)
         data_only = bool(flags & FSYNC_FDATASYNC)
         if self.async_io is None:
-            self.fs.fsync(fh, data_only=data_only)
+            self.fs.files.fsync(fh, data_only=data_only)
             return b""
         try:
             fd = os.dup(self.fs.handles.file(fh).fd)
         except OSError:  # the limit of descriptors is reached
-            self.fs.fsync(fh, data_only=data_only)
+            self.fs.files.fsync(fh, data_only=data_only)
             return b""
         return self.async_io.sync(fd, self._unique(), data_only=data_only)
 

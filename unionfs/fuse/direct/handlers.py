@@ -70,7 +70,8 @@ from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, drop_sgid
 from unionfs.inode.birth_times import birth_time_ns
 from unionfs.inode.inode import Inode
 from unionfs.options import Trick
-from unionfs.vfs.filesystem import Change, UnionFs
+from unionfs.vfs.attributes import Change
+from unionfs.vfs.filesystem import UnionFs
 
 log = Complaints(__name__)
 
@@ -342,7 +343,7 @@ class Handlers(FileHandlers):
             handle = None
             if valid & FATTR_FH and valid & FATTR_SIZE and self._inode_table.file(node).layer.writable:
                 handle = files.writing(node)
-        return self._attributes(self.fs.setattr(node, change, handle))
+        return self._attributes(self.fs.attributes.change(node, change, handle))
 
     def _without_set_id_bits(self, number: int) -> Inode:
         """Handle a SETATTR that changes nothing, which the kernel sends in two cases (file_remove_privs, fs/inode.c).
@@ -353,17 +354,17 @@ class Handlers(FileHandlers):
         recorded.
         """
         node = self._inode_table.node(number)
-        shown = self.fs.attributes(node)
+        shown = self.fs.attributes.of(node)
         if stat.S_ISREG(shown.mode) and shown.mode & _SET_ID:
             uid, _ = self._owner()
             if uid in (0, shown.uid):
-                self.fs.setattr(number, Change(mode=stat.S_IMODE(shown.mode) & ~_SET_ID), None)
+                self.fs.attributes.change(number, Change(mode=stat.S_IMODE(shown.mode) & ~_SET_ID), None)
             else:
                 self._announced[number] = self._pid()
         return node
 
     def _readlink(self, node: int, end: int) -> Reply:
-        return self.fs.readlink(node)
+        return self.fs.files.readlink(node)
 
     def _statfs(self, node: int, end: int) -> Reply:
         info = self.fs.statfs()
@@ -380,7 +381,7 @@ class Handlers(FileHandlers):
             (size, flags), said = SETXATTR_IN.unpack_from(self._view, BODY), 0
         start = BODY + (SETXATTR_IN_EXT if extended else SETXATTR_IN).size
         name = self._name(start, end - size)
-        self.fs.setxattr(node, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
+        self.fs.xattrs.set(node, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
         if said & SETXATTR_ACL_KILL_SGID:
             drop_sgid(self.fs, node)
         elif not extended and name == ACCESS_ACL:
@@ -391,10 +392,10 @@ class Handlers(FileHandlers):
 
     def _getxattr(self, node: int, end: int) -> Reply:
         name = self._name(BODY + GETXATTR_IN.size, end)
-        return self._sized(self.fs.getxattr(node, os.fsdecode(name)))
+        return self._sized(self.fs.xattrs.get(node, os.fsdecode(name)))
 
     def _listxattr(self, node: int, end: int) -> Reply:
-        return self._sized(b"".join(os.fsencode(name) + b"\0" for name in self.fs.listxattr(node)))
+        return self._sized(b"".join(os.fsencode(name) + b"\0" for name in self.fs.xattrs.list(node)))
 
     def _sized(self, value: bytes) -> Reply:
         """Reply with *value*, with its size if the request asks for that, or with ERANGE if *value* exceeds the request's
@@ -406,7 +407,7 @@ class Handlers(FileHandlers):
         return value if len(value) <= size else -errno.ERANGE
 
     def _removexattr(self, node: int, end: int) -> Reply:
-        self.fs.removexattr(node, os.fsdecode(self._name(BODY, end)))
+        self.fs.xattrs.remove(node, os.fsdecode(self._name(BODY, end)))
         return b""
 
     # -- directories -------------------------------------------------------------------------------
@@ -414,7 +415,7 @@ class Handlers(FileHandlers):
     def _opendir(self, node: int, end: int) -> Reply:
         if self._files is not None:
             return NOT_SERVED
-        return OPEN_OUT.pack(self.fs.opendir(node), 0, 0)
+        return OPEN_OUT.pack(self.fs.directories.open(node), 0, 0)
 
     def _readdir(self, node: int, end: int) -> Reply:
         return self._listed(node, plus=False)
@@ -425,7 +426,11 @@ class Handlers(FileHandlers):
 
     def _listed(self, number: int, *, plus: bool) -> bytes:
         fh, start, size, _, _, _, _ = READ_IN.unpack_from(self._view, BODY)
-        entries = self.fs.entries(fh, start) if self._files is None else self.fs.entries_of(number, start)
+        entries = (
+            self.fs.directories.entries(fh, start)
+            if self._files is None
+            else self.fs.directories.entries_of(number, start)
+        )
         parts: list[bytes] = []
         room = size
         while True:
@@ -471,9 +476,9 @@ class Handlers(FileHandlers):
             self.fs.handles.directory(fh) if self._files is None else self._inode_table.directory(node)
         )
         if self.async_io is None:
-            self.fs.sync_directory(directory)
+            self.fs.directories.sync(directory)
             return b""
-        fd = self.fs.directory_to_sync(directory)
+        fd = self.fs.directories.descriptor_to_sync(directory)
         return b"" if fd is None else self.async_io.sync(fd, self._unique(), data_only=False)
 
 

@@ -60,7 +60,7 @@ class Replies:
         cached = node.reply
         if cached is not None:
             return cached  # type: ignore[return-value]
-        shown = self.fs.attributes(node)
+        shown = self.fs.attributes.of(node)
         atime, mtime, ctime = shown.atime_ns, shown.mtime_ns, shown.ctime_ns
         entry = ENTRY_OUT.pack(
             shown.ino, 0, self._validity, self._validity, 0, 0,

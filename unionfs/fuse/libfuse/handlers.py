@@ -27,7 +27,8 @@ from pyfuse3 import (
 from unionfs.fuse.notify import KernelNotifier
 from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, masked
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
-from unionfs.vfs.filesystem import Change, UnionFs
+from unionfs.vfs.attributes import Change
+from unionfs.vfs.filesystem import UnionFs
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class UnionOperations(pyfuse3.Operations):
         cached = node.reply
         if cached is not None:
             return cached  # type: ignore[return-value]
-        shown = self.fs.attributes(node)
+        shown = self.fs.attributes.of(node)
         entry = EntryAttributes()
         entry.st_ino = shown.ino
         entry.entry_timeout = _FOREVER
@@ -232,12 +233,12 @@ class UnionOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(self.fs.setattr(inode, change, fh))
+        return self._entry(self.fs.attributes.change(inode, change, fh))
 
     @replies
     def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         """Return the target of a symbolic link."""
-        return self.fs.readlink(inode)
+        return self.fs.files.readlink(inode)
 
     @replies
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -261,7 +262,7 @@ class UnionOperations(pyfuse3.Operations):
     @replies
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute."""
-        self.fs.setxattr(inode, os.fsdecode(name), value)
+        self.fs.xattrs.set(inode, os.fsdecode(name), value)
         # libfuse does not support FUSE_SETXATTR_EXT, with which the kernel would report callers outside the group.
         if name == ACCESS_ACL and ctx.uid != 0:
             drop_foreign_sgid(self.fs, inode, ctx.gid, ctx.pid if self._callers_visible else None)
@@ -269,24 +270,24 @@ class UnionOperations(pyfuse3.Operations):
     @replies
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         """Return an extended attribute."""
-        return self.fs.getxattr(inode, os.fsdecode(name))
+        return self.fs.xattrs.get(inode, os.fsdecode(name))
 
     @replies
     def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
         """List extended attributes."""
-        return [os.fsencode(name) for name in self.fs.listxattr(inode)]
+        return [os.fsencode(name) for name in self.fs.xattrs.list(inode)]
 
     @replies
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
-        self.fs.removexattr(inode, os.fsdecode(name))
+        self.fs.xattrs.remove(inode, os.fsdecode(name))
 
     # -- files -------------------------------------------------------------------------------------
 
     @replies
     def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Open a file. The kernel's cached contents stay valid: this server is the only writer."""
-        return FileInfo(fh=self.fs.open(inode, flags), keep_cache=True)
+        return FileInfo(fh=self.fs.files.open(inode, flags), keep_cache=True)
 
     @replies
     def create(
@@ -294,18 +295,18 @@ class UnionOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """Create a file and open it."""
         mode = self._masked(self.fs.inode_table.directory(parent_inode), mode, ctx)
-        handle, node = self.fs.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
+        handle, node = self.fs.files.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
         return FileInfo(fh=handle, keep_cache=True), self._known(node)
 
     @replies
     def read(self, fh: int, off: int, size: int) -> bytes:
         """Read from a file."""
-        return self.fs.read(fh, off, size)
+        return self.fs.files.read(fh, off, size)
 
     @replies
     def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write to a file."""
-        return self.fs.write(fh, off, buf)
+        return self.fs.files.write(fh, off, buf)
 
     async def flush(self, fh: int) -> None:
         """Reply ENOSYS: there is nothing to do at close(2), and the kernel sends no more FLUSH."""
@@ -319,20 +320,20 @@ class UnionOperations(pyfuse3.Operations):
     @replies
     def fsync(self, fh: int, datasync: bool) -> None:
         """Sync a file."""
-        self.fs.fsync(fh, data_only=datasync)
+        self.fs.files.fsync(fh, data_only=datasync)
 
     # -- directories -------------------------------------------------------------------------------
 
     @replies
     def opendir(self, inode: int, ctx: RequestContext) -> int:
         """Open a directory stream."""
-        return self.fs.opendir(inode)
+        return self.fs.directories.open(inode)
 
     @replies
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """List entries with their attributes. This increases the lookup count of each inode, except those of ``.`` and ``..``."""
         replied = False
-        entries = self.fs.entries(fh, start_id)
+        entries = self.fs.directories.entries(fh, start_id)
         while True:
             try:
                 found = next(entries, None)
@@ -363,4 +364,4 @@ class UnionOperations(pyfuse3.Operations):
     @replies
     def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Sync a directory."""
-        self.fs.fsyncdir(fh)
+        self.fs.directories.fsync(fh)

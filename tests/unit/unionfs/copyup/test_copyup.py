@@ -26,7 +26,7 @@ from tests.support.tree import (
 )
 from unionfs.formats import acl
 from unionfs.formats.whiteout import NO_MARKS, TRUSTED_MARKS
-from unionfs.vfs.filesystem import Change
+from unionfs.vfs.attributes import Change
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
@@ -39,7 +39,7 @@ HOLE = 1 << 20
 def _change(union: Union, path: str) -> None:
     """Make a change that a copy-up must precede, and that changes nothing that is shown."""
     attributes = union.stat(path)
-    union.fs.setattr(attributes.ino, Change(mtime_ns=attributes.mtime_ns), None)
+    union.fs.attributes.change(attributes.ino, Change(mtime_ns=attributes.mtime_ns), None)
 
 
 TREE: dict[str, Node] = {
@@ -139,7 +139,7 @@ def test_private_attributes_of_a_lower_object_are_neither_shown_nor_copied(make_
     for name in ("f", "d"):
         union.setxattr(name, "user.new", b"2")
         assert private.keys().isdisjoint(os.listxattr(union.upper / name))
-    assert union.fs.listxattr(union.node("f").ino) == ["user.new", "user.own"]
+    assert union.fs.xattrs.list(union.node("f").ino) == ["user.new", "user.own"]
 
 
 def test_the_directories_on_the_way_are_copied_without_their_other_entries(make_union: MakeUnion) -> None:
@@ -201,7 +201,7 @@ def test_a_reader_from_before_the_copy_up_sees_what_is_written_after(make_union:
     union = make_union({"f": b"old"})
     reader = union.open("f")
     union.write("f", b"new")
-    assert union.fs.read(reader, 0, 10) == b"new"
+    assert union.fs.files.read(reader, 0, 10) == b"new"
     assert union.lowers[0].joinpath("f").read_bytes() == b"old"
 
 
@@ -212,9 +212,9 @@ def test_a_file_that_is_open_but_unlinked_can_still_be_written_after_its_copy_up
     reader, node = union.open("f"), union.file("f")
     node.lookups += 1  # as the kernel's, which has it open
     union.unlink("f")
-    union.fs.setattr(node.ino, Change(size=2), None)
-    assert union.fs.read(reader, 0, 10) == b"ol"
-    assert union.fs.attributes(node).nlink == 0
+    union.fs.attributes.change(node.ino, Change(size=2), None)
+    assert union.fs.files.read(reader, 0, 10) == b"ol"
+    assert union.fs.attributes.of(node).nlink == 0
     assert union.leftovers() == []
     assert union.lowers[0].joinpath("f").read_bytes() == b"old"
 
@@ -255,7 +255,7 @@ def test_a_copy_made_when_the_known_name_is_gone_is_the_copy_of_the_others(make_
     node = union.file("a")
     node.lookups += 1  # as the kernel's, which has it open
     union.unlink("a")
-    union.fs.setattr(node.ino, Change(size=2), None)
+    union.fs.attributes.change(node.ino, Change(size=2), None)
     for _ in range(2):
         for name in ("b", "d/c"):
             assert union.read(name) == b"ol"
@@ -270,8 +270,8 @@ def test_the_copy_of_a_file_without_names_goes_with_it(make_union: MakeUnion) ->
     node.lookups += 1
     for name in LINKED:
         union.unlink(name)
-    union.fs.setattr(node.ino, Change(size=2), None)
-    assert union.fs.attributes(node).nlink == 0
+    union.fs.attributes.change(node.ino, Change(size=2), None)
+    assert union.fs.attributes.of(node).nlink == 0
     union.fs.inode_table.forget(node.ino, 1)
     assert union.leftovers() == []
     assert [name for name in union.index() if not name.count("-")] == []
@@ -431,10 +431,10 @@ def test_what_has_become_something_else_below_is_not_copied_up(
     (union.lowers[0] / "file").unlink()
     make_tree(union.lowers[0], {"file": now})
     changes = {
-        "truncate": lambda: union.fs.setattr(node.ino, Change(size=0), None),
-        "open": lambda: union.fs.open(node.ino, os.O_WRONLY | os.O_TRUNC),
-        "chmod": lambda: union.fs.setattr(node.ino, Change(mode=0o600), None),
-        "write": lambda: union.fs.open(node.ino, os.O_RDWR),
+        "truncate": lambda: union.fs.attributes.change(node.ino, Change(size=0), None),
+        "open": lambda: union.fs.files.open(node.ino, os.O_WRONLY | os.O_TRUNC),
+        "chmod": lambda: union.fs.attributes.change(node.ino, Change(mode=0o600), None),
+        "write": lambda: union.fs.files.open(node.ino, os.O_RDWR),
     }
     with pytest.raises(OSError) as raised:
         changes[change]()

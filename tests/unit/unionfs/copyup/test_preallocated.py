@@ -13,7 +13,7 @@ from tests.unit.unionfs.faults import Faults, failing_with
 from unionfs.copyup import background_copy
 from unionfs.fuse.direct.async_io import AsyncIo
 from unionfs.fuse.direct.descriptor_by_inode import DescriptorsByInode
-from unionfs.vfs.filesystem import Change
+from unionfs.vfs.attributes import Change
 
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
@@ -110,7 +110,7 @@ def test_a_copy_is_the_same_with_and_without(warm: Union, make_union: MakeUnion,
 def test_who_reads_the_file_goes_on_with_the_copy(warm: Union) -> None:
     handle = warm.open("f2", os.O_RDONLY)
     warm.write("f2", b"new")
-    assert warm.fs.read(handle, 0, 9) == b"new"
+    assert warm.fs.files.read(handle, 0, 9) == b"new"
 
 
 @pytest.mark.parametrize("how", ["O_TRUNC", "truncate(2)"])
@@ -181,15 +181,15 @@ def test_where_there_is_no_room_it_takes_none(warm: Union) -> None:
 def test_where_there_is_no_descriptor_left_it_gives_its_own_back(
     warm: Union, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, opened = DescriptorsByInode(warm.fs), warm.fs.open
+    files, opened = DescriptorsByInode(warm.fs), warm.fs.files.open
 
     def cramped(ino: int, flags: int) -> int:
         if ready(warm) is not None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return opened(ino, flags)
 
-    monkeypatch.setattr(warm.fs, "open", cramped)
-    assert warm.fs.read(files.reading(warm.node("f3").ino), 0, 9) == b"3"
+    monkeypatch.setattr(warm.fs.files, "open", cramped)
+    assert warm.fs.files.read(files.reading(warm.node("f3").ino), 0, 9) == b"3"
 
 
 def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,8 +258,8 @@ def test_what_is_called_before_the_answer_is_what_has_to_be(warm: Union) -> None
     node = warm.node("f2")
     with pytest.MonkeyPatch.context() as monkeypatch:
         counted.install(monkeypatch)
-        warm.fs.setattr(node.ino, Change(mode=0o600), None)
-        warm.fs.attributes(node)
+        warm.fs.attributes.change(node.ino, Change(mode=0o600), None)
+        warm.fs.attributes.of(node)
         before = counted.names[:]
         warm.fs.trim()
     after = counted.names[len(before) :]

@@ -47,7 +47,7 @@ def _empty(union: Union, path: str) -> bytes:
 
 def _overwrite(union: Union, path: str) -> bytes:
     number = union.open(path, os.O_WRONLY | os.O_TRUNC)
-    union.fs.write(number, 0, b"new")
+    union.fs.files.write(number, 0, b"new")
     union.fs.handles.close_file(number)
     return b"new"
 
@@ -87,7 +87,7 @@ def test_a_copy_of_metadata_takes_every_change_and_the_file_below_none(
     assert union.parts.copy_up.bytes == 0
     readers.append(union.open(path))
     expected = change(union, path)
-    assert [union.fs.read(number, 0, 1 << 20) for number in readers] == [expected, expected]
+    assert [union.fs.files.read(number, 0, 1 << 20) for number in readers] == [expected, expected]
     assert union.stat(path).size == len(expected)
     for number in readers:
         union.fs.handles.close_file(number)
@@ -109,7 +109,7 @@ def test_a_copy_of_metadata_in_a_layer_below_is_copied_with_what_it_stands_for(
     expected = change(union, "f")
     for _ in range(2):
         assert union.read("f") == expected
-        assert union.fs.read(reader, 0, 1 << 20) == expected
+        assert union.fs.files.read(reader, 0, 1 << 20) == expected
         union.write("f", b"again")
         expected = b"again" + expected[5:]
     union.fs.handles.close_file(reader)
@@ -135,7 +135,7 @@ def test_all_names_of_a_copy_of_metadata_have_its_contents(
         union.reopen()
     reader = union.open("c")
     expected = change(union, "c")
-    assert union.fs.read(reader, 0, 1 << 20) == expected
+    assert union.fs.files.read(reader, 0, 1 << 20) == expected
     union.fs.handles.close_file(reader)
     for _ in range(2):
         left = [name for name in LINKED if name not in gone]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.unionfs.layer_index.test_layer_index import Layers
 from unionfs.layer_index import build
-from unionfs.vfs.filesystem import Change
+from unionfs.vfs.attributes import Change
 
 
 @pytest.mark.parametrize("name", ["f", "d"])
@@ -25,8 +25,8 @@ def test_attributes_that_an_object_got_after_its_index_was_made_are_copied(
     fs = layers.open(writable=True, build=False)
     node = fs.inode_table.lookup(fs.inode_table.root, name.encode())
     node.lookups += 1
-    assert fs.listxattr(node.ino) == [], "nobody has looked yet, and it is in no directory's times"
-    fs.setattr(node.ino, Change(mode=0o700), None)
+    assert fs.xattrs.list(node.ino) == [], "nobody has looked yet, and it is in no directory's times"
+    fs.attributes.change(node.ino, Change(mode=0o700), None)
     assert os.getxattr(tmp_path / "upper" / name, "user.late") == b"!"
-    assert fs.listxattr(node.ino) == ["user.late"]
+    assert fs.xattrs.list(node.ino) == ["user.late"]
     fs.close()

@@ -102,12 +102,12 @@ def seen(fs: UnionFs, *, data: bool = True) -> Seen:
         path, ino = pending.pop(0)
         node = fs.inode_table.node(ino)
         node.lookups += 1
-        shown = fs.attributes(node)._replace(atime_ns=0)
+        shown = fs.attributes.of(node)._replace(atime_ns=0)
         content: Any = None
         if isinstance(node, DirectoryInode):
-            number = fs.opendir(ino)
+            number = fs.directories.open(ino)
             names = []
-            for name, child, after in fs.entries(number, 0):
+            for name, child, after in fs.directories.entries(number, 0):
                 if after > 2:
                     child.lookups += 1
                     names.append(name)
@@ -115,12 +115,12 @@ def seen(fs: UnionFs, *, data: bool = True) -> Seen:
             fs.handles.close_directory(number)
             content = names
         elif stat.S_ISLNK(shown.mode):
-            content = fs.readlink(ino)
+            content = fs.files.readlink(ino)
         elif stat.S_ISREG(shown.mode) and data:
-            number = fs.open(ino, os.O_RDONLY)
-            content = fs.read(number, 0, shown.size)
+            number = fs.files.open(ino, os.O_RDONLY)
+            content = fs.files.read(number, 0, shown.size)
             fs.handles.close_file(number)
-        xattrs = tuple((name, fs.getxattr(ino, name)) for name in fs.listxattr(ino))
+        xattrs = tuple((name, fs.xattrs.get(ino, name)) for name in fs.xattrs.list(ino))
         found[path] = (shown, content, xattrs)
         fs.trim()
     return found
@@ -306,10 +306,10 @@ def test_a_file_deep_in_a_layer_is_opened_by_one_call(
         node = fs.inode_table.lookup(node, name)
     assert isinstance(node, FileInode)
     counted = _Counted(monkeypatch)
-    number = fs.open(node.ino, os.O_RDONLY)
+    number = fs.files.open(node.ino, os.O_RDONLY)
     assert counted.calls == ["openat2", "fstat"]
     monkeypatch.undo()
-    assert fs.read(number, 0, 10) == b"data"
+    assert fs.files.read(number, 0, 10) == b"data"
     fs.close()
 
 
@@ -379,9 +379,9 @@ def test_a_changed_file_is_found_out_when_it_is_opened(tmp_path: Path) -> None:
     node = fs.inode_table.lookup(fs.inode_table.root, b"f")
     (layers.paths[0] / "f").write_bytes(b"longer than before")
     (layers.paths[0] / "d" / "g").write_bytes(b"longer, too")
-    fs.handles.close_file(fs.open(node.ino, os.O_RDONLY))
+    fs.handles.close_file(fs.files.open(node.ino, os.O_RDONLY))
     assert not is_indexed(fs)
-    assert fs.attributes(node).size == len(b"longer than before")
+    assert fs.attributes.of(node).size == len(b"longer than before")
     found = seen(fs)
     assert found["/d/g"][1] == b"longer, too"
     fs.close()
@@ -511,8 +511,8 @@ def _list(fs: UnionFs, ino: int) -> list[int]:
     if not isinstance(fs.inode_table.node(ino), DirectoryInode):
         return []
     found = []
-    number = fs.opendir(ino)
-    for _, child, after in fs.entries(number, 0):
+    number = fs.directories.open(ino)
+    for _, child, after in fs.directories.entries(number, 0):
         if after > 2:
             child.lookups += 1
             if child.lookups == 1:
@@ -521,9 +521,9 @@ def _list(fs: UnionFs, ino: int) -> list[int]:
 
 
 def _describe(fs: UnionFs, ino: int) -> list[int]:
-    fs.attributes(fs.inode_table.node(ino))
-    for name in fs.listxattr(ino):
-        fs.getxattr(ino, name)
+    fs.attributes.of(fs.inode_table.node(ino))
+    for name in fs.xattrs.list(ino):
+        fs.xattrs.get(ino, name)
     return []
 
 
@@ -531,9 +531,9 @@ def _read(fs: UnionFs, ino: int) -> list[int]:
     node = fs.inode_table.node(ino)
     if isinstance(node, FileInode):
         if stat.S_ISLNK(node.kind):
-            fs.readlink(ino)
+            fs.files.readlink(ino)
         elif stat.S_ISREG(node.kind):
-            fs.read(fs.open(ino, os.O_RDONLY), 0, 100)
+            fs.files.read(fs.files.open(ino, os.O_RDONLY), 0, 100)
     return []
 
 
@@ -663,16 +663,16 @@ def test_copying_up_from_an_index_takes_what_the_file_is_now(tmp_path: Path) -> 
     assert isinstance(node, FileInode)
     assert isinstance(node.ref, IndexedRef)
     (layers.paths[0] / "f").write_bytes(b"newer")
-    number = fs.open(node.ino, os.O_RDWR)
-    assert fs.read(number, 0, 10) == b"newer"
+    number = fs.files.open(node.ino, os.O_RDWR)
+    assert fs.files.read(number, 0, 10) == b"newer"
     fs.close()
 
 
 def test_flags_that_only_the_kernel_knows_open_a_file_all_the_same(tmp_path: Path) -> None:
     for_exec = 0x20  # __FMODE_EXEC (include/linux/fs.h) comes with what execve(2) opens
     fs = Layers(tmp_path, {"f": b"data"}).open()
-    number = fs.open(
+    number = fs.files.open(
         fs.inode_table.lookup(fs.inode_table.root, b"f").ino, os.O_RDONLY | os.O_LARGEFILE | for_exec
     )
-    assert fs.read(number, 0, 10) == b"data"
+    assert fs.files.read(number, 0, 10) == b"data"
     fs.close()

@@ -69,13 +69,13 @@ def test_writing_stops_at_the_bound_and_keeps_what_fitted(make_union: MakeUnion)
     written = 0
     with pytest.raises(OSError) as caught:
         while True:
-            written += union.fs.write(handle, written, b"x" * 10_000)
+            written += union.fs.files.write(handle, written, b"x" * 10_000)
     assert caught.value.errno == errno.ENOSPC
     assert 90 * KIB <= written <= 100 * KIB
     assert union.stat("f").size == written
     assert taken(union)[0] <= 100 * KIB
     # What is there already can be written over.
-    assert union.fs.write(handle, 0, b"y" * 10_000) == 10_000
+    assert union.fs.files.write(handle, 0, b"y" * 10_000) == 10_000
     union.fs.handles.close_file(handle)
 
 
@@ -85,7 +85,7 @@ def test_space_comes_back_with_what_is_deleted_and_forgotten(make_union: MakeUni
     node = union.file("a")
     node.lookups = 1  # as the kernel knows it
     union.create("b")
-    assert union.fs.write(union.open("b", os.O_WRONLY), 0, b"y" * 50_000) < 50_000
+    assert union.fs.files.write(union.open("b", os.O_WRONLY), 0, b"y" * 50_000) < 50_000
     union.unlink("a")
     free = union.fs.statfs().f_bfree
     union.fs.inode_table.forget(node.ino, 1)
@@ -99,14 +99,14 @@ def test_a_hole_below_blocks_behind_the_end_is_no_way_round_the_bound(make_union
     union.truncate("f", 60 * KIB)
     union.allocate("f", _libc.FALLOC_FL_KEEP_SIZE, 60 * KIB, 64 * KIB)
     handle = union.open("f", os.O_WRONLY)
-    assert union.fs.write(handle, 0, b"x" * 60 * KIB) < 60 * KIB
+    assert union.fs.files.write(handle, 0, b"x" * 60 * KIB) < 60 * KIB
     assert taken(union)[0] <= 100 * KIB
     with open(os.path.join(union.upper, "f"), "rb") as file:
         if list(unallocated(file.fileno(), 60 * KIB, 124 * KIB)):
             union.fs.handles.close_file(handle)
             pytest.skip("the file system does not report allocated blocks that hold nothing (FIEMAP)")
     # Blocks that are there take no more, wherever they are.
-    assert union.fs.write(handle, 60 * KIB, b"x" * 64 * KIB) == 64 * KIB
+    assert union.fs.files.write(handle, 60 * KIB, b"x" * 64 * KIB) == 64 * KIB
     union.fs.handles.close_file(handle)
 
 
@@ -263,11 +263,11 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
         if action == "create":
             union.create(path, b"x" * size)
         elif action == "write":
-            union.write(path, b"y" * size) if size < 4096 else union.fs.write(
+            union.write(path, b"y" * size) if size < 4096 else union.fs.files.write(
                 union.open(path, os.O_WRONLY), size, b"y" * size
             )
         elif action == "append":
-            union.fs.write(union.open(path, os.O_WRONLY), union.stat(path).size, b"y" * size)
+            union.fs.files.write(union.open(path, os.O_WRONLY), union.stat(path).size, b"y" * size)
         elif action == "truncate":
             union.truncate(path, size)
         elif action == "copy":
@@ -287,10 +287,10 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
         elif action == "unnamed":
             union.link_unnamed(path, b"n" * size)
         elif action == "hold":  # a file without a name that is open to the end
-            number, node = union.fs.create_unnamed(union.directory(""), 0o600, os.O_RDWR, owner())
+            number, node = union.fs.files.create_unnamed(union.directory(""), 0o600, os.O_RDWR, owner())
             node.lookups = 1
             held.append(node.ref)
-            union.fs.write(number, 0, b"h" * size)
+            union.fs.files.write(number, 0, b"h" * size)
         else:
             getattr(union, action)(path)
 
@@ -318,9 +318,9 @@ def test_each_bound_that_is_reached_is_told_once_before_the_refusal(make_union: 
     union.create("a", b"x" * 50 * KIB)
     assert told == []
     handle = union.open("a", os.O_WRONLY)
-    assert union.fs.write(handle, 50 * KIB, b"x" * 200 * KIB) < 200 * KIB
+    assert union.fs.files.write(handle, 50 * KIB, b"x" * 200 * KIB) < 200 * KIB
     for _ in range(2):
-        assert refused(lambda: union.fs.write(handle, 200 * KIB, b"x" * 10 * KIB))
+        assert refused(lambda: union.fs.files.write(handle, 200 * KIB, b"x" * 10 * KIB))
     union.fs.handles.close_file(handle)
     assert told == ["size"]
     union.unlink("a")

@@ -14,7 +14,7 @@ from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.upper import upper as upper_module
 from unionfs.upper.format import ANY_FORMAT, WantedFormat
-from unionfs.vfs.filesystem import Change
+from unionfs.vfs.attributes import Change
 from unionfs.vfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 if TYPE_CHECKING:
@@ -326,8 +326,8 @@ def test_an_open_file_that_is_renamed_over_can_still_be_read(make_union: MakeUni
     union = make_union({"a": b"lower"}, upper={"b": b"upper"})
     reader, node = union.open("a"), union.file("a")
     union.rename("b", "a")
-    assert union.fs.read(reader, 0, 100) == b"lower"
-    assert union.fs.attributes(node).nlink == 0
+    assert union.fs.files.read(reader, 0, 100) == b"lower"
+    assert union.fs.attributes.of(node).nlink == 0
     assert union.read("a") == b"upper"
 
 
@@ -432,7 +432,7 @@ def test_a_directory_that_is_moved_over_a_lower_name_keeps_its_time(
     union = make_union({"file": b"", "other": {"x": b""}}, whiteouts=whiteouts)
     for name in ("first", "second"):
         union.mkdir(name)
-        union.fs.setattr(union.node(name).ino, Change(mtime_ns=10**18), None)
+        union.fs.attributes.change(union.node(name).ino, Change(mtime_ns=10**18), None)
     union.unlink("other/x")
     union.rmdir("other")
     union.rename("first", "file", RENAME_EXCHANGE)

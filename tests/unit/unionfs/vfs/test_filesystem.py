@@ -17,7 +17,7 @@ from unionfs.layer.directory import OVERFLOW_ID
 from unionfs.layer.ownership import Ownership
 from unionfs.types import ROOT_INO
 from unionfs.upper.format import WantedFormat
-from unionfs.vfs.filesystem import Change
+from unionfs.vfs.attributes import Change
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,7 +172,7 @@ def test_the_number_of_an_unlinked_file_is_not_given_away_while_it_is_known(make
         union.create(f"new{number}")
     others = {union.stat(f"new{number}").ino for number in range(20)}
     assert node.ino not in others
-    assert union.fs.attributes(node).nlink == 0
+    assert union.fs.attributes.of(node).nlink == 0
 
 
 def test_objects_of_the_wrong_type_are_refused(make_union: MakeUnion) -> None:
@@ -187,10 +187,10 @@ def test_a_removed_directory_can_be_asked_but_not_filled(make_union: MakeUnion) 
     for name in ("d", "e"):
         directory = union.directory(name)
         directory.lookups = 1
-        stream = union.fs.opendir(directory.ino)
+        stream = union.fs.directories.open(directory.ino)
         union.rmdir(name)
-        assert union.fs.attributes(directory).nlink == 0
-        assert [entry for entry, _, _ in union.fs.entries(stream, 0)] == [b".", b".."]
+        assert union.fs.attributes.of(directory).nlink == 0
+        assert [entry for entry, _, _ in union.fs.directories.entries(stream, 0)] == [b".", b".."]
         making = number_of(union.fs.names.mkdir, directory, b"x", 0o755, owner())
         assert making == errno.ENOENT
         union.fs.handles.close_directory(stream)
@@ -204,40 +204,44 @@ def test_a_handle_that_is_not_open_is_a_bad_descriptor(make_union: MakeUnion) ->
     union = make_union({"f": b""})
     number = union.open("f")
     union.fs.handles.close_file(number)
-    assert number_of(union.fs.read, number, 0, 1) == errno.EBADF
+    assert number_of(union.fs.files.read, number, 0, 1) == errno.EBADF
     assert number_of(union.fs.handles.close_file, number) == errno.EBADF
-    assert number_of(union.fs.entries, number, 0) == errno.EBADF
+    assert number_of(union.fs.directories.entries, number, 0) == errno.EBADF
 
 
 def test_each_handle_has_the_access_that_it_was_opened_with(make_union: MakeUnion) -> None:
     union = make_union({"f": b"data"})
     reader, writer = union.open("f"), union.open("f", os.O_WRONLY)
-    assert number_of(union.fs.write, reader, 0, b"x") == errno.EBADF
-    assert number_of(union.fs.read, writer, 0, 1) == errno.EBADF
-    assert union.fs.read(reader, 2, 100) == b"ta"
+    assert number_of(union.fs.files.write, reader, 0, b"x") == errno.EBADF
+    assert number_of(union.fs.files.read, writer, 0, 1) == errno.EBADF
+    assert union.fs.files.read(reader, 2, 100) == b"ta"
 
 
 def test_a_stream_is_read_on_from_any_offset_while_the_directory_changes(make_union: MakeUnion) -> None:
     union = make_union({f"n{number}": b"" for number in range(6)})
-    stream = union.fs.opendir(ROOT_INO)
-    everything = list(union.fs.entries(stream, 0))
+    stream = union.fs.directories.open(ROOT_INO)
+    everything = list(union.fs.directories.entries(stream, 0))
     assert [name for name, _, _ in everything[:2]] == [b".", b".."]
     _, _, offset = everything[4]
     rest = [name for name, _, _ in everything[5:]]
     union.unlink(os.fsdecode(everything[2][0]))
     union.create("later")
-    assert [name for name, _, _ in union.fs.entries(stream, offset)] == rest
+    assert [name for name, _, _ in union.fs.directories.entries(stream, offset)] == rest
     union.unlink(os.fsdecode(rest[0]))
-    assert [name for name, _, _ in union.fs.entries(stream, offset)] == rest[1:]
-    rewound = [name for name, _, _ in union.fs.entries(stream, 0)]
+    assert [name for name, _, _ in union.fs.directories.entries(stream, offset)] == rest[1:]
+    rewound = [name for name, _, _ in union.fs.directories.entries(stream, 0)]
     assert b"later" in rewound
     assert rest[0] not in rewound
 
 
 def test_entries_of_a_stream_have_the_numbers_that_lookups_give(make_union: MakeUnion) -> None:
     union = make_union({"f": b"", "d": {}, "l": Symlink(target=b"f")}, upper={"u": b"", "d": {}})
-    stream = union.fs.opendir(ROOT_INO)
-    found = {os.fsdecode(name): node.ino for name, node, after in union.fs.entries(stream, 0) if after > 2}
+    stream = union.fs.directories.open(ROOT_INO)
+    found = {
+        os.fsdecode(name): node.ino
+        for name, node, after in union.fs.directories.entries(stream, 0)
+        if after > 2
+    }
     assert found == {name: union.stat(name).ino for name in ("f", "d", "l", "u")}
 
 
@@ -254,19 +258,19 @@ def test_a_write_that_ends_early_says_how_much_was_written(
         return really_write(fd, data[: room.pop(0)], offset)
 
     monkeypatch.setattr(os, "pwrite", short)
-    assert union.fs.write(number, 1, b"abcdefgh") == 5
-    assert number_of(union.fs.write, number, 6, b"x") == errno.ENOSPC
-    assert union.fs.read(number, 0, 100) == b"\0abcde"
+    assert union.fs.files.write(number, 1, b"abcdefgh") == 5
+    assert number_of(union.fs.files.write, number, 6, b"x") == errno.ENOSPC
+    assert union.fs.files.read(number, 0, 100) == b"\0abcde"
 
 
 def test_syncing_reaches_the_disk_unless_there_is_nothing_to_sync(make_union: MakeUnion) -> None:
     union = make_union({"d": {}}, upper={"f": b"", "e": {}})
     number = union.open("f", os.O_RDWR)
-    union.fs.fsync(number, data_only=False)
-    union.fs.fsync(number, data_only=True)
+    union.fs.files.fsync(number, data_only=False)
+    union.fs.files.fsync(number, data_only=True)
     for name in ("d", "e"):
-        stream = union.fs.opendir(union.stat(name).ino)
-        union.fs.fsyncdir(stream)
+        stream = union.fs.directories.open(union.stat(name).ino)
+        union.fs.directories.fsync(stream)
     assert union.fs.statfs().f_namemax == 255
 
 
@@ -297,20 +301,20 @@ def test_a_set_group_id_bit_without_execution_is_no_privilege_and_stays(make_uni
 def test_writing_takes_file_capabilities_away(make_union: MakeUnion) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     union = make_union({"f": File(b"", xattrs={"security.capability": capability})})
-    assert union.fs.listxattr(union.node("f").ino) == ["security.capability"]
+    assert union.fs.xattrs.list(union.node("f").ino) == ["security.capability"]
     union.write("f", b"x")
-    assert union.fs.listxattr(union.node("f").ino) == []
+    assert union.fs.xattrs.list(union.node("f").ino) == []
 
 
 def test_each_attribute_is_changed_alone(make_union: MakeUnion) -> None:
     union = make_union({"f": File(b"data", mode=0o644, mtime_ns=10**18)})
     node = union.node("f")
     before = union.stat("f")
-    union.fs.setattr(node.ino, Change(atime_ns=5), None)
+    union.fs.attributes.change(node.ino, Change(atime_ns=5), None)
     assert (union.stat("f").atime_ns, union.stat("f").mtime_ns) == (5, before.mtime_ns)
-    union.fs.setattr(node.ino, Change(mode=0o7600), None)
+    union.fs.attributes.change(node.ino, Change(mode=0o7600), None)
     assert (stat.S_IMODE(union.stat("f").mode), union.stat("f").mtime_ns) == (0o7600, before.mtime_ns)
-    union.fs.setattr(node.ino, Change(uid=owner()[0], gid=owner()[1]), None)
+    union.fs.attributes.change(node.ino, Change(uid=owner()[0], gid=owner()[1]), None)
     assert (union.stat("f").uid, union.stat("f").gid) == owner()
     assert union.read("f") == b"data"
 
@@ -335,25 +339,25 @@ def test_setting_the_size_changes_the_modification_time_as_in_a_plain_directory(
     assert not any(unchanged(name) for name in ("empty", "short", "long"))
     for name in sizes:
         os.utime(tmp_path / "plain" / name, ns=(10**18, 10**18))
-        union.fs.setattr(union.node(name).ino, Change(mtime_ns=10**18), None)
+        union.fs.attributes.change(union.node(name).ino, Change(mtime_ns=10**18), None)
         unchanged(name)
 
 
 def test_a_link_has_times_and_no_mode_to_change(make_union: MakeUnion) -> None:
     union = make_union({"l": Symlink(target=b"absent")})
-    union.fs.setattr(union.node("l").ino, Change(mtime_ns=7), None)
+    union.fs.attributes.change(union.node("l").ino, Change(mtime_ns=7), None)
     assert union.stat("l").mtime_ns == 7
     assert number_of(union.chmod, "l", 0o600) == errno.EOPNOTSUPP
-    assert union.fs.readlink(union.node("l").ino) == b"absent"
+    assert union.fs.files.readlink(union.node("l").ino) == b"absent"
 
 
 def test_the_marks_of_a_layer_are_hidden_and_out_of_reach(make_union: MakeUnion) -> None:
     union = make_union({"d": Opaque(xattrs={"user.mine": b"1"})})
     ino = union.node("d").ino
-    assert union.fs.listxattr(ino) == ["user.mine"]
+    assert union.fs.xattrs.list(ino) == ["user.mine"]
     for name in ("user.overlay.opaque", "user.unionfs.origin", "trusted.overlay.redirect"):
-        assert number_of(union.fs.getxattr, ino, name) == errno.ENODATA
-        assert number_of(union.fs.removexattr, ino, name) == errno.ENODATA
+        assert number_of(union.fs.xattrs.get, ino, name) == errno.ENODATA
+        assert number_of(union.fs.xattrs.remove, ino, name) == errno.ENODATA
     assert list(union.upper.iterdir()) == []
 
 
@@ -362,17 +366,17 @@ def test_an_attribute_named_like_a_mark_is_an_ordinary_one_to_those_who_set_it(m
     ino = union.node("d").ino
     for name in ("user.overlay.opaque", "user.unionfs.origin", "user.containers.override_stat"):
         union.setxattr("d", name, b"y")
-        assert union.fs.getxattr(ino, name) == b"y"
+        assert union.fs.xattrs.get(ino, name) == b"y"
     union.reopen()
     assert union.names("d") == ["f"]
     ino = union.node("d").ino
-    assert union.fs.listxattr(ino) == [
+    assert union.fs.xattrs.list(ino) == [
         "user.containers.override_stat",
         "user.overlay.opaque",
         "user.unionfs.origin",
     ]
-    union.fs.removexattr(ino, "user.overlay.opaque")
-    assert number_of(union.fs.getxattr, ino, "user.overlay.opaque") == errno.ENODATA
+    union.fs.xattrs.remove(ino, "user.overlay.opaque")
+    assert number_of(union.fs.xattrs.get, ino, "user.overlay.opaque") == errno.ENODATA
 
 
 def test_attributes_are_set_read_and_removed_on_files_and_directories(make_union: MakeUnion) -> None:
@@ -380,16 +384,16 @@ def test_attributes_are_set_read_and_removed_on_files_and_directories(make_union
     for name in ("f", "d"):
         ino = union.node(name).ino
         union.setxattr(name, "user.a", b"value")
-        assert union.fs.getxattr(ino, "user.a") == b"value"
-        union.fs.removexattr(ino, "user.a")
-        assert number_of(union.fs.getxattr, ino, "user.a") == errno.ENODATA
+        assert union.fs.xattrs.get(ino, "user.a") == b"value"
+        union.fs.xattrs.remove(ino, "user.a")
+        assert number_of(union.fs.xattrs.get, ino, "user.a") == errno.ENODATA
     assert os.listxattr(union.lowers[0] / "d") == ["user.old"]
-    assert union.fs.listxattr(union.node("d").ino) == ["user.old"]
+    assert union.fs.xattrs.list(union.node("d").ino) == ["user.old"]
 
 
 def test_removing_an_attribute_that_is_not_there_copies_nothing_up(make_union: MakeUnion) -> None:
     union = make_union({"f": b""})
-    assert number_of(union.fs.removexattr, union.node("f").ino, "user.a") == errno.ENODATA
+    assert number_of(union.fs.xattrs.remove, union.node("f").ino, "user.a") == errno.ENODATA
     assert list(union.upper.iterdir()) == []
 
 
@@ -400,18 +404,18 @@ def test_where_owners_are_kept_in_attributes_those_of_security_are_the_unions_ow
     union.create("f", mode=0o755)
     for take_away in (
         lambda: union.write("f", b"x"),
-        lambda: union.fs.setattr(union.node("f").ino, Change(uid=owner()[0]), None),
+        lambda: union.fs.attributes.change(union.node("f").ino, Change(uid=owner()[0]), None),
     ):
         union.setxattr("f", "security.capability", b"any value")
-        assert union.fs.listxattr(union.node("f").ino) == ["security.capability"]
+        assert union.fs.xattrs.list(union.node("f").ino) == ["security.capability"]
         union.reopen()
-        assert union.fs.getxattr(union.node("f").ino, "security.capability") == b"any value"
+        assert union.fs.xattrs.get(union.node("f").ino, "security.capability") == b"any value"
         assert "security.capability" not in os.listxattr(union.upper / "f")
         take_away()
-        assert union.fs.listxattr(union.node("f").ino) == []
+        assert union.fs.xattrs.list(union.node("f").ino) == []
     union.setxattr("f", "security.other", b"x")
-    union.fs.removexattr(union.node("f").ino, "security.other")
-    assert union.fs.listxattr(union.node("f").ino) == []
+    union.fs.xattrs.remove(union.node("f").ino, "security.other")
+    assert union.fs.xattrs.list(union.node("f").ino) == []
 
 
 @pytest.mark.root
@@ -421,10 +425,10 @@ def test_where_owners_are_kept_in_attributes_a_copy_has_its_capabilities_there(m
     # What the disk of such a layer has of its own was not given by anybody inside.
     upper = {"g": File(b"", xattrs={"security.capability": capability})}
     union = make_union(lower, upper=upper, form=WantedFormat(override_stat=True))
-    assert union.fs.listxattr(union.node("g").ino) == []
+    assert union.fs.xattrs.list(union.node("g").ino) == []
     for _ in range(2):
-        assert union.fs.listxattr(union.node("f").ino) == ["security.capability"]
-        assert union.fs.getxattr(union.node("f").ino, "security.capability") == capability
+        assert union.fs.xattrs.list(union.node("f").ino) == ["security.capability"]
+        assert union.fs.xattrs.get(union.node("f").ino, "security.capability") == capability
         union.chmod("f", 0o711)
     assert "security.capability" not in os.listxattr(union.upper / "f")
 

@@ -1,0 +1,201 @@
+"""Contents of files: open, create, read, write, sync."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs.copyup.background_copy import BackgroundCopies
+from unionfs.copyup.plan import Contents
+from unionfs.inode.handles import FileHandle
+from unionfs.inode.inode import DirectoryInode, FileInode
+from unionfs.upper.quota import counted
+from unionfs.vfs.privileges import kill_privileges
+from unionfs.vfs.unnamed_files import create_unnamed
+from unionfs.vfs.xattrs import NO_XATTRS, listed_xattrs
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.vfs.filesystem import UnionFs
+
+#: Flags of open(2) that the kernel handles itself or that positions replace: never passed on to the file below.
+_NOT_PASSED = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_APPEND | os.O_DIRECT | os.O_TRUNC | os.O_NOFOLLOW
+
+
+class Files:
+    """Opens, reads and writes files. The facade creates it; open files are in its handle table."""
+
+    def __init__(self, fs: UnionFs) -> None:
+        """Serve *fs*."""
+        self._fs = fs
+        self._inode_table = fs.inode_table
+        self._handles = fs.handles
+        self._quota = fs.quota
+        #: Whether the file system below gives new files no attributes of its own accord, such as the label of a
+        #: security module; None until one has been made.
+        self._bare: bool | None = None
+
+    def mode_when_emptied(self, node: FileInode, kill_suidgid: bool) -> int | None:
+        """Return the mode of a copy of *node* that is made empty; None for the original's without set-id bits."""
+        if kill_suidgid or node.layer.writable:
+            return None
+        return self._fs.ownership.for_copy(self._fs.attributes.info(node), node.layer)[2]
+
+    def open(self, ino: int, flags: int, *, kill_suidgid: bool = True) -> int:
+        """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up.
+
+        *kill_suidgid*: O_TRUNC clears set-id bits, as the caller has no CAP_FSETID.
+        """
+        node = self.regular_file(ino)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        passed = flags & ~_NOT_PASSED
+        emptied = False
+        kept: list[int] = []
+        if writing:
+            mode = None
+            if flags & os.O_TRUNC and node.layer.writable:
+                kill_privileges(self._fs, node, kill_suidgid=kill_suidgid)
+            elif flags & os.O_TRUNC:
+                mode = self.mode_when_emptied(node, kill_suidgid)
+            contents = Contents.NONE if flags & os.O_TRUNC else Contents.COPY
+            try:
+                keep = kept if passed == os.O_RDWR else None
+                emptied = self._fs.parts().copy_up.file(node, contents, keep, mode, finishes=False)
+            except OSError:
+                for fd in kept:
+                    os.close(fd)
+                raise
+            if emptied:
+                node.privileged = node.xattrs = None  # it has been made without capabilities
+        if kept:
+            fd = kept[0]
+        elif node.foreign and not node.layer.writable:
+            fd = os.memfd_create("unionfs-foreign")
+        else:
+            # What is written never goes to a layer below, whatever a copy says of its contents.
+            source = node.ref if writing else node.contents
+            truncates = bool(flags & os.O_TRUNC) and not emptied
+            blocks = source.stat().st_blocks if truncates and self._quota is not None else 0
+            fd = source.open(passed | (os.O_TRUNC if truncates else 0))
+            if blocks and self._quota is not None:
+                self._quota.changed(blocks, os.fstat(fd).st_blocks)
+        if flags & os.O_TRUNC:
+            node.touch()
+        return self._handles.add_file(FileHandle(node, fd, passed))
+
+    def open_late(self, ino: int, flags: int) -> int:
+        """Open a file as :meth:`open` does, for somebody who may have opened it before its mode forbade that: a
+        server that may not pass by modes lends itself the owner's for a moment.
+        """
+        try:
+            return self.open(ino, flags)
+        except PermissionError:
+            node = self._inode_table.file(ino)
+            if not node.layer.writable:
+                raise
+            path, mode = node.ref.proc_path(), stat.S_IMODE(node.ref.stat().st_mode)
+            os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)
+            try:
+                return self.open(ino, flags)
+            finally:
+                os.chmod(path, mode)
+                node.touch()
+
+    def regular_file(self, ino: int) -> FileInode:
+        # The kernel deals with FIFOs, sockets and devices itself. To open one here could wait for another process, or
+        # do what the device does when it is opened.
+        node = self._inode_table.file(ino)
+        if not stat.S_ISREG(node.kind):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return node
+
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]
+    ) -> tuple[int, FileInode]:
+        """Make a file and open it; returns the number of the handle and the node."""
+        passed = flags & ~_NOT_PASSED
+        directory = self._inode_table.directory(parent)
+        node, fd = self._fs.names.create(directory, name, mode, passed, owner)
+        number = self._handles.add_file(FileHandle(node, fd, passed))
+        if self._bare is None:
+            self._bare = not listed_xattrs(node) and not node.layer.policy.override_stat
+        if self._bare and not self._fs.xattrs.has_default_acl(directory):
+            node.xattrs = NO_XATTRS
+            node.privileged = bool(mode & (stat.S_ISUID | stat.S_ISGID))
+        return number, node
+
+    def create_unnamed(
+        self, parent: DirectoryInode, mode: int, flags: int, owner: tuple[int, int]
+    ) -> tuple[int, FileInode]:
+        """Make a file without a name (O_TMPFILE) and open it; returns the number of the handle and the node."""
+        return create_unnamed(self._fs, parent, mode, flags & ~(_NOT_PASSED | os.O_TMPFILE), owner)
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Read up to *size* bytes at *offset*."""
+        return os.pread(self.readable(number).fd, size, offset)
+
+    def readable(self, number: int) -> FileHandle:
+        """Return the handle of that number, which is about to be read."""
+        handle = self._handles.file(number)
+        if handle.node.layer.writable:
+            handle.node.touch()  # the access time; that of an immutable layer is not shown to change
+        return handle
+
+    def write(self, number: int, offset: int, data: bytes | memoryview, *, kill_suidgid: bool = True) -> int:
+        """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between.
+
+        *kill_suidgid*: this clears set-id bits, as the caller has no CAP_FSETID.
+        """
+        handle = self._handles.file(number)
+        node = handle.node
+        if node.privileged is not False:
+            kill_privileges(self._fs, node, kill_suidgid=kill_suidgid)
+        node.touch()
+        quota = self._quota
+        if quota is not None:
+            data = data[: quota.writable(handle.fd, offset, len(data))]
+            with counted(quota, lambda: os.fstat(handle.fd)):
+                return self._write_all(handle.fd, offset, data)
+        return self._write_all(handle.fd, offset, data)
+
+    @staticmethod
+    def _write_all(fd: int, offset: int, data: bytes | memoryview) -> int:
+        done = os.pwrite(fd, data, offset)
+        if done < len(data):
+            view = memoryview(data)
+            while done < len(data):
+                try:
+                    more = os.pwrite(fd, view[done:], offset + done)
+                except OSError:
+                    break
+                if more == 0:
+                    break
+                done += more
+        return done
+
+    def resize(self, fd: int, size: int) -> None:
+        with counted(self._quota, lambda: os.fstat(fd)):
+            os.ftruncate(fd, size)
+
+    def fsync(self, number: int, *, data_only: bool) -> None:
+        """Bring the contents, and unless *data_only* the attributes, to disk. A volatile mount promises
+        nothing and does nothing.
+        """
+        handle = self._handles.file(number)
+        if not self._fs.volatile:
+            (os.fdatasync if data_only else os.fsync)(handle.fd)
+
+    def copy_in_background(self) -> BackgroundCopies | None:
+        """Have large files copied before the copy-up that needs them, by whoever calls this; None if nothing is copied."""
+        if self._fs.writable is None:
+            return None
+        background = self._fs.writable.copy_up.background = BackgroundCopies(
+            self._fs.writable.upper, durable=not self._fs.volatile, quota=self._quota
+        )
+        return background
+
+    def readlink(self, ino: int) -> bytes:
+        """Return the target of a symbolic link."""
+        return self._inode_table.file(ino).ref.readlink()

@@ -1,0 +1,129 @@
+"""Extended attributes of the union: those of the file below, without the marks of union file systems."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.copyup.plan import Contents
+from unionfs.formats import acl
+from unionfs.formats.xattrs import shown_name, stored_name
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.layer.objects import NO_XATTR, follows
+from unionfs.upper.quota import counted
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.vfs.filesystem import UnionFs
+
+NO_XATTRS: frozenset[str] = frozenset()
+_ACLS = frozenset((acl.ACCESS, acl.DEFAULT))
+
+
+class Xattrs:
+    """Lists, reads and changes extended attributes. The facade creates it; it has no state of its own."""
+
+    def __init__(self, fs: UnionFs) -> None:
+        """Serve *fs*."""
+        self._fs = fs
+        self._inode_table = fs.inode_table
+        self._quota = fs.quota
+
+    def _names(self, node: Inode) -> frozenset[str]:
+        names = node.xattrs
+        if names is None:
+            if _has_no_contents(node):
+                return frozenset()
+            found = [] if node.ref.bare else listed_xattrs(node)
+            override = node.layer.policy.override_stat
+            shown = (shown_name(name, override=override) for name in found)
+            names = frozenset(filter(None, shown)) if found else NO_XATTRS
+            node.xattrs = names = names if self._fs.acls else names - _ACLS
+        return names
+
+    def has_default_acl(self, node: DirectoryInode) -> bool:
+        """Tell whether what is made in *node* gets its permissions from a list rather than from the umask."""
+        return self._fs.acls and acl.DEFAULT in self._names(node)
+
+    def list(self, ino: int) -> list[str]:
+        """Return the names of the extended attributes, without those of union file systems."""
+        return sorted(self._names(self._inode_table.node(ino)))
+
+    def get(self, ino: int, name: str) -> bytes:
+        """Return an extended attribute; ENODATA where there is none, asked from memory."""
+        self._refuse_acl(name)
+        node = self._inode_table.node(ino)
+        if name not in self._names(node):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        value = os.getxattr(path, _stored_name(node, name), follow_symlinks=follow)
+        return acl.mapped(value) if name in _ACLS else value
+
+    def set(self, ino: int, name: str, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; those of union file systems are kept apart from our own (xattrs.py).
+
+        *flags*: XATTR_CREATE or XATTR_REPLACE of setxattr(2).
+        """
+        self._refuse_acl(name)
+        if flags:
+            there = name in self._names(self._inode_table.node(ino))
+            if flags & os.XATTR_CREATE and there:
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            if flags & os.XATTR_REPLACE and not there:
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        node = self._for_change(ino)
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        if self._quota is not None:
+            self._quota.require(1)
+        with counted(self._quota, node.ref.stat):
+            os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
+        _changed(node)
+
+    def _refuse_acl(self, name: str) -> None:
+        if name in _ACLS and not self._fs.acls:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), name)
+
+    def remove(self, ino: int, name: str) -> None:
+        """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""
+        if name not in self._names(self._inode_table.node(ino)):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        node = self._for_change(ino)
+        path, follow = node.ref.proc_path(), follows(node.ref)
+        os.removexattr(path, _stored_name(node, name), follow_symlinks=follow)
+        _changed(node)
+
+    def _for_change(self, ino: int) -> Inode:
+        node = self._inode_table.node(ino)
+        copy_up = self._fs.parts().copy_up
+        if isinstance(node, DirectoryInode):
+            copy_up.directory(node)
+        else:
+            copy_up.file(node, Contents.LATER)
+        return node
+
+
+def listed_xattrs(node: Inode) -> list[str]:
+    """Return the names of all extended attributes of the object below *node*."""
+    path, follow = node.ref.proc_path(), follows(node.ref)
+    try:
+        return os.listxattr(path, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+        return []
+
+
+def _has_no_contents(node: Inode) -> bool:
+    return node.foreign or (isinstance(node, DirectoryInode) and node.parts[0].foreign)
+
+
+def _changed(node: Inode) -> None:
+    node.xattrs = None
+    node.touch()
+    if isinstance(node, FileInode):
+        node.privileged = None
+
+
+def _stored_name(node: Inode, name: str) -> str:
+    return stored_name(name, override=node.layer.policy.override_stat)
