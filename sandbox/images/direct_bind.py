@@ -54,7 +54,7 @@ class NotNativeError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
+class LayerRoot:
     """A layer to examine: a descriptor of its root (O_PATH suffices), its name in messages, and the marks valid in it."""
 
     fd: int
@@ -77,7 +77,7 @@ class Seen:
     covers: bool = False
 
 
-def look(tree: Tree, path: str) -> Seen:
+def look(tree: LayerRoot, path: str) -> Seen:
     """Return what *tree* has at the absolute *path*; no symbolic link is followed.
 
     Raises:
@@ -139,14 +139,14 @@ def _is_opaque(fd: int, marks: Marks) -> bool:
         return False
 
 
-def find_only(trees: Sequence[Tree], path: str) -> Tree:
+def find_only(trees: Sequence[LayerRoot], path: str) -> LayerRoot:
     """Return the one of *trees*, topmost first, that alone provides *path* in their union.
 
     Raises:
         NotNativeError: several layers or none provide *path*, or it is not a directory.
         PermissionError: this process's ids may not search a directory on the way.
     """
-    having: list[Tree] = []
+    having: list[LayerRoot] = []
     for tree in trees:
         seen = look(tree, path)
         if seen.kind == "nothing":
@@ -173,7 +173,7 @@ def find_only(trees: Sequence[Tree], path: str) -> Tree:
     return having[0]
 
 
-def _refuse_other(tree: Tree, path: str, seen: Seen) -> None:
+def _refuse_other(tree: LayerRoot, path: str, seen: Seen) -> None:
     """Raise NotNativeError unless the union shows a directory at *path*."""
     if seen.kind == "deletion":
         raise NotNativeError(
@@ -190,7 +190,7 @@ def _refuse_other(tree: Tree, path: str, seen: Seen) -> None:
         )
 
 
-def _suggest(having: Sequence[Tree], path: str) -> str:
+def _suggest(having: Sequence[LayerRoot], path: str) -> str:
     """Return a hint for layers that all have *path*: directories in it that only the stored layer has."""
     stored = next((tree for tree in reversed(having) if tree.place is not None), None)
     alone: list[str] = []
@@ -208,7 +208,7 @@ def _suggest(having: Sequence[Tree], path: str) -> str:
     return "name directories in it that only one layer has"
 
 
-def _directories_in(tree: Tree, path: str) -> Iterator[str]:
+def _directories_in(tree: LayerRoot, path: str) -> Iterator[str]:
     try:
         fd = open_below(tree.fd, path, _DIRECTORY)
     except OSError:
@@ -239,7 +239,7 @@ def open_below(tree_fd: int, path: str, flags: int = _PLACE) -> int:
     return fd
 
 
-def has(tree: Tree, path: str, *, is_directory: bool) -> bool:
+def has(tree: LayerRoot, path: str, *, is_directory: bool) -> bool:
     """Tell whether *tree* has at *path* an object on which a directory (with *is_directory*) or a file can be mounted.
 
     Raises:
@@ -249,7 +249,7 @@ def has(tree: Tree, path: str, *, is_directory: bool) -> bool:
     return seen.kind == "directory" if is_directory else seen.kind == "other" and seen.at == path
 
 
-def identify(tree: Tree, path: str) -> list[int]:
+def identify(tree: LayerRoot, path: str) -> list[int]:
     """Return inode number and ctime of the directory *path* of *tree*.
 
     They differ if another directory takes its place, or if entries are added to or removed from the same directory.
@@ -262,7 +262,7 @@ def identify(tree: Tree, path: str) -> list[int]:
     return [info.st_ino, info.st_ctime_ns]
 
 
-def obstacle(tree: Tree, path: str) -> str:
+def obstacle(tree: LayerRoot, path: str) -> str:
     """Return the reason why the content of *path* cannot be bind-mounted; "" if it can. Call this as root of the layer's ids.
 
     The walk keeps one directory open at any depth. It returns through "..", because no process moves directories of a stored

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from sandbox.as_container_root import give_to_root
 from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
-from sandbox.images.direct_bind import Tree
+from sandbox.images.direct_bind import LayerRoot
 from sandbox.images.layer_store import LayerStore
 from sandbox.kernel import cgroups, mounts, namespaces, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
@@ -68,7 +68,7 @@ class SandboxResources:
         self._layers: list[ServedLayer] = []
         self._index_fd: int | None = None
         #: The layers without the skeleton, in the form that the checks of direct binds take.
-        self._trees: list[Tree] = []
+        self._trees: list[LayerRoot] = []
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._home: RunDirectory | None = None
@@ -162,7 +162,7 @@ class SandboxResources:
             # The topmost layer's index descriptor: the index of a stack is stored, and removed, with its topmost layer.
             self._index_fd = stored.index_fd
             self._trees.append(
-                Tree(fd=stored.tree_fd, name=f"tar:{layer.path}", marks="aufs", place=stored.place)
+                LayerRoot(fd=stored.tree_fd, name=f"tar:{layer.path}", marks="aufs", place=stored.place)
             )
             return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False, indexed=True)
         try:
@@ -170,7 +170,7 @@ class SandboxResources:
         except OSError as error:
             raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
         undo.callback(os.close, fd)
-        self._trees.append(Tree(fd=fd, name=f"dir:{layer.path}", marks="none"))
+        self._trees.append(LayerRoot(fd=fd, name=f"dir:{layer.path}", marks="none"))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
@@ -210,7 +210,7 @@ class SandboxResources:
         """Find the sources of direct binds; return those of *points* that the skeleton must still contain."""
         trees = self._trees[::-1]
         if self.plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
-            trees.insert(0, Tree(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
+            trees.insert(0, LayerRoot(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
         with self._signals.ending():  # the first direct bind from a layer walks it, which may take long
             self.natives = choose(self.plan, trees, points, warn=self._warn)
         return tuple(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SetupError
 from sandbox.images import direct_bind
-from sandbox.images.direct_bind import NotNativeError, Tree
+from sandbox.images.direct_bind import LayerRoot, NotNativeError
 from sandbox.plan import IdPlan, MountPoint, Plan
 from sandbox.plan.operations import BindRoot, DirectBind
 from unionfs._stdlib.dataclasses import dataclass
@@ -37,7 +37,7 @@ class NativeSource:
 
 def choose(
     plan: Plan,
-    trees: Sequence[Tree],
+    trees: Sequence[LayerRoot],
     points: Sequence[MountPoint],
     *,
     warn: Callable[[str], None],
@@ -68,7 +68,7 @@ def choose(
 
 
 def choose_root(
-    step: BindRoot, plan: Plan, tree: Tree, points: Sequence[MountPoint], *, warn: Callable[[str], None]
+    step: BindRoot, plan: Plan, tree: LayerRoot, points: Sequence[MountPoint], *, warn: Callable[[str], None]
 ) -> NativeSource | str:
     """Return the source that the root is bound from, or the reason why *tree*, the only layer, needs the server.
 
@@ -93,7 +93,7 @@ def choose_root(
         return error.message
 
 
-def _choose_root(step: BindRoot, ids: IdPlan, tree: Tree, points: Sequence[MountPoint]) -> NativeSource:
+def _choose_root(step: BindRoot, ids: IdPlan, tree: LayerRoot, points: Sequence[MountPoint]) -> NativeSource:
     _refuse_flags(tree, nosuid=step.nosuid)
 
     def look() -> tuple[list[int], str]:
@@ -115,7 +115,7 @@ def _refusal(key: str, plan: Plan, error: NotNativeError) -> SetupError:
 
 
 def _choose(
-    step: DirectBind, ids: IdPlan, trees: Sequence[Tree], points: Sequence[MountPoint]
+    step: DirectBind, ids: IdPlan, trees: Sequence[LayerRoot], points: Sequence[MountPoint]
 ) -> NativeSource:
     below = [point for point in points if point.path.startswith(step.target + "/")]
     number, identity, missing = _find(step.target, ids, trees, below)
@@ -137,7 +137,7 @@ def _choose(
     return _source(step.target, tree)
 
 
-def _source(target: str, tree: Tree) -> NativeSource:
+def _source(target: str, tree: LayerRoot) -> NativeSource:
     assert tree.place is not None
     info = os.fstat(tree.fd)
     return NativeSource(
@@ -145,7 +145,7 @@ def _source(target: str, tree: Tree) -> NativeSource:
     )
 
 
-def _refuse_content(ids: IdPlan, tree: Tree, path: str, identity: list[int], hint: str) -> None:
+def _refuse_content(ids: IdPlan, tree: LayerRoot, path: str, identity: list[int], hint: str) -> None:
     """Refuse the directory *path* of *tree* if only the union can show its content. The walk's result is recorded and reused."""
     assert tree.place is not None
     found = direct_bind.recorded(tree.place, path, identity)
@@ -157,7 +157,7 @@ def _refuse_content(ids: IdPlan, tree: Tree, path: str, identity: list[int], hin
 
 
 def _find(
-    path: str, ids: IdPlan, trees: Sequence[Tree], below: Sequence[MountPoint]
+    path: str, ids: IdPlan, trees: Sequence[LayerRoot], below: Sequence[MountPoint]
 ) -> tuple[int, list[int], str]:
     """Return the index of the only one of *trees* with *path*, its identity there, and the first of *below* that is missing."""
 
@@ -169,7 +169,7 @@ def _find(
     return number, identity, missing
 
 
-def _first_lacking(tree: Tree, points: Sequence[MountPoint]) -> str:
+def _first_lacking(tree: LayerRoot, points: Sequence[MountPoint]) -> str:
     """Return the path of the first of *points* that does not exist in *tree*, "" if all exist."""
     lacking = (
         point.path
@@ -202,7 +202,7 @@ def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
     return said[0]
 
 
-def _refuse_flags(tree: Tree, *, nosuid: bool) -> None:
+def _refuse_flags(tree: LayerRoot, *, nosuid: bool) -> None:
     """Refuse layers on a file system mounted noexec, nosuid or nosymfollow: a bind mount inherits these, the union does not."""
     flags = os.fstatvfs(tree.fd).f_flag
     for flag, name, cost in (

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sandbox.images import direct_bind
-from sandbox.images.direct_bind import Marks, NotNativeError, Tree
+from sandbox.images.direct_bind import LayerRoot, Marks, NotNativeError
 from tests.support.tampering import fifo, link, open_to_others
 
-MakeTree = Callable[..., Tree]
+MakeTree = Callable[..., LayerRoot]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Iterator[MakeTree]:
     """Make a layer of *names*: with a slash at the end a directory, with an arrow a link, else a file."""
     opened = []
 
-    def make(name: str, *names: str, marks: Marks = "aufs", stored: bool = True) -> Tree:
+    def make(name: str, *names: str, marks: Marks = "aufs", stored: bool = True) -> LayerRoot:
         top = tmp_path / name / "tree"
         top.mkdir(parents=True)
         for entry in names:
@@ -37,14 +37,14 @@ def tree(tmp_path: Path) -> Iterator[MakeTree]:
             else:
                 place.write_text(name)
         opened.append(os.open(top, os.O_PATH))
-        return Tree(fd=opened[-1], name=name, marks=marks, place=str(top.parent) if stored else None)
+        return LayerRoot(fd=opened[-1], name=name, marks=marks, place=str(top.parent) if stored else None)
 
     yield make
     for fd in opened:
         os.close(fd)
 
 
-def refused(trees: list[Tree], path: str) -> tuple[str, str]:
+def refused(trees: list[LayerRoot], path: str) -> tuple[str, str]:
     with pytest.raises(NotNativeError) as caught:
         direct_bind.find_only(trees, path)
     return caught.value.message, caught.value.hint

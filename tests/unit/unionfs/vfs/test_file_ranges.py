@@ -35,7 +35,9 @@ class Server:
         self.client = DirectClient(union.fs, unopened=True)
         self.replies: dict[int, bytes | memoryview | int] = {}
         self.done = threading.Event()
-        self.async_io = self.client.requests.async_io = AsyncIo(union.fs, self.replies.__setitem__, self.done.set)
+        self.async_io = self.client.requests.async_io = AsyncIo(
+            union.fs, self.replies.__setitem__, self.done.set
+        )
 
     def node(self, path: str) -> int:
         """Return the number of *path*, which the kernel then knows."""

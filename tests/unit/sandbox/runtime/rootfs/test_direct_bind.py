@@ -12,7 +12,7 @@ import pytest
 from sandbox.errors import SetupError
 from sandbox.host.paths import PathFact
 from sandbox.images import direct_bind as layers
-from sandbox.images.direct_bind import Tree
+from sandbox.images.direct_bind import LayerRoot
 from sandbox.plan import MountPoint, Plan
 from sandbox.plan.operations import BindRoot
 from sandbox.runtime.process.init import _opener_of_tree
@@ -28,31 +28,31 @@ def planned(more: str = "") -> Plan:
 
 
 @pytest.fixture
-def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
+def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerRoot]:
     """A layer of the store; where its ids count we are root of them already."""
     for name in ("usr/bin", "opt/a"):
         (tmp_path / "tree" / name).mkdir(parents=True)
     monkeypatch.setattr(native, "run_with_ids", lambda _ids, action: action())
     fd = os.open(tmp_path / "tree", os.O_PATH)
-    yield Tree(fd=fd, name="tar:a.tar", marks="aufs", place=str(tmp_path))
+    yield LayerRoot(fd=fd, name="tar:a.tar", marks="aufs", place=str(tmp_path))
     os.close(fd)
 
 
 def chosen(
-    trees: list[Tree], points: tuple[MountPoint, ...] = (), more: str = ""
+    trees: list[LayerRoot], points: tuple[MountPoint, ...] = (), more: str = ""
 ) -> tuple[tuple[str, ...], list[str]]:
     said: list[str] = []
     found = choose(planned(more), trees, points, warn=said.append)
     return tuple(source.target for source in found), said
 
 
-def error(trees: list[Tree], points: tuple[MountPoint, ...] = ()) -> str:
+def error(trees: list[LayerRoot], points: tuple[MountPoint, ...] = ()) -> str:
     with pytest.raises(SetupError) as caught:
         chosen(trees, points)
     return str(caught.value)
 
 
-def test_source_is_the_tree_of_the_layer_and_which_that_is(layer: Tree) -> None:
+def test_source_is_the_tree_of_the_layer_and_which_that_is(layer: LayerRoot) -> None:
     info = os.fstat(layer.fd)
     assert choose(planned(), [layer], (), warn=print)[0] == NativeSource(
         target="/opt", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino)
@@ -60,7 +60,7 @@ def test_source_is_the_tree_of_the_layer_and_which_that_is(layer: Tree) -> None:
     assert chosen([layer]) == (("/opt", "/usr"), [])
 
 
-def test_each_is_walked_once(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_is_walked_once(layer: LayerRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     walked = []
     walk = layers.obstacle
     monkeypatch.setattr(layers, "obstacle", lambda tree, path: [walked.append(path), walk(tree, path)][1])
@@ -72,7 +72,9 @@ def test_each_is_walked_once(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> No
     assert walked == ["/opt", "/usr", "/usr"]
 
 
-def test_what_is_mounted_in_a_layer_is_looked_for_again(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_mounted_in_a_layer_is_looked_for_again(
+    layer: LayerRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def scan(_fd: int, at: str, _device: int) -> tuple[str, list[str]]:
         return real(_fd, at, -1)
 
@@ -84,7 +86,7 @@ def test_what_is_mounted_in_a_layer_is_looked_for_again(layer: Tree, monkeypatch
     assert chosen([layer]) == (("/opt", "/usr"), [])
 
 
-def test_refusal_has_the_place_in_the_file_the_cause_and_the_remedy(layer: Tree) -> None:
+def test_refusal_has_the_place_in_the_file_the_cause_and_the_remedy(layer: LayerRoot) -> None:
     os.mkfifo(f"{layer.place}/tree/opt/a/p")
     with pytest.raises(SetupError) as caught:
         chosen([layer])
@@ -94,7 +96,7 @@ def test_refusal_has_the_place_in_the_file_the_cause_and_the_remedy(layer: Tree)
     assert caught.value.hint == "name directories beside it, or leave it out of the archive"
 
 
-def test_what_is_optional_is_left_out_with_a_warning_and_the_rest_is_not(layer: Tree) -> None:
+def test_what_is_optional_is_left_out_with_a_warning_and_the_rest_is_not(layer: LayerRoot) -> None:
     os.mkfifo(f"{layer.place}/tree/opt/a/p")
     targets, said = chosen([layer], more='optional = ["native"]\n')
     assert targets == ("/usr",)
@@ -103,7 +105,7 @@ def test_what_is_optional_is_left_out_with_a_warning_and_the_rest_is_not(layer: 
     ]
 
 
-def test_place_of_a_volume_has_to_be_there(layer: Tree) -> None:
+def test_place_of_a_volume_has_to_be_there(layer: LayerRoot) -> None:
     there = (
         MountPoint(path="/usr/bin"),
         MountPoint(path="/usrs"),
@@ -126,7 +128,7 @@ def test_place_of_a_volume_has_to_be_there(layer: Tree) -> None:
     ],
 )
 def test_store_on_a_mount_that_takes_something_away_is_refused(
-    layer: Tree, monkeypatch: pytest.MonkeyPatch, flag: int, more: str, name: str | None
+    layer: LayerRoot, monkeypatch: pytest.MonkeyPatch, flag: int, more: str, name: str | None
 ) -> None:
     monkeypatch.setattr(os, "fstatvfs", lambda _fd: types.SimpleNamespace(f_flag=flag))
     if name is None:
@@ -142,7 +144,7 @@ def refuse_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
     look = layers.look
     refused = False
 
-    def once(tree: Tree, path: str) -> layers.Seen:
+    def once(tree: LayerRoot, path: str) -> layers.Seen:
         nonlocal refused
         if not refused:
             refused = True
@@ -153,7 +155,7 @@ def refuse_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_refused_to_us_is_asked_as_root_of_the_sandbox(
-    layer: Tree, monkeypatch: pytest.MonkeyPatch
+    layer: LayerRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_first_look(monkeypatch)
     assert chosen([layer])[0] == ("/opt", "/usr")
@@ -181,7 +183,7 @@ HERE = (MountPoint(path="/usr"), MountPoint(path="/opt/a"))
 
 
 def root_of(
-    layer: Tree, points: tuple[MountPoint, ...] = HERE, more: str = ""
+    layer: LayerRoot, points: tuple[MountPoint, ...] = HERE, more: str = ""
 ) -> tuple[NativeSource | str, list[str]]:
     said: list[str] = []
     made = plan(SERVED + more, paths=TAR)
@@ -190,13 +192,13 @@ def root_of(
     return choose_root(step, made, layer, points, warn=said.append), said
 
 
-def test_root_is_bound_from_the_tree_of_the_layer(layer: Tree) -> None:
+def test_root_is_bound_from_the_tree_of_the_layer(layer: LayerRoot) -> None:
     info = os.fstat(layer.fd)
     source = NativeSource(target="/", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino))
     assert root_of(layer) == (source, [])
 
 
-def test_layer_is_walked_for_its_root_once(layer: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_is_walked_for_its_root_once(layer: LayerRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     walked = []
     walk = layers.obstacle
     monkeypatch.setattr(layers, "obstacle", lambda tree, path: [walked.append(path), walk(tree, path)][1])
@@ -217,7 +219,9 @@ def test_layer_is_walked_for_its_root_once(layer: Tree, monkeypatch: pytest.Monk
         (MountPoint(path="/usr/bin"), False),
     ],
 )
-def test_what_the_root_has_no_place_for_has_it_served(layer: Tree, point: MountPoint, *, lacks: bool) -> None:
+def test_what_the_root_has_no_place_for_has_it_served(
+    layer: LayerRoot, point: MountPoint, *, lacks: bool
+) -> None:
     found, _ = root_of(layer, (*HERE, point))
     assert isinstance(found, str) == lacks
     if lacks:
@@ -226,7 +230,7 @@ def test_what_the_root_has_no_place_for_has_it_served(layer: Tree, point: MountP
         )
 
 
-def test_file_that_wants_no_server_is_refused_at_its_place_or_warned(layer: Tree) -> None:
+def test_file_that_wants_no_server_is_refused_at_its_place_or_warned(layer: LayerRoot) -> None:
     points = (MountPoint(path="/proc"),)
     with pytest.raises(SetupError) as caught:
         root_of(layer, points, 'server = "none"\n')
@@ -248,7 +252,7 @@ def test_file_that_wants_no_server_is_refused_at_its_place_or_warned(layer: Tree
     ],
 )
 def test_store_on_a_mount_that_takes_something_away_has_the_root_served(
-    layer: Tree, monkeypatch: pytest.MonkeyPatch, flag: int, more: str, name: str | None
+    layer: LayerRoot, monkeypatch: pytest.MonkeyPatch, flag: int, more: str, name: str | None
 ) -> None:
     monkeypatch.setattr(os, "fstatvfs", lambda _fd: types.SimpleNamespace(f_flag=flag))
     found, _ = root_of(layer, more=more)
@@ -258,7 +262,7 @@ def test_store_on_a_mount_that_takes_something_away_has_the_root_served(
 
 
 def test_root_that_is_refused_to_us_is_looked_at_as_root_of_the_sandbox(
-    layer: Tree, monkeypatch: pytest.MonkeyPatch
+    layer: LayerRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_first_look(monkeypatch)
     assert isinstance(root_of(layer)[0], NativeSource)
