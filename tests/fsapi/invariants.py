@@ -1,4 +1,4 @@
-"""What holds of the tables of a union between any two requests (unionfs/README.md, "Identity")."""
+"""What holds of the tables of a union between any two requests (docs/unionfs/internals.md, "Inodes and lookup counts")."""
 
 from __future__ import annotations
 

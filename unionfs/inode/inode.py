@@ -1,6 +1,6 @@
 """Inodes: the objects that the kernel identifies by number, independent of the names and layers through which they are reached.
 
-Invariants (unionfs/README.md, "Identity"):
+Invariants (docs/unionfs/internals.md, "Inodes and lookup counts"):
 
 * an inode is in the table as long as its lookup count is above 0 or, for a directory, it has children in the table. Therefore
   every ancestor of an inode in the table is in the table;
