@@ -72,7 +72,7 @@ DECLARED: tuple[Declared, ...] = (
     _declared(
         "open_requests", "on|off", "off: no request for open(2) and opendir(3); not with server=pyfuse3"
     ),
-    _declared("without", "NAME:NAME...", "do without some of what makes the direct server fast (SPEED.md)"),
+    _declared("without", "NAME:NAME...", "disable optimizations of the direct server, to measure them"),
     _declared("debug", "", "stay in the foreground"),
     _declared("allow_other default_permissions", "", "see mount.fuse3(8)", of_mount=True),
     _declared("ro rw suid nosuid dev nodev exec noexec", "", "see mount(8)", of_mount=True),
@@ -111,7 +111,7 @@ class Server(Enum):
 
 
 class Trick(Enum):
-    """An optimisation of the direct server, which can be disabled to measure its effect (SPEED.md)."""
+    """An optimisation of the direct server, which can be disabled to measure its effect (docs/unionfs/speed.md)."""
 
     #: Poll briefly for the next request before sleeping.
     SPIN = "spin"

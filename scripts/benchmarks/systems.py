@@ -29,7 +29,7 @@ OTHER_SERVERS = {
     "unionfs-unindexed": _SERVED,
     "unionfs-opened": ",server=direct,open_requests=on",
     "unionfs-pyfuse3": ",server=pyfuse3",
-    # One system for each optimization that is left out, to measure its effect (unionfs/SPEED.md).
+    # One system for each optimization that is left out, to measure its effect (docs/unionfs/speed.md).
     **{f"without-{trick}": f"{_SERVED},without={trick}" for trick in TRICKS},
 }
 #: The writable layer ends with the sandbox, so nothing has to be synced. All three file systems support this option.

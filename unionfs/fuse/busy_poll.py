@@ -5,7 +5,8 @@ server occupies a processor that another process could use, perhaps the client i
 
 Client and server can also take turns on one processor. Then no processor has to be woken, and the next request is there
 when the last one has been answered. Polling would end this, because the scheduler moves one of the two to another
-processor. Therefore polling is suspended from time to time, to give both the chance to settle on one processor (SPEED.md).
+processor. Therefore polling is suspended from time to time, to give both the chance to settle on one processor
+(docs/unionfs/speed.md).
 """
 
 from __future__ import annotations
