@@ -33,7 +33,7 @@ from sandbox.runtime.resources import SandboxResources
 from sandbox.runtime.startup import SandboxHandle
 from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
-from sandbox.runtime.unionfs_server import Ready
+from unionfs.launch.protocol import Ready
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

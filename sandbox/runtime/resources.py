@@ -24,9 +24,10 @@ from sandbox.runtime.rootfs import hosts
 from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
 from sandbox.runtime.rootfs.targets import resolve
 from sandbox.runtime.signals import Signals
-from sandbox.runtime.unionfs_server import ServedLayer, ServedStack, Server
+from sandbox.runtime.unionfs_server import Server
 from sandbox.state.directory import RunDirectory, StateDirectory
 from unionfs._stdlib.dataclasses import replace
+from unionfs.launch.protocol import ServedLayer, ServedStack
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

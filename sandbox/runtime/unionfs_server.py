@@ -1,89 +1,25 @@
 """Start, instruct and end the file system server. It starts early, receives its descriptors late, and ends with the sandbox.
 
 The launcher knows the command ``python -m unionfs --serve-fd N`` and the format of its request
-(unionfs/launch/protocol.py), and nothing else of unionfs.
+(unionfs/launch/protocol.py, which it imports), and nothing else of unionfs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SetupError
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs.launch.protocol import ServedStack, send_request
 
-_VERSION = 3
 _STEP = "the file system's server"
-_BATCH = 64
 _LAST_GIVEN = 3  # the server's descriptors: 0 and 1 are /dev/null, 2 is standard error, 3 is the socket
 #: Seconds for the server to end by itself after its mount is gone.
 _GRACE = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedLayer:
-    """A layer in the request to the server."""
-
-    fd: int
-    #: The whiteouts that count in it: "none", "aufs" or "all".
-    marks: str
-    #: Show owners that are not mapped in the sandbox as 0.
-    squash: bool
-    cross: tuple[str, ...] = ()
-    #: The layer never changes, so the server may keep an index of it.
-    indexed: bool = False
-    #: This is the skeleton: created for each start, below all other layers, whose whiteouts do not hide its mount points.
-    skeleton: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedStack:
-    """The layers that the server serves, and how. The caller owns the descriptors."""
-
-    #: Top first.
-    layers: Sequence[ServedLayer]
-    upper_fd: int | None
-    work_fd: int | None
-    hidden: Sequence[tuple[int, int]]
-    volatile: bool
-    #: "auto", "direct" or "pyfuse3".
-    server: str
-    open_requests: bool
-    #: The directory in which the server stores indexes of layers.
-    index_fd: int | None = None
-    #: The most bytes and objects of the writable layer; None for no limit.
-    size: int | None = None
-    inodes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The server's message that its mount can be used."""
-
-    #: "direct" or "pyfuse3".
-    server: str
-    #: Why "auto" chose "pyfuse3"; otherwise empty.
-    reason: str
-    #: The time of each step; see `timeline`.
-    times: Mapping[str, int]
-
-    @classmethod
-    def parse(cls, said: str) -> Ready | None:
-        """Return the content of a "ready " message, None if *said* is not a valid one."""
-        try:
-            import json
-
-            message = json.loads(said.removeprefix("ready "))
-            times = {str(name): int(at) for name, at in message["times"].items()}
-            return cls(str(message["server"]), str(message["reason"]), times)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
 
 
 def _open_null() -> int:
@@ -105,19 +41,6 @@ def _keep_to_ourselves() -> None:
                 os.set_inheritable(fd, False)
         except OSError:
             continue  # the descriptor of the listing itself
-
-
-def sealed_memfd(content: bytes) -> int:
-    """Return a memfd with *content*, sealed against changes."""
-    fd = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(content)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 class Server:
@@ -176,57 +99,8 @@ class Server:
         return self._socket.fileno()
 
     def serve(self, fuse_fd: int, user_namespace_fd: int, stack: ServedStack, program: bytes | None) -> None:
-        """Send the request: the descriptors, the layers, and *program*, the seccomp filter for the server, if there is one.
-
-        Raises:
-            OSError: the server is gone; EMFILE: no descriptor is free; ETOOMANYREFS: this user has more descriptors in flight
-                than a process may open (unix(7)).
-        """
-        # Imported here so that the process starts before these imports.
-        import binascii
-        import json
-
-        descriptors: list[int] = []
-
-        def index(fd: int | None) -> int | None:
-            if fd is None:
-                return None
-            descriptors.append(fd)
-            return len(descriptors) - 1
-
-        message = {
-            "fuse": index(fuse_fd),
-            "user_namespace": index(user_namespace_fd),
-            "layers": [
-                {
-                    "fd": index(layer.fd),
-                    "marks": layer.marks,
-                    "squash": layer.squash,
-                    "cross": layer.cross,
-                    "skeleton": layer.skeleton,
-                    "indexed": layer.indexed,
-                }
-                for layer in stack.layers
-            ],
-            "upper": index(stack.upper_fd),
-            "work": index(stack.work_fd),
-            "index": index(stack.index_fd),
-            "hidden": list(stack.hidden),
-            "volatile": stack.volatile,
-            "server": stack.server,
-            "open_requests": stack.open_requests,
-            "size": stack.size,
-            "inodes": stack.inodes,
-            "filter": None if program is None else binascii.b2a_base64(program, newline=False).decode(),
-        }
-        header = {"version": _VERSION, "descriptors": len(descriptors)}
-        request_fd = sealed_memfd(json.dumps(message).encode())
-        try:
-            socket.send_fds(self._socket, [json.dumps(header).encode()], [request_fd], socket.MSG_NOSIGNAL)
-        finally:
-            os.close(request_fd)
-        for start in range(0, len(descriptors), _BATCH):
-            socket.send_fds(self._socket, [b"fds"], descriptors[start : start + _BATCH], socket.MSG_NOSIGNAL)
+        """Send the request. Arguments and errors are those of :func:`send_request`."""
+        send_request(self._socket, fuse_fd, user_namespace_fd, stack, program)
 
     def receive(self) -> str:
         """Return the next message of the server, "" if it is gone.

@@ -77,8 +77,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
 }
 
-#: Packages of `unionfs` that every part of `sandbox` may import: they import nothing themselves.
-SEAM = ("unionfs._stdlib",)
+#: What every part of `sandbox` may import of `unionfs`: it imports nothing that takes time.
+SEAM = ("unionfs._stdlib", "unionfs.launch.protocol")
 
 #: What `sandbox.plan`, which calls nothing of the system, may take from `sandbox.kernel`: values and pure
 #: functions.

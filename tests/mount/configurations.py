@@ -46,7 +46,7 @@ class Configuration:
         return f"{self.options},index_dir={index_directory},index_build=first"
 
 
-#: By field of `ServedStack` (sandbox/runtime/unionfs_server.py), the option of the command that has its effect.
+#: By field of `ServedStack` (unionfs/launch/protocol.py), the option of the command that has its effect.
 OPTION_OF: Mapping[str, str] = MappingProxyType(
     {
         "volatile": "volatile",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.unionfs_server import ServedStack
 from tests.mount.configurations import CONFIGURATIONS, NOT_VARIED, OPTION_OF, Configuration
 from tests.mount.range_exerciser import Exerciser
 from tests.mount.support import scratch
 from tests.support.tree import File, Tree
+from unionfs.launch.protocol import ServedStack
 
 _LOWER: Tree = {"lower": os.urandom(200_000), "sparse": File(b"x" * 5000 + bytes(200_000) + b"y" * 3000)}
 

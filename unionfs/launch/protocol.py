@@ -1,6 +1,6 @@
-"""The protocol between the launcher and the server. The server receives its request and all descriptors over one socket.
+"""The protocol between the launcher and the server: the request, declared here for both, and the server's messages.
 
-The launcher (sandbox/runtime/unionfs_server.py) makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``.
+The launcher is the one importer outside of unionfs, at each start: this module imports nothing that takes time. It makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``.
 It then sends a packet of JSON::
 
     {"version": 3, "descriptors": COUNT}
@@ -37,173 +37,143 @@ socket, the server ends.
 
 from __future__ import annotations
 
-import binascii
 import fcntl
-import json
 import os
 import socket
+from collections.abc import Mapping, Sequence
 
 from unionfs._stdlib.dataclasses import dataclass
-from unionfs._stdlib.typing import Any
-from unionfs.assemble import LayerSource, StackSource
-from unionfs.errors import UnionError
-from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
-from unionfs.options import Server, Serving
 
 VERSION = 3
-_MAX_PACKET = 1 << 16
-_SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_BATCH = 64
-_POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=False, aufs=True)}
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+BATCH = 64
+"""Descriptors in one packet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The launcher's request, decoded."""
+class ServedLayer:
+    """A layer in the request to the server."""
 
-    stack: StackSource
-    fuse_fd: int
-    user_namespace_fd: int
-    #: A seccomp filter: an array of struct sock_filter.
-    filter: bytes | None
-    serving: Serving
+    fd: int
+    #: The whiteouts that count in it: "none", "aufs" or "all".
+    marks: str
+    #: Show owners that are not mapped in the sandbox as 0.
+    squash: bool
+    cross: tuple[str, ...] = ()
+    #: The layer never changes, so the server may keep an index of it.
+    indexed: bool = False
+    #: This is the skeleton: created for each start, below all other layers, whose whiteouts do not hide its mount points.
+    skeleton: bool = False
 
 
-def receive(channel: socket.socket) -> Request:
-    """Receive the request.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedStack:
+    """The layers that the server serves, and how. The caller owns the descriptors."""
 
-    Raises:
-        UnionError: the request does not have the form above.
-        EOFError: the launcher closed the socket first.
-    """
-    packet, fds, _, _ = socket.recv_fds(channel, _MAX_PACKET, 1)
-    if not packet:
-        raise EOFError("the launcher went away")
-    try:
+    #: Top first.
+    layers: Sequence[ServedLayer]
+    upper_fd: int | None
+    work_fd: int | None
+    hidden: Sequence[tuple[int, int]]
+    volatile: bool
+    #: "auto", "direct" or "pyfuse3".
+    server: str
+    open_requests: bool
+    #: The directory in which the server stores indexes of layers.
+    index_fd: int | None = None
+    #: The most bytes and objects of the writable layer; None for no limit.
+    size: int | None = None
+    inodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The server's message that its mount can be used."""
+
+    #: "direct" or "pyfuse3".
+    server: str
+    #: Why "auto" chose "pyfuse3"; otherwise empty.
+    reason: str
+    #: The time of each step; see `timeline`.
+    times: Mapping[str, int]
+
+    @classmethod
+    def parse(cls, said: str) -> Ready | None:
+        """Return the content of a "ready " message, None if *said* is not a valid one."""
         try:
-            header = json.loads(packet)
-            if header["version"] != VERSION:
-                raise UnionError(
-                    f"launcher speaks version {header['version']}, this server {VERSION}: install both from one release"
-                )
-            count = int(header["descriptors"])
-            if not fds:
-                raise ValueError("a packet without the request")
-            message = json.loads(_read_sealed(fds[0]))
-        finally:
-            for fd in fds:
-                os.close(fd)
-        return _decode(message, _receive_descriptors(channel, count))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UnionError(f"malformed request from the launcher: {error!r}") from None
+            import json
+
+            message = json.loads(said.removeprefix("ready "))
+            times = {str(name): int(at) for name, at in message["times"].items()}
+            return cls(str(message["server"]), str(message["reason"]), times)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
-def _read_sealed(fd: int) -> bytes:
-    """Return the contents of the memfd *fd*.
+def sealed_memfd(content: bytes) -> int:
+    """Return a memfd with *content*, sealed against changes."""
+    fd = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def send_request(
+    channel: socket.socket, fuse_fd: int, user_namespace_fd: int, stack: ServedStack, program: bytes | None
+) -> None:
+    """Send the request: the descriptors, the layers, and *program*, the seccomp filter for the server, if there is one.
 
     Raises:
-        ValueError: *fd* is not a memfd, or its sender can still change it.
+        OSError: the server is gone; EMFILE: no descriptor is free; ETOOMANYREFS: this user has more descriptors in flight than a
+            process may open (unix(7)).
     """
+    # Imported here so that the server starts before these imports.
+    import binascii
+    import json
+
+    descriptors: list[int] = []
+
+    def index(fd: int | None) -> int | None:
+        if fd is None:
+            return None
+        descriptors.append(fd)
+        return len(descriptors) - 1
+
+    message = {
+        "fuse": index(fuse_fd),
+        "user_namespace": index(user_namespace_fd),
+        "layers": [
+            {
+                "fd": index(layer.fd),
+                "marks": layer.marks,
+                "squash": layer.squash,
+                "cross": layer.cross,
+                "skeleton": layer.skeleton,
+                "indexed": layer.indexed,
+            }
+            for layer in stack.layers
+        ],
+        "upper": index(stack.upper_fd),
+        "work": index(stack.work_fd),
+        "index": index(stack.index_fd),
+        "hidden": list(stack.hidden),
+        "volatile": stack.volatile,
+        "server": stack.server,
+        "open_requests": stack.open_requests,
+        "size": stack.size,
+        "inodes": stack.inodes,
+        "filter": None if program is None else binascii.b2a_base64(program, newline=False).decode(),
+    }
+    header = {"version": VERSION, "descriptors": len(descriptors)}
+    request_fd = sealed_memfd(json.dumps(message).encode())
     try:
-        sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED == _SEALED
-    except OSError:  # EINVAL: not a memfd
-        sealed = False
-    if not sealed:
-        raise ValueError("the request is not in a sealed memfd")
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read()
-
-
-def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:
-    found: list[int] = []
-    while len(found) < count:
-        data, fds, flags, _ = socket.recv_fds(channel, 16, _BATCH)
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        found += fds
-        if flags & socket.MSG_CTRUNC:
-            # The kernel dropped the descriptors that did not fit (unix(7)). Waiting for them would never end.
-            raise UnionError(
-                f"only {len(found)} of {count} descriptors arrived: raise the limit on open files"
-            )
-        if not data:
-            raise EOFError("the launcher went away")
-        if not fds:
-            raise ValueError("a packet without descriptors")
-    if len(found) > count:
-        raise ValueError(f"{len(found)} descriptors instead of {count}")
-    return found
-
-
-def _optional_count(value: object) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or value < 0:
-        raise ValueError(f"no count: {value!r}")
-    return value
-
-
-def _optional_program(value: object) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise TypeError(f"no program: {value!r}")
-    program = binascii.a2b_base64(value, strict_mode=True)
-    if not program or len(program) % 8:
-        raise ValueError(f"no program: {len(program)} bytes")
-    return program
-
-
-def _serving(server: object, open_requests: object) -> Serving:
-    if not isinstance(open_requests, bool):
-        raise TypeError(f"no truth value: {open_requests!r}")
-    serving = Serving(server=Server(server), open_requests=open_requests)
-    if serving.server is Server.PYFUSE3 and not open_requests:
-        raise ValueError("pyfuse3 cannot do without open requests")
-    return serving
-
-
-def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
-    def take(index: object) -> int:
-        # Python would accept -1 for the last one, and true for the second.
-        if type(index) is not int or not 0 <= index < len(descriptors):
-            raise ValueError(f"no descriptor {index!r} among {len(descriptors)}")
-        return descriptors[index]
-
-    def take_optional(index: object) -> int | None:
-        return None if index is None else take(index)
-
-    program = _optional_program(message.get("filter"))
-    serving = _serving(message.get("server", "auto"), message.get("open_requests", True))
-    lowers = tuple(
-        LayerSource(
-            fd=take(layer["fd"]),
-            policy=_POLICIES[layer["marks"]],
-            squash=bool(layer["squash"]),
-            cross=tuple(os.fsencode(path).strip(b"/") for path in layer["cross"]),
-            skeleton=bool(layer.get("skeleton", False)),
-            indexed=bool(layer.get("indexed", False)),
-            unchanging=bool(layer.get("indexed", False)),
-        )
-        for layer in message["layers"]
-    )
-    if any(lower.skeleton for lower in lowers[:-1]):
-        raise ValueError("the skeleton is not the last layer")
-    stack = StackSource(
-        lowers=lowers,
-        upper_fd=take_optional(message["upper"]),
-        work_fd=take_optional(message["work"]),
-        index_fd=take_optional(message.get("index")),
-        volatile=bool(message["volatile"]),
-        size=_optional_count(message.get("size")),
-        inodes=_optional_count(message.get("inodes")),
-        hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),
-    )
-    return Request(
-        stack=stack,
-        fuse_fd=take(message["fuse"]),
-        user_namespace_fd=take(message["user_namespace"]),
-        filter=program,
-        serving=serving,
-    )
+        socket.send_fds(channel, [json.dumps(header).encode()], [request_fd], socket.MSG_NOSIGNAL)
+    finally:
+        os.close(request_fd)
+    for start in range(0, len(descriptors), BATCH):
+        socket.send_fds(channel, [b"fds"], descriptors[start : start + BATCH], socket.MSG_NOSIGNAL)

@@ -43,7 +43,7 @@ def _serve(channel: socket.socket) -> int:
     from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.index_builder import Building
-    from unionfs.launch.protocol import receive
+    from unionfs.launch.request import receive
     from unionfs.options import Server
 
     load(Server.AUTO)

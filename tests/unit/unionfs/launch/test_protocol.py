@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandbox.runtime.unionfs_server import ServedLayer, ServedStack, Server, sealed_memfd
+from sandbox.runtime.unionfs_server import Server
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS
-from unionfs.launch.protocol import VERSION, Request, receive
+from unionfs.launch.protocol import VERSION, ServedLayer, ServedStack, sealed_memfd
+from unionfs.launch.request import Request, receive
 from unionfs.options import Server as Which
 from unionfs.options import Serving
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandbox.runtime.unionfs_server import sealed_memfd
 from tests.mount.support import environment
 from unionfs.errors import UnionError
-from unionfs.launch.protocol import VERSION, receive
+from unionfs.launch.protocol import VERSION, sealed_memfd
+from unionfs.launch.request import receive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
