@@ -1,7 +1,7 @@
 """The protocol between the launcher and the server: the request, declared here for both, and the server's messages.
 
-The launcher is the one importer outside of unionfs, at each start: this module imports nothing that takes time. It makes a SOCK_SEQPACKET pair and starts ``python -m unionfs --serve-fd N``.
-It then sends a packet of JSON::
+The launcher imports this module at each start, so it imports nothing that takes time. The launcher makes a SOCK_SEQPACKET pair,
+starts ``python -m unionfs --serve-fd N``, and sends a packet of JSON::
 
     {"version": 3, "descriptors": COUNT}
 
