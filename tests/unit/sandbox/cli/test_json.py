@@ -1,4 +1,4 @@
-"""The shapes of what --json prints, which sandbox/README.md tells, and where it and everything else goes."""
+"""The shapes of what --json prints, which docs/json.md describes, and where it and everything else goes."""
 
 from __future__ import annotations
 

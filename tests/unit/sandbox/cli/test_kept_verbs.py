@@ -141,7 +141,7 @@ def test_archive_that_has_changed_is_not_referenced_and_pruned(
 def test_json_has_the_shapes_that_are_promised(
     state: StateDirectory, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As sandbox/README.md tells them."""
+    """As docs/json.md describes them."""
     layer(state, "db", file)
     keys = [
         *("kind", "name", "path", "bytes", "last_used", "referenced"),
