@@ -1,12 +1,22 @@
 # shellcheck shell=bash
 # What scripts/test needs of each run of pytest: a directory that can hold what is tested, a limit of time for
-# all runs together, and an end with which nothing stays: no process and no mount.
+# all runs together, and an end with which nothing stays: no process and no mount. And which tests a folder has.
 #
 # Sourced after setup.sh.
 
 failed=0 interrupted=false stopped=0 # whether a run failed, a signal came, and the exit status for that signal
 limit=1200                           # seconds for all runs
 left=0                               # of them, when the next run begins
+
+# Prints the directory of the unit tests of a folder of the code, such as unionfs/copyup; any other argument as it is.
+tests_of() { # ARGUMENT
+    case $1 in
+        sandbox/* | unionfs/*)
+            if [ -d "$PROJECT/tests/unit/${1%/}" ]; then printf 'tests/unit/%s' "${1%/}"; return; fi
+            ;;
+    esac
+    printf '%s' "$1"
+}
 
 # Prints why DIRECTORY cannot hold what tests make there; nothing if it can. PYTHON may be several words, such
 # as those that run it as another account.

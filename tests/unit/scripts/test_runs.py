@@ -1,4 +1,4 @@
-"""Where scripts/test has the tests write."""
+"""Where scripts/test has the tests write, and which tests it runs."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ def test_kernel_overlayfs_is_unfit(tmp_path: Path) -> None:
     enter = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
     said = "no whiteouts (character devices 0:0): Operation not permitted\n"
     assert why_unfit(tmp_path / "merged", enter=enter) == said
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("unionfs/copyup", "tests/unit/unionfs/copyup"),
+        ("sandbox/plan/", "tests/unit/sandbox/plan"),
+        ("sandbox/absent", "sandbox/absent"),
+        ("tests/e2e/test_ids.py", "tests/e2e/test_ids.py"),
+        ("-k", "-k"),
+    ],
+)
+def test_a_folder_of_the_code_stands_for_its_unit_tests(argument: str, expected: str) -> None:
+    script = f'. {PROJECT}/scripts/setup.sh; . {PROJECT}/scripts/runs.sh; tests_of "$1"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", argument], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == expected
