@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 
-from sandbox import __version__
 from sandbox.cli.verbs import GROUPS, PROGRAM_EXIT_STATUS, VERBS
 from sandbox.errors import EXIT_FAILURE, printable
 
@@ -130,8 +129,18 @@ def _top(*, help_of_verbs: bool = True) -> Parser:
         epilog=f"`sandbox COMMAND --help` says more about one of them.\n\n{PROGRAM_EXIT_STATUS}",
         formatter_class=Formatter,
     )
-    top.add_argument("--version", action="version", version=f"sandbox {__version__}")
+    top.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     return top
+
+
+class _Version(argparse.Action):
+    """Imports what prints the version only when it is requested."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from sandbox.cli.version import describe
+
+        print(describe())
+        parser.exit()
 
 
 def _overview_only(argv: Sequence[str]) -> NoReturn:

@@ -31,6 +31,7 @@ SHARED = {
     "planning",
     "progress",
     "state_path",
+    "version",
     "untrusted",
     "verbs",
 }
