@@ -183,16 +183,16 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     upper = Upper(top, source.work_fd, source.form, single_id=source.single_id)
     undo.callback(upper.close)
     lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.skeleton]
-    index = LinkIndex(top, upper.home_fd, _fingerprint(lasting), upper.unpublished)
+    index = LinkIndex(top, upper.workdir.home_fd, _fingerprint(lasting), upper.workdir.unpublished)
     undo.callback(index.close)
-    upper.clear_leftovers()
+    upper.workdir.clear_leftovers()
     inode_table = _inode_table([top, *layers], index, [top.root, *roots], stacks)
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
     quota = None
     if source.size is not None or source.inodes is not None:
         quota = Quota(top, source.size, source.inodes)
         quota.nameless, inode_table.on_gone = inode_table.nameless, quota.gone
-        upper.on_mark, upper.on_record = quota.marked, quota.recorded
+        upper.marks.on_mark, upper.on_record = quota.marked, quota.recorded
     acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
     copy_up = CopyUp(
         inode_table, upper, index, ownership, permissions, durable=not source.volatile, acls=acls, quota=quota

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.types import Ino
     from unionfs.upper.quota import Quota
-    from unionfs.upper.upper import Upper
+    from unionfs.upper.workdir import WorkDirectory
 
 #: Smaller copies (in bytes) take less time than handing them to a thread.
 LARGE = 1 << 20
@@ -61,12 +61,12 @@ class BackgroundCopies:
     Worker threads only run the functions that :meth:`begin` returns. All other methods belong to the server's thread.
     """
 
-    def __init__(self, upper: Upper, *, durable: bool, quota: Quota | None = None) -> None:
-        """Copy to the work directory of *upper*.
+    def __init__(self, workdir: WorkDirectory, *, durable: bool, quota: Quota | None = None) -> None:
+        """Copy to *workdir*.
 
         *durable*: sync each copy. *quota*: the limit of the layer, which includes these copies.
         """
-        self._upper = upper
+        self._workdir = workdir
         self._durable = durable
         self._quota = quota
         self._copier = Copier()
@@ -113,15 +113,15 @@ class BackgroundCopies:
         at = -1
         try:
             at = known.source.open(os.O_RDONLY)
-            known.name = self._upper.new_name()
-            known.fd = self._upper.begin_copy(known.name)
+            known.name = self._workdir.new_name()
+            known.fd = self._workdir.begin_copy(known.name)
             allocated = os.fstat(at).st_blocks * _BLOCK
         except OSError:
             if at >= 0:
                 os.close(at)
             if known.fd >= 0:
                 os.close(known.fd)
-                self._upper.discard_copy(known.name)
+                self._workdir.discard_copy(known.name)
             del self._known[ino]
             raise
         known.begun = True
@@ -157,7 +157,7 @@ class BackgroundCopies:
         known = self._known.get(ino)
         if known is None or not known.done or known.error is not None:
             return None
-        self._upper.rename_temporary(known.name, name)
+        self._workdir.rename_temporary(known.name, name)
         self._reserve(known, 0)
         del self._known[ino]
         return known.fd, known.copied
@@ -170,14 +170,14 @@ class BackgroundCopies:
             self._reserve(known, 0)
             if known.begun:
                 os.close(known.fd)
-                self._upper.discard_copy(known.name)
+                self._workdir.discard_copy(known.name)
 
     def close(self) -> None:
         """Discard all copies. The names are removed at once, the descriptors of running copies when they end."""
         for known in self._known.values():
             if not known.begun:
                 continue
-            self._upper.discard_copy(known.name)
+            self._workdir.discard_copy(known.name)
             with self._ending:
                 known.given_up = True
                 if known.done:

@@ -34,7 +34,8 @@ from unionfs.types import Mark
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions, without_privileges
 from unionfs.upper.quota import Quota
-from unionfs.upper.upper import COPY_PREFIX, Upper
+from unionfs.upper.upper import Upper
+from unionfs.upper.workdir import COPY_PREFIX
 
 _CAPABILITY = "security.capability"
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -133,6 +134,7 @@ class CopyUp:
         """
         self._inode_table = inode_table
         self._upper = upper
+        self._workdir = upper.workdir
         self._index = index
         self._ownership = ownership
         self._permissions = permissions
@@ -142,7 +144,7 @@ class CopyUp:
         #: What copies large files beforehand; None: they are copied when they have to be there.
         self.background: BackgroundCopies | None = None
         self._quota = quota
-        self._preallocated_files = PreallocatedFiles(upper)
+        self._preallocated_files = PreallocatedFiles(upper.workdir)
         #: Whether a file is made for the next copy after one: by whoever calls :meth:`finish` when a request has been answered,
         #: and :meth:`make_room` where there is none.
         self.prepares = False
@@ -178,10 +180,10 @@ class CopyUp:
             self._quota.require(1, 1)
         times = _times(target.stat())
         opaque = target.mark(node.name) is Mark.WHITEOUT  # it shows the skeleton's; what is deleted stays so
-        with self._upper.building() as (tmp_fd, tmp):
+        with self._workdir.building() as (tmp_fd, tmp):
             os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
             if opaque:
-                self._upper.set_opaque(tmp_fd, tmp)
+                self._upper.marks.set_opaque(tmp_fd, tmp)
             job = self._job(source, source.layer, info, tmp_fd, tmp)
             self._owner(job)
             if not source.foreign and self._may_have_xattrs(node):
@@ -262,7 +264,7 @@ class CopyUp:
             # One that is made empty has the time of that, and not of when its file was made.
             copied = stat.S_ISREG(node.kind) and contents is not Contents.NONE
             preallocated = self._preallocated_files.take() if copied else None
-            with self._upper.building(COPY_PREFIX, preallocated.name if preallocated else None) as (
+            with self._workdir.building(COPY_PREFIX, preallocated.name if preallocated else None) as (
                 tmp_fd,
                 tmp,
             ):
@@ -354,7 +356,7 @@ class CopyUp:
         if info.st_nlink + below > 1 + indexed or (node.names and place is None):
             raise OSError(errno.EPERM, "an object with several names cannot be made anew")
         contents = Contents.COPY if stat.S_ISREG(node.kind) else Contents.NONE
-        with self._upper.building(COPY_PREFIX) as (tmp_fd, tmp):
+        with self._workdir.building(COPY_PREFIX) as (tmp_fd, tmp):
             job = self._job(node.ref, node.layer, info, tmp_fd, tmp)
             job.owner, job.place, job.links = owner or job.owner, place, links
             steps = self._plan(node, contents, 1)
@@ -589,7 +591,7 @@ class CopyUp:
             elif job.preallocated is not None:
                 job.made, fd = job.preallocated.made, job.preallocated.take()
             else:
-                fd = self._upper.begin_copy(job.tmp, self._permissions.birth_mode(job.mode))
+                fd = self._workdir.begin_copy(job.tmp, self._permissions.birth_mode(job.mode))
             if stat.S_ISREG(kind):
                 try:
                     job.made = job.made or os.fstat(fd)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from unionfs.upper.upper import COPY_PREFIX, Upper
+from unionfs.upper.workdir import COPY_PREFIX, WorkDirectory
 
 #: If at most this many requests lie between two copies, another copy is expected. A client looks each file up, requests its
 #: attributes and changes it.
@@ -39,11 +39,11 @@ class PreallocatedFile:
 
 
 class PreallocatedFiles:
-    """At most one preallocated file for *upper*. CopyUp creates and closes it."""
+    """At most one preallocated file in the work directory. CopyUp creates and closes it."""
 
-    def __init__(self, upper: Upper) -> None:
-        """Start without a preallocated file."""
-        self._upper = upper
+    def __init__(self, workdir: WorkDirectory) -> None:
+        """Start without a preallocated file; they are made in *workdir*."""
+        self._workdir = workdir
         self._ready: PreallocatedFile | None = None
         #: Requests since the last copy.
         self._since = _NEAR + 1
@@ -66,17 +66,17 @@ class PreallocatedFiles:
         if not near or self._ready is not None:
             return
         with suppress(OSError):
-            name = self._upper.new_name(COPY_PREFIX)
-            fd = self._upper.begin_copy(name, mode)
+            name = self._workdir.new_name(COPY_PREFIX)
+            fd = self._workdir.begin_copy(name, mode)
             try:
                 self._ready = PreallocatedFile(name, fd, os.fstat(fd))
             except OSError:
                 os.close(fd)
-                self._upper.discard_copy(name)
+                self._workdir.discard_copy(name)
 
     def close(self) -> None:
         """Remove the preallocated file, if there is one."""
         ready = self.take()
         if ready is not None:
             ready.close()
-            self._upper.discard_copy(ready.name)
+            self._workdir.discard_copy(ready.name)

@@ -29,6 +29,6 @@ def report(line: str, fs: UnionFs) -> None:
     log.warning("statistics: %s", line)
     if fs.writable is not None:
         try:
-            fs.writable.upper.save(b"statistics", line.encode() + b"\n")
+            fs.writable.upper.workdir.save(b"statistics", line.encode() + b"\n")
         except OSError as error:
             log.warning("statistics could not be written: %s", error)

@@ -192,7 +192,7 @@ class Files:
         if self._fs.writable is None:
             return None
         background = self._fs.writable.copy_up.background = BackgroundCopies(
-            self._fs.writable.upper, durable=not self._fs.volatile, quota=self._quota
+            self._fs.writable.upper.workdir, durable=not self._fs.volatile, quota=self._quota
         )
         return background
 

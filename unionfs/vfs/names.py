@@ -488,7 +488,7 @@ class Names:
             self._count(None, directory, blocks)
 
     def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
-        self._upper.set_opaque(directory.fd(), name)
+        self._upper.marks.set_opaque(directory.fd(), name)
         directory.child(name).note_opaque()
 
     def _swap(self, old: DirectoryInode, old_name: bytes, new: DirectoryInode, new_name: bytes) -> None:

@@ -201,7 +201,7 @@ def test_where_no_lock_can_be_had_the_mount_works_without(
     def no_locks(_fd: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("unionfs.upper.upper.fcntl.flock", no_locks)
+    monkeypatch.setattr("unionfs.upper.workdir.fcntl.flock", no_locks)
     union = make_union({"f": b"lower"})
     union.write("f", b"UPPER")
     union.reopen()

@@ -12,8 +12,9 @@ import pytest
 from tests.support.tree import Dir, HardLink, Opaque, Tree, Whiteout, make_tree
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
-from unionfs.upper import upper as upper_module
+from unionfs.upper import workdir
 from unionfs.upper.format import ANY_FORMAT, WantedFormat
+from unionfs.upper.upper import Upper
 from unionfs.vfs.attributes import Change
 from unionfs.vfs.rename_plan import RENAME_EXCHANGE, RENAME_NOREPLACE
 
@@ -346,7 +347,7 @@ def test_a_work_directory_serves_one_mount_at_a_time(
     make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     union = make_union()
-    monkeypatch.setattr(upper_module, "_LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(workdir, "_LOCK_PATIENCE", 0.0)
     with pytest.raises(UnionError, match="workdir is in use by another mount"):
         union._open()
 
@@ -355,7 +356,7 @@ def test_a_writable_layer_serves_one_mount_at_a_time_whatever_its_work_directory
     make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     union = make_union()
-    monkeypatch.setattr(upper_module, "_LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(workdir, "_LOCK_PATIENCE", 0.0)
     (tmp_path / "other").mkdir()
     union.work = tmp_path / "other"
     with pytest.raises(UnionError, match="upperdir is in use by another mount"):
@@ -414,7 +415,7 @@ def test_work_and_upper_directory_have_to_be_on_one_file_system(
     layer = union.parts.upper.layer
     proc = os.open("/proc/self", os.O_PATH)
     with pytest.raises(UnionError, match="different file systems"):
-        upper_module.Upper(layer, proc)
+        Upper(layer, proc)
     os.close(proc)
 
 
