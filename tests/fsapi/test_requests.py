@@ -208,7 +208,7 @@ def test_a_truncating_open_that_nobody_is_told_of_copies_nothing_and_sets_the_ti
     node = look_up(client, 1, b"f")
     body = protocol.SETATTR_IN.pack(protocol.FATTR_SIZE, *(0,) * 15)
     client.ask(Opcode.SETATTR, node, body)
-    assert union.parts.copy_up.bytes == 0
+    assert union.parts.copy_up.bytes_copied == 0
     os.utime(union.upper / "f", ns=(1, 1))
     union.file("f").touch()
     client.ask(Opcode.SETATTR, node, body)  # of an empty file, too

@@ -19,7 +19,7 @@ def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
         f"directory-fds={len(fs.inode_table.layers[0].fds)}",
     ]
     if fs.writable is not None:
-        fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes}"]
+        fields += [f"copies={fs.writable.copy_up.copies}", f"copied-bytes={fs.writable.copy_up.bytes_copied}"]
     fields += [f"{kind}={count}" for kind, count in sorted(requests.items())]
     return " ".join([*fields, f"pid={os.getpid()}"])
 

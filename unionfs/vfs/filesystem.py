@@ -102,7 +102,7 @@ class UnionFs:
         has been answered, and :meth:`make_room` before one that there was no room for is tried again.
         """
         if self.writable is not None:
-            self.writable.copy_up.prepares = True
+            self.writable.copy_up.prepare_next()
 
     def make_room(self) -> None:
         """Take no room in the writable layer, where there is none, but for what is in it."""

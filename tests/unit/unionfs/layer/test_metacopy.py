@@ -84,7 +84,7 @@ def test_a_copy_of_metadata_takes_every_change_and_the_file_below_none(
     elif before == "link":
         union.link("f", "g")
         path = "g"
-    assert union.parts.copy_up.bytes == 0
+    assert union.parts.copy_up.bytes_copied == 0
     readers.append(union.open(path))
     expected = change(union, path)
     assert [union.fs.files.read(number, 0, 1 << 20) for number in readers] == [expected, expected]
