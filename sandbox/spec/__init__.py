@@ -7,7 +7,7 @@
     short_forms, foreign        notations and names of container engines, for hints and the command line
     values/, tables/, model     the language itself
     lookup, assignments         from a key to its declaration; KEY=VALUE
-    expand, compose, rules      references in strings; several files to one; rules about combinations of settings
+    expand, compose, rules/     references in strings; several files to one; rules about combinations of settings
     load, remainder             from a path to a specification; the valid part of a file with mistakes
     dump, check                 back to TOML, with the place of every value; all mistakes, with every profile
 

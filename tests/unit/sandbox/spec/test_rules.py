@@ -1,4 +1,4 @@
-"""`sandbox.spec.rules`: what settings say together. The wording is in bad/."""
+"""`sandbox.spec.rules`: rules about combinations of settings. The wording is in bad/."""
 
 from __future__ import annotations
 

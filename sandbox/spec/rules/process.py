@@ -1,0 +1,115 @@
+"""Check the program, its limits and its restarts, the steps of a build, and the other sandboxes of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sandbox.spec.model import Spec
+from sandbox.spec.notation import guesses, quote, shown
+from sandbox.spec.origin import Problem
+from sandbox.spec.relations import circles
+from sandbox.spec.rules.rule import elements
+from sandbox.spec.settings import settings_of
+from sandbox.spec.units import format_size
+
+
+def stop_signal_asks_to_end(spec: Spec) -> Iterator[Problem]:
+    # Process 1 receives it for its own children, and cannot tell that from a signal to pass on.
+    if spec.process.stop_signal == "SIGCHLD":
+        yield Problem(
+            path=("process", "stop_signal"),
+            message="SIGCHLD asks no program to end",
+            hint='the usual one is "SIGTERM"',
+        )
+
+
+def swap_needs_memory(spec: Spec) -> Iterator[Problem]:
+    if spec.limits.swap is not None and spec.limits.memory is None:
+        yield Problem(
+            path=("limits", "swap"),
+            message="needs limits.memory: without it, memory is not limited at all",
+            hint='add memory = "512M" to [limits]',
+        )
+
+
+def memory_high_is_below_memory(spec: Spec) -> Iterator[Problem]:
+    high, most = spec.limits.memory_high, spec.limits.memory
+    if high is not None and most is not None and high > most:
+        yield Problem(
+            path=("limits", "memory_high"),
+            message=f"above limits.memory, which is {format_size(most)}: it would never apply",
+            hint="lower it, or remove it",
+        )
+
+
+def restarting_is_wanted(spec: Spec) -> Iterator[Problem]:
+    if spec.restart is None or spec.restart.policy != "no":
+        return
+    for key in ("max", "delay"):
+        if spec.is_set(("restart", key)):
+            yield Problem(
+                path=("restart", key),
+                message='means nothing with restart.policy = "no"',
+                hint='set policy = "on-failure"',
+                part="key",
+            )
+
+
+def dependencies_have_an_order(spec: Spec) -> Iterator[Problem]:
+    circle_of = circles({name: member.depends_on for name, member in spec.sandboxes.items()})
+    guess = guesses()
+    for name, member in spec.sandboxes.items():
+        for index, other in elements(member.depends_on):
+            path = ("sandboxes", name, "depends_on", index)
+            if other not in spec.sandboxes:
+                meant = guess(other, spec.sandboxes)
+                hint = f"did you mean {quote(meant)}?" if meant else f"add [sandboxes.{other}]"
+                yield Problem(path=path, message=f"there is no sandbox {shown(other)}", hint=hint)
+            elif circle_of[other] == circle_of[name]:
+                yield Problem(
+                    path=path, message=f"{other} depends on {name} itself", hint="one of them has to be first"
+                )
+
+
+def build_steps_do_one_thing(spec: Spec) -> Iterator[Problem]:
+    for index, step in elements(spec.build):
+        path = ("build", index)
+        run, copy = (spec.is_set((*path, key)) for key in ("run", "copy"))
+        if run == copy:
+            found = "both" if run else "neither"
+            message = f'expected one of "run" and "copy", found {found}'
+            yield Problem(path=path, message=message, hint="one thing a step", part="key")
+        elif copy and not spec.is_set((*path, "target")):
+            hint = 'add target = "/src" to this table'
+            yield Problem(
+                path=(*path, "target"), message="required for a copy, but missing", hint=hint, part="key"
+            )
+        elif run and step.target is not None:
+            yield Problem(
+                path=(*path, "target"), message="only a copy has this", hint="remove it", part="key"
+            )
+
+
+def optional_names_settings(spec: Spec) -> Iterator[Problem]:
+    guess = guesses()
+    for table in settings_of(Spec):
+        value = getattr(spec, table)
+        if not isinstance(getattr(value, "optional", None), tuple):
+            continue
+        known = [key for key in settings_of(type(value)) if key != "optional"]
+        for index, name in elements(value.optional):
+            if name in known and settings_of(type(value))[name].required:
+                yield Problem(
+                    path=(table, "optional", index),
+                    message=f"{shown(name)} cannot go unenforced: it is required",
+                    hint="remove it from the list",
+                )
+            if name not in known:
+                meant = guess(name, known)
+                yield Problem(
+                    path=(table, "optional", index),
+                    message=f"{shown(name)} is not a key of [{table}]",
+                    hint=f"did you mean {quote(meant)}?"
+                    if meant
+                    else f"the other keys of [{table}] are its names",
+                )
