@@ -1,0 +1,146 @@
+"""Remove entries of the union, and keep their inodes reachable while clients use them.
+
+:class:`~unionfs.vfs.names.Names` creates a :class:`Removal` and passes UNLINK and RMDIR to it.
+:class:`~unionfs.vfs.renaming.Renaming` uses it for the entry that a rename replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from unionfs.copyup.copyup import CopyUp
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.inode.table import InodeTable
+from unionfs.layer.objects import DescriptorRef, PathRef, birth_time_ns
+from unionfs.types import Mark
+from unionfs.upper.link_index import LinkIndex
+from unionfs.upper.upper import Upper
+
+_OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Removal:
+    """UNLINK and RMDIR in one writable mount. It has no state of its own."""
+
+    def __init__(self, inode_table: InodeTable, upper: Upper, index: LinkIndex, copy_up: CopyUp) -> None:
+        """Join the parts; *index* counts the names of files that have several."""
+        self._inode_table = inode_table
+        self._upper = upper
+        self._index = index
+        self._copy_up = copy_up
+
+    def unlink(self, parent: DirectoryInode, name: bytes) -> None:
+        """Remove the name of a non-directory. The object continues to exist while it is open or has other names."""
+        node = self._inode_table.lookup(parent, name)
+        if not isinstance(node, FileInode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        self._copy_up.directory(parent)
+        directory = parent.upper
+        assert directory is not None
+        lower = self._inode_table.below(parent, name) is not None
+        in_upper = directory.mark(name) is Mark.OTHER
+        with self.kept_reachable(node, parent, name):
+            if in_upper:
+                self._upper.remove(directory, name, whiteout=lower)
+            elif lower and directory.mark(name) is None:
+                self._upper.whiteout(directory, name)
+        self._inode_table.drop_from_skeleton(parent, name)
+        self._inode_table.detach(parent, name)
+        parent.touch()
+        self.lost_name(node, was_link=in_upper)
+        self._inode_table.drop_if_unused(node)
+
+    def rmdir(self, parent: DirectoryInode, name: bytes) -> None:
+        """Remove an empty directory."""
+        node = self._inode_table.lookup(parent, name)
+        if not isinstance(node, DirectoryInode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+        if not self._inode_table.is_empty(node):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        self._copy_up.directory(parent)
+        directory = parent.upper
+        assert directory is not None
+        lower = self._inode_table.below(parent, name) is not None
+        with self.kept_reachable(node, parent, name):
+            if node.upper is not None:
+                self._upper.remove_directory(directory, name, whiteout=lower)
+            elif lower and directory.mark(name) is None:
+                self._upper.whiteout(directory, name)
+        self._inode_table.drop_from_skeleton(parent, name)
+        self._inode_table.detach(parent, name)
+        node.touch()
+        parent.touch()
+        self._inode_table.drop_if_unused(node)
+
+    @contextmanager
+    def kept_reachable(self, node: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:
+        """Keep *node* reachable while the caller removes *name*. If that fails, restore the reference to *node*.
+
+        A directory keeps its descriptor open. A file is reached by another of its names, or by a descriptor.
+        """
+        if isinstance(node, DirectoryInode):
+            top = node.parts[0]
+            if top.foreign:
+                yield
+                return
+            top.pin()
+            try:
+                yield
+            except BaseException:
+                top.unpin()
+                raise
+            return
+        before = node.ref
+        self._leave_name(node, parent, name)
+        try:
+            yield
+        except BaseException:
+            if isinstance(node.ref, DescriptorRef) and node.ref is not before:
+                node.ref.close()
+            node.ref = before
+            raise
+
+    def lost_name(self, node: FileInode, *, was_link: bool) -> None:
+        """Update the index after a name of *node* was removed.
+
+        If that fails, the entry remains or counts one name too many, which does no harm.
+        """
+        with suppress(OSError):
+            self._count_lost_name(node, was_link=was_link)
+        node.touch()
+
+    def _leave_name(self, node: FileInode, parent: DirectoryInode, name: bytes) -> None:
+        ref = node.ref
+        if not isinstance(ref, PathRef) or ref.directory is not parent.upper or ref.name != name:
+            return
+        for other, other_name in node.names:
+            upper = other.upper
+            if (
+                upper is not None
+                and (other, other_name) != (parent, name)
+                and upper.mark(other_name) is Mark.OTHER
+            ):
+                node.ref = PathRef(upper, other_name)
+                return
+        node.ref = DescriptorRef(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()), ref.directory.layer)
+
+    def _count_lost_name(self, node: FileInode, *, was_link: bool) -> None:
+        if node.indexed:
+            if not was_link:
+                node.ref = self._index.lose_lower_name(node.ino) or node.ref
+            if node.ref.stat().st_nlink == 1 and self._index.lower_names(node.ino) == 0:
+                assert isinstance(node.ref, PathRef)
+                at = node.ref.directory
+                pinned = DescriptorRef(os.open(node.ref.name, _OPEN_PATH, dir_fd=at.fd()), at.layer)
+                self._index.remove(node.ino)
+                node.ref, node.indexed = pinned, False
+        elif not node.layer.writable:
+            links = node.ref.stat().st_nlink
+            lasting = self._inode_table.numbers.lasts(node.ino)
+            if links > self._index.lost_names(node.ino) + 1:
+                self._index.lose_name(node.ino, lasting=lasting, born=birth_time_ns(node.ref))
+            else:
+                self._index.settle_lost_names(node.ino)

@@ -1,0 +1,216 @@
+"""Rename and exchange entries of the union. `rename_plan` decides what a rename needs; this module does it.
+
+:class:`~unionfs.vfs.names.Names` creates a :class:`Renaming` and passes RENAME and RENAME2 to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+
+from unionfs.copyup.copyup import CopyUp
+from unionfs.copyup.plan import Contents
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.inode.table import InodeTable
+from unionfs.layer.directory import LayerDir
+from unionfs.layer.objects import PathRef
+from unionfs.types import Mark
+from unionfs.upper.link_index import LinkIndex
+from unionfs.upper.quota import Quota
+from unionfs.upper.upper import Upper
+from unionfs.vfs.entries import count_entry, hard_link, require_room
+from unionfs.vfs.removal import Removal
+from unionfs.vfs.rename_plan import RENAME_EXCHANGE, End, plan_rename
+
+
+class Renaming:
+    """RENAME in one writable mount. It has no state of its own."""
+
+    def __init__(
+        self,
+        inode_table: InodeTable,
+        upper: Upper,
+        index: LinkIndex,
+        copy_up: CopyUp,
+        quota: Quota | None,
+        removal: Removal,
+    ) -> None:
+        """Join the parts; *removal* takes care of the entry that a rename replaces."""
+        self._inode_table = inode_table
+        self._upper = upper
+        self._index = index
+        self._copy_up = copy_up
+        self._quota = quota
+        self._removal = removal
+
+    def rename(
+        self, old: DirectoryInode, old_name: bytes, new: DirectoryInode, new_name: bytes, flags: int
+    ) -> None:
+        """Rename as renameat2(2) with *flags* 0, RENAME_NOREPLACE or RENAME_EXCHANGE.
+
+        Raises:
+            OSError: as :func:`~unionfs.vfs.rename_plan.plan_rename`, or an error of the underlying file system.
+        """
+        self._upper.refuse_reserved(new_name)
+        if new.removed:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+        source = self._inode_table.lookup(old, old_name)
+        target = self._inode_table.lookup(new, new_name) if self._inode_table.exists(new, new_name) else None
+        moved = (source, target if flags & RENAME_EXCHANGE else None)
+        # The skeleton of a directory cannot be moved: the caller receives EXDEV and copies the directory.
+        kept = any(isinstance(node, DirectoryInode) and node.skeleton is not None for node in moved)
+        plan = plan_rename(
+            self._end(old, old_name, source),
+            self._end(new, new_name, target, replaced=not flags & RENAME_EXCHANGE),
+            flags,
+            redirects=self._upper.redirect and not kept,
+        )
+        if source is target:  # two names of one file: rename(2) does nothing then
+            return
+        _refuse_loop(source, new)
+        if plan.exchange:
+            assert target is not None
+            _refuse_loop(target, old)
+        self._copy_up.directory(old)
+        self._copy_up.directory(new)
+        old_dir, new_dir = old.upper, new.upper
+        assert old_dir is not None
+        assert new_dir is not None
+        if plan.copy_up:
+            self._put_in_upper(source, old, old_name)
+        self._keep_below(source, old is new, redirect=plan.redirect)
+        if plan.opaque:
+            self._make_opaque(old_dir, old_name)
+        if plan.exchange:
+            assert target is not None
+            if plan.copy_up_second:
+                self._put_in_upper(target, new, new_name)
+            self._keep_below(target, old is new, redirect=plan.redirect_second)
+            if plan.opaque_second:
+                self._make_opaque(new_dir, new_name)
+            self._upper.exchange((old_dir, old_name), (new_dir, new_name))
+            self._swap(old, old_name, new, new_name)
+        else:
+            self._move(source, (old, old_name), target, (new, new_name), whiteout=plan.whiteout)
+        self._inode_table.drop_from_skeleton(old, old_name)
+        self._inode_table.drop_from_skeleton(new, new_name)
+        for node in (old, new, source, target):
+            if node is not None:
+                node.touch()
+        if target is not None and not plan.exchange:
+            self._inode_table.drop_if_unused(target)
+
+    def _end(self, parent: DirectoryInode, name: bytes, node: Inode | None, *, replaced: bool = False) -> End:
+        lower = self._inode_table.below(parent, name) is not None
+        if node is None:
+            return End(exists=False, lower_has_name=lower)
+        upper = parent.upper
+        in_upper = upper is not None and upper.mark(name) not in (None, Mark.WHITEOUT)
+        if isinstance(node, DirectoryInode):
+            return End(
+                exists=True,
+                is_dir=True,
+                merged_below=not node.parts[-1].layer.writable,
+                in_upper=in_upper,
+                lower_has_name=lower,
+                # Needed only for a directory that is replaced, because it reads the directory.
+                empty=not replaced or self._inode_table.is_empty(node),
+            )
+        return End(exists=True, in_upper=in_upper, lower_has_name=lower)
+
+    def _put_in_upper(self, node: Inode, parent: DirectoryInode, name: bytes) -> None:
+        """Make *name* of *parent* an entry of the upper layer. A hard link that was copied already gets a link to the copy.
+
+        The contents of directories and of large files are not copied.
+        """
+        if isinstance(node, DirectoryInode):
+            self._copy_up.directory(node)
+            return
+        self._copy_up.file(node, Contents.LATER)
+        directory = parent.upper
+        assert directory is not None
+        if directory.mark(name) is not Mark.OTHER:
+            self._upper.create(directory, name, lambda dirfd, at: hard_link(node, dirfd, at))
+            if node.indexed:
+                node.ref = self._index.lose_lower_name(node.ino) or node.ref
+
+    def _keep_below(self, node: Inode, same_parent: bool, *, redirect: bool) -> None:
+        """Before *node* of the upper layer moves, make its lower parts reachable from the new place."""
+        if isinstance(node, FileInode):
+            self._copy_up.settle_contents(node)
+        elif redirect:
+            directory = node.upper
+            assert directory is not None
+            present = directory.redirected()
+            if present is not None and (same_parent or present.startswith(b"/")):
+                return
+            place = node.name if same_parent else self._inode_table.lower_path(node)
+            blocks = require_room(self._quota, directory, 0)
+            self._upper.set_redirect(directory, place)
+            count_entry(self._quota, None, directory, blocks)
+
+    def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
+        self._upper.set_opaque(directory.fd(), name)
+        directory.child(name).note_opaque()
+
+    def _move(
+        self,
+        source: Inode,
+        start: tuple[DirectoryInode, bytes],
+        target: Inode | None,
+        end: tuple[DirectoryInode, bytes],
+        *,
+        whiteout: bool,
+    ) -> None:
+        """Rename *source*, which is in the upper layer, over *target*."""
+        (old, old_name), (new, new_name) = start, end
+        old_dir, new_dir = old.upper, new.upper
+        assert old_dir is not None
+        assert new_dir is not None
+        was_link = new_dir.mark(new_name) is Mark.OTHER
+        with ExitStack() as keeping:
+            if target is not None:
+                keeping.enter_context(self._removal.kept_reachable(target, new, new_name))
+            self._upper.rename(
+                (old_dir, old_name),
+                (new_dir, new_name),
+                whiteout=whiteout,
+                is_dir=isinstance(source, DirectoryInode),
+            )
+        if target is not None:
+            self._inode_table.detach(new, new_name)
+        self._inode_table.move(old, old_name, new, new_name)
+        if isinstance(source, FileInode) and _is_at(source, old_dir, old_name):
+            source.ref = PathRef(new_dir, new_name)
+        if isinstance(target, FileInode):
+            self._removal.lost_name(target, was_link=was_link)
+
+    def _swap(self, old: DirectoryInode, old_name: bytes, new: DirectoryInode, new_name: bytes) -> None:
+        placeholder = b"/exchange"  # no name contains a slash, so it cannot collide
+        old_dir, new_dir = old.upper, new.upper
+        assert old_dir is not None
+        assert new_dir is not None
+        first, second = old.children[old_name], new.children[new_name]
+        self._inode_table.move(old, old_name, new, placeholder)
+        self._inode_table.move(new, new_name, old, old_name)
+        self._inode_table.move(new, placeholder, new, new_name)
+        moved_first = isinstance(first, FileInode) and _is_at(first, old_dir, old_name)
+        moved_second = isinstance(second, FileInode) and _is_at(second, new_dir, new_name)
+        if moved_first and isinstance(first, FileInode):
+            first.ref = PathRef(new_dir, new_name)
+        if moved_second and isinstance(second, FileInode):
+            second.ref = PathRef(old_dir, old_name)
+
+
+def _refuse_loop(node: Inode, parent: DirectoryInode) -> None:
+    """Raise EINVAL if *node* is *parent* or above it: it would become its own descendant."""
+    at: DirectoryInode | None = parent
+    while at is not None:
+        if at is node:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        at = at.parent
+
+
+def _is_at(node: FileInode, directory: LayerDir, name: bytes) -> bool:
+    return isinstance(node.ref, PathRef) and node.ref.directory is directory and node.ref.name == name
