@@ -235,3 +235,8 @@ def changes_between(before: Sequence[str], after: Sequence[str]) -> list[Change]
 def _lines(text: str) -> list[str]:
     """Return the lines of *text* with their ends. Unlike for str.splitlines(), only "\\n" ends a line."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def indent_at(text: str, start: int) -> str:
+    """Return the spaces and tabs of *text* that begin at *start*."""
+    return text[start : start + len(text[start:]) - len(text[start:].lstrip(" \t"))]

@@ -1,6 +1,6 @@
 """What tomlkit does to comments between tables, which is why `sandbox.editing` decides by itself where a change goes.
 
-A test that fails here says that tomlkit has learnt it: then see what of `sandbox.editing.document` can go.
+A test that fails here says that tomlkit has learnt it: then see what of `sandbox.editing.arrays` and `sandbox.editing.insertion` can go.
 """
 
 from __future__ import annotations

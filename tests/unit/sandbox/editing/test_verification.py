@@ -9,8 +9,7 @@ import pytest
 import tomlkit
 import tomlkit.items
 
-from sandbox.editing import document as document_module
-from sandbox.editing import style
+from sandbox.editing import insertion, replacement, style
 from sandbox.editing.arrays import changed_array
 from sandbox.editing.document import Document
 from sandbox.editing.values import same
@@ -62,7 +61,7 @@ def test_a_value_that_is_written_wrong_is_refused_and_the_document_stays(
     written: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = Document(b'[limits]\nmemory = "512M"\n', "x.toml")
-    monkeypatch.setattr(document_module, "written", lambda _value, before: written)
+    monkeypatch.setattr(replacement, "written", lambda _value, before: written)
     with pytest.raises(EditError) as caught:
         document.put(("limits", "memory"), "1G")
     assert caught.value.render() == UNSAFE
@@ -84,8 +83,8 @@ def test_a_refused_change_leaves_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     file = tmp_path / "x.toml"
     file.write_text('[root]\nlayers = ["dir:/"]\n')
-    monkeypatch.setattr(document_module, "literal", lambda _value: "0")
-    monkeypatch.setattr(document_module, "written", lambda _value, before: "0")
+    monkeypatch.setattr(insertion, "literal", lambda _value: "0")
+    monkeypatch.setattr(insertion, "written", lambda _value, before: "0")
     with pytest.raises(EditError):
         change_file(str(file), lambda one: one.put(("limits", "core"), 1), {})
     assert file.read_text() == '[root]\nlayers = ["dir:/"]\n'
