@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.unionfs.layer_index.test_layer_index import Layers
+from tests.unit.unionfs.layer_index.stacks import Layers
 from unionfs.layer_index import build
 from unionfs.vfs.attributes import Change
 
