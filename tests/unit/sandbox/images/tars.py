@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from sandbox.errors import ImageError
 from sandbox.images.report import UnpackReport
 from sandbox.images.tar import Member, TarStream, open_archive
 from sandbox.images.unpack import unpack
@@ -15,6 +18,8 @@ FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (b"%d" % flag for 
 END = bytes(1024)
 USTAR = b"ustar\x0000"
 GNU = b"ustar  \0"
+#: A name that is too long for a header.
+LONG = b"d" * 150 + b"/" + b"f" * 150
 
 
 def padded(data: bytes) -> bytes:
@@ -150,3 +155,57 @@ def extract(data: bytes, destination: str | os.PathLike[str], *, single_id: bool
     os.makedirs(destination, exist_ok=True)
     with opened(destination) as fd, read(data) as archive:
         return unpack(archive, fd, single_id=single_id)
+
+
+def error_of(data: bytes) -> ImageError:
+    """Return the error that reading *data* ends with."""
+    with pytest.raises(ImageError) as caught:
+        contents(data)
+    assert caught.value.hint
+    assert caught.value.message.startswith("a.tar: ")
+    return caught.value
+
+
+def only(data: bytes) -> Member:
+    """Return the only member of *data*."""
+    [member] = members(data)
+    return member
+
+
+SPARSE_CONTENT = bytes(1000) + b"A" * 100 + bytes(900) + b"B" * 50 + bytes(50)
+SPARSE_MAP = [(1000, 100), (2000, 50)]
+SPARSE_DATA = b"A" * 100 + b"B" * 50
+
+
+def old_sparse(*, extended: bool) -> bytes:
+    """Return a sparse file `s` of SPARSE_CONTENT in the old GNU format; *extended*, with a second block of its map."""
+    pairs = [octal(offset, 12) + octal(length, 12) for offset, length in SPARSE_MAP]
+    inline, more = (pairs[:1] + [bytes(24)] * 3, pairs[1:]) if extended else (pairs + [bytes(24)] * 2, [])
+    tail = bytes(41) + b"".join(inline) + (b"\1" if more else b"\0") + octal(len(SPARSE_CONTENT), 12)
+    block = header(b"s", flag=b"S", size=150, magic=GNU, tail=tail)
+    return block + (b"".join(more).ljust(512, b"\0") if more else b"") + padded(SPARSE_DATA)
+
+
+def pax_sparse(version: str) -> bytes:
+    """Return a sparse file `s` of SPARSE_CONTENT in *version* of the GNU format with pax headers."""
+    numbers = [number for extent in SPARSE_MAP for number in extent]
+    if version == "1.0":
+        listing = padded(b"".join(b"%d\n" % number for number in [len(SPARSE_MAP), *numbers]))
+        records = [
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", b"s"),
+            (b"GNU.sparse.realsize", b"2100"),
+            (b"size", b"%d" % (len(listing) + 150)),
+        ]
+        return pax(records) + header(b"GNUSparseFile.0/s", size=1) + listing + padded(SPARSE_DATA)
+    if version == "0.1":
+        listed = [(b"GNU.sparse.map", b",".join(b"%d" % number for number in numbers))]
+    else:
+        listed = [
+            (key, b"%d" % value)
+            for extent in SPARSE_MAP
+            for key, value in zip((b"GNU.sparse.offset", b"GNU.sparse.numbytes"), extent, strict=True)
+        ]
+    records = [(b"GNU.sparse.size", b"2100"), (b"GNU.sparse.numblocks", b"2"), *listed]
+    return pax(records) + header(b"s", size=150) + padded(SPARSE_DATA)
