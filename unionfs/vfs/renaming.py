@@ -151,7 +151,7 @@ class Renaming:
             count_entry(self._quota, None, directory, blocks)
 
     def _make_opaque(self, directory: LayerDir, name: bytes) -> None:
-        self._upper.set_opaque(directory.fd(), name)
+        self._upper.marks.set_opaque(directory.fd(), name)
         directory.child(name).note_opaque()
 
     def _move(
