@@ -102,6 +102,11 @@ def owner_uid(fd: int) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
+def open_for_children(kind: str) -> int:
+    """Open the namespace of *kind* in which the children of this process are."""
+    return os.open(f"/proc/self/ns/{FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def identity_of(fd: int) -> Identity:
     """Return the device and inode number that identify the namespace *fd*."""
     info = os.fstat(fd)

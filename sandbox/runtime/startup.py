@@ -16,7 +16,7 @@ from sandbox.kernel import idmaps, process
 from sandbox.plan import Plan
 from sandbox.runtime import outcome
 from sandbox.runtime.messages import Adopted, Channel, InitStarted, Mapped, SetupFailed, Unshared
-from sandbox.runtime.process import execve, init
+from sandbox.runtime.process import execve, stage1
 from sandbox.runtime.resources import SandboxResources
 from sandbox.runtime.signals import CAUGHT
 from sandbox.runtime.timeline import Timeline
@@ -120,7 +120,7 @@ class Startup:
             trampoline, joined = self._confinement.trampoline, self._resources.joined
             process.close_descriptors_but({0, 1, 2, theirs.fileno(), trampoline, *joined.values()})
 
-        init.run_stage1(
+        stage1.run_stage1(
             self._plan,
             theirs,
             self._resources.joined,

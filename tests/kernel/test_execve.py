@@ -12,7 +12,8 @@ import pytest
 
 from sandbox.kernel import _libc, process
 from sandbox.runtime.messages import Channel, SetupFailed
-from sandbox.runtime.process import execve, init
+from sandbox.runtime.process import execve
+from sandbox.runtime.process.failures import run_guarded
 from tests.kernel.support import in_child
 
 
@@ -42,7 +43,7 @@ def test_want_of_memory_before_the_program_runs_is_said_as_that():
 
     pid = os.fork()
     if pid == 0:
-        init._guarded(theirs, exhaust)
+        run_guarded(theirs, exhaust)
     theirs.close()
     try:
         message = ours.receive()

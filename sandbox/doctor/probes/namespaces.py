@@ -1,4 +1,4 @@
-"""Probe a start without layers: namespaces, id maps and mounts, with the order and calls of sandbox.runtime.process.init.
+"""Probe a start without layers: namespaces, id maps and mounts, with the order and calls of sandbox.runtime.process.stage1 and init.
 
 There are three processes. The *mapper* is the child with the time limit and writes the maps, as the supervisor does. The
 *first* process makes the namespaces, as stage 1 does. The *inner* one is process 1 of the new pid namespace. Their mounts

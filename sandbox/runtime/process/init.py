@@ -1,9 +1,8 @@
-"""The processes inside: stage1, which makes the namespaces and ends, and init, process 1, which sets up,
-reaps and forwards signals.
+"""Process 1 of the sandbox: it sets up the root, starts the program, forwards signals to it and reaps processes.
 
-Both are forked from the supervisor and never return into its code. What goes wrong is said over the channel;
-the exit status is only for a supervisor that is gone. The end of the channel is the end of the sandbox:
-whoever sees it exits, and with process 1 goes everything.
+stage1 forks it; it never returns into the supervisor's code. Failures are sent over the channel; the exit status is only for a
+supervisor that has ended. When the channel ends, process 1 exits, and the kernel ends the other processes of its pid namespace.
+After `prepare_mounts` nothing is imported: a module would be found in the sandbox's files.
 """
 
 from __future__ import annotations
@@ -14,23 +13,17 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
-from sandbox.kernel import devices, idmaps, landlock, mounts, namespaces, process
-from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel import devices, landlock, mounts, namespaces, process
 from sandbox.plan import Plan
-from sandbox.plan.operations import BindDevice, BindVolume
 from sandbox.runtime.messages import (
     Adopted,
     CgroupNamespace,
     Channel,
-    ChannelError,
     ExecFailed,
     FuseMounted,
-    InitStarted,
-    Mapped,
-    ProgramEnded,
     RootBound,
     SeccompListener,
     SetupFailed,
@@ -38,18 +31,14 @@ from sandbox.runtime.messages import (
     Start,
     Started,
     TerminalOpened,
-    Unshared,
 )
 from sandbox.runtime.process import exec_advice, execve, passwd
+from sandbox.runtime.process.failures import run_step, send_quietly
 from sandbox.runtime.process.reaping import Children
 from sandbox.runtime.process.user import find_account
-from sandbox.runtime.rootfs.direct_bind import NativeSource
 from sandbox.runtime.rootfs.executor import StepError, Workspace, execute, prepare_mounts
 from sandbox.spec import signal_number
 from unionfs._stdlib.dataclasses import replace
-from unionfs._stdlib.typing import NoReturn, TypeVar
-
-T = TypeVar("T")
 
 _FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 _FORWARDED = (
@@ -68,202 +57,7 @@ _FORWARDED = (
 )
 
 
-def run_stage1(
-    plan: Plan,
-    channel: Channel,
-    joined: Mapping[str, int],
-    label: str,
-    trace: Callable[[str], None],
-    let_go: Callable[[], None],
-    confinement: execve.Confinement,
-    natives: Sequence[NativeSource] = (),
-) -> NoReturn:
-    """Let go of what is the supervisor's, make the namespaces, fork init into them, say its pid, and end.
-
-    Args:
-        plan: what to do.
-        channel: to the supervisor.
-        joined: the namespaces to join, by kind; as "user" also one that is only entered to make the sandbox's own in.
-        label: what the mount table is to call the root.
-        trace: tells each operation.
-        let_go: leaves behind what is the supervisor's.
-        confinement: what the program is put behind.
-        natives: where native paths, and the root, are bound from.
-    """
-
-    def action() -> int:
-        let_go()
-        return _stage1(plan, channel, joined, label, trace, confinement, natives)
-
-    _guarded(channel, action)
-
-
-def _guarded(channel: Channel, action: Callable[[], int]) -> NoReturn:
-    status = EXIT_FAILURE
-    try:
-        status = action()
-    except StepError as error:
-        _report(channel, error.step, error.operation, error.error, error.hint)
-    except OSError as error:
-        _report(channel, "set-up", "set-up", error)
-    except MemoryError:
-        _report(channel, "set-up", "set-up", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
-    except ChannelError:
-        pass  # the supervisor is gone: nobody is left to tell
-    except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
-        _send_quietly(channel, SetupFailed("internal error", "", 0, _locate(error), ""))
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _locate(error: BaseException) -> str:
-    """Describe *error* and where it came from, without the traceback module: it would be imported from the sandbox."""
-    places = []
-    frame = error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        places.append(f"{os.path.basename(code.co_filename)}:{frame.tb_lineno} {code.co_name}")
-        frame = frame.tb_next
-    return f"{error!r} at {' > '.join(places)}"
-
-
-def _report(channel: Channel, step: str, operation: str, error: OSError, hint: str = "") -> None:
-    path = error.filename2 or error.filename or ""
-    path = os.fsdecode(path) if isinstance(path, bytes | str) else str(path)
-    _send_quietly(
-        channel, SetupFailed(step, operation, error.errno or 0, error.strerror or str(error), path, hint)
-    )
-
-
-def _send_quietly(channel: Channel, message: SetupFailed | ExecFailed | ProgramEnded) -> None:
-    try:
-        channel.send(message)
-    except OSError:
-        pass
-
-
-def _stage1(
-    plan: Plan,
-    channel: Channel,
-    joined: Mapping[str, int],
-    label: str,
-    trace: Callable[[str], None],
-    confinement: execve.Confinement,
-    natives: Sequence[NativeSource],
-) -> int:
-    # Users first: the right to join the others comes from there.
-    for kind in ("user", "net", "ipc", "uts", "cgroup", "time"):
-        if kind in joined:
-            _step(f"namespaces.{kind}", "setns", _joiner(kind, joined[kind]))
-    if plan.inner_maps is not None:
-        _unshare_users_inside(plan.inner_maps)
-    elif "user" in plan.namespaces:
-        _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
-    channel.send(Unshared())
-    channel.expect(Mapped)
-    # Before the ids change, and in the new mount namespace: real root owns what root of the namespace may not
-    # even find, and a source can be bound only in the mount namespace that it was opened in.
-    _step("namespaces", "unshare", lambda: namespaces.unshare(sorted(plan.namespaces - {"user", "cgroup"})))
-    if plan.clocks:
-        _step("namespaces.time", "write timens_offsets", lambda: namespaces.write_clock_offsets(plan.clocks))
-    fuse_fd = -1
-    if plan.bound is None:
-        fuse_fd = _step(
-            "open /dev/fuse", "open /dev/fuse", lambda: os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        )
-    paths = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
-    sources = {path: _step(f"open {path}", "open", _opener(path)) for path in paths}
-    native_fds = {
-        source.target: _step(f"open {source.tree}", "open", _opener_of_tree(source)) for source in natives
-    }
-    if plan.ids.setgroups:
-        # The host's groups open what the sandbox's root has no business with. They served for the sources above.
-        _step("become root of the namespace", "setgroups", lambda: os.setgroups([]))
-    _step("become root of the namespace", "setresuid", _become_root)
-    if "pid" in joined:
-        _step("namespaces.pid", "setns", _joiner("pid", joined["pid"]))
-    for fd in joined.values():
-        os.close(fd)
-    pid = _step("process 1", "fork", os.fork)
-    if pid == 0:
-        _guarded(
-            channel, lambda: _init(plan, channel, fuse_fd, sources, native_fds, label, trace, confinement)
-        )
-    # Where no pid namespace ends them, the sandbox's processes are those of its mount namespace.
-    made = sorted(plan.namespaces - ({"mount", "cgroup"} if "pid" in plan.namespaces else {"cgroup"}))
-    channel.send(InitStarted(pid, made), *(_open_namespace(kind) for kind in made))
-    return 0
-
-
-def _joiner(kind: str, fd: int) -> Callable[[], None]:
-    return lambda: namespaces.join(kind, fd)
-
-
-def _open_namespace(kind: str) -> int:
-    return os.open(f"/proc/self/ns/{namespaces.FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _unshare_users_inside(maps: tuple[Sequence[IdMap], Sequence[IdMap]]) -> None:
-    """Make a user namespace in the one that we entered, whose maps a child writes that stays there: no process elsewhere may."""
-    maker = os.getpid()
-    go, made = os.pipe()
-    child = _step("id maps", "fork", os.fork)
-    if child == 0:
-        status = errno.EIO
-        try:
-            os.close(made)
-            if os.read(go, 1):
-                idmaps.write_maps(maker, *maps)
-            status = 0
-        except OSError as error:
-            status = error.errno or status
-        finally:
-            os._exit(status)
-    try:
-        _step("user namespace", "unshare", lambda: namespaces.unshare(["user"]))
-        os.write(made, b"1")
-    finally:
-        os.close(go)
-        os.close(made)
-        _, status = os.waitpid(child, 0)
-    if number := os.waitstatus_to_exitcode(status):
-        raise StepError("id maps", "write uid_map", OSError(number, os.strerror(number)))
-
-
-def _step(name: str, operation: str, action: Callable[[], T]) -> T:
-    try:
-        return action()
-    except OSError as error:
-        raise StepError(name, operation, error) from None
-
-
-def _opener(path: str) -> Callable[[], int]:
-    # The plan has the path without links: one that is there now was put there to lead astray.
-    return lambda: mounts.open_real(path)
-
-
-def _opener_of_tree(source: NativeSource) -> Callable[[], int]:
-    """Return what opens the tree of a layer in this mount namespace, in which alone it can be bound."""
-
-    def action() -> int:
-        fd = mounts.open_real(source.tree, directory=True)
-        info = os.fstat(fd)
-        if (info.st_dev, info.st_ino) != source.identity:
-            os.close(fd)
-            raise OSError(errno.ESTALE, "another directory is in the place of the layer", source.tree)
-        return fd
-
-    return action
-
-
-def _become_root() -> None:
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    process.set_dumpable(False)
-
-
-def _init(
+def run_init(
     plan: Plan,
     channel: Channel,
     fuse_fd: int,
@@ -273,13 +67,25 @@ def _init(
     trace: Callable[[str], None],
     confinement: execve.Confinement,
 ) -> int:
+    """Set up the root, start the program and return its exit status; stage1 calls it in process 1.
+
+    Args:
+        plan: what to do.
+        channel: to the supervisor.
+        fuse_fd: /dev/fuse, opened in this user namespace; -1 without a server.
+        sources: O_PATH descriptors of the volumes and devices, by path.
+        native_fds: O_PATH descriptors of the trees of direct binds, by target.
+        label: the name of the root in the mount table.
+        trace: receives each operation as a line.
+        confinement: what the program is started under.
+    """
     measure = channel.expect(Adopted).measure
-    process.set_title("sandbox-init")  # the command line that started us names paths of the host
+    process.set_title("sandbox-init")  # the supervisor's command line names paths of the host
     process.set_parent_death_signal()
     if "cgroup" in plan.namespaces:
-        # After the supervisor has put us into our cgroup: that is what the namespace takes for its root.
-        _step("cgroup namespace", "unshare", lambda: namespaces.unshare(["cgroup"]))
-        fd = _open_namespace("cgroup")
+        # The cgroup of this process becomes the root of the namespace; the supervisor has moved it there before.
+        run_step("cgroup namespace", "unshare", lambda: namespaces.unshare(["cgroup"]))
+        fd = namespaces.open_for_children("cgroup")
         channel.send(CgroupNamespace(), fd)
         os.close(fd)
     os.umask(0)
@@ -293,7 +99,7 @@ def _init(
         label=label,
     )
     prepare_mounts(workspace, plan.operations)
-    # From here on an import would look in what a layer holds, and run that as process 1: there shall be none.
+    # From here on an import would find its module in the files of a layer and run it as process 1: forbid imports.
     sys.meta_path.clear()
     sys.path.clear()
     for operation in plan.operations:
@@ -302,16 +108,17 @@ def _init(
     os.umask(0o022)
     account = workspace.account()
     confinement = replace(confinement, ruleset=_make_ruleset(plan.process.landlock, workspace.root_fd))
-    # As nothing ends with us by itself then, see _supervise. The path would lead through the union, whose server may be gone.
+    # Without a pid namespace of its own the sandbox's processes do not end with this one, see _supervise.
     shares = "pid" not in plan.namespaces
-    # Opened before the program could cover it.
+    # Opened before the program can mount on it. A later open would need the server of the root, which may have ended.
     proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if shares or measure else -1
     os.close(workspace.root_fd)
     terminal_fd = _open_terminal(channel, account) if plan.process.terminal else -1
     if not shares:
         return _supervise(plan, account, terminal_fd, channel, confinement, proc_fd)
     process.become_subreaper()
-    process.set_parent_death_signal(0)  # the end of the channel tells, and we have something left to do then
+    # No signal at the end of the parent: the end of the channel ends this process, which then ends the others.
+    process.set_parent_death_signal(0)
     try:
         return _supervise(plan, account, terminal_fd, channel, confinement, -1)
     finally:
@@ -319,7 +126,7 @@ def _init(
 
 
 def _now(plan: Plan) -> int:
-    """Return the time on the clock of this machine; 0 where ours is somebody else's."""
+    """Return the time on the machine's monotonic clock; 0 if a joined time namespace has another one."""
     if any(join.kind == "time" for join in plan.joins):
         return 0
     return time.monotonic_ns() - dict(plan.clocks).get("monotonic", 0)
@@ -329,21 +136,21 @@ def _hand_over(channel: Channel, fd: int, now: int) -> None:
     try:
         channel.send(FuseMounted(now), fd)
     finally:
-        # With a second holder a killed server would leave its clients hanging instead of ENOTCONN
-        # (Corrections 2).
+        # While this process has a copy open, the end of the server does not end the connection: requests would wait for
+        # ever instead of failing with ENOTCONN.
         os.close(fd)
 
 
 def tell(channel: Channel) -> Callable[[int], None]:
-    """Return what sends the descriptor of denied calls to the supervisor."""
+    """Return a function that sends the seccomp listener, a descriptor, to the supervisor."""
     return lambda fd: channel.send(SeccompListener(), fd)
 
 
 def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
-    """Return the ruleset, -1 for none. Its paths are those of the sandbox, wherever symbolic links of layers lead.
+    """Return the ruleset, -1 for none. Its paths are resolved in the sandbox's root, with the symbolic links of layers.
 
     Process 1 keeps the paths open as long as it lives. A rule covers one inode, and procfs makes another one for the same path
-    when nobody uses the first and the kernel reclaims its dentry (proc_get_inode, fs/proc/inode.c).
+    if the first one is unused and the kernel reclaims its dentry (proc_get_inode, fs/proc/inode.c).
     """
     if rules is None:
         return -1
@@ -356,12 +163,13 @@ def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
                 hint = "name what a layer or a volume has" if error.errno == errno.ENOENT else ""
                 failed = OSError(error.errno, os.strerror(error.errno or 0), path)
                 raise StepError(f"security.landlock.{kind}[{number}]", "open", failed, hint) from None
-    return _step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))
+    return run_step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))
 
 
 def _open_terminal(channel: Channel, account: passwd.Account) -> int:
-    """Make a terminal in the sandbox's own devpts, the program's to open anew as after login(1); its outer end goes to the
-    supervisor.
+    """Make a terminal in the sandbox's own devpts, owned by the program's user as after login(1), and return its slave side.
+
+    Its master side is sent to the supervisor.
     """
     try:
         outer, inner = os.openpty()  # of the sandbox's own /dev/ptmx: the host's is out of sight
@@ -375,7 +183,7 @@ def _open_terminal(channel: Channel, account: passwd.Account) -> int:
 
 
 def _make_console(path: str) -> None:
-    """Let /dev/console be the terminal *path*, as programs expect that log there."""
+    """Bind the terminal *path* on /dev/console, for programs that log there."""
     dev_fd = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         terminal_fd = mounts.open_in_root(dev_fd, path.removeprefix("/dev/"), links=False)
@@ -395,27 +203,25 @@ def _supervise(
     confinement: execve.Confinement,
     proc_fd: int,
 ) -> int:
-    """Start the program, pass signals on to it, reap whatever ends, and return what the program ended with.
+    """Start the program, forward signals to it, reap processes, and return the program's exit status.
 
-    What it leaves behind is counted in the /proc of *proc_fd*, unless that is -1.
+    The processes that the program leaves behind are counted in the /proc of *proc_fd*, unless that is -1.
     """
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     os.set_blocking(wake_reader, False)
-    # Blocked until the program's pid is known, so that none is lost before there is somebody to pass it on
-    # to.
+    # Blocked until the program's pid is known, so that none is lost before it can be forwarded.
     forwarded = _forwarded(plan)
     signal.pthread_sigmask(signal.SIG_BLOCK, (*forwarded, signal.SIGCHLD))
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     for number in (*forwarded, signal.SIGCHLD):
         signal.signal(number, _noted)
-    channel.send(
-        SignalsReady(_now(plan))
-    )  # before there is a program, whose user may hear of it sooner than the supervisor
+    # Before there is a program: its user may know that it runs before the supervisor does.
+    channel.send(SignalsReady(_now(plan)))
     channel.expect(Start)
     _take_saved_id(plan)
     report_reader, report_writer = os.pipe()
-    pid = _step("process", "fork", os.fork)
+    pid = run_step("process", "fork", os.fork)
     if pid == 0:
         signal.set_wakeup_fd(-1)
         for number in (*forwarded, signal.SIGCHLD):
@@ -451,21 +257,21 @@ def _take_saved_id(plan: Plan) -> None:
     """
     other = max(entry.inside + entry.count - 1 for entry in plan.ids.uid_map)
     if other:
-        _step("process 1", "setresuid", lambda: os.setresuid(-1, -1, other))
+        run_step("process 1", "setresuid", lambda: os.setresuid(-1, -1, other))
 
 
 def _forwarded(plan: Plan) -> frozenset[int]:
-    """Return the signals to pass on: those that somebody outside may send, and the one that the file stops it with."""
+    """Return the signals to forward: the usual ones of a supervisor, and process.stop_signal."""
     stop = signal_number(plan.process.stop_signal)
     return frozenset(_FORWARDED) | ({stop} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
 
 
 def _noted(_number: int, _frame: object) -> None:
-    """Leave it to the wake-up descriptor."""
+    """Do nothing: the number arrives on the wake-up descriptor."""
 
 
 def _let_go_of_terminal(terminal_fd: int) -> None:
-    """Hold no end of the program's input and output: their other ends must see when the program closes them."""
+    """Close the program's input and output here, so that their other ends see when the program closes them."""
     if terminal_fd >= 0:
         os.close(terminal_fd)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -480,10 +286,10 @@ def _report_failure(plan: Plan, channel: Channel, report: bytes) -> int:
         rules = plan.process.landlock
         number = exec_advice.found_errno(plan.process, number)
         hint = "" if rules is None else exec_advice.advice(plan.process, rules, number)
-        _send_quietly(channel, ExecFailed(plan.process.argv[0], number, hint))
+        send_quietly(channel, ExecFailed(plan.process.argv[0], number, hint))
         return EXIT_NOT_FOUND if number == 2 else EXIT_NOT_EXECUTABLE
     path = plan.process.cwd if step == "process.cwd" else ""
-    _send_quietly(channel, SetupFailed(step, "", number, text, path))
+    send_quietly(channel, SetupFailed(step, "", number, text, path))
     return EXIT_FAILURE
 
 
@@ -496,11 +302,11 @@ def _loop(
     while True:
         code = children.reap()
         if code is not None:
-            _send_quietly(channel, children.told(code))
+            send_quietly(channel, children.told(code))
             return code if code >= 0 else 128 - code
         for fd, _ in poll.poll(0 if children.more else None):
             if fd == channel.fileno():
-                return EXIT_FAILURE  # the supervisor is gone, and so are we: the kernel ends everything else
+                return EXIT_FAILURE  # the supervisor has ended; the kernel ends the others with process 1
             for number in os.read(wake_reader, 256):
                 if number in forwarded:
                     _forward(program, number)
@@ -509,9 +315,8 @@ def _loop(
 def _forward(program: int, number: int) -> None:
     try:
         if number in _FROM_KEYBOARD:
-            os.killpg(
-                program, number
-            )  # the program leads a session of its own; a terminal would tell the whole group, too
+            # The program leads a session of its own. A terminal sends these to the whole group, too.
+            os.killpg(program, number)
         else:
             os.kill(program, number)
     except ProcessLookupError:

@@ -15,7 +15,7 @@ from sandbox.images import direct_bind as layers
 from sandbox.images.direct_bind import LayerRoot
 from sandbox.plan import MountPoint, Plan
 from sandbox.plan.operations import BindRoot
-from sandbox.runtime.process.init import _opener_of_tree
+from sandbox.runtime.process.stage1 import _opener_of_tree
 from sandbox.runtime.rootfs import direct_bind as native
 from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
 from tests.unit.sandbox.facts import plan
