@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from sandbox.kernel import mounts
-from sandbox.kernel.mounts import MountFlags
+from sandbox.kernel import filesystems, mounts
+from sandbox.kernel.mount_flags import MountFlags
 
 _NAME = "content"
 
@@ -23,8 +23,8 @@ def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bo
     """
     flags = MountFlags(nosuid=True, nodev=True)
     # The kernel rounds up to whole pages; 0 would be no limit.
-    options = mounts.tmpfs_options(size=max(1, len(content)), mode=0o700, inodes=2)
-    top_fd = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
+    options = filesystems.tmpfs_options(size=max(1, len(content)), mode=0o700, inodes=2)
+    top_fd = filesystems.detached_filesystem("tmpfs", options=options, flags=flags)
     try:
         mounts.attach(top_fd, place_fd)
         file_fd = _write(top_fd, content, mode)

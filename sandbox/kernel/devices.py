@@ -14,8 +14,8 @@ import os
 import stat
 from collections.abc import Mapping
 
-from sandbox.kernel import _libc, mounts, trees
-from sandbox.kernel.mounts import MountFlags
+from sandbox.kernel import _libc, filesystems, mounts, trees
+from sandbox.kernel.mount_flags import MountFlags
 
 NODES = {
     "null": (1, 3),
@@ -79,7 +79,7 @@ def build(
 ) -> None:
     """Mount a new /dev on the directory *target_fd*.
 
-    *tty_gid* is as in :func:`mounts.mount_devpts`. *shm_bytes* limits /dev/shm; None means half of the memory. *mqueue* is False
+    *tty_gid* is as in :func:`filesystems.mount_devpts`. *shm_bytes* limits /dev/shm; None means half of the memory. *mqueue* is False
     if the ipc namespace is the host's: a process in a user namespace may not mount the queues of that namespace.
 
     Raises:
@@ -87,7 +87,7 @@ def build(
     """
     flags = MountFlags(nosuid=True, nodev=True, noexec=True)
     options = {"mode": "0755", "size": str(_DEV_BYTES), "nr_inodes": str(_DEV_INODES)}
-    dev_fd = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
+    dev_fd = filesystems.detached_filesystem("tmpfs", options=options, flags=flags)
     try:
         # Attached before it is filled: before Linux 6.15 nothing can be mounted on a detached mount.
         mounts.attach(dev_fd, target_fd)
@@ -108,13 +108,13 @@ def _populate(
     for name, destination in LINKS.items():
         os.symlink(destination, name, dir_fd=dev_fd)
     with _Directory(dev_fd, "pts") as fd:
-        mounts.mount_devpts(fd, tty_gid=tty_gid)
+        filesystems.mount_devpts(fd, tty_gid=tty_gid)
     with _Directory(dev_fd, "shm") as fd:
         flags = MountFlags(nosuid=True, nodev=True, noexec=True)
-        mounts.mount_tmpfs(fd, size=shm_bytes, mode=0o1777, flags=flags)
+        filesystems.mount_tmpfs(fd, size=shm_bytes, mode=0o1777, flags=flags)
     if mqueue:
         with _Directory(dev_fd, "mqueue") as fd:
-            mounts.mount_mqueue(fd)
+            filesystems.mount_mqueue(fd)
 
 
 def bind_console(dev_fd: int, terminal_fd: int) -> None:

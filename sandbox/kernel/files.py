@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from sandbox.kernel import mounts
+from sandbox.kernel import open_paths
 from sandbox.kernel.walk import walk
 from unionfs._stdlib.dataclasses import dataclass
 
@@ -25,7 +25,7 @@ def open_regular(path: str, *, links: bool = True) -> int:
         NotRegularError: EINVAL: the object is not a regular file.
         OSError: the file cannot be opened; ELOOP for a symbolic link if *links* is False.
     """
-    place = os.open(path, os.O_PATH | os.O_CLOEXEC) if links else mounts.open_real(path)
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC) if links else open_paths.open_real(path)
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):
             raise NotRegularError(errno.EINVAL, "is not a regular file", path)

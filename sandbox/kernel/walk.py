@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from sandbox.kernel.mounts import mount_id
+from sandbox.kernel.open_paths import mount_id
 from unionfs._stdlib.dataclasses import dataclass
 
 Identity = tuple[int, int]

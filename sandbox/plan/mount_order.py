@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from sandbox.kernel.idmaps import lookup
-from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
+from sandbox.kernel.masked_paths import MASKED_PATHS, READONLY_PATHS
 from sandbox.plan.namespaces import NamespacePlan
 from sandbox.plan.operations import (
     BindDevice,

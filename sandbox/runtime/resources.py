@@ -16,7 +16,7 @@ from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.images.direct_bind import LayerRoot
 from sandbox.images.layer_store import LayerStore
-from sandbox.kernel import cgroups, mounts, namespaces, trampoline
+from sandbox.kernel import cgroups, namespaces, open_paths, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
 from sandbox.plan.operations import BindRoot, DirectBind, MountRoot, ShowHosts
@@ -167,7 +167,7 @@ class SandboxResources:
             )
             return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False, indexed=True)
         try:
-            fd = mounts.open_real(layer.path, directory=True)
+            fd = open_paths.open_real(layer.path, directory=True)
         except OSError as error:
             raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
         undo.callback(os.close, fd)

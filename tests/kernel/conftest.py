@@ -117,3 +117,15 @@ def open_directory() -> Iterator[str]:
     os.chmod(path, 0o777)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def tree(open_directory) -> str:
+    """Directories to mount on."""
+    for name in ("source", "source/sub", "source/sub/deep", "target", "root"):
+        os.mkdir(f"{open_directory}/{name}")
+        os.chmod(f"{open_directory}/{name}", 0o777)
+    for name, content in (("source/file", "content"), ("plain", "")):
+        with open(f"{open_directory}/{name}", "w") as file:
+            file.write(content)
+    return open_directory

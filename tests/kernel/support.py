@@ -1,10 +1,16 @@
-"""What the tests of this directory share."""
+"""Functions that the tests of this directory share."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable
+from typing import Any
+
+from sandbox.kernel import filesystems, namespaces, process
+from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo
+
+O_DIR = os.O_PATH | os.O_DIRECTORY
 
 
 def refusal(call: Callable[..., object], *arguments: object, **keywords: object) -> str | None:
@@ -31,3 +37,29 @@ def fork_and_run(function: Callable[[], bool]) -> int:
 def in_child(function: Callable[[], bool]) -> int:
     """Return the exit status of :func:`fork_and_run`."""
     return os.waitstatus_to_exitcode(os.waitpid(fork_and_run(function), 0)[1])
+
+
+def entry_at(path: str) -> MountEntry:
+    """The topmost mount at *path*."""
+    with open("/proc/self/mountinfo") as file:
+        return [entry for entry in parse_mountinfo(file.read()) if entry.mount_point == path][-1]
+
+
+def enter_deeper_namespaces() -> None:
+    """Enter a user and mount namespace below the present one: what is mounted now came from a more privileged one."""
+    process.set_dumpable(True)  # a change of ids made /proc/self root's
+    namespaces.unshare(["user", "mount"])
+    for name, text in (("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def tmpfs(path: str, **options: Any) -> None:
+    fd = os.open(path, O_DIR)
+    filesystems.mount_tmpfs(fd, **options)
+    os.close(fd)
+
+
+def touch(path: str) -> None:
+    with open(path, "w"):
+        pass

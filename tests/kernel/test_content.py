@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from sandbox.kernel import content, mounts
+from sandbox.kernel import content, open_paths
 from tests.kernel.support import refusal
 from tests.support.requirements import has_subordinate_ids
 
@@ -43,7 +43,7 @@ def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
             refusal(os.open, target, os.O_WRONLY),
             refusal(os.chmod, target, 0o777),
             flags.bit_count(),
-            mounts.mount_id(fd) == mounts.mount_id(os.open(target, os.O_PATH)),
+            open_paths.mount_id(fd) == open_paths.mount_id(os.open(target, os.O_PATH)),
         )
 
     found = in_namespaces(inside, single_id=single_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.kernel import devices, mounts
+from sandbox.kernel import devices, open_paths
 from tests.kernel.support import refusal
 
 pytestmark = pytest.mark.userns
@@ -112,7 +112,7 @@ def test_a_terminal_of_its_own_becomes_the_console(in_namespaces, open_directory
         dev_fd = os.open(dev, O_DIR)
         ptmx = os.open(f"{dev}/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
         fcntl.ioctl(ptmx, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
-        terminal = mounts.open_in_root(dev_fd, "pts/0")
+        terminal = open_paths.open_in_root(dev_fd, "pts/0")
         devices.bind_console(dev_fd, terminal)
         console = os.open(f"{dev}/console", os.O_RDWR | os.O_NOCTTY)
         os.write(console, b"hello")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.kernel import mounts
+from sandbox.kernel import filesystems, masked_paths, mounts, open_paths
 from sandbox.kernel.mountinfo import Location, location, parse_mountinfo, paths_to, visible
 from sandbox.plan.operations import HideDirectory
 from sandbox.runtime.rootfs import volumes
@@ -67,7 +67,7 @@ def test_every_path_at_which_a_directory_is_shown_is_found_and_no_other(
         chance = random.Random(seed)
         if chance.random() < 0.3:
             fd = os.open(f"{base}/a", O_DIR)
-            mounts.mount_tmpfs(fd)
+            filesystems.mount_tmpfs(fd)
             os.makedirs(f"{base}/a/b/c")
         place = location(table(), wanted)
         assert isinstance(place, Location)
@@ -110,7 +110,7 @@ class FakeWorkspace:
         self.held: set[int] = set()
 
     def own_mounts(self) -> tuple[int, ...]:
-        return tuple(map(mounts.mount_id, (self.root_fd, *self.mounted.values())))
+        return tuple(map(open_paths.mount_id, (self.root_fd, *self.mounted.values())))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_directories_above_a_mount_of_the_host_in_a_volume_are_held_when_somethi
         workspace = FakeWorkspace(f"{base}/root", "/v")
         null = os.open("/dev/null", os.O_PATH)
         paths = ["/v/above/disk/a/secret", "/v/above/disk/b/secret"]
-        mounts.mask(workspace.root_fd, paths, null, own=workspace.own_mounts())
+        masked_paths.mask(workspace.root_fd, paths, null, own=workspace.own_mounts())
         moved = [
             refusal(os.rename, f"{base}/root/v/above", f"{base}/root/v/moved"),
             *(

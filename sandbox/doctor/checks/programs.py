@@ -11,7 +11,7 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel.landlock import NEEDED, SCOPED
 
 MINIMUM_KERNEL = (5, 6)
-"""The first version with openat2(2), which opens every path below a new root; see sandbox.kernel.mounts for other calls."""
+"""The first version with openat2(2), which opens every path below a new root; see sandbox.kernel.mounts and filesystems for other calls."""
 
 
 def check_base(facts: HostFacts, machine: MachineFacts, needs: Needs) -> list[Check]:

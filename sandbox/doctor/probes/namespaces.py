@@ -17,7 +17,7 @@ from sandbox.doctor.child import Say, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Probe
 from sandbox.host import facts as host
 from sandbox.host.facts import HostFacts
-from sandbox.kernel import devices, idmaps, mounts, namespaces, network, process
+from sandbox.kernel import devices, filesystems, idmaps, masked_paths, mounts, namespaces, network, process
 from sandbox.kernel.idmaps import IdMap, lookup
 
 USERNS_STEPS = ("unshare user", "unshare mount", "make private", "mount tmpfs")
@@ -188,24 +188,24 @@ def _fill_root(
     say: Say, root: int, nodes: dict[str, int], tty_gid: int | None, refused: frozenset[str]
 ) -> None:
     with _Directory(root, "proc") as target:
-        attempt(say, "mount proc", lambda: mounts.mount_proc(target), named=False)
+        attempt(say, "mount proc", lambda: filesystems.mount_proc(target), named=False)
     with _Directory(root, "sys") as target:
         if "net" not in refused:
-            attempt(say, "mount sysfs", lambda: mounts.mount_sysfs(target), named=False)
+            attempt(say, "mount sysfs", lambda: filesystems.mount_sysfs(target), named=False)
     if not nodes:
         return
     with _Directory(root, "dev") as target:
         queues = "ipc" not in refused
         build = functools.partial(devices.build, target, nodes, tty_gid=tty_gid, mqueue=queues)
         attempt(say, "build dev", build, named=False)
-    attempt(say, "read-only paths", lambda: mounts.make_read_only(root, mounts.READONLY_PATHS))
-    attempt(say, "masked paths", lambda: mounts.mask(root, mounts.MASKED_PATHS, nodes["null"]))
+    attempt(say, "read-only paths", lambda: masked_paths.make_read_only(root, masked_paths.READONLY_PATHS))
+    attempt(say, "masked paths", lambda: masked_paths.mask(root, masked_paths.MASKED_PATHS, nodes["null"]))
 
 
 def _mount_tmpfs(path: str) -> None:
     place = os.open(path, _OPEN_DIR)
     try:
-        mounts.mount_tmpfs(place, size=65536, mode=0o700)
+        filesystems.mount_tmpfs(place, size=65536, mode=0o700)
     finally:
         os.close(place)
 
@@ -213,7 +213,7 @@ def _mount_tmpfs(path: str) -> None:
 def _mount_fuse(fuse_fd: int, path: str) -> None:
     target = os.open(path, _OPEN_DIR)
     try:
-        os.close(mounts.mount_fuse(fuse_fd, target))
+        os.close(filesystems.mount_fuse(fuse_fd, target))
     finally:
         os.close(target)
 

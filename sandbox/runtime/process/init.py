@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND
-from sandbox.kernel import devices, landlock, mounts, namespaces, process
+from sandbox.kernel import devices, landlock, namespaces, open_paths, process
 from sandbox.plan import Plan
 from sandbox.runtime.messages import (
     Adopted,
@@ -158,7 +158,7 @@ def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
     for kind in landlock.FILES:
         for number, path in enumerate(getattr(rules, kind) or ()):
             try:
-                opened.append((kind, mounts.open_in_root(root_fd, path)))
+                opened.append((kind, open_paths.open_in_root(root_fd, path)))
             except OSError as error:
                 hint = "name what a layer or a volume has" if error.errno == errno.ENOENT else ""
                 failed = OSError(error.errno, os.strerror(error.errno or 0), path)
@@ -186,7 +186,7 @@ def _make_console(path: str) -> None:
     """Bind the terminal *path* on /dev/console, for programs that log there."""
     dev_fd = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        terminal_fd = mounts.open_in_root(dev_fd, path.removeprefix("/dev/"), links=False)
+        terminal_fd = open_paths.open_in_root(dev_fd, path.removeprefix("/dev/"), links=False)
         try:
             devices.bind_console(dev_fd, terminal_fd)
         finally:

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
-from sandbox.kernel.mounts import open_in_root
+from sandbox.kernel.open_paths import open_in_root
 from unionfs._stdlib.dataclasses import dataclass
 
 #: The largest account file that is read, in bytes. Larger files count as empty.

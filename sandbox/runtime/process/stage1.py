@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from sandbox.kernel import idmaps, mounts, namespaces, process
+from sandbox.kernel import idmaps, namespaces, open_paths, process
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import Plan
 from sandbox.plan.operations import BindDevice, BindVolume
@@ -148,14 +148,14 @@ def _unshare_users_inside(maps: tuple[Sequence[IdMap], Sequence[IdMap]]) -> None
 
 def _opener(path: str) -> Callable[[], int]:
     # The plan resolved all symbolic links: one that is in the path now was put there since, and is refused.
-    return lambda: mounts.open_real(path)
+    return lambda: open_paths.open_real(path)
 
 
 def _opener_of_tree(source: NativeSource) -> Callable[[], int]:
     """Return a function that opens the tree of a layer in this mount namespace: it cannot be bound in another one."""
 
     def action() -> int:
-        fd = mounts.open_real(source.tree, directory=True)
+        fd = open_paths.open_real(source.tree, directory=True)
         info = os.fstat(fd)
         if (info.st_dev, info.st_ino) != source.identity:
             os.close(fd)

@@ -7,7 +7,8 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 
-from sandbox.kernel import devices, mounts, network
+from sandbox.kernel import devices, filesystems, masked_paths, mounts, network, open_paths
+from sandbox.kernel.mount_flags import MountFlags
 from sandbox.plan.operations import (
     BindDevice,
     BindRoot,
@@ -97,7 +98,7 @@ class Workspace:
 
     def own_mounts(self) -> tuple[int, ...]:
         """Return the ids of the mounts of the root, of direct binds and of volumes."""
-        return tuple(map(mounts.mount_id, (self.root_fd, *self.mounted.values())))
+        return tuple(map(open_paths.mount_id, (self.root_fd, *self.mounted.values())))
 
     def account(self) -> Account:
         """Return the program's account, looked up once: the owner of volumes and the program's user must be the same.
@@ -159,7 +160,7 @@ def execute(operation: Operation, workspace: Workspace) -> None:
 def _mount_root(operation: MountRoot, workspace: Workspace) -> None:
     target = _make_root_place(workspace)
     try:
-        workspace.root_fd = mounts.mount_fuse(
+        workspace.root_fd = filesystems.mount_fuse(
             workspace.fuse_fd,
             target,
             source=workspace.label,
@@ -177,7 +178,7 @@ def _bind_root(operation: BindRoot, workspace: Workspace) -> None:
     try:
         # Not recursive: mounts below the layer's tree in the store are not part of the layer.
         workspace.root_fd = mounts.copy_tree(workspace.native_fds[ROOT], recursive=False)
-        flags = mounts.MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
+        flags = MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
         mounts.attach_tree(workspace.root_fd, target, flags, source="the layer")
     finally:
         os.close(target)
@@ -199,7 +200,7 @@ def _stage() -> int:
         except FileNotFoundError:
             continue
         try:
-            mounts.mount_tmpfs(place, size=65536, mode=0o700)
+            filesystems.mount_tmpfs(place, size=65536, mode=0o700)
         finally:
             os.close(place)
         return os.open(path, _OPEN_DIR)
@@ -211,7 +212,7 @@ def _mount_proc(operation: MountProc, workspace: Workspace) -> None:
         if operation.of_host:
             mounts.bind(workspace.proc_fd, target, nosuid=True, nodev=True, noexec=True)
         else:
-            mounts.mount_proc(target)
+            filesystems.mount_proc(target)
 
 
 def _mount_sys(operation: MountSys, workspace: Workspace) -> None:
@@ -219,7 +220,7 @@ def _mount_sys(operation: MountSys, workspace: Workspace) -> None:
         if operation.of_host:
             mounts.bind(workspace.sys_fd, target, read_only=True, nosuid=True, nodev=True, noexec=True)
         else:
-            mounts.mount_sysfs(target)
+            filesystems.mount_sysfs(target)
 
 
 def _build_dev(operation: BuildDev, workspace: Workspace) -> None:
@@ -230,11 +231,13 @@ def _build_dev(operation: BuildDev, workspace: Workspace) -> None:
 def _mask(operation: MaskPaths, workspace: Workspace) -> None:
     # First: the masked paths may include /etc/passwd and /etc/group, which must be hidden from the program only.
     workspace.account()
-    mounts.mask(workspace.root_fd, operation.paths, workspace.devices["null"], own=workspace.own_mounts())
+    masked_paths.mask(
+        workspace.root_fd, operation.paths, workspace.devices["null"], own=workspace.own_mounts()
+    )
 
 
 def _make_read_only(operation: ReadOnlyPaths, workspace: Workspace) -> None:
-    mounts.make_read_only(workspace.root_fd, operation.paths, own=workspace.own_mounts())
+    masked_paths.make_read_only(workspace.root_fd, operation.paths, own=workspace.own_mounts())
 
 
 def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
@@ -278,7 +281,7 @@ class _Target:
 
     def __enter__(self) -> int:
         # Following a link of a layer would place the mount where the program could replace it.
-        self._fd = mounts.open_in_root(self._root_fd, self._path, directory=True, links=False)
+        self._fd = open_paths.open_in_root(self._root_fd, self._path, directory=True, links=False)
         return self._fd
 
     def __exit__(self, *_: object) -> None:

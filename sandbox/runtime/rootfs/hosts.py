@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from sandbox.kernel import mounts
+from sandbox.kernel import open_paths
 from sandbox.runtime.rootfs.volumes import show_content
 
 PATH = "/etc/hosts"
@@ -33,7 +33,7 @@ def with_name(text: bytes, name: str) -> bytes | None:
 def has_directory(tree_fd: int) -> bool:
     """Return whether the layer *tree_fd* has a directory /etc. A root without one, such as a single program's, gets none."""
     try:
-        os.close(mounts.open_in_root(tree_fd, os.path.dirname(PATH), directory=True))
+        os.close(open_paths.open_in_root(tree_fd, os.path.dirname(PATH), directory=True))
     except OSError:
         return False
     return True
@@ -55,11 +55,11 @@ def show(name: str, root_fd: int, staging_fd: int) -> int:
         OSError: the file cannot be made or mounted.
     """
     try:
-        target = mounts.open_in_root(root_fd, PATH)
+        target = open_paths.open_in_root(root_fd, PATH)
     except OSError:
         return -1
     try:
-        text = content_of(target) if mounts.mount_id(target) == mounts.mount_id(root_fd) else None
+        text = content_of(target) if open_paths.mount_id(target) == open_paths.mount_id(root_fd) else None
         shown = None if text is None else with_name(text, name)
         if shown is None:
             return -1

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from sandbox.kernel import mounts
+from sandbox.kernel import open_paths
 
 _MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
 
@@ -49,7 +49,7 @@ def _link(path: str, trees: Sequence[int]) -> str | None:
     parent, _, name = path.rpartition("/")
     for tree in trees:
         try:
-            above = mounts.open_in_root(tree, parent or ".", directory=True, links=False)
+            above = open_paths.open_in_root(tree, parent or ".", directory=True, links=False)
         except OSError:
             continue
         try:

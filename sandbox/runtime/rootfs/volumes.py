@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 
-from sandbox.kernel import content, devices, mounts, trees
+from sandbox.kernel import content, devices, filesystems, mounts, open_paths, trees
+from sandbox.kernel.mount_flags import MountFlags
 from sandbox.plan.operations import (
     BindDevice,
     BindVolume,
@@ -49,7 +50,7 @@ def native(operation: DirectBind, workspace: Workspace) -> None:
     layer = workspace.native_fds.get(operation.target)
     if layer is None:
         return
-    source = mounts.open_within(layer, operation.target.lstrip("/"))
+    source = open_paths.open_within(layer, operation.target.lstrip("/"))
     try:
         # Not recursive: mounts below the layer's tree in the store are not part of the layer.
         tree = mounts.copy_tree(source, recursive=False)
@@ -64,7 +65,7 @@ def native(operation: DirectBind, workspace: Workspace) -> None:
             place = -1
             workspace.held.update(held)
             place = _open_plain(operation.target, workspace)
-        flags = mounts.MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
+        flags = MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
         mounts.attach_tree(tree, place, flags, source=operation.target)
     finally:
         if place >= 0:
@@ -73,16 +74,16 @@ def native(operation: DirectBind, workspace: Workspace) -> None:
 
 def _open_plain(path: str, workspace: Workspace) -> int:
     # A directory of this machine, used as a layer, may contain a new link by now. Archives had no link on this path.
-    return mounts.open_in_root(workspace.root_fd, path, directory=True, links=False)
+    return open_paths.open_in_root(workspace.root_fd, path, directory=True, links=False)
 
 
 def tmpfs(operation: TmpfsVolume, workspace: Workspace) -> None:
     """Mount a tmpfs."""
-    options = mounts.tmpfs_options(size=operation.size, mode=operation.mode, inodes=None)
+    options = filesystems.tmpfs_options(size=operation.size, mode=operation.mode, inodes=None)
     with _Target(operation, workspace, is_directory=True) as target:
         # Read-only only at the end: mount points of other volumes may have to be created in it.
-        flags = mounts.MountFlags(nosuid=operation.nosuid, nodev=operation.nodev, noexec=operation.noexec)
-        tree = mounts.detached_filesystem("tmpfs", options=options, flags=flags)
+        flags = MountFlags(nosuid=operation.nosuid, nodev=operation.nodev, noexec=operation.noexec)
+        tree = filesystems.detached_filesystem("tmpfs", options=options, flags=flags)
         try:
             mounts.attach(tree, target)
         except OSError:
@@ -143,15 +144,15 @@ def hide(operation: HideDirectory, workspace: Workspace) -> None:
             os.close(place)
             place = -1
             place = _open_private(operation, top)
-        flags = mounts.MountFlags(read_only=True, nosuid=True, nodev=True, noexec=True)
-        mounts.mount_tmpfs(place, size=4096, inodes=2, mode=0o555, flags=flags)
+        flags = MountFlags(read_only=True, nosuid=True, nodev=True, noexec=True)
+        filesystems.mount_tmpfs(place, size=4096, inodes=2, mode=0o555, flags=flags)
     finally:
         if place >= 0:
             os.close(place)
 
 
 def _open_private(operation: HideDirectory, top: int) -> int:
-    place = mounts.open_in_root(top, operation.path, directory=True, links=False)
+    place = open_paths.open_in_root(top, operation.path, directory=True, links=False)
     info = os.fstat(place)
     if operation.identity in (None, (info.st_dev, info.st_ino)):
         return place
@@ -162,7 +163,7 @@ def _open_private(operation: HideDirectory, top: int) -> int:
 def device(operation: BindDevice, workspace: Workspace) -> None:
     """Bind a device node of the host in /dev."""
     node = workspace.source_fds[operation.source]
-    dev = mounts.open_in_root(workspace.root_fd, "/dev", directory=True, links=False)
+    dev = open_paths.open_in_root(workspace.root_fd, "/dev", directory=True, links=False)
     try:
         path = operation.target.removeprefix("/dev/")
         numbers = (operation.major, operation.minor)
@@ -208,14 +209,14 @@ def _is_empty(tree: int) -> bool:
 def check(operation: CheckVolumes, workspace: Workspace) -> None:
     """Make the remaining volumes read-only, and check that each target leads to its own volume."""
     for fd in workspace.sealed_later:
-        mounts.restrict(fd, mounts.MountFlags(read_only=True))
-    ids = {mounts.mount_id(fd): target for target, fd in workspace.mounted.items()}
+        mounts.restrict(fd, MountFlags(read_only=True))
+    ids = {open_paths.mount_id(fd): target for target, fd in workspace.mounted.items()}
     for target in operation.targets:
         if target not in workspace.mounted:
             continue  # an optional direct bind that was impossible
-        fd = mounts.open_in_root(workspace.root_fd, target)
+        fd = open_paths.open_in_root(workspace.root_fd, target)
         try:
-            found = ids.get(mounts.mount_id(fd))
+            found = ids.get(open_paths.mount_id(fd))
         finally:
             os.close(fd)
         if found != target:
@@ -223,8 +224,8 @@ def check(operation: CheckVolumes, workspace: Workspace) -> None:
             raise OSError(errno.EBUSY, text, target)
 
 
-def _flags(operation: BindVolume) -> mounts.MountFlags:
-    return mounts.MountFlags(
+def _flags(operation: BindVolume) -> MountFlags:
+    return MountFlags(
         read_only=operation.read_only,
         nosuid=operation.nosuid,
         nodev=operation.nodev,
@@ -241,12 +242,12 @@ class _Target:
     def __enter__(self) -> int:
         workspace = self._workspace
         self._fd = self._open()
-        sealed = map(mounts.mount_id, workspace.sealed)
+        sealed = map(open_paths.mount_id, workspace.sealed)
         try:
             # Not in a read-only mount: there nothing can be renamed, and a bind of a part made now would stay writable.
             held = (
                 ()
-                if mounts.mount_id(self._fd) in sealed
+                if open_paths.mount_id(self._fd) in sealed
                 else mounts.pin_ancestors(workspace.root_fd, self._fd, own=workspace.own_mounts())
             )
         except BaseException:
@@ -262,8 +263,8 @@ class _Target:
         operation, workspace = self._operation, self._workspace
         if operation.within is None:
             path = operation.target
-            fd = mounts.open_in_root(workspace.root_fd, path, directory=self._is_directory)
-            if mounts.mount_id(fd) not in {*workspace.held, *workspace.own_mounts()}:
+            fd = open_paths.open_in_root(workspace.root_fd, path, directory=self._is_directory)
+            if open_paths.mount_id(fd) not in {*workspace.held, *workspace.own_mounts()}:
                 os.close(fd)
                 raise OSError(errno.EXDEV, "leads into /proc, /sys or /dev", path)
             return fd
@@ -271,7 +272,7 @@ class _Target:
         path = operation.target[len(operation.within) :].lstrip("/")
         if operation.create:
             _create(top, path, is_directory=self._is_directory)
-        return mounts.open_beneath(top, path, directory=self._is_directory)
+        return open_paths.open_beneath(top, path, directory=self._is_directory)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)

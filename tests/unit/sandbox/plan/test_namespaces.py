@@ -10,7 +10,7 @@ import pytest
 from sandbox.errors import SpecError
 from sandbox.host.facts import HostFacts
 from sandbox.kernel.idmaps import IdMap, single_map
-from sandbox.kernel.mounts import MASKED_PATHS
+from sandbox.kernel.masked_paths import MASKED_PATHS
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan import Plan, as_dict, describe
 from sandbox.plan import operations as ops

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sandbox.host.paths import DeviceNode, PathFact
-from sandbox.kernel.mounts import MASKED_PATHS, READONLY_PATHS
+from sandbox.kernel.masked_paths import MASKED_PATHS, READONLY_PATHS
 from sandbox.plan import (
     NamedVolume,
     as_dict,
