@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 from unionfs._stdlib.dataclasses import dataclass
 
 NAMES = (
@@ -116,16 +116,16 @@ def limit_bounding_set(keep: frozenset[str]) -> None:
         if number < len(NAMES) and NAMES[number] in keep:
             continue
         try:
-            present = _libc.prctl(_libc.PR_CAPBSET_READ, number)
+            present = _libc.prctl(constants.PR_CAPBSET_READ, number)
         except OSError:  # EINVAL: past the last capability of this kernel
             return
         if present:
-            _libc.prctl(_libc.PR_CAPBSET_DROP, number)
+            _libc.prctl(constants.PR_CAPBSET_DROP, number)
 
 
 def keep_over_id_change() -> None:
     """Keep the permitted set over the next change of uid from 0 to another (PR_SET_KEEPCAPS); exec clears the setting."""
-    _libc.prctl(_libc.PR_SET_KEEPCAPS, 1)
+    _libc.prctl(constants.PR_SET_KEEPCAPS, 1)
 
 
 def set_process_sets(sets: CapabilitySets) -> None:
@@ -135,11 +135,11 @@ def set_process_sets(sets: CapabilitySets) -> None:
         OSError: EPERM if *sets* exceeds the permitted set of this process.
     """
     # Clear the ambient set first: it must stay a subset of permitted and inheritable, and lowering those would reduce it.
-    _libc.prctl(_libc.PR_CAP_AMBIENT, _libc.PR_CAP_AMBIENT_CLEAR_ALL)
+    _libc.prctl(constants.PR_CAP_AMBIENT, constants.PR_CAP_AMBIENT_CLEAR_ALL)
     permitted = mask(sets.permitted)
     _libc.capset(permitted, permitted, mask(sets.inheritable))
     for name in sorted(sets.ambient):
-        _libc.prctl(_libc.PR_CAP_AMBIENT, _libc.PR_CAP_AMBIENT_RAISE, NUMBERS[name])
+        _libc.prctl(constants.PR_CAP_AMBIENT, constants.PR_CAP_AMBIENT_RAISE, NUMBERS[name])
 
 
 @contextmanager

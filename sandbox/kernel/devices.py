@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from sandbox.kernel import _libc, filesystems, mounts, trees
+from sandbox.kernel import _libc, constants, filesystems, mounts, trees
 from sandbox.kernel.mount_flags import MountFlags
 
 NODES = {
@@ -94,7 +94,7 @@ def build(
         try:
             _populate(dev_fd, nodes, tty_gid=tty_gid, shm_bytes=shm_bytes, mqueue=mqueue)
         except OSError:
-            _libc.umount2(f"/proc/self/fd/{dev_fd}", _libc.MNT_DETACH)
+            _libc.umount2(f"/proc/self/fd/{dev_fd}", constants.MNT_DETACH)
             raise
     finally:
         os.close(dev_fd)

@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 from sandbox.kernel.mount_flags import SEALED, MountFlags
 from sandbox.kernel.open_paths import mount_id, path_of
 
@@ -45,7 +45,7 @@ def mount_fuse(
             source,
             f"/proc/self/fd/{target_fd}",
             "fuse",
-            flags | (_libc.MS_POSIXACL if posix_acl else 0),
+            flags | (constants.MS_POSIXACL if posix_acl else 0),
             f"fd={fuse_fd}," + ",".join(data),
         )
     except OSError as error:
@@ -134,11 +134,11 @@ def detached_filesystem(
     fs_fd = _libc.fsopen(fstype)
     try:
         # Without it mountinfo shows "none" as the source.
-        _libc.fsconfig(fs_fd, _libc.FSCONFIG_SET_STRING, "source", fstype)
+        _libc.fsconfig(fs_fd, constants.FSCONFIG_SET_STRING, "source", fstype)
         for key, value in (options or {}).items():
-            command = _libc.FSCONFIG_SET_FLAG if value is None else _libc.FSCONFIG_SET_STRING
+            command = constants.FSCONFIG_SET_FLAG if value is None else constants.FSCONFIG_SET_STRING
             _libc.fsconfig(fs_fd, command, key, value)
-        _libc.fsconfig(fs_fd, _libc.FSCONFIG_CMD_CREATE)
+        _libc.fsconfig(fs_fd, constants.FSCONFIG_CMD_CREATE)
         return _libc.fsmount(fs_fd, flags.attributes())
     finally:
         os.close(fs_fd)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sandbox.kernel import _libc
+from sandbox.kernel import constants
 from unionfs._stdlib.dataclasses import dataclass
 
 _OPTION_NAMES = {
@@ -22,14 +22,14 @@ _OPTION_NAMES = {
 }
 
 _PRESENT_OPTIONS = {
-    "ro": _libc.MS_RDONLY,
-    "nosuid": _libc.MS_NOSUID,
-    "nodev": _libc.MS_NODEV,
-    "noexec": _libc.MS_NOEXEC,
-    "noatime": _libc.MS_NOATIME,
-    "nodiratime": _libc.MS_NODIRATIME,
-    "relatime": _libc.MS_RELATIME,
-    "nosymfollow": _libc.MS_NOSYMFOLLOW,
+    "ro": constants.MS_RDONLY,
+    "nosuid": constants.MS_NOSUID,
+    "nodev": constants.MS_NODEV,
+    "noexec": constants.MS_NOEXEC,
+    "noatime": constants.MS_NOATIME,
+    "nodiratime": constants.MS_NODIRATIME,
+    "relatime": constants.MS_RELATIME,
+    "nosymfollow": constants.MS_NOSYMFOLLOW,
 }
 
 
@@ -45,19 +45,19 @@ class MountFlags:
     def attributes(self) -> int:
         """Return the MOUNT_ATTR_* bits of mount_setattr(2) and fsmount(2)."""
         return (
-            (_libc.MOUNT_ATTR_RDONLY if self.read_only else 0)
-            | (_libc.MOUNT_ATTR_NOSUID if self.nosuid else 0)
-            | (_libc.MOUNT_ATTR_NODEV if self.nodev else 0)
-            | (_libc.MOUNT_ATTR_NOEXEC if self.noexec else 0)
+            (constants.MOUNT_ATTR_RDONLY if self.read_only else 0)
+            | (constants.MOUNT_ATTR_NOSUID if self.nosuid else 0)
+            | (constants.MOUNT_ATTR_NODEV if self.nodev else 0)
+            | (constants.MOUNT_ATTR_NOEXEC if self.noexec else 0)
         )
 
     def mount_flags(self) -> int:
         """Return the MS_* bits of mount(2)."""
         return (
-            (_libc.MS_RDONLY if self.read_only else 0)
-            | (_libc.MS_NOSUID if self.nosuid else 0)
-            | (_libc.MS_NODEV if self.nodev else 0)
-            | (_libc.MS_NOEXEC if self.noexec else 0)
+            (constants.MS_RDONLY if self.read_only else 0)
+            | (constants.MS_NOSUID if self.nosuid else 0)
+            | (constants.MS_NODEV if self.nodev else 0)
+            | (constants.MS_NOEXEC if self.noexec else 0)
         )
 
 
@@ -90,7 +90,7 @@ def remount_flags(options: Iterable[str], added: MountFlags) -> int:
     present = 0
     for option in options:
         present |= _PRESENT_OPTIONS.get(option, 0)
-    if not present & (_libc.MS_NOATIME | _libc.MS_RELATIME):
+    if not present & (constants.MS_NOATIME | constants.MS_RELATIME):
         # mountinfo has no word for strictatime; without any of these flags mount(2) sets relatime.
-        present |= _libc.MS_STRICTATIME
-    return _libc.MS_REMOUNT | _libc.MS_BIND | added.mount_flags() | present
+        present |= constants.MS_STRICTATIME
+    return constants.MS_REMOUNT | constants.MS_BIND | added.mount_flags() | present

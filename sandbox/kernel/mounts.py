@@ -13,7 +13,7 @@ import errno
 import os
 from collections.abc import Collection
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 from sandbox.kernel.mount_flags import MountFlags, remount_flags
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, reachable, subtree
 from sandbox.kernel.open_paths import is_directory, mount_id, open_in_root, path_of
@@ -21,7 +21,7 @@ from sandbox.kernel.open_paths import is_directory, mount_id, open_in_root, path
 
 def make_private() -> None:
     """Stop the propagation of mounts between this mount namespace and the one it was copied from; mount_namespaces(7)."""
-    _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_PRIVATE)
+    _libc.mount("none", "/", None, constants.MS_REC | constants.MS_PRIVATE)
 
 
 def bind(
@@ -61,7 +61,7 @@ def copy_tree(source_fd: int, *, recursive: bool = True) -> int:
 
     The copy has the propagation type that its source has now: the copy of a slave is a slave.
     """
-    clone = _libc.OPEN_TREE_CLONE | _libc.AT_EMPTY_PATH | (_libc.AT_RECURSIVE if recursive else 0)
+    clone = constants.OPEN_TREE_CLONE | constants.AT_EMPTY_PATH | (constants.AT_RECURSIVE if recursive else 0)
     return _libc.open_tree(source_fd, "", clone)
 
 
@@ -108,7 +108,7 @@ def pin_ancestors(root_fd: int, fd: int, *, own: Collection[int] = ()) -> tuple[
     Raises:
         OSError: also ENOENT, ENOTDIR or ELOOP if a directory has been renamed meanwhile.
     """
-    if _libc.fstatfs_type(fd) in (_libc.PROC_SUPER_MAGIC, _libc.SYSFS_MAGIC):
+    if _libc.fstatfs_type(fd) in (constants.PROC_SUPER_MAGIC, constants.SYSFS_MAGIC):
         return ()
     inner, first, root = mount_id(fd), mount_id(root_fd), path_of(root_fd).rstrip("/")
     top = root
@@ -168,7 +168,7 @@ def pivot(new_root_fd: int) -> None:
         _libc.pivot_root(".", ".")
         # "." is the old root on all known kernels; fchdir(2) does not depend on that.
         os.fchdir(old_root_fd)
-        _libc.umount2(".", _libc.MNT_DETACH)
+        _libc.umount2(".", constants.MNT_DETACH)
         os.chdir("/")
     finally:
         os.close(old_root_fd)

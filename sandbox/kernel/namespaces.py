@@ -8,19 +8,19 @@ import os
 import sys
 from collections.abc import Iterable
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 from sandbox.kernel.idmaps import IdMap
 from unionfs._stdlib.dataclasses import dataclass
 
 FLAGS = {
-    "user": _libc.CLONE_NEWUSER,
-    "mount": _libc.CLONE_NEWNS,
-    "pid": _libc.CLONE_NEWPID,
-    "net": _libc.CLONE_NEWNET,
-    "ipc": _libc.CLONE_NEWIPC,
-    "uts": _libc.CLONE_NEWUTS,
-    "cgroup": _libc.CLONE_NEWCGROUP,
-    "time": _libc.CLONE_NEWTIME,
+    "user": constants.CLONE_NEWUSER,
+    "mount": constants.CLONE_NEWNS,
+    "pid": constants.CLONE_NEWPID,
+    "net": constants.CLONE_NEWNET,
+    "ipc": constants.CLONE_NEWIPC,
+    "uts": constants.CLONE_NEWUTS,
+    "cgroup": constants.CLONE_NEWCGROUP,
+    "time": constants.CLONE_NEWTIME,
 }
 
 FILES = {

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 
 # openat2(2) fails with EAGAIN if something on the machine is renamed during the walk. systemd tries as often.
 _EAGAIN_TRIES = 128
@@ -25,7 +25,7 @@ def open_in_root(root_fd: int, path: str, *, directory: bool = False, links: boo
     Raises:
         OSError: ENOENT; ENOTDIR (with *directory* for anything else as well); ELOOP (too many links); EXDEV (a magic link).
     """
-    resolve = _libc.RESOLVE_IN_ROOT | (0 if links else _libc.RESOLVE_NO_SYMLINKS)
+    resolve = constants.RESOLVE_IN_ROOT | (0 if links else constants.RESOLVE_NO_SYMLINKS)
     return _open_path(root_fd, path, resolve, directory=directory)
 
 
@@ -35,7 +35,9 @@ def open_beneath(top_fd: int, path: str, *, directory: bool = False) -> int:
     Raises:
         OSError: EXDEV for a symbolic link or ``..`` that leads out; else as :func:`open_in_root`.
     """
-    return _open_path(top_fd, path, _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_MAGICLINKS, directory=directory)
+    return _open_path(
+        top_fd, path, constants.RESOLVE_BENEATH | constants.RESOLVE_NO_MAGICLINKS, directory=directory
+    )
 
 
 def open_within(top_fd: int, path: str) -> int:
@@ -44,7 +46,7 @@ def open_within(top_fd: int, path: str) -> int:
     Raises:
         OSError: ELOOP for a link; EXDEV for a mount or ``..`` that leads out; ENOENT, ENOTDIR.
     """
-    resolve = _libc.RESOLVE_BENEATH | _libc.RESOLVE_NO_SYMLINKS | _libc.RESOLVE_NO_XDEV
+    resolve = constants.RESOLVE_BENEATH | constants.RESOLVE_NO_SYMLINKS | constants.RESOLVE_NO_XDEV
     return _open_path(top_fd, path, resolve, directory=True)
 
 
@@ -54,7 +56,7 @@ def open_real(path: str, *, directory: bool = False) -> int:
     Raises:
         OSError: ELOOP if a symbolic link has been put there since.
     """
-    return _open_path(_libc.AT_FDCWD, path, _libc.RESOLVE_NO_SYMLINKS, directory=directory)
+    return _open_path(constants.AT_FDCWD, path, constants.RESOLVE_NO_SYMLINKS, directory=directory)
 
 
 def _open_path(top_fd: int, path: str, resolve: int, *, directory: bool) -> int:

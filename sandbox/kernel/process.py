@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Collection
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 from unionfs._stdlib.dataclasses import dataclass
 
 
 def become_subreaper() -> None:
     """Make this process the parent of its orphaned descendants (PR_SET_CHILD_SUBREAPER); children do not inherit it."""
-    _libc.prctl(_libc.PR_SET_CHILD_SUBREAPER, 1)
+    _libc.prctl(constants.PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_parent_death_signal(number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
@@ -29,7 +29,7 @@ def set_parent_death_signal(number: int = signal.SIGKILL, *, parent: int | None 
     Raises:
         OSError: ESRCH if the parent is no longer *parent*.
     """
-    _libc.prctl(_libc.PR_SET_PDEATHSIG, number)
+    _libc.prctl(constants.PR_SET_PDEATHSIG, number)
     if parent is not None and os.getppid() != parent:
         raise OSError(errno.ESRCH, f"the parent process {parent} is gone")
 
@@ -39,7 +39,7 @@ def set_no_new_privileges() -> None:
 
     This cannot be undone (PR_SET_NO_NEW_PRIVS).
     """
-    _libc.prctl(_libc.PR_SET_NO_NEW_PRIVS, 1)
+    _libc.prctl(constants.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def set_dumpable(value: bool) -> None:
@@ -47,7 +47,7 @@ def set_dumpable(value: bool) -> None:
 
     The kernel resets this to "forbidden" at a change of ids and to "allowed" at an exec (PR_SET_DUMPABLE).
     """
-    _libc.prctl(_libc.PR_SET_DUMPABLE, int(value))
+    _libc.prctl(constants.PR_SET_DUMPABLE, int(value))
 
 
 def leave_session_keyring() -> bool:

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Collection, Iterable
 
-from sandbox.kernel import _libc
+from sandbox.kernel import _libc, constants
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PREFIX = b".removed-"
@@ -21,7 +21,7 @@ def exchange(one: str, other: str) -> None:
     Raises:
         OSError: EINVAL if the file system does not support it.
     """
-    _libc.renameat2(one, other, _libc.RENAME_EXCHANGE)
+    _libc.renameat2(one, other, constants.RENAME_EXCHANGE)
 
 
 def rename_leaving_whiteout(source: str, target: str) -> None:
@@ -30,7 +30,7 @@ def rename_leaving_whiteout(source: str, target: str) -> None:
     Raises:
         OSError: EINVAL if the file system does not support it.
     """
-    _libc.renameat2(source, target, _libc.RENAME_WHITEOUT)
+    _libc.renameat2(source, target, constants.RENAME_WHITEOUT)
 
 
 def synchronize_file_system(fd: int) -> None:

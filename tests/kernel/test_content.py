@@ -60,13 +60,13 @@ def test_the_file_stays_when_the_place_that_it_was_made_in_goes(in_namespaces, o
         pass
 
     def inside() -> object:
-        from sandbox.kernel import _libc
+        from sandbox.kernel import _libc, constants
 
         fd, _ = content.show(
             b"kept", os.open(target, os.O_PATH), os.open(place, O_DIR), mode=0o644, noexec=False
         )
         os.close(fd)
-        _libc.umount2(place, _libc.MNT_DETACH)
+        _libc.umount2(place, constants.MNT_DETACH)
         with open(target) as file:
             return file.read(), os.listdir(place)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.kernel import _libc, process
+from sandbox.kernel import _libc, constants, process
 from sandbox.runtime.messages import Channel, SetupFailed
 from sandbox.runtime.process import execve
 from sandbox.runtime.process.failures import run_guarded
@@ -21,7 +21,7 @@ def test_process_that_has_set_its_score_can_be_traced_by_nobody_again() -> None:
     def action() -> bool:
         process.set_dumpable(False)
         execve._set_oom_score(900)
-        forbidden = _libc.prctl(_libc.PR_GET_DUMPABLE) == 0
+        forbidden = _libc.prctl(constants.PR_GET_DUMPABLE) == 0
         return forbidden and Path("/proc/self/oom_score_adj").read_text() == "900\n"
 
     assert in_child(action) == 0

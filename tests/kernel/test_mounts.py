@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sandbox.kernel import _libc, filesystems, idmaps, mounts, namespaces, open_paths
+from sandbox.kernel import _libc, constants, filesystems, idmaps, mounts, namespaces, open_paths
 from sandbox.kernel.mount_flags import MountFlags
 from sandbox.kernel.mountinfo import parse_mountinfo
 from tests.kernel.support import O_DIR, enter_deeper_namespaces, entry_at, fork_and_run, refusal, tmpfs, touch
@@ -55,7 +55,7 @@ def test_locked_flags_cannot_be_left_out_of_a_remount(in_namespaces, tree):
     def inside() -> object:
         lock_a_tmpfs(f"{tree}/source/sub")
         mounts.bind(os.open(f"{tree}/source/sub", O_DIR), os.open(f"{tree}/target", O_DIR))
-        flags = _libc.MS_REMOUNT | _libc.MS_BIND | _libc.MS_RDONLY
+        flags = constants.MS_REMOUNT | constants.MS_BIND | constants.MS_RDONLY
         return refusal(_libc.mount, "none", f"{tree}/target", None, flags)
 
     assert in_namespaces(inside) == "EPERM"

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sandbox.kernel import _libc, namespaces
+from sandbox.kernel import _libc, constants, namespaces
 
 
 def test_names_become_one_set_of_flags():
@@ -42,7 +42,7 @@ def test_the_identity_of_a_namespace_is_the_kernel_s():
 
 def test_a_failing_call_carries_errno_its_name_and_the_path():
     with pytest.raises(FileNotFoundError, match="openat2: No such file") as caught:
-        _libc.openat2(_libc.AT_FDCWD, "/nowhere/at/all", os.O_PATH)
+        _libc.openat2(constants.AT_FDCWD, "/nowhere/at/all", os.O_PATH)
     assert caught.value.filename == "/nowhere/at/all"
 
 
@@ -52,9 +52,9 @@ def test_openat2_stays_below_its_root(tmp_path):
     root_fd = os.open(tmp_path / "root", os.O_PATH)
     try:
         with pytest.raises(FileNotFoundError):
-            _libc.openat2(root_fd, "link/passwd", os.O_PATH, 0, _libc.RESOLVE_IN_ROOT)
+            _libc.openat2(root_fd, "link/passwd", os.O_PATH, 0, constants.RESOLVE_IN_ROOT)
         with pytest.raises(OSError) as caught:
-            _libc.openat2(root_fd, "../root", os.O_PATH, 0, _libc.RESOLVE_BENEATH)
+            _libc.openat2(root_fd, "../root", os.O_PATH, 0, constants.RESOLVE_BENEATH)
         assert caught.value.errno == errno.EXDEV
     finally:
         os.close(root_fd)
@@ -64,7 +64,7 @@ def test_close_range_can_mark_instead_of_close():
     reader, writer = os.pipe()
     os.set_inheritable(reader, True)
     try:
-        _libc.close_range(reader, reader, _libc.CLOSE_RANGE_CLOEXEC)
+        _libc.close_range(reader, reader, constants.CLOSE_RANGE_CLOEXEC)
         assert not os.get_inheritable(reader)
     finally:
         os.close(reader)
