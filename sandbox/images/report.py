@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from unionfs._stdlib.dataclasses import dataclass
 
+MAX_NAMES = 5
+"""Names of left-out objects of each kind in a report."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnpackReport:
-    """The result of `unpack`: what it wrote and what it left out. Names are printable, at most five of each kind."""
+    """The result of `unpack`: what it wrote and what it left out. Names are printable, at most `MAX_NAMES` of each kind."""
 
     entries: int  # members of the archive that were created
     data_bytes: int  # content of files, without holes

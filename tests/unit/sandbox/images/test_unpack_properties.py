@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
-from sandbox.images import unpack
+from sandbox.images import destination
 from tests.support.tree import make_tree, snapshot
 from tests.unit.sandbox.images.tars import (
     CHARACTER,
@@ -156,7 +156,7 @@ def test_it_makes_no_difference_which_directories_are_kept_open(
     cached: bool, members: list[tuple[str, bytes, bytes]]
 ) -> None:
     def outcome(limit: int) -> object:
-        kept, unpack._MAX_OPEN = unpack._MAX_OPEN, limit
+        kept, destination._MAX_OPEN = destination._MAX_OPEN, limit
         try:
             with tempfile.TemporaryDirectory() as root:
                 try:
@@ -165,6 +165,6 @@ def test_it_makes_no_difference_which_directories_are_kept_open(
                     return error.message
                 return snapshot(root, nlink=True)
         finally:
-            unpack._MAX_OPEN = kept
+            destination._MAX_OPEN = kept
 
     assert outcome(128) == outcome(2 if cached else -1)
