@@ -230,7 +230,7 @@ class Channel:
         text = b""
         more = True
         while more:
-            packet, fds, flags, _ = socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
+            packet, fds, flags, _ = self._receive_packet()
             for fd in fds:
                 os.set_inheritable(fd, False)
             self._received_fds += fds
@@ -242,6 +242,13 @@ class Channel:
             more = packet[:1] == _MORE
         name, fields = json.loads(text)
         return _KINDS[name](**fields)
+
+    def _receive_packet(self) -> tuple[bytes, list[int], int, object]:
+        try:
+            return socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
+        except ConnectionResetError:
+            # The other side has ended with a message of ours unread. That is reported once, before the messages it sent.
+            return socket.recv_fds(self._socket, _MAX_PACKET, _MAX_FDS)
 
     def take_fd(self) -> int:
         """Return the next descriptor that was received with a message; the caller closes it."""

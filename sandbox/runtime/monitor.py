@@ -187,6 +187,8 @@ class Monitor:
         return ready
 
     def _act(self, actions: list[Action]) -> None:
+        if not self._handle.init_pid:
+            return  # it has been reaped, and pid 0 means this process group
         for action in actions:
             if isinstance(action, Forward):
                 self._system.kill(self._handle.init_pid, action.number)
@@ -253,7 +255,8 @@ class Monitor:
         elif isinstance(message, SignalsReady):
             self._timeline.mark("settled", message.at)
             life.enter(Phase.READY)
-            self._start()
+            if not life.is_killed:
+                self._start()
         elif isinstance(message, Started):
             self._timeline.mark("started", message.at)
             life.enter(Phase.RUNNING)
@@ -268,7 +271,7 @@ class Monitor:
         try:
             self._handle.channel.send(Start())
         except (BrokenPipeError, ConnectionResetError):
-            pass  # process 1 has ended, which its pidfd reports
+            return  # process 1 has ended, which its pidfd reports
         self._trace("start was sent to process 1")
 
     def _serve(self, fuse_fd: int) -> None:

@@ -207,6 +207,11 @@ class Life:
             actions += self._kill(now)
         return actions
 
+    @property
+    def is_killed(self) -> bool:
+        """Whether process 1 has been killed and has not ended within GRACE yet."""
+        return Deadline.SERVER_KILL in self.deadlines
+
     def _kill(self, now: float) -> list[Action]:
         self.limit(Deadline.SERVER_KILL, now + GRACE)
         return [KillInit()]

@@ -136,15 +136,20 @@ class Supervisor:
         status, usage = teardown.reap_init(handle, self._shared_label, self._warn)
         self._life.enter(Phase.ENDED)
         wall_seconds = time.monotonic() - started
-        if monitor.relay is not None:
-            ended_by = monitor.relay.finish(signals.reader, lambda: first_ending(signals.reader))
-            self._life.interrupted = self._life.interrupted or ended_by
+        if monitor.relay is not None and not self._life.interrupted:
+            # On a terminal that is stopped, this waits until it goes on, or for a signal.
+            self._life.interrupted = monitor.relay.finish(
+                signals.reader, lambda: first_ending(signals.reader)
+            )
         if self._has_something_to_tell(monitor):
             from sandbox.runtime import usage as used
 
-            used.warn_of_limits(self._plan, self._resources, monitor, self._facts.uid, self._warn)
+            cgroup = self._resources.cgroup
+            ended = used.InitExit(
+                status, usage, wall_seconds, None if cgroup is None else cgroup.counters("payload")
+            )
+            used.warn_of_limits(self._plan, ended, monitor, self._facts.uid, self._warn)
             if self._measure:
-                ended = used.InitExit(status, usage, wall_seconds)
                 self.report = used.make_report(self._plan, self._resources, self._life, monitor, ended)
         self._sum_up_denials(monitor.denials)
         return outcome.exit_status(self._plan, self._life, status, self._warn)

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Callable
 
 from sandbox.errors import EXIT_TIMED_OUT
+from sandbox.kernel.cgroups import Counters
 from sandbox.plan import CGROUP_LEVELS, Plan
 from sandbox.runtime import report
 from sandbox.runtime.monitor import Monitor
@@ -17,21 +18,24 @@ from unionfs._stdlib.dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class InitExit:
-    """How process 1 ended: its exit code, negative for a signal, what it used (wait4(2)), and after how many seconds."""
+    """How process 1 ended: its exit code, negative for a signal, what it used (wait4(2)), and after how many seconds.
+
+    *counters* are those of the program's cgroup, None without one.
+    """
 
     status: int
     usage: resource.struct_rusage
     wall_seconds: float
+    counters: Counters | None
 
 
 def warn_of_limits(
-    plan: Plan, resources: SandboxResources, monitor: Monitor, uid: int, warn: Callable[[str], None]
+    plan: Plan, exit_: InitExit, monitor: Monitor, uid: int, warn: Callable[[str], None]
 ) -> None:
     """Warn of each limit that the sandbox has reached, and of directories that user *uid* may not enter."""
-    counters = resources.cgroup.counters("payload") if resources.cgroup is not None else None
     ended = monitor.program_ended
     out_of_time = "" if ended is None else ended.out_of_time
-    for text in report.reached(plan, counters, frozenset(monitor.full), out_of_time):
+    for text in report.reached(plan, exit_.counters, frozenset(monitor.full), out_of_time):
         warn(text)
     if monitor.closed:
         warn(report.closed_directories(monitor.closed, uid))
@@ -42,7 +46,7 @@ def make_report(
 ) -> Report:
     """Return what the sandbox has used and how it ended."""
     cgroup, ended, status = resources.cgroup, monitor.program_ended, exit_.status
-    counters = None if cgroup is None else cgroup.counters("payload")
+    counters = exit_.counters
     final = EXIT_TIMED_OUT if life.timed_out else 128 - status if status < 0 else status
     if life.failure is not None:
         final = life.failure.exit_code

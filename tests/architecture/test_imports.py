@@ -118,7 +118,8 @@ SLOW = frozenset(
 #: Modules that are themselves imported only where they are needed.
 LAZY = frozenset({"sandbox/seccomp/compiler.py"})
 
-MAX_LINES = 700
+MAX_LINES = 500
+MAX_LINES_OF_TESTS = 660  # some are still longer than those of the code
 VAGUE_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc"})
 
 
@@ -426,9 +427,11 @@ def test_there_is_one_libc_module_in_a_package() -> None:
 def test_no_file_is_longer_than_the_limit() -> None:
     lengths = {}
     for path in [*UNIONFS, *SANDBOX, *source_files("tests", "scripts")]:
+        limit = MAX_LINES_OF_TESTS if path.startswith("tests/") else MAX_LINES
         with open(os.path.join(PROJECT, path), encoding="utf-8") as file:
-            lengths[path] = sum(1 for _ in file)
-    assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+            if (lines := sum(1 for _ in file)) > limit:
+                lengths[path] = lines
+    assert lengths == {}
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:

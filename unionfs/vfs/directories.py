@@ -44,7 +44,7 @@ class Directories:
 
         A read from offset 0 lists the directory anew if it has changed. An entry that has gone since is left out. All
         streams of a directory share one list, which belongs to the node: a stream costs no memory by entry. Offsets stay
-        valid for as long as the kernel knows the directory (positions.py), which it does while a stream is open.
+        valid for as long as the kernel knows the directory (inode/directory_offsets.py), which it does while a stream is open.
 
         Raises:
             OSError: EACCES where a layer's directory may not be read.

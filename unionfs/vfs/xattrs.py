@@ -61,7 +61,7 @@ class Xattrs:
         return acl.mapped(value) if name in _ACLS else value
 
     def set(self, ino: int, name: str, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute; those of union file systems are kept apart from our own (xattrs.py).
+        """Set an extended attribute; those of union file systems are kept apart from our own (formats/xattrs.py).
 
         *flags*: XATTR_CREATE or XATTR_REPLACE of setxattr(2).
         """

@@ -212,14 +212,14 @@ class AsyncIo:
         finally:
             os.close(fd)
 
-    def park(self, async_io: CopyPending, request: bytes) -> None:
+    def park(self, pending: CopyPending, request: bytes) -> None:
         """Park *request* until the contents that it needs have been copied.
 
         Raises:
             OSError: the copy cannot begin.
         """
         assert self._background is not None
-        ino = async_io.ino
+        ino = pending.ino
         work = self._background.begin(ino)
         self._parked.setdefault(ino, []).append(request)
         if work is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -115,6 +116,7 @@ class FakeSystem(System):
         return os.dup(self._pidfd)
 
     def poll(self, events: dict[int, int], milliseconds: int | None) -> dict[int, int]:
+        assert milliseconds is None or milliseconds < 2**31  # an int of C
         until = float("inf") if milliseconds is None else self.time + milliseconds / 1000
         while True:
             while self._events and self._events[0][0] <= self.time:
@@ -435,3 +437,43 @@ def test_window_size_and_mode_of_the_terminal_are_renewed(made: Callable[..., Sa
     assert sandbox.system.killed == []
     os.close(outer)
     os.close(inner)
+
+
+def test_the_message_of_a_process_1_that_ended_before_it_read_start_is_received(
+    made: Callable[..., Sandbox],
+) -> None:
+    sandbox = made()
+    sandbox.sent(101, SignalsReady())
+    sandbox.sent(102, SetupFailed("set-up", "set-up", errno.ENOMEM, "Cannot allocate memory", ""))
+    sandbox.system.at(102, sandbox.init.close)  # with Start unread: ECONNRESET
+    sandbox.ended(103)
+    sandbox.monitor.wait()
+    assert "set-up" in str(sandbox.life.failure)
+
+
+def test_a_process_1_that_was_killed_is_sent_no_start(made: Callable[..., Sandbox]) -> None:
+    sandbox = made()
+    sandbox.signalled(101, signal.SIGTERM)
+    sandbox.sent(102, SignalsReady())
+    sandbox.system.at(103, sandbox.init.close)
+    sandbox.ended(104)
+    sandbox.monitor.wait()
+    assert sandbox.life.phase is Phase.READY
+    assert sandbox.life.interrupted == signal.SIGTERM
+
+
+def test_the_real_kernel_reports_the_end_of_a_process_and_passes_over_one_that_is_gone() -> None:
+    system = System()
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(1)
+    fd = system.open_process(pid)
+    assert system.poll({fd: select.POLLIN}, 0) == {}
+    system.kill(pid, signal.SIGUSR1)
+    assert system.poll({fd: select.POLLIN}, 60_000) == {fd: select.POLLIN}
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGUSR1
+    for number in (signal.SIGUSR1, signal.SIGKILL):
+        system.kill(pid, number)
+    os.close(fd)
+    assert system.now() <= system.now()
