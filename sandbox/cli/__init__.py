@@ -9,8 +9,8 @@
     plain       reads a simple command line of `up` without argparse
     main        runs a verb, renders errors, chooses exit statuses
 
-A module imports only modules that are listed above it. `main` imports only the requested verb, so that a start does not pay
-for the imports of other verbs.
+Except inside functions, a module imports only modules that are listed above it. `main` imports only the requested verb, so
+that a start does not pay for the imports of other verbs.
 """
 
 import time

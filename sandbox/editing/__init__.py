@@ -1,6 +1,6 @@
 """Read and change environment files: the work of `sandbox init`, `get`, `set`, `unset`, `add`, `edit` and `fmt`.
 
-    replace      read a file, and replace its content atomically
+    replace        read a file, and replace its content atomically
     layout         the statements of a text by table, its comments and line ends
     values         values as TOML, trees of values
     arrays         the elements and comments of an array, and changes to them

@@ -1,4 +1,23 @@
 """Read tar archives, unpack them into layers of the layer store, and examine layers for direct binds.
 
+    names         printable names of archive members
+    attributes    extended attributes that an archive may set
+    headers       tar headers and their records, from bytes to values
+    compression   decompression in bounded memory
+    tar           an archive as a stream of members
+    report        what was unpacked, and what was left out
+    directories   the directories of a tree that is being unpacked
+    destination   directories below the destination, and nowhere else
+    metadata      owner, attributes, mode and times of what an archive creates
+    unpack        the members of an archive, written below the destination
+    bounded       unpacking with a memory limit
+    reading       an archive read once, with its digest and progress
+    root_archive  checks of an archive that becomes the root of a sandbox
+    guard         the lock of a process that unpacks an archive
+    origin        the record of the archive that a layer was unpacked from
+    layer_store   each archive unpacked once for each id map
+    direct_bind   whether a directory of one layer can be bind-mounted without the union
+
+A module imports only modules listed above it, and from outside as the table of docs/architecture.md has it.
 The modules that read and unpack archives are imported only when a layer has to be unpacked.
 """

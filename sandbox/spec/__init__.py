@@ -1,5 +1,6 @@
 """Parse environment files: TOML text becomes frozen, typed objects, and every mistake is reported with its place.
 
+    patterns, relations         regular expressions compiled at first use; paths below others, circular dependencies
     notation, units, names      spelling of keys and quantities; pure functions on text
     locate, diagnostic, origin  positions of keys and values in a text, and messages that point to them
     document                    bytes to a TOML tree with positions
@@ -9,9 +10,11 @@
     lookup, assignments         from a key to its declaration; KEY=VALUE
     expand, compose, rules/     references in strings; several files to one; rules about combinations of settings
     load, remainder             from a path to a specification; the valid part of a file with mistakes
+    requests, unusable          what a file requests from the user; paths whose file type cannot be used
     dump, check                 back to TOML, with the place of every value; all mistakes, with every profile
 
-A line imports only from lines above it. Callers use `load`, and `Spec.diagnose` for mistakes that only the host reveals.
+Except inside functions, a line imports only from itself and from lines above it. Callers use `load`, and `Spec.diagnose` for
+mistakes that only the host reveals.
 """
 
 from sandbox.spec.diagnostic import Diagnostic
