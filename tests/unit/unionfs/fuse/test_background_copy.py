@@ -103,7 +103,7 @@ def test_a_copy_that_cannot_begin_is_an_error_at_once(
     def no_room(*_: object) -> tuple[bytes, int]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(type(server.union.parts.upper), "begin_copy", no_room)
+    monkeypatch.setattr(type(server.union.parts.upper.workdir), "begin_copy", no_room)
     assert server.write("large", b"!") == -errno.ENOSPC
 
 
