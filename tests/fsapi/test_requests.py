@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import struct
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from tests.fsapi.direct import DirectClient, entries, entry
 from tests.unit.unionfs.support import Union
 from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Init, Opcode
+from unionfs.vfs import inode_flags
 
 LOWER = {"d": {f"f{number}": b"x" for number in range(8)}, "f": b"content"}
 OWNER = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0)
@@ -50,6 +52,18 @@ def test_no_request_is_too_short_or_too_strange_to_be_answered(
         for body in (b"", b"\0", bytes(200)):
             reply = client.send(opcode, 1, body)
             assert reply is None or isinstance(reply, bytes) or -200 < reply < 0
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [(termios.TCGETS, errno.ENOTTY), (inode_flags.FS_IOC_SETFLAGS, errno.EOPNOTSUPP)],
+)
+def test_an_ioctl_that_is_refused_opens_no_file(union: Union, command: int, error: int) -> None:
+    client = DirectClient(union.fs, unopened=True)
+    node = look_up(client, 1, b"f")
+    body = protocol.IOCTL_IN.pack(0, 0, command, 0, 0, 0)
+    assert client.send(Opcode.IOCTL, node, body) == -error
+    assert len(union.fs.handles) == 0
 
 
 def test_a_lookup_whose_answer_did_not_arrive_is_taken_back(union: Union) -> None:

@@ -19,22 +19,32 @@ _SIZES = {FS_IOC_GETFLAGS: 4, FS_IOC_FSGETXATTR: 28}
 _U32 = struct.Struct("=I")
 
 
+def require_readable(command: int) -> None:
+    """Refuse an ioctl(2) *command* that does not read flags.
+
+    A server calls it before it opens the file for the command. C libraries and Python send TCGETS for each file that they open.
+
+    Raises:
+        OSError: EOPNOTSUPP for a command that sets flags, ENOTTY for any other.
+    """
+    if command in (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if command not in _SIZES:
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+
 def inode_flags(fd: int, command: int, *, writable: bool) -> bytes:
     """Return the result of ioctl(2) *command* on the open file *fd*.
 
     Not *writable*: the file is in a lower layer. The flags immutable and append-only are left out, because copy-up makes
     the file writable regardless of them.
 
+    *command* is one that :func:`require_readable` accepts.
+
     Raises:
-        OSError: EOPNOTSUPP for a command that sets flags. ENOTTY for other commands, or if the underlying file system has
-            no flags.
+        OSError: ENOTTY: the underlying file system has no flags.
     """
-    if command in (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR):
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    size = _SIZES.get(command)
-    if size is None:
-        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-    room = bytearray(size)
+    room = bytearray(_SIZES[command])
     fcntl.ioctl(fd, command, room)
     if not writable:
         (flags,) = _U32.unpack_from(room)

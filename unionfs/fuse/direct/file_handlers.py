@@ -30,7 +30,7 @@ from unionfs.fuse.protocol import (
     WRITE_OUT,
 )
 from unionfs.vfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
-from unionfs.vfs.inode_flags import inode_flags
+from unionfs.vfs.inode_flags import inode_flags, require_readable
 
 
 class FileHandlers(Replies):
@@ -185,6 +185,7 @@ class FileHandlers(Replies):
 
     def _ioctl(self, node: int, end: int) -> Reply:
         fh, flags, command, _, _, _ = IOCTL_IN.unpack_from(self._view, BODY)
+        require_readable(command)
         if flags & IOCTL_DIR:
             found = self._inode_table.directory(node)
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found.parts[0].fd())
