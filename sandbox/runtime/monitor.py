@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from sandbox.errors import SetupError
-from sandbox.kernel import process
 from sandbox.kernel.cgroups import Counters
 from sandbox.plan import Plan
 from sandbox.runtime import outcome
@@ -66,9 +65,6 @@ class System:
 
     def kill(self, pid: int, number: int) -> None:
         """Send signal *number* to *pid*, if there is such a process."""
-        if number == signal.SIGKILL:
-            process.kill_quietly(pid)
-            return
         try:
             os.kill(pid, number)
         except ProcessLookupError:
