@@ -159,7 +159,7 @@ def test_set_id_bits_go_with_the_allocation_that_another_caller_has_announced(un
     union.chmod("f", 0o6777)
     nothing = protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)
     allocating = protocol.FALLOCATE_IN.pack(fh, 0, 10, 0, 0)
-    somebody, root = (SimpleNamespace(uid=uid, gid=uid, pid=10 + uid) for uid in (1000, 0))
+    somebody, root = (SimpleNamespace(uid=uid, gid=uid, pid=10 + uid) for uid in (os.geteuid() + 1000, 0))
     reply = client.send(Opcode.SETATTR, node.ino, nothing, somebody)
     assert isinstance(reply, bytes)
     assert union.stat("f").mode & 0o7777 == 0o6777
