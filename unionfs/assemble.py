@@ -138,7 +138,8 @@ def open_stack(source: StackSource) -> UnionFs:
     return fs
 
 
-def _lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
+def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
+    """Return the lower layers of *source*, top first. They take over its descriptors."""
     return [
         Layer(
             lower.fd,
@@ -163,7 +164,7 @@ def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:
 
 
 def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
-    layers = _lower_layers(source, fds)
+    layers = lower_layers(source, fds)
     roots, store = [layer.root for layer in layers], None
     stacks: list[Stack] = []
     if source.index_fd is not None:
@@ -183,7 +184,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     upper = Upper(top, source.work_fd, source.form, single_id=source.single_id)
     undo.callback(upper.close)
     lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.skeleton]
-    index = LinkIndex(top, upper.workdir.home_fd, _fingerprint(lasting), upper.workdir.unpublished)
+    index = LinkIndex(top, upper.workdir.home_fd, fingerprint(lasting), upper.workdir.unpublished)
     undo.callback(index.close)
     upper.workdir.clear_leftovers()
     inode_table = _inode_table([top, *layers], index, [top.root, *roots], stacks)
@@ -239,7 +240,7 @@ def build_indexes(source: StackSource, *, wait: bool, go_on: Callable[[], None] 
     with ExitStack() as done:
         fds = FdCache(_BUILDING_FDS)
         # These layers use the caller's descriptors and do not close them.
-        layers = _lower_layers(source, fds)
+        layers = lower_layers(source, fds)
         done.callback(_close_all, fds)
         store = Store(os.dup(source.index_fd), source.facts)
         done.callback(store.close)
@@ -254,7 +255,7 @@ def lacks_indexes(source: StackSource) -> bool:
 
     store = Store(os.dup(source.index_fd), source.facts)
     try:
-        copy = _lower_layers(source, FdCache(0))
+        copy = lower_layers(source, FdCache(0))
         plan = store.plan(_wanted(source, copy))
         return store.usable and bool(plan.missing)
     finally:
@@ -266,7 +267,7 @@ def _close_all(fds: FdCache) -> None:
     fds.trim()
 
 
-def _fingerprint(layers: Sequence[Layer]) -> bytes:
+def fingerprint(layers: Sequence[Layer]) -> bytes:
     """Return a name for the lower layers, bottom first, that no other stack has.
 
     An inode number alone does not identify a directory: the roots of all tmpfs have the same, and ext4 reuses the number of a

@@ -181,6 +181,19 @@ def lower_policy(root_fd: int, wanted: WantedFormat) -> MarkPolicy:
     return _policy(used, plain=plain, marked=recorded is None, follow=wanted.follow)
 
 
+def upper_policy(root_fd: int, wanted: WantedFormat, *, shared: bool) -> MarkPolicy:
+    """Return which marks count in the writable layer with the root directory *root_fd*, without preparing it for a mount.
+
+    *shared*: kernel OverlayFS has written to the layer, too; it does not record features.
+    """
+    recorded, features = (
+        _read(b"/proc/self/fd/%d" % root_fd, name) for name in (_FORMAT_XATTR, _FEATURES_XATTR)
+    )
+    plain = recorded not in (None, WhiteoutFormat.AUFS.value)
+    marked = recorded is None or shared
+    return _policy(_features(features), plain=plain, marked=marked, follow=wanted.follow)
+
+
 def _features(recorded: str | None) -> frozenset[str]:
     return frozenset((recorded or "").split(","))
 

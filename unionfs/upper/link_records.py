@@ -91,6 +91,10 @@ class LinkRecords:
         for ino, name in self._copies.items():
             yield ino, count_in(COPY, name), PathRef(self._directory, name)
 
+    def is_entry(self, ref: object) -> bool:
+        """Return whether *ref* refers to an entry of the index, not to a name in the layer."""
+        return isinstance(ref, PathRef) and ref.directory is self._directory
+
     def origin(self, ref: PathRef, info: os.stat_result) -> Ino | None:
         """Return the inode number that the upper object *ref*, with attributes *info*, had before its copy-up; None if
         unknown.

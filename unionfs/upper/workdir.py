@@ -64,7 +64,7 @@ class WorkDirectory:
         #: The temporary name that was renamed into place last.
         self._placed = b""
         #: Whether kernel OverlayFS has used the work directory, and so may have written to the layer.
-        self.used_by_kernel = _used_by_kernel(work_fd)
+        self.used_by_kernel = used_by_kernel(work_fd)
         with ExitStack() as undo:
             self.home_fd = _make_directory(work_fd, HOME)
             undo.callback(os.close, self.home_fd)
@@ -226,7 +226,7 @@ def listable(fd: int) -> bytes:
     return path
 
 
-def _used_by_kernel(work_fd: int) -> bool:
+def used_by_kernel(work_fd: int) -> bool:
     """Return whether kernel OverlayFS has used the work directory: it leaves ``work`` there, and ``index``."""
     return any(os.path.lexists(at_path(work_fd, name)) for name in (b"work", b"index"))
 

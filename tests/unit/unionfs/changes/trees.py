@@ -1,0 +1,153 @@
+"""Compares rows of changes with two full trees: what the layers below show, and what the union shows."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from unionfs.assemble import LayerSource, StackSource
+from unionfs.changes.comparison import Comparison
+from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
+from unionfs.changes.stack import ComparedStack, open_stack_to_compare
+from unionfs.changes.tree import MergedTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.unit.unionfs.support import Union
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Facts(NamedTuple):
+    """What decides whether an object has changed."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int | None
+    size: int | None
+    data: int | None
+    target: bytes | None
+    rdev: int
+    xattrs: tuple[tuple[str, bytes], ...]
+
+
+def source_of(union: Union) -> StackSource:
+    """Return the stack of *union* with descriptors of its own."""
+    lowers = tuple(
+        LayerSource(fd=os.open(path, _OPEN_DIR), policy=union.policy) for path in union.lowers
+    )
+    return StackSource(
+        lowers=lowers,
+        upper_fd=os.open(union.upper, _OPEN_DIR),
+        work_fd=os.open(union.work, _OPEN_DIR),
+        form=union.form,
+        **{key: value for key, value in union.more.items() if key == "ids"},  # type: ignore[arg-type]
+    )
+
+
+def compare(union: Union) -> list[Row]:
+    """Return the changes of the writable layer of *union*."""
+    stack = open_stack_to_compare(source_of(union))
+    try:
+        return Comparison(stack).rows()
+    finally:
+        stack.close()
+
+
+def below_of(union: Union) -> dict[bytes, Facts]:
+    """Return the tree of the layers below, by path."""
+    stack = open_stack_to_compare(source_of(union))
+    try:
+        return _facts_of(stack.below)
+    finally:
+        stack.close()
+
+
+def shown_by(union: Union) -> dict[bytes, Facts]:
+    """Return the tree that *union* shows, read through its file system."""
+    found: dict[bytes, Facts] = {}
+    pending = [""]
+    while pending:
+        path = pending.pop()
+        node = union.node(path)
+        shown = union.fs.attributes.of(node)
+        is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
+        if is_dir:
+            pending += [f"{path}/{name}" for name in union.names(path)]
+        names = union.fs.xattrs.list(node.ino)
+        found[os.fsencode(path.lstrip("/"))] = Facts(
+            mode=shown.mode,
+            uid=shown.uid,
+            gid=shown.gid,
+            mtime_ns=None if is_dir else shown.mtime_ns,
+            size=None if is_dir else shown.size,
+            data=zlib.crc32(union.read(path)) if is_file else None,
+            target=union.fs.files.readlink(node.ino) if stat.S_ISLNK(shown.mode) else None,
+            rdev=shown.rdev,
+            xattrs=tuple((name, union.fs.xattrs.get(node.ino, name)) for name in names),
+        )
+    union.end_request()  # type: ignore[attr-defined]
+    return found
+
+
+def _facts_of(tree: MergedTree) -> dict[bytes, Facts]:
+    found = {}
+    for path, entry in [(b"", tree.root), *tree.walk(tree.root, b"")]:
+        data = None
+        if entry.is_file:
+            with open(tree.open(entry), "rb") as file:
+                data = zlib.crc32(file.read())
+        found[path] = Facts(
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            mtime_ns=None if entry.is_dir else entry.info.st_mtime_ns,
+            size=None if entry.is_dir else entry.info.st_size,
+            data=data,
+            target=tree.target(entry) if stat.S_ISLNK(entry.mode) else None,
+            rdev=entry.info.st_rdev if not entry.is_dir else 0,
+            xattrs=tuple(sorted(tree.attributes(entry).items())),
+        )
+    return found
+
+
+def check(rows: Sequence[Row], before: dict[bytes, Facts], after: dict[bytes, Facts]) -> None:
+    """Assert that *rows* are exactly the difference of the trees *before* and *after*, given the moves among them."""
+    moves = {row.old_path: row.path for row in rows if row.kind == MOVED}
+    assert len(moves) == len([row for row in rows if row.kind == MOVED]), "two moves of one object"
+    assert len(set(moves.values())) == len(moves), "two moves to one path"
+    assert all(old in before and new in after for old, new in moves.items()), moves
+
+    def followed(path: bytes) -> tuple[bytes, int]:
+        """Return where *path* is expected now, and how much of that a move decided."""
+        at = path
+        while at:
+            if at in moves:
+                target = moves[at]
+                return target + path[len(at) :], len(target)
+            at = at.rpartition(b"/")[0]
+        return path, -1
+
+    best: dict[bytes, tuple[int, bytes]] = {}
+    for old in before:
+        new, weight = followed(old)
+        if new in after and (new not in best or weight > best[new][0]):
+            best[new] = weight, old
+    expected = {(DELETED, old) for old in before if followed(old)[0] not in after}
+    expected |= {(ADDED, new) for new in after if new not in best}
+    expected |= {(MOVED, new) for new in moves.values()}
+    expected |= {
+        (CHANGED, new) for new, (_, old) in best.items() if _differ(before[old], after[new])
+    }
+    found = [(row.kind, row.path) for row in rows]
+    assert len(set(found)) == len(found), "a row occurs twice"
+    assert set(found) == expected, (sorted(set(found) - expected), sorted(expected - set(found)))
+
+
+def _differ(old: Facts, new: Facts) -> bool:
+    return old != new

@@ -1,0 +1,309 @@
+"""Compares the union with the layers below the writable one, and returns what differs as rows.
+
+The comparison reads the directories of the writable layer, and of the layers below only what these directories hide, so its
+time depends on the number of changes. There are two exceptions. The entries of deleted and replaced directories are read,
+because each is a row. And the other names of a changed hard link are in no directory of the writable layer: if the link index
+has such names, the layers below are searched for them.
+
+It has these steps:
+
+1. :meth:`Comparison._walk` pairs each object of the writable layer with the old object at the same path, or, in a directory that
+   was moved, at the path below the old place. It collects the moves of directories, and what no longer is at its old path.
+2. With all moves known, pairs are dissolved whose old object moved elsewhere.
+3. The entries of deleted and replaced directories are listed.
+4. Files that moved are found by the inode number that their copy-up recorded, or by the redirect of a metadata-only copy.
+"""
+
+from __future__ import annotations
+
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs.changes.equality import Equality
+from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, ORDER, Moves, Row
+from unionfs.changes.stack import ComparedStack
+from unionfs.changes.tree import Entry, MergedTree, joined
+from unionfs.formats.xattrs import parse_redirect
+from unionfs.layer.directory import LayerDir
+from unionfs.layer.metacopy import redirect_of
+from unionfs.layer.objects import PathRef
+from unionfs.types import Ino
+
+
+@dataclass(slots=True)
+class _Pair:
+    """A directory of the writable layer, and the old directory with whose entries its entries are compared."""
+
+    path: bytes
+    entry: Entry
+    old_path: bytes
+    #: The parts of the old directory; empty if there is none.
+    old_parts: tuple[LayerDir, ...]
+    #: Whether the directory hides the old one, so that all old names are to be compared.
+    hides: bool
+
+
+@dataclass(slots=True)
+class _Gone:
+    """An old object that is no longer at the path where it is expected."""
+
+    old_path: bytes
+    old: Entry
+    #: The path at which it is expected, and what the union has there now; None if there is nothing.
+    path: bytes
+    new: Entry | None
+
+
+class Comparison:
+    """One comparison. It borrows the stack, and is used once."""
+
+    def __init__(self, stack: ComparedStack) -> None:
+        """Compare the two trees of *stack*."""
+        self._union = stack.union
+        self._below = stack.below
+        self._records = stack.records
+        self._equality = Equality(stack.union, stack.below)
+        self.moves = Moves()
+        #: Objects of the writable layer with their old objects, and whether these are equal.
+        self._matched: list[tuple[Row, bool]] = []
+        self._gone: list[_Gone] = []
+
+    def rows(self) -> list[Row]:
+        """Return the changes, sorted by path."""
+        root, old = self._union.root, self._below.root
+        if old.parts:
+            self._match(b"", root, b"", old)
+        pending: list[_Pair] = [_Pair(b"", root, b"", old.parts, hides=len(root.parts) == 1)]
+        while pending:
+            pending += self._walk(pending.pop())
+        self._add_other_names()
+        rows = self._settled()
+        rows = self._with_moved_files(rows, self._deleted())
+        rows.sort(key=lambda row: (row.path, ORDER[row.kind]))
+        return rows
+
+    # -- step 1: pairs -----------------------------------------------------------------------------
+
+    def _walk(self, pair: _Pair) -> list[_Pair]:
+        """Compare the entries of one directory of the writable layer; return its directories, to be compared in turn."""
+        upper = pair.entry.ref
+        assert isinstance(upper, LayerDir)
+        try:
+            names = set(upper.names())
+        except (FileNotFoundError, PermissionError):
+            return []  # removed meanwhile, or closed even to its owner
+        if pair.hides:
+            names.update(self._below.names(pair.old_parts))
+        found = []
+        for name in names:
+            below = self._walk_name(pair, upper, name)
+            if below is not None:
+                found.append(below)
+        return found
+
+    def _walk_name(self, pair: _Pair, upper: LayerDir, name: bytes) -> _Pair | None:
+        path, old_path = joined(pair.path, name), joined(pair.old_path, name)
+        old = self._below.find(pair.old_parts, name) if pair.old_parts else None
+        new = self._union.find(pair.entry.parts, name)
+        if new is None:
+            if old is not None:
+                self._gone.append(_Gone(old_path, old, path, None))
+            return None
+        if not new.writable:
+            return None
+        if not new.is_dir:
+            self._match(path, new, old_path, old)
+            if old is not None and old.is_dir:
+                self._gone.append(_Gone(old_path, old, path, new))
+            return None
+        place = self._old_place(upper, name, new, pair)
+        if place is not None and place != old_path:
+            return self._moved(path, new, place, old_path, old)
+        self._match(path, new, old_path, old)
+        if old is None or not old.is_dir:
+            return _Pair(path, new, old_path, (), hides=False)
+        return _Pair(path, new, old_path, old.parts, hides=place is None)
+
+    def _old_place(self, upper: LayerDir, name: bytes, new: Entry, pair: _Pair) -> bytes | None:
+        """Return the path in the layers below whose directory merges with the directory *new* of the writable layer.
+
+        None: no directory merges with it.
+        """
+        if len(new.parts) == 1:
+            return None
+        redirect = upper.redirect(name)
+        if redirect is None:
+            return joined(pair.old_path, name)
+        absolute, names = parse_redirect(redirect)  # resolving has accepted it
+        return b"/".join(names) if absolute else joined(pair.old_path, names[0])
+
+    def _moved(
+        self, path: bytes, new: Entry, place: bytes, old_path: bytes, old: Entry | None
+    ) -> _Pair | None:
+        """Record that the directory at *place* of the layers below is at *path* now, where *old* was."""
+        if old is not None:
+            self._gone.append(_Gone(old_path, old, path, new))
+        source = self._below.at(place)
+        if source is None or not self.moves.add(place, path):
+            # Another directory claims the same place, as only a damaged layer has it: everything here is a copy.
+            self._match(path, new, place, None)
+            self._matched += [
+                (Row(ADDED, each, entry, None, None), False) for each, entry in self._union.walk(new, path)
+            ]
+            return None
+        self._matched.append((Row(MOVED, path, new, place, source), False))
+        if not self._equality.equal(new, source):
+            self._matched.append((Row(CHANGED, path, new, place, source), False))
+        return _Pair(path, new, place, source.parts, hides=False)
+
+    def _match(self, path: bytes, new: Entry, old_path: bytes, old: Entry | None) -> None:
+        if old is None:
+            self._matched.append((Row(ADDED, path, new, None, None), False))
+        else:
+            equal = self._equality.equal(new, old)
+            self._matched.append((Row(CHANGED, path, new, old_path, old), equal))
+
+    def _add_other_names(self) -> None:
+        """Compare the names of changed hard links that are in no directory of the writable layer."""
+        records, below = self._records, self._below
+        left = sum(names for _, names, _ in records.copies()) if records is not None else 0
+        if records is None or not left:
+            return
+        for old_path, old in below.walk(below.root, b""):
+            if old.is_dir or old.info.st_nlink < 2 or records.find(below.number(old.info)) is None:
+                continue
+            path = self.moves.new_path(old_path)
+            new = self._union.at(path)
+            if new is not None and records.is_entry(new.ref):
+                self._match(path, new, old_path, old)
+                left -= 1
+                if not left:
+                    return
+
+    # -- step 2: pairs that moves dissolve ---------------------------------------------------------
+
+    def _settled(self) -> list[Row]:
+        """Return the rows of step 1 with all moves of directories taken into account, without those that are equal."""
+        rows = []
+        for row, equal in self._matched:
+            if row.old_path is not None and self.moves.new_path(row.old_path) != row.path:
+                # Another object is where the old one was, which moved: what is at the path now is new.
+                rows.append(Row(ADDED, row.path, row.new, None, None))
+            elif not equal:
+                rows.append(row)
+        return rows
+
+    # -- step 3: entries of directories that are gone ----------------------------------------------
+
+    def _deleted(self) -> list[Row]:
+        """Return a row for each old object that is gone, also below deleted and replaced directories."""
+        rows: list[Row] = []
+        for gone in self._gone:
+            # An object that moved is compared at its new place, with all below it.
+            if gone.old_path in self.moves or self.moves.new_path(gone.old_path) != gone.path:
+                continue
+            if gone.new is None:
+                rows.append(Row(DELETED, gone.old_path, None, gone.old_path, gone.old))
+            if gone.old.is_dir:
+                rows += self._deleted_below(gone)
+        return rows
+
+    def _deleted_below(self, gone: _Gone) -> list[Row]:
+        rows: list[Row] = []
+        pending = [(gone.old_path, gone.old, gone.new)]
+        while pending:
+            path, old, new = pending.pop()
+            new_parts = new.parts if new is not None else ()
+            for name in self._below.names(old.parts):
+                child_path, child = joined(path, name), self._below.find(old.parts, name)
+                if child is None or child_path in self.moves:
+                    continue
+                present = self._union.find(new_parts, name) if new_parts else None
+                if present is None:
+                    rows.append(Row(DELETED, child_path, None, child_path, child))
+                if child.is_dir:
+                    pending.append((child_path, child, present))
+        return rows
+
+    # -- step 4: files that moved ------------------------------------------------------------------
+
+    def _with_moved_files(self, rows: list[Row], deleted: list[Row]) -> list[Row]:
+        """Return *rows* and *deleted*, where a file that is gone at one path and new at another is one row."""
+        sources = _Sources(self._below)
+        for row in deleted:
+            sources.add(row)
+        takers = []
+        for row in rows:
+            new, old = row.new, row.old
+            if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
+                continue
+            origin = self._union.origin(new)
+            if row.kind == CHANGED and old is not None and not old.is_dir:
+                if origin in (None, self._below.number(old.info)):
+                    # A file that was written anew has no origin. Its old object may have moved all the same.
+                    if origin is None:
+                        sources.add(row)
+                    continue
+                sources.add(row)
+            takers.append((row, origin))
+        moved: list[Row] = []
+        for row, origin in takers:
+            assert row.new is not None
+            source = sources.take(self._redirect(row.new), origin)
+            if source is None:
+                continue
+            self.moves.add(source.path, row.path)
+            row.kind, row.old_path, row.old = MOVED, source.path, source.old
+            moved.append(row)
+        for row in rows:
+            if row.kind == CHANGED and id(row) in sources.taken:
+                row.kind, row.old_path, row.old = ADDED, None, None
+        changed = [
+            Row(CHANGED, row.path, row.new, row.old_path, row.old)
+            for row in moved
+            if row.new is not None and row.old is not None and not self._equality.equal(row.new, row.old)
+        ]
+        return rows + changed + [row for row in deleted if id(row) not in sources.taken]
+
+    def _redirect(self, new: Entry) -> bytes | None:
+        """Return the path of the contents of the metadata-only copy *new* in the layers below; None for another object."""
+        if self._union.metadata_copy_of(new) is None or not isinstance(new.ref, PathRef):
+            return None
+        return (redirect_of(new.ref) or b"").removeprefix(b"/") or None
+
+
+@dataclass(slots=True)
+class _Source:
+    """An old file that is no longer at its path."""
+
+    path: bytes
+    old: Entry
+    #: The row that says so: "deleted", or "changed" as another object is there now.
+    row: Row
+
+
+class _Sources:
+    """Old files that are no longer at their path, each of which may have moved to one other path."""
+
+    def __init__(self, below: MergedTree) -> None:
+        """Start with none; *below* numbers the files."""
+        self._below = below
+        self._by_path: dict[bytes, _Source] = {}
+        self._by_number: dict[Ino, list[_Source]] = {}
+        #: The rows of those that were taken, by identity.
+        self.taken: set[int] = set()
+
+    def add(self, row: Row) -> None:
+        """Add the old object of *row*, unless it is a directory."""
+        if row.old is not None and row.old_path is not None and not row.old.is_dir:
+            source = _Source(row.old_path, row.old, row)
+            self._by_path[source.path] = source
+            self._by_number.setdefault(self._below.number(source.old.info), []).append(source)
+
+    def take(self, path: bytes | None, number: Ino | None) -> _Source | None:
+        """Take the file at *path*, or else one with the inode *number*; None if there is none."""
+        found = [] if path is None or path not in self._by_path else [self._by_path[path]]
+        found += self._by_number.get(number, []) if number is not None else []
+        for source in found:
+            if id(source.row) not in self.taken:
+                self.taken.add(id(source.row))
+                return source
+        return None

@@ -1,0 +1,226 @@
+"""One merged tree, read without a mount: the union, or the layers below the writable one.
+
+:class:`MergedTree` resolves names by the rules of :mod:`unionfs.layer.resolve` and returns an :class:`Entry` for each. It has
+no table of inodes: it reads each object once, and a walk of millions of objects keeps only the directories on its way.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs.formats.xattrs import shown_name, stored_name
+from unionfs.inode.numbers import InodeNumbers
+from unionfs.layer.directory import LayerDir
+from unionfs.layer.metacopy import find_contents, is_metacopy
+from unionfs.layer.objects import NO_XATTR, PathRef, follows
+from unionfs.layer.ownership import Ownership
+from unionfs.layer.resolve import merge, resolve
+from unionfs.types import Ino
+from unionfs.upper.link_records import LinkRecords
+
+#: Labels of security modules: the host's policy sets them, not the program.
+_LABELS = frozenset(("security.selinux", "security.apparmor", "security.SMACK64"))
+_ACLS = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One object of a merged tree. It owns no descriptor."""
+
+    #: The topmost object with the name, or the copy to which the link index leads.
+    ref: PathRef | LayerDir
+    #: Its attributes on disk.
+    info: os.stat_result
+    #: Owner, group and mode (with the type) that the mount shows.
+    uid: int
+    gid: int
+    mode: int
+    #: The directories that contribute, top first; empty for a non-directory.
+    parts: tuple[LayerDir, ...] = ()
+    #: Of a non-directory: the parts of its directory in the layers below its own.
+    below: tuple[LayerDir, ...] = ()
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether the object is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the object is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the writable layer has the object."""
+        return self.ref.layer.writable
+
+
+class MergedTree:
+    """A merged tree. It borrows the layers; :class:`unionfs.changes.stack.ComparedStack` opens and closes them."""
+
+    def __init__(
+        self,
+        roots: Sequence[LayerDir],
+        numbers: InodeNumbers,
+        ownership: Ownership,
+        records: LinkRecords | None = None,
+        *,
+        acls: bool = True,
+    ) -> None:
+        """Read the tree of the root directories *roots*, top first.
+
+        *records* are those of the writable layer among them. *acls*: access control lists are shown.
+        """
+        self._numbers = numbers
+        self._ownership = ownership
+        self._records = records
+        self._acls = acls
+        self.root = self._directory(tuple(roots))
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def names(self, parts: Sequence[LayerDir]) -> list[bytes]:
+        """Return the names in the directory that *parts* contribute to, sorted; none if it cannot be read."""
+        try:
+            return sorted(merge(parts))
+        except PermissionError:
+            return []
+
+    def find(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
+        """Return the object *name* of the directory that *parts* contribute to; None if there is none.
+
+        An object that disappears meanwhile, because its server runs, does not exist either.
+        """
+        try:
+            return self._find(parts, name)
+        except FileNotFoundError:
+            return None
+
+    def _find(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
+        found = resolve(parts, name)
+        if found is None:
+            return None
+        if found.is_dir:
+            return self._directory(tuple(part.child(at) for part, at in found.places(parts, name)))
+        top = found.sources[0]
+        ref = parts[top].entry(name)
+        info = ref.info()
+        if not ref.layer.writable and info.st_nlink > 1 and self._records is not None:
+            copy = self._records.find(self.number(info))
+            if copy is not None:
+                ref, info, top = copy, copy.stat(), -1
+        return self._entry(ref, info, below=tuple(parts[top + 1 :]))
+
+    def _directory(self, parts: tuple[LayerDir, ...]) -> Entry:
+        for part in parts:
+            part.reachable()
+        return self._entry(parts[0], parts[0].info(), parts)
+
+    def _entry(
+        self,
+        ref: PathRef | LayerDir,
+        info: os.stat_result,
+        parts: tuple[LayerDir, ...] = (),
+        below: tuple[LayerDir, ...] = (),
+    ) -> Entry:
+        uid, gid, mode = self._ownership.visible(info, ref.layer)
+        return Entry(ref, info, uid, gid, mode, parts, below)
+
+    def at(self, path: bytes) -> Entry | None:
+        """Return the object at *path*, which has no leading slash; None if there is none. No symbolic link is followed."""
+        entry: Entry | None = self.root
+        for name in filter(None, path.split(b"/")):
+            if entry is None or not entry.is_dir:
+                return None
+            entry = self.find(entry.parts, name)
+        return entry
+
+    def walk(self, top: Entry, path: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Yield every object below the directory *top*, which is at *path*, with its path; a directory before its entries."""
+        pending = [(path, top)]
+        while pending:
+            at, entry = pending.pop()
+            if entry is not top:
+                yield at, entry
+            if entry.is_dir:
+                children = [
+                    (joined(at, name), child)
+                    for name in self.names(entry.parts)
+                    if (child := self.find(entry.parts, name)) is not None
+                ]
+                pending += reversed(children)
+
+    # -- identity ----------------------------------------------------------------------------------
+
+    def number(self, info: os.stat_result) -> Ino:
+        """Return the inode number that the mount shows for the object on disk with the attributes *info*."""
+        return self._numbers.number((info.st_dev, info.st_ino))
+
+    def origin(self, entry: Entry) -> Ino | None:
+        """Return the inode number that *entry* had before its copy-up; None if it is not known to be a copy."""
+        if self._records is None or not entry.writable or not isinstance(entry.ref, PathRef):
+            return None
+        return self._records.origin(entry.ref, entry.info)
+
+    # -- contents ----------------------------------------------------------------------------------
+
+    def metadata_copy_of(self, entry: Entry) -> PathRef | None:
+        """Return the file of a layer below that has the contents of *entry*; None if *entry* has its contents itself.
+
+        Raises:
+            OSError: EIO if *entry* is a metadata-only copy without contents.
+        """
+        ref = entry.ref
+        if not (isinstance(ref, PathRef) and ref.layer.policy.metacopy and is_metacopy(ref, entry.info)):
+            return None
+        found = find_contents(ref, [part for part in entry.below if not part.skeleton])
+        if found is None:
+            raise OSError(5, "the contents of this metadata-only copy are missing", ref.name)
+        return found
+
+    def open(self, entry: Entry) -> int:
+        """Open the contents of the regular file *entry* for reading; the caller closes the descriptor."""
+        assert isinstance(entry.ref, PathRef)
+        return (self.metadata_copy_of(entry) or entry.ref).open(os.O_RDONLY)
+
+    @staticmethod
+    def target(entry: Entry) -> bytes:
+        """Return the target of the symbolic link *entry*."""
+        assert isinstance(entry.ref, PathRef)
+        return entry.ref.readlink()
+
+    # -- extended attributes -----------------------------------------------------------------------
+
+    def attributes(self, entry: Entry) -> dict[str, bytes]:
+        """Return the extended attributes that the mount shows of *entry*, without labels of security modules."""
+        ref = entry.ref
+        path, follow = ref.proc_path(), follows(ref)
+        override = ref.layer.policy.override_stat
+        found: dict[str, bytes] = {}
+        try:
+            stored = os.listxattr(path, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+            return found
+        for name in stored:
+            shown = shown_name(name, override=override)
+            if shown is None or shown in _LABELS or (shown in _ACLS and not self._acls):
+                continue
+            try:
+                found[shown] = os.getxattr(
+                    path, stored_name(shown, override=override), follow_symlinks=follow
+                )
+            except OSError as error:
+                if error.errno not in NO_XATTR:
+                    raise
+        return found
+
+
+def joined(path: bytes, name: bytes) -> bytes:
+    """Return the path of *name* in the directory at *path*; paths have no leading slash, that of the root is empty."""
+    return path + b"/" + name if path else name
