@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _MOUNT_DIED = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED))
 #: Milliseconds that poll(2) takes at most, 24 days: an int. Then the loop polls again.
 _LONGEST_POLL = 2**31 - 1
+#: Seconds to wait for the end of the server after a program that SIGBUS has ended.
+_SERVER_CLOSES = 0.2
 
 
 class System:
@@ -331,6 +333,10 @@ class Monitor:
         while self._channel_open and self._init_has_sent():
             self._receive_from_init()
         patience = GRACE if self._life.waits_for_cause else 0.0
+        if self.program_ended is not None and self.program_ended.code == -signal.SIGBUS:
+            # The program of a killed server gets SIGBUS for a page that it can no longer read. That can happen before the
+            # kernel has closed the server's socket.
+            patience = max(patience, _SERVER_CLOSES)
         while self._server_open and self._readable(self._handle.server.fileno(), patience):
             before = len(self.full) + len(self.closed)
             self._receive_from_server()

@@ -353,6 +353,18 @@ def test_a_mount_that_is_dead_is_explained_by_the_server_that_says_so_late(
     assert str(sandbox.life.failure) == "the file system's server: no memory"
 
 
+@pytest.mark.parametrize(("ended_by", "explained"), [(signal.SIGBUS, True), (signal.SIGKILL, False)])
+def test_a_program_that_sigbus_ends_just_before_its_server_is_explained_by_the_server(
+    made: Callable[..., Sandbox], ended_by: int, explained: bool
+) -> None:
+    sandbox = made()
+    sandbox.sent(101, ProgramEnded(-ended_by))
+    sandbox.ended(101)
+    sandbox.server_ends(101.1, 1)
+    sandbox.monitor.wait()
+    assert (sandbox.life.failure is not None) == explained
+
+
 def test_the_mount_is_handed_to_the_server_and_not_kept(made: Callable[..., Sandbox]) -> None:
     sandbox = made()
     reader, writer = os.pipe()
