@@ -14,11 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Seconds for a sandbox that only starts and ends; as they bound only what fails, so many that no load of the machine matters.
+import pytest
+
+from tests.conftest import PROJECT
+from tests.support.requirements import has_subordinate_ids
+
+#: Seconds for a sandbox that only starts and ends. Only a failing test waits that long, so the bound is generous.
 PATIENCE = 60
 
 #: The smallest environment: the host's own root.
 HOST_ROOT = '[root]\nlayers = ["dir:/"]\n'
+
+#: The interpreter of the host, which every root with the layer `dir:/` has.
+PYTHON = "/usr/bin/python3"
+
+#: The environment files that come with the project.
+CONFIGS = Path(PROJECT) / "configs"
+
+#: Marks a test whose sandbox needs more than one user id.
+several_ids = pytest.mark.skipif(
+    os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
+)
 
 #: Prints what it is like inside as one JSON object; runs under the host's python3.
 PROBE = """
@@ -118,7 +134,7 @@ class Launcher:
 
     def probe(self, spec: str = HOST_ROOT, **others: Any) -> dict[str, Any]:
         """Run the probe inside and return its facts."""
-        return self.up(spec, ["/usr/bin/python3", "-c", PROBE], **others).facts()
+        return self.up(spec, [PYTHON, "-c", PROBE], **others).facts()
 
     @contextmanager
     def start(
@@ -154,6 +170,38 @@ class Launcher:
             except (FileNotFoundError, NotADirectoryError):
                 continue
         return sorted(found)
+
+
+def sandbox(launcher: Launcher, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
+    """Run `sandbox` with *arguments*."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**launcher.environ, **(environ or {})},
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def limits(text: str) -> str:
+    """Return an environment file with the limits *text*."""
+    return f"{HOST_ROOT}[limits]\n{text}\n"
+
+
+def run_reported(
+    launcher: Launcher, spec: str, program: str, *options: str
+) -> tuple[Outcome, dict[str, Any]]:
+    """Run Python code in a sandbox; return its outcome and the report."""
+    done = launcher.up(spec, [PYTHON, "-c", program], options=["--report", "--json", *options])
+    return done, json.loads(done.err.splitlines()[-1])
+
+
+def config(name: str) -> str:
+    """Return the path of the example *name*. test_configs.py finds by these calls whether each example is run."""
+    return str(CONFIGS / f"{name}.toml")
 
 
 def let_in(directory: Path) -> None:

@@ -14,26 +14,24 @@ from typing import Any
 import pytest
 
 from sandbox.host import facts
-from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, children, first_line, wait_for
+from tests.e2e.support import (
+    HOST_ROOT,
+    PATIENCE,
+    PYTHON,
+    Launcher,
+    children,
+    first_line,
+    limits,
+    run_reported,
+)
 
 pytestmark = [pytest.mark.userns, pytest.mark.fuse]
 
-PYTHON = "/usr/bin/python3"
 #: What takes a cgroup: on version 1 root's, as `tests/vm` has it for an account on version 2.
 with_cgroup = [pytest.mark.root, pytest.mark.cgroup]
 
 
-def limits(text: str) -> str:
-    return f"{HOST_ROOT}[limits]\n{text}\n"
-
-
-def run(launcher: Launcher, spec: str, program: str, *options: str) -> tuple[Outcome, dict[str, Any]]:
-    """Run Python code inside; returns what it left, and the report."""
-    done = launcher.up(spec, [PYTHON, "-c", program], options=["--report", "--json", *options])
-    return done, json.loads(done.err.splitlines()[-1])
-
-
-def held(report: dict[str, Any], key: str) -> dict[str, Any]:
+def limit_in(report: dict[str, Any], key: str) -> dict[str, Any]:
     found: dict[str, Any] = report["limits"][key]
     return found
 
@@ -47,7 +45,7 @@ class TestOfAllProcesses:
     pytestmark = with_cgroup
 
     def test_memory(self, launcher: Launcher) -> None:
-        done, report = run(
+        done, report = run_reported(
             launcher, limits('memory = "64M"'), "x = bytearray(300 << 20); print('not limited')"
         )
         assert (done.status, done.out) == (128 + signal.SIGKILL, "")
@@ -55,11 +53,11 @@ class TestOfAllProcesses:
         assert (report["ended_by"], report["signal"]) == ("out of memory", "SIGKILL")
         assert report["program"]["oom_kills"] == 1
         assert 32 << 20 < report["program"]["memory_peak"] <= 66 << 20
-        assert held(report, "limits.memory")["enforced_by"].startswith("cgroup version ")
+        assert limit_in(report, "limits.memory")["enforced_by"].startswith("cgroup version ")
 
     def test_memory_of_a_tmpfs_counts(self, launcher: Launcher) -> None:
         spec = limits('memory = "64M"') + '[[volumes]]\ntype = "tmpfs"\ntarget = "/t"\n'
-        done, report = run(launcher, spec, "open('/t/x', 'wb').write(bytes(300 << 20))")
+        done, report = run_reported(launcher, spec, "open('/t/x', 'wb').write(bytes(300 << 20))")
         assert (done.status, report["ended_by"]) == (128 + signal.SIGKILL, "out of memory")
 
     def test_a_kill_is_said_without_a_report_too(self, launcher: Launcher) -> None:
@@ -78,7 +76,7 @@ class TestOfAllProcesses:
 
     def test_cpus(self, launcher: Launcher) -> None:
         program = "import time\nwhile time.process_time() < 0.5: pass"
-        done, report = run(launcher, limits("cpus = 0.2"), program)
+        done, report = run_reported(launcher, limits("cpus = 0.2"), program)
         assert done.status == 0
         assert report["program"]["throttled_nanoseconds"] > 100_000_000
         assert report["program"]["cpu_nanoseconds"] > 400_000_000
@@ -98,9 +96,9 @@ try:
 except OSError:
     print("refused")
 """
-        done, report = run(launcher, limits(f'cpuset = "{first}"'), program)
+        done, report = run_reported(launcher, limits(f'cpuset = "{first}"'), program)
         assert done.out.splitlines() == [f"[{first}]", "refused"], done.err
-        assert held(report, "limits.cpuset")["where"].endswith("cpuset.cpus")
+        assert limit_in(report, "limits.cpuset")["where"].endswith("cpuset.cpus")
 
     def test_cpuset_with_processors_that_are_not_there(self, launcher: Launcher) -> None:
         done = launcher.up(limits('cpuset = "0,4095"'), ["true"])
@@ -120,7 +118,7 @@ try:
 except BlockingIOError:
     print(n)
 """
-        done, report = run(launcher, limits("pids = 30"), program)
+        done, report = run_reported(launcher, limits("pids = 30"), program)
         assert 20 <= int(done.out) < 30
         assert "limits.pids of 30 was reached, and 1 fork failed" in done.err
         assert report["program"]["pids_max_events"] == 1
@@ -146,7 +144,7 @@ print(time.monotonic() - start)
         # At 2M a second; the first slice may come at once, never half of it all.
         assert float(done.out) > 1
         assert report["sandbox"]["io_read"] >= 4 << 20
-        assert held(report, "limits.io")["value"][0]["read"] == 2 << 20
+        assert limit_in(report, "limits.io")["value"][0]["read"] == 2 << 20
 
     def test_what_version_1_cannot_hold_is_refused(self, launcher: Launcher) -> None:
         if not os.path.isdir("/sys/fs/cgroup/memory"):
@@ -213,9 +211,9 @@ try:
 except OSError as error:
     print(os.strerror(error.errno))
 """
-    done, report = run(launcher, limits("open_files = 64"), program)
+    done, report = run_reported(launcher, limits("open_files = 64"), program)
     assert done.out.strip() == "Too many open files"
-    assert held(report, "limits.open_files") == {
+    assert limit_in(report, "limits.open_files") == {
         "value": 64,
         "enforced_by": "an rlimit of each process",
         "where": None,
@@ -235,7 +233,7 @@ except BlockingIOError:
     pass
 print(n)
 """
-    done, _ = run(launcher, limits("processes = 20"), program)
+    done, _ = run_reported(launcher, limits("processes = 20"), program)
     assert 1 <= int(done.out) < 20
 
 
@@ -243,7 +241,7 @@ def test_file_size(launcher: Launcher) -> None:
     program = (
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL); open('/x', 'wb').write(bytes(1 << 20))"
     )
-    done, report = run(launcher, limits('file_size = "64K"'), program)
+    done, report = run_reported(launcher, limits('file_size = "64K"'), program)
     assert done.status == 128 + signal.SIGXFSZ
     assert (report["ended_by"], report["signal"]) == ("signal", "SIGXFSZ")
 
@@ -261,7 +259,7 @@ pid = os.fork()
 if pid == 0: os.abort()
 print(os.WCOREDUMP(os.waitpid(pid, 0)[1]), os.listdir("."))
 """
-    done, _ = run(launcher, limits(f"core = {core}"), program)
+    done, _ = run_reported(launcher, limits(f"core = {core}"), program)
     flag, _, files = done.out.partition(" ")
     assert flag == dumped, done.err
     assert (files.strip() == "[]") == (dumped == "False")
@@ -282,7 +280,7 @@ def test_stack(launcher: Launcher) -> None:
 
 
 def test_cpu_time(launcher: Launcher) -> None:
-    done, report = run(launcher, limits("cpu_time = 1\ncore = 0"), "while True: pass")
+    done, report = run_reported(launcher, limits("cpu_time = 1\ncore = 0"), "while True: pass")
     assert done.status == 128 + signal.SIGXCPU
     assert "sandbox: warning: limits.cpu_time of 1s was reached by the program\n" in done.err
     assert (report["ended_by"], report["signal"]) == ("cpu_time", "SIGXCPU")
@@ -322,11 +320,11 @@ def test_cpu_time_under_a_hard_limit_that_leaves_no_second_more(launcher: Launch
 
 
 def test_wall_time(launcher: Launcher) -> None:
-    done, report = run(launcher, limits('wall_time = "1s"'), "import time; time.sleep(1000)")
+    done, report = run_reported(launcher, limits('wall_time = "1s"'), "import time; time.sleep(1000)")
     assert done.status == 124
     assert report["ended_by"] == "wall_time"
     assert report["wall_seconds"] >= 1
-    assert held(report, "limits.wall_time")["enforced_by"] == "a timer of the supervisor"
+    assert limit_in(report, "limits.wall_time")["enforced_by"] == "a timer of the supervisor"
 
 
 def test_oom_score(launcher: Launcher) -> None:
@@ -342,11 +340,11 @@ with open("/proc/self/oom_score_adj", "r+") as file:
     spec = limits("oom_score_adj = 500") + '[process]\nuser = "1"\n'
     if launcher.up(HOST_ROOT + '[process]\nuser = "1"\n', ["true"]).status != 0:
         spec = limits("oom_score_adj = 500")  # a single id
-    done, report = run(launcher, spec, program)
+    done, report = run_reported(launcher, spec, program)
     # Only CAP_SYS_RESOURCE keeps it from being lowered again to what it was outside.
     locked = facts.gather().sys_resource
     assert done.out.split("\n")[:2] == ["500", "Permission denied" if locked else ""], done.err
-    assert held(report, "limits.oom_score_adj")["where"] == "/proc/self/oom_score_adj"
+    assert limit_in(report, "limits.oom_score_adj")["where"] == "/proc/self/oom_score_adj"
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -387,132 +385,6 @@ try:
 except OSError as error:
     print(error.strerror)
 """
-    done, report = run(launcher, spec, program)
+    done, report = run_reported(launcher, spec, program)
     assert done.out == "No space left on device\n"
-    assert held(report, "volumes: size of /t")["enforced_by"] == "an option of the mount"
-
-
-# -- the report ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("script", "status", "ended_by", "name"),
-    [
-        ("exit 0", 0, "exit", None),
-        ("exit 3", 3, "exit", None),
-        ("exit 137", 137, "exit", None),
-        ("kill -TERM $$", 143, "signal", "SIGTERM"),
-        ("kill -KILL $$", 137, "signal", "SIGKILL"),
-    ],
-)
-def test_report_tells_an_exit_status_from_a_signal(
-    launcher: Launcher, script: str, status: int, ended_by: str, name: str | None
-) -> None:
-    done = launcher.shell(script, options=["--report", "--json"])
-    report = json.loads(done.err.splitlines()[-1])
-    assert (done.status, report["status"]) == (status, status)
-    assert (report["ended_by"], report["signal"]) == (ended_by, name)
-
-
-def test_report_counts_with_a_cgroup_or_says_why_there_is_none(launcher: Launcher) -> None:
-    program = "import time\nx = bytearray(40 << 20)\nwhile time.process_time() < 0.3: pass"
-    done, report = run(launcher, HOST_ROOT, program)
-    assert done.status == 0
-    assert report["limits"] == {}
-    assert report["program"]["memory_peak"] > 40 << 20
-    assert report["program"]["cpu_nanoseconds"] > 250_000_000
-    assert report["wall_seconds"] > 0.25
-    if report["sandbox"] is None:
-        assert report["measured_by"].startswith("wait4(2)")
-        assert report["unmeasured"]
-        assert 0 < report["launcher_memory"] < report["program"]["memory_peak"]
-        small = launcher.up(HOST_ROOT, ["true"], options=["--report"]).err
-        assert "at most: the launcher's own before exec, " in small
-    else:
-        assert report["measured_by"].startswith("cgroup version ")
-        assert report["sandbox"]["cpu_nanoseconds"] > report["program"]["cpu_nanoseconds"]
-        assert report["launcher_memory"] is None
-
-
-def test_report_in_words_is_on_standard_error_and_leaves_standard_output_alone(launcher: Launcher) -> None:
-    spec = limits("open_files = 99")
-    done = launcher.up(spec, ["echo", "hello"], options=["--report"])
-    assert (done.status, done.out) == (0, "hello\n")
-    first, *lines = done.err.splitlines()
-    assert first.startswith("sandbox: report on test-")
-    found = dict(line.strip().split("  ", 1) for line in lines)
-    assert found["ended by"].strip() == "exit status 0"
-    assert found["limits.open_files"].strip() == "99, held by an rlimit of each process"
-    assert {"wall time", "cpu time", "memory", "measured by"} <= found.keys()
-
-
-def test_report_of_a_command_that_is_not_there_comes_before_the_error(launcher: Launcher) -> None:
-    done = launcher.up(HOST_ROOT, ["absent-command"], options=["--report", "--json"])
-    assert done.status == 127
-    lines = done.err.splitlines()
-    assert json.loads(lines[0])["ended_by"] == "failure"
-    assert "absent-command" in lines[1]
-
-
-@pytest.mark.parametrize(
-    ("script", "count"),
-    [
-        ("exit 0", 0),
-        ("sleep 1000 & setsid sleep 1000 & exit 5", 2),
-        # Ended, but nobody has waited for it: its parent, who does not, is the one that is left over.
-        ("(sh -c 'exit 3' & exec sleep 1000) & sleep 0.5", 1),
-    ],
-)
-def test_report_counts_the_processes_that_ended_with_the_program(
-    launcher: Launcher, script: str, count: int
-) -> None:
-    done = launcher.shell(script, options=["--report", "--json"])
-    assert json.loads(done.err)["left_over"] == count
-    told = launcher.shell(script, options=["--report"]).err
-    assert ("left over" in told) == (count > 0)
-    assert launcher.shell(script).err == ""
-
-
-def test_processes_of_a_namespace_that_is_shared_are_not_counted(launcher: Launcher) -> None:
-    spec = HOST_ROOT + '[namespaces]\npid = "host"\n'
-    done = launcher.shell("sleep 1000 & exit 0", spec, options=["--report", "--json"])
-    assert json.loads(done.err)["left_over"] is None
-
-
-def test_nothing_is_reported_unless_it_is_asked_for(launcher: Launcher) -> None:
-    assert launcher.up(HOST_ROOT, ["true"]).err == ""
-
-
-def test_json_alone_is_refused(launcher: Launcher) -> None:
-    done = launcher.up(HOST_ROOT, ["true"], options=["--json"])
-    assert done.status == 125
-    assert "--json needs --dry-run or --report" in done.err
-
-
-@pytest.mark.parametrize("killed", ["init", "server"])
-def test_report_comes_whatever_ends_the_sandbox(launcher: Launcher, killed: str) -> None:
-    path = launcher.write(HOST_ROOT)
-    command = ["sh", "-c", "echo ready; sleep 100"]
-    with launcher.start(path, command, options=["--report", "--json"]) as supervisor:
-        assert first_line(supervisor) == "ready"
-        found = wait_for(lambda: children(supervisor.pid), "children")
-        victims = {pid for pid, line in found.items() if ("--serve-fd" in line) == (killed == "server")}
-        assert len(victims) == 1
-        os.kill(victims.pop(), signal.SIGKILL)
-        _, err = supervisor.communicate(timeout=PATIENCE)
-    report = next(json.loads(line) for line in err.splitlines() if line.startswith("{"))
-    assert (report["ended_by"], report["status"]) == (
-        ("signal", 137) if killed == "init" else ("failure", 125)
-    )
-    assert supervisor.returncode == report["status"]
-
-
-def test_a_sandbox_without_limits_imports_nothing_for_them(launcher: Launcher) -> None:
-    done = launcher.up(HOST_ROOT, ["true"], environ={"PYTHONPROFILEIMPORTTIME": "1"})
-    assert done.status == 0
-    imported = {
-        line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")
-    }
-    assert "sandbox.runtime.supervisor" in imported
-    unwanted = {"sandbox.runtime.report", "sandbox.kernel.disks", "sandbox.kernel.service_manager", "jeepney"}
-    assert imported & (unwanted | {"sandbox.kernel.cgroups.scope"}) == set()
+    assert limit_in(report, "volumes: size of /t")["enforced_by"] == "an option of the mount"

@@ -1,7 +1,7 @@
 """Random upper layers that somebody else writes: unionfs shows the tree that the writer showed.
 
 The writers are kernel OverlayFS, with all of its features or as it mounts for users, and fuse-overlayfs. What they
-do is what tests/mount/test_differential.py does to a union.
+do is what tests/mount/union_machine.py does to a union.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hypothesis import note, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.mount.support import fuse_overlayfs, kernel_overlay
-from tests.mount.test_differential import LONG, SHORT, Outcome, UnionMachine, outcome, walk
+from tests.mount.union_machine import LONG, SHORT, Outcome, UnionMachine, outcome, walk
 from tests.unit.unionfs.seen import differences, tree_in_union, tree_on_disk
 from tests.unit.unionfs.support import Union
 from unionfs.formats.whiteout import WhiteoutFormat

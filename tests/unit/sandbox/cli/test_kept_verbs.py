@@ -1,82 +1,19 @@
-"""`ls`, `df`, `rm` and `prune` on a state directory, from the command line down to the disk."""
+"""`ls`, `df` and `rm` on a state directory, from the command line down to the disk; `prune` in test_prune.py."""
 
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sandbox.cli.main import main
 from sandbox.completion.candidates import kept_layers, kept_things
-from sandbox.images.layer_store import LayerStore
-from sandbox.kernel.idmaps import single_map
 from sandbox.kernel.trees import disk_usage
-from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state.directory import StateDirectory
 from sandbox.state.references import note_reference, read_references
-
-IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
-
-
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateDirectory]:
-    (tmp_path / "run").mkdir(mode=0o700)
-    monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("SANDBOX_RUN_DIR", str(tmp_path / "run"))
-    directory = StateDirectory(str(tmp_path / "state"), str(tmp_path / "run"))
-    yield directory
-    directory.close()
-
-
-def layer(state: StateDirectory, name: str, file: Path) -> Path:
-    """Keep a persistent layer from *file*, with a file in it."""
-    record = LayerRecord(file=str(file), layers=(("dir", "/", None),))
-    home = state.persistent(IDS, name=name, record=record, before=None)
-    home.close()
-    upper = Path(state.path, "sandboxes", name, "upper")
-    upper.mkdir()
-    (upper / "file").write_bytes(bytes(8192))
-    return upper.parent
-
-
-def volume(state: StateDirectory, name: str, file: Path) -> Path:
-    os.close(state.keep_volume(name, IDS, mode=0o755, file=str(file)))
-    return Path(state.path, "volumes", name)
-
-
-def archive(state: StateDirectory, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Unpack an archive for *file*; returns its directory in the store."""
-    with tarfile.open(tmp_path / "a.tar", "w") as made:
-        made.addfile(tarfile.TarInfo("file"), io.BytesIO())
-    monkeypatch.setattr(LayerStore, "_unpack", lambda *_: "")
-    found = LayerStore(state).open_archive(str(tmp_path / "a.tar"), IDS, file=str(file))
-    found.close()
-    return Path(found.place)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "a.toml"
-    path.touch()
-    return path
-
-
-def printed(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> Any:
-    assert main([*words, "--json"]) == status, capsys.readouterr()
-    return json.loads(capsys.readouterr().out)
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    status = main(words)
-    out, err = capsys.readouterr()
-    return status, out, err
+from tests.unit.sandbox.cli.support import IDS, archive, layer, printed, run, volume
 
 
 def test_nothing_is_kept_and_nothing_is_made_where_there_is_no_state_directory(
@@ -119,23 +56,6 @@ def test_ls_lists_each_kind_with_its_size_and_files(
         f"archive:{place.name[:8]}",
     ]
     assert f"{tmp_path}/gone.toml (gone)" in out
-
-
-def test_archive_that_has_changed_is_not_referenced_and_pruned(
-    state: StateDirectory,
-    tmp_path: Path,
-    file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    place = archive(state, tmp_path, file, monkeypatch)
-    assert printed(capsys, "prune")["removed"] == []
-    with open(tmp_path / "a.tar", "ab") as stream:
-        stream.write(bytes(512))
-    assert printed(capsys, "prune", "--dry-run")["removed"] == [f"archive:{place.name[:8]}"]
-    assert place.exists()
-    assert printed(capsys, "prune")["removed"] == [f"archive:{place.name[:8]}"]
-    assert not place.exists()
 
 
 def test_json_has_the_shapes_that_are_promised(
@@ -275,63 +195,6 @@ def test_what_is_in_use_is_refused(
         assert printed(capsys, "ls")[0]["in_use"] == ["a-00000000 (pid 7, on far)"]
 
 
-def test_prune_removes_data_only_with_data_and_yes(
-    state: StateDirectory, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gone = [layer(state, "old", tmp_path / "gone.toml"), volume(state, "v", tmp_path / "gone.toml")]
-    kept = [layer(state, "db", file), volume(state, "data", file)]
-    assert printed(capsys, "prune")["removed"] == []
-    status, _, err = run(capsys, "prune", "--data")
-    assert status == 125
-    assert "would remove 1 persistent layer and 1 named volume (" in err
-    assert "add --yes" in err
-    assert all(path.exists() for path in gone)
-    assert printed(capsys, "prune", "--data", "--yes")["removed"] == ["layer:old", "volume:v"]
-    assert not any(path.exists() for path in gone)
-    assert all(path.exists() for path in kept)
-
-
-@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("no\n", 1), ("", 1)])
-def test_prune_asks_on_a_terminal(
-    state: StateDirectory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    answer: str,
-    status: int,
-) -> None:
-    path = layer(state, "old", tmp_path / "gone.toml")
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr("sys.stdin", Terminal(answer))
-    monkeypatch.setattr("sys.stderr", Terminal())
-    assert main(["prune", "--data"]) == status
-    capsys.readouterr()
-    assert path.exists() == (status == 1)
-
-
-def test_prune_removes_what_dead_runs_and_interrupted_commands_left(
-    state: StateDirectory, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_ = state.new_run(IDS, name="dead")
-    run_.close()
-    for path in (Path(run_.path), Path(state.path, "run", os.path.basename(run_.path))):
-        facts = json.loads((path / "state.json").read_text())
-        (path / "state.json").write_text(json.dumps({**facts, "start": 1}))
-    half = layer(state, "half", file)
-    half.rename(half.with_name(".removed-0123"))
-    (Path(state.path) / "layers" / "0123.new" / "tree").mkdir(parents=True)
-    assert {one["kind"]: one["count"] for one in printed(capsys, "df")["kinds"]}["leftover"] == 4
-    found = printed(capsys, "prune")
-    assert found["removed"] == []
-    assert len(found["leftovers"]) == 3
-    assert os.listdir(f"{state.path}/run") == os.listdir(f"{state.run_path}/run") == []
-    assert os.listdir(f"{state.path}/sandboxes") == os.listdir(f"{state.path}/layers") == []
-
-
 def test_link_in_the_place_of_a_volume_is_refused_and_keeps_its_name(
     state: StateDirectory, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,26 +205,6 @@ def test_link_in_the_place_of_a_volume_is_refused_and_keeps_its_name(
     assert (status, f"{path} is a symbolic link" in err) == (125, True)
     assert path.is_symlink()
     assert (tmp_path / "moved" / "data").is_dir()
-
-
-def test_leftover_that_cannot_be_removed_is_not_in_the_way_of_the_others(
-    state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = Path(state.path, "volumes")
-    (base / ".removed-1").symlink_to(tmp_path)
-    (base / ".removed-2").mkdir()
-    status, _, err = run(capsys, "prune")
-    assert (status, f"cannot remove {base}/.removed-1: not a directory" in err) == (0, True)
-    assert os.listdir(base) == [".removed-1"]
-
-
-def test_data_whose_file_cannot_be_looked_at_stays(
-    state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    path = volume(state, "data", tmp_path / "loop" / "a.toml")
-    assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
-    assert path.exists()
 
 
 def test_names_that_end_as_those_of_interrupted_imports_are_listed_and_removed(
@@ -418,24 +261,6 @@ def test_damaged_records_are_not_in_the_way_of_the_others(
     printed(capsys, "prune", "--dry-run")
 
 
-def test_volume_of_a_file_from_standard_input_stays(
-    state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    volume(state, "data", tmp_path / "gone.toml")
-    os.close(state.keep_volume("data", IDS, mode=0o755, file="<stdin>"))
-    assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
-
-
-def test_volume_that_a_start_uses_before_the_answer_stays(
-    state: StateDirectory, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = volume(state, "data", tmp_path / "gone.toml")
-    other = volume(state, "other", tmp_path / "gone.toml")
-    monkeypatch.setattr("sandbox.cli.prune._confirmed", lambda _data: bool(volume(state, "data", file)))
-    assert main(["prune", "--data"]) == 0
-    assert (path.exists(), other.exists()) == (True, False)
-
-
 def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     """A shell makes it of a variable that is not set."""
     run_ = state.new_run(IDS, name="dead")
@@ -444,20 +269,6 @@ def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.Captu
     record.write_text(json.dumps({**json.loads(record.read_text()), "start": 1}))
     assert "an empty argument names nothing" in printed(capsys, "rm", "", status=125)["error"]["message"]
     assert os.listdir(f"{state.path}/run") == [os.path.basename(run_.path)]
-
-
-def test_directory_that_another_user_may_change_is_no_leftover_of_a_dead_run(
-    state: StateDirectory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_ = state.new_run(IDS, name="dead")
-    run_.close()
-    for path in (Path(run_.path), Path(state.path, "run", os.path.basename(run_.path))):
-        facts = json.loads((path / "state.json").read_text())
-        (path / "state.json").write_text(json.dumps({**facts, "start": 1}))
-    os.chmod(state.run_path, 0o777)
-    assert printed(capsys, "prune", "--dry-run")["leftovers"] == []
-    os.chmod(state.run_path, 0o700)
-    assert len(printed(capsys, "prune", "--dry-run")["leftovers"]) == 2
 
 
 def test_rm_removes_what_a_dead_run_left_and_refuses_a_live_one(
