@@ -1,4 +1,4 @@
-"""Tars that tests unpack as layers."""
+"""Tar archives that tests use as layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Self
 
 
 class Archive:
-    """A tar to which members are added, until it is taken as a layer."""
+    """A tar archive to which members are added until `layer` finishes it."""
 
     def __init__(self, path: Path) -> None:
-        """Begin it."""
+        """Begin the archive."""
         self.path = path
         self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by layer()
 
     def add(
         self, name: str, data: bytes | None = None, kind: bytes = tarfile.DIRTYPE, **fields: object
     ) -> Self:
-        """Add a directory, a file with *data*, or something of another *kind*."""
+        """Add a directory, a file with *data*, or a member of another *kind*."""
         info = tarfile.TarInfo(name)
         info.type = tarfile.REGTYPE if data is not None else kind
         info.mode = 0o644 if data is not None else 0o755
@@ -31,16 +31,19 @@ class Archive:
         return self
 
     def layer(self) -> str:
-        """Finish it and return it as a layer."""
+        """Finish the archive and return it as a layer."""
         self._tar.close()
         return f"tar:{self.path}"
 
 
 class RootArchive(Archive):
-    """The tar of a root whose programs are this machine's: /usr is a volume, and has its place in it, as all that is mounted."""
+    """An archive of a root file system that uses this machine's programs.
+
+    /usr is a volume. The archive has a directory for it and for each other mount point.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Begin it."""
+        """Begin the archive."""
         super().__init__(path)
         for name in ("proc", "sys", "dev", "usr", "tmp", "etc", "data", "data/deep"):
             self.add(name)
@@ -51,6 +54,6 @@ class RootArchive(Archive):
         self.add("data/name", kind=tarfile.LNKTYPE, linkname="data/file")
 
     def spec(self, root: str = "", more: str = "") -> str:
-        """Finish it and return a file with it as the only layer."""
+        """Finish the archive and return an environment file with it as the only layer."""
         volume = '[[volumes]]\ntype = "bind"\nsource = "/usr"\ntarget = "/usr"\nread_only = true\n'
         return f'[root]\nlayers = ["{self.layer()}"]\nwritable = "none"\n{root}{volume}{more}'

@@ -1,8 +1,9 @@
-"""Changes of a tree, each one system call but for opening, for a program in a sandbox and for a model of it on the host.
+"""Numbered changes of a tree. Each is one system call, apart from opening.
 
-As a script, in a sandbox: ``changes.py do ROOT KINDS FIRST COUNT`` makes so many changes from number FIRST on, of the KINDS in
-turn, and prints the number of each one that has returned; ``changes.py show ROOT`` prints what is there. It needs no more than
-the standard library.
+A program in a sandbox makes them, and a test makes the same ones in a model on the host. As a script in a sandbox,
+``changes.py do ROOT KINDS FIRST COUNT`` makes COUNT changes from number FIRST on, of the KINDS in turn. It prints the
+number of each change that has returned. ``changes.py show ROOT`` prints the tree. The script needs the standard
+library only.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import sys
 import time
 
 KINDS = "create write append chmod rename move unlink mkdir rmdir list link symlink truncate setxattr".split()
-#: Objects of each kind in the tree; a change takes one after the other.
+#: Number of objects of each kind in the tree. Consecutive changes use consecutive objects.
 COUNT = 40
 LARGE = b"lower" * 4_000
 _ATTRIBUTE = "user.changed"
-#: What a program gets for a mount whose server is gone.
+#: Errors of a mount whose server has ended.
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def tree(count: int = COUNT) -> dict[str, bytes | None]:
-    """Return what the first *count* changes of each kind are made for, by path: contents, or None for a directory."""
+    """Return the tree that the first *count* changes of each kind need: by path, the contents, or None for a directory."""
     made: dict[str, bytes | None] = {"new": None}
     for number in range(count):
         for kind in ("write", "append", "chmod", "rename", "unlink", "link", "truncate", "setxattr"):
@@ -71,7 +72,7 @@ def change(root: str, kind: str, number: int) -> None:
 
 
 def shown(root: str) -> dict[str, list[object]]:
-    """Return what is below *root*: type, permissions and contents by path."""
+    """Return the tree below *root*: type, permissions and contents by path."""
     found: dict[str, list[object]] = {}
     for at, directories, files in os.walk(root):
         for name in directories + files:
@@ -90,7 +91,7 @@ def shown(root: str) -> dict[str, list[object]]:
 
 
 def step(kinds: list[str], number: int) -> tuple[str, int]:
-    """Return the kind of the change *number* of a program, and the number among those of its kind."""
+    """Return the kind of the change *number* of a program, and its number among the changes of that kind."""
     return kinds[number % len(kinds)], number // len(kinds)
 
 

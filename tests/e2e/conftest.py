@@ -15,13 +15,13 @@ from tests.e2e.support import Launcher
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Launcher:
-    """Return a launcher whose state directory goes with the test."""
+    """Return a launcher whose state directory is removed after the test."""
     return Launcher(tmp_path)
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Return a directory of the host with a file, where everybody may write."""
+    """Return a directory of the host that every user may write to, with one file."""
     directory = tmp_path / "shared"
     directory.mkdir()
     directory.chmod(0o777)
@@ -31,7 +31,10 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def on_root(tmp_path: Path) -> Iterator[Path]:
-    """Return an empty directory on the file system of /: a layer `dir:/` does not show what is mounted below it, as a tmpfs on /tmp."""
+    """Return an empty directory on the file system of /.
+
+    A layer `dir:/` shows mounts below it, such as a tmpfs on /tmp, as empty directories.
+    """
     root = os.stat("/").st_dev
     if tmp_path.stat().st_dev == root:
         yield tmp_path

@@ -1,11 +1,11 @@
-"""Runs `sandbox` with a system call that fails, in the process and at the call that a test names:
+"""Runs `sandbox` with one failing system call, in the process and at the call that a test names:
 
     python -m tests.e2e.faulty ROLE NUMBER ERRNO SANDBOX-ARGUMENT ...
 
-ROLE is supervisor, stage1, init, payload, helper or server; its call NUMBER, counted from 0, of those that can run out of
-something raises OSError(ERRNO), or, for KILL, ends the process with SIGKILL after the call was made; NUMBER -1 lets all
-succeed. The names of the calls that were made are written to $FAULTY_RECORD as JSON, by role; the server's to
-$FAULTY_RECORD.server. Helpers are the children that do something as somebody else, all counted together.
+ROLE is supervisor, stage1, init, payload, helper or server. Counted are the calls of ROLE that need a resource, from 0.
+Call NUMBER raises OSError(ERRNO). If ERRNO is KILL, the call is made and the process is then killed with SIGKILL. With
+NUMBER -1 all calls succeed. The names of the calls are written as JSON, by role, to $FAULTY_RECORD; those of the server
+to $FAULTY_RECORD.server. Helpers are the children that act with other ids; they are counted together.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from typing import Any
 
 ROLES = ("supervisor", "stage1", "init", "payload", "helper")
 _HELPER = ROLES.index("helper")
-#: What forks a helper, and not the next of the family.
+#: Functions that fork a helper instead of the next process of the launcher.
 _FORKS_A_HELPER = {"run_with_ids", "_unshare_users_inside", "_look_into"}
 _ROOM = 1 << 17
-#: Questions that take nothing.
+#: Functions whose calls need no resource.
 _ASK_ONLY = {"landlock_version", "have_mount_setattr"}
-#: Not counted.
+#: Originals of functions that this module itself calls, which are not counted.
 _memfd_create, _dup2, _close, _fstat = os.memfd_create, os.dup2, os.close, os.fstat
 
-#: What takes a descriptor, a process, memory or space, or may be refused. Not close, kill, waitpid: they cannot.
+#: Calls that need a descriptor, a process, memory or space, or that may be refused. close, kill and waitpid do not.
 _OS_CALLS = (
     "chdir chmod chown dup dup2 execve fchdir fchmod fchown fork fstat fsync ftruncate link listdir lstat makedirs memfd_create mkdir "
     "mknod open openpty pidfd_open pipe pipe2 posix_spawn pwrite readlink rename rmdir scandir setgroups setresgid setresuid "
@@ -53,7 +53,7 @@ _OTHERS: tuple[tuple[Any, str], ...] = (
 
 
 class _Plan:
-    """Counts the calls of this process, notes their names where every process of the family sees them, and lets one fail."""
+    """Counts the calls of this process, and lets one fail. The names are in memory that all processes share."""
 
     def __init__(self, role: str, number: int, failure: str) -> None:
         self.role, self.number, self.failure = role, number, failure
@@ -65,7 +65,7 @@ class _Plan:
         due = ROLES[self.own] == self.role and count == self.number
         if due and self.failure != "KILL":
             if name == "setxattr":
-                # Whoever may not is told so first, whether there is room or not: fs/xattr.c, vfs_setxattr.
+                # The kernel checks the permission before the space: fs/xattr.c, vfs_setxattr.
                 really(*args, **kwargs)
                 os.removexattr(args[0], args[1], follow_symlinks=kwargs.get("follow_symlinks", True))
             raise OSError(int(self.failure), os.strerror(int(self.failure)))
@@ -77,7 +77,7 @@ class _Plan:
         return result
 
     def _note(self, name: str) -> int:
-        """Note the call *name* of this process; returns how many its role made before, in whichever process."""
+        """Record the call *name* of this process; return the number of earlier calls of its role, in all processes."""
         start = _ROOM * self.own
         used, count = (int.from_bytes(self.noted[at : at + 4], "little") for at in (start, start + 4))
         text = name.encode() + b"\n"
@@ -99,7 +99,7 @@ class _Plan:
         really = getattr(module, name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            # What the kernel is answered, through /dev/fuse, takes no room anywhere.
+            # A reply written to /dev/fuse needs no space.
             if name == "write" and stat.S_ISCHR(_fstat(args[0]).st_mode):
                 return really(*args, **kwargs)
             return self.call(name, really, *args, **kwargs)
@@ -123,7 +123,7 @@ class _Plan:
         def made(self_: Any, *args: Any, fileno: int | None = None, **kwargs: Any) -> None:
             if fileno is None:
                 self.call("socket", making, self_, *args, **kwargs)
-            else:  # which is there already
+            else:  # the file exists already
                 making(self_, *args, fileno=fileno, **kwargs)
 
         socket.socket.__init__ = made  # type: ignore[method-assign]
@@ -138,7 +138,7 @@ class _Plan:
 
 
 class _Written:
-    """A file that is written: what is in its buffer may find no room when it is closed."""
+    """A file that is written. Flushing its buffer at the close may fail for lack of space."""
 
     def __init__(self, file: Any, plan: _Plan) -> None:
         self._file, self._plan = file, plan
@@ -158,7 +158,7 @@ class _Written:
         try:
             self._plan.call("flush", self._file.flush)
         except OSError:
-            nowhere = _memfd_create("nowhere")  # where what is in the buffer goes now, as on a full disk
+            nowhere = _memfd_create("nowhere")  # the rest of the buffer is discarded, as on a full disk
             _dup2(nowhere, self._file.fileno())
             _close(nowhere)
             raise
@@ -167,7 +167,7 @@ class _Written:
 
 
 def _callers() -> set[str]:
-    """Return the names of the functions that are being called."""
+    """Return the names of the functions on the call stack."""
     names, frame = set(), sys._getframe()
     while frame is not None:
         names.add(frame.f_code.co_name)
@@ -180,7 +180,7 @@ def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int
     if arguments[:1] == ["--serve-fd"]:
         from unionfs import _libc, cli
 
-        plan.role = "supervisor" if role == "server" else ""  # the first process of this family
+        plan.role = "supervisor" if role == "server" else ""  # the supervisor
         output = open(os.environ["FAULTY_RECORD"] + ".server", "w", encoding="utf-8")  # noqa: SIM115 - by an id that may
         plan.install(_libc)
         status = cli.main(list(arguments))

@@ -1,4 +1,4 @@
-"""`sandbox up` from outside, and what it is like inside."""
+"""Runs `sandbox up` for a test, and collects facts about the inside of the sandbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.requirements import has_subordinate_ids
 #: Seconds for a sandbox that only starts and ends. Only a failing test waits that long, so the bound is generous.
 PATIENCE = 60
 
-#: The smallest environment: the host's own root.
+#: The smallest environment file: its root is the host's root.
 HOST_ROOT = '[root]\nlayers = ["dir:/"]\n'
 
 #: The interpreter of the host, which every root with the layer `dir:/` has.
@@ -36,7 +36,7 @@ several_ids = pytest.mark.skipif(
     os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
 )
 
-#: Prints what it is like inside as one JSON object; runs under the host's python3.
+#: A program for the host's python3 that prints facts about its sandbox as one JSON object.
 PROBE = """
 import json, os
 def read(path):
@@ -65,19 +65,19 @@ print(json.dumps({
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished command left."""
+    """Exit status and output of a command that has ended."""
 
     status: int
     out: str
     err: str
 
     def facts(self) -> dict[str, Any]:
-        """Return what the probe printed."""
+        """Return the facts that the probe printed."""
         facts: dict[str, Any] = json.loads(self.facts_text())
         return facts
 
     def facts_text(self) -> str:
-        """Return what a program printed that has succeeded."""
+        """Return the standard output of a program, which must have succeeded."""
         assert self.status == 0, (self.status, self.err)
         return self.out
 
@@ -129,11 +129,11 @@ class Launcher:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def shell(self, script: str, spec: str = HOST_ROOT, **others: Any) -> Outcome:
-        """Run a shell script inside."""
+        """Run a shell script in a sandbox."""
         return self.up(spec, ["sh", "-c", script], **others)
 
     def probe(self, spec: str = HOST_ROOT, **others: Any) -> dict[str, Any]:
-        """Run the probe inside and return its facts."""
+        """Run the probe in a sandbox and return its facts."""
         return self.up(spec, [PYTHON, "-c", PROBE], **others).facts()
 
     @contextmanager
@@ -145,7 +145,7 @@ class Launcher:
         options: Sequence[str] = (),
         **others: Any,
     ) -> Iterator[subprocess.Popen[str]]:
-        """Start a sandbox and give its supervisor; standard output and error are pipes. Killed at the end."""
+        """Start a sandbox and yield its supervisor, which is killed at the end. Standard output and error are pipes."""
         with subprocess.Popen(
             self.arguments(spec, command, options),
             stdin=subprocess.DEVNULL,
@@ -162,7 +162,7 @@ class Launcher:
                 supervisor.kill()
 
     def runs(self) -> list[str]:
-        """List the runs of which a directory exists, in the state directory or in the run directory."""
+        """List the runs that have a directory in the state directory or in the run directory."""
         found = set()
         for base in (self.state, self.run):
             try:
@@ -205,7 +205,7 @@ def config(name: str) -> str:
 
 
 def let_in(directory: Path) -> None:
-    """Let everybody enter and list *directory*, and what pytest made around it; not what is everybody's already, as /tmp."""
+    """Let every user enter and list *directory* and the directories above it that pytest made."""
     while not directory.stat().st_mode & stat.S_ISVTX and directory.stat().st_uid == os.geteuid():
         directory.chmod(0o755)
         if directory.parent == directory or directory.name.startswith("pytest-of-"):
@@ -225,7 +225,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """Return the first line that the program prints: it is running then."""
+    """Return the first line that the program prints. The program is running then."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
 
@@ -249,7 +249,7 @@ def children(pid: int) -> dict[int, list[str]]:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether *pid* is a process that has not ended (a zombie has)."""
+    """Return whether *pid* is a process that has not ended. A zombie has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"

@@ -1,4 +1,4 @@
-"""A hostile program, and another user of the host, against a sandbox and its launcher."""
+"""Attacks of a hostile program, and of another user of the host, on a sandbox and its launcher."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.requirements import has_subordinate_ids
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 ATTACK = (Path(__file__).parent / "attack.txt").read_text()
-#: Filters, and what a program may do under them: other barriers hold without the filter, too. Namespaces of its own in its user
-#: namespace give it nothing that is not its own.
+#: Filters, and the attempts that succeed under each. Without a filter the other barriers still hold. In a user namespace
+#: of its own, a program gets no access to anything outside of it.
 FILTERS = pytest.mark.parametrize(
     ("seccomp", "allowed"),
     [("default", set()), ("unconfined", {"unshare user"})],
@@ -56,15 +56,15 @@ def test_program_gets_at_nothing_of_process_one_the_server_or_the_kernel(
 
 @whole_map
 @FILTERS
-def test_program_of_another_user_gets_at_nothing_either(
+def test_program_of_another_user_reaches_nothing_either(
     launcher: Launcher, seccomp: str, allowed: set[str]
 ) -> None:
     spec = HOST_ROOT + f'[process]\nuser = 33\n[security]\nseccomp = "{seccomp}"\n'
     assert done(launcher.up(spec, ["/usr/bin/python3", "-c", ATTACK]).facts_text()) <= allowed
 
 
-def test_program_with_every_capability_gets_at_nothing_of_process_one_or_the_host(launcher: Launcher) -> None:
-    """The capabilities count in its own namespaces, where it may mount, and set its host name."""
+def test_program_with_every_capability_reaches_nothing_of_process_one_or_the_host(launcher: Launcher) -> None:
+    """The capabilities apply to the sandbox's own namespaces, where the program may mount and set the host name."""
     spec = HOST_ROOT + '[security]\ncapabilities.add = ["all"]\n'
     found = done(launcher.up(spec, ["/usr/bin/python3", "-c", ATTACK]).facts_text())
     outside = {name for name in found if "1" in name or "key" in name or "fuse" in name or "terminal" in name}
@@ -121,8 +121,9 @@ def test_program_with_a_terminal_of_its_own_types_into_that_only(launcher: Launc
 def test_program_cannot_have_the_kernel_drop_what_is_mounted_below_a_directory(
     launcher: Launcher, tmp_path: Path, setting: str
 ) -> None:
-    """Who is killed while removing or renaming one has it forgotten, with all mounts below, so that asking must be refused before
-    the server hears of it: EBUSY and not ENOTEMPTY.
+    """If the client dies during rmdir or rename, the kernel invalidates the dentry and unmounts everything below it.
+
+    So the request must be refused before the server receives it: with EBUSY, not ENOTEMPTY.
     """
     (tmp_path / "layer/opt/kept/above/place").mkdir(parents=True)
     spec = f'[root]\nlayers = ["dir:/", "dir:{tmp_path}/layer"]\n{setting}'
@@ -156,7 +157,7 @@ def test_directory_of_a_volume_cannot_be_exchanged_for_one_in_which_nothing_is_c
     assert list(hooks.iterdir()) == []
 
 
-def test_mount_in_a_read_only_volume_of_memory_leaves_no_part_of_it_writable(launcher: Launcher) -> None:
+def test_mount_in_a_read_only_tmpfs_volume_leaves_no_part_of_it_writable(launcher: Launcher) -> None:
     spec = (
         f'{HOST_ROOT}[[volumes]]\ntype = "tmpfs"\ntarget = "/memory"\nread_only = true\n'
         '[[volumes]]\ntype = "tmpfs"\ntarget = "/memory/a/b/c"\n'
@@ -214,7 +215,7 @@ print(json.dumps(found))
 @pytest.mark.root
 @pytest.mark.parametrize("stranger", [65534, 1878982656 + 4_000_000], ids=["nobody", "unused"])
 def test_second_user_of_the_host_reads_and_changes_nothing(launcher: Launcher, stranger: int) -> None:
-    let_in(launcher.directory)  # that it is the state directory which stops them
+    let_in(launcher.directory)  # the state directory alone must refuse access
     with launcher.start(command=READY) as supervisor:
         assert first_line(supervisor) == "ready"
         family = Family(supervisor.pid)
@@ -249,8 +250,8 @@ def test_files_of_the_state_directory_are_closed_to_others(launcher: Launcher) -
         supervisor.wait(PATIENCE)
 
 
-def test_server_and_process_one_do_not_let_even_their_user_look(launcher: Launcher) -> None:
-    """Whatever else of this user's is broken into, no descriptor of the layers is to be had from them."""
+def test_server_and_process_one_cannot_be_inspected_by_their_own_user(launcher: Launcher) -> None:
+    """An attacker with the ids of this user gets no descriptor of the layers from these processes."""
     if os.geteuid() == 0:
         pytest.skip("root may look at everything")
     with launcher.start(command=READY) as supervisor:
@@ -283,7 +284,7 @@ def test_no_socket_of_a_sandbox_has_a_name(launcher: Launcher) -> None:
         supervisor.wait(PATIENCE)
 
 
-# -- many ---------------------------------------------------------------------------------------------
+# -- many sandboxes ---------------------------------------------------------------------------------------------
 
 
 def _at_once(launcher: Launcher, count: int) -> None:
@@ -317,7 +318,7 @@ def _resources() -> tuple[int, list[str]]:
 
 
 @pytest.mark.twice
-def test_ten_in_a_row_leave_no_trace(launcher: Launcher) -> None:
+def test_ten_sandboxes_in_a_row_leave_no_trace(launcher: Launcher) -> None:
     _in_a_row(launcher, 10)
 
 
@@ -327,5 +328,5 @@ def test_a_thousand_in_a_row_leave_no_trace(launcher: Launcher) -> None:
 
 
 @pytest.mark.long
-def test_two_hundred_at_once_leave_no_trace(launcher: Launcher) -> None:
+def test_two_hundred_sandboxes_at_once_leave_no_trace(launcher: Launcher) -> None:
     _at_once(launcher, 200)

@@ -1,4 +1,4 @@
-"""Archives that are no regular files, that another user replaces while they are opened, and that ask for much memory."""
+"""Archives that are no regular files, that another user replaces during a start, and that need much memory."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def layers(path: Path | str) -> str:
     return f'[root]\nlayers = ["dir:/", "tar:{path}"]\n'
 
 
-# -- what is no regular file ----------------------------------------------------------------------------
+# -- files that are not regular ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def special(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)  # the path of a socket has 107 bytes at most
+    monkeypatch.chdir(tmp_path)  # the path of a socket has at most 107 bytes
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "directory").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
@@ -77,7 +77,7 @@ def test_file_to_be_read_that_is_no_regular_one_is_refused_at_its_place(
 
 
 @pytest.mark.parametrize("name", ["fifo", "/dev/zero", "socket", "/dev/watchdog"])
-def test_file_that_is_extended_and_no_regular_one_is_refused(
+def test_extended_file_that_is_no_regular_one_is_refused(
     launcher: Launcher, special: Path, name: str
 ) -> None:
     path = launcher.write(f'extends = "{special / name}"\n[root]\nlayers = ["dir:/"]\n')
@@ -86,7 +86,7 @@ def test_file_that_is_extended_and_no_regular_one_is_refused(
     assert f"{path}:1:11: extends" in done
 
 
-def test_check_says_nothing_of_paths_that_are_not_here(launcher: Launcher, tmp_path: Path) -> None:
+def test_check_does_not_report_paths_that_do_not_exist_here(launcher: Launcher, tmp_path: Path) -> None:
     path = launcher.write(layers(tmp_path / "absent.tar"))
     assert "no mistakes" in _sandbox(launcher, "check", path)
 
@@ -100,11 +100,11 @@ def _sandbox(launcher: Launcher, *arguments: str) -> str:
 
 
 def _has(output: str, text: str) -> bool:
-    """Tell whether *text* is in *output*, wherever `explain` folds its lines."""
+    """Return whether *text* is in *output*, wherever `explain` folds its lines."""
     return "".join(text.split()) in "".join(output.split())
 
 
-# -- what another user replaces -------------------------------------------------------------------------
+# -- files that another user replaces -------------------------------------------------------------------------
 
 OWNER = 12345
 MARKS = "cat /of-the-user /of-root"
@@ -112,7 +112,7 @@ MARKS = "cat /of-the-user /of-root"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A directory of another user with an archive, beside one of root's that nobody else may enter, with another."""
+    """Make a directory of another user with an archive, beside a directory that only root may enter, with another archive."""
     place = tmp_path / "home"
     (place / "in").mkdir(parents=True)
     private = tmp_path / "private"
@@ -142,13 +142,13 @@ def _hard_link(home: Path) -> tuple[Path, Path]:
 
 
 def _renamed_file(home: Path) -> tuple[Path, Path]:
-    os.rename(home.parent / "private" / "a.tar", home / "of-root.tar")  # root has left it there
+    os.rename(home.parent / "private" / "a.tar", home / "of-root.tar")  # root has moved it there
     return home / "in" / "a.tar", home / "of-root.tar"
 
 
 @contextmanager
 def swapping(one: Path, other: Path) -> Iterator[None]:
-    """Let *one* and *other* trade places again and again."""
+    """Exchange *one* and *other* again and again."""
     swapper = os.fork()
     if swapper == 0:
         try:
@@ -173,7 +173,7 @@ def test_archive_that_its_owner_swaps_for_one_of_root_is_never_served(
     for owned in (one, other):
         if owned.is_symlink():
             os.chown(owned, OWNER, OWNER, follow_symlinks=False)
-    # Once as it stands while nobody swaps: told in the plan, at the place of the layer.
+    # First without an exchange: the plan refuses it, at the place of the layer.
     exchange(str(one), str(other))
     done = launcher.shell(MARKS, path)
     assert (done.status, done.out) == (125, "")
@@ -212,12 +212,12 @@ def test_archive_that_is_replaced_between_plan_and_start_is_not_opened(
         _open_archive_file("/dev/null", fact.identity)
 
 
-# -- what asks for much ---------------------------------------------------------------------------------
+# -- archives that need much memory or time ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def bomb(tmp_path: Path) -> Path:
-    """An archive of ten megabytes: a thousand directories, each with three attributes of a megabyte."""
+    """Make an archive of ten megabytes: a thousand directories, each with three attributes of a megabyte."""
     path = tmp_path / "bomb.tar.gz"
     records = (pax([(b"SCHILY.xattr.user.%c" % name, b"v" * (MIB - 100))]) for name in b"abc")
     attributes = gzip.compress(b"".join(records), 9)
@@ -231,7 +231,7 @@ def bomb(tmp_path: Path) -> Path:
 
 
 def test_small_archive_of_large_attributes_takes_little_memory(launcher: Launcher, bomb: Path) -> None:
-    # A child begins with the peak of this process, which has collected all tests (getrusage(2), ru_maxrss).
+    # A child starts with the peak of this process, which has collected all tests (getrusage(2), ru_maxrss).
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     supervisor = subprocess.Popen(
         launcher.arguments(layers(bomb), ["true"]), stderr=subprocess.PIPE, text=True, env=launcher.environ
@@ -239,7 +239,7 @@ def test_small_archive_of_large_attributes_takes_little_memory(launcher: Launche
     assert supervisor.stderr is not None
     with supervisor.stderr as reader:
         errors = reader.read()
-    # Of the supervisor and of all that it waited for: what unpacks is a child of it.
+    # The maximum over the supervisor and all its children, one of which unpacks.
     _, status, usage = os.wait4(supervisor.pid, 0)
     supervisor.returncode = os.waitstatus_to_exitcode(status)
     assert supervisor.returncode == 125
@@ -254,7 +254,7 @@ def test_signal_while_an_archive_is_unpacked_ends_it_at_once_and_leaves_nothing(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     path = tmp_path / "long.tar.gz"
-    # Minutes of headers, for which little is written.
+    # Unpacking takes minutes: it reads many headers and writes little.
     headers = gzip.compress(pax([(b"comment%d" % number, b"") for number in range(40_000)]) * 3, 1)
     with open(path, "wb") as archive:
         archive.write(gzip.compress(file(b"first")))

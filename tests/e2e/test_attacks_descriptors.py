@@ -1,4 +1,4 @@
-"""What a program can do to others through files that it shares with the host: leases, and its standard descriptors."""
+"""Attacks through files that a program shares with the host: leases, and its standard descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, first_line
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Prints the outcome of each way to take a lease of the file in its first argument, and keeps it.
+#: Tries each way to take a lease on the file in its first argument, prints the outcomes, and keeps the lease.
 LEASES = """
 import ctypes, errno, fcntl, mmap, os, platform, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +50,7 @@ import time; time.sleep(60)
 
 
 def give_to_the_program(path: Path) -> None:
-    """Make *path* a file of the user that is root in the sandbox: a lease is its owner's only."""
+    """Give *path* to the user that is root in the sandbox: only the owner of a file can take a lease."""
     if os.geteuid() == 0:
         os.chown(path, 1878982656, 1878982656)
 
@@ -63,7 +63,7 @@ def test_program_cannot_hold_up_the_host_by_a_lease_of_a_file_of_a_read_only_vol
     command = ["/usr/bin/python3", "-c", LEASES, "/v/file"]
     with launcher.start(spec, command) as supervisor:
         said = first_line(supervisor)
-        # A lease would have this wait, or with O_NONBLOCK fail: fcntl(2).
+        # With a lease, this would block, or fail with O_NONBLOCK: fcntl(2).
         os.close(os.open(shared / "file", os.O_WRONLY | os.O_NONBLOCK))
         assert said == (
             "F_RDLCK: EACCES, F_WRLCK: EACCES, high bits: EACCES, fcntl of 32 bits: EACCES,"
@@ -71,7 +71,7 @@ def test_program_cannot_hold_up_the_host_by_a_lease_of_a_file_of_a_read_only_vol
         )
 
 
-#: Tries on each standard descriptor what its redirection was not meant for; writes the outcomes into the file of its argument.
+#: Tries on each standard descriptor what its redirection does not intend; writes the outcomes to the file in its argument.
 REDIRECTED = """
 import errno, fcntl, json, os, sys
 outcomes = {}
@@ -100,14 +100,14 @@ attempt("0 truncated", reopen, 0, os.O_WRONLY | os.O_TRUNC, lambda new: None)
 with open(sys.argv[1], "w") as file:
     json.dump({"name": os.readlink("/proc/self/fd/2"), **outcomes}, file)
 """
-#: What needs no more than the descriptor itself.
+#: Attempts that need only the descriptor itself.
 BY_DESCRIPTOR = dict.fromkeys(("1 overwritten", "1 truncated", "2 overwritten", "2 truncated"), "done")
 READ_ANEW = {f"{fd} read anew": "first" for fd in (0, 1, 2)}
 WRITTEN_ANEW = dict.fromkeys(("0 written anew", "1 written anew", "2 written anew", "0 truncated"), "done")
 
 
 def redirected(launcher: Launcher, shared: Path, form: str, mode: int) -> tuple[dict[str, str], list[str]]:
-    """Run the attempts under the redirections of the shell command *form*; return the outcomes, and what the files then hold."""
+    """Run the attempts under the redirections of the shell command *form*; return the outcomes and the files' contents."""
     files = [shared / name for name in ("input", "output", "log")]
     for file in files:
         file.write_text("first\n")
@@ -124,7 +124,7 @@ def redirected(launcher: Launcher, shared: Path, form: str, mode: int) -> tuple[
 def test_files_that_standard_descriptors_lead_to_are_given_to_the_program_as_their_mode_says(
     launcher: Launcher, shared: Path, mode: int
 ) -> None:
-    """SECURITY.md says so, under "What is not": it has to be changed when this does not hold any more."""
+    """SECURITY.md states this under "What is not". Change it when this no longer holds."""
     form = '"$@" < "$INPUT" >> "$OUTPUT" 2>> "$LOG"'
     found, contents = redirected(launcher, shared, form, mode)
     assert found.pop("name").endswith("/log")
@@ -132,13 +132,13 @@ def test_files_that_standard_descriptors_lead_to_are_given_to_the_program_as_the
     if os.geteuid() != 0:  # the root of the sandbox is the owner
         assert found == {**BY_DESCRIPTOR, **READ_ANEW, **WRITTEN_ANEW}
         assert contents == ["", "", ""]
-    else:  # the program's ids are nobody's
+    else:  # the program's ids own no file
         assert found == {**BY_DESCRIPTOR, **refused, **(READ_ANEW if mode & 0o004 else {})}
         assert contents == ["first\n", "", ""]
 
 
 def test_files_behind_pipes_are_out_of_reach(launcher: Launcher, shared: Path) -> None:
-    """The remedy that SECURITY.md names."""
+    """Pipes are the remedy that SECURITY.md names."""
     form = 'cat "$INPUT" | { "$@" 2>&3 | tee -a "$OUTPUT"; } 3>&1 | tee -a "$LOG"'
     found, contents = redirected(launcher, shared, form, 0o644)
     assert found.pop("name").startswith("pipe:")

@@ -1,4 +1,4 @@
-"""An image that leads the launcher to its own interpreter, and a program that interferes with process 1."""
+"""An image whose program is a link to the launcher's interpreter, and a program that interferes with process 1."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ PROJECT = Path(__file__).parents[2]
 
 
 class Interpreter:
-    """A copy of this Python's executable that belongs to the user, as virtual environments and pyenv have it."""
+    """A copy of this Python's executable that belongs to the user, as in virtual environments and pyenv."""
 
     def __init__(self, directory: Path) -> None:
-        """Copy it into *directory*."""
+        """Copy the executable into *directory*."""
         self.path = directory / "python"
         shutil.copyfile(os.path.realpath(sys.executable), self.path)
         self.path.chmod(0o755)
         self.state = self.look()
 
     def look(self) -> tuple[int, bytes]:
-        """Return its mode and content."""
+        """Return the mode and the content of the copy."""
         return self.path.stat().st_mode, self.path.read_bytes()
 
     def environ(self, launcher: Launcher) -> Mapping[str, str]:
-        """Return an environment in which it finds the standard library and this checkout."""
+        """Return an environment in which the copy finds the standard library and this checkout."""
         packages = [path for path in sys.path if path.endswith("-packages")]
         return {
             **launcher.environ,
@@ -74,7 +74,7 @@ def elf_with_loader(loader: str) -> bytes:
 def test_program_is_never_executed_by_way_of_a_file_of_the_host(
     launcher: Launcher, tmp_path: Path, interpreter: Interpreter, kind: str, pid: str
 ) -> None:
-    """The class of CVE-2019-5736: the interpreter would run in the sandbox, and could change its own file on the host."""
+    """An attack like CVE-2019-5736: the host's interpreter would run in the sandbox, which could change its file."""
     layer = tmp_path / "layer"
     (layer / "opt").mkdir(parents=True)
     app = layer / "opt/app"
@@ -115,7 +115,7 @@ def test_program_is_never_executed_by_way_of_a_file_of_the_host(
 def test_program_that_is_executed_has_its_own_file_as_executable(
     launcher: Launcher, interpreter: Interpreter
 ) -> None:
-    """That the copy of the interpreter runs the launcher at all, or the test above would show nothing."""
+    """The copied interpreter runs the launcher; otherwise the test above would prove nothing."""
     done = subprocess.run(
         [str(interpreter.path), *launcher.arguments(HOST_ROOT, ["/usr/bin/readlink", "/proc/self/exe"])[1:]],
         env=interpreter.environ(launcher),
@@ -141,7 +141,7 @@ for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
 
 
 def test_executable_of_process_one_is_closed_to_a_program_with_every_capability(launcher: Launcher) -> None:
-    """Process 1 is the launcher's interpreter, so neither its link nor its content may be had."""
+    """Process 1 is the launcher's interpreter, so neither its link nor its content may be accessible."""
     spec = HOST_ROOT + '[security]\ncapabilities.add = ["all"]\n'
     done = launcher.up(spec, ["/usr/bin/python3", "-c", _EXECUTABLES])
     assert done.out == "1 Permission denied\n1 Permission denied\n", done.err
@@ -197,7 +197,7 @@ time.sleep(60)
 
 
 def test_sandbox_that_is_joined_gets_at_no_executable_of_the_launcher(launcher: Launcher) -> None:
-    """Its program sees the other's processes from the first on, and has every capability over their user namespace."""
+    """The program of the joining sandbox sees the other's processes from its start, with every capability over them."""
     watcher = (
         '[sandbox]\nname = "anchor"\n[root]\nlayers = ["dir:/"]\n[security]\ncapabilities.add = ["all"]\n'
     )
@@ -209,13 +209,13 @@ def test_sandbox_that_is_joined_gets_at_no_executable_of_the_launcher(launcher: 
         seen, *opened = json.loads(first_line(supervisor))
         supervisor.terminate()
         supervisor.wait(PATIENCE)
-    assert seen >= 2  # process 1 of the other, and its program
+    assert seen >= 2  # process 1 of the joined sandbox, and its program
     assert set(opened) - {"/memfd:sandbox-exec (deleted)"} == {"/usr/bin/sleep"}
 
 
 @pytest.mark.parametrize("seccomp", ["default", "unconfined"])
 def test_program_is_executed_where_proc_is_masked(launcher: Launcher, seccomp: str) -> None:
-    """The trampoline is found below /proc, or by its descriptor."""
+    """The trampoline is executed through /proc, or by its descriptor."""
     spec = HOST_ROOT + f'[security]\nmasked_paths = ["/proc"]\nseccomp = "{seccomp}"\n'
     done = launcher.up(spec, ["sh", "-c", "echo ran; ls /proc"])
     assert (done.status, done.out, done.err) == (0, "ran\n", "")
@@ -227,7 +227,7 @@ def test_empty_command_is_not_found(launcher: Launcher) -> None:
     assert "command not found in the sandbox" in done.err
 
 
-def test_arguments_that_are_too_many_are_the_programs_failure(launcher: Launcher) -> None:
+def test_too_many_arguments_are_a_failure_of_the_program(launcher: Launcher) -> None:
     many = " ".join(f'"{number:0100}",' for number in range(10_000))
     spec = HOST_ROOT + f'[process]\ncommand = ["/bin/true"]\nargs = [{many}]\n[limits]\nstack = "256K"\n'
     done = launcher.up(spec)

@@ -1,4 +1,4 @@
-"""A hostile image: an archive whose names, links, devices, marks and sizes are meant to reach out of the sandbox."""
+"""Hostile images: archives with names, links, devices, marks and sizes that try to reach outside of the sandbox."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ whole_map = pytest.mark.skipif(not _has_ids(), reason="this account has a single
 
 
 class Image:
-    """An archive that is written member by member."""
+    """An archive that is written member by member; `finish` closes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,7 +80,7 @@ def test_links_of_an_image_lead_nowhere_outside(launcher: Launcher, image: Image
     image.add("relative", tarfile.SYMTYPE, linkname=f"{up}{tmp_path}/secret")
     image.add("proc", tarfile.SYMTYPE, linkname=f"{up}{tmp_path}")
     done_ = launcher.shell("cat /absolute /relative", image.finish())
-    assert done_.status == 125  # /proc is a link: nothing is mounted where it leads
+    assert done_.status == 125  # /proc is a link: nothing is mounted on its target
     assert "take that layer out" in done_.err
     assert (tmp_path / "secret").read_text() == "host"
 
@@ -98,7 +98,7 @@ def test_volume_behind_links_of_an_image_is_mounted_inside(
         image.finish() + f'[[volumes]]\ntype = "bind"\nsource = "{tmp_path}/shared"\ntarget = "/data/deep"\n'
     )
     outcome = launcher.shell("cat /data/deep/file", spec)
-    assert outcome.status in (0, 125)  # mounted inside, or refused: in no case outside
+    assert outcome.status in (0, 125)  # mounted inside, or refused, but never outside
     assert list((tmp_path / "host").iterdir()) == []
 
 
@@ -145,7 +145,7 @@ def _dig(top: Path, depth: int) -> None:
 def test_tree_of_four_thousand_levels_is_shown_changed_and_removed(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    """Deeper than any path can name, in a layer and as the program makes it."""
+    """The tree is deeper than PATH_MAX allows, in a layer and as the program makes it."""
     depth = 4000
     top = tmp_path / "deep"
     top.mkdir()
@@ -243,12 +243,12 @@ def _many(launcher: Launcher, image: Image, count: int) -> None:
 
 @pytest.mark.busybox
 @pytest.mark.twice
-def test_many_entries(launcher: Launcher, image: Image) -> None:
+def test_five_thousand_files_of_an_image_are_all_found(launcher: Launcher, image: Image) -> None:
     _many(launcher, image, 5_000)
 
 
 @pytest.mark.long
 @pytest.mark.busybox
 @pytest.mark.parametrize("count", [100_000, 1_000_000])
-def test_very_many_entries(launcher: Launcher, image: Image, count: int) -> None:
+def test_a_million_files_of_an_image_are_all_found(launcher: Launcher, image: Image, count: int) -> None:
     _many(launcher, image, count)

@@ -1,4 +1,4 @@
-"""Programs that fork without end, and what other accounts see of a sandbox's processes in /proc."""
+"""Programs that fork without end, and the files in /proc of a sandbox's processes that other accounts can read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.e2e.test_ending import Family
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Forks without end: three processes fork and go as fast as they can, each in a session of its own, and others become more and more,
-#: up to the limit of 100 that keeps the machine usable.
+#: Forks without end: three chains of processes fork and exit as fast as they can, each process in a session of its own.
+#: Other processes become more and more, up to the limit of 100 that keeps the machine usable.
 BOMB = """
 import os, resource, time
 resource.setrlimit(resource.RLIMIT_NPROC, (100, 100))
@@ -43,7 +43,7 @@ time.sleep(1000)
 
 
 def bomb(launcher: Launcher, namespace: str, more: str) -> str:
-    """Return an environment whose program forks without end; its command line names the launcher's directory, no other's does."""
+    """Return an environment file whose program forks without end. Only its command lines name the launcher's directory."""
     command = json.dumps(["/usr/bin/python3", "-c", f"{BOMB}# {launcher.directory}"])
     return f'{HOST_ROOT}[process]\ncommand = {command}\n[namespaces]\npid = "{namespace}"\n{more}'
 
@@ -107,7 +107,7 @@ def test_program_that_forks_without_end_ends_when_it_is_told_to(
 def test_program_that_forks_without_end_in_a_cgroup_ends_and_leaves_none(
     launcher: Launcher, namespace: str, limit: str
 ) -> None:
-    """A cgroup can be removed only when it has no process: a test fails that leaves one."""
+    """A cgroup can be removed only when it has no process; the leak check fails a test that leaves one."""
     with launcher.start(bomb(launcher, namespace, f"[limits]\n{limit}\n")) as supervisor:
         assert first_line(supervisor) == "ready"
         assert len(left_of(launcher)) > 40
@@ -117,7 +117,7 @@ def test_program_that_forks_without_end_in_a_cgroup_ends_and_leaves_none(
     assert launcher.runs() == []
 
 
-#: Prints, for each process of its arguments, in which files of /proc the word SECRET is to be read.
+#: Prints for each process of its arguments the files of /proc in which it reads the word SECRET.
 LOOK = """
 import json, os, sys
 def contents(path):
@@ -138,7 +138,7 @@ print(json.dumps([found(pid) for pid in sys.argv[1:]]))
 
 
 def private_environment(directory: Path) -> str:
-    """Return an environment whose layer, volume, file of variables, and command are named by the word SECRET."""
+    """Return an environment file whose layer, volume, variables file and command have the word SECRET in their names."""
     let_in(directory)
     for name in ("SECRET-layer", "SECRET-volume"):
         (directory / name).mkdir()
@@ -152,7 +152,7 @@ def private_environment(directory: Path) -> str:
 
 
 def seen_by_another(pids: list[int], prefix: tuple[str, ...] = ()) -> list[list[str]]:
-    """Return in which files of /proc/PID the word SECRET is to be read by another account."""
+    """Return the files of /proc/PID in which another account reads the word SECRET."""
     command = ["setpriv", "--reuid=61235", "--regid=61235", "--clear-groups", "/usr/bin/python3", "-c", LOOK]
     done = subprocess.run(
         [*prefix, *command, *map(str, pids)], capture_output=True, check=True, timeout=PATIENCE
@@ -162,10 +162,10 @@ def seen_by_another(pids: list[int], prefix: tuple[str, ...] = ()) -> list[list[
 
 
 @pytest.mark.root
-def test_other_accounts_read_in_proc_what_the_kernel_shows_and_nothing_of_ours(
+def test_other_accounts_read_in_proc_only_what_the_kernel_shows_of_every_process(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    """SECURITY.md names what they read, under "What is not": command lines, and mounts of the sandbox with their sources."""
+    """SECURITY.md lists these under "What is not": command lines, and mounts of the sandbox with their sources."""
     path = launcher.write(private_environment(tmp_path), "SECRET.toml")
     launcher.state = tmp_path / "SECRET-state"
     launcher.environ["SANDBOX_STATE_DIR"] = str(launcher.state)
@@ -181,7 +181,7 @@ def test_other_accounts_read_in_proc_what_the_kernel_shows_and_nothing_of_ours(
             "init": ["mountinfo"],
             "program": ["cmdline", "mountinfo"],
         }
-        # The remedy: a /proc that hides the processes of others.
+        # The remedy is a /proc that hides the processes of other users.
         hiding = (
             "unshare",
             "--mount",

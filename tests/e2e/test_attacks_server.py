@@ -1,4 +1,4 @@
-"""A hostile program, a full disk and a kill against the file system's server."""
+"""The server under a hostile program, a full disk and a kill."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def python(script: str, *arguments: object) -> list[str]:
 # -- memory -------------------------------------------------------------------------------------------
 
 ENTRIES, OPENED = 10_000, 1000
-#: A list of names for each stream would take 80 MB.
+#: With a list of names for each stream, the server would need 80 MB.
 BOUND = 12 * MIB
 _OPENING = """
 import os, sys
@@ -92,9 +92,9 @@ def test_program_that_opens_a_changing_directory_a_thousand_times_takes_a_bounde
     assert taken < BOUND
 
 
-# -- a disk that is full ------------------------------------------------------------------------------
+# -- a full disk ------------------------------------------------------------------------------
 
-#: Makes each change on the sandbox's root and, where it was made there, on a model in memory; prints what is wrong.
+#: Makes each change on the sandbox's root and, if it succeeds, on a model in memory; prints each difference.
 _FULL = (
     CHANGES.partition('if __name__ == "__main__":')[0]
     + """
@@ -209,7 +209,7 @@ def make_layer(data: Path, count: int = changes.COUNT) -> None:
             at.write_bytes(content)
 
 
-# -- a server that is killed --------------------------------------------------------------------------
+# -- a killed server --------------------------------------------------------------------------
 
 #: Seconds from the kill to the end, on a busy machine.
 SOON = 20

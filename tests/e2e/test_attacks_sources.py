@@ -1,4 +1,4 @@
-"""Attacks on the next start: sources and layers that a program, or somebody's file, has lead elsewhere."""
+"""Attacks on the next start: sources and layers that a program, or a foreign environment file, leads elsewhere."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_environment_file_in_a_writable_volume_is_warned_of_everywhere_until_it_
 
 @pytest.mark.root
 def test_bind_mount_of_the_host_is_no_way_around(launcher: Launcher, project: Path) -> None:
-    """The source is named through a bind mount of a part of the volume, which has no directory above in common with it."""
+    """The source is named through a bind mount of a part of the volume, so the two have no parent directory in common."""
     (project / "data").rmdir()
     (project / "part").mkdir()
     (project / "part/data").symlink_to(launcher.directory / "private")
@@ -165,7 +165,7 @@ def test_layer_is_not_used_over_another_root_unless_that_is_accepted(
     assert launcher.shell("cat /opt/key", other).out == "old\n"
 
 
-def test_layer_over_an_archive_that_was_touched_is_used_again_without_unpacking(
+def test_layer_over_an_archive_with_a_new_mtime_is_used_again_without_unpacking(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     archive = tmp_path / "root.tar"
@@ -185,7 +185,7 @@ def test_layer_over_an_archive_that_was_touched_is_used_again_without_unpacking(
     assert "an archive that has changed since" in done.err
 
 
-def test_layer_of_a_renamed_file_is_told_of_and_adopted(launcher: Launcher) -> None:
+def test_layer_of_a_renamed_file_is_reported_and_adopted(launcher: Launcher) -> None:
     spec = KEPT.partition("\n")[2].partition("\n")[2]
     assert launcher.shell("echo mine > /opt/key", spec).status == 0
     renamed = launcher.directory / "renamed.toml"
@@ -201,7 +201,7 @@ def test_layer_of_a_renamed_file_is_told_of_and_adopted(launcher: Launcher) -> N
     assert len(os.listdir(launcher.state / "sandboxes")) == 1
 
 
-def test_the_command_that_discards_a_layer_does(launcher: Launcher) -> None:
+def test_the_command_in_the_hint_discards_the_layer(launcher: Launcher) -> None:
     assert launcher.shell("mkdir -p /opt/a/b && chmod 0 /opt/a && touch /opt/key", KEPT).status == 0
     done = launcher.up(str(launcher.write(KEPT, "foreign.toml")), ["true"])
     command = re.search(r"discard it: (.+?);", done.err)

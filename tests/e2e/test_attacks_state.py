@@ -1,4 +1,4 @@
-"""A hostile program against the launcher's private directories: the state of all sandboxes, and the key of what is kept there."""
+"""Attacks of a program on the private directories: the state of all sandboxes, and the secret in the run directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.test_start import imported
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Tries to move, remove, replace and uncover every directory on the way to a hidden one, $2 below $1; prints what it could do.
+#: Tries to move, remove, replace and uncover every directory on the way to a hidden one, $2 below $1; prints each success.
 _MOVE = """
 import ctypes, errno, json, os, sys
 top, path = sys.argv[1:]
@@ -51,7 +51,7 @@ place = "/".join([top, *parts])
 print(json.dumps({"done": [name for name in found if found[name] == "done"], "tried": len(found),
     "seen": os.listdir(place), "writable": os.access(place, os.W_OK)}))
 """
-#: Runs a script of the host's root where what it mounts leaves no trace.
+#: Runs a script as the host's root in a mount namespace of its own, which ends with its mounts.
 _PRIVATE = ["unshare", "-m", "--propagation", "private", "sh", "-ec"]
 _IN_VAIN = {"done": [], "tried": 27, "seen": [], "writable": False}
 
@@ -63,7 +63,7 @@ def volume(source: Path | str, target: str = "/v", **others: bool | str) -> str:
 
 @pytest.fixture
 def home(launcher: Launcher) -> Path:
-    """Return a directory that holds the state directory three levels down, as a home directory does; everybody may write to it."""
+    """Return a directory with the state directory three levels down, as in a home directory. Every user may write to it."""
     home = launcher.directory / "home"
     launcher.state = home / ".local/state/sandbox"
     launcher.environ["SANDBOX_STATE_DIR"] = str(launcher.state)
@@ -130,7 +130,7 @@ def test_no_directory_above_the_state_can_be_moved_in_a_volume(
 ) -> None:
     spec = f'{HOST_ROOT}{volume(home, read_only=read_only)}[security]\nseccomp = "{seccomp}"\n'
     assert attack(launcher, spec) == _IN_VAIN
-    # What it made besides does not lead the next start to another state directory either.
+    # The program's own directories do not lead the next start to another state directory either.
     assert attack(launcher, spec) == _IN_VAIN
     assert (launcher.state / "run").is_dir()
     assert launcher.runs() == []
@@ -155,7 +155,7 @@ def test_volumes_over_and_beside_one_another_do_not_uncover_the_state(launcher: 
         "/y": "home/.local/state/sandbox",
     }.items():
         assert attack(launcher, spec, top, path) == _IN_VAIN | {"tried": 9 * len(path.split("/"))}
-    # In each volume, a name may lead below what another one covers.
+    # In each volume, a name may lead below a directory that another volume covers.
     outcome = launcher.shell("find /v /w /x /y -name state.json -o -name sandboxes -o -name key", spec)
     assert (outcome.out, outcome.status) == ("", 0), outcome.err
 
@@ -265,7 +265,7 @@ def test_mounts_that_do_not_show_the_state_or_are_covered_are_no_obstacle(
 def test_directories_above_a_mount_of_the_host_that_holds_the_state_stay_where_they_are(
     launcher: Launcher, home: Path, fstype: str
 ) -> None:
-    """The mount point cannot be renamed, but the directories above it could, and the mount would follow on the host."""
+    """The mount point cannot be renamed. The directories above it could be, and the mount would move with them on the host."""
     (launcher.directory / "disk").mkdir(mode=0o777)
     mount = "-t tmpfs -o mode=0777 none" if fstype == "tmpfs" else f"--bind {launcher.directory}/disk"
     mounting = f"mount {mount} {home}/.local/state; mkdir -m 700 {launcher.state}"
@@ -302,7 +302,7 @@ def test_what_hides_the_state_is_not_mounted_on_the_host(
     assert (home / "before").read_text() == (home / "meanwhile").read_text()
 
 
-# -- the run directory, and the key in it ---------------------------------------------------------
+# -- the run directory, and the secret in it ---------------------------------------------------------
 
 
 def test_run_directory_appears_empty_in_layers_and_volumes(on_root: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_run_directory_in_the_state_directory_is_hidden_with_it_and_in_it(
     launcher.environ["SANDBOX_RUN_DIR"] = str(launcher.state / "mine")
     assert attack(launcher, HOST_ROOT + volume(home)) == _IN_VAIN
     assert (launcher.state / "mine/key").exists()
-    if os.geteuid() != 0:  # root's is closed to the ids of its sandboxes
+    if os.geteuid() != 0:  # the ids of root's sandboxes may not enter root's directory
         spec = HOST_ROOT + volume(launcher.state, read_only=True)
         assert launcher.shell("ls -A /v/mine; ls -d /v/run", spec).out == "/v/run\n"
 
@@ -368,7 +368,7 @@ def test_filters_of_another_state_directory_are_not_used(launcher: Launcher, tmp
     kept = {path.name: path.read_bytes() for path in (launcher.state / "filters").iterdir()}
     assert len(kept) == 2
     for name, content in kept.items():
-        # A program that allows everything, with the digest that its key gives it.
+        # A filter whose digest was made with the secret of the other run directory.
         (launcher.state / "filters" / name).write_bytes((other.state / "filters" / name).read_bytes())
         assert (launcher.state / "filters" / name).read_bytes() != content
     assert "pyseccomp" in imported(launcher, HOST_ROOT)

@@ -1,4 +1,4 @@
-"""What a program does to a terminal that it was given as it is, and to the descriptors that it shares with its caller."""
+"""Changes that a program makes to a terminal that it inherits, and to descriptors that it shares with its caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARED_TERMINAL = HOST_ROOT + "[process]\nterminal = false\n"
 SECCOMP = pytest.mark.parametrize("seccomp", ["default", "unconfined"])
 TIOCGEXCL = 0x80045440
 
-#: Prints one line, the outcome of each change of standard input, and ends.
+#: Changes standard input in each way, prints the outcomes as one line, and ends.
 CHANGES = """
 import errno, fcntl, os, struct, sys, termios
 outcomes = {}
@@ -76,7 +76,7 @@ def state_of(fd: int) -> dict[str, Any]:
 
 
 def takes_output(person: Person) -> bool:
-    """Tell whether the terminal shows what is written to it."""
+    """Return whether the terminal shows output."""
     fd = os.open(os.ttyname(person.inner), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         return os.write(fd, b"x") == 1
@@ -96,7 +96,7 @@ def test_terminal_that_a_program_was_given_is_afterwards_as_it_was(launcher: Lau
         assert state_of(person.inner) == before
         assert takes_output(person)
     assert [outcomes.pop(name) for name in ("attributes", "exclusive", "flags")] == ["done"] * 3
-    # The owner may; root's programs have other ids.
+    # The owner may change it; programs of root's sandboxes have other ids.
     assert outcomes.pop("permissions") == ("EPERM" if os.geteuid() == 0 else "done")
     assert "done" not in outcomes.values(), outcomes
 
@@ -105,7 +105,7 @@ def test_terminal_that_a_program_was_given_is_afterwards_as_it_was(launcher: Lau
 def test_line_discipline_is_put_back_where_no_filter_refuses_to_change_it(
     launcher: Launcher, seccomp: str, outcome: str
 ) -> None:
-    """A terminal with another one has no attributes, and shells cannot use it: EINVAL."""
+    """With another line discipline, a terminal has no attributes, and shells cannot use it: EINVAL."""
     spec = SHARED_TERMINAL + f'[security]\nseccomp = "{seccomp}"\n'
     command = ["/usr/bin/python3", "-c", CHANGES, "discipline", outcome]
     with person_at(launcher, command, spec) as person:
@@ -115,7 +115,7 @@ def test_line_discipline_is_put_back_where_no_filter_refuses_to_change_it(
         assert takes_output(person)
 
 
-#: Changes the attributes, as a pager or a foreground job does, and restores what was before as the supervisor does.
+#: Changes the attributes, as a pager or a foreground job does, and restores the former ones as the supervisor does.
 RESTORE = """
 import fcntl, os, sys, termios
 from sandbox.runtime.standard_descriptors import StandardDescriptors
@@ -147,7 +147,10 @@ before.restore()
 def test_attributes_that_another_program_of_the_terminal_may_have_set_are_left(
     where: str, *, echoes: bool
 ) -> None:
-    """A pager behind a pipe sets them, and so does the shell while a job is in the background. TIOCEXCL is restored all the same."""
+    """A pager behind a pipe sets attributes, and so does the shell while a job is in the background.
+
+    TIOCEXCL is restored in any case.
+    """
     outer, inner = pty.openpty()
     try:
         pid = start_at(inner, [sys.executable, "-c", RESTORE, where], dict(os.environ))

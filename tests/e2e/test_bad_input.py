@@ -1,4 +1,4 @@
-"""Every mistake is a message that names the file, the place and the remedy; exit status 125; nothing is left behind."""
+"""Every mistake ends with exit status 125 and a message with file, position and remedy, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def refused(launcher: Launcher, spec: str, *parts: str) -> None:
     assert launcher.runs() == []
 
 
-def test_missing_file(launcher: Launcher, tmp_path: Path) -> None:
+def test_missing_file_is_an_error_that_names_it(launcher: Launcher, tmp_path: Path) -> None:
     path = str(tmp_path / "absent.toml")
     done = launcher.up(path)
     assert (done.status, done.err.split("\n")[0]) == (125, f"{path}: no such file")
 
 
-def test_malformed_file_points_at_the_character(launcher: Launcher) -> None:
+def test_error_in_a_malformed_file_points_at_the_character(launcher: Launcher) -> None:
     refused(launcher, "[root\nlayers = []\n", "test.toml:1:6: ")
 
 
-def test_unknown_key_names_the_nearest(launcher: Launcher) -> None:
+def test_error_about_an_unknown_key_names_the_most_similar_one(launcher: Launcher) -> None:
     refused(
         launcher,
         '[root]\nlayer = ["dir:/"]\n',
@@ -47,7 +47,7 @@ def test_unknown_key_names_the_nearest(launcher: Launcher) -> None:
     )
 
 
-def test_wrong_type_says_both_types(launcher: Launcher) -> None:
+def test_error_about_a_wrong_type_names_both_types(launcher: Launcher) -> None:
     refused(
         launcher,
         HOST_ROOT + '[process]\nargs = "x"\n',
@@ -64,7 +64,7 @@ def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -
     )
 
 
-def test_missing_layer(launcher: Launcher, tmp_path: Path) -> None:
+def test_missing_layer_is_an_error_at_its_place(launcher: Launcher, tmp_path: Path) -> None:
     refused(
         launcher,
         '[root]\nlayers = ["dir:absent"]\n',
@@ -85,13 +85,13 @@ def test_layer_that_is_a_file_offers_the_other_kind(launcher: Launcher, tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_layer_that_cannot_be_read(launcher: Launcher, tmp_path: Path) -> None:
+def test_layer_that_cannot_be_read_is_refused(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     refused(launcher, '[root]\nlayers = ["dir:closed"]\n', "root.layers[0]: ", "permission denied")
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
-def test_mistakes_and_refusals_are_told_together_in_the_order_of_the_file(
+def test_mistakes_and_refusals_are_reported_together_in_the_order_of_the_file(
     launcher: Launcher, options: list[str]
 ) -> None:
     done = launcher.up(
@@ -113,7 +113,7 @@ def test_mistakes_and_refusals_are_told_together_in_the_order_of_the_file(
     ]
 
 
-def test_what_is_not_enforced_is_told_with_what_the_machine_refuses(launcher: Launcher) -> None:
+def test_keys_that_are_not_enforced_are_reported_with_what_the_machine_refuses(launcher: Launcher) -> None:
     refused(
         launcher,
         HOST_ROOT + '[process]\nenv_file = "absent.env"\n[network]\nmode = "private"\n',
@@ -124,9 +124,9 @@ def test_what_is_not_enforced_is_told_with_what_the_machine_refuses(launcher: La
 
 @pytest.fixture
 def closed() -> Iterator[Path]:
-    """Return a directory that only another user may enter, as a home directory is.
+    """Return a directory that only another user may enter, like a home directory.
 
-    It is in /var/tmp, as /tmp may be mounted nodev, which is another reason to refuse a device.
+    It is in /var/tmp, because /tmp may be mounted nodev, which is another reason to refuse a device.
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp") as top:
         os.chmod(top, 0o755)
@@ -145,7 +145,7 @@ def closed() -> Iterator[Path]:
         ('[[devices]]\npath = "HOME/null"\ntarget = "/dev/x"\n', "4:8: devices[0].path: "),
     ],
 )
-def test_what_only_the_capabilities_of_root_reach_is_refused_at_its_place(
+def test_source_that_only_the_hosts_root_can_reach_is_refused_at_its_place(
     launcher: Launcher, closed: Path, table: str, key: str
 ) -> None:
     os.mknod(closed / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -159,9 +159,7 @@ def test_what_only_the_capabilities_of_root_reach_is_refused_at_its_place(
 
 
 @pytest.mark.root
-def test_what_the_capabilities_of_the_sandboxs_root_reach_is_a_volume(
-    launcher: Launcher, closed: Path
-) -> None:
+def test_source_that_the_sandboxs_root_can_reach_is_mounted(launcher: Launcher, closed: Path) -> None:
     (closed / "src/file").touch()
     maps = (f"{kind}_map = [{{ inside = 0, outside = 60000, count = 65536 }}]\n" for kind in ("uid", "gid"))
     volume = f'[[volumes]]\ntype = "bind"\nsource = "{closed}/src"\ntarget = "/mnt"\nread_only = true\n'
@@ -170,7 +168,9 @@ def test_what_the_capabilities_of_the_sandboxs_root_reach_is_a_volume(
 
 
 @pytest.mark.root
-def test_layer_that_the_server_may_not_enter_names_the_servers_id(launcher: Launcher, closed: Path) -> None:
+def test_error_about_a_layer_that_the_server_may_not_enter_names_the_servers_id(
+    launcher: Launcher, closed: Path
+) -> None:
     refused(
         launcher,
         f'[root]\nlayers = ["dir:/", "dir:{closed}"]\n',
@@ -180,7 +180,7 @@ def test_layer_that_the_server_may_not_enter_names_the_servers_id(launcher: Laun
 
 
 @pytest.mark.root
-def test_state_behind_a_closed_directory_is_told_once_with_the_id_that_may_not(
+def test_state_behind_a_closed_directory_is_one_error_with_the_id_that_may_not_enter(
     launcher: Launcher, closed: Path
 ) -> None:
     done = launcher.up(
@@ -196,7 +196,7 @@ def test_state_behind_a_closed_directory_is_told_once_with_the_id_that_may_not(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_volume_that_cannot_be_read_names_the_user_who_may_not(launcher: Launcher, tmp_path: Path) -> None:
+def test_error_about_a_volume_that_cannot_be_read_names_the_user(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     refused(
         launcher,
@@ -206,7 +206,7 @@ def test_volume_that_cannot_be_read_names_the_user_who_may_not(launcher: Launche
     )
 
 
-def test_archive_that_is_none(launcher: Launcher, tmp_path: Path) -> None:
+def test_file_that_is_no_archive_is_refused(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("no archive at all, and not a short one either\n" * 50)
     refused(
         launcher,
@@ -263,7 +263,7 @@ def test_truncated_archive_leaves_no_layer(launcher: Launcher, tmp_path: Path) -
     assert os.listdir(launcher.state / "layers") == []
 
 
-def test_layer_inside_the_state_directory(launcher: Launcher) -> None:
+def test_layer_inside_the_state_directory_is_refused(launcher: Launcher) -> None:
     assert launcher.up(command=["true"]).status == 0
     refused(
         launcher, f'[root]\nlayers = ["dir:{launcher.state}/run"]\n', "in the sandboxes' own state directory"
@@ -300,7 +300,7 @@ def test_state_directory_that_others_may_write_is_refused(launcher: Launcher) ->
     assert "can be written by others" in done.err
 
 
-def test_wrong_command_lines_are_125_with_the_usage(launcher: Launcher) -> None:
+def test_wrong_command_line_is_status_125_with_the_usage(launcher: Launcher) -> None:
     for arguments in ([], ["up", "-w"], ["no-such-verb"], ["up", "--no-such-option", "x.toml"]):
         done = subprocess.run(
             [sys.executable, "-m", "sandbox", *arguments],
@@ -319,8 +319,8 @@ def test_traceback_is_shown_only_with_debug(launcher: Launcher) -> None:
     assert "Traceback" in launcher.up(spec, options=["--debug"]).err
 
 
-def test_host_without_user_namespaces_says_so_and_how_to_get_them(launcher: Launcher) -> None:
-    # A user namespace in which no further one may be made stands for a host where they are switched off.
+def test_host_without_user_namespaces_is_an_error_with_a_remedy(launcher: Launcher) -> None:
+    # A user namespace that allows no further ones simulates a host where they are disabled.
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     arguments = [
         "unshare",
@@ -340,7 +340,7 @@ def test_host_without_user_namespaces_says_so_and_how_to_get_them(launcher: Laun
     assert launcher.runs() == []
 
 
-def test_host_without_fuse_says_so_and_how_to_get_it(launcher: Launcher) -> None:
+def test_host_without_fuse_is_an_error_with_a_remedy(launcher: Launcher) -> None:
     hide = (
         "mount -t tmpfs none /mnt && for node in null zero full random urandom tty; do"
         ' touch /mnt/$node && mount --bind /dev/$node /mnt/$node; done && mount --rbind /mnt /dev && exec "$@"'

@@ -1,4 +1,4 @@
-"""A read-only root of one archive, which is bound from the store: no server, nothing that can be changed, and served where it must be."""
+"""The direct bind of the root: a read-only root of one archive has no server, and is served only where it must be."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ WAIT = ["sh", "-c", "echo ready; exec sleep 1000"]
 
 
 def how(launcher: Launcher, text: str) -> list[str]:
-    """Start it and return what is said of the server."""
+    """Start a sandbox and return the debug lines about the server."""
     done = launcher.up(text, ["true"], options=["--debug"])
     assert done.status == 0, done.err
     words = ("+ bound", "+ not bound", "+ served", "+ mount unionfs", "+ bind the one")
     return [line for line in done.err.splitlines() if line.startswith(words)]
 
 
-def test_there_is_no_server_and_the_root_is_the_layer_itself(
+def test_direct_bind_has_no_server_and_the_root_is_the_layer_itself(
     launcher: Launcher, archive: RootArchive
 ) -> None:
     text = archive.spec()
@@ -57,7 +57,7 @@ def test_there_is_no_server_and_the_root_is_the_layer_itself(
     assert {"ro", "nosuid", "nodev"} <= set(lines[2].split()[1].split(","))
 
 
-def test_no_part_of_a_server_runs(launcher: Launcher, archive: RootArchive) -> None:
+def test_direct_bind_starts_no_part_of_a_server(launcher: Launcher, archive: RootArchive) -> None:
     text = archive.spec()
     assert launcher.up(text, ["true"]).status == 0  # unpacks the archive
     found = imported(launcher, text)
@@ -70,17 +70,17 @@ def test_no_part_of_a_server_runs(launcher: Launcher, archive: RootArchive) -> N
     )
 
 
-def test_it_shows_what_a_server_shows(launcher: Launcher, archive: RootArchive) -> None:
+def test_direct_bind_shows_what_a_server_shows(launcher: Launcher, archive: RootArchive) -> None:
     archive.add("data/link", kind=tarfile.SYMTYPE, linkname="file")
     archive.add("data/theirs", b"x", uid=1000, gid=1000, mode=0o600)
-    # /etc/hosts is made at each start, and only where the layer or a server's layer of mount points has it.
+    # /etc/hosts is made at each start, and only if the layer or the skeleton has a place for it.
     look = "stat -c '%n %F %a %u:%g' /; find /data /etc /bin /lib ! -path /etc/hosts -printf '%p %y %m %U:%G %n %T@ %l\\n' | sort; cat /data/name /data/link"
     text = archive.spec()
     bound = launcher.shell(look, text)
     served = launcher.shell(look, text.replace("writable", 'server = "direct"\nwritable'))
     assert bound.status == served.status == 0, bound.err
 
-    # Link counts of directories are their file system's.
+    # Link counts of directories depend on the file system.
     def but_links(out: str) -> list[list[str]]:
         split = [line.split() for line in out.splitlines()]
         return [line[:4] + line[5:] if line[1:2] == ["d"] else line for line in split]
@@ -89,7 +89,7 @@ def test_it_shows_what_a_server_shows(launcher: Launcher, archive: RootArchive) 
     assert "/data/theirs f 600" in bound.out
 
 
-def test_what_cannot_be_unpacked_is_told_with_the_remedy_on_a_line_of_its_own(
+def test_archive_that_cannot_be_unpacked_is_an_error_with_the_remedy_on_a_line_of_its_own(
     launcher: Launcher, archive: RootArchive
 ) -> None:
     archive.add("data/cap", b"", pax_headers={"SCHILY.xattr.security.capability": "x"})
@@ -147,7 +147,7 @@ attempt(mount, 32 | 4096)
 def test_nobody_makes_it_writable_in_namespaces_below_either(
     launcher: Launcher, archive: RootArchive
 ) -> None:
-    """Without a filter, a program can have all capabilities in a user namespace of its own: its copies of the mounts are locked."""
+    """Without a filter, a program has all capabilities in a user namespace of its own, but its mounts are locked there."""
     script = """
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -195,7 +195,7 @@ print(sorted(os.listdir("/")))
         (".wh..wh..opq", tarfile.REGTYPE, "has what only the union can show: /.wh..wh..opq is a mark"),
     ],
 )
-def test_layer_with_what_a_bind_would_show_otherwise_is_served_and_walked_once(
+def test_layer_that_a_bind_would_show_differently_is_served_and_walked_once(
     launcher: Launcher, archive: RootArchive, name: str, kind: bytes, reason: str
 ) -> None:
     text = archive.add(name, kind=kind).spec()
@@ -219,7 +219,7 @@ def test_layer_without_a_place_for_a_mount_is_served(launcher: Launcher, archive
     assert launcher.shell("touch /scratch/x && ls /scratch", text).facts_text() == "x\n"
 
 
-def test_a_link_to_the_place_of_a_mount_does(launcher: Launcher, archive: RootArchive) -> None:
+def test_a_link_to_the_place_of_a_mount_is_enough(launcher: Launcher, archive: RootArchive) -> None:
     archive.add("way", kind=tarfile.SYMTYPE, linkname="data/deep")
     text = archive.spec(more=TMPFS.replace("/tmp", "/way"))
     assert how(launcher, text)[0] == BOUND
@@ -231,7 +231,9 @@ def test_a_link_to_the_place_of_a_mount_does(launcher: Launcher, archive: RootAr
     ]
 
 
-def test_a_file_that_wants_no_server_has_none_or_is_refused(launcher: Launcher, archive: RootArchive) -> None:
+def test_a_file_that_forbids_a_server_has_none_or_is_refused(
+    launcher: Launcher, archive: RootArchive
+) -> None:
     text = archive.spec('server = "none"\n')
     assert how(launcher, text)[0] == BOUND
     done = launcher.up(text + TMPFS.replace("/tmp", "/scratch"), ["true"])
@@ -254,9 +256,7 @@ def test_no_filter_of_a_server_is_compiled_where_there_can_be_none(
     assert not (launcher.state / "filters").exists() or os.listdir(launcher.state / "filters") == []
 
 
-def test_a_server_that_was_started_before_that_was_known_is_ended(
-    launcher: Launcher, archive: RootArchive
-) -> None:
+def test_a_server_that_turns_out_to_be_unneeded_is_ended(launcher: Launcher, archive: RootArchive) -> None:
     launcher.write(archive.spec(), "base.toml")
     with launcher.start('extends = "base.toml"\n', WAIT) as supervisor:
         assert first_line(supervisor) == "ready"
@@ -266,7 +266,7 @@ def test_a_server_that_was_started_before_that_was_known_is_ended(
     assert launcher.runs() == []
 
 
-def test_volumes_masks_native_paths_and_a_user_work_in_it(
+def test_volumes_masks_native_paths_and_a_user_work_in_a_direct_bind(
     launcher: Launcher, archive: RootArchive, shared: Path
 ) -> None:
     archive.add("mnt").add("app").add("app/x", b"native\n").add("var").add("secret", b"hidden\n")
@@ -296,7 +296,7 @@ def test_directories_of_other_users_hold_places_for_mounts(launcher: Launcher, a
     assert "/own/in/no is to be mounted on" in how(launcher, text)[0]
 
 
-def test_what_is_told_at_the_end_tells_of_no_server(launcher: Launcher, archive: RootArchive) -> None:
+def test_report_of_a_direct_bind_mentions_no_server(launcher: Launcher, archive: RootArchive) -> None:
     done = launcher.up(archive.spec(), ["true"], options=["--timings", "--report"])
     assert done.status == 0
     assert "root mounted" in done.err

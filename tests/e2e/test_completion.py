@@ -1,4 +1,4 @@
-"""Completion in real shells: the script is read as a user's start-up file reads it, and a line is typed."""
+"""Completion in real shells: they read the script as a user's start-up file does, and the test types a line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAGE = "one"
 
 @pytest.fixture
 def environ(tmp_path: Path) -> Mapping[str, str]:
-    """Return the environment of a user who has `sandbox` on the PATH and environment files where they are."""
+    """Return the environment of a user with `sandbox` on the PATH and environment files in the working directory."""
     programs = tmp_path / "bin"
     programs.mkdir()
     program = programs / "sandbox"
@@ -45,7 +45,7 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
     return {"HOME": str(tmp_path), "PATH": path, "TERM": "dumb", "LC_ALL": "C.UTF-8", "WORK": str(work)}
 
 
-#: What `sandbox completion --help` has users write into their start-up files.
+#: The lines that `sandbox completion --help` gives for start-up files.
 EVALUATE = 'eval "$(sandbox completion {shell})"'
 
 
@@ -68,8 +68,10 @@ CASES = [
 
 @pytest.mark.bash
 @pytest.mark.parametrize(("line", "expected"), CASES)
-def test_bash_offers(environ: Mapping[str, str], line: str, expected: list[str]) -> None:
-    # What readline does (bash(1), Programmable Completion): it sets these, and calls the function with the command.
+def test_bash_offers_the_words_that_are_possible(
+    environ: Mapping[str, str], line: str, expected: list[str]
+) -> None:
+    # As readline does (bash(1), Programmable Completion): set these variables, and call the function with the command.
     program = f"""
         {EVALUATE.format(shell="bash")}
         [[ $(complete -p sandbox) == *"-F "* ]] || exit 3
@@ -87,14 +89,16 @@ def test_bash_offers(environ: Mapping[str, str], line: str, expected: list[str])
         cwd=environ["WORK"],
         timeout=60,
     )
-    # Behind the last of COMP_WORDBREAKS, of which "=" is one, bash replaces only what follows.
+    # Bash replaces only the text after the last character of COMP_WORDBREAKS, to which "=" belongs.
     assert sorted(word.strip() for word in done.stdout.splitlines()) == expected
 
 
 @pytest.mark.fish
 @pytest.mark.parametrize(("line", "expected"), CASES)
-def test_fish_offers(environ: Mapping[str, str], line: str, expected: list[str]) -> None:
-    # As help has it: fish reads the file when the command is completed for the first time.
+def test_fish_offers_the_words_that_are_possible(
+    environ: Mapping[str, str], line: str, expected: list[str]
+) -> None:
+    # As in the help text: fish reads the file when the command is completed for the first time.
     file = Path(environ["HOME"]) / ".config" / "fish" / "completions" / "sandbox.fish"
     file.parent.mkdir(parents=True)
     with open(file, "wb") as stream:
@@ -114,7 +118,7 @@ def test_fish_offers(environ: Mapping[str, str], line: str, expected: list[str])
 
 
 class Terminal:
-    """An interactive shell on a terminal, typed into."""
+    """An interactive shell on a terminal; `close` ends it."""
 
     def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
         """Start *command*."""
@@ -125,7 +129,7 @@ class Terminal:
         self.seen = ""
 
     def type(self, text: str, until: str, seconds: float = 30) -> str:
-        """Type *text* and return what is shown from then on, when it has what the pattern *until* matches."""
+        """Type *text* and return the output from then on, as soon as the pattern *until* matches it."""
         self.seen = ""
         os.write(self.fd, text.encode())
         end = time.monotonic() + seconds
@@ -169,7 +173,7 @@ def test_tab_completes_what_is_typed(
     try:
         terminal.type(f"{prepare}; {EVALUATE.format(shell=shell)}; echo rea''dy\n", "ready\r?\n")
         for keys, line in WHOLE_LINES:
-            # The shell itself says what stands on the line: ^A goes to its beginning.
+            # The shell itself prints the line: ^A goes to its beginning.
             shown = terminal.type(f"{keys}\x01printf '<%s>' \x05\n", r"<[a-z]+><.*>")
             assert "".join(f"<{word}>" for word in line.split()) in shown
     finally:
@@ -177,7 +181,7 @@ def test_tab_completes_what_is_typed(
 
 
 @pytest.mark.zsh
-def test_zsh_lists_what_is_possible_with_what_it_means(environ: Mapping[str, str]) -> None:
+def test_zsh_lists_the_possible_words_with_their_meaning(environ: Mapping[str, str]) -> None:
     terminal = Terminal(["zsh", "-f", "-i"], environ)
     try:
         prepare = "PS1='> '; stty columns 200; bindkey -e; autoload -U compinit; compinit -u -D"
@@ -190,7 +194,7 @@ def test_zsh_lists_what_is_possible_with_what_it_means(environ: Mapping[str, str
         terminal.close()
 
 
-def test_help_tells_each_shell_how_to_read_its_script() -> None:
+def test_help_explains_for_each_shell_how_to_read_the_script() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox", "completion", "--help"],
         capture_output=True,
@@ -204,7 +208,7 @@ def test_help_tells_each_shell_how_to_read_its_script() -> None:
     assert "sandbox completion fish > ~/.config/fish/completions/sandbox.fish" in done.stdout
 
 
-def test_nothing_of_completion_is_imported_when_no_shell_asks() -> None:
+def test_completion_is_not_imported_unless_a_shell_requests_it() -> None:
     program = (
         "import sys; from sandbox.cli.main import main\n"
         "try: main(['up', '--help'])\nexcept SystemExit: pass\n"

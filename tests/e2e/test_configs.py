@@ -42,14 +42,14 @@ def succeeded(done: Outcome) -> list[str]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Return a directory of the host that the sandbox's user may write, whoever starts the sandbox."""
+    """Return a directory of the host that the sandbox's user may write, for every user who starts the sandbox."""
     directory = tmp_path / "shared"
     directory.mkdir()
     directory.chmod(0o777)
     return directory
 
 
-# --- all of them ---
+# --- all examples ---
 
 
 def test_every_example_is_run_by_a_test() -> None:
@@ -62,7 +62,7 @@ def test_every_example_is_run_by_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_says_for_whom_it_is_and_what_it_shows(name: str) -> None:
+def test_first_lines_of_an_example_name_its_readers_and_its_purpose(name: str) -> None:
     comment = re.match(r"(#.*\n)+", (CONFIGS / f"{name}.toml").read_text())
     assert comment is not None
     lines = comment.group().splitlines()
@@ -83,12 +83,12 @@ def test_examples_are_in_the_usual_layout() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_root_file_systems_that_examples_name_are_not_for_the_repository() -> None:
+def test_root_file_systems_that_examples_name_are_ignored_by_git() -> None:
     ignored = (Path(PROJECT) / ".gitignore").read_text().splitlines()
     assert {"/configs/debian/", "/configs/debian.tar", "/configs/minimal.tar"} <= set(ignored)
 
 
-# --- on this machine ---
+# --- examples with a root of this machine ---
 
 
 def test_hello_shows_a_changed_etc_and_leaves_the_host_alone(launcher: Launcher) -> None:
@@ -111,7 +111,7 @@ def test_shell_runs_commands_on_a_copy_of_this_machine(launcher: Launcher) -> No
     assert not os.path.exists("/usr/y")
 
 
-def test_shell_has_a_home_that_can_be_used_and_is_forgotten(launcher: Launcher) -> None:
+def test_shell_has_a_writable_home_that_is_empty_at_each_start(launcher: Launcher) -> None:
     script = "pwd; ls -A | wc -l; echo x > ~/.profile && mkdir -p ~/.cache/deep && ls -A\n"
     for _ in range(2):
         assert succeeded(launcher.up(config("shell"), stdin=script)) == ["/root", "0", ".cache", ".profile"]
@@ -150,7 +150,7 @@ def test_untrusted_script_of_the_users_choice_is_run_within_its_bounds(
     assert "changed" not in script.read_text().splitlines()
 
 
-def test_untrusted_script_that_does_not_end_is_ended(launcher: Launcher, shared: Path) -> None:
+def test_untrusted_script_that_runs_too_long_is_ended(launcher: Launcher, shared: Path) -> None:
     script = shared / "wait.sh"
     script.write_text("sleep 1000\n")
     options = ["--set", "limits.wall_time=200ms"]
@@ -304,7 +304,7 @@ for attempt in (lambda: open("/submission/x", "w"), lambda: open("/tmp/x", "w"),
     ]
 
 
-def test_limits_hold(launcher: Launcher) -> None:
+def test_limits_stop_the_program(launcher: Launcher) -> None:
     assert succeeded(launcher.up(config("limits"))) == [
         "open files: 64",
         f"file size: stopped at {8 << 20} bytes",
@@ -324,7 +324,7 @@ def test_agent_can_change_its_project_and_sees_no_home_and_no_token(launcher: La
     assert (shared / "result").exists()
 
 
-def test_agent_reaches_the_network_of_the_host_only_when_told_so(launcher: Launcher) -> None:
+def test_agent_reaches_the_network_of_the_host_only_when_the_caller_sets_that(launcher: Launcher) -> None:
     command = ["readlink", "/proc/self/ns/net"]
     host = os.readlink("/proc/self/ns/net")
     assert succeeded(launcher.up(config("agent"), command)) != [host]
@@ -365,7 +365,7 @@ def test_toolbox_of_another_name_is_new_and_a_full_one_refuses_more(launcher: La
     assert "No space left on device" in done.err
 
 
-def test_base_runs_as_it_is(launcher: Launcher) -> None:
+def test_base_runs_unchanged(launcher: Launcher) -> None:
     assert succeeded(launcher.up(config("base"))) == [
         "stage: production",
         "locale: C.UTF-8",
@@ -422,7 +422,7 @@ def test_user_has_groups_no_capabilities_and_only_what_permissions_give(launcher
 
 
 @single_id
-def test_user_is_refused_where_there_is_none_but_0(launcher: Launcher) -> None:
+def test_user_is_refused_where_only_user_0_exists(launcher: Launcher) -> None:
     path = config("user")
     done = launcher.up(path)
     assert (done.status, done.out) == (125, "")
@@ -443,13 +443,13 @@ def test_readonly_root_refuses_every_change(launcher: Launcher) -> None:
 def test_filter_converts_what_it_is_given(launcher: Launcher, shared: Path) -> None:
     done = launcher.up(config("filter"), stdin='{"b":[1,2],"a":null}')
     assert (done.status, done.out) == (0, '{\n    "b": [\n        1,\n        2\n    ],\n    "a": null\n}\n')
-    with open(shared / "out", "wb") as file:  # a file as output has limits of its own
+    with open(shared / "out", "wb") as file:  # file_size applies to output to a file, and not to a pipe
         arguments = launcher.arguments(config("filter"))
         subprocess.run(arguments, input=b"[]", stdout=file, check=True, timeout=60, env=launcher.environ)
     assert (shared / "out").read_bytes() == b"[]\n"
 
 
-def test_filter_has_nothing_but_its_input(launcher: Launcher) -> None:
+def test_filter_reaches_nothing_but_its_input(launcher: Launcher) -> None:
     script = "echo /*; ls /sys/class/net; for d in / /dev/shm /etc /usr; do touch $d/x 2>/dev/null && echo $d; done; cat"
     lines = succeeded(launcher.shell(script, config("filter"), stdin="input"))
     assert lines == ["/bin /dev /etc /lib /lib64 /proc /sbin /sys /usr", "lo", "/dev/shm", "input"]
@@ -461,7 +461,7 @@ def test_minimal_root_is_one_program(launcher: Launcher, tmp_path: Path) -> None
     made = re.search(
         r"^# +(tar .*) configs/minimal.tar (.*)$", Path(config("minimal")).read_text(), re.MULTILINE
     )
-    assert made is not None, "the command that makes the archive stands in the comment"
+    assert made is not None, "the comment lacks the command that makes the archive"
     subprocess.run(["sh", "-c", f"{made[1]} {archive} {made[2]}"], check=True)
     top, programs = succeeded(launcher.up(config("minimal"), environ={"MINIMAL_TAR": str(archive)}))
     assert top == "top of the file system: bin dev proc sys"

@@ -1,4 +1,4 @@
-"""The environment files in configs/ that use a Debian root file system are run on one that scripts/mkrootfs made."""
+"""The environment files in configs/ that use a Debian root file system do what their first lines promise."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def mkrootfs(directory: Path, cache: Path) -> None:
 
 @pytest.fixture(scope="session")
 def debian_directory(debian_rootfs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Unpack the Debian root where the sandbox's ids own it."""
+    """Unpack the Debian root into a directory whose files have the ids of the sandbox."""
     directory = tmp_path_factory.mktemp("debian") / "root"
-    # The tar that there is, and not one of its own in this account's cache, which takes a minute and the network.
+    # Use the existing archive. Making another in this account's cache would take a minute and the network.
     cache = tmp_path_factory.mktemp("cache")
     (cache / "sandbox").mkdir()
     (cache / "sandbox" / os.path.basename(debian_rootfs)).symlink_to(debian_rootfs)
@@ -50,7 +50,7 @@ def test_debian_from_an_archive_runs_its_own_tools(launcher: Launcher, debian_ro
 
 
 @pytest.mark.rootfs
-def test_usr_of_an_archive_is_used_at_its_file_systems_speed(launcher: Launcher, debian_rootfs: str) -> None:
+def test_usr_of_an_archive_is_bound_past_the_server(launcher: Launcher, debian_rootfs: str) -> None:
     done = launcher.up(config("native"), environ={"DEBIAN_TAR": debian_rootfs})
     system, kinds, installed, changed = done.facts_text().splitlines()
     assert system.startswith("Debian GNU/Linux")
@@ -61,7 +61,7 @@ def test_usr_of_an_archive_is_used_at_its_file_systems_speed(launcher: Launcher,
 
 
 @pytest.mark.rootfs
-def test_root_that_nobody_serves_is_read_only_at_its_file_systems_speed(
+def test_read_only_root_of_an_archive_is_bound_without_a_server(
     launcher: Launcher, debian_rootfs: str
 ) -> None:
     done = launcher.up(config("bound"), options=["--debug"], environ={"DEBIAN_TAR": debian_rootfs})
@@ -96,7 +96,7 @@ def test_debian_from_a_directory_keeps_what_is_written(launcher: Launcher, debia
 @pytest.mark.long
 @pytest.mark.rootfs
 @pytest.mark.newuidmap
-def test_debian_is_made_anew_as_this_account(tmp_path: Path) -> None:
+def test_mkrootfs_makes_a_debian_directory_as_this_account(tmp_path: Path) -> None:
     mkrootfs(tmp_path / "root", tmp_path / "cache")
     assert (tmp_path / "root/etc/debian_version").exists()
     if os.geteuid() != 0:
@@ -130,7 +130,7 @@ def make_package(directory: Path) -> Path:
 
 @several_ids
 @pytest.mark.rootfs
-def test_package_installs_and_the_writable_layer_holds_it_and_the_records_only(
+def test_package_is_installed_and_the_writable_layer_has_its_files_and_records_only(
     launcher: Launcher, debian_rootfs: str, tmp_path: Path
 ) -> None:
     package = make_package(tmp_path)

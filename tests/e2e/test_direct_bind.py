@@ -1,4 +1,4 @@
-"""Directories that are bound from the one layer that has them: what is seen of them inside, and when there is none."""
+"""Direct binds of paths: what a program sees of them, and which paths are refused."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ LOOK = "find /app -printf '%p %y %m %U:%G %s %n %T@ %l\\n' | sort; cat /app/data
 
 
 @pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'])
-def test_it_shows_what_the_union_shows_and_is_no_part_of_it(
+def test_native_path_shows_what_the_union_shows_and_is_no_part_of_it(
     launcher: Launcher, archive: Archive, ids: str
 ) -> None:
     layers = ["dir:/", archive.layer()]
     through = launcher.shell(LOOK, spec(layers, [], ids))
     past = launcher.shell(LOOK, spec(layers, ["/app"], ids))
     assert past.status == through.status == 0, past.err
-    # Sizes and link counts of directories are their file system's.
+    # Sizes and link counts of directories depend on the file system.
     assert [line for line in past.out.splitlines() if " d " not in line] == [
         line for line in through.out.splitlines() if " d " not in line
     ]
@@ -119,7 +119,9 @@ print(fcntl.fcntl(fd, fcntl.F_GETFD))
     assert done.out.split() == ["refused", "refused", "1"], done.err
 
 
-def test_several_of_several_archives(launcher: Launcher, archive: Archive, tmp_path: Path) -> None:
+def test_several_native_paths_of_several_archives_are_bound(
+    launcher: Launcher, archive: Archive, tmp_path: Path
+) -> None:
     other = Archive(tmp_path / "other.tar").add("app").add("app/more").add("app/more/x", b"more\n")
     text = spec(["dir:/", archive.layer(), other.layer()], ["/app/more", "/app/bin", "/app/data"])
     done = launcher.shell("cat /app/more/x /app/data/file; /app/bin/hello; touch /app/new", text)
@@ -129,7 +131,7 @@ def test_several_of_several_archives(launcher: Launcher, archive: Archive, tmp_p
     )
 
 
-def test_what_lies_below_it_is_mounted_masked_and_entered(
+def test_mounts_masks_and_the_working_directory_below_a_native_path_work(
     launcher: Launcher, archive: Archive, shared: Path
 ) -> None:
     archive.add("app/empty").add("app/conf", b"").add("way", kind=tarfile.SYMTYPE, linkname="app/empty")
@@ -185,7 +187,7 @@ def test_directory_of_a_layer_of_this_machine_is_refused(
         ("app/data/pipe", tarfile.FIFOTYPE, "/app/data/pipe is a FIFO"),
     ],
 )
-def test_what_only_the_union_can_show_is_refused_each_time_and_its_neighbours_are_not(
+def test_directory_that_only_the_union_can_show_is_refused_each_time_and_its_neighbours_are_not(
     launcher: Launcher, archive: Archive, name: str, kind: bytes, message: str
 ) -> None:
     archive.add(name, kind=kind)
@@ -239,7 +241,9 @@ def test_changes_elsewhere_are_kept_from_run_to_run(launcher: Launcher, archive:
     assert launcher.shell(script, text).out == "x\nx\nof the layer\n"
 
 
-def test_what_may_go_unenforced_is_the_unions_and_said(launcher: Launcher, archive: Archive) -> None:
+def test_optional_native_path_that_cannot_be_bound_is_served_with_a_warning(
+    launcher: Launcher, archive: Archive
+) -> None:
     archive.add("app/data/.wh.gone", b"")
     text = spec(
         ["dir:/", archive.layer()],
@@ -255,7 +259,7 @@ def test_what_may_go_unenforced_is_the_unions_and_said(launcher: Launcher, archi
 
 
 @whole_map
-def test_directories_of_other_users_are_looked_into_as_root_of_the_sandbox(
+def test_directories_of_other_users_are_walked_as_root_of_the_sandbox(
     launcher: Launcher, archive: Archive
 ) -> None:
     archive.add("own", mode=0o700, uid=1000, gid=1000).add("own/in", uid=1000, gid=1000, mode=0o700)
@@ -279,7 +283,7 @@ def test_layer_is_walked_once(launcher: Launcher, archive: Archive) -> None:
     assert launcher.up(text, ["true"]).status == 0
     (record,) = (launcher.state / "layers").glob("*/native")
     first = record.read_text()
-    # Believed: a start that walked would find nothing of the kind.
+    # The forged record is used: a start that walked the layer would find no such object.
     record.write_text(first.replace('""', '"/app/x is a FIFO"'))
     assert "/app/x is a FIFO" in error(launcher, text)
     record.write_text("not what it should be")
