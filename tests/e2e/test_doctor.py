@@ -1,4 +1,4 @@
-"""`sandbox doctor` as a user runs it: what it says agrees with what `sandbox up` does, and nothing is left behind."""
+"""`sandbox doctor` as a user runs it: its verdicts agree with `sandbox up`, and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Starts what follows as root of a user namespace with mounts of its own.
+#: Runs the command that follows as root of a user namespace with a mount namespace of its own.
 IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 
 
 def shell(script: str) -> tuple[str, ...]:
-    """Return a prefix that runs *script* in such a namespace before what follows it."""
+    """Return a prefix that runs *script* in such a namespace, and then the command that follows."""
     return (*IN_NAMESPACE, "sh", "-c", f'{script} && exec "$@"', "sh")
 
 
@@ -60,7 +60,7 @@ def agreed(
     environ: Mapping[str, str] | None = None,
     name_file: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Run doctor and up in the same environment; their verdicts must agree. Returns the checks by id."""
+    """Run doctor and up in the same environment; their verdicts must agree. Return the checks by id."""
     file = [launcher.write(spec)] if name_file else []
     said = doctor(launcher, "--json", *file, prefix=prefix, environ=environ)
     assert said.status in (0, 1), said
@@ -81,12 +81,12 @@ def levels(checks: Mapping[str, Mapping[str, Any]], level: str) -> list[str]:
     return [name for name, check in checks.items() if check["level"] == level]
 
 
-def test_where_everything_works_up_would_work_and_does(launcher: Launcher) -> None:
+def test_doctor_predicts_that_up_works_where_it_does(launcher: Launcher) -> None:
     assert levels(agreed(launcher), "failure") == []
     assert levels(agreed(launcher, name_file=False), "failure") == []
 
 
-def test_the_text_is_aligned_without_colour_and_ends_with_a_sum(launcher: Launcher) -> None:
+def test_the_text_is_aligned_without_colour_and_ends_with_a_summary(launcher: Launcher) -> None:
     done = doctor(launcher)
     lines = done.out.splitlines()
     assert (done.status, done.err) == (0, "")
@@ -131,7 +131,7 @@ def test_json_has_every_field_of_every_check(launcher: Launcher) -> None:
     assert {check["level"] for check in answer["checks"]} <= {"ok", "note", "warning", "failure"}
 
 
-def test_it_leaves_nothing_in_the_state_directory(launcher: Launcher) -> None:
+def test_doctor_leaves_nothing_in_the_state_directory(launcher: Launcher) -> None:
     launcher.state.mkdir(mode=0o700)
     assert doctor(launcher).status in (0, 1)
     assert os.listdir(launcher.state) == []
@@ -139,7 +139,7 @@ def test_it_leaves_nothing_in_the_state_directory(launcher: Launcher) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.twice
-def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Signals) -> None:
+def test_interrupted_doctor_leaves_nothing(launcher: Launcher, number: signal.Signals) -> None:
     launcher.state.mkdir(mode=0o700)
     interrupted = 0
     for step in range(12):
@@ -151,14 +151,14 @@ def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Sig
             process_group=0,
         )
         end = time.monotonic() + PATIENCE
-        # From the moment on at which there is something to leave behind.
+        # From then on, doctor has something to leave behind.
         while not os.listdir(launcher.state) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.0005)
         time.sleep(step * 0.004)
         if process.poll() is None:
             os.killpg(process.pid, number)
         interrupted += process.wait(PATIENCE) == 128 + number
-        # A child that nobody waits for any more may take a moment longer.
+        # A child without a waiting parent may take a moment longer.
         end = time.monotonic() + PATIENCE
         while os.listdir(launcher.state) and time.monotonic() < end:
             time.sleep(0.01)
@@ -166,7 +166,7 @@ def test_ended_half_way_it_leaves_nothing(launcher: Launcher, number: signal.Sig
     assert interrupted > 3
 
 
-def test_a_state_directory_is_not_made(launcher: Launcher) -> None:
+def test_doctor_makes_no_state_directory(launcher: Launcher) -> None:
     before = sorted(os.listdir(launcher.directory))
     said = doctor(launcher)
     assert f"state directory {launcher.state}, which the first sandbox makes" in said.out
@@ -183,7 +183,7 @@ def test_without_user_namespaces_the_sysctl_is_named(launcher: Launcher) -> None
 
 @pytest.mark.parametrize("kind", ["net", "uts", "cgroup", "ipc", "pid", "mnt"])
 @pytest.mark.twice
-def test_without_a_kind_of_namespace_it_is_named_with_its_sysctl(launcher: Launcher, kind: str) -> None:
+def test_a_missing_kind_of_namespace_is_named_with_its_sysctl(launcher: Launcher, kind: str) -> None:
     checks = agreed(launcher, shell(f"echo 0 > /proc/sys/user/max_{kind}_namespaces"))
     ours = {"mnt": "mount"}.get(kind, kind)
     found = checks["namespaces"] if kind != "mnt" else checks["userns"]
@@ -202,14 +202,14 @@ def test_a_file_that_leaves_a_kind_to_the_host_works_without_it(launcher: Launch
     assert checks["namespaces"]["cost"] == f'a sandbox starts only with namespaces.{kind} = "host"'
 
 
-#: Mounts over /dev that keep the devices that a sandbox shows, and no other.
+#: Mounts over /dev that keep only the devices that a sandbox shows.
 _BARE_DEV = (
     "mount -t tmpfs none /mnt && for node in null zero full random urandom tty; do"
     " touch /mnt/$node && mount --bind /dev/$node /mnt/$node; done"
 )
 
 
-def test_without_the_device_of_fuse_it_says_how_to_get_it(launcher: Launcher) -> None:
+def test_a_missing_fuse_device_is_reported_with_a_remedy(launcher: Launcher) -> None:
     checks = agreed(launcher, shell(f"{_BARE_DEV} && mount --rbind /mnt /dev"))
     assert levels(checks, "failure") == ["fuse", "file"]
     assert checks["fuse"]["summary"] == "/dev/fuse is missing"
@@ -281,7 +281,7 @@ def test_a_newuidmap_without_privilege_leaves_a_single_id(launcher: Launcher) ->
     assert levels(agreed(launcher, ("setpriv", "--no-new-privs"), spec=spec), "failure") == ["file"]
 
 
-def test_root_of_a_namespace_of_one_id_is_told_so(launcher: Launcher) -> None:
+def test_root_of_a_namespace_of_one_id_is_reported(launcher: Launcher) -> None:
     checks = agreed(launcher, IN_NAMESPACE)
     assert checks["ids"]["level"] == "warning"
     assert checks["ids"]["remedy"].startswith("start the outer container with more ids than one")
@@ -301,7 +301,7 @@ def both_on(launcher: Launcher, mount: str) -> tuple[str, ...]:
 
 
 def renaming(launcher: Launcher, prefix: tuple[str, ...]) -> str:
-    """Return how the program fares that renames a directory of a layer, under *prefix*."""
+    """Return the outcome of a program that renames a directory of a layer, under *prefix*."""
     rename = "import os, errno\ntry: os.rename('/usr/share/doc', '/usr/share/renamed')\nexcept OSError as e: print(errno.errorcode[e.errno])\n"
     done = subprocess.run(
         [*prefix, *launcher.arguments(HOST_ROOT, ["/usr/bin/python3", "-c", rename])],
@@ -332,7 +332,7 @@ def test_a_run_directory_without_attributes_has_no_writable_layers(launcher: Lau
     assert renaming(launcher, prefix) == ""
 
 
-def test_a_read_only_run_directory_costs_what_is_said(launcher: Launcher) -> None:
+def test_a_read_only_run_directory_has_the_effects_that_are_reported(launcher: Launcher) -> None:
     checks = agreed(launcher, run_directory_on(launcher, "-t tmpfs -o ro"))
     assert levels(checks, "failure") == []
     assert checks["run"]["level"] == "warning"
@@ -370,7 +370,7 @@ def test_a_program_of_the_writable_layer_runs_though_its_file_system_is_noexec(l
     assert done.returncode == 0, done.stderr
 
 
-def test_a_state_directory_without_attributes_costs_what_is_said(launcher: Launcher) -> None:
+def test_a_state_directory_without_attributes_has_the_effects_that_are_reported(launcher: Launcher) -> None:
     prefix = both_on(launcher, "-t ramfs -o rw")
     checks = agreed(launcher, prefix)
     assert levels(checks, "failure") == []
@@ -417,7 +417,7 @@ def test_without_a_home_directory_there_is_no_place_for_state(launcher: Launcher
     assert checks["state"]["summary"] == "there is no home directory to keep state in"
 
 
-def test_the_servers_modules_are_looked_for_by_importing_them(launcher: Launcher, tmp_path: Path) -> None:
+def test_the_servers_modules_are_checked_by_importing_them(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "pyfuse3.py").write_text(
         "raise ImportError('libfuse3.so.4: cannot open shared object file')\n"
     )
@@ -444,7 +444,7 @@ def test_limits_that_cannot_be_enforced_here_are_refused_by_both(launcher: Launc
         assert checks["cgroups.pids"]["summary"] == "limits.pids can be enforced"
 
 
-def test_a_file_with_mistakes_is_shown_with_its_places(launcher: Launcher) -> None:
+def test_mistakes_of_a_file_are_shown_with_their_places(launcher: Launcher) -> None:
     path = launcher.write('[root]\nlayers = ["dir:/absent"]\n')
     done = doctor(launcher, path)
     assert (done.status, done.err) == (1, "")
@@ -455,7 +455,7 @@ def test_a_file_with_mistakes_is_shown_with_its_places(launcher: Launcher) -> No
     assert [(one["line"], one["column"], one["key"]) for one in diagnostics] == [(2, 11, "root.layers[0]")]
 
 
-def test_a_file_that_is_not_there_would_not_work(launcher: Launcher) -> None:
+def test_a_file_that_does_not_exist_would_not_work(launcher: Launcher) -> None:
     path = str(launcher.directory / "absent.toml")
     done = doctor(launcher, path)
     assert done.status == 1
@@ -468,7 +468,7 @@ def test_overrides_count_and_the_file_may_come_from_standard_input(launcher: Lau
     assert doctor(launcher, "-", stdin=HOST_ROOT).status == 0
 
 
-def test_an_override_without_a_file_is_our_own_failure(launcher: Launcher) -> None:
+def test_an_override_without_a_file_is_an_error_of_the_command_line(launcher: Launcher) -> None:
     done = doctor(launcher, "--set", "limits.pids=5")
     assert (done.status, done.out) == (125, "")
     assert (

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 
 def refusing_specs() -> dict[str, str]:
-    """Return files that `up` refuses, or finds wrong."""
+    """Return environment files that `up` refuses or cannot decode."""
     return {
         "absent layer": '[root]\nlayers = ["dir:absent"]\n',
         "unenforced": HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n[health]\ncommand = ["true"]\n',
@@ -59,10 +59,10 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
     assert "can be written by others" in dry.err
     why = sandbox(launcher, "explain", path)
     assert why.status == 1
-    assert "can be written by others" in " ".join(why.out.split())  # broken where the path is long
+    assert "can be written by others" in " ".join(why.out.split())  # `explain` folds long lines
 
 
-def test_what_may_go_unenforced_is_said_by_all_three(launcher: Launcher) -> None:
+def test_unenforced_optional_key_is_reported_by_all_three(launcher: Launcher) -> None:
     path = launcher.write(HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\noptional = ["hosts"]\n')
     warning = "sandbox: warning: not enforced: network.hosts: this version does not enforce it\n"
     assert sandbox(launcher, "up", path, "--", "true") == Outcome(0, "", warning)
@@ -113,7 +113,7 @@ runpy.run_module("sandbox", run_name="__main__")
 @pytest.mark.parametrize(
     "arguments", [("up", "--dry-run"), ("up", "--dry-run", "--json"), ("explain",), ("explain", "--json")]
 )
-def test_looking_has_no_side_effect(launcher: Launcher, arguments: Sequence[str]) -> None:
+def test_dry_run_and_explain_have_no_side_effect(launcher: Launcher, arguments: Sequence[str]) -> None:
     path = launcher.write(SPECS["limited"])
     before = snapshot(launcher.directory)
     with subprocess.Popen(
@@ -133,7 +133,7 @@ def test_looking_has_no_side_effect(launcher: Launcher, arguments: Sequence[str]
     assert not launcher.state.exists()
 
 
-def test_the_audit_of_side_effects_sees_those_of_a_start(launcher: Launcher) -> None:
+def test_the_audit_hook_finds_the_side_effects_of_a_start(launcher: Launcher) -> None:
     path = launcher.write(HOST_ROOT)
     done = subprocess.run(
         [sys.executable, "-B", "-c", AUDITED, "up", path, "--", "true"],
@@ -163,7 +163,7 @@ def test_dry_run_prints_the_plan_for_the_command_that_is_given(launcher: Launche
     ]
 
 
-def test_dry_run_gives_its_mistakes_as_json(launcher: Launcher) -> None:
+def test_dry_run_prints_its_mistakes_as_json(launcher: Launcher) -> None:
     path = launcher.write(refusing_specs()["absent layer"])
     done = sandbox(launcher, "up", "--dry-run", "--json", path)
     assert done.status == 125
@@ -178,7 +178,7 @@ def test_json_without_dry_run_is_refused(launcher: Launcher) -> None:
 
 
 @several_ids
-def test_user_that_the_sandbox_lacks_is_said_with_its_place(launcher: Launcher) -> None:
+def test_user_that_the_sandbox_lacks_is_an_error_at_its_place(launcher: Launcher) -> None:
     path = launcher.write(HOST_ROOT + '[process]\nuser = "no-such-user"\n')
     done = sandbox(launcher, "up", path, "--", "true")
     assert done.status == 125
@@ -187,14 +187,14 @@ def test_user_that_the_sandbox_lacks_is_said_with_its_place(launcher: Launcher) 
     )
 
 
-def test_directory_that_the_sandbox_lacks_is_said_with_its_place(launcher: Launcher) -> None:
+def test_directory_that_the_sandbox_lacks_is_an_error_at_its_place(launcher: Launcher) -> None:
     path = launcher.write(HOST_ROOT + '[process]\ncwd = "/no/such"\n')
     done = sandbox(launcher, "up", path, "--", "true")
     assert done.status == 125
     assert done.err.startswith(f"sandbox: {path}:4:7: process.cwd: ")
 
 
-def test_mistake_in_a_file_of_variables_is_said_at_its_line(launcher: Launcher) -> None:
+def test_mistake_in_a_file_of_variables_is_an_error_at_its_line(launcher: Launcher) -> None:
     (launcher.directory / "web.env").write_text("GOOD=1\nexport BAD=2\n", encoding="utf-8")
     path = launcher.write(HOST_ROOT + '[process]\nenv_file = "web.env"\n')
     done = sandbox(launcher, "up", path, "--", "true")

@@ -1,4 +1,4 @@
-"""The editing verbs as commands: `sandbox edit` with a scripted editor and a person at a terminal, and the others."""
+"""The editing verbs as commands, and `sandbox edit` with a scripted editor and a user at a terminal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sandbox(
 def talk(
     directory: Path, words: Sequence[str], environ: Mapping[str, str], answers: Sequence[str]
 ) -> Outcome:
-    """Run the command at a terminal, giving one of *answers* to each question; return what the terminal showed."""
+    """Run the command at a terminal, reply to each question with one of *answers*, and return the terminal's output."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(directory)
@@ -83,7 +83,7 @@ def talk(
                 continue
             try:
                 piece = os.read(terminal, 65536)
-            except OSError:  # EIO: everybody at the other end is gone
+            except OSError:  # EIO: all processes at the other end have ended
                 piece = b""
             if not piece:
                 break
@@ -109,7 +109,7 @@ def test_an_edited_file_is_installed(file: Path) -> None:
     assert left(file) == ["web.toml"]
 
 
-def test_the_editor_is_visual_with_its_arguments_on_a_copy_beside_the_file(file: Path) -> None:
+def test_the_editor_of_visual_gets_its_arguments_and_a_copy_beside_the_file(file: Path) -> None:
     edit = editor(file.parent, 'echo "$#: $1: ${2%.*.toml}.*.toml"; pwd; cmp "$2" web.toml')
     done = sandbox(
         file.parent, "edit", "web.toml", environ={"VISUAL": f"{edit} '--wait for me'", "EDITOR": "false"}
@@ -127,7 +127,7 @@ def test_a_file_that_was_not_changed_is_not_written(file: Path) -> None:
     assert left(file) == ["web.toml"]
 
 
-def test_an_invalid_file_is_not_installed_where_nobody_can_be_asked(file: Path) -> None:
+def test_an_invalid_file_is_not_installed_without_a_terminal(file: Path) -> None:
     edit = editor(file.parent, 'sed -i s/512M/much/ "$1"')
     done = sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": edit}, stdin="e\n")
     assert done == Outcome(125, "", f"{MISTAKE}web.toml is unchanged\n")
@@ -143,7 +143,7 @@ def test_a_mistake_is_shown_and_edited_again(file: Path) -> None:
     assert left(file) == ["web.toml"]
 
 
-def test_what_is_no_answer_is_explained_and_asked_again(file: Path) -> None:
+def test_an_invalid_answer_is_explained_and_the_question_repeated(file: Path) -> None:
     edit = editor(file.parent, 'sed -i s/512M/much/ "$1"')
     done = talk(file.parent, ["edit", "web.toml"], {"EDITOR": edit}, ["Q\n", "x\n"])
     explained = "e: edit again, with what you have written\nx: exit without saving, and forget it\n"
@@ -168,15 +168,15 @@ def test_an_interrupt_at_the_question_exits_without_saving(file: Path) -> None:
     assert left(file) == ["web.toml"]
 
 
-def test_an_interrupt_in_the_editor_is_the_editors(file: Path) -> None:
-    # The editor gets the signal with its default action, and so ends; ours would have ended the command as well.
+def test_an_interrupt_in_the_editor_ends_the_editor_only(file: Path) -> None:
+    # The editor has the default action for the signal, and so ends. The command must not end with it.
     edit = editor(file.parent, "trap 'sed -i s/512M/3G/ \"$1\"; exit 0' INT; kill -INT 0; sleep 5")
     done = talk(file.parent, ["edit", "web.toml"], {"EDITOR": edit}, [])
     assert done == Outcome(0, "", "")
     assert file.read_text() == GOOD.replace("512M", "3G")
 
 
-def test_an_invalid_file_can_be_mended_and_not_left_invalid(file: Path) -> None:
+def test_an_invalid_file_can_be_corrected_and_must_not_stay_invalid(file: Path) -> None:
     file.write_text(BAD)
     edit = editor(file.parent, 'echo "# more" >> "$1"', 'sed -i s/much/1G/ "$1"')
     done = talk(file.parent, ["edit", "web.toml"], {"EDITOR": edit}, ["e\n"])
@@ -184,7 +184,7 @@ def test_an_invalid_file_can_be_mended_and_not_left_invalid(file: Path) -> None:
     assert file.read_text() == GOOD.replace("512M", "1G") + "# more\n"
 
 
-def test_a_file_that_somebody_else_changed_meanwhile_is_left_and_the_work_is_kept(file: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_not_replaced_and_the_copy_is_kept(file: Path) -> None:
     edit = editor(file.parent, 'sed -i s/512M/1G/ "$1"; echo "# theirs" >> web.toml')
     done = sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": edit})
     copy, name = left(file)
@@ -199,7 +199,7 @@ def test_a_file_that_somebody_else_changed_meanwhile_is_left_and_the_work_is_kep
     assert (file.parent / copy).read_text() == GOOD.replace("512M", "1G")
 
 
-def test_an_editor_that_writes_a_new_file_is_understood(file: Path) -> None:
+def test_an_editor_may_replace_its_copy_by_a_new_file(file: Path) -> None:
     edit = editor(file.parent, 'sed s/512M/1G/ "$1" > "$1~" && mv "$1~" "$1"')
     assert sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": edit}) == Outcome(0, "", "")
     assert file.read_text() == GOOD.replace("512M", "1G")
@@ -234,7 +234,7 @@ def test_an_editor_that_fails_changes_nothing(file: Path, step: str, told: str) 
         ),
     ],
 )
-def test_what_is_no_editor_is_said(file: Path, value: str, told: str) -> None:
+def test_a_wrong_editor_is_an_error_that_names_it(file: Path, value: str, told: str) -> None:
     done = sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": value})
     assert done == Outcome(125, "", f"sandbox: {told}\n")
     assert left(file) == ["web.toml"]

@@ -1,4 +1,4 @@
-"""However a sandbox ends, nothing of it stays: or the next command clears it."""
+"""After the end of a sandbox nothing of it is left, or the next command removes it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_killing_any_one_process_ends_all_of_them(launcher: Launcher, victim: st
     assert launcher.runs() == []
 
 
-def test_killing_the_whole_group_leaves_only_what_the_next_command_clears(launcher: Launcher) -> None:
+def test_killing_the_whole_group_leaves_only_what_the_next_command_removes(launcher: Launcher) -> None:
     with launcher.start(command=READY) as supervisor:
         assert first_line(supervisor) == "ready"
         family = Family(supervisor.pid)
@@ -70,7 +70,7 @@ def test_killing_the_whole_group_leaves_only_what_the_next_command_clears(launch
     assert launcher.runs() == []
 
 
-def test_end_of_the_server_is_reported_as_such(launcher: Launcher) -> None:
+def test_end_of_the_server_is_reported_as_the_cause(launcher: Launcher) -> None:
     with launcher.start(command=READY) as supervisor:
         assert first_line(supervisor) == "ready"
         os.kill(Family(supervisor.pid).server, signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_files_of_other_ids_of_the_sandbox_are_removed_too(launcher: Launcher) -
     assert launcher.runs() == []
 
 
-def test_killed_at_any_moment_of_its_start_a_sandbox_leaves_nothing(launcher: Launcher) -> None:
+def test_sandbox_that_is_killed_at_any_moment_of_its_start_leaves_nothing(launcher: Launcher) -> None:
     before = mounts()
     generator = random.Random(20261123)
     for _ in range(12):
@@ -117,7 +117,7 @@ def test_twenty_sandboxes_at_once_do_not_disturb_each_other(launcher: Launcher) 
 @pytest.mark.root
 @pytest.mark.cgroup
 @pytest.mark.parametrize("victim", ["supervisor", "init"])
-def test_cgroups_go_with_the_sandbox_or_the_next_command(launcher: Launcher, victim: str) -> None:
+def test_cgroups_are_removed_with_the_sandbox_or_by_the_next_command(launcher: Launcher, victim: str) -> None:
     def cgroups() -> list[str]:
         return [
             path

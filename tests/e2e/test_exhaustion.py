@@ -1,7 +1,8 @@
-"""A start that really runs out of descriptors or room, wherever that is: one clear error, and nothing left.
+"""A start that really runs out of descriptors or disk space: one error, and nothing is left.
 
-`test_faults` lets calls fail one at a time. Here what is used up stays so while the failure is being cleared up, and fails where
-no call does, as with descriptors that the kernel drops from a message. Without --long each account of scripts/test tries a third.
+`test_faults` lets one call fail. Here the resource stays exhausted while the launcher cleans up. It also causes failures
+without a failing call, such as descriptors that the kernel drops from a message. Without --long each account of
+scripts/test tries a third of the amounts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tests.e2e.test_faults import SHARE, Machine, completed, machine  # noqa: F4
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Mounts a state directory $1 with room for $2 objects, runs the rest; says what it left, gives room, and runs it again.
+#: Mounts a state directory $1 with space for $2 objects and runs the rest. Then prints what is left there, adds space, and
+#: runs it again.
 _ON_A_SMALL_DISK = """
 state=$1 inodes=$2; shift 2
 mount -t tmpfs -o mode=0700,size=50m,nr_inodes=$inodes none "$state"
@@ -28,7 +30,7 @@ exit $first
 
 
 def starve(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
-    """Start with each of *amounts* of descriptors, of which some are enough and some are not."""
+    """Start with each number of descriptors in *amounts*, some of which suffice and some of which do not."""
     problems, outcomes = [], set()
     for amount in amounts:
         place = machine.directory / f"descriptors-{amount}"
@@ -37,7 +39,7 @@ def starve(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
         command = ["prlimit", f"--nofile={amount}", *launcher.arguments(str(machine.spec))]
         done = completed(command, launcher.environ)
         if "error while loading shared libraries" in done.stdout + done.stderr:
-            # It is started: the server is short of descriptors for what the program opens, and says so to the program.
+            # The sandbox has started. The server lacks descriptors for the program's files, and replies with an error.
             assert "sandbox: " not in done.stderr, done
             continue
         outcomes.add(done.returncode == 0)
@@ -58,7 +60,7 @@ def test_every_number_of_descriptors_that_is_too_small_is_one_error(machine: Mac
 
 @pytest.mark.root
 def test_a_full_disk_is_one_error_and_the_next_start_finds_room(machine: Machine) -> None:  # noqa: F811
-    # Half of those at which something else fails, for each of the two files.
+    # For each of the two files, half of the amounts at which a further step fails.
     fill(machine, [6, 10, 13, 17, 20, 23, 32, 34, 38, 39, 40][machine.name == "joined" :: 2])
 
 
@@ -69,7 +71,7 @@ def test_a_disk_that_is_full_after_any_number_of_objects_is_one_error(machine: M
 
 
 def fill(machine: Machine, amounts: Sequence[int]) -> None:  # noqa: F811
-    """Start with room for each of *amounts* of files and directories, and then again with enough."""
+    """Start with space for each number of files and directories in *amounts*, and then again with enough."""
     problems = []
     for amount in amounts:
         place = machine.directory / f"objects-{amount}"

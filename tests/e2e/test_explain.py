@@ -1,4 +1,4 @@
-"""What `sandbox explain` and `sandbox up --dry-run` say is what a probe inside finds, and what `up` then does."""
+"""The report of `sandbox explain` agrees with the facts that a probe finds inside the sandbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.e2e.support import HOST_ROOT, PATIENCE, PROBE, PYTHON, Launcher, firs
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Beside the usual probe: limits, which are the program's own.
+#: Continues the usual probe: prints the limits of its process.
 LIMITS_PROBE = """
 import json, resource
 limits = {name: resource.getrlimit(number) for name, number in %r.items()}
@@ -126,7 +126,7 @@ def values(report: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is explained of one of the files, and what a program that it starts finds."""
+    """The report on one of the files, and the facts that a program finds in its sandbox."""
 
     path: str
     launcher: Launcher
@@ -152,13 +152,13 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Seen(launcher.write(spec), launcher, report, facts, limits, adjustment)
 
 
-def test_ids_are_those_that_are_explained(seen: Seen) -> None:
+def test_ids_are_those_of_the_report(seen: Seen) -> None:
     ids, facts = seen.told("ids"), seen.facts
     assert [number for row in ids["user ids"] for number in row] == list(map(int, facts["uid_map"]))
     assert [number for row in ids["group ids"] for number in row] == list(map(int, facts["gid_map"]))
 
 
-def test_mounts_are_those_that_are_explained(seen: Seen) -> None:
+def test_mounts_are_those_of_the_report(seen: Seen) -> None:
     told = seen.told("mounts")
     found = {}
     for mount in seen.facts["mounts"]:
@@ -169,10 +169,10 @@ def test_mounts_are_those_that_are_explained(seen: Seen) -> None:
     for target, value in told.items():
         kind, options = found.pop(target)
         if value["type"] == "bind":
-            assert options >= set(value["options"])  # and what the mount of the source has
+            assert options >= set(value["options"])  # plus the options of the source's mount
         else:
             assert (kind, options) == (value["type"], set(value["options"]))
-    # What is left lies in /proc, /sys and /dev, or came with a source.
+    # The remaining mounts are in /proc, /sys and /dev, or came with a source.
     around = (
         "/proc/",
         "/sys/",
@@ -182,7 +182,7 @@ def test_mounts_are_those_that_are_explained(seen: Seen) -> None:
     assert [target for target in found if not target.startswith(around)] == []
 
 
-def test_namespaces_network_and_host_name_are_those_that_are_explained(seen: Seen) -> None:
+def test_namespaces_network_and_host_name_are_those_of_the_report(seen: Seen) -> None:
     told, facts = seen.told("namespaces"), seen.facts
     file_of = {"mount": "mnt"}
     for kind in ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time"):
@@ -196,7 +196,7 @@ def test_namespaces_network_and_host_name_are_those_that_are_explained(seen: See
     assert facts["interfaces"] == (sorted(os.listdir("/sys/class/net")) if shared else ["lo"])
 
 
-def test_capabilities_and_privileges_are_those_that_are_explained(seen: Seen) -> None:
+def test_capabilities_and_privileges_are_those_of_the_report(seen: Seen) -> None:
     told, facts = seen.told("security"), seen.facts
     found = {key: capabilities.names(int(value, 16)) for key, value in facts["capabilities"].items()}
     sets = told["capabilities"]
@@ -206,7 +206,7 @@ def test_capabilities_and_privileges_are_those_that_are_explained(seen: Seen) ->
     assert facts["no_new_privs"] == str(int(told["no_new_privileges"]))
 
 
-def test_environment_is_what_is_explained(seen: Seen) -> None:
+def test_environment_is_that_of_the_report(seen: Seen) -> None:
     told, found = seen.told("environment"), dict(seen.facts["env"])
     # Python sets LC_CTYPE for itself in the C locale (PEP 538).
     found.pop("LC_CTYPE", None)
@@ -216,7 +216,7 @@ def test_environment_is_what_is_explained(seen: Seen) -> None:
     assert {name: found[name] for name in known} == known
 
 
-def test_program_starts_as_it_is_explained(seen: Seen) -> None:
+def test_program_starts_as_in_the_report(seen: Seen) -> None:
     told, facts = seen.told("program"), seen.facts
     assert facts["cwd"] == told["directory"]
     assert facts["umask"] == int(told["umask"], 8)
@@ -227,12 +227,12 @@ def test_program_starts_as_it_is_explained(seen: Seen) -> None:
         assert set(told["other groups"]) <= set(facts["groups"])
 
 
-def test_process_limits_are_those_that_are_explained(seen: Seen) -> None:
+def test_process_limits_are_those_of_the_report(seen: Seen) -> None:
     told, found = seen.told("limits"), seen.limits
     for limit, number in RESOURCES.items():
         wanted = told[limit]["limit"]
         inherited = list(resource.getrlimit(number))
-        # Of cpu_time the kernel looks at the hard limit first, so it is a second above.
+        # The kernel checks the hard limit of cpu_time first, so the launcher sets it one second higher.
         above = int(limit == "cpu_time" and wanted not in (None, "unlimited", inherited[1]))
         expected = inherited if wanted is None else [wanted, wanted + above]
         assert found[limit] == expected, limit
@@ -242,7 +242,7 @@ def test_process_limits_are_those_that_are_explained(seen: Seen) -> None:
     assert seen.adjustment == (inherited if wanted is None else wanted)
 
 
-def test_cgroup_limits_stand_in_the_files_that_are_explained(launcher: Launcher) -> None:
+def test_cgroup_limits_are_in_the_files_that_the_report_names(launcher: Launcher) -> None:
     spec = SPECS["limited"]
     told = values(explained(launcher, spec), "limits")
     with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
@@ -257,7 +257,7 @@ def test_cgroup_limits_stand_in_the_files_that_are_explained(launcher: Launcher)
         supervisor.wait(PATIENCE)
 
 
-def test_sockets_are_reached_where_it_is_explained_and_nowhere_else(
+def test_only_the_sockets_of_the_report_are_reachable(
     launcher: Launcher, request: pytest.FixtureRequest
 ) -> None:
     # Below /tmp, since the name of a socket has at most 107 bytes (unix(7)).
@@ -272,7 +272,7 @@ def test_sockets_are_reached_where_it_is_explained_and_nowhere_else(
         os.chmod(path, 0o777)
         os.chmod(directory, 0o755)
         listener.listen()
-        name = f"sandbox-test-explain-{os.getpid()}"  # all accounts have these names in common
+        name = f"sandbox-test-explain-{os.getpid()}"  # these names are shared by all accounts
         abstract.bind(f"\0{name}")
         abstract.listen()
         for text, reaches_abstract in ((spec, False), (spec + '[network]\nmode = "host"\n', True)):
@@ -290,21 +290,21 @@ def test_sockets_are_reached_where_it_is_explained_and_nowhere_else(
             assert (f"@{name}" in told["abstract sockets"]) == reaches_abstract
 
 
-def test_mounts_that_are_explained_to_appear_empty_do(launcher: Launcher) -> None:
+def test_mounts_that_are_hidden_in_the_report_appear_empty(launcher: Launcher) -> None:
     hidden = values(explained(launcher, HOST_ROOT), "root")["layer 1"]["hidden_mounts"]
     script = 'for path; do test -d "$path" && ls -A "$path"; done; true'
     done = launcher.up(HOST_ROOT, ["sh", "-c", script, "sh", *hidden])
     assert (done.status, done.out) == (0, ""), done
 
 
-def test_exit_status_is_that_of_up_where_it_goes_ahead(seen: Seen) -> None:
-    # As `seen` has started it, the first is 0.
+def test_exit_status_is_0_for_files_that_up_starts(seen: Seen) -> None:
+    # `seen` has started the file successfully, so both must succeed.
     assert [
         sandbox(seen.launcher, *verb, seen.path).status for verb in (("up", "--dry-run"), ("explain",))
     ] == [0, 0]
 
 
-def test_variables_of_a_file_are_explained_without_values_and_reach_the_program(launcher: Launcher) -> None:
+def test_variables_of_a_file_reach_the_program_and_the_report_omits_their_values(launcher: Launcher) -> None:
     (launcher.directory / "web.env").write_text("# ours\nTOKEN=hunter2\nOWN=lost\n", encoding="utf-8")
     spec = HOST_ROOT + '[process]\nenv_file = "web.env"\nenv = { OWN = "kept" }\n'
     report = explained(launcher, spec)
@@ -315,7 +315,7 @@ def test_variables_of_a_file_are_explained_without_values_and_reach_the_program(
     assert "hunter2" not in json.dumps(report)
 
 
-def test_values_of_several_files_and_of_the_command_line_are_told_apart(launcher: Launcher) -> None:
+def test_report_gives_the_origin_of_values_of_several_files_and_the_command_line(launcher: Launcher) -> None:
     base = launcher.write(HOST_ROOT + "[limits]\nopen_files = 100\nfile_size = 4096\n", "base.toml")
     path = launcher.write(
         'extends = "base.toml"\n[limits]\ncore = 0\n[profile.slow.limits]\nfile_size = 8192\n'
@@ -336,6 +336,6 @@ def test_values_of_several_files_and_of_the_command_line_are_told_apart(launcher
         "file_size": (path, 5),
     }
     assert (told["umask"]["kind"], told["directory"]["kind"]) == ("command line", "default")
-    # Without blanks: long paths are broken at the width of the text.
+    # Remove blanks, because `explain` folds long paths.
     text = "".join(sandbox(launcher, "explain", path, *options).out.split())
     assert f"puttogetherfrom{base},{path}" in text

@@ -1,8 +1,8 @@
-"""A start that fails at any of its steps: one clear error, the launcher's own exit status, and nothing left.
+"""A start that fails at any of its steps: one error, the launcher's exit status, and nothing is left.
 
-`faulty` lets one system call of one process fail, as it would with a full disk, without a descriptor, a process or memory
-to be had, or where a container's filter refuses it. Without --long a third of the kinds of calls of each process fail once:
-each of the accounts of scripts/test takes another third.
+`faulty` lets one system call of one process fail, as with a full disk, without free descriptors, processes or memory, or
+under a container's filter. Without --long one call of each of a third of the kinds of calls fails. Each account of
+scripts/test takes another third.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Files with something of everything that a start does; what cannot be in the same is in another.
+#: Environment files that together use every step of a start. Keys that exclude each other are in different files.
 SPECS = {
     "alone": """
 [sandbox]
@@ -139,7 +139,7 @@ _MEMORY = (
 
 
 def reason(name: str) -> int:
-    """Return the errno that the call *name* fails with where something is used up."""
+    """Return the errno with which the call *name* fails when a resource is exhausted."""
     for names, number in (
         (_PROCESS, errno.EAGAIN),
         (_SPACE, errno.ENOSPC),
@@ -160,7 +160,7 @@ class Fault(NamedTuple):
 def completed(
     command: Sequence[str], environ: Mapping[str, str], *, seconds: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
-    """Run *command* to its end in the project, without input, and keep what it says."""
+    """Run *command* to its end in the project, without input, and capture its output."""
     return subprocess.run(
         command,
         env=environ,
@@ -174,7 +174,7 @@ def completed(
 
 
 class Machine:
-    """Runs the sandbox with faults, each run with a state directory of its own."""
+    """Runs sandboxes with faults. Each run has a state directory of its own."""
 
     def __init__(self, directory: Path, name: str, spec: str) -> None:
         self.directory = directory
@@ -191,7 +191,7 @@ class Machine:
         return launcher, completed(command, {**launcher.environ, "FAULTY_RECORD": str(place / "record")})
 
     def calls(self) -> dict[str, list[str]]:
-        """Return the names of the calls of a start in which all succeed, by role."""
+        """Return the names of the calls of a successful start, by role."""
         if self._calls:
             return self._calls
         for attempt in range(1, 4):
@@ -199,16 +199,16 @@ class Machine:
             assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
             record = launcher.directory / "record"
             server = record.with_name("record.server")
-            # On a busy machine a server that is slow to end is killed before it has written anything.
+            # On a busy machine, a slow server is killed before it has written the names.
             if not server.exists() or server.stat().st_size:
                 break
         found: dict[str, list[str]] = json.loads(record.read_text())
-        # A start without a server has none that could fail.
+        # A start without a server has no calls of that role.
         self._calls = {**found, "server": json.loads(server.read_text()) if server.exists() else []}
         return self._calls
 
     def problem(self, fault: Fault) -> str | None:
-        """Let one call fail; return what is wrong with the outcome."""
+        """Let one call fail; return a description of what is wrong with the outcome."""
         try:
             launcher, done = self.run(fault.role, fault.number, str(reason(fault.name)))
         except subprocess.TimeoutExpired as error:
@@ -216,11 +216,11 @@ class Machine:
         return self.judge(str(fault), launcher, done)
 
     def judge(self, what: str, launcher: Launcher, done: subprocess.CompletedProcess[str]) -> str | None:
-        """Return what is wrong with the outcome of a start to which *what* was done; removes its directory if nothing is."""
+        """Return what is wrong with the outcome of a start with the fault *what*; remove its directory if nothing is."""
         said = [
             line for line in done.stderr.splitlines() if not line.startswith("   ")
         ]  # hints, lines of the file
-        # Some calls are made for what is nice to have, or again where they failed.
+        # Some calls are for optional steps, or are repeated after a failure.
         went_on = done.returncode == 0 and done.stdout == "fine\n" and not any(map(_is_error, said))
         warned = all(line.startswith("sandbox: warning: ") for line in said)
         wrong = []
@@ -236,7 +236,7 @@ class Machine:
             wrong.append(f"left {launcher.runs()}")
         if unfinished := [str(path) for path in launcher.state.rglob("*.new")]:
             wrong.append(f"left {unfinished}")
-        # What was made and is kept must not stand in the way either.
+        # The next start must succeed with what the failed one has kept.
         if launcher.runs() or "persistent" in self.spec.read_text():
             again = launcher.up(str(self.spec))
             if (again.status, again.out) != (0, "fine\n") or launcher.runs():
@@ -295,11 +295,11 @@ SHARE = 0 if os.geteuid() == 0 else 1 if has_subordinate_ids() else 2
 
 
 @pytest.mark.parametrize("role", [*ROLES, "server"])
-def test_one_call_of_a_third_of_the_kinds_fails(machine: Machine, role: str) -> None:
+def test_one_failing_call_of_a_third_of_the_kinds_is_one_error(machine: Machine, role: str) -> None:
     def first_of_some(names: list[str]) -> list[int]:
         kinds = [name for name in dict.fromkeys(names) if name not in _ASKING.split()]
         assert len(kinds) >= 5 or not names
-        # By name, not by place: other accounts make other calls. In the other file the share of each is another one.
+        # Choose by name, not by number, because accounts make different calls. The other file gets another third.
         shares = [zlib.crc32(f"{machine.name} {role} {name}".encode()) % 3 for name in kinds]
         ours = [name for name, share in zip(kinds, shares, strict=True) if share == SHARE] or kinds[:1]
         return [names.index(name) for name in ours]
@@ -309,5 +309,5 @@ def test_one_call_of_a_third_of_the_kinds_fails(machine: Machine, role: str) -> 
 
 @pytest.mark.long
 @pytest.mark.parametrize("role", [*ROLES, "server"])
-def test_every_call_fails_once(machine: Machine, role: str) -> None:
+def test_every_failing_call_is_one_error(machine: Machine, role: str) -> None:
     _let_fail(machine, role, lambda names: list(range(len(names))))

@@ -1,4 +1,4 @@
-"""The file system of a sandbox: layers, the writable layer and volumes, from inside and on disk."""
+"""The file system of a sandbox: layers, the writable layer and volumes, seen from inside and on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_host_is_untouched_whatever_the_program_does(launcher: Launcher, on_root
     assert (victim / "kept").read_text() == "as it was\n"
 
 
-def test_the_writable_layer_holds_so_much_and_no_more(launcher: Launcher) -> None:
+def test_the_writable_layer_is_bounded_by_its_size(launcher: Launcher) -> None:
     spec = '[root]\nlayers = ["dir:/"]\nsize = "1M"\ninodes = 20\n'
     script = (
         "dd if=/dev/zero of=/etc/f bs=64k count=100 2>&1 | grep -o 'No space'; stat -c %s /etc/f; rm /etc/f; "
@@ -38,7 +38,7 @@ def test_the_writable_layer_holds_so_much_and_no_more(launcher: Launcher) -> Non
     assert said[4] == "20"
 
 
-def test_the_confined_server_may_make_every_call_that_file_operations_take(launcher: Launcher) -> None:
+def test_the_servers_filter_allows_every_call_that_file_operations_need(launcher: Launcher) -> None:
     program = """
 import os, subprocess
 def run(*command): subprocess.run(command, check=True)
@@ -64,7 +64,7 @@ def test_ephemeral_layer_is_gone_after_the_sandbox(launcher: Launcher) -> None:
     assert os.listdir(launcher.state / "sandboxes") == []
 
 
-def test_persistent_layer_is_found_by_the_next_up_of_the_same_file(launcher: Launcher) -> None:
+def test_persistent_layer_is_used_by_the_next_start_of_the_same_file(launcher: Launcher) -> None:
     spec = '[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n'
     assert launcher.shell("echo kept > /etc/kept; rm /etc/passwd", spec).status == 0
     done = launcher.shell("cat /etc/kept; test -e /etc/passwd || echo deleted", spec)
@@ -90,7 +90,7 @@ def test_writable_layer_holds_exactly_what_changed(launcher: Launcher) -> None:
     assert whiteout.st_rdev == 0
 
 
-def test_two_up_of_one_persistent_sandbox_do_not_share_a_writable_layer(launcher: Launcher) -> None:
+def test_second_start_of_a_running_persistent_sandbox_is_refused(launcher: Launcher) -> None:
     spec = '[sandbox]\nname = "single"\n[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n'
     with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 1000"]) as first:
         assert first_line(first) == "ready"
@@ -152,7 +152,7 @@ def test_source_may_be_a_symbolic_link(launcher: Launcher, shared: Path, tmp_pat
     assert launcher.shell("cat /v/file", HOST_ROOT + bind(tmp_path / "link", "/v")).out == "of the host\n"
 
 
-def test_tmpfs_volume_has_its_size_and_mode_and_leaves_nothing(launcher: Launcher) -> None:
+def test_tmpfs_volume_has_its_size_and_mode_and_is_gone_afterwards(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[[volumes]]\ntype = "tmpfs"\ntarget = "/scratch"\nsize = "1M"\nmode = "0750"\n'
     script = "stat -c %a /scratch; dd if=/dev/zero of=/scratch/x bs=64k count=99 2>/dev/null; stat -c %s /scratch/x"
     assert launcher.shell(script, spec).out.split() == ["750", str(1 << 20)]

@@ -1,4 +1,4 @@
-"""The filter of system calls and Landlock, from inside and from outside of a running sandbox."""
+"""The seccomp filter and the Landlock rules, seen from inside and outside of a running sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_landlock = pytest.mark.skipif(LANDLOCK < 4, reason="needs version 4 of Lan
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="call numbers of x86_64")
 ECOSYSTEM = "/usr/share/containers/seccomp.json"
 
-#: Makes calls by their numbers, in machine code, and prints what the kernel returned for each, as JSON.
+#: Makes system calls by their numbers, in machine code, and prints the kernel's results as JSON.
 CALLS = """
 import ctypes, json, mmap, sys
 SYSCALL, INT_80 = (
@@ -50,7 +50,7 @@ def security(text: str, *others: str) -> str:
 
 
 def returned(launcher: Launcher, calls: dict[str, tuple[Any, ...]], spec: str = HOST_ROOT) -> dict[str, int]:
-    """Return what each call, a way into the kernel and a number and arguments, returned inside."""
+    """Return the result of each call inside. A call is an entry point of the kernel, a number and arguments."""
     done = launcher.up(spec, ["/usr/bin/python3", "-c", CALLS, json.dumps(calls)])
     assert done.status == 0, done.err
     found: dict[str, int] = json.loads(done.out)
@@ -129,7 +129,7 @@ def test_the_program_is_under_one_filter_and_process_1_is_not(launcher: Launcher
     assert (found["Seccomp"], found["Seccomp_filters"], found["InitSeccomp"]) == ("2", "1", "0")
 
 
-def test_unconfined_is_no_filter(launcher: Launcher) -> None:
+def test_unconfined_program_has_no_filter(launcher: Launcher) -> None:
     done = launcher.shell(f"{STATUS}; unshare --user true && echo made", security('seccomp = "unconfined"'))
     assert status(done.out.replace("made\n", ""))["Seccomp"] == "0"
     assert done.out.endswith("made\n")
@@ -140,7 +140,7 @@ def test_unconfined_is_no_filter(launcher: Launcher) -> None:
     ["", pytest.param('[process]\nuser = "1:1"\n', marks=pytest.mark.newuidmap)],
     ids=["root", "another"],
 )
-def test_without_no_new_privileges_the_filter_is_there_and_the_capability_for_it_is_not(
+def test_without_no_new_privileges_the_filter_is_set_and_the_capability_for_it_is_gone(
     launcher: Launcher, user: str
 ) -> None:
     landlock = 'landlock = { write = ["/tmp"] }' if LANDLOCK >= 3 else ""
@@ -155,7 +155,7 @@ def test_without_no_new_privileges_the_filter_is_there_and_the_capability_for_it
     assert (int(found["CapPrm"], 16) == 0) == bool(user)
 
 
-def test_the_filters_of_program_and_server_are_compiled_once_and_found_again(launcher: Launcher) -> None:
+def test_the_filters_of_program_and_server_are_compiled_once_and_reused(launcher: Launcher) -> None:
     assert launcher.up(command=["true"]).status == 0
     found = {path: path.stat().st_ino for path in (launcher.state / "filters").iterdir()}
     assert launcher.up(command=["true"]).status == 0
@@ -163,7 +163,7 @@ def test_the_filters_of_program_and_server_are_compiled_once_and_found_again(lau
     serving, entry = sorted(found, key=lambda path: path.stat().st_size)
     assert serving.stat().st_size > 512
     before = entry.stat()
-    # One that allows everything is not believed.
+    # A forged filter that allows everything is not used.
     entry.write_bytes(entry.read_bytes()[:65] + b"\x06\0\0\0\0\0\xff\x7f")
     done = launcher.shell("unshare --user true")
     assert "Operation not permitted" in done.err
@@ -188,8 +188,8 @@ def test_a_second_start_does_not_import_the_compiler(launcher: Launcher) -> None
 
 @x86_64_only
 @pytest.mark.skipif(not os.path.exists(ECOSYSTEM), reason="needs golang-github-containers-common")
-def test_a_profile_of_the_containers_ecosystem_is_taken(launcher: Launcher) -> None:
-    """It lets through unshare(2), refuses vmsplice(2), of which the kernel would say EBADF, and has no io_uring."""
+def test_a_profile_in_the_format_of_containers_is_accepted(launcher: Launcher) -> None:
+    """The profile allows unshare(2), refuses vmsplice(2), for which the kernel would return EBADF, and lacks io_uring."""
     calls = {
         "unshare": ("syscall", 272, 0x10000000),
         "vmsplice": ("syscall", 278, 99),
@@ -209,7 +209,7 @@ def test_a_profile_can_be_changed_call_by_call(launcher: Launcher, tmp_path: Pat
     assert done.status != 0
 
 
-def test_log_lets_through(launcher: Launcher) -> None:
+def test_log_allows_the_call(launcher: Launcher) -> None:
     done = launcher.shell("unshare --user true && echo made", security("seccomp = { log = true }"))
     assert (done.status, done.out) == (0, "made\n")
 
@@ -226,7 +226,9 @@ def trace(launcher: Launcher, script: str, spec: str = HOST_ROOT) -> Any:
     return launcher.shell(script, spec, options=["--trace-denials"])
 
 
-def test_denied_calls_are_said_once_and_summed_up_with_what_would_allow_them(launcher: Launcher) -> None:
+def test_denied_calls_are_reported_once_and_summarized_with_the_key_that_allows_them(
+    launcher: Launcher,
+) -> None:
     script = "for n in 1 2 3; do unshare --user true; done; python3 -c 'import os; os.setns(0, 0)'; exit 3"
     done = trace(launcher, script)
     assert done.status == 3
@@ -244,7 +246,7 @@ def test_denied_calls_are_said_once_and_summed_up_with_what_would_allow_them(lau
     assert allowed.out == "made\n"
 
 
-def test_what_is_absent_on_purpose_is_not_advised_to_be_allowed(launcher: Launcher) -> None:
+def test_trace_does_not_advise_to_allow_calls_that_are_refused_on_purpose(launcher: Launcher) -> None:
     done = trace(
         launcher, "python3 -c 'import _thread, time; _thread.start_new_thread(print, (1,)); time.sleep(0.1)'"
     )
@@ -252,25 +254,25 @@ def test_what_is_absent_on_purpose_is_not_advised_to_be_allowed(launcher: Launch
     assert "to allow them" not in done.err
 
 
-def test_tracing_without_denials_says_so(launcher: Launcher) -> None:
+def test_trace_without_denials_reports_that(launcher: Launcher) -> None:
     done = trace(launcher, "exit 4")
     assert (done.status, done.err) == (4, "sandbox: no system call was denied\n")
 
 
-def test_descendants_of_a_program_that_is_gone_at_once_are_traced(launcher: Launcher) -> None:
+def test_descendants_of_a_program_that_ends_at_once_are_traced(launcher: Launcher) -> None:
     script = "(sleep 0.3; unshare --user true 2>/tmp/err; cat /tmp/err) & sleep 1"
     done = trace(launcher, script)
     assert "Operation not permitted" in done.out
     assert "unshare 1" in done.err
 
 
-def test_tracing_with_log_lets_through(launcher: Launcher) -> None:
+def test_tracing_with_log_allows_the_call(launcher: Launcher) -> None:
     done = trace(launcher, "unshare --user true && echo made", security("seccomp = { log = true }"))
     assert done.out == "made\n"
     assert "denied: unshare(" in done.err
 
 
-def test_tracing_changes_nothing_about_what_a_profile_ends(launcher: Launcher, tmp_path: Path) -> None:
+def test_tracing_does_not_save_a_program_that_a_profile_kills(launcher: Launcher, tmp_path: Path) -> None:
     rules = [
         {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"},
         {"names": ["sethostname"], "action": "SCMP_ACT_TRACE"},
@@ -301,7 +303,7 @@ def test_a_traced_sandbox_whose_supervisor_is_killed_ends(launcher: Launcher) ->
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=launcher.environ) as supervisor:
         assert first_line(supervisor) == "up"
         supervisor.kill()
-        # The end of its output: the program held it.
+        # The output ends when the program has ended, which had it open.
         assert supervisor.stdout is not None
         assert supervisor.stdout.read() == ""
     wait_for(lambda: launcher.up(command=["true"]).status == 0 and launcher.runs() == [], "the sweep")
@@ -336,7 +338,7 @@ def test_landlock_restricts_ports(launcher: Launcher) -> None:
 
 @needs_landlock
 def test_a_symbolic_link_in_a_rule_is_one_of_the_sandbox(launcher: Launcher, tmp_path: Path) -> None:
-    """It leads to the sandbox's own /etc, not out through the root of the layer."""
+    """The link leads to the sandbox's own /etc, not out of the root of the layer."""
     layer = tmp_path / "layer"
     layer.mkdir()
     (layer / "link").symlink_to("../../../../../../../../etc")
@@ -347,7 +349,7 @@ def test_a_symbolic_link_in_a_rule_is_one_of_the_sandbox(launcher: Launcher, tmp
 
 
 @needs_landlock
-def test_a_rule_for_a_path_that_there_is_not_is_refused_at_its_place(launcher: Launcher) -> None:
+def test_a_rule_for_a_path_that_does_not_exist_is_refused_at_its_place(launcher: Launcher) -> None:
     done = launcher.up(security('landlock = { read = ["/usr", "/nonesuch"] }'), ["true"])
     assert done.status == 125
     assert "test.toml:4:30: security.landlock.read[1]: open /nonesuch: no such file or directory" in done.err
@@ -355,7 +357,7 @@ def test_a_rule_for_a_path_that_there_is_not_is_refused_at_its_place(launcher: L
 
 
 @needs_landlock
-def test_a_program_that_the_rules_keep_from_starting_is_said_with_what_to_name(launcher: Launcher) -> None:
+def test_error_about_a_program_that_the_rules_do_not_allow_names_the_missing_path(launcher: Launcher) -> None:
     done = launcher.up(security('landlock = { execute = ["/usr/share"] }'), ["sh", "-c", "true"])
     assert done.status == 126
     shell = os.path.realpath("/bin/sh")

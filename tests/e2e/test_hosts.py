@@ -1,4 +1,4 @@
-"""The host name of a sandbox in its /etc/hosts, whatever the layers have there."""
+"""The host name of a sandbox in its /etc/hosts, for any /etc/hosts of the layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED = '[sandbox]\nhostname = "box"\n[root]\nlayers = ["dir:/", "dir:{layer}"]\
 
 
 def layer_of(directory: Path, make: Callable[[Path], None] = lambda path: None) -> str:
-    """Make a layer whose /etc/hosts *make* makes; return the environment file that has it above the host's root."""
+    """Make a layer with the /etc/hosts of *make*; return an environment file with it above the host's root."""
     (directory / "layer" / "etc").mkdir(parents=True)
     make(directory / "layer" / "etc" / "hosts")
     return NAMED.format(layer=directory / "layer")
@@ -58,12 +58,14 @@ def test_the_file_of_the_host_is_never_changed(launcher: Launcher, tmp_path: Pat
     assert (tmp_path / "layer" / "etc" / "hosts").read_text() == "10.0.0.2 db\n"
 
 
-def test_files_beside_it_are_renamed_and_replaced_as_before(launcher: Launcher, tmp_path: Path) -> None:
+def test_files_beside_etc_hosts_are_renamed_and_replaced_as_before(
+    launcher: Launcher, tmp_path: Path
+) -> None:
     script = "echo new > /etc/passwd+ && mv /etc/passwd+ /etc/motd && mv /etc/motd /tmp/motd && cat /tmp/motd"
     assert launcher.shell(script, layer_of(tmp_path)).facts_text() == "new\n"
 
 
-def test_a_volume_at_its_place_wins(launcher: Launcher, tmp_path: Path) -> None:
+def test_a_volume_on_etc_hosts_is_shown_unchanged(launcher: Launcher, tmp_path: Path) -> None:
     spec = (
         layer_of(tmp_path)
         + '[[volumes]]\ntype = "file"\ntarget = "/etc/hosts"\ncontent = "10.0.0.3 mine\\n"\n'
@@ -90,7 +92,7 @@ def test_a_sandbox_with_the_hosts_name_is_left_alone(launcher: Launcher, tmp_pat
     ],
     ids=["a FIFO", "a directory", "a link of proc", "a device", "nothing", "a loop", "a huge file"],
 )
-def test_what_is_no_file_to_read_is_left_alone(
+def test_object_that_is_no_readable_file_is_left_alone(
     launcher: Launcher, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     assert launcher.shell("echo started", layer_of(tmp_path, make)).facts_text() == "started\n"

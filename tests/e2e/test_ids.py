@@ -1,4 +1,4 @@
-"""Who the sandbox's users are outside: the id maps, from inside and from outside, and what belongs to whom."""
+"""Id maps seen from inside and outside of a sandbox, and the owners of files under each map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 UID, GID = os.geteuid(), os.getegid()
 AS_ROOT = UID == 0
-#: Ids of nobody's that root maps in these tests.
+#: Unused ids that root maps in these tests.
 FOREIGN = 0x6FFF0000 - 65536
 
 ordinary = pytest.mark.skipif(AS_ROOT, reason="for an ordinary user")
@@ -44,13 +44,13 @@ def explicit(*entries: tuple[int, int, int], groups: tuple[tuple[int, int, int],
 
 
 def foreign_start() -> int:
-    """The first of some ids that this account may map and that are not its own."""
+    """Return the first of the ids that this account may map and that are not its own."""
     return FOREIGN if AS_ROOT else host.gather().uid_ranges[0].start
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """A directory that every user of a sandbox may write to."""
+    """Make a directory that every user of a sandbox may write to."""
     path = tmp_path / "volume"
     path.mkdir()
     path.chmod(0o777)
@@ -138,13 +138,13 @@ def test_groups_stay_where_no_other_group_is_mapped(launcher: Launcher) -> None:
 
 
 @pytest.mark.root
-def test_root_can_map_root_and_is_told_what_that_means(launcher: Launcher, volume: Path) -> None:
+def test_root_can_map_root_and_gets_a_warning(launcher: Launcher, volume: Path) -> None:
     (volume / "secret").write_text("root's")
     (volume / "secret").chmod(0o600)
     spec = HOST_ROOT + explicit((0, 0, 1000)) + bind(volume)
     assert launcher.shell("cat /volume/secret; touch /volume/new", spec).out == "root's"
     assert (volume / "new").stat().st_uid == 0
-    # And not by any word.
+    # No further message.
     for word in ("auto", "single"):
         done = launcher.shell("cat /volume/secret", HOST_ROOT + f'[ids]\nmap = "{word}"\n' + bind(volume))
         assert "Permission denied" in done.err
@@ -218,7 +218,7 @@ GROUPS = (
 
 
 def group_files(tmp_path: Path) -> str:
-    """Return a root with accounts of its own."""
+    """Return a root with account files of its own."""
     etc = tmp_path / "accounts" / "etc"
     etc.mkdir(parents=True)
     users = ("web", "far", "red")
@@ -279,7 +279,7 @@ def test_groups_come_from_the_sandboxs_own_group_file(
         ),
     ],
 )
-def test_group_that_is_not_to_be_had_is_an_error_at_its_place(
+def test_group_that_cannot_be_set_is_an_error_at_its_place(
     launcher: Launcher, tmp_path: Path, process: str, place: str, message: str, hint: str
 ) -> None:
     done = launcher.shell("id", group_files(tmp_path) + process + "\n")
@@ -289,7 +289,7 @@ def test_group_that_is_not_to_be_had_is_an_error_at_its_place(
     assert launcher.runs() == []
 
 
-def test_groups_that_list_the_user_are_not_set_where_there_are_none(
+def test_groups_that_list_the_user_are_not_set_where_the_map_has_none(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     spec = group_files(tmp_path) + 'user = "root"\n[ids]\nmap = "single"\n'
@@ -300,7 +300,7 @@ def test_groups_that_list_the_user_are_not_set_where_there_are_none(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "huge"])
-def test_hostile_account_files_neither_hang_nor_mislead(
+def test_hostile_account_files_neither_hang_nor_mislead_the_launcher(
     launcher: Launcher, tmp_path: Path, kind: str
 ) -> None:
     etc = tmp_path / "layer" / "etc"

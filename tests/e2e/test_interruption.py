@@ -1,4 +1,4 @@
-"""Signals, and a terminal or a parent that goes away, at the moments when that is awkward."""
+"""Signals, a hang-up of the terminal, or the death of the parent at the moments that need care."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_signal_ends_a_sandbox_that_is_coming_up(launcher: Launcher, number: int
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=launcher.environ) as supervisor:
         assert supervisor.stderr is not None
         server = wait_for(lambda: servers(supervisor.pid), "the server")[0]
-        os.kill(server, signal.SIGSTOP)  # process 1 waits for its first answer
+        os.kill(server, signal.SIGSTOP)  # process 1 waits for the server's first reply
         while "mount proc" not in supervisor.stderr.readline():
             pass
         init = next(pid for pid in children(supervisor.pid) if pid != server)
@@ -44,7 +44,7 @@ def test_signal_ends_a_sandbox_that_is_coming_up(launcher: Launcher, number: int
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_signal_is_not_lost_between_the_start_of_the_program_and_the_word_of_it(
+def test_signal_is_not_lost_between_the_start_of_the_program_and_the_started_message(
     launcher: Launcher, number: int
 ) -> None:
     script = f"trap 'exit 42' {signal.Signals(number).name.removeprefix('SIG')}; echo go; while :; do sleep 0.02; done"
@@ -55,7 +55,9 @@ def test_signal_is_not_lost_between_the_start_of_the_program_and_the_word_of_it(
         assert supervisor.stdout is not None
         while "start was sent" not in supervisor.stderr.readline():
             pass
-        supervisor.send_signal(signal.SIGSTOP)  # process 1 needs it no more; it does not receive Started
+        supervisor.send_signal(
+            signal.SIGSTOP
+        )  # process 1 no longer needs the supervisor, which does not receive Started
         assert supervisor.stdout.readline() == "go\n"
         supervisor.send_signal(number)
         supervisor.send_signal(signal.SIGCONT)
@@ -67,11 +69,11 @@ def test_signal_ends_a_start_that_waits_for_another_to_unpack_the_same_archive(l
     archive = launcher.directory / "base.tar"
     subprocess.run(["tar", "--create", "--file", archive, "--files-from", "/dev/null"], check=True)
     spec = f'[root]\nlayers = ["tar:{archive}"]\n'
-    assert launcher.up(spec).status == 127  # makes the state directory; there is no /bin/sh
+    assert launcher.up(spec).status == 127  # makes the state directory; the archive has no /bin/sh
     layer = next((launcher.state / "layers").iterdir())
     guard = layer.with_name(layer.name.partition("-")[0] + ".importing")
     guard.touch()
-    archive.write_bytes(archive.read_bytes() + b"\0" * 10240)  # another archive than the one in the store
+    archive.write_bytes(archive.read_bytes() + b"\0" * 10240)  # another archive than that in the store
     with guard.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with launcher.start(spec) as supervisor:
@@ -81,7 +83,7 @@ def test_signal_ends_a_start_that_waits_for_another_to_unpack_the_same_archive(l
     assert launcher.runs() == []
 
 
-def test_stop_signal_may_be_a_real_time_one(launcher: Launcher) -> None:
+def test_stop_signal_may_be_a_real_time_signal(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[process]\nstop_signal = "SIGRTMIN+1"\n'
     script = (
         "import signal, sys, time\n"
@@ -119,7 +121,7 @@ def test_run_directory_that_cannot_be_removed_does_not_replace_the_programs_stat
 
 @pytest.mark.root
 @pytest.mark.cgroup
-def test_cgroup_of_a_supervisor_that_is_killed_right_after_making_it_is_cleared(launcher: Launcher) -> None:
+def test_cgroup_of_a_supervisor_that_is_killed_right_after_making_it_is_removed(launcher: Launcher) -> None:
     def left() -> list[str]:
         found = [path for path, _, _ in os.walk("/sys/fs/cgroup")]
         return [path for path in found if os.path.basename(path).startswith("sandbox-early-")]
@@ -167,7 +169,7 @@ def test_terminal_that_takes_no_output_does_not_keep_the_supervisor_from_ending(
         person.read_until("go")
         wait_for(lambda: len(children(person.pid)) == 2, "the sandbox")
         init = next(pid for pid in children(person.pid) if pid not in servers(person.pid))
-        time.sleep(0.5)  # until everything between the two is full
+        time.sleep(0.5)  # until all buffers between program and terminal are full
         os.kill(person.pid, signal.SIGTERM)
         wait_for(lambda: not alive(init), "the end of process 1")
         os.kill(person.pid, signal.SIGTERM)
@@ -186,7 +188,7 @@ def test_terminal_belongs_to_the_programs_user(launcher: Launcher) -> None:
 
 
 def test_start_in_the_background_whose_parent_is_killed_goes_on(launcher: Launcher, tmp_path: Path) -> None:
-    """The terminal is nobody's then: reading it, and changing its mode, is EIO."""
+    """The process group is orphaned then: reading the terminal, and changing its mode, returns EIO."""
     outer, inner = pty.openpty()
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o777)
@@ -216,7 +218,7 @@ def test_start_in_the_background_whose_parent_is_killed_goes_on(launcher: Launch
     assert shell.wait(PATIENCE) == -9
 
     def orphans() -> list[int]:
-        # Processes of earlier tests may have become ours, too.
+        # Processes of earlier tests may have become children of this process, too.
         return [pid for pid, line in children(os.getpid()).items() if arguments[-1] in line]
 
     _, status = os.waitpid(wait_for(orphans, "the orphan")[0], 0)
@@ -227,7 +229,7 @@ def test_start_in_the_background_whose_parent_is_killed_goes_on(launcher: Launch
     assert launcher.runs() == []
 
 
-def test_hang_up_that_was_to_be_ignored_is(launcher: Launcher) -> None:
+def test_hang_up_is_ignored_where_the_caller_ignores_it(launcher: Launcher) -> None:
     with launcher.start(
         command=READY, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ) as supervisor:
@@ -248,7 +250,7 @@ BUSY = [
 
 
 def test_server_that_is_killed_while_processes_wait_for_it_ends_the_sandbox(launcher: Launcher) -> None:
-    """A request that the server has taken is waited for uninterruptibly, until the connection ends."""
+    """A client waits uninterruptibly for a request that the server has read, until the connection ends."""
     with launcher.start(command=BUSY) as supervisor:
         assert first_line(supervisor) == "ready"
         family = Family(supervisor.pid)

@@ -1,4 +1,4 @@
-"""What the program of a sandbox can see and reach: /proc, /dev, /sys, the network, and nothing of the host."""
+"""The program of a sandbox sees its own /proc, /dev, /sys and network, and nothing of the host."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def test_proc_shows_the_sandboxs_processes_only(launcher: Launcher) -> None:
     assert facts["processes"] == ["1", str(facts["pid"])]
 
 
-def test_process_one_says_nothing_of_the_host(launcher: Launcher) -> None:
+def test_process_one_reveals_nothing_of_the_host(launcher: Launcher) -> None:
     done = launcher.shell("tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/comm")
     assert done.out.split() == ["sandbox-init", "sandbox-init"]
 
 
-def test_dev_holds_the_harmless_devices_and_no_others(launcher: Launcher) -> None:
+def test_dev_has_the_harmless_devices_and_no_others(launcher: Launcher) -> None:
     assert set(launcher.probe()["dev"]) == {
         "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
     }  # fmt: skip
 
 
-def test_devices_work(launcher: Launcher) -> None:
+def test_zero_urandom_null_full_shm_and_stdout_work(launcher: Launcher) -> None:
     script = (
         "head -c 4 /dev/zero | od -An -tx1; head -c 9 /dev/urandom | wc -c; echo x > /dev/null;"
         " echo x > /dev/full || echo full; echo y > /dev/shm/y && cat /dev/shm/y; echo via > /dev/stdout"
@@ -59,7 +59,7 @@ def test_no_device_of_the_host_is_there_but_those_and_none_can_be_opened_elsewhe
     assert "nodev" in options
 
 
-def test_device_that_the_file_names_is_the_hosts_and_permissions_are_too(launcher: Launcher) -> None:
+def test_device_that_the_file_names_is_the_hosts_with_its_permissions(launcher: Launcher) -> None:
     spec = (
         HOST_ROOT
         + '[[devices]]\npath = "/dev/fuse"\n[[devices]]\npath = "/dev/fuse"\ntarget = "/dev/sub/fuse"\n'
@@ -77,7 +77,7 @@ def test_device_that_the_file_names_is_the_hosts_and_permissions_are_too(launche
 
 
 def test_directory_of_devices_shows_each_device_in_it(launcher: Launcher) -> None:
-    # The pseudo-terminals of this machine, were there none.
+    # The pseudo-terminals of this machine; open one, because there may be none.
     spec = HOST_ROOT + '[[devices]]\npath = "/dev/pts"\ntarget = "/dev/host-pts"\n'
     outer, inner = os.openpty()
     try:
@@ -89,7 +89,7 @@ def test_directory_of_devices_shows_each_device_in_it(launcher: Launcher) -> Non
     assert (done.status, done.out) == (0, "ptmx\n"), done.err
 
 
-def test_explain_tells_how_each_device_may_be_opened(launcher: Launcher) -> None:
+def test_explain_reports_how_each_device_may_be_opened(launcher: Launcher) -> None:
     candidates = ("/dev/fuse", "/dev/kvm", "/dev/net/tun", "/dev/hwrng", "/dev/loop0", "/dev/loop-control")
     paths = [path for path in candidates if os.path.exists(path)]
     spec = launcher.write(HOST_ROOT + "".join(f'[[devices]]\npath = "{path}"\n' for path in paths))
@@ -177,13 +177,13 @@ def test_loopback_is_up_and_the_hosts_ports_are_out_of_reach(launcher: Launcher)
     assert done.out.split("\n")[:2] == ["own reached", "host refused"], done.err
 
 
-def test_hostname_is_the_files_and_the_hosts_stays(launcher: Launcher) -> None:
+def test_hostname_is_set_inside_and_the_hosts_is_unchanged(launcher: Launcher) -> None:
     before = os.uname().nodename
     assert launcher.probe(HOST_ROOT + '[sandbox]\nhostname = "inside"\n')["hostname"] == "inside"
     assert os.uname().nodename == before
 
 
-def test_process_one_cannot_be_looked_into_killed_or_traced(launcher: Launcher) -> None:
+def test_process_one_cannot_be_inspected_killed_or_traced(launcher: Launcher) -> None:
     script = (
         "kill -9 1; ls /proc/1/fd || echo no-fd; ls /proc/1/root/ || echo no-root; cat /proc/1/environ || echo no-environ;"
         " head -c 1 /proc/1/mem || echo no-mem; echo alive"
@@ -192,8 +192,8 @@ def test_process_one_cannot_be_looked_into_killed_or_traced(launcher: Launcher) 
 
 
 @pytest.mark.root
-def test_machine_without_cgroups_is_enough(launcher: Launcher) -> None:
-    """Process 1 imports nothing, so it may need no module that only looking at cgroups had loaded."""
+def test_sandbox_starts_on_a_machine_without_cgroups(launcher: Launcher) -> None:
+    """Process 1 imports nothing, so it must not need a module that only the code for cgroups had loaded."""
     arguments = launcher.arguments(HOST_ROOT, ["echo", "fine"])
     without = ["unshare", "--mount", "sh", "-c", 'umount -R -l /sys/fs/cgroup; exec "$@"', "sh"]
     done = subprocess.run(
@@ -220,7 +220,7 @@ def test_only_the_server_holds_the_fuse_connection(launcher: Launcher) -> None:
         try:
             return os.stat(path).st_rdev == os.makedev(10, 229)
         except (FileNotFoundError, PermissionError):
-            return False  # closed meanwhile; or a file of the sandbox, which is nobody's business outside
+            return False  # closed meanwhile, or a file of the sandbox, which this process may not see
 
     def holders(pids: list[int]) -> dict[int, int]:
         return {
@@ -238,7 +238,7 @@ def test_only_the_server_holds_the_fuse_connection(launcher: Launcher) -> None:
         held = holders(readable)
         if os.geteuid() == 0:
             assert held == {supervisor.pid: 0, server: 1, init: 0, program: 0}
-        else:  # the others do not let us look, being not dumpable
+        else:  # the other processes are not dumpable, so this process may not read their descriptors
             assert held == {supervisor.pid: 0}
         supervisor.terminate()
         supervisor.wait(PATIENCE)
@@ -268,7 +268,7 @@ def test_the_server_is_under_a_filter_of_its_own_and_has_few_capabilities(launch
 
 
 def test_hosts_mounts_in_a_directory_layer_appear_empty(launcher: Launcher) -> None:
-    # /proc, /sys and /dev are mounted over; a layer below another path shows what is under them.
+    # /proc, /sys and /dev are covered by mounts. A layer below another path shows the directories under them.
     spec = '[root]\nlayers = [{ dir = "/" }]\n'
     done = launcher.shell("umount /sys 2>/dev/null; ls /dev/pts | sort | tr '\\n' ' '", spec)
     assert done.out.split() in (["ptmx"], ["0", "ptmx"])
@@ -296,7 +296,7 @@ def test_files_that_the_user_may_not_read_cannot_be_read_inside(launcher: Launch
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root's Python may lie where the sandbox's root cannot read")
-def test_sandbox_in_a_sandbox_says_what_is_missing(on_root: Path) -> None:
+def test_error_of_a_sandbox_in_a_sandbox_names_what_is_missing(on_root: Path) -> None:
     launcher = Launcher(on_root)
     inner = launcher.arguments(HOST_ROOT, ["true"])
     spec = (
