@@ -1,4 +1,7 @@
-"""Job control: the launcher in the background of an interactive shell, and suspended by keys. Bash is the oracle."""
+"""Job control: the launcher in the background of an interactive bash, and suspended by keys.
+
+The expected behaviour is that of bash's own jobs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ SUSPENDED = "Stopped"  # as bash reports it
 
 @contextmanager
 def shell() -> Iterator[Person]:
-    """Start an interactive bash on a terminal of its own; end it, and the jobs it has left, with SIGHUP."""
+    """Start an interactive bash on a terminal of its own; end it and its remaining jobs with SIGHUP."""
     outer, inner = pty.openpty()
     attributes = termios.tcgetattr(inner)
     attributes[3] &= ~termios.ECHO
@@ -53,7 +56,7 @@ def command(launcher: Launcher, script: str, spec: str = HOST_ROOT) -> str:
     return shlex.join(["env", *environ, *launcher.arguments(spec, ["sh", "-c", script])])
 
 
-def test_in_the_background_it_starts_without_a_terminal_and_says_so(launcher: Launcher) -> None:
+def test_start_in_the_background_has_no_terminal_and_reports_that(launcher: Launcher) -> None:
     script = "test -t 0 || echo no terminal; cat; echo input ended"
     with shell() as person:
         person.type(command(launcher, script) + " &\n")
@@ -65,7 +68,7 @@ def test_in_the_background_it_starts_without_a_terminal_and_says_so(launcher: La
         person.read_until("status 0")
 
 
-def test_in_the_background_a_terminal_that_was_asked_for_is_read_from_fg_on(launcher: Launcher) -> None:
+def test_requested_terminal_of_a_start_in_the_background_is_read_after_fg(launcher: Launcher) -> None:
     script = 'echo go; read line; echo "got <$line>"'
     with shell() as person:
         person.type(command(launcher, script, WITH_TERMINAL) + " &\n")
@@ -98,7 +101,7 @@ def test_the_mode_that_the_shell_gives_the_terminal_before_fg_is_the_one_that_is
         assert termios.tcgetattr(person.inner) == before
 
 
-def test_keys_suspend_it_and_fg_resumes_it(launcher: Launcher) -> None:
+def test_keys_suspend_the_launcher_and_fg_resumes_it(launcher: Launcher) -> None:
     script = 'echo go; read line; echo "got <$line>"'
     with shell() as person:
         before = termios.tcgetattr(person.inner)
@@ -120,7 +123,7 @@ def test_keys_suspend_it_and_fg_resumes_it(launcher: Launcher) -> None:
         assert termios.tcgetattr(person.inner)[3] == before[3]
 
 
-def test_resumed_by_bg_it_runs_beside_the_shell_and_ends_by_a_signal(launcher: Launcher) -> None:
+def test_launcher_resumed_by_bg_runs_beside_the_shell_and_ends_by_a_signal(launcher: Launcher) -> None:
     script = "echo go; while :; do sleep 0.05; done"
     with shell() as person:
         person.type(command(launcher, script) + "\n")
@@ -176,14 +179,14 @@ def test_without_a_shell_that_could_resume_it_the_keys_go_to_the_program(launche
 
 
 def check_status(person: Person, status: int) -> None:
-    """Check with which status the job in the foreground ends. What is typed before the prompt would be input of the job."""
+    """Assert the status of the job in the foreground. Wait for the prompt, because the job would read earlier input."""
     person.read_until("$ ")
     person.type("echo status $?\n")
     person.read_until(f"status {status}")
 
 
 def wait_until_raw(person: Person) -> None:
-    """Wait until the launcher has made the terminal raw: it reads the keys from then on."""
+    """Wait until the launcher has made the terminal raw. It reads the keys from then on."""
     end = time.monotonic() + 20
     while person.mode() & termios.ICANON:
         assert time.monotonic() < end, f"the terminal did not become raw; seen: {person.seen!r}"

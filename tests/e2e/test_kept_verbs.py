@@ -1,4 +1,4 @@
-"""`sandbox ls`, `df`, `rm` and `prune` on what real sandboxes have left, with files of ids that are not the user's own."""
+"""`sandbox ls`, `df`, `rm` and `prune` on layers, volumes and archives of real sandboxes, with files of subordinate ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, first_line
 
-#: A directory that nobody else may enter, of another id where there is one.
+#: Makes a directory that only its owner may enter, with another id if the sandbox has one.
 FILES = "mkdir -p $0/closed && head -c 100000 /dev/zero > $0/closed/file && chmod 700 $0/closed && { chown -R 5:5 $0/closed || true; }"
 PERSISTENT = '[sandbox]\nname = "{name}"\n' + HOST_ROOT + 'writable = "persistent"\n'
 VOLUME = HOST_ROOT + '[[volumes]]\ntype = "named"\nsource = "data"\ntarget = "/data"\n'
@@ -37,7 +37,7 @@ def listed(launcher: Launcher) -> list[dict[str, Any]]:
 
 
 def keep(launcher: Launcher, tmp_path: Path) -> tuple[Path, str]:
-    """Keep a persistent layer, a named volume and an unpacked archive; returns the archive and the file that names it."""
+    """Keep a persistent layer, a named volume and an unpacked archive; return the archive and the file that names it."""
     layer = launcher.write(PERSISTENT.format(name="db"), "db.toml")
     assert launcher.up(layer, ["sh", "-c", FILES, "/srv"]).status == 0
     volume = launcher.write(VOLUME, "volume.toml")
@@ -51,7 +51,7 @@ def keep(launcher: Launcher, tmp_path: Path) -> tuple[Path, str]:
     return archive, stack
 
 
-def test_what_is_kept_is_listed_with_its_size_and_removed_under_its_ids(
+def test_layers_volumes_and_archives_are_listed_with_sizes_and_removed_under_their_ids(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     archive, stack = keep(launcher, tmp_path)
@@ -68,10 +68,10 @@ def test_what_is_kept_is_listed_with_its_size_and_removed_under_its_ids(
     assert (removed.status, removed.out) == (0, ""), removed.err
     assert listed(launcher) == []
     assert os.listdir(launcher.state / "sandboxes") == os.listdir(launcher.state / "volumes") == []
-    assert launcher.up(stack, ["true"]).status == 0, "an archive is unpacked again"
+    assert launcher.up(stack, ["true"]).status == 0, "the archive was not unpacked again"
 
 
-def test_what_a_running_sandbox_uses_is_refused(launcher: Launcher) -> None:
+def test_rm_and_prune_do_not_remove_what_a_running_sandbox_uses(launcher: Launcher) -> None:
     spec = PERSISTENT.format(name="db") + VOLUME.removeprefix(HOST_ROOT)
     with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
         assert first_line(supervisor) == "ready"
@@ -88,7 +88,7 @@ def test_what_a_running_sandbox_uses_is_refused(launcher: Launcher) -> None:
     assert sandbox(launcher, "rm", "layer:db", "volume:data").status == 0
 
 
-def test_prune_removes_what_nobody_refers_to_any_more(launcher: Launcher, tmp_path: Path) -> None:
+def test_prune_removes_what_is_no_longer_referenced(launcher: Launcher, tmp_path: Path) -> None:
     archive, stack = keep(launcher, tmp_path)
     with launcher.start(HOST_ROOT, ["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
         assert first_line(supervisor) == "ready"

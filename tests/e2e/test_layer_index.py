@@ -1,4 +1,4 @@
-"""The index of a layer of the store: made by the first sandbox, used by the next ones, and gone with the layer."""
+"""The index of a layer of the store: made by the first sandbox, used by the next ones, and removed with the layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK = "ls -ln /data /data/deep; cat /data/deep/file /data/link; /data/program"
 
 
 def archive(path: Path, text: str) -> None:
-    """Write a layer whose program and files say *text*."""
+    """Write a layer whose program and files have the content *text*."""
     with tarfile.open(path, "w") as tar:
         script = f"#!/bin/sh\necho {text}\n"
         for name, mode, content in (
@@ -55,7 +55,7 @@ def test_every_sandbox_sees_the_same_whether_the_layer_has_an_index_yet_or_not(
     assert "two\ntwo" in changed.out
 
 
-def test_the_index_goes_with_the_layer(launcher: Launcher, tmp_path: Path) -> None:
+def test_the_index_is_removed_with_the_layer(launcher: Launcher, tmp_path: Path) -> None:
     spec = '[root]\nlayers = ["dir:/", "tar:data.tar"]\n'
     archive(tmp_path / "data.tar", "one")
     assert launcher.shell(LOOK, spec).status == 0

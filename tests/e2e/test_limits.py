@@ -1,4 +1,4 @@
-"""Each limit stops a program that goes beyond it, and the report says what held it and what it counted."""
+"""Each limit stops a program that exceeds it, and the report names the mechanism and the counters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.e2e.support import (
 
 pytestmark = [pytest.mark.userns, pytest.mark.fuse]
 
-#: What takes a cgroup: on version 1 root's, as `tests/vm` has it for an account on version 2.
+#: Marks of tests that need a cgroup. Here that is root's, on version 1; `tests/vm` tests accounts on version 2.
 with_cgroup = [pytest.mark.root, pytest.mark.cgroup]
 
 
@@ -40,7 +40,7 @@ def limit_in(report: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 class TestOfAllProcesses:
-    """Limits that a cgroup holds."""
+    """Limits that a cgroup enforces."""
 
     pytestmark = with_cgroup
 
@@ -55,12 +55,12 @@ class TestOfAllProcesses:
         assert 32 << 20 < report["program"]["memory_peak"] <= 66 << 20
         assert limit_in(report, "limits.memory")["enforced_by"].startswith("cgroup version ")
 
-    def test_memory_of_a_tmpfs_counts(self, launcher: Launcher) -> None:
+    def test_memory_of_a_tmpfs_counts_as_memory_of_the_program(self, launcher: Launcher) -> None:
         spec = limits('memory = "64M"') + '[[volumes]]\ntype = "tmpfs"\ntarget = "/t"\n'
         done, report = run_reported(launcher, spec, "open('/t/x', 'wb').write(bytes(300 << 20))")
         assert (done.status, report["ended_by"]) == (128 + signal.SIGKILL, "out of memory")
 
-    def test_a_kill_is_said_without_a_report_too(self, launcher: Launcher) -> None:
+    def test_a_kill_for_memory_is_a_warning_without_a_report_too(self, launcher: Launcher) -> None:
         program = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)']).returncode == -9)"
         done = launcher.up(limits('memory = "64M"'), [PYTHON, "-c", program])
         assert done.status == 1
@@ -69,7 +69,7 @@ class TestOfAllProcesses:
         )
 
     def test_swap(self, launcher: Launcher) -> None:
-        # Without swap on this machine nothing can exceed it; tests/vm does.
+        # Without swap on this machine nothing can exceed the limit; tests/vm exceeds it.
         spec = limits('memory = "64M"\nswap = "16M"')
         with sleeper(launcher, spec) as supervisor:
             assert file_of(supervisor, "memory", "memory.memsw.limit_in_bytes") == str(80 << 20)
@@ -83,7 +83,7 @@ class TestOfAllProcesses:
 
     def test_cpu_weight(self, launcher: Launcher) -> None:
         with sleeper(launcher, limits("cpu_weight = 50")) as supervisor:
-            # Not in the program's own cgroup, where only the server would be weighed against it.
+            # Not in the program's own cgroup, where the weight would count against the server only.
             assert file_of(supervisor, "cpu", "../cpu.shares") == "512"
 
     def test_cpuset(self, launcher: Launcher) -> None:
@@ -100,7 +100,7 @@ except OSError:
         assert done.out.splitlines() == [f"[{first}]", "refused"], done.err
         assert limit_in(report, "limits.cpuset")["where"].endswith("cpuset.cpus")
 
-    def test_cpuset_with_processors_that_are_not_there(self, launcher: Launcher) -> None:
+    def test_cpuset_with_a_processor_that_does_not_exist_is_refused(self, launcher: Launcher) -> None:
         done = launcher.up(limits('cpuset = "0,4095"'), ["true"])
         assert done.status == 125
         assert (
@@ -141,12 +141,12 @@ print(time.monotonic() - start)
         if "which is on no disk of its own" in done.err:
             pytest.skip("needs a temporary directory on a disk")
         report = json.loads(done.err.splitlines()[-1])
-        # At 2M a second; the first slice may come at once, never half of it all.
+        # 4M at 2M a second take 2 seconds. The first slice may come at once, but it is less than half.
         assert float(done.out) > 1
         assert report["sandbox"]["io_read"] >= 4 << 20
         assert limit_in(report, "limits.io")["value"][0]["read"] == 2 << 20
 
-    def test_what_version_1_cannot_hold_is_refused(self, launcher: Launcher) -> None:
+    def test_limit_that_version_1_cannot_enforce_is_refused(self, launcher: Launcher) -> None:
         if not os.path.isdir("/sys/fs/cgroup/memory"):
             pytest.skip("needs cgroups version 1")
         spec = limits('memory_high = "32M"\nio = [{ path = "/", write = "1M" }]')
@@ -155,7 +155,7 @@ print(time.monotonic() - start)
         assert (
             "limits.memory_high: cannot be enforced here: cgroups version 1 have nothing like it" in done.err
         )
-        on_disk = os.major(os.stat("/").st_dev) != 0  # not so on kernel OverlayFS
+        on_disk = os.major(os.stat("/").st_dev) != 0  # kernel OverlayFS has a device number without a disk
         assert (
             "do not see who writes through the page cache" if on_disk else "name a path on a disk"
         ) in done.err
@@ -182,7 +182,7 @@ print(time.monotonic() - start)
 
 @contextmanager
 def sleeper(launcher: Launcher, spec: str) -> Iterator[int]:
-    """Give the pid of a supervisor whose program sleeps, and end it in the end with everything that it made."""
+    """Start a sandbox whose program sleeps, yield the supervisor's pid, and end the sandbox."""
     with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 100"]) as supervisor:
         assert first_line(supervisor) == "ready"
         yield supervisor.pid
@@ -191,7 +191,7 @@ def sleeper(launcher: Launcher, spec: str) -> Iterator[int]:
 
 
 def file_of(supervisor: int, controller: str, name: str, leaf: str = "payload") -> str:
-    """Return the content of a file in a version 1 leaf of the sandbox whose supervisor is given."""
+    """Return the content of a file in a version 1 leaf of the supervisor's sandbox."""
     for pid in children(supervisor):
         for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
@@ -203,7 +203,7 @@ def file_of(supervisor: int, controller: str, name: str, leaf: str = "payload") 
 # -- each process ----------------------------------------------------------------------------------
 
 
-def test_open_files(launcher: Launcher) -> None:
+def test_open_files_bounds_descriptors(launcher: Launcher) -> None:
     program = """
 import os
 try:
@@ -284,11 +284,11 @@ def test_cpu_time(launcher: Launcher) -> None:
     assert done.status == 128 + signal.SIGXCPU
     assert "sandbox: warning: limits.cpu_time of 1s was reached by the program\n" in done.err
     assert (report["ended_by"], report["signal"]) == ("cpu_time", "SIGXCPU")
-    # The kernel counts by ticks for the limit, and exactly for the report.
+    # For the limit the kernel counts ticks; for the report it counts exactly.
     assert report["program"]["cpu_nanoseconds"] > 500_000_000
 
 
-def test_cpu_time_of_a_program_that_goes_on_after_the_first_signal(launcher: Launcher) -> None:
+def test_cpu_time_kills_a_program_that_handles_the_first_signal(launcher: Launcher) -> None:
     program = (
         "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: print('told', flush=True))\nwhile True: pass"
     )
@@ -297,7 +297,7 @@ def test_cpu_time_of_a_program_that_goes_on_after_the_first_signal(launcher: Lau
     assert done.err == "sandbox: warning: limits.cpu_time of 1s was reached by the program\n"
 
 
-def test_cpu_time_of_a_process_that_the_program_left_behind(launcher: Launcher) -> None:
+def test_cpu_time_of_an_orphan_is_reported_as_that_of_another_process(launcher: Launcher) -> None:
     script = f"( {PYTHON} -c 'print(1, flush=True)\nwhile True: pass' & ) | cat; sleep 0.1; exit 7"
     done = launcher.up(limits("cpu_time = 1\ncore = 0"), ["sh", "-c", script], options=["--report", "--json"])
     report = json.loads(done.err.splitlines()[-1])
@@ -305,7 +305,7 @@ def test_cpu_time_of_a_process_that_the_program_left_behind(launcher: Launcher) 
     assert "sandbox: warning: limits.cpu_time of 1s was reached by another process\n" in done.err
 
 
-def test_cpu_time_under_a_hard_limit_that_leaves_no_second_more(launcher: Launcher) -> None:
+def test_cpu_time_equal_to_the_callers_hard_limit_kills(launcher: Launcher) -> None:
     arguments = launcher.arguments(limits("cpu_time = 3"), [PYTHON, "-c", "while True: pass"])
     done = subprocess.run(
         ["sh", "-c", 'ulimit -t 3; exec "$@"', "sh", *arguments],
@@ -319,7 +319,7 @@ def test_cpu_time_under_a_hard_limit_that_leaves_no_second_more(launcher: Launch
     assert "limits.cpu_time of 3s was reached by the program" in done.stderr
 
 
-def test_wall_time(launcher: Launcher) -> None:
+def test_wall_time_ends_the_sandbox(launcher: Launcher) -> None:
     done, report = run_reported(launcher, limits('wall_time = "1s"'), "import time; time.sleep(1000)")
     assert done.status == 124
     assert report["ended_by"] == "wall_time"
@@ -327,7 +327,7 @@ def test_wall_time(launcher: Launcher) -> None:
     assert limit_in(report, "limits.wall_time")["enforced_by"] == "a timer of the supervisor"
 
 
-def test_oom_score(launcher: Launcher) -> None:
+def test_oom_score_adj_is_set(launcher: Launcher) -> None:
     program = """
 with open("/proc/self/oom_score_adj", "r+") as file:
     print(file.read().strip())
@@ -341,7 +341,7 @@ with open("/proc/self/oom_score_adj", "r+") as file:
     if launcher.up(HOST_ROOT + '[process]\nuser = "1"\n', ["true"]).status != 0:
         spec = limits("oom_score_adj = 500")  # a single id
     done, report = run_reported(launcher, spec, program)
-    # Only CAP_SYS_RESOURCE keeps it from being lowered again to what it was outside.
+    # With CAP_SYS_RESOURCE, the launcher also sets the lower bound of the score, so the program cannot lower it again.
     locked = facts.gather().sys_resource
     assert done.out.split("\n")[:2] == ["500", "Permission denied" if locked else ""], done.err
     assert limit_in(report, "limits.oom_score_adj")["where"] == "/proc/self/oom_score_adj"
@@ -350,7 +350,7 @@ with open("/proc/self/oom_score_adj", "r+") as file:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def test_size_and_inodes_of_the_writable_layer(launcher: Launcher) -> None:
+def test_size_and_inodes_bound_the_writable_layer(launcher: Launcher) -> None:
     program = """
 import os
 try:
@@ -376,7 +376,7 @@ except OSError as error:
     )
 
 
-def test_size_of_a_tmpfs(launcher: Launcher) -> None:
+def test_size_bounds_a_tmpfs(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[[volumes]]\ntype = "tmpfs"\ntarget = "/t"\nsize = "1M"\n'
     program = """
 try:

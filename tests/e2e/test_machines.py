@@ -1,4 +1,4 @@
-"""Machines that share a state directory, as a home directory on a network: another host name makes another machine here."""
+"""Machines that share a state directory on a network file system. Here another host name simulates another machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, first_line
 pytestmark = pytest.mark.root
 
 READY = ["sh", "-c", "echo ready; exec sleep 1000"]
-#: Runs the launcher with locks that always succeed, as with those of a network file system that each node keeps for itself.
+#: Runs the launcher with locks that always succeed, as on a network file system with node-local locks.
 USELESS_LOCKS = "import fcntl, sys; fcntl.flock = lambda *_: None; from sandbox.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
 def neighbour(launcher: Launcher, tmp_path: Path) -> Launcher:
-    """Return a launcher with the state directory of the other, and a run directory of its own."""
+    """Return a launcher with the same state directory and another run directory."""
     (tmp_path / "neighbour").mkdir()
     found = Launcher(tmp_path / "neighbour")
     found.state = launcher.state
@@ -30,7 +30,7 @@ def neighbour(launcher: Launcher, tmp_path: Path) -> Launcher:
 
 
 def on_another_host(launcher: Launcher, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the command line *arguments* of sandbox under another host name, with useless locks."""
+    """Run the command line *arguments* under another host name, with locks that always succeed."""
     script = 'echo neighbour > /proc/sys/kernel/hostname; exec "$0" "$@"'
     command = ["unshare", "--uts", "sh", "-c", script, sys.executable, "-c", USELESS_LOCKS, *arguments]
     return subprocess.run(
@@ -54,7 +54,7 @@ def test_running_sandbox_survives_a_start_on_another_machine(launcher: Launcher,
     assert launcher.runs() == []
 
 
-def test_what_a_killed_sandbox_left_is_its_own_machines_to_remove(
+def test_leftovers_of_a_killed_sandbox_are_removed_by_its_own_machine_only(
     launcher: Launcher, neighbour: Launcher
 ) -> None:
     with launcher.start(command=READY) as supervisor:
@@ -86,7 +86,7 @@ def test_persistent_layer_is_not_used_by_two_machines_at_once(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_a_run_directory_the_state_directory_takes_its_place_and_says_so(launcher: Launcher) -> None:
+def test_without_a_run_directory_the_state_directory_is_used_with_a_warning(launcher: Launcher) -> None:
     launcher.run.write_text("")
     outcome = launcher.shell("echo fine")
     assert (outcome.status, outcome.out) == (0, "fine\n")

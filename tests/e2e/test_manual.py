@@ -1,4 +1,4 @@
-"""The manual pages: what man(1) shows of them, and that nothing is missing."""
+"""The manual pages are complete, and man(1) shows them without warnings."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PAGES = ["sandbox", "sandbox.toml", "unionfs"]
 
 
 def printed(*arguments: str) -> str:
-    """Return what `sandbox man` prints."""
+    """Return the output of `sandbox man`."""
     command = [sys.executable, "-m", "sandbox", "man", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT, timeout=60).stdout
 
 
 def shown(page: str, *, width: int = 400) -> str:
-    """Return what man(1) makes of *page*, without lines that are broken; it has nothing to complain of."""
+    """Return the text that man(1) makes of *page*, without line breaks in paragraphs; assert that it warns of nothing."""
     environ = {
         **os.environ,
         "MANWIDTH": str(width),
@@ -86,7 +86,7 @@ def test_command_page_has_every_verb_with_all_its_arguments() -> None:
                 assert words(verbs[verb]._get_formatter()._expand_help(action)) in f"{said} {shared}"
 
 
-def test_command_page_says_what_each_verb_does_and_how_it_ends() -> None:
+def test_command_page_describes_each_verb_and_its_exit_status() -> None:
     found = sections(shown(printed("sandbox")))
     assert all(summary in words(found["DESCRIPTION"]) for summary in VERBS.values())
     assert words(found["EXIT STATUS"]).startswith("the program's own, 128+N if signal N ended it, 124 after")
@@ -95,7 +95,7 @@ def test_command_page_says_what_each_verb_does_and_how_it_ends() -> None:
     )
 
 
-def test_language_page_has_every_key_under_its_table_with_what_it_means() -> None:
+def test_language_page_has_every_key_under_its_table_with_its_meaning() -> None:
     found = sections(shown(printed("sandbox.toml")))
     for header, owner, inside in tables(entries()):
         section = found[header or "AT THE TOP OF THE FILE"]
@@ -124,7 +124,7 @@ def test_language_page_has_every_key_under_its_table_with_what_it_means() -> Non
         ("limits.memory", 'Size, at least 4M; for example memory = "512M"'),
     ],
 )
-def test_language_page_says_what_a_value_is(key: str, facts: str) -> None:
+def test_language_page_describes_the_values(key: str, facts: str) -> None:
     entry = re.search(rf"^ +{re.escape(key)}\n.*\n\n +(.*)$", shown(printed("sandbox.toml")), re.MULTILINE)
     assert entry is not None
     assert entry[1] == facts
@@ -135,7 +135,7 @@ def test_language_page_has_the_prose_of_the_reference(prose: str) -> None:
     def plain(text: str) -> str:
         return " ".join(re.findall(r"\w+", text))
 
-    marks = r"^(\| kind .*|\| reference .*|\|---.*|```.*)$"  # heads of tables, ends of blocks
+    marks = r"^(\| kind .*|\| reference .*|\|---.*|```.*)$"  # headings of tables, ends of blocks
     assert plain(re.sub(marks, "", prose, flags=re.MULTILINE)) in plain(shown(printed("sandbox.toml")))
 
 
@@ -150,7 +150,7 @@ def test_language_page_has_the_prose_of_the_reference(prose: str) -> None:
         "Größe → 漢字",
     ],
 )
-def test_text_is_shown_as_it_is(text: str) -> None:
+def test_text_with_special_characters_is_shown_unchanged(text: str) -> None:
     page = Page("x", 1, version="1", title="T")
     page.section("S")
     page.text(text)
@@ -158,7 +158,7 @@ def test_text_is_shown_as_it_is(text: str) -> None:
     assert [line.strip() for line in shown(page.render()).splitlines()].count(text) == 3
 
 
-def test_text_that_is_laid_out_stays_so() -> None:
+def test_preformatted_text_keeps_its_lines() -> None:
     page = Page("x", 1, version="1", title="T")
     page.section("S")
     page.text("one\ntwo\n\nin a file:    here\n.and:          there")

@@ -1,4 +1,4 @@
-"""Roots of thousands of layers and mount points: the limit is that on open files, and it is named."""
+"""Roots of thousands of layers and mount points. They are bounded by the limit on open files, and the error names it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.e2e.support import Launcher, Outcome, let_in
 pytestmark = [pytest.mark.fuse, pytest.mark.once]
 
 LAYERS = 3000
-#: The launcher has a few descriptors beside those of the layers.
+#: Descriptors that the launcher needs besides those of the layers.
 MOST = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100
 
 
 def run(launcher: Launcher, spec: str, script: str, *, open_files: int) -> Outcome:
-    """Run *script* in a sandbox whose launcher may have *open_files*."""
+    """Run *script* in a sandbox whose launcher has the limit *open_files*."""
     command = ["sh", "-c", f'ulimit -Sn {open_files}; exec "$@"', "sh"]
     arguments = [*command, *launcher.arguments(spec, ["sh", "-c", script])]
     done = subprocess.run(
@@ -29,7 +29,7 @@ def run(launcher: Launcher, spec: str, script: str, *, open_files: int) -> Outco
 
 @pytest.fixture
 def layers(tmp_path: Path) -> list[str]:
-    """Return as many layers as one test takes, each with a file of its own."""
+    """Return the layers of the largest test, each with a file of its own."""
     for number in range(LAYERS):
         directory = tmp_path / "layers" / f"{number:04}"
         directory.mkdir(parents=True)
@@ -44,7 +44,7 @@ def spec_of(layers: list[str]) -> str:
 
 
 @pytest.mark.skipif(MOST < LAYERS, reason=f"the hard limit on open files is below {LAYERS + 100}: ulimit -Hn")
-def test_three_thousand_layers_are_one_root(launcher: Launcher, layers: list[str]) -> None:
+def test_three_thousand_layers_make_one_root(launcher: Launcher, layers: list[str]) -> None:
     done = run(launcher, spec_of(layers), "ls -d /of-layer-*; touch /new", open_files=LAYERS + 100)
     assert (done.status, done.out) == (0, f"/of-layer-0\n/of-layer-{LAYERS - 1}\n"), done.err
 
@@ -58,7 +58,7 @@ def test_more_layers_than_open_files_are_an_error_that_names_the_limit(
     assert "ulimit -n" in done.err
 
 
-def test_twenty_thousand_mount_points_are_named(launcher: Launcher) -> None:
+def test_twenty_thousand_mount_points_are_an_error_that_names_the_limit(launcher: Launcher) -> None:
     cross = ", ".join(f'"/mnt/no-such-mount-point/{number:05}"' for number in range(20_000))
     spec = f'[root]\nlayers = [{{ dir = "/", cross = [{cross}] }}]\n'
     done = run(launcher, spec, "echo up", open_files=1024)

@@ -1,4 +1,4 @@
-"""How much memory the processes of a sandbox take that are not the program's."""
+"""Memory of the launcher and the server of a sandbox."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tests.e2e.support import Launcher, children
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 DIRECTORIES, FILES = 160, 99
-#: Measured: 39 MB, of which the server has 22 and the others, which share much, 9 and 8.
+#: Measured are 39 MB: 22 of the server, and 9 and 8 of the others, which share much.
 BOUND = 60_000_000
 
 
 def shared_out(pid: int) -> int:
-    """Return the bytes that *pid* has in memory, those that it shares divided among the sharers."""
+    """Return the proportional set size of *pid* in bytes: shared pages are divided by the number of sharers."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10
     raise AssertionError("the kernel does not tell")
 
 
-@pytest.mark.root  # nobody else may look into the server and process 1
+@pytest.mark.root  # only root may read the memory maps of the server and of process 1
 def test_after_a_walk_over_16000_files_a_sandbox_takes_at_most_60_megabytes(
     launcher: Launcher, tmp_path: Path
 ) -> None:

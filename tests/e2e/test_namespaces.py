@@ -1,4 +1,4 @@
-"""Namespaces of a sandbox's own, the host's, and those of other sandboxes, in every combination; and what ends with them."""
+"""Private, host and joined namespaces in every combination, and the processes that end with them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FILES = {
 ANCHOR = '[sandbox]\nname = "anchor"\n[root]\nlayers = ["dir:/"]\n[namespaces]\ntime = { boottime = "1d" }\n'
 JOINED = "sandbox:anchor"
 OFFSETS = '{ monotonic = "2h" }'
-#: What can be said of each kind, as TOML.
+#: The settings of each kind, as TOML.
 VALUES = {
     "user": ('"private"', f'"{JOINED}"'),
     "pid": ('"private"', '"host"', f'"{JOINED}"'),
     **dict.fromkeys(("net", "ipc", "uts", "cgroup"), ('"private"', '"host"', f'"{JOINED}"')),
     "time": ('"private"', '"host"', f'"{JOINED}"', OFFSETS),
 }
-#: Prints the namespaces that it is in, and what it sees of some.
+#: Prints its namespaces, and some of the objects that it sees in them.
 LOOK = (
     "import json, os, time\n"
     "print(json.dumps({'ns': {name: os.readlink('/proc/self/ns/' + name) for name in os.listdir('/proc/self/ns')},"
@@ -50,14 +50,14 @@ Row = dict[str, str]
 
 
 def valid(row: Row) -> bool:
-    """Tell whether the language takes these together; tests/unit/sandbox/spec/bad holds what it says otherwise."""
+    """Return whether the language accepts these settings together. Its errors are in tests/unit/sandbox/spec/bad."""
     if row["pid"] == f'"{JOINED}"':
         return row["user"] == row["pid"]
     return not (row["pid"] == '"host"' and row["user"] != '"private"')
 
 
 def rows() -> list[Row]:
-    """Return few rows that hold every pair of settings that is valid."""
+    """Return few rows that together have every valid pair of settings."""
     everything = [dict(zip(VALUES, values, strict=True)) for values in itertools.product(*VALUES.values())]
     candidates = [row for row in everything if valid(row)]
 
@@ -75,7 +75,7 @@ def rows() -> list[Row]:
 
 @contextmanager
 def anchor(launcher: Launcher, spec: str = ANCHOR) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """Keep a sandbox running; gives its supervisor and its namespaces."""
+    """Keep a sandbox running; yield its supervisor and its namespaces."""
     path = launcher.write(spec, "anchor.toml")
     script = LOOK + "import signal; signal.pause()\n"
     with launcher.start(path, ["/usr/bin/python3", "-c", script]) as supervisor:
@@ -87,7 +87,7 @@ def anchor(launcher: Launcher, spec: str = ANCHOR) -> Iterator[tuple[subprocess.
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_every_pair_of_settings_that_is_accepted_works(launcher: Launcher, part: int) -> None:
+def test_every_valid_pair_of_settings_works(launcher: Launcher, part: int) -> None:
     own = {kind: os.readlink(f"/proc/self/ns/{file}") for kind, file in FILES.items()}
     wrong = []
     with anchor(launcher) as (_, others):
@@ -112,7 +112,7 @@ def test_every_pair_of_settings_that_is_accepted_works(launcher: Launcher, part:
     assert launcher.runs() == [run for run in launcher.runs() if run.startswith("anchor-")]
 
 
-def test_clocks_are_ahead_by_what_the_file_says(launcher: Launcher) -> None:
+def test_clocks_are_ahead_by_the_offset_of_the_file(launcher: Launcher) -> None:
     import time
 
     spec = HOST_ROOT + '[namespaces]\ntime = { monotonic = "1d", boottime = "1h" }\n'
@@ -127,7 +127,7 @@ def test_clocks_are_ahead_by_what_the_file_says(launcher: Launcher) -> None:
     assert untouched["uptime"] < after[0] + 3600
 
 
-def test_joined_network_reaches_what_listens_there_and_shows_no_device_of_the_host(
+def test_joined_network_reaches_its_listeners_and_shows_no_device_of_the_host(
     launcher: Launcher,
 ) -> None:
     serve = (
@@ -144,7 +144,7 @@ def test_joined_network_reaches_what_listens_there_and_shows_no_device_of_the_ho
         spec = HOST_ROOT + f'[namespaces]\nnet = "{JOINED}"\n'
         done = launcher.up(spec, ["/usr/bin/python3", "-c", ask])
         assert done.out == "from the anchor []\n", done.err
-        # Its own user namespace has no right over a network of the other's.
+        # The sandbox's own user namespace has no capabilities over the other's network namespace.
         down = launcher.shell(
             "ip link set lo down 2>&1 || echo refused",
             spec + '[security.capabilities]\nadd = ["NET_ADMIN"]\n',
@@ -211,7 +211,7 @@ def test_namespace_of_another_user_is_refused(launcher: Launcher) -> None:
     assert "permission denied" in text or "this machine's own" in text
 
 
-def test_namespaces_of_a_joined_user_namespace_are_its_own_to_use(launcher: Launcher) -> None:
+def test_namespaces_of_a_joined_user_namespace_are_usable(launcher: Launcher) -> None:
     with anchor(launcher) as (_, _others):
         spec = f'{HOST_ROOT}[namespaces]\nuser = "{JOINED}"\nnet = "{JOINED}"\npid = "{JOINED}"\n'
         done = launcher.up(spec, LOOKING)
@@ -221,7 +221,7 @@ def test_namespaces_of_a_joined_user_namespace_are_its_own_to_use(launcher: Laun
         assert int(kill.out.split()[0]) >= 4
 
 
-# -- without a pid namespace of its own, nothing ends by itself -------------------------------------
+# -- without a pid namespace of its own, the kernel ends no process -------------------------------------
 
 LEAVING = "(setsid sh -c 'sleep 987001 & sleep 987002' &); setsid sleep 987003 & sleep 987004 & echo ready; exec sleep 987005"
 
@@ -244,7 +244,7 @@ def leftovers() -> list[int]:
 
 
 def mine(name: str) -> set[int]:
-    """The ids of this test's own sandboxes: other accounts may run the same test beside this one."""
+    """Return the ids of this test's own sandboxes. Other accounts may run the same test at the same time."""
     uid = os.stat(f"/proc/{name}").st_uid
     own = os.geteuid()
     return {uid} if (uid == own if own else uid >= 0x60000000) else set()
@@ -263,7 +263,7 @@ def family(supervisor: int) -> dict[str, int]:
     [("supervisor", -9), ("server", 125), ("init", 137), ("program", 137), ("nobody", 143)],
 )
 @pytest.mark.twice
-def test_whatever_is_killed_nothing_is_left_in_a_shared_pid_namespace(
+def test_kill_of_any_process_leaves_nothing_in_a_shared_pid_namespace(
     launcher: Launcher, shared: str, victim: str, status: int
 ) -> None:
     spec = f'{HOST_ROOT}[namespaces]\npid = "host"\n'
@@ -281,14 +281,14 @@ def test_whatever_is_killed_nothing_is_left_in_a_shared_pid_namespace(
             assert supervisor.wait(PATIENCE) == status
             wait_for(lambda: not any(map(alive, processes.values())), "the end of its own processes")
             wait_for(lambda: leftovers() == [], "the end of the program's processes")
-        # And nothing else ended.
+        # No other process has ended.
         assert launcher.up(f'{HOST_ROOT}[namespaces]\nnet = "{JOINED}"\n', ["true"]).status == 0
 
 
 def test_process_that_has_changed_its_root_does_not_outlive_init_in_a_joined_pid_namespace(
     launcher: Launcher,
 ) -> None:
-    """Its mount table names no mount any more, and it is a child of the other sandbox's process 1."""
+    """The mount table of the process names no mount, and its parent is process 1 of the other sandbox."""
     spec = f'{HOST_ROOT}[namespaces]\npid = "{JOINED}"\nuser = "{JOINED}"\n'
     script = (
         "import os, time\n"
@@ -318,7 +318,7 @@ def is_of(name: str, script: str) -> bool:
         return False
 
 
-def test_what_is_left_when_supervisor_and_init_are_killed_at_once_the_next_command_ends(
+def test_processes_left_by_a_kill_of_supervisor_and_init_are_ended_by_the_next_command(
     launcher: Launcher,
 ) -> None:
     bystander = subprocess.Popen(["sleep", "1000"])
@@ -333,7 +333,7 @@ def test_what_is_left_when_supervisor_and_init_are_killed_at_once_the_next_comma
                 os.kill(processes[name], signal.SIGKILL)
             supervisor.wait(PATIENCE)
             wait_for(lambda: not any(map(alive, processes.values())), "the end of its own processes")
-        assert leftovers() != []  # what this test is about
+        assert leftovers() != []  # the case of this test
         assert launcher.up(command=["true"]).status == 0
         assert leftovers() == []
         assert launcher.runs() == []
@@ -361,8 +361,8 @@ def test_hosts_proc_is_masked_and_its_settings_are_read_only(launcher: Launcher)
     assert "ermission denied" in done.err
 
 
-def test_where_no_new_proc_can_be_mounted_the_hosts_is_the_way_out(launcher: Launcher) -> None:
-    """As in a container whose engine masks parts of /proc ("too revealing")."""
+def test_the_hosts_proc_is_the_remedy_where_no_new_proc_can_be_mounted(launcher: Launcher) -> None:
+    """A container engine that masks parts of /proc causes this ("too revealing")."""
     path = launcher.write(HOST_ROOT)
     open_path = launcher.write(f'{HOST_ROOT}[namespaces]\npid = "host"\n', "open.toml")
     masked = 'mount -t tmpfs none /proc/tty && exec "$@"'

@@ -1,4 +1,4 @@
-"""Whose files are those in volumes: the tables of configs/README.md."""
+"""Owners of files in volumes: the tables of configs/README.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ whole_map = pytest.mark.skipif(
     not AS_ROOT and not has_subordinate_ids(), reason="this account has a single id"
 )
 
-#: Volumes of the sandbox's own, none of which anybody but its owner may enter or read.
+#: The sandbox's own volumes. Only the owner of each may enter or read it.
 OWN = """
 [[volumes]]
 type = "named"
@@ -52,7 +52,7 @@ def named(target: str, **others: str) -> str:
 
 
 def accounts(directory: Path, passwd: str, group: str = "root:x:0:\n") -> str:
-    """Return a root whose account files are made in *directory* and hold these."""
+    """Return a root whose account files, made in *directory*, have these lines."""
     (directory / "accounts" / "etc").mkdir(parents=True)
     (directory / "accounts" / "etc" / "passwd").write_text(passwd)
     (directory / "accounts" / "etc" / "group").write_text(group)
@@ -61,7 +61,7 @@ def accounts(directory: Path, passwd: str, group: str = "root:x:0:\n") -> str:
 
 
 def outside(single: bool) -> tuple[int, int | None]:
-    """Return the users of this machine who, as the table has it, are users 0 and 7 of a sandbox; None for nobody."""
+    """Return the users of this machine that the table gives for users 0 and 7 of a sandbox; None for no user."""
     own = os.geteuid()
     if own == 0:
         return ROOTS, None if single else ROOTS + 7
@@ -75,7 +75,7 @@ def outside(single: bool) -> tuple[int, int | None]:
 
 @pytest.mark.parametrize("map_", ["auto", "single"])
 @pytest.mark.parametrize("kind", ["bind", "named"])
-def test_files_in_volumes_belong_to_whom_the_table_says(
+def test_files_in_volumes_have_the_owners_of_the_table(
     launcher: Launcher, tmp_path: Path, kind: str, map_: str
 ) -> None:
     zero, seven = outside(single=map_ == "single")
@@ -107,13 +107,13 @@ def test_file_volumes_belong_to_user_0_for_every_map(launcher: Launcher) -> None
         assert launcher.shell("stat -c '%u %g' /v", spec + ids).out == "0 0\n"
 
 
-# -- of whom the program is ----------------------------------------------------------------------
+# -- volumes of the program's user ----------------------------------------------------------------------
 
 
 @whole_map
 @pytest.mark.parametrize("map_", ["auto", "keep-id", "explicit"])
 @pytest.mark.parametrize("writable", ["ephemeral", "persistent", "none"])
-def test_volumes_of_the_sandboxs_own_belong_to_whom_the_program_is(
+def test_the_sandboxs_own_volumes_belong_to_the_programs_user(
     launcher: Launcher, map_: str, writable: str
 ) -> None:
     facts = host.gather()
@@ -122,7 +122,7 @@ def test_volumes_of_the_sandboxs_own_belong_to_whom_the_program_is(
     user, ids = "7:8", f'[ids]\nmap = "{map_}"\n'
     if map_ == "keep-id":
         user = f"{os.geteuid()}:{os.getegid()}"
-        writable_user = ""  # what process.user is unless set
+        writable_user = ""  # the default of process.user
     else:
         writable_user = f'[process]\nuser = "{user}"\n'
     if map_ == "explicit":
@@ -132,7 +132,7 @@ def test_volumes_of_the_sandboxs_own_belong_to_whom_the_program_is(
     root = f'[sandbox]\nname = "own"\n[root]\nlayers = ["dir:/"]\nwritable = "{writable}"\n'
     for _ in range(2):
         done = launcher.shell(SHOW_OWN, root + ids + writable_user + OWN)
-        # Directories on the way to a volume are nobody's to give.
+        # Directories on the way to a volume keep their owner.
         assert done.out.split() == [user, "0:0", user, user, user, "secret"], done.err
         assert done.err == ""
     assert launcher.runs() == []
@@ -166,7 +166,7 @@ def test_named_volume_that_is_in_use_changes_no_owner(launcher: Launcher) -> Non
 
 
 @whole_map
-def test_named_volume_that_was_given_once_stays_with_its_owner(launcher: Launcher) -> None:
+def test_named_volume_changes_its_owner_only_once(launcher: Launcher) -> None:
     spec, show = HOST_ROOT + named("/data"), "stat -c %u:%g:%a /data"
     for user, owner in (("0", "0:0"), ("7:8", "7:8"), ("9:9", "7:8"), ("0", "7:8")):
         done = launcher.shell(show, spec + f'[process]\nuser = "{user}"\n')
@@ -174,7 +174,7 @@ def test_named_volume_that_was_given_once_stays_with_its_owner(launcher: Launche
 
 
 @whole_map
-def test_named_volume_that_is_only_read_is_left_to_who_first_writes(launcher: Launcher) -> None:
+def test_named_volume_gets_its_owner_at_the_first_writable_mount(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[process]\nuser = "7:8"\n'
     show = "stat -c %u:%g /data"
     assert launcher.shell(show, spec + named("/data", read_only="true")).out == "0:0\n"
@@ -183,7 +183,7 @@ def test_named_volume_that_is_only_read_is_left_to_who_first_writes(launcher: La
 
 
 @whole_map
-def test_bind_volume_stays_whose_it_is(launcher: Launcher, tmp_path: Path) -> None:
+def test_bind_volume_keeps_its_owner(launcher: Launcher, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     let_in(tmp_path)
@@ -197,7 +197,7 @@ def test_bind_volume_stays_whose_it_is(launcher: Launcher, tmp_path: Path) -> No
 
 
 @whole_map
-def test_owner_is_of_the_user_namespace_that_is_joined(launcher: Launcher) -> None:
+def test_owner_is_mapped_by_the_user_namespace_that_is_joined(launcher: Launcher) -> None:
     first = '[sandbox]\nname = "first"\n' + HOST_ROOT
     with launcher.start(launcher.write(first, "first.toml"), ["sh", "-c", "echo ready; sleep 1000"]) as other:
         assert first_line(other) == "ready"
@@ -209,7 +209,7 @@ def test_owner_is_of_the_user_namespace_that_is_joined(launcher: Launcher) -> No
 
 
 @whole_map
-def test_start_that_ends_for_want_of_its_user_gives_nothing_away(launcher: Launcher) -> None:
+def test_start_that_fails_for_its_missing_user_changes_no_owner(launcher: Launcher) -> None:
     done = launcher.shell("true", HOST_ROOT + '[process]\nuser = "no-such-user"\n' + named("/data"))
     assert (done.status, done.out) == (125, "")
     assert "process.user: user no-such-user is not in the sandbox's /etc/passwd" in done.err

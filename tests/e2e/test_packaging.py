@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: what pip installs runs, and has all the files that it needs."""
+"""The wheel and the source distribution have all their files, and the installed command runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import PROJECT
 from tests.e2e.support import Launcher
 
-#: Once: what is in the archives does not depend on the account.
+#: Run once, because the archives do not depend on the account.
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.once]
 
 
@@ -29,7 +29,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     source = top / "source"
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "tests", "site")
     shutil.copytree(PROJECT, source, ignore=ignored, symlinks=True)
-    # The build's own requirements are those of development: nothing is fetched.
+    # The requirements of the build are installed for development, so the build downloads nothing.
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(top / "dist"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -59,14 +59,14 @@ def installed(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     subprocess.run([*pip, str(wheel)], check=True, timeout=110)
     script = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True)
-    # Behind the installed packages, so that these are found first. A .pth file in there, as that of a checkout, has no effect.
+    # Last in the path, so that the installed packages are found first. A .pth file of a checkout has no effect there.
     Path(done.stdout.strip(), "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     yield top / "venv/bin"
     shutil.rmtree(top)
 
 
 def run(installed: Path, *words: str) -> str:
-    """Return what the installed command `sandbox` prints."""
+    """Return the output of the installed command `sandbox`."""
     done = subprocess.run(
         [str(installed / "sandbox"), *words], capture_output=True, text=True, timeout=60, check=False, cwd="/"
     )

@@ -1,4 +1,4 @@
-"""Exactly the privileges that the file says, seen from inside: every capability set, and what else a program inherits."""
+"""The privileges of a program are exactly those of the file: every capability set, and everything that it inherits."""
 
 from __future__ import annotations
 
@@ -104,4 +104,4 @@ def test_descriptors_of_whoever_started_the_launcher_are_not_passed_on(launcher:
     )
     os.close(reader)
     os.close(writer)
-    assert done.stdout.split() == ["0", "1", "2", "3"]  # the last is the listing's own
+    assert done.stdout.split() == ["0", "1", "2", "3"]  # the last descriptor is that of the listing

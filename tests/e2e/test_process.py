@@ -1,4 +1,4 @@
-"""What the program of a sandbox is: its status, ids, privileges, environment, descriptors and limits."""
+"""The program of a sandbox: its status, ids, privileges, environment, descriptors and limits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_namespace_is_a_new_one(launcher: Launcher) -> None:
         assert inside[name] != os.readlink(f"/proc/self/ns/{name}"), name
 
 
-def test_namespaces_said_to_be_the_hosts_are(launcher: Launcher) -> None:
+def test_namespaces_with_the_value_host_are_the_hosts(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[namespaces]\nnet = "host"\nipc = "host"\nuts = "host"\ncgroup = "host"\n'
     inside = launcher.probe(spec)["namespaces"]
     for name in ("net", "ipc", "uts", "cgroup"):
@@ -92,7 +92,7 @@ def test_with_subordinate_ids_there_are_65536_users(launcher: Launcher) -> None:
     assert sum(numbers[2::3]) == 65536
 
 
-def test_capabilities_are_the_default_ones_and_no_privilege_is_to_be_had(launcher: Launcher) -> None:
+def test_capabilities_are_the_default_ones_and_no_program_gains_more(launcher: Launcher) -> None:
     facts = launcher.probe()
     assert facts["capabilities"] == {
         "CapInh": "0" * 16,
@@ -133,7 +133,7 @@ def test_user_that_the_sandbox_does_not_have_is_an_error(launcher: Launcher) -> 
 def test_environment_holds_what_the_file_says_and_nothing_of_the_hosts(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[process]\ninherit_env = ["PASSED", "ABSENT"]\n[process.env]\nGIVEN = "given"\n'
     facts = launcher.probe(spec, environ={"PASSED": "passed", "KEPT_OUT": "secret"})
-    env = {name: value for name, value in facts["env"].items() if name != "LC_CTYPE"}  # Python's own
+    env = {name: value for name, value in facts["env"].items() if name != "LC_CTYPE"}  # set by Python itself
     assert env == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
@@ -157,7 +157,7 @@ def test_working_directory_that_does_not_exist_is_an_error_that_names_it(launche
 
 def test_program_has_only_the_standard_descriptors(launcher: Launcher) -> None:
     facts = launcher.probe()
-    assert [fd for fd in facts["open"] if fd > 2] == [3]  # the listing's own
+    assert [fd for fd in facts["open"] if fd > 2] == [3]  # the descriptor of the listing
 
 
 def test_program_leads_a_session_of_its_own(launcher: Launcher) -> None:
@@ -165,14 +165,14 @@ def test_program_leads_a_session_of_its_own(launcher: Launcher) -> None:
     assert facts["session"] == facts["pid"]
 
 
-def test_process_limits_hold(launcher: Launcher) -> None:
+def test_process_limits_are_enforced(launcher: Launcher) -> None:
     limits = "open_files = 99\nfile_size = 8192\ncore = 0\nstack = 1048576\nprocesses = 77\ncpu_time = 50\n"
     script = "ulimit -n; ulimit -c; ulimit -s; ulimit -t; dd if=/dev/zero of=/x bs=4096 count=9 2>/dev/null; stat -c %s /x"
     done = launcher.shell(script, HOST_ROOT + "[limits]\n" + limits)
     assert done.out.split() == ["99", "0", "1024", "50", "8192"], done.err
 
 
-def test_wall_time_ends_the_sandbox_with_124(launcher: Launcher) -> None:
+def test_wall_time_ends_the_sandbox_with_status_124(launcher: Launcher) -> None:
     done = launcher.shell("sleep 1000", HOST_ROOT + '[limits]\nwall_time = "1s"\n')
     assert done.status == 124
     assert "ended after limits.wall_time, 1s\n" in done.err
@@ -226,7 +226,7 @@ def test_closed_standard_descriptors_are_no_obstacle(launcher: Launcher) -> None
 
 @pytest.mark.root
 @pytest.mark.cgroup
-def test_memory_limit_ends_what_takes_more(launcher: Launcher) -> None:
+def test_memory_limit_kills_a_program_that_exceeds_it(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[limits]\nmemory = "64M"\n'
     done = launcher.up(spec, ["/usr/bin/python3", "-c", "x = bytearray(300 << 20); print('not limited')"])
     assert (done.status, done.out) == (128 + signal.SIGKILL, "")
@@ -265,7 +265,7 @@ PHASES = [
 
 
 @pytest.mark.parametrize("more", ["", '[namespaces]\ntime = { monotonic = "30s", boottime = "2h" }\n'])
-def test_timings_tell_how_long_each_phase_of_a_start_took(launcher: Launcher, more: str) -> None:
+def test_timings_has_the_duration_of_each_phase_of_a_start(launcher: Launcher, more: str) -> None:
     done = launcher.up(HOST_ROOT + more, ["true"], options=["--timings"])
     first, *lines = done.err.splitlines()
     assert re.fullmatch(r"sandbox: started in \d+ ms", first)

@@ -14,7 +14,7 @@ from tests.e2e.support import Launcher, let_in
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 PROJECT = Path(__file__).parents[2]
-#: Over an archive the server gets no OPEN and has an index; over directories, which others may change, it gets all.
+#: Over an archive the server receives no OPEN and has an index. Over directories, which others may change, it receives OPEN.
 LAYERS = ("archive", "directory")
 IDS = {"usual": "", "single": '[ids]\nmap = "single"\n'}
 KINDS = {
@@ -28,7 +28,7 @@ SHORT = ("ephemeral-over-archive-usual", "persistent-over-directory-single", "bo
 
 
 def spec_of(directory: Path, kind: str) -> str:
-    """Write the layers of *kind* below *directory*, which everybody may enter then, and return the file."""
+    """Write the layers of *kind* below *directory*, let every user enter that, and return the environment file."""
     layers, root, ids = KINDS[kind]
     content = os.urandom(200_000)
     let_in(directory)
@@ -47,7 +47,7 @@ def spec_of(directory: Path, kind: str) -> str:
         f'[[volumes]]\ntype = "bind"\nsource = "{source}"\ntarget = "{target}"\nread_only = true\n'
         for source, target in (("/usr", "/usr"), (directory / "exerciser", "/exerciser"))
     )
-    # No more than the exerciser and what it imports: the checkout may be where no other id may go.
+    # Copy only the exerciser and its imports, because other ids may be unable to enter the checkout.
     for name in (
         "tests/mount/range_exerciser.py",
         "unionfs/__init__.py",
@@ -61,7 +61,10 @@ def spec_of(directory: Path, kind: str) -> str:
 
 
 def exercise(launcher: Launcher, directory: Path, kind: str, count: int) -> None:
-    """Do *count* random operations each on a new file and one of the layer, and look at them in the next sandbox where they stay."""
+    """Do *count* random operations each on a new file and on a file of the layer.
+
+    If the writable layer is kept, compare the files in the next sandbox, too.
+    """
     spec = spec_of(directory, kind)
     paths = ("/data/new", "/data/large")
     digests = []

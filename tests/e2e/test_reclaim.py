@@ -1,4 +1,4 @@
-"""Sandboxes while the kernel reclaims what it remembers of names: procfs then makes new inodes for the same paths."""
+"""Sandboxes while the kernel reclaims dentries and inodes. procfs then makes new inodes for the same paths."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.e2e.archive import RootArchive
 from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher
 from tests.support import kernel_caches
 
-#: Only the machine's own root may have the kernel reclaim, and all that runs on the machine is slower meanwhile.
+#: Only the machine's root may drop caches, and everything on the machine is slower meanwhile.
 pytestmark = pytest.mark.root
 
 _DROP_CACHES = "/proc/sys/vm/drop_caches"
-#: Seconds between two times; each takes some milliseconds itself.
+#: Seconds between two reclaims, each of which takes some milliseconds.
 _PAUSE = 0.02
 _STARTS = 4
 
 
 def reclaim_once() -> None:
-    """Have the kernel drop dentries and inodes that nobody uses (Documentation/admin-guide/sysctl/vm.rst)."""
+    """Drop unused dentries and inodes (Documentation/admin-guide/sysctl/vm.rst)."""
     try:
         Path(_DROP_CACHES).write_text("2")
     except OSError as error:
@@ -33,7 +33,7 @@ def reclaim_once() -> None:
 
 @pytest.fixture
 def reclaiming() -> Iterator[None]:
-    """Have the kernel reclaim again and again, from a thread."""
+    """Let a thread drop the caches again and again."""
     ended = threading.Event()
 
     def reclaim() -> None:
@@ -53,7 +53,7 @@ def reclaiming() -> Iterator[None]:
 
 @pytest.fixture
 def spec(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Return a file whose root is an archive, so that /proc of the host is below no layer, and is served by *request.param*."""
+    """Return an environment file whose root is an archive served by *request.param*, with /proc of the host below no layer."""
     volume = '[[volumes]]\ntype = "bind"\nsource = "/usr"\ntarget = "/usr"\nread_only = true\n'
     image = RootArchive(tmp_path / "root.tar")
     for number in range(40):
@@ -67,7 +67,7 @@ both_servers = pytest.mark.parametrize("spec", ["direct", "pyfuse3"], indirect=T
 @both_servers
 @pytest.mark.usefixtures("reclaiming")
 def test_every_sandbox_comes_up_while_the_kernel_reclaims(launcher: Launcher, spec: str) -> None:
-    """The index of the layer is made meanwhile, and used."""
+    """The index of the layer is made and used meanwhile."""
     for _ in range(_STARTS):
         done = launcher.shell("cat /data/file", spec)
         assert (done.status, done.out) == (0, "of the layer\n"), done.err
@@ -77,7 +77,7 @@ def test_every_sandbox_comes_up_while_the_kernel_reclaims(launcher: Launcher, sp
 @both_servers
 @pytest.mark.usefixtures("reclaiming")
 def test_a_running_sandbox_serves_and_ends_while_the_kernel_reclaims(launcher: Launcher, spec: str) -> None:
-    """Walked, written, copied up, with a client killed at it, a mount of its own, and the end of the mount."""
+    """The sandbox walks, writes, copies up, kills a client, mounts and unmounts."""
     script = """
 set -e
 for round in 1 2 3; do
@@ -105,7 +105,9 @@ tail -n 1 /data/tree/d1/file
 
 
 @pytest.mark.skipif(filters.landlock_version() < 4, reason="needs version 4 of Landlock (Linux 6.7)")
-def test_what_the_rules_allow_below_proc_stays_allowed_when_the_kernel_reclaims(launcher: Launcher) -> None:
+def test_paths_that_the_rules_allow_below_proc_stay_allowed_when_the_kernel_reclaims(
+    launcher: Launcher,
+) -> None:
     rules = '[security.landlock]\nread = ["/usr", "/etc", "/proc/meminfo", "/proc/sys/kernel"]\nexecute = ["/usr"]\n'
     script = "head -n 1 /proc/meminfo; cat /proc/sys/kernel/ostype"
     arguments = launcher.arguments(HOST_ROOT + rules, ["sh", "-c", f"{script}; read go; {script}"])

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.userns, pytest.mark.fuse]
         ("kill -KILL $$", 137, "signal", "SIGKILL"),
     ],
 )
-def test_report_tells_an_exit_status_from_a_signal(
+def test_report_distinguishes_an_exit_status_from_a_signal(
     launcher: Launcher, script: str, status: int, ended_by: str, name: str | None
 ) -> None:
     done = launcher.shell(script, options=["--report", "--json"])
@@ -41,7 +41,7 @@ def test_report_tells_an_exit_status_from_a_signal(
     assert (report["ended_by"], report["signal"]) == (ended_by, name)
 
 
-def test_report_counts_with_a_cgroup_or_says_why_there_is_none(launcher: Launcher) -> None:
+def test_report_is_measured_with_a_cgroup_or_gives_the_reason_without_one(launcher: Launcher) -> None:
     program = "import time\nx = bytearray(40 << 20)\nwhile time.process_time() < 0.3: pass"
     done, report = run_reported(launcher, HOST_ROOT, program)
     assert done.status == 0
@@ -61,7 +61,7 @@ def test_report_counts_with_a_cgroup_or_says_why_there_is_none(launcher: Launche
         assert report["launcher_memory"] is None
 
 
-def test_report_in_words_is_on_standard_error_and_leaves_standard_output_alone(launcher: Launcher) -> None:
+def test_report_as_text_is_on_standard_error_only(launcher: Launcher) -> None:
     spec = limits("open_files = 99")
     done = launcher.up(spec, ["echo", "hello"], options=["--report"])
     assert (done.status, done.out) == (0, "hello\n")
@@ -73,7 +73,7 @@ def test_report_in_words_is_on_standard_error_and_leaves_standard_output_alone(l
     assert {"wall time", "cpu time", "memory", "measured by"} <= found.keys()
 
 
-def test_report_of_a_command_that_is_not_there_comes_before_the_error(launcher: Launcher) -> None:
+def test_report_of_a_command_that_is_not_found_comes_before_the_error(launcher: Launcher) -> None:
     done = launcher.up(HOST_ROOT, ["absent-command"], options=["--report", "--json"])
     assert done.status == 127
     lines = done.err.splitlines()
@@ -86,7 +86,7 @@ def test_report_of_a_command_that_is_not_there_comes_before_the_error(launcher: 
     [
         ("exit 0", 0),
         ("sleep 1000 & setsid sleep 1000 & exit 5", 2),
-        # Ended, but nobody has waited for it: its parent, who does not, is the one that is left over.
+        # The zombie does not count. Its parent, which does not wait for it, is the process that is left over.
         ("(sh -c 'exit 3' & exec sleep 1000) & sleep 0.5", 1),
     ],
 )
@@ -100,13 +100,13 @@ def test_report_counts_the_processes_that_ended_with_the_program(
     assert launcher.shell(script).err == ""
 
 
-def test_processes_of_a_namespace_that_is_shared_are_not_counted(launcher: Launcher) -> None:
+def test_processes_of_a_shared_pid_namespace_are_not_counted(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[namespaces]\npid = "host"\n'
     done = launcher.shell("sleep 1000 & exit 0", spec, options=["--report", "--json"])
     assert json.loads(done.err)["left_over"] is None
 
 
-def test_nothing_is_reported_unless_it_is_asked_for(launcher: Launcher) -> None:
+def test_nothing_is_reported_without_the_option(launcher: Launcher) -> None:
     assert launcher.up(HOST_ROOT, ["true"]).err == ""
 
 
@@ -117,7 +117,7 @@ def test_json_alone_is_refused(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("killed", ["init", "server"])
-def test_report_comes_whatever_ends_the_sandbox(launcher: Launcher, killed: str) -> None:
+def test_report_is_printed_when_init_or_the_server_is_killed(launcher: Launcher, killed: str) -> None:
     path = launcher.write(HOST_ROOT)
     command = ["sh", "-c", "echo ready; sleep 100"]
     with launcher.start(path, command, options=["--report", "--json"]) as supervisor:

@@ -1,4 +1,4 @@
-"""What a sandbox takes of the machine's memory, alone and beside ninety-nine others."""
+"""Memory that a sandbox takes, alone and beside ninety-nine others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 from tests.e2e.support import PATIENCE, Launcher, first_line, let_in
 from tests.e2e.test_ending import Family
 
-# What a process shares with others is told to who may trace it alone, and server and init are nobody's to trace.
+# smaps_rollup needs the permission to trace, which only root has over the server and init.
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.root]
 
 KIB, MIB = 1 << 10, 1 << 20
-#: Of the supervisor, the server and init together, when the program has looked at all files.
+#: Bound for the supervisor, the server and init together after the program has read all attributes.
 MOST = 60 * MIB
 FILES = 16_000
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
-    """An environment with a layer of as many files as a small Debian has."""
+    """Return an environment file with a layer of as many files as a small Debian has."""
     for number in range(FILES // 100):
         directory = tmp_path / "layer" / "files" / f"directory{number}"
         directory.mkdir(parents=True)
@@ -34,12 +34,12 @@ def spec(tmp_path: Path) -> str:
     return f'[root]\nlayers = ["dir:/", "dir:{tmp_path}/layer"]\n'
 
 
-#: Waits for the end of its input: the sandbox is there for as long as it is looked at.
+#: Waits for the end of its input, so that the sandbox exists during the measurement.
 WALK = ["sh", "-c", "find /files -ls | wc -l; exec cat"]
 
 
 def memory(family: Family) -> int:
-    """Return the bytes that all but the program take, each page divided by those who share it; proc_pid_smaps(5)."""
+    """Return the proportional set size of all processes but the program, in bytes; proc_pid_smaps(5)."""
     found = 0
     for pid in (family.supervisor, family.server, family.init):
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -66,7 +66,7 @@ def started(launcher: Launcher, spec: str, undo: ExitStack) -> subprocess.Popen[
     return process
 
 
-def test_a_sandbox_whose_program_looked_at_sixteen_thousand_files_takes_at_most_sixty_megabytes(
+def test_after_a_walk_over_16000_files_launcher_and_server_take_at_most_60_megabytes(
     launcher: Launcher, spec: str
 ) -> None:
     with ExitStack() as undo:
@@ -78,7 +78,7 @@ def test_a_sandbox_whose_program_looked_at_sixteen_thousand_files_takes_at_most_
 
 
 @pytest.mark.long
-def test_a_hundred_at_once_take_no_more_each(launcher: Launcher, spec: str) -> None:
+def test_a_hundred_sandboxes_at_once_take_no_more_memory_each(launcher: Launcher, spec: str) -> None:
     path = launcher.write(spec)
     with ExitStack() as undo:
         processes = [started(launcher, path, undo) for _ in range(100)]

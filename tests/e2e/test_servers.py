@@ -1,4 +1,4 @@
-"""Whichever of the two servers serves the root: the one without libfuse by default, pyfuse3 where a file asks for it."""
+"""Sandboxes work with both servers: the direct server by default, and pyfuse3 where the file names it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_direct_server_serves_unless_the_file_names_the_other(
 def test_where_the_kernel_is_too_old_for_the_direct_server_the_other_one_serves(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    """As this kernel is not, the server is told that it is: `python -P -m unionfs` finds what sitecustomize has changed."""
+    """Here a sitecustomize module, which `python -P -m unionfs` imports, reports an older kernel to the server."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif '--serve-fd' in sys.orig_argv:\n"
         "    from unionfs.fuse import protocol\n    protocol.LEAST_MINOR = 1000\n"
@@ -48,7 +48,7 @@ def test_where_the_kernel_is_too_old_for_the_direct_server_the_other_one_serves(
 
 
 @SERVERS
-def test_files_are_changed_over_the_layers_and_the_layers_stay(launcher: Launcher, spec: str) -> None:
+def test_files_are_changed_in_the_writable_layer_only(launcher: Launcher, spec: str) -> None:
     before = Path("/etc/passwd").read_bytes()
     script = (
         "cp /etc/passwd /tmp/old && echo x:x:1:1:::  >> /etc/passwd && rm /etc/hostname && mv /etc/passwd /etc/p "
@@ -61,7 +61,7 @@ def test_files_are_changed_over_the_layers_and_the_layers_stay(launcher: Launche
 
 
 @SERVERS
-def test_the_size_of_the_writable_layer_holds(launcher: Launcher, spec: str) -> None:
+def test_the_size_of_the_writable_layer_is_enforced(launcher: Launcher, spec: str) -> None:
     script = "dd if=/dev/zero of=/etc/f bs=64k count=100 2>&1 | grep -o 'No space'; stat -c %s /etc/f"
     said = launcher.shell(script, spec + 'size = "1M"\n').out.split()
     assert said[:2] == ["No", "space"]
@@ -69,7 +69,7 @@ def test_the_size_of_the_writable_layer_holds(launcher: Launcher, spec: str) -> 
 
 
 @SERVERS
-def test_a_signal_stops_it(launcher: Launcher, spec: str) -> None:
+def test_a_signal_stops_the_sandbox(launcher: Launcher, spec: str) -> None:
     with launcher.start(spec, ["sh", "-c", "trap 'exit 7' TERM; echo ready; sleep 100 & wait"]) as supervisor:
         assert first_line(supervisor) == "ready"
         supervisor.send_signal(signal.SIGTERM)
@@ -78,7 +78,7 @@ def test_a_signal_stops_it(launcher: Launcher, spec: str) -> None:
 
 
 @SERVERS
-def test_the_end_of_the_server_is_the_end_of_the_sandbox(launcher: Launcher, spec: str) -> None:
+def test_the_end_of_the_server_ends_the_sandbox(launcher: Launcher, spec: str) -> None:
     with launcher.start(spec, ["sh", "-c", "echo ready; exec sleep 1000"]) as supervisor:
         assert first_line(supervisor) == "ready"
         os.kill(server_of(supervisor.pid), signal.SIGKILL)
@@ -89,9 +89,7 @@ def test_the_end_of_the_server_is_the_end_of_the_sandbox(launcher: Launcher, spe
 
 
 @pytest.mark.rootfs
-def test_over_an_archive_files_are_opened_without_asking_the_server(
-    launcher: Launcher, debian_rootfs: str
-) -> None:
+def test_over_an_archive_files_are_opened_without_a_request(launcher: Launcher, debian_rootfs: str) -> None:
     spec = f'[root]\nlayers = ["tar:{debian_rootfs}"]\n'
     script = (
         "cat /etc/debian_version /usr/bin/* > /dev/null && echo a >> /etc/passwd && exec 3< /etc/passwd && rm /etc/passwd "

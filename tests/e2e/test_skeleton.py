@@ -1,4 +1,4 @@
-"""Mount points under the marks of layers: archives and earlier runs that delete /proc, or all that lies below, hide none."""
+"""Marks of layers hide no mount point: not those of archives or earlier runs that delete /proc or everything below."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.e2e.support import HOST_ROOT, Launcher
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 OPAQUE = ".wh..wh..opq"
-#: What layers hide by name, each in a layer above one that has all of it.
+#: Marks that hide mount points, each in a layer above one that has all of them.
 MARKS = {
     "all": [OPAQUE],
     "what is always mounted": [".wh.proc", ".wh.sys", ".wh.dev", ".wh.usr"],
@@ -44,7 +44,7 @@ PLACES = ["/etc", "/etc/name", "/opt", "/opt/data", "/opt/data/x", "/opt/data/x/
 
 
 def lower(path: Path) -> Archive:
-    """Begin an archive that has what the marks hide."""
+    """Begin an archive with the objects that the marks hide."""
     archive = Archive(path).add("proc").add("sys").add("dev").add("usr")
     archive.add("opt").add("opt/data").add("opt/data/x").add("etc")
     archive.add("opt/data/old", b"").add("opt/data/x/old", b"").add("etc/name", b"old").add("etc/old", b"")
@@ -81,9 +81,7 @@ def test_archive_that_deletes_mount_points_starts_and_what_it_deletes_stays_hidd
         assert outcome.out.splitlines() == expected
 
 
-def test_archive_that_has_a_file_where_something_is_mounted_is_an_error(
-    launcher: Launcher, tmp_path: Path
-) -> None:
+def test_archive_with_a_file_at_a_mount_point_is_an_error(launcher: Launcher, tmp_path: Path) -> None:
     archive = upper(tmp_path / "upper.tar", []).add("proc", b"a file")
     outcome = launcher.up(f'[root]\nlayers = ["{archive.layer()}"]\n{VOLUMES}', ["true"])
     assert outcome.status == 125

@@ -1,4 +1,4 @@
-"""What a start does not do: import what it does not need, compile what it has compiled before."""
+"""A start imports no unneeded module, and compiles no filter that an earlier start has compiled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.e2e.support import HOST_ROOT, Launcher
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-#: Of the TOML parser, which the launcher needs for each file.
+#: Modules of the TOML parser, which the launcher needs for each file.
 _PARSER = frozenset(
     "_datetime _string _typing datetime string tomllib tomllib._parser tomllib._re tomllib._types typing".split()
 )
-#: Imported by the launcher and by the server, beside their own modules and what the interpreter has at its start.
+#: Modules that launcher and server import, besides their own and those of the interpreter's start.
 ALLOWED = frozenset(
     "__future__ _abc _bisect _blake2 _collections _ctypes _functools _json _operator _sha2 _sha256 _socket _sre _struct _warnings "
     "_weakrefset array binascii bisect collections collections.abc contextlib copyreg ctypes ctypes._endian enum errno "
@@ -24,7 +24,7 @@ ALLOWED = frozenset(
     "json.encoder json.scanner keyword math mmap operator pwd re re._casefix re._compiler re._constants re._parser reprlib "
     "resource runpy select selectors signal socket stat struct sys termios threading time tty types warnings weakref".split()
 )
-#: Read by the interpreter before any of our code, by what is installed on this machine.
+#: Modules that the interpreter imports before our code, depending on the packages of this machine.
 _OF_THE_INTERPRETER = re.compile(
     r"(encodings|zipimport|zlib|site|sitecustomize|usercustomize|_virtualenv|_distutils_hack|apport_python_hook|_sitebuiltins|os|posix"
     r"|posixpath|io|abc|codecs|_codecs|_io|_stat|_signal|marshal|winreg|_frozen_importlib\w*|_imp|_thread|_weakref|_collections_abc|"
@@ -38,7 +38,7 @@ def imported(launcher: Launcher, spec: str) -> list[str]:
     return re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", done.err, re.MULTILINE)
 
 
-#: Of ours: other verbs; what only failures, reports, tracing, joined namespaces, archives and the other server need.
+#: Our modules for other verbs, and those that only failures, reports, tracing, joining, archives and pyfuse3 need.
 NOT_AT_A_START = (
     "sandbox.doctor",
     "sandbox.editing",
@@ -71,12 +71,12 @@ def test_a_start_imports_nothing_that_its_file_does_not_need(launcher: Launcher)
     assert [name for name in sorted(ours) if name.startswith(NOT_AT_A_START)] == []
 
 
-def test_what_a_start_does_not_import_exists() -> None:
+def test_modules_that_a_start_must_not_import_exist() -> None:
     assert [name for name in NOT_AT_A_START if importlib.util.find_spec(name) is None] == []
 
 
 def confine_without_imports(site: Path) -> None:
-    """Have a server that finds *site* before all else import nothing once it is confined."""
+    """Install a sitecustomize in *site* that forbids the server to import anything once it is confined."""
     (site / "sitecustomize.py").write_text(
         "import sys\n"
         "if '--serve-fd' in sys.orig_argv:\n"
@@ -90,7 +90,7 @@ def confine_without_imports(site: Path) -> None:
 
 
 def test_the_server_imports_nothing_once_it_is_confined(launcher: Launcher, tmp_path: Path) -> None:
-    """Python's library may be one that the sandbox's root cannot read, as in a home directory."""
+    """The sandbox's root may be unable to read Python's library, for example in a home directory."""
     confine_without_imports(tmp_path)
     script = (
         "cd /etc && echo a > new && cp passwd copied && chmod 600 passwd && mv copied moved && ln new linked && ln -s linked soft && "

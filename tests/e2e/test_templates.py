@@ -1,4 +1,4 @@
-"""What `sandbox init` writes starts, and does what its comments say."""
+"""Every template of `sandbox init` starts, and does what its comments promise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 def init(launcher: Launcher, template: str) -> str:
     """Write a template and return the path of the file."""
-    launcher.directory.chmod(0o755)  # a volume that root's sandbox reads as an ordinary user would
+    launcher.directory.chmod(
+        0o755
+    )  # root's sandbox reads this volume with the permissions of an ordinary user
     file = launcher.directory / f"{template}.toml"
     subprocess.run(
         [sys.executable, "-m", "sandbox", "init", "--template", template, str(file)],
@@ -34,11 +36,11 @@ def shell(launcher: Launcher, template: str, script: str) -> Outcome:
     return launcher.up(init(launcher, template), ["sh", "-c", script])
 
 
-def test_minimal_says_hello(launcher: Launcher) -> None:
+def test_minimal_prints_hello(launcher: Launcher) -> None:
     assert launcher.up(init(launcher, "minimal")) == Outcome(0, "hello from the sandbox\n", "")
 
 
-def test_shell_forgets_what_is_changed(launcher: Launcher) -> None:
+def test_shell_discards_its_changes(launcher: Launcher) -> None:
     done = launcher.up(init(launcher, "shell"), stdin="hostname; touch /usr/y /tmp/z && pwd; exit 7\n")
     assert (done.status, done.out.split()) == (7, ["try", "/"])
     assert not os.path.exists("/usr/y")
@@ -57,7 +59,7 @@ def test_build_reads_the_sources_and_writes_the_results_to_memory(launcher: Laun
     assert done.out.splitlines() == ["kept", "UTC 0 0022", "0"]
 
 
-def test_service_answers_changes_nothing_and_ends_as_it_is_asked_to(launcher: Launcher) -> None:
+def test_service_replies_changes_nothing_and_ends_on_its_stop_signal(launcher: Launcher) -> None:
     file = init(launcher, "service")
     anywhere = 'process.args=["--bind", "127.0.0.1", "0"]'
     subprocess.run([sys.executable, "-m", "sandbox", "set", file, anywhere], check=True, timeout=PATIENCE)
@@ -89,7 +91,7 @@ def test_untrusted_sees_no_home_and_no_network_and_has_no_capability(launcher: L
 
 
 @pytest.mark.rootfs
-def test_debian_is_debian_and_keeps_what_is_changed(launcher: Launcher, debian_rootfs: str) -> None:
+def test_debian_runs_debian_and_keeps_its_changes(launcher: Launcher, debian_rootfs: str) -> None:
     file = init(launcher, "debian")
     environ = {"DEBIAN_TAR": os.path.abspath(debian_rootfs)}
     first = launcher.up(
@@ -100,7 +102,7 @@ def test_debian_is_debian_and_keeps_what_is_changed(launcher: Launcher, debian_r
     assert again.out.split() == ["kept", "debian", "1777"], again
 
 
-def test_every_template_is_run_here() -> None:
+def test_every_template_is_run_by_a_test() -> None:
     from sandbox.editing.starters import templates
 
     text = Path(__file__).read_text(encoding="utf-8")

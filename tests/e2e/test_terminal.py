@@ -1,4 +1,4 @@
-"""The user's terminal, passed through: the test is the person in front of it, at the other end of a pseudo-terminal."""
+"""The user's terminal is passed through. The test acts as the user, at the other end of a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 
 class Person:
-    """Types and reads."""
+    """The user at the master of a pseudo-terminal, who types and reads."""
 
     def __init__(self, outer: int, inner: int, pid: int) -> None:
         self.outer, self.inner, self.pid = outer, inner, pid
@@ -99,7 +99,7 @@ def test_program_has_a_terminal_of_the_sandboxs_own(launcher: Launcher) -> None:
         assert person.status() == 0
 
 
-def test_what_is_traced_begins_its_lines_while_the_terminal_is_raw(launcher: Launcher) -> None:
+def test_lines_of_the_trace_begin_at_the_margin_of_a_raw_terminal(launcher: Launcher) -> None:
     script = "unshare --user true 2>/dev/null; echo over"
     with person_at(launcher, ["sh", "-c", script], options=("--trace-denials",)) as person:
         before = person.read_until("over")
@@ -135,7 +135,7 @@ def test_window_size_is_passed_on_and_follows(launcher: Launcher) -> None:
         assert person.status() == 3
 
 
-def test_what_is_typed_reaches_the_program_and_is_echoed_once(launcher: Launcher) -> None:
+def test_input_reaches_the_program_and_is_echoed_once(launcher: Launcher) -> None:
     with person_at(launcher, ["sh", "-c", 'echo go; read line; echo "got <$line>"']) as person:
         person.read_until("go\r\n")
         person.type("hello\n")
@@ -156,7 +156,7 @@ def test_ctrl_c_reaches_the_program_and_not_the_launcher(launcher: Launcher) -> 
         person.status()
 
 
-def test_terminal_is_raw_meanwhile_and_as_it_was_afterwards(launcher: Launcher) -> None:
+def test_terminal_is_raw_during_the_run_and_restored_afterwards(launcher: Launcher) -> None:
     with person_at(launcher, ["sh", "-c", "echo go; read line; exit 4"]) as person:
         before = person.mode()
         person.read_until("go")
@@ -166,7 +166,7 @@ def test_terminal_is_raw_meanwhile_and_as_it_was_afterwards(launcher: Launcher) 
         assert person.mode() == before
 
 
-def test_terminal_is_as_it_was_after_a_failure(launcher: Launcher) -> None:
+def test_terminal_is_restored_after_a_failure(launcher: Launcher) -> None:
     with person_at(launcher, ["no-such-command"]) as person:
         before = person.mode()
         person.read_until("command not found in the sandbox")
@@ -182,7 +182,7 @@ def test_end_of_input_ends_a_program_that_reads(launcher: Launcher) -> None:
         assert person.status() == 0
 
 
-def test_all_output_arrives_however_much_it_is(launcher: Launcher) -> None:
+def test_large_output_arrives_completely(launcher: Launcher) -> None:
     with person_at(launcher, ["sh", "-c", "seq 1 20000; echo the end"]) as person:
         text = person.read_until("the end\r\n")
         assert text.split() == [str(number) for number in range(1, 20001)]

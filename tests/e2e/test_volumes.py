@@ -1,4 +1,4 @@
-"""Volumes of every kind, and where their targets lead: from inside, and from outside."""
+"""Volumes of every kind and the resolution of their targets, seen from inside and outside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def volume(kind: str, target: str, **others: object) -> str:
 
 @pytest.fixture
 def layer(tmp_path: Path) -> Path:
-    """A layer that may hold anything, for whoever the server of the sandbox is."""
+    """Make an empty layer that every user may read and write."""
     directory = tmp_path / "layer"
     directory.mkdir(mode=0o755)
     for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
@@ -102,7 +102,7 @@ def test_named_volume_of_a_sandbox_with_one_id_serves_one_with_more(launcher: La
 # -- file ----------------------------------------------------------------------------------------
 
 
-def test_file_has_its_content_mode_and_owner_and_is_read_only(launcher: Launcher) -> None:
+def test_file_volume_has_its_content_mode_and_owner_and_is_read_only(launcher: Launcher) -> None:
     spec = HOST_ROOT + volume("file", "/etc/made/by.conf", content="one\\ntwo ${config_dir}\\n", mode="0640")
     script = "cat /etc/made/by.conf; stat -c '%a %u %g' /etc/made/by.conf; echo x > /etc/made/by.conf; rm /etc/made/by.conf"
     done = launcher.shell(script, spec)
@@ -111,14 +111,14 @@ def test_file_has_its_content_mode_and_owner_and_is_read_only(launcher: Launcher
     assert "Device or resource busy" in done.err
 
 
-def test_file_with_a_mode_for_that_is_executed(launcher: Launcher) -> None:
+def test_file_volume_with_an_executable_mode_is_executed(launcher: Launcher) -> None:
     spec = HOST_ROOT + volume("file", "/opt/run-me", content="#!/bin/sh\\necho ran\\n", mode="0755")
     assert launcher.up(spec, ["/opt/run-me"]).out == "ran\n"
     done = launcher.up(spec.replace('mode = "0755"', 'mode = "0755"\noptions = ["noexec"]'), ["/opt/run-me"])
     assert done.status == 126
 
 
-def test_content_of_a_file_is_nowhere_on_disk(launcher: Launcher) -> None:
+def test_content_of_a_file_volume_is_nowhere_on_disk(launcher: Launcher) -> None:
     secret = "correct-horse-battery-staple"
     spec = HOST_ROOT + volume("file", "/run/secret", content=secret)
     with launcher.start(spec, ["sh", "-c", "cat /run/secret; echo; exec sleep 1000"]) as supervisor:
@@ -135,7 +135,7 @@ def test_content_of_a_file_is_nowhere_on_disk(launcher: Launcher) -> None:
 
 
 def without_mount_setattr() -> None:
-    """Make this process and those that it starts find a kernel before Linux 5.12, as far as mount_setattr(2) goes."""
+    """Give this process and its children a kernel without mount_setattr(2), as before Linux 5.12."""
     load, equal, ret = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
     refuse, allow = 0x00050000 | errno.ENOSYS, 0x7FFF0000
     program = [(load, 0, 0, 0), (equal, 0, 1, 442), (ret, 0, 0, refuse), (ret, 0, 0, allow)]
@@ -145,9 +145,7 @@ def without_mount_setattr() -> None:
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["mount_setattr", "remount"])
-def test_read_only_volume_is_so_with_all_that_the_host_has_mounted_in_it(
-    launcher: Launcher, old: bool
-) -> None:
+def test_read_only_volume_includes_the_mounts_of_the_host_below_it(launcher: Launcher, old: bool) -> None:
     # The host's root: of its mounts some have flags that a user namespace may not take away. Without the privileges that
     # newuidmap(1) needs, for a filter takes them.
     spec = (
@@ -163,7 +161,7 @@ def test_read_only_volume_is_so_with_all_that_the_host_has_mounted_in_it(
         "    try: open(path, 'w')\n"
         "    except OSError as error: print(error.errno)\n"
     )
-    let_in(launcher.directory)  # what hides the state directory is among the mounts
+    let_in(launcher.directory)  # one of the mounts hides the state directory
     done = subprocess.run(
         launcher.arguments(spec, ["/usr/bin/python3", "-c", script]),
         capture_output=True,
@@ -175,11 +173,11 @@ def test_read_only_volume_is_so_with_all_that_the_host_has_mounted_in_it(
     )
     assert done.stdout, done.stderr
     first, *refused = done.stdout.splitlines()
-    assert int(first) > 3, done.stderr  # and no mount after the number
+    assert int(first) > 3, done.stderr  # no mount follows the number
     assert refused == [str(errno.EROFS)] * 2
 
 
-def test_with_a_capability_that_mounts_read_only_does_not_hold_which_explain_says(
+def test_explain_reports_that_a_capability_to_mount_undoes_read_only(
     launcher: Launcher, shared: Path
 ) -> None:
     spec = HOST_ROOT + '[security]\ncapabilities = { add = ["SYS_ADMIN"] }\n'
@@ -291,7 +289,7 @@ def test_link_of_a_volume_that_stays_in_it_is_followed(launcher: Launcher, share
     assert (shared / "real" / "conf").read_text() == ""
 
 
-def test_nothing_is_made_in_a_directory_of_the_host(launcher: Launcher, shared: Path) -> None:
+def test_no_mount_point_is_made_in_a_directory_of_the_host(launcher: Launcher, shared: Path) -> None:
     spec = HOST_ROOT + volume("bind", "/data", source=str(shared)) + volume("tmpfs", "/data/cache")
     done = launcher.up(spec, ["true"])
     assert done.status == 125
@@ -356,17 +354,17 @@ def test_directory_of_the_host_that_is_swapped_for_a_link_meanwhile_is_no_way_ou
         os.kill(swapper, 9)
         os.waitpid(swapper, 0)
     for outcome in done:
-        # Mounted within the volume, or refused: in /etc it is in no case.
+        # Mounted within the volume, or refused, but never in /etc.
         assert outcome.status in (0, 125)
         assert outcome.out.split() in (["1", "whole"], [])
         if outcome.status:
             assert "/data/one/in" in outcome.err
 
 
-def test_place_that_a_program_moved_away_is_there_again_at_the_next_start(
+def test_mount_point_that_a_program_moved_away_is_made_again_at_the_next_start(
     launcher: Launcher, shared: Path
 ) -> None:
-    # While it has the volume it cannot: test_attacks.py.
+    # While the program has the volume, it cannot move the directory: test_attacks.py.
     assert launcher.shell("touch /opt/mine && mv /opt /old", KEPT).status == 0
     spec = KEPT + volume("bind", "/opt/in", source=str(shared))
     done = launcher.shell(
@@ -376,7 +374,7 @@ def test_place_that_a_program_moved_away_is_there_again_at_the_next_start(
 
 
 @pytest.mark.parametrize("source", ["/tmp", "/"])
-def test_volume_of_a_directory_that_the_launcher_itself_works_in_is_the_hosts(
+def test_volume_of_a_directory_that_the_launcher_uses_is_the_hosts_directory(
     launcher: Launcher, source: str
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="sandbox-volume-", dir="/tmp") as directory:
@@ -392,10 +390,10 @@ def test_volume_of_a_directory_that_the_launcher_itself_works_in_is_the_hosts(
 
 
 @pytest.mark.root
-def test_what_the_host_mounts_later_appears_in_a_slave_and_nowhere_else(
+def test_later_mounts_of_the_host_appear_in_a_slave_and_nowhere_else(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    # In a mount namespace of its own, where everything can be shared without a trace on this machine.
+    # In a mount namespace of its own, where every mount can be shared without an effect on this machine.
     source = tmp_path / "media"
     (source / "disk").mkdir(parents=True)
     for directory in (source, source / "disk", tmp_path, tmp_path.parent, tmp_path.parent.parent):

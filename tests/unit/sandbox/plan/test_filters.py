@@ -53,7 +53,7 @@ def test_the_profile_follows_the_capabilities_and_the_machine() -> None:
     assert arm.filter.architectures == ("ARM",)
 
 
-def test_unconfined_program_has_no_filter() -> None:
+def test_unconfined_is_no_filter() -> None:
     made = security('seccomp = "unconfined"')
     assert made.process.seccomp is None
     assert "no seccomp filter" in describe(made)
