@@ -146,8 +146,8 @@ def without_mount_setattr() -> None:
 
 @pytest.mark.parametrize("old", [False, True], ids=["mount_setattr", "remount"])
 def test_read_only_volume_includes_the_mounts_of_the_host_below_it(launcher: Launcher, old: bool) -> None:
-    # The host's root: of its mounts some have flags that a user namespace may not take away. Without the privileges that
-    # newuidmap(1) needs, for a filter takes them.
+    # Bind the host's root, because some of its mounts have locked flags. Use a single id, because the filter sets
+    # no_new_privs, under which newuidmap(1) does not work.
     spec = (
         HOST_ROOT
         + '[ids]\nmap = "single"\n'

@@ -1,4 +1,4 @@
-"""Running a function of a test in new namespaces: in a forked child, which reports what the function returns."""
+"""Runs a function of a test in new namespaces, in a forked child that sends back the function's result."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Inside = Callable[..., Any]
 
 
 class InNamespaces:
-    """Call it with a function; it returns what the function returned, as far as JSON can carry it."""
+    """Runs a function in new namespaces, and returns its result, which must be a value of JSON."""
 
     def __init__(self) -> None:
         self.facts = host.gather()
 
     def has_whole_map(self) -> bool:
-        """Tell whether this account can map a range of ids."""
+        """Return whether this account can map a range of ids."""
         return self.facts.whole_maps() is not None
 
     def __call__(
@@ -37,9 +37,9 @@ class InNamespaces:
         single_id: bool = False,
         with_fuse: bool = False,
     ) -> Any:
-        """Run *function* as id 0 of a new user namespace and in new namespaces of *kinds*, mounts made private.
+        """Run *function* as id 0 of a new user namespace, in new namespaces of *kinds*, with private mounts.
 
-        The map is the widest that the account can have, or one id. *with_fuse* passes a descriptor of /dev/fuse.
+        The map is the widest that the account can make, or a single id. *with_fuse* passes a descriptor of /dev/fuse.
         """
         maps = None if single_id else self.facts.whole_maps()
         helpers = self.facts.map_helpers if maps is not None else None
@@ -79,7 +79,7 @@ def _run_and_exit(
 ) -> NoReturn:
     try:
         namespaces.unshare(["user"])
-        # As real root this must come before the change of ids: the new root is nobody to a device of mode 0600.
+        # Real root must open the device before the change of ids, because the new root may not open a device of mode 0600.
         arguments = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)] if with_fuse else []
         os.write(made, b"x")
         if not os.read(go, 1):
@@ -112,7 +112,7 @@ def in_namespaces() -> InNamespaces:
 
 @pytest.fixture
 def open_directory() -> Iterator[str]:
-    """A directory that everyone may write: root of a sandbox that real root made is nobody to pytest's own."""
+    """Make a directory that every user may write to. Root of a sandbox of real root may not write to pytest's own."""
     path = tempfile.mkdtemp(prefix="sandbox-kernel-")
     os.chmod(path, 0o777)
     yield path
@@ -121,7 +121,7 @@ def open_directory() -> Iterator[str]:
 
 @pytest.fixture
 def tree(open_directory) -> str:
-    """Directories to mount on."""
+    """Make directories to mount on."""
     for name in ("source", "source/sub", "source/sub/deep", "target", "root"):
         os.mkdir(f"{open_directory}/{name}")
         os.chmod(f"{open_directory}/{name}", 0o777)

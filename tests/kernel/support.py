@@ -1,4 +1,4 @@
-"""Functions that the tests of this directory share."""
+"""Runs calls in forked children and deeper namespaces, and returns their errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ O_DIR = os.O_PATH | os.O_DIRECTORY
 
 
 def refusal(call: Callable[..., object], *arguments: object, **keywords: object) -> str | None:
-    """Return the name of the errno that *call* fails with, None if it does not."""
+    """Return the name of the errno with which *call* fails; None if it succeeds."""
     try:
         call(*arguments, **keywords)
     except OSError as error:
@@ -23,7 +23,7 @@ def refusal(call: Callable[..., object], *arguments: object, **keywords: object)
 
 
 def fork_and_run(function: Callable[[], bool]) -> int:
-    """Run *function* in a forked child, whose exit status is 0 for a true result, 1 for a false one; return its pid."""
+    """Run *function* in a forked child and return its pid. The exit status is 0 for a true result, 1 for a false one."""
     pid = os.fork()
     if pid == 0:
         status = 3
@@ -40,14 +40,14 @@ def in_child(function: Callable[[], bool]) -> int:
 
 
 def entry_at(path: str) -> MountEntry:
-    """The topmost mount at *path*."""
+    """Return the topmost mount at *path*."""
     with open("/proc/self/mountinfo") as file:
         return [entry for entry in parse_mountinfo(file.read()) if entry.mount_point == path][-1]
 
 
 def enter_deeper_namespaces() -> None:
-    """Enter a user and mount namespace below the present one: what is mounted now came from a more privileged one."""
-    process.set_dumpable(True)  # a change of ids made /proc/self root's
+    """Enter a user and mount namespace below the present one. The present mounts then come from a more privileged one."""
+    process.set_dumpable(True)  # after the change of ids, /proc/self belongs to root
     namespaces.unshare(["user", "mount"])
     for name, text in (("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")):
         with open(f"/proc/self/{name}", "w") as file:

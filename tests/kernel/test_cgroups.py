@@ -1,4 +1,4 @@
-"""cgroups of the running kernel, whichever version it has; the limits are exceeded for real."""
+"""cgroups of the running kernel, of either version. The tests really exceed the limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hierarchy() -> Hierarchy:
 
 @pytest.fixture
 def create(hierarchy) -> Iterator[Callable[..., cgroups.Cgroup]]:
-    """Return a maker of cgroups that are killed and removed at the end."""
+    """Return a function that makes cgroups. They are killed and removed at the end."""
     made: list[cgroups.Cgroup] = []
 
     def make(
@@ -49,7 +49,7 @@ def create(hierarchy) -> Iterator[Callable[..., cgroups.Cgroup]]:
 
 
 def start(group: cgroups.Cgroup, program: str, leaf: cgroups.Leaf = "payload") -> subprocess.Popen[str]:
-    """Start Python code in a leaf; it waits until it has been moved there."""
+    """Start Python code, which waits until it has been moved to a leaf."""
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", f"input()\n{program}"],
         stdin=subprocess.PIPE,
@@ -66,7 +66,7 @@ def start(group: cgroups.Cgroup, program: str, leaf: cgroups.Leaf = "payload") -
 
 
 def run_in(group: cgroups.Cgroup, program: str, leaf: cgroups.Leaf = "payload") -> tuple[int, str]:
-    """Run Python code in a leaf and return its status and what it wrote."""
+    """Run Python code in a leaf and return its status and its output."""
     child = start(group, program, leaf)
     output, _ = child.communicate(timeout=120)
     return child.returncode, output
@@ -101,7 +101,7 @@ def test_forks_beyond_the_limit_fail_and_are_counted(create):
     assert (group.counters().pids_max_events or 0) >= 1
 
 
-def test_cpu_time_is_held_to_its_share_and_counted(create):
+def test_cpu_time_is_bounded_by_the_share_and_counted(create):
     group = create(CgroupLimits(cpus=0.2))
     start = time.monotonic()
     run_in(group, "import time\nwhile time.process_time() < 0.4: pass")
@@ -114,14 +114,14 @@ def test_cpu_time_is_held_to_its_share_and_counted(create):
     assert 0.35e9 < used < 1.5e9
 
 
-def test_the_limits_of_the_payload_are_not_the_server_s(create):
+def test_the_limits_of_the_payload_do_not_apply_to_the_server(create):
     group = create(CgroupLimits(pids=1), server=CgroupLimits(memory=256 << 20))
     program = "import os; pid = os.fork(); pid or os._exit(0); os.waitpid(pid, 0)"
     assert run_in(group, program, "server")[0] == 0
     assert run_in(group, program)[0] == 1
 
 
-def test_processes_run_where_the_cpuset_lets_them(create):
+def test_processes_run_on_the_processors_of_the_cpuset(create):
     first = min(os.sched_getaffinity(0))
     group = create(CgroupLimits(cpuset=str(first)))
     program = "import os; print(sorted(os.sched_getaffinity(0)))"
@@ -129,7 +129,7 @@ def test_processes_run_where_the_cpuset_lets_them(create):
     assert run_in(group, program, "server") == (0, f"[{first}]\n")
 
 
-def test_rates_of_disks_are_taken_by_the_kernel(create, tmp_path):
+def test_rates_of_disks_are_accepted_by_the_kernel(create, tmp_path):
     try:
         device = disks.disk_of(str(tmp_path))
     except ValueError as error:
@@ -140,7 +140,7 @@ def test_rates_of_disks_are_taken_by_the_kernel(create, tmp_path):
     assert run_in(group, "print(1)", "server") == (0, "1\n")
 
 
-def test_a_partition_or_a_device_that_is_not_there_is_refused_by_the_kernel_and_leaves_nothing(hierarchy):
+def test_the_kernel_refuses_rates_of_a_partition_or_a_missing_device_and_nothing_is_left(hierarchy):
     limits = CgroupLimits(io=(IoRates(device="254:200", read=1),))
     if reasons := hierarchy.unenforceable(limits):
         pytest.skip(f"not enforceable here: {reasons}")
@@ -149,7 +149,7 @@ def test_a_partition_or_a_device_that_is_not_there_is_refused_by_the_kernel_and_
     assert not os.path.exists(os.path.dirname(hierarchy.file_of(f"{NAME}-gone", "io")))
 
 
-def test_more_is_counted_than_limited(create):
+def test_counters_without_limits_are_read_too(create):
     group = create()
     used = "import os, time\nif os.fork() == 0: os._exit(0)\nos.wait()\nwhile time.process_time() < 0.2: pass"
     assert run_in(group, used)[0] == 0
@@ -169,7 +169,7 @@ def start_sleepers(group: cgroups.Cgroup, leaf: cgroups.Leaf) -> subprocess.Pope
     return child
 
 
-def test_kill_ends_every_process_of_the_leaf_that_is_meant(create):
+def test_kill_ends_every_process_of_its_leaf_only(create):
     group = create()
     payload, server = start_sleepers(group, "payload"), start_sleepers(group, "server")
     group.kill("payload")
@@ -190,7 +190,7 @@ def test_a_fork_bomb_is_killed(create):
     group.remove()
 
 
-def test_what_a_dead_supervisor_left_is_killed_and_removed_by_its_paths(hierarchy):
+def test_cgroups_of_a_dead_supervisor_are_killed_and_removed_by_their_paths(hierarchy):
     group = hierarchy.create(f"{NAME}-stale", CgroupLimits())
     sleeper = start_sleepers(group, "payload")
     try:

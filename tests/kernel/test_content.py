@@ -1,4 +1,4 @@
-"""Files that exist in memory only."""
+"""Files whose content exists in memory only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ O_DIR = os.O_PATH | os.O_DIRECTORY
 
 @pytest.mark.parametrize("single_id", [False, True], ids=["whole map", "single id"])
 @pytest.mark.parametrize("size", [0, 6, PAGE, 5 * PAGE + 1])
-def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
+def test_a_file_in_memory_has_the_content_and_cannot_be_written(
     in_namespaces, open_directory, size, single_id
 ):
     place, target = f"{open_directory}/place", f"{open_directory}/target"
@@ -30,7 +30,7 @@ def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
     text = b"x" * size
 
     def inside() -> object:
-        os.umask(0o077)  # must not matter
+        os.umask(0o077)  # the umask must have no effect
         target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
         fd, _ = content.show(text, target_fd, place_fd, mode=0o754, noexec=True)
         info = os.stat(target)
@@ -52,7 +52,7 @@ def test_a_file_of_its_own_holds_the_content_and_cannot_be_written(
         assert file.read() == "below"
 
 
-def test_the_file_stays_when_the_place_that_it_was_made_in_goes(in_namespaces, open_directory):
+def test_the_file_stays_when_the_mount_that_it_was_made_in_is_gone(in_namespaces, open_directory):
     place, target = f"{open_directory}/place", f"{open_directory}/target"
     os.mkdir(place)
     os.chmod(place, 0o777)
@@ -74,7 +74,9 @@ def test_the_file_stays_when_the_place_that_it_was_made_in_goes(in_namespaces, o
 
 
 @pytest.mark.skipif(os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id")
-def test_a_file_is_given_away_with_its_mode_while_it_is_shown_read_only(in_namespaces, open_directory):
+def test_a_file_changes_its_owner_and_keeps_its_mode_while_it_is_mounted_read_only(
+    in_namespaces, open_directory
+):
     place, target = f"{open_directory}/place", f"{open_directory}/target"
     os.mkdir(place)
     os.chmod(place, 0o777)
@@ -91,7 +93,7 @@ def test_a_file_is_given_away_with_its_mode_while_it_is_shown_read_only(in_names
     assert in_namespaces(inside) == [[0o6750, 7, 8], "EROFS"]
 
 
-def test_a_directory_is_no_place_for_a_file(in_namespaces, open_directory):
+def test_a_file_cannot_be_mounted_on_a_directory(in_namespaces, open_directory):
     for name in ("place", "target"):
         os.mkdir(f"{open_directory}/{name}")
         os.chmod(f"{open_directory}/{name}", 0o777)

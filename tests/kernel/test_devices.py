@@ -26,11 +26,11 @@ def build(path: str, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("single_id", [False, True], ids=["whole map", "single id"])
-def test_dev_holds_exactly_what_a_program_expects(in_namespaces, open_directory, single_id):
+def test_dev_has_exactly_the_entries_that_a_program_expects(in_namespaces, open_directory, single_id):
     dev = open_directory
 
     def inside() -> object:
-        os.umask(0o077)  # must not matter
+        os.umask(0o077)  # the umask must have no effect
         build(dev)
         kinds = {name: stat.S_IFMT(os.lstat(f"{dev}/{name}").st_mode) for name in os.listdir(dev)}
         modes = {
@@ -48,7 +48,7 @@ def test_dev_holds_exactly_what_a_program_expects(in_namespaces, open_directory,
     assert (fd, ptmx) == ("/proc/self/fd", "pts/ptmx")
 
 
-def test_the_nodes_are_the_devices_that_their_names_say(in_namespaces, open_directory):
+def test_the_nodes_are_the_devices_of_their_names(in_namespaces, open_directory):
     dev = open_directory
 
     def inside() -> object:
@@ -71,12 +71,12 @@ def test_the_nodes_are_the_devices_that_their_names_say(in_namespaces, open_dire
     assert in_namespaces(inside) == [["000000", True], "", "ENOSPC", "ENXIO"]
 
 
-def test_names_that_carry_a_device_cannot_be_removed_nor_new_devices_made(in_namespaces, open_directory):
+def test_names_of_devices_cannot_be_removed_and_new_devices_cannot_be_made(in_namespaces, open_directory):
     dev = open_directory
 
     def inside() -> object:
         build(dev, mqueue=False)
-        os.symlink("/x", f"{dev}/log")  # the directory itself is writable
+        os.symlink("/x", f"{dev}/log")  # the directory is writable
         return (
             refusal(os.unlink, f"{dev}/null"),
             refusal(os.rename, f"{dev}/zero", f"{dev}/nothing"),
@@ -86,7 +86,7 @@ def test_names_that_carry_a_device_cannot_be_removed_nor_new_devices_made(in_nam
     assert in_namespaces(inside) == ["EBUSY", "EBUSY", "EPERM"]
 
 
-def test_what_can_be_written_to_dev_is_bounded(in_namespaces, open_directory):
+def test_the_space_in_dev_is_bounded(in_namespaces, open_directory):
     dev = open_directory
 
     def inside() -> object:
@@ -125,7 +125,7 @@ def test_a_refused_mount_leaves_nothing_on_the_target(in_namespaces, open_direct
     dev = open_directory
 
     def inside() -> object:
-        # No ipc namespace of its own: mqueue, the last step, is refused.
+        # Without an ipc namespace of its own, mqueue is refused, which is mounted last.
         return refusal(build, dev), os.listdir(dev)
 
     assert in_namespaces(inside) == ["EPERM", []]
@@ -142,12 +142,12 @@ def test_a_host_file_that_is_not_the_device_of_its_name_is_refused(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_host_without_a_device_is_file_not_found(tmp_path):
+def test_a_missing_device_of_the_host_is_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         devices.open_nodes(str(tmp_path))
 
 
-def test_a_device_of_the_host_is_shown_where_it_is_asked_for(in_namespaces, open_directory):
+def test_a_device_of_the_host_is_shown_at_its_target(in_namespaces, open_directory):
     dev = open_directory
 
     def inside() -> object:
@@ -161,7 +161,7 @@ def test_a_device_of_the_host_is_shown_where_it_is_asked_for(in_namespaces, open
     assert in_namespaces(inside) == ["0000", "EBUSY"]
 
 
-def test_a_device_that_is_another_one_by_now_is_refused(in_namespaces, open_directory):
+def test_a_device_that_has_been_replaced_is_refused(in_namespaces, open_directory):
     dev = open_directory
 
     def inside() -> object:

@@ -1,6 +1,6 @@
-"""The probes of `sandbox doctor` on the running kernel: they find what is so, and leave nothing.
+"""The probes of `sandbox doctor` on the running kernel have correct results, and leave nothing.
 
-That no mount, process, descriptor or cgroup is left is looked for after each test by tests.support.leaks.
+tests.support.leaks checks after each test that no mount, process, descriptor or cgroup is left.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def mountinfo() -> str:
 
 @pytest.mark.userns
 @pytest.mark.fuse
-def test_coming_up_without_layers_works_under_either_map(tmp_path):
+def test_starting_without_layers_works_under_either_map(tmp_path):
     facts = host.gather()
     found = namespaces.probe_namespaces(facts, None)
     assert found.obstacle is None
@@ -51,8 +51,8 @@ def test_coming_up_without_layers_works_under_either_map(tmp_path):
 
 
 @pytest.mark.userns
-def test_a_trial_that_is_killed_leaves_no_process_in_any_of_its_namespaces(monkeypatch):
-    # The innermost process waits where the mounts are to be made; it has to go with the one that is killed.
+def test_a_killed_probe_leaves_no_process_in_any_of_its_namespaces(monkeypatch):
+    # The innermost process waits before its mounts. It must end with the killed process.
     monkeypatch.setattr(namespaces.mounts, "make_private", lambda: time.sleep(1000))
     before = set(os.listdir("/proc"))
     single = (namespaces.idmaps.single_map(os.geteuid()), namespaces.idmaps.single_map(os.getegid()))
@@ -66,7 +66,7 @@ def test_a_trial_that_is_killed_leaves_no_process_in_any_of_its_namespaces(monke
 
 
 def waiting_here(before: set[str]) -> list[str]:
-    """Return the new processes that are forks of this one: they have its command line."""
+    """Return the new processes that are forks of this one. They have its command line."""
     with open("/proc/self/cmdline", "rb") as file:
         ours = file.read()
     found = []
@@ -80,7 +80,7 @@ def waiting_here(before: set[str]) -> list[str]:
     return found
 
 
-def test_a_user_namespace_that_is_refused_says_why():
+def test_a_refused_user_namespace_is_reported_with_the_reason():
     script = (
         "from sandbox.host import facts; from sandbox.doctor.probes.namespaces import probe_namespaces;"
         "found = probe_namespaces(facts.gather(), None); print(found.single.attempts); print(found.obstacle)"
@@ -105,7 +105,7 @@ def environ(path: object) -> dict[str, str]:
     return {"SANDBOX_STATE_DIR": str(path)}
 
 
-def test_a_state_directory_is_tried_in_its_place_and_left_as_it_was(tmp_path):
+def test_a_state_directory_is_probed_in_place_and_left_unchanged(tmp_path):
     with storage.probe_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
         assert isinstance(tried.facts, StateFacts)
         assert tried.files is not None
@@ -121,7 +121,7 @@ def test_a_state_directory_is_tried_in_its_place_and_left_as_it_was(tmp_path):
     assert found.free_bytes
 
 
-def test_a_state_directory_that_does_not_exist_is_tried_where_it_would_be_made(tmp_path):
+def test_a_missing_state_directory_is_probed_where_it_would_be_made(tmp_path):
     with storage.probe_state(host.gather(), environ(tmp_path / "a/b"), mountinfo()) as tried:
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == []
@@ -130,7 +130,7 @@ def test_a_state_directory_that_does_not_exist_is_tried_where_it_would_be_made(t
     assert tried.facts.probe.did("make")
 
 
-def test_a_state_directory_behind_a_link_is_shown_where_it_is(tmp_path):
+def test_a_state_directory_behind_a_link_is_reported_with_its_real_path(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with storage.probe_state(host.gather(), environ(tmp_path / "link"), mountinfo()) as tried:
@@ -156,7 +156,7 @@ def test_a_state_directory_that_others_may_write_is_not_trusted(tmp_path):
         assert tried.facts.untrusted == "can be written by others"
 
 
-def test_the_place_of_a_trial_is_removed_when_another_trial_fails(tmp_path):
+def test_the_directory_of_a_probe_is_removed_when_another_probe_fails(tmp_path):
     with pytest.raises(KeyError), storage.probe_state(host.gather(), environ(tmp_path), mountinfo()):
         raise KeyError
     assert os.listdir(tmp_path) == []
@@ -188,7 +188,7 @@ def test_cgroups_that_can_be_made_are_made_and_removed():
 
 
 @pytest.mark.cgroup
-def test_a_trial_of_cgroups_that_is_killed_leaves_none(monkeypatch):
+def test_a_killed_probe_of_cgroups_leaves_none(monkeypatch):
     facts = host.gather()
     if facts.cgroups.unenforceable(control.LIMITS["memory"]):
         pytest.skip("needs a cgroup that can be made")
@@ -204,14 +204,14 @@ def own_cgroups() -> str:
         return file.read()
 
 
-def test_without_a_cgroup_to_make_nothing_is_tried():
+def test_without_a_place_for_cgroups_nothing_is_probed():
     found = control.probe_cgroups(cgroups.NoHierarchy(reason="none here"), mountinfo=mountinfo())
     assert {name: found.controllers[name] for name in control.LIMITS} == dict.fromkeys(
         control.LIMITS, "none here"
     )
 
 
-def test_a_filter_is_tried_on_a_child_only():
+def test_a_filter_is_probed_in_a_child_only():
     def mode() -> str:
         with open("/proc/self/status") as file:
             return next(line for line in file if line.startswith("Seccomp:"))

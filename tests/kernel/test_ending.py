@@ -1,4 +1,4 @@
-"""Ending processes that no pid namespace ends: descendants, however they fork, and those of one root."""
+"""Ending processes that no pid namespace ends: descendants that fork, and processes with a given root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wait_for_descendants(count: int) -> None:
 
 
 def fork_tree(depth: int) -> None:
-    """Become a process with two children, and so on, all in sessions of their own, those in the middle gone."""
+    """Fork a tree of processes, each in a session of its own. The processes between the root and the leaves exit."""
     os.setsid()
     for _ in range(2):
         if os.fork() == 0:
@@ -34,7 +34,7 @@ def fork_tree(depth: int) -> None:
     signal.pause()
 
 
-def test_descendants_end_with_all_that_they_left_behind():
+def test_descendants_end_with_their_orphans():
     def inside() -> bool:
         process.become_subreaper()
         if os.fork() == 0:
@@ -50,7 +50,7 @@ def test_descendants_end_with_all_that_they_left_behind():
     assert in_child(inside) == 0
 
 
-def test_those_to_spare_are_spared_with_what_is_below_them():
+def test_spared_processes_stay_with_their_descendants():
     def inside() -> bool:
         process.become_subreaper()
         spared = os.fork()
@@ -70,7 +70,7 @@ def test_those_to_spare_are_spared_with_what_is_below_them():
 
 
 def test_a_fork_bomb_comes_to_an_end():
-    """Each child is there before its parent goes; only as many as a counter of places lets."""
+    """Each child exists before its parent exits. A counter bounds the number of processes."""
 
     def bomb(places: int) -> None:
         while True:
@@ -103,7 +103,7 @@ def test_a_fork_bomb_comes_to_an_end():
 
 @pytest.mark.userns
 def test_processes_are_found_by_the_name_of_their_root(in_namespaces, open_directory):
-    """And no others: their own parent, in the same mount namespace, has another root."""
+    """No other process is found: the parent, in the same mount namespace, has another root."""
 
     def inside() -> object:
         target = os.open(open_directory, os.O_PATH)
@@ -128,7 +128,7 @@ def test_processes_are_found_by_the_name_of_their_root(in_namespaces, open_direc
     assert in_namespaces(inside, kinds=("mount",)) == [-9, True]
 
 
-def test_start_time_tells_processes_apart_and_those_that_are_gone():
+def test_start_time_distinguishes_processes_and_detects_ended_ones():
     pid = os.fork()
     if pid == 0:
         signal.pause()
@@ -139,7 +139,7 @@ def test_start_time_tells_processes_apart_and_those_that_are_gone():
     assert process.start_time(pid) is None
 
 
-def test_processes_of_a_cgroup_are_killed_by_a_python_that_lacks_the_call_too(monkeypatch):
+def test_processes_of_a_cgroup_are_killed_without_pidfd_send_signal_too(monkeypatch):
     pid = os.fork()
     if pid == 0:
         signal.pause()
@@ -162,7 +162,7 @@ def test_processes_of_a_cgroup_are_killed_by_a_python_that_lacks_the_call_too(mo
 
 @pytest.mark.parametrize("ending", [True, False])
 def test_time_runs_out_only_while_no_process_ends(monkeypatch: pytest.MonkeyPatch, *, ending: bool) -> None:
-    """Thousands of processes that wait for a processor end one by one, for longer than one may take."""
+    """Thousands of processes that wait for a processor end one by one. Together they take longer than one process may."""
     left = [process._Stat(pid=pid, parent=1, state="S", start=pid) for pid in range(1 << 22, (1 << 22) + 50)]
     clock = iter(range(10_000))
     monkeypatch.setattr(process.time, "monotonic", lambda: next(clock))

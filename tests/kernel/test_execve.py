@@ -1,4 +1,4 @@
-"""Steps of the program's own process, each in a forked child."""
+"""Steps of the program's process before execve(2), each in a forked child."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sandbox.runtime.process.failures import run_guarded
 from tests.kernel.support import in_child
 
 
-def test_process_that_has_set_its_score_can_be_traced_by_nobody_again() -> None:
+def test_process_is_not_dumpable_again_after_setting_its_score() -> None:
     def action() -> bool:
         process.set_dumpable(False)
         execve._set_oom_score(900)
@@ -28,14 +28,14 @@ def test_process_that_has_set_its_score_can_be_traced_by_nobody_again() -> None:
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="which machine setarch(8) is to show")
-def test_keyring_is_left_under_a_personality_that_shows_another_machine():
-    # By the number of that machine it is accept4(2) that would be called.
+def test_keyring_is_left_under_a_personality_of_another_machine():
+    # With the system call numbers of that machine, the call would be accept4(2).
     code = "from sandbox.kernel import process; raise SystemExit(0 if process.leave_session_keyring() else 1)"
     done = subprocess.run(["setarch", "i686", sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 0
 
 
-def test_want_of_memory_before_the_program_runs_is_said_as_that():
+def test_lack_of_memory_before_the_program_runs_is_reported():
     ours, theirs = Channel.pair()
 
     def exhaust() -> int:

@@ -14,7 +14,7 @@ from tests.kernel.support import O_DIR, enter_deeper_namespaces, entry_at, refus
 pytestmark = pytest.mark.userns
 
 
-def test_tmpfs_has_the_size_mode_and_inodes_that_were_asked_for(in_namespaces, tree):
+def test_tmpfs_has_the_requested_size_mode_and_inodes(in_namespaces, tree):
     def inside() -> object:
         tmpfs(f"{tree}/target", size=1 << 20, mode=0o1700, inodes=10)
         found = os.statvfs(f"{tree}/target")
@@ -24,7 +24,7 @@ def test_tmpfs_has_the_size_mode_and_inodes_that_were_asked_for(in_namespaces, t
     assert in_namespaces(inside) == [1 << 20, 10, 0o1700, ["rw", "nosuid", "nodev", "relatime"]]
 
 
-def test_a_refused_option_is_reported_with_the_kernel_s_own_words(in_namespaces, tree):
+def test_a_refused_option_is_reported_with_the_kernels_message(in_namespaces, tree):
     def inside() -> object:
         fd = os.open(f"{tree}/target", O_DIR)
         try:
@@ -51,7 +51,7 @@ def test_proc_shows_the_new_pid_namespace_only(in_namespaces, tree):
     assert {"nosuid", "nodev", "noexec"} <= set(options)
 
 
-def test_proc_is_refused_where_the_host_s_is_partly_covered_for_good(in_namespaces, tree):
+def test_proc_is_refused_where_locked_mounts_cover_parts_of_the_hosts(in_namespaces, tree):
     def inside() -> object:
         masked_paths.mask(os.open("/", O_DIR), ["/proc/sys"], os.open("/dev/null", os.O_PATH))
         enter_deeper_namespaces()
@@ -79,7 +79,7 @@ def test_sysfs_is_read_only_and_shows_the_new_network_namespace(in_namespaces, t
     assert in_namespaces(inside, kinds=("mount", "net")) == [["lo"], "ro"]
 
 
-def test_sysfs_is_refused_with_the_host_s_network_namespace(in_namespaces, tree):
+def test_sysfs_is_refused_with_the_hosts_network_namespace(in_namespaces, tree):
     def inside() -> object:
         return refusal(filesystems.mount_sysfs, os.open(f"{tree}/target", O_DIR))
 
@@ -117,7 +117,7 @@ def test_devpts_gives_terminals_to_the_tty_group_where_it_is_mapped(in_namespace
     assert in_namespaces(inside, single_id=True) == "EINVAL"
 
 
-def test_mqueue_needs_an_ipc_namespace_of_one_s_own(in_namespaces, tree):
+def test_mqueue_needs_a_new_ipc_namespace(in_namespaces, tree):
     def inside() -> object:
         return refusal(filesystems.mount_mqueue, os.open(f"{tree}/target", O_DIR))
 
@@ -127,12 +127,12 @@ def test_mqueue_needs_an_ipc_namespace_of_one_s_own(in_namespaces, tree):
 
 @pytest.mark.fuse
 @pytest.mark.parametrize("single_id", [False, True], ids=["whole map", "single id"])
-def test_fuse_is_mounted_nodev_and_needs_no_server_for_that(in_namespaces, tree, single_id):
+def test_fuse_is_mounted_nodev_without_a_server(in_namespaces, tree, single_id):
     def inside(fuse_fd: int) -> object:
         root = filesystems.mount_fuse(fuse_fd, os.open(f"{tree}/target", O_DIR), posix_acl=True)
         entry = entry_at(f"{tree}/target")
         path, kind = open_paths.path_of(root), entry.fstype
-        os.close(fuse_fd)  # the last descriptor: the connection ends, and no request can hang
+        os.close(fuse_fd)  # Closing the last descriptor ends the connection, so no request can hang.
         return (
             path,
             kind,

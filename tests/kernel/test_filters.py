@@ -1,4 +1,4 @@
-"""Filters of system calls and Landlock on the running kernel."""
+"""Seccomp filters and Landlock on the running kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def seccomp_mode() -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("Seccomp:"))
 
 
-def test_a_filter_that_lets_everything_pass_can_be_put_on_a_process():
+def test_a_filter_that_allows_everything_can_be_set():
     def in_filter() -> bool:
         filters.allow_every_call()
         return seccomp_mode() == 2 and os.getpid() > 0
@@ -26,7 +26,7 @@ def test_a_filter_that_lets_everything_pass_can_be_put_on_a_process():
     assert in_child(in_filter) == 0
 
 
-def test_a_filter_wants_no_new_privileges_or_a_capability():
+def test_a_filter_needs_no_new_privileges_or_a_capability():
     if os.geteuid() == 0:
         pytest.skip("needs an ordinary account")
     assert refusal(_libc.set_seccomp_filter, filters._ALLOW_ALL) == "EACCES"
@@ -55,6 +55,6 @@ def test_any_other_refusal_of_landlock_is_an_error(monkeypatch):
     assert refusal(filters.landlock_version) == "EPERM"
 
 
-def test_a_library_that_is_not_there_does_not_load():
+def test_a_library_that_does_not_exist_does_not_load():
     assert not _libc.library_loads("libno-such-library.so.9")
     assert _libc.library_loads("libc.so.6")

@@ -1,4 +1,4 @@
-"""Rules of Landlock on real processes."""
+"""Landlock rules on real processes."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def test_only_what_is_below_a_path_is_read(tree):
     assert under(Rules(read=(str(tree / "open"),)), action) == 0
 
 
-def test_a_kind_that_is_not_asked_for_is_not_restricted(tree):
+def test_a_kind_of_access_without_rules_is_not_restricted(tree):
     def action() -> bool:
         os.rename(
             tree / "open" / "file", tree / "closed" / "moved"
-        )  # refused by any rule for files, if not allowed
+        )  # refused by any ruleset for files that does not allow it
         return writes(tree / "closed" / "new") is None
 
     assert under(Rules(read=(str(tree),)), action) == 0
@@ -146,7 +146,7 @@ def test_nothing_outside_is_signalled_or_connected_to_by_an_abstract_socket():
         assert under(Rules(read=("/",)), lambda: refusal(connect) is None) == 0
 
 
-def test_what_a_version_lacks_is_known():
+def test_missing_rights_of_each_version_are_known():
     rules = Rules(read=("/",), write=(), connect=(1,))
     assert [landlock.lacking(rules, version) for version in range(5)] == [
         ("read", "write", "connect"),

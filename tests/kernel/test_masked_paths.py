@@ -48,7 +48,7 @@ def test_masked_paths_are_empty_and_read_only_paths_are_so(in_namespaces, tree, 
     assert entries > 3
 
 
-def test_directories_above_what_is_masked_are_held_and_those_above_the_root_are_not(in_namespaces, tree):
+def test_directories_above_a_masked_path_are_pinned_and_those_above_the_root_are_not(in_namespaces, tree):
     def inside() -> object:
         null, root = os.open("/dev/null", os.O_PATH), os.open(f"{tree}/source", O_DIR)
         masked_paths.mask(root, ["/sub/deep"], null)
@@ -58,7 +58,7 @@ def test_directories_above_what_is_masked_are_held_and_those_above_the_root_are_
     assert in_namespaces(inside) == [["EBUSY", None], f"{tree}/moved/sub"]
 
 
-def test_masking_leaves_out_what_is_not_there(in_namespaces, tree):
+def test_masking_skips_paths_that_do_not_exist(in_namespaces, tree):
     def inside() -> object:
         null, root = os.open("/dev/null", os.O_PATH), os.open(f"{tree}/source", O_DIR)
         masked_paths.mask(root, ["/nothing", "/file/below", "/file"], null)
@@ -69,7 +69,7 @@ def test_masking_leaves_out_what_is_not_there(in_namespaces, tree):
     assert in_namespaces(inside) == ["", "EROFS"]
 
 
-def test_masking_by_the_beginning_of_a_name_hides_all_that_begin_so(in_namespaces, tree):
+def test_masking_by_a_prefix_hides_all_names_with_it(in_namespaces, tree):
     for name in ("cpu0", "cpu1", "cpux", "other"):
         os.makedirs(f"{tree}/source/{name}/throttle")
         os.chmod(f"{tree}/source/{name}/throttle", 0o777)
@@ -87,7 +87,7 @@ def test_masking_by_the_beginning_of_a_name_hides_all_that_begin_so(in_namespace
     assert in_namespaces(inside) == [["EROFS", "EROFS", "EROFS"], "", "content"]
 
 
-def test_what_is_made_read_only_stays_executable(in_namespaces, tree):
+def test_read_only_paths_stay_executable(in_namespaces, tree):
     def inside() -> object:
         root = os.open(tree, O_DIR)
         tmpfs(f"{tree}/source", flags=MountFlags())

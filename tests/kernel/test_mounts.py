@@ -1,4 +1,4 @@
-"""Binds, trees of mounts and the change of root, each in a fresh user and mount namespace."""
+"""Bind mounts, trees of mounts and pivot_root(2), each in a fresh user and mount namespace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FALLBACK = pytest.mark.parametrize("use_setattr", [True, False], ids=["mount_set
 
 
 @FALLBACK
-def test_a_read_only_bind_holds_for_every_mount_below_it(in_namespaces, tree, use_setattr):
+def test_a_read_only_bind_applies_to_every_mount_below_it(in_namespaces, tree, use_setattr):
     def inside() -> object:
         tmpfs(f"{tree}/source/sub")
         os.mkdir(f"{tree}/source/sub/deeper")
@@ -50,7 +50,7 @@ def test_a_bind_keeps_the_locked_flags_of_its_source_and_adds_its_own(in_namespa
 
 
 def test_locked_flags_cannot_be_left_out_of_a_remount(in_namespaces, tree):
-    """The reason for what the test before this one asks for."""
+    """A bind mount must keep the locked flags for this reason."""
 
     def inside() -> object:
         lock_a_tmpfs(f"{tree}/source/sub")
@@ -64,7 +64,7 @@ def test_locked_flags_cannot_be_left_out_of_a_remount(in_namespaces, tree):
 @FALLBACK
 def test_every_flag_of_a_bind_is_set_on_it_and_below(in_namespaces, tree, use_setattr):
     def inside() -> object:
-        # Not below the test's own directory: that one's file system may have flags already.
+        # Not below the test's own directory, whose file system may have flags already.
         tmpfs(f"{tree}/source/sub", flags=MountFlags())
         source, target = os.open(f"{tree}/source", O_DIR), os.open(f"{tree}/target", O_DIR)
         mounts.bind(source, target, nosuid=True, nodev=True, noexec=True, use_setattr=use_setattr)
@@ -89,7 +89,7 @@ def test_a_mount_that_another_covers_is_no_obstacle_to_a_read_only_bind(in_names
 
 @FALLBACK
 def test_a_mount_on_the_root_of_another_is_no_obstacle_to_a_read_only_bind(in_namespaces, tree, use_setattr):
-    """As on machines where an initramfs has mounted /dev/pts and the system mounts it again."""
+    """Some machines have this: an initramfs has mounted /dev/pts, and the system mounts it again."""
 
     def inside() -> object:
         for _ in range(3):
@@ -132,7 +132,9 @@ def test_a_source_opened_before_the_mount_namespace_was_made_is_refused(in_names
 
 
 @pytest.mark.root
-def test_what_only_real_root_may_reach_is_bound_by_a_descriptor_opened_before_the_change_of_ids(tree):
+def test_a_source_that_only_real_root_may_reach_is_bound_by_a_descriptor_opened_before_the_change_of_ids(
+    tree,
+):
     os.mkdir(f"{tree}/source/private")
     os.chmod(f"{tree}/source/private", 0o700)
     with open(f"{tree}/source/private/file", "w") as file:
@@ -198,7 +200,7 @@ def test_pivot_to_a_directory_that_is_no_mount_is_refused(in_namespaces, tree):
 
 
 @FALLBACK
-def test_flags_are_added_to_a_mount_that_is_there_and_not_below_it(in_namespaces, tree, use_setattr):
+def test_flags_are_added_to_an_existing_mount_and_not_below_it(in_namespaces, tree, use_setattr):
     def inside() -> object:
         tmpfs(f"{tree}/target")
         os.mkdir(f"{tree}/target/sub")
@@ -214,7 +216,7 @@ def test_flags_are_added_to_a_mount_that_is_there_and_not_below_it(in_namespaces
     assert in_namespaces(inside) == ["EROFS", None, True]
 
 
-def test_a_copy_of_a_slave_shows_what_is_mounted_later_and_others_do_not(in_namespaces, tree):
+def test_a_copy_of_a_slave_shows_later_mounts_and_other_copies_do_not(in_namespaces, tree):
     def inside() -> object:
         tmpfs(f"{tree}/source")
         for name in ("before", "later"):

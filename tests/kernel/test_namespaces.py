@@ -1,4 +1,4 @@
-"""Namespaces, id maps, loopback and what a process sets for itself."""
+"""Namespaces, id maps, loopback and the settings of a process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_joining_a_namespace_of_another_kind_is_refused(in_namespaces):
 
 
 @pytest.mark.userns
-def test_a_namespace_tells_its_kind_its_owner_and_who_made_that(in_namespaces):
+def test_a_namespace_has_a_kind_an_owning_user_namespace_and_its_creator(in_namespaces):
     def inside() -> object:
         uts, user = (os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "user"))
         owner = namespaces.owner_of(uts)
@@ -73,7 +73,7 @@ def test_a_namespace_tells_its_kind_its_owner_and_who_made_that(in_namespaces):
 @pytest.mark.userns
 def test_clocks_of_a_new_time_namespace_are_ahead_and_cannot_be_set_twice(in_namespaces):
     def inside() -> object:
-        process.set_dumpable(True)  # else /proc/self is real root's after the change of ids
+        process.set_dumpable(True)  # otherwise /proc/self belongs to real root after the change of ids
         namespaces.unshare(["time"])
         before = time.clock_gettime(time.CLOCK_BOOTTIME)
         namespaces.write_clock_offsets([("monotonic", 5 * 10**9), ("boottime", 3600 * 10**9 + 1)])
@@ -131,7 +131,7 @@ def test_a_file_made_inside_belongs_to_the_mapped_id_outside(in_namespaces, open
 
 
 @pytest.mark.newuidmap
-def test_ids_that_the_account_was_not_given_are_refused_in_the_helper_s_words(in_namespaces):
+def test_ids_that_the_account_lacks_are_refused_with_the_helpers_message(in_namespaces):
     helpers = in_namespaces.facts.map_helpers
     assert helpers is not None
     foreign = (*idmaps.single_map(os.geteuid()), idmaps.IdMap(inside=1, outside=1, count=5))
@@ -172,14 +172,14 @@ def test_loopback_is_down_at_first_and_carries_connections_after(in_namespaces):
     assert in_namespaces(inside, kinds=("net",)) == [0, 1, "hello"]
 
 
-def test_an_interface_that_is_not_there_is_named():
+def test_an_interface_that_does_not_exist_is_named():
     with pytest.raises(OSError, match="nosuchif") as caught:
         network.interface_flags("nosuchif")
     assert caught.value.errno == errno.ENODEV
 
 
 def exec_and_read_sets() -> dict[str, str]:
-    """Exec a program as this process stands and return the capability lines of its status."""
+    """Execute a program with the present credentials and return the capability lines of its status."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -194,7 +194,7 @@ def exec_and_read_sets() -> dict[str, str]:
 
 
 @pytest.mark.userns
-def test_root_of_the_sandbox_has_exactly_what_is_allowed_after_exec(in_namespaces):
+def test_root_of_the_sandbox_has_exactly_the_allowed_capabilities_after_exec(in_namespaces):
     def inside() -> object:
         sets = capabilities.sets_for(0, capabilities.DEFAULT)
         capabilities.limit_bounding_set(sets.bounding)
@@ -214,7 +214,7 @@ def test_root_of_the_sandbox_has_exactly_what_is_allowed_after_exec(in_namespace
 
 @pytest.mark.userns
 @pytest.mark.parametrize("added", [frozenset(), frozenset({"KILL"})], ids=["nothing added", "kill added"])
-def test_another_user_has_after_exec_only_what_was_added_by_name(in_namespaces, added):
+def test_another_user_has_only_the_added_capabilities_after_exec(in_namespaces, added):
     if not in_namespaces.has_whole_map():
         pytest.skip("this account maps a single id: there is no other user")
 
@@ -251,7 +251,7 @@ def test_dropped_capabilities_cannot_be_taken_back(in_namespaces):
     assert in_namespaces(inside, kinds=("uts",)) == ["EPERM", "EPERM"]
 
 
-def test_no_new_privileges_is_set_for_good():
+def test_no_new_privileges_cannot_be_cleared():
     def inside() -> bool:
         process.set_no_new_privileges()
         with open("/proc/self/status") as file:
@@ -295,12 +295,14 @@ def test_the_death_of_the_parent_ends_the_child():
         assert os.read(reader, 1) == b"r"
         os.kill(middle, signal.SIGKILL)
         os.waitpid(middle, 0)
-        assert os.read(reader, 1) == b""  # end of file: the child, the last holder of the pipe, is dead too
+        assert (
+            os.read(reader, 1) == b""
+        )  # end of file: the child, the last process with the pipe, has ended too
     finally:
         os.close(reader)
 
 
-def test_a_parent_that_is_gone_already_is_an_error():
+def test_a_parent_that_has_ended_already_is_an_error():
     assert in_child(lambda: refusal(process.set_parent_death_signal, parent=2**22) == "ESRCH") == 0
 
 

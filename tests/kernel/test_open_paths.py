@@ -1,4 +1,4 @@
-"""Paths that are opened below a directory, and attempts to lead out of it."""
+"""Opening paths below a directory, and attempts to escape from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.kernel.support import O_DIR, fork_and_run, refusal, tmpfs
 pytestmark = pytest.mark.userns
 
 
-def test_a_directory_within_is_opened_past_no_link_and_no_mount(in_namespaces, tree):
+def test_a_directory_is_opened_without_crossing_a_link_or_a_mount(in_namespaces, tree):
     def inside() -> object:
         tmpfs(f"{tree}/source/sub/deep")
         os.symlink("sub", f"{tree}/source/link")
@@ -55,7 +55,7 @@ def test_paths_below_the_root_never_lead_outside(in_namespaces, tree):
     assert direct in {
         "EXDEV",
         "EACCES",
-    }  # without the capability to trace process 1 the link cannot even be read
+    }  # without the permission to trace process 1, the link cannot even be read
 
 
 def test_a_target_that_must_be_a_directory_is_refused_otherwise(tree):
@@ -90,7 +90,7 @@ def test_paths_below_a_directory_lead_nowhere_out_of_it(tree):
         os.close(source)
 
 
-def test_a_source_is_opened_without_following_a_link_that_came_there(tree):
+def test_a_source_is_opened_without_following_a_link_that_replaced_it(tree):
     os.symlink("sub", f"{tree}/source/link")
     os.close(open_paths.open_real(f"{os.path.realpath(tree)}/source/sub", directory=True))
     for path in ("source/link", "source/link/deep"):
@@ -98,7 +98,7 @@ def test_a_source_is_opened_without_following_a_link_that_came_there(tree):
 
 
 def test_a_path_that_is_swapped_for_a_link_meanwhile_never_leads_out(tree):
-    """The race that a path string would lose: the swap falls between looking and opening."""
+    """A path string would lose this race: the exchange happens between the check and the open."""
     os.mkdir(f"{tree}/root/inside")
     os.mkdir(f"{tree}/root/inside/sub")
     os.symlink("../../source", f"{tree}/root/link")
@@ -130,5 +130,5 @@ def test_a_path_that_is_swapped_for_a_link_meanwhile_never_leads_out(tree):
         os.close(root)
     assert outside not in found
     assert len(found) == 1
-    # Beneath, the link is an escape; in the root, ".." stays there, and the root has no "source".
+    # With RESOLVE_BENEATH the link is an escape. With RESOLVE_IN_ROOT ".." stays in the root, which has no "source".
     assert {"EXDEV", "ENOENT"} <= refused <= {"EXDEV", "ENOENT", "EAGAIN"}

@@ -1,4 +1,4 @@
-"""Where mounts show a directory, and how it is hidden there: against the kernel's own answers."""
+"""The paths at which mounts show a directory, and its hiding there, compared with the kernel's results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def identity(path: str) -> tuple[int, int]:
 
 
 def directories(top: str, depth: int = 12) -> Iterator[str]:
-    """Yield *top* and every directory below it, mounts crossed."""
+    """Yield *top* and every directory below it, across mounts."""
     yield top
     if depth:
         with os.scandir(top) as entries:
@@ -54,7 +54,7 @@ def bind(source: str, target: str, *, recursive: bool) -> None:
 def test_every_path_at_which_a_directory_is_shown_is_found_and_no_other(
     in_namespaces: Any, open_directory: str, seed: int
 ) -> None:
-    """The oracle walks the tree and compares inodes."""
+    """The expected paths are found by a walk that compares inodes."""
     base = os.path.realpath(open_directory)
     for a in "abc":
         for b in "abc":
@@ -63,7 +63,7 @@ def test_every_path_at_which_a_directory_is_shown_is_found_and_no_other(
     wanted = f"{base}/a/b"
 
     def inside() -> object:
-        # In a file system of its own, or in one with the rest.
+        # In a file system of its own, or in that of the other directories.
         chance = random.Random(seed)
         if chance.random() < 0.3:
             fd = os.open(f"{base}/a", O_DIR)
@@ -102,7 +102,7 @@ def test_every_path_at_which_a_directory_is_shown_is_found_and_no_other(
 
 
 class FakeWorkspace:
-    """A new root that is *root*, with a volume mounted in it."""
+    """Stands for a workspace whose new root is *root*, with a volume mounted in it."""
 
     def __init__(self, root: str, target: str) -> None:
         self.root_fd = os.open(root, O_DIR)
@@ -126,7 +126,7 @@ class FakeWorkspace:
         ("gone/deep", "none", None),
     ],
 )
-def test_a_directory_is_hidden_if_it_is_the_one_and_no_link_leads_to_it(
+def test_a_directory_is_hidden_if_it_is_the_private_one_and_no_link_leads_to_it(
     in_namespaces: Any, open_directory: str, path: str, given: str, expected: int | None
 ) -> None:
     base = os.path.realpath(open_directory)
@@ -160,7 +160,7 @@ def test_a_directory_is_hidden_if_it_is_the_one_and_no_link_leads_to_it(
         return None, [
             refusal(os.rename, f"{v}/sub", f"{v}/moved"),
             refusal(os.mkdir, f"{v}/sub/deep/new"),
-            # The same directory by another path of this mount namespace cannot be moved either.
+            # Another path of this mount namespace to the same directory cannot be moved either.
             refusal(os.rename, f"{base}/source/sub", f"{base}/source/moved"),
         ]
 
@@ -170,7 +170,7 @@ def test_a_directory_is_hidden_if_it_is_the_one_and_no_link_leads_to_it(
         assert refused == ["EBUSY", "EROFS", "EBUSY"]
 
 
-def test_directories_above_a_mount_of_the_host_in_a_volume_are_held_when_something_below_is_masked(
+def test_directories_above_a_mount_of_the_host_in_a_volume_are_pinned_when_something_below_is_masked(
     in_namespaces: Any, open_directory: str
 ) -> None:
     base = os.path.realpath(open_directory)

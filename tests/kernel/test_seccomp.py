@@ -1,4 +1,4 @@
-"""Filters of system calls on real processes, and the calls that they tell."""
+"""Seccomp filters on real processes, and the notifications that they send."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def filtered(made: bytes) -> None:
     seccomp.install(made)
 
 
-def test_a_denied_call_fails_with_the_errno_of_the_filter_and_others_go_on():
+def test_a_denied_call_fails_with_the_errno_of_the_filter_and_others_succeed():
     made = program(deny=("getpgid",))
 
     def action() -> bool:
         filtered(made)
-        return refusal(os.getpgid, 0) == "EPERM" and os.getsid(0) >= 0  # 0: outside of the pid namespace
+        return (
+            refusal(os.getpgid, 0) == "EPERM" and os.getsid(0) >= 0
+        )  # 0: the process is outside of the pid namespace
 
     assert in_child(action) == 0
 
@@ -67,7 +69,10 @@ def test_a_program_and_its_children_are_under_the_filter():
 
 
 def traced(made: bytes, action, answer) -> int:
-    """Run *action* in a child whose denied calls are told; *answer* gives an errno, or None, for each. Returns its status."""
+    """Run *action* in a child whose denied calls are notified, and return its status.
+
+    *answer* returns an errno, or None to continue, for each call.
+    """
     told = bpf.with_actions(made, lambda one: one if lets_through(one) else seccomp.NOTIFY)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -78,7 +83,7 @@ def traced(made: bytes, action, answer) -> int:
             return action()
 
         status = in_child(grandchild)
-        os.wait()  # for the sibling that has handed over
+        os.wait()  # the sibling that has sent the listener
         return status == 0
 
     pid = fork_and_run(child)
@@ -99,7 +104,7 @@ def traced(made: bytes, action, answer) -> int:
         os.close(listener)
 
 
-def test_told_calls_are_answered_with_an_errno_and_say_process_and_arguments():
+def test_notified_calls_have_process_and_arguments_and_fail_with_the_replied_errno():
     calls = []
 
     def action() -> bool:
@@ -114,7 +119,7 @@ def test_told_calls_are_answered_with_an_errno_and_say_process_and_arguments():
     assert len({call.process for call in calls}) == 1
 
 
-def test_the_process_of_a_call_is_there_while_that_waits_and_not_after():
+def test_a_notification_is_valid_while_its_call_waits_and_not_after():
     found = []
 
     def answer(call: seccomp.Call, listener: int) -> int:
@@ -123,7 +128,7 @@ def test_the_process_of_a_call_is_there_while_that_waits_and_not_after():
         os.close(pidfd)
         found.append(call)
         if len(found) == 2:
-            # The first call is answered: whoever has its number by now is not asked about.
+            # The first call has a reply, so its id is no longer valid.
             assert seccomp.open_process(listener, found[0], os.getpid()) is None
         return errno.EDOM
 
@@ -134,17 +139,17 @@ def test_the_process_of_a_call_is_there_while_that_waits_and_not_after():
     assert len(found) == 2
 
 
-def test_told_calls_can_go_on():
+def test_notified_calls_can_continue():
     assert traced(program(deny=("getpgid",)), lambda: os.getpgid(0) >= 0, lambda *_: None) == 0
 
 
 @pytest.mark.parametrize("name", ["write", "sendmsg", "futex", "close", "read"])
-def test_a_listener_is_handed_over_whatever_the_filter_denies(name):
-    """Its process cannot make the calls that this takes: they would be told to nobody."""
+def test_a_listener_is_sent_although_the_filter_denies_a_needed_call(name):
+    """The filtered process cannot make the calls that this needs: no process would receive their notifications."""
     assert traced(program(deny=(name,)), lambda: True, lambda *_: errno.ENOSYS) == 0
 
 
-def test_a_call_whose_process_ends_before_the_answer_is_no_error():
+def test_a_call_whose_process_ends_before_the_reply_is_no_error():
     def answer(call: seccomp.Call, _listener: int) -> int:
         os.kill(call.process, signal.SIGKILL)
         return errno.EPERM
@@ -168,7 +173,7 @@ def test_a_listener_cannot_be_made_twice():
     assert in_child(child) == 0
 
 
-def test_the_version_of_the_library_is_told():
+def test_the_version_of_the_library_is_returned():
     found = seccomp.library_version()
     assert found is not None
     assert len(found.split(".")) == 3
@@ -209,7 +214,7 @@ def test_no_other_way_into_the_kernel_leads_past_the_filter(code, number, result
         filtered(made)
         found = machine_code(code, number)
         if result == "a pid":
-            # A kernel without CONFIG_IA32_EMULATION kills for int 0x80; that is seen as another status.
+            # A kernel without CONFIG_IA32_EMULATION kills the process for int 0x80, which gives another status.
             return found == os.getpid()
         return found == result
 
@@ -219,7 +224,7 @@ def test_no_other_way_into_the_kernel_leads_past_the_filter(code, number, result
 @x86_64_only
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_a_static_program_of_i386_is_under_the_filter(tmp_path):
-    """It exits with the errno of mount(2), made by int 0x80."""
+    """The program exits with the errno of mount(2), called with int 0x80."""
     (tmp_path / "probe.s").write_text(
         ".globl _start\n_start:\n mov $21, %eax\n xor %ebx, %ebx\n xor %ecx, %ecx\n int $0x80\n"
         " neg %eax\n mov %eax, %ebx\n mov $1, %eax\n int $0x80\n"

@@ -38,7 +38,7 @@ def fd() -> Iterator[int]:
 
 
 def run(fd: int, paths: Sequence[str], argv: Sequence[str]) -> tuple[bytes, str, int]:
-    """Return what the trampoline reported, what the program printed, and the exit status."""
+    """Return the report of the trampoline, the output of the program, and the exit status."""
     report, writer = os.pipe()
     reader, out = os.pipe()
     pid = os.fork()
@@ -72,18 +72,18 @@ def test_program_gets_its_arguments_and_environment_and_no_descriptor(fd: int) -
         (["/etc"], errno.EACCES),
     ],
 )
-def test_first_path_that_can_be_executed_is_and_else_the_first_telling_errno_is_reported(
+def test_first_executable_path_is_executed_or_else_the_most_useful_errno_is_reported(
     fd: int, paths: list[str], expected: int
 ) -> None:
     report, _, status = run(fd, paths, ["sh", "-c", "exit 3"])
     assert (list(report), status) == ([expected] if expected else [], 127 if expected else 3)
 
 
-def test_nobody_changes_it(fd: int) -> None:
+def test_trampoline_cannot_be_changed(fd: int) -> None:
     path = f"/proc/self/fd/{fd}"
     with pytest.raises(PermissionError):
         os.close(os.open(path, os.O_WRONLY))
-        os.truncate(path, 0)  # root may open what nobody may write
+        os.truncate(path, 0)  # root may open a file that no mode bit makes writable
     for size in (0, 1 << 20):
         with pytest.raises(PermissionError):
             os.truncate(path, size)
@@ -95,12 +95,12 @@ def test_nobody_changes_it(fd: int) -> None:
             os.chmod(path, 0o644)
 
 
-def test_image_that_leads_a_command_back_to_it_ends_it(fd: int) -> None:
-    """What the trampoline does where it is the program."""
+def test_trampoline_that_an_image_executes_again_ends(fd: int) -> None:
+    """The trampoline is the program here."""
     assert run(fd, [f"/proc/self/fd/{fd}", "/proc/self/exe"], ["x", "-c", "y"]) == (b"", "", 127)
 
 
-def test_there_is_one_for_each_machine_whose_system_calls_can_be_filtered() -> None:
+def test_each_machine_with_a_seccomp_filter_has_a_trampoline() -> None:
     built = {path.name for path in DIRECTORY.iterdir() if path.is_file() and not path.suffix}
     assert built == set(MACHINES) == set(EMULATORS)
     with pytest.raises(FileNotFoundError):
@@ -110,7 +110,7 @@ def test_there_is_one_for_each_machine_whose_system_calls_can_be_filtered() -> N
 @pytest.mark.long
 @pytest.mark.qemu_user
 @pytest.mark.parametrize("machine", EMULATORS)
-def test_each_machine_executes_its_own(machine: str, tmp_path: Path) -> None:
+def test_each_machine_executes_its_trampoline(machine: str, tmp_path: Path) -> None:
     program = tmp_path / machine
     shutil.copyfile(DIRECTORY / machine, program)
     program.chmod(0o755)
@@ -151,7 +151,7 @@ def test_each_machine_executes_its_own(machine: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.clang
-def test_files_are_what_their_source_compiles_to(tmp_path: Path) -> None:
+def test_files_equal_the_compiled_source(tmp_path: Path) -> None:
     subprocess.run([PROJECT / "scripts/build-trampolines", tmp_path], check=True, timeout=120)
     for machine in EMULATORS:
         assert (tmp_path / machine).read_bytes() == (DIRECTORY / machine).read_bytes(), machine

@@ -1,4 +1,4 @@
-"""Directories made by descriptors, and renames that not every file system has, in the temporary directory."""
+"""Directories made through descriptors, and the flags of renameat2(2) that not every file system supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.kernel import trees
 from tests.kernel.support import refusal
 
 
-def test_names_are_exchanged_and_whiteouts_left_where_the_file_system_can(tmp_path):
+def test_names_are_exchanged_and_whiteouts_left_where_the_file_system_supports_that(tmp_path):
     one, other = str(tmp_path / "one"), str(tmp_path / "other")
     (tmp_path / "one").write_text("1")
     (tmp_path / "other").mkdir()
