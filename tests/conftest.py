@@ -1,6 +1,4 @@
-"""What holds for every test: needs as markers, nothing left behind, no unexpected complaint; and fixtures
-that several tiers use.
-"""
+"""Plugins for every test: requirements as markers, the check for leaks, and that for unexpected output; shared fixtures."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ import pytest
 
 pytest_plugins = ["pytester", "tests.support.requirements", "tests.support.leaks", "tests.support.output"]
 
-# What nohup(1), or a shell in the background, has us ignore, the programs that are tested would ignore as well: a handler, unlike
-# SIG_IGN, does not pass through exec.
+# The tested programs would inherit signals that nohup(1), or a shell in the background, has set to SIG_IGN. A handler,
+# unlike SIG_IGN, is reset by execve(2).
 for number in (signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
@@ -29,7 +27,9 @@ def debian_rootfs() -> str:
 
     It is $SANDBOX_TEST_ROOTFS where that is set, else scripts/mkrootfs makes it once for the account.
     """
-    from tests.support import requirements  # not above: pytest has yet to rewrite the plugin's assertions
+    from tests.support import (
+        requirements,
+    )  # not at the top: pytest must first rewrite the plugin's assertions
 
     if (lack := requirements.missing("rootfs")) is not None:
         pytest.fail(f"the fixture debian_rootfs goes with pytest.mark.rootfs: needs {lack}", pytrace=False)

@@ -1,4 +1,4 @@
-"""The plugins of tests/support do fail a test that deserves it: each is run on small tests of its own."""
+"""The plugins of tests/support fail faulty tests. Each plugin runs on small tests here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 
 @pytest.fixture(autouse=True)
 def project_plugins(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load the plugins into the tests that pytester runs, each in a process of its own."""
+    """Load the plugins into the tests that pytester runs. Each test runs in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", PROJECT)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # half of the start-up time
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # saves half of the start-up time
     monkeypatch.delenv("SANDBOX_TESTS_STRICT", raising=False)
     pytester.makeconftest(
         'pytest_plugins = ["tests.support.requirements", "tests.support.leaks", "tests.support.output"]\n'
@@ -60,7 +60,7 @@ def test_a_leaked_descriptor_is_an_error_that_names_its_target(pytester: pytest.
     assert "left behind" in output
 
 
-def test_a_descriptor_held_only_by_a_reference_cycle_is_no_leak(pytester: pytest.Pytester) -> None:
+def test_a_descriptor_in_a_reference_cycle_is_no_leak(pytester: pytest.Pytester) -> None:
     counts, _ = outcomes(
         pytester,
         """
@@ -112,7 +112,7 @@ def test_a_leaked_mount_is_an_error(pytester: pytest.Pytester) -> None:
             subprocess.run(["mount", "-t", "tmpfs", "left-by-a-test", tmp_path], check=True)
         """
     )
-    # In a mount namespace of its own, so that this test leaks none.
+    # In a mount namespace of its own, so that this test itself leaks no mount.
     script = f"cd {pytester.path} && exec {sys.executable} -m pytest -p no:cacheprovider"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False
@@ -121,7 +121,7 @@ def test_a_leaked_mount_is_an_error(pytester: pytest.Pytester) -> None:
     assert "left-by-a-test" in done.stdout
 
 
-def test_what_a_module_fixture_holds_is_no_leak_of_its_tests(pytester: pytest.Pytester) -> None:
+def test_resources_of_a_module_fixture_are_no_leak_of_its_tests(pytester: pytest.Pytester) -> None:
     counts, _ = outcomes(
         pytester,
         """
@@ -154,7 +154,7 @@ def test_an_unexpected_warning_in_the_log_is_an_error(pytester: pytest.Pytester)
     assert "unexpected log record: WARNING unionfs.vfs.filesystem: lost 7 bytes" in output
 
 
-def test_an_expected_warning_passes_and_its_absence_does_not(pytester: pytest.Pytester) -> None:
+def test_an_expected_warning_passes_and_its_absence_fails(pytester: pytest.Pytester) -> None:
     counts, output = outcomes(
         pytester,
         """
@@ -190,7 +190,7 @@ def test_a_traceback_of_another_process_fails_the_test(pytester: pytest.Pytester
 
 
 @pytest.mark.parametrize(("strict", "expected"), [("0", {"skipped": 2}), ("1", {"skipped": 1, "errors": 1})])
-def test_strictness_fails_only_what_could_have_been_provided(
+def test_strict_mode_fails_only_tests_whose_requirement_could_be_provided(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, strict: str, expected: dict[str, int]
 ) -> None:
     monkeypatch.setenv("SANDBOX_TESTS_STRICT", strict)
@@ -209,18 +209,18 @@ def test_strictness_fails_only_what_could_have_been_provided(
             pass
         """,
     )
-    assert counts == expected  # what fails before the test itself counts as an error
+    assert counts == expected  # a failure before the test itself counts as an error
     assert "needs a thing (buy one)" in output
     assert "needs a crown" in output
 
 
-def test_long_tests_run_only_when_asked_for(pytester: pytest.Pytester) -> None:
+def test_long_tests_run_only_with_the_option(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("import pytest\n@pytest.mark.long\ndef test_hours(): pass\n")
     assert pytester.runpytest_subprocess().parseoutcomes() == {"skipped": 1}
     assert pytester.runpytest_subprocess("--long").parseoutcomes() == {"passed": 1}
 
 
 @pytest.mark.parametrize("name", requirements.PROBES)
-def test_a_probe_answers_without_raising(name: str) -> None:
+def test_a_probe_raises_no_exception(name: str) -> None:
     lack = requirements.missing(name)
     assert lack is None or lack.what

@@ -10,7 +10,7 @@ from sandbox.cli.verbs import VERBS
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def test_every_hook_runs_a_verb_on_files_that_are_called_like_environment_files() -> None:
+def test_every_hook_runs_a_verb_on_files_with_names_of_environment_files() -> None:
     with open(os.path.join(PROJECT, ".pre-commit-hooks.yaml"), encoding="utf-8") as file:
         text = file.read()
     assert re.findall(r"^- id: (.*)$", text, re.MULTILINE) == ["sandbox-check", "sandbox-fmt"]

@@ -1,7 +1,7 @@
-"""The arrows between the packages and inside them, read from the source.
+"""Imports between the packages and inside them go one way, as the tables below allow.
 
-A new part of `sandbox`, or a name of `sandbox.kernel` that the plan comes to use, is entered in the tables
-below: that is the moment to ask whether it points the right way.
+Enter a new part of `sandbox`, or a further name of `sandbox.kernel` that the plan uses, in these tables. First check
+whether the import goes in the right direction.
 """
 
 from __future__ import annotations
@@ -20,40 +20,39 @@ import pytest
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-#: Part of `sandbox` -> the parts that it may import. What comes up is errors <- spec <- plan <- runtime <-
-#: cli.
+#: Part of `sandbox` -> the parts that it may import. The main chain is errors <- spec <- plan <- runtime <- cli.
 SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__init__": frozenset(),
     "errors": frozenset(),
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
-    "kernel": frozenset(),  # takes plain values and raises OSError: it must be usable without the rest
+    "kernel": frozenset(),  # takes plain values and raises OSError, so that it is usable without the rest
     "host": frozenset({"errors", "kernel"}),  # facts about the machine and its paths
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
     "plan": frozenset(
         {"errors", "host", "kernel", "seccomp", "spec"}
-    ),  # calls nothing of the system; of the kernel and the host, values
+    ),  # makes no system call; uses values of kernel and host
     "explain": frozenset({"errors", "host", "kernel", "plan", "seccomp", "spec"}),
     "as_container_root": frozenset(
         {"errors", "kernel", "plan"}
-    ),  # runs a function as id 0 of the ids of a plan
+    ),  # runs a function as id 0 of a plan's id map
     "lifecycle": frozenset(
         {"as_container_root", "errors", "images", "kernel", "plan", "state"}
-    ),  # what is kept, and what may be done with it
+    ),  # lists and removes layers, volumes and archives
     "state": frozenset(
         {"as_container_root", "errors", "kernel", "plan", "spec"}
-    ),  # what the state and run directories hold
+    ),  # the contents of the state and run directories
     "images": frozenset(
         {"as_container_root", "errors", "host", "kernel", "plan", "state"}
-    ),  # archives and the layers that they are unpacked to
+    ),  # archives and their unpacked layers
     "runtime": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),
-    "reference": frozenset({"errors", "spec"}),  # what there is to say about the language
+    "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(
         {"editing", "errors", "lifecycle", "reference", "spec", "state"}
-    ),  # is given the parser: it knows places, not verbs
-    "manual": frozenset({"reference"}),  # is given the parser, too
+    ),  # receives the parser of the command line
+    "manual": frozenset({"reference"}),  # receives the parser of the command line, too
     "doctor": frozenset({"errors", "host", "kernel", "plan", "spec", "state"}),
     "cli": frozenset(
         {
@@ -77,11 +76,10 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
 }
 
-#: What every part of `sandbox` may import of `unionfs`: it imports nothing that takes time.
+#: Modules of `unionfs` that every part of `sandbox` may import. They import nothing slow.
 SEAM = ("unionfs._stdlib", "unionfs.launch.protocol")
 
-#: What `sandbox.plan`, which calls nothing of the system, may take from `sandbox.kernel`: values and pure
-#: functions.
+#: Values and pure functions of `sandbox.kernel` that `sandbox.plan` may use. The plan makes no system call.
 KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.capabilities": frozenset({"DEFAULT", "effective_set"}),
     "sandbox.kernel.cgroups": frozenset({"CONTROLLER_OF", "CgroupLimits", "IoRates"}),
@@ -94,7 +92,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.rlimits": frozenset({"RESOURCES", "check"}),
 }
 
-#: Modules of `unionfs` that run on dictionaries in tests, and all that they may import beside each other.
+#: Modules of `unionfs` without system calls. They may import each other and the modules of PURE_STDLIB.
 PURE = frozenset(
     (
         "_stdlib.dataclasses _stdlib.typing types formats.acl formats.whiteout "
@@ -110,12 +108,12 @@ PURE_STDLIB = frozenset(
     ).split()
 )
 
-#: Too slow to import before anybody needs them: tens of milliseconds of each start of `sandbox`.
+#: Modules that take tens of milliseconds to import, and so are imported only by functions that need them.
 SLOW = frozenset(
     "asyncio email http importlib inspect multiprocessing pyfuse3 pyroute2 pyseccomp subprocess tqdm trio unittest urllib".split()
 )
 
-#: Modules that are themselves imported only where they are needed.
+#: Modules that only functions import, so that they may import slow ones.
 LAZY = frozenset({"sandbox/seccomp/compiler.py"})
 
 MAX_LINES = 500
@@ -124,7 +122,7 @@ VAGUE_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc"}
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One imported thing: `from a.b import c` is module a.b and name c."""
+    """One imported name: `from a.b import c` is module a.b and name c."""
 
     module: str
     name: str | None
@@ -133,7 +131,7 @@ class Import:
     typing_only: bool
 
     def target(self, modules: frozenset[str]) -> str:
-        """Return the module that is loaded for it, as far as *modules* tells."""
+        """Return the module that the import loads, if *modules* has it."""
         full = f"{self.module}.{self.name}"
         return full if full in modules else self.module
 
@@ -182,7 +180,7 @@ def _imports(body: list[ast.stmt], package: str, *, lazy: bool, typing_only: boo
             for alias in node.names:
                 yield Import(source, alias.name, node.lineno, lazy, typing_only)
         else:
-            # Statements inside statements, and inside what is neither: handlers of try, cases of match.
+            # Statements are inside statements, and inside handlers of try and cases of match.
             inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             typing = typing_only or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
             for child in ast.iter_child_nodes(node):
@@ -215,7 +213,7 @@ def part_of(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def test_imports_are_found_wherever_they_stand() -> None:
+def test_imports_are_found_in_every_statement() -> None:
     source = """
 import a
 try:
@@ -248,10 +246,10 @@ class K:
 
 
 SHA256 = ("_sha2", "_sha256")
-"""The first is of CPython 3.12 and later, the second of 3.11; each is tried, and no module of the other."""
+"""The module of CPython 3.12 and later, and that of 3.11. The import of each is tried."""
 
 
-def test_unionfs_imports_only_itself_and_the_standard_library_outside_its_rim() -> None:
+def test_unionfs_imports_only_itself_and_the_standard_library_outside_its_front_ends() -> None:
     wrong = []
     for path in UNIONFS:
         allowed = {"unionfs", *SHA256, *sys.stdlib_module_names}
@@ -263,7 +261,7 @@ def test_unionfs_imports_only_itself_and_the_standard_library_outside_its_rim() 
     assert wrong == []
 
 
-def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
+def test_only_the_command_and_the_server_process_import_the_fuse_front_ends() -> None:
     wrong = [
         where(path, found)
         for path in UNIONFS
@@ -275,7 +273,7 @@ def test_only_the_rim_and_the_command_know_the_rim_of_unionfs() -> None:
     assert wrong == []
 
 
-def test_sandbox_imports_the_seam_of_unionfs_alone_and_unionfs_nothing_of_sandbox() -> None:
+def test_sandbox_imports_only_the_seam_of_unionfs_and_unionfs_nothing_of_sandbox() -> None:
     wrong = [
         where(path, found)
         for paths, other in ((UNIONFS, "sandbox"), (SANDBOX, "unionfs"))
@@ -287,7 +285,7 @@ def test_sandbox_imports_the_seam_of_unionfs_alone_and_unionfs_nothing_of_sandbo
     assert wrong == []
 
 
-def test_classes_of_a_start_are_made_without_the_library_that_is_slow_at_it() -> None:
+def test_no_module_imports_dataclasses_of_the_standard_library() -> None:
     assert [
         where(path, found)
         for path in UNIONFS + SANDBOX
@@ -297,7 +295,7 @@ def test_classes_of_a_start_are_made_without_the_library_that_is_slow_at_it() ->
     ] == []
 
 
-def test_nothing_that_a_start_imports_takes_typing_along() -> None:
+def test_no_module_of_a_start_imports_typing() -> None:
     """Names for type checkers come from `unionfs._stdlib.typing`, which has nothing at run time."""
     later = (
         "sandbox/doctor/",
@@ -309,7 +307,7 @@ def test_nothing_that_a_start_imports_takes_typing_along() -> None:
     assert [
         where(path, found)
         for path in UNIONFS + SANDBOX
-        if not path.startswith(later) and path != "unionfs/fuse/libfuse/handlers.py"  # of pyfuse3's server
+        if not path.startswith(later) and path != "unionfs/fuse/libfuse/handlers.py"  # the pyfuse3 server
         for found in imports_of(path)
         if found.module == "typing" and not found.typing_only
     ] == []
@@ -329,7 +327,7 @@ def test_pure_modules_of_unionfs_import_nothing_that_calls_the_system() -> None:
 
 
 @pytest.mark.parametrize("path", SANDBOX)
-def test_arrows_inside_sandbox(path: str) -> None:
+def test_imports_inside_sandbox_are_allowed(path: str) -> None:
     part = part_of(module_name(path))
     assert part in SANDBOX_ARROWS, f"enter {part} in SANDBOX_ARROWS"
     wrong = []
@@ -341,15 +339,14 @@ def test_arrows_inside_sandbox(path: str) -> None:
         if other != part and other not in SANDBOX_ARROWS[part]:
             wrong.append(where(path, found))
         elif part == "plan" and other == "kernel":
-            # `from sandbox.kernel.a import B` is B; of `from sandbox.kernel import a` it is every a.B that is
-            # used.
+            # `from sandbox.kernel.a import B` uses B; `from sandbox.kernel import a` uses every a.B in the text.
             used = attributes_of(path, found.name) if target != found.module else {found.name}
             if unlisted := used - KERNEL_VALUES.get(target, frozenset()):
                 wrong.append(f"{where(path, found)}: {sorted(map(str, unlisted))} not in KERNEL_VALUES")
     assert wrong == []
 
 
-def test_no_arrow_is_allowed_that_nothing_needs() -> None:
+def test_every_allowed_import_is_used() -> None:
     needed: dict[str, set[str]] = {part: set() for part in SANDBOX_ARROWS}
     of_kernel: dict[str, set[str | None]] = {module: set() for module in KERNEL_VALUES}
     for path in SANDBOX:
@@ -379,14 +376,14 @@ def test_no_module_imports_itself_through_others(paths: list[str]) -> None:
         }
         for path in paths
     }
-    # Remove what imports nothing that is left, until only cycles and what leads to them remain.
+    # Remove modules without remaining imports until only cycles, and the modules that import them, remain.
     while leaves := [module for module, targets in arrows.items() if not targets & arrows.keys() - {module}]:
         for module in leaves:
             del arrows[module]
     assert {module: sorted(targets & arrows.keys()) for module, targets in arrows.items()} == {}
 
 
-def test_slow_modules_are_imported_where_they_are_needed() -> None:
+def test_slow_modules_are_imported_by_functions_only() -> None:
     wrong = [
         where(path, found)
         for path in [*SANDBOX, *(path for path in UNIONFS if not path.startswith("unionfs/fuse/"))]
@@ -397,7 +394,7 @@ def test_slow_modules_are_imported_where_they_are_needed() -> None:
     assert wrong == []
 
 
-def test_modules_that_import_slow_ones_are_imported_where_they_are_needed() -> None:
+def test_modules_that_import_slow_ones_are_imported_by_functions_only() -> None:
     lazy = {module_name(path) for path in LAZY}
     assert [
         where(path, found)
@@ -432,7 +429,7 @@ def test_no_file_is_longer_than_the_limit() -> None:
     assert lengths == {}
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def test_no_module_has_a_vague_name() -> None:
     paths = [*UNIONFS, *SANDBOX, *source_files("tests", "scripts")]
     assert [path for path in paths if VAGUE_NAMES & set(path.removesuffix(".py").split(os.sep))] == []
 
@@ -448,7 +445,7 @@ def distribution(requirement: str) -> str:
     return match.group()
 
 
-def test_every_import_from_elsewhere_is_a_declared_dependency() -> None:
+def test_every_third_party_import_is_a_declared_dependency() -> None:
     declared = {distribution(line).replace("-", "_") for line in project_table()["dependencies"]}
     known = {"sandbox", "unionfs", *SHA256, *sys.stdlib_module_names, *declared}
     assert [

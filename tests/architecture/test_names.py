@@ -1,4 +1,4 @@
-"""No module or class bears a name that was replaced by a standard term."""
+"""No module or class has a name that was replaced by a standard term."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.architecture.test_imports import SANDBOX, UNIONFS, parse
 
-#: Names of modules, in either package, that are gone. sandbox/plan/operations.py has a name that a module of unionfs/fuse had.
+#: Former names of modules of both packages. `operations` is not among them, because sandbox/plan/operations.py has it.
 OLD_MODULES = frozenset(
     (
         "ground keeping documents joining execute execution payload ops sources userns denials accounts identity "
@@ -24,7 +24,7 @@ OLD_CLASSES = frozenset(
         "Forgetting Negotiation Positions UnopenedFiles FileRequests Requests"
     ).split()
 )
-#: Modules of other rooms that rightly bear such a name: what they are about has no other.
+#: Modules for which such a name is the standard term.
 RIGHT = frozenset(
     (
         "sandbox/spec/values/accounts.py",  # accounts of the program

@@ -95,7 +95,7 @@ def classes() -> dict[str, list[ast.ClassDef]]:
 
 
 def definitions(body: list[ast.stmt]) -> dict[str, ast.stmt]:
-    """Return what *body* defines by name. An import defines nothing: the page must name the module behind it."""
+    """Return the definitions of *body* by name. Imports are no definitions: the page must name the imported module."""
     found: dict[str, ast.stmt] = {}
     for node in body:
         if isinstance(node, Function | ast.ClassDef):
@@ -155,7 +155,7 @@ def test_inherited_members_are_found_and_imported_names_are_not() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_of_modules_exist(page: str) -> None:
-    """A name without a folder is that of any module of the tree, as the text around it has the folder."""
+    """A name without a folder may be that of any module, because the text around it has the folder."""
     modules = {os.path.basename(file) for file in sources()}
     paths = set(re.findall(PATH, text_of(page)))
     assert sorted(path for path in paths if not files_of(path) and ("/" in path or path not in modules)) == []
@@ -193,7 +193,7 @@ def test_tests_exist(page: str) -> None:
 
 
 def test_every_test_of_a_page_follows_its_module() -> None:
-    """A name that no module precedes would be checked by no test above."""
+    """The tests above check only names that follow a module."""
     for page in PAGES:
         text = text_of(page)
         checked = [name for _, names in named_tests(text) for name in names]

@@ -1,4 +1,4 @@
-"""SECURITY.md names tests that exist, and one for every promise."""
+"""SECURITY.md names at least one test for every promise, and the tests exist."""
 
 from __future__ import annotations
 

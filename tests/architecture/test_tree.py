@@ -1,4 +1,4 @@
-"""`tests.support.tree` writes what it is told and sees every difference that it is asked to see."""
+"""`tests.support.tree` writes the given trees and finds the requested differences."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_kind_of_node_is_made_and_described(tmp_path: Path) -> None:
     assert [seen[name].type for name in (b"pipe", b"sock")] == ["fifo", "socket"]
 
 
-def test_modes_are_exact_whatever_the_umask(tmp_path: Path) -> None:
+def test_modes_are_exact_for_every_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         make_tree(tmp_path / "new", {"a/b": {"c": b""}})
@@ -81,7 +81,7 @@ def test_entries_of_a_directory_that_forbids_writing_are_made_first(tmp_path: Pa
     os.chmod(tmp_path / "locked", 0o755)
 
 
-def test_a_name_that_is_there_already_is_an_error(tmp_path: Path) -> None:
+def test_a_name_that_exists_already_is_an_error(tmp_path: Path) -> None:
     make_tree(tmp_path, {"a": b""})
     with pytest.raises(FileExistsError):
         make_tree(tmp_path, {"a": b""})
@@ -106,10 +106,10 @@ def test_names_may_be_any_bytes(tmp_path: Path) -> None:
         (Opaque({}), Dir({}), {}),
     ],
 )
-def test_a_difference_is_seen(tmp_path: Path, one: Node, other: Node, options: dict[str, bool]) -> None:
+def test_a_difference_is_found(tmp_path: Path, one: Node, other: Node, options: dict[str, bool]) -> None:
     make_tree(tmp_path, {"one": {"x": one}, "other": {"x": other}, "same": {"x": one}})
     first = snapshot(tmp_path / "one", **options)
-    # The directories' own times differ.
+    # The times of the directories themselves differ.
     assert first[b"x"] == snapshot(tmp_path / "same", **options)[b"x"]
     assert first[b"x"] != snapshot(tmp_path / "other", **options)[b"x"]
 

@@ -1,6 +1,4 @@
-"""Directory streams with positions (opendir(3), telldir(3)) and capset(2), which Python does not have: the ctypes of the
-mount tests.
-"""
+"""Calls through ctypes that Python lacks: directory streams with positions (opendir(3), telldir(3)), and capset(2)."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Self
 
 
 def drop_effective_capability(number: int) -> None:
-    """Take the capability *number* from this thread, for good (capset(2))."""
+    """Remove the capability *number* from this thread (capset(2))."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()
     if _libc.capget(header, data) < 0:
@@ -23,7 +21,7 @@ def drop_effective_capability(number: int) -> None:
 
 
 class _Dirent(ctypes.Structure):
-    """struct dirent64, as readdir64(3) gives it on every architecture of Linux."""
+    """struct dirent64, as readdir64(3) returns it on every architecture of Linux."""
 
     _fields_ = (
         ("d_ino", ctypes.c_uint64),
@@ -50,7 +48,7 @@ _libc.closedir.argtypes = (ctypes.c_void_p,)
 
 
 class DirectoryStream:
-    """One open directory stream."""
+    """One open directory stream; it closes as a context manager."""
 
     def __init__(self, path: str) -> None:
         """Open a stream on *path*."""
@@ -68,28 +66,28 @@ class DirectoryStream:
                 if ctypes.get_errno():
                     _fail("readdir")
                 return None
-            # The record is as long as its name needs: the structure's own length must not be copied.
+            # The record is only as long as its name, so the length of the structure must not be copied.
             name = ctypes.string_at(ctypes.addressof(entry.contents) + _Dirent.d_name.offset)
             if name not in (b".", b".."):
                 return name
 
     def rest(self) -> list[bytes]:
-        """Return the names up to the end."""
+        """Return the remaining names."""
         names = []
         while (name := self.read()) is not None:
             names.append(name)
         return names
 
     def tell(self) -> int:
-        """Return the position of the entry that :meth:`read` gives next."""
+        """Return the position of the entry that :meth:`read` returns next."""
         return int(_libc.telldir(self._stream))
 
     def seek(self, position: int) -> None:
-        """Go back, or on, to a position that :meth:`tell` gave."""
+        """Seek to a position that :meth:`tell` returned."""
         _libc.seekdir(self._stream, position)
 
     def rewind(self) -> None:
-        """Begin again, with the names of now."""
+        """Start again, with the present names."""
         _libc.rewinddir(self._stream)
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
-"""The configurations in which foreign suites run: what the launcher requests of the server, and the formats of its layers.
+"""The configurations in which third-party suites run: the options that the launcher uses, and the formats of its layers.
 
-The launcher sends a request (unionfs/launch/protocol.py) where the command takes options, and each option here has the effect of a field of
-that request. `test_configurations.py` compares the two.
+The launcher sends a request (unionfs/launch/protocol.py) instead of the command's options. Each option here has the effect
+of a field of that request. `test_configurations.py` compares the two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Options of the command, and whether lower layers have an index, as those that the launcher has unpacked."""
+    """Options of the command, and whether the lower layers have an index, as unpacked layers of the launcher have."""
 
     options: str
     indexed: bool = False
@@ -33,14 +33,14 @@ class Configuration:
         return "server=pyfuse3" not in self.options.split(",")
 
     def union(self, base: str, *lowers: Tree, options: str = "") -> Union:
-        """Write *lowers* (top first) below *base* and describe their union with *options* more; it is not mounted yet."""
+        """Write *lowers* (top first) below *base* and return their unmounted union, with further *options*."""
         paths = [os.path.join(base, f"lower{number}") for number in range(len(lowers))]
         for path, lower in zip(paths, lowers, strict=True):
             make_tree(path, lower)
         return Union(base, paths, options=options, server_options=self.options, indexed=self.indexed)
 
     def all_options(self, index_directory: str) -> str:
-        """Return the options with those of an index in *index_directory*, a path of mode 0700, for another who mounts."""
+        """Return the options for another mount command, with an index in *index_directory*, whose mode must be 0700."""
         if not self.indexed:
             return self.options
         return f"{self.options},index_dir={index_directory},index_build=first"
@@ -56,11 +56,11 @@ OPTION_OF: Mapping[str, str] = MappingProxyType(
         "inodes": "inodes=500000",
     }
 )
-#: Fields that no suite depends on, and fields of descriptors, which every configuration has.
+#: Fields on which no suite depends, and fields of descriptors, which every configuration has.
 NOT_VARIED = frozenset(("layers", "upper_fd", "work_fd", "index_fd", "hidden"))
 
 _OF_SANDBOX = {
-    # Over unpacked archives, which nobody changes (needs_open_requests, sandbox/plan/storage.py).
+    # Over unpacked archives, which never change (needs_open_requests, sandbox/plan/storage.py).
     "ephemeral-over-archives": Configuration("volatile,open_requests=off", indexed=True),
     "persistent-over-archives": Configuration("open_requests=off", indexed=True),
     "ephemeral-over-directories": Configuration("volatile"),
@@ -68,7 +68,7 @@ _OF_SANDBOX = {
     "bounded": Configuration("volatile,open_requests=off,size=4g,inodes=500000", indexed=True),
     "pyfuse3": Configuration("volatile,server=pyfuse3"),
 }
-#: What the writable layer's format depends on in the launcher: the user namespace and what the file system can hold.
+#: In the launcher, the format of the writable layer depends on the user namespace and on the file system.
 _OF_FORMAT = {
     # A server in a user namespace writes user.overlay.*.
     "user-marks": Configuration("volatile,open_requests=off,userxattr", indexed=True),

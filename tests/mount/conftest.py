@@ -11,6 +11,6 @@ from tests.mount.support import scratch
 
 @pytest.fixture
 def base() -> Iterator[str]:
-    """Give an empty directory for one union; it goes away whatever the test puts into it."""
+    """Yield an empty directory for one union. It is removed with everything that the test puts into it."""
     with scratch() as path:
         yield path

@@ -1,8 +1,8 @@
-"""Random operations on the contents of one file, each compared with what the bytes have to be: what fsx does, in Python.
+"""Random operations on the contents of one file, each compared with the expected bytes, as fsx does.
 
-The file is open twice, and mapped over other operations. So what the kernel keeps of its contents, and what the server has,
-have to agree at any time. `PYTHONPATH=. python tests/mount/range_exerciser.py FILE SEED COUNT` repeats one history, and prints the digest of the contents and the
-operations that the file system refused.
+The file is open twice, and mapped during other operations. So the kernel's page cache and the server must agree at any
+time. `PYTHONPATH=. python tests/mount/range_exerciser.py FILE SEED COUNT` repeats one history. It prints the digest of the
+contents, and the operations that the file system refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from unionfs._libc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
 
 _PAGE = mmap.PAGESIZE
-#: The longest that the file becomes, and the longest operation.
+#: Maximum size of the file, and of an operation.
 _MOST = 300_000
 _LONGEST = 70_000
 _NOT_HERE = frozenset((errno.EOPNOTSUPP, errno.ENOSYS))
@@ -26,15 +26,15 @@ _KINDS = {0: "allocate", FALLOC_FL_PUNCH_HOLE: "punch hole", FALLOC_FL_ZERO_RANG
 
 
 class Exerciser:
-    """One file, open twice, and the bytes that it has to hold. :meth:`close` closes both descriptors."""
+    """One file, open twice, and its expected bytes. :meth:`close` closes both descriptors."""
 
     def __init__(self, path: str, seed: int, *, lacks: frozenset[str] = frozenset()) -> None:
-        """Open *path*, which is there or not; the history is that of *seed*, without the operations that *lacks* names."""
+        """Open or create *path*. The history is that of *seed*, without the operations in *lacks*."""
         self._path = path
         self._random = random.Random(seed)
         self._steps = 0
         self.log: list[str] = []
-        #: What the file system has refused to do (EOPNOTSUPP).
+        #: Operations that the file system has refused (EOPNOTSUPP).
         self.refused: set[str] = set()
         self._fds = [os.open(path, os.O_RDWR | os.O_CREAT, 0o644), os.open(path, os.O_RDWR)]
         self._mapping: mmap.mmap | None = None
@@ -56,7 +56,7 @@ class Exerciser:
         ]
 
     def run(self, count: int) -> None:
-        """Do *count* operations. Raises AssertionError, with the last of them, where the file is not what it has to be."""
+        """Do *count* operations. Raise AssertionError, with the last ones, if the file differs from the expected bytes."""
         for _ in range(count):
             name, act = self._random.choice(self._operations)
             self._steps += 1
@@ -74,11 +74,11 @@ class Exerciser:
             self._compare(file.read(), 0, len(self._bytes) + 1)
 
     def digest(self) -> str:
-        """Return the SHA-256 of what the file has to hold, as sha256sum(1) prints it."""
+        """Return the SHA-256 of the expected bytes, as sha256sum(1) prints it."""
         return hashlib.sha256(self._bytes).hexdigest()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the descriptors and the mapping."""
         self._unmap()
         for fd in self._fds:
             os.close(fd)
@@ -104,7 +104,7 @@ class Exerciser:
         return self._random.choice(self._fds)
 
     def _range(self, most: int = _MOST) -> tuple[int, int]:
-        """Return a random offset and length; some on boundaries of pages."""
+        """Return a random offset and length, sometimes on page boundaries."""
         offset = self._random.randrange(max(1, most))
         length = self._random.choice((self._random.randint(1, 100), self._random.randint(1, _LONGEST)))
         if not self._random.randrange(3):
@@ -148,7 +148,7 @@ class Exerciser:
     def _mapped(self) -> mmap.mmap | None:
         size = len(self._bytes)
         if self._mapping is not None and len(self._mapping) != size:
-            self._unmap()  # past the end is SIGBUS
+            self._unmap()  # an access past the end causes SIGBUS
         if self._mapping is None and size:
             self._mapping = mmap.mmap(self._fd(), size)
         return self._mapping
@@ -223,9 +223,7 @@ class Exerciser:
     def _copy(self) -> None:
         offset, length = self._range(len(self._bytes))
         target, _ = self._range()
-        length = min(
-            length, len(self._bytes) - offset
-        )  # a copy behind the end makes the file longer meanwhile
+        length = min(length, len(self._bytes) - offset)  # a copy to beyond the end extends the file meanwhile
         if length <= 0:
             return
         if offset < target + length and target < offset + length:
@@ -246,7 +244,7 @@ class Exerciser:
         offset, _ = self._range()
         fd = self._fd()
         if self._mapping is not None:
-            self._mapping.flush()  # the kernel asks for data before it writes mapped pages back
+            self._mapping.flush()  # the kernel sends LSEEK before it writes back mapped pages
         whence = self._random.choice((os.SEEK_DATA, os.SEEK_HOLE))
         self._note(f"{whence} {offset}")
         size = len(self._bytes)
@@ -266,7 +264,7 @@ class Exerciser:
         self._random.choice((os.fsync, os.fdatasync))(self._fd())
 
     def _drop_pages(self) -> None:
-        """Have the kernel forget what it has of the contents: the next read asks the server."""
+        """Drop the kernel's page cache of the file, so that the next read sends a request."""
         os.fsync(self._fd())
         os.posix_fadvise(self._fd(), 0, 0, os.POSIX_FADV_DONTNEED)
         offset, length = self._range()
@@ -283,7 +281,7 @@ class Exerciser:
         self._fds[number] = fd
 
     def _direct(self) -> None:
-        """Read or write around the page cache; whole pages, as the file below a plain path wants them."""
+        """Read or write without the page cache: whole pages, which a plain file requires."""
         offset, length = self._range()
         offset, length = offset - offset % _PAGE, max(_PAGE, length - length % _PAGE)
         try:

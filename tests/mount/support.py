@@ -1,4 +1,4 @@
-"""Mounting a union for a test with ``python -m unionfs`` in the foreground, and ending it again."""
+"""Mounts a union for a test with ``python -m unionfs`` in the foreground, and unmounts it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.support.requirements import require
 from tests.support.tree import Tree, make_tree
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-#: The server that the tests are about: direct (which is the default of the command), unopened (direct as the launcher has it serve
-#: layers of its store for an ephemeral sandbox, and as scripts/bench times it: without OPEN, volatile, with an index), or pyfuse3.
+#: The server under test: direct, which is the command's default, pyfuse3, or unopened. Unopened is the direct server with
+#: the launcher's options for an ephemeral sandbox over layers of its store: without OPEN, volatile, and with an index.
 SERVER = os.environ.get("UNIONFS_TEST_SERVER", "direct")
 _SERVER_OPTIONS = {
     "direct": "",
     "pyfuse3": "server=pyfuse3",
     "unopened": "open_requests=off,volatile",
 }[SERVER]
-#: Every union has an index of its lower layers, made before it is served.
+#: Whether every union has an index of its lower layers, built before the mount is usable.
 INDEXED = SERVER == "unopened" or os.environ.get("UNIONFS_TEST_INDEX") == "1"
-#: Seconds that a mount may take to appear or to go, on a busy machine.
+#: Seconds that a mount or unmount may take on a busy machine.
 PATIENCE = 60.0
-#: A server that, as root, may not pass by modes. An ordinary user's never may.
+#: A wrapper for a server without CAP_DAC_OVERRIDE. Servers of ordinary users never have it.
 WITHOUT_OVERRIDE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
     if os.geteuid() == 0
@@ -38,14 +38,14 @@ WITHOUT_OVERRIDE = (
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which the checkout's ``unionfs`` is imported from any directory."""
+    """Return an environment in which Python imports the checkout's ``unionfs`` in any directory."""
     return {**os.environ, "PYTHONPATH": PROJECT}
 
 
 def run_unionfs(
     *arguments: str, cwd: str | None = None, wrapper: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command, by *wrapper* if there is one, to its end, as a shell would."""
+    """Run the command to its end, through *wrapper* if that is given."""
     return subprocess.run(
         [*wrapper, sys.executable, "-m", "unionfs", *arguments],
         env=environment(),
@@ -59,7 +59,7 @@ def run_unionfs(
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount as the account's own means allow."""
+    """Unmount with the program that this account can use."""
     # fusermount3 fails without /etc/mtab; umount(8) lets users unmount their own FUSE mounts since util-linux 2.34.
     if os.geteuid() == 0 or not os.path.exists("/etc/mtab"):
         command = ["umount", *(["--lazy"] if lazy else []), mountpoint]
@@ -69,13 +69,13 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
 
 
 def is_mounted(path: str) -> bool:
-    """Tell whether something is mounted on *path*, without asking the file system there."""
+    """Return whether *path* is a mount point, without a request to the file system there."""
     with open("/proc/self/mountinfo", "rb") as file:
         return any(line.split(b" ")[4] == os.fsencode(path) for line in file)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Wait for *condition*; fails with *what* when it does not come about."""
+    """Wait for *condition*; fail with *what* after *seconds*."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still waiting after {seconds} s: {what}"
@@ -83,7 +83,10 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
 
 
 class Union:
-    """Layers below one directory, and the server that shows their union while it is mounted."""
+    """Layers below one directory, and the server of their union while it is mounted.
+
+    As a context manager it mounts and unmounts.
+    """
 
     def __init__(
         self,
@@ -96,16 +99,16 @@ class Union:
         server_options: str = _SERVER_OPTIONS,
         indexed: bool = INDEXED,
     ) -> None:
-        """Describe a union of *lowers*, top first; nothing is mounted yet.
+        """Describe a union of *lowers*, top first, without mounting it.
 
         Args:
-            base: an empty directory; the mount point, the upper and the work directory are made in it.
-            lowers: paths.
-            writable: with an upper directory.
-            options: more of ``-o``.
+            base: an empty directory for the mount point, the upper and the work directory.
+            lowers: paths of the lower layers.
+            writable: whether there is an upper directory.
+            options: further options of ``-o``.
             wrapper: a command that runs the server, such as unshare(1).
-            server_options: those of ``-o`` that SERVER stands for.
-            indexed: have an index of *lowers*, made before it is served.
+            server_options: the options of ``-o`` that select SERVER.
+            indexed: whether an index of *lowers* is built before the mount is usable.
         """
         self.path = os.path.join(base, "mnt")
         self.upper = os.path.join(base, "upper")
@@ -124,7 +127,7 @@ class Union:
         self._wrapper = list(wrapper)
         self._log: IO[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        #: The server says nothing while all is well; a test of what goes wrong sets this.
+        #: Whether the server may write messages. Tests of failures set it.
         self.may_complain = False
 
     @property
@@ -134,7 +137,7 @@ class Union:
         return self.process.pid
 
     def log(self) -> str:
-        """Return what the server wrote."""
+        """Return the output of the server."""
         with open(self._log_path, encoding="utf-8", errors="replace") as file:
             return file.read()
 
@@ -166,7 +169,7 @@ class Union:
         return self
 
     def unmount(self) -> None:
-        """Unmount and wait for the server's end, which has to be a good one without a complaint."""
+        """Unmount and wait for the server, which must end with status 0 and without messages."""
         assert self.process is not None
         unmount(self.path)
         status = self.process.wait(PATIENCE)
@@ -175,12 +178,12 @@ class Union:
         assert self.may_complain or self.log() == ""
 
     def remount(self) -> Union:
-        """Unmount and mount again: what shows then is what is on disk."""
+        """Unmount and mount again, so that the mount shows the state on disk."""
         self.unmount()
         return self.mount()
 
     def terminate(self) -> int:
-        """End the server by SIGTERM; returns its exit status."""
+        """End the server with SIGTERM; return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(PATIENCE)
@@ -188,7 +191,7 @@ class Union:
         return status
 
     def kill(self) -> None:
-        """End the server by SIGKILL and clear the dead mount away."""
+        """End the server with SIGKILL and unmount the dead mount."""
         if self.process is not None:
             self.process.kill()
             self.process.wait(PATIENCE)
@@ -219,7 +222,7 @@ def make_union(
     options: str = "",
     wrapper: Sequence[str] = (),
 ) -> Union:
-    """Write *lowers* (top first) and *upper* below *base* and describe their union; it is not mounted yet."""
+    """Write *lowers* (top first) and *upper* below *base*, and return their unmounted union."""
     paths = []
     for number, lower in enumerate(lowers):
         paths.append(os.path.join(base, f"lower{number}"))
@@ -232,7 +235,7 @@ def make_union(
 
 @contextmanager
 def kernel_overlay(target: str, options: str, *, cwd: str | None = None) -> Iterator[str]:
-    """Mount kernel OverlayFS on *target*; needs root. Paths may be relative to *cwd*: an option has 255 bytes."""
+    """Mount kernel OverlayFS on *target* as root. Paths may be relative to *cwd*, because an option has at most 255 bytes."""
     subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True, cwd=cwd)
     try:
         yield target
@@ -264,7 +267,7 @@ def fuse_overlayfs(target: str, layers: str, *, cwd: str | None = None) -> Itera
 
 
 def now_and_remounted(union: Union) -> Iterator[None]:
-    """Let the body of a loop look at *union* as it is, and again at what is found on disk."""
+    """Run the body of a loop with *union* as it is, and again after a remount."""
     yield
     union.remount()
     yield
@@ -272,7 +275,7 @@ def now_and_remounted(union: Union) -> Iterator[None]:
 
 @contextmanager
 def scratch(parent: str | None = None) -> Iterator[str]:
-    """Give a directory that goes away with everything in it, however deep and whatever its modes."""
+    """Yield a directory that is removed with everything in it, for any depth and modes."""
     path = tempfile.mkdtemp(prefix="unionfs-test-", dir=parent)
     try:
         yield path
@@ -282,7 +285,7 @@ def scratch(parent: str | None = None) -> Iterator[str]:
 
 
 def inode_numbers(root: str) -> Mapping[bytes, int]:
-    """Return the inode number of everything below *root* by relative path; each must be what readdir says, too."""
+    """Return the inode numbers of everything below *root* by relative path. Assert that readdir(3) has the same ones."""
     found: dict[bytes, int] = {b".": os.lstat(root).st_ino}
     pending = [b""]
     while pending:

@@ -1,4 +1,4 @@
-"""POSIX access control lists on a mount: kept, inherited, honoured, and copied up."""
+"""POSIX access control lists on a mount are kept, inherited, enforced, and copied up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHER_USER = 4321
 
 
 def acl(user: int, group: int, other: int, *, named: tuple[int, int] | None = None) -> bytes:
-    """Return a list of those permissions; *named* is one more user and what is allowed to it."""
+    """Return a list with these permissions; *named* is a further user and its permissions."""
     entries = [(0x01, user, _NONE), (0x04, group, _NONE), (0x20, other, _NONE)]
     if named is not None:
         entries[1:2] = [(0x02, named[1], named[0]), (0x04, group, _NONE), (0x10, 7, _NONE)]
@@ -41,7 +41,7 @@ def _lists(base: str) -> None:
 
 
 def as_user(uid: int, action: Callable[[], object]) -> int:
-    """Run *action* as *uid* without groups; returns its errno, 0 where it succeeded."""
+    """Run *action* as *uid* without groups; return its errno, or 0 if it succeeded."""
     child = os.fork()
     if child == 0:
         status = 255
@@ -76,15 +76,15 @@ def test_a_list_is_kept_over_copy_up_and_a_remount(base: str) -> None:
         for _ in now_and_remounted(union):
             assert os.getxattr(f"{union.path}/f", ACCESS) == expected
             assert os.getxattr(f"{union.path}/d", DEFAULT) == os.getxattr(f"{base}/lower0/d", DEFAULT)
-        # The class of the group is the mask then (acl(5)).
+        # The group class is the mask then (acl(5)).
         os.chmod(f"{union.path}/f", 0o600)
         assert os.getxattr(f"{union.path}/f", ACCESS) == os.getxattr(f"{union.upper}/f", ACCESS)
         assert stat.S_IMODE(os.stat(f"{union.path}/f").st_mode) == 0o600
 
 
-@pytest.mark.whiteouts  # with marks as names, a directory that nobody may search cannot be looked through for them
+@pytest.mark.whiteouts  # the server cannot look for marks with names in a directory that it may not search
 @pytest.mark.usefixtures("_lists")
-def test_what_is_made_in_a_directory_inherits_its_list_wherever_it_was_built(base: str) -> None:
+def test_objects_made_in_a_directory_inherit_its_list(base: str) -> None:
     with make_union(base, {"d": {"gone": b"", "gonedir": {}}, "plain": {}}) as union:
         plain = f"{base}/plain"
         os.mkdir(plain)
@@ -95,7 +95,7 @@ def test_what_is_made_in_a_directory_inherits_its_list_wherever_it_was_built(bas
             os.setxattr(directory, DEFAULT, default)
             for name, make in (("new", os.mkdir), ("gonedir", os.mkdir), ("gone", os.mknod), ("f", os.mknod)):
                 make(f"{directory}/{name}", 0o666)
-            if SERVER != "pyfuse3":  # which makes no files without a name
+            if SERVER != "pyfuse3":  # pyfuse3 does not support O_TMPFILE
                 with open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "wb") as file:
                     at = os.open(directory, os.O_PATH)
                     os.link(f"/proc/self/fd/{file.fileno()}", "unnamed", dst_dir_fd=at, follow_symlinks=True)
@@ -112,7 +112,7 @@ def test_what_is_made_in_a_directory_inherits_its_list_wherever_it_was_built(bas
 
 @pytest.mark.root
 @pytest.mark.usefixtures("_lists")
-def test_a_list_lets_in_whom_it_names_and_nobody_else(base: str) -> None:
+def test_a_list_grants_access_to_the_users_that_it_names_only(base: str) -> None:
     os.chmod(base, 0o755)
     with make_union(base, {"f": b"secret"}) as union:
         path = f"{union.path}/f"
@@ -126,7 +126,7 @@ def test_a_list_lets_in_whom_it_names_and_nobody_else(base: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("_lists")
-def test_a_list_set_by_one_who_is_not_in_the_group_takes_the_set_group_id_bit(base: str) -> None:
+def test_a_list_set_by_a_user_outside_of_the_group_clears_the_set_group_id_bit(base: str) -> None:
     os.chmod(base, 0o755)
     with make_union(base, {"f": b""}) as union:
         path = f"{union.path}/f"
@@ -140,7 +140,7 @@ def test_a_list_set_by_one_who_is_not_in_the_group_takes_the_set_group_id_bit(ba
 
 
 @pytest.mark.usefixtures("_lists")
-def test_without_lists_none_is_shown_nor_taken(base: str) -> None:
+def test_without_acl_support_no_list_is_shown_or_accepted(base: str) -> None:
     union = make_union(base, {"f": b""}, options="noacl")
     os.setxattr(f"{base}/lower0/f", ACCESS, acl(6, 4, 0, named=(os.geteuid(), 5)))
     with union:
@@ -152,7 +152,7 @@ def test_without_lists_none_is_shown_nor_taken(base: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("_lists")
-def test_lists_hold_in_a_user_namespace(base: str) -> None:
+def test_lists_are_enforced_in_a_user_namespace(base: str) -> None:
     os.chmod(base, 0o755)
     script = (
         "import os, sys, struct; path = sys.argv[1]; "

@@ -1,4 +1,4 @@
-"""Modes, owners, limits of what may be changed, and the figures of the file system."""
+"""Modes, owners, read-only mounts, permissions, and the statistics of the file system."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def umask_of(mask: int) -> Iterator[None]:
 def run_unprivileged(
     script: str, cwd: str, stdout: IO[bytes] | int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a shell *script* as an ordinary user, for root as another one."""
+    """Run a shell *script* as an ordinary user. Root runs it as another user."""
     return subprocess.run(
         ["sh", "-c", script],
         cwd=cwd,
@@ -51,7 +51,7 @@ def run_unprivileged(
 
 
 def write_unprivileged(path: str) -> None:
-    """Write one byte to *path* as somebody without CAP_FSETID, whom no file system spares."""
+    """Write one byte to *path* without CAP_FSETID, so that every file system clears set-id bits."""
     with open(path, "r+b") as file:
         run_unprivileged("printf x", "/", stdout=file).check_returncode()
 
@@ -59,8 +59,8 @@ def write_unprivileged(path: str) -> None:
 # -- set-id bits ---------------------------------------------------------------------------------------
 
 
-#: Modes before and after a write. Set-group-id without execution for the group is the mark of mandatory locking,
-#: which stays (inode(7)).
+#: Modes before and after a write. A set-group-ID bit without group execution means mandatory locking, and is
+#: kept (inode(7)).
 CLEARED = {0o6755: 0o755, 0o4711: 0o711, 0o2755: 0o755, 0o2745: 0o2745, 0o1644: 0o1644}
 
 
@@ -84,8 +84,8 @@ def cut(directory: str) -> list[int]:
     return [mode_of(f"{directory}/{name}") for name in "ab"]
 
 
-def test_cutting_a_file_clears_the_set_id_bits_as_in_a_plain_directory(base: str) -> None:
-    """There, a caller with CAP_FSETID leaves them. libfuse tells the server of pyfuse3 nothing of the caller's capabilities."""
+def test_truncating_a_file_clears_the_set_id_bits_as_in_a_plain_directory(base: str) -> None:
+    """In a plain directory, a caller with CAP_FSETID keeps them. libfuse does not report the caller's capabilities to pyfuse3."""
     tree: Tree = {name: File(b"program", mode=0o6755) for name in "ab"}
     make_tree(f"{base}/plain", tree)
     plain = cut(f"{base}/plain")
@@ -122,7 +122,7 @@ def test_a_new_object_in_a_set_group_id_directory_has_its_group(base: str) -> No
         assert found[b"sub"].mode == 0o2755
 
 
-def test_the_umask_of_the_caller_counts_and_not_that_of_the_server(base: str) -> None:
+def test_the_umask_of_the_caller_applies_and_not_that_of_the_server(base: str) -> None:
     with make_union(base, {"d": {}}) as union:
         for umask in (0o000, 0o027, 0o077):
             os.mkdir(f"{union.path}/{umask:o}")
@@ -194,7 +194,7 @@ def test_the_modes_in_the_layers_are_enforced(base: str) -> None:
 
 
 @pytest.mark.root
-def test_another_user_may_do_what_the_modes_say_and_owns_what_he_makes(base: str) -> None:
+def test_another_user_has_the_access_of_the_modes_and_owns_new_files(base: str) -> None:
     lower = {"open": Dir({"theirs": b"x"}, mode=0o1777), "shut": Dir({"secret": b"x"}, mode=0o700)}
     with make_union(base, lower) as union:
         os.chmod(base, 0o755)
@@ -209,10 +209,10 @@ def test_another_user_may_do_what_the_modes_say_and_owns_what_he_makes(base: str
         assert os.path.exists(f"{union.path}/open/theirs")
 
 
-# -- figures -------------------------------------------------------------------------------------------
+# -- statistics -------------------------------------------------------------------------------------------
 
 
-def test_statfs_gives_the_figures_of_the_file_system_of_the_upper_layer(base: str) -> None:
+def test_statfs_returns_the_statistics_of_the_file_system_of_the_upper_layer(base: str) -> None:
     with make_union(base, {"f": b"x"}) as union:
         ours, below = os.statvfs(union.path), os.statvfs(union.upper)
         for field in ("f_bsize", "f_frsize", "f_blocks", "f_files", "f_namemax"):
@@ -238,7 +238,7 @@ def test_the_type_of_the_mount_names_the_file_system(base: str) -> None:
 
 
 def finds_space(change: Callable[[], object]) -> bool:
-    """Tell whether *change* could be made; False if there was no space for it."""
+    """Make *change*; return False if there was no space for it."""
     try:
         change()
     except OSError as error:
@@ -249,7 +249,7 @@ def finds_space(change: Callable[[], object]) -> bool:
 
 
 def write_one(path: str) -> None:
-    """Write a byte, as it is, at the beginning of a file."""
+    """Write one byte at the beginning of a file."""
     with open(path, "r+b", buffering=0) as file:
         file.write(b"x")
 
@@ -269,7 +269,7 @@ def test_a_full_upper_layer_is_enospc_and_goes_on_serving(base: str) -> None:
             assert mode_of(f"{union.path}/f") == 0o644
             assert os.listdir(f"{union.work}/unionfs/tmp") == []
             os.unlink(f"{union.path}/taken")
-            # The space is free once the kernel has forgotten the file, which it tells the server when it likes.
+            # The space is free after the kernel's FORGET for the file, which may come later.
             wait_until(
                 lambda: finds_space(lambda: write_one(f"{union.path}/f")),
                 "the space is free again",

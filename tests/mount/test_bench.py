@@ -1,4 +1,4 @@
-"""scripts/bench from outside: what it says, and that it leaves nothing. Nothing here depends on how long anything takes."""
+"""scripts/bench as a command: its output, and that it leaves nothing. No test depends on a duration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.mount.support import PROJECT
 pytestmark = pytest.mark.fusermount
 
 
-#: This interpreter, for the bench and for what it starts; the smallest amount of work.
+#: Use this interpreter for the benchmark and its servers, and the smallest amount of work.
 BENCH = [
     sys.executable,
     os.path.join(PROJECT, "scripts", "bench"),
@@ -70,7 +70,7 @@ def test_workloads_outside_of_quick_run_as_well(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_peers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let PATH have all programs but those that we are compared with."""
+    """Set a PATH with all programs except the peers of unionfs."""
     links = tmp_path_factory.mktemp("path")
     for directory in ("/usr/bin", "/bin", "/usr/sbin", "/sbin"):
         for name in os.listdir(directory):
@@ -79,7 +79,7 @@ def without_peers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(links))
 
 
-def test_a_system_that_is_not_there_is_named_and_the_others_run(tmp_path: Path, without_peers: None) -> None:
+def test_a_missing_system_is_named_and_the_others_run(tmp_path: Path, without_peers: None) -> None:
     done = bench("--only", "untar", "--on", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "left out: fuse-overlayfs: not installed (apt-get install fuse-overlayfs)" in done.stdout
@@ -97,7 +97,7 @@ def test_the_start_of_a_program_is_measured_without_podman_as_well(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_name_that_no_workload_has_is_an_error(tmp_path: Path) -> None:
+def test_an_unknown_workload_is_an_error(tmp_path: Path) -> None:
     done = bench("--only", "no such thing", "--on", str(tmp_path))
     assert done.returncode == 1
     assert "bench: no workload is named no such thing (see --list)" in done.stderr
@@ -110,8 +110,8 @@ def test_a_root_that_does_not_exist_is_an_error_and_no_traceback(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_signal_ends_it_with_all_that_it_started(tmp_path: Path) -> None:
-    # So many rounds that it cannot be done before the signal comes.
+def test_a_signal_ends_the_benchmark_and_its_servers(tmp_path: Path) -> None:
+    # So many rounds that they cannot end before the signal.
     command = [*BENCH, "--systems", "unionfs", "--only", "untar", "--rounds", "10000", "--on", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None

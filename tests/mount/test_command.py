@@ -1,4 +1,4 @@
-"""The command ``unionfs`` as a shell sees it: exit statuses, messages, the daemon."""
+"""The command ``unionfs``: exit statuses, messages, the daemon."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server_of(mountpoint: str) -> int | None:
 
 @pytest.fixture
 def stack(base: str) -> str:
-    """Give a base with a lower layer, an upper and a work directory and a mount point."""
+    """Return a directory with a lower layer, an upper and a work directory and a mount point."""
     make_tree(
         base, {"lower": {"file": b"content", "inner": {}}, "upper": {"inner": {}}, "work": {}, "mnt": {}}
     )
@@ -47,7 +47,7 @@ def stack(base: str) -> str:
 
 
 def refusal(*arguments: str, cwd: str) -> str:
-    """Run the command, which has to fail with one line; returns what the line says."""
+    """Run the command, which must fail with one line; return the message."""
     done = run_unionfs(*arguments, cwd=cwd)
     assert done.returncode == 1, done
     assert done.stdout == ""
@@ -63,7 +63,7 @@ def test_the_command_returns_once_the_mount_is_usable_and_leaves_a_daemon(stack:
     mountpoint = os.path.join(stack, "mnt")
     done = run_unionfs("-o", "lowerdir=lower,upperdir=upper,workdir=work", "mnt", cwd=stack)
     try:
-        # That run_unionfs came back at all means that the daemon keeps none of our pipes open.
+        # run_unionfs has returned, so the daemon has closed its copies of the pipes.
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         with open(os.path.join(mountpoint, "file"), "rb") as file:
             assert file.read() == b"content"
@@ -82,7 +82,7 @@ def test_in_the_foreground_the_command_stays_silent_until_it_is_unmounted(base: 
     assert union.process is not None
     with pytest.raises(subprocess.TimeoutExpired):
         union.process.wait(0.1)
-    union.unmount()  # which asserts status 0 and an empty log
+    union.unmount()  # asserts status 0 and an empty log
 
 
 def test_sigterm_unmounts_and_ends_with_status_0(base: str) -> None:
@@ -99,12 +99,12 @@ def test_sigterm_unmounts_although_a_file_is_open(base: str) -> None:
         assert union.terminate() == 0
         assert not is_mounted(union.path)
     finally:
-        # The connection is gone, and close(2) says so unless the kernel knew already that flush does nothing.
+        # The connection has ended. close(2) fails then, unless the kernel already knew that FLUSH is not implemented.
         with suppress(OSError):
             os.close(fd)
 
 
-def test_an_unknown_option_is_mentioned_and_ignored(stack: str) -> None:
+def test_an_unknown_option_is_a_warning_and_ignored(stack: str) -> None:
     done = run_unionfs("-o", "lowerdir=lower,plugins=/x", "mnt", cwd=stack)
     try:
         assert done.returncode == 0
@@ -114,7 +114,7 @@ def test_an_unknown_option_is_mentioned_and_ignored(stack: str) -> None:
         unmount(os.path.join(stack, "mnt"))
 
 
-def test_directories_whose_names_hold_separators_can_be_named(base: str) -> None:
+def test_directories_with_separators_in_their_names_can_be_given(base: str) -> None:
     make_tree(base, {"a:b,c": {"file": b"x"}, "mnt": {}})
     with Union(base, [os.path.join(base, r"a\:b\,c")], writable=False) as union:
         assert os.listdir(union.path) == ["file"]
@@ -139,12 +139,12 @@ def test_a_wrong_command_line_ends_with_status_2_and_the_usage(stack: str, argum
     assert done.stderr.startswith("usage: unionfs ")
 
 
-def test_a_flag_that_means_nothing_here_is_named_and_ignored(stack: str) -> None:
+def test_a_flag_without_effect_is_a_warning_and_ignored(stack: str) -> None:
     done = run_unionfs("--no-such-flag", "mnt", cwd=stack)
     assert done.stderr.splitlines()[0] == "unionfs: unknown argument ignored: --no-such-flag"
 
 
-def test_without_lowerdir_the_option_is_asked_for(stack: str) -> None:
+def test_a_missing_lowerdir_option_is_an_error_that_names_it(stack: str) -> None:
     assert refusal("mnt", cwd=stack) == "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM"
 
 
@@ -204,7 +204,7 @@ def test_a_mount_point_inside_a_layer_is_found_through_a_symbolic_link(stack: st
     assert "is inside layer lower" in message
 
 
-def test_a_file_system_that_cannot_be_written_is_one_line(stack: str) -> None:
+def test_a_file_system_that_cannot_be_written_is_an_error_of_one_line(stack: str) -> None:
     options = "lowerdir=lower,upperdir=/proc,workdir=work"
     expected = "different file systems" if os.geteuid() == 0 else "upperdir /proc cannot be written"
     assert expected in refusal("-o", options, "mnt", cwd=stack)

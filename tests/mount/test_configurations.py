@@ -1,6 +1,6 @@
-"""Random histories of one file in every configuration that the launcher uses: what fsx does, without fsx.
+"""Random histories of one file in every configuration that the launcher uses, as fsx makes them.
 
-The same in sandboxes is tests/e2e/test_range_exerciser.py; fsx itself is test_xfstests.py.
+tests/e2e/test_range_exerciser.py does the same in sandboxes. test_xfstests.py runs fsx itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ each_configuration = pytest.mark.parametrize(
 
 
 def exercise(configuration: Configuration, base: str, seed: int, count: int) -> None:
-    """Do *count* random operations each on a new file, a lower one and a sparse one, and compare them after a remount, too."""
+    """Do *count* random operations each on a new, a lower and a sparse file. Compare them again after a remount."""
     with configuration.union(base, _LOWER) as union:
         exercisers = [Exerciser(f"{union.path}/{name}", seed) for name in ("new", "lower", "sparse")]
         try:
@@ -41,7 +41,7 @@ def exercise(configuration: Configuration, base: str, seed: int, count: int) -> 
             exerciser.verify()
 
 
-def test_whatever_the_launcher_requests_is_in_one_configuration_and_missing_in_another() -> None:
+def test_each_request_field_is_set_in_one_configuration_and_unset_in_another() -> None:
     fields = set(ServedStack.__annotations__)
     assert fields == OPTION_OF.keys() | NOT_VARIED
     for option in OPTION_OF.values():
@@ -69,13 +69,13 @@ def test_a_file_has_the_contents_that_thousands_of_random_operations_gave_it(
 ) -> None:
     if parent and not os.access(parent, os.W_OK):
         pytest.skip(f"{parent} cannot be written")
-    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    faulthandler.cancel_dump_traceback_later()  # pytest would dump tracebacks after a minute
     for seed in range(2):
         with scratch(parent or None) as base:
             exercise(configuration, base, seed, count=4_000)
 
 
-def test_an_exerciser_finds_a_byte_that_is_wrong(tmp_path: Path) -> None:
+def test_the_exerciser_finds_a_wrong_byte(tmp_path: Path) -> None:
     exerciser = Exerciser(str(tmp_path / "f"), seed=1, lacks=frozenset(("truncate", "reopen")))
     exerciser.run(30)
     with open(tmp_path / "f", "r+b") as file:

@@ -1,4 +1,4 @@
-"""Copy-up: what the first change of a lower file brings to the writable layer, and what it leaves alone."""
+"""Copy-up: the first change of a lower file copies it to the writable layer, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLD = 10**18 + 123_456_789
 
 
 def statistics(union: Union) -> dict[str, int]:
-    """Ask the server for its figures, which it writes to its log."""
+    """Request the statistics of the server, which it writes to its log."""
     union.may_complain = True
     seen = len(union.log())
     os.kill(union.pid, signal.SIGUSR1)
@@ -103,7 +103,7 @@ def test_a_file_that_its_owner_may_not_write_can_be_copied_up_by_a_change_of_its
     assert snapshot(union.upper)[b"f"].data == b"read only no more"
 
 
-def test_holes_stay_holes(base: str) -> None:
+def test_holes_are_kept_by_copy_up(base: str) -> None:
     with make_union(base, {"f": File(b"begin", size=1 << 40)}) as union:
         with open(inside(union, "f"), "r+b") as file:
             file.seek(1 << 39)
@@ -118,7 +118,7 @@ def test_holes_stay_holes(base: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["open", "truncate"])
-def test_cutting_a_file_to_nothing_copies_none_of_its_contents(base: str, how: str) -> None:
+def test_truncating_a_file_to_zero_copies_none_of_its_contents(base: str, how: str) -> None:
     with make_union(base, {"f": File(b"x" * 4 * MIB, mode=0o640)}) as union:
         if how == "open":
             os.close(os.open(inside(union, "f"), os.O_WRONLY | os.O_TRUNC))
@@ -131,7 +131,7 @@ def test_cutting_a_file_to_nothing_copies_none_of_its_contents(base: str, how: s
     assert (copy.size, copy.mode) == (0, 0o640)
 
 
-def test_a_file_is_copied_once_however_often_it_changes(base: str) -> None:
+def test_a_file_is_copied_once_for_any_number_of_changes(base: str) -> None:
     with make_union(base, {"f": b"x" * MIB}) as union:
         for number in range(5):
             with open(inside(union, "f"), "r+b") as file:
@@ -172,7 +172,7 @@ def test_a_reader_of_a_deleted_lower_file_sees_its_copy_when_another_handle_chan
             assert file.read() == b"before"
 
 
-def test_what_was_changed_shows_after_a_remount(base: str) -> None:
+def test_changes_are_shown_after_a_remount(base: str) -> None:
     with make_union(base, {"d": {"f": File(b"old", mode=0o644)}}) as union:
         with open(inside(union, "d/f"), "wb") as file:
             file.write(b"new")

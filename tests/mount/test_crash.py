@@ -1,5 +1,5 @@
-"""Real mounts whose server is killed at any instant, and file systems that are full: nothing that was said to be done
-is lost, and nothing else has happened.
+"""Real mounts whose server is killed at any instant, and full file systems: no completed change is lost, and no other
+change is made.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ State = dict[bytes, Entry]
 
 
 def _work_until_killed(union: Union, seed: int, first: int, seconds: float) -> int:
-    """Run the workload, kill the server after *seconds*; returns the number of the first step not acknowledged."""
+    """Run the workload, and kill the server after *seconds*; return the number of the first step without a result."""
     client = subprocess.Popen(
         [sys.executable, WORKLOAD, union.path, str(seed), str(first)], stdout=subprocess.PIPE
     )
     try:
         assert client.stdout is not None
-        acknowledged = client.stdout.readline()  # so that the time begins when the work does
+        acknowledged = client.stdout.readline()  # the time starts with the first step
         time.sleep(seconds)
         assert union.process is not None
         union.process.kill()
@@ -72,14 +72,14 @@ def test_everything_that_returned_before_a_kill_is_there_and_nothing_else(
             assert os.listdir(f"{union.work}/unionfs/tmp") == []
             shown = snapshot(union.path)
             assert shown in (old, new), (step(seed, done), _difference(shown, old))
-            # Go on from one of both, as a program that asks again would.
+            # Continue from either state, as a program that repeats the step.
             run(union.path, step(seed, done))
             assert snapshot(union.path) == _repeated(model, seed, done, was_done=shown == new)
         at = done + 1
 
 
 def _repeated(model: str, seed: int, number: int, *, was_done: bool) -> State:
-    """Return the state after the step *number* was repeated where it *was_done*, and done where it was not."""
+    """Return the state after repeating the step *number* if it *was_done*, or doing it if not."""
     if was_done:
         run(model, step(seed, number))
     return snapshot(model)
@@ -90,12 +90,12 @@ def _difference(one: State, other: State) -> dict[bytes, tuple[Entry | None, Ent
     return {path: (one.get(path), other.get(path)) for path in paths if one.get(path) != other.get(path)}
 
 
-# -- a disk that is full -------------------------------------------------------------------------------
+# -- a full disk -------------------------------------------------------------------------------
 
 
 @contextmanager
 def _small_disk(base: str, kind: str) -> Iterator[str]:
-    """Mount a file system of a few MiB and few inodes; gives its path."""
+    """Mount a file system of a few MiB and few inodes; yield its path."""
     path = os.path.join(base, "disk")
     os.mkdir(path)
     if kind == "tmpfs":
@@ -114,7 +114,7 @@ def _small_disk(base: str, kind: str) -> Iterator[str]:
 
 
 def _fill_blocks(union: Union) -> None:
-    """Write until nothing more fits."""
+    """Write until the disk is full."""
     with open(os.path.join(union.path, "ballast"), "wb", buffering=0) as file:
         for size in (65536, 4096, 1):
             with pytest.raises(OSError, match="No space left") as caught:
@@ -124,7 +124,7 @@ def _fill_blocks(union: Union) -> None:
 
 
 def _fill_inodes(union: Union) -> None:
-    """Make files until there can be no more."""
+    """Make files until there are no free inodes."""
     os.mkdir(os.path.join(union.path, "ballasts"))
     with pytest.raises(OSError, match="No space left") as caught:
         for number in range(1000):
@@ -145,7 +145,7 @@ def _write_all(path: str, data: bytes) -> None:
         assert file.write(data) == len(data)
 
 
-#: What needs blocks, and what needs an inode.
+#: Operations that need blocks, and operations that need an inode.
 NEEDS_BLOCKS: dict[str, Callable[[str], None]] = {
     "append to a lower file": lambda root: _append(f"{root}/large"),
     "append to an upper file": lambda root: _append(f"{root}/upper"),
@@ -189,11 +189,11 @@ def test_a_full_disk_is_an_error_that_loses_nothing_and_work_goes_on_when_there_
         union = Union(disk, [f"{base}/lower"])
         with union:
             for root in (union.path, model):
-                _write_all(f"{root}/upper", b"u" * 8192)  # which leaves no room in its last block
+                _write_all(f"{root}/upper", b"u" * 8192)  # leaves no space in its last block
             fill(union)
 
             def look() -> State:
-                # A write that fails for want of room has changed the time of an upper file, as everywhere.
+                # A write that fails with ENOSPC has changed the time of an upper file, as on every file system.
                 return snapshot(union.path, nlink=True, mtime=needs == "inodes")
 
             full = look()
@@ -219,13 +219,13 @@ def _ballast(union: Union) -> list[str]:
 
 
 @pytest.mark.root
-def test_the_last_inode_is_for_what_is_asked_for(base: str) -> None:
+def test_the_last_inode_is_used_for_the_request_and_not_for_a_preallocated_file(base: str) -> None:
     make_tree(f"{base}/lower", {f"f{number}": b"" for number in range(2)})
     with (
         _small_disk(base, "tmpfs") as disk,
         Union(disk, [f"{base}/lower"], options="server=direct") as union,
     ):
-        for number in range(2):  # from then on a file for the next copy lies ready
+        for number in range(2):  # from then on a preallocated file exists
             os.chmod(f"{union.path}/f{number}", 0o600)
         _fill_inodes(union)
         assert os.statvfs(disk).f_ffree == 0

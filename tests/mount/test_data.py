@@ -1,4 +1,4 @@
-"""Contents by every way there is to reach them: mappings, direct reads, locks, ranges, holes, times, large files."""
+"""File contents through mappings, direct I/O and ranges; locks, holes, times and large files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fusermount
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
 GIB = 1 << 30
-#: More than the server copies at once when only metadata changes.
+#: Larger than the files that the server copies whole when only metadata changes.
 LARGE = bytes(range(256)) * 1024
 
 
@@ -41,7 +41,7 @@ def opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 class Peer:
-    """Another process, which runs one line of Python for each that it is sent and answers with its value."""
+    """Another process, which evaluates each line of Python that it receives and returns the value."""
 
     _LOOP = """
 import os, sys, mmap, fcntl, struct
@@ -119,7 +119,7 @@ def test_two_processes_share_a_mapping(base: str, peer: Peer) -> None:
 
 @pytest.mark.parametrize("before", ["nothing", "chmod", "rename", "link"])
 def test_what_was_opened_and_mapped_before_copy_up_shows_each_later_change(base: str, before: str) -> None:
-    """A chmod, a rename and a link copy metadata alone; the change of contents comes after that."""
+    """chmod, rename and link copy only metadata; the change of the contents follows."""
     expected = {}
     with make_union(base, dict.fromkeys(CHANGES, LARGE)) as union:
         for how in CHANGES:
@@ -153,7 +153,7 @@ CHANGES = ["write", "append", "mapping", "truncate", "direct"]
 
 
 def change(path: str, how: str, data: bytearray) -> None:
-    """Change the contents of *path*, and *data*, which are the same."""
+    """Change the contents of *path* and, equally, *data*."""
     new = os.urandom(PAGE)
     if how == "truncate":
         os.truncate(path, 3 * PAGE)
@@ -174,7 +174,7 @@ def change(path: str, how: str, data: bytearray) -> None:
 
 
 def aligned(data: bytes) -> mmap.mmap:
-    """Return a buffer on a page boundary, as O_DIRECT asks for."""
+    """Return a buffer on a page boundary, which O_DIRECT requires."""
     buffer = mmap.mmap(-1, len(data))
     buffer[:] = data
     return buffer
@@ -202,7 +202,7 @@ def test_direct_and_cached_reads_and_writes_agree(base: str) -> None:
 
 
 def test_a_range_is_copied_by_copy_file_range_inside_the_mount_and_refused_from_outside(base: str) -> None:
-    """The kernel copies through the page cache; between file systems it says EXDEV, as between any two."""
+    """The kernel copies through the page cache. Between two file systems it returns EXDEV."""
     with make_union(base, {"lower": LARGE}, upper={"upper": LARGE}) as union:
         for source in ("lower", "upper"):
             with (
@@ -271,11 +271,11 @@ def test_a_file_over_four_gib_is_read_and_changed_on_both_sides_of_the_boundary(
 # -- times ---------------------------------------------------------------------------------------------
 
 
-#: What ext4 holds: from 1901 to 2446.
+#: The range of times on ext4: from 1901 to 2446.
 SECONDS = [0, 1, 10**9, 2**31, 2**33, -1, -(10**9), 1 - 2**31]
 
 
-def test_times_have_nanoseconds_whenever_they_are(base: str) -> None:
+def test_times_of_every_year_have_nanoseconds(base: str) -> None:
     lower = {f"lower{number}": b"x" for number in range(len(SECONDS))}
     with make_union(base, {**lower, "d": {}}, upper={"upper": b"x"}) as union:
         names = [*lower, *(f"new{number}" for number in range(len(SECONDS)))]
@@ -290,14 +290,14 @@ def test_times_have_nanoseconds_whenever_they_are(base: str) -> None:
                 assert (info.st_atime_ns, info.st_mtime_ns) == expected[name], name
 
 
-def test_the_times_of_a_lower_file_are_shown_whatever_they_are(base: str) -> None:
+def test_every_time_of_a_lower_file_is_shown_unchanged(base: str) -> None:
     times = [second * 10**9 + 1 for second in SECONDS]
     with make_union(base, {f"f{number}": File(mtime_ns=time) for number, time in enumerate(times)}) as union:
         shown = [os.stat(f"{union.path}/f{number}").st_mtime_ns for number in range(len(times))]
         assert shown == times
 
 
-def test_what_changes_a_file_sets_its_times(base: str) -> None:
+def test_changes_of_a_file_set_its_times(base: str) -> None:
     old = 10**18
     with make_union(base, {"f": File(LARGE, mtime_ns=old)}) as union:
         path = f"{union.path}/f"
@@ -377,7 +377,7 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 
 def disturb(path: str, how: str) -> str:
-    """Change *path*; returns where it is then."""
+    """Change *path*; return its path afterwards."""
     if how == "chmod":
         os.chmod(path, 0o711)
     elif how == "rename":
@@ -398,7 +398,7 @@ def disturb(path: str, how: str) -> str:
 
 
 @pytest.mark.root
-def test_file_capabilities_are_kept_by_what_changes_no_contents_and_taken_by_what_does(base: str) -> None:
+def test_file_capabilities_are_kept_by_metadata_changes_and_cleared_by_content_changes(base: str) -> None:
     ways = ["chmod", "rename", "write", "mapping", "truncate", "chown"]
 
     def tree(where: str) -> dict[str, File]:

@@ -1,4 +1,4 @@
-"""Reading directories while they change, long and strange names, deep paths."""
+"""Reading directories while they change, long names, names of any bytes, deep paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.tree import Tree, make_tree
 
 pytestmark = pytest.mark.fusermount
 
-#: More than one getdents(2) of a C library's buffer (32 KiB) and many READDIRPLUS replies.
+#: Enough entries for several getdents(2) calls with the C library's buffer (32 KiB), and for many READDIRPLUS replies.
 MANY = 1500
 
 
@@ -33,7 +33,7 @@ def test_ten_thousand_entries_of_three_layers_are_listed_once_each(base: str) ->
         assert sorted(os.listdir(f"{union.path}/d")) == expected
 
 
-def test_seekdir_goes_back_to_where_telldir_was(base: str) -> None:
+def test_seekdir_returns_to_the_position_of_telldir(base: str) -> None:
     with make_union(base, many("l"), upper=many("u")) as union, DirectoryStream(union.path) as stream:
         positions, names = [], []
         while True:
@@ -47,7 +47,7 @@ def test_seekdir_goes_back_to_where_telldir_was(base: str) -> None:
             assert stream.rest() == names[index:]
 
 
-def test_positions_stay_good_while_entries_come_and_go(base: str) -> None:
+def test_positions_stay_valid_while_entries_are_made_and_removed(base: str) -> None:
     with make_union(base, many("l")) as union, DirectoryStream(union.path) as stream:
         first = [stream.read() for _ in range(100)]
         position = stream.tell()
@@ -60,7 +60,7 @@ def test_positions_stay_good_while_entries_come_and_go(base: str) -> None:
         assert [name for name in stream.rest() if name.startswith(b"l")] == rest
 
 
-def test_what_is_there_all_along_is_listed_exactly_once_while_the_rest_changes(base: str) -> None:
+def test_entries_that_stay_are_listed_exactly_once_while_others_change(base: str) -> None:
     with make_union(base, many("stays") | many("goes")) as union, DirectoryStream(union.path) as stream:
         seen = []
         number = 0
@@ -75,7 +75,7 @@ def test_what_is_there_all_along_is_listed_exactly_once_while_the_rest_changes(b
         assert len(set(seen)) == len(seen)
 
 
-def test_rewinddir_lists_what_is_there_now(base: str) -> None:
+def test_rewinddir_lists_the_present_entries(base: str) -> None:
     with make_union(base, {"a": b"", "b": b""}) as union, DirectoryStream(union.path) as stream:
         assert sorted(stream.rest()) == [b"a", b"b"]
         os.unlink(f"{union.path}/a")
@@ -85,7 +85,7 @@ def test_rewinddir_lists_what_is_there_now(base: str) -> None:
         assert sorted(stream.rest()) == [b"b", b"c"]
 
 
-def test_a_descriptor_opened_before_a_change_lists_what_is_there_now(base: str) -> None:
+def test_a_descriptor_opened_before_a_change_lists_the_present_entries(base: str) -> None:
     with make_union(base, {"a": b"", "b": b""}) as union:
         fd = os.open(union.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -107,7 +107,7 @@ def test_deleting_while_listing_empties_a_directory(base: str) -> None:
         assert os.listdir(union.path) == []
 
 
-def test_a_removed_directory_that_is_open_lists_nothing_and_takes_nothing(base: str) -> None:
+def test_a_removed_directory_that_is_open_is_empty_and_refuses_new_entries(base: str) -> None:
     with make_union(base, {"d": {}}) as union:
         fd = os.open(f"{union.path}/d", os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -125,8 +125,8 @@ def test_a_removed_directory_that_is_open_lists_nothing_and_takes_nothing(base: 
 STRANGE = [b"n" * 255, b"\xff\xfe\x80", "ü€😀".encode(), b"new\nline", b" ", b"-rf", b"*", b"\\", b"..."]
 
 
-@pytest.mark.whiteouts  # a name of 255 bytes has no room for the prefix of the other format
-def test_strange_names_can_be_listed_changed_renamed_and_deleted(base: str) -> None:
+@pytest.mark.whiteouts  # the prefix of the other format makes a name of 255 bytes too long
+def test_names_of_any_bytes_can_be_listed_changed_renamed_and_deleted(base: str) -> None:
     lower: Tree = {
         b"dir": dict.fromkeys(STRANGE, b"lower"),
         b"other": {name: {b"inner": b"i"} for name in STRANGE},
@@ -163,7 +163,7 @@ def test_a_name_of_256_bytes_is_too_long(base: str) -> None:
 
 
 def open_deep(root: str, names: list[str], *, make: bool = False) -> int:
-    """Open the directory that *names* lead to, one by one: the path is longer than the kernel takes."""
+    """Open the directory that *names* lead to, one after the other, because the path is longer than PATH_MAX."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     for name in names:
         above = fd
@@ -218,11 +218,11 @@ def test_a_path_deeper_than_the_descriptors_that_are_kept_can_be_copied_up_and_r
     names = ["d"] * 400
     make_tree(f"{base}/lower", {"e": {f"{number:03}": {"f": b""} for number in range(200)}})
     write_deep(f"{base}/lower", names, b"bottom", make=True)
-    limit = ["prlimit", "--nofile=340:340"]  # of which the server keeps a few tens for directories
+    limit = ["prlimit", "--nofile=340:340"]  # the server keeps a few tens of them for directories
     with Union(base, [f"{base}/lower"], wrapper=limit) as union:
         at = open_deep(union.path, names)
         try:
-            for number in range(200):  # so that none of the deep path is open any more
+            for number in range(200):  # closes all descriptors of the deep path
                 os.listdir(f"{union.path}/e/{number:03}")
             os.close(os.open("made", os.O_CREAT | os.O_WRONLY, dir_fd=at))
             assert sorted(os.listdir(at)) == ["file", "made"]

@@ -1,4 +1,4 @@
-"""What grows with use has a limit: nodes, descriptors, memory."""
+"""Inodes, descriptors and memory are bounded over long use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.tree import Tree
 pytestmark = pytest.mark.fusermount
 
 KIB, MIB = 1 << 10, 1 << 20
-#: The kernel drops what nobody uses when it is told to (FUSE_NOTIFY_PRUNE) from this release on.
+#: From this release on, the kernel drops unused inodes on request (FUSE_NOTIFY_PRUNE).
 PRUNES = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 18)
 prunes = pytest.mark.skipif(not PRUNES, reason="the kernel has no FUSE_NOTIFY_PRUNE: Linux 6.18")
 
-#: Runs the server, whose command line follows, with a limit on nodes of its own.
+#: Runs the server, whose command line follows, with another limit on inodes.
 _LIMITED = """
 import runpy, sys
 from unionfs.fuse import notify
@@ -46,7 +46,7 @@ def descriptors(union: Union) -> int:
 
 
 def nodes(union: Union) -> int:
-    """Ask the server how many nodes it has."""
+    """Return the number of inodes in the server's statistics."""
     union.may_complain = True
     seen = len(union.log())
     os.kill(union.pid, signal.SIGUSR1)
@@ -64,12 +64,12 @@ def forest(directories: int, files: int) -> Tree:
     return {f"d{i:04}": {f"f{j:04}": b"%d.%d" % (i, j) for j in range(files)} for i in range(directories)}
 
 
-# -- the kernel is asked to forget ---------------------------------------------------------------------
+# -- FUSE_NOTIFY_PRUNE ---------------------------------------------------------------------
 
 
 @prunes
 def test_nodes_beyond_the_limit_are_forgotten_but_for_what_is_in_use(base: str) -> None:
-    """What is open, worked in or mounted on stays as it is: nothing is dropped that somebody uses."""
+    """Inodes that are open, working directories or mount points are in use, and are not dropped."""
     with make_union(base, forest(40, 100), wrapper=limited(400)) as union:
         first = f"{union.path}/d0000"
         with open(f"{first}/f0001", "rb") as held:
@@ -104,7 +104,7 @@ def test_nodes_beyond_the_limit_are_forgotten_but_for_what_is_in_use(base: str) 
 
 @prunes
 @pytest.mark.once
-def test_nodes_are_forgotten_though_another_fuse_device_was_open_before(base: str) -> None:
+def test_inodes_are_forgotten_although_another_fuse_device_is_open(base: str) -> None:
     """A server may inherit the descriptor of another mount, with a lower number than its own."""
     opened_before = "import os\nother = os.open('/dev/fuse', os.O_RDWR)\n"
     with make_union(
@@ -116,8 +116,8 @@ def test_nodes_are_forgotten_though_another_fuse_device_was_open_before(base: st
 
 @prunes
 @pytest.mark.once
-def test_a_mount_whose_nodes_are_forgotten_at_once_is_as_any_other(base: str) -> None:
-    """Files are written, moved and deleted while the kernel is asked to forget them, by two processes."""
+def test_a_mount_whose_inodes_are_forgotten_at_once_behaves_as_any_other(base: str) -> None:
+    """Two processes write, move and delete files while the server requests that the kernel drop them."""
     script = """
 import os, random, sys
 root, seed = sys.argv[1:]
@@ -188,7 +188,7 @@ def test_a_walk_over_three_hundred_thousand_files_is_bounded(base: str) -> None:
 
 @pytest.mark.long
 def test_memory_and_descriptors_are_bounded_over_a_million_operations(base: str) -> None:
-    """Creating, writing, reading, renaming, linking and removing, each some hundred thousand times."""
+    """Create, write, read, rename, link and remove, each some hundred thousand times."""
 
     def churn(first: int, count: int) -> None:
         for number in range(first, first + count):
@@ -209,7 +209,7 @@ def test_memory_and_descriptors_are_bounded_over_a_million_operations(base: str)
         churn(0, 5000)
         memory, files = resident_bytes(union), descriptors(union)
         count = 0
-        # Twelve requests and more for each round.
+        # At least twelve requests for each round.
         while count * 12 < 1_000_000:
             churn(5000 + count, 5000)
             count += 5000

@@ -1,4 +1,4 @@
-"""What a program may ask of a file beside reading and writing, each compared with a plain directory on the same disk."""
+"""Operations on files besides reading and writing, each compared with a plain directory on the same disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOWER: Tree = {
 
 
 def outcome(operation: Callable[[], Any]) -> tuple[str, Any]:
-    """Return what *operation* returns, or the name of its errno."""
+    """Return the result of *operation*, or the name of its errno."""
     try:
         return "ok", operation()
     except OSError as error:
@@ -56,7 +56,7 @@ def content(path: str | Path) -> bytes:
 
 
 def link_descriptor(fd: int, directory: str, name: str) -> None:
-    """Give the open file *fd* a name, as open(2) describes for O_TMPFILE."""
+    """Link the open file *fd* to a name, as open(2) describes for O_TMPFILE."""
     at = os.open(directory, os.O_PATH)
     try:
         os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=at, follow_symlinks=True)
@@ -65,13 +65,13 @@ def link_descriptor(fd: int, directory: str, name: str) -> None:
 
 
 def figures(union: Union) -> dict[str, int]:
-    """Return what the server counts."""
+    """Return the statistics of the server."""
     path = f"{union.work}/unionfs/statistics"
     before = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
     assert union.process is not None
     union.may_complain = True
     os.kill(union.pid, signal.SIGUSR1)
-    os.listdir(union.path)  # a server that sleeps is woken by the signal; one that does not, by this
+    os.listdir(union.path)  # the signal wakes a sleeping server; this request wakes a busy one
 
     def written() -> bool:
         return os.path.exists(path) and os.stat(path).st_mtime_ns != before and bool(content(path))
@@ -83,7 +83,7 @@ def figures(union: Union) -> dict[str, int]:
 
 @pytest.fixture
 def places(base: str) -> Iterator[tuple[Union, str]]:
-    """Give a union of LOWER, and a plain directory with the same tree on the same disk."""
+    """Yield a union of LOWER, and a plain directory with the same tree on the same disk."""
     make_tree(os.path.join(base, "plain"), LOWER)
     with make_union(base, LOWER) as union:
         yield union, os.path.join(base, "plain")
@@ -101,7 +101,7 @@ _MODES = st.sampled_from(
         FALLOC_FL_ZERO_RANGE,
         FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
         FALLOC_FL_PUNCH_HOLE,  # EOPNOTSUPP without KEEP_SIZE
-        0x08,  # FALLOC_FL_COLLAPSE_RANGE, which the kernel does not pass on
+        0x08,  # FALLOC_FL_COLLAPSE_RANGE, for which the kernel sends no request
     ]
 )
 _STEPS = st.lists(
@@ -121,7 +121,7 @@ _STEPS = st.lists(
 
 
 def perform(root: str, fd: int, name: str, step: tuple[str, Any, int]) -> Any:
-    """Do one *step* to the file *name* below *root*, which is open as *fd*."""
+    """Do one *step* on the file *name* below *root*, which is open as *fd*."""
     what, where, length = step
     if what == "write":
         return os.pwrite(fd, bytes([length % 251]) * length, where)
@@ -142,7 +142,7 @@ def perform(root: str, fd: int, name: str, step: tuple[str, Any, int]) -> Any:
     if what == "allocate":
         mode, offset = where
         if mode == 0x08:
-            mode, offset, length = 0x08, 4096, 4097  # not of whole blocks: refused everywhere
+            mode, offset, length = 0x08, 4096, 4097  # not of whole blocks, so every file system refuses it
             try:
                 return _libc.fallocate(fd, mode, offset, length)
             except OSError:
@@ -163,9 +163,9 @@ def perform(root: str, fd: int, name: str, step: tuple[str, Any, int]) -> Any:
 
 
 def compare_seek(union: Union, files: list[int], name: str, whence: int, offset: int) -> None:
-    """See that a seek finds what it finds in the file below, and nothing but zeros in between.
+    """Assert that a seek finds the same as in the file below, with only zeros in between.
 
-    Two files with the same history need not have the same holes: ext4 fills small ones.
+    Two files with the same history may have different holes, because ext4 fills small ones.
     """
     ours = outcome(lambda: os.lseek(files[0], offset, whence))
     below = next(
@@ -237,7 +237,7 @@ def test_a_hole_that_is_punched_gives_its_blocks_back(places: tuple[Union, str])
 
 
 @pytest.mark.ranges
-def test_the_commands_that_use_ranges_do_what_they_do_on_a_plain_file(places: tuple[Union, str]) -> None:
+def test_commands_that_use_ranges_have_the_same_results_as_on_a_plain_file(places: tuple[Union, str]) -> None:
     union, plain = places
     for command in (
         'fallocate --length 100000 "$1/new" && fallocate --dig-holes "$1/data"',
@@ -272,7 +272,7 @@ def test_a_copy_of_a_range_sends_no_contents_through_the_server(places: tuple[Un
     assert after.get("write", 0) == before.get("write", 0)
     assert after.get("read", 0) == before.get("read", 0)
     assert os.pread(target, len(large), 0) == large
-    # To a lower file, which is copied up first, and of a file that is open for nothing but reading.
+    # To a lower file, which is copied up first, and from a file that is open for reading only.
     lower = os.open(f"{union.path}/data", os.O_RDWR)
     assert os.copy_file_range(target, lower, 10, 5, 3) == 10
     assert os.pread(lower, 16, 0) == bytes(range(3)) + large[5:15] + bytes(range(13, 16))
@@ -296,7 +296,7 @@ def test_a_copy_of_a_range_from_another_file_system_has_the_contents(base: str) 
 
 
 @pytest.mark.ranges
-def test_preallocated_room_can_be_written_when_the_layer_is_full(base: str) -> None:
+def test_preallocated_space_can_be_written_when_the_layer_is_full(base: str) -> None:
     with open(f"{base}/probe", "wb") as probe:
         try:
             fcntl.ioctl(probe, extents.FS_IOC_FIEMAP, bytearray(struct.pack("=QQIIII", 0, 1, 0, 0, 0, 0)))
@@ -379,7 +379,7 @@ def test_a_file_without_a_name_is_made_and_linked_as_in_a_plain_directory(places
 def test_a_file_that_gets_no_name_leaves_nothing(base: str) -> None:
     with make_union(base, LOWER, options="size=1m,inodes=4") as union:
         free = os.statvfs(union.path)
-        for _ in range(10):  # more than may be at a time
+        for _ in range(10):  # more than inodes= allows at a time
             fd = make_unnamed(f"{union.path}/d")
             os.write(fd, b"x" * 600 * KIB)
             os.close(fd)
@@ -471,7 +471,7 @@ def test_inode_flags_are_shown_and_cannot_be_set(places: tuple[Union, str]) -> N
 
 @pytest.mark.root
 @pytest.mark.lsattr
-def test_a_lower_file_that_its_layer_keeps_from_being_written_is_shown_without_that_flag(base: str) -> None:
+def test_the_immutable_flag_of_a_lower_file_is_not_shown(base: str) -> None:
     union = make_union(base, LOWER)
     lower = os.path.join(base, "lower0/data")
     if subprocess.run(["chattr", "+i", lower], check=False, capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""The contents of files: without names, mapped, shared by processes, in databases."""
+"""The contents of unlinked and mapped files, of files shared by processes, and of databases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def python(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("where", ["lower", "upper", "new"])
-def test_an_unlinked_file_lives_while_it_is_open(base: str, where: str) -> None:
+def test_an_unlinked_file_exists_while_it_is_open(base: str, where: str) -> None:
     with make_union(base, {"lower": b"0123456789"}, upper={"upper": b"0123456789"}) as union:
         path = f"{union.path}/{where}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -133,7 +133,7 @@ for number in range(int(sys.argv[3])):
 """
 
 
-def test_two_processes_that_append_lose_nothing_of_each_other(base: str) -> None:
+def test_two_processes_that_append_lose_no_data(base: str) -> None:
     count = 400
     with make_union(base, {"log": b"started\n"}) as union:
         writers = [python(APPEND, f"{union.path}/log", name, str(count)) for name in "ab"]

@@ -1,4 +1,4 @@
-"""What an object is apart from its names: hard links and inode numbers, over copy-up and remounts."""
+"""Hard links and inode numbers stay the same over copy-up and remounts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("one", "two", "d/three")
 
 
 def same(union: Union, *names: str) -> os.stat_result:
-    """Return the attributes of *names*, which have to be one object."""
+    """Return the attributes of *names*, which must be one object."""
     found = [os.lstat(f"{union.path}/{name}") for name in names]
     assert len({(info.st_dev, info.st_ino) for info in found}) == 1
     assert {info.st_nlink for info in found} == {len(names)}
@@ -40,12 +40,12 @@ def test_hard_links_of_a_layer_stay_one_file_over_copy_up_and_remount(base: str)
         for _ in now_and_remounted(union):
             assert same(union, *NAMES).st_ino == before.st_ino
             assert {read(union, name) for name in NAMES} == {b"changed through one name"}
-        with open(f"{union.path}/d/three", "wb") as file:  # a name that has no link in the upper layer yet
+        with open(f"{union.path}/d/three", "wb") as file:  # a name without a link in the upper layer so far
             file.write(b"changed through another")
         assert {read(union, name) for name in NAMES} == {b"changed through another"}
 
 
-def test_deleting_names_of_a_linked_lower_file_counts_down_to_none(base: str) -> None:
+def test_deleting_names_of_a_linked_lower_file_reduces_the_link_count_to_zero(base: str) -> None:
     with make_union(base, LINKED) as union:
         fd = os.open(f"{union.path}/one", os.O_RDONLY)
         left = list(NAMES)
@@ -96,7 +96,7 @@ def test_a_renamed_link_stays_linked(base: str) -> None:
     with make_union(base, LINKED) as union:
         os.rename(f"{union.path}/two", f"{union.path}/d/moved")
         same(union, "one", "d/three", "d/moved")
-        os.rename(f"{union.path}/one", f"{union.path}/other")  # over another file
+        os.rename(f"{union.path}/one", f"{union.path}/other")  # replaces another file
         union.remount()
         same(union, "other", "d/three", "d/moved")
         assert read(union, "other") == b"linked"
@@ -115,7 +115,7 @@ EVERY_TYPE: Tree = {
 
 
 def test_inode_numbers_do_not_change_on_copy_up_nor_on_remount(base: str) -> None:
-    # inode_numbers also asserts that readdir says the same as stat.
+    # inode_numbers also asserts that readdir(3) and stat(2) agree.
     with make_union(base, {"both": {"top": b"t"}}, EVERY_TYPE, upper={"both": {"own": b"o"}}) as union:
         before = inode_numbers(union.path)
         assert len(set(before.values())) == len(before) - 1  # two names are one file
@@ -147,7 +147,7 @@ def test_every_object_has_the_device_of_the_mount(base: str) -> None:
 
 def test_a_file_that_is_made_while_a_deleted_one_is_open_has_another_number(base: str) -> None:
     with make_union(base, {"d": {}}) as union:
-        for _ in range(20):  # file systems reuse inode numbers at once
+        for _ in range(20):  # file systems reuse inode numbers immediately
             fd = os.open(f"{union.path}/d/f", os.O_CREAT | os.O_RDWR)
             os.unlink(f"{union.path}/d/f")
             other = os.open(f"{union.path}/d/f", os.O_CREAT | os.O_RDWR)

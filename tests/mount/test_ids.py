@@ -1,4 +1,4 @@
-"""Owners over a real mount in any id situation: maps, squashing, a single id, and file systems without attributes."""
+"""Owners over a real mount with id maps, squashing, a single id, and file systems without attributes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ State = dict[bytes, Entry]
 
 @contextmanager
 def fuse_overlayfs(base: str, options: str) -> Iterator[str]:
-    """Mount Debian's fuse-overlayfs with *options*; gives the mount point."""
+    """Mount Debian's fuse-overlayfs with *options*; yield the mount point."""
     path = os.path.join(base, "peer")
     os.mkdir(path)
     subprocess.run(["fuse-overlayfs", "-o", options, path], check=True, capture_output=True, timeout=60)
@@ -93,7 +93,7 @@ def test_owners_show_as_with_fuse_overlayfs(base: str, options: str) -> None:
         ours = owners(snapshot(union.path))
     with fuse_overlayfs(base, peer) as path:
         theirs = owners(snapshot(path))
-    # It shows a root directory of its own making.
+    # It shows a root directory of its own.
     del ours[b"."], theirs[b"."]
     assert ours == theirs
 
@@ -136,9 +136,7 @@ def unpack(archive: str, tree: str) -> None:
 
 
 def members(archive: str) -> dict[str, tuple[object, ...]]:
-    """Return what tar recorded of each member; sockets are not among them. Which of several names is the link depends
-    on the order of the directory.
-    """
+    """Return tar's record of each member. tar skips sockets. The directory's order decides which of several names is the link."""
     found = {}
     with tarfile.open(archive) as file:
         for member in file:
@@ -225,7 +223,7 @@ def test_fuse_overlayfs_shows_the_same_owners_and_modes_of_the_layer(base: str) 
         assert mode is None or info.st_mode & 0o7777 == mode, name
 
 
-#: Runs in a user namespace with one id: prints what it found wrong.
+#: Runs in a user namespace with one id, and prints each fault.
 _IN_NAMESPACE = """
 import os, socket, stat, sys
 from tests.mount.support import Union
@@ -289,12 +287,12 @@ def test_with_a_single_id_everything_appears_to_work_and_the_layer_stays_ours(ba
         subprocess.run(["rm", "-rf", f"{base}/{name}"], check=True)
 
 
-# -- file systems that have no attributes --------------------------------------------------------------
+# -- file systems without attributes --------------------------------------------------------------
 
 
 @pytest.fixture
 def ramfs(base: str) -> Iterator[str]:
-    """Give a file system without extended attributes, and without RENAME_WHITEOUT."""
+    """Yield a file system without extended attributes and without RENAME_WHITEOUT."""
     path = os.path.join(base, "ramfs")
     os.mkdir(path)
     subprocess.run(["mount", "-t", "ramfs", "ramfs", path], check=True)

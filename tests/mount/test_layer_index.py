@@ -16,7 +16,7 @@ TREE = {"f": b"data", "d": {"g": b"1", "l": Symlink(target=b"g")}, "bin": {"sh":
 
 @pytest.fixture
 def indexes(base: str) -> str:
-    """Give a directory for indexes."""
+    """Return a directory for indexes."""
     path = os.path.join(base, "own-indexes")
     os.mkdir(path, 0o700)
     return path
@@ -27,7 +27,7 @@ def _made(indexes: str) -> list[str]:
 
 
 @pytest.mark.fuse
-def test_an_index_that_is_missing_is_made_beside_the_serving_and_used_by_the_next_mount(
+def test_a_missing_index_is_built_in_the_background_and_used_by_the_next_mount(
     base: str, indexes: str
 ) -> None:
     union = make_union(base, TREE, {"low": b""}, options=f"index_dir={indexes},immutable")
@@ -35,14 +35,14 @@ def test_an_index_that_is_missing_is_made_beside_the_serving_and_used_by_the_nex
         before = snapshot(os.path.join(union.path, "d"))
         wait_until(lambda: bool(_made(indexes)), "the index is made")
     made = _made(indexes)
-    # What is in the layer by now is not in the index, and this says which was asked.
+    # The new mode is not in the index, so a lookup shows whether the server uses the layer or the index.
     os.chmod(os.path.join(base, "lower0", "f"), 0o600)
     with union:
         assert os.lstat(os.path.join(union.path, "f")).st_mode & 0o777 == 0o644
         assert snapshot(os.path.join(union.path, "d")) == before
         with open(os.path.join(union.path, "f"), "rb") as file:
             assert file.read() == b"data"
-    assert _made(indexes) == []  # opening the file told
+    assert _made(indexes) == []  # opening the file has shown that the index is outdated
     with union:
         wait_until(lambda: _made(indexes) == made, "the index is made anew")
     with union:
@@ -69,7 +69,7 @@ def test_a_program_of_an_indexed_layer_runs(base: str, indexes: str) -> None:
 
 
 @pytest.mark.parametrize("problem", ["missing", "inside a layer", "open to others"])
-def test_a_directory_that_indexes_cannot_be_kept_in_is_refused(base: str, indexes: str, problem: str) -> None:
+def test_an_unusable_directory_for_indexes_is_refused(base: str, indexes: str, problem: str) -> None:
     Path(base, "lower", "inside").mkdir(parents=True, mode=0o700)
     Path(base, "mnt").mkdir()
     where, said = {
@@ -84,7 +84,7 @@ def test_a_directory_that_indexes_cannot_be_kept_in_is_refused(base: str, indexe
 
 
 @pytest.mark.fuse
-def test_a_file_that_was_written_in_place_between_two_mounts_is_read_whole(base: str, indexes: str) -> None:
+def test_a_lower_file_that_was_written_between_two_mounts_is_read_completely(base: str, indexes: str) -> None:
     union = make_union(
         base, {"d": {"longer": b"1\n", "shorter": b"0123456789"}}, options=f"index_dir={indexes}"
     )

@@ -1,4 +1,4 @@
-"""What something costs as a number that no load of the machine changes."""
+"""Measures cost as a number of calls, which does not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def calls_of(operation: Callable[[], object]) -> int:
-    """Count the calls of functions that *operation* makes, in Python and in C: system calls among them."""
+    """Count the calls of functions in Python and C that *operation* makes. System calls are among them."""
     count = 0
 
     def called(_frame: FrameType, event: str, _argument: object) -> None:

@@ -1,7 +1,7 @@
 """TOML documents in all syntactic forms, for hypothesis.
 
-A document is generated as text from a tree of keys: every key in any of its spellings, every table as header, dotted
-keys or inline, arrays over several lines, with comments, blanks and both line ends everywhere.
+A document is generated as text from a tree of keys. Every key has any of its spellings. Every table is a header, dotted
+keys or inline. Arrays may have several lines. Comments, blanks and both line ends are everywhere.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def string(draw: Draw) -> str:
 
 
 def gap(draw: Draw) -> str:
-    """Return what may stand between the elements of an array: blanks, comments, line ends."""
+    """Return text that may be between the elements of an array: blanks, comments, line ends."""
     lines = draw(st.integers(0, 2))
     return "".join(draw(BLANKS) + draw(COMMENTS) + "\n" for _ in range(lines)) + str(draw(BLANKS))
 
@@ -127,7 +127,7 @@ def dotted_keys(draw: Draw, keys: list[str], depth: int) -> Iterator[str]:
 
 
 def table(draw: Draw, path: list[str], depth: int) -> str:
-    """Return the statements of a table whose header stands above, and then those of the tables below it."""
+    """Return the statements of a table, without its header, and then those of the tables below it."""
     own = names(draw)
     text = ""
     for key in dotted_keys(draw, own, depth):
@@ -139,7 +139,7 @@ def table(draw: Draw, path: list[str], depth: int) -> str:
         below = [*path, name]
         kind = draw(st.sampled_from(["table", "array", "implicit"]))
         if kind == "implicit":
-            # [a.b.c] makes a.b, whose own header never comes.
+            # [a.b.c] makes a.b, which has no header of its own.
             text += header(draw, [*below, draw(NAMES)], "[", "]") + "\n"
         elif kind == "table":
             text += header(draw, below, "[", "]") + draw(COMMENTS) + "\n" + table(draw, below, depth - 1)

@@ -1,4 +1,4 @@
-"""Layers for tests that compare a union with something else, and what they show together, written out by hand."""
+"""Layers for tests that compare a union with another tree, and their union, written by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 
 from tests.support.tree import Dir, Fifo, File, HardLink, Node, Opaque, Symlink, Whiteout
 
-#: Modification time of everything at the start, and the end of the range that times are drawn from: whatever is
-#: later was set by an operation "now" and cannot be compared exactly.
+#: The modification time of every object at the start, and the end of the range of random times. An operation has set
+#: each later time to the present, so it cannot be compared exactly.
 OLD = 10**18
 RECENT = 1_500_000_000 * 10**9
 
@@ -36,7 +36,7 @@ MIDDLE: dict[str, Node] = {
     "dir-then-file": b"now a file",
     "file-then-dir": {"y": b"y"},
 }
-#: What the two show together, written out by hand.
+#: The union of both layers, written by hand.
 VISIBLE: dict[str, Node] = {
     "a": b"bottom a",
     "b": b"middle b",
@@ -66,7 +66,7 @@ VISIBLE: dict[str, Node] = {
 
 
 def age(root: str | bytes | os.PathLike[str]) -> None:
-    """Give everything below *root* the same old modification time."""
+    """Set the same old modification time on everything below *root*."""
     for directory, names, files in os.walk(os.fsencode(root), topdown=False):
         for name in [*names, *files]:
             os.utime(os.path.join(directory, name), ns=(OLD, OLD), follow_symlinks=False)
@@ -74,5 +74,5 @@ def age(root: str | bytes | os.PathLike[str]) -> None:
 
 
 def comparable_time(mtime_ns: int | None) -> int:
-    """Return a modification time that two directories can agree on: -1 for one that was set just now."""
+    """Return a modification time that can be compared between two directories: -1 for one that was set just now."""
     return mtime_ns if mtime_ns is not None and mtime_ns < RECENT else -1

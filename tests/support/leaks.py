@@ -1,7 +1,7 @@
 """pytest plugin: a test fails if it leaves a mount, a process, a descriptor or a cgroup behind.
 
-Compared are the states before its first and after its last fixture of function scope; what a module or
-session fixture holds is in both. At the end of the session those have to be gone too.
+It compares the states before the first and after the last fixture of function scope. Resources of module and session
+fixtures are in both. They must be gone at the end of the session.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import pytest
 from tests.support import _libc
 from tests.support.requirements import memory_cgroups
 
-#: Seconds that what is ending may take to end: a lazily unmounted server, a process that has been killed.
+#: Seconds that a lazily unmounted server or a killed process may take to end.
 GRACE = 2.0
 _POLL = 0.02
-#: Of waitid(2): also children that were made to end without a signal.
+#: __WALL of waitid(2): also wait for children that send no signal at their end.
 _WALL = 0x40000000
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What could leak; each key names one thing, each value describes it."""
+    """Resources that can leak. Each key identifies one, and each value describes it."""
 
     mounts: dict[str, str]
     children: dict[int, str]
@@ -34,7 +34,7 @@ class State:
     cgroups: frozenset[str]
 
     def leaked_since(self, before: State) -> list[str]:
-        """Return a sentence for each thing that is here and was not *before*."""
+        """Return a line for each resource that is in this state and was not in *before*."""
         return [
             *(f"mount: {line}" for key, line in self.mounts.items() if key not in before.mounts),
             *(f"process {pid}: {what}" for pid, what in self.children.items() if pid not in before.children),
@@ -48,19 +48,17 @@ class State:
 
 
 def _mounts() -> dict[str, str]:
-    """Mounts of this namespace by their id, which no other mount gets while it is there."""
+    """Return the mounts of this namespace by id. No other mount gets the id while the mount exists."""
     with open("/proc/self/mountinfo") as file:
         return {line.split(" ", 1)[0]: line.rstrip("\n") for line in file}
 
 
 def _children() -> dict[int, str]:
-    """Children of this process, with those that came to it as their subreaper. The dead among the latter are
-    reaped.
-    """
+    """Return the children of this process, including orphans of which it is the subreaper. Reap dead orphans."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
     except ChildProcessError:
-        return {}  # as after nearly every test; all of /proc is read only to name what there is
+        return {}  # The usual case. All of /proc is read only to name existing children.
     own = os.getpid()
     result = {}
     for name in os.listdir("/proc"):
@@ -68,7 +66,7 @@ def _children() -> dict[int, str]:
             continue
         try:
             with open(f"/proc/{name}/stat") as file:
-                # The command, in parentheses, may itself hold blanks and parentheses (proc_pid_stat(5)).
+                # The command, in parentheses, may itself contain blanks and parentheses (proc_pid_stat(5)).
                 state, parent = file.read().rpartition(")")[2].split()[:2]
             if int(parent) == own:
                 with open(f"/proc/{name}/cmdline") as file:
@@ -80,21 +78,23 @@ def _children() -> dict[int, str]:
 
 
 def _descriptors() -> dict[int, str]:
-    """Return the open descriptors without the standard ones, which pytest replaces: at an interruption, before a test has ended."""
+    """Return the open descriptors, except the standard ones, which pytest replaces when it is interrupted."""
     result = {}
     for name in os.listdir("/proc/self/fd"):
         if int(name) <= 2:
             continue
         try:
             result[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the one that listed the directory
+        except FileNotFoundError:  # the descriptor of the listing
             continue
     return result
 
 
 def _cgroups() -> frozenset[str]:
-    """Directories of ours named sandbox-* in this process's cgroup and beside it: on v2 a supervisor moves into a
-    leaf, and tests with it. Those of other accounts, whose tests may run beside, are not ours to clear.
+    """Return this account's directories named sandbox-* in the cgroup of this process and beside it.
+
+    On v2 a supervisor moves into a leaf, and the tests with it. Other accounts, whose tests may run at the same time,
+    have cgroups of their own.
     """
     found: set[str] = set()
     for mount_point, path in memory_cgroups():
@@ -116,14 +116,12 @@ def _is_own(path: str) -> bool:
 
 
 def observe() -> State:
-    """Return what this process holds now."""
+    """Return the present state."""
     return State(_mounts(), _children(), _descriptors(), _cgroups())
 
 
 def reap(before: State) -> None:
-    """Collect the dead children that came after *before*: an orphan whose parent has ended has no one else to
-    do it.
-    """
+    """Reap the dead children that are not in *before*. Orphans have no other parent."""
     for pid, what in _children().items():
         if pid not in before.children and what.startswith("state Z"):
             try:
@@ -133,11 +131,11 @@ def reap(before: State) -> None:
 
 
 def wait_for_no_leaks(before: State) -> list[str]:
-    """Return what leaked since *before*, after giving it `GRACE` seconds to go away."""
+    """Return the leaks since *before* that remain after at most `GRACE` seconds."""
     leaked = observe().leaked_since(before)
     if not leaked:
         return []
-    gc.collect()  # an object in a reference cycle, such as a traceback, may hold a descriptor
+    gc.collect()  # an object in a reference cycle, such as a traceback, may have an open descriptor
     deadline = time.monotonic() + GRACE
     while True:
         reap(before)

@@ -1,7 +1,7 @@
-"""pytest plugin: a test fails if something complained that the test did not expect.
+"""pytest plugin: a test fails after an unexpected warning or traceback.
 
-A log record of WARNING or above, or a traceback on standard error (of this process or of one it started), is
-a defect until the test says that it belongs to what is tested, through the fixture `complaints`.
+Unexpected are a log record of level WARNING or above, and a traceback on standard error of this process or of one
+that it started. A test declares the expected ones through the fixture `complaints`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KEY = pytest.StashKey["Complaints"]()
 
 
 class Complaints(logging.Handler):
-    """What was logged during one test, and what of it the test has said it expects."""
+    """The log records of one test, and the declarations of the expected ones. The fixture `complaints` creates it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -30,19 +30,19 @@ class Complaints(logging.Handler):
         self.records.append(record)
 
     def expect_log(self, pattern: str) -> None:
-        """Let records pass whose message matches *pattern* anywhere; the test fails if none comes."""
+        """Expect records whose message contains *pattern*; the test fails if there is none."""
         self._expected.append((re.compile(pattern), True))
 
     def allow_log(self, pattern: str) -> None:
-        """Let records pass whose message matches *pattern* anywhere, if they come (a race decides)."""
+        """Allow records whose message contains *pattern*, which a race may cause."""
         self._expected.append((re.compile(pattern), False))
 
     def expect_traceback(self) -> None:
-        """Let tracebacks on standard error pass."""
+        """Expect tracebacks on standard error."""
         self.traceback_expected = True
 
     def unexpected(self) -> list[str]:
-        """Return what is wrong, one line each."""
+        """Return the faults, one line each."""
         messages = [(record, record.getMessage()) for record in self.records]
         wrong = [
             f"unexpected log record: {record.levelname} {record.name}: {message}"
@@ -57,7 +57,7 @@ class Complaints(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def complaints(request: pytest.FixtureRequest) -> Iterator[Complaints]:
-    """Collect log records; the test says through this which complaints it expects."""
+    """Collect log records. Through this fixture a test declares the expected ones."""
     handler = request.node.stash[_KEY] = Complaints()
     root = logging.getLogger()
     root.addHandler(handler)
@@ -71,7 +71,7 @@ def complaints(request: pytest.FixtureRequest) -> Iterator[Complaints]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a phase that passed with a traceback on its captured standard error into a failure."""
+    """Fail a phase that passed but has a traceback in its captured standard error."""
     report = yield
     handler = item.stash.get(_KEY, None)
     if report.passed and not (handler is not None and handler.traceback_expected):

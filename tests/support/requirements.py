@@ -1,8 +1,8 @@
-"""pytest plugin: what a test needs of the machine, as markers. Each need is tried once, not guessed.
+"""pytest plugin: requirements of tests as markers. Each requirement is probed once.
 
-A test whose need is not met is skipped with a sentence that names what is missing and the remedy. With
-SANDBOX_TESTS_STRICT=1 that is a failure instead, unless nobody could have given the thing to this account on
-this machine (`Missing.removable` is false).
+A test with an unmet requirement is skipped with a sentence that names the missing thing and the remedy. With
+SANDBOX_TESTS_STRICT=1 it fails instead, unless root cannot provide the thing on this machine (`Missing.removable` is
+false).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ STRICT = os.environ.get("SANDBOX_TESTS_STRICT") == "1"
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Why something cannot be tested here."""
+    """An unmet requirement, with its remedy."""
 
     what: str
     remedy: str = ""
-    #: Whoever runs the tests as root on this machine could provide it.
+    #: Whether root could provide it on this machine.
     removable: bool = True
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ Probe = Callable[[], Missing | None]
 
 
 def account() -> str:
-    """Return the name of the account that runs the tests, for messages."""
+    """Return the name of this account for messages."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -49,7 +49,7 @@ def account() -> str:
 
 
 def try_command(*command: str) -> str | None:
-    """Run *command* and return None if it succeeded, else the last line that it wrote or its exit status."""
+    """Run *command*. Return None if it succeeds, otherwise the last line of its output or its exit status."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=60, check=False
@@ -65,7 +65,7 @@ def try_command(*command: str) -> str | None:
 
 
 def has_subordinate_ids() -> bool:
-    """Tell whether both /etc/subuid and /etc/subgid give this account a range."""
+    """Return whether both /etc/subuid and /etc/subgid have a range for this account."""
     uid = os.geteuid()
     owners = {account(), str(uid)}
     for path in ("/etc/subuid", "/etc/subgid"):
@@ -89,7 +89,7 @@ def probe_root() -> Missing | None:
 
 
 def probe_userns() -> Missing | None:
-    """A user namespace in which something can be mounted."""
+    """A user namespace that allows mounts."""
     failure = try_command("unshare", "--user", "--map-root-user", "--mount", "true")
     if failure is None:
         return None
@@ -101,7 +101,7 @@ def probe_userns() -> Missing | None:
 
 
 def probe_newuidmap() -> Missing | None:
-    """A range of subordinate ids, and the set-id programs that map it."""
+    """A range of subordinate ids, and the set-user-ID programs that map it."""
     if not has_subordinate_ids():
         return Missing(
             f"subordinate ids of {account()}",
@@ -148,7 +148,7 @@ def probe_cgroup() -> Missing | None:
         else:
             os.rmdir(directory)
             return None
-    # An ordinary user's cgroup is delegated by the session manager, before the tests begin.
+    # For an ordinary user, the session manager delegates the cgroup before the tests start.
     return Missing(
         f"a writable cgroup: {found}",
         "systemd-run --user --scope -p Delegate=yes, around the tests",
@@ -157,7 +157,7 @@ def probe_cgroup() -> Missing | None:
 
 
 def memory_cgroups() -> list[tuple[str, str]]:
-    """Return (mount point, path of this process in it) of the hierarchies that can limit memory, v1 first."""
+    """Return (mount point, path of this process in it) of the hierarchies with a memory controller, v1 first."""
     with open("/proc/self/cgroup") as file:
         paths = {line.split(":")[1]: line.rstrip("\n").split(":", 2)[2] for line in file}
     result: list[tuple[str, str]] = []
@@ -182,7 +182,7 @@ def _lists_memory(directory: str) -> bool:
 
 
 def probe_overlay() -> Missing | None:
-    """The kernel's OverlayFS, mountable by this account: the oracle that unionfs is compared with."""
+    """The kernel's OverlayFS, mountable by this account. Tests compare unionfs with it."""
     with open("/proc/filesystems") as file:
         if "overlay" not in file.read().split():
             return Missing("the kernel's OverlayFS", "modprobe overlay")
@@ -195,7 +195,7 @@ def probe_overlay() -> Missing | None:
             else ["unshare", "--user", "--map-root-user", "--mount"]
         )
         failure = try_command(*enter, "sh", "-c", script)
-    # tmpfs or ext4 will do as upper directory; another union file system, as in a container, will not.
+    # An upper directory may be on tmpfs or ext4, but not on another union file system, as in a container.
     return (
         Missing(f"the kernel's OverlayFS: {failure}", "set TMPDIR to a tmpfs")
         if failure is not None
@@ -204,7 +204,7 @@ def probe_overlay() -> Missing | None:
 
 
 def probe_whiteouts() -> Missing | None:
-    """A directory for temporary files that holds the whiteouts of kernel OverlayFS, which refuses them on itself."""
+    """A directory for temporary files in which the whiteouts of kernel OverlayFS can be made. OverlayFS itself refuses them."""
     with tempfile.TemporaryDirectory() as scratch:
         failure = why_no_whiteouts(scratch)
     if failure is None:
@@ -215,7 +215,7 @@ def probe_whiteouts() -> Missing | None:
 
 
 def why_no_whiteouts(directory: str) -> str | None:
-    """Return why no character device 0:0 can be made in *directory*; None where it can."""
+    """Return why no character device 0:0 can be made in *directory*; None if one can."""
     path = os.path.join(directory, f".whiteout-{os.getpid()}")
     try:
         os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
@@ -226,7 +226,7 @@ def why_no_whiteouts(directory: str) -> str | None:
 
 
 def probe_ranges() -> Missing | None:
-    """A directory for temporary files whose file system zeroes ranges and reports allocated blocks, as tmpfs does not."""
+    """A directory for temporary files on a file system that zeroes ranges and reports allocated blocks. tmpfs does not."""
     with tempfile.NamedTemporaryFile() as file:
         failure = try_command("fallocate", "--zero-range", "--length", "4096", file.name)
     if failure is None:
@@ -236,7 +236,7 @@ def probe_ranges() -> Missing | None:
 
 
 def probe_ext4() -> Missing | None:
-    """A file of the disk as an ext4 file system: mkfs.ext4, a loop device, and root to mount it."""
+    """An ext4 file system in a file: needs mkfs.ext4, a loop device, and root to mount it."""
     if os.geteuid() != 0:
         return Missing("root, which mounts a file of the disk", removable=False)
     if shutil.which("mkfs.ext4") is None:
@@ -248,7 +248,7 @@ def probe_ext4() -> Missing | None:
 
 
 def probe_fuse_overlayfs() -> Missing | None:
-    """fuse-overlayfs, the peer that results and speed are compared with."""
+    """fuse-overlayfs, with which results and speed are compared."""
     if shutil.which("fuse-overlayfs") is None:
         return Missing("fuse-overlayfs", "apt-get install fuse-overlayfs")
     return probe_fuse()
@@ -273,7 +273,7 @@ def _program(name: str, package: str) -> Probe:
 
 
 def probe_busybox() -> Missing | None:
-    """A BusyBox that needs no libraries: the whole of a minimal root file system."""
+    """A statically linked BusyBox, which makes a minimal root file system."""
     if (
         try_command("unshare", "--user", "--map-root-user", "/usr/sbin/chroot", "/bin", "/busybox", "true")
         is None
@@ -283,7 +283,7 @@ def probe_busybox() -> Missing | None:
 
 
 def probe_podman() -> Missing | None:
-    """Podman and runc for an ordinary user, whose storage unionfs mounts."""
+    """Podman and runc for an ordinary user. unionfs mounts their storage."""
     if os.geteuid() == 0:
         return Missing("an ordinary account", "podman is tested rootless", removable=False)
     for program in ("podman", "runc"):
@@ -295,7 +295,7 @@ def probe_podman() -> Missing | None:
 
 
 def probe_pjdfstest() -> Missing | None:
-    """A built checkout of pjdfstest in $PJDFSTEST, the peers' suite of POSIX semantics."""
+    """A built checkout of pjdfstest in $PJDFSTEST, a suite of POSIX semantics."""
     given = os.environ.get("PJDFSTEST")
     if given is None:
         return Missing(
@@ -355,7 +355,7 @@ def probe_vm() -> Missing | None:
 
 
 def not_long() -> Missing | None:
-    """Tests of minutes and hours."""
+    """Tests that take minutes or hours."""
     return Missing("--long was not given", removable=False)
 
 
@@ -391,7 +391,7 @@ PROBES: dict[str, Probe] = {
 
 
 def require(name: str) -> None:
-    """End a test, as its marker *name* would have, whose need shows only while it runs; does nothing where it is met."""
+    """Skip or fail a running test if the requirement *name* is unmet, as its marker would."""
     lack = missing(name)
     if lack is None:
         return
@@ -402,7 +402,7 @@ def require(name: str) -> None:
 
 @functools.cache
 def missing(name: str) -> Missing | None:
-    """Return what the marker *name* finds missing on this machine, or None."""
+    """Return the unmet requirement of the marker *name* on this machine, or None."""
     return PROBES[name]()
 
 
@@ -412,7 +412,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers; what they mean is the docstring of their probe."""
+    """Declare the markers. The docstring of each probe describes its marker."""
     for name, probe in PROBES.items():
         config.addinivalue_line("markers", f"{name}: {(probe.__doc__ or '').strip()}")
     config.addinivalue_line("markers", f"long: {not_long.__doc__} They run with --long.")
@@ -428,7 +428,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, or under SANDBOX_TESTS_STRICT=1 fail, a test that this machine cannot run."""
+    """Skip a test that this machine cannot run; with SANDBOX_TESTS_STRICT=1 fail it."""
     if item.get_closest_marker("long") is not None and not item.config.getoption("--long"):
         pytest.skip(str(not_long()))
     for marker in item.iter_markers():

@@ -1,15 +1,15 @@
-"""Run a command with a time limit, and end everything that it started: processes and mounts.
+"""Run a command with a time limit, and end all its processes and mounts.
 
 usage: python supervise.py SECONDS DIRECTORY COMMAND...
 
 Every process that the command starts becomes a child of this program when its own parent has ended, because this program
-is their subreaper (PR_SET_CHILD_SUBREAPER in prctl(2)). What is left when the command has ended is reported and killed, and
-what is mounted below DIRECTORY is unmounted.
+is their subreaper (PR_SET_CHILD_SUBREAPER in prctl(2)). Processes that remain after the command are reported and killed.
+Mounts below DIRECTORY are unmounted.
 
-At the limit, and when this program gets SIGTERM or SIGHUP, the command gets SIGINT, which lets pytest tear its fixtures down;
-GRACE seconds later it is killed. A SIGINT of the terminal goes to the command as well and is not sent again.
+At the limit, and when this program receives SIGTERM or SIGHUP, the command gets SIGINT, so that pytest tears its fixtures
+down. GRACE seconds later it is killed. The terminal sends SIGINT to the command as well, so that one is not sent again.
 
-Exit status: that of the command, 128 + N after signal N; 124 at the limit; 1 where the command succeeded and left something.
+Exit status: that of the command; 128 + N after signal N; 124 at the limit; 1 if the command succeeded but left something.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ import sys
 import time
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path[0] = PROJECT  # not this directory, whose names are not those of top-level modules
+sys.path[0] = PROJECT  # remove this directory, whose modules are not top-level modules
 
 from tests.support import _libc  # noqa: E402
 
 #: Seconds from SIGINT to SIGKILL.
 GRACE = 30.0
-#: Seconds that what the command left may take to end by itself.
+#: Seconds that remaining processes may take to end by themselves.
 _LINGER = 2.0
-#: Seconds between two lines that tell the time.
+#: Seconds between two lines about the elapsed time.
 _TELL = 120.0
 _LIMIT_REACHED = 124
 
 
 class Supervision:
-    """One command from its start until nothing of it is left. Created by :func:`main`; owns the command's process."""
+    """One command from its start until all its processes and mounts have ended.
+
+    :func:`main` creates it. It owns the command's process.
+    """
 
     def __init__(self, seconds: float, directory: str) -> None:
-        """Allow *seconds*; what is mounted below *directory* belongs to the command."""
+        """Set the limit to *seconds*. Mounts below *directory* belong to the command."""
         self._directory = directory
         self._started = time.monotonic()
         self._seconds = seconds
@@ -86,7 +89,7 @@ class Supervision:
                 )
 
     def _end_processes(self) -> bool:
-        """Kill what is left of the command; tell whether anything had to be killed."""
+        """Kill the remaining processes of the command; return whether there were any."""
         until = time.monotonic() + _LINGER
         while _reap() and time.monotonic() < until:
             time.sleep(0.02)
@@ -105,22 +108,24 @@ class Supervision:
         return bool(told)
 
     def _unmount(self) -> bool:
-        """Unmount what is mounted below the directory; tell whether there was anything."""
+        """Unmount everything below the directory; return whether there was any mount."""
         found = _mounts_below(self._directory)
         for path in reversed(found):
             _tell(f"left mounted, unmounted: {path}")
-            # Of a user's own FUSE mounts, too, and without /etc/mtab, in which fusermount3 looks for them.
+            # umount(8) also unmounts a user's own FUSE mounts, and unlike fusermount3 it does not need /etc/mtab.
             subprocess.run(["umount", "-l", "--", path], check=False)
         return bool(found)
 
 
 def _tell(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody may read on; what is left has to be ended all the same
+    with contextlib.suppress(
+        OSError
+    ):  # the reader may have ended; the remaining processes must be ended in any case
         os.write(1, text.encode(errors="replace") + b"\n")
 
 
 def _reap() -> bool:
-    """Collect the dead children; tell whether there are others."""
+    """Reap the dead children; return whether there are others."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -135,7 +140,7 @@ def _descendants() -> dict[int, str]:
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat") as file:
-                # The command, in parentheses, may itself hold blanks and parentheses (proc_pid_stat(5)).
+                # The command, in parentheses, may itself contain blanks and parentheses (proc_pid_stat(5)).
                 parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue

@@ -1,4 +1,4 @@
-"""What others may have done to a file that was kept."""
+"""Changes that other users may have made to a file of the state directory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 def open_to_others(path: Path) -> None:
-    """Let everybody write it."""
+    """Make the file writable for every user."""
     path.chmod(0o666)
 
 
 def link(path: Path) -> None:
-    """Put a symbolic link to it in its place."""
+    """Replace the file by a symbolic link to it."""
     path.rename(path.with_name("elsewhere"))
     path.symlink_to("elsewhere")
 
 
 def fifo(path: Path) -> None:
-    """Put a FIFO in its place, for which nobody writes."""
+    """Replace the file by a FIFO without a writer."""
     path.unlink()
     os.mkfifo(path, 0o600)

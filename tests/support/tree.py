@@ -1,8 +1,8 @@
 """Trees on disk as values: `make_tree` writes one, `snapshot` reads one back for comparison.
 
-A tree is a dictionary from names to nodes. A plain `bytes` is a regular file and a plain dictionary a
-directory, with usual modes; the classes below say more. Names are bytes or str and may hold slashes;
-directories on the way are made:
+A tree is a dictionary from names to nodes. A plain `bytes` is a regular file and a plain dictionary a directory, with
+usual modes. The classes below make other nodes. Names are bytes or str and may contain slashes; missing directories
+are made:
 
     make_tree(lower, {"etc/passwd": b"root", "bin": Symlink(b"usr/bin"), "gone": Whiteout()})
     assert snapshot(upper)[b"etc/passwd"].data == b"root"
@@ -24,7 +24,7 @@ Xattrs = Mapping[str, bytes]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Meta:
-    """What every node can have; None leaves what creation gives."""
+    """Metadata of every node; None leaves the value that creation sets."""
 
     mode: int | None = None
     uid: int | None = None
@@ -35,7 +35,7 @@ class _Meta:
 
 @dataclass(frozen=True, slots=True)
 class File(_Meta):
-    """A regular file. With *size* beyond the data, its end is a hole."""
+    """A regular file. With a *size* beyond the data, it ends with a hole."""
 
     data: bytes = b""
     size: int | None = None
@@ -50,21 +50,21 @@ class Dir(_Meta):
 
 @dataclass(frozen=True, slots=True)
 class Opaque(Dir):
-    """A directory that hides everything below it, marked as kernel OverlayFS does for users."""
+    """A directory that hides the lower ones, with the mark of kernel OverlayFS for users."""
 
     mark: str = "user.overlay.opaque"
 
 
 @dataclass(frozen=True, slots=True)
 class Symlink(_Meta):
-    """A symbolic link. Linux keeps no mode of one and no user.* attributes on one."""
+    """A symbolic link. On Linux it has no mode and no user.* attributes."""
 
     target: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class HardLink:
-    """Another name of a node made before; *path* is relative to the root of the tree."""
+    """Another name of an earlier node. *path* is relative to the root of the tree."""
 
     path: str | bytes
 
@@ -76,12 +76,12 @@ class Fifo(_Meta):
 
 @dataclass(frozen=True, slots=True)
 class Socket(_Meta):
-    """A bound UNIX socket that nobody listens on."""
+    """A bound UNIX socket without a listener."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device(_Meta):
-    """A character (or block) device node. Only real root can make one, but for character 0:0."""
+    """A character (or block) device node. Only real root can make one, except for the character device 0:0."""
 
     major: int
     minor: int
@@ -90,9 +90,7 @@ class Device(_Meta):
 
 @dataclass(frozen=True, slots=True)
 class Whiteout(_Meta):
-    """The character device 0:0, which says that this name below is deleted. Any user may make one since Linux
-    5.8.
-    """
+    """A whiteout: the character device 0:0, which hides the name in lower layers. Since Linux 5.8 every user may make one."""
 
 
 Node = Union[bytes, File, Dir, Symlink, HardLink, Fifo, Socket, Device, Whiteout, "Tree"]
@@ -100,8 +98,7 @@ Tree = Mapping[str, Node] | Mapping[bytes, Node]
 
 
 def make_tree(directory: str | bytes | os.PathLike[str], tree: Tree) -> None:
-    """Write *tree* into *directory*, which is made if it is missing. Modes are exact: the umask does not
-    count.
+    """Write *tree* into *directory*, which is made if it is missing. The umask has no effect on modes.
 
     Raises:
         OSError: as the system calls do; EEXIST if a name is there already.
@@ -110,8 +107,7 @@ def make_tree(directory: str | bytes | os.PathLike[str], tree: Tree) -> None:
     os.makedirs(root, exist_ok=True)
     finish: list[tuple[bytes, _Meta]] = []
     _make_entries(root, root, tree, finish)
-    # Innermost first: a directory's times change as entries are made in it, and a mode may forbid making
-    # them.
+    # Innermost first: new entries change a directory's times, and a mode may forbid making them.
     for path, meta in reversed(finish):
         _apply_meta(path, meta)
 
@@ -140,7 +136,7 @@ def _make_parents(path: bytes, finish: list[tuple[bytes, _Meta]]) -> None:
 
 
 def _make_node(path: bytes, node: Node) -> _Meta:
-    """Make one object and return what remains to be set on it."""
+    """Make one object and return the metadata that remain to be set."""
     match node:
         case bytes():
             return _make_node(path, File(node))
@@ -188,7 +184,7 @@ def _make_whiteout(path: bytes) -> None:
     try:
         os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
     except PermissionError:
-        # pytest rewrites the assertions of its plugins before anything else may import them.
+        # not at the top: pytest must first rewrite the plugin's assertions
         from tests.support.requirements import require
 
         require("whiteouts")
@@ -202,9 +198,7 @@ def _with_mode(meta: _Meta, default: int) -> _Meta:
 
 
 def _make_socket(path: bytes) -> None:
-    """Bind through the parent's descriptor: the path of a test's directory may be longer than the 108 bytes
-    that bind(2) takes.
-    """
+    """Bind through the parent's descriptor, because a test's path may be longer than the 108 bytes of bind(2)."""
     parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -231,7 +225,7 @@ def _apply_meta(path: bytes, meta: _Meta) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What one object of a tree looks like. What was not asked for is None, so that it compares equal."""
+    """The properties of one object of a tree. Those that were not requested are None, so that they compare equal."""
 
     type: str  # file, dir, symlink, fifo, socket, char or block
     mode: int | None  # permission bits, set-id and sticky; None for symbolic links
@@ -239,7 +233,7 @@ class Entry:
     gid: int | None = None
     size: int | None = None  # of regular files
     data: bytes | None = (
-        None  # of regular files: the content, of long ones its hash; None where it may not be read
+        None  # of regular files: the content, or its hash if it is long; None if it may not be read
     )
     target: bytes | None = None  # of symbolic links
     device: tuple[int, int] | None = None  # of device nodes
@@ -248,7 +242,7 @@ class Entry:
     xattrs: Xattrs = field(default_factory=dict)
 
 
-#: Up to this many bytes a failed comparison shows the content itself.
+#: Longest content in bytes that a failed comparison shows.
 _CONTENT_LIMIT = 4096
 
 _TYPES = {
@@ -270,15 +264,14 @@ def snapshot(
     mtime: bool = False,
     xattrs: bool = True,
 ) -> dict[bytes, Entry]:
-    """Return every object below *directory* by its relative path; the directory itself is b"." . Follows no
-    symbolic link.
+    """Return every object below *directory* by its relative path. The directory itself is b"." . Follow no symbolic link.
 
     Args:
         directory: where to look.
         ids: compare owners.
-        nlink: compare link counts, of what is no directory (file systems differ in those).
+        nlink: compare link counts, except those of directories, in which file systems differ.
         mtime: compare modification times.
-        xattrs: compare extended attributes, where the file system has them.
+        xattrs: compare extended attributes, if the file system has them.
     """
     root = os.fsencode(directory)
     result = {b".": _describe(root, ids, nlink, mtime, xattrs)}

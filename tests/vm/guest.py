@@ -1,4 +1,4 @@
-"""Runs inside the virtual machine, as one of its accounts: starts sandboxes and writes what became of them as JSON.
+"""Runs inside the virtual machine, as one of its accounts: starts sandboxes and writes the results as JSON.
 
 usage: guest.py RESULTS CASE...
 """
@@ -18,7 +18,7 @@ from typing import Any
 SANDBOX = [sys.executable, "-m", "sandbox"]
 PYTHON = "/usr/bin/python3"
 ROOT = '[root]\nlayers = ["dir:/"]\n'
-#: Everything takes tens of times as long here.
+#: The machine is emulated, so everything takes tens of times as long.
 SECONDS = 400
 
 ALLOCATE = "import sys; x = bytearray(int(sys.argv[1]) << 20); print('not limited')"
@@ -71,7 +71,7 @@ def up(
     environ: dict[str, str | None] | None = None,
     front: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Run Python code in a sandbox with *limits*; returns status, output and report."""
+    """Run Python code in a sandbox with *limits*; return status, output and report."""
     with open("case.toml", "w", encoding="utf-8") as file:
         file.write(f"{ROOT}{limits}\n")
     env = {name: value for name, value in {**os.environ, **(environ or {})}.items() if value is not None}
@@ -93,8 +93,8 @@ def up(
 
 
 def bound(limits: str, program: str) -> dict[str, Any]:
-    """Run Python code that works on a volume, on the disk."""
-    # Not in the account's home, which other ids may not enter.
+    """Run Python code with a volume on the disk."""
+    # Not in the account's home directory, which other ids may not enter.
     directory = f"/var/tmp/volume-{os.getuid()}"
     os.makedirs(directory, exist_ok=True)
     os.chmod(directory, 0o777)
@@ -106,7 +106,7 @@ def bound(limits: str, program: str) -> dict[str, Any]:
 
 
 def with_swap(limits: str) -> dict[str, Any]:
-    """Run what takes 120 MiB on a machine that has swap."""
+    """Run a program that takes 120 MiB on a machine with swap."""
     subprocess.run(["dd", "if=/dev/zero", "of=/swapfile", "bs=1M", "count=256", "status=none"], check=True)
     os.chmod("/swapfile", 0o600)
     subprocess.run(["mkswap", "-q", "/swapfile"], check=True)
@@ -119,7 +119,7 @@ def with_swap(limits: str) -> dict[str, Any]:
 
 
 def supervisor_killed() -> dict[str, Any]:
-    """Kill a supervisor; says which cgroups and units of it are there before and after."""
+    """Kill a supervisor; return its cgroups and units before and after."""
     with open("case.toml", "w", encoding="utf-8") as file:
         file.write(f"{ROOT}[limits]\npids = 30\n")
     with subprocess.Popen(
@@ -136,7 +136,7 @@ def supervisor_killed() -> dict[str, Any]:
 
 
 def leftovers() -> dict[str, list[str]]:
-    """Return the cgroups and units of sandboxes that are there."""
+    """Return the existing cgroups and units of sandboxes."""
     found = glob.glob("/sys/fs/cgroup/**/sandbox-*", recursive=True)
     manager = ["systemctl"] if os.geteuid() == 0 else ["systemctl", "--user"]
     units = subprocess.run(
@@ -149,7 +149,7 @@ def leftovers() -> dict[str, list[str]]:
 
 
 def settled() -> dict[str, list[str]]:
-    """Return what is left once the service manager has seen that a scope is empty."""
+    """Return the cgroups and units that are left after the service manager has removed empty scopes."""
     for _ in range(40):
         left = leftovers()
         if not any(left.values()):
@@ -175,7 +175,7 @@ LIMITS = "[limits]\n"
 ALONE = ("systemd-run", "--user", "--scope", "--quiet", "-p", "Delegate=yes")
 CASES: dict[str, Callable[[], Any]] = {
     "memory": lambda: up(LIMITS + 'memory = "64M"\nswap = 0\n', ALLOCATE, "200"),
-    # What can be given back, or it would be slowed down for ever.
+    # Page cache, which can be reclaimed. Anonymous memory would be throttled for ever.
     "memory_high": lambda: bound(LIMITS + 'memory_high = "32M"\n', FILL),
     "pids": lambda: up(LIMITS + "pids = 30\n", FORK),
     "cpus": lambda: up(LIMITS + "cpus = 0.2\ncpu_weight = 50\n", SPIN),

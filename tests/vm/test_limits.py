@@ -1,7 +1,7 @@
 """Limits on a stock Debian with systemd and cgroups version 2, as an account in a plain login and as root.
 
 $SANDBOX_TEST_VM is a directory with `build-image`, which makes the image once, and `run-in-vm`, which runs a command in a
-throw-away copy of it. The machine is emulated, so that a sandbox takes tens of seconds to start.
+temporary copy of it. The machine is emulated, so a sandbox takes tens of seconds to start.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ pytestmark = [pytest.mark.long, pytest.mark.vm, pytest.mark.timeout(3600)]
 
 SCOPE = "cgroup version 2, a transient scope of systemd"
 DELEGATED = "cgroup version 2, delegated to us"
-#: Of what the tests need and the sandbox does not.
+#: Packages and directories that only the tests need.
 _LEFT_OUT = ("mypy", "mypyc", "hypothesis", "pip", "ruff", ".git", ".venv", "__pycache__")
 
 
 def run(tmp_path: Path, mode: str, *cases: str) -> dict[str, Any]:
     """Run the *cases* of guest.py in the machine, and return the results."""
-    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    faulthandler.cancel_dump_traceback_later()  # pytest would dump tracebacks after a minute
     tools = os.environ["SANDBOX_TEST_VM"]
     subprocess.run([f"{tools}/build-image"], check=True, timeout=1200)
     results = tmp_path / mode
@@ -52,7 +52,7 @@ def run(tmp_path: Path, mode: str, *cases: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def login(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what became of the cases of an account that has logged in, as over ssh: nothing is delegated to it."""
+    """Return the results of the cases of an account that has logged in, as over ssh, without a delegated cgroup."""
     cases = ["own cgroup", "memory", "memory_high", "pids", "cpus", "all", "report only", "cpuset", "read"]
     cases += ["no runtime directory named", "no bus", "alone", "supervisor killed", "doctor", "left"]
     return run(tmp_path_factory.mktemp("vm"), "login", *cases)
@@ -60,7 +60,7 @@ def login(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what became of the cases of a system service of root's."""
+    """Return the results of the cases of a system service of root."""
     cases = [
         "memory",
         "cpuset",
@@ -77,9 +77,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 class TestLogin:
-    """An account that nobody prepared for sandboxes."""
+    """An account without any preparation for sandboxes."""
 
-    def test_it_is_no_delegated_cgroup(self, login: dict[str, Any]) -> None:
+    def test_login_has_no_delegated_cgroup(self, login: dict[str, Any]) -> None:
         assert "/session-" in login["own cgroup"]
 
     def test_memory(self, login: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class TestLogin:
         assert "/nowhere/bus: no such file or directory" in found["err"]
         assert "loginctl enable-linger alice" in found["err"]
 
-    def test_a_scope_that_is_ours_alone_is_used_as_it_is(self, login: dict[str, Any]) -> None:
+    def test_a_delegated_scope_without_other_processes_is_used_directly(self, login: dict[str, Any]) -> None:
         found = login["alone"]
         assert 20 <= int(found["out"]) < 30, found
         assert found["report"]["limits"]["limits.pids"]["enforced_by"] == DELEGATED
@@ -154,7 +154,7 @@ class TestLogin:
     def test_nothing_is_left(self, login: dict[str, Any]) -> None:
         assert login["left"] == {"cgroups": [], "units": []}
 
-    def test_doctor_has_tried_it(self, login: dict[str, Any]) -> None:
+    def test_doctor_has_probed_the_limits(self, login: dict[str, Any]) -> None:
         checks = login["doctor"]
         assert checks["cgroups"]["facts"]["level"] == "scope"
         levels = {
@@ -168,13 +168,13 @@ class TestLogin:
 
 
 def report_path(report: dict[str, Any], file: str) -> str:
-    """Return where a file of the sandbox is below the scope."""
+    """Return the path of a file of the sandbox below the scope."""
     name = report["limits"]["limits.cpu_weight"]["where"].split(".scope/")[1].split("/")[0]
     return f"/{name}/{file}"
 
 
 class TestRoot:
-    """Root of a machine of systemd's, whose hierarchy is not its own."""
+    """Root of a machine with systemd, which owns the hierarchy."""
 
     def test_memory_is_held_in_a_scope_of_the_system(self, root: dict[str, Any]) -> None:
         found = root["memory"]
@@ -189,12 +189,12 @@ class TestRoot:
     @pytest.mark.parametrize(("case", "counter"), [("read", "io_read"), ("write", "io_written")])
     def test_io(self, root: dict[str, Any], case: str, counter: str) -> None:
         found = root[case]
-        # 4M at 1M a second; a first slice may come at once.
+        # 4M at 1M a second take 4 seconds, but a first slice may come at once.
         assert float(found["out"]) > 2, found
         assert found["report"]["sandbox"][counter] >= 4 << 20
         assert found["report"]["limits"]["limits.io"]["where"].endswith("/io.max")
 
-    def test_swap_is_what_there_is_beside_memory(self, root: dict[str, Any]) -> None:
+    def test_swap_is_counted_apart_from_memory(self, root: dict[str, Any]) -> None:
         assert root["swap"]["out"] == "not limited\n", root["swap"]
         assert (root["no swap"]["status"], root["no swap"]["out"]) == (137, ""), root["no swap"]
 
