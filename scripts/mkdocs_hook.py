@@ -35,7 +35,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add what is linked to, directly or through other files that are added."""
+    """Add the files that pages link to, directly or through other added files."""
     from mkdocs.structure.files import File
 
     top = _top(config)

@@ -1,27 +1,24 @@
 # shellcheck shell=bash
-# What quickstart, test and check share: Debian packages, a Python of a sufficient version, a virtual
-# environment.
+# Functions for quickstart, test and check: Debian packages, a Python of a sufficient version, a virtual environment.
 #
-# Sourced, with `set -euo pipefail` on. Sets PROJECT (the checkout) at once and VENV when `ensure_venv`
-# returns. Everything it says goes to standard error: standard output belongs to the program that is started
-# in the end.
+# Source this file with `set -euo pipefail`. It sets PROJECT (the checkout), and `ensure_venv` sets VENV. All messages go to
+# standard error, because standard output belongs to the program that is started at the end.
 
 PROJECT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# Debian packages that the running sandbox uses, those that compile pyfuse3, and those of Debian's own Python.
+# Debian packages that sandboxes need, those that compile pyfuse3, and those of Debian's own Python.
 RUNTIME_PACKAGES=(fuse3 uidmap libseccomp2)
 BUILD_PACKAGES=(gcc libc6-dev pkg-config libfuse3-dev)
 PYTHON_PACKAGES=(python3 python3-venv python3-dev)
-# Those without which a test is skipped.
+# Packages without which a test is skipped.
 # shellcheck disable=SC2034  # of check and test
 TEST_PACKAGES=(git mmdebstrap fuse-overlayfs podman runc busybox-static zsh fish man-db e2fsprogs)
-# Those of tests that run with --long only: emulators, the compiler of the trampolines, a suite that changes files, and
-# a file system that shares blocks.
+# Packages for tests with --long: emulators, the compiler of the trampolines, stress-ng, and a file system with reflinks.
 # shellcheck disable=SC2034  # of test
 LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19 stress-ng xfsprogs)
 
-# The tests that scripts/check leaves to scripts/test: failing and killing at every step, long histories, the cost of renames,
-# archive bombs, the cost of large files and the longest searches for counterexamples take as long as the rest.
+# Tests that scripts/check leaves to scripts/test, because they take as long as all others: failures and kills at every
+# step, long histories, the cost of renames and of large files, archive bombs, and the longest searches for counterexamples.
 # shellcheck disable=SC2034  # of check and test
 UNCHECKED=(tests/unit/unionfs/{test_{atomicity,histories,redirects,skeleton},vfs/test_rename_cost}.py tests/unit/sandbox/{images/test_{tar_compression,tar_properties,unpack_properties,bombs},spec/test_cost}.py
     tests/property/test_{editing,locate,spec_fuzz}.py tests/architecture/test_harness.py)
@@ -29,17 +26,17 @@ UNCHECKED=(tests/unit/unionfs/{test_{atomicity,histories,redirects,skeleton},vfs
 say() { printf '%s\n' "$*" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-missing_packages() { # PACKAGE...: prints those that are not installed, one a line
+missing_packages() { # PACKAGE...: prints the packages that are not installed, one a line
     local package
     for package in "$@"; do
         [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || printf '%s\n' "$package"
     done
 }
 
-require_packages() { # PACKAGE...: installs what is missing, or says what that is and ends the script
+require_packages() { # PACKAGE...: installs the missing packages, or names them and ends the script
     local missing=() command as_root=() log
     if ! command -v dpkg-query >/dev/null; then
-        say "note: no dpkg here, so nothing was checked; on Debian this needs the packages: $*"
+        say "note: without dpkg no packages were checked; the names of the required packages on Debian are: $*"
         return 0
     fi
     mapfile -t missing < <(missing_packages "$@")
@@ -68,7 +65,7 @@ recent_enough() { # PYTHON
     [ "$("$1" -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)" = True ]
 }
 
-choose_python() { # prints the interpreter to use: $PYTHON, else Debian's, else the first on PATH that is recent enough
+choose_python() { # prints the interpreter: $PYTHON, otherwise Debian's, otherwise the first on PATH of a sufficient version
     local candidate
     if [ -n "${PYTHON:-}" ]; then
         recent_enough "$PYTHON" || die "\$PYTHON is $PYTHON, which is not a Python of at least 3.11"
@@ -84,8 +81,8 @@ choose_python() { # prints the interpreter to use: $PYTHON, else Debian's, else 
     die "no Python of at least 3.11 was found; set PYTHON to one"
 }
 
-# The directory of the virtual environment: $VENV, else .venv of the checkout, else (the checkout or its .venv
-# is someone else's) one in the cache directory whose name tells checkouts apart.
+# Prints the directory of the virtual environment: $VENV, otherwise .venv of the checkout. If another user owns the checkout
+# or its .venv, it is a directory in the cache, with a name that is different for each checkout.
 choose_venv() {
     if [ -n "${VENV:-}" ]; then
         printf '%s\n' "$VENV"
@@ -98,13 +95,12 @@ choose_venv() {
     fi
 }
 
-# What a virtual environment was made from: pyproject.toml, this file, the checkout it leads to, and the
-# interpreter.
+# Prints a digest of the inputs of a virtual environment: pyproject.toml, this file, the checkout, and the interpreter.
 fingerprint() { # PYTHON
     { cat -- "$PROJECT/pyproject.toml" "$PROJECT/scripts/setup.sh"; printf '%s\n' "$PROJECT"; "$1" -VV; } | sha256sum | cut -c1-64
 }
 
-requirements() { # PYTHON EXTRA: prints the dependencies of pyproject.toml, with those of the extra unless it is empty
+requirements() { # PYTHON EXTRA: prints the dependencies in pyproject.toml, and those of EXTRA unless that is empty
     "$1" - "$PROJECT/pyproject.toml" "$2" <<'PYTHON_END'
 import sys, tomllib
 with open(sys.argv[1], "rb") as file:
@@ -120,9 +116,8 @@ install_requirements() { # VENV_PYTHON EXTRA
     "$1" -m pip install --quiet --disable-pip-version-check --no-warn-script-location "${wanted[@]}" >&2
 }
 
-# Leads a virtual environment to this checkout and makes its commands, as an editable installation does, but
-# without writing into the checkout (which may be read-only, or shared) and without the import hook that an
-# editable installation runs at each start.
+# Adds this checkout and its commands to a virtual environment, like an editable installation. It does not write to the
+# checkout, which may be read-only or shared, and needs no import hook at each start.
 link_checkout() { # VENV CHECKOUT [DIRECTORY-OF-DEPENDENCIES]
     "$1/bin/python" - "$@" <<'PYTHON_END'
 import os, sys, sysconfig, tomllib
@@ -134,7 +129,7 @@ with open(os.path.join(project, "pyproject.toml"), "rb") as file:
     scripts = tomllib.load(file)["project"]["scripts"]
 python = os.path.join(venv, "bin", "python")
 shebang = f"#!{python}"
-if " " in python or len(shebang) > 127:  # more than execve(2) takes: a shell starts it, and Python reads the lines as a string
+if " " in python or len(shebang) > 127:  # more than execve(2) allows: a shell runs the second line, which Python reads as a string
     shebang = f"""#!/bin/sh\n'''exec' "{python}" "$0" "$@"\n' '''"""
 for name, target in scripts.items():
     module, function = target.split(":")
@@ -143,18 +138,18 @@ for name, target in scripts.items():
         file.write(f"{shebang}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
     os.chmod(path + ".new", 0o755)
     os.replace(path + ".new", path)
-# Who starts a sandbox later may be unable to keep what was compiled, and would compile it each time.
+# Compile now, because a later user may be unable to write the compiled files and would compile at each start.
 import compileall
 for package in ("sandbox", "unionfs"):
     compileall.compile_dir(os.path.join(project, package), quiet=2)
 PYTHON_END
 }
 
-build_venv() { # DIRECTORY PYTHON EXTRA STAMP; the caller holds the lock
+build_venv() { # DIRECTORY PYTHON EXTRA STAMP; the caller must have the lock
     local venv=$1 python=$2 extra=$3 stamp=$4
     say "setting up $venv (once)"
-    # Kept when only the dependencies changed; made anew when it was never finished, or its interpreter has
-    # gone or is another.
+    # Update it if only the dependencies have changed. Make it anew if it is incomplete, or if its interpreter is missing
+    # or another one.
     if [ ! -e "$venv/.stamp" ] || [ "$("$venv/bin/python" -VV 2>/dev/null || true)" != "$("$python" -VV)" ]; then
         "$python" -m venv --clear "$venv" || die "$python cannot make a virtual environment in $venv (above)"
     fi
@@ -163,16 +158,15 @@ build_venv() { # DIRECTORY PYTHON EXTRA STAMP; the caller holds the lock
     printf '%s\n' "$stamp $extra" >"$venv/.stamp"
 }
 
-up_to_date() { # VENV STAMP EXTRA: what is installed is enough
+up_to_date() { # VENV STAMP EXTRA: succeeds if VENV has the requirements
     local have
     have=$(cat -- "$1/.stamp" 2>/dev/null || true)
     [ "$have" = "$2 dev" ] || [ "$have" = "$2 $3" ]
 }
 
-# Makes or updates the virtual environment and sets VENV, after installing PACKAGEs and those that this itself
-# needs. Several at once wait for each other. A $VENV that was given and made by other means is taken as it
-# is.
-ensure_venv() { # EXTRA, which may be empty, [PACKAGE...]
+# Installs PACKAGEs and its own requirements, makes or updates the virtual environment, and sets VENV. A lock serializes
+# several calls. A given $VENV that was not made by this function is used unchanged.
+ensure_venv() { # EXTRA [PACKAGE...]; EXTRA may be empty
     local extra=$1 python='' stamp packages=("${@:2}" "${RUNTIME_PACKAGES[@]}")
     if [ -n "${VENV:-}" ] && [ -x "$VENV/bin/python" ] && [ ! -e "$VENV/.stamp" ]; then
         return 0
@@ -183,7 +177,7 @@ ensure_venv() { # EXTRA, which may be empty, [PACKAGE...]
         return 0
     fi
     packages+=("${BUILD_PACKAGES[@]}")
-    # Headers for another Python than Debian's come with it.
+    # Another Python than Debian's comes with its own headers.
     case $python in '' | /usr/bin/python3) [ -n "${PYTHON:-}" ] || packages+=("${PYTHON_PACKAGES[@]}") ;; esac
     require_packages "${packages[@]}"
     python=$(choose_python)

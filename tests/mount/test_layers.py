@@ -1,4 +1,4 @@
-"""What can be a layer: many of them, ones with mounts inside, ones that the server may not read."""
+"""Layers: many of them, with mounts inside, and with objects that the server may not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fusermount
 
 @contextmanager
 def mounted(*arguments: str) -> Iterator[None]:
-    """Mount with the arguments of mount(8), of which the last is the target."""
+    """Mount with the arguments of mount(8), of which the last is the target; unmount at the end."""
     subprocess.run(["mount", *arguments], check=True)
     try:
         yield
@@ -72,7 +72,7 @@ def test_a_symbolic_link_of_a_layer_does_not_lead_out_of_the_union(base: str) ->
     os.symlink(f"{base}/outside", f"{base}/lower/link")
     make_tree(f"{base}/below", {"link": {"mine": b"mine"}})
     with Union(base, [f"{base}/lower", f"{base}/below"]) as union:
-        # The link covers the directory below it; it is resolved by the client, and the server follows none.
+        # The link hides the directory in the layer below. The client resolves it; the server follows no links.
         assert os.readlink(f"{union.path}/link") == f"{base}/outside"
         os.unlink(f"{union.path}/link")
         os.mkdir(f"{union.path}/link")
@@ -119,7 +119,7 @@ def test_mount_points_inside_a_layer_appear_empty(base: str) -> None:
 
 @contextmanager
 def _covered(base: str) -> Iterator[Union]:
-    """Give a union whose lower layer has something mounted on its ``file``: one of a tmpfs."""
+    """Yield a union in whose lower layer a file of a tmpfs is mounted on ``file``."""
     make_tree(f"{base}/lower", {"file": b"covered"})
     os.mkdir(f"{base}/tmpfs")
     with ExitStack() as mounts:
@@ -143,24 +143,24 @@ def test_a_file_of_another_file_system_that_is_mounted_in_a_layer_appears_empty(
 
 
 @pytest.mark.root
-def test_a_file_that_appears_empty_gets_the_mode_that_is_asked_for(base: str) -> None:
+def test_chmod_of_a_file_that_appears_empty_sets_the_mode(base: str) -> None:
     with _covered(base) as union:
         os.chmod(f"{union.path}/file", 0o4755)
         assert stat.S_IMODE(os.lstat(f"{union.path}/file").st_mode) == 0o4755
 
 
 @pytest.mark.root
-def test_a_layer_that_holds_another_mount_of_a_union_does_not_make_the_server_wait_for_itself(
+def test_a_server_whose_own_mount_is_in_a_layer_does_not_wait_for_itself(
     base: str,
 ) -> None:
     make_tree(f"{base}/lower", {"f": b"f", "inner": {}})
-    # Only a mount made later can get there: the command refuses such a stack.
+    # Only a later mount can be there, because the command refuses such a stack.
     with Union(base, [f"{base}/lower"]) as union, mounted("--bind", union.path, f"{base}/lower/inner"):
         done = subprocess.run(["ls", f"{union.path}/inner"], capture_output=True, timeout=60, check=True)
         assert done.stdout == b""
 
 
-# -- what the server may not read ----------------------------------------------------------------------
+# -- objects that the server may not read ----------------------------------------------------------------------
 
 
 def test_a_directory_that_the_server_may_not_read_is_eacces(base: str) -> None:
@@ -175,7 +175,7 @@ def test_a_directory_that_the_server_may_not_read_is_eacces(base: str) -> None:
 
 
 def test_an_unreadable_directory_does_not_show_what_is_below_it(base: str) -> None:
-    # What it deletes of the lower one cannot be known: the merged directory is not to be listed without it.
+    # The whiteouts of the unreadable directory are unknown, so the merged directory must not be listed.
     lowers: list[Tree] = [{"d": Dir({"own": b"x"}, mode=0o000)}, {"d": {"perhaps deleted": b"y"}}]
     with make_union(base, *lowers, wrapper=WITHOUT_OVERRIDE) as union:
         with pytest.raises(PermissionError):
@@ -184,7 +184,7 @@ def test_an_unreadable_directory_does_not_show_what_is_below_it(base: str) -> No
             os.lstat(f"{union.path}/d/perhaps deleted")
 
 
-def test_a_directory_that_may_only_be_searched_answers_for_names_that_are_known(base: str) -> None:
+def test_known_names_in_a_directory_that_may_only_be_searched_are_found(base: str) -> None:
     with make_union(base, {"d": Dir({"f": b"f"}, mode=0o111)}, wrapper=WITHOUT_OVERRIDE) as union:
         with open(f"{union.path}/d/f", "rb") as file:
             assert file.read() == b"f"
@@ -209,17 +209,17 @@ def test_a_file_that_the_server_may_not_read_is_eacces_and_not_copied(base: str)
         assert os.listdir(f"{union.work}/unionfs/tmp") == []
 
 
-def test_a_layer_that_somebody_changes_harms_nothing_else(base: str) -> None:
+def test_a_change_of_a_lower_layer_affects_no_other_files(base: str) -> None:
     with make_union(base, {"d": {"f": b"f" * 5000, "g": b"g"}, "h": b"h"}) as union:
         os.listdir(f"{union.path}/d")
         reader = os.open(f"{union.path}/d/f", os.O_RDONLY)
         try:
             subprocess.run(["rm", "-r", f"{base}/lower0/d"], check=True)
             make_tree(f"{base}/lower0", {"d": b"a file now"})
-            # Which of them depends on whether the directory is still open.
+            # The error depends on whether the directory is still open.
             with pytest.raises((FileNotFoundError, NotADirectoryError)):
                 content(f"{union.path}/d/g")
-            if SERVER == "unopened":  # which holds nothing that it does not read
+            if SERVER == "unopened":  # this server opens a file at the first read
                 with pytest.raises((FileNotFoundError, NotADirectoryError)):
                     os.pread(reader, 5, 0)
             else:

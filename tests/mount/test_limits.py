@@ -1,4 +1,4 @@
-"""Many layers, many entries, many processes at once, and what programs do all day."""
+"""Many layers, many entries, many processes at once, random system calls, and common programs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_five_hundred_layers_are_one_union(base: str) -> None:
 
 @pytest.mark.long
 def test_a_hundred_thousand_entries_are_listed_once_each_and_can_be_deleted(base: str) -> None:
-    """Hard links: a hundred thousand names are made faster than as many files."""
+    """The entries are hard links, because making links is faster than making files."""
     os.makedirs(f"{base}/lower0/d")
     names = [f"entry{number:06}" for number in range(100_000)]
     source = ""
@@ -75,7 +75,7 @@ def test_a_hundred_thousand_entries_are_listed_once_each_and_can_be_deleted(base
 
 # -- several processes at once -------------------------------------------------------------------------
 
-#: Fights with others over a few names; any of these errors may come of it, and no other.
+#: Changes a few names in competition with other processes. Only these errors may result.
 FIGHT = """
 import errno, os, random, sys
 root, seed, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -109,7 +109,7 @@ for _ in range(steps):
 """
 
 
-def test_processes_that_fight_over_the_same_names_leave_a_tree_that_is_whole(base: str) -> None:
+def test_processes_that_compete_for_the_same_names_leave_a_consistent_tree(base: str) -> None:
     lower: Tree = {
         f"n{i}": {f"n{j}": {f"n{k}": b"lower" for k in range(3)} for j in range(3)} for i in range(3)
     }

@@ -1,4 +1,4 @@
-"""Which marks count in which layer: a layer that unionfs wrote shows the same below others; a forged one shows nothing."""
+"""Marks in lower layers: a layer that unionfs wrote shows the same tree as a lower layer; forged marks have no effect."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LOWER: Tree = {
 
 
 def look(union: Union) -> dict[bytes, Entry]:
-    """Return the tree, without the root of a layer that is always a new one."""
+    """Return the tree without its root, which is new in each layer."""
     return {path: entry for path, entry in snapshot(union.path, mtime=True).items() if path != b"."}
 
 
 def change(path: str) -> None:
-    """Use every kind of mark that a layer can have."""
+    """Make changes that write every kind of mark."""
     os.rename(f"{path}/d", f"{path}/moved")
     os.rename(f"{path}/moved/sub", f"{path}/e/sub")
     os.rename(f"{path}/e", f"{path}/d")
@@ -43,7 +43,9 @@ def test_a_layer_that_was_written_shows_the_same_tree_as_a_lower_one(base: str, 
         expected = look(union)
         with open(f"{union.path}/d/big", "rb") as file:
             assert file.read() == BIG
-    assert os.stat(f"{union.upper}/d/big").st_blocks <= 8  # attributes: its contents are below
+    assert (
+        os.stat(f"{union.upper}/d/big").st_blocks <= 8
+    )  # a metadata copy, whose contents are in the layer below
     os.rename(union.upper, f"{base}/middle")
     next_one = f"{base}/next"
     os.mkdir(next_one)
@@ -62,7 +64,7 @@ def test_a_layer_that_was_written_shows_the_same_tree_as_a_lower_one(base: str, 
         assert look(union) == moved
 
 
-def test_nofollow_takes_moved_directories_for_new_ones(base: str) -> None:
+def test_nofollow_shows_renamed_directories_as_new_ones(base: str) -> None:
     with make_union(base, LOWER) as union:
         os.rename(f"{union.path}/d", f"{union.path}/moved")
     with Union(
@@ -72,7 +74,7 @@ def test_nofollow_takes_moved_directories_for_new_ones(base: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["lower", "upper"])
-def test_an_attribute_that_anybody_could_have_set_leads_nowhere(base: str, place: str) -> None:
+def test_an_attribute_that_every_user_could_set_redirects_nowhere(base: str, place: str) -> None:
     forged: Tree = {
         "public": Dir({}, xattrs={"user.overlay.redirect": b"/secret"}),
         "readable": File(

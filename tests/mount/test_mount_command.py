@@ -1,4 +1,4 @@
-"""mount(8) and fstab(5): a union is mounted like any other file system of type fuse."""
+"""mount(8) and fstab(5) mount a union like any other file system of type fuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.tree import make_tree
 pytestmark = [pytest.mark.root, pytest.mark.fusermount]
 
 
-#: Where mount(8) finds programs, whatever the caller's PATH says.
+#: The directory where mount(8) finds programs, for every PATH of the caller.
 INSTALLED = "/usr/local/bin"
 
 
@@ -32,7 +32,7 @@ def _layers(base: str) -> None:
 
 
 def run(base: str, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell *script* in a mount namespace of its own, in which our command is installed; $1 is *base*."""
+    """Run a shell *script*, with *base* as $1, in a mount namespace of its own in which our command is installed."""
     prepared = f"set -e; mount --bind {base}/bin {INSTALLED}; cd {base}; {script}"
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", prepared],
@@ -65,7 +65,7 @@ def test_mount_mounts_a_union_under_its_type(base: str) -> None:
     assert "lower 600\n" in done.stdout
 
 
-def test_a_line_of_fstab_is_enough(base: str) -> None:
+def test_mount_uses_a_line_of_fstab(base: str) -> None:
     with open(f"{base}/fstab", "w", encoding="utf-8") as file:
         file.write(
             f"layers {base}/mnt fuse.unionfs {options(base)},noauto,nosuid,x-systemd.automount,size=1m 0 0\n"
@@ -79,7 +79,7 @@ def test_a_line_of_fstab_is_enough(base: str) -> None:
     assert int(blocks) * int(unit) == 1 << 20
 
 
-def test_a_mount_that_fails_says_so_by_its_status(base: str) -> None:
+def test_a_mount_that_fails_has_an_error_status(base: str) -> None:
     done = run(base, "mount -t fuse.unionfs none mnt -o lowerdir=/nowhere")
     assert done.returncode != 0
     assert "lowerdir /nowhere: No such file or directory" in done.stderr

@@ -1,4 +1,4 @@
-"""Mounts at their edges: ended while they begin, under a symbolic link, and under another mount."""
+"""Mounts that end while they start, mounts below a symbolic link, and mounts below another mount."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-# In the background it may have become ready just before it ends.
+# In the background, the mount may become ready just before its end.
 @pytest.mark.parametrize(("arguments", "statuses"), [(["-f"], {0}), ([], {0, 1})])
-def test_a_signal_right_after_the_mount_leaves_no_dead_one(
+def test_a_signal_right_after_the_mount_leaves_no_dead_mount(
     base: str, arguments: list[str], statuses: set[int]
 ) -> None:
     union = make_union(base, {"f": b""})
@@ -49,7 +49,7 @@ def test_a_signal_right_after_the_mount_leaves_no_dead_one(
         timeout=PATIENCE,
         check=False,
     )
-    if done.returncode == 0 and not arguments:  # the parent does not wait for the end then
+    if done.returncode == 0 and not arguments:  # the parent does not wait for the end in that case
         with suppress(AssertionError):
             wait_until(lambda: not is_mounted(union.path), "it ends")
     left = is_mounted(union.path)
@@ -59,7 +59,7 @@ def test_a_signal_right_after_the_mount_leaves_no_dead_one(
     assert done.returncode in statuses
 
 
-def test_what_a_symbolic_link_led_to_is_unmounted_at_the_end(base: str) -> None:
+def test_the_target_of_a_symbolic_link_is_unmounted_at_the_end(base: str) -> None:
     os.mkdir(f"{base}/real")
     os.symlink("real", f"{base}/mnt")
     union = make_union(base, {"f": b""}).mount()
@@ -95,7 +95,7 @@ for number in range(900):
 print("open", flush=True)
 sys.stdin.read()
 """
-#: libfuse says this on standard error itself, at the instant at which the test aims.
+#: libfuse itself writes this to standard error at the instant that the test provokes.
 _SAID_BY_LIBFUSE = "fuse: reading device: Software caused connection abort\n"
 
 
@@ -144,7 +144,7 @@ print(mount._device_on(sys.argv[1]))
 @pytest.mark.root
 @pytest.mark.overlay
 def test_an_ordinary_user_unmounts_without_mtab(base: str) -> None:
-    """fusermount3 cannot: it reads /etc/mtab, which minimal root file systems lack."""
+    """fusermount3 needs /etc/mtab, which minimal root file systems lack."""
     for name in ("mnt", "tmpfs"):
         os.mkdir(f"{base}/{name}")
     os.chown(f"{base}/mnt", 65534, 65534)

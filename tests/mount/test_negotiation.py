@@ -1,6 +1,4 @@
-"""What is agreed on with the kernel beyond what libfuse asks for, seen by the requests that stop coming and by who
-applies the umask.
-"""
+"""FUSE features that are negotiated beyond those of libfuse. Fewer requests and the applied umask show them."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ pytestmark = pytest.mark.fusermount
 
 
 def requests(union: Union) -> dict[str, int]:
-    """Ask the server how many requests of each kind came."""
-    union.may_complain = True  # the figures go to its log, too
+    """Return the server's number of requests of each kind."""
+    union.may_complain = True  # the statistics go to the log, too
     path = f"{union.work}/unionfs/statistics"
     if os.path.exists(path):
         os.unlink(path)
@@ -30,7 +28,7 @@ def requests(union: Union) -> dict[str, int]:
         return {kind: int(count) for kind, count in re.findall(r"([a-z-]+)=(\d+)", file.read())}
 
 
-def test_the_server_tells_its_figures_where_one_in_the_background_can(base: str) -> None:
+def test_the_server_writes_its_statistics_to_a_file(base: str) -> None:
     with make_union(base, {"f": b"x"}) as union:
         os.chmod(f"{union.path}/f", 0o600)
         found = requests(union)
@@ -52,7 +50,7 @@ def test_a_kernel_that_is_too_old_for_the_direct_server_is_served_by_pyfuse3(bas
             assert os.listdir(union.path) == ["g"]
 
 
-def test_the_kernel_does_not_ask_for_capabilities_before_each_write(base: str) -> None:
+def test_the_kernel_does_not_request_capabilities_before_each_write(base: str) -> None:
     with make_union(base, {}) as union:
         fd = os.open(f"{union.path}/f", os.O_WRONLY | os.O_CREAT)
         for _ in range(20):
@@ -72,7 +70,7 @@ def test_targets_of_symbolic_links_are_read_once(base: str) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_the_umask_of_the_caller_holds(base: str, umask: int) -> None:
+def test_the_umask_of_the_caller_is_applied(base: str, umask: int) -> None:
     with make_union(base, {}) as union:
         before = os.umask(umask)
         try:

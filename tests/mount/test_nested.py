@@ -1,4 +1,4 @@
-"""A union over unions: as a lower layer, as the writable one, and as a layer of kernel OverlayFS."""
+"""A union as a lower layer and as the writable layer of another, and as a layer of kernel OverlayFS."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_union_is_a_lower_layer_of_another(base: str) -> None:
 
 @pytest.mark.root  # fusermount3 does not mount inside another FUSE mount
 def test_the_writable_layer_of_a_union_may_lie_in_another(base: str) -> None:
-    """Marks of the outer one are ordinary files and attributes to the inner one, and none of its own marks."""
+    """Marks of the outer union are ordinary files and attributes of the inner one, not marks."""
     with make_union(base, {"outer": {}}) as inner:
         make_tree(f"{inner.path}/bottom", LOWER)
         with Union(f"{inner.path}/outer", [f"{inner.path}/bottom"]) as outer:
@@ -73,8 +73,9 @@ def test_the_writable_layer_of_a_union_may_lie_in_another(base: str) -> None:
 
 
 def without_links(tree: dict[bytes, Entry]) -> dict[bytes, Entry]:
-    """Leave out the names of a copied hard link: a layer that cannot be recognised, as its file system has no id, has
-    its index made anew at each mount.
+    """Omit the names of a copied hard link.
+
+    The inner union has no file system id, so the layer is not recognized, and its link index is made anew at each mount.
     """
     return {path: entry for path, entry in tree.items() if path not in (b"h1", b"h2")}
 

@@ -1,7 +1,7 @@
-"""Layers with a random history: others show the same tree of them as unionfs does.
+"""Other implementations show the same tree as unionfs for layers with a random history.
 
-The histories are those of tests/unit/unionfs/test_histories.py, with every layer that was written on the way; the
-readers are kernel OverlayFS, and fuse-overlayfs for whiteouts as names.
+The histories are those of tests/unit/unionfs/test_histories.py, with all layers that were written. The readers are
+kernel OverlayFS, and fuse-overlayfs for whiteouts as names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root
 
 
 class ReadByOthers(Histories):
-    """A history whose layers somebody else mounts at its end."""
+    """A history whose layers another program mounts at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,11 +33,11 @@ class ReadByOthers(Histories):
             os.setxattr(self.union.base / marked, "trusted.overlay.opaque", b"y")
 
     def mounted(self, target: str, layers: str) -> AbstractContextManager[str]:
-        """Mount *layers*, named relative to the directory of *target*, there; read-only."""
+        """Mount *layers* read-only on *target*. Their names are relative to the directory of *target*."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Compare, but for names of hard links that only the index leads to the copy."""
+        """Compare the trees, except names of hard links whose copy only the link index knows."""
         ours = tree_in_union(self.union)
         linked = {
             path for path in ours if isinstance(node := self.union.node(path), FileInode) and node.indexed
@@ -60,7 +60,7 @@ class ReadByTheKernel(ReadByOthers):
 
 
 class ReadByFuseOverlayfs(ReadByOthers):
-    """fuse-overlayfs, which knows neither redirects nor copies of metadata alone."""
+    """fuse-overlayfs, which supports neither redirects nor metadata copies."""
 
     form: ClassVar[WantedFormat] = WantedFormat(whiteouts=WhiteoutFormat.AUFS, redirect=False, metacopy=False)
 

@@ -1,7 +1,7 @@
-"""Random upper layers that somebody else writes: unionfs shows the tree that the writer showed.
+"""unionfs shows the same tree as the writer for random upper layers that other implementations write.
 
-The writers are kernel OverlayFS, with all of its features or as it mounts for users, and fuse-overlayfs. What they
-do is what tests/mount/union_machine.py does to a union.
+The writers are kernel OverlayFS, with all features or with the options for users, and fuse-overlayfs. The operations
+are those of tests/mount/union_machine.py.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 
 class OtherWriter(UnionMachine):
-    """Layers mounted by another program; unionfs looks at them whenever they are mounted again."""
+    """Layers that another program mounts. At each remount they are compared through unionfs."""
 
     whiteouts: ClassVar[WhiteoutFormat] = WhiteoutFormat.OVERLAY
 
     def __init__(self) -> None:
         self._mounted = ExitStack()
         super().__init__()
-        self.plain = self.mount  # paths are drawn from what the writer shows
+        self.plain = self.mount  # paths are drawn from the writer's mount
 
     def mounted(self, target: str, layers: str) -> Any:
         """Return a context manager that mounts *layers* on *target*."""
@@ -53,29 +53,29 @@ class OtherWriter(UnionMachine):
         self._is_mounted = True
 
     def both(self, what: str, operation: Callable[[bytes], Any]) -> Outcome:
-        """Do *operation* on the mount alone: whether it does what POSIX says is its own business."""
+        """Do *operation* on the mount only. The writer's conformance to POSIX is not tested."""
         UnionMachine.operations += 1
         result = outcome(operation, self.mount)
         note(f"{what} -> {result}")
         return result
 
     def compare(self) -> None:
-        """Nothing to compare with before it is unmounted."""
+        """Do nothing: trees are compared after the unmount."""
 
     def open(self) -> None:  # type: ignore[override]
-        """No rule: no file stays open over an unmounting."""
+        """Replace the rule by nothing, because no file may stay open at the unmount."""
 
     def again(self) -> None:
-        """Unmount, compare what unionfs shows, mount again."""
+        """Unmount, compare with unionfs, mount again."""
         self.look_at_the_layers()
         self.begin()
 
     def look_at_the_layers(self) -> None:
-        """Compare what the writer showed last with what unionfs shows of its layers."""
+        """Compare the last tree of the writer with that of unionfs over its layers."""
         union = self._union
         theirs = tree_on_disk(union.path)
         others = walk(self.mount)[1]
-        # Which names below lead to the copy of a file, the writer keeps in an index of its own.
+        # The writer has an index of its own for the lower names of a copied file.
         linked = {
             "/" + os.fsdecode(path)
             for path in others
@@ -92,9 +92,9 @@ class OtherWriter(UnionMachine):
         assert different == {}, different
 
     def teardown(self) -> None:
-        """Look once more."""
+        """Compare once more, and remove everything."""
         try:
-            if self._is_mounted:  # else it has just failed
+            if self._is_mounted:  # otherwise the comparison has just failed
                 self.look_at_the_layers()
         finally:
             self._mounted.close()
@@ -106,7 +106,7 @@ class KernelWriter(OtherWriter):
     """Kernel OverlayFS with all of its features."""
 
     features: ClassVar[str] = "redirect_dir=on,metacopy=on,index=on,xino=on"
-    #: A mark of the other kind is an ordinary attribute to the kernel, which copies it up: to us it is a mark.
+    #: The other kind of mark is an ordinary attribute to the kernel, which copies it up. To unionfs it is a mark.
     foreign_mark: ClassVar[str] = "user.overlay.opaque"
 
     def begin(self) -> None:
@@ -122,7 +122,7 @@ class KernelWriter(OtherWriter):
 
 
 class KernelUserWriter(KernelWriter):
-    """Kernel OverlayFS as it mounts for users."""
+    """Kernel OverlayFS with the options for users."""
 
     features: ClassVar[str] = "userxattr,index=on,xino=on"
     foreign_mark: ClassVar[str] = "trusted.overlay.opaque"
@@ -140,7 +140,7 @@ class FuseOverlayfsWriter(OtherWriter):
             yield
 
     def look_at_the_layers(self) -> None:
-        """Compare what the writer shows when it is mounted again: before, it remembers times that have changed."""
+        """Remount the writer and compare. Before the remount it has outdated times in its cache."""
         self._mounted.close()
         self.begin()
         super().look_at_the_layers()

@@ -1,7 +1,7 @@
-"""pjdfstest, which asks for the POSIX semantics of each system call, on a mount and on the file system below it.
+"""pjdfstest, which tests the POSIX semantics of system calls, on a mount and on the file system below it.
 
-$PJDFSTEST is a built checkout of https://github.com/pjd/pjdfstest. One run takes a minute or two, most of it sleeping. It runs in every
-configuration that the launcher uses.
+$PJDFSTEST is a built checkout of https://github.com/pjd/pjdfstest. One run takes a minute or two, and mostly sleeps. The
+suite runs in every configuration that the launcher uses.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 
-#: Scripts that run at a time: they sleep more than they work.
+#: Number of scripts that run at the same time. They mostly sleep.
 _AT_ONCE = 4
-#: The suite has 8,827 for ext4 on Linux; far fewer means that it was not understood.
+#: The suite has 8,827 assertions for ext4 on Linux. A much lower number means that its output was not parsed.
 _AT_LEAST = 8000
 
 _PLAN = re.compile(r"1\.\.(\d+)")
 _ASSERTION = re.compile(r"(?P<failed>not )?ok (?P<number>\d+)")
 
-#: By script and number, whether the assertion held.
+#: The result of each assertion, by script and number.
 Results = dict[tuple[str, int], bool]
 
 
@@ -49,12 +49,12 @@ def scripts() -> list[str]:
 
 
 def directory_of(script: str) -> str:
-    """Return the name of the directory in which *script* runs, apart from all others."""
+    """Return the name of the directory of *script* alone."""
     return script.replace("/", "-")
 
 
 def run_script(script: str, top: str, tools: str) -> Results:
-    """Run one script below *top*. An assertion that it announced and never came to has failed."""
+    """Run one script below *top*. Announced assertions without a result have failed."""
     done = subprocess.run(
         ["sh", os.path.join(os.environ["PJDFSTEST"], "tests", script)],
         cwd=os.path.join(top, directory_of(script)),
@@ -79,7 +79,7 @@ def run_script(script: str, top: str, tools: str) -> Results:
 
 def run_suite(top: str) -> Results:
     """Run every script below *top*."""
-    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    faulthandler.cancel_dump_traceback_later()  # pytest would dump tracebacks after a minute
     with tools_directory() as tools, ThreadPoolExecutor(_AT_ONCE) as pool:
         results: Results = {}
         for part in pool.map(lambda script: run_script(script, top, tools), scripts()):
@@ -89,9 +89,9 @@ def run_suite(top: str) -> Results:
 
 @contextmanager
 def tools_directory() -> Iterator[str]:
-    """Make a directory with a df(1) that calls a union, and a tmpfs below it, ext4.
+    """Make a directory with a df(1) that reports a union, and a tmpfs below it, as ext4.
 
-    The suite reads the type from df(1), and leaves assertions out for types that it does not know.
+    The suite reads the type from df(1), and omits assertions for unknown types.
     """
     with scratch() as tools:
         Path(tools, "df").write_text(
@@ -116,7 +116,7 @@ def test_a_union_passes_what_the_file_system_below_it_passes(
     plain: Results, base: str, configuration: Configuration
 ) -> None:
     os.chmod(base, 0o755)
-    # Each script runs in a merged directory with entries of its own, which comes up with its first change.
+    # Each script runs in a merged directory with entries of its own. Its first change copies the directory up.
     upper_half: Tree = {
         directory_of(script): Dir({"above": File(b"a"), "both": File(b"a")}) for script in scripts()
     }

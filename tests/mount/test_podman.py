@@ -1,6 +1,4 @@
-"""podman with unionfs as its ``mount_program``, rootless and with runc: what it builds, commits and exports is what its
-own driver makes of the same steps.
-"""
+"""Rootless podman with runc and unionfs as its ``mount_program`` builds, commits and exports the same as its own driver."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ from tests.support.requirements import require, why_no_whiteouts
 
 pytestmark = [pytest.mark.podman, pytest.mark.rootfs]
 
-#: Moves a directory of the layer below, deletes in it, changes modes and owners of lower files, makes links and set-id
-#: programs: each step is a layer of its own.
+#: Renames a directory of a lower layer, deletes in it, changes modes and owners of lower files, and makes links and
+#: set-id programs. Each step makes a layer.
 DOCKERFILE = """\
 FROM localhost/base:1
 RUN mv /usr/share/doc /usr/share/doc2 && echo layer1 > /etc/layer1 && ln -s layer1 /etc/link
@@ -32,19 +30,19 @@ RUN rm -rf /usr/share/doc2 && chmod -R g-w /etc && chown -R 33:33 /var/mail
 RUN mkdir /home/bob && echo hi > /home/bob/x && chown -R 1000:1000 /home/bob \\
  && ln /home/bob/x /home/bob/y && chmod 4755 /home/bob/x && mkdir /usr/share/doc && mkfifo /home/bob/fifo
 """
-#: No file with several names is changed: podman's own driver, without an index, would break its links.
+#: No hard-linked file is changed, because podman's own driver, without an index, would break the links.
 CHANGE = "mv /etc/apt /etc/apt2 && rm /etc/layer1 && echo new > /root/new && chmod 640 /usr/bin/dpkg && mv /srv /srv2"
 
 
 @dataclass(frozen=True, slots=True)
 class Podman:
-    """One storage of its own."""
+    """Podman with a storage of its own; `end` removes it."""
 
     base: str
     options: tuple[str, ...]
 
     def __call__(self, *arguments: str) -> str:
-        """Run podman; returns what it wrote to standard output."""
+        """Run podman; return its standard output."""
         command = [
             "podman", "--root", f"{self.base}/root", "--runroot", f"{self.base}/run", "--storage-driver", "overlay",
             *self.options, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
@@ -64,7 +62,7 @@ class Podman:
         return done.stdout
 
     def environment(self) -> dict[str, str]:
-        """Return an environment in which nothing of the account's own podman is met."""
+        """Return an environment without the account's own podman settings and storage."""
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG")}
         sbin = "/usr/local/sbin:/usr/sbin:/sbin"
         return {
@@ -76,7 +74,7 @@ class Podman:
         }
 
     def end(self) -> None:
-        """Remove everything, and end the process that keeps the user namespace."""
+        """Remove everything, and end the process that keeps the user namespace alive."""
         self("system", "reset", "--force")
         try:
             with open(f"{self.base}/runtime/libpod/tmp/pause.pid", encoding="ascii") as file:
@@ -89,9 +87,9 @@ class Podman:
 
 @pytest.fixture
 def storage() -> Iterator[str]:
-    """Give a directory for the storages of podman: short, as it has sockets, and open to the ids of the account.
+    """Yield a directory for the storages of podman, on which its own driver can mount kernel OverlayFS.
 
-    Podman's own driver mounts kernel OverlayFS there.
+    Its path is short, because podman makes sockets in it. All ids of the account may enter it.
     """
     parents = ["/var/tmp", tempfile.gettempdir()]
     parent = next((path for path in parents if why_no_whiteouts(path) is None), None)
@@ -109,7 +107,7 @@ def make_podman(base: str, *options: str) -> Podman:
 
 
 def mount_program(base: str) -> str:
-    """Write a program that is our checkout's unionfs and keeps what it was called with."""
+    """Write a program that records its arguments and executes the checkout's unionfs."""
     path = f"{base}/unionfs"
     with open(path, "w", encoding="utf-8") as file:
         file.write(
@@ -122,7 +120,7 @@ def mount_program(base: str) -> str:
 
 
 def go_through(podman: Podman, rootfs: str) -> tuple[list[str], str]:
-    """Import, build, run, diff, commit, run what was committed; returns the differences and the exported tree's path."""
+    """Import, build, run, diff, commit, and run the result; return the differences and the path of the exported tree."""
     podman("import", rootfs, "localhost/base:1")
     with open(f"{podman.base}/Dockerfile", "w", encoding="utf-8") as file:
         file.write(DOCKERFILE)
@@ -145,7 +143,7 @@ def go_through(podman: Podman, rootfs: str) -> tuple[list[str], str]:
 
 
 def contents(path: str) -> dict[str, tuple[object, ...]]:
-    """Describe every member of a tar, hard links by what they lead to; times are those of the two runs."""
+    """Describe every member of a tar archive, hard links by their targets. Times differ between the runs and are omitted."""
     found: dict[str, tuple[object, ...]] = {}
     with tarfile.open(path) as tar:
         for member in tar:
@@ -176,7 +174,7 @@ def test_podman_makes_the_same_of_an_image_with_unionfs_as_with_its_own_driver(
         finally:
             podman.end()
     (our_diff, ours), (their_diff, theirs) = results
-    # With any mount program podman compares two mounted trees, and then reports the directories of what changed, too.
+    # With a mount program, podman compares two mounted trees, and also reports the directories of changed files.
     assert set(our_diff) - set(their_diff) <= {"C /usr", "C /usr/bin"}
     assert set(their_diff) <= set(our_diff)
     assert "D /etc/layer1" in our_diff

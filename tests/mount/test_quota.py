@@ -1,4 +1,4 @@
-"""size= and inodes=: what programs see of a writable layer that is bounded."""
+"""size= and inodes= bound the writable layer, and programs see the bounds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_program_fills_the_layer_to_its_bound_and_no_further(base: str) -> Non
         wait_until(fits_again, "the space of the deleted file is free again")
 
 
-def test_a_layer_can_hold_so_many_objects(base: str) -> None:
+def test_inodes_bounds_the_number_of_objects(base: str) -> None:
     with make_union(base, {}, options="inodes=10") as union:
         with pytest.raises(OSError) as caught:
             for number in range(20):
@@ -63,7 +63,7 @@ def test_a_layer_can_hold_so_many_objects(base: str) -> None:
         os.mkdir(f"{union.path}/more")
 
 
-def test_what_emptying_a_file_frees_can_be_used_at_once(base: str) -> None:
+def test_space_of_a_truncated_file_can_be_used_at_once(base: str) -> None:
     with make_union(base, {}, options="size=1m") as union:
         for _ in range(3):
             with open(f"{union.path}/f", "wb", buffering=0) as file:
@@ -74,7 +74,7 @@ def test_what_emptying_a_file_frees_can_be_used_at_once(base: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["names", "links", "attributes"])
-def test_what_has_no_contents_counts_too(base: str, what: str) -> None:
+def test_objects_without_contents_count_too(base: str, what: str) -> None:
     with make_union(base, {}, options="size=256k") as union:
         with open(f"{union.path}/file", "wb"):
             pass
@@ -96,6 +96,6 @@ def test_what_has_no_contents_counts_too(base: str, what: str) -> None:
         assert taken * 512 <= 256 * 1024 + 16384
 
 
-def test_a_bound_beyond_all_numbers_can_be_told(base: str) -> None:
+def test_a_bound_beyond_64_bits_does_not_overflow_in_statfs(base: str) -> None:
     with make_union(base, {}, options="size=999999999999999t") as union:
         assert os.statvfs(union.path).f_bavail > 0

@@ -1,4 +1,4 @@
-"""Ranges of files beside what test_file_operations.py compares: the ends of a file, shared blocks, and a disk that does not answer."""
+"""Ranges of files besides those of test_file_operations.py: offsets outside of a file, shared blocks, a stalled disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _LARGE = os.urandom(3 * MIB)
 
 @pytest.mark.parametrize("whence", [os.SEEK_DATA, os.SEEK_HOLE])
 @pytest.mark.parametrize("offset", [-1, -(1 << 63), (1 << 63) - 1])
-def test_a_seek_from_outside_of_a_file_fails_as_in_a_plain_file(base: str, offset: int, whence: int) -> None:
+def test_a_seek_from_an_offset_outside_of_a_file_fails_as_in_a_plain_file(
+    base: str, offset: int, whence: int
+) -> None:
     sparse = {"sparse": File(b"begin" + bytes(200_000) + b"end")}
     make_tree(f"{base}/plain", sparse)
     seen = []
@@ -78,7 +80,7 @@ def test_a_copied_range_takes_no_blocks_where_the_file_system_can_share_them(bas
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_copy_of_a_range_that_waits_for_the_disk_holds_nobody_else_up(tmp_path: Path) -> None:
+def test_a_copy_of_a_range_that_waits_for_the_disk_delays_no_other_request(tmp_path: Path) -> None:
     options = "server=direct,open_requests=off"
     for name in ("disk", "union"):
         (tmp_path / name).mkdir()

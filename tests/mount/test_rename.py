@@ -24,12 +24,12 @@ def rename2(old: str, new: str, flags: int) -> None:
 
 
 def contents(root: str) -> dict[bytes, bytes | None]:
-    """Return what is in each file below *root*, and None for directories."""
+    """Return the contents of each file below *root*, and None for directories."""
     return {path: entry.data for path, entry in snapshot(root, xattrs=False).items() if path != b"."}
 
 
 @FORMATS
-def test_a_lower_file_moves_and_its_old_name_stays_gone(base: str, form: str) -> None:
+def test_a_lower_file_is_renamed_and_its_old_name_stays_deleted(base: str, form: str) -> None:
     with make_union(base, LOWER, options=f"whiteouts={form}") as union:
         os.rename(f"{union.path}/a", f"{union.path}/d/moved")
         for _ in now_and_remounted(union):
@@ -59,7 +59,9 @@ def test_noreplace_refuses_a_name_that_any_layer_has(base: str, form: str) -> No
         for taken in ("b", "d", "new"):
             with pytest.raises(FileExistsError):
                 rename2(f"{union.path}/e/z", f"{union.path}/{taken}", _libc.RENAME_NOREPLACE)
-        rename2(f"{union.path}/new", f"{union.path}/a", _libc.RENAME_NOREPLACE)  # deleted in a layer, so free
+        rename2(
+            f"{union.path}/new", f"{union.path}/a", _libc.RENAME_NOREPLACE
+        )  # deleted by a layer, so the name is free
         union.remount()
         assert contents(union.path)[b"a"] == b"new"
 
@@ -119,7 +121,7 @@ def test_a_directory_replaces_an_empty_lower_one_only(base: str, form: str) -> N
 def test_without_redirects_a_directory_of_a_lower_layer_is_exdev_and_unchanged(base: str) -> None:
     with make_union(base, LOWER, upper={"e": {"own": b"own"}}, options="redirect_dir=off") as union:
         before = contents(union.path)
-        for name in ("d", "e"):  # one purely lower, one merged
+        for name in ("d", "e"):  # one lower directory and one merged directory
             with pytest.raises(OSError) as caught:
                 os.rename(f"{union.path}/{name}", f"{union.path}/moved")
             assert caught.value.errno == errno.EXDEV

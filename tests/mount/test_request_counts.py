@@ -1,7 +1,7 @@
-"""How many requests a piece of work costs: a regression of speed that shows on a busy machine, too.
+"""The number of requests of each workload, which shows regressions of speed on a busy machine, too.
 
-``requests.json`` has the numbers that are known to be enough, by server and workload. More than a twentieth above fails;
-fewer are welcome, and are written down by ``REQUEST_COUNTS=write pytest tests/mount/test_request_counts.py``.
+``requests.json`` has the known numbers by server and workload. More than a twentieth above fails. Fewer pass, and
+``REQUEST_COUNTS=write pytest tests/mount/test_request_counts.py`` records them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from tests.mount.support import PROJECT
 from tests.support.tree import Symlink, Tree, make_tree
 
-#: Once: what the kernel requests does not depend on the account.
+#: Run once, because the requests do not depend on the account.
 pytestmark = [pytest.mark.fusermount, pytest.mark.once]
 
 sys.path.append(os.path.join(PROJECT, "scripts"))
@@ -30,7 +30,7 @@ from benchmarks.workload import Corpus, Workload  # noqa: E402
 
 KNOWN = Path(__file__).with_name("requests.json")
 SERVERS = ("unionfs", "unionfs-opened", "unionfs-pyfuse3")
-#: Of workloads that do the same on every machine.
+#: Workloads that do the same on every machine.
 NAMES = (
     "walk cold",
     "walk warm",
@@ -50,7 +50,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[systems.Stack, Any]:
-    """Give layers that are the same everywhere."""
+    """Return layers that are the same on every machine."""
     directory = tmp_path_factory.mktemp("counts")
     root = directory / "root"
     root.mkdir()
@@ -85,7 +85,7 @@ def test_no_workload_costs_more_requests_than_it_did(server: str, place: tuple[s
 
 
 def follow_a_link(root: str, _corpus: Corpus) -> object:
-    """Use one symbolic link again and again."""
+    """Resolve one symbolic link again and again."""
     return [os.stat(f"{root}/link").st_size for _ in range(50)]
 
 
@@ -101,7 +101,7 @@ def open_again(root: str, corpus: Corpus) -> object:
 
 
 def ask_for_nothing(root: str, _corpus: Corpus) -> object:
-    """Look for a name that does not exist again and again."""
+    """Look up a name that does not exist again and again."""
     return [os.path.lexists(f"{root}/nothing") for _ in range(50)]
 
 
@@ -119,7 +119,7 @@ def served_with(options: str) -> Callable[[str, str], list[str]]:
         ("killpriv", write_in_pieces, "off"),
     ],
 )
-def test_each_way_to_be_asked_less_saves_what_it_is_there_for(
+def test_each_feature_that_saves_requests_saves_its_kind(
     trick: str, work: Any, serving: str, place: tuple[systems.Stack, Any]
 ) -> None:
     stack, corpus = place
@@ -133,7 +133,7 @@ def test_each_way_to_be_asked_less_saves_what_it_is_there_for(
     assert counts[1] >= counts[0] + 45
 
 
-def test_a_listing_tells_the_attributes_of_what_it_names(place: tuple[systems.Stack, Any]) -> None:
+def test_a_listing_returns_the_attributes_of_its_entries(place: tuple[systems.Stack, Any]) -> None:
     stack, corpus = place
     (walk,) = (each for each in WORKLOADS if each.name == "walk cold")
     counts = [

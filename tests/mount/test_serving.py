@@ -1,4 +1,4 @@
-"""The server as a process: killed, idle, with clients that die, for a long time."""
+"""The server as a process: after a kill, with clients that are killed, idle, and over a long time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tree import File, Tree, make_tree, snapshot
 pytestmark = pytest.mark.fusermount
 
 MIB = 1 << 20
-#: Says that it asks, then prints the name of the errno that a stat of the file named ends with.
+#: Prints a line before it calls stat(2) on the given file, and then the name of the resulting errno.
 STAT = """
 import errno, os, sys
 print("asking", flush=True)
@@ -39,7 +39,7 @@ def cpu_ticks(pid: int) -> int:
 
 
 def switches(pid: int) -> int:
-    """Return how often the threads of *pid* went to sleep by themselves."""
+    """Return the number of voluntary context switches of the threads of *pid*."""
     total = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
         with open(f"/proc/{pid}/task/{thread}/status") as file:
@@ -61,7 +61,7 @@ def state_of(pid: int) -> str:
         return file.read().rpartition(")")[2].split()[0]
 
 
-# -- a server that is killed ---------------------------------------------------------------------------
+# -- a killed server ---------------------------------------------------------------------------
 
 
 def test_clients_of_a_killed_server_get_an_error_and_do_not_hang(base: str) -> None:
@@ -77,11 +77,11 @@ def test_clients_of_a_killed_server_get_an_error_and_do_not_hang(base: str) -> N
         for client in clients:
             assert client.stdout is not None
             assert client.stdout.readline() == "asking\n"
-        # Asleep after that is asleep for an answer.
+        # A client that sleeps after that waits for a reply.
         wait_until(lambda: all(state_of(client.pid) in "SD" for client in clients), "the clients wait")
         os.kill(union.pid, signal.SIGKILL)
         answers = {client.communicate(timeout=PATIENCE)[0].strip() for client in clients}
-        # What was under way is aborted; what comes later finds no connection.
+        # Requests in progress are aborted, and later ones find no connection.
         assert answers <= {"ECONNABORTED", "ENOTCONN"}
         for attempt in (lambda: os.stat(f"{union.path}/f"), lambda: os.listdir(union.path)):
             with pytest.raises(OSError) as caught:
@@ -114,7 +114,7 @@ def test_a_kill_during_copy_up_leaves_the_old_file_or_the_new_one(base: str) -> 
     interrupted = 0
     for number in range(4):
         union.mount()
-        command = f"chmod 600 {union.path}/{number}"  # copies all of it up
+        command = f"chmod 600 {union.path}/{number}"  # copies the whole file up
         client = subprocess.Popen(["sh", "-c", command], stderr=subprocess.DEVNULL)
         try:
             while client.poll() is None and not os.listdir(tmp):
@@ -130,10 +130,10 @@ def test_a_kill_during_copy_up_leaves_the_old_file_or_the_new_one(base: str) -> 
             assert info.st_size == size
             with open(f"{union.path}/{number}", "rb") as file:
                 assert file.read() == b"%d" % number * size
-    assert interrupted > 0, "no kill came while a copy was being made"
+    assert interrupted > 0, "no kill happened during a copy-up"
 
 
-def test_what_is_left_in_the_work_directory_is_cleared_by_the_next_mount(base: str) -> None:
+def test_leftovers_in_the_work_directory_are_removed_by_the_next_mount(base: str) -> None:
     union = make_union(base, {"f": b"f"})
     left: Tree = {"#1": File(b"half a copy", mode=0o000), "#2": {"d": {"f": b"x"}}, "any name": b"x"}
     make_tree(f"{union.work}/unionfs/tmp", left)
@@ -142,7 +142,7 @@ def test_what_is_left_in_the_work_directory_is_cleared_by_the_next_mount(base: s
         os.chmod(f"{union.path}/f", 0o600)
 
 
-# -- clients that die ----------------------------------------------------------------------------------
+# -- killed clients ----------------------------------------------------------------------------------
 
 
 def system_call(pid: int) -> str:
@@ -167,8 +167,8 @@ def test_clients_killed_at_any_instant_do_not_park_the_server(base: str) -> None
             time.sleep(generator.uniform(0.001, 0.02))
             client.kill()
             client.wait()
-            # A server that reads a request which is gone sits in read(2) until the next one, and nothing else of it
-            # runs. Asking it something would set it free, so first look where it waits.
+            # A server that reads an aborted request would block in read(2) until the next one. A request would end that,
+            # so first check in which system call it waits.
             wait_until(lambda: system_call(union.pid) == idle, "the server waits as it does when idle")
         done = subprocess.run(
             ["stat", f"{union.path}/never asked for before"],
@@ -180,13 +180,13 @@ def test_clients_killed_at_any_instant_do_not_park_the_server(base: str) -> None
         assert b"No such file or directory" in done.stderr
 
 
-# -- a server that runs for long -----------------------------------------------------------------------
+# -- a long-running server -----------------------------------------------------------------------
 
 
 def test_an_idle_server_uses_no_cpu(base: str) -> None:
     with make_union(base, {"d": {"f": b"f"}}) as union:
         snapshot(union.path)
-        time.sleep(0.2)  # what ends its work may take a moment
+        time.sleep(0.2)  # pending work may take a moment
         before = cpu_ticks(union.pid), switches(union.pid)
         time.sleep(1)
         assert (cpu_ticks(union.pid), switches(union.pid)) == before
@@ -205,7 +205,7 @@ def test_memory_and_descriptors_are_bounded_over_twenty_thousand_files(base: str
         memory, open_files = resident_bytes(union.pid), descriptors(union.pid)
         churn(18_000)
         assert resident_bytes(union.pid) - memory < 4 * MIB
-        # An unlinked file keeps its descriptor until the kernel forgets it, which it does in its own time.
+        # An unlinked file keeps its descriptor until the kernel sends FORGET, which may come later.
         wait_until(lambda: descriptors(union.pid) <= open_files + 5, "the descriptors are closed")
         assert os.listdir(f"{union.path}/d") == []
 
@@ -232,7 +232,7 @@ def test_a_directory_that_is_open_a_hundred_times_and_changes_between_takes_the_
                 assert len(set(stream.rest()) - {b"new"}) == 9_999
 
 
-def test_directories_that_were_walked_do_not_hold_descriptors_beyond_the_limit(base: str) -> None:
+def test_walked_directories_keep_no_descriptors_beyond_the_limit(base: str) -> None:
     lower: Tree = {f"{number:03}": {"d": {"f": b"f"}} for number in range(400)}
     with make_union(base, lower, wrapper=["prlimit", "--nofile=400:400"]) as union:
         assert len(snapshot(union.path)) == 1 + 3 * 400
@@ -242,7 +242,7 @@ def test_directories_that_were_walked_do_not_hold_descriptors_beyond_the_limit(b
 
 
 @pytest.mark.skipif(SERVER == "unopened", reason="what is open is not known to this server")
-def test_many_files_open_at_once_end_in_an_error_and_not_in_the_end_of_the_server(base: str) -> None:
+def test_too_many_open_files_are_an_error_and_the_server_continues(base: str) -> None:
     with make_union(base, {"f": b"f"}, wrapper=["prlimit", "--nofile=300:300"]) as union:
         opened: list[int] = []
         try:
@@ -273,7 +273,9 @@ def test_many_files_are_read_and_written_with_few_descriptors(base: str) -> None
                 assert file.read() == (b"lower and upper" if number % 2 else b"lower")
 
 
-def test_a_busy_mount_can_be_unmounted_lazily_and_the_server_ends_with_the_last_file(base: str) -> None:
+def test_a_busy_mount_can_be_unmounted_lazily_and_the_server_ends_when_the_last_file_is_closed(
+    base: str,
+) -> None:
     union = make_union(base, {"f": b"content"}).mount()
     with open(f"{union.path}/f", "rb") as file:
         unmount(union.path, lazy=True)

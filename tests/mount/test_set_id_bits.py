@@ -1,4 +1,4 @@
-"""Set-id bits and file capabilities over changes of contents, compared with a plain file: who keeps them, and who clears them."""
+"""Set-id bits and file capabilities after changes of contents, for each kind of caller, compared with a plain file."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def content(path: str) -> bytes:
         return file.read()
 
 
-#: Without a set-group-id bit that the group may not execute: it means nothing (inode(7)), the kernel clears it for callers outside
-#: of the group, and FUSE does not report who is in it.
+#: Modes without a set-group-ID bit lacking group execution, which has no effect on execution (inode(7)). The kernel clears
+#: it for callers outside of the group, and FUSE does not report whether a caller is in the group.
 MODES = [0o4755, 0o2755, 0o6777, 0o4766, 0o777]
 
 
@@ -92,7 +92,7 @@ _CAP_FSETID = 4
 
 
 def as_caller(caller: tuple[int, int, list[int], bool], act: Callable[[], object]) -> int:
-    """Run *act* in a process of *caller*; returns 0 or the errno."""
+    """Run *act* in a process of *caller*; return 0 or the errno."""
     uid, gid, groups, without = caller
     pid = os.fork()
     if pid == 0:
@@ -114,7 +114,7 @@ def as_caller(caller: tuple[int, int, list[int], bool], act: Callable[[], object
 
 
 @pytest.mark.parametrize("layer", ["lower", "upper"])
-def test_set_id_bits_survive_what_they_survive_in_a_plain_file(layer: str, base: str) -> None:
+def test_set_id_bits_survive_the_same_changes_as_in_a_plain_file(layer: str, base: str) -> None:
     tree: Tree = {"source": b"0123456789"}
     for number in range(len(CHANGES) * len(CALLERS) * len(MODES)):
         tree[f"f{number}"] = b"x" * 10  # type: ignore[index]
@@ -135,7 +135,7 @@ def test_set_id_bits_survive_what_they_survive_in_a_plain_file(layer: str, base:
             seen = []
             for root in roots:
                 path = f"{root}/f{number}"
-                os.stat(path)  # the kernel knows the mode from before
+                os.stat(path)  # the kernel has the former mode in its cache
                 status = as_caller(CALLERS[caller], functools.partial(CHANGES[change], path))
                 seen.append((status, oct(stat.S_IMODE(os.stat(path).st_mode)), content(path)))
             if seen[0] != seen[1]:
@@ -149,7 +149,7 @@ def test_set_id_bits_survive_what_they_survive_in_a_plain_file(layer: str, base:
 
 @pytest.mark.parametrize("change", ["write", "fallocate", "copy a range"])
 def test_a_file_that_somebody_changes_is_executed_without_its_set_id_bits(change: str, base: str) -> None:
-    # Nothing looks at the attributes in between: the mode that counts is what the kernel remembers.
+    # No stat(2) happens in between, so the kernel uses its cached mode.
     os.chmod(base, 0o755)
     program = content("/usr/bin/id") + b"at the end"
     with make_union(base, {"source": b"0123456789", "id": File(program, mode=0o6777)}) as union:
@@ -183,16 +183,16 @@ def test_a_user_who_may_not_change_a_file_cannot_clear_its_set_id_bits(layer: st
         base, {} if layer == "upper" else tree, upper=tree if layer == "upper" else None
     ) as union:
         path = f"{union.path}/program"
-        # chown(2) that changes nothing: the kernel sends it as the SETATTR that announces a write, without a permission check.
+        # A chown(2) that changes nothing: the kernel sends the same SETATTR as before a write, without a permission check.
         as_caller((1000, 1000, [], False), lambda: os.chown(path, -1, -1))
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o6755
         union.remount()
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o6755
-        os.chown(path, -1, -1)  # by root, as in a plain directory
+        os.chown(path, -1, -1)  # root clears them, as in a plain directory
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o755
 
 
-def test_a_write_takes_file_capabilities_away_from_everybody_who_writes(base: str) -> None:
+def test_a_write_of_any_caller_clears_file_capabilities(base: str) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     with make_union(base, {"f": b"x"}) as union:
         os.chmod(f"{union.path}/f", 0o4755)

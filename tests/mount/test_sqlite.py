@@ -1,7 +1,7 @@
-"""SQLite databases that begin in a layer and are copied up while they are open.
+"""SQLite databases in a lower layer that are copied up while they are open.
 
-SQLite reads and writes by positions, maps its shared memory, locks ranges and trusts all of it: a reader that went on
-with the lower file, or a page cached from it, is silent corruption (fuse-overlayfs issue 475).
+SQLite reads and writes at offsets, maps its shared memory, and locks ranges. A reader that continued with the lower
+file, or with a page cached from it, would cause silent corruption (fuse-overlayfs issue 475).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ JOURNALS = [
 
 
 def fill(path: str, rows: int, journal: str = "delete") -> None:
-    """Make a database of so many rows of a kilobyte, each with a sum that the check below looks at."""
+    """Make a database of the given number of rows of a kilobyte, each with a checksum for `check`."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("CREATE TABLE row (number INTEGER PRIMARY KEY, round INTEGER, body BLOB)")
@@ -45,7 +45,7 @@ def body(number: int, turn: int) -> bytes:
 
 
 def check(connection: sqlite3.Connection, rows: int) -> int:
-    """See that the database is whole and every row is of one and the same round; returns it."""
+    """Assert that the database is intact and that all rows are of the same round; return the round."""
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.create_function("body", 2, body, deterministic=True)
     found = connection.execute(
@@ -56,7 +56,7 @@ def check(connection: sqlite3.Connection, rows: int) -> int:
     return turn
 
 
-#: Seconds to wait for a lock: a transaction over the whole of a large database holds it for as long.
+#: Seconds to wait for a lock, which a transaction over all of a large database keeps for long.
 LOCKED = 900
 
 
@@ -64,7 +64,7 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=LOCKED, isolation_level=None)
 
 
-#: Rewrites every row in one transaction, so many times; its cache is small, so that it spills to the file in between.
+#: Rewrites every row in one transaction, the given number of times, with a small cache that spills to the file.
 REWRITE = """
 import sqlite3, sys
 from tests.mount.test_sqlite import body
@@ -98,18 +98,18 @@ def lower_database(base: str, rows: int, journal: str) -> Union:
 
 
 def drop_caches(union: Union) -> None:
-    """Let the kernel forget what it has of every file; without root, of those of the mount only."""
+    """Drop the kernel's caches; without root, only the caches of the mount."""
     union.remount()
     if os.geteuid() == 0:
         try:
             with kernel_caches.dropped(), open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
                 file.write("3")
         except OSError:
-            pass  # a container may not; the remount is what matters
+            pass  # a container may not; the remount suffices
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
-def test_a_database_that_is_copied_up_while_it_is_open_stays_whole_for_all_who_have_it_open(
+def test_a_database_that_is_copied_up_while_it_is_open_stays_intact_for_every_process(
     base: str, journal: str
 ) -> None:
     rows = 800
@@ -117,7 +117,7 @@ def test_a_database_that_is_copied_up_while_it_is_open_stays_whole_for_all_who_h
         path = f"{union.path}/d/db"
         with closing(connect(path)) as reader:
             assert check(reader, rows) == 0
-            os.chmod(path, 0o600)  # its contents stay below, and are copied by the first write
+            os.chmod(path, 0o600)  # the contents stay in the lower layer, and are copied by the first write
             with rewriting(path, 4) as writer:
                 seen = {check(reader, rows) for _ in range(12)}
                 assert writer.wait(PATIENCE) == 0

@@ -1,4 +1,4 @@
-"""A disk that does not answer holds up those who need it, and nobody else: the direct server leaves bytes to threads."""
+"""A stalled disk delays only requests that need it, because the direct server reads file data in worker threads."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LARGE = os.urandom(3 << 20)
 
 @pytest.fixture
 def stalled(tmp_path: Path) -> Iterator[tuple[Union, int]]:
-    """Give a union whose lower layer is on a mount whose server, the process, has been stopped. Its names are known."""
+    """Yield a union over a mount whose server process has been stopped. All names have been looked up before."""
     with ExitStack() as stack:
-        stack.enter_context(kernel_caches.needed())  # the server itself looks names up
+        stack.enter_context(kernel_caches.needed())  # the server's main thread looks up names
         for name in ("disk", "union"):
             (tmp_path / name).mkdir()
         tree = {"small": b"small", "read": LARGE, "append": LARGE}
@@ -32,7 +32,7 @@ def stalled(tmp_path: Path) -> Iterator[tuple[Union, int]]:
         disk = stack.enter_context(make_union(str(tmp_path / "disk"), tree, options=options))
         union = stack.enter_context(Union(str(tmp_path / "union"), [disk.path], options=options))
         assert sorted(os.listdir(union.path)) == ["append", "read", "small"]
-        for name in tree:  # metadata is read by the server itself
+        for name in tree:  # the server's main thread reads metadata
             assert os.listxattr(f"{union.path}/{name}") == []
         with open(f"{union.path}/small", "rb") as file:
             assert file.read() == b"small"
@@ -45,7 +45,7 @@ def run(script: str, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sh", "-c", script, "sh", *arguments], stdout=subprocess.PIPE)
 
 
-def test_a_read_and_a_copy_up_that_wait_for_the_disk_hold_nobody_else_up(
+def test_a_read_and_a_copy_up_that_wait_for_the_disk_delay_no_other_request(
     stalled: tuple[Union, int],
 ) -> None:
     union, disk = stalled
@@ -55,7 +55,7 @@ def test_a_read_and_a_copy_up_that_wait_for_the_disk_hold_nobody_else_up(
         run('printf more >>"$1/append"', root) as appending,
     ):
         try:
-            # In a process of its own: it would wait for ever.
+            # In a process of its own, because it would wait for ever.
             others = f"""
 import os
 os.mkdir({root!r} + "/new")

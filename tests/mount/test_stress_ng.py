@@ -1,4 +1,4 @@
-"""The file system stressors of stress-ng, which check what they read, in every configuration that the launcher uses."""
+"""The file system stressors of stress-ng, which verify the data that they read, in every configuration of the launcher."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
-#: Of the class "filesystem" those that work in the directory that they are given. The others are about mounts, /proc or the machine.
+#: The stressors of the class "filesystem" that work in their directory. The others test mounts, /proc or the machine.
 _STRESSORS = """
     access acl chdir chmod chown copy-file dentry dir dirdeep dup fallocate fcntl fiemap file-ioctl filename flock fpunch fsize fstat
     getdent hdd inode-flags io iomix lease link locka lockf lockofd metamix mknod open pseek rename seek symlink sync-file touch unlink
     utime xattr
 """.split()
 
-#: Those that fail without fallocate(2), which pyfuse3 has no handler for.
+#: Stressors that fail without fallocate(2), for which pyfuse3 has no handler.
 _DIRECT = frozenset(("fallocate", "fpunch", "fsize"))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def test_no_stressor_finds_a_fault(configuration: Configuration, base: str) -> None:
-    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    faulthandler.cancel_dump_traceback_later()  # pytest would dump tracebacks after a minute
     os.chmod(base, 0o755)
     with configuration.union(base, {"kept": b"kept"}) as union:
         for stressor in _STRESSORS:

@@ -1,8 +1,8 @@
-"""unionmount-testsuite, by which kernel OverlayFS is tested, on a mount made by mount(8).
+"""unionmount-testsuite, the tests of kernel OverlayFS, on a mount made by mount(8).
 
-$UNIONMOUNT_TESTSUITE is a checkout of https://github.com/amir73il/unionmount-testsuite. It writes, looks at where
-that went, and goes on after a remount and over its former writable layers. One run takes some minutes. It runs in every configuration that
-the launcher uses.
+$UNIONMOUNT_TESTSUITE is a checkout of https://github.com/amir73il/unionmount-testsuite. The suite writes, checks which
+layer has the change, and continues after a remount and over its former writable layers. One run takes some minutes. It
+runs in every configuration that the launcher uses.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
-#: Runs the suite where open(2) sends the server no request. The suite looks for the copy in the writable layer between an open for writing and
-#: the first change, and the server can copy no earlier than at the change. So each open for writing sets the file's own size.
+#: Runs the suite where open(2) sends no request. The suite expects the copy in the writable layer between an open for
+#: writing and the first change, but the server can copy only at the change. So each open for writing also sets the size
+#: to its present value.
 _CHANGE_AT_OPEN = """
 import os, runpy, sys
 
@@ -41,35 +42,35 @@ os.open = open_and_change
 sys.argv[0] = "./run"
 runpy.run_path("run", run_name="__main__")
 """
-#: A complete run has 3,502 operations; far fewer means that it was not understood.
+#: A complete run has 3,502 operations. A much lower number means that its output was not parsed.
 _AT_LEAST = 3000
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
-def test_the_kernels_suite_passes_with_a_writable_layer_after_the_other(
+def test_the_kernels_suite_passes_with_consecutive_writable_layers(
     base: str, configuration: Configuration
 ) -> None:
-    os.chmod(base, 0o755)  # the suite opens files as the user bin, too
+    os.chmod(base, 0o755)  # the suite also opens files as the user bin
     tools, layers, indexes = Path(base, "tools"), Path(base, "layers"), Path(base, "indexes")
     tools.mkdir()
     layers.mkdir()
     indexes.mkdir(mode=0o700)
-    # mount -t fuse.NAME runs NAME SOURCE MOUNTPOINT -o OPTIONS, and looks for it in the usual places only.
+    # mount -t fuse.NAME runs NAME SOURCE MOUNTPOINT -o OPTIONS, and searches only the usual directories.
     command = tools / "unionfs-under-test"
     command.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={PROJECT} exec {sys.executable} -m unionfs "$@"\n')
     command.chmod(0o755)
-    # Without `site`, our own package of tests is not found in place of the suite's.
+    # Without `site`, Python does not import our package `tests` in place of the suite's.
     informed = "open_requests=off" not in configuration.options.split(",")
     run = ["./run"] if informed else [sys.executable, "-S", "-c", _CHANGE_AT_OPEN]
     suite = [*run, "--ov=2", f"--fuse={command.name}", "--verify"]
-    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    faulthandler.cancel_dump_traceback_later()  # pytest would dump tracebacks after a minute
     done = subprocess.run(
-        # With the namespace go the mounts, and with them the servers, whatever happens.
+        # In any case, the mounts end with the namespace, and the servers end with the mounts.
         [*"unshare --mount sh -c".split(), 'mount --bind "$0" /usr/local/sbin && exec "$@"', tools, *suite],
         cwd=os.environ["UNIONMOUNT_TESTSUITE"],
         env={
             **os.environ,
-            "PYTHONPATH": "",  # its own tests are to be found, and not ours
+            "PYTHONPATH": "",  # Python must import the suite's tests, not ours
             "UNIONMOUNT_BASEDIR": str(layers),
             "UNIONMOUNT_MNTOPTIONS": configuration.all_options(str(indexes)) or "rw",
         },

@@ -1,4 +1,4 @@
-"""Deleted names: how they are recorded on disk, in both formats, and that they stay deleted."""
+"""Deleted names stay deleted, and are recorded on disk in either format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOWER: Tree = {"f": b"f", "g": b"g", "d": {"a": b"d/a", "sub": {"b": b"d/sub/b"}
 
 
 def is_whiteout(path: str) -> bool:
-    """Tell whether a character device 0:0 is at *path*."""
+    """Return whether *path* is a character device 0:0."""
     info = os.lstat(path)
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
@@ -38,7 +38,7 @@ def remove_directory(path: str) -> None:
     subprocess.run(["rm", "-r", path], check=True)
 
 
-# -- what is shown -------------------------------------------------------------------------------------
+# -- names in the mount -------------------------------------------------------------------------------------
 
 
 @FORMATS
@@ -70,7 +70,7 @@ def test_a_directory_made_in_the_place_of_a_deleted_one_is_empty(base: str, form
         for _ in now_and_remounted(union):
             assert os.listdir(f"{union.path}/d") == ["sub"]
             assert os.listdir(f"{union.path}/d/sub") == []
-        # Deleting and making again must not bring the lower one back either.
+        # The lower directory must stay hidden after deleting and making it again, too.
         remove_directory(f"{union.path}/d")
         os.mkdir(f"{union.path}/d")
         union.remount()
@@ -91,7 +91,7 @@ def test_a_name_can_change_between_file_and_directory(base: str, form: str) -> N
 
 
 @FORMATS
-def test_a_new_file_takes_the_place_of_a_deleted_one_with_nothing_of_it(base: str, form: str) -> None:
+def test_a_new_file_replaces_a_deleted_one_without_its_properties(base: str, form: str) -> None:
     lower = {"f": File(b"old", mode=0o700, xattrs={"user.color": b"blue"})}
     with make_union(base, lower, options=f"whiteouts={form}") as union:
         os.unlink(f"{union.path}/f")
@@ -101,7 +101,7 @@ def test_a_new_file_takes_the_place_of_a_deleted_one_with_nothing_of_it(base: st
             assert (entry.data, entry.mode, entry.xattrs) == (b"new", 0o644, {})
 
 
-# -- what is on disk -----------------------------------------------------------------------------------
+# -- names on disk -----------------------------------------------------------------------------------
 
 
 @pytest.mark.whiteouts
@@ -113,7 +113,7 @@ def test_a_deleted_lower_name_is_a_device_0_0_in_the_upper_layer(base: str) -> N
         assert is_whiteout(f"{union.upper}/d")
         with open(f"{union.path}/g", "ab"):
             pass
-        os.unlink(f"{union.path}/g")  # which is in both layers now
+        os.unlink(f"{union.path}/g")  # the name is in both layers now
         assert is_whiteout(f"{union.upper}/g")
 
 
@@ -134,7 +134,7 @@ def test_a_directory_over_a_whiteout_is_marked_opaque(base: str) -> None:
         prefix = "trusted" if os.geteuid() == 0 else "user"
         assert os.getxattr(f"{union.upper}/d", f"{prefix}.overlay.opaque") == b"y"
         assert os.listxattr(f"{union.path}/d") == []
-        os.mkdir(f"{union.path}/fresh")  # hides nothing, so that it needs no mark
+        os.mkdir(f"{union.path}/fresh")  # hides nothing, so it needs no mark
         assert os.listxattr(f"{union.upper}/fresh") == []
 
 
@@ -153,7 +153,7 @@ def test_in_the_aufs_format_whiteouts_and_opaque_marks_are_files(base: str) -> N
 
 
 @FORMATS
-def test_marks_in_lower_layers_are_honoured_in_either_format(base: str, form: str) -> None:
+def test_marks_in_lower_layers_are_applied_in_either_format(base: str, form: str) -> None:
     whiteout: Tree = {"f": Whiteout()} if form == "overlay" else {".wh.f": b""}
     opaque = Opaque({"c": b"c"}) if form == "overlay" else Dir({".wh..wh..opq": b"", "c": b"c"})
     with make_union(base, {**whiteout, "d": opaque}, LOWER) as union:
@@ -162,13 +162,13 @@ def test_marks_in_lower_layers_are_honoured_in_either_format(base: str, form: st
         assert set(snapshot(union.path)) == {b".", b"g", b"d", b"d/c"}
 
 
-def test_an_upper_layer_that_holds_both_formats_is_read(base: str) -> None:
+def test_an_upper_layer_with_marks_of_both_formats_is_read(base: str) -> None:
     upper: Tree = {"f": Whiteout(), ".wh.g": b"", "d": {".wh.a": b"", "sub": Opaque()}}
     with make_union(base, LOWER, upper=upper) as union:
         assert set(snapshot(union.path)) == {b".", b"d", b"d/sub"}
 
 
-# -- what the program may not do -----------------------------------------------------------------------
+# -- marks that a program cannot make -----------------------------------------------------------------------
 
 
 def test_a_whiteout_cannot_be_made_through_the_mount(base: str) -> None:
@@ -178,7 +178,7 @@ def test_a_whiteout_cannot_be_made_through_the_mount(base: str) -> None:
         assert os.listdir(union.upper) == []
 
 
-def test_wh_names_are_ordinary_in_the_overlay_format_and_refused_in_the_other(base: str) -> None:
+def test_wh_names_are_ordinary_in_the_overlay_format_and_refused_in_the_aufs_format(base: str) -> None:
     with make_union(base, LOWER, options="whiteouts=overlay") as union:
         make_tree(union.path, {".wh.f": b"an ordinary file"})
         union.remount()

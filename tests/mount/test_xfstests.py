@@ -1,7 +1,7 @@
 """fsx and fsstress of xfstests, in every configuration that the launcher uses.
 
-$XFSTESTS is a built checkout of xfstests-dev. fsx compares the contents of one file with what random operations have to make of them.
-fsstress does random operations on trees, and compares nothing: the tree has to be the same after a remount.
+$XFSTESTS is a built checkout of xfstests-dev. fsx compares the contents of one file with the expected results of random
+operations. fsstress does random operations on trees without comparing, so the test compares the tree after a remount.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pytestmark = [
 
 _LOWER: Tree = {"lower": File(os.urandom(200_000)), "d": {"f": b"lower"}}
 _OPERATIONS = "20000"
-#: fsx tries each operation once, and reports those that it then leaves out. FUSE passes on no others.
+#: fsx tries each operation once, and reports those that it omits. FUSE has no requests for these.
 _NOT_PASSED_ON = (
     "COLLAPSE_RANGE",
     "INSERT_RANGE",
@@ -36,12 +36,12 @@ _NOT_PASSED_ON = (
     "clone",
     "dedupe",
     "exchange",
-    # The kernel refuses RWF_DONTCACHE and RWF_ATOMIC on files of FUSE before the server is asked: fs/fuse sets neither FOP_DONTCACHE
-    # nor FMODE_CAN_ATOMIC_WRITE.
+    # The kernel refuses RWF_DONTCACHE and RWF_ATOMIC on files of FUSE without a request: fs/fuse sets neither
+    # FOP_DONTCACHE nor FMODE_CAN_ATOMIC_WRITE.
     "dontcache IO",
     "atomic writes",
 )
-#: With O_DIRECT fsx may not map the file (its usage says so), and reads and writes whole sectors.
+#: With O_DIRECT, fsx must not map the file (see its usage), and must read and write whole sectors.
 _MODES = {
     "mapped": [],
     "closing": ["-c", "10"],
@@ -55,8 +55,8 @@ def program(name: str) -> str:
 
 
 def run(*command: str) -> str:
-    """Run *command*, which has to succeed, and return what it wrote."""
-    faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a sign of a hang
+    """Run *command*, which must succeed, and return its output."""
+    faulthandler.cancel_dump_traceback_later()  # pytest would dump tracebacks after a minute
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -81,7 +81,9 @@ def test_fsx_finds_no_difference(configuration: Configuration, parent: str, mode
             assert "completed A-OK" in done
             left_out = [line for line in done.splitlines() if "does not support" in line]
             if configuration.direct:
-                known = (*_NOT_PASSED_ON, "ZERO_RANGE") if parent else _NOT_PASSED_ON  # which tmpfs lacks
+                known = (
+                    (*_NOT_PASSED_ON, "ZERO_RANGE") if parent else _NOT_PASSED_ON
+                )  # tmpfs does not support it
                 assert [line for line in left_out if not any(word in line for word in known)] == []
 
 

@@ -1,9 +1,8 @@
-"""Random operations on a mounted union and on a plain directory that holds the same tree: neither can be told apart.
+"""Random operations on a mounted union and on a plain directory with the same tree, whose results must be equal.
 
-Compared are the result or the errno of each operation, and snapshots of the trees: types, modes, owners,
-contents, link targets, link counts, attributes, and modification times as far as two directories can agree on
-them. At the end the union is unmounted and mounted again and compared once more, with its inode numbers; and where
-kernel OverlayFS can be mounted, with what that makes of the same layers.
+Compared are the result or the errno of each operation, and snapshots of the trees: types, modes, owners, contents, link
+targets, link counts, attributes, and modification times as far as they are comparable. At the end the union is remounted
+and compared again, with its inode numbers. If kernel OverlayFS can be mounted, it must show the same tree of the layers.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from unionfs import _libc
 
 _AT_FDCWD = -100
 _ROOT = os.geteuid() == 0
-#: Names for what is made: some exist below, one is a whiteout's in the other format, one as long as may be, one longer.
+#: Names of new objects. Some exist in the layers. The long ones: NAME_MAX with the prefix `.wh.`, NAME_MAX, one byte more.
 NEW_NAMES = [
     b"a",
     b"b",
@@ -52,13 +51,13 @@ NEW_NAMES = [
     b"m" * 255,
     b"l" * 256,
 ]
-#: Root's own files may have any mode; another user could not look into the trees any more.
+#: Only root can read trees with any modes.
 MODES = [0o600, 0o644, 0o700, 0o755, 0o1777, 0o000, 0o444, 0o555] if _ROOT else [0o700, 0o750, 0o755, 0o1777]
 ATTRIBUTES = ["user.color", "user.size", "user." + "n" * 200]
 RENAME_FLAGS = [0, 0, 0, _libc.RENAME_NOREPLACE, _libc.RENAME_EXCHANGE]
 
-#: Times that one example mounts again. hypothesis begins with the example whose every step is its simplest, which is
-#: this one, and each costs as much as a hundred operations.
+#: Number of remounts of one example. hypothesis starts with the simplest step at every place, which is the remount, and
+#: each costs as much as a hundred operations.
 _MAX_REMOUNTS = 2
 
 SHORT = settings(
@@ -68,7 +67,7 @@ SHORT = settings(
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
-    # Shrinking takes minutes, as each try mounts. tests/unit/unionfs/test_histories.py can afford it.
+    # Shrinking takes minutes, because each attempt mounts. In tests/unit/unionfs/test_histories.py it is fast enough.
     phases=[Phase.generate],
 )
 LONG = settings(
@@ -82,7 +81,7 @@ Outcome = tuple[str, Any]
 
 
 def outcome(operation: Callable[[bytes], Any], root: bytes) -> Outcome:
-    """Return what *operation* returns for *root*, or the name of its errno."""
+    """Return the result of *operation* on *root*, or the name of its errno."""
     try:
         return "ok", operation(root)
     except OSError as error:
@@ -90,7 +89,7 @@ def outcome(operation: Callable[[bytes], Any], root: bytes) -> Outcome:
 
 
 def look(root: bytes) -> Mapping[bytes, Entry]:
-    """Return the tree below *root* with times that can be compared."""
+    """Return the tree below *root* with comparable times."""
     return {
         path: replace(entry, mtime_ns=comparable_time(entry.mtime_ns))
         for path, entry in snapshot(root, nlink=True, mtime=True).items()
@@ -110,11 +109,11 @@ def walk(root: bytes) -> tuple[list[bytes], list[bytes]]:
 
 
 class UnionMachine(RuleBasedStateMachine):
-    """One union, one plain directory, and what is done to both."""
+    """Operations on one union and one plain directory. It creates both, and removes them in `teardown`."""
 
     options: ClassVar[str] = "whiteouts=overlay"
     kernel_reads_it: ClassVar[bool] = True
-    #: Operations that were compared, of all examples.
+    #: Number of compared operations of all examples.
     operations: ClassVar[int] = 0
 
     def __init__(self) -> None:
@@ -141,7 +140,7 @@ class UnionMachine(RuleBasedStateMachine):
         self._steps = 0
         self._remounts = 0
         _, others = walk(self.mount)
-        # Inode numbers do not change over copy-up, so they tell where an object came from.
+        # Inode numbers do not change at copy-up, so they identify the lower objects.
         self._lower_links = {
             info.st_ino
             for info in (os.lstat(os.path.join(self.mount, path)) for path in others)
@@ -157,7 +156,7 @@ class UnionMachine(RuleBasedStateMachine):
         self._union.remount()
         self.compare()
 
-    # -- what is compared --------------------------------------------------------------------------
+    # -- comparisons --------------------------------------------------------------------------
 
     def both(self, what: str, operation: Callable[[bytes], Any]) -> Outcome:
         """Do *operation* on both and compare."""
@@ -175,7 +174,7 @@ class UnionMachine(RuleBasedStateMachine):
 
     @invariant()
     def trees_are_equal_now_and_then(self) -> None:
-        """Compare after every eighth step: each costs as much as the steps between."""
+        """Compare after every eighth step, because a comparison costs as much as eight steps."""
         self._steps += 1
         if self._steps % 8 == 0:
             self.compare()
@@ -202,9 +201,9 @@ class UnionMachine(RuleBasedStateMachine):
             shutil.rmtree(self._base)
 
     def _compare_with_the_kernel(self, hard_linked: set[bytes]) -> None:
-        """Let kernel OverlayFS mount the layers, with ours as a lower layer and, a copy of it, as the upper one.
+        """Let kernel OverlayFS mount the layers, with the written layer as a lower layer, and a copy of it as the upper one.
 
-        Hard links to lower files need our index, which the kernel does not read.
+        Hard links to lower files need the link index of unionfs, which the kernel does not read.
         """
         upper, lower = (os.path.join(self._base, name) for name in ("upper", "middle"))
         lower += ":" + os.path.join(self._base, "bottom")
@@ -261,14 +260,14 @@ class UnionMachine(RuleBasedStateMachine):
 
     @initialize()
     def the_same_tree_shows_at_the_start(self) -> None:
-        """Before anything was done the union shows what is written out above."""
+        """Before the first operation, the union shows the expected tree."""
         self.compare()
 
     @rule(
         data=st.data(), mode=st.sampled_from(MODES), content=st.binary(max_size=20), exclusive=st.booleans()
     )
     def create(self, data: st.DataObject, mode: int, content: bytes, exclusive: bool) -> None:
-        """Create a file, or write over one from the start."""
+        """Create a file, or overwrite the beginning of an existing one."""
         path = self._any(data)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_EXCL if exclusive else 0)
 
@@ -289,7 +288,7 @@ class UnionMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def unlink(self, data: st.DataObject) -> None:
-        """Remove a name; of a directory that is an error."""
+        """Remove a name, which is an error for a directory."""
         path = self._existing(data)
         self.both(f"unlink {path!r}", lambda root: os.unlink(os.path.join(root, path)))
 
@@ -308,7 +307,7 @@ class UnionMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), flags=st.sampled_from(RENAME_FLAGS))
     def rename(self, data: st.DataObject, flags: int) -> None:
-        """Rename, over what is there or not, or exchange."""
+        """Rename, with or without replacing, or exchange."""
         old, new = self._existing(data), self._any(data)
 
         def operation(root: bytes) -> None:
@@ -352,7 +351,7 @@ class UnionMachine(RuleBasedStateMachine):
     @precondition(lambda self: _ROOT)
     @rule(data=st.data(), uid=st.sampled_from([-1, 0, 1000, 65533]), gid=st.sampled_from([-1, 0, 100]))
     def chown(self, data: st.DataObject, uid: int, gid: int) -> None:
-        """Change the owner, of a symbolic link its own."""
+        """Change the owner, also of a symbolic link itself."""
         path = self._existing(data, root=True)
         self.both(
             f"chown {path!r} {uid}:{gid}",
@@ -361,7 +360,7 @@ class UnionMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), time=st.integers(0, RECENT - 1))
     def utime(self, data: st.DataObject, time: int) -> None:
-        """Set the times, of a symbolic link its own."""
+        """Set the times, also of a symbolic link itself."""
         path = self._existing(data, root=True)
         self.both(
             f"utime {path!r} {time}",
@@ -393,7 +392,7 @@ class UnionMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), name=st.sampled_from(ATTRIBUTES))
     def getxattr(self, data: st.DataObject, name: str) -> None:
-        """Read an attribute, and the names of all."""
+        """Read an attribute, and list all names."""
         path = self._existing(data)
         self.both(
             f"listxattr {path!r}",
@@ -418,7 +417,7 @@ class UnionMachine(RuleBasedStateMachine):
         flags=st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_TRUNC]),
     )
     def open(self, data: st.DataObject, flags: int) -> None:
-        """Open a file and keep it open, whatever becomes of its name."""
+        """Open a file and keep it open."""
         path = self._file(data)
         if path is None:
             return
@@ -460,7 +459,7 @@ class UnionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._handles)
     @rule(data=st.data(), mode=st.sampled_from(MODES))
     def chmod_handle(self, data: st.DataObject, mode: int) -> None:
-        """Change the mode through an open file, which may have lost its names."""
+        """Change the mode through an open file, which may be unlinked."""
         self._on_handle(data, f"chmod {mode:o}", lambda fd: os.fchmod(fd, mode))
 
     @precondition(lambda self: self._handles)
@@ -492,6 +491,6 @@ class UnionMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self._handles and self._remounts < _MAX_REMOUNTS)
     @rule()
     def remount(self) -> None:
-        """Mount again: from here on everything is found on disk."""
+        """Mount again, so that the server has to read everything from disk."""
         self._remounts += 1
         self.again()

@@ -1,7 +1,7 @@
-"""Changes of a tree, one system call each but for opening, drawn from a seed: the same on any file system.
+"""Changes of a tree that are drawn from a seed, the same on every file system. Each is one system call, apart from opening.
 
-As a script it makes them one after the other in the directory given, from the number given on, and prints the number
-of each one that has returned: ``workload.py ROOT SEED FIRST``. It ends when the file system is gone.
+As a script, ``workload.py ROOT SEED FIRST``, it makes them one after the other below ROOT, from number FIRST on, and
+prints the number of each change that has returned. It ends when the server of the file system has ended.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _DIRECTORIES = ["d", "d/sub", "e", "e/deep/er", "new", "new/er", "moved"]
 _NAMES = ["one", "two", "large", "linked", "sub", "f"]
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 
-#: What is done, and to which paths.
+#: The kinds of steps, and their paths.
 Step = tuple[str, str, str]
 
-#: The tree that it is made for: every path of it is one that steps take.
+#: The tree at the start, which has only paths that steps use.
 LOWER: dict[str, bytes] = {
     **{
         f"{at}/{name}": name.encode() * 10 for at in ("d", "d/sub", "e", "e/deep/er") for name in ("one", "f")
@@ -44,7 +44,7 @@ def step(seed: int, number: int) -> Step:
 
 
 def run(root: str, one: Step) -> int:
-    """Do *one* below *root*; returns the errno with which it failed, or 0."""
+    """Do *one* step below *root*; return its errno, or 0."""
     kind, first, second = one
     path, other = os.path.join(root, first), os.path.join(root, second)
     try:
@@ -80,7 +80,7 @@ def run(root: str, one: Step) -> int:
 
 
 def main() -> None:
-    """Run as the module says."""
+    """Run the script."""
     root, seed, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     while True:
         if run(root, step(seed, number)) in _GONE:

@@ -1,4 +1,4 @@
-"""What scripts/bench chooses to do, and what it makes to do it with."""
+"""scripts/bench chooses workloads and systems, and makes their trees."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def names(*argv: str, group: str = "files") -> list[str]:
 # -- workloads -----------------------------------------------------------------------------------------
 
 
-def test_every_workload_has_a_name_of_its_own_and_a_line_about_it() -> None:
+def test_every_workload_has_a_unique_name_and_a_summary() -> None:
     everything = [*WORKLOADS, *LAYERED]
     assert len({workload.name for workload in everything}) == len(everything)
     assert [workload.name for workload in everything if not workload.summary.endswith(".")] == []
 
 
-def test_without_arguments_everything_is_done() -> None:
+def test_without_arguments_every_workload_runs() -> None:
     assert names() == [workload.name for workload in WORKLOADS]
     assert len(names(group="layers")) == 2 * len(layers.COUNTS)
 
 
-def test_quick_is_a_part_of_it() -> None:
+def test_quick_runs_a_part_of_the_workloads() -> None:
     assert 5 < len(names("--quick")) < len(WORKLOADS)
 
 
-def test_only_takes_parts_of_names_and_groups_even_with_quick() -> None:
+def test_only_selects_by_parts_of_names_and_groups_even_with_quick() -> None:
     assert names("--only", "git") == ["git add, commit", "git status", "git gc"]
     assert names("--quick", "--only", "git gc", "--only", "stat storm") == ["stat storm", "git gc"]
     assert names("--only", "files") == names()
@@ -81,7 +81,7 @@ def test_a_workload_that_cannot_run_is_left_out_with_the_reason() -> None:
     assert left_out == ["a: no-such-program missing", "b: too small at 0.5"]
 
 
-def test_an_amount_is_scaled_but_never_nothing() -> None:
+def test_an_amount_is_scaled_but_at_least_one() -> None:
     assert corpus(scale=0.5).amount(100) == 50
     assert corpus(scale=0.001).amount(100) == 2
     assert corpus(scale=0.001).amount(100, 40) == 40
@@ -98,7 +98,7 @@ def test_a_system_that_is_missing_is_named() -> None:
     assert left_out == ["overlay: needs root"]
 
 
-def test_a_system_that_was_asked_for_and_is_missing_is_an_error() -> None:
+def test_a_requested_system_that_is_missing_is_an_error() -> None:
     with pytest.raises(SystemExit, match="overlay: needs root"):
         choose_systems("unionfs,overlay", SYSTEMS, [])
     with pytest.raises(SystemExit, match="no system is named zfs"):
@@ -108,13 +108,13 @@ def test_a_system_that_was_asked_for_and_is_missing_is_an_error() -> None:
 @pytest.mark.parametrize(
     "argv", [["--rounds", "-1"], ["--scale", "0.0001", "--scale", "-1"], ["--scale", "99"]]
 )
-def test_numbers_that_make_no_sense_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(argv)
     assert "--rounds takes" in capsys.readouterr().err
 
 
-def test_a_mount_is_known_without_asking_it(tmp_path: Path) -> None:
+def test_a_mount_is_detected_without_a_request_to_it(tmp_path: Path) -> None:
     assert is_mounted("/proc")
     assert not is_mounted("/proc/self")
     assert not is_mounted(str(tmp_path / "absent"))
@@ -124,7 +124,7 @@ def test_a_mount_is_known_without_asking_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7, 50])
-def test_any_number_of_layers_holds_the_same_tree(tmp_path: Path, count: int) -> None:
+def test_any_number_of_layers_has_the_same_tree(tmp_path: Path, count: int) -> None:
     stack = layers.make_stack(str(tmp_path / "stack"), count, 45)
     assert stack.names == [str(number) for number in range(count)]
     with plain(stack, None) as root:
@@ -133,7 +133,7 @@ def test_any_number_of_layers_holds_the_same_tree(tmp_path: Path, count: int) ->
         assert layers.walk(root, corpus())[0] == 45  # type: ignore[index]
 
 
-def test_a_plain_copy_has_what_is_changed_and_is_removed(tmp_path: Path) -> None:
+def test_a_plain_copy_has_the_changed_parts_and_is_removed(tmp_path: Path) -> None:
     for layer, name in (("top", "a"), ("bottom", "b")):
         (tmp_path / layer / "part").mkdir(parents=True)
         (tmp_path / layer / "part" / name).write_text(layer)
@@ -166,7 +166,7 @@ def test_chosen_directories_are_the_same_every_time_and_from_all_of_the_tree(tmp
     assert len(files_in(str(tmp_path), choose_directories(str(tmp_path), 10_000))) == 120
 
 
-def test_what_is_copied_of_usr_keeps_links_and_leaves_large_files(tmp_path: Path) -> None:
+def test_the_copy_of_usr_keeps_links_and_omits_large_files(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "inner").mkdir(parents=True)
     target.mkdir()
@@ -180,7 +180,7 @@ def test_what_is_copied_of_usr_keeps_links_and_leaves_large_files(tmp_path: Path
     assert os.readlink(copy / "link") == "nowhere"
 
 
-def test_the_wheel_is_a_package_of_that_many_modules(tmp_path: Path) -> None:
+def test_the_wheel_is_a_package_with_the_given_number_of_modules(tmp_path: Path) -> None:
     make_wheel(str(tmp_path), 3)
     (wheel,) = tmp_path.iterdir()
     script = "import sys; sys.path.insert(0, sys.argv[1]); from benchwheel import m2; print(m2.f(1))"
@@ -190,7 +190,7 @@ def test_the_wheel_is_a_package_of_that_many_modules(tmp_path: Path) -> None:
     assert done.stdout == "3\n"
 
 
-def test_the_program_is_as_many_sources_and_its_main(tmp_path: Path) -> None:
+def test_the_program_has_the_given_number_of_sources_and_a_main(tmp_path: Path) -> None:
     make_program(str(tmp_path), 4)
     assert sorted(os.listdir(tmp_path)) == [
         "Makefile",
@@ -213,7 +213,7 @@ def test_a_line_has_the_medians_of_one_system_and_skips_what_failed() -> None:
     ]
 
 
-def test_handlers_are_timed_of_unionfs_with_and_without_an_index_and_of_nobody_else(
+def test_handlers_are_timed_for_unionfs_with_and_without_an_index_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started: list[list[str]] = []

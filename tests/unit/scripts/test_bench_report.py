@@ -1,4 +1,4 @@
-"""What scripts/bench computes and prints of measurements."""
+"""scripts/bench takes turns, computes ratios, and prints the measurements."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_failure_is_a_problem_of_its_system_and_the_others_go_on() -> None:
     assert result.problems == ["walk on a: no such luck"] * 2
 
 
-def test_a_mistake_in_a_workload_is_not_taken_for_a_failure_of_a_system() -> None:
+def test_a_bug_in_a_workload_is_no_failure_of_a_system() -> None:
     def mistaken() -> Sample:
         raise TypeError
 
@@ -68,13 +68,13 @@ def test_a_mistake_in_a_workload_is_not_taken_for_a_failure_of_a_system() -> Non
         run([Trial(name="walk", group="files", runs={"a": mistaken})], 1, lambda _: None)
 
 
-def test_a_fast_wrong_answer_is_a_problem() -> None:
+def test_a_wrong_result_is_a_problem() -> None:
     runs = {"a": lambda: Sample(1.0, 7), "b": lambda: Sample(0.1, 8)}
     (result,) = run([Trial(name="walk", group="files", runs=runs)], 1, lambda _: None)
     assert result.problems == ["walk: the systems disagree on what was there: a saw 7; b saw 8"]
 
 
-def test_an_answer_that_changes_from_round_to_round_is_a_disagreement() -> None:
+def test_a_result_that_differs_between_rounds_is_a_disagreement() -> None:
     assert disagreement({"a": [1, 2]}) == "a saw 1 or 2"
     assert disagreement({"a": [1, 1], "b": [1]}) is None
     assert disagreement({}) is None
@@ -97,12 +97,12 @@ def test_a_system_that_failed_has_no_ratio() -> None:
     assert ratios(row(unionfs=[], fuse_overlayfs=[1.0])) == {"fuse-overlayfs": 1.0}
 
 
-def test_half_and_double_cancel_out_in_the_mean() -> None:
+def test_half_and_double_have_the_mean_1() -> None:
     assert geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
     assert geometric_mean([0.1, 0.1, 0.1]) == pytest.approx(0.1)
 
 
-def test_the_mean_of_a_system_is_over_the_workloads_that_it_did() -> None:
+def test_the_mean_of_a_system_is_over_the_workloads_that_it_completed() -> None:
     rows = [
         row("a", unionfs=[1.0], overlay=[1.0], fuse_overlayfs=[4.0]),
         row("b", unionfs=[4.0], overlay=[], fuse_overlayfs=[1.0]),
@@ -137,7 +137,7 @@ def test_the_table_shows_medians_and_ratios_and_what_failed() -> None:
     assert len({len(line) for line in table(rows)}) == 1
 
 
-def test_what_is_missing_is_named_below_the_table() -> None:
+def test_systems_that_did_not_run_are_named_below_the_table() -> None:
     place = Place(directory="/d", file_system="tmpfs", rows=[row(unionfs=[1.0])])
     place.left_out = ["fuse-overlayfs: not installed"]
     text = text_of(place)

@@ -1,4 +1,4 @@
-"""Where scripts/test has the tests write, and which tests it runs."""
+"""scripts/test chooses a directory for temporary files, and the tests of a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def why_unfit(directory: Path, *, enter: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.whiteouts
-def test_a_directory_that_holds_all_that_is_tested_is_fit(tmp_path: Path) -> None:
+def test_a_directory_with_all_features_is_fit(tmp_path: Path) -> None:
     found = os.statvfs(tmp_path)
     if found.f_bavail * found.f_frsize < 2 << 30:
         pytest.skip("needs 2 GiB of free space")
@@ -27,12 +27,12 @@ def test_a_directory_that_holds_all_that_is_tested_is_fit(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_not_there_is_unfit(tmp_path: Path) -> None:
+def test_a_missing_directory_is_unfit(tmp_path: Path) -> None:
     assert why_unfit(tmp_path / "absent") == "No such file or directory\n"
 
 
 @pytest.mark.userns
-def test_a_directory_with_little_room_is_unfit(tmp_path: Path) -> None:
+def test_a_directory_with_little_space_is_unfit(tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec "$@"'
     enter = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh")
     assert why_unfit(tmp_path, enter=enter) == "no room for what tests write: less than 2 GiB are free\n"
@@ -59,7 +59,7 @@ def test_kernel_overlayfs_is_unfit(tmp_path: Path) -> None:
         ("-k", "-k"),
     ],
 )
-def test_a_folder_of_the_code_stands_for_its_unit_tests(argument: str, expected: str) -> None:
+def test_a_folder_of_the_code_selects_its_unit_tests(argument: str, expected: str) -> None:
     script = f'. {PROJECT}/scripts/setup.sh; . {PROJECT}/scripts/runs.sh; tests_of "$1"'
     done = subprocess.run(
         ["bash", "-c", script, "bash", argument], capture_output=True, text=True, timeout=60, check=True

@@ -1,4 +1,4 @@
-"""What scripts/test runs pytest by: a limit of time, and an end after which nothing is left."""
+"""tests/support/supervise.py ends a command at its limit, and leaves no process and no mount."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 from tests.support import supervise
 
-#: Starts a process in a session of its own, as a server goes into the background, and writes its id.
+#: Starts a process in a session of its own, like a server in the background, and writes its id.
 _LEAVES_ONE = "setsid sh -c 'echo $$ >pid; exec sleep 300' >/dev/null & sleep 0.2; "
-#: What pytest does when it is interrupted: it tears its fixtures down.
+#: Tears down on SIGINT, as pytest does with its fixtures.
 _TORN_DOWN = "trap 'echo torn down; exit 2' INT; "
 _ENDLESS = "echo ready; while :; do sleep 0.1; done"
 
 
-#: Without the time for what ends by itself.
+#: Sets the grace for processes that end by themselves to zero.
 _AT_ONCE = [
     sys.executable,
     "-c",
@@ -58,7 +58,7 @@ def wait_for_line(process: subprocess.Popen[str]) -> None:
 def test_the_status_of_a_command_that_leaves_nothing_is_its_own(tmp_path: Path) -> None:
     assert end(start(tmp_path, "echo said; exit 3")) == (3, "said\n")
     assert end(start(tmp_path, "kill -KILL $$")) == (128 + signal.SIGKILL, "")
-    # What ends by itself at once is not left.
+    # A process that ends by itself in the grace is not reported.
     assert end(start(tmp_path, "setsid sleep 0.3 & exit 0", at_once=False)) == (0, "")
 
 
@@ -89,7 +89,7 @@ def test_a_signal_interrupts_the_command_and_nothing_is_left(tmp_path: Path, num
 
 
 @pytest.mark.userns
-def test_what_the_command_leaves_mounted_below_its_directory_is_named_and_unmounted(tmp_path: Path) -> None:
+def test_mounts_that_the_command_leaves_below_its_directory_are_named_and_unmounted(tmp_path: Path) -> None:
     for name in ("inside", "out side"):
         (tmp_path / "own" / name).mkdir(parents=True)
     script = (
