@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# What scripts/test needs of each run of pytest: a directory that can hold what is tested, a limit of time for
-# all runs together, and an end with which nothing stays: no process and no mount. And which tests a folder has.
+# Functions for the pytest runs of scripts/test: a suitable directory for temporary files, a time limit for all runs
+# together, the end of remaining processes and mounts, and the tests of a folder.
 #
-# Sourced after setup.sh.
+# Source this file after setup.sh.
 
-failed=0 interrupted=false stopped=0 # whether a run failed, a signal came, and the exit status for that signal
+failed=0 interrupted=false stopped=0 # whether a run failed, whether a signal was received, and its exit status
 limit=1200                           # seconds for all runs
-left=0                               # of them, when the next run begins
+left=0                               # remaining seconds at the start of the next run
 
-# Prints the directory of the unit tests of a folder of the code, such as unionfs/copyup; any other argument as it is.
+# Prints the directory of the unit tests of a folder such as unionfs/copyup. Prints any other argument unchanged.
 tests_of() { # ARGUMENT
     case $1 in
         sandbox/* | unionfs/*)
@@ -18,13 +18,13 @@ tests_of() { # ARGUMENT
     printf '%s' "$1"
 }
 
-# Prints why DIRECTORY cannot hold what tests make there; nothing if it can. PYTHON may be several words, such
-# as those that run it as another account.
+# Prints why DIRECTORY is unsuitable for the files of tests, or nothing. PYTHON may be several words, such as a command
+# that runs it as another account.
 why_unfit() { # DIRECTORY PYTHON...
     "${@:2}" -I - "$1" 2>&1 <<'PYTHON_END' | tail -n 1 || true
 import errno, os, stat, subprocess, sys, tempfile
 
-ROOM = 2 << 30
+SPACE = 2 << 30
 
 def run(path):
     with open(path, "w") as file:
@@ -32,18 +32,18 @@ def run(path):
     os.chmod(path, 0o700)
     subprocess.run([path], check=True)
 
-def find_room(directory):
+def check_space(directory):
     found = os.statvfs(directory)
-    if found.f_bavail * found.f_frsize < ROOM:
-        raise OSError(errno.ENOSPC, f"less than {ROOM >> 30} GiB are free")
+    if found.f_bavail * found.f_frsize < SPACE:
+        raise OSError(errno.ENOSPC, f"less than {SPACE >> 30} GiB are free")
 
 try:
     with tempfile.TemporaryDirectory(dir=sys.argv[1]) as top:
         for what, action in {
             "whiteouts (character devices 0:0)": lambda: os.mknod(f"{top}/w", stat.S_IFCHR, os.makedev(0, 0)),
             "attributes (user.*)": lambda: os.setxattr(top, "user.x", b""),
-            "programs that run": lambda: run(f"{top}/p"),
-            "room for what tests write": lambda: find_room(top),
+            "executable programs": lambda: run(f"{top}/p"),
+            "space for the files of tests": lambda: check_space(top),
         }.items():
             try:
                 action()
@@ -56,7 +56,7 @@ PYTHON_END
 }
 
 scratch='' # the directory for the temporary files of a run
-# Makes it in the first place that can hold what is tested. Kernel OverlayFS, the root of most containers, cannot.
+# Makes the directory in the first suitable place. Kernel OverlayFS, the root of most containers, is unsuitable.
 make_scratch() {
     local place reason reasons=() tmpfs=false
     for place in "${TMPDIR:-/tmp}" /var/tmp /dev/shm; do
@@ -73,7 +73,7 @@ make_scratch() {
     if $tmpfs && mount -t tmpfs -o size=50% tmpfs "$scratch"; then
         say "note: tests write to a tmpfs on $scratch ($(join_reasons "${reasons[@]}"))"
     elif [ ${#reasons[@]} -eq 3 ]; then
-        say "note: tests are skipped for want of a directory that can hold what they make ($(join_reasons "${reasons[@]}"))"
+        say "note: some tests are skipped, because no directory has all required features ($(join_reasons "${reasons[@]}"))"
     elif [ ${#reasons[@]} -gt 0 ]; then
         say "note: tests write below $place ($(join_reasons "${reasons[@]}"))"
     fi
@@ -82,40 +82,40 @@ make_scratch() {
 
 join_reasons() { printf '%s' "$1"; [ $# -le 1 ] || printf '; %s' "${@:2}"; }
 
-leave_scratch() { # removes it, or names it where a test has failed, which may want to be looked into
+leave_scratch() { # removes the directory, or keeps and names it after a failure
     [ -n "$scratch" ] || return 0
     if mountpoint -q -- "$scratch"; then
         umount --lazy -- "$scratch"
     elif [ "$failed" -ne 0 ] && ! $interrupted; then
-        say "what the tests wrote is in $scratch"
+        say "the files of the tests are in $scratch"
         scratch=''
         return 0
     fi
-    # Files that belong to subordinate ids are for root of the user namespace to remove.
+    # Only root of a user namespace can remove files of subordinate ids.
     rm -rf --one-file-system -- "$scratch" 2>/dev/null ||
         unshare --user --map-root-user --map-auto rm -rf --one-file-system -- "$scratch" 2>/dev/null ||
-        say "what is left in $scratch cannot be removed"
+        say "the files in $scratch cannot be removed"
     scratch=''
 }
 
-ends_at=${SANDBOX_TESTS_ENDS_AT:-} # in seconds since 1970, once the first run has begun
+ends_at=${SANDBOX_TESTS_ENDS_AT:-} # in seconds since 1970; set at the start of the first run
 # shellcheck disable=SC2034  # left is for scripts/test
 seconds_left() {
     [ -n "$ends_at" ] || ends_at=$((EPOCHSECONDS + limit))
     left=$((ends_at > EPOCHSECONDS ? ends_at - EPOCHSECONDS : 1))
 }
 
-running='' # the process that is waited for
+running='' # the supervised process
 # shellcheck disable=SC2034  # stopped is for scripts/test
 stop() { # SIGNAL STATUS
     interrupted=true stopped=$2
     [ -n "$running" ] || exit "$2"
-    # Of a SIGINT pytest has its own: it goes to the group.
+    # The terminal sends SIGINT to the whole group, so pytest has received its own.
     [ "$1" = INT ] || kill -TERM "$running" 2>/dev/null || true
 }
 
-# Runs COMMAND with its output in LOG and on standard output. Nothing of it is left afterwards, even if we are killed.
-# In the background and waited for, as the shell looks at no signal while a command is in front.
+# Runs COMMAND with its output in LOG and on standard output, and ends all its processes, even if this script is killed.
+# It runs in the background, because the shell handles no signal during a foreground command.
 supervise() { # LOG SECONDS DIRECTORY COMMAND...
     local log=$1 out tee status=0
     shift
@@ -126,7 +126,7 @@ supervise() { # LOG SECONDS DIRECTORY COMMAND...
     running=$!
     exec {out}>&-
     wait "$running" || status=$?
-    while kill -0 "$running" 2>/dev/null; do # a signal has ended the wait, not the process
+    while kill -0 "$running" 2>/dev/null; do # a signal has interrupted the wait, but the process still runs
         status=0
         wait "$running" || status=$?
     done

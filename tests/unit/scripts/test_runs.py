@@ -35,7 +35,7 @@ def test_a_missing_directory_is_unfit(tmp_path: Path) -> None:
 def test_a_directory_with_little_space_is_unfit(tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec "$@"'
     enter = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh")
-    assert why_unfit(tmp_path, enter=enter) == "no room for what tests write: less than 2 GiB are free\n"
+    assert why_unfit(tmp_path, enter=enter) == "no space for the files of tests: less than 2 GiB are free\n"
 
 
 @pytest.mark.root
@@ -45,8 +45,8 @@ def test_kernel_overlayfs_is_unfit(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     script = f'cd {tmp_path} && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged && exec "$@"'
     enter = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
-    said = "no whiteouts (character devices 0:0): Operation not permitted\n"
-    assert why_unfit(tmp_path / "merged", enter=enter) == said
+    reason = "no whiteouts (character devices 0:0): Operation not permitted\n"
+    assert why_unfit(tmp_path / "merged", enter=enter) == reason
 
 
 @pytest.mark.parametrize(
