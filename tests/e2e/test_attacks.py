@@ -47,7 +47,7 @@ def done(output: str) -> set[str]:
 
 
 @FILTERS
-def test_program_gets_at_nothing_of_process_one_the_server_or_the_kernel(
+def test_program_reaches_nothing_of_process_one_the_server_or_the_kernel(
     launcher: Launcher, seccomp: str, allowed: set[str]
 ) -> None:
     spec = HOST_ROOT + f'[security]\nseccomp = "{seccomp}"\n'

@@ -168,7 +168,7 @@ def test_program_cannot_set_the_limits_of_process_one(launcher: Launcher, user: 
     assert (done.out.split(), done.status, done.err) == (["EPERM"] * 7, 7, "")
 
 
-def test_with_a_single_id_what_limits_of_process_one_do_is_not_taken_for_a_failure_of_the_launcher(
+def test_limits_that_a_program_sets_on_process_one_are_reported_and_no_failure_of_the_launcher(
     launcher: Launcher,
 ) -> None:
     spec = HOST_ROOT + '[ids]\nmap = "single"\n'
@@ -196,7 +196,7 @@ time.sleep(60)
 """
 
 
-def test_sandbox_that_is_joined_gets_at_no_executable_of_the_launcher(launcher: Launcher) -> None:
+def test_sandbox_that_is_joined_reaches_no_executable_of_the_launcher(launcher: Launcher) -> None:
     """The program of the joining sandbox sees the other's processes from its start, with every capability over them."""
     watcher = (
         '[sandbox]\nname = "anchor"\n[root]\nlayers = ["dir:/"]\n[security]\ncapabilities.add = ["all"]\n'

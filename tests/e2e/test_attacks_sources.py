@@ -74,7 +74,7 @@ def test_variables_that_a_program_redirects_are_not_passed(launcher: Launcher, p
     assert "process.env_file: " in after.err
 
 
-def test_environment_file_in_a_writable_volume_is_warned_of_everywhere_until_it_is_held(
+def test_environment_file_in_a_writable_volume_is_a_warning_until_it_is_a_read_only_path(
     launcher: Launcher, project: Path
 ) -> None:
     path = project / "s.toml"
@@ -104,7 +104,7 @@ def test_environment_file_in_a_writable_volume_is_warned_of_everywhere_until_it_
 
 
 @pytest.mark.root
-def test_bind_mount_of_the_host_is_no_way_around(launcher: Launcher, project: Path) -> None:
+def test_bind_mount_of_the_host_does_not_circumvent_the_check(launcher: Launcher, project: Path) -> None:
     """The source is named through a bind mount of a part of the volume, so the two have no parent directory in common."""
     (project / "data").rmdir()
     (project / "part").mkdir()

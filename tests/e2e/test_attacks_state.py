@@ -276,7 +276,7 @@ def test_directories_above_a_mount_of_the_host_that_holds_the_state_stay_where_t
 
 @pytest.mark.root
 @pytest.mark.parametrize("propagation", ["private", "slave"])
-def test_what_hides_the_state_is_not_mounted_on_the_host(
+def test_the_mount_that_hides_the_state_is_not_made_on_the_host(
     launcher: Launcher, home: Path, propagation: str
 ) -> None:
     os.mkfifo(home / "fifo")

@@ -87,7 +87,7 @@ def takes_output(person: Person) -> bool:
 
 
 @SECCOMP
-def test_terminal_that_a_program_was_given_is_afterwards_as_it_was(launcher: Launcher, seccomp: str) -> None:
+def test_inherited_terminal_is_restored_afterwards(launcher: Launcher, seccomp: str) -> None:
     spec = SHARED_TERMINAL + f'[security]\nseccomp = "{seccomp}"\n'
     with person_at(launcher, ["/usr/bin/python3", "-c", CHANGES], spec) as person:
         before = state_of(person.inner)
@@ -162,7 +162,7 @@ def test_attributes_that_another_program_of_the_terminal_may_have_set_are_left(
         os.close(inner)
 
 
-def test_flags_of_an_open_file_are_afterwards_as_they_were(launcher: Launcher, tmp_path: Path) -> None:
+def test_flags_of_an_open_file_are_restored_afterwards(launcher: Launcher, tmp_path: Path) -> None:
     script = (
         "import fcntl, os\n"
         "for fd in (0, 1, 2): fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) ^ (os.O_NONBLOCK | os.O_APPEND))"

@@ -101,7 +101,7 @@ def test_archive_that_cannot_be_unpacked_is_an_error_with_the_remedy_on_a_line_o
 
 
 @pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'])
-def test_nothing_of_it_can_be_changed(launcher: Launcher, archive: RootArchive, ids: str) -> None:
+def test_nothing_of_a_direct_bind_can_be_changed(launcher: Launcher, archive: RootArchive, ids: str) -> None:
     script = """
 import ctypes, os, socket
 def attempt(what, *given):
@@ -144,9 +144,7 @@ attempt(mount, 32 | 4096)
     assert launcher.shell("ls -lRa /data /etc /bin", text).out == before
 
 
-def test_nobody_makes_it_writable_in_namespaces_below_either(
-    launcher: Launcher, archive: RootArchive
-) -> None:
+def test_direct_bind_stays_read_only_in_namespaces_below(launcher: Launcher, archive: RootArchive) -> None:
     """Without a filter, a program has all capabilities in a user namespace of its own, but its mounts are locked there."""
     script = """
 import ctypes, errno, os
@@ -170,7 +168,7 @@ except OSError as error:
     assert done.facts_text().splitlines() == ["-1 EPERM", "0", "-1 EPERM", "Read-only file system"]
 
 
-def test_nothing_above_it_can_be_reached(launcher: Launcher, archive: RootArchive) -> None:
+def test_nothing_above_a_direct_bind_can_be_reached(launcher: Launcher, archive: RootArchive) -> None:
     script = """
 import os
 outside = os.open("/", os.O_RDONLY)

@@ -166,7 +166,7 @@ WHOLE_LINES = [
         ),
     ],
 )
-def test_tab_completes_what_is_typed(
+def test_tab_completes_the_typed_word(
     environ: Mapping[str, str], shell: str, command: list[str], prepare: str
 ) -> None:
     terminal = Terminal(command, environ)

@@ -345,7 +345,7 @@ def test_graphics_card_is_there_or_refused_with_the_reason(launcher: Launcher) -
     assert succeeded(other) == ["fuse"]
 
 
-def test_toolbox_keeps_what_is_installed_and_the_host_does_not_get_it(launcher: Launcher) -> None:
+def test_toolbox_keeps_installed_programs_and_the_host_does_not_have_them(launcher: Launcher) -> None:
     install = "hostname; printf '#!/bin/sh\\necho works\\n' > /usr/local/bin/sandbox-tool; chmod +x /usr/local/bin/sandbox-tool; touch ~/mine"
     assert succeeded(launcher.up(config("toolbox"), stdin=install)) == ["toolbox"]
     assert succeeded(launcher.up(config("toolbox"), stdin="sandbox-tool; ls ~/mine")) == [
@@ -412,7 +412,7 @@ def test_scratch_space_is_bounded_private_and_gone(launcher: Launcher) -> None:
 
 
 @several_ids
-def test_user_has_groups_no_capabilities_and_only_what_permissions_give(launcher: Launcher) -> None:
+def test_user_has_its_groups_no_capabilities_and_the_access_of_the_modes(launcher: Launcher) -> None:
     assert succeeded(launcher.up(config("user"))) == [
         "user 1000, group 1000, groups 1000 27 100",
         "capabilities: 0000000000000000",
@@ -440,7 +440,7 @@ def test_readonly_root_refuses_every_change(launcher: Launcher) -> None:
     assert refusal == "nothing can be written: Read-only file system"
 
 
-def test_filter_converts_what_it_is_given(launcher: Launcher, shared: Path) -> None:
+def test_filter_converts_its_input(launcher: Launcher, shared: Path) -> None:
     done = launcher.up(config("filter"), stdin='{"b":[1,2],"a":null}')
     assert (done.status, done.out) == (0, '{\n    "b": [\n        1,\n        2\n    ],\n    "a": null\n}\n')
     with open(shared / "out", "wb") as file:  # file_size applies to output to a file, and not to a pipe

@@ -84,7 +84,7 @@ def test_archive_is_unpacked_once(launcher: Launcher, debian_rootfs: str) -> Non
 
 @pytest.mark.rootfs
 @pytest.mark.newuidmap
-def test_debian_from_a_directory_keeps_what_is_written(launcher: Launcher, debian_directory: str) -> None:
+def test_debian_from_a_directory_keeps_its_changes(launcher: Launcher, debian_directory: str) -> None:
     def visits() -> Outcome:
         return launcher.up(config("debian-dir"), environ={"DEBIAN_ROOT": debian_directory})
 

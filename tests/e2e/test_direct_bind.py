@@ -77,7 +77,9 @@ def test_native_path_shows_what_the_union_shows_and_is_no_part_of_it(
     assert "fuse" not in done.out.split()[2]
 
 
-def test_it_is_read_only_and_all_beside_it_is_not(launcher: Launcher, archive: Archive) -> None:
+def test_native_path_is_read_only_and_everything_beside_it_is_not(
+    launcher: Launcher, archive: Archive
+) -> None:
     script = (
         "touch /app/new; rm /app/data/file; echo x >> /app/data/file; chmod 0 /app/bin; mv /app /other; "
         "mount -o remount,bind,rw /app; touch /opt/new && ls /opt/new; grep ' /app ' /proc/self/mountinfo | cut -d' ' -f6"
@@ -90,7 +92,7 @@ def test_it_is_read_only_and_all_beside_it_is_not(launcher: Launcher, archive: A
     assert launcher.shell("cat /app/data/file", spec(["dir:/", archive.layer()])).out == "of the layer\n"
 
 
-def test_directories_above_it_stay_where_they_are(launcher: Launcher, archive: Archive) -> None:
+def test_directories_above_a_native_path_cannot_be_renamed(launcher: Launcher, archive: Archive) -> None:
     done = launcher.shell(
         "mv /app /other; mv /app/data /app/moved; ls /app", spec(["dir:/", archive.layer()], ["/app/data"])
     )

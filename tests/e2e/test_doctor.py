@@ -477,7 +477,7 @@ def test_an_override_without_a_file_is_an_error_of_the_command_line(launcher: La
     )
 
 
-def test_what_a_killed_sandbox_left_is_found_and_not_touched(launcher: Launcher) -> None:
+def test_leftovers_of_a_killed_sandbox_are_reported_and_not_removed(launcher: Launcher) -> None:
     with launcher.start(HOST_ROOT, ["sleep", "1000"]) as supervisor:
         end = time.monotonic() + PATIENCE
         while not launcher.runs() and time.monotonic() < end:

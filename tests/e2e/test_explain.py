@@ -136,8 +136,8 @@ class Seen:
     limits: dict[str, list[int]]
     adjustment: int
 
-    def told(self, section: str) -> dict[str, Any]:
-        return values(self.report, section)
+    def section(self, name: str) -> dict[str, Any]:
+        return values(self.report, name)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -153,13 +153,13 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_ids_are_those_of_the_report(seen: Seen) -> None:
-    ids, facts = seen.told("ids"), seen.facts
+    ids, facts = seen.section("ids"), seen.facts
     assert [number for row in ids["user ids"] for number in row] == list(map(int, facts["uid_map"]))
     assert [number for row in ids["group ids"] for number in row] == list(map(int, facts["gid_map"]))
 
 
 def test_mounts_are_those_of_the_report(seen: Seen) -> None:
-    told = seen.told("mounts")
+    told = seen.section("mounts")
     found = {}
     for mount in seen.facts["mounts"]:
         options = {
@@ -183,7 +183,7 @@ def test_mounts_are_those_of_the_report(seen: Seen) -> None:
 
 
 def test_namespaces_network_and_host_name_are_those_of_the_report(seen: Seen) -> None:
-    told, facts = seen.told("namespaces"), seen.facts
+    told, facts = seen.section("namespaces"), seen.facts
     file_of = {"mount": "mnt"}
     for kind in ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time"):
         link = file_of.get(kind, kind)
@@ -192,12 +192,12 @@ def test_namespaces_network_and_host_name_are_those_of_the_report(seen: Seen) ->
         same = facts["namespaces"][link] == os.readlink(f"/proc/self/ns/{link}")
         assert same == (told[kind] == "host"), kind
     assert facts["hostname"] == told.get("host name", os.uname().nodename)
-    shared = seen.told("network")["reaches"] == "host"
+    shared = seen.section("network")["reaches"] == "host"
     assert facts["interfaces"] == (sorted(os.listdir("/sys/class/net")) if shared else ["lo"])
 
 
 def test_capabilities_and_privileges_are_those_of_the_report(seen: Seen) -> None:
-    told, facts = seen.told("security"), seen.facts
+    told, facts = seen.section("security"), seen.facts
     found = {key: capabilities.names(int(value, 16)) for key, value in facts["capabilities"].items()}
     sets = told["capabilities"]
     assert found["CapEff"] == found["CapPrm"] == set(sets["effective"])
@@ -207,7 +207,7 @@ def test_capabilities_and_privileges_are_those_of_the_report(seen: Seen) -> None
 
 
 def test_environment_is_that_of_the_report(seen: Seen) -> None:
-    told, found = seen.told("environment"), dict(seen.facts["env"])
+    told, found = seen.section("environment"), dict(seen.facts["env"])
     # Python sets LC_CTYPE for itself in the C locale (PEP 538).
     found.pop("LC_CTYPE", None)
     assert {name for name, fact in told.items() if fact["present"]} <= set(found)
@@ -217,7 +217,7 @@ def test_environment_is_that_of_the_report(seen: Seen) -> None:
 
 
 def test_program_starts_as_in_the_report(seen: Seen) -> None:
-    told, facts = seen.told("program"), seen.facts
+    told, facts = seen.section("program"), seen.facts
     assert facts["cwd"] == told["directory"]
     assert facts["umask"] == int(told["umask"], 8)
     assert told["terminal"] is False
@@ -228,7 +228,7 @@ def test_program_starts_as_in_the_report(seen: Seen) -> None:
 
 
 def test_process_limits_are_those_of_the_report(seen: Seen) -> None:
-    told, found = seen.told("limits"), seen.limits
+    told, found = seen.section("limits"), seen.limits
     for limit, number in RESOURCES.items():
         wanted = told[limit]["limit"]
         inherited = list(resource.getrlimit(number))

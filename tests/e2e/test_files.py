@@ -72,7 +72,7 @@ def test_persistent_layer_is_used_by_the_next_start_of_the_same_file(launcher: L
 
 
 @pytest.mark.whiteouts
-def test_writable_layer_holds_exactly_what_changed(launcher: Launcher) -> None:
+def test_writable_layer_has_exactly_the_changes(launcher: Launcher) -> None:
     spec = '[sandbox]\nname = "exact"\n[root]\nlayers = ["dir:/"]\nwritable = "persistent"\n'
     assert (
         launcher.shell(

@@ -98,7 +98,7 @@ def test_keep_id_without_subordinate_ids_is_refused(launcher: Launcher) -> None:
 
 
 @whole_map
-def test_explicit_maps_are_what_the_program_sees(launcher: Launcher, volume: Path) -> None:
+def test_program_has_the_explicit_maps(launcher: Launcher, volume: Path) -> None:
     start = foreign_start()
     entries = ((0, start, 100), (500, start + 100, 5))
     spec = HOST_ROOT + explicit(*entries, groups=((0, start + 10, 10), (1000, start + 50, 1)))

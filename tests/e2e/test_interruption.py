@@ -27,7 +27,7 @@ def servers(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_a_sandbox_that_is_coming_up(launcher: Launcher, number: int) -> None:
+def test_signal_ends_a_sandbox_that_is_starting(launcher: Launcher, number: int) -> None:
     arguments = launcher.arguments(HOST_ROOT, ["sh", "-c", "trap '' INT TERM HUP; sleep 1000"], ["--debug"])
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=launcher.environ) as supervisor:
         assert supervisor.stderr is not None
@@ -266,7 +266,7 @@ def test_server_that_is_killed_while_processes_wait_for_it_ends_the_sandbox(laun
     assert launcher.runs() == []
 
 
-def test_sandbox_can_be_ended_while_its_server_does_not_answer(launcher: Launcher) -> None:
+def test_sandbox_can_be_ended_while_its_server_does_not_reply(launcher: Launcher) -> None:
     spec = HOST_ROOT + "[process]\nstop_timeout = 0.5\n"
     with launcher.start(spec, BUSY) as supervisor:
         assert first_line(supervisor) == "ready"

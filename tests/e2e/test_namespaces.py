@@ -189,7 +189,7 @@ def refused(launcher: Launcher, namespaces: str) -> str:
     return done.err
 
 
-def test_what_cannot_be_joined_is_refused_with_the_reason(launcher: Launcher, tmp_path: Path) -> None:
+def test_invalid_target_of_a_join_is_refused_with_the_reason(launcher: Launcher, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").touch()
     assert "no sandbox anchor is running" in refused(launcher, f'net = "{JOINED}"')

@@ -36,7 +36,7 @@ def sets(launcher: Launcher, security: str, user: str = "0") -> dict[str, int]:
         ('capabilities.drop = ["all"]', NONE),
     ],
 )
-def test_sets_of_root_are_the_same_but_for_what_would_pass_to_files(
+def test_capability_sets_of_root_are_equal_except_the_inheritable_and_ambient_ones(
     launcher: Launcher, security: str, expected: int
 ) -> None:
     assert sets(launcher, security) == {
@@ -57,7 +57,7 @@ def test_sets_of_root_are_the_same_but_for_what_would_pass_to_files(
         ('capabilities = { drop = ["all"], add = ["CHOWN"] }', CHOWN, CHOWN),
     ],
 )
-def test_sets_of_another_user_hold_what_the_file_names_and_keep_it_over_exec(
+def test_capability_sets_of_another_user_are_those_of_the_file_and_kept_over_exec(
     launcher: Launcher, security: str, bounding: int, had: int
 ) -> None:
     assert sets(launcher, security, "33") == {"Bnd": bounding, "Prm": had, "Eff": had, "Inh": had, "Amb": had}
@@ -73,7 +73,7 @@ def test_program_ends_with_process_one_even_outside_of_its_pid_namespace(launche
     assert launcher.up(command=["/usr/bin/python3", "-c", script]).out == f"{int(signal.SIGKILL)}\n"
 
 
-def test_no_signal_is_ignored_or_blocked_whatever_started_the_launcher_does(launcher: Launcher) -> None:
+def test_no_signal_is_ignored_or_blocked_for_any_caller(launcher: Launcher) -> None:
     def ignore_everything() -> None:
         for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGPIPE, signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -91,7 +91,7 @@ def test_no_signal_is_ignored_or_blocked_whatever_started_the_launcher_does(laun
     assert [int(line.split()[1], 16) for line in done.stdout.splitlines()] == [0, 0], done.stderr
 
 
-def test_descriptors_of_whoever_started_the_launcher_are_not_passed_on(launcher: Launcher) -> None:
+def test_descriptors_of_the_callers_process_are_not_passed_on(launcher: Launcher) -> None:
     reader, writer = os.pipe()
     done = subprocess.run(
         launcher.arguments(HOST_ROOT, ["sh", "-c", "ls /proc/self/fd"]),

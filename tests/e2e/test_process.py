@@ -76,7 +76,7 @@ def test_namespaces_with_the_value_host_are_the_hosts(launcher: Launcher) -> Non
         assert inside[name] == os.readlink(f"/proc/self/ns/{name}"), name
 
 
-def test_program_is_root_of_its_namespace_and_nobody_on_the_host(launcher: Launcher) -> None:
+def test_program_is_root_of_its_namespace_and_unprivileged_on_the_host(launcher: Launcher) -> None:
     facts = launcher.probe()
     assert (facts["uid"], facts["gid"]) == (0, 0)
     inside, outside, count = (int(number) for number in facts["uid_map"][:3])
@@ -130,7 +130,7 @@ def test_user_that_the_sandbox_does_not_have_is_an_error(launcher: Launcher) -> 
     assert "user no-such-user is not in the sandbox's /etc/passwd" in done.err
 
 
-def test_environment_holds_what_the_file_says_and_nothing_of_the_hosts(launcher: Launcher) -> None:
+def test_environment_is_that_of_the_file_without_variables_of_the_host(launcher: Launcher) -> None:
     spec = HOST_ROOT + '[process]\ninherit_env = ["PASSED", "ABSENT"]\n[process.env]\nGIVEN = "given"\n'
     facts = launcher.probe(spec, environ={"PASSED": "passed", "KEPT_OUT": "secret"})
     env = {name: value for name, value in facts["env"].items() if name != "LC_CTYPE"}  # set by Python itself

@@ -66,7 +66,7 @@ both_servers = pytest.mark.parametrize("spec", ["direct", "pyfuse3"], indirect=T
 
 @both_servers
 @pytest.mark.usefixtures("reclaiming")
-def test_every_sandbox_comes_up_while_the_kernel_reclaims(launcher: Launcher, spec: str) -> None:
+def test_every_sandbox_starts_while_the_kernel_reclaims(launcher: Launcher, spec: str) -> None:
     """The index of the layer is made and used meanwhile."""
     for _ in range(_STARTS):
         done = launcher.shell("cat /data/file", spec)

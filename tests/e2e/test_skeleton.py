@@ -62,7 +62,7 @@ def upper(path: Path, marks: list[str]) -> Archive:
 
 
 @pytest.mark.parametrize("marks", MARKS.values(), ids=list(MARKS))
-def test_archive_that_deletes_mount_points_starts_and_what_it_deletes_stays_hidden(
+def test_archive_that_deletes_mount_points_starts_and_deleted_objects_stay_hidden(
     launcher: Launcher, tmp_path: Path, marks: list[str]
 ) -> None:
     layers = [lower(tmp_path / "lower.tar").layer(), upper(tmp_path / "upper.tar", marks).layer()]

@@ -246,7 +246,7 @@ def test_links_that_lead_in_a_circle_are_an_error(launcher: Launcher, shared: Pa
 
 
 @pytest.mark.parametrize("name", ["proc", "sys", "dev"])
-def test_layer_that_has_a_link_for_what_the_sandbox_sets_up_is_refused(
+def test_layer_with_a_link_at_a_mount_point_of_the_sandbox_is_refused(
     launcher: Launcher, layer: Path, name: str
 ) -> None:
     (layer / name).symlink_to("usr")
@@ -256,7 +256,7 @@ def test_layer_that_has_a_link_for_what_the_sandbox_sets_up_is_refused(
 
 
 @pytest.mark.parametrize("way", ["/proc/sys", "/sys", "/dev"])
-def test_link_of_a_layer_leads_no_volume_into_what_the_sandbox_sets_up(
+def test_link_of_a_layer_leads_no_volume_into_mounts_of_the_sandbox(
     launcher: Launcher, shared: Path, layer: Path, way: str
 ) -> None:
     (layer / "way").symlink_to(way)
@@ -331,7 +331,7 @@ def test_volume_that_a_link_puts_over_another_is_an_error(
 
 
 @pytest.mark.twice
-def test_directory_of_the_host_that_is_swapped_for_a_link_meanwhile_is_no_way_out(
+def test_directory_of_the_host_that_is_exchanged_for_a_link_leads_no_volume_outside(
     launcher: Launcher, shared: Path
 ) -> None:
     (shared / "one" / "in").mkdir(parents=True)

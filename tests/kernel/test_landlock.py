@@ -51,7 +51,7 @@ def writes(path) -> str | None:
     return refusal(lambda: os.close(os.open(path, os.O_WRONLY | os.O_CREAT)))
 
 
-def test_only_what_is_below_a_path_is_read(tree):
+def test_only_files_below_a_path_are_read(tree):
     def action() -> bool:
         return (
             reads(tree / "open" / "file"),
@@ -76,7 +76,7 @@ def test_a_kind_of_access_without_rules_is_not_restricted(tree):
     assert under(Rules(read=(str(tree),)), action) == 0
 
 
-def test_only_what_is_below_a_path_is_changed(tree):
+def test_only_files_below_a_path_are_changed(tree):
     def action() -> bool:
         closed = tree / "closed"
         return (
@@ -103,7 +103,7 @@ def test_a_path_can_be_a_file(tree):
     assert under(rules, lambda: reads(path) is None and writes(path) is None) == 0
 
 
-def test_only_what_is_below_a_path_is_executed():
+def test_only_files_below_a_path_are_executed():
     true = os.path.realpath("/bin/true")
     assert under(Rules(execute=(os.path.dirname(true), "/usr", "/lib")), lambda: os.system(true) == 0) == 0
     assert under(Rules(execute=()), lambda: refusal(os.execv, true, [true]) == "EACCES") == 0

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.userns
 
 
 @pytest.mark.parametrize("single_id", [False, True], ids=["whole map", "single id"])
-def test_masked_paths_are_empty_and_read_only_paths_are_so(in_namespaces, tree, single_id):
+def test_masked_paths_are_empty_and_read_only_paths_cannot_be_written(in_namespaces, tree, single_id):
     def inside() -> object:
         null = os.open("/dev/null", os.O_PATH)
         tmpfs(f"{tree}/root")

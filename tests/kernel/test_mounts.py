@@ -168,7 +168,7 @@ def test_a_source_that_only_real_root_may_reach_is_bound_by_a_descriptor_opened_
             os.close(fd)
 
 
-def test_a_bind_that_would_uncover_what_the_host_covers_is_refused(in_namespaces, tree):
+def test_a_bind_that_would_uncover_directories_below_locked_mounts_is_refused(in_namespaces, tree):
     def inside() -> object:
         root, target = os.open("/", O_DIR), os.open(f"{tree}/target", O_DIR)
         return refusal(mounts.bind, root, target, recursive=False), refusal(mounts.bind, root, target)

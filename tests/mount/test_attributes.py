@@ -102,7 +102,7 @@ def test_a_change_of_owner_clears_the_set_id_bits_of_a_file_but_not_of_a_directo
         assert mode_of(f"{union.path}/d") == 0o2755
 
 
-def test_set_id_bits_survive_what_changes_no_contents(base: str) -> None:
+def test_set_id_bits_survive_changes_of_metadata(base: str) -> None:
     with make_union(base, {"f": File(b"program", mode=0o6755)}) as union:
         os.utime(f"{union.path}/f", ns=(1, 1))
         os.setxattr(f"{union.path}/f", "user.color", b"blue")

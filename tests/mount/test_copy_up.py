@@ -141,7 +141,7 @@ def test_a_file_is_copied_once_for_any_number_of_changes(base: str) -> None:
     assert (figures["copies"], figures["copied-bytes"]) == (1, MIB)
 
 
-def test_a_reader_opened_before_copy_up_sees_what_is_written_later(base: str) -> None:
+def test_a_reader_opened_before_copy_up_sees_later_writes(base: str) -> None:
     with make_union(base, {"f": b"before"}) as union:
         reader = os.open(inside(union, "f"), os.O_RDONLY)
         try:

@@ -62,7 +62,7 @@ for line in sys.stdin:
             [sys.executable, "-c", self._LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, line: str) -> str:
+    def evaluate(self, line: str) -> str:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -103,22 +103,22 @@ def test_a_private_mapping_is_written_without_the_file(base: str) -> None:
 
 def test_two_processes_share_a_mapping(base: str, peer: Peer) -> None:
     with make_union(base, {"f": LARGE}) as union:
-        assert peer.ask(f"f = open({union.path + '/f'!r}, 'r+b')") == "None"
-        assert peer.ask("m = mmap.mmap(f.fileno(), 0)") == "None"
+        assert peer.evaluate(f"f = open({union.path + '/f'!r}, 'r+b')") == "None"
+        assert peer.evaluate("m = mmap.mmap(f.fileno(), 0)") == "None"
         with opened(f"{union.path}/f", os.O_RDWR) as fd, mmap.mmap(fd, 0) as mapping:
             mapping[PAGE : PAGE + 4] = b"mine"
-            assert peer.ask(f"m[{PAGE}:{PAGE}+4]") == "b'mine'"
-            assert peer.ask(f"m.__setitem__(slice({PAGE}, {PAGE}+4), b'THEY')") == "None"
+            assert peer.evaluate(f"m[{PAGE}:{PAGE}+4]") == "b'mine'"
+            assert peer.evaluate(f"m.__setitem__(slice({PAGE}, {PAGE}+4), b'THEY')") == "None"
             assert mapping[PAGE : PAGE + 4] == b"THEY"
             mapping.flush()
             assert os.pread(fd, 4, PAGE) == b"THEY"
-        assert peer.ask("m.close() or f.close()") == "None"
+        assert peer.evaluate("m.close() or f.close()") == "None"
         union.remount()
         assert content(f"{union.path}/f") == LARGE[:PAGE] + b"THEY" + LARGE[PAGE + 4 :]
 
 
 @pytest.mark.parametrize("before", ["nothing", "chmod", "rename", "link"])
-def test_what_was_opened_and_mapped_before_copy_up_shows_each_later_change(base: str, before: str) -> None:
+def test_descriptors_and_mappings_from_before_copy_up_show_each_later_change(base: str, before: str) -> None:
     """chmod, rename and link copy only metadata; the change of the contents follows."""
     expected = {}
     with make_union(base, dict.fromkeys(CHANGES, LARGE)) as union:
@@ -317,22 +317,22 @@ def test_changes_of_a_file_set_its_times(base: str) -> None:
 def test_flock_holds_between_processes_and_over_copy_up(base: str, peer: Peer) -> None:
     with make_union(base, {"f": LARGE}) as union:
         path = f"{union.path}/f"
-        peer.ask(f"f = open({path!r}, 'rb')")
+        peer.evaluate(f"f = open({path!r}, 'rb')")
         attempt = "fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
         with opened(path) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            assert peer.ask(attempt) == str(errno.EAGAIN)
+            assert peer.evaluate(attempt) == str(errno.EAGAIN)
             os.chmod(path, 0o600)
-            assert peer.ask(attempt) == str(errno.EAGAIN)
+            assert peer.evaluate(attempt) == str(errno.EAGAIN)
             with open(path, "r+b") as writer:
                 writer.write(b"x")
-            assert peer.ask(attempt) == str(errno.EAGAIN)
+            assert peer.evaluate(attempt) == str(errno.EAGAIN)
             os.rename(path, path + "2")
-            assert peer.ask(attempt) == str(errno.EAGAIN)
-        assert peer.ask(attempt) == "None"
+            assert peer.evaluate(attempt) == str(errno.EAGAIN)
+        assert peer.evaluate(attempt) == "None"
         with opened(path + "2") as fd, pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        peer.ask("f.close()")
+        peer.evaluate("f.close()")
 
 
 OFD_SETLK = 37  # F_OFD_SETLK, linux/fcntl.h; the fcntl module has it from Python 3.9 on some builds only
@@ -349,10 +349,10 @@ def test_fcntl_locks_of_ranges_hold_between_processes_and_over_copy_up(
 
     with make_union(base, {"f": LARGE}) as union:
         path = f"{union.path}/f"
-        peer.ask(f"f = open({path!r}, 'rb')")
+        peer.evaluate(f"f = open({path!r}, 'rb')")
 
         def attempt(start: int) -> str:
-            return peer.ask(f"fcntl.fcntl(f, {command}, {lock(fcntl.F_RDLCK, start)!r}) and 1")
+            return peer.evaluate(f"fcntl.fcntl(f, {command}, {lock(fcntl.F_RDLCK, start)!r}) and 1")
 
         with open(path, "r+b") as file:
             fcntl.fcntl(file, command, lock(fcntl.F_WRLCK, 100))
@@ -366,7 +366,7 @@ def test_fcntl_locks_of_ranges_hold_between_processes_and_over_copy_up(
             assert attempt(105) == "1"
             with pytest.raises(BlockingIOError):
                 fcntl.fcntl(file, command, lock(fcntl.F_WRLCK, 105))
-            peer.ask("f.close()")
+            peer.evaluate("f.close()")
             fcntl.fcntl(file, command, lock(fcntl.F_WRLCK, 105))
 
 

@@ -23,11 +23,11 @@ FORMATS = pytest.mark.parametrize("machine", [UnionMachine, AufsMachine], ids=["
 
 
 @FORMATS
-def test_a_union_and_a_plain_directory_answer_alike(machine: type[UnionMachine]) -> None:
+def test_a_union_and_a_plain_directory_have_the_same_results(machine: type[UnionMachine]) -> None:
     run_state_machine_as_test(machine, settings=SHORT)
 
 
 @pytest.mark.long
 @FORMATS
-def test_a_union_and_a_plain_directory_answer_alike_for_long(machine: type[UnionMachine]) -> None:
+def test_a_union_and_a_plain_directory_have_the_same_results_for_long(machine: type[UnionMachine]) -> None:
     run_state_machine_as_test(machine, settings=LONG)

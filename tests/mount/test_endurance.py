@@ -68,7 +68,7 @@ def forest(directories: int, files: int) -> Tree:
 
 
 @prunes
-def test_nodes_beyond_the_limit_are_forgotten_but_for_what_is_in_use(base: str) -> None:
+def test_inodes_beyond_the_limit_are_forgotten_except_those_in_use(base: str) -> None:
     """Inodes that are open, working directories or mount points are in use, and are not dropped."""
     with make_union(base, forest(40, 100), wrapper=limited(400)) as union:
         first = f"{union.path}/d0000"

@@ -395,7 +395,7 @@ def test_a_file_that_gets_no_name_leaves_nothing(base: str) -> None:
         assert sorted(os.listdir(f"{union.path}/d")) == ["f", "gone"]
 
 
-def test_what_nobody_named_is_gone_after_a_kill(base: str) -> None:
+def test_files_without_a_name_are_gone_after_a_kill(base: str) -> None:
     with make_union(base, LOWER) as union:
         union.may_complain = True
         fd = make_unnamed(f"{union.path}/d")

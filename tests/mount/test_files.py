@@ -101,7 +101,7 @@ def test_a_shared_mapping_is_written_although_its_file_is_closed_and_unlinked(ba
         assert content(f"{union.path}/link")[:6] == b"HELLOa"
 
 
-def test_a_mapping_made_before_copy_up_shows_what_is_written_later(base: str) -> None:
+def test_a_mapping_made_before_copy_up_shows_later_writes(base: str) -> None:
     with make_union(base, {"f": b"before" + b"." * PAGE}) as union:
         with open(f"{union.path}/f", "rb") as reader:
             mapping = mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ)

@@ -174,7 +174,7 @@ def test_a_directory_that_the_server_may_not_read_is_eacces(base: str) -> None:
         assert stat.S_IMODE(os.lstat(f"{union.path}/shut").st_mode) == 0
 
 
-def test_an_unreadable_directory_does_not_show_what_is_below_it(base: str) -> None:
+def test_an_unreadable_directory_hides_the_lower_ones(base: str) -> None:
     # The whiteouts of the unreadable directory are unknown, so the merged directory must not be listed.
     lowers: list[Tree] = [{"d": Dir({"own": b"x"}, mode=0o000)}, {"d": {"perhaps deleted": b"y"}}]
     with make_union(base, *lowers, wrapper=WITHOUT_OVERRIDE) as union:

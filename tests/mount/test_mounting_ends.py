@@ -100,7 +100,7 @@ _SAID_BY_LIBFUSE = "fuse: reading device: Software caused connection abort\n"
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.long)])
-def test_a_mount_that_goes_while_a_thousand_files_and_streams_are_closed_ends_without_a_word(
+def test_an_unmount_while_a_thousand_files_and_streams_are_closed_logs_nothing(
     base: str, rounds: int
 ) -> None:
     """The kernel then ends the connection while the server reads requests (ECONNABORTED)."""

@@ -152,23 +152,23 @@ KERNEL = pytest.mark.parametrize("machine", [KernelWriter, KernelUserWriter], id
 
 @pytest.mark.overlay
 @KERNEL
-def test_what_kernel_overlayfs_writes_at_random_shows_the_same_tree(machine: type[OtherWriter]) -> None:
+def test_random_layers_of_kernel_overlayfs_show_the_same_tree(machine: type[OtherWriter]) -> None:
     run_state_machine_as_test(machine, settings=BRIEF)
 
 
 @pytest.mark.overlay
 @pytest.mark.long
 @KERNEL
-def test_what_kernel_overlayfs_writes_for_long_shows_the_same_tree(machine: type[OtherWriter]) -> None:
+def test_long_random_layers_of_kernel_overlayfs_show_the_same_tree(machine: type[OtherWriter]) -> None:
     run_state_machine_as_test(machine, settings=LONG)
 
 
 @pytest.mark.fuse_overlayfs
-def test_what_fuse_overlayfs_writes_at_random_shows_the_same_tree() -> None:
+def test_random_layers_of_fuse_overlayfs_show_the_same_tree() -> None:
     run_state_machine_as_test(FuseOverlayfsWriter, settings=BRIEF)
 
 
 @pytest.mark.fuse_overlayfs
 @pytest.mark.long
-def test_what_fuse_overlayfs_writes_for_long_shows_the_same_tree() -> None:
+def test_long_random_layers_of_fuse_overlayfs_show_the_same_tree() -> None:
     run_state_machine_as_test(FuseOverlayfsWriter, settings=LONG)

@@ -112,7 +112,7 @@ def plain() -> Results:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
-def test_a_union_passes_what_the_file_system_below_it_passes(
+def test_a_union_passes_every_assertion_that_the_file_system_below_passes(
     plain: Results, base: str, configuration: Configuration
 ) -> None:
     os.chmod(base, 0o755)

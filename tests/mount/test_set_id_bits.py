@@ -148,7 +148,7 @@ def test_set_id_bits_survive_the_same_changes_as_in_a_plain_file(layer: str, bas
 
 
 @pytest.mark.parametrize("change", ["write", "fallocate", "copy a range"])
-def test_a_file_that_somebody_changes_is_executed_without_its_set_id_bits(change: str, base: str) -> None:
+def test_a_changed_file_is_executed_without_its_set_id_bits(change: str, base: str) -> None:
     # No stat(2) happens in between, so the kernel uses its cached mode.
     os.chmod(base, 0o755)
     program = content("/usr/bin/id") + b"at the end"

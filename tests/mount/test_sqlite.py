@@ -130,7 +130,7 @@ def test_a_database_that_is_copied_up_while_it_is_open_stays_intact_for_every_pr
         assert check(connection, rows) == 0
 
 
-def test_a_reader_that_may_only_read_sees_what_a_writer_commits_after_copy_up(base: str) -> None:
+def test_a_read_only_reader_sees_commits_after_copy_up(base: str) -> None:
     rows = 300
     with lower_database(base, rows, "delete") as union:
         path = f"{union.path}/d/db"

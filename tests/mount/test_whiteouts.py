@@ -230,7 +230,7 @@ def test_marks_are_not_shown_and_attributes_named_like_them_are_no_marks(base: s
 
 @pytest.mark.root
 @pytest.mark.overlay
-def test_kernel_overlayfs_shows_the_same_tree_from_what_was_written(base: str) -> None:
+def test_kernel_overlayfs_shows_the_same_tree_of_our_layers(base: str) -> None:
     lower = {**LOWER, "link": Symlink(b"f"), "moved": {"x": b"x"}, "kept": {"y": b"y"}}
     with make_union(base, lower) as union:
         os.unlink(f"{union.path}/f")
@@ -247,7 +247,7 @@ def test_kernel_overlayfs_shows_the_same_tree_from_what_was_written(base: str) -
 
 @pytest.mark.root
 @pytest.mark.overlay
-def test_what_kernel_overlayfs_wrote_shows_the_same_tree(base: str) -> None:
+def test_layers_of_kernel_overlayfs_show_the_same_tree(base: str) -> None:
     union = make_union(base, {**LOWER, "hard": b"h", "link": HardLink("hard")})
     options = f"lowerdir={base}/lower0,upperdir={union.upper},workdir={union.work}"
     with kernel_overlay(union.path, options) as path:

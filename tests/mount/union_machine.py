@@ -164,7 +164,7 @@ class UnionMachine(RuleBasedStateMachine):
         ours = outcome(operation, self.mount)
         note(f"{what} -> {ours}")
         theirs = outcome(operation, self.plain)
-        assert ours == theirs, f"{what}: the union says {ours}, a plain directory {theirs}"
+        assert ours == theirs, f"{what}: {ours} on the union, {theirs} on the plain directory"
         return ours
 
     def compare(self) -> None:

@@ -176,7 +176,7 @@ def report_path(report: dict[str, Any], file: str) -> str:
 class TestRoot:
     """Root of a machine with systemd, which owns the hierarchy."""
 
-    def test_memory_is_held_in_a_scope_of_the_system(self, root: dict[str, Any]) -> None:
+    def test_memory_is_enforced_in_a_scope_of_the_system(self, root: dict[str, Any]) -> None:
         found = root["memory"]
         assert found["report"]["ended_by"] == "out of memory", found
         held = found["report"]["limits"]["limits.memory"]

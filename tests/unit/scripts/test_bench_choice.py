@@ -201,7 +201,7 @@ def test_the_program_has_the_given_number_of_sources_and_a_main(tmp_path: Path) 
 # -- growth --------------------------------------------------------------------------------------------
 
 
-def test_a_line_has_the_medians_of_one_system_and_skips_what_failed() -> None:
+def test_a_line_has_the_medians_of_one_system_without_failed_points() -> None:
     curve = growth.Curve("walk", "layers", [(1, None), (10, None)])  # type: ignore[list-item]
     rows = [
         Row(name="1", group="g", subject="a", baseline="b", seconds={"a": [1.0, 3.0, 2.0], "b": [1.0]}),

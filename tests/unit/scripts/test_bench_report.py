@@ -123,7 +123,7 @@ def test_slower_workloads_are_named_the_worst_first() -> None:
 # -- what is printed and written -----------------------------------------------------------------------
 
 
-def test_the_table_shows_medians_and_ratios_and_what_failed() -> None:
+def test_the_table_shows_medians_ratios_and_failures() -> None:
     rows = [
         row("walk", unionfs=[0.5, 0.5], fuse_overlayfs=[1.0, 1.0], overlay=[0.1]),
         row("untar", unionfs=[2.0], fuse_overlayfs=[1.0], overlay=[]),
