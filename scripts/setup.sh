@@ -36,7 +36,7 @@ missing_packages() { # PACKAGE...: prints the packages that are not installed, o
 require_packages() { # PACKAGE...: installs the missing packages, or names them and ends the script
     local missing=() command as_root=() log
     if ! command -v dpkg-query >/dev/null; then
-        say "note: without dpkg no packages were checked; the names of the required packages on Debian are: $*"
+        say "note: dpkg is not installed, so packages were not checked; on Debian this needs: $*"
         return 0
     fi
     mapfile -t missing < <(missing_packages "$@")
