@@ -287,8 +287,8 @@ def _layer_name(layer: Layer) -> bytes:
     return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)
 
 
-def source_from_options(options: Options, mountpoint: str) -> StackSource:
-    """Open the directories that the command line names.
+def source_from_options(options: Options, mountpoint: str | None) -> StackSource:
+    """Open the directories that the command line names. *mountpoint* is None if the stack is only to be read.
 
     Raises:
         UnionError: a directory is missing, not a directory or unreadable, or one contains another or the mount point.
@@ -310,12 +310,13 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
             return fd
 
         lowers = [(path, open_directory(path, "lowerdir", _READABLE)) for path in options.lowerdirs]
-        mount_fd = open_directory(mountpoint, "mount point", os.X_OK)
+        mount_fd = None if mountpoint is None else open_directory(mountpoint, "mount point", os.X_OK)
+        access = _READABLE if mountpoint is None else _READABLE | os.W_OK
         named = list(lowers)
         upper_fd = work_fd = None
         if options.upperdir is not None and options.workdir is not None:
-            upper_fd = open_directory(options.upperdir, "upperdir", _READABLE | os.W_OK)
-            work_fd = open_directory(options.workdir, "workdir", _READABLE | os.W_OK)
+            upper_fd = open_directory(options.upperdir, "upperdir", access)
+            work_fd = open_directory(options.workdir, "workdir", access)
             _refuse_inside(
                 [("upperdir " + options.upperdir, upper_fd)], [("workdir " + options.workdir, work_fd)]
             )
@@ -335,12 +336,14 @@ def source_from_options(options: Options, mountpoint: str) -> StackSource:
             _refuse_inside(
                 [("index_dir " + options.index_dir, index_fd)], [("layer " + path, fd) for path, fd in named]
             )
-        # A lookup in a layer that contains the mount point would make the server wait for itself, until SIGKILL.
-        _refuse_inside(
-            [("mount point " + mountpoint, mount_fd)], [("layer " + path, fd) for path, fd in named]
-        )
+        if mountpoint is not None and mount_fd is not None:
+            # A lookup in a layer that contains the mount point would make the server wait for itself, until SIGKILL.
+            _refuse_inside(
+                [("mount point " + mountpoint, mount_fd)], [("layer " + path, fd) for path, fd in named]
+            )
         undo.pop_all()
-    os.close(mount_fd)
+    if mount_fd is not None:
+        os.close(mount_fd)
     return StackSource(
         lowers=tuple(
             LayerSource(

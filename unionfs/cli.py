@@ -104,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from unionfs.launch.server_process import serve_launcher
 
         return serve_launcher(int(given[1]))
+    if given and given[0] == "changes":
+        from unionfs.changes.command import main as changes
+
+        return changes(given[1:])
     if list(given) == ["--describe"]:  # for `sandbox man unionfs`
         import json
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.changes.equality import Equality
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, ORDER, Moves, Row
-from unionfs.changes.stack import ComparedStack
-from unionfs.changes.tree import Entry, MergedTree, joined
+from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.merged_tree import Entry, MergedTree, joined
 from unionfs.formats.xattrs import parse_redirect
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.metacopy import redirect_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from unionfs.changes.tree import Entry, MergedTree
+from unionfs.changes.merged_tree import Entry, MergedTree
 from unionfs.layer.objects import PathRef
 
 _CHUNK = 1 << 18

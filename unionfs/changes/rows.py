@@ -12,7 +12,7 @@ from unionfs._stdlib.dataclasses import dataclass
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.changes.tree import Entry
+    from unionfs.changes.merged_tree import Entry
 
 ADDED, CHANGED, DELETED, MOVED = "A", "C", "D", "R"
 #: The order of the rows of one path.

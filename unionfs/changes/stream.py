@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from unionfs._stdlib.typing import Protocol
 from unionfs.changes import pax
 from unionfs.changes.equality import Equality
-from unionfs.changes.stack import ComparedStack
-from unionfs.changes.tree import Entry, joined
+from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.merged_tree import Entry, joined
 from unionfs.formats.whiteout import WH_OPAQUE, WH_PREFIX
 from unionfs.formats.xattrs import parse_redirect
 from unionfs.layer.directory import LayerDir

@@ -22,7 +22,8 @@ SCM_MAX_FD, 253; unix(7)).
 * The last layer may be the ``skeleton``, which contains the mount points.
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
-* ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null.
+* ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``, which serves nothing,
+  receives the same request with null for ``fuse`` and ``user_namespace``.
 * ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 
@@ -124,7 +125,11 @@ def sealed_memfd(content: bytes) -> int:
 
 
 def send_request(
-    channel: socket.socket, fuse_fd: int, user_namespace_fd: int, stack: ServedStack, program: bytes | None
+    channel: socket.socket,
+    fuse_fd: int | None,
+    user_namespace_fd: int | None,
+    stack: ServedStack,
+    program: bytes | None,
 ) -> None:
     """Send the request: the descriptors, the layers, and *program*, the seccomp filter for the server, if there is one.
 

@@ -25,8 +25,9 @@ class Request:
     """The launcher's request, decoded."""
 
     stack: StackSource
-    fuse_fd: int
-    user_namespace_fd: int
+    #: None for both: the stack is only to be read.
+    fuse_fd: int | None
+    user_namespace_fd: int | None
     #: A seccomp filter: an array of struct sock_filter.
     filter: bytes | None
     serving: Serving
@@ -165,8 +166,8 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
     )
     return Request(
         stack=stack,
-        fuse_fd=take(message["fuse"]),
-        user_namespace_fd=take(message["user_namespace"]),
+        fuse_fd=take_optional(message["fuse"]),
+        user_namespace_fd=take_optional(message["user_namespace"]),
         filter=program,
         serving=serving,
     )

@@ -52,6 +52,8 @@ def _serve(channel: socket.socket) -> int:
     times = {"loaded": time.monotonic_ns()}
     request = receive(channel)
     times["asked"] = time.monotonic_ns()
+    if request.fuse_fd is None or request.user_namespace_fd is None:
+        raise UnionError("malformed request from the launcher: it has no mount")
     choice = choose(request.serving, request.fuse_fd)
     if choice.server is Server.PYFUSE3:
         to_standard_error(everything=False)  # pyfuse3 has imported `logging` anyway

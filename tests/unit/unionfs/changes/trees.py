@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from unionfs.assemble import LayerSource, StackSource
 from unionfs.changes.comparison import Comparison
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
-from unionfs.changes.stack import ComparedStack, open_stack_to_compare
-from unionfs.changes.tree import MergedTree
+from unionfs.changes.compared_stack import ComparedStack, open_stack_to_compare
+from unionfs.changes.merged_tree import MergedTree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

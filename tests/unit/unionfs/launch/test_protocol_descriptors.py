@@ -60,7 +60,7 @@ def send(launcher: socket.socket, count: int, **changes: Any) -> None:
         os.close(null)
 
 
-@pytest.mark.parametrize("index", [-1, 3, True, 1.0, "1", None], ids=repr)
+@pytest.mark.parametrize("index", [-1, 3, True, 1.0, "1"], ids=repr)
 @pytest.mark.parametrize("role", ["fuse", "user_namespace"])
 def test_an_index_that_names_no_descriptor_is_refused(ends: Ends, role: str, index: object) -> None:
     launcher, server = ends
@@ -159,4 +159,22 @@ def test_the_launcher_is_told_what_keeps_the_server_from_being_loaded(failure: s
             )
         ours.settimeout(60)
         assert ours.recv(1000) == said
+    assert (server.communicate(timeout=60)[1], server.returncode) == (b"", 1)
+
+
+@pytest.mark.parametrize("role", ["fuse", "user_namespace"])
+def test_a_server_refuses_a_request_without_a_mount(role: str) -> None:
+    """Only `unionfs changes` receives such a request."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "unionfs", "--serve-fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment(),
+                stderr=subprocess.PIPE,
+            )
+        ours.settimeout(60)
+        send(ours, 3, **{role: None})
+        assert ours.recv(1000) == b"error: malformed request from the launcher: it has no mount"
     assert (server.communicate(timeout=60)[1], server.returncode) == (b"", 1)

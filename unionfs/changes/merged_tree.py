@@ -60,7 +60,7 @@ class Entry:
 
 
 class MergedTree:
-    """A merged tree. It borrows the layers; :class:`unionfs.changes.stack.ComparedStack` opens and closes them."""
+    """A merged tree. It borrows the layers; :class:`unionfs.changes.compared_stack.ComparedStack` opens and closes them."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.assemble import StackSource, fingerprint, lower_layers
-from unionfs.changes.tree import MergedTree
+from unionfs.changes.merged_tree import MergedTree
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import Layer
