@@ -28,6 +28,51 @@ _PERIOD = 200
 """Milliseconds between two calls of *meanwhile* while a child runs."""
 
 
+class Child:
+    """A child that is id 0 of a user namespace. :func:`start_with_ids` creates it; call :meth:`wait` or :meth:`end` once."""
+
+    def __init__(self, pid: int, result_fd: int, mapped: SandboxError | None) -> None:
+        """Take over *result_fd*. *mapped* is why the id maps could not be written; the child then ends by itself."""
+        self.pid = pid
+        self._result_fd = result_fd
+        self._mapped = mapped
+
+    def wait(self, meanwhile: Callable[[], None] | None = None) -> str:
+        """Wait for the end of the child; return the text that its action returned. *meanwhile* is called five times a second.
+
+        Raises:
+            SandboxError: the namespace could not be created, or the action raised; with the message and hint of that error.
+        """
+        try:
+            if meanwhile is not None:
+                poll = select.poll()
+                poll.register(self._result_fd)
+                while not poll.poll(_PERIOD):
+                    meanwhile()
+            with open(self._result_fd, "rb", closefd=False) as said:
+                result = said.read().decode(errors="surrogateescape")
+        except BaseException:
+            self.end()
+            raise
+        status = self._reap()
+        if self._mapped is not None:
+            raise self._mapped
+        if status != 0:
+            message, _, hint = result.partition(_HINT_FOLLOWS)
+            raise SandboxError(message or "a helper process ended without a word", hint=hint or None)
+        return result
+
+    def end(self) -> None:
+        """Kill the child, whose result is no longer needed, and reap it."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> int:
+        os.close(self._result_fd)
+        _, status = os.waitpid(self.pid, 0)
+        return status
+
+
 def run_with_ids(
     ids: IdPlan, action: Callable[[], str | None], meanwhile: Callable[[], None] | None = None
 ) -> str:
@@ -37,6 +82,14 @@ def run_with_ids(
 
     Raises:
         SandboxError: the namespace could not be created, or *action* raised; with the message and hint of that error.
+    """
+    return start_with_ids(ids, action).wait(meanwhile)
+
+
+def start_with_ids(ids: IdPlan, action: Callable[[], str | None]) -> Child:
+    """Start *action* in a child that is id 0 of a new user namespace with the maps of *ids*.
+
+    The action may execute a program. The child's descriptors are then those without close-on-exec.
     """
     with ExitStack() as undo:
 
@@ -67,24 +120,12 @@ def run_with_ids(
             if mapped is None:
                 os.write(go_writer, b"go")
             close(go_writer)
-            if meanwhile is not None:
-                poll = select.poll()
-                poll.register(result_reader)
-                while not poll.poll(_PERIOD):
-                    meanwhile()
-            with open(result_reader, "rb", closefd=False) as said:
-                result = said.read().decode(errors="surrogateescape")
         except BaseException:
-            os.kill(pid, signal.SIGKILL)  # the result is no longer needed
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
             raise
-        finally:
-            _, status = os.waitpid(pid, 0)
-    if mapped is not None:
-        raise mapped
-    if status != 0:
-        message, _, hint = result.partition(_HINT_FOLLOWS)
-        raise SandboxError(message or "a helper process ended without a word", hint=hint or None)
-    return result
+        opened.discard(result_reader)
+        return Child(pid, result_reader, mapped)
 
 
 def access_of_root(ids: IdPlan, paths: Sequence[str]) -> Mapping[str, str]:

@@ -1,8 +1,8 @@
 """The command ``unionfs changes``: prints what a writable layer changes, or writes it as an archive. It works beside a server.
 
 The launcher calls it with ``--request-fd N`` instead of ``-o``: a socket over which the request of
-:mod:`unionfs.launch.protocol` arrives, without a mount. The process is then id 0 of the sandbox's user namespace, and
-confines itself before it reads a layer.
+:mod:`unionfs.launch.protocol` arrives, without a mount. The process then enters the sandbox's user namespace and confines
+itself before it reads a layer.
 """
 
 from __future__ import annotations
@@ -148,14 +148,19 @@ def _paths_in(fd: int | None) -> list[bytes]:
 
 
 def _receive(fd: int) -> StackSource:
-    from unionfs.launch.confine import restrict_files
+    from unionfs.assemble import with_process_facts
+    from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.request import receive
 
     with socket.socket(fileno=fd) as channel:
         try:
-            source = receive(channel).stack
+            request = receive(channel)
         except EOFError:
             raise UnionError("the launcher went away") from None
+    if request.user_namespace_fd is not None:
+        enter_user_namespace(request.user_namespace_fd)
+        os.close(request.user_namespace_fd)
+    source = with_process_facts(request.stack)
     read = [lower.fd for lower in source.lowers]
     read += [each for each in (source.upper_fd, source.work_fd) if each is not None]
     restrict_files(read, [])

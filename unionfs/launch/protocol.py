@@ -23,7 +23,7 @@ SCM_MAX_FD, 253; unix(7)).
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
 * ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``, which serves nothing,
-  receives the same request with null for ``fuse`` and ``user_namespace``.
+  receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
 * ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 

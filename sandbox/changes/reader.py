@@ -1,0 +1,235 @@
+"""Run `unionfs changes` on a writable layer, and receive what it prints. It alone interprets the layer.
+
+The process runs in the user namespace of the sandbox's ids, in which the owners of all files are mapped, and confines itself
+before it reads anything (unionfs/changes/command.py). What it sends is checked, because a layer may have been made to deceive it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+
+from sandbox.as_container_root import start_with_ids
+from sandbox.changes.rows import Change, parse
+from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.errors import SandboxError, SetupError, StateError
+from sandbox.host import private_directories
+from sandbox.kernel import open_paths
+from sandbox.plan import IdPlan
+from sandbox.state import run_directory
+from sandbox.state.location import default_path
+from sandbox.state.stack_record import RecordedLayer
+from unionfs.launch.protocol import ServedLayer, ServedStack, send_request
+
+_OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_STEP = "the changes of a layer"
+#: The child's descriptors beside 0, 1 and 2: the socket of the request, and the list of paths.
+_REQUEST, _PATHS = 3, 4
+
+
+def state_directory() -> str:
+    """Return the path of the state directory."""
+    return os.path.realpath(default_path(os.environ, os.geteuid()))
+
+
+def read_changes(
+    argument: str, paths: Sequence[str] = (), *, facts: bool = False, text: bool = False
+) -> list[Change]:
+    """Return the changes at and below *paths* (all, if there are none) of the layer that *argument* selects.
+
+    *facts* and *text* add what `unionfs changes --facts` and `--text` do.
+
+    Raises:
+        StateError: there is no such layer.
+        SandboxError: it cannot be read.
+    """
+    return changes_of(find(state_directory(), argument), paths, facts=facts, text=text)
+
+
+def changes_of(
+    layer: WritableLayer, paths: Sequence[str] = (), *, facts: bool = False, text: bool = False
+) -> list[Change]:
+    """Return the changes of *layer*. Arguments and errors are those of :func:`read_changes`."""
+    options = ["--json", *(["--facts"] if facts else []), *(["--text"] if text else [])]
+    with ExitStack() as undo:
+        process = start(layer, options, paths, undo)
+        with open(process.output_fd, "rb", closefd=False) as output:
+            lines = output.read().split(b"\n")
+        process.finish()
+    return parse(line for line in lines if line)
+
+
+class Process:
+    """A running `unionfs changes`. :func:`start` creates it and registers its end."""
+
+    def __init__(self, pid: int, output_fd: int, errors_fd: int) -> None:
+        """Take over the descriptors: the reading end of its standard output, and a memfd with its standard error."""
+        self._pid = pid
+        self.output_fd = output_fd
+        self._errors_fd = errors_fd
+
+    def finish(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            SandboxError: it failed, with its message.
+        """
+        pid, self._pid = self._pid, 0
+        _, status = os.waitpid(pid, 0)
+        if status != 0:
+            os.lseek(self._errors_fd, 0, os.SEEK_SET)
+            said = os.read(self._errors_fd, 1 << 16).decode(errors="surrogateescape").strip()
+            reason = said.rpartition("\n")[2].removeprefix("unionfs: ")
+            raise SandboxError(f"{_STEP}: {reason or 'it ended unexpectedly'}", hint=None if reason else "run again with --debug")
+
+    def end(self) -> None:
+        """Kill the process if it still runs, and close the descriptors."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+        os.close(self.output_fd)
+        os.close(self._errors_fd)
+
+
+def start(layer: WritableLayer, options: Sequence[str], paths: Sequence[str], undo: ExitStack) -> Process:
+    """Start `unionfs changes` with *options* for *paths* of *layer*; *undo* ends it.
+
+    Raises:
+        SandboxError: a layer cannot be opened, or the process cannot be started.
+    """
+    with ExitStack() as opened:
+        try:
+            stack = open_layers(layer, opened)
+            namespace_fd = opened.enter_context(user_namespace(layer.ids))
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            opened.enter_context(ours)
+            opened.enter_context(theirs)
+            process = _spawn(options, paths, theirs, undo)
+            theirs.close()
+            with suppress(BrokenPipeError, ConnectionResetError):  # its end is reported by finish()
+                send_request(ours, None, namespace_fd, stack, None)
+        except OSError as error:
+            raise SetupError.from_os_error(_STEP, "start", error) from None
+    return process
+
+
+def _spawn(options: Sequence[str], paths: Sequence[str], request: socket.socket, undo: ExitStack) -> Process:
+    with ExitStack() as done:
+
+        def opened(fd: int) -> int:
+            done.callback(os.close, fd)
+            return fd
+
+        null = opened(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        wanted = opened(_memfd(b"".join(os.fsencode(path) + b"\0" for path in paths)))
+        errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+        reader, writer = os.pipe()
+        opened(writer)
+        command = [sys.executable, "-P", "-m", "unionfs", "changes", f"--request-fd={_REQUEST}"]
+        # Descriptors are moved out of the way first: one of them may have the number of another's target.
+        moved = [opened(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)) for fd in (null, writer, errors, request.fileno(), wanted)]
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [*command, f"--paths-fd={_PATHS}", *options],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)],
+            )
+        except BaseException:
+            os.close(errors)
+            os.close(reader)
+            raise
+    process = Process(pid, reader, errors)
+    undo.callback(process.end)
+    return process
+
+
+def _memfd(content: bytes) -> int:
+    fd = os.memfd_create("paths", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+@contextmanager
+def user_namespace(ids: IdPlan) -> Iterator[int]:
+    """Give a descriptor of a user namespace with the maps of *ids*.
+
+    Raises:
+        SandboxError: it cannot be created.
+    """
+    child = start_with_ids(ids, _wait_for_end)
+    try:
+        fd = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        child.end()
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _wait_for_end() -> None:
+    select.select([], [], [])
+
+
+# -- layers ------------------------------------------------------------------------------------------
+
+
+def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
+    """Open *layer* and the layers below it, as a start does; *undo* closes them.
+
+    Raises:
+        StateError: an unpacked archive is no longer in the store.
+        OSError: a directory cannot be opened.
+    """
+
+    def directory(path: str) -> int:
+        fd = os.open(path, _OPEN_PATH)
+        undo.callback(os.close, fd)
+        return fd
+
+    state = state_directory()
+    layers = [_open_layer(one, state, directory, undo) for one in layer.stack.layers]
+    facts = private_directories.look(
+        state=state,
+        run=run_directory.default_path(os.environ, os.geteuid()),
+        usual_run=run_directory.default_path({}, os.geteuid()),
+    )
+    return ServedStack(
+        layers=layers[::-1],
+        upper_fd=directory(os.path.join(layer.stack.writable, "upper")),
+        work_fd=directory(os.path.join(layer.stack.writable, "work")),
+        hidden=[found.identity for found in facts.directories if found.identity is not None],
+        volatile=True,
+        server="auto",
+        open_requests=True,
+    )
+
+
+def _open_layer(
+    layer: RecordedLayer, state: str, directory: Callable[[str], int], undo: ExitStack
+) -> ServedLayer:
+    if layer.kind == "dir":
+        fd = open_paths.open_real(layer.path, directory=True)
+        undo.callback(os.close, fd)
+        return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
+    place = os.path.join(state, "layers", layer.place or "")
+    try:
+        lock_fd = os.open(os.path.join(place, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        undo.callback(os.close, lock_fd)
+        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return ServedLayer(fd=directory(os.path.join(place, "tree")), marks="aufs", squash=False)
+    except (FileNotFoundError, BlockingIOError):
+        raise StateError(
+            f"the unpacked archive {layer.path}, a layer below, has been removed",
+            hint="start the sandbox once, which unpacks it again",
+        ) from None

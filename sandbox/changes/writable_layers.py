@@ -1,0 +1,147 @@
+"""Find the writable layer that a name or an environment file selects: of a running sandbox, kept, or persistent.
+
+    STATE/sandboxes/NAME/   a persistent layer
+    STATE/changes/ID/       an ephemeral layer that `up --keep-changes` kept; ID is that of its run
+    RUN/run/ID/             the ephemeral layer of a run that has not ended
+
+Changes nothing. Each directory's state.json names the layers below (sandbox/state/stack_record.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sandbox.errors import StateError
+from sandbox.plan import IdPlan
+from sandbox.state.layer_records import ids_from_json
+from sandbox.state.locks import probe
+from sandbox.state.runs import Run, list_runs, paths_in
+from sandbox.state.stack_record import RecordedStack
+from sandbox.state.trusted_files import read_json
+from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import Any, Literal
+
+Kind = Literal["running", "kept", "persistent"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritableLayer:
+    """A writable layer on disk, and what its record tells."""
+
+    #: Of the sandbox, and the id of the run whose layer it is; the same for a persistent layer.
+    name: str
+    id: str
+    kind: Kind
+    #: The directory of the record.
+    path: str
+    #: The environment file, if it is known.
+    file: str | None
+    ids: IdPlan
+    stack: RecordedStack
+    #: Whether a sandbox uses it now.
+    in_use: bool
+    #: The time of the record, in seconds since the epoch.
+    time: float
+
+
+def is_file(argument: str) -> bool:
+    """Return whether *argument* names an environment file, not a sandbox."""
+    return "/" in argument or argument.endswith(".toml")
+
+
+def find(state_directory: str, argument: str) -> WritableLayer:
+    """Return the writable layer that *argument*, an environment file or a name, selects.
+
+    A running sandbox comes before one that has ended, and a later one before an earlier one.
+
+    Raises:
+        StateError: there is none, or a record cannot be read.
+    """
+    found = [layer for layer in list_layers(state_directory) if _is_selected(layer, argument)]
+    if not found and not is_file(argument):
+        found = _by_prefix(list_layers(state_directory), argument)
+    if not found:
+        raise _nothing(argument)
+    return max(found, key=lambda layer: (layer.in_use, layer.time))
+
+
+def _is_selected(layer: WritableLayer, argument: str) -> bool:
+    if not is_file(argument):
+        return argument in (layer.name, layer.id)
+    try:
+        return layer.file is not None and os.path.samefile(layer.file, argument)
+    except OSError:
+        return layer.file == os.path.abspath(argument)
+
+
+def _by_prefix(layers: Sequence[WritableLayer], argument: str) -> list[WritableLayer]:
+    found = [layer for layer in layers if layer.id.startswith(argument)]
+    if len(found) > 1:
+        names = ", ".join(sorted(layer.id for layer in found))
+        raise StateError(f"{argument} is the beginning of several names: {names}", hint="write more of it")
+    return found
+
+
+def _nothing(argument: str) -> StateError:
+    if is_file(argument):
+        return StateError(
+            f"no sandbox of {argument} has a writable layer that was kept",
+            hint="run it with --keep-changes or --diff, or set root.writable = \"persistent\"",
+        )
+    return StateError(
+        f"there is no writable layer of a sandbox {argument}",
+        hint="sandbox ls lists what was kept; up --keep-changes keeps the layer of a run",
+    )
+
+
+def list_layers(state_directory: str) -> list[WritableLayer]:
+    """Return all writable layers that can be read on this machine.
+
+    Raises:
+        OSError: the state directory cannot be listed.
+    """
+    runs = [run for run in list_runs(state_directory) if run.verdict == "running"]
+    found = [layer for run in runs if (layer := _of_run(run)) is not None]
+    in_use = {run.record.layer for run in runs if run.record is not None}
+    for path in paths_in(os.path.join(state_directory, "sandboxes")):
+        layer = _read(path, "persistent", in_use=os.path.basename(path) in in_use)
+        found += [layer] if layer is not None else []
+    for path in paths_in(os.path.join(state_directory, "changes")):
+        layer = _read(path, "kept", in_use=probe(os.path.join(path, "lock")) == "held")
+        found += [layer] if layer is not None else []
+    return found
+
+
+def _of_run(run: Run) -> WritableLayer | None:
+    """Return the ephemeral layer of *run*; None if it has none, or keeps it elsewhere."""
+    layer = _read(run.path, "running", in_use=True)
+    if layer is None or run.record is None or run.record.layer is not None:
+        return None
+    return layer if os.path.isdir(os.path.join(layer.stack.writable, "upper")) else None
+
+
+def _read(path: str, kind: Kind, *, in_use: bool) -> WritableLayer | None:
+    name = os.path.join(path, "state.json")
+    try:
+        state: Any = read_json(name)
+        time = os.stat(name).st_mtime
+    except (OSError, ValueError):
+        return None
+    stack = RecordedStack.read(state)
+    ids = ids_from_json(state.get("ids")) if isinstance(state, dict) else None
+    if stack is None or ids is None:
+        return None
+    base = os.path.basename(path)
+    file = state.get("file")
+    return WritableLayer(
+        name=base if kind == "persistent" else str(state.get("name") or base),
+        id=base,
+        kind=kind,
+        path=path,
+        file=file if isinstance(file, str) else None,
+        ids=ids,
+        stack=stack,
+        in_use=in_use,
+        time=time,
+    )
