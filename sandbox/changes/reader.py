@@ -86,7 +86,10 @@ class Process:
             os.lseek(self._errors_fd, 0, os.SEEK_SET)
             said = os.read(self._errors_fd, 1 << 16).decode(errors="surrogateescape").strip()
             reason = said.rpartition("\n")[2].removeprefix("unionfs: ")
-            raise SandboxError(f"{_STEP}: {reason or 'it ended unexpectedly'}", hint=None if reason else "run again with --debug")
+            raise SandboxError(
+                f"{_STEP}: {reason or 'it ended unexpectedly'}",
+                hint=None if reason else "run again with --debug",
+            )
 
     def end(self) -> None:
         """Kill the process if it still runs, and close the descriptors."""
@@ -134,7 +137,10 @@ def _spawn(options: Sequence[str], paths: Sequence[str], request: socket.socket,
         opened(writer)
         command = [sys.executable, "-P", "-m", "unionfs", "changes", f"--request-fd={_REQUEST}"]
         # Descriptors are moved out of the way first: one of them may have the number of another's target.
-        moved = [opened(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)) for fd in (null, writer, errors, request.fileno(), wanted)]
+        moved = [
+            opened(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+            for fd in (null, writer, errors, request.fileno(), wanted)
+        ]
         try:
             pid = os.posix_spawn(
                 sys.executable,

@@ -87,7 +87,7 @@ def _nothing(argument: str) -> StateError:
     if is_file(argument):
         return StateError(
             f"no sandbox of {argument} has a writable layer that was kept",
-            hint="run it with --keep-changes or --diff, or set root.writable = \"persistent\"",
+            hint='run it with --keep-changes or --diff, or set root.writable = "persistent"',
         )
     return StateError(
         f"there is no writable layer of a sandbox {argument}",

@@ -15,7 +15,7 @@ from sandbox.cli.verbs import PROGRAM_EXIT_STATUS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandbox.cli.options import Taking
     from sandbox.cli.progress import ArchiveProgress
@@ -51,6 +51,15 @@ def add_arguments(parser: Taking) -> None:
         "--accept-layers",
         action="store_true",
         help="use the persistent layer although it was made over other layers, and record these",
+    )
+    parser.add_argument(
+        "--keep-changes",
+        action="store_true",
+        help="keep what the program changes, although the writable layer is ephemeral: see sandbox diff, apply and export; "
+        "sandbox discard removes it",
+    )
+    parser.add_argument(
+        "--diff", action="store_true", help="print on standard error at the end what the program has changed"
     )
     parser.add_argument(
         "--trace-denials",
@@ -121,7 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
     print_warnings(plan.cautions)
     for warning in plan.warnings:
         warn(warning)
-    if arguments.trace_denials and (problem := _untraceable(plan, facts)) is not None:
+    problem = _untraceable(plan, facts) if arguments.trace_denials else None
+    problem = problem or _without_changes(plan, arguments)
+    if problem is not None:
         server.abandon()
         raise problem
 
@@ -152,6 +163,8 @@ def run(arguments: argparse.Namespace) -> int:
         timeline=timeline,
         secret=secret,
         progress=_make_progress,
+        keep_changes=arguments.keep_changes,
+        on_end=_after_the_program(arguments, plan, warn, say),
     )
     # Existing objects are exempt from collection, so that forked children do not write to (and so copy) their pages.
     gc.freeze()
@@ -229,6 +242,42 @@ def _may_need_no_server(arguments: argparse.Namespace) -> bool:
     named = re.search(rb"""server["']?\s*=\s*["']?(direct|pyfuse3)""", text)
     asked = re.search(rb"""(writable|server)["']?\s*=\s*["']?none""", text)
     return asked is not None and named is None
+
+
+def _without_changes(plan: Plan, arguments: argparse.Namespace) -> SandboxError | None:
+    """Return the error that a read-only root has no changes to show or keep; None if it has, or none are requested."""
+    if plan.writable != "none" or not (arguments.keep_changes or arguments.diff):
+        return None
+    from sandbox.errors import SandboxError
+
+    option = "--keep-changes" if arguments.keep_changes else "--diff"
+    return SandboxError(
+        f"{option}: the root is read-only, so the program changes nothing",
+        hint=f'leave {option} out, or set root.writable = "ephemeral"',
+    )
+
+
+def _after_the_program(
+    arguments: argparse.Namespace, plan: Plan, warn: Callable[[str], None], say: Callable[[str], None]
+) -> Callable[[str], None] | None:
+    """Return what is to be done with the changes when the program has ended; None if nothing is."""
+    if not (arguments.keep_changes or arguments.diff):
+        return None
+
+    def show(identity: str) -> None:
+        from sandbox.cli.diff import print_changes
+        from sandbox.errors import SandboxError
+
+        name = plan.name if plan.writable == "persistent" else identity
+        if arguments.diff:
+            try:
+                print_changes(name, sys.stderr)
+            except SandboxError as error:
+                warn(f"--diff: {error}")
+        if arguments.keep_changes:
+            say(f"the changes are kept; to see them: sandbox diff {name}")
+
+    return show
 
 
 def _print_report(report: Report, timeline: Timeline | None, *, as_json: bool) -> None:

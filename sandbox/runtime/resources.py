@@ -26,6 +26,7 @@ from sandbox.runtime.rootfs.targets import resolve
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.unionfs_server import Server
 from sandbox.state.directory import RunDirectory, StateDirectory
+from sandbox.state.stack_record import RecordedLayer, RecordedStack
 from unionfs._stdlib.dataclasses import replace
 from unionfs.launch.protocol import ServedLayer, ServedStack
 
@@ -50,11 +51,13 @@ class SandboxResources:
         *,
         warn: Callable[[str], None],
         measure: bool,
+        keep_changes: bool = False,
         progress: Callable[[], Progress] | None = None,
     ) -> None:
         """Create nothing yet. With *measure*, :meth:`prepare` creates a cgroup even if no limit needs one.
 
-        *progress* creates the progress display for an archive that is read.
+        *keep_changes*: the ephemeral layer outlives the run. *progress* creates the progress display for an archive that is
+        read.
         """
         #: The plan; :meth:`prepare` updates it once the kind of root (served or direct bind) is known.
         self.plan = plan
@@ -63,10 +66,15 @@ class SandboxResources:
         self._signals = signals
         self._warn = warn
         self._measure = measure
+        self._keep_changes = keep_changes
+        #: Whether the program ran, so that there are changes to keep.
+        self.program_ran = False
         self._progress = progress
         #: The digests of archives by path, which a persistent layer records.
         self._digests: dict[str, str] = {}
         self._layers: list[ServedLayer] = []
+        #: The layers below the writable one as a later command opens them again, bottom first.
+        self._recorded: list[RecordedLayer] = []
         self._index_fd: int | None = None
         #: The layers without the skeleton, in the form that the checks of direct binds take.
         self._trees: list[LayerRoot] = []
@@ -165,6 +173,9 @@ class SandboxResources:
             self._trees.append(
                 LayerRoot(fd=stored.tree_fd, name=f"tar:{layer.path}", marks="aufs", place=stored.place)
             )
+            self._recorded.append(
+                RecordedLayer(kind="tar", path=layer.path, place=os.path.basename(stored.place))
+            )
             return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False, indexed=True)
         try:
             fd = open_paths.open_real(layer.path, directory=True)
@@ -172,6 +183,7 @@ class SandboxResources:
             raise SetupError.from_os_error(f"layer dir:{layer.path}", "open", error) from None
         undo.callback(os.close, fd)
         self._trees.append(LayerRoot(fd=fd, name=f"dir:{layer.path}", marks="none"))
+        self._recorded.append(RecordedLayer(kind="dir", path=layer.path, cross=layer.cross))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
@@ -230,17 +242,36 @@ class SandboxResources:
     def _open_writable(self, undo: ExitStack) -> None:
         plan = self.plan
         home = self.run
+        layers = tuple(self._recorded)
         if plan.writable == "persistent":
             record = plan.record.with_digests(self._digests)
-            home = self._state.persistent(plan.ids, name=plan.name, record=record, before=plan.record_before)
+            home = self._state.persistent(
+                plan.ids, name=plan.name, record=record, before=plan.record_before, layers=layers
+            )
             undo.callback(home.close)
+        elif self._keep_changes:
+            identity = os.path.basename(self.run.path)
+            home = self._state.kept_changes(
+                plan.ids, identity=identity, name=plan.name, file=plan.record.file, layers=layers
+            )
+            undo.callback(self._leave_changes, home)
         self._home = home
+        self.run.note(RecordedStack(writable=home.layer_path, layers=layers).as_json())
+        if home is not self.run:
+            home.explain_layer()
         top = plan.layers[-1]
         mode = top.mode if top.kind == "dir" else 0o755
         self._upper_fd = home.subdirectory("upper", mode=mode)
         undo.callback(os.close, self._upper_fd)
         self._work_fd = home.subdirectory("work", mode=0o700)
         undo.callback(os.close, self._work_fd)
+
+    def _leave_changes(self, home: RunDirectory) -> None:
+        """Keep the layer in *home*, or remove it if the program never ran."""
+        if self.program_ran:
+            home.close()
+        else:
+            home.remove()
 
     def _remove_run(self) -> None:
         """Remove the run directory. A failure is only a warning: it does not change the program's exit status."""
@@ -317,7 +348,7 @@ class SandboxResources:
             upper_fd=self._upper_fd,
             work_fd=self._work_fd,
             hidden=[found.identity for found in self.plan.private if found.identity is not None],
-            volatile=self.plan.writable == "ephemeral",
+            volatile=self.plan.writable == "ephemeral" and not self._keep_changes,
             index_fd=self._index_fd,
             server="auto" if self.plan.server == "none" else self.plan.server,
             open_requests=self.plan.open_requests,

@@ -58,6 +58,8 @@ class Supervisor:
         timeline: Timeline | None = None,
         secret: bytes | None = None,
         progress: Callable[[], Progress] | None = None,
+        keep_changes: bool = False,
+        on_end: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare to run *plan*; the server, started or not, belongs to the supervisor from now on.
 
@@ -73,6 +75,8 @@ class Supervisor:
             timeline: gets the marks of the start.
             secret: authenticates compiled filters that are cached; without it none is cached.
             progress: makes the display of the progress of an archive that is read.
+            keep_changes: the ephemeral layer outlives the run.
+            on_end: called with the id of the run when the program has ended, while the writable layer still exists.
         """
         self._plan = plan
         self._facts = facts
@@ -85,6 +89,8 @@ class Supervisor:
         self._timeline = Timeline(time.monotonic_ns()) if timeline is None else timeline
         self._secret = secret
         self._progress = progress
+        self._keep_changes = keep_changes
+        self._on_end = on_end
         self._filter: bytes | None = None
         self._resources: SandboxResources
         self._life: Life
@@ -134,6 +140,7 @@ class Supervisor:
         started = time.monotonic()
         monitor.wait()
         status, usage = teardown.reap_init(handle, self._shared_label, self._warn)
+        self._resources.program_ran = self._life.phase is Phase.RUNNING
         self._life.enter(Phase.ENDED)
         wall_seconds = time.monotonic() - started
         if monitor.relay is not None and not self._life.interrupted:
@@ -152,13 +159,19 @@ class Supervisor:
             if self._measure:
                 self.report = used.make_report(self._plan, self._resources, self._life, monitor, ended)
         self._sum_up_denials(monitor.denials)
+        if self._on_end is not None and self._resources.program_ran:
+            self._on_end(os.path.basename(self._resources.run.path))
         return outcome.exit_status(self._plan, self._life, status, self._warn)
 
     def _prepare(self, signals: Signals, undo: ExitStack) -> bytes | None:
         """Make what exists before the first process; returns the filter of the server."""
         known = self._plan, self._facts, self._state, signals
         self._resources = SandboxResources(
-            *known, warn=self._warn, measure=self._measure, progress=self._progress
+            *known,
+            warn=self._warn,
+            measure=self._measure,
+            keep_changes=self._keep_changes,
+            progress=self._progress,
         )
         self._resources.open_joined(undo)
         _open_pipes_for_reopening()

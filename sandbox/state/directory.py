@@ -2,7 +2,8 @@
 
     STATE/lock                 locked briefly while records of volumes change
     STATE/run/ID/              one run: state.json, its record (sandbox/state/run_record.py)
-    STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, upper, work
+    STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, README, upper, work
+    STATE/changes/ID/          the writable layer of an ephemeral run that `up --keep-changes` kept: the same files
     STATE/volumes/NAME/        a named volume: lock, state.json, references.json, data
     STATE/layers/KEY/          an unpacked archive: lock, tree (images/layer_store.py), archive.json (images/origin.py),
                                native (images/direct_bind.py)
@@ -36,6 +37,7 @@ from sandbox.state import locks
 from sandbox.state.layer_records import damaged, ids_as_json, ids_from_json, read_record
 from sandbox.state.node import this_place
 from sandbox.state.removal import NEW, ReservedDescriptors, remove_directory
+from sandbox.state.stack_record import RecordedLayer, RecordedStack
 from sandbox.state.trusted_files import distrust, remedy
 from unionfs._stdlib.typing import Any
 
@@ -45,9 +47,24 @@ if TYPE_CHECKING:
     from sandbox.plan import MountPoint
 
 #: Subdirectories of the state directory; the docstring of this module describes each.
-_PARTS = ("run", "sandboxes", "layers", "volumes")
+_PARTS = ("run", "sandboxes", "layers", "volumes", "changes")
 _ATTRIBUTE = "user.sandbox.run"
 """An extended attribute that is set on the directory of a writable layer to test whether its file system supports these."""
+_NOTE = """\
+This directory is the writable layer of a sandbox. Do not copy files from it.
+
+The directory "upper" has only a part of the changes, in a form that only the
+sandbox can read: a file may be empty although it has contents, a moved
+directory may be empty, and other names of a changed file are missing.
+A copy loses data without an error. Use these commands instead:
+
+    sandbox diff NAME                   show what changed
+    sandbox export NAME PATH... DEST    copy files out of the sandbox
+    sandbox apply NAME                  write the changes to the layer below
+    sandbox discard NAME                remove the changes
+
+NAME is the name of the sandbox, or that of this directory.
+"""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -166,11 +183,17 @@ class StateDirectory:
             raise
 
     def persistent(
-        self, ids: IdPlan, *, name: str, record: LayerRecord, before: LayerRecord | None
+        self,
+        ids: IdPlan,
+        *,
+        name: str,
+        record: LayerRecord,
+        before: LayerRecord | None,
+        layers: tuple[RecordedLayer, ...] = (),
     ) -> RunDirectory:
         """Open or create the persistent directory of the sandbox *name*, locked, and record which layers it is used over.
 
-        *before* is the record that the plan was made with.
+        *before* is the record that the plan was made with. *layers* are the layers below, as they were opened.
 
         Raises:
             StateError: the directory is in use, its files belong to ids that this sandbox does not have, or its record cannot be
@@ -181,12 +204,25 @@ class StateDirectory:
         return RunDirectory(
             path,
             ids,
+            facts=RecordedStack(writable=path, layers=layers).as_json(),
             in_use=f"sandbox {name} is running",
             resume=True,
             record=record,
             before=before,
             refuse=lambda: _used_elsewhere(self.path, name),
         )
+
+    def kept_changes(
+        self, ids: IdPlan, *, identity: str, name: str, file: str | None, layers: tuple[RecordedLayer, ...]
+    ) -> RunDirectory:
+        """Create the directory, locked, of a writable layer that outlives the ephemeral run *identity* of the sandbox *name*.
+
+        *file* is its environment file, *layers* are the layers below.
+        """
+        path = os.path.join(self.path, "changes", identity)
+        os.makedirs(path, mode=0o700)
+        facts = {"name": name, "file": file, **RecordedStack(writable=path, layers=layers).as_json()}
+        return RunDirectory(path, ids, facts=facts, in_use=f"{identity} is in use", resume=True)
 
     def keep_volume(self, name: str, ids: IdPlan, *, mode: int, file: str | None = None) -> int:
         """Create the volume *name* if it is missing; return a descriptor whose shared lock marks it as in use until closed.
@@ -354,9 +390,13 @@ class RunDirectory:
         if separate and not _has_attributes(path) and _has_attributes(records):
             self._layer = records
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Add *facts* to the record; the next :meth:`record` writes them."""
+        self._state.update(facts)
+
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add *facts* to the record, and replace its file atomically."""
-        self._state.update(facts)
+        self.note(facts)
         _write_state(self._records, self._state, lasting=self._lasting)
 
     def subdirectory(self, name: str, *, mode: int = 0o755) -> int:
@@ -376,6 +416,16 @@ class RunDirectory:
             os.close(fd)
             raise
         return fd
+
+    @property
+    def layer_path(self) -> str:
+        """The directory in which :meth:`subdirectory` creates the parts of the writable layer."""
+        return self._layer
+
+    def explain_layer(self) -> None:
+        """Create the note beside the writable layer that says how to read it, unless it exists. Errors are ignored."""
+        with suppress(OSError), open(os.path.join(self._layer, "README"), "x", encoding="utf-8") as file:
+            file.write(_NOTE)
 
     def skeleton(self, points: tuple[MountPoint, ...]) -> int:
         """Create the generated layer, which contains only mount points; return an O_PATH descriptor."""
