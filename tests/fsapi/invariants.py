@@ -65,7 +65,7 @@ def _check_file(fs: UnionFs, nodes: Mapping[int, Inode], node: FileInode) -> Non
     for directory, name in node.names:
         assert directory.children.get(name) is node
         assert nodes.get(directory.ino) is directory
-    if node.foreign:
+    if node.is_mount_point:
         return
     assert fs.inode_table._of_identity(node.identity) is node
     found = node.ref.stat()

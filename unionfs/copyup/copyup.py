@@ -121,7 +121,7 @@ class CopyUp:
                 self._upper.marks.set_opaque(tmp_fd, tmp)
             transaction = self._transaction(source, source.layer, info, tmp_fd, tmp)
             transaction.set_owner()
-            if not source.foreign and self._context.may_have_xattrs(node):
+            if not source.shown_empty and self._context.may_have_xattrs(node):
                 transaction.copy_xattrs()
             self._permissions.restrict(tmp_fd, tmp, transaction.mode)
             os.utime(tmp, ns=times_of(info), dir_fd=tmp_fd, follow_symlinks=False)
@@ -182,7 +182,7 @@ class CopyUp:
     ) -> None:
         background = self._context.background
         regular = stat.S_ISREG(node.kind)
-        if node.foreign:
+        if node.is_mount_point:
             contents = Contents.NONE
         contents_fd, info = self._open_source(node, opens=regular and contents is not Contents.NONE)
         redirect, preallocated = b"", None
@@ -190,7 +190,7 @@ class CopyUp:
             if contents is Contents.LATER:
                 redirect = self._lower_place(node, info.st_size) or b""
                 contents = Contents.LATER if redirect else Contents.COPY
-            if node.xattrs is None and node.ref.bare:
+            if node.xattrs is None and node.ref.known_no_xattrs:
                 node.xattrs = frozenset()
             if is_null_device(info):
                 raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")

@@ -100,7 +100,7 @@ class CopyUpContext:
         """Return whether *node*, of a lower layer, may have extended attributes to copy."""
         if self.acls and node.xattrs is not None:
             return bool(node.xattrs)
-        return not node.ref.bare
+        return not node.ref.known_no_xattrs
 
 
 class Transaction:
@@ -227,7 +227,7 @@ class Transaction:
             elif step is Step.OWNER:
                 self.set_owner()
             elif step is Step.XATTRS:
-                if not node.foreign and context.may_have_xattrs(node):
+                if not node.is_mount_point and context.may_have_xattrs(node):
                     self.copy_xattrs()
             elif step is Step.METACOPY:
                 os.ftruncate(fd, self.info.st_size)

@@ -17,8 +17,8 @@ def birth_time_ns(inode_table: InodeTable, node: Inode) -> int | None:
     if isinstance(node, DirectoryInode):
         # The part that provides the inode number.
         part = node.parts[1] if node.upper is not None and len(node.parts) > 1 else node.parts[0]
-        return None if part.foreign else _libc.birth_time_ns(part.fd())
-    if node.foreign:
+        return None if part.shown_empty else _libc.birth_time_ns(part.fd())
+    if node.is_mount_point:
         return None
     ref = _original(inode_table, node) if node.ino != node.identity else None
     return birth_time_of(ref or node.ref)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class _Node:
     """The state common to directories and other objects."""
 
-    __slots__ = ("foreign", "info", "ino", "lookups", "reply", "xattrs")
+    __slots__ = ("info", "ino", "is_mount_point", "lookups", "reply", "xattrs")
 
     def __init__(self, ino: Ino, info: os.stat_result) -> None:
         """Create the inode *ino* with the attributes *info* on disk."""
@@ -42,7 +42,7 @@ class _Node:
         #: The names of its extended attributes that may be shown; None until they are read.
         self.xattrs: frozenset[str] | None = None
         #: A file on which another file system is mounted: it is shown, but without contents.
-        self.foreign = False
+        self.is_mount_point = False
 
     # Both subclasses have ``layer``, the layer that provides the attributes, and ``ref``, a reference to the object in that
     # layer.

@@ -168,9 +168,9 @@ class InodeTable:
             # Another process replaced a file of a layer by a directory: harmless, but not the object that was listed.
             raise OSError(errno.ENOENT, "layer changed while mounted", name)
         layer = ref.layer
-        foreign = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
+        is_mount_point = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         number = ino = self.numbers.number((info.st_dev, info.st_ino))
-        if self.index is not None and not foreign:
+        if self.index is not None and not is_mount_point:
             if not layer.writable:
                 self._drop_stale_facts(ino, ref)
             origin = self.index.origin(ref, info) if layer.writable else ino
@@ -184,14 +184,14 @@ class InodeTable:
         node = self._of_identity(number)
         if node is None:
             node = FileInode(self._unique(ino), info, layer, ref, number)
-            node.foreign = foreign
-            if layer.policy.metacopy and not foreign and is_metacopy(ref, info):
+            node.is_mount_point = is_mount_point
+            if layer.policy.metacopy and not is_mount_point and is_metacopy(ref, info):
                 node.metacopy = True
                 node.data = find_contents(ref, _parts_below(directory, ref.directory))
             node.indexed = self.index is not None and layer.writable and self.index.holds(info.st_ino)
             self._by_ino[node.ino] = node
             self._unsettled.append(node)
-            if not foreign:
+            if not is_mount_point:
                 self._identify(node)
         elif ref.layer is node.layer:
             _reach_by_name(node, ref)
@@ -274,7 +274,7 @@ class InodeTable:
 
     def _of_identity(self, number: Ino) -> FileInode | None:
         node = self._by_ino.get(number)
-        if isinstance(node, FileInode) and node.identity == number and not node.foreign:
+        if isinstance(node, FileInode) and node.identity == number and not node.is_mount_point:
             return node
         return self._renumbered.get(number)
 

@@ -116,10 +116,10 @@ class LayerDir:
         "_redirect",
         "_xwhiteouts",
         "device",
-        "foreign",
         "layer",
         "name",
         "parent",
+        "shown_empty",
     )
 
     def __init__(self, layer: Layer, parent: LayerDir | None, name: bytes) -> None:
@@ -128,7 +128,7 @@ class LayerDir:
         self.parent = parent
         self.name = name
         #: A mount point of another file system, or a hidden directory: it is shown as an empty directory.
-        self.foreign = False
+        self.shown_empty = False
         self.device: int = parent.device if parent is not None else 0
         self._fd = -1
         self._entries: dict[bytes, Mark] | None = None
@@ -147,7 +147,7 @@ class LayerDir:
         return False
 
     @property
-    def bare(self) -> bool:
+    def known_no_xattrs(self) -> bool:
         """Return whether the directory is known to have no extended attributes, without a system call."""
         return False
 
@@ -202,7 +202,7 @@ class LayerDir:
 
     def _open(self) -> None:
         assert self.parent is not None
-        if self.foreign:
+        if self.shown_empty:
             raise OSError(errno.ESTALE, "mount point inside a layer", self.name)
         at = self.parent._fd
         try:
@@ -216,7 +216,7 @@ class LayerDir:
             elif self.path() in self.layer.cross:
                 fd, entered = _libc.openat2(at, self.name, _OPEN_DIR, _RESOLVE), True
             else:
-                self.foreign = True
+                self.shown_empty = True
                 raise OSError(errno.ESTALE, "mount point inside a layer", self.name) from None
         # A file system may have several devices without a mount (Btrfs subvolumes). Only openat2 detects mounts.
         try:
@@ -228,7 +228,7 @@ class LayerDir:
             entered or info.st_dev == self.parent.device
         ):
             os.close(fd)
-            self.foreign = True
+            self.shown_empty = True
             raise OSError(errno.ESTALE, "hidden directory inside a layer", self.name)
         self.device = info.st_dev
         self._fd = fd
@@ -243,7 +243,7 @@ class LayerDir:
         try:
             self.fd()
         except OSError as error:
-            if self.foreign:
+            if self.shown_empty:
                 return False
             # The name and the attributes are visible without search permission. Reading the contents reports EACCES later.
             if error.errno == errno.EACCES:
@@ -433,7 +433,7 @@ class LayerDir:
 
     def stat(self) -> os.stat_result:
         """Return the attributes of the directory."""
-        if self.parent is not None and self.foreign:
+        if self.parent is not None and self.shown_empty:
             return _libc.stat_cached(self.parent.fd(), self.name)
         if self.parent is not None and self._fd < 0:
             info = os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)

@@ -19,7 +19,9 @@ from unionfs.layer.resolve import locate, resolve
 
 def is_metacopy(ref: PathRef | DescriptorRef, info: os.stat_result) -> bool:
     """Return whether *ref*, with attributes *info*, is marked as having its contents in a layer below."""
-    return not ref.unmarked and stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
+    return (
+        not ref.known_not_metacopy and stat.S_ISREG(info.st_mode) and _mark(ref, METACOPY_XATTRS) is not None
+    )
 
 
 def redirect_of(ref: PathRef | DescriptorRef) -> bytes | None:

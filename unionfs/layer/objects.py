@@ -36,12 +36,12 @@ class PathRef:
         return self.directory.layer
 
     @property
-    def bare(self) -> bool:
+    def known_no_xattrs(self) -> bool:
         """Return whether the object is known to have no extended attributes, without a system call."""
         return False
 
     @property
-    def unmarked(self) -> bool:
+    def known_not_metacopy(self) -> bool:
         """Return whether the object is known not to be a metadata-only copy, without a system call."""
         return False
 
@@ -115,7 +115,7 @@ class DescriptorRef:
     __slots__ = ("fd", "layer")
 
     #: As in :class:`PathRef`.
-    bare = unmarked = False
+    known_no_xattrs = known_not_metacopy = False
 
     def __init__(self, fd: int, layer: Layer) -> None:
         """Take over *fd*, a descriptor of an object of *layer*."""

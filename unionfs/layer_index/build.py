@@ -178,11 +178,13 @@ def _source(layer: int, directory: LayerDir) -> Source:
 def _row(found: Found, page: int) -> Row:
     if not found.parts:
         return Row(found.name, found.mark)
-    info, bare, target = examine(found)
+    info, no_xattrs, target = examine(found)
     attributes = (
         info.st_mode, info.st_nlink, info.st_uid, info.st_gid, info.st_ino, info.st_size, info.st_blocks, info.st_rdev,
         info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
     )  # fmt: skip
     is_dir = found.is_dir
     merged = is_dir and len(found.parts) > 1
-    return Row(found.name, found.mark, attributes, page if is_dir else 0, found.layer, bare, merged, target)
+    return Row(
+        found.name, found.mark, attributes, page if is_dir else 0, found.layer, no_xattrs, merged, target
+    )

@@ -51,7 +51,7 @@ _LAYER, _LAYER_AT = struct.Struct("<H"), ROW.size - 4
 #: A layer that contributes to a directory, and the identity of its directory: inode number, ctime, mtime.
 _SOURCE = struct.Struct("<HQqq")
 _KIND_MARK = 3
-_KIND_BARE = 4
+_KIND_NO_XATTRS = 4
 _KIND_MERGED = 8
 _KIND_TARGET = 16
 _MARKS = tuple(sorted(Mark))
@@ -86,7 +86,7 @@ class Row(NamedTuple):
     #: The layer that provides it; for a directory, the topmost.
     layer: int = 0
     #: The object has no extended attributes.
-    bare: bool = False
+    known_no_xattrs: bool = False
     #: A directory to which several layers contribute.
     merged: bool = False
     #: The target of a symbolic link; None if it is not stored.
@@ -103,7 +103,11 @@ def encode_page(offset: int, rows: Iterable[Row], sources: Sequence[Source]) -> 
     names: list[bytes] = []
     try:
         for row in rows:
-            kind = row.mark | (_KIND_BARE if row.bare else 0) | (_KIND_MERGED if row.merged else 0)
+            kind = (
+                row.mark
+                | (_KIND_NO_XATTRS if row.known_no_xattrs else 0)
+                | (_KIND_MERGED if row.merged else 0)
+            )
             link, length = row.page, 0
             if row.target is not None:
                 kind |= _KIND_TARGET
@@ -173,9 +177,9 @@ class Page:
         """Return the mark of *row*."""
         return _MARKS[self._kinds[row] & _KIND_MARK]
 
-    def is_bare(self, row: int) -> bool:
+    def known_no_xattrs(self, row: int) -> bool:
         """Return whether the object of *row* has no extended attributes."""
-        return bool(self._kinds[row] & _KIND_BARE)
+        return bool(self._kinds[row] & _KIND_NO_XATTRS)
 
     def is_merged(self, row: int) -> bool:
         """Return whether *row* is a directory to which several layers contribute."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
         def mark(self, row: int, /) -> Mark: ...
         def layer(self, row: int, /) -> Layer: ...
-        def is_bare(self, row: int, /) -> bool: ...
+        def known_no_xattrs(self, row: int, /) -> bool: ...
         def is_merged(self, row: int, /) -> bool: ...
         def target(self, row: int, /) -> bytes | None: ...
         def info(self, row: int, /) -> os.stat_result | None: ...
@@ -102,7 +102,7 @@ class Stack:
 class _Stored:
     """A listing from a page of the index."""
 
-    __slots__ = ("_number", "_stack", "is_bare", "is_merged", "mark", "page", "rows")
+    __slots__ = ("_number", "_stack", "is_merged", "known_no_xattrs", "mark", "page", "rows")
 
     def __init__(self, stack: Stack, page: Page, number: int = 0) -> None:
         self._stack = stack
@@ -110,7 +110,7 @@ class _Stored:
         self._number = number
         self.rows = page.rows
         self.mark = page.mark
-        self.is_bare = page.is_bare
+        self.known_no_xattrs = page.known_no_xattrs
         self.is_merged = page.is_merged
 
     def layer(self, row: int) -> Layer:
@@ -170,7 +170,7 @@ class _Read:
     def layer(self, row: int) -> Layer:
         return self.found[row].parts[0][1].layer
 
-    def is_bare(self, _row: int) -> bool:
+    def known_no_xattrs(self, _row: int) -> bool:
         return False
 
     def is_merged(self, row: int) -> bool:
@@ -252,9 +252,9 @@ class MergedDirectory(LayerDir):
         return self._listing.is_merged(self._row)
 
     @property
-    def bare(self) -> bool:
+    def known_no_xattrs(self) -> bool:
         """Return whether the directory is known to have no extended attributes."""
-        return self._stack.trusted and self._listing.is_bare(self._row)
+        return self._stack.trusted and self._listing.known_no_xattrs(self._row)
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class MergedDirectory(LayerDir):
             if found is None:
                 parts = self.parts()
                 found = _Read(self._stack, parts)
-                self.foreign = parts[0][1].foreign
+                self.shown_empty = parts[0][1].shown_empty
             self._rows = found
         return found
 
@@ -375,11 +375,11 @@ class MergedDirectory(LayerDir):
             self._stack.compare(info, self._listing.content(self._row))
             return info
         except OSError:
-            if not place.foreign:
+            if not place.shown_empty:
                 raise
         # Something was mounted there. Read from the layers, it is shown as an empty directory.
         self._stack.distrust()
-        self.foreign = True
+        self.shown_empty = True
         top = self.parts()[0][1]
         top.reachable()
         return top.stat()
@@ -411,12 +411,12 @@ class IndexedRef(PathRef):
         self.layer = listing.layer(row)
 
     @property
-    def bare(self) -> bool:
+    def known_no_xattrs(self) -> bool:
         """Return whether the object is known to have no extended attributes."""
-        return self.directory._stack.trusted and self._listing.is_bare(self._row)
+        return self.directory._stack.trusted and self._listing.known_no_xattrs(self._row)
 
     @property
-    def unmarked(self) -> bool:
+    def known_not_metacopy(self) -> bool:
         """Return True: a layer with metadata-only copies has no index."""
         return True
 

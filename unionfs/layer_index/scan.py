@@ -118,7 +118,7 @@ def examine(found: Found) -> tuple[os.stat_result, bool, bytes | None]:
 
     for _, part in found.parts if found.is_dir else ():
         part.reachable()
-        if part.foreign:
+        if part.shown_empty:
             raise refuse("is a mount point, or hidden")
     info = ref.stat()
     if info.st_dev != directory.layer.device:

@@ -68,7 +68,7 @@ class FileAttributes:
         info = self.info(node)
         uid, gid, mode = self._ownership.visible(info, node.layer)
         size, blocks, rdev = info.st_size, info.st_blocks, info.st_rdev
-        if node.foreign:
+        if node.is_mount_point:
             size = blocks = 0
         elif isinstance(node, FileInode) and node.data is not None:
             blocks = node.data.info().st_blocks

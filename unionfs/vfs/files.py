@@ -71,8 +71,8 @@ class Files:
                 node.privileged = node.xattrs = None  # it has been made without capabilities
         if kept:
             fd = kept[0]
-        elif node.foreign and not node.layer.writable:
-            fd = os.memfd_create("unionfs-foreign")
+        elif node.is_mount_point and not node.layer.writable:
+            fd = os.memfd_create("unionfs-mount-point")
         else:
             # What is written never goes to a layer below, whatever a copy says of its contents.
             source = node.ref if writing else node.contents

@@ -83,7 +83,7 @@ class Removal:
         """
         if isinstance(node, DirectoryInode):
             top = node.parts[0]
-            if top.foreign:
+            if top.shown_empty:
                 yield
                 return
             top.pin()

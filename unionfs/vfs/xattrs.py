@@ -35,7 +35,7 @@ class Xattrs:
         if names is None:
             if _has_no_contents(node):
                 return frozenset()
-            found = [] if node.ref.bare else listed_xattrs(node)
+            found = [] if node.ref.known_no_xattrs else listed_xattrs(node)
             override = node.layer.policy.override_stat
             shown = (shown_name(name, override=override) for name in found)
             names = frozenset(filter(None, shown)) if found else NO_XATTRS
@@ -115,7 +115,7 @@ def listed_xattrs(node: Inode) -> list[str]:
 
 
 def _has_no_contents(node: Inode) -> bool:
-    return node.foreign or (isinstance(node, DirectoryInode) and node.parts[0].foreign)
+    return node.is_mount_point or (isinstance(node, DirectoryInode) and node.parts[0].shown_empty)
 
 
 def _changed(node: Inode) -> None:
