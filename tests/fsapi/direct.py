@@ -26,11 +26,11 @@ _OFFERED = 0x7FFFFFFF
 _SIZES = {0: 0, 1: 200, 3: 560, 100: 1 << 16}
 
 
-def header(opcode: int, node: int, length: int, context: Any) -> bytes:
+def header(opcode: int, ino: int, length: int, context: Any) -> bytes:
     """Return struct fuse_in_header of a request with *length* more bytes, by the *context* of pyfuse3."""
     uid, gid, pid = (context.uid, context.gid, context.pid) if context is not None else (0, 0, 0)
     size = protocol.IN_HEADER.size + length
-    return protocol.IN_HEADER.pack(size, opcode, 7, node & _U64, uid, gid, pid, 0, 0)
+    return protocol.IN_HEADER.pack(size, opcode, 7, ino & _U64, uid, gid, pid, 0, 0)
 
 
 class DirectClient:
@@ -45,17 +45,17 @@ class DirectClient:
         init = protocol.INIT_IN.pack(7, minor, 131072, offered) + bytes(48)
         assert isinstance(self.send(Opcode.INIT, 0, init), bytes)
 
-    def send(self, opcode: int, node: int, body: bytes, context: Any = None) -> Reply:
+    def send(self, opcode: int, ino: int, body: bytes, context: Any = None) -> Reply:
         """Return what is answered to a request."""
-        request = header(opcode, node, len(body), context) + body
+        request = header(opcode, ino, len(body), context) + body
         self._buffer[: len(request)] = request
-        reply = self.requests.answer(opcode, node & _U64, len(request))
+        reply = self.requests.answer(opcode, ino & _U64, len(request))
         self.requests.answered()
         return reply
 
-    def ask(self, opcode: int, node: int, body: bytes, context: Any = None) -> bytes:
+    def ask(self, opcode: int, ino: int, body: bytes, context: Any = None) -> bytes:
         """Return the answer; FUSEError for an errno, as pyfuse3's handlers say it."""
-        reply = self.send(opcode, node, body, context)
+        reply = self.send(opcode, ino, body, context)
         if isinstance(reply, int):
             raise FUSEError(-reply)
         return reply or b""
@@ -93,18 +93,18 @@ class DirectOperations:
         self._opened: dict[int, int] = {}
 
     def _handle(self, number: int) -> tuple[int, int]:
-        """Return the node and the handle that the kernel would name for our *number*."""
+        """Return the inode number and the handle that the kernel would send for our *number*."""
         if self._unopened:
             return self._opened.get(number, number), 0
         return 1, number & _U64
 
-    def _new_handle(self, opcode: Opcode, inode: int, flags: int, ctx: Any) -> int:
+    def _new_handle(self, opcode: Opcode, ino: int, flags: int, ctx: Any) -> int:
         if not self._unopened:
-            reply = self._ask(opcode, inode, protocol.OPEN_IN.pack(flags, 0), ctx)
+            reply = self._ask(opcode, ino, protocol.OPEN_IN.pack(flags, 0), ctx)
             return int(protocol.OPEN_OUT.unpack(reply)[0])
-        assert self._client.send(opcode, inode, protocol.OPEN_IN.pack(flags, 0), ctx) == -errno.ENOSYS
+        assert self._client.send(opcode, ino, protocol.OPEN_IN.pack(flags, 0), ctx) == -errno.ENOSYS
         number = next(self._numbers)
-        self._opened[number] = inode
+        self._opened[number] = ino
         return number
 
     async def lookup(self, parent: int, name: bytes, ctx: Any) -> Any:
@@ -112,17 +112,17 @@ class DirectOperations:
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         if len(inodes) == 1:
-            ((inode, count),) = inodes
-            assert self._client.send(Opcode.FORGET, inode, protocol.FORGET_IN.pack(count)) is None
+            ((ino, count),) = inodes
+            assert self._client.send(Opcode.FORGET, ino, protocol.FORGET_IN.pack(count)) is None
         else:
             body = protocol.BATCH_FORGET_IN.pack(len(inodes), 0)
             body += b"".join(protocol.FORGET_ONE.pack(*each) for each in inodes)
             assert self._client.send(Opcode.BATCH_FORGET, 0, body) is None
 
-    async def getattr(self, inode: int, ctx: Any) -> None:
-        self._ask(Opcode.GETATTR, inode, bytes(16), ctx)
+    async def getattr(self, ino: int, ctx: Any) -> None:
+        self._ask(Opcode.GETATTR, ino, bytes(16), ctx)
 
-    async def setattr(self, inode: int, value: Any, fields: Any, fh: int | None, ctx: Any) -> None:
+    async def setattr(self, ino: int, value: Any, fields: Any, fh: int | None, ctx: Any) -> None:
         valid = sum(
             bit
             for bit, name in (
@@ -143,7 +143,7 @@ class DirectOperations:
             seconds[0][0], seconds[1][0], 0, seconds[0][1], seconds[1][1], 0,
             value.st_mode, 0, value.st_uid, value.st_gid, 0,
         )  # fmt: skip
-        self._ask(Opcode.SETATTR, inode, body, ctx)
+        self._ask(Opcode.SETATTR, ino, body, ctx)
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> Any:
         body = protocol.MKNOD_IN.pack(mode, rdev, ctx.umask, 0) + name + b"\0"
@@ -156,8 +156,8 @@ class DirectOperations:
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> Any:
         return entry(self._ask(Opcode.SYMLINK, parent, name + b"\0" + target + b"\0", ctx))
 
-    async def link(self, inode: int, parent: int, name: bytes, ctx: Any) -> Any:
-        body = protocol.LINK_IN.pack(inode & _U64) + name + b"\0"
+    async def link(self, ino: int, parent: int, name: bytes, ctx: Any) -> Any:
+        body = protocol.LINK_IN.pack(ino & _U64) + name + b"\0"
         return entry(self._ask(Opcode.LINK, parent, body, ctx))
 
     async def unlink(self, parent: int, name: bytes, ctx: Any) -> None:
@@ -173,37 +173,37 @@ class DirectOperations:
         else:
             self._ask(Opcode.RENAME, old, protocol.RENAME_IN.pack(new & _U64) + names, ctx)
 
-    async def readlink(self, inode: int, ctx: Any) -> None:
-        self._ask(Opcode.READLINK, inode, b"", ctx)
+    async def readlink(self, ino: int, ctx: Any) -> None:
+        self._ask(Opcode.READLINK, ino, b"", ctx)
 
     async def statfs(self, ctx: Any) -> None:
         assert len(self._ask(Opcode.STATFS, 1, b"", ctx)) == 80
 
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
+    async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
         body = protocol.SETXATTR_IN_EXT.pack(len(value), 0, 0, 0) + name + b"\0" + value
-        self._ask(Opcode.SETXATTR, inode, body, ctx)
+        self._ask(Opcode.SETXATTR, ino, body, ctx)
 
-    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> None:
+    async def getxattr(self, ino: int, name: bytes, ctx: Any) -> None:
         body = name + b"\0"
         (size, _) = struct.unpack(
-            "=II", self._ask(Opcode.GETXATTR, inode, struct.pack("=II", 0, 0) + body, ctx)
+            "=II", self._ask(Opcode.GETXATTR, ino, struct.pack("=II", 0, 0) + body, ctx)
         )
         if size:
-            got = self._ask(Opcode.GETXATTR, inode, struct.pack("=II", size, 0) + body, ctx)
+            got = self._ask(Opcode.GETXATTR, ino, struct.pack("=II", size, 0) + body, ctx)
             assert len(got) == size
-            assert self._client.send(Opcode.GETXATTR, inode, struct.pack("=II", 1, 0) + body, ctx) in (
+            assert self._client.send(Opcode.GETXATTR, ino, struct.pack("=II", 1, 0) + body, ctx) in (
                 -errno.ERANGE,
                 got,
             )
 
-    async def listxattr(self, inode: int, ctx: Any) -> None:
-        self._ask(Opcode.LISTXATTR, inode, struct.pack("=II", 65536, 0), ctx)
+    async def listxattr(self, ino: int, ctx: Any) -> None:
+        self._ask(Opcode.LISTXATTR, ino, struct.pack("=II", 65536, 0), ctx)
 
-    async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
-        self._ask(Opcode.REMOVEXATTR, inode, name + b"\0", ctx)
+    async def removexattr(self, ino: int, name: bytes, ctx: Any) -> None:
+        self._ask(Opcode.REMOVEXATTR, ino, name + b"\0", ctx)
 
-    async def open(self, inode: int, flags: int, ctx: Any) -> Any:
-        return SimpleNamespace(fh=self._new_handle(Opcode.OPEN, inode, flags, ctx))
+    async def open(self, ino: int, flags: int, ctx: Any) -> Any:
+        return SimpleNamespace(fh=self._new_handle(Opcode.OPEN, ino, flags, ctx))
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Any) -> tuple[Any, Any]:
         body = protocol.CREATE_IN.pack(flags, mode, ctx.umask, 0) + name + b"\0"
@@ -218,42 +218,42 @@ class DirectOperations:
         return SimpleNamespace(fh=number), made
 
     async def read(self, number: int, offset: int, size: int) -> None:
-        node, fh = self._handle(number)
-        reply = self._ask(Opcode.READ, node, protocol.READ_IN.pack(fh, offset & _U64, size, 0, 0, 0, 0))
+        ino, fh = self._handle(number)
+        reply = self._ask(Opcode.READ, ino, protocol.READ_IN.pack(fh, offset & _U64, size, 0, 0, 0, 0))
         assert len(reply) <= size
 
     async def write(self, number: int, offset: int, data: bytes) -> None:
-        node, fh = self._handle(number)
+        ino, fh = self._handle(number)
         body = protocol.WRITE_IN.pack(fh, offset & _U64, len(data), 0, 0, os.O_WRONLY, 0) + data
-        assert protocol.WRITE_OUT.unpack(self._ask(Opcode.WRITE, node, body))[0] <= len(data)
+        assert protocol.WRITE_OUT.unpack(self._ask(Opcode.WRITE, ino, body))[0] <= len(data)
 
     async def release(self, number: int) -> None:
-        node, fh = self._handle(number)
+        ino, fh = self._handle(number)
         if not self._unopened:  # what was not opened is not closed
-            self._ask(Opcode.RELEASE, node, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
+            self._ask(Opcode.RELEASE, ino, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
         self._opened.pop(number, None)
 
     async def fsync(self, number: int, data_only: bool) -> None:
-        node, fh = self._handle(number)
-        self._ask(Opcode.FSYNC, node, protocol.FSYNC_IN.pack(fh, data_only, 0))
+        ino, fh = self._handle(number)
+        self._ask(Opcode.FSYNC, ino, protocol.FSYNC_IN.pack(fh, data_only, 0))
 
-    async def opendir(self, inode: int, ctx: Any) -> int:
-        return self._new_handle(Opcode.OPENDIR, inode, 0, ctx)
+    async def opendir(self, ino: int, ctx: Any) -> int:
+        return self._new_handle(Opcode.OPENDIR, ino, 0, ctx)
 
     async def readdir(self, number: int, start: int, kernel: Any) -> None:
-        node, fh = self._handle(number)
+        ino, fh = self._handle(number)
         size = _SIZES[kernel.room]
-        reply = self._ask(Opcode.READDIRPLUS, node, protocol.READ_IN.pack(fh, start & _U64, size, 0, 0, 0, 0))
+        reply = self._ask(Opcode.READDIRPLUS, ino, protocol.READ_IN.pack(fh, start & _U64, size, 0, 0, 0, 0))
         assert len(reply) <= size
         for _, found, _ in entries(reply):
             kernel.tell(found)
 
     async def releasedir(self, number: int) -> None:
-        node, fh = self._handle(number)
+        ino, fh = self._handle(number)
         if not self._unopened:
-            self._ask(Opcode.RELEASEDIR, node, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
+            self._ask(Opcode.RELEASEDIR, ino, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
         self._opened.pop(number, None)
 
     async def fsyncdir(self, number: int, data_only: bool) -> None:
-        node, fh = self._handle(number)
-        self._ask(Opcode.FSYNCDIR, node, protocol.FSYNC_IN.pack(fh, data_only, 0))
+        ino, fh = self._handle(number)
+        self._ask(Opcode.FSYNCDIR, ino, protocol.FSYNC_IN.pack(fh, data_only, 0))

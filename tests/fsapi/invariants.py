@@ -17,64 +17,64 @@ def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None
     fds = tree.layers[0].fds
     assert len(fds) <= fds.capacity
     assert all(directory._fd >= 0 for directory in fds._open)
-    nodes: dict[int, Inode] = dict(tree._by_ino)
-    assert nodes[ROOT_INO] is tree.root
-    for ino, node in nodes.items():
-        assert node.ino == ino
-        if isinstance(node, DirectoryInode):
-            _check_directory(nodes, node)
+    inodes: dict[int, Inode] = dict(tree._by_ino)
+    assert inodes[ROOT_INO] is tree.root
+    for ino, inode in inodes.items():
+        assert inode.ino == ino
+        if isinstance(inode, DirectoryInode):
+            _check_directory(inodes, inode)
         else:
-            _check_file(fs, nodes, node)
+            _check_file(fs, inodes, inode)
         if told is not None and ino != ROOT_INO:
-            assert node.lookups == told.get(ino, 0), ino
+            assert inode.lookups == told.get(ino, 0), ino
             # A node that nobody was told of is there for those below it.
-            assert node.lookups or (isinstance(node, DirectoryInode) and node.children), ino
+            assert inode.lookups or (isinstance(inode, DirectoryInode) and inode.children), ino
     if told is not None:
-        assert {ino for ino, count in told.items() if count} <= nodes.keys()
+        assert {ino for ino, count in told.items() if count} <= inodes.keys()
     for number, file in tree._renumbered.items():
         assert file.identity == number != file.ino
-        assert nodes.get(file.ino) is file
+        assert inodes.get(file.ino) is file
     for handle in fs.handles._files.values():
-        assert handle in handle.node.handles
+        assert handle in handle.inode.handles
         os.fstat(handle.fd)
     fds.trim()  # what this needed itself
 
 
-def _check_directory(nodes: Mapping[int, Inode], node: DirectoryInode) -> None:
-    for name, child in node.children.items():
-        assert nodes.get(child.ino) is child, name
+def _check_directory(inodes: Mapping[int, Inode], inode: DirectoryInode) -> None:
+    for name, child in inode.children.items():
+        assert inodes.get(child.ino) is child, name
         if isinstance(child, DirectoryInode):
-            assert (child.parent, child.name) == (node, name)
+            assert (child.parent, child.name) == (inode, name)
         else:
-            assert (node, name) in child.names
-    assert node.parts
-    assert all(not part.layer.writable for part in node.parts[1:])
-    if node.removed:
-        assert not node.children
+            assert (inode, name) in child.names
+    assert inode.parts
+    assert all(not part.layer.writable for part in inode.parts[1:])
+    if inode.removed:
+        assert not inode.children
         return
-    if node.parent is not None:
-        assert nodes.get(node.parent.ino) is node.parent
-        assert node.parent.children.get(node.name) is node
-    if node.upper is not None:
-        assert node.parent is None or node.parent.upper is node.upper.parent
-        assert node.upper.path() == node.path().strip(b"/")
+    if inode.parent is not None:
+        assert inodes.get(inode.parent.ino) is inode.parent
+        assert inode.parent.children.get(inode.name) is inode
+    if inode.upper is not None:
+        assert inode.parent is None or inode.parent.upper is inode.upper.parent
+        assert inode.upper.path() == inode.path().strip(b"/")
 
 
-def _check_file(fs: UnionFs, nodes: Mapping[int, Inode], node: FileInode) -> None:
-    assert len(set(node.names)) == len(node.names)
-    for directory, name in node.names:
-        assert directory.children.get(name) is node
-        assert nodes.get(directory.ino) is directory
-    if node.is_mount_point:
+def _check_file(fs: UnionFs, inodes: Mapping[int, Inode], inode: FileInode) -> None:
+    assert len(set(inode.names)) == len(inode.names)
+    for directory, name in inode.names:
+        assert directory.children.get(name) is inode
+        assert inodes.get(directory.ino) is directory
+    if inode.is_mount_point:
         return
-    assert fs.inode_table._of_identity(node.identity) is node
-    found = node.ref.stat()
-    assert fs.inode_table.numbers.number((found.st_dev, found.st_ino)) == node.identity
-    if not node.layer.writable:
+    assert fs.inode_table._of_identity(inode.identity) is inode
+    found = inode.ref.stat()
+    assert fs.inode_table.numbers.number((found.st_dev, found.st_ino)) == inode.identity
+    if not inode.layer.writable:
         return
-    if not node.names:
-        assert isinstance(node.ref, DescriptorRef) or node.indexed
-    elif not node.indexed:
-        assert isinstance(node.ref, PathRef)
-        places = [(directory.upper, name) for directory, name in node.names]
-        assert (node.ref.directory, node.ref.name) in places
+    if not inode.names:
+        assert isinstance(inode.ref, DescriptorRef) or inode.indexed
+    elif not inode.indexed:
+        assert isinstance(inode.ref, PathRef)
+        places = [(directory.upper, name) for directory, name in inode.names]
+        assert (inode.ref.directory, inode.ref.name) in places

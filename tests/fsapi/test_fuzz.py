@@ -140,9 +140,9 @@ class Kernel:
     def entry(self) -> tuple[int, bytes]:
         """Return a directory and a name, mostly one that is there."""
         parent = self.parent()
-        node = self.union.fs.inode_table._by_ino.get(parent)  # type: ignore[call-overload]
-        if isinstance(node, DirectoryInode) and node.children and self.random.random() < 0.7:
-            return parent, self.random.choice(list(node.children))
+        inode = self.union.fs.inode_table._by_ino.get(parent)  # type: ignore[call-overload]
+        if isinstance(inode, DirectoryInode) and inode.children and self.random.random() < 0.7:
+            return parent, self.random.choice(list(inode.children))
         return parent, self.name()
 
     def handle(self, table: list[tuple[int, int]]) -> int:

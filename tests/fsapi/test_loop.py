@@ -82,8 +82,8 @@ def serve(
     return status, said
 
 
-def ask(kernel: socket.socket, opcode: int, node: int, body: bytes) -> tuple[int, bytes]:
-    kernel.send(header(opcode, node, len(body), OWNER) + body)
+def ask(kernel: socket.socket, opcode: int, ino: int, body: bytes) -> tuple[int, bytes]:
+    kernel.send(header(opcode, ino, len(body), OWNER) + body)
     reply = kernel.recv(1 << 21)
     length, error, unique = protocol.OUT_HEADER.unpack_from(reply)
     assert (length, unique) == (len(reply), 7)

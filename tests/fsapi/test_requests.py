@@ -60,9 +60,9 @@ def test_no_request_is_too_short_or_too_strange_to_be_answered(
 )
 def test_an_ioctl_that_is_refused_opens_no_file(union: Union, command: int, error: int) -> None:
     client = DirectClient(union.fs, unopened=True)
-    node = look_up(client, 1, b"f")
+    ino = look_up(client, 1, b"f")
     body = protocol.IOCTL_IN.pack(0, 0, command, 0, 0, 0)
-    assert client.send(Opcode.IOCTL, node, body) == -error
+    assert client.send(Opcode.IOCTL, ino, body) == -error
     assert len(union.fs.handles) == 0
 
 
@@ -126,8 +126,8 @@ def test_set_id_bits_are_kept_only_where_the_kernel_reports_who_may_keep_them(
         pytest.skip("needs a server with CAP_FSETID")  # else its own write clears the bits
     offered = 0x7FFFFFFF if reports else 0x7FFFFFFF & ~Init.HANDLE_KILLPRIV_V2
     client = DirectClient(union.fs, offered=offered, minor=minor)
-    node = union.file("f")
-    node.lookups = 1
+    inode = union.file("f")
+    inode.lookups = 1
     fh = union.open("f", os.O_RDWR)
     mode = functools.partial(_mode_after, client, union)
     for flag, kept in ((0, reports), (protocol.WRITE_KILL_SUIDGID, False)):
@@ -146,29 +146,29 @@ def test_set_id_bits_are_kept_only_where_the_kernel_reports_who_may_keep_them(
     assert mode(Opcode.SETATTR, protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)) == 0o777
     # It then copies by READ and WRITE, which reports who the caller is.
     union.chmod("f", 0o4777)
-    copying = protocol.COPY_FILE_RANGE_IN.pack(fh, 0, node.ino, fh, 20, 1, 0)
-    assert client.send(Opcode.COPY_FILE_RANGE, node.ino, copying) == -errno.EOPNOTSUPP
+    copying = protocol.COPY_FILE_RANGE_IN.pack(fh, 0, inode.ino, fh, 20, 1, 0)
+    assert client.send(Opcode.COPY_FILE_RANGE, inode.ino, copying) == -errno.EOPNOTSUPP
     assert union.stat("f").mode & 0o7777 == 0o4777
 
 
 def test_set_id_bits_go_with_the_allocation_that_another_caller_has_announced(union: Union) -> None:
     client = DirectClient(union.fs)
-    node = union.file("f")
-    node.lookups = 1
+    inode = union.file("f")
+    inode.lookups = 1
     fh = union.open("f", os.O_RDWR)
     union.chmod("f", 0o6777)
     nothing = protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)
     allocating = protocol.FALLOCATE_IN.pack(fh, 0, 10, 0, 0)
     somebody, root = (SimpleNamespace(uid=uid, gid=uid, pid=10 + uid) for uid in (os.geteuid() + 1000, 0))
-    reply = client.send(Opcode.SETATTR, node.ino, nothing, somebody)
+    reply = client.send(Opcode.SETATTR, inode.ino, nothing, somebody)
     assert isinstance(reply, bytes)
     assert union.stat("f").mode & 0o7777 == 0o6777
-    assert client.send(Opcode.FALLOCATE, node.ino, allocating, somebody) == b""
+    assert client.send(Opcode.FALLOCATE, inode.ino, allocating, somebody) == b""
     assert union.stat("f").mode & 0o7777 == 0o777
     if os.geteuid() == 0:  # else the file system below clears the bits, as for any caller of fallocate(2)
         union.chmod("f", 0o6777)
         # A caller with CAP_FSETID announces nothing.
-        assert client.send(Opcode.FALLOCATE, node.ino, allocating, root) == b""
+        assert client.send(Opcode.FALLOCATE, inode.ino, allocating, root) == b""
         assert union.stat("f").mode & 0o7777 == 0o6777
     client.requests.fs.handles.close_file(fh)
 
@@ -176,8 +176,8 @@ def test_set_id_bits_go_with_the_allocation_that_another_caller_has_announced(un
 def test_handles_that_nobody_heard_of_are_closed(union: Union) -> None:
     client = DirectClient(union.fs)
     file, directory = look_up(client, 1, b"f"), look_up(client, 1, b"d")
-    for opcode, node in ((Opcode.OPEN, file), (Opcode.OPENDIR, directory)):
-        client.requests.take_back(opcode, client.send(opcode, node, bytes(8)))
+    for opcode, ino in ((Opcode.OPEN, file), (Opcode.OPENDIR, directory)):
+        client.requests.take_back(opcode, client.send(opcode, ino, bytes(8)))
     assert len(union.fs.handles) == 0
 
 
@@ -219,59 +219,59 @@ def test_open_is_refused_for_good_only_where_the_kernel_can_do_without(union: Un
 
 def test_a_truncating_open_that_nobody_is_told_of_copies_nothing_and_sets_the_time(union: Union) -> None:
     client = DirectClient(union.fs, unopened=True)
-    node = look_up(client, 1, b"f")
+    ino = look_up(client, 1, b"f")
     body = protocol.SETATTR_IN.pack(protocol.FATTR_SIZE, *(0,) * 15)
-    client.ask(Opcode.SETATTR, node, body)
+    client.ask(Opcode.SETATTR, ino, body)
     assert union.parts.copy_up.bytes_copied == 0
     os.utime(union.upper / "f", ns=(1, 1))
     union.file("f").touch()
-    client.ask(Opcode.SETATTR, node, body)  # of an empty file, too
+    client.ask(Opcode.SETATTR, ino, body)  # of an empty file, too
     assert union.stat("f").mtime_ns > 1
 
 
 def test_attributes_are_made_or_replaced_as_asked_for(union: Union) -> None:
     client = DirectClient(union.fs)
-    node = look_up(client, 1, b"f")
+    ino = look_up(client, 1, b"f")
 
     def set_to(value: bytes, flags: int) -> int | bytes | None:
         body = protocol.SETXATTR_IN_EXT.pack(len(value), flags, 0, 0) + b"user.a\0" + value
-        return client.send(Opcode.SETXATTR, node, body)
+        return client.send(Opcode.SETXATTR, ino, body)
 
     assert set_to(b"1", os.XATTR_REPLACE) == -errno.ENODATA
     assert set_to(b"1", os.XATTR_CREATE) == b""
     assert set_to(b"2", os.XATTR_CREATE) == -errno.EEXIST
     assert set_to(b"3", os.XATTR_REPLACE) == b""
-    assert client.ask(Opcode.GETXATTR, node, struct.pack("=II", 10, 0) + b"user.a\0") == b"3"
+    assert client.ask(Opcode.GETXATTR, ino, struct.pack("=II", 10, 0) + b"user.a\0") == b"3"
 
 
 def test_an_older_kernels_setxattr_is_understood(union: Union) -> None:
     client = DirectClient(union.fs, offered=0x7FFFFFFF & ~Init.SETXATTR_EXT)
-    node = look_up(client, 1, b"f")
-    assert client.send(Opcode.SETXATTR, node, protocol.SETXATTR_IN.pack(3, 0) + b"user.a\0abc") == b""
-    assert client.ask(Opcode.LISTXATTR, node, struct.pack("=II", 100, 0)) == b"user.a\0"
-    assert client.send(Opcode.GETXATTR, node, struct.pack("=II", 2, 0) + b"user.a\0") == -errno.ERANGE
+    ino = look_up(client, 1, b"f")
+    assert client.send(Opcode.SETXATTR, ino, protocol.SETXATTR_IN.pack(3, 0) + b"user.a\0abc") == b""
+    assert client.ask(Opcode.LISTXATTR, ino, struct.pack("=II", 100, 0)) == b"user.a\0"
+    assert client.send(Opcode.GETXATTR, ino, struct.pack("=II", 2, 0) + b"user.a\0") == -errno.ERANGE
 
 
 def test_a_write_that_has_to_be_on_disk_is_synced(union: Union, monkeypatch: pytest.MonkeyPatch) -> None:
     client = DirectClient(union.fs, unopened=True)
-    node = look_up(client, 1, b"f")
+    ino = look_up(client, 1, b"f")
     synced: list[bool] = []
     monkeypatch.setattr(union.fs.files, "fsync", lambda _fh, data_only: synced.append(data_only))
     for flags in (os.O_WRONLY, os.O_WRONLY | os.O_DSYNC, os.O_WRONLY | os.O_SYNC):
-        client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, flags, 0) + b"x")
+        client.ask(Opcode.WRITE, ino, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, flags, 0) + b"x")
     assert synced == [True, False]
 
 
 def test_a_file_that_lost_its_mode_is_read_and_written_on_by_who_had_it_open(union: Union) -> None:
     client = DirectClient(union.fs, unopened=True)
-    node = look_up(client, 1, b"f")
-    client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, os.O_WRONLY, 0) + b"C")
+    ino = look_up(client, 1, b"f")
+    client.ask(Opcode.WRITE, ino, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, os.O_WRONLY, 0) + b"C")
     files = client.requests._files
     assert files is not None
-    files.close(node)  # as others that were needed more would have it
-    client.ask(Opcode.SETATTR, node, protocol.SETATTR_IN.pack(protocol.FATTR_MODE, *(0,) * 15))
-    client.ask(Opcode.WRITE, node, protocol.WRITE_IN.pack(0, 1, 1, 0, 0, os.O_WRONLY, 0) + b"O")
-    assert client.ask(Opcode.READ, node, listing(100)) == b"COntent"
+    files.close(ino)  # as others that were needed more would have it
+    client.ask(Opcode.SETATTR, ino, protocol.SETATTR_IN.pack(protocol.FATTR_MODE, *(0,) * 15))
+    client.ask(Opcode.WRITE, ino, protocol.WRITE_IN.pack(0, 1, 1, 0, 0, os.O_WRONLY, 0) + b"O")
+    assert client.ask(Opcode.READ, ino, listing(100)) == b"COntent"
     assert stat.S_IMODE(union.stat("f").mode) == 0
 
 
@@ -281,12 +281,12 @@ def test_files_kept_open_are_bounded_and_the_least_used_go_first(union: Union) -
     assert files is not None
     files._limit = 3
     directory = look_up(client, 1, b"d")
-    nodes = [look_up(client, directory, b"f%d" % number) for number in range(5)]
-    for node in (*nodes[:3], nodes[0], *nodes[3:]):
-        assert client.ask(Opcode.READ, node, listing(10)) == b"x"
-    assert list(files._numbers) == [nodes[0], nodes[3], nodes[4]]
+    inos = [look_up(client, directory, b"f%d" % number) for number in range(5)]
+    for ino in (*inos[:3], inos[0], *inos[3:]):
+        assert client.ask(Opcode.READ, ino, listing(10)) == b"x"
+    assert list(files._numbers) == [inos[0], inos[3], inos[4]]
     assert len(union.fs.handles) == 3
-    client.send(Opcode.FORGET, nodes[0], protocol.FORGET_IN.pack(1))
+    client.send(Opcode.FORGET, inos[0], protocol.FORGET_IN.pack(1))
     assert len(union.fs.handles) == 2
 
 

@@ -51,7 +51,7 @@ def nodes(union: Union) -> int:
     seen = len(union.log())
     os.kill(union.pid, signal.SIGUSR1)
     wait_until(lambda: "pid=" in union.log()[seen:], "the server writes its statistics")
-    found = re.search(r"nodes=(\d+)", union.log()[seen:])
+    found = re.search(r"inodes=(\d+)", union.log()[seen:])
     assert found is not None
     return int(found[1])
 
@@ -83,7 +83,7 @@ def test_inodes_beyond_the_limit_are_forgotten_except_those_in_use(base: str) ->
                     subprocess.run(["mount", "--bind", f"{base}/lower0", f"{union.path}/d0002"], check=True)
                 for _ in range(3):
                     walk(union.path)
-                wait_until(lambda: nodes(union) < 600, "the kernel has forgotten the rest")
+                wait_until(lambda: inodes(union) < 600, "the kernel has forgotten the rest")
                 assert os.readlink(f"/proc/{worker.pid}/cwd") == f"{union.path}/d0001"
                 assert held.read() == b"0.1"
                 assert os.fstat(held.fileno()).st_ino == os.stat(f"{first}/f0001").st_ino
@@ -111,7 +111,7 @@ def test_inodes_are_forgotten_although_another_fuse_device_is_open(base: str) ->
         base, forest(20, 100), wrapper=[*limited(400)[:-1], opened_before + limited(400)[-1]]
     ) as union:
         walk(union.path)
-        wait_until(lambda: nodes(union) < 600, "the kernel has forgotten the rest")
+        wait_until(lambda: inodes(union) < 600, "the kernel has forgotten the rest")
 
 
 @prunes
@@ -157,7 +157,7 @@ for step in range(1500):
         for i in range(4):
             with open(f"{union.path}/d{i:04}/f0007", "rb") as file:
                 assert file.read() == b"%d.7" % i
-        wait_until(lambda: nodes(union) < 120, "the kernel has forgotten most")
+        wait_until(lambda: inodes(union) < 120, "the kernel has forgotten most")
 
 
 # -- memory and descriptors ----------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_walk_over_three_hundred_thousand_files_is_bounded(base: str) -> None:
     with make_union(base, forest(300, 1000)) as union:
         for _ in range(2):
             assert walk(union.path) == 300 * 1001
-        wait_until(lambda: nodes(union) < 150_000, "the kernel has forgotten the rest")
+        wait_until(lambda: inodes(union) < 150_000, "the kernel has forgotten the rest")
         assert resident_bytes(union) < 220 * MIB
 
 
@@ -215,4 +215,4 @@ def test_memory_and_descriptors_are_bounded_over_a_million_operations(base: str)
             count += 5000
         assert resident_bytes(union) - memory < 8 * MIB
         wait_until(lambda: descriptors(union) <= files + 5, "the descriptors are closed")
-        wait_until(lambda: nodes(union) < 1000, "the kernel has forgotten what is gone")
+        wait_until(lambda: inodes(union) < 1000, "the kernel has forgotten what is gone")

@@ -40,7 +40,7 @@ class ReadByOthers(Histories):
         """Compare the trees, except names of hard links whose copy only the link index knows."""
         ours = tree_in_union(self.union)
         linked = {
-            path for path in ours if isinstance(node := self.union.node(path), FileInode) and node.indexed
+            path for path in ours if isinstance(inode := self.union.inode(path), FileInode) and inode.indexed
         }
         target = self.union.base / "mnt"
         target.mkdir()

@@ -89,10 +89,10 @@ class CopyUp:
         """
         self._context.prepares = True
 
-    def directory(self, node: DirectoryInode) -> None:
-        """Give *node* and its ancestors a directory in the upper layer."""
+    def directory(self, inode: DirectoryInode) -> None:
+        """Give *inode* and its ancestors a directory in the upper layer."""
         missing: list[DirectoryInode] = []
-        at: DirectoryInode | None = node
+        at: DirectoryInode | None = inode
         while at is not None and at.upper is None:
             if at.removed:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), at.name)
@@ -103,51 +103,51 @@ class CopyUp:
             self._upper.layer.fds.trim()
             self._one_directory(directory)
 
-    def _one_directory(self, node: DirectoryInode) -> None:
-        parent = node.parent
+    def _one_directory(self, inode: DirectoryInode) -> None:
+        parent = inode.parent
         assert parent is not None
         target = parent.upper
         assert target is not None
-        self._upper.refuse_reserved(node.name)
-        source = node.parts[0]
+        self._upper.refuse_reserved(inode.name)
+        source = inode.parts[0]
         info = source.stat()
         if self._quota is not None:
             self._quota.require(1, 1)
         times = times_of(target.stat())
-        opaque = target.mark(node.name) is Mark.WHITEOUT  # a skeleton shows it; deleted names stay deleted
+        opaque = target.mark(inode.name) is Mark.WHITEOUT  # a skeleton shows it; deleted names stay deleted
         with self._workdir.building() as (tmp_fd, tmp):
             os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
             if opaque:
                 self._upper.marks.set_opaque(tmp_fd, tmp)
             transaction = self._transaction(source, source.layer, info, tmp_fd, tmp)
             transaction.set_owner()
-            if not source.shown_empty and self._context.may_have_xattrs(node):
+            if not source.shown_empty and self._context.may_have_xattrs(inode):
                 transaction.copy_xattrs()
             self._permissions.restrict(tmp_fd, tmp, transaction.mode)
             os.utime(tmp, ns=times_of(info), dir_fd=tmp_fd, follow_symlinks=False)
-            self._upper.publish_directory(tmp, target, node.name)
-        copy = target.child(node.name)
+            self._upper.publish_directory(tmp, target, inode.name)
+        copy = target.child(inode.name)
         copy.note_new(opaque=opaque)
         if self._quota is not None:
             self._quota.made(copy.stat())
-        node.parts.insert(0, copy)
-        node.touch()
+        inode.parts.insert(0, copy)
+        inode.touch()
         restore_times(parent, target, times)
         self.copies += 1
 
     def file(
         self,
-        node: FileInode,
+        inode: FileInode,
         contents: Contents = Contents.COPY,
         keep: list[int] | None = None,
         mode: int | None = None,
         *,
         finishes: bool = True,
     ) -> bool:
-        """Give *node* a copy in the upper layer, with *contents*. A copy of metadata alone is completed.
+        """Give *inode* a copy in the upper layer, with *contents*. A copy of metadata alone is completed.
 
         Args:
-            node: the file.
+            inode: the file.
             contents: the contents that the copy needs.
             keep: a list that gets a descriptor of a new copy, to read and write it, which is closed otherwise.
             mode: the permission bits of a new copy; None: those of the original.
@@ -157,54 +157,54 @@ class CopyUp:
         Returns:
             Whether the copy was made empty, so that the caller need not truncate it.
         """
-        if not node.layer.writable:
-            self._new_copy(node, contents, keep, mode)
+        if not inode.layer.writable:
+            self._new_copy(inode, contents, keep, mode)
             if finishes:
                 self.finish()
-        elif node.metacopy and contents is Contents.COPY:
-            self._complete(node)
-        elif node.metacopy and contents is Contents.NONE:
-            empty_in_place(self._context, node)
+        elif inode.metacopy and contents is Contents.COPY:
+            self._complete(inode)
+        elif inode.metacopy and contents is Contents.NONE:
+            empty_in_place(self._context, inode)
         else:
             return False
         return contents is Contents.NONE
 
-    def _lower_place(self, node: FileInode, size: int) -> bytes | None:
-        """Return the path of *node*, of *size* bytes, in the layers below; None if its contents are to be copied, too."""
-        if size < _WORTH_METACOPY or not (self._upper.metacopy and stat.S_ISREG(node.kind) and node.names):
+    def _lower_place(self, inode: FileInode, size: int) -> bytes | None:
+        """Return the path of *inode*, of *size* bytes, in the layers below; None if its contents are to be copied, too."""
+        if size < _WORTH_METACOPY or not (self._upper.metacopy and stat.S_ISREG(inode.kind) and inode.names):
             return None
-        directory, name = node.names[0]
+        directory, name = inode.names[0]
         place = self._inode_table.lower_path(directory) + b"/" + name
         return place if len(place) <= _LONGEST_METACOPY_REDIRECT else None
 
     def _new_copy(
-        self, node: FileInode, contents: Contents, keep: list[int] | None, mode: int | None
+        self, inode: FileInode, contents: Contents, keep: list[int] | None, mode: int | None
     ) -> None:
         background = self._context.background
-        regular = stat.S_ISREG(node.kind)
-        if node.is_mount_point:
+        regular = stat.S_ISREG(inode.kind)
+        if inode.is_mount_point:
             contents = Contents.NONE
-        contents_fd, info = self._open_source(node, opens=regular and contents is not Contents.NONE)
+        contents_fd, info = self._open_source(inode, opens=regular and contents is not Contents.NONE)
         redirect, preallocated = b"", None
         try:
             if contents is Contents.LATER:
-                redirect = self._lower_place(node, info.st_size) or b""
+                redirect = self._lower_place(inode, info.st_size) or b""
                 contents = Contents.LATER if redirect else Contents.COPY
-            if node.xattrs is None and node.ref.known_no_xattrs:
-                node.xattrs = frozenset()
+            if inode.xattrs is None and inode.ref.known_no_xattrs:
+                inode.xattrs = frozenset()
             if is_null_device(info):
                 raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
-            if node.names:
-                self._upper.refuse_reserved(node.names[0][1])
+            if inode.names:
+                self._upper.refuse_reserved(inode.names[0][1])
             if background is not None and contents is Contents.COPY and regular:
-                self._require_room(node, info, contents)
-                background.require(node.ino, node.contents, info.st_size)
-            if node.names:
-                self.directory(node.names[0][0])
+                self._require_room(inode, info, contents)
+                background.require(inode.ino, inode.contents, info.st_size)
+            if inode.names:
+                self.directory(inode.names[0][0])
             if redirect:
                 self._upper.use_feature("metacopy")
-            self._require_room(node, info, contents)  # again: the directories and the record have taken some
-            steps = self._plan(node, contents, info.st_nlink)
+            self._require_room(inode, info, contents)  # again: the directories and the record have taken some
+            steps = self._plan(inode, contents, info.st_nlink)
             # A file that is made empty gets the time of this request. A preallocated file has an earlier time.
             copied = regular and contents is not Contents.NONE
             preallocated = self._preallocated_files.take() if copied else None
@@ -212,7 +212,7 @@ class CopyUp:
                 tmp_fd,
                 tmp,
             ):
-                transaction = self._transaction(node.ref, node.layer, info, tmp_fd, tmp)
+                transaction = self._transaction(inode.ref, inode.layer, info, tmp_fd, tmp)
                 transaction.redirect, transaction.contents_fd = redirect, contents_fd
                 transaction.preallocated = preallocated
                 if contents is Contents.NONE and regular:
@@ -220,14 +220,14 @@ class CopyUp:
                     transaction.mode = without_privileges(transaction.mode)
                 if mode is not None:
                     transaction.mode = stat.S_IFMT(transaction.mode) | stat.S_IMODE(mode)
-                transaction.run(node, steps, keep)
+                transaction.run(inode, steps, keep)
         finally:
             if preallocated is not None:
                 preallocated.close()
             if contents_fd >= 0:
                 os.close(contents_fd)
         if self._quota is not None:
-            self._quota.made(node.ref.stat())
+            self._quota.made(inode.ref.stat())
         self.copies += 1
 
     def finish(self) -> None:
@@ -246,97 +246,97 @@ class CopyUp:
         self.make_room()
 
     @staticmethod
-    def _open_source(node: FileInode, *, opens: bool) -> tuple[int, os.stat_result]:
-        """Return a descriptor of the contents, or -1 if they are not needed, and the attributes of *node*.
+    def _open_source(inode: FileInode, *, opens: bool) -> tuple[int, os.stat_result]:
+        """Return a descriptor of the contents, or -1 if they are not needed, and the attributes of *inode*.
 
         Raises:
             OSError: ESTALE if the layer has an object of another type there by now.
         """
-        source = node.ref
-        if opens and not node.metacopy and not source.layer.policy.override_stat:
+        source = inode.ref
+        if opens and not inode.metacopy and not source.layer.policy.override_stat:
             try:
                 return source.opened(os.O_RDONLY)
             except PermissionError:
                 pass  # an empty file needs no descriptor
         info = source.stat()
-        if stat.S_IFMT(info.st_mode) != node.kind:
+        if stat.S_IFMT(info.st_mode) != inode.kind:
             raise OSError(errno.ESTALE, "layer changed while mounted")
         return -1, info
 
-    def _require_room(self, node: FileInode, info: os.stat_result, contents: Contents) -> None:
+    def _require_room(self, inode: FileInode, info: os.stat_result, contents: Contents) -> None:
         if self._quota is not None:
             size = min(info.st_size, info.st_blocks * 512) if contents is Contents.COPY else 0
-            self._quota.require(max(1, size) - self._reserved(node), 1)
+            self._quota.require(max(1, size) - self._reserved(inode), 1)
 
-    def _reserved(self, node: FileInode) -> int:
-        """Return how many bytes of the quota are reserved for the copy of *node*."""
+    def _reserved(self, inode: FileInode) -> int:
+        """Return how many bytes of the quota are reserved for the copy of *inode*."""
         background = self._context.background
-        return 0 if background is None else background.reserved(node.ino)
+        return 0 if background is None else background.reserved(inode.ino)
 
-    def _plan(self, node: FileInode, contents: Contents, links: int) -> tuple[Step, ...]:
+    def _plan(self, inode: FileInode, contents: Contents, links: int) -> tuple[Step, ...]:
         return plan_copy_up(
-            node.kind,
+            inode.kind,
             contents=contents,
             links=links,
-            named=bool(node.names),
+            named=bool(inode.names),
             durable=self._context.durable,
-            lasting=self._inode_table.numbers.lasts(node.ino),
+            lasting=self._inode_table.numbers.lasts(inode.ino),
             # If the last name is lost, too, no name has to lead to the copy.
-            elsewhere=not node.names
-            and not node.layer.writable
-            and 0 < self._index.lost_names(node.ino) < links,
+            elsewhere=not inode.names
+            and not inode.layer.writable
+            and 0 < self._index.lost_names(inode.ino) < links,
         )
 
-    def remake(self, node: FileInode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
-        """Replace *node*, in the upper layer with a single name, by a new object with another *owner* that can have *links*
+    def remake(self, inode: FileInode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
+        """Replace *inode*, in the upper layer with a single name, by a new object with another *owner* that can have *links*
         names.
 
         Raises:
             OSError: EPERM if it has more names: they would keep the old object.
         """
-        info = node.ref.stat()
-        place = _name_in_upper(node)
-        indexed = node.indexed
-        below = self._index.lower_names(node.ino) if indexed else 0
-        if info.st_nlink + below > 1 + indexed or (node.names and place is None):
+        info = inode.ref.stat()
+        place = _name_in_upper(inode)
+        indexed = inode.indexed
+        below = self._index.lower_names(inode.ino) if indexed else 0
+        if info.st_nlink + below > 1 + indexed or (inode.names and place is None):
             raise OSError(errno.EPERM, "an object with several names cannot be made anew")
-        contents = Contents.COPY if stat.S_ISREG(node.kind) else Contents.NONE
+        contents = Contents.COPY if stat.S_ISREG(inode.kind) else Contents.NONE
         with self._workdir.building(COPY_PREFIX) as (tmp_fd, tmp):
-            transaction = self._transaction(node.ref, node.layer, info, tmp_fd, tmp)
+            transaction = self._transaction(inode.ref, inode.layer, info, tmp_fd, tmp)
             transaction.owner, transaction.place = owner or transaction.owner, place
             transaction.links = links
-            steps = self._plan(node, contents, 1)
-            transaction.run(node, tuple(step for step in steps if step is not Step.INDEX))
+            steps = self._plan(inode, contents, 1)
+            transaction.run(inode, tuple(step for step in steps if step is not Step.INDEX))
         self.finish()
-        if indexed and isinstance(node.ref, PathRef):
-            copy = self._index.replace(node.ino, node.ref)
-            node.ref, node.indexed = copy or node.ref, copy is not None
+        if indexed and isinstance(inode.ref, PathRef):
+            copy = self._index.replace(inode.ino, inode.ref)
+            inode.ref, inode.indexed = copy or inode.ref, copy is not None
 
-    def _complete(self, node: FileInode) -> None:
+    def _complete(self, inode: FileInode) -> None:
         """Give a copy of metadata alone its contents."""
-        before = node.ref.stat()
+        before = inode.ref.stat()
         if self._quota is not None:
-            self._quota.require(before.st_size - self._reserved(node))
+            self._quota.require(before.st_size - self._reserved(inode))
         # A copy that only names of lower layers lead to is in the index alone: it has no name at which to replace it.
-        if before.st_nlink <= 1 and not node.indexed:
+        if before.st_nlink <= 1 and not inode.indexed:
             background = self._context.background
             if background is not None:
-                background.require(node.ino, node.contents, before.st_size)
-            self.remake(node)
+                background.require(inode.ino, inode.contents, before.st_size)
+            self.remake(inode)
         else:
-            fill_in_place(self._context, node)
-        node.touch()
+            fill_in_place(self._context, inode)
+        inode.touch()
         if self._quota is not None:
-            self._quota.changed(before.st_blocks, node.ref.stat().st_blocks)
+            self._quota.changed(before.st_blocks, inode.ref.stat().st_blocks)
         self.copies += 1
 
-    def settle_contents(self, node: FileInode) -> None:
-        """Complete *node*, which gets another name, if it is a copy of metadata alone without an absolute redirect.
+    def settle_contents(self, inode: FileInode) -> None:
+        """Complete *inode*, which gets another name, if it is a copy of metadata alone without an absolute redirect.
 
         Our redirects are absolute. The kernel also writes marks that lead to the same name in the layers below.
         """
-        if node.metacopy and node.layer.writable and not (redirect_of(node.ref) or b"").startswith(b"/"):
-            self.file(node)
+        if inode.metacopy and inode.layer.writable and not (redirect_of(inode.ref) or b"").startswith(b"/"):
+            self.file(inode)
 
     def _transaction(
         self, source: Ref, layer: Layer, info: os.stat_result, tmp_fd: int, tmp: bytes
@@ -346,9 +346,9 @@ class CopyUp:
         return Transaction(self._context, source, info, ownership, tmp_fd, tmp, override=override)
 
 
-def _name_in_upper(node: FileInode) -> tuple[DirectoryInode, bytes] | None:
-    """Return a known name of *node* that is an entry of the upper layer."""
-    for directory, name in node.names:
+def _name_in_upper(inode: FileInode) -> tuple[DirectoryInode, bytes] | None:
+    """Return a known name of *inode* that is an entry of the upper layer."""
+    for directory, name in inode.names:
         if directory.upper is not None and directory.upper.mark(name) is Mark.OTHER:
             return directory, name
     return None

@@ -15,25 +15,25 @@ from unionfs.inode.inode import FileInode
 from unionfs.layer.objects import NO_XATTR, follows
 
 
-def fill_in_place(context: CopyUpContext, node: FileInode) -> None:
-    """Copy the contents into *node*, and then remove its mark: until then its contents are those of the lower file.
+def fill_in_place(context: CopyUpContext, inode: FileInode) -> None:
+    """Copy the contents into *inode*, and then remove its mark: until then its contents are those of the lower file.
 
     Afterwards, restore what writing removes or changes. If the server is killed in between, the file keeps the time of that.
     """
-    info = os.stat(node.ref.proc_path(), follow_symlinks=follows(node.ref))
-    path, follow = node.ref.proc_path(), follows(node.ref)
+    info = os.stat(inode.ref.proc_path(), follow_symlinks=follows(inode.ref))
+    path, follow = inode.ref.proc_path(), follows(inode.ref)
     capability = _getxattr(path, CAPABILITY, follow=follow)
     with ExitStack() as undo:
         if not info.st_mode & stat.S_IWUSR:
             os.chmod(path, stat.S_IMODE(info.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
             undo.callback(os.chmod, path, stat.S_IMODE(info.st_mode))
-        fd = node.ref.open(os.O_RDWR)
+        fd = inode.ref.open(os.O_RDWR)
         undo.callback(os.close, fd)
         reopened = ExitStack()
         undo.push(reopened)
-        moves = [(handle, reopen(fd, handle.flags, reopened)) for handle in node.handles]
+        moves = [(handle, reopen(fd, handle.flags, reopened)) for handle in inode.handles]
         try:
-            context.copy_data(node.contents, fd, info.st_size)
+            context.copy_data(inode.contents, fd, info.st_size)
             if context.durable:
                 os.fdatasync(fd)
             if capability is not None:
@@ -46,22 +46,22 @@ def fill_in_place(context: CopyUpContext, node: FileInode) -> None:
         reopened.pop_all()
         for handle, replacement in moves:
             handle.replace(replacement)
-    node.metacopy, node.data = False, None
+    inode.metacopy, inode.data = False, None
 
 
-def empty_in_place(context: CopyUpContext, node: FileInode) -> None:
-    """Make *node* an empty file of its own, because it is about to be truncated.
+def empty_in_place(context: CopyUpContext, inode: FileInode) -> None:
+    """Make *inode* an empty file of its own, because it is about to be truncated.
 
     The file is truncated first, and then its mark is removed: in between it is empty already, and its size can be restored.
     """
-    path, follow = node.ref.proc_path(), follows(node.ref)
+    path, follow = inode.ref.proc_path(), follows(inode.ref)
     info = os.stat(path, follow_symlinks=follow)
     with ExitStack() as undo:
-        fd = node.ref.open(os.O_RDWR)
+        fd = inode.ref.open(os.O_RDWR)
         undo.callback(os.close, fd)
         reopened = ExitStack()
         undo.push(reopened)
-        moves = [(handle, reopen(fd, handle.flags, reopened)) for handle in node.handles]
+        moves = [(handle, reopen(fd, handle.flags, reopened)) for handle in inode.handles]
         os.ftruncate(fd, 0)
         try:
             context.upper.clear_metacopy(path, follow=follow)
@@ -72,8 +72,8 @@ def empty_in_place(context: CopyUpContext, node: FileInode) -> None:
         reopened.pop_all()
         for handle, replacement in moves:
             handle.replace(replacement)
-    node.metacopy, node.data = False, None
-    node.touch()
+    inode.metacopy, inode.data = False, None
+    inode.touch()
 
 
 def _getxattr(path: bytes, name: str, *, follow: bool) -> bytes | None:

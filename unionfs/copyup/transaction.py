@@ -96,11 +96,11 @@ class CopyUpContext:
         finally:
             os.close(at)
 
-    def may_have_xattrs(self, node: FileInode | DirectoryInode) -> bool:
-        """Return whether *node*, of a lower layer, may have extended attributes to copy."""
-        if self.acls and node.xattrs is not None:
-            return bool(node.xattrs)
-        return not node.ref.known_no_xattrs
+    def may_have_xattrs(self, inode: FileInode | DirectoryInode) -> bool:
+        """Return whether *inode*, of a lower layer, may have extended attributes to copy."""
+        if self.acls and inode.xattrs is not None:
+            return bool(inode.xattrs)
+        return not inode.ref.known_no_xattrs
 
 
 class Transaction:
@@ -169,14 +169,14 @@ class Transaction:
         #: How many bytes it had then; None if it was made empty.
         self._copied: int | None = None
 
-    def run(self, node: FileInode, steps: tuple[Step, ...], keep: list[int] | None = None) -> None:
-        """Do *steps* for *node*. A descriptor of the copy is added to *keep* if that is given.
+    def run(self, inode: FileInode, steps: tuple[Step, ...], keep: list[int] | None = None) -> None:
+        """Do *steps* for *inode*. A descriptor of the copy is added to *keep* if that is given.
 
         Raises:
-            OSError: a step failed. *node* is what it was; the caller removes the temporary name.
+            OSError: a step failed. *inode* is what it was; the caller removes the temporary name.
         """
         context = self._context
-        fd = self._make(node, filled=Step.DATA in steps)
+        fd = self._make(inode, filled=Step.DATA in steps)
         keep_lower = Step.METACOPY in steps
         moves: list[tuple[FileHandle, int]] = []
         index_ref: PathRef | None = None
@@ -184,56 +184,56 @@ class Transaction:
             # Open handles switch to the copy, so that they see later writes. They are opened while the copy still has the
             # mode that it was made with, and before the steps that cannot be undone.
             if not keep_lower:
-                for handle in node.handles:
+                for handle in inode.handles:
                     moves.append((handle, reopen(fd, handle.flags)))  # noqa: PERF401 - one at a time: undone so
             # A file of a lower layer may be a copy of metadata alone itself.
-            lower = node.contents if keep_lower else None
-            index_ref = self._prepare(node, steps, fd)
+            lower = inode.contents if keep_lower else None
+            index_ref = self._prepare(inode, steps, fd)
             if Step.PUBLISH in steps:
-                self._publish(node, index_ref)
+                self._publish(inode, index_ref)
             else:
-                self._pin(node, index_ref)
+                self._pin(inode, index_ref)
         except BaseException:
             with ExitStack() as undo:
                 if fd >= 0:
                     undo.callback(os.close, fd)
                 if index_ref is not None:
-                    undo.callback(context.index.remove, node.ino)
+                    undo.callback(context.index.remove, inode.ino)
                 for _, replacement in moves:
                     undo.callback(os.close, replacement)
             raise
         for handle, replacement in moves:
             handle.replace(replacement)
         assert lower is None or isinstance(lower, PathRef)
-        node.metacopy, node.data = keep_lower, lower
-        node.indexed = index_ref is not None
+        inode.metacopy, inode.data = keep_lower, lower
+        inode.indexed = index_ref is not None
         # The attributes that are shown are those of the original.
-        known = node.xattrs is not None and not node.xattrs
-        node.privileged = bool(self.mode & _SET_ID) if known else None
+        known = inode.xattrs is not None and not inode.xattrs
+        inode.privileged = bool(self.mode & _SET_ID) if known else None
         if fd >= 0 and keep is not None:
             keep.append(fd)
         elif fd >= 0:
             context.unfinished.append(lambda: _close(fd))
         if index_ref is not None:
-            context.index.settle_lost_names(node.ino)
+            context.index.settle_lost_names(inode.ino)
 
-    def _prepare(self, node: FileInode, steps: tuple[Step, ...], fd: int) -> PathRef | None:
+    def _prepare(self, inode: FileInode, steps: tuple[Step, ...], fd: int) -> PathRef | None:
         """Do the steps before the last, which cannot be undone. Returns the copy's reference in the index, if it has one."""
         context = self._context
         index_ref: PathRef | None = None
         for step in steps:
             if step is Step.DATA:
-                self._copy_data(node, fd)
+                self._copy_data(inode, fd)
             elif step is Step.OWNER:
                 self.set_owner()
             elif step is Step.XATTRS:
-                if not node.is_mount_point and context.may_have_xattrs(node):
+                if not inode.is_mount_point and context.may_have_xattrs(inode):
                     self.copy_xattrs()
             elif step is Step.METACOPY:
                 os.ftruncate(fd, self.info.st_size)
                 context.upper.set_metacopy(fd, self.redirect)
             elif step is Step.ORIGIN:
-                context.index.set_origin(fd, node.ino)
+                context.index.set_origin(fd, inode.ino)
             elif step is Step.MODE:
                 if not self._mode_is_set:
                     context.permissions.restrict(self.tmp_fd, self.tmp, self.mode)
@@ -245,36 +245,36 @@ class Transaction:
             elif step is Step.SYNC:
                 os.fdatasync(fd)
             elif step is Step.INDEX:
-                index_ref = self._add_to_index(node)
+                index_ref = self._add_to_index(inode)
         return index_ref
 
-    def _copy_data(self, node: FileInode, fd: int) -> None:
+    def _copy_data(self, inode: FileInode, fd: int) -> None:
         context = self._context
         if self._copied is not None:
             context.bytes_copied += self._copied
         elif self.contents_fd >= 0:
             context.bytes_copied += context.copier.copy(self.contents_fd, fd, self.info.st_size, self.info)
         else:
-            context.copy_data(node.contents, fd, self.info.st_size)
+            context.copy_data(inode.contents, fd, self.info.st_size)
 
-    def _add_to_index(self, node: FileInode) -> PathRef | None:
+    def _add_to_index(self, inode: FileInode) -> PathRef | None:
         context = self._context
-        others = self.info.st_nlink - bool(node.names) - context.index.lost_names(node.ino)
-        lasting = context.inode_table.numbers.lasts(node.ino)
+        others = self.info.st_nlink - bool(inode.names) - context.index.lost_names(inode.ino)
+        lasting = context.inode_table.numbers.lasts(inode.ino)
         assert isinstance(self.source, PathRef | DescriptorRef)
         born = birth_time_ns(self.source)
-        return context.index.add(node.ino, self.tmp_fd, self.tmp, others, lasting=lasting, born=born)
+        return context.index.add(inode.ino, self.tmp_fd, self.tmp, others, lasting=lasting, born=born)
 
-    def _publish(self, node: FileInode, index_ref: PathRef | None) -> None:
+    def _publish(self, inode: FileInode, index_ref: PathRef | None) -> None:
         context = self._context
-        parent, name = self.place or node.names[0]
+        parent, name = self.place or inode.names[0]
         target = parent.upper
         assert target is not None
         times = times_of(target.stat())
         copy = self._made or os.stat(self.tmp, dir_fd=self.tmp_fd, follow_symlinks=False)
         context.upper.publish(self.tmp, target, name)
         context.inode_table.reidentify(
-            node, context.upper.layer, index_ref or PathRef(target, name), (copy.st_dev, copy.st_ino)
+            inode, context.upper.layer, index_ref or PathRef(target, name), (copy.st_dev, copy.st_ino)
         )
         if context.prepares and self._made is not None:
             context.unfinished.append(
@@ -283,28 +283,28 @@ class Transaction:
         context.unfinished.append(lambda: restore_times(parent, target, times))
         parent.touch()
 
-    def _pin(self, node: FileInode, index_ref: PathRef | None) -> None:
+    def _pin(self, inode: FileInode, index_ref: PathRef | None) -> None:
         context = self._context
         pinned = os.open(self.tmp, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.tmp_fd)
         copy = os.fstat(pinned)
-        if isinstance(node.ref, DescriptorRef):
-            node.ref.close()
+        if isinstance(inode.ref, DescriptorRef):
+            inode.ref.close()
         reference: PathRef | DescriptorRef = DescriptorRef(pinned, context.upper.layer)
         if index_ref is not None:
             os.close(pinned)
             reference = index_ref
-        context.inode_table.reidentify(node, context.upper.layer, reference, (copy.st_dev, copy.st_ino))
+        context.inode_table.reidentify(inode, context.upper.layer, reference, (copy.st_dev, copy.st_ino))
 
-    def _make(self, node: FileInode, *, filled: bool) -> int:
+    def _make(self, inode: FileInode, *, filled: bool) -> int:
         """Make the empty object, or take one that has been *filled* already; returns a descriptor of a regular file,
         else -1.
         """
         context = self._context
-        kind = node.kind
+        kind = inode.kind
         disk_kind = context.permissions.disk_kind(kind, *self.owner, links=self.links)
         if stat.S_ISREG(disk_kind):
             ready = (
-                context.background.take(node.ino, self.tmp)
+                context.background.take(inode.ino, self.tmp)
                 if filled and context.background is not None
                 else None
             )

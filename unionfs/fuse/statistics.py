@@ -14,7 +14,7 @@ log = Complaints(__name__)
 def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
     """Return one line with the numbers of inodes, handles, directory descriptors, copies and *requests* by kind."""
     fields = [
-        f"nodes={len(fs.inode_table)}",
+        f"inodes={len(fs.inode_table)}",
         f"handles={len(fs.handles)}",
         f"directory-fds={len(fs.inode_table.layers[0].fds)}",
     ]

@@ -21,28 +21,28 @@ def masked(fs: UnionFs, directory: DirectoryInode, mode: int, umask: int) -> int
     return mode if fs.xattrs.has_default_acl(directory) else mode & ~umask
 
 
-def drop_foreign_sgid(fs: UnionFs, inode: int, gid: int, pid: int | None) -> None:
+def drop_foreign_sgid(fs: UnionFs, ino: int, gid: int, pid: int | None) -> None:
     """Clear the set-group-ID bit after a change of the access ACL, unless the caller belongs to the file's group.
 
     chmod(2) does the same. This is for kernels that do not report it themselves (FUSE_SETXATTR_EXT).
 
     Args:
         fs: the file system.
-        inode: number of the file.
+        ino: number of the file.
         gid: group of the caller.
         pid: process id of the caller. None if the mount was made in another pid namespace, as the number would be that of
             another process here (fuse_conn_init, fs/fuse/inode.c). Then only *gid* counts.
     """
-    shown = fs.attributes.of(fs.inode_table.node(inode))
+    shown = fs.attributes.of(fs.inode_table.inode(ino))
     if shown.mode & stat.S_ISGID and shown.gid != gid and (pid is None or shown.gid not in _groups(pid)):
-        drop_sgid(fs, inode)
+        drop_sgid(fs, ino)
 
 
-def drop_sgid(fs: UnionFs, inode: int) -> None:
+def drop_sgid(fs: UnionFs, ino: int) -> None:
     """Clear the set-group-ID bit."""
-    shown = fs.attributes.of(fs.inode_table.node(inode))
+    shown = fs.attributes.of(fs.inode_table.inode(ino))
     if shown.mode & stat.S_ISGID:
-        fs.attributes.change(inode, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
+        fs.attributes.change(ino, Change(mode=stat.S_IMODE(shown.mode) & ~stat.S_ISGID), None)
 
 
 def _groups(pid: int) -> set[int]:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class FileHandle:
     """One open(2) of a file: a descriptor with its own access mode. It is used with explicit offsets only (pread, pwrite)."""
 
-    __slots__ = ("fd", "flags", "node", "ours")
+    __slots__ = ("fd", "flags", "inode", "ours")
 
-    def __init__(self, node: FileInode, fd: int, flags: int) -> None:
+    def __init__(self, inode: FileInode, fd: int, flags: int) -> None:
         """Take over *fd*, opened with *flags*."""
-        self.node = node
+        self.inode = inode
         self.fd = fd
         self.flags = flags
         #: No client opened it: the server keeps it for the next read or write of the file. It does not count as a use of the
@@ -50,13 +50,13 @@ class HandleTable:
         """Assign a number to *handle* and add it to the handles of its inode."""
         number = next(self._numbers)
         self._files[number] = handle
-        handle.node.handles = (*handle.node.handles, handle)
+        handle.inode.handles = (*handle.inode.handles, handle)
         return number
 
-    def add_directory(self, node: DirectoryInode) -> int:
-        """Open a stream of the directory *node* and return its number."""
+    def add_directory(self, inode: DirectoryInode) -> int:
+        """Open a stream of the directory *inode* and return its number."""
         number = next(self._numbers)
-        self._directories[number] = node
+        self._directories[number] = inode
         return number
 
     def file(self, number: int) -> FileHandle:
@@ -77,7 +77,7 @@ class HandleTable:
         """Close the file handle *number*."""
         handle = self.file(number)
         del self._files[number]
-        handle.node.handles = tuple(other for other in handle.node.handles if other is not handle)
+        handle.inode.handles = tuple(other for other in handle.inode.handles if other is not handle)
         os.close(handle.fd)
 
     def close_directory(self, number: int) -> None:

@@ -4,7 +4,7 @@ Invariants (docs/unionfs/internals.md, "Inodes and lookup counts"):
 
 * an inode is in the table as long as its lookup count is above 0 or, for a directory, it has children in the table. Therefore
   every ancestor of an inode in the table is in the table;
-* ``DirectoryInode.children[name] is node`` exactly if ``(directory, name)`` is in ``node.names`` (for a directory: is its
+* ``DirectoryInode.children[name] is inode`` exactly if ``(directory, name)`` is in ``inode.names`` (for a directory: is its
   parent and name);
 * a file inode without names is unlinked, and is reached through a :class:`~unionfs.layer.objects.DescriptorRef`.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unionfs.types import Ino
 
 
-class _Node:
+class _InodeState:
     """The state common to directories and other objects."""
 
     __slots__ = ("info", "ino", "is_mount_point", "lookups", "reply", "xattrs")
@@ -53,7 +53,7 @@ class _Node:
         self.reply = None
 
 
-class FileInode(_Node):
+class FileInode(_InodeState):
     """An object that is not a directory."""
 
     __slots__ = (
@@ -106,7 +106,7 @@ class FileInode(_Node):
         return self.data
 
 
-class DirectoryInode(_Node):
+class DirectoryInode(_InodeState):
     """A directory, merged from directories of several layers."""
 
     __slots__ = ("children", "listed", "name", "parent", "parts", "positions")

@@ -63,37 +63,37 @@ class InodeTable:
 
     # -- from numbers to inodes --------------------------------------------------------------------
 
-    def node(self, ino: int) -> Inode:
+    def inode(self, ino: int) -> Inode:
         """Return the inode *ino*.
 
         Raises:
             OSError: ESTALE if the kernel sends a number that no reply contained, or that it has forgotten.
         """
-        node = self._by_ino.get(ino)  # type: ignore[call-overload]
-        if node is None:
+        inode = self._by_ino.get(ino)  # type: ignore[call-overload]
+        if inode is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return node  # type: ignore[no-any-return]
+        return inode  # type: ignore[no-any-return]
 
     def directory(self, ino: int) -> DirectoryInode:
         """Return the directory *ino*; ENOTDIR if it is another object."""
-        node = self.node(ino)
-        if not isinstance(node, DirectoryInode):
+        inode = self.inode(ino)
+        if not isinstance(inode, DirectoryInode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return node
+        return inode
 
     def file(self, ino: int) -> FileInode:
         """Return the non-directory *ino*; EISDIR if it is a directory."""
-        node = self.node(ino)
-        if not isinstance(node, FileInode):
+        inode = self.inode(ino)
+        if not isinstance(inode, FileInode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        return node
+        return inode
 
     # -- from names to inodes ----------------------------------------------------------------------
 
     def lookup(self, directory: DirectoryInode, name: bytes) -> Inode:
         """Return the inode of *name* in *directory*; ENOENT if there is none."""
-        node: Inode | None = directory.children.get(name)
-        if node is None:
+        inode: Inode | None = directory.children.get(name)
+        if inode is None:
             parts = directory.parts
             top = first(parts, name)
             if top is None:
@@ -106,8 +106,8 @@ class InodeTable:
             found = resolve(parts, name)
             assert found is not None
             places = found.places(parts, name)
-            node = self._add_directory(directory, name, [part.child(at) for part, at in places])
-        return node
+            inode = self._add_directory(directory, name, [part.child(at) for part, at in places])
+        return inode
 
     def exists(self, directory: DirectoryInode, name: bytes) -> bool:
         """Return whether *directory* has *name*."""
@@ -154,12 +154,12 @@ class InodeTable:
         ino = self._unique(self.numbers.number((info.st_dev, info.st_ino)))
         return self._attach_directory(DirectoryInode(ino, info, [part], parent, name))
 
-    def _attach_directory(self, node: DirectoryInode) -> DirectoryInode:
-        assert node.parent is not None
-        self._by_ino[node.ino] = node
-        self._unsettled.append(node)
-        node.parent.children[node.name] = node
-        return node
+    def _attach_directory(self, inode: DirectoryInode) -> DirectoryInode:
+        assert inode.parent is not None
+        self._by_ino[inode.ino] = inode
+        self._unsettled.append(inode)
+        inode.parent.children[inode.name] = inode
+        return inode
 
     def add_file(self, directory: DirectoryInode, name: bytes, ref: PathRef) -> FileInode:
         """Add *name* in *directory* to the inode of the object that *ref* reaches. All names of one object share one inode."""
@@ -181,23 +181,23 @@ class InodeTable:
                 if copied is not None:
                     ref, info, layer = copied, copied.stat(), copied.directory.layer
                     number = self.numbers.number((info.st_dev, info.st_ino))
-        node = self._of_identity(number)
-        if node is None:
-            node = FileInode(self._unique(ino), info, layer, ref, number)
-            node.is_mount_point = is_mount_point
+        inode = self._of_identity(number)
+        if inode is None:
+            inode = FileInode(self._unique(ino), info, layer, ref, number)
+            inode.is_mount_point = is_mount_point
             if layer.policy.metacopy and not is_mount_point and is_metacopy(ref, info):
-                node.metacopy = True
-                node.data = find_contents(ref, _parts_below(directory, ref.directory))
-            node.indexed = self.index is not None and layer.writable and self.index.holds(info.st_ino)
-            self._by_ino[node.ino] = node
-            self._unsettled.append(node)
+                inode.metacopy = True
+                inode.data = find_contents(ref, _parts_below(directory, ref.directory))
+            inode.indexed = self.index is not None and layer.writable and self.index.holds(info.st_ino)
+            self._by_ino[inode.ino] = inode
+            self._unsettled.append(inode)
             if not is_mount_point:
-                self._identify(node)
-        elif ref.layer is node.layer:
-            _reach_by_name(node, ref)
-        node.names.append((directory, name))
-        directory.children[name] = node
-        return node
+                self._identify(inode)
+        elif ref.layer is inode.layer:
+            _reach_by_name(inode, ref)
+        inode.names.append((directory, name))
+        directory.children[name] = inode
+        return inode
 
     def add_new_file(
         self, directory: DirectoryInode, name: bytes, ref: PathRef, info: os.stat_result
@@ -206,19 +206,19 @@ class InodeTable:
 
         No inode and no record of the object can exist yet, so neither is looked up.
         """
-        node = self.add_unnamed_file(ref, info)
-        node.names.append((directory, name))
-        directory.children[name] = node
-        return node
+        inode = self.add_unnamed_file(ref, info)
+        inode.names.append((directory, name))
+        directory.children[name] = inode
+        return inode
 
     def add_unnamed_file(self, ref: PathRef | DescriptorRef, info: os.stat_result) -> FileInode:
         """Add an inode without names for the new object *ref* of the writable layer, with attributes *info*."""
         number = self.numbers.number((info.st_dev, info.st_ino))
-        node = FileInode(self._unique(number), info, ref.layer, ref, number)
-        self._by_ino[node.ino] = node
-        self._unsettled.append(node)
-        self._identify(node)
-        return node
+        inode = FileInode(self._unique(number), info, ref.layer, ref, number)
+        self._by_ino[inode.ino] = inode
+        self._unsettled.append(inode)
+        self._identify(inode)
+        return inode
 
     def _drop_stale_facts(self, ino: Ino, ref: PathRef) -> None:
         """Drop the link index's records of *ino* if they describe another object than *ref*, which now has that number."""
@@ -228,13 +228,13 @@ class InodeTable:
         copied = self.index.find(ino)
         if copied is not None:
             info = copied.stat()
-            node = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
-            if node is not None:
-                names = [PathRef(at.upper, name) for at, name in node.names if at.upper is not None]
+            inode = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
+            if inode is not None:
+                names = [PathRef(at.upper, name) for at, name in inode.names if at.upper is not None]
                 entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
-                node.indexed = False
-                node.ref = entries[0] if entries else copied.pinned()
-                node.touch()
+                inode.indexed = False
+                inode.ref = entries[0] if entries else copied.pinned()
+                inode.touch()
         self.index.drop(ino)
 
     def lower_path(self, directory: DirectoryInode) -> bytes:
@@ -259,51 +259,51 @@ class InodeTable:
     # -- changes -----------------------------------------------------------------------------------
 
     def reidentify(
-        self, node: FileInode, layer: Layer, ref: PathRef | DescriptorRef, identity: Identity
+        self, inode: FileInode, layer: Layer, ref: PathRef | DescriptorRef, identity: Identity
     ) -> None:
-        """Record that copy-up has made *node* the object *identity* of *layer*. Its inode number stays."""
-        if self._renumbered.get(node.identity) is node:
-            del self._renumbered[node.identity]
-        node.layer, node.ref, node.identity = layer, ref, self.numbers.number(identity)
-        self._identify(node)
-        node.touch()
+        """Record that copy-up has made *inode* the object *identity* of *layer*. Its inode number stays."""
+        if self._renumbered.get(inode.identity) is inode:
+            del self._renumbered[inode.identity]
+        inode.layer, inode.ref, inode.identity = layer, ref, self.numbers.number(identity)
+        self._identify(inode)
+        inode.touch()
 
-    def _identify(self, node: FileInode) -> None:
-        if node.ino != node.identity:
-            self._renumbered[node.identity] = node
+    def _identify(self, inode: FileInode) -> None:
+        if inode.ino != inode.identity:
+            self._renumbered[inode.identity] = inode
 
     def _of_identity(self, number: Ino) -> FileInode | None:
-        node = self._by_ino.get(number)
-        if isinstance(node, FileInode) and node.identity == number and not node.is_mount_point:
-            return node
+        inode = self._by_ino.get(number)
+        if isinstance(inode, FileInode) and inode.identity == number and not inode.is_mount_point:
+            return inode
         return self._renumbered.get(number)
 
-    def attach(self, node: FileInode, directory: DirectoryInode, name: bytes) -> None:
-        """Record that *name* in *directory* is now a name of *node*."""
+    def attach(self, inode: FileInode, directory: DirectoryInode, name: bytes) -> None:
+        """Record that *name* in *directory* is now a name of *inode*."""
         if directory.upper is not None:
-            _reach_by_name(node, PathRef(directory.upper, name))
-        node.names.append((directory, name))
-        directory.children[name] = node
+            _reach_by_name(inode, PathRef(directory.upper, name))
+        inode.names.append((directory, name))
+        directory.children[name] = inode
 
     def detach(self, directory: DirectoryInode, name: bytes) -> None:
         """Record that *directory* no longer has *name*. Do nothing if no inode has that name."""
-        node = directory.children.pop(name, None)
+        inode = directory.children.pop(name, None)
         self._unsettled.append(directory)
-        if isinstance(node, FileInode):
-            node.names.remove((directory, name))
-        elif isinstance(node, DirectoryInode):
-            node.parent = None
+        if isinstance(inode, FileInode):
+            inode.names.remove((directory, name))
+        elif isinstance(inode, DirectoryInode):
+            inode.parent = None
 
     def move(self, old: DirectoryInode, old_name: bytes, new: DirectoryInode, new_name: bytes) -> None:
         """Record that the inode *old_name* in *old* is now *new_name* in *new*."""
-        node = old.children.pop(old_name)
+        inode = old.children.pop(old_name)
         self._unsettled.append(old)
-        if isinstance(node, FileInode):
-            node.names.remove((old, old_name))
-            node.names.append((new, new_name))
+        if isinstance(inode, FileInode):
+            inode.names.remove((old, old_name))
+            inode.names.append((new, new_name))
         else:
-            node.parent, node.name = new, new_name
-        new.children[new_name] = node
+            inode.parent, inode.name = new, new_name
+        new.children[new_name] = inode
 
     def forget(self, ino: int, count: int) -> bool:
         """Subtract *count* from the lookup count of *ino*. Drop the inode, and then its ancestors, if nothing needs them any
@@ -311,79 +311,79 @@ class InodeTable:
 
         Returns whether the kernel no longer refers to the inode.
         """
-        node = self._by_ino.get(ino)  # type: ignore[call-overload]
-        if node is None:
+        inode = self._by_ino.get(ino)  # type: ignore[call-overload]
+        if inode is None:
             return True
-        node.lookups = max(0, node.lookups - count)
-        self._drop_unused(node)
-        return bool(node.lookups == 0)
+        inode.lookups = max(0, inode.lookups - count)
+        self._drop_unused(inode)
+        return bool(inode.lookups == 0)
 
     def settle(self) -> None:
         """Drop the inodes of this request that no reply gave to the kernel: the request failed, or only resolved them on its
         path.
         """
         unsettled, self._unsettled = self._unsettled, []
-        for node in unsettled:
-            self._drop_unused(node)
+        for inode in unsettled:
+            self._drop_unused(inode)
 
-    def drop_if_unused(self, node: Inode) -> None:
-        """Drop *node* if no reply gave it to the kernel."""
-        self._drop_unused(node)
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Drop *inode* if no reply gave it to the kernel."""
+        self._drop_unused(inode)
 
     def _drop_unused(self, start: Inode) -> None:
-        node: Inode | None = start if self._by_ino.get(start.ino) is start else None
-        while node is not None and node.lookups == 0 and node is not self.root:
-            if isinstance(node, DirectoryInode):
+        inode: Inode | None = start if self._by_ino.get(start.ino) is start else None
+        while inode is not None and inode.lookups == 0 and inode is not self.root:
+            if isinstance(inode, DirectoryInode):
                 # A directory that had two names of a file may have been dropped with the first of them.
-                if node.children or self._by_ino.get(node.ino) is not node:
+                if inode.children or self._by_ino.get(inode.ino) is not inode:
                     return
-                parent = node.parent
+                parent = inode.parent
                 if parent is not None:
-                    del parent.children[node.name]
+                    del parent.children[inode.name]
                 else:
-                    self._let_go(node)
-                del self._by_ino[node.ino]
-                node = parent
+                    self._let_go(inode)
+                del self._by_ino[inode.ino]
+                inode = parent
             else:
-                assert isinstance(node, FileInode)
-                self._drop_file(node)
+                assert isinstance(inode, FileInode)
+                self._drop_file(inode)
                 return
 
-    def _drop_file(self, node: FileInode) -> None:
-        del self._by_ino[node.ino]
-        if self._renumbered.get(node.identity) is node:
-            del self._renumbered[node.identity]
-        self._let_go(node)
-        names, node.names = node.names, []
+    def _drop_file(self, inode: FileInode) -> None:
+        del self._by_ino[inode.ino]
+        if self._renumbered.get(inode.identity) is inode:
+            del self._renumbered[inode.identity]
+        self._let_go(inode)
+        names, inode.names = inode.names, []
         for directory, name in names:
-            if directory.children.get(name) is node:
+            if directory.children.get(name) is inode:
                 del directory.children[name]
         for directory, _ in names:
             self._drop_unused(directory)
 
     def nameless(self) -> Iterator[os.stat_result]:
         """Yield the attributes of all objects of the writable layer in the table that have no name any more."""
-        for node in self._by_ino.values():
-            info = _nameless(node)
+        for inode in self._by_ino.values():
+            info = _nameless(inode)
             if info is not None:
                 yield info
 
-    def _let_go(self, node: Inode) -> None:
-        """Close the descriptor that keeps the object of *node*, if it has no name."""
+    def _let_go(self, inode: Inode) -> None:
+        """Close the descriptor that keeps the object of *inode*, if it has no name."""
         if self.on_gone is not None:
-            info = _nameless(node)
+            info = _nameless(inode)
             if info is not None:
                 self.on_gone(info)
-        if isinstance(node, DirectoryInode):
-            node.parts[0].close()  # a removed directory was pinned
-        elif isinstance(node.ref, DescriptorRef):
-            node.ref.close()
+        if isinstance(inode, DirectoryInode):
+            inode.parts[0].close()  # a removed directory was pinned
+        elif isinstance(inode.ref, DescriptorRef):
+            inode.ref.close()
 
     def touch_all(self) -> None:
         """Drop all cached attributes, because the layer index that provided them is wrong."""
-        for node in self._by_ino.values():
-            node.touch()
-            node.xattrs = None
+        for inode in self._by_ino.values():
+            inode.touch()
+            inode.xattrs = None
         if self.on_touched is not None:
             self.on_touched(list(self._by_ino))
 
@@ -394,40 +394,40 @@ class InodeTable:
         """
         named: list[Ino] = []
         for ino in list(islice(self._by_ino, count)):
-            node = self._by_ino[ino] = self._by_ino.pop(ino)
-            if node.lookups and not (
-                isinstance(node, FileInode) and any(not each.ours for each in node.handles)
+            inode = self._by_ino[ino] = self._by_ino.pop(ino)
+            if inode.lookups and not (
+                isinstance(inode, FileInode) and any(not each.ours for each in inode.handles)
             ):
                 named.append(ino)
         return named
 
     def close(self) -> None:
         """Close the descriptors that keep unlinked objects."""
-        for node in self._by_ino.values():
-            if isinstance(node, FileInode) and isinstance(node.ref, DescriptorRef):
-                node.ref.close()
-            elif isinstance(node, DirectoryInode) and node.removed:
-                node.parts[0].close()
+        for inode in self._by_ino.values():
+            if isinstance(inode, FileInode) and isinstance(inode.ref, DescriptorRef):
+                inode.ref.close()
+            elif isinstance(inode, DirectoryInode) and inode.removed:
+                inode.parts[0].close()
         self._by_ino.clear()
         self._renumbered.clear()
 
 
-def _nameless(node: Inode) -> os.stat_result | None:
-    """Return the attributes of *node* if it is an object of the writable layer that only the server's descriptor keeps."""
-    if isinstance(node, DirectoryInode):
-        top = node.parts[0]
-        return top.stat() if node.removed and top.layer.writable else None
-    if not isinstance(node.ref, DescriptorRef) or not node.layer.writable:
+def _nameless(inode: Inode) -> os.stat_result | None:
+    """Return the attributes of *inode* if it is an object of the writable layer that only the server's descriptor keeps."""
+    if isinstance(inode, DirectoryInode):
+        top = inode.parts[0]
+        return top.stat() if inode.removed and top.layer.writable else None
+    if not isinstance(inode.ref, DescriptorRef) or not inode.layer.writable:
         return None
-    info = os.fstat(node.ref.fd)
+    info = os.fstat(inode.ref.fd)
     return info if info.st_nlink == 0 else None
 
 
-def _reach_by_name(node: FileInode, ref: PathRef) -> None:
-    """Close the descriptor through which *node* was reached while it had no known name, and reach it through *ref* instead."""
-    if isinstance(node.ref, DescriptorRef):
-        node.ref.close()
-        node.ref = ref
+def _reach_by_name(inode: FileInode, ref: PathRef) -> None:
+    """Close the descriptor through which *inode* was reached while it had no known name, and reach it through *ref* instead."""
+    if isinstance(inode.ref, DescriptorRef):
+        inode.ref.close()
+        inode.ref = ref
 
 
 def _parts_below(directory: DirectoryInode, part: LayerDir) -> list[LayerDir]:

@@ -37,7 +37,7 @@ class Change(NamedTuple):
 
 
 class Attributes(NamedTuple):
-    """What the mount shows of a node."""
+    """What the mount shows of an inode."""
 
     ino: Ino
     mode: int
@@ -63,104 +63,104 @@ class FileAttributes:
         self._ownership = fs.ownership
         self._writable = fs.writable
 
-    def of(self, node: Inode) -> Attributes:
-        """Return what the mount shows of *node*."""
-        info = self.info(node)
-        uid, gid, mode = self._ownership.visible(info, node.layer)
+    def of(self, inode: Inode) -> Attributes:
+        """Return what the mount shows of *inode*."""
+        info = self.info(inode)
+        uid, gid, mode = self._ownership.visible(info, inode.layer)
         size, blocks, rdev = info.st_size, info.st_blocks, info.st_rdev
-        if node.is_mount_point:
+        if inode.is_mount_point:
             size = blocks = 0
-        elif isinstance(node, FileInode) and node.data is not None:
-            blocks = node.data.info().st_blocks
+        elif isinstance(inode, FileInode) and inode.data is not None:
+            blocks = inode.data.info().st_blocks
         return Attributes(
-            node.ino, mode, self._links(node, info), uid, gid, rdev, size, blocks,
+            inode.ino, mode, self._links(inode, info), uid, gid, rdev, size, blocks,
             info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
         )  # fmt: skip
 
-    def info(self, node: Inode) -> os.stat_result:
-        info = node.info
+    def info(self, inode: Inode) -> os.stat_result:
+        info = inode.info
         if info is None:
-            info = node.info = node.ref.info()
+            info = inode.info = inode.ref.info()
         return info
 
-    def _links(self, node: Inode, info: os.stat_result) -> int:
-        if isinstance(node, DirectoryInode):
+    def _links(self, inode: Inode, info: os.stat_result) -> int:
+        if isinstance(inode, DirectoryInode):
             # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown"
             # (Corrections 12).
-            return 0 if node.removed else 1 if node.merged or self._fs.static_nlink else info.st_nlink
+            return 0 if inode.removed else 1 if inode.merged or self._fs.static_nlink else info.st_nlink
         if self._writable is None:
             return info.st_nlink
-        if node.indexed:
-            return info.st_nlink - 1 + self._writable.index.lower_names(node.ino)
-        if node.layer.writable:
+        if inode.indexed:
+            return info.st_nlink - 1 + self._writable.index.lower_names(inode.ino)
+        if inode.layer.writable:
             return info.st_nlink
         # The lower file keeps its names; those deleted in the union are counted apart.
-        if info.st_nlink > 1 and node.names:
-            return max(1, info.st_nlink - self._writable.index.lost_names(node.ino))
-        return 1 if node.names else 0
+        if info.st_nlink > 1 and inode.names:
+            return max(1, info.st_nlink - self._writable.index.lost_names(inode.ino))
+        return 1 if inode.names else 0
 
     def change(self, ino: int, change: Change, handle_number: int | None) -> Inode:
         """Apply *change*: owner before mode, as a change of owner clears set-id bits; size first; times last."""
-        node, mode = self._inode_table.node(ino), change.mode
-        if isinstance(node, DirectoryInode):
+        inode, mode = self._inode_table.inode(ino), change.mode
+        if isinstance(inode, DirectoryInode):
             if change.size is not None:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if node.removed and node.upper is None:
+            if inode.removed and inode.upper is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            self._fs.parts().copy_up.directory(node)
+            self._fs.parts().copy_up.directory(inode)
         else:
             resized = False
             if change.size is not None:
                 self._fs.files.regular_file(ino)
-                resized = change.opening or change.size != self.info(node).st_size
+                resized = change.opening or change.size != self.info(inode).st_size
             contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
-            if change.size is not None and node.layer.writable:
-                kill_privileges(self._fs, node, kill_suidgid=change.kill_suidgid)
-            if mode is not None and stat.S_ISLNK(node.kind):
+            if change.size is not None and inode.layer.writable:
+                kill_privileges(self._fs, inode, kill_suidgid=change.kill_suidgid)
+            if mode is not None and stat.S_ISLNK(inode.kind):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             made_with = (
-                None if change.size is None else self._fs.files.mode_when_emptied(node, change.kill_suidgid)
+                None if change.size is None else self._fs.files.mode_when_emptied(inode, change.kill_suidgid)
             )
-            if not node.layer.writable and change.uid is None and change.gid is None and change.size is None:
+            if not inode.layer.writable and change.uid is None and change.gid is None and change.size is None:
                 made_with, mode = mode, None
-            emptied = self._fs.parts().copy_up.file(node, contents, mode=made_with, finishes=False)
+            emptied = self._fs.parts().copy_up.file(inode, contents, mode=made_with, finishes=False)
             if change.size is not None and not emptied:
-                kill_privileges(self._fs, node, kill_suidgid=change.kill_suidgid)
-                self._truncate(node, change.size, handle_number, changes=resized)
+                kill_privileges(self._fs, inode, kill_suidgid=change.kill_suidgid)
+                self._truncate(inode, change.size, handle_number, changes=resized)
         if change.uid is not None or change.gid is not None:
-            self._chown(node, change.uid, change.gid)
+            self._chown(inode, change.uid, change.gid)
         if mode is not None:
             fd = None
-            if isinstance(node, FileInode) and node.handles and not node.metacopy:
-                fd = node.handles[0].fd
-            self._fs.parts().permissions.chmod(node.ref, mode, fd)
+            if isinstance(inode, FileInode) and inode.handles and not inode.metacopy:
+                fd = inode.handles[0].fd
+            self._fs.parts().permissions.chmod(inode.ref, mode, fd)
         if change.atime_ns is not None or change.mtime_ns is not None:
-            _set_times(node, change.atime_ns, change.mtime_ns)
-        node.touch()
-        if isinstance(node, FileInode):
-            node.privileged = None
-            if node.xattrs:  # none of this gives a file its first one
-                node.xattrs = None
-        return node
+            _set_times(inode, change.atime_ns, change.mtime_ns)
+        inode.touch()
+        if isinstance(inode, FileInode):
+            inode.privileged = None
+            if inode.xattrs:  # none of this gives a file its first one
+                inode.xattrs = None
+        return inode
 
-    def _chown(self, node: Inode, uid: int | None, gid: int | None) -> None:
+    def _chown(self, inode: Inode, uid: int | None, gid: int | None) -> None:
         parts = self._fs.parts()
         uid, gid = self._ownership.on_disk(uid, gid)
-        if isinstance(node, FileInode) and not parts.permissions.holds_any_owner(node.ref, node.kind):
-            info = self.info(node)
+        if isinstance(inode, FileInode) and not parts.permissions.holds_any_owner(inode.ref, inode.kind):
+            info = self.info(inode)
             wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
-            if not parts.permissions.holds_owner(node.ref, node.kind, *wanted):
-                parts.copy_up.remake(node, wanted)
+            if not parts.permissions.holds_owner(inode.ref, inode.kind, *wanted):
+                parts.copy_up.remake(inode, wanted)
                 return
-        parts.permissions.chown(node.ref, -1 if uid is None else uid, -1 if gid is None else gid)
+        parts.permissions.chown(inode.ref, -1 if uid is None else uid, -1 if gid is None else gid)
 
-    def _truncate(self, node: FileInode, size: int, handle_number: int | None, *, changes: bool) -> None:
+    def _truncate(self, inode: FileInode, size: int, handle_number: int | None, *, changes: bool) -> None:
         if handle_number is not None:
             handle = self._handles.file(handle_number)
             if handle.flags & os.O_ACCMODE != os.O_RDONLY:
                 self._fs.files.resize(handle.fd, size)
                 return
-        fd = node.ref.open(os.O_WRONLY | os.O_NONBLOCK)
+        fd = inode.ref.open(os.O_WRONLY | os.O_NONBLOCK)
         try:
             if changes:
                 self._fs.files.resize(
@@ -172,8 +172,8 @@ class FileAttributes:
             os.close(fd)
 
 
-def _set_times(node: Inode, atime_ns: int | None, mtime_ns: int | None) -> None:
-    ref = node.ref
+def _set_times(inode: Inode, atime_ns: int | None, mtime_ns: int | None) -> None:
+    ref = inode.ref
     if atime_ns is None or mtime_ns is None:
         now = os.stat(ref.proc_path(), follow_symlinks=follows(ref))
         atime_ns = now.st_atime_ns if atime_ns is None else atime_ns

@@ -114,24 +114,24 @@ class Creation:
         blocks = require_room(self._quota, directory)
         made = self._upper.create_directory(directory, name, complete, opaque=opaque, whole=whole)
         parent.touch()
-        node = self._inode_table.add_new_directory(parent, name, made)
-        count_entry(self._quota, node, directory, blocks)
-        return node
+        inode = self._inode_table.add_new_directory(parent, name, made)
+        count_entry(self._quota, inode, directory, blocks)
+        return inode
 
-    def link(self, node: FileInode, parent: DirectoryInode, name: bytes) -> FileInode:
-        """Give *node* the additional name *name* in *parent*."""
+    def link(self, inode: FileInode, parent: DirectoryInode, name: bytes) -> FileInode:
+        """Give *inode* the additional name *name* in *parent*."""
         directory = self._prepare(parent, name)
-        self._copy_up.file(node, Contents.LATER)
-        self._copy_up.settle_contents(node)
-        if not self._permissions.holds_any_owner(node.ref, node.kind):
-            self._copy_up.remake(node, links=2)
+        self._copy_up.file(inode, Contents.LATER)
+        self._copy_up.settle_contents(inode)
+        if not self._permissions.holds_any_owner(inode.ref, inode.kind):
+            self._copy_up.remake(inode, links=2)
         blocks = require_room(self._quota, directory, 0)
-        self._upper.create(directory, name, lambda dirfd, at: hard_link(node, dirfd, at))
+        self._upper.create(directory, name, lambda dirfd, at: hard_link(inode, dirfd, at))
         count_entry(self._quota, None, directory, blocks)
-        node.touch()
+        inode.touch()
         parent.touch()
-        self._inode_table.attach(node, parent, name)
-        return node
+        self._inode_table.attach(inode, parent, name)
+        return inode
 
     def owner_for_new(
         self, parent: DirectoryInode, owner: tuple[int, int], mode: int
@@ -161,9 +161,9 @@ class Creation:
         parent.touch()
         ref = PathRef(directory, name)
         info = ref.stat() if look is None or directory.layer.policy.override_stat else look()
-        node = self._inode_table.add_new_file(parent, name, ref, info)
-        count_entry(self._quota, node, directory, blocks)
-        return node
+        inode = self._inode_table.add_new_file(parent, name, ref, info)
+        count_entry(self._quota, inode, directory, blocks)
+        return inode
 
     def _maker(
         self,
@@ -212,11 +212,11 @@ class Creation:
         uid, gid, _ = self._ownership.for_new(*owner, 0, self._owner_of(parent))
         return uid, gid
 
-    def _owner_of(self, node: DirectoryInode) -> tuple[int, int, int]:
-        info = node.info
+    def _owner_of(self, inode: DirectoryInode) -> tuple[int, int, int]:
+        info = inode.info
         if info is None:
-            info = node.info = node.parts[0].stat()
-        return self._ownership.for_copy(info, node.parts[0].layer)
+            info = inode.info = inode.parts[0].stat()
+        return self._ownership.for_copy(info, inode.parts[0].layer)
 
 
 def _inherit_acl(directory: LayerDir, dirfd: int, name: bytes, mode: int) -> None:

@@ -29,21 +29,21 @@ class Directories:
         Raises:
             OSError: EACCES where a layer's directory may not be read.
         """
-        node = self._inode_table.directory(ino)
-        if not node.removed:
-            for part in node.parts:
+        inode = self._inode_table.directory(ino)
+        if not inode.removed:
+            for part in inode.parts:
                 part.names()
-        return self._handles.add_directory(node)
+        return self._handles.add_directory(inode)
 
     def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Inode, int]]:
         """Return the entries of the stream *number* as :meth:`entries_of` does; EBADF where no such stream is open."""
         return self._entries_from(self._handles.directory(number), start)
 
     def entries_of(self, ino: int, start: int) -> Iterator[tuple[bytes, Inode, int]]:
-        """Yield name, node and next offset of the entries of the directory *ino* from *start* on, ``.`` and ``..`` first.
+        """Yield name, inode and next offset of the entries of the directory *ino* from *start* on, ``.`` and ``..`` first.
 
         A read from offset 0 lists the directory anew if it has changed. An entry that has gone since is left out. All
-        streams of a directory share one list, which belongs to the node: a stream costs no memory by entry. Offsets stay
+        streams of a directory share one list, which belongs to the inode: a stream costs no memory by entry. Offsets stay
         valid for as long as the kernel knows the directory (inode/directory_offsets.py), which it does while a stream is open.
 
         Raises:
@@ -51,27 +51,27 @@ class Directories:
         """
         return self._entries_from(self._inode_table.directory(ino), start)
 
-    def _entries_from(self, node: DirectoryInode, start: int) -> Iterator[tuple[bytes, Inode, int]]:
-        positions = node.positions
+    def _entries_from(self, inode: DirectoryInode, start: int) -> Iterator[tuple[bytes, Inode, int]]:
+        positions = inode.positions
         if positions is None:
-            positions = node.positions = DirectoryOffsets()
-            node.listed = None
-        if start <= 0 and (node.info is None or node.info is not node.listed):
-            positions.update(() if node.removed else self._inode_table.listing(node))
-            node.listed = self._fs.attributes.info(node)
-        return self._entries(node, start, positions.since(max(0, start - 2)))
+            positions = inode.positions = DirectoryOffsets()
+            inode.listed = None
+        if start <= 0 and (inode.info is None or inode.info is not inode.listed):
+            positions.update(() if inode.removed else self._inode_table.listing(inode))
+            inode.listed = self._fs.attributes.info(inode)
+        return self._entries(inode, start, positions.since(max(0, start - 2)))
 
     def _entries(
-        self, node: DirectoryInode, start: int, numbered: Iterable[tuple[bytes, int]]
+        self, inode: DirectoryInode, start: int, numbered: Iterable[tuple[bytes, int]]
     ) -> Iterator[tuple[bytes, Inode, int]]:
         if start <= 0:
-            yield b".", node, 1
+            yield b".", inode, 1
         if start <= 1:
-            yield b"..", node.parent or node, 2
+            yield b"..", inode.parent or inode, 2
         for name, number in numbered:
             self._fs.trim()  # nothing is in use between two, and a reply may hold many
             try:
-                child = self._inode_table.lookup(node, name)
+                child = self._inode_table.lookup(inode, name)
             except FileNotFoundError:
                 continue
             yield name, child, number + 3
@@ -80,18 +80,18 @@ class Directories:
         """Bring a directory of the upper layer to disk."""
         self.sync(self._handles.directory(number))
 
-    def sync(self, node: DirectoryInode) -> None:
-        """Bring what the upper layer has of *node* to disk."""
-        fd = self.descriptor_to_sync(node)
+    def sync(self, inode: DirectoryInode) -> None:
+        """Bring what the upper layer has of *inode* to disk."""
+        fd = self.descriptor_to_sync(inode)
         if fd is not None:
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
 
-    def descriptor_to_sync(self, node: DirectoryInode) -> int | None:
-        """Return a new descriptor of what is to be synced for *node*; None where that is nothing."""
-        upper = node.upper
+    def descriptor_to_sync(self, inode: DirectoryInode) -> int | None:
+        """Return a new descriptor of what is to be synced for *inode*; None where that is nothing."""
+        upper = inode.upper
         if upper is None or self._fs.volatile:
             return None
         return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=upper.fd())

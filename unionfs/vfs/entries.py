@@ -14,9 +14,9 @@ from unionfs.layer.objects import DescriptorRef
 from unionfs.upper.quota import Quota
 
 
-def hard_link(node: FileInode, dirfd: int, name: bytes) -> None:
-    """Create a hard link *name* to the object of *node* in the directory *dirfd*."""
-    ref = node.ref
+def hard_link(inode: FileInode, dirfd: int, name: bytes) -> None:
+    """Create a hard link *name* to the object of *inode* in the directory *dirfd*."""
+    ref = inode.ref
     if isinstance(ref, DescriptorRef):
         _libc.link_fd(ref.fd, dirfd, name)
     else:
@@ -34,9 +34,9 @@ def require_room(quota: Quota | None, directory: LayerDir, objects: int = 1) -> 
     return directory.stat().st_blocks
 
 
-def count_entry(quota: Quota | None, node: Inode | None, directory: LayerDir, blocks: int) -> None:
-    """Count the new object *node*, if there is one, and the growth of *directory*, which had *blocks* before its name."""
+def count_entry(quota: Quota | None, inode: Inode | None, directory: LayerDir, blocks: int) -> None:
+    """Count the new object *inode*, if there is one, and the growth of *directory*, which had *blocks* before its name."""
     if quota is not None:
-        if node is not None:
-            quota.made(node.info or node.ref.stat())
+        if inode is not None:
+            quota.made(inode.info or inode.ref.stat())
         quota.changed(blocks, directory.stat().st_blocks)

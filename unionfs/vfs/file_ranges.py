@@ -48,7 +48,7 @@ class RangeChange:
         """Prepare a change of *length* bytes of *target*, whose descriptor is the last of *fds*. *growth* of them have no
         blocks yet.
         """
-        self._fs, self._node = fs, target.node
+        self._fs, self._node = fs, target.inode
         self._fds, self._detached = fds, False
         self.length = length
         self._error: OSError | None = None
@@ -127,7 +127,7 @@ class RangeAllocation(RangeChange):
         """
         if mode & ~_MODES:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        kill_privileges(fs, target.node, kill_suidgid=kill_suidgid)
+        kill_privileges(fs, target.inode, kill_suidgid=kill_suidgid)
         growth = 0
         if fs.quota is not None and not mode & _libc.FALLOC_FL_PUNCH_HOLE:
             # With less room than length, the call fails as a whole.
@@ -155,7 +155,7 @@ class RangeCopy(RangeChange):
             OSError: EOPNOTSUPP if the kernel has to copy with READ and WRITE instead, ENOSPC.
         """
         # The request does not report whether the caller has CAP_FSETID; WRITE does.
-        if is_privileged(fs, target.node):
+        if is_privileged(fs, target.inode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         length = min(length, MOST)
         growth = 0

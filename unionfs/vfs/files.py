@@ -37,53 +37,53 @@ class Files:
         #: security module; None until one has been made.
         self._bare: bool | None = None
 
-    def mode_when_emptied(self, node: FileInode, kill_suidgid: bool) -> int | None:
-        """Return the mode of a copy of *node* that is made empty; None for the original's without set-id bits."""
-        if kill_suidgid or node.layer.writable:
+    def mode_when_emptied(self, inode: FileInode, kill_suidgid: bool) -> int | None:
+        """Return the mode of a copy of *inode* that is made empty; None for the original's without set-id bits."""
+        if kill_suidgid or inode.layer.writable:
             return None
-        return self._fs.ownership.for_copy(self._fs.attributes.info(node), node.layer)[2]
+        return self._fs.ownership.for_copy(self._fs.attributes.info(inode), inode.layer)[2]
 
     def open(self, ino: int, flags: int, *, kill_suidgid: bool = True) -> int:
         """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up.
 
         *kill_suidgid*: O_TRUNC clears set-id bits, as the caller has no CAP_FSETID.
         """
-        node = self.regular_file(ino)
+        inode = self.regular_file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         passed = flags & ~_NOT_PASSED
         emptied = False
         kept: list[int] = []
         if writing:
             mode = None
-            if flags & os.O_TRUNC and node.layer.writable:
-                kill_privileges(self._fs, node, kill_suidgid=kill_suidgid)
+            if flags & os.O_TRUNC and inode.layer.writable:
+                kill_privileges(self._fs, inode, kill_suidgid=kill_suidgid)
             elif flags & os.O_TRUNC:
-                mode = self.mode_when_emptied(node, kill_suidgid)
+                mode = self.mode_when_emptied(inode, kill_suidgid)
             contents = Contents.NONE if flags & os.O_TRUNC else Contents.COPY
             try:
                 keep = kept if passed == os.O_RDWR else None
-                emptied = self._fs.parts().copy_up.file(node, contents, keep, mode, finishes=False)
+                emptied = self._fs.parts().copy_up.file(inode, contents, keep, mode, finishes=False)
             except OSError:
                 for fd in kept:
                     os.close(fd)
                 raise
             if emptied:
-                node.privileged = node.xattrs = None  # it has been made without capabilities
+                inode.privileged = inode.xattrs = None  # it has been made without capabilities
         if kept:
             fd = kept[0]
-        elif node.is_mount_point and not node.layer.writable:
+        elif inode.is_mount_point and not inode.layer.writable:
             fd = os.memfd_create("unionfs-mount-point")
         else:
             # What is written never goes to a layer below, whatever a copy says of its contents.
-            source = node.ref if writing else node.contents
+            source = inode.ref if writing else inode.contents
             truncates = bool(flags & os.O_TRUNC) and not emptied
             blocks = source.stat().st_blocks if truncates and self._quota is not None else 0
             fd = source.open(passed | (os.O_TRUNC if truncates else 0))
             if blocks and self._quota is not None:
                 self._quota.changed(blocks, os.fstat(fd).st_blocks)
         if flags & os.O_TRUNC:
-            node.touch()
-        return self._handles.add_file(FileHandle(node, fd, passed))
+            inode.touch()
+        return self._handles.add_file(FileHandle(inode, fd, passed))
 
     def open_late(self, ino: int, flags: int) -> int:
         """Open a file as :meth:`open` does, for somebody who may have opened it before its mode forbade that: a
@@ -92,44 +92,44 @@ class Files:
         try:
             return self.open(ino, flags)
         except PermissionError:
-            node = self._inode_table.file(ino)
-            if not node.layer.writable:
+            inode = self._inode_table.file(ino)
+            if not inode.layer.writable:
                 raise
-            path, mode = node.ref.proc_path(), stat.S_IMODE(node.ref.stat().st_mode)
+            path, mode = inode.ref.proc_path(), stat.S_IMODE(inode.ref.stat().st_mode)
             os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)
             try:
                 return self.open(ino, flags)
             finally:
                 os.chmod(path, mode)
-                node.touch()
+                inode.touch()
 
     def regular_file(self, ino: int) -> FileInode:
         # The kernel deals with FIFOs, sockets and devices itself. To open one here could wait for another process, or
         # do what the device does when it is opened.
-        node = self._inode_table.file(ino)
-        if not stat.S_ISREG(node.kind):
+        inode = self._inode_table.file(ino)
+        if not stat.S_ISREG(inode.kind):
             raise OSError(errno.EINVAL, "not a regular file")
-        return node
+        return inode
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]
     ) -> tuple[int, FileInode]:
-        """Make a file and open it; returns the number of the handle and the node."""
+        """Make a file and open it; returns the number of the handle and the inode."""
         passed = flags & ~_NOT_PASSED
         directory = self._inode_table.directory(parent)
-        node, fd = self._fs.names.create(directory, name, mode, passed, owner)
-        number = self._handles.add_file(FileHandle(node, fd, passed))
+        inode, fd = self._fs.names.create(directory, name, mode, passed, owner)
+        number = self._handles.add_file(FileHandle(inode, fd, passed))
         if self._bare is None:
-            self._bare = not listed_xattrs(node) and not node.layer.policy.override_stat
+            self._bare = not listed_xattrs(inode) and not inode.layer.policy.override_stat
         if self._bare and not self._fs.xattrs.has_default_acl(directory):
-            node.xattrs = NO_XATTRS
-            node.privileged = bool(mode & (stat.S_ISUID | stat.S_ISGID))
-        return number, node
+            inode.xattrs = NO_XATTRS
+            inode.privileged = bool(mode & (stat.S_ISUID | stat.S_ISGID))
+        return number, inode
 
     def create_unnamed(
         self, parent: DirectoryInode, mode: int, flags: int, owner: tuple[int, int]
     ) -> tuple[int, FileInode]:
-        """Make a file without a name (O_TMPFILE) and open it; returns the number of the handle and the node."""
+        """Make a file without a name (O_TMPFILE) and open it; returns the number of the handle and the inode."""
         return create_unnamed(self._fs, parent, mode, flags & ~(_NOT_PASSED | os.O_TMPFILE), owner)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
@@ -139,8 +139,8 @@ class Files:
     def readable(self, number: int) -> FileHandle:
         """Return the handle of that number, which is about to be read."""
         handle = self._handles.file(number)
-        if handle.node.layer.writable:
-            handle.node.touch()  # the access time; that of an immutable layer is not shown to change
+        if handle.inode.layer.writable:
+            handle.inode.touch()  # the access time; that of an immutable layer is not shown to change
         return handle
 
     def write(self, number: int, offset: int, data: bytes | memoryview, *, kill_suidgid: bool = True) -> int:
@@ -149,10 +149,10 @@ class Files:
         *kill_suidgid*: this clears set-id bits, as the caller has no CAP_FSETID.
         """
         handle = self._handles.file(number)
-        node = handle.node
-        if node.privileged is not False:
-            kill_privileges(self._fs, node, kill_suidgid=kill_suidgid)
-        node.touch()
+        inode = handle.inode
+        if inode.privileged is not False:
+            kill_privileges(self._fs, inode, kill_suidgid=kill_suidgid)
+        inode.touch()
         quota = self._quota
         if quota is not None:
             data = data[: quota.writable(handle.fd, offset, len(data))]

@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 CAPABILITY = "security.capability"
 
 
-def is_privileged(fs: UnionFs, node: FileInode) -> bool:
-    """Return whether *node* has file capabilities, or set-id bits that a change of its contents clears."""
-    if node.privileged is None:
-        mode = _mode(node)
-        node.privileged = without_privileges(mode) != mode or CAPABILITY in fs.xattrs.list(node.ino)
-    return node.privileged
+def is_privileged(fs: UnionFs, inode: FileInode) -> bool:
+    """Return whether *inode* has file capabilities, or set-id bits that a change of its contents clears."""
+    if inode.privileged is None:
+        mode = _mode(inode)
+        inode.privileged = without_privileges(mode) != mode or CAPABILITY in fs.xattrs.list(inode.ino)
+    return inode.privileged
 
 
-def kill_privileges(fs: UnionFs, node: FileInode, *, kill_suidgid: bool) -> None:
-    """Clear the file capabilities of *node*, which is in the writable layer, and with *kill_suidgid* also its set-id bits.
+def kill_privileges(fs: UnionFs, inode: FileInode, *, kill_suidgid: bool) -> None:
+    """Clear the file capabilities of *inode*, which is in the writable layer, and with *kill_suidgid* also its set-id bits.
 
     A file that its group may not execute keeps its set-group-ID bit (inode(7)).
     """
-    if not is_privileged(fs, node):
+    if not is_privileged(fs, inode):
         return
     assert fs.writable is not None
-    mode = _mode(node)
+    mode = _mode(inode)
     cleared = without_privileges(mode) if kill_suidgid else mode
     if cleared != mode:
-        fs.writable.permissions.chmod(node.ref, cleared)
+        fs.writable.permissions.chmod(inode.ref, cleared)
         # The reply to WRITE does not contain the mode, and execve(2) uses the one in the kernel's cache.
         if fs.inode_table.on_touched is not None:
-            fs.inode_table.on_touched([node.ino])
-    if CAPABILITY in fs.xattrs.list(node.ino):
-        name = stored_name(CAPABILITY, override=node.layer.policy.override_stat)
-        os.removexattr(node.ref.proc_path(), name, follow_symlinks=follows(node.ref))
-        node.xattrs = None
-    node.privileged = without_privileges(cleared) != cleared
-    node.touch()
+            fs.inode_table.on_touched([inode.ino])
+    if CAPABILITY in fs.xattrs.list(inode.ino):
+        name = stored_name(CAPABILITY, override=inode.layer.policy.override_stat)
+        os.removexattr(inode.ref.proc_path(), name, follow_symlinks=follows(inode.ref))
+        inode.xattrs = None
+    inode.privileged = without_privileges(cleared) != cleared
+    inode.touch()
 
 
-def _mode(node: FileInode) -> int:
-    return stat.S_IMODE((node.info or node.ref.stat()).st_mode)
+def _mode(inode: FileInode) -> int:
+    return stat.S_IMODE((inode.info or inode.ref.stat()).st_mode)

@@ -34,15 +34,15 @@ class Removal:
 
     def unlink(self, parent: DirectoryInode, name: bytes) -> None:
         """Remove the name of a non-directory. The object continues to exist while it is open or has other names."""
-        node = self._inode_table.lookup(parent, name)
-        if not isinstance(node, FileInode):
+        inode = self._inode_table.lookup(parent, name)
+        if not isinstance(inode, FileInode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         self._copy_up.directory(parent)
         directory = parent.upper
         assert directory is not None
         lower = self._inode_table.below(parent, name) is not None
         in_upper = directory.mark(name) is Mark.OTHER
-        with self.kept_reachable(node, parent, name):
+        with self.kept_reachable(inode, parent, name):
             if in_upper:
                 self._upper.remove(directory, name, whiteout=lower)
             elif lower and directory.mark(name) is None:
@@ -50,39 +50,39 @@ class Removal:
         self._inode_table.drop_from_skeleton(parent, name)
         self._inode_table.detach(parent, name)
         parent.touch()
-        self.lost_name(node, was_link=in_upper)
-        self._inode_table.drop_if_unused(node)
+        self.lost_name(inode, was_link=in_upper)
+        self._inode_table.drop_if_unused(inode)
 
     def rmdir(self, parent: DirectoryInode, name: bytes) -> None:
         """Remove an empty directory."""
-        node = self._inode_table.lookup(parent, name)
-        if not isinstance(node, DirectoryInode):
+        inode = self._inode_table.lookup(parent, name)
+        if not isinstance(inode, DirectoryInode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
-        if not self._inode_table.is_empty(node):
+        if not self._inode_table.is_empty(inode):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
         self._copy_up.directory(parent)
         directory = parent.upper
         assert directory is not None
         lower = self._inode_table.below(parent, name) is not None
-        with self.kept_reachable(node, parent, name):
-            if node.upper is not None:
+        with self.kept_reachable(inode, parent, name):
+            if inode.upper is not None:
                 self._upper.remove_directory(directory, name, whiteout=lower)
             elif lower and directory.mark(name) is None:
                 self._upper.whiteout(directory, name)
         self._inode_table.drop_from_skeleton(parent, name)
         self._inode_table.detach(parent, name)
-        node.touch()
+        inode.touch()
         parent.touch()
-        self._inode_table.drop_if_unused(node)
+        self._inode_table.drop_if_unused(inode)
 
     @contextmanager
-    def kept_reachable(self, node: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:
-        """Keep *node* reachable while the caller removes *name*. If that fails, restore the reference to *node*.
+    def kept_reachable(self, inode: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:
+        """Keep *inode* reachable while the caller removes *name*. If that fails, restore the reference to *inode*.
 
         A directory keeps its descriptor open. A file is reached by another of its names, or by a descriptor.
         """
-        if isinstance(node, DirectoryInode):
-            top = node.parts[0]
+        if isinstance(inode, DirectoryInode):
+            top = inode.parts[0]
             if top.shown_empty:
                 yield
                 return
@@ -93,54 +93,54 @@ class Removal:
                 top.unpin()
                 raise
             return
-        before = node.ref
-        self._leave_name(node, parent, name)
+        before = inode.ref
+        self._leave_name(inode, parent, name)
         try:
             yield
         except BaseException:
-            if isinstance(node.ref, DescriptorRef) and node.ref is not before:
-                node.ref.close()
-            node.ref = before
+            if isinstance(inode.ref, DescriptorRef) and inode.ref is not before:
+                inode.ref.close()
+            inode.ref = before
             raise
 
-    def lost_name(self, node: FileInode, *, was_link: bool) -> None:
-        """Update the index after a name of *node* was removed.
+    def lost_name(self, inode: FileInode, *, was_link: bool) -> None:
+        """Update the index after a name of *inode* was removed.
 
         If that fails, the entry remains or counts one name too many, which does no harm.
         """
         with suppress(OSError):
-            self._count_lost_name(node, was_link=was_link)
-        node.touch()
+            self._count_lost_name(inode, was_link=was_link)
+        inode.touch()
 
-    def _leave_name(self, node: FileInode, parent: DirectoryInode, name: bytes) -> None:
-        ref = node.ref
+    def _leave_name(self, inode: FileInode, parent: DirectoryInode, name: bytes) -> None:
+        ref = inode.ref
         if not isinstance(ref, PathRef) or ref.directory is not parent.upper or ref.name != name:
             return
-        for other, other_name in node.names:
+        for other, other_name in inode.names:
             upper = other.upper
             if (
                 upper is not None
                 and (other, other_name) != (parent, name)
                 and upper.mark(other_name) is Mark.OTHER
             ):
-                node.ref = PathRef(upper, other_name)
+                inode.ref = PathRef(upper, other_name)
                 return
-        node.ref = DescriptorRef(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()), ref.directory.layer)
+        inode.ref = DescriptorRef(os.open(name, _OPEN_PATH, dir_fd=ref.directory.fd()), ref.directory.layer)
 
-    def _count_lost_name(self, node: FileInode, *, was_link: bool) -> None:
-        if node.indexed:
+    def _count_lost_name(self, inode: FileInode, *, was_link: bool) -> None:
+        if inode.indexed:
             if not was_link:
-                node.ref = self._index.lose_lower_name(node.ino) or node.ref
-            if node.ref.stat().st_nlink == 1 and self._index.lower_names(node.ino) == 0:
-                assert isinstance(node.ref, PathRef)
-                at = node.ref.directory
-                pinned = DescriptorRef(os.open(node.ref.name, _OPEN_PATH, dir_fd=at.fd()), at.layer)
-                self._index.remove(node.ino)
-                node.ref, node.indexed = pinned, False
-        elif not node.layer.writable:
-            links = node.ref.stat().st_nlink
-            lasting = self._inode_table.numbers.lasts(node.ino)
-            if links > self._index.lost_names(node.ino) + 1:
-                self._index.lose_name(node.ino, lasting=lasting, born=birth_time_ns(node.ref))
+                inode.ref = self._index.lose_lower_name(inode.ino) or inode.ref
+            if inode.ref.stat().st_nlink == 1 and self._index.lower_names(inode.ino) == 0:
+                assert isinstance(inode.ref, PathRef)
+                at = inode.ref.directory
+                pinned = DescriptorRef(os.open(inode.ref.name, _OPEN_PATH, dir_fd=at.fd()), at.layer)
+                self._index.remove(inode.ino)
+                inode.ref, inode.indexed = pinned, False
+        elif not inode.layer.writable:
+            links = inode.ref.stat().st_nlink
+            lasting = self._inode_table.numbers.lasts(inode.ino)
+            if links > self._index.lost_names(inode.ino) + 1:
+                self._index.lose_name(inode.ino, lasting=lasting, born=birth_time_ns(inode.ref))
             else:
-                self._index.settle_lost_names(node.ino)
+                self._index.settle_lost_names(inode.ino)

@@ -59,7 +59,7 @@ class Renaming:
         target = self._inode_table.lookup(new, new_name) if self._inode_table.exists(new, new_name) else None
         moved = (source, target if flags & RENAME_EXCHANGE else None)
         # The skeleton of a directory cannot be moved: the caller receives EXDEV and copies the directory.
-        kept = any(isinstance(node, DirectoryInode) and node.skeleton is not None for node in moved)
+        kept = any(isinstance(inode, DirectoryInode) and inode.skeleton is not None for inode in moved)
         plan = plan_rename(
             self._end(old, old_name, source),
             self._end(new, new_name, target, replaced=not flags & RENAME_EXCHANGE),
@@ -95,57 +95,59 @@ class Renaming:
             self._move(source, (old, old_name), target, (new, new_name), whiteout=plan.whiteout)
         self._inode_table.drop_from_skeleton(old, old_name)
         self._inode_table.drop_from_skeleton(new, new_name)
-        for node in (old, new, source, target):
-            if node is not None:
-                node.touch()
+        for inode in (old, new, source, target):
+            if inode is not None:
+                inode.touch()
         if target is not None and not plan.exchange:
             self._inode_table.drop_if_unused(target)
 
-    def _end(self, parent: DirectoryInode, name: bytes, node: Inode | None, *, replaced: bool = False) -> End:
+    def _end(
+        self, parent: DirectoryInode, name: bytes, inode: Inode | None, *, replaced: bool = False
+    ) -> End:
         lower = self._inode_table.below(parent, name) is not None
-        if node is None:
+        if inode is None:
             return End(exists=False, lower_has_name=lower)
         upper = parent.upper
         in_upper = upper is not None and upper.mark(name) not in (None, Mark.WHITEOUT)
-        if isinstance(node, DirectoryInode):
+        if isinstance(inode, DirectoryInode):
             return End(
                 exists=True,
                 is_dir=True,
-                merged_below=not node.parts[-1].layer.writable,
+                merged_below=not inode.parts[-1].layer.writable,
                 in_upper=in_upper,
                 lower_has_name=lower,
                 # Needed only for a directory that is replaced, because it reads the directory.
-                empty=not replaced or self._inode_table.is_empty(node),
+                empty=not replaced or self._inode_table.is_empty(inode),
             )
         return End(exists=True, in_upper=in_upper, lower_has_name=lower)
 
-    def _put_in_upper(self, node: Inode, parent: DirectoryInode, name: bytes) -> None:
+    def _put_in_upper(self, inode: Inode, parent: DirectoryInode, name: bytes) -> None:
         """Make *name* of *parent* an entry of the upper layer. A hard link that was copied already gets a link to the copy.
 
         The contents of directories and of large files are not copied.
         """
-        if isinstance(node, DirectoryInode):
-            self._copy_up.directory(node)
+        if isinstance(inode, DirectoryInode):
+            self._copy_up.directory(inode)
             return
-        self._copy_up.file(node, Contents.LATER)
+        self._copy_up.file(inode, Contents.LATER)
         directory = parent.upper
         assert directory is not None
         if directory.mark(name) is not Mark.OTHER:
-            self._upper.create(directory, name, lambda dirfd, at: hard_link(node, dirfd, at))
-            if node.indexed:
-                node.ref = self._index.lose_lower_name(node.ino) or node.ref
+            self._upper.create(directory, name, lambda dirfd, at: hard_link(inode, dirfd, at))
+            if inode.indexed:
+                inode.ref = self._index.lose_lower_name(inode.ino) or inode.ref
 
-    def _keep_below(self, node: Inode, same_parent: bool, *, redirect: bool) -> None:
-        """Before *node* of the upper layer moves, make its lower parts reachable from the new place."""
-        if isinstance(node, FileInode):
-            self._copy_up.settle_contents(node)
+    def _keep_below(self, inode: Inode, same_parent: bool, *, redirect: bool) -> None:
+        """Before *inode* of the upper layer moves, make its lower parts reachable from the new place."""
+        if isinstance(inode, FileInode):
+            self._copy_up.settle_contents(inode)
         elif redirect:
-            directory = node.upper
+            directory = inode.upper
             assert directory is not None
             present = directory.redirected()
             if present is not None and (same_parent or present.startswith(b"/")):
                 return
-            place = node.name if same_parent else self._inode_table.lower_path(node)
+            place = inode.name if same_parent else self._inode_table.lower_path(inode)
             blocks = require_room(self._quota, directory, 0)
             self._upper.set_redirect(directory, place)
             count_entry(self._quota, None, directory, blocks)
@@ -203,14 +205,14 @@ class Renaming:
             second.ref = PathRef(old_dir, old_name)
 
 
-def _refuse_loop(node: Inode, parent: DirectoryInode) -> None:
-    """Raise EINVAL if *node* is *parent* or above it: it would become its own descendant."""
+def _refuse_loop(inode: Inode, parent: DirectoryInode) -> None:
+    """Raise EINVAL if *inode* is *parent* or above it: it would become its own descendant."""
     at: DirectoryInode | None = parent
     while at is not None:
-        if at is node:
+        if at is inode:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         at = at.parent
 
 
-def _is_at(node: FileInode, directory: LayerDir, name: bytes) -> bool:
-    return isinstance(node.ref, PathRef) and node.ref.directory is directory and node.ref.name == name
+def _is_at(inode: FileInode, directory: LayerDir, name: bytes) -> bool:
+    return isinstance(inode.ref, PathRef) and inode.ref.directory is directory and inode.ref.name == name

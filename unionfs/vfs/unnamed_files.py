@@ -45,7 +45,7 @@ def create_unnamed(
         try:
             if not parts.permissions.made_whole(mode, uid, gid, inherits=inherits):
                 parts.permissions.settle_unnamed(ref, uid, gid, mode, inherits=inherits)
-            node = fs.inode_table.add_unnamed_file(ref, ref.stat())
+            inode = fs.inode_table.add_unnamed_file(ref, ref.stat())
         except OSError:
             ref.close()
             raise
@@ -53,8 +53,8 @@ def create_unnamed(
         os.close(fd)
         raise
     if fs.quota is not None:
-        fs.quota.made(node.info or node.ref.stat())
-    return fs.handles.add_file(FileHandle(node, fd, flags)), node
+        fs.quota.made(inode.info or inode.ref.stat())
+    return fs.handles.add_file(FileHandle(inode, fd, flags)), inode
 
 
 def _make(dirfd: int, flags: int, mode: int) -> int:

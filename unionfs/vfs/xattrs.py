@@ -30,34 +30,34 @@ class Xattrs:
         self._inode_table = fs.inode_table
         self._quota = fs.quota
 
-    def _names(self, node: Inode) -> frozenset[str]:
-        names = node.xattrs
+    def _names(self, inode: Inode) -> frozenset[str]:
+        names = inode.xattrs
         if names is None:
-            if _has_no_contents(node):
+            if _has_no_contents(inode):
                 return frozenset()
-            found = [] if node.ref.known_no_xattrs else listed_xattrs(node)
-            override = node.layer.policy.override_stat
+            found = [] if inode.ref.known_no_xattrs else listed_xattrs(inode)
+            override = inode.layer.policy.override_stat
             shown = (shown_name(name, override=override) for name in found)
             names = frozenset(filter(None, shown)) if found else NO_XATTRS
-            node.xattrs = names = names if self._fs.acls else names - _ACLS
+            inode.xattrs = names = names if self._fs.acls else names - _ACLS
         return names
 
-    def has_default_acl(self, node: DirectoryInode) -> bool:
-        """Tell whether what is made in *node* gets its permissions from a list rather than from the umask."""
-        return self._fs.acls and acl.DEFAULT in self._names(node)
+    def has_default_acl(self, inode: DirectoryInode) -> bool:
+        """Tell whether what is made in *inode* gets its permissions from a list rather than from the umask."""
+        return self._fs.acls and acl.DEFAULT in self._names(inode)
 
     def list(self, ino: int) -> list[str]:
         """Return the names of the extended attributes, without those of union file systems."""
-        return sorted(self._names(self._inode_table.node(ino)))
+        return sorted(self._names(self._inode_table.inode(ino)))
 
     def get(self, ino: int, name: str) -> bytes:
         """Return an extended attribute; ENODATA where there is none, asked from memory."""
         self._refuse_acl(name)
-        node = self._inode_table.node(ino)
-        if name not in self._names(node):
+        inode = self._inode_table.inode(ino)
+        if name not in self._names(inode):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        path, follow = node.ref.proc_path(), follows(node.ref)
-        value = os.getxattr(path, _stored_name(node, name), follow_symlinks=follow)
+        path, follow = inode.ref.proc_path(), follows(inode.ref)
+        value = os.getxattr(path, _stored_name(inode, name), follow_symlinks=follow)
         return acl.mapped(value) if name in _ACLS else value
 
     def set(self, ino: int, name: str, value: bytes, flags: int = 0) -> None:
@@ -67,18 +67,18 @@ class Xattrs:
         """
         self._refuse_acl(name)
         if flags:
-            there = name in self._names(self._inode_table.node(ino))
+            there = name in self._names(self._inode_table.inode(ino))
             if flags & os.XATTR_CREATE and there:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             if flags & os.XATTR_REPLACE and not there:
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        node = self._for_change(ino)
-        path, follow = node.ref.proc_path(), follows(node.ref)
+        inode = self._for_change(ino)
+        path, follow = inode.ref.proc_path(), follows(inode.ref)
         if self._quota is not None:
             self._quota.require(1)
-        with counted(self._quota, node.ref.stat):
-            os.setxattr(path, _stored_name(node, name), value, follow_symlinks=follow)
-        _changed(node)
+        with counted(self._quota, inode.ref.stat):
+            os.setxattr(path, _stored_name(inode, name), value, follow_symlinks=follow)
+        _changed(inode)
 
     def _refuse_acl(self, name: str) -> None:
         if name in _ACLS and not self._fs.acls:
@@ -86,26 +86,26 @@ class Xattrs:
 
     def remove(self, ino: int, name: str) -> None:
         """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""
-        if name not in self._names(self._inode_table.node(ino)):
+        if name not in self._names(self._inode_table.inode(ino)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        node = self._for_change(ino)
-        path, follow = node.ref.proc_path(), follows(node.ref)
-        os.removexattr(path, _stored_name(node, name), follow_symlinks=follow)
-        _changed(node)
+        inode = self._for_change(ino)
+        path, follow = inode.ref.proc_path(), follows(inode.ref)
+        os.removexattr(path, _stored_name(inode, name), follow_symlinks=follow)
+        _changed(inode)
 
     def _for_change(self, ino: int) -> Inode:
-        node = self._inode_table.node(ino)
+        inode = self._inode_table.inode(ino)
         copy_up = self._fs.parts().copy_up
-        if isinstance(node, DirectoryInode):
-            copy_up.directory(node)
+        if isinstance(inode, DirectoryInode):
+            copy_up.directory(inode)
         else:
-            copy_up.file(node, Contents.LATER)
-        return node
+            copy_up.file(inode, Contents.LATER)
+        return inode
 
 
-def listed_xattrs(node: Inode) -> list[str]:
-    """Return the names of all extended attributes of the object below *node*."""
-    path, follow = node.ref.proc_path(), follows(node.ref)
+def listed_xattrs(inode: Inode) -> list[str]:
+    """Return the names of all extended attributes of the object below *inode*."""
+    path, follow = inode.ref.proc_path(), follows(inode.ref)
     try:
         return os.listxattr(path, follow_symlinks=follow)
     except OSError as error:
@@ -114,16 +114,16 @@ def listed_xattrs(node: Inode) -> list[str]:
         return []
 
 
-def _has_no_contents(node: Inode) -> bool:
-    return node.is_mount_point or (isinstance(node, DirectoryInode) and node.parts[0].shown_empty)
+def _has_no_contents(inode: Inode) -> bool:
+    return inode.is_mount_point or (isinstance(inode, DirectoryInode) and inode.parts[0].shown_empty)
 
 
-def _changed(node: Inode) -> None:
-    node.xattrs = None
-    node.touch()
-    if isinstance(node, FileInode):
-        node.privileged = None
+def _changed(inode: Inode) -> None:
+    inode.xattrs = None
+    inode.touch()
+    if isinstance(inode, FileInode):
+        inode.privileged = None
 
 
-def _stored_name(node: Inode, name: str) -> str:
-    return stored_name(name, override=node.layer.policy.override_stat)
+def _stored_name(inode: Inode, name: str) -> str:
+    return stored_name(name, override=inode.layer.policy.override_stat)

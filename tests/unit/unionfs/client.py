@@ -30,7 +30,7 @@ class Client(Union):
     def __init__(self, base: Path, lowers: Sequence[Tree], form: WantedFormat) -> None:
         """Write *lowers* below *base* and open them under an empty upper layer."""
         self.base = base
-        #: Every node that the kernel would hold a lookup of.
+        #: The inodes that the kernel would have looked up.
         self._known: dict[int, Inode] = {}
         self._generation = 0
         super().__init__(base, lowers, {}, form=form, policy=TRUSTED_MARKS)
@@ -53,34 +53,34 @@ class Client(Union):
             volatile=True,
         )
 
-    def node(self, path: str) -> Inode:
+    def inode(self, path: str) -> Inode:
         """Look *path* up, one name after the other, and remember what was told."""
-        node: Inode = self.fs.inode_table.root
+        inode: Inode = self.fs.inode_table.root
         for name in filter(None, os.fsencode(path).split(b"/")):
-            assert isinstance(node, DirectoryInode)
-            node = self.fs.inode_table.lookup(node, name)
-            if node.lookups == 0:
-                node.lookups = 1
-                self._known[node.ino] = node
-        return node
+            assert isinstance(inode, DirectoryInode)
+            inode = self.fs.inode_table.lookup(inode, name)
+            if inode.lookups == 0:
+                inode.lookups = 1
+                self._known[inode.ino] = inode
+        return inode
 
     def end_request(self) -> None:
         """Do what comes between two requests: close descriptors, forget what has lost its last name."""
         self.fs.trim()
-        for node in list(self._known.values()):
-            gone = not node.names if isinstance(node, FileInode) else node.removed
+        for inode in list(self._known.values()):
+            gone = not inode.names if isinstance(inode, FileInode) else inode.removed
             if gone:
-                self._forget(node)
+                self._forget(inode)
 
     def forget_everything(self) -> None:
         """Forget all that is not open, entries before their directories."""
-        for node in reversed(list(self._known.values())):
-            self._forget(node)
+        for inode in reversed(list(self._known.values())):
+            self._forget(inode)
 
-    def _forget(self, node: Inode) -> None:
-        if not (isinstance(node, FileInode) and node.handles):
-            del self._known[node.ino]
-            self.fs.inode_table.forget(node.ino, node.lookups)
+    def _forget(self, inode: Inode) -> None:
+        if not (isinstance(inode, FileInode) and inode.handles):
+            del self._known[inode.ino]
+            self.fs.inode_table.forget(inode.ino, inode.lookups)
 
     def freeze(self) -> None:
         """Make the upper layer the topmost lower one, and open all layers read-only.

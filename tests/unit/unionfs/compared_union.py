@@ -146,7 +146,7 @@ class ComparedUnion(RuleBasedStateMachine):
         found: dict[int, int] = {}
         for path in itertools.chain([""], *self.walk()):
             info = os.lstat(self.plain + path)
-            ours = self.union.node(path).ino
+            ours = self.union.inode(path).ino
             assert found.setdefault(info.st_ino, ours) == ours, f"{path}: two numbers of one object"
             if info.st_ino in self._numbers:
                 assert self._numbers[info.st_ino][1] == ours, f"{path}: the number changed"
@@ -180,7 +180,7 @@ class ComparedUnion(RuleBasedStateMachine):
 
     def _exists(self, path: str) -> bool:
         try:
-            self.union.node(path)
+            self.union.inode(path)
         except (FileNotFoundError, AssertionError):  # the latter: something on the way is no directory
             return False
         return True

@@ -34,8 +34,8 @@ def brief(data: bytes) -> tuple[int, int, bytes]:
 
 def in_union(union: Union, path: str) -> Seen:
     """Return what *union*, which is not mounted, shows of *path*."""
-    node = union.node(path)
-    shown = union.fs.attributes.of(node)
+    inode = union.inode(path)
+    shown = union.fs.attributes.of(inode)
     is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
     return Seen(
         mode=shown.mode,
@@ -43,9 +43,11 @@ def in_union(union: Union, path: str) -> Seen:
         gid=shown.gid,
         nlink=None if is_dir else shown.nlink,
         data=brief(union.read(path)) if is_file else None,
-        target=union.fs.files.readlink(node.ino) if stat.S_ISLNK(shown.mode) else None,
+        target=union.fs.files.readlink(inode.ino) if stat.S_ISLNK(shown.mode) else None,
         mtime_ns=comparable_time(shown.mtime_ns),
-        xattrs=tuple((name, union.fs.xattrs.get(node.ino, name)) for name in union.fs.xattrs.list(node.ino)),
+        xattrs=tuple(
+            (name, union.fs.xattrs.get(inode.ino, name)) for name in union.fs.xattrs.list(inode.ino)
+        ),
     )
 
 

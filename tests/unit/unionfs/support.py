@@ -183,41 +183,41 @@ class Union:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def node(self, path: str) -> Inode:
+    def inode(self, path: str) -> Inode:
         """Look *path* up, one name after the other."""
-        node: Inode = self.fs.inode_table.root
+        inode: Inode = self.fs.inode_table.root
         for name in filter(None, os.fsencode(path).split(b"/")):
-            assert isinstance(node, DirectoryInode)
-            node = self.fs.inode_table.lookup(node, name)
-        return node
+            assert isinstance(inode, DirectoryInode)
+            inode = self.fs.inode_table.lookup(inode, name)
+        return inode
 
     def directory(self, path: str) -> DirectoryInode:
         """Look up a directory."""
-        node = self.node(path)
-        assert isinstance(node, DirectoryInode)
-        return node
+        inode = self.inode(path)
+        assert isinstance(inode, DirectoryInode)
+        return inode
 
     def file(self, path: str) -> FileInode:
         """Look up anything else."""
-        node = self.node(path)
-        assert isinstance(node, FileInode)
-        return node
+        inode = self.inode(path)
+        assert isinstance(inode, FileInode)
+        return inode
 
     def exists(self, path: str) -> bool:
         """Tell whether *path* can be looked up."""
         try:
-            self.node(path)
+            self.inode(path)
         except FileNotFoundError:
             return False
         return True
 
     def stat(self, path: str) -> Attributes:
         """Return the attributes of *path*."""
-        return self.fs.attributes.of(self.node(path))
+        return self.fs.attributes.of(self.inode(path))
 
     def names(self, path: str = "") -> list[str]:
         """List *path* as readdir does, sorted, without ``.`` and ``..``."""
-        number = self.fs.directories.open(self.node(path).ino)
+        number = self.fs.directories.open(self.inode(path).ino)
         try:
             return sorted(
                 os.fsdecode(name) for name, _, after in self.fs.directories.entries(number, 0) if after > 2
@@ -227,11 +227,11 @@ class Union:
 
     def read(self, path: str) -> bytes:
         """Return the contents of *path*."""
-        node = self.file(path)
-        number = self.fs.files.open(node.ino, os.O_RDONLY)
+        inode = self.file(path)
+        number = self.fs.files.open(inode.ino, os.O_RDONLY)
         try:
             # The kernel asks for nothing behind the end.
-            return self.fs.files.read(number, 0, min(1 << 20, self.fs.attributes.of(node).size))
+            return self.fs.files.read(number, 0, min(1 << 20, self.fs.attributes.of(inode).size))
         finally:
             self.fs.handles.close_file(number)
 
@@ -247,8 +247,8 @@ class Union:
         return found
 
     def _shown(self, path: str, *, ino: bool, nlink: bool) -> Shown:
-        node = self.node(path)
-        attributes = self.fs.attributes.of(node)
+        inode = self.inode(path)
+        attributes = self.fs.attributes.of(inode)
         is_dir, is_file = stat.S_ISDIR(attributes.mode), stat.S_ISREG(attributes.mode)
         return Shown(
             mode=attributes.mode,
@@ -257,12 +257,12 @@ class Union:
             ino=attributes.ino if ino else None,
             nlink=attributes.nlink if nlink and not is_dir else None,
             data=self.read(path) if is_file else None,
-            target=self.fs.files.readlink(node.ino) if stat.S_ISLNK(attributes.mode) else None,
+            target=self.fs.files.readlink(inode.ino) if stat.S_ISLNK(attributes.mode) else None,
             size=attributes.size if is_file else None,
             rdev=attributes.rdev,
             mtime_ns=None if is_dir else attributes.mtime_ns,
             xattrs=tuple(
-                (name, self.fs.xattrs.get(node.ino, name)) for name in self.fs.xattrs.list(node.ino)
+                (name, self.fs.xattrs.get(inode.ino, name)) for name in self.fs.xattrs.list(inode.ino)
             ),
         )
 
@@ -325,10 +325,10 @@ class Union:
     ) -> None:
         """Make a regular file without a name, write *data*, and give it the name *path*."""
         parent, name = self._split(path)
-        number, node = self.fs.files.create_unnamed(parent, mode, os.O_RDWR, by or owner())
+        number, inode = self.fs.files.create_unnamed(parent, mode, os.O_RDWR, by or owner())
         try:
             self.fs.files.write(number, 0, data)
-            self.fs.names.link(node, parent, name)
+            self.fs.names.link(inode, parent, name)
         finally:
             self.fs.handles.close_file(number)
             self.fs.inode_table.settle()
@@ -371,23 +371,23 @@ class Union:
 
     def chmod(self, path: str, mode: int) -> None:
         """Change the mode."""
-        self.fs.attributes.change(self.node(path).ino, Change(mode=mode), None)
+        self.fs.attributes.change(self.inode(path).ino, Change(mode=mode), None)
 
     def chown(self, path: str, uid: int | None, gid: int | None) -> None:
         """Change the owner."""
-        self.fs.attributes.change(self.node(path).ino, Change(uid=uid, gid=gid), None)
+        self.fs.attributes.change(self.inode(path).ino, Change(uid=uid, gid=gid), None)
 
     def utime(self, path: str, mtime_ns: int) -> None:
         """Change the modification time."""
-        self.fs.attributes.change(self.node(path).ino, Change(mtime_ns=mtime_ns), None)
+        self.fs.attributes.change(self.inode(path).ino, Change(mtime_ns=mtime_ns), None)
 
     def truncate(self, path: str, size: int) -> None:
         """Change the size."""
-        self.fs.attributes.change(self.node(path).ino, Change(size=size), None)
+        self.fs.attributes.change(self.inode(path).ino, Change(size=size), None)
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         """Set an extended attribute."""
-        self.fs.xattrs.set(self.node(path).ino, name, value)
+        self.fs.xattrs.set(self.inode(path).ino, name, value)
 
     # -- on disk -----------------------------------------------------------------------------------
 

@@ -205,7 +205,7 @@ class Histories(ComparedUnion):
         path = self._existing(at)
 
         def ours() -> None:
-            node = self.union.node(path)
+            node = self.union.inode(path)
             mode = self.union.fs.attributes.of(node).mode
             if not stat.S_ISDIR(mode):  # the kernel asks for the bits to go (notify_change)
                 self._clear_set_id(path, mode)
@@ -226,7 +226,7 @@ class Histories(ComparedUnion):
 
         def ours() -> None:
             self.union.fs.attributes.change(
-                self.union.node(path).ino, Change(atime_ns=time, mtime_ns=time), None
+                self.union.inode(path).ino, Change(atime_ns=time, mtime_ns=time), None
             )
 
         self.both(

@@ -105,13 +105,13 @@ def kinds(union: Union) -> dict[str, bytes | None]:
 
 def laid_under(shown: dict[str, bytes | None], skeleton: Tree, at: str = "") -> None:
     """Add to *shown* what of *skeleton* is not there, as far as directories lead to it."""
-    for name, node in skeleton.items():
+    for name, entry in skeleton.items():
         path = f"{at}/{os.fsdecode(name)}"
-        directory = isinstance(node, dict)
+        directory = isinstance(entry, dict)
         shown.setdefault(path, None if directory else b"")
         if directory and shown[path] is None:
-            assert isinstance(node, dict)
-            laid_under(shown, node, path)
+            assert isinstance(entry, dict)
+            laid_under(shown, entry, path)
 
 
 @FORMS

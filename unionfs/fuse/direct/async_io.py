@@ -90,7 +90,7 @@ class AsyncIo:
 
         The returned memory is valid until the next call.
         """
-        waits = self._waits.get(handle.node.layer) if handle.node.data is None else None
+        waits = self._waits.get(handle.inode.layer) if handle.inode.data is None else None
         done, looks = 0, 0
         if waits is None or size > _ROOM:
             size = min(size, _ROOM)
@@ -129,8 +129,8 @@ class AsyncIo:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             remote = _libc.file_system_type(handle.fd) in _REMOTE
-            if handle.node.data is None:
-                self._waits[handle.node.layer] = remote
+            if handle.inode.data is None:
+                self._waits[handle.inode.layer] = remote
             if remote:
                 return -1, False
             return os.preadv(handle.fd, (room,), offset), True

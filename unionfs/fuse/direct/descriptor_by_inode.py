@@ -59,15 +59,15 @@ class DescriptorsByInode:
 
     def make(self, parent: int, name: bytes, mode: int, owner: tuple[int, int]) -> FileInode:
         """Create a file and keep its descriptor for the writes that usually follow; errors are those of open(2)."""
-        number, node = self._with_room(lambda: self._fs.files.create(parent, name, mode, os.O_RDWR, owner))
-        self._keep(node.ino, number)
-        return node
+        number, inode = self._with_room(lambda: self._fs.files.create(parent, name, mode, os.O_RDWR, owner))
+        self._keep(inode.ino, number)
+        return inode
 
     def make_unnamed(self, parent: DirectoryInode, mode: int, owner: tuple[int, int]) -> FileInode:
         """Create a file without a name, and keep its descriptor as :meth:`make` does; errors are those of open(2)."""
-        number, node = self._with_room(lambda: self._fs.files.create_unnamed(parent, mode, os.O_RDWR, owner))
-        self._keep(node.ino, number)
-        return node
+        number, inode = self._with_room(lambda: self._fs.files.create_unnamed(parent, mode, os.O_RDWR, owner))
+        self._keep(inode.ino, number)
+        return inode
 
     def close(self, ino: int) -> None:
         """Close the handle of *ino*, if there is one."""

@@ -36,27 +36,27 @@ from unionfs.vfs.inode_flags import inode_flags, require_readable
 class FileHandlers(Replies):
     """Handlers of file requests. :class:`~unionfs.fuse.direct.handlers.Handlers` finds them by their names."""
 
-    def _open(self, node: int, end: int) -> Reply:
+    def _open(self, ino: int, end: int) -> Reply:
         if self._files is not None:
             return NOT_SERVED
         flags, open_flags = OPEN_IN.unpack_from(self._view, BODY)
-        number = self.fs.files.open(node, flags, kill_suidgid=self._kills(open_flags & OPEN_KILL_SUIDGID))
+        number = self.fs.files.open(ino, flags, kill_suidgid=self._kills(open_flags & OPEN_KILL_SUIDGID))
         # The kernel's cached contents stay valid (FOPEN_KEEP_CACHE): this server is the only writer.
         return OPEN_OUT.pack(number, self._keeps, 0)
 
-    def _create(self, node: int, end: int) -> Reply:
+    def _create(self, ino: int, end: int) -> Reply:
         if self._files is not None:
             return NOT_SERVED  # the kernel sends MKNOD instead, and no RELEASE
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
-        mode = self._masked(self._inode_table.directory(node), mode, umask)
+        mode = self._masked(self._inode_table.directory(ino), mode, umask)
         number, made = self.fs.files.create(
-            node, self._name(BODY + CREATE_IN.size, end), mode, flags, self._owner()
+            ino, self._name(BODY + CREATE_IN.size, end), mode, flags, self._owner()
         )
         return self._known(made) + OPEN_OUT.pack(number, self._keeps, 0)
 
-    def _tmpfile(self, node: int, end: int) -> Reply:
+    def _tmpfile(self, ino: int, end: int) -> Reply:
         flags, mode, umask, _ = CREATE_IN.unpack_from(self._view, BODY)
-        directory = self._inode_table.directory(node)
+        directory = self._inode_table.directory(ino)
         mode = self._masked(directory, mode, umask)
         if self._files is not None:
             # The kernel sends a RELEASE for this file if it has not sent any OPEN yet. Handle 0: there is nothing to close.
@@ -70,20 +70,20 @@ class FileHandlers(Replies):
         """Return whether to clear set-id bits, given the KILL_SUIDGID flag of the request."""
         return bool(reported) or not self._reports_fsetid
 
-    def _read(self, node: int, end: int) -> Reply:
+    def _read(self, ino: int, end: int) -> Reply:
         fh, offset, size, _, _, _, _ = READ_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            fh = self._files.reading(node)
+            fh = self._files.reading(ino)
         if self.async_io is None:
             return self.fs.files.read(fh, position(offset), size)
         return self.async_io.read(self.fs.files.readable(fh), position(offset), size, self._unique())
 
-    def _write(self, node: int, end: int) -> Reply:
+    def _write(self, ino: int, end: int) -> Reply:
         fh, offset, size, write_flags, _, flags, _ = WRITE_IN.unpack_from(self._view, BODY)
         start = BODY + WRITE_IN.size
         data = self._view[start : start + size]
         if self._files is not None:
-            fh = self._files.writing(node)
+            fh = self._files.writing(ino)
         kills = self._kills(write_flags & WRITE_KILL_SUIDGID)
         done = self.fs.files.write(fh, position(offset), data, kill_suidgid=kills)
         if self._files is None:
@@ -92,24 +92,24 @@ class FileHandlers(Replies):
             self.fs.files.fsync(fh, data_only=flags & os.O_SYNC != os.O_SYNC)
         return WRITE_OUT.pack(done, 0)
 
-    def _flush(self, node: int, end: int) -> Reply:
+    def _flush(self, ino: int, end: int) -> Reply:
         return self._flushed
 
-    def _release(self, node: int, end: int) -> Reply:
+    def _release(self, ino: int, end: int) -> Reply:
         if self._files is not None:
             return b""
         fh, _, _, _ = RELEASE_IN.unpack_from(self._view, BODY)
         self.fs.handles.close_file(fh)
         return b""
 
-    def _fsync(self, node: int, end: int) -> Reply:
+    def _fsync(self, ino: int, end: int) -> Reply:
         if self.fs.volatile:
             return NOT_SERVED  # nothing to do; the kernel will not send it again
         fh, flags, _ = FSYNC_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            if not self._inode_table.file(node).layer.writable:
+            if not self._inode_table.file(ino).layer.writable:
                 return b""
-            fh = self._files.reading(node)
+            fh = self._files.reading(ino)
         data_only = bool(flags & FSYNC_FDATASYNC)
         if self.async_io is None:
             self.fs.files.fsync(fh, data_only=data_only)
@@ -123,10 +123,10 @@ class FileHandlers(Replies):
 
     # -- ranges ------------------------------------------------------------------------------------
 
-    def _fallocate(self, node: int, end: int) -> Reply:
+    def _fallocate(self, ino: int, end: int) -> Reply:
         fh, offset, length, mode, _ = FALLOCATE_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            fh = self._files.writing(node)
+            fh = self._files.writing(ino)
         change = RangeAllocation(
             self.fs,
             self.fs.handles.file(fh),
@@ -134,29 +134,29 @@ class FileHandlers(Replies):
             position(offset),
             position(length),
             # The kernel holds the inode's lock from the announcing SETATTR on.
-            kill_suidgid=self._announced.pop(node, None) == self._pid() or self._fallocate_kills,
+            kill_suidgid=self._announced.pop(ino, None) == self._pid() or self._fallocate_kills,
         )
         return self._changed(change, lambda: b"")
 
-    def _lseek(self, node: int, end: int) -> Reply:
+    def _lseek(self, ino: int, end: int) -> Reply:
         fh, offset, whence, _ = LSEEK_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            fh = self._files.reading(node)
+            fh = self._files.reading(ino)
         # The kernel passes negative offsets on. lseek(2) on the lower file returns the right errno for them.
         return LSEEK_OUT.pack(seek(self.fs, fh, signed(offset), whence))
 
-    def _copy_file_range(self, node: int, end: int) -> Reply:
-        return self._copied(node, lambda done: WRITE_OUT.pack(done, 0))
+    def _copy_file_range(self, ino: int, end: int) -> Reply:
+        return self._copied(ino, lambda done: WRITE_OUT.pack(done, 0))
 
-    def _copy_file_range_64(self, node: int, end: int) -> Reply:
-        return self._copied(node, COPY_FILE_RANGE_OUT.pack)
+    def _copy_file_range_64(self, ino: int, end: int) -> Reply:
+        return self._copied(ino, COPY_FILE_RANGE_OUT.pack)
 
-    def _copied(self, node: int, packed: Callable[[int], bytes]) -> Reply:
+    def _copied(self, ino: int, packed: Callable[[int], bytes]) -> Reply:
         fh, offset, target, target_fh, at, length, _ = COPY_FILE_RANGE_IN.unpack_from(self._view, BODY)
         if self._files is not None:
             # Open for writing first: that replaces the descriptor of a file that is open for reading only.
             target_fh = self._files.writing(target)
-            fh = self._files.reading(node)
+            fh = self._files.reading(ino)
         handles = self.fs.handles
         copy = RangeCopy(
             self.fs, handles.file(fh), position(offset), handles.file(target_fh), position(at), length
@@ -183,11 +183,11 @@ class FileHandlers(Replies):
 
     # -- inode flags -------------------------------------------------------------------------------
 
-    def _ioctl(self, node: int, end: int) -> Reply:
+    def _ioctl(self, ino: int, end: int) -> Reply:
         fh, flags, command, _, _, _ = IOCTL_IN.unpack_from(self._view, BODY)
         require_readable(command)
         if flags & IOCTL_DIR:
-            found = self._inode_table.directory(node)
+            found = self._inode_table.directory(ino)
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found.parts[0].fd())
             try:
                 data = inode_flags(fd, command, writable=found.layer.writable)
@@ -195,7 +195,7 @@ class FileHandlers(Replies):
                 os.close(fd)
         else:
             if self._files is not None:
-                fh = self._files.reading(node)
+                fh = self._files.reading(ino)
             handle = self.fs.handles.file(fh)
-            data = inode_flags(handle.fd, command, writable=handle.node.layer.writable)
+            data = inode_flags(handle.fd, command, writable=handle.inode.layer.writable)
         return IOCTL_OUT.pack(0, 0, 0, 0) + data

@@ -145,8 +145,8 @@ class Handlers(FileHandlers):
         """Number of requests by kind."""
         return {opcode.name.lower(): self._counts[opcode] for opcode in Opcode if self._counts[opcode]}
 
-    def answer(self, opcode: int, node: int, end: int) -> Reply:
-        """Return the reply to the request *opcode* about the inode number *node*, which ends at *end* in the buffer.
+    def answer(self, opcode: int, ino: int, end: int) -> Reply:
+        """Return the reply to the request *opcode* about the inode number *ino*, which ends at *end* in the buffer.
 
         The caller calls :meth:`answered` after it has sent the reply.
         """
@@ -155,7 +155,7 @@ class Handlers(FileHandlers):
             return None if opcode == Opcode.NOTIFY_REPLY else NOT_SERVED
         self._counts[opcode] += 1
         try:
-            return handler(node, end)
+            return handler(ino, end)
         except OSError as error:
             return errno_of(error)
         except CopyPending as not_yet:
@@ -197,7 +197,7 @@ class Handlers(FileHandlers):
 
     # -- the connection ----------------------------------------------------------------------------
 
-    def _init(self, node: int, end: int) -> Reply:
+    def _init(self, ino: int, end: int) -> Reply:
         agreement = agree(
             self._view[BODY:end],
             acls=self.fs.acls,
@@ -212,33 +212,33 @@ class Handlers(FileHandlers):
             self._files = DescriptorsByInode(self.fs) if agreement.unopened else None
         return agreement.reply
 
-    def _destroy(self, node: int, end: int) -> Reply:
+    def _destroy(self, ino: int, end: int) -> Reply:
         return b""
 
-    def _interrupt(self, node: int, end: int) -> Reply:
+    def _interrupt(self, ino: int, end: int) -> Reply:
         # The interrupted request has been answered already: no request waits for another.
         return NOT_SERVED
 
     # -- names -------------------------------------------------------------------------------------
 
-    def _lookup(self, node: int, end: int) -> Reply:
+    def _lookup(self, ino: int, end: int) -> Reply:
         inode_table = self._inode_table
         try:
-            found = inode_table.lookup(inode_table.directory(node), bytes(self._view[BODY : end - 1]))
+            found = inode_table.lookup(inode_table.directory(ino), bytes(self._view[BODY : end - 1]))
         except FileNotFoundError:
             return self._no_entry
         return self._known(found)
 
-    def _forget(self, node: int, end: int) -> Reply:
+    def _forget(self, ino: int, end: int) -> Reply:
         (count,) = FORGET_IN.unpack_from(self._view, BODY)
-        self._forgotten(node, count)
+        self._forgotten(ino, count)
         return None
 
-    def _batch_forget(self, node: int, end: int) -> Reply:
+    def _batch_forget(self, ino: int, end: int) -> Reply:
         number, _ = BATCH_FORGET_IN.unpack_from(self._view, BODY)
         start = BODY + BATCH_FORGET_IN.size
-        for ino, count in FORGET_ONE.iter_unpack(self._view[start : start + number * FORGET_ONE.size]):
-            self._forgotten(ino, count)
+        for forgotten, count in FORGET_ONE.iter_unpack(self._view[start : start + number * FORGET_ONE.size]):
+            self._forgotten(forgotten, count)
         return None
 
     def _forgotten(self, ino: int, count: int) -> None:
@@ -247,49 +247,49 @@ class Handlers(FileHandlers):
             if self._files is not None:
                 self._files.close(ino)
 
-    def _mknod(self, node: int, end: int) -> Reply:
+    def _mknod(self, ino: int, end: int) -> Reply:
         mode, rdev, umask, _ = MKNOD_IN.unpack_from(self._view, BODY)
-        directory = self._inode_table.directory(node)
+        directory = self._inode_table.directory(ino)
         mode = self._masked(directory, mode, umask)
         name = self._name(BODY + MKNOD_IN.size, end)
         if self._files is not None and stat.S_ISREG(mode):
             # Usually from open(2) with O_CREAT: keep the descriptor for the writes that follow.
-            return self._known(self._files.make(node, name, mode, self._owner()))
+            return self._known(self._files.make(ino, name, mode, self._owner()))
         return self._known(self.fs.names.mknod(directory, name, mode, rdev, self._owner()))
 
-    def _mkdir(self, node: int, end: int) -> Reply:
+    def _mkdir(self, ino: int, end: int) -> Reply:
         mode, umask = MKDIR_IN.unpack_from(self._view, BODY)
-        directory = self._inode_table.directory(node)
+        directory = self._inode_table.directory(ino)
         mode = self._masked(directory, mode, umask)
         name = self._name(BODY + MKDIR_IN.size, end)
         return self._known(self.fs.names.mkdir(directory, name, mode, self._owner()))
 
-    def _symlink(self, node: int, end: int) -> Reply:
+    def _symlink(self, ino: int, end: int) -> Reply:
         name, target = self._names(BODY, end)
-        directory = self._inode_table.directory(node)
+        directory = self._inode_table.directory(ino)
         return self._known(self.fs.names.symlink(directory, name, target, self._owner()))
 
-    def _link(self, node: int, end: int) -> Reply:
+    def _link(self, ino: int, end: int) -> Reply:
         (old,) = LINK_IN.unpack_from(self._view, BODY)
-        directory = self._inode_table.directory(node)
+        directory = self._inode_table.directory(ino)
         name = self._name(BODY + LINK_IN.size, end)
         return self._known(self.fs.names.link(self._inode_table.file(old), directory, name))
 
-    def _unlink(self, node: int, end: int) -> Reply:
-        self.fs.names.unlink(self._inode_table.directory(node), self._name(BODY, end))
+    def _unlink(self, ino: int, end: int) -> Reply:
+        self.fs.names.unlink(self._inode_table.directory(ino), self._name(BODY, end))
         return b""
 
-    def _rmdir(self, node: int, end: int) -> Reply:
-        self.fs.names.rmdir(self._inode_table.directory(node), self._name(BODY, end))
+    def _rmdir(self, ino: int, end: int) -> Reply:
+        self.fs.names.rmdir(self._inode_table.directory(ino), self._name(BODY, end))
         return b""
 
-    def _rename(self, node: int, end: int) -> Reply:
+    def _rename(self, ino: int, end: int) -> Reply:
         (new,) = RENAME_IN.unpack_from(self._view, BODY)
-        return self._renamed(node, new, self._names(BODY + RENAME_IN.size, end), 0)
+        return self._renamed(ino, new, self._names(BODY + RENAME_IN.size, end), 0)
 
-    def _rename2(self, node: int, end: int) -> Reply:
+    def _rename2(self, ino: int, end: int) -> Reply:
         new, flags, _ = RENAME2_IN.unpack_from(self._view, BODY)
-        return self._renamed(node, new, self._names(BODY + RENAME2_IN.size, end), flags)
+        return self._renamed(ino, new, self._names(BODY + RENAME2_IN.size, end), flags)
 
     def _renamed(self, old: int, new: int, names: tuple[bytes, bytes], flags: int) -> Reply:
         source, target = self._inode_table.directory(old), self._inode_table.directory(new)
@@ -298,25 +298,25 @@ class Handlers(FileHandlers):
 
     # -- attributes --------------------------------------------------------------------------------
 
-    def _getattr(self, node: int, end: int) -> Reply:
-        return self._attributes(self._inode_table.node(node))
+    def _getattr(self, ino: int, end: int) -> Reply:
+        return self._attributes(self._inode_table.inode(ino))
 
-    def _statx(self, node: int, end: int) -> Reply:
-        found = self._inode_table.node(node)
+    def _statx(self, ino: int, end: int) -> Reply:
+        found = self._inode_table.inode(ino)
         (
-            _, _, _, _, _, _, ino, size, blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+            _, _, _, _, _, _, shown_ino, size, blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             mode, nlink, uid, gid, rdev, blksize, _,
         ) = ENTRY_OUT.unpack(self._entry(found))  # fmt: skip
         born = birth_time_ns(self.fs.inode_table, found)
         mask = STATX_BASIC_STATS | (0 if born is None else STATX_BTIME)
         born = born or 0
         return STATX_OUT_HEAD.pack(self._validity, 0, 0) + STATX.pack(
-            mask, blksize, 0, nlink, uid, gid, mode, ino, size, blocks, 0,
+            mask, blksize, 0, nlink, uid, gid, mode, shown_ino, size, blocks, 0,
             atime, atime_ns, born // NS & U64, born % NS, ctime, ctime_ns, mtime, mtime_ns,
             os.major(rdev), os.minor(rdev),
         )  # fmt: skip
 
-    def _setattr(self, node: int, end: int) -> Reply:
+    def _setattr(self, ino: int, end: int) -> Reply:
         (
             valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
         ) = SETATTR_IN.unpack_from(self._view, BODY)  # fmt: skip
@@ -326,7 +326,7 @@ class Handlers(FileHandlers):
         atime, mtime = atime * NS + atime_ns, mtime * NS + mtime_ns
         files = self._files
         if not valid & _CHANGES:
-            return self._attributes(self._without_set_id_bits(node))
+            return self._attributes(self._without_set_id_bits(ino))
         change = Change(
             mode if valid & FATTR_MODE else None,
             uid if valid & FATTR_UID else None,
@@ -341,11 +341,11 @@ class Handlers(FileHandlers):
         handle: int | None = fh if valid & FATTR_FH else None
         if files is not None:
             handle = None
-            if valid & FATTR_FH and valid & FATTR_SIZE and self._inode_table.file(node).layer.writable:
-                handle = files.writing(node)
-        return self._attributes(self.fs.attributes.change(node, change, handle))
+            if valid & FATTR_FH and valid & FATTR_SIZE and self._inode_table.file(ino).layer.writable:
+                handle = files.writing(ino)
+        return self._attributes(self.fs.attributes.change(ino, change, handle))
 
-    def _without_set_id_bits(self, number: int) -> Inode:
+    def _without_set_id_bits(self, ino: int) -> Inode:
         """Handle a SETATTR that changes nothing, which the kernel sends in two cases (file_remove_privs, fs/inode.c).
 
         First, a caller without CAP_FSETID is about to change contents. Second, chown(2) changes neither owner nor group,
@@ -353,27 +353,27 @@ class Handlers(FileHandlers):
         COPY_FILE_RANGE or FALLOCATE clears them. FALLOCATE does not report CAP_FSETID, so the thread of the caller is
         recorded.
         """
-        node = self._inode_table.node(number)
-        shown = self.fs.attributes.of(node)
+        inode = self._inode_table.inode(ino)
+        shown = self.fs.attributes.of(inode)
         if stat.S_ISREG(shown.mode) and shown.mode & _SET_ID:
             uid, _ = self._owner()
             if uid in (0, shown.uid):
-                self.fs.attributes.change(number, Change(mode=stat.S_IMODE(shown.mode) & ~_SET_ID), None)
+                self.fs.attributes.change(ino, Change(mode=stat.S_IMODE(shown.mode) & ~_SET_ID), None)
             else:
-                self._announced[number] = self._pid()
-        return node
+                self._announced[ino] = self._pid()
+        return inode
 
-    def _readlink(self, node: int, end: int) -> Reply:
-        return self.fs.files.readlink(node)
+    def _readlink(self, ino: int, end: int) -> Reply:
+        return self.fs.files.readlink(ino)
 
-    def _statfs(self, node: int, end: int) -> Reply:
+    def _statfs(self, ino: int, end: int) -> Reply:
         info = self.fs.statfs()
         return STATFS_OUT.pack(
             info.f_blocks, info.f_bfree, info.f_bavail, info.f_files, info.f_ffree,
             info.f_bsize, info.f_namemax, info.f_frsize,
         )  # fmt: skip
 
-    def _setxattr(self, node: int, end: int) -> Reply:
+    def _setxattr(self, ino: int, end: int) -> Reply:
         extended = self._extended_setxattr
         if extended:
             size, flags, said, _ = SETXATTR_IN_EXT.unpack_from(self._view, BODY)
@@ -381,21 +381,21 @@ class Handlers(FileHandlers):
             (size, flags), said = SETXATTR_IN.unpack_from(self._view, BODY), 0
         start = BODY + (SETXATTR_IN_EXT if extended else SETXATTR_IN).size
         name = self._name(start, end - size)
-        self.fs.xattrs.set(node, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
+        self.fs.xattrs.set(ino, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
         if said & SETXATTR_ACL_KILL_SGID:
-            drop_sgid(self.fs, node)
+            drop_sgid(self.fs, ino)
         elif not extended and name == ACCESS_ACL:
             _, _, _, _, uid, gid, pid, _, _ = IN_HEADER.unpack_from(self._view)
             if uid:
-                drop_foreign_sgid(self.fs, node, gid, pid if self._callers_visible else None)
+                drop_foreign_sgid(self.fs, ino, gid, pid if self._callers_visible else None)
         return b""
 
-    def _getxattr(self, node: int, end: int) -> Reply:
+    def _getxattr(self, ino: int, end: int) -> Reply:
         name = self._name(BODY + GETXATTR_IN.size, end)
-        return self._sized(self.fs.xattrs.get(node, os.fsdecode(name)))
+        return self._sized(self.fs.xattrs.get(ino, os.fsdecode(name)))
 
-    def _listxattr(self, node: int, end: int) -> Reply:
-        return self._sized(b"".join(os.fsencode(name) + b"\0" for name in self.fs.xattrs.list(node)))
+    def _listxattr(self, ino: int, end: int) -> Reply:
+        return self._sized(b"".join(os.fsencode(name) + b"\0" for name in self.fs.xattrs.list(ino)))
 
     def _sized(self, value: bytes) -> Reply:
         """Reply with *value*, with its size if the request asks for that, or with ERANGE if *value* exceeds the request's
@@ -406,30 +406,30 @@ class Handlers(FileHandlers):
             return GETXATTR_OUT.pack(len(value), 0)
         return value if len(value) <= size else -errno.ERANGE
 
-    def _removexattr(self, node: int, end: int) -> Reply:
-        self.fs.xattrs.remove(node, os.fsdecode(self._name(BODY, end)))
+    def _removexattr(self, ino: int, end: int) -> Reply:
+        self.fs.xattrs.remove(ino, os.fsdecode(self._name(BODY, end)))
         return b""
 
     # -- directories -------------------------------------------------------------------------------
 
-    def _opendir(self, node: int, end: int) -> Reply:
+    def _opendir(self, ino: int, end: int) -> Reply:
         if self._files is not None:
             return NOT_SERVED
-        return OPEN_OUT.pack(self.fs.directories.open(node), 0, 0)
+        return OPEN_OUT.pack(self.fs.directories.open(ino), 0, 0)
 
-    def _readdir(self, node: int, end: int) -> Reply:
-        return self._listed(node, plus=False)
+    def _readdir(self, ino: int, end: int) -> Reply:
+        return self._listed(ino, plus=False)
 
-    def _readdirplus(self, node: int, end: int) -> Reply:
+    def _readdirplus(self, ino: int, end: int) -> Reply:
         """Also increases the lookup count of each inode in the reply, except those of ``.`` and ``..``."""
-        return self._listed(node, plus=True)
+        return self._listed(ino, plus=True)
 
-    def _listed(self, number: int, *, plus: bool) -> bytes:
+    def _listed(self, ino: int, *, plus: bool) -> bytes:
         fh, start, size, _, _, _, _ = READ_IN.unpack_from(self._view, BODY)
         entries = (
             self.fs.directories.entries(fh, start)
             if self._files is None
-            else self.fs.directories.entries_of(number, start)
+            else self.fs.directories.entries_of(ino, start)
         )
         parts: list[bytes] = []
         room = size
@@ -438,8 +438,8 @@ class Handlers(FileHandlers):
                 found = next(entries, None)
                 if found is None:
                     break
-                name, node, after = found
-                entry: bytes = node.reply or self._entry(node)  # type: ignore[assignment]
+                name, inode, after = found
+                entry: bytes = inode.reply or self._entry(inode)  # type: ignore[assignment]
             except FileNotFoundError:  # another process changed the layer; leave the entry out
                 continue
             except OSError:
@@ -450,31 +450,29 @@ class Handlers(FileHandlers):
                 raise
             room -= dirent_size(name) + (ENTRY_OUT.size if plus else 0)
             if room < 0:
-                self._inode_table.drop_if_unused(node)
+                self._inode_table.drop_if_unused(inode)
                 break
             if plus and after > 2:
                 parts.append(entry)
-                node.lookups += 1
+                inode.lookups += 1
             elif plus:
                 parts.append(_UNTOLD)
             (mode,) = MODE.unpack_from(entry, MODE_IN_ENTRY)
             length = len(name)
-            parts.append(DIRENT.pack(node.ino, after, length, mode >> _DT_SHIFT))
+            parts.append(DIRENT.pack(inode.ino, after, length, mode >> _DT_SHIFT))
             parts.append(name + bytes(-length % 8))
         return b"".join(parts)
 
-    def _releasedir(self, node: int, end: int) -> Reply:
+    def _releasedir(self, ino: int, end: int) -> Reply:
         fh, _, _, _ = RELEASE_IN.unpack_from(self._view, BODY)
         self.fs.handles.close_directory(fh)
         return b""
 
-    def _fsyncdir(self, node: int, end: int) -> Reply:
+    def _fsyncdir(self, ino: int, end: int) -> Reply:
         if self.fs.volatile:
             return NOT_SERVED
         fh, _, _ = FSYNC_IN.unpack_from(self._view, BODY)
-        directory = (
-            self.fs.handles.directory(fh) if self._files is None else self._inode_table.directory(node)
-        )
+        directory = self.fs.handles.directory(fh) if self._files is None else self._inode_table.directory(ino)
         if self.async_io is None:
             self.fs.directories.sync(directory)
             return b""

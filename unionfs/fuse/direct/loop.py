@@ -232,8 +232,8 @@ class _Loop:
     def answer(self, request: bytes) -> None:
         """Handle one request that was read earlier, by :func:`~unionfs.fuse.backend.choose` or by this loop."""
         self._view[: len(request)] = request
-        _, opcode, unique, node, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
-        reply = self._requests.answer(opcode, node, len(request))
+        _, opcode, unique, ino, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
+        reply = self._requests.answer(opcode, ino, len(request))
         if reply is not None:
             self._write(opcode, unique, reply)
         self._requests.answered()
@@ -268,8 +268,8 @@ class _Loop:
                 if error.errno not in _NOTHING_READ:
                     raise
                 continue
-            _, opcode, unique, node, _, _, _, _, _ = unpack(view)
-            reply = answer(opcode, node, end)
+            _, opcode, unique, ino, _, _, _, _, _ = unpack(view)
+            reply = answer(opcode, ino, end)
             if reply == _FULL and len(full) < _MOST_TO_RETRY:
                 self._put_off(end)
             elif reply is not None:

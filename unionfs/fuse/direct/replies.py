@@ -56,11 +56,11 @@ class Replies:
         #: Runs blocking work asynchronously; None: the server waits for it.
         self.async_io: AsyncIo | None = None
 
-    def _entry(self, node: Inode) -> bytes:
-        cached = node.reply
+    def _entry(self, inode: Inode) -> bytes:
+        cached = inode.reply
         if cached is not None:
             return cached  # type: ignore[return-value]
-        shown = self.fs.attributes.of(node)
+        shown = self.fs.attributes.of(inode)
         atime, mtime, ctime = shown.atime_ns, shown.mtime_ns, shown.ctime_ns
         entry = ENTRY_OUT.pack(
             shown.ino, 0, self._validity, self._validity, 0, 0,
@@ -68,19 +68,19 @@ class Replies:
             atime // NS & U64, mtime // NS & U64, ctime // NS & U64, atime % NS, mtime % NS, ctime % NS,
             shown.mode, shown.nlink, shown.uid, shown.gid, shown.rdev, 4096, 0,
         )  # fmt: skip
-        node.reply = entry
-        if isinstance(node, FileInode):
-            node.info = None  # the cached reply contains the attributes
+        inode.reply = entry
+        if isinstance(inode, FileInode):
+            inode.info = None  # the cached reply contains the attributes
         return entry
 
-    def _known(self, node: Inode) -> bytes:
-        """Return the entry of *node* for a reply, which increases the kernel's lookup count by one."""
-        entry = self._entry(node)
-        node.lookups += 1
+    def _known(self, inode: Inode) -> bytes:
+        """Return the entry of *inode* for a reply, which increases the kernel's lookup count by one."""
+        entry = self._entry(inode)
+        inode.lookups += 1
         return entry
 
-    def _attributes(self, node: Inode) -> bytes:
-        return self._attr_head + self._entry(node)[_ATTR_IN_ENTRY:]
+    def _attributes(self, inode: Inode) -> bytes:
+        return self._attr_head + self._entry(inode)[_ATTR_IN_ENTRY:]
 
     def _name(self, start: int, end: int) -> bytes:
         """Return the last string of the request, which begins at *start*."""

@@ -102,11 +102,11 @@ class UnionOperations(pyfuse3.Operations):
 
     # -- replies -----------------------------------------------------------------------------------
 
-    def _entry(self, node: Inode) -> EntryAttributes:
-        cached = node.reply
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        cached = inode.reply
         if cached is not None:
             return cached  # type: ignore[return-value]
-        shown = self.fs.attributes.of(node)
+        shown = self.fs.attributes.of(inode)
         entry = EntryAttributes()
         entry.st_ino = shown.ino
         entry.entry_timeout = _FOREVER
@@ -121,16 +121,16 @@ class UnionOperations(pyfuse3.Operations):
         entry.st_atime_ns = shown.atime_ns
         entry.st_mtime_ns = shown.mtime_ns
         entry.st_ctime_ns = shown.ctime_ns
-        node.reply = entry
-        if isinstance(node, FileInode):
-            node.info = None  # the cached reply contains the attributes, in a third of the memory
+        inode.reply = entry
+        if isinstance(inode, FileInode):
+            inode.info = None  # the cached reply contains the attributes, in a third of the memory
         self._notifier.check()
         return entry
 
-    def _known(self, node: Inode) -> EntryAttributes:
-        """Return the entry of *node* for a reply, which increases the kernel's lookup count by one."""
-        entry = self._entry(node)
-        node.lookups += 1
+    def _known(self, inode: Inode) -> EntryAttributes:
+        """Return the entry of *inode* for a reply, which increases the kernel's lookup count by one."""
+        entry = self._entry(inode)
+        inode.lookups += 1
         return entry
 
     # -- names -------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class UnionOperations(pyfuse3.Operations):
     @replies
     def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Return attributes."""
-        return self._entry(self.fs.inode_table.node(inode))
+        return self._entry(self.fs.inode_table.inode(inode))
 
     @replies
     def setattr(
@@ -295,8 +295,8 @@ class UnionOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """Create a file and open it."""
         mode = self._masked(self.fs.inode_table.directory(parent_inode), mode, ctx)
-        handle, node = self.fs.files.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
-        return FileInfo(fh=handle, keep_cache=True), self._known(node)
+        handle, inode = self.fs.files.create(parent_inode, name, mode, flags, (ctx.uid, ctx.gid))
+        return FileInfo(fh=handle, keep_cache=True), self._known(inode)
 
     @replies
     def read(self, fh: int, off: int, size: int) -> bytes:
@@ -339,8 +339,8 @@ class UnionOperations(pyfuse3.Operations):
                 found = next(entries, None)
                 if found is None:
                     return
-                name, node, after = found
-                entry = self._entry(node)
+                name, inode, after = found
+                entry = self._entry(inode)
             except FileNotFoundError:  # another process changed the layer; leave the entry out
                 continue
             except OSError:
@@ -350,11 +350,11 @@ class UnionOperations(pyfuse3.Operations):
                     return
                 raise
             if not pyfuse3.readdir_reply(token, name, entry, after):
-                self.fs.inode_table.drop_if_unused(node)
+                self.fs.inode_table.drop_if_unused(inode)
                 return
             replied = True
             if after > 2:
-                node.lookups += 1
+                inode.lookups += 1
 
     @replies
     def releasedir(self, fh: int) -> None:

@@ -74,7 +74,7 @@ def shown_by(union: Union) -> dict[bytes, Facts]:
     pending = [""]
     while pending:
         path = pending.pop()
-        node = union.node(path)
+        node = union.inode(path)
         shown = union.fs.attributes.of(node)
         is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
         if is_dir:

@@ -57,7 +57,7 @@ def test_a_copy_keeps_mode_times_attributes_and_number(make_union: MakeUnion, na
     before, shown = union.show(ino=True), union.stat(name)
     accessed = (union.lowers[0] / name).lstat().st_atime_ns
     _change(union, name)
-    assert union.node(name).layer.writable
+    assert union.inode(name).layer.writable
     assert (union.upper / name).lstat().st_atime_ns == accessed
     assert union.show(ino=True) == before
     assert union.stat(name).mtime_ns == LONG_AGO
@@ -139,7 +139,7 @@ def test_private_attributes_of_a_lower_object_are_neither_shown_nor_copied(make_
     for name in ("f", "d"):
         union.setxattr(name, "user.new", b"2")
         assert private.keys().isdisjoint(os.listxattr(union.upper / name))
-    assert union.fs.xattrs.list(union.node("f").ino) == ["user.new", "user.own"]
+    assert union.fs.xattrs.list(union.inode("f").ino) == ["user.new", "user.own"]
 
 
 def test_the_directories_on_the_way_are_copied_without_their_other_entries(make_union: MakeUnion) -> None:
@@ -209,12 +209,12 @@ def test_a_file_that_is_open_but_unlinked_can_still_be_written_after_its_copy_up
     make_union: MakeUnion,
 ) -> None:
     union = make_union({"f": b"old"})
-    reader, node = union.open("f"), union.file("f")
-    node.lookups += 1  # as the kernel's, which has it open
+    reader, inode = union.open("f"), union.file("f")
+    inode.lookups += 1  # as the kernel's, which has it open
     union.unlink("f")
-    union.fs.attributes.change(node.ino, Change(size=2), None)
+    union.fs.attributes.change(inode.ino, Change(size=2), None)
     assert union.fs.files.read(reader, 0, 10) == b"ol"
-    assert union.fs.attributes.of(node).nlink == 0
+    assert union.fs.attributes.of(inode).nlink == 0
     assert union.leftovers() == []
     assert union.lowers[0].joinpath("f").read_bytes() == b"old"
 
@@ -252,10 +252,10 @@ def test_all_names_of_a_file_see_its_copy(make_union: MakeUnion) -> None:
 
 def test_a_copy_made_when_the_known_name_is_gone_is_the_copy_of_the_others(make_union: MakeUnion) -> None:
     union = make_union(LINKED)
-    node = union.file("a")
-    node.lookups += 1  # as the kernel's, which has it open
+    inode = union.file("a")
+    inode.lookups += 1  # as the kernel's, which has it open
     union.unlink("a")
-    union.fs.attributes.change(node.ino, Change(size=2), None)
+    union.fs.attributes.change(inode.ino, Change(size=2), None)
     for _ in range(2):
         for name in ("b", "d/c"):
             assert union.read(name) == b"ol"
@@ -266,13 +266,13 @@ def test_a_copy_made_when_the_known_name_is_gone_is_the_copy_of_the_others(make_
 
 def test_the_copy_of_a_file_without_names_goes_with_it(make_union: MakeUnion) -> None:
     union = make_union(LINKED)
-    node = union.file("a")
-    node.lookups += 1
+    inode = union.file("a")
+    inode.lookups += 1
     for name in LINKED:
         union.unlink(name)
-    union.fs.attributes.change(node.ino, Change(size=2), None)
-    assert union.fs.attributes.of(node).nlink == 0
-    union.fs.inode_table.forget(node.ino, 1)
+    union.fs.attributes.change(inode.ino, Change(size=2), None)
+    assert union.fs.attributes.of(inode).nlink == 0
+    union.fs.inode_table.forget(inode.ino, 1)
     assert union.leftovers() == []
     assert [name for name in union.index() if not name.count("-")] == []
 
@@ -425,16 +425,16 @@ def test_what_has_become_something_else_below_is_not_copied_up(
     make_union: MakeUnion, now: Node, change: str
 ) -> None:
     union = make_union({"file": b"data", "other": b""})
-    node = union.file("file")
-    node.lookups += 1
-    node.info = None
+    inode = union.file("file")
+    inode.lookups += 1
+    inode.info = None
     (union.lowers[0] / "file").unlink()
     make_tree(union.lowers[0], {"file": now})
     changes = {
-        "truncate": lambda: union.fs.attributes.change(node.ino, Change(size=0), None),
-        "open": lambda: union.fs.files.open(node.ino, os.O_WRONLY | os.O_TRUNC),
-        "chmod": lambda: union.fs.attributes.change(node.ino, Change(mode=0o600), None),
-        "write": lambda: union.fs.files.open(node.ino, os.O_RDWR),
+        "truncate": lambda: union.fs.attributes.change(inode.ino, Change(size=0), None),
+        "open": lambda: union.fs.files.open(inode.ino, os.O_WRONLY | os.O_TRUNC),
+        "chmod": lambda: union.fs.attributes.change(inode.ino, Change(mode=0o600), None),
+        "write": lambda: union.fs.files.open(inode.ino, os.O_RDWR),
     }
     with pytest.raises(OSError) as raised:
         changes[change]()

@@ -189,7 +189,7 @@ def test_where_there_is_no_descriptor_left_it_gives_its_own_back(
         return opened(ino, flags)
 
     monkeypatch.setattr(warm.fs.files, "open", cramped)
-    assert warm.fs.files.read(files.reading(warm.node("f3").ino), 0, 9) == b"3"
+    assert warm.fs.files.read(files.reading(warm.inode("f3").ino), 0, 9) == b"3"
 
 
 def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_a_large_file_that_was_copied_ahead_needs_none(warm: Union, monkeypatch:
     assert copies is not None
     with pytest.raises(background_copy.CopyPending):
         warm.write("large", b"x")
-    work = copies.begin(warm.node("large").ino)
+    work = copies.begin(warm.inode("large").ino)
     assert work is not None
     work()
     warm.write("large", b"x", 0)
@@ -255,11 +255,11 @@ def test_whichever_call_of_a_copy_fails_it_is_made_or_not(
 def test_what_is_called_before_the_answer_is_what_has_to_be(warm: Union) -> None:
     """As many calls as the copy has properties; what nobody can see comes after."""
     counted = Faults(1000, failing_with(errno.EIO), reading=True)
-    node = warm.node("f2")
+    inode = warm.inode("f2")
     with pytest.MonkeyPatch.context() as monkeypatch:
         counted.install(monkeypatch)
-        warm.fs.attributes.change(node.ino, Change(mode=0o600), None)
-        warm.fs.attributes.of(node)
+        warm.fs.attributes.change(inode.ino, Change(mode=0o600), None)
+        warm.fs.attributes.of(inode)
         before = counted.names[:]
         warm.fs.trim()
     after = counted.names[len(before) :]

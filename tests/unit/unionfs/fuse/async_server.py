@@ -33,11 +33,11 @@ class Server:
     #: Threads wait for it before they read, copy or sync.
     gate: threading.Event = field(default_factory=threading.Event)
 
-    def node(self, path: str) -> int:
+    def ino(self, path: str) -> int:
         """Look *path* up as the kernel does, who knows it then."""
-        node = self.union.node(path)
-        node.lookups += 1
-        return node.ino
+        inode = self.union.inode(path)
+        inode.lookups += 1
+        return inode.ino
 
     def wait(self) -> None:
         assert self.news.wait(PATIENCE)
@@ -49,18 +49,18 @@ class Server:
         assert waiting is not None
         replies = []
         for request in waiting.resume():
-            _, opcode, _, node, *_ = protocol.IN_HEADER.unpack_from(request)
+            _, opcode, _, ino, *_ = protocol.IN_HEADER.unpack_from(request)
             self.client.requests._view[: len(request)] = request
-            replies.append(self.client.requests.answer(opcode, node, len(request)))
+            replies.append(self.client.requests.answer(opcode, ino, len(request)))
             self.client.requests.answered()
         return replies
 
     def write(self, path: str, data: bytes, offset: int = 0) -> object:
         body = protocol.WRITE_IN.pack(0, offset, len(data), 0, 0, os.O_WRONLY, 0) + data
-        return self.client.send(Opcode.WRITE, self.node(path), body)
+        return self.client.send(Opcode.WRITE, self.ino(path), body)
 
     def read(self, path: str, size: int = 1 << 17) -> Any:
-        return self.client.send(Opcode.READ, self.node(path), protocol.READ_IN.pack(0, 0, size, 0, 0, 0, 0))
+        return self.client.send(Opcode.READ, self.ino(path), protocol.READ_IN.pack(0, 0, size, 0, 0, 0, 0))
 
 
 def not_in_memory(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:

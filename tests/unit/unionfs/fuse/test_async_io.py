@@ -37,8 +37,8 @@ def test_a_file_that_is_closed_while_a_thread_reads_it_is_read_to_the_end(
 ) -> None:
     not_in_memory(monkeypatch, server)
     assert server.read("small") is None
-    node = server.union.file("small")
-    server.client.send(Opcode.FORGET, node.ino, protocol.FORGET_IN.pack(node.lookups))
+    inode = server.union.file("small")
+    server.client.send(Opcode.FORGET, inode.ino, protocol.FORGET_IN.pack(inode.lookups))
     server.gate.set()
     server.wait()
     assert server.said == {7: b"small"}
@@ -93,7 +93,7 @@ def test_a_sync_holds_nobody_up(server: Server, monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(os, "fsync", slow)
     opcode = Opcode.FSYNCDIR if name == "d" else Opcode.FSYNC
-    assert server.client.send(opcode, server.node(name), protocol.FSYNC_IN.pack(0, 0, 0)) is None
+    assert server.client.send(opcode, server.ino(name), protocol.FSYNC_IN.pack(0, 0, 0)) is None
     assert bytes(server.read("small")) == b"small"
     server.gate.set()
     server.wait()
@@ -109,7 +109,7 @@ def test_without_threads_the_server_does_it_itself(server: Server, monkeypatch: 
     server.wait()
     assert server.resume() == [protocol.WRITE_OUT.pack(1, 0)]
     sync = protocol.FSYNC_IN.pack(0, 0, 0)
-    assert server.client.send(Opcode.FSYNC, server.node("large"), sync) == b""
+    assert server.client.send(Opcode.FSYNC, server.ino("large"), sync) == b""
 
 
 def test_a_read_for_which_a_thread_has_no_memory_is_answered(
@@ -123,14 +123,14 @@ def test_a_read_for_which_a_thread_has_no_memory_is_answered(
 
 
 def test_a_sync_needs_no_descriptor_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = server.node("upper")
-    assert server.client.send(Opcode.READ, node, protocol.READ_IN.pack(0, 0, 9, 0, 0, 0, 0)) == b"upper"
+    ino = server.ino("upper")
+    assert server.client.send(Opcode.READ, ino, protocol.READ_IN.pack(0, 0, 9, 0, 0, 0, 0)) == b"upper"
 
     def full(_fd: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "dup", full)
-    assert server.client.send(Opcode.FSYNC, node, protocol.FSYNC_IN.pack(0, 0, 0)) == b""
+    assert server.client.send(Opcode.FSYNC, ino, protocol.FSYNC_IN.pack(0, 0, 0)) == b""
 
 
 def test_only_file_systems_that_wait_for_somebody_else_count_as_remote() -> None:

@@ -154,8 +154,8 @@ def test_no_more_is_looked_for_than_threads_could_wait_for(disk: Disk) -> None:
 
 def test_a_file_that_is_closed_while_its_contents_are_on_their_way_is_read_to_the_end(disk: Disk) -> None:
     assert disk.server.read("small") is None
-    node = disk.server.union.file("small")
-    disk.server.client.send(Opcode.FORGET, node.ino, protocol.FORGET_IN.pack(node.lookups))
+    inode = disk.server.union.file("small")
+    disk.server.client.send(Opcode.FORGET, inode.ino, protocol.FORGET_IN.pack(inode.lookups))
     disk.there = 5
     assert disk.async_io.look()
     assert disk.server.said == {7: b"small"}

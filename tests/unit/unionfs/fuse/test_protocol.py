@@ -67,8 +67,8 @@ def test_a_request_as_a_kernel_wrote_it_is_taken_apart() -> None:
     lookup = bytes.fromhex(
         "2b000000 01000000 0600000000000000 0100000000000000 e8030000 e9030000 39300000 0000 0000 626100"
     )
-    length, opcode, unique, node, uid, gid, pid, extensions, _ = protocol.IN_HEADER.unpack_from(lookup)
-    assert (length, opcode, unique, node) == (len(lookup), Opcode.LOOKUP, 6, 1)
+    length, opcode, unique, ino, uid, gid, pid, extensions, _ = protocol.IN_HEADER.unpack_from(lookup)
+    assert (length, opcode, unique, ino) == (len(lookup), Opcode.LOOKUP, 6, 1)
     assert (uid, gid, pid, extensions) == (1000, 1001, 12345, 0)
     assert lookup[protocol.IN_HEADER.size :] == b"ba\0"
 

@@ -186,7 +186,7 @@ def test_a_volatile_mount_syncs_nothing_and_is_otherwise_the_same(
     union.fs.handles.close_file(number)
     union.chmod("large", 0o600)
     union.write("large", b"X")
-    number = union.fs.directories.open(union.node("").ino)
+    number = union.fs.directories.open(union.inode("").ino)
     union.fs.directories.fsync(number)
     union.fs.handles.close_directory(number)
     # Each copy of contents, then what was asked for.

@@ -83,11 +83,11 @@ def seen(fs: UnionFs, *, data: bool = True) -> Seen:
     pending: list[tuple[str, int]] = [("", 1)]
     while pending:
         path, ino = pending.pop(0)
-        node = fs.inode_table.node(ino)
-        node.lookups += 1
-        shown = fs.attributes.of(node)._replace(atime_ns=0)
+        inode = fs.inode_table.inode(ino)
+        inode.lookups += 1
+        shown = fs.attributes.of(inode)._replace(atime_ns=0)
         content: Any = None
-        if isinstance(node, DirectoryInode):
+        if isinstance(inode, DirectoryInode):
             number = fs.directories.open(ino)
             names = []
             for name, child, after in fs.directories.entries(number, 0):

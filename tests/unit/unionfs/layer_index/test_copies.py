@@ -23,10 +23,10 @@ def test_attributes_that_an_object_got_after_its_index_was_made_are_copied(
     layers.open(writable=True).close()
     os.setxattr(layers.paths[0] / name, "user.late", b"!")
     fs = layers.open(writable=True, build=False)
-    node = fs.inode_table.lookup(fs.inode_table.root, name.encode())
-    node.lookups += 1
-    assert fs.xattrs.list(node.ino) == [], "nobody has looked yet, and it is in no directory's times"
-    fs.attributes.change(node.ino, Change(mode=0o700), None)
+    inode = fs.inode_table.lookup(fs.inode_table.root, name.encode())
+    inode.lookups += 1
+    assert fs.xattrs.list(inode.ino) == [], "nobody has looked yet, and it is in no directory's times"
+    fs.attributes.change(inode.ino, Change(mode=0o700), None)
     assert os.getxattr(tmp_path / "upper" / name, "user.late") == b"!"
-    assert fs.xattrs.list(node.ino) == ["user.late"]
+    assert fs.xattrs.list(inode.ino) == ["user.late"]
     fs.close()

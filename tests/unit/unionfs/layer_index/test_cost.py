@@ -59,12 +59,12 @@ def test_a_file_deep_in_a_layer_is_opened_by_one_call(
 ) -> None:
     layers = Layers(tmp_path, {}, {"a": {"b": {"c": {"f": b"data"}}}})
     fs = layers.open()
-    node: Any = fs.inode_table.root
+    inode: Any = fs.inode_table.root
     for name in (b"a", b"b", b"c", b"f"):
-        node = fs.inode_table.lookup(node, name)
-    assert isinstance(node, FileInode)
+        inode = fs.inode_table.lookup(inode, name)
+    assert isinstance(inode, FileInode)
     counted = _Counted(monkeypatch)
-    number = fs.files.open(node.ino, os.O_RDONLY)
+    number = fs.files.open(inode.ino, os.O_RDONLY)
     assert counted.calls == ["openat2", "fstat"]
     monkeypatch.undo()
     assert fs.files.read(number, 0, 10) == b"data"
@@ -93,9 +93,9 @@ def test_a_file_is_mapped_and_its_directories_are_read_when_they_are_asked_for(t
     root = fs.inode_table.root.parts[0]
     assert isinstance(root, MergedDirectory)
     assert root._rows is None
-    node = fs.inode_table.lookup(fs.inode_table.root, b"d7")
-    assert isinstance(node, DirectoryInode)
-    child = node.parts[0]
+    inode = fs.inode_table.lookup(fs.inode_table.root, b"d7")
+    assert isinstance(inode, DirectoryInode)
+    child = inode.parts[0]
     assert isinstance(child, MergedDirectory)
     assert child._rows is None
     fs.close()

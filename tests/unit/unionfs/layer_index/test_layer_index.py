@@ -154,11 +154,11 @@ def test_a_layer_with_something_mounted_in_it_has_no_index(tmp_path: Path) -> No
 def test_copying_up_from_an_index_takes_what_the_file_is_now(tmp_path: Path) -> None:
     layers = Layers(tmp_path, {"f": b"old"})
     fs = layers.open(writable=True)
-    node = fs.inode_table.lookup(fs.inode_table.root, b"f")
-    assert isinstance(node, FileInode)
-    assert isinstance(node.ref, IndexedRef)
+    inode = fs.inode_table.lookup(fs.inode_table.root, b"f")
+    assert isinstance(inode, FileInode)
+    assert isinstance(inode.ref, IndexedRef)
     (layers.paths[0] / "f").write_bytes(b"newer")
-    number = fs.files.open(node.ino, os.O_RDWR)
+    number = fs.files.open(inode.ino, os.O_RDWR)
     assert fs.files.read(number, 0, 10) == b"newer"
     fs.close()
 

@@ -54,12 +54,12 @@ def test_a_layer_whose_root_changed_has_no_index(tmp_path: Path) -> None:
 def test_a_changed_file_is_found_out_when_it_is_opened(tmp_path: Path) -> None:
     layers = Layers(tmp_path, {"f": b"old", "d": {"g": b"old"}})
     fs = layers.open()
-    node = fs.inode_table.lookup(fs.inode_table.root, b"f")
+    inode = fs.inode_table.lookup(fs.inode_table.root, b"f")
     (layers.paths[0] / "f").write_bytes(b"longer than before")
     (layers.paths[0] / "d" / "g").write_bytes(b"longer, too")
-    fs.handles.close_file(fs.files.open(node.ino, os.O_RDONLY))
+    fs.handles.close_file(fs.files.open(inode.ino, os.O_RDONLY))
     assert not is_indexed(fs)
-    assert fs.attributes.of(node).size == len(b"longer than before")
+    assert fs.attributes.of(inode).size == len(b"longer than before")
     found = seen(fs)
     assert found["/d/g"][1] == b"longer, too"
     fs.close()
@@ -186,7 +186,7 @@ def _ask_everything(fs: UnionFs) -> None:
 
 
 def _list(fs: UnionFs, ino: int) -> list[int]:
-    if not isinstance(fs.inode_table.node(ino), DirectoryInode):
+    if not isinstance(fs.inode_table.inode(ino), DirectoryInode):
         return []
     found = []
     number = fs.directories.open(ino)
@@ -199,17 +199,17 @@ def _list(fs: UnionFs, ino: int) -> list[int]:
 
 
 def _describe(fs: UnionFs, ino: int) -> list[int]:
-    fs.attributes.of(fs.inode_table.node(ino))
+    fs.attributes.of(fs.inode_table.inode(ino))
     for name in fs.xattrs.list(ino):
         fs.xattrs.get(ino, name)
     return []
 
 
 def _read(fs: UnionFs, ino: int) -> list[int]:
-    node = fs.inode_table.node(ino)
-    if isinstance(node, FileInode):
-        if stat.S_ISLNK(node.kind):
+    inode = fs.inode_table.inode(ino)
+    if isinstance(inode, FileInode):
+        if stat.S_ISLNK(inode.kind):
             fs.files.readlink(ino)
-        elif stat.S_ISREG(node.kind):
+        elif stat.S_ISREG(inode.kind):
             fs.files.read(fs.files.open(ino, os.O_RDONLY), 0, 100)
     return []

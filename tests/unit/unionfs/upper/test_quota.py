@@ -82,13 +82,13 @@ def test_writing_stops_at_the_bound_and_keeps_what_fitted(make_union: MakeUnion)
 def test_space_comes_back_with_what_is_deleted_and_forgotten(make_union: MakeUnion) -> None:
     union = make_union(size=64 * KIB)
     union.create("a", b"x" * 50_000)
-    node = union.file("a")
-    node.lookups = 1  # as the kernel knows it
+    inode = union.file("a")
+    inode.lookups = 1  # as the kernel knows it
     union.create("b")
     assert union.fs.files.write(union.open("b", os.O_WRONLY), 0, b"y" * 50_000) < 50_000
     union.unlink("a")
     free = union.fs.statfs().f_bfree
-    union.fs.inode_table.forget(node.ino, 1)
+    union.fs.inode_table.forget(inode.ino, 1)
     assert union.fs.statfs().f_bfree > free
     union.write("b", b"y" * 50_000)
 
@@ -287,9 +287,9 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
         elif action == "unnamed":
             union.link_unnamed(path, b"n" * size)
         elif action == "hold":  # a file without a name that is open to the end
-            number, node = union.fs.files.create_unnamed(union.directory(""), 0o600, os.O_RDWR, owner())
-            node.lookups = 1
-            held.append(node.ref)
+            number, inode = union.fs.files.create_unnamed(union.directory(""), 0o600, os.O_RDWR, owner())
+            inode.lookups = 1
+            held.append(inode.ref)
             union.fs.files.write(number, 0, b"h" * size)
         else:
             getattr(union, action)(path)

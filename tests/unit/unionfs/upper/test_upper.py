@@ -325,10 +325,10 @@ def test_noreplace_sees_a_lower_name(make_union: MakeUnion) -> None:
 
 def test_an_open_file_that_is_renamed_over_can_still_be_read(make_union: MakeUnion) -> None:
     union = make_union({"a": b"lower"}, upper={"b": b"upper"})
-    reader, node = union.open("a"), union.file("a")
+    reader, inode = union.open("a"), union.file("a")
     union.rename("b", "a")
     assert union.fs.files.read(reader, 0, 100) == b"lower"
-    assert union.fs.attributes.of(node).nlink == 0
+    assert union.fs.attributes.of(inode).nlink == 0
     assert union.read("a") == b"upper"
 
 
@@ -433,7 +433,7 @@ def test_a_directory_that_is_moved_over_a_lower_name_keeps_its_time(
     union = make_union({"file": b"", "other": {"x": b""}}, whiteouts=whiteouts)
     for name in ("first", "second"):
         union.mkdir(name)
-        union.fs.attributes.change(union.node(name).ino, Change(mtime_ns=10**18), None)
+        union.fs.attributes.change(union.inode(name).ino, Change(mtime_ns=10**18), None)
     union.unlink("other/x")
     union.rmdir("other")
     union.rename("first", "file", RENAME_EXCHANGE)

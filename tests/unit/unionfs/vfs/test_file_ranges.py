@@ -39,21 +39,21 @@ class Server:
             union.fs, self.replies.__setitem__, self.done.set
         )
 
-    def node(self, path: str) -> int:
+    def ino(self, path: str) -> int:
         """Return the number of *path*, which the kernel then knows."""
-        node = self.union.node(path)
-        node.lookups += 1
-        return node.ino
+        inode = self.union.inode(path)
+        inode.lookups += 1
+        return inode.ino
 
     def copy_range(self, source: str, length: int, opcode: Opcode = Opcode.COPY_FILE_RANGE) -> object:
         """Copy to offset 3 of the file of the upper layer; None where the reply comes later."""
-        body = protocol.COPY_FILE_RANGE_IN.pack(0, 0, self.node("upper"), 0, 3, length, 0)
-        return self.client.send(opcode, self.node(source), body)
+        body = protocol.COPY_FILE_RANGE_IN.pack(0, 0, self.ino("upper"), 0, 3, length, 0)
+        return self.client.send(opcode, self.ino(source), body)
 
     def allocate(self, mode: int, length: int) -> object:
         """Call fallocate(2) for the file of the upper layer; None where the reply comes later."""
         return self.client.send(
-            Opcode.FALLOCATE, self.node("upper"), protocol.FALLOCATE_IN.pack(0, 0, length, mode, 0)
+            Opcode.FALLOCATE, self.ino("upper"), protocol.FALLOCATE_IN.pack(0, 0, length, mode, 0)
         )
 
     def finish(self) -> None:
@@ -86,7 +86,7 @@ def test_a_copy_of_a_large_range_holds_nobody_up_and_is_shown_when_it_is_done(
     monkeypatch.setattr(os, "copy_file_range", slow)
     assert server.copy_range("large", len(LARGE)) is None
     # Another client looks at the file, so that the server remembers its attributes of before.
-    assert isinstance(server.client.send(Opcode.GETATTR, server.node("upper"), bytes(16)), bytes)
+    assert isinstance(server.client.send(Opcode.GETATTR, server.ino("upper"), bytes(16)), bytes)
     gate.set()
     server.finish()
     assert server.replies == {7: protocol.WRITE_OUT.pack(len(LARGE), 0)}
@@ -132,7 +132,7 @@ def test_an_allocation_of_a_large_range_holds_nobody_up_and_is_shown_when_it_is_
 
     monkeypatch.setattr(_libc, "fallocate", slow)
     assert server.allocate(mode, len(LARGE)) is None
-    assert isinstance(server.client.send(Opcode.GETATTR, server.node("upper"), bytes(16)), bytes)
+    assert isinstance(server.client.send(Opcode.GETATTR, server.ino("upper"), bytes(16)), bytes)
     gate.set()
     server.finish()
     assert server.replies == {7: b""}

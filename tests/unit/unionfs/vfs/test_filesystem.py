@@ -76,12 +76,12 @@ def test_a_merged_directory_has_one_link_and_others_what_they_have(make_union: M
 
 def test_two_names_of_one_file_are_one_node(make_union: MakeUnion) -> None:
     union = make_union({"a": b"", "b": HardLink("a")})
-    assert union.node("a") is union.node("b")
+    assert union.inode("a") is union.inode("b")
 
 
 def test_a_name_too_long_for_any_layer_says_so(make_union: MakeUnion) -> None:
     union = make_union()
-    assert number_of(union.node, "n" * 256) == errno.ENAMETOOLONG
+    assert number_of(union.inode, "n" * 256) == errno.ENAMETOOLONG
     assert number_of(union.create, "n" * 256) == errno.ENAMETOOLONG
 
 
@@ -122,31 +122,31 @@ def test_without_a_writable_layer_every_change_is_refused(make_union: MakeUnion,
 
 def test_a_number_that_was_never_told_or_is_forgotten_is_stale(make_union: MakeUnion) -> None:
     union = make_union({"f": b""})
-    assert number_of(union.fs.inode_table.node, 12345) == errno.ESTALE
-    node = union.node("f")
-    node.lookups = 2
-    union.fs.inode_table.forget(node.ino, 1)
-    assert union.fs.inode_table.node(node.ino) is node
-    union.fs.inode_table.forget(node.ino, 1)
-    assert number_of(union.fs.inode_table.node, node.ino) == errno.ESTALE
-    union.fs.inode_table.forget(node.ino, 1)  # one more is no error: pyfuse3 has none to give
+    assert number_of(union.fs.inode_table.inode, 12345) == errno.ESTALE
+    inode = union.inode("f")
+    inode.lookups = 2
+    union.fs.inode_table.forget(inode.ino, 1)
+    assert union.fs.inode_table.inode(inode.ino) is inode
+    union.fs.inode_table.forget(inode.ino, 1)
+    assert number_of(union.fs.inode_table.inode, inode.ino) == errno.ESTALE
+    union.fs.inode_table.forget(inode.ino, 1)  # one more is no error: pyfuse3 has none to give
 
 
 def test_forgetting_everything_leaves_the_root_only(make_union: MakeUnion) -> None:
     union = make_union({"a/b/c/f": b"", "a/b/g": b"", "h": b""})
-    nodes = [union.node(path) for path in ("a", "a/b", "a/b/c", "a/b/c/f", "a/b/g", "h")]
-    for node in nodes:
-        node.lookups += 1
-    for node in nodes:
-        union.fs.inode_table.forget(node.ino, 1)
+    inodes = [union.inode(path) for path in ("a", "a/b", "a/b/c", "a/b/c/f", "a/b/g", "h")]
+    for inode in inodes:
+        inode.lookups += 1
+    for inode in inodes:
+        union.fs.inode_table.forget(inode.ino, 1)
     assert len(union.fs.inode_table) == 1
-    assert union.fs.inode_table.node(ROOT_INO) is union.fs.inode_table.root
+    assert union.fs.inode_table.inode(ROOT_INO) is union.fs.inode_table.root
 
 
 def test_a_directory_that_holds_two_names_of_a_file_is_forgotten_with_it(make_union: MakeUnion) -> None:
     union = make_union({"a/b/f": b"", "a/b/g": HardLink("a/b/f"), "h": HardLink("a/b/f")})
-    file = union.node("h")
-    assert union.node("a/b/f") is union.node("a/b/g") is file
+    file = union.inode("h")
+    assert union.inode("a/b/f") is union.inode("a/b/g") is file
     file.lookups = 1
     union.fs.inode_table.forget(file.ino, 1)
     assert len(union.fs.inode_table) == 1
@@ -154,10 +154,10 @@ def test_a_directory_that_holds_two_names_of_a_file_is_forgotten_with_it(make_un
 
 def test_a_directory_stays_known_as_long_as_something_in_it_is(make_union: MakeUnion) -> None:
     union = make_union({"a/b/f": b""})
-    file, directory = union.node("a/b/f"), union.node("a/b")
+    file, directory = union.inode("a/b/f"), union.inode("a/b")
     file.lookups = directory.lookups = 1
     union.fs.inode_table.forget(directory.ino, 1)
-    assert union.fs.inode_table.node(directory.ino) is directory
+    assert union.fs.inode_table.inode(directory.ino) is directory
     union.fs.inode_table.forget(file.ino, 1)
     assert len(union.fs.inode_table) == 1
 
@@ -165,14 +165,14 @@ def test_a_directory_stays_known_as_long_as_something_in_it_is(make_union: MakeU
 def test_the_number_of_an_unlinked_file_is_not_given_away_while_it_is_known(make_union: MakeUnion) -> None:
     union = make_union()
     union.create("a")
-    node = union.file("a")
-    node.lookups = 1
+    inode = union.file("a")
+    inode.lookups = 1
     union.unlink("a")
     for number in range(20):
         union.create(f"new{number}")
     others = {union.stat(f"new{number}").ino for number in range(20)}
-    assert node.ino not in others
-    assert union.fs.attributes.of(node).nlink == 0
+    assert inode.ino not in others
+    assert union.fs.attributes.of(inode).nlink == 0
 
 
 def test_objects_of_the_wrong_type_are_refused(make_union: MakeUnion) -> None:
@@ -238,8 +238,8 @@ def test_entries_of_a_stream_have_the_numbers_that_lookups_give(make_union: Make
     union = make_union({"f": b"", "d": {}, "l": Symlink(target=b"f")}, upper={"u": b"", "d": {}})
     stream = union.fs.directories.open(ROOT_INO)
     found = {
-        os.fsdecode(name): node.ino
-        for name, node, after in union.fs.directories.entries(stream, 0)
+        os.fsdecode(name): inode.ino
+        for name, inode, after in union.fs.directories.entries(stream, 0)
         if after > 2
     }
     assert found == {name: union.stat(name).ino for name in ("f", "d", "l", "u")}
@@ -301,20 +301,20 @@ def test_a_set_group_id_bit_without_execution_is_no_privilege_and_stays(make_uni
 def test_writing_takes_file_capabilities_away(make_union: MakeUnion) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     union = make_union({"f": File(b"", xattrs={"security.capability": capability})})
-    assert union.fs.xattrs.list(union.node("f").ino) == ["security.capability"]
+    assert union.fs.xattrs.list(union.inode("f").ino) == ["security.capability"]
     union.write("f", b"x")
-    assert union.fs.xattrs.list(union.node("f").ino) == []
+    assert union.fs.xattrs.list(union.inode("f").ino) == []
 
 
 def test_each_attribute_is_changed_alone(make_union: MakeUnion) -> None:
     union = make_union({"f": File(b"data", mode=0o644, mtime_ns=10**18)})
-    node = union.node("f")
+    inode = union.inode("f")
     before = union.stat("f")
-    union.fs.attributes.change(node.ino, Change(atime_ns=5), None)
+    union.fs.attributes.change(inode.ino, Change(atime_ns=5), None)
     assert (union.stat("f").atime_ns, union.stat("f").mtime_ns) == (5, before.mtime_ns)
-    union.fs.attributes.change(node.ino, Change(mode=0o7600), None)
+    union.fs.attributes.change(inode.ino, Change(mode=0o7600), None)
     assert (stat.S_IMODE(union.stat("f").mode), union.stat("f").mtime_ns) == (0o7600, before.mtime_ns)
-    union.fs.attributes.change(node.ino, Change(uid=owner()[0], gid=owner()[1]), None)
+    union.fs.attributes.change(inode.ino, Change(uid=owner()[0], gid=owner()[1]), None)
     assert (union.stat("f").uid, union.stat("f").gid) == owner()
     assert union.read("f") == b"data"
 
@@ -339,21 +339,21 @@ def test_setting_the_size_changes_the_modification_time_as_in_a_plain_directory(
     assert not any(unchanged(name) for name in ("empty", "short", "long"))
     for name in sizes:
         os.utime(tmp_path / "plain" / name, ns=(10**18, 10**18))
-        union.fs.attributes.change(union.node(name).ino, Change(mtime_ns=10**18), None)
+        union.fs.attributes.change(union.inode(name).ino, Change(mtime_ns=10**18), None)
         unchanged(name)
 
 
 def test_a_link_has_times_and_no_mode_to_change(make_union: MakeUnion) -> None:
     union = make_union({"l": Symlink(target=b"absent")})
-    union.fs.attributes.change(union.node("l").ino, Change(mtime_ns=7), None)
+    union.fs.attributes.change(union.inode("l").ino, Change(mtime_ns=7), None)
     assert union.stat("l").mtime_ns == 7
     assert number_of(union.chmod, "l", 0o600) == errno.EOPNOTSUPP
-    assert union.fs.files.readlink(union.node("l").ino) == b"absent"
+    assert union.fs.files.readlink(union.inode("l").ino) == b"absent"
 
 
 def test_the_marks_of_a_layer_are_hidden_and_out_of_reach(make_union: MakeUnion) -> None:
     union = make_union({"d": Opaque(xattrs={"user.mine": b"1"})})
-    ino = union.node("d").ino
+    ino = union.inode("d").ino
     assert union.fs.xattrs.list(ino) == ["user.mine"]
     for name in ("user.overlay.opaque", "user.unionfs.origin", "trusted.overlay.redirect"):
         assert number_of(union.fs.xattrs.get, ino, name) == errno.ENODATA
@@ -363,13 +363,13 @@ def test_the_marks_of_a_layer_are_hidden_and_out_of_reach(make_union: MakeUnion)
 
 def test_an_attribute_named_like_a_mark_is_an_ordinary_one_to_those_who_set_it(make_union: MakeUnion) -> None:
     union = make_union({"d": {"f": b""}})
-    ino = union.node("d").ino
+    ino = union.inode("d").ino
     for name in ("user.overlay.opaque", "user.unionfs.origin", "user.containers.override_stat"):
         union.setxattr("d", name, b"y")
         assert union.fs.xattrs.get(ino, name) == b"y"
     union.reopen()
     assert union.names("d") == ["f"]
-    ino = union.node("d").ino
+    ino = union.inode("d").ino
     assert union.fs.xattrs.list(ino) == [
         "user.containers.override_stat",
         "user.overlay.opaque",
@@ -382,18 +382,18 @@ def test_an_attribute_named_like_a_mark_is_an_ordinary_one_to_those_who_set_it(m
 def test_attributes_are_set_read_and_removed_on_files_and_directories(make_union: MakeUnion) -> None:
     union = make_union({"f": b"", "d": Dir(xattrs={"user.old": b"1"})})
     for name in ("f", "d"):
-        ino = union.node(name).ino
+        ino = union.inode(name).ino
         union.setxattr(name, "user.a", b"value")
         assert union.fs.xattrs.get(ino, "user.a") == b"value"
         union.fs.xattrs.remove(ino, "user.a")
         assert number_of(union.fs.xattrs.get, ino, "user.a") == errno.ENODATA
     assert os.listxattr(union.lowers[0] / "d") == ["user.old"]
-    assert union.fs.xattrs.list(union.node("d").ino) == ["user.old"]
+    assert union.fs.xattrs.list(union.inode("d").ino) == ["user.old"]
 
 
 def test_removing_an_attribute_that_is_not_there_copies_nothing_up(make_union: MakeUnion) -> None:
     union = make_union({"f": b""})
-    assert number_of(union.fs.xattrs.remove, union.node("f").ino, "user.a") == errno.ENODATA
+    assert number_of(union.fs.xattrs.remove, union.inode("f").ino, "user.a") == errno.ENODATA
     assert list(union.upper.iterdir()) == []
 
 
@@ -404,18 +404,18 @@ def test_where_owners_are_kept_in_attributes_those_of_security_are_the_unions_ow
     union.create("f", mode=0o755)
     for take_away in (
         lambda: union.write("f", b"x"),
-        lambda: union.fs.attributes.change(union.node("f").ino, Change(uid=owner()[0]), None),
+        lambda: union.fs.attributes.change(union.inode("f").ino, Change(uid=owner()[0]), None),
     ):
         union.setxattr("f", "security.capability", b"any value")
-        assert union.fs.xattrs.list(union.node("f").ino) == ["security.capability"]
+        assert union.fs.xattrs.list(union.inode("f").ino) == ["security.capability"]
         union.reopen()
-        assert union.fs.xattrs.get(union.node("f").ino, "security.capability") == b"any value"
+        assert union.fs.xattrs.get(union.inode("f").ino, "security.capability") == b"any value"
         assert "security.capability" not in os.listxattr(union.upper / "f")
         take_away()
-        assert union.fs.xattrs.list(union.node("f").ino) == []
+        assert union.fs.xattrs.list(union.inode("f").ino) == []
     union.setxattr("f", "security.other", b"x")
-    union.fs.xattrs.remove(union.node("f").ino, "security.other")
-    assert union.fs.xattrs.list(union.node("f").ino) == []
+    union.fs.xattrs.remove(union.inode("f").ino, "security.other")
+    assert union.fs.xattrs.list(union.inode("f").ino) == []
 
 
 @pytest.mark.root
@@ -425,10 +425,10 @@ def test_where_owners_are_kept_in_attributes_a_copy_has_its_capabilities_there(m
     # What the disk of such a layer has of its own was not given by anybody inside.
     upper = {"g": File(b"", xattrs={"security.capability": capability})}
     union = make_union(lower, upper=upper, form=WantedFormat(override_stat=True))
-    assert union.fs.xattrs.list(union.node("g").ino) == []
+    assert union.fs.xattrs.list(union.inode("g").ino) == []
     for _ in range(2):
-        assert union.fs.xattrs.list(union.node("f").ino) == ["security.capability"]
-        assert union.fs.xattrs.get(union.node("f").ino, "security.capability") == capability
+        assert union.fs.xattrs.list(union.inode("f").ino) == ["security.capability"]
+        assert union.fs.xattrs.get(union.inode("f").ino, "security.capability") == capability
         union.chmod("f", 0o711)
     assert "security.capability" not in os.listxattr(union.upper / "f")
 
@@ -437,7 +437,7 @@ def test_ids_that_are_not_mapped_show_as_root_without_set_id_bits_in_squashed_la
     make_union: MakeUnion,
 ) -> None:
     union = make_union({"f": b""})
-    layer = union.node("f").layer
+    layer = union.inode("f").layer
     values = list(os.stat(union.lowers[0] / "f"))
     values[0], values[4], values[5] = stat.S_IFREG | 0o6755, OVERFLOW_ID, OVERFLOW_ID
     info = os.stat_result(values)

@@ -68,7 +68,7 @@ def test_renaming_a_directory_costs_the_same_whatever_is_in_it(
         union.unlink("gone")
         union.reopen()
         for path in ("dir", "other", "home", "home/empty"):  # as the kernel has, before it asks for a rename
-            union.node(path)
+            union.inode(path)
         return calls_of(lambda: rename(union))
 
     small, large = cost(5, 2), cost(400, 40)
