@@ -192,7 +192,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     quota = None
     if source.size is not None or source.inodes is not None:
         quota = Quota(top, source.size, source.inodes)
-        quota.nameless, inode_table.on_gone = inode_table.nameless, quota.gone
+        quota.nameless, inode_table.on_nameless_dropped = inode_table.nameless, quota.nameless_dropped
         upper.marks.on_mark, upper.on_record = quota.marked, quota.recorded
     acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
     copy_up = CopyUp(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from unionfs.assemble import StackSource
-    from unionfs.launch.index_builder import Building
+    from unionfs.launch.index_builder import IndexBuilder
     from unionfs.options import Serving
     from unionfs.vfs.filesystem import UnionFs
 
@@ -231,13 +231,13 @@ def _build_indexes_first(source: StackSource) -> None:
         print(f"unionfs: no index of the lower layers: {explain(error)}", file=sys.stderr)
 
 
-def _build_indexes(source: StackSource) -> Building | None:
+def _build_indexes(source: StackSource) -> IndexBuilder | None:
     """Start to build the layer indexes that *source* lacks, if it has a directory for them."""
     if source.index_fd is None:
         return None
-    from unionfs.launch.index_builder import Building
+    from unionfs.launch.index_builder import IndexBuilder
 
-    return Building(source)
+    return IndexBuilder(source)
 
 
 def _in_background(run: Callable[[Callable[[], None]], int]) -> int:

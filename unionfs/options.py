@@ -110,7 +110,7 @@ class Server(Enum):
     DIRECT = "direct"
 
 
-class Trick(Enum):
+class Optimization(Enum):
     """An optimisation of the direct server, which can be disabled to measure its effect (docs/unionfs/speed.md)."""
 
     #: Poll briefly for the next request before sleeping.
@@ -142,7 +142,7 @@ class Serving:
     #: direct server and Linux 5.1.
     open_requests: bool = True
     #: Optimisations of the direct server that are disabled.
-    without: frozenset[Trick] = frozenset()
+    disabled: frozenset[Optimization] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,14 +290,16 @@ def _serving(values: dict[str, str]) -> Serving:
     server = Server.AUTO
     if "server" in values:
         server = Server(_choice(*(each.value for each in Server))("server", values["server"]))
-    asked = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
-    if asked == "off" and server is Server.PYFUSE3:
+    open_requests = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
+    if open_requests == "off" and server is Server.PYFUSE3:
         raise UnionError("option open_requests=off needs server=direct: pyfuse3 cannot do without them")
-    named = _choice_of_several(*(each.value for each in Trick))("without", values.get("without", ""))
-    if named and server is Server.PYFUSE3:
+    disabled_names = _choice_of_several(*(each.value for each in Optimization))(
+        "without", values.get("without", "")
+    )
+    if disabled_names and server is Server.PYFUSE3:
         raise UnionError("option without is about server=direct: pyfuse3 has its own ways")
-    without = frozenset(map(Trick, named))
-    return Serving(server=server, open_requests=asked == "on", without=without)
+    disabled = frozenset(map(Optimization, disabled_names))
+    return Serving(server=server, open_requests=open_requests == "on", disabled=disabled)
 
 
 def _ids(values: dict[str, str], *, squash: bool) -> IdPolicy:

@@ -35,15 +35,15 @@ def test_ten_thousand_entries_of_three_layers_are_listed_once_each(base: str) ->
 
 def test_seekdir_returns_to_the_position_of_telldir(base: str) -> None:
     with make_union(base, many("l"), upper=many("u")) as union, DirectoryStream(union.path) as stream:
-        positions, names = [], []
+        offsets, names = [], []
         while True:
-            positions.append(stream.tell())
+            offsets.append(stream.tell())
             name = stream.read()
             if name is None:
                 break
             names.append(name)
         for index in (len(names) - 1, 0, 1, MANY, 17, len(names)):
-            stream.seek(positions[index])
+            stream.seek(offsets[index])
             assert stream.rest() == names[index:]
 
 

@@ -23,7 +23,7 @@ class Complaints:
         """Write *text*, with *arguments* in place of its %s."""
         logger = self._logger()
         if logger is None:
-            _say(text % arguments)
+            _write(text % arguments)
         else:
             logger.warning(text, *arguments)
 
@@ -31,7 +31,7 @@ class Complaints:
         """Write *text* and the traceback of the exception that is being handled."""
         logger = self._logger()
         if logger is None:
-            _say(f"{text % arguments}: {sys.exception()!r}")
+            _write(f"{text % arguments}: {sys.exception()!r}")
         else:
             logger.exception(text, *arguments)  # noqa: LOG004 - the caller handles an exception
 
@@ -49,7 +49,7 @@ class Complaints:
         return logging.getLogger(self._name)
 
 
-def _say(text: str) -> None:
+def _write(text: str) -> None:
     sys.stderr.write(f"unionfs: {text}\n")
     sys.stderr.flush()
 

@@ -39,7 +39,7 @@ class CopyPending(Exception):
 
 
 @dataclass(slots=True)
-class _Fetched:
+class _Copy:
     source: PathRef | DescriptorRef
     size: int
     name: bytes = b""
@@ -70,7 +70,7 @@ class BackgroundCopies:
         self._durable = durable
         self._quota = quota
         self._copier = Copier()
-        self._known: dict[Ino, _Fetched] = {}
+        self._known: dict[Ino, _Copy] = {}
         #: Protects the decision whether the thread or the server closes a descriptor.
         self._ending = Lock()
 
@@ -86,7 +86,7 @@ class BackgroundCopies:
         known = self._known.get(ino)
         if known is None or not known.done:
             if known is None:
-                self._known[ino] = _Fetched(source, size)
+                self._known[ino] = _Copy(source, size)
             raise CopyPending(ino)
         if known.error is not None:
             raise known.error
@@ -96,7 +96,7 @@ class BackgroundCopies:
         known = self._known.get(ino)
         return 0 if known is None else known.reserved
 
-    def _reserve(self, known: _Fetched, size: int) -> None:
+    def _reserve(self, known: _Copy, size: int) -> None:
         if self._quota is not None:
             self._quota.reserved += size - known.reserved
             known.reserved = size

@@ -24,7 +24,7 @@ class Copier:
     def __init__(self) -> None:
         """Create a copier that tries FICLONE for every device."""
         #: The devices whose files cannot share blocks with the target; FICLONE is not tried for them again.
-        self._apart: set[int] = set()
+        self._without_reflink: set[int] = set()
 
     def copy(self, at: int, to: int, size: int, info: os.stat_result | None = None) -> int:
         """Copy *size* bytes of *at*, with the attributes *info*, to the empty file *to*; return how many of them are not in
@@ -36,14 +36,14 @@ class Copier:
             OSError: reading or writing failed.
         """
         info = info or os.fstat(at)
-        if info.st_dev not in self._apart:
+        if info.st_dev not in self._without_reflink:
             try:
                 fcntl.ioctl(to, _FICLONE, at)
             except OSError as error:
                 if error.errno not in NO_OFFLOAD:
                     raise
                 if error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTTY):
-                    self._apart.add(info.st_dev)
+                    self._without_reflink.add(info.st_dev)
             else:
                 return size
         if info.st_blocks * _BLOCK >= size:

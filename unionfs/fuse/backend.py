@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
-from unionfs.options import Server, Serving, Trick
+from unionfs.options import Optimization, Server, Serving
 from unionfs.vfs.filesystem import UnionFs
 
 #: Signals that end the server.
@@ -29,7 +29,7 @@ class Choice:
     #: The kernel sends OPEN and OPENDIR for each open(2) and opendir(3).
     open_requests: bool
     #: Optimizations that the direct server leaves out.
-    without: frozenset[Trick] = frozenset()
+    disabled: frozenset[Optimization] = frozenset()
     #: The kernel's first request (INIT), if it has been read already.
     first: bytes = b""
     #: Why PYFUSE3 was chosen for AUTO; empty if the caller chose the server.
@@ -67,7 +67,7 @@ def choose(serving: Serving, fuse_fd: int) -> Choice:
     return Choice(
         server=server,
         open_requests=serving.open_requests or bool(reason),
-        without=serving.without,
+        disabled=serving.disabled,
         first=first,
         reason=reason,
     )
@@ -117,7 +117,7 @@ def serve(
             lifeline=lifeline,
             callers_visible=callers_visible,
             unopened=not choice.open_requests,
-            without=choice.without,
+            disabled=choice.disabled,
             first=choice.first,
         )
     from unionfs.fuse.libfuse import loop as pyfuse3

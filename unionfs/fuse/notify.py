@@ -55,7 +55,7 @@ class KernelNotifier:
         """
         self._inode_table = inode_table
         self._connection = connection
-        inode_table.on_touched = self.have_asked_again
+        inode_table.on_attributes_invalid = self.invalidate_attributes
         self._limit = LIMIT
         self._batch = max(1, LIMIT // 8)
         #: Size of the table at which the next batch is sent. If the kernel uses all inodes, this avoids a batch for each new one.
@@ -63,8 +63,8 @@ class KernelNotifier:
         self._supported = True
         #: Batches that the thread has yet to send. The thread may be slower than the table grows. The numbers are chosen
         #: when the table grows, because :meth:`check` may not be called again after the last growth.
-        self._unsaid: deque[Sequence[Ino]] = deque()
-        self._speaking = False
+        self._unsent: deque[Sequence[Ino]] = deque()
+        self._sending = False
         self._lock = Lock()
 
     def check(self) -> None:
@@ -81,27 +81,27 @@ class KernelNotifier:
             return
         self._due = size + self._batch
         with self._lock:
-            count = size - self._limit + self._batch - sum(map(len, self._unsaid))
+            count = size - self._limit + self._batch - sum(map(len, self._unsent))
             numbers = self._inode_table.oldest(max(0, count))
             for start in range(0, len(numbers), _PER_MESSAGE):
-                self._unsaid.append(numbers[start : start + _PER_MESSAGE])
-            if self._speaking or not self._unsaid:
+                self._unsent.append(numbers[start : start + _PER_MESSAGE])
+            if self._sending or not self._unsent:
                 return
-            self._speaking = True
-        self._speak()
+            self._sending = True
+        self._start_sending()
 
-    def _speak(self) -> None:
+    def _start_sending(self) -> None:
         connection = self._duplicate()
         if connection is not None:
             try:
-                Thread(target=self._prune, args=(connection,), name="forgetting", daemon=True).start()
+                Thread(target=self._prune, args=(connection,), name="prune-inodes", daemon=True).start()
             except RuntimeError:  # the limit of threads is reached; requests are answered all the same
                 os.close(connection)
             else:
                 return
         with self._lock:
-            self._unsaid.clear()
-            self._speaking = False
+            self._unsent.clear()
+            self._sending = False
 
     def _duplicate(self) -> int | None:
         """Return a duplicate of the connection's descriptor for a thread, which may outlive the caller's; None if there is
@@ -114,7 +114,7 @@ class KernelNotifier:
         except OSError:  # the limit of descriptors is reached
             return None
 
-    def have_asked_again(self, numbers: Sequence[Ino]) -> None:
+    def invalidate_attributes(self, numbers: Sequence[Ino]) -> None:
         """Invalidate the attributes of *numbers* in the kernel's cache, and return when the kernel has done so.
 
         It has to be done before the current request is answered: after open(2), a client reads up to the cached size.
@@ -126,29 +126,31 @@ class KernelNotifier:
         connection = self._duplicate()
         if connection is None:
             return
-        telling = Thread(target=_invalidate, args=(connection, numbers), name="invalidating", daemon=True)
+        thread = Thread(
+            target=_invalidate, args=(connection, numbers), name="invalidate-attributes", daemon=True
+        )
         try:
-            telling.start()
+            thread.start()
         except RuntimeError:  # the limit of threads is reached; requests are answered all the same
             os.close(connection)
             return
-        telling.join(_LONG)
+        thread.join(_LONG)
 
     def _prune(self, connection: int) -> None:
         try:
             while True:
                 with self._lock:
-                    if not self._unsaid:
-                        self._speaking = False
+                    if not self._unsent:
+                        self._sending = False
                         return
-                    numbers = self._unsaid.popleft()
+                    numbers = self._unsent.popleft()
                 os.write(connection, _message(numbers))
         except OSError as error:
             # EINVAL or ENOSYS: the kernel does not support the notification. Any other error means that the mount has ended.
             self._supported = self._supported and error.errno not in (errno.EINVAL, errno.ENOSYS)
             with self._lock:
-                self._unsaid.clear()
-                self._speaking = False
+                self._unsent.clear()
+                self._sending = False
         finally:
             os.close(connection)
 

@@ -109,7 +109,7 @@ class FileInode(_InodeState):
 class DirectoryInode(_InodeState):
     """A directory, merged from directories of several layers."""
 
-    __slots__ = ("children", "listed", "name", "parent", "parts", "positions")
+    __slots__ = ("children", "listed", "name", "offsets", "parent", "parts")
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class DirectoryInode(_InodeState):
         self.children: dict[bytes, FileInode | DirectoryInode] = {}
         #: The names and their offsets, shared by all readers, once the directory has been listed; and its attributes at that
         #: time.
-        self.positions: DirectoryOffsets | None = None
+        self.offsets: DirectoryOffsets | None = None
         self.listed: os.stat_result | None = None
 
     @property

@@ -36,9 +36,9 @@ class InodeTable:
         self.layers = layers
         self.index = index
         #: Called with the attributes of each nameless object of the writable layer that the table drops.
-        self.on_gone: Callable[[os.stat_result], None] | None = None
+        self.on_nameless_dropped: Callable[[os.stat_result], None] | None = None
         #: Called with the numbers of all inodes when attributes that replies contained may be wrong.
-        self.on_touched: Callable[[list[Ino]], None] | None = None
+        self.on_attributes_invalid: Callable[[list[Ino]], None] | None = None
         self.numbers = InodeNumbers()
         for layer in reversed(layers):
             self.numbers.announce(layer.device)
@@ -341,7 +341,7 @@ class InodeTable:
                 if parent is not None:
                     del parent.children[inode.name]
                 else:
-                    self._let_go(inode)
+                    self._release_object(inode)
                 del self._by_ino[inode.ino]
                 inode = parent
             else:
@@ -353,7 +353,7 @@ class InodeTable:
         del self._by_ino[inode.ino]
         if self._renumbered.get(inode.identity) is inode:
             del self._renumbered[inode.identity]
-        self._let_go(inode)
+        self._release_object(inode)
         names, inode.names = inode.names, []
         for directory, name in names:
             if directory.children.get(name) is inode:
@@ -368,12 +368,12 @@ class InodeTable:
             if info is not None:
                 yield info
 
-    def _let_go(self, inode: Inode) -> None:
+    def _release_object(self, inode: Inode) -> None:
         """Close the descriptor that keeps the object of *inode*, if it has no name."""
-        if self.on_gone is not None:
+        if self.on_nameless_dropped is not None:
             info = _nameless(inode)
             if info is not None:
-                self.on_gone(info)
+                self.on_nameless_dropped(info)
         if isinstance(inode, DirectoryInode):
             inode.parts[0].close()  # a removed directory was pinned
         elif isinstance(inode.ref, DescriptorRef):
@@ -384,8 +384,8 @@ class InodeTable:
         for inode in self._by_ino.values():
             inode.touch()
             inode.xattrs = None
-        if self.on_touched is not None:
-            self.on_touched(list(self._by_ino))
+        if self.on_attributes_invalid is not None:
+            self.on_attributes_invalid(list(self._by_ino))
 
     def oldest(self, count: int) -> list[Ino]:
         """Return up to *count* of the inodes that have been in the table for longest, and move them to its end.

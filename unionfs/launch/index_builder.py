@@ -17,7 +17,7 @@ PATIENCE = 3.0
 _LOWEST = 19
 
 
-class Building:
+class IndexBuilder:
     """The process that builds missing indexes, if any is missing. The server creates it, and calls `finish` after serving."""
 
     def __init__(self, source: StackSource, confine: Callable[[], None] = lambda: None) -> None:

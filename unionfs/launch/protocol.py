@@ -99,12 +99,12 @@ class Ready:
     times: Mapping[str, int]
 
     @classmethod
-    def parse(cls, said: str) -> Ready | None:
-        """Return the content of a "ready " message, None if *said* is not a valid one."""
+    def parse(cls, text: str) -> Ready | None:
+        """Return the content of a "ready " message, None if *text* is not a valid one."""
         try:
             import json
 
-            message = json.loads(said.removeprefix("ready "))
+            message = json.loads(text.removeprefix("ready "))
             times = {str(name): int(at) for name, at in message["times"].items()}
             return cls(str(message["server"]), str(message["reason"]), times)
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -42,7 +42,7 @@ def _serve(channel: socket.socket) -> int:
     from unionfs.assemble import open_stack, with_process_facts
     from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
-    from unionfs.launch.index_builder import Building
+    from unionfs.launch.index_builder import IndexBuilder
     from unionfs.launch.request import receive
     from unionfs.options import Server
 
@@ -72,32 +72,32 @@ def _serve(channel: socket.socket) -> int:
 
     # Fork before the seccomp filter forbids it. Other sandboxes trust the indexes, so only this child, which serves no
     # requests, may write them.
-    building = Building(stack, lambda: confine(stack.index_fd))
+    index_builder = IndexBuilder(stack, lambda: confine(stack.index_fd))
     confine(stack.upper_fd, stack.work_fd)
     fs = open_stack(stack)
-    fs.tell_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
+    fs.report_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
     machine = os.stat("/")
     fs.report_closed_directories(
         lambda path: _send_at_once(channel, f"closed: /{path.decode(errors='surrogateescape')}"),
         host_root=(machine.st_dev, machine.st_ino),
     )
 
-    def tell() -> None:
+    def report_ready() -> None:
         times["ready"] = time.monotonic_ns()
-        told = {"server": choice.server.value, "reason": choice.reason, "times": times}
-        _report_ready(channel, json.dumps(told))
+        message = {"server": choice.server.value, "reason": choice.reason, "times": times}
+        _report_ready(channel, json.dumps(message))
 
     try:
         return serve(
             choice,
             fs,
             request.fuse_fd,
-            on_ready=tell,
+            on_ready=report_ready,
             lifeline=channel.fileno(),
             callers_visible=False,  # process 1 of the sandbox made the mount, in another pid namespace
         )
     finally:
-        building.finish()
+        index_builder.finish()
 
 
 def _send_at_once(channel: socket.socket, text: str) -> None:
@@ -108,8 +108,8 @@ def _send_at_once(channel: socket.socket, text: str) -> None:
         pass
 
 
-def _report_ready(channel: socket.socket, told: str) -> None:
+def _report_ready(channel: socket.socket, message: str) -> None:
     try:
-        channel.send(f"ready {told}".encode())
+        channel.send(f"ready {message}".encode())
     except OSError:
         pass  # the launcher is gone: its end of the socket is closed, which ends the server

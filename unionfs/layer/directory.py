@@ -109,9 +109,9 @@ class LayerDir:
 
     __slots__ = (
         "__weakref__",
+        "_children",
         "_entries",
         "_fd",
-        "_kids",
         "_opaque",
         "_redirect",
         "_xwhiteouts",
@@ -137,7 +137,7 @@ class LayerDir:
         self._redirect: bytes | None = None
         self._xwhiteouts = False
         #: None until a subdirectory is used, because most directories have none.
-        self._kids: WeakValueDictionary[bytes, LayerDir] | None = None
+        self._children: WeakValueDictionary[bytes, LayerDir] | None = None
 
     # -- descriptors -------------------------------------------------------------------------------
 
@@ -421,13 +421,13 @@ class LayerDir:
 
     def child(self, name: bytes) -> LayerDir:
         """Return the directory *name*: the same object as long as a reference to it exists."""
-        kids = self._kids
-        if kids is None:
-            kids = self._kids = WeakValueDictionary()
-        kid = kids.get(name)
-        if kid is None:
-            kid = kids[name] = LayerDir(self.layer, self, name)
-        return kid
+        children = self._children
+        if children is None:
+            children = self._children = WeakValueDictionary()
+        child = children.get(name)
+        if child is None:
+            child = children[name] = LayerDir(self.layer, self, name)
+        return child
 
     # -- the Ref of the directory itself -----------------------------------------------------------
 
@@ -460,8 +460,8 @@ class LayerDir:
                 self._entries.pop(name, None)
             else:
                 self._entries[name] = mark
-        if mark is not Mark.DIRECTORY and self._kids is not None:
-            self._kids.pop(name, None)
+        if mark is not Mark.DIRECTORY and self._children is not None:
+            self._children.pop(name, None)
 
     def note_new(self, *, opaque: bool) -> None:
         """Record that this directory has just been created: it is empty, and nothing needs to be read."""
@@ -477,13 +477,13 @@ class LayerDir:
 
     def note_moved(self, parent: LayerDir, name: bytes) -> None:
         """Record that this directory is now *name* of *parent*. The directories below it move along."""
-        kids = self.parent._kids if self.parent is not None else None
-        if kids is not None and kids.get(self.name) is self:
-            del kids[self.name]
+        children = self.parent._children if self.parent is not None else None
+        if children is not None and children.get(self.name) is self:
+            del children[self.name]
         self.parent, self.name = parent, name
-        if parent._kids is None:
-            parent._kids = WeakValueDictionary()
-        parent._kids[name] = self
+        if parent._children is None:
+            parent._children = WeakValueDictionary()
+        parent._children[name] = self
 
 
 #: A reference to one object on disk.

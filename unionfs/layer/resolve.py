@@ -100,7 +100,7 @@ def resolve(views: Sequence[V], name: bytes) -> Resolved[V] | None:
         return None
     if top[1] is Mark.OTHER:
         return Resolved(is_dir=False, sources=(top[0],))
-    layers, skeleton = _apart(views)
+    layers, skeleton = _split_skeleton(views)
     found: list[int] = []
     below: tuple[tuple[V, bytes], ...] = ()
     for index in range(top[0], len(layers)):
@@ -135,7 +135,7 @@ def roots(views: Sequence[V]) -> list[V]:
     """Return those of the root directories *views*, top first, that form the root of the union: down to the first that hides
     the layers below it, and the skeleton.
     """
-    layers, skeleton = _apart(views)
+    layers, skeleton = _split_skeleton(views)
     shown: list[V] = []
     for position, view in enumerate(layers):
         shown.append(view)
@@ -144,7 +144,7 @@ def roots(views: Sequence[V]) -> list[V]:
     return shown if skeleton is None else [*shown, skeleton]
 
 
-def _apart(views: Sequence[V]) -> tuple[Sequence[V], V | None]:
+def _split_skeleton(views: Sequence[V]) -> tuple[Sequence[V], V | None]:
     """Split *views* into the ordinary layers and the skeleton, if there is one."""
     if views and views[-1].skeleton:
         return views[:-1], views[-1]

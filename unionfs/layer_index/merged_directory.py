@@ -90,12 +90,12 @@ class Stack:
         """Stop using the index: from now on the layers are read."""
         if self.trusted:
             self.trusted = False
-            for tell in self.on_distrust:
-                tell()
+            for callback in self.on_distrust:
+                callback()
 
-    def compare(self, info: os.stat_result, said: _Content | None) -> None:
-        """Stop using the index if *info* differs from *said*, the content in the index; None: the index has no content."""
-        if said is not None and said != _content(info):
+    def compare(self, info: os.stat_result, indexed: _Content | None) -> None:
+        """Stop using the index if *info* differs from *indexed*, the content in the index; None: the index has no content."""
+        if indexed is not None and indexed != _content(info):
             self.distrust()
 
 
@@ -347,17 +347,17 @@ class MergedDirectory(LayerDir):
 
     def child(self, name: bytes) -> LayerDir:
         """Return the directory *name*: the same object as long as a reference to it exists."""
-        kids = self._kids
-        if kids is None:
-            kids = self._kids = WeakValueDictionary()
-        kid = kids.get(name)
-        if kid is None:
+        children = self._children
+        if children is None:
+            children = self._children = WeakValueDictionary()
+        child = children.get(name)
+        if child is None:
             listing = self.listing()
             row = listing.rows.get(name)
             if row is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            kid = kids[name] = MergedDirectory(self._stack, self, name, listing, row)
-        return kid
+            child = children[name] = MergedDirectory(self._stack, self, name, listing, row)
+        return child
 
     def entry(self, name: bytes) -> PathRef:
         """Return a reference to *name*, a non-directory."""

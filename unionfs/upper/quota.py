@@ -64,7 +64,7 @@ class Quota:
         self.nameless: Nameless = tuple
         #: Called once for each limit that caused a refusal: "size" or "inodes".
         self.on_full: Callable[[str], None] | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.recount()
 
     # -- questions ---------------------------------------------------------------------------------
@@ -79,12 +79,12 @@ class Quota:
             if self._freed or time.monotonic() >= self._stale_at:
                 self.recount()
             if not self._fits(size, objects):
-                self._tell("inodes" if self._fits(size, 0) else "size")
+                self._report_full("inodes" if self._fits(size, 0) else "size")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _tell(self, bound: str) -> None:
-        if self.on_full is not None and bound not in self._told:
-            self._told.add(bound)
+    def _report_full(self, bound: str) -> None:
+        if self.on_full is not None and bound not in self._reported:
+            self._reported.add(bound)
             self.on_full(bound)
 
     def _fits(self, size: int, objects: int) -> bool:
@@ -171,7 +171,7 @@ class Quota:
             True  # the attribute may have fitted into an existing page; the next count corrects this
         )
 
-    def gone(self, info: os.stat_result) -> None:
+    def nameless_dropped(self, info: os.stat_result) -> None:
         """Count the end of an object that has no names."""
         self.bytes = max(0, self.bytes - info.st_blocks * _BLOCK)
         self.objects = max(0, self.objects - 1)

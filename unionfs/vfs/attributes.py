@@ -1,4 +1,4 @@
-"""Attributes: what the mount shows of an inode, and what SETATTR changes."""
+"""Read and change the attributes of inodes (GETATTR, SETATTR)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 class Change(NamedTuple):
-    """What setattr is to change; None leaves a value alone. Times in nanoseconds since the epoch, size in
-    bytes.
+    """The changes that a SETATTR requests; None keeps the value.
+
+    Times are in nanoseconds since the epoch, the size in bytes.
     """
 
     mode: int | None = None
@@ -30,14 +31,14 @@ class Change(NamedTuple):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
-    #: The size is that of open(2) with O_TRUNC, which sets the time of an empty file, too.
+    #: The size is changed by open(2) with O_TRUNC, which sets the modification time even if the file is empty already.
     opening: bool = False
-    #: The change of the size clears set-id bits: the caller has no CAP_FSETID, or it is not known whether it has.
+    #: The change of the size clears set-id bits, because the caller has no CAP_FSETID or the kernel does not report it.
     kill_suidgid: bool = True
 
 
 class Attributes(NamedTuple):
-    """What the mount shows of an inode."""
+    """The attributes of an inode as the mount shows them."""
 
     ino: Ino
     mode: int
@@ -64,7 +65,7 @@ class FileAttributes:
         self._writable = fs.writable
 
     def of(self, inode: Inode) -> Attributes:
-        """Return what the mount shows of *inode*."""
+        """Return the attributes of *inode* as the mount shows them."""
         info = self.info(inode)
         uid, gid, mode = self._ownership.visible(info, inode.layer)
         size, blocks, rdev = info.st_size, info.st_blocks, info.st_rdev
@@ -85,8 +86,7 @@ class FileAttributes:
 
     def _links(self, inode: Inode, info: os.stat_result) -> int:
         if isinstance(inode, DirectoryInode):
-            # As kernel OverlayFS: a merged directory has 1, which find(1) and fts(3) take for "unknown"
-            # (Corrections 12).
+            # As in kernel OverlayFS, a merged directory has a link count of 1, which means "unknown" to find(1) and fts(3).
             return 0 if inode.removed else 1 if inode.merged or self._fs.static_nlink else info.st_nlink
         if self._writable is None:
             return info.st_nlink
@@ -94,13 +94,16 @@ class FileAttributes:
             return info.st_nlink - 1 + self._writable.index.lower_names(inode.ino)
         if inode.layer.writable:
             return info.st_nlink
-        # The lower file keeps its names; those deleted in the union are counted apart.
+        # The lower file keeps all its names. The link index counts those that were deleted in the union.
         if info.st_nlink > 1 and inode.names:
             return max(1, info.st_nlink - self._writable.index.lost_names(inode.ino))
         return 1 if inode.names else 0
 
     def change(self, ino: int, change: Change, handle_number: int | None) -> Inode:
-        """Apply *change*: owner before mode, as a change of owner clears set-id bits; size first; times last."""
+        """Apply *change* to the inode *ino*: size, owner, mode, times, in this order.
+
+        The owner comes before the mode, because chown(2) clears set-id bits.
+        """
         inode, mode = self._inode_table.inode(ino), change.mode
         if isinstance(inode, DirectoryInode):
             if change.size is not None:
@@ -139,7 +142,7 @@ class FileAttributes:
         inode.touch()
         if isinstance(inode, FileInode):
             inode.privileged = None
-            if inode.xattrs:  # none of this gives a file its first one
+            if inode.xattrs:  # no change adds the first attribute to a file
                 inode.xattrs = None
         return inode
 
@@ -165,9 +168,9 @@ class FileAttributes:
             if changes:
                 self._fs.files.resize(
                     fd, size
-                )  # sets the modification time, also of a copy that was made empty
+                )  # sets the modification time, also of a copy that was created empty
             else:
-                os.truncate(b"/proc/self/fd/%d" % fd, size)  # leaves it alone
+                os.truncate(b"/proc/self/fd/%d" % fd, size)  # keeps the modification time
         finally:
             os.close(fd)
 

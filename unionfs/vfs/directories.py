@@ -1,4 +1,4 @@
-"""Directory streams: what a directory lists, and its way to disk."""
+"""List and sync directories (OPENDIR, READDIR, FSYNCDIR)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Directories:
         """Open a directory stream and return the number of its handle.
 
         Raises:
-            OSError: EACCES where a layer's directory may not be read.
+            OSError: EACCES if the server may not read a layer's directory.
         """
         inode = self._inode_table.directory(ino)
         if not inode.removed:
@@ -36,30 +36,30 @@ class Directories:
         return self._handles.add_directory(inode)
 
     def entries(self, number: int, start: int) -> Iterator[tuple[bytes, Inode, int]]:
-        """Return the entries of the stream *number* as :meth:`entries_of` does; EBADF where no such stream is open."""
+        """Return the entries of the stream *number* as :meth:`entries_of` does; EBADF if no such stream is open."""
         return self._entries_from(self._handles.directory(number), start)
 
     def entries_of(self, ino: int, start: int) -> Iterator[tuple[bytes, Inode, int]]:
         """Yield name, inode and next offset of the entries of the directory *ino* from *start* on, ``.`` and ``..`` first.
 
-        A read from offset 0 lists the directory anew if it has changed. An entry that has gone since is left out. All
-        streams of a directory share one list, which belongs to the inode: a stream costs no memory by entry. Offsets stay
-        valid for as long as the kernel knows the directory (inode/directory_offsets.py), which it does while a stream is open.
+        A read from offset 0 lists the directory again if it has changed. Entries that were removed since are left out. All
+        streams of a directory share one list, which belongs to the inode, so a stream needs no memory for the entries.
+        Offsets stay valid as long as the inode is in the table, hence while a stream is open (inode/directory_offsets.py).
 
         Raises:
-            OSError: EACCES where a layer's directory may not be read.
+            OSError: EACCES if the server may not read a layer's directory.
         """
         return self._entries_from(self._inode_table.directory(ino), start)
 
     def _entries_from(self, inode: DirectoryInode, start: int) -> Iterator[tuple[bytes, Inode, int]]:
-        positions = inode.positions
-        if positions is None:
-            positions = inode.positions = DirectoryOffsets()
+        offsets = inode.offsets
+        if offsets is None:
+            offsets = inode.offsets = DirectoryOffsets()
             inode.listed = None
         if start <= 0 and (inode.info is None or inode.info is not inode.listed):
-            positions.update(() if inode.removed else self._inode_table.listing(inode))
+            offsets.update(() if inode.removed else self._inode_table.listing(inode))
             inode.listed = self._fs.attributes.info(inode)
-        return self._entries(inode, start, positions.since(max(0, start - 2)))
+        return self._entries(inode, start, offsets.since(max(0, start - 2)))
 
     def _entries(
         self, inode: DirectoryInode, start: int, numbered: Iterable[tuple[bytes, int]]
@@ -69,7 +69,7 @@ class Directories:
         if start <= 1:
             yield b"..", inode.parent or inode, 2
         for name, number in numbered:
-            self._fs.trim()  # nothing is in use between two, and a reply may hold many
+            self._fs.trim()  # no descriptor is in use between two entries, and a reply may contain many
             try:
                 child = self._inode_table.lookup(inode, name)
             except FileNotFoundError:
@@ -77,11 +77,11 @@ class Directories:
             yield name, child, number + 3
 
     def fsync(self, number: int) -> None:
-        """Bring a directory of the upper layer to disk."""
+        """Sync the upper part of the directory with the open stream *number*."""
         self.sync(self._handles.directory(number))
 
     def sync(self, inode: DirectoryInode) -> None:
-        """Bring what the upper layer has of *inode* to disk."""
+        """Sync the upper part of *inode*."""
         fd = self.descriptor_to_sync(inode)
         if fd is not None:
             try:
@@ -90,7 +90,7 @@ class Directories:
                 os.close(fd)
 
     def descriptor_to_sync(self, inode: DirectoryInode) -> int | None:
-        """Return a new descriptor of what is to be synced for *inode*; None where that is nothing."""
+        """Return a new descriptor of the upper part of *inode*; None if nothing needs to be synced."""
         upper = inode.upper
         if upper is None or self._fs.volatile:
             return None

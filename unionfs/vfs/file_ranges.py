@@ -40,7 +40,7 @@ class RangeChange:
     The descriptors are those of the handles. After :meth:`detach` they are duplicates, which :meth:`run` closes.
     """
 
-    __slots__ = ("_blocks", "_detached", "_error", "_fds", "_fs", "_node", "_reserved", "length")
+    __slots__ = ("_blocks", "_detached", "_error", "_fds", "_fs", "_inode", "_reserved", "length")
 
     def __init__(
         self, fs: UnionFs, target: FileHandle, fds: tuple[int, ...], length: int, growth: int = 0
@@ -48,7 +48,7 @@ class RangeChange:
         """Prepare a change of *length* bytes of *target*, whose descriptor is the last of *fds*. *growth* of them have no
         blocks yet.
         """
-        self._fs, self._node = fs, target.inode
+        self._fs, self._inode = fs, target.inode
         self._fds, self._detached = fds, False
         self.length = length
         self._error: OSError | None = None
@@ -95,7 +95,7 @@ class RangeChange:
         Raises:
             OSError: the error of :meth:`run`.
         """
-        self._node.touch()
+        self._inode.touch()
         if self._fs.quota is not None:
             self._fs.quota.reserved -= self._reserved
             self._fs.quota.changed(*self._blocks)

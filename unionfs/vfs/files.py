@@ -1,4 +1,4 @@
-"""Contents of files: open, create, read, write, sync."""
+"""Open, create, read, write and sync files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.vfs.filesystem import UnionFs
 
-#: Flags of open(2) that the kernel handles itself or that positions replace: never passed on to the file below.
+#: Flags of open(2) that are not passed on to the underlying file: the kernel handles them, or each request has an offset.
 _NOT_PASSED = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_APPEND | os.O_DIRECT | os.O_TRUNC | os.O_NOFOLLOW
 
 
@@ -33,20 +33,20 @@ class Files:
         self._inode_table = fs.inode_table
         self._handles = fs.handles
         self._quota = fs.quota
-        #: Whether the file system below gives new files no attributes of its own accord, such as the label of a
-        #: security module; None until one has been made.
-        self._bare: bool | None = None
+        #: Whether the underlying file system creates files without extended attributes, such as the label of a security
+        #: module; None until a file has been created.
+        self._new_files_have_no_xattrs: bool | None = None
 
     def mode_when_emptied(self, inode: FileInode, kill_suidgid: bool) -> int | None:
-        """Return the mode of a copy of *inode* that is made empty; None for the original's without set-id bits."""
+        """Return the mode of an empty copy of *inode*; None: the mode of the original without set-id bits."""
         if kill_suidgid or inode.layer.writable:
             return None
         return self._fs.ownership.for_copy(self._fs.attributes.info(inode), inode.layer)[2]
 
     def open(self, ino: int, flags: int, *, kill_suidgid: bool = True) -> int:
-        """Open a file; returns the number of the handle. Opening for writing, or with O_TRUNC, copies up.
+        """Open a file, and return the number of the handle. Opening for writing or with O_TRUNC copies the file up.
 
-        *kill_suidgid*: O_TRUNC clears set-id bits, as the caller has no CAP_FSETID.
+        *kill_suidgid*: O_TRUNC clears set-id bits, because the caller has no CAP_FSETID.
         """
         inode = self.regular_file(ino)
         writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
@@ -68,13 +68,13 @@ class Files:
                     os.close(fd)
                 raise
             if emptied:
-                inode.privileged = inode.xattrs = None  # it has been made without capabilities
+                inode.privileged = inode.xattrs = None  # the copy was created without capabilities
         if kept:
             fd = kept[0]
         elif inode.is_mount_point and not inode.layer.writable:
             fd = os.memfd_create("unionfs-mount-point")
         else:
-            # What is written never goes to a layer below, whatever a copy says of its contents.
+            # Never open a lower file for writing, even if the contents of a metadata copy are there.
             source = inode.ref if writing else inode.contents
             truncates = bool(flags & os.O_TRUNC) and not emptied
             blocks = source.stat().st_blocks if truncates and self._quota is not None else 0
@@ -86,8 +86,9 @@ class Files:
         return self._handles.add_file(FileHandle(inode, fd, passed))
 
     def open_late(self, ino: int, flags: int) -> int:
-        """Open a file as :meth:`open` does, for somebody who may have opened it before its mode forbade that: a
-        server that may not pass by modes lends itself the owner's for a moment.
+        """Open a file as :meth:`open` does, for a client that may have opened it before a chmod(2) forbade that.
+
+        A server without CAP_DAC_OVERRIDE temporarily grants itself owner read and write.
         """
         try:
             return self.open(ino, flags)
@@ -104,8 +105,8 @@ class Files:
                 inode.touch()
 
     def regular_file(self, ino: int) -> FileInode:
-        # The kernel deals with FIFOs, sockets and devices itself. To open one here could wait for another process, or
-        # do what the device does when it is opened.
+        # The kernel handles FIFOs, sockets and devices itself. Opening one here could block, or have an effect on the
+        # device.
         inode = self._inode_table.file(ino)
         if not stat.S_ISREG(inode.kind):
             raise OSError(errno.EINVAL, "not a regular file")
@@ -114,14 +115,14 @@ class Files:
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, owner: tuple[int, int]
     ) -> tuple[int, FileInode]:
-        """Make a file and open it; returns the number of the handle and the inode."""
+        """Create a file and open it. Return the number of the handle and the inode."""
         passed = flags & ~_NOT_PASSED
         directory = self._inode_table.directory(parent)
         inode, fd = self._fs.names.create(directory, name, mode, passed, owner)
         number = self._handles.add_file(FileHandle(inode, fd, passed))
-        if self._bare is None:
-            self._bare = not listed_xattrs(inode) and not inode.layer.policy.override_stat
-        if self._bare and not self._fs.xattrs.has_default_acl(directory):
+        if self._new_files_have_no_xattrs is None:
+            self._new_files_have_no_xattrs = not listed_xattrs(inode) and not inode.layer.policy.override_stat
+        if self._new_files_have_no_xattrs and not self._fs.xattrs.has_default_acl(directory):
             inode.xattrs = NO_XATTRS
             inode.privileged = bool(mode & (stat.S_ISUID | stat.S_ISGID))
         return number, inode
@@ -129,7 +130,7 @@ class Files:
     def create_unnamed(
         self, parent: DirectoryInode, mode: int, flags: int, owner: tuple[int, int]
     ) -> tuple[int, FileInode]:
-        """Make a file without a name (O_TMPFILE) and open it; returns the number of the handle and the inode."""
+        """Create a file without a name (O_TMPFILE) and open it. Return the number of the handle and the inode."""
         return create_unnamed(self._fs, parent, mode, flags & ~(_NOT_PASSED | os.O_TMPFILE), owner)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
@@ -137,16 +138,16 @@ class Files:
         return os.pread(self.readable(number).fd, size, offset)
 
     def readable(self, number: int) -> FileHandle:
-        """Return the handle of that number, which is about to be read."""
+        """Return the handle *number*, from which the caller is about to read."""
         handle = self._handles.file(number)
         if handle.inode.layer.writable:
-            handle.inode.touch()  # the access time; that of an immutable layer is not shown to change
+            handle.inode.touch()  # the read changes the access time; for a lower layer, the change is not shown
         return handle
 
     def write(self, number: int, offset: int, data: bytes | memoryview, *, kill_suidgid: bool = True) -> int:
-        """Write *data* at *offset*; returns how much of it was written, all unless space ran out in between.
+        """Write *data* at *offset*, and return the number of bytes written. It is less than all only if space runs out.
 
-        *kill_suidgid*: this clears set-id bits, as the caller has no CAP_FSETID.
+        *kill_suidgid*: the write clears set-id bits, because the caller has no CAP_FSETID.
         """
         handle = self._handles.file(number)
         inode = handle.inode
@@ -180,15 +181,16 @@ class Files:
             os.ftruncate(fd, size)
 
     def fsync(self, number: int, *, data_only: bool) -> None:
-        """Bring the contents, and unless *data_only* the attributes, to disk. A volatile mount promises
-        nothing and does nothing.
-        """
+        """Sync the contents and, unless *data_only*, the attributes. A volatile mount does nothing."""
         handle = self._handles.file(number)
         if not self._fs.volatile:
             (os.fdatasync if data_only else os.fsync)(handle.fd)
 
     def copy_in_background(self) -> BackgroundCopies | None:
-        """Have large files copied before the copy-up that needs them, by whoever calls this; None if nothing is copied."""
+        """Let a copy-up of a large file raise CopyPending, and return the copies that the caller then has to run.
+
+        None if the mount is read-only.
+        """
         if self._fs.writable is None:
             return None
         background = self._fs.writable.copy_up.background = BackgroundCopies(

@@ -1,12 +1,12 @@
-"""The facade of the file system, in terms of inode numbers. Raises OSError; imports neither pyfuse3 nor trio.
+"""The facade of the file system. Its methods take inode numbers and raise OSError. It imports neither pyfuse3 nor trio.
 
-    attributes     what the mount shows of an inode; SETATTR
-    names          lookup is the inode table's; MKDIR, LINK, UNLINK, RENAME and their like
-    files          OPEN, CREATE, READ, WRITE, FSYNC; ranges of open files are in file_ranges
+    attributes     GETATTR, SETATTR
+    names          MKNOD, CREATE, MKDIR, LINK, UNLINK, RENAME (the inode table does LOOKUP)
+    files          OPEN, CREATE, READ, WRITE, FSYNC (file_ranges: FALLOCATE, LSEEK, COPY_FILE_RANGE)
     directories    OPENDIR, READDIR, FSYNCDIR
     xattrs         GETXATTR, SETXATTR, LISTXATTR, REMOVEXATTR
 
-A FUSE front end calls these and nothing below them. Every method is atomic to every other: none waits for another request.
+A FUSE front end calls these parts and the inode table only. Methods are atomic: none waits for another request.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 
 class UnionFs:
-    """One union, mounted or not: its inodes, its open files, and its writable parts. `assemble` creates it; close it."""
+    """One union, mounted or not. It owns the inodes, the open files and the writable parts.
+
+    `unionfs.assemble` creates it, and the server closes it.
+    """
 
     def __init__(
         self,
@@ -51,23 +54,23 @@ class UnionFs:
         acls: bool = False,
         layer_indexes: Store | None = None,
     ) -> None:
-        """Join the parts; without *writable* the file system is read-only.
+        """Combine the parts. Without *writable*, the file system is read-only.
 
         Args:
             inode_table: the inodes.
             ownership: how owners are shown.
-            writable: what a writable mount has besides.
+            writable: the additional parts of a writable mount.
             volatile: nothing is ever synced.
             static_nlink: every directory has a link count of 1.
-            acls: POSIX access control lists are shown and can be set; who asks honours them.
-            layer_indexes: what the indexes of layers come from, to be closed with them.
+            acls: POSIX access control lists are shown and can be set; the front end makes the kernel check them.
+            layer_indexes: the store of the layer indexes; closed with the file system.
         """
         self.inode_table = inode_table
         self.handles = HandleTable()
         self.writable = writable
         self.quota = writable.quota if writable is not None else None
         self.ownership = ownership
-        #: Whether nothing is ever synced.
+        #: Nothing is ever synced.
         self.volatile = volatile
         self.static_nlink = static_nlink
         self.acls = acls
@@ -79,18 +82,19 @@ class UnionFs:
 
     @property
     def names(self) -> Names:
-        """The changes of names; EROFS where there is no writable layer."""
+        """The operations that change names; EROFS if there is no writable layer."""
         return self.parts().names
 
     def parts(self) -> WritableParts:
-        """Return what a writable mount has; EROFS where this is none."""
+        """Return the parts of a writable mount; EROFS if this mount is read-only."""
         if self.writable is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return self.writable
 
     def trim(self) -> None:
-        """Let go of what no reply has told the kernel of, and of descriptors over the limit; do what of a copy-up could
-        wait. Called between requests.
+        """Drop inodes that no reply contained, close descriptors over the limit, and finish deferred work of a copy-up.
+
+        The front end calls it between requests.
         """
         if self.writable is not None:
             self.writable.copy_up.finish()
@@ -98,14 +102,16 @@ class UnionFs:
         self.inode_table.layers[0].fds.trim()
 
     def prepare_copies(self) -> None:
-        """Begin each copy-up before it is needed, where copies come in a row: for whoever calls :meth:`trim` when a request
-        has been answered, and :meth:`make_room` before one that there was no room for is tried again.
+        """After each copy-up, preallocate a file for the next one.
+
+        The caller calls :meth:`trim` after each reply. If a request fails with ENOSPC, it calls :meth:`make_room` before it
+        repeats the request.
         """
         if self.writable is not None:
             self.writable.copy_up.prepare_next()
 
     def make_room(self) -> None:
-        """Take no room in the writable layer, where there is none, but for what is in it."""
+        """Release the space that is preallocated in the writable layer, because the layer is full."""
         if self.writable is not None:
             self.writable.copy_up.make_room()
 
@@ -127,7 +133,7 @@ class UnionFs:
             self._layer_indexes.close()
 
     def statfs(self) -> FileSystemFigures:
-        """Return the figures of the file system below the top layer, within the bounds of the layer's own."""
+        """Return statvfs(3) of the file system that has the top layer, reduced to the limits of the quota."""
         info = os.fstatvfs(self.inode_table.root.parts[0].fd())
         found = FileSystemFigures(
             f_bsize=info.f_bsize,
@@ -142,15 +148,16 @@ class UnionFs:
         )
         return found if self.quota is None else self.quota.within(found)
 
-    def tell_when_full(self, tell: Callable[[str], None]) -> None:
-        """Have *tell* called once for each bound of the writable layer that is reached: "size" or "inodes"."""
+    def report_when_full(self, report: Callable[[str], None]) -> None:
+        """Call *report* once for each limit of the writable layer that is reached, with "size" or "inodes"."""
         if self.quota is not None:
-            self.quota.on_full = tell
+            self.quota.on_full = report
 
     def report_closed_directories(self, report: Callable[[bytes], None], *, host_root: Identity) -> None:
-        """Call *report* with the path of each directory of a layer that a request needs and the server may not search, once.
+        """Call *report* once for each directory of a layer that a request needs but the server may not search, with its path.
 
-        *host_root* is the root of this machine. Its directories as a layer are closed to the user as they are outside.
+        *host_root* is the root directory of this machine. As a layer, it is exempt: the user cannot search its
+        directories outside of the mount, either.
         """
         for part in self.inode_table.root.parts:
             info = os.fstat(part.fd())
@@ -160,7 +167,7 @@ class UnionFs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritableParts:
-    """What a writable mount has and a read-only one has not."""
+    """The parts that only a writable mount has."""
 
     upper: Upper
     index: LinkIndex

@@ -44,8 +44,8 @@ def kill_privileges(fs: UnionFs, inode: FileInode, *, kill_suidgid: bool) -> Non
     if cleared != mode:
         fs.writable.permissions.chmod(inode.ref, cleared)
         # The reply to WRITE does not contain the mode, and execve(2) uses the one in the kernel's cache.
-        if fs.inode_table.on_touched is not None:
-            fs.inode_table.on_touched([inode.ino])
+        if fs.inode_table.on_attributes_invalid is not None:
+            fs.inode_table.on_attributes_invalid([inode.ino])
     if CAPABILITY in fs.xattrs.list(inode.ino):
         name = stored_name(CAPABILITY, override=inode.layer.policy.override_stat)
         os.removexattr(inode.ref.proc_path(), name, follow_symlinks=follows(inode.ref))

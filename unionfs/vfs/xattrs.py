@@ -1,4 +1,4 @@
-"""Extended attributes of the union: those of the file below, without the marks of union file systems."""
+"""Extended attributes of the union: those of the underlying object, without the marks of union file systems."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Xattrs:
         return names
 
     def has_default_acl(self, inode: DirectoryInode) -> bool:
-        """Tell whether what is made in *inode* gets its permissions from a list rather than from the umask."""
+        """Return whether *inode* has a default ACL, which replaces the umask for new objects in the directory."""
         return self._fs.acls and acl.DEFAULT in self._names(inode)
 
     def list(self, ino: int) -> list[str]:
@@ -51,7 +51,7 @@ class Xattrs:
         return sorted(self._names(self._inode_table.inode(ino)))
 
     def get(self, ino: int, name: str) -> bytes:
-        """Return an extended attribute; ENODATA where there is none, asked from memory."""
+        """Return an extended attribute; ENODATA, without a system call, if the cached names do not contain it."""
         self._refuse_acl(name)
         inode = self._inode_table.inode(ino)
         if name not in self._names(inode):
@@ -61,7 +61,7 @@ class Xattrs:
         return acl.mapped(value) if name in _ACLS else value
 
     def set(self, ino: int, name: str, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute; those of union file systems are kept apart from our own (formats/xattrs.py).
+        """Set an extended attribute. A name that is also a mark of a union file system is stored under another (formats/xattrs.py).
 
         *flags*: XATTR_CREATE or XATTR_REPLACE of setxattr(2).
         """
@@ -85,7 +85,7 @@ class Xattrs:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), name)
 
     def remove(self, ino: int, name: str) -> None:
-        """Remove an extended attribute; ENODATA where there is none, before anything is copied up."""
+        """Remove an extended attribute; ENODATA, without a copy-up, if there is none."""
         if name not in self._names(self._inode_table.inode(ino)):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         inode = self._for_change(ino)
@@ -104,7 +104,7 @@ class Xattrs:
 
 
 def listed_xattrs(inode: Inode) -> list[str]:
-    """Return the names of all extended attributes of the object below *inode*."""
+    """Return the names of all extended attributes of the underlying object of *inode*."""
     path, follow = inode.ref.proc_path(), follows(inode.ref)
     try:
         return os.listxattr(path, follow_symlinks=follow)

@@ -205,11 +205,11 @@ class Histories(ComparedUnion):
         path = self._existing(at)
 
         def ours() -> None:
-            node = self.union.inode(path)
-            mode = self.union.fs.attributes.of(node).mode
+            inode = self.union.inode(path)
+            mode = self.union.fs.attributes.of(inode).mode
             if not stat.S_ISDIR(mode):  # the kernel asks for the bits to go (notify_change)
                 self._clear_set_id(path, mode)
-            self.union.fs.attributes.change(node.ino, Change(uid=uid), None)
+            self.union.fs.attributes.change(inode.ino, Change(uid=uid), None)
 
         self.both(
             f"chown {path} {uid}", ours, lambda: os.chown(self.plain + path, uid, -1, follow_symlinks=False)
@@ -323,7 +323,7 @@ class Histories(ComparedUnion):
         number, fd = self._handles[at % len(self._handles)]
 
         def ours() -> tuple[int, ...]:
-            shown = self.union.fs.attributes.of(self.union.fs.handles.file(number).node)
+            shown = self.union.fs.attributes.of(self.union.fs.handles.file(number).inode)
             return shown.mode, shown.size, shown.nlink, shown.uid
 
         def theirs() -> tuple[int, ...]:
@@ -378,8 +378,8 @@ class Histories(ComparedUnion):
         """
         self._generations += 1
         for path in self.walk()[1]:
-            node = self.union.file(path)
-            if node.indexed or node.ref.stat().st_nlink > 1:
+            inode = self.union.file(path)
+            if inode.indexed or inode.ref.stat().st_nlink > 1:
                 for old, new in ((path, f"{path}~"), (f"{path}~", path)):
                     self.union.rename(old, new)
                     os.rename(self.plain + old, self.plain + new)

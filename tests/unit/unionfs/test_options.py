@@ -14,7 +14,7 @@ from unionfs.cli import main
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.layer.ownership import IdPolicy, IdRange
-from unionfs.options import DECLARED, Declared, Server, Serving, Trick, parse_options, split_escaped
+from unionfs.options import DECLARED, Declared, Optimization, Server, Serving, parse_options, split_escaped
 
 
 def test_lower_directories_are_kept_in_the_order_given_top_first() -> None:
@@ -182,9 +182,9 @@ def test_a_way_of_serving_that_there_is_not_is_refused(text: str, said: str) -> 
 
 
 def test_what_the_server_is_to_do_without_is_named() -> None:
-    assert parse_options(["lowerdir=/a"]).serving.without == frozenset()
+    assert parse_options(["lowerdir=/a"]).serving.disabled == frozenset()
     options = parse_options(["lowerdir=/a,without=spin:negative"])
-    assert options.serving.without == {Trick.SPIN, Trick.NEGATIVE}
+    assert options.serving.disabled == {Optimization.SPIN, Optimization.NEGATIVE}
 
 
 @pytest.mark.parametrize(

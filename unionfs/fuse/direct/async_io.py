@@ -37,7 +37,7 @@ _REMOTE = frozenset((0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x0
 LOOKS = 100
 
 #: Sends the reply to the request with that number; callable from any thread.
-Say = Callable[[int, bytes | memoryview | int], None]
+Send = Callable[[int, bytes | memoryview | int], None]
 
 
 class PendingRead:
@@ -64,14 +64,14 @@ class AsyncIo:
     The loop of the mount creates and closes it.
     """
 
-    def __init__(self, fs: UnionFs, say: Say, wake: Callable[[], None], *, looks: int = 0) -> None:
-        """Send replies with *say*, and call *wake* to wake the server when parked requests can be handled again.
+    def __init__(self, fs: UnionFs, send: Send, wake: Callable[[], None], *, looks: int = 0) -> None:
+        """Send replies with *send*, and call *wake* to wake the server when parked requests can be handled again.
 
         *looks*: how many times the server polls for data that is not in the page cache, if it calls :meth:`look`.
         """
         self._worker_pool = WorkerPool()
         self._background = fs.files.copy_in_background()
-        self._say = say
+        self._send = send
         self._wake = wake
         self._parked: dict[Ino, list[bytes]] = {}
         #: Calls to run in the server's own thread after a thread has finished; each returns requests to handle again.
@@ -164,7 +164,7 @@ class AsyncIo:
     def _end(self, coming: PendingRead, reply: memoryview | int) -> None:
         self.coming.remove(coming)
         os.close(coming.fd)
-        self._say(coming.unique, reply)
+        self._send(coming.unique, reply)
 
     def _wait_for(self, coming: PendingRead) -> None:
         """Hand the read to a thread."""
@@ -175,7 +175,7 @@ class AsyncIo:
         except OSError as error:
             reply = -(error.errno or errno.EIO)
         if reply is not None:
-            self._say(unique, reply)
+            self._send(unique, reply)
 
     def sync(self, fd: int, unique: int, *, data_only: bool) -> bytes | None:
         """Sync the descriptor *fd*, which is taken over; None if a thread sends the reply to *unique*."""
@@ -203,7 +203,7 @@ class AsyncIo:
             finally:
                 # Reply after any exception: without a reply, the client hangs until the server ends.
                 os.close(fd)
-                self._say(unique, reply)
+                self._send(unique, reply)
 
         if self._do(work):
             return None
@@ -258,7 +258,7 @@ class AsyncIo:
             except OSError as error:
                 reply = -(error.errno or errno.EIO)
             finally:
-                self._say(unique, reply)
+                self._send(unique, reply)
             return ()
 
         def act() -> None:

@@ -69,7 +69,7 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, drop_sgid
 from unionfs.inode.birth_times import birth_time_ns
 from unionfs.inode.inode import Inode
-from unionfs.options import Trick
+from unionfs.options import Optimization
 from unionfs.vfs.attributes import Change
 from unionfs.vfs.filesystem import UnionFs
 
@@ -77,12 +77,12 @@ log = Complaints(__name__)
 
 #: The INIT flag of each optimization that depends on one.
 _AGREED = {
-    Trick.SYMLINKS: Init.CACHE_SYMLINKS,
-    Trick.KILLPRIV: Init.HANDLE_KILLPRIV_V2,
-    Trick.READDIRPLUS: Init.DO_READDIRPLUS,
+    Optimization.SYMLINKS: Init.CACHE_SYMLINKS,
+    Optimization.KILLPRIV: Init.HANDLE_KILLPRIV_V2,
+    Optimization.READDIRPLUS: Init.DO_READDIRPLUS,
 }
 #: The attributes in a READDIRPLUS entry that has none: only the name is reported.
-_UNTOLD = bytes(ENTRY_OUT.size)
+_NO_ATTRIBUTES = bytes(ENTRY_OUT.size)
 #: The changes in a SETATTR mask; its other bits describe the caller.
 _CHANGES = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE
@@ -108,7 +108,7 @@ class Handlers(FileHandlers):
         connection: int | None = None,
         callers_visible: bool = True,
         unopened: bool = False,
-        without: frozenset[Trick] = frozenset(),
+        disabled: frozenset[Optimization] = frozenset(),
     ) -> None:
         """Serve *fs*.
 
@@ -118,17 +118,17 @@ class Handlers(FileHandlers):
             connection: the /dev/fuse of the mount, for notifications; None if there is none.
             callers_visible: process ids in requests belong to this process's own pid namespace.
             unopened: do without OPEN and OPENDIR if the kernel supports that.
-            without: optimizations to leave out.
+            disabled: optimizations to leave out.
         """
-        super().__init__(fs, view, without)
+        super().__init__(fs, view, disabled)
         self._wants_unopened = unopened
-        self._left_out = Init(0)
-        for trick, flags in _AGREED.items():
-            if trick in without:
-                self._left_out |= flags
+        self._disabled_flags = Init(0)
+        for optimization, flags in _AGREED.items():
+            if optimization in disabled:
+                self._disabled_flags |= flags
         #: Reply that there is no such name, which the kernel caches: an entry with inode number 0 (struct fuse_entry_out).
         self._no_entry: Reply = ENTRY_OUT.pack(0, 0, self._validity, *(0,) * 19)
-        if Trick.NEGATIVE in without:
+        if Optimization.NEGATIVE in disabled:
             self._no_entry = -errno.ENOENT
         self._extended_setxattr = False
         self._notifier = KernelNotifier(fs.inode_table, connection)
@@ -158,8 +158,8 @@ class Handlers(FileHandlers):
             return handler(ino, end)
         except OSError as error:
             return errno_of(error)
-        except CopyPending as not_yet:
-            return self._park(opcode, not_yet, end)
+        except CopyPending as pending:
+            return self._park(opcode, pending, end)
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
             return -errno.EIO
@@ -169,11 +169,11 @@ class Handlers(FileHandlers):
         self.fs.trim()
         self._notifier.check()
 
-    def _park(self, opcode: int, not_yet: CopyPending, end: int) -> Reply:
+    def _park(self, opcode: int, pending: CopyPending, end: int) -> Reply:
         assert self.async_io is not None
         self._counts[opcode] -= 1
         try:
-            self.async_io.park(not_yet, bytes(self._view[:end]))
+            self.async_io.park(pending, bytes(self._view[:end]))
         except OSError as error:
             return errno_of(error)
         except Exception:
@@ -202,7 +202,7 @@ class Handlers(FileHandlers):
             self._view[BODY:end],
             acls=self.fs.acls,
             unopened=self._wants_unopened,
-            left_out=self._left_out,
+            left_out=self._disabled_flags,
         )
         if agreement.flags is not None:
             self._masks = bool(agreement.flags & Init.DONT_MASK)
@@ -376,13 +376,13 @@ class Handlers(FileHandlers):
     def _setxattr(self, ino: int, end: int) -> Reply:
         extended = self._extended_setxattr
         if extended:
-            size, flags, said, _ = SETXATTR_IN_EXT.unpack_from(self._view, BODY)
+            size, flags, acl_flags, _ = SETXATTR_IN_EXT.unpack_from(self._view, BODY)
         else:
-            (size, flags), said = SETXATTR_IN.unpack_from(self._view, BODY), 0
+            (size, flags), acl_flags = SETXATTR_IN.unpack_from(self._view, BODY), 0
         start = BODY + (SETXATTR_IN_EXT if extended else SETXATTR_IN).size
         name = self._name(start, end - size)
         self.fs.xattrs.set(ino, os.fsdecode(name), bytes(self._view[end - size : end]), flags)
-        if said & SETXATTR_ACL_KILL_SGID:
+        if acl_flags & SETXATTR_ACL_KILL_SGID:
             drop_sgid(self.fs, ino)
         elif not extended and name == ACCESS_ACL:
             _, _, _, _, uid, gid, pid, _, _ = IN_HEADER.unpack_from(self._view)
@@ -456,7 +456,7 @@ class Handlers(FileHandlers):
                 parts.append(entry)
                 inode.lookups += 1
             elif plus:
-                parts.append(_UNTOLD)
+                parts.append(_NO_ATTRIBUTES)
             (mode,) = MODE.unpack_from(entry, MODE_IN_ENTRY)
             length = len(name)
             parts.append(DIRENT.pack(inode.ino, after, length, mode >> _DT_SHIFT))

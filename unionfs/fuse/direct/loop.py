@@ -26,7 +26,7 @@ from unionfs.fuse.direct.async_io import LOOKS, AsyncIo
 from unionfs.fuse.direct.handlers import Handlers
 from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.statistics import figures, report
-from unionfs.options import Trick
+from unionfs.options import Optimization
 from unionfs.vfs.filesystem import UnionFs
 
 log = Complaints(__name__)
@@ -58,7 +58,7 @@ def serve(
     lifeline: int | None = None,
     callers_visible: bool = True,
     unopened: bool = False,
-    without: frozenset[Trick] = frozenset(),
+    disabled: frozenset[Optimization] = frozenset(),
     first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* arrives.
@@ -71,7 +71,7 @@ def serve(
         lifeline: a socket; the server also ends when the other end of the socket is closed.
         callers_visible: process ids in requests belong to this process's own pid namespace.
         unopened: do without OPEN and OPENDIR if the kernel supports that.
-        without: optimizations to leave out, to measure their effect.
+        disabled: optimizations to leave out, to measure their effect.
         first: the kernel's first request, if it has been read already.
 
     Returns:
@@ -92,7 +92,7 @@ def serve(
                 lifeline,
                 callers_visible=callers_visible,
                 unopened=unopened,
-                without=without,
+                disabled=disabled,
             )
             if first:
                 loop.answer(first)
@@ -125,7 +125,7 @@ class _Signals:
         #: One of *ending* has arrived.
         self.ended = False
         #: SIGUSR1, which requests statistics, has arrived.
-        self.asked = False
+        self.statistics_requested = False
         self.fd = self._writer = -1
         self._before: dict[int, object] = {}
         self._wakeup_before = -1
@@ -152,7 +152,7 @@ class _Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
-            self.asked = True
+            self.statistics_requested = True
         else:
             self.ended = True
 
@@ -187,7 +187,7 @@ class _Loop:
         *,
         callers_visible: bool,
         unopened: bool,
-        without: frozenset[Trick],
+        disabled: frozenset[Optimization],
     ) -> None:
         self._fs = fs
         self._fd = fd
@@ -202,13 +202,13 @@ class _Loop:
             connection=fd,
             callers_visible=callers_visible,
             unopened=unopened,
-            without=without,
+            disabled=disabled,
         )
-        self._saying = Lock()
+        self._reply_lock = Lock()
         self._closed = False
-        spins = 0 if len(os.sched_getaffinity(0)) == 1 or Trick.SPIN in without else SPINS
-        if Trick.THREADS not in without:
-            self._requests.async_io = AsyncIo(fs, self._say, signals.wake, looks=LOOKS if spins else 0)
+        spins = 0 if len(os.sched_getaffinity(0)) == 1 or Optimization.SPIN in disabled else SPINS
+        if Optimization.THREADS not in disabled:
+            self._requests.async_io = AsyncIo(fs, self._send_async, signals.wake, looks=LOOKS if spins else 0)
         self._async_io = self._requests.async_io
         #: Requests that failed with ENOSPC, and the number of other requests before they are handled again.
         self._full: list[bytes] = []
@@ -249,8 +249,8 @@ class _Loop:
         full = self._full
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
-            if signals.asked:
-                signals.asked = False
+            if signals.statistics_requested:
+                signals.statistics_requested = False
                 report(figures(self._fs, {**self._requests.requests, **self._figures()}), self._fs)
             if ready:
                 self._resume()
@@ -334,10 +334,10 @@ class _Loop:
         else:
             os.writev(self._fd, (OUT_HEADER.pack(OUT_HEADER.size + len(reply), 0, unique), reply))
 
-    def _say(self, unique: int, reply: bytes | memoryview | int) -> None:
+    def _send_async(self, unique: int, reply: bytes | memoryview | int) -> None:
         """Send a reply that contains no lookups and no handle; callable from any thread."""
         try:
-            with self._saying:
+            with self._reply_lock:
                 if not self._closed:
                     self._put(unique, reply)
         except OSError as error:
@@ -346,7 +346,7 @@ class _Loop:
 
     def close(self) -> None:
         """Close /dev/fuse. Replies of threads are discarded from now on."""
-        with self._saying:
+        with self._reply_lock:
             self._closed = True
             os.close(self._fd)
         if self._async_io is not None:

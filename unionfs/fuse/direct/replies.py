@@ -17,7 +17,7 @@ from unionfs.fuse.protocol import (
 )
 from unionfs.fuse.umask import masked
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
-from unionfs.options import Trick
+from unionfs.options import Optimization
 from unionfs.vfs.filesystem import UnionFs
 
 #: The result of a handler: the body of the reply, a negative errno, or None if no reply is sent now.
@@ -36,16 +36,16 @@ _LAST = (1 << 63) - 1
 class Replies:
     """The state that the handlers of one mount share. The requests are in one buffer, which the loop owns."""
 
-    def __init__(self, fs: UnionFs, view: memoryview, without: frozenset[Trick]) -> None:
-        """Serve *fs*; each request is at the beginning of *view*. *without*: optimizations to leave out."""
+    def __init__(self, fs: UnionFs, view: memoryview, disabled: frozenset[Optimization]) -> None:
+        """Serve *fs*; each request is at the beginning of *view*. *disabled*: optimizations to leave out."""
         self.fs = fs
         self._inode_table = fs.inode_table
         self._view = view
-        self._validity = _SECOND if Trick.VALIDITY in without else FOREVER
+        self._validity = _SECOND if Optimization.VALIDITY in disabled else FOREVER
         self._attr_head = ATTR_OUT_HEAD.pack(self._validity, 0, 0)
-        self._keeps = 0 if Trick.CONTENTS in without else FOPEN_KEEP_CACHE
+        self._keeps = 0 if Optimization.CONTENTS in disabled else FOPEN_KEEP_CACHE
         # There is nothing to do at close(2). After one ENOSYS, the kernel sends no more FLUSH.
-        self._flushed: Reply = b"" if Trick.FLUSH in without else NOT_SERVED
+        self._flushed: Reply = b"" if Optimization.FLUSH in disabled else NOT_SERVED
         self._files: DescriptorsByInode | None = None
         #: The kernel leaves the umask to the server (FUSE_DONT_MASK). It reports callers without CAP_FSETID.
         self._masks = self._reports_fsetid = False

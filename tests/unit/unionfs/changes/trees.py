@@ -74,12 +74,12 @@ def shown_by(union: Union) -> dict[bytes, Facts]:
     pending = [""]
     while pending:
         path = pending.pop()
-        node = union.inode(path)
-        shown = union.fs.attributes.of(node)
+        inode = union.inode(path)
+        shown = union.fs.attributes.of(inode)
         is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
         if is_dir:
             pending += [f"{path}/{name}" for name in union.names(path)]
-        names = union.fs.xattrs.list(node.ino)
+        names = union.fs.xattrs.list(inode.ino)
         found[os.fsencode(path.lstrip("/"))] = Facts(
             mode=shown.mode,
             uid=shown.uid,
@@ -87,9 +87,9 @@ def shown_by(union: Union) -> dict[bytes, Facts]:
             mtime_ns=None if is_dir else shown.mtime_ns,
             size=None if is_dir else shown.size,
             data=zlib.crc32(union.read(path)) if is_file else None,
-            target=union.fs.files.readlink(node.ino) if stat.S_ISLNK(shown.mode) else None,
+            target=union.fs.files.readlink(inode.ino) if stat.S_ISLNK(shown.mode) else None,
             rdev=shown.rdev,
-            xattrs=tuple((name, union.fs.xattrs.get(node.ino, name)) for name in names),
+            xattrs=tuple((name, union.fs.xattrs.get(inode.ino, name)) for name in names),
         )
     union.end_request()  # type: ignore[attr-defined]
     return found

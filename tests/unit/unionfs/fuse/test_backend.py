@@ -116,7 +116,7 @@ def test_a_mount_whose_indexes_cannot_be_begun_is_taken_away(monkeypatch: pytest
     device = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     mounted = SimpleNamespace(fd=device, unmount=lambda: done.append("unmounted"))
     monkeypatch.setattr(mount, "mount", lambda *_: mounted)
-    monkeypatch.setattr(index_builder, "Building", no_memory)
+    monkeypatch.setattr(index_builder, "IndexBuilder", no_memory)
     fs: Any = SimpleNamespace(close=lambda: done.append("closed"))
     source: Any = SimpleNamespace(index_fd=0)
     with pytest.raises(MemoryError):
@@ -130,7 +130,7 @@ def test_a_mount_does_without_an_index_that_cannot_be_begun(monkeypatch: pytest.
 
     source: Any = None
     monkeypatch.setattr(index_builder, "lacks_indexes", full)
-    index_builder.Building(source).finish()
+    index_builder.IndexBuilder(source).finish()
     monkeypatch.setattr(index_builder, "lacks_indexes", lambda _: True)
     monkeypatch.setattr(socket, "socketpair", full)
-    index_builder.Building(source).finish()
+    index_builder.IndexBuilder(source).finish()

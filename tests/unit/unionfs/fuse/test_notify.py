@@ -52,7 +52,7 @@ def connection() -> Iterator[Connection]:
 def ask(asking: KernelNotifier) -> None:
     asking.check()
     for thread in threading.enumerate():
-        if thread.name == "forgetting":
+        if thread.name == "prune-inodes":
             thread.join()
 
 
@@ -176,8 +176,8 @@ def test_what_the_kernel_does_not_answer_is_not_waited_for(
     end, start = os.pipe()
     full = os.fpathconf(start, "PC_PIPE_BUF") * 1000
     monkeypatch.setattr(notify, "_LONG", 0.01)
-    KernelNotifier(union.fs.inode_table, start).have_asked_again(range(full // 40))
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "invalidating"]
+    KernelNotifier(union.fs.inode_table, start).invalidate_attributes(range(full // 40))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "invalidate-attributes"]
     os.close(start)
     while os.read(end, 1 << 20):
         pass
@@ -196,5 +196,5 @@ def test_a_node_that_the_kernel_does_not_know_keeps_the_others_from_nothing(
         return write(fd, message)
 
     monkeypatch.setattr(notify.os, "write", unknown)
-    KernelNotifier(union.fs.inode_table, connection.start).have_asked_again([6, 7, 8])
+    KernelNotifier(union.fs.inode_table, connection.start).invalidate_attributes([6, 7, 8])
     assert [message[3] for message in struct.iter_unpack("=IiQQqq", os.read(connection.end, 1000))] == [6, 8]

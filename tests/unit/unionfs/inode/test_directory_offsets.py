@@ -10,59 +10,59 @@ from unionfs.inode.directory_offsets import DirectoryOffsets
 NAMES = st.lists(st.sampled_from([b"%d" % number for number in range(12)]), unique=True)
 
 
-def listed(positions: DirectoryOffsets, start: int = 0) -> list[bytes]:
-    return [name for name, _ in positions.since(start)]
+def listed(offsets: DirectoryOffsets, start: int = 0) -> list[bytes]:
+    return [name for name, _ in offsets.since(start)]
 
 
 def test_names_are_numbered_in_the_order_in_which_they_came() -> None:
-    positions = DirectoryOffsets()
-    positions.update([b"b", b"a", b"c"])
-    assert list(positions.since(0)) == [(b"b", 0), (b"a", 1), (b"c", 2)]
-    assert listed(positions, 2) == [b"c"]
-    assert listed(positions, 3) == []
+    offsets = DirectoryOffsets()
+    offsets.update([b"b", b"a", b"c"])
+    assert list(offsets.since(0)) == [(b"b", 0), (b"a", 1), (b"c", 2)]
+    assert listed(offsets, 2) == [b"c"]
+    assert listed(offsets, 3) == []
 
 
 def test_a_name_keeps_its_number_while_others_go_and_come() -> None:
-    positions = DirectoryOffsets()
-    positions.update([b"a", b"b", b"c"])
-    positions.update([b"new", b"c", b"a"])
-    assert list(positions.since(0)) == [(b"a", 0), (b"c", 2), (b"new", 3)]
-    assert listed(positions, 1) == [b"c", b"new"]
+    offsets = DirectoryOffsets()
+    offsets.update([b"a", b"b", b"c"])
+    offsets.update([b"new", b"c", b"a"])
+    assert list(offsets.since(0)) == [(b"a", 0), (b"c", 2), (b"new", 3)]
+    assert listed(offsets, 1) == [b"c", b"new"]
 
 
 def test_a_name_that_was_there_before_comes_last() -> None:
-    positions = DirectoryOffsets()
-    positions.update([b"a", b"b"])
-    positions.update([b"b"])
-    positions.update([b"a", b"b"])
-    assert list(positions.since(0)) == [(b"b", 1), (b"a", 2)]
+    offsets = DirectoryOffsets()
+    offsets.update([b"a", b"b"])
+    offsets.update([b"b"])
+    offsets.update([b"a", b"b"])
+    assert list(offsets.since(0)) == [(b"b", 1), (b"a", 2)]
 
 
 def test_an_offset_beyond_all_and_a_directory_without_names_give_nothing() -> None:
-    positions = DirectoryOffsets()
-    assert listed(positions) == listed(positions, (1 << 64) - 3) == []
-    positions.update([b"a"])
-    positions.update([])
-    assert listed(positions) == []
-    positions.update([b"b"])
-    assert list(positions.since(0)) == [(b"b", 1)]
+    offsets = DirectoryOffsets()
+    assert listed(offsets) == listed(offsets, (1 << 64) - 3) == []
+    offsets.update([b"a"])
+    offsets.update([])
+    assert listed(offsets) == []
+    offsets.update([b"b"])
+    assert list(offsets.since(0)) == [(b"b", 1)]
 
 
 @given(st.lists(NAMES, min_size=1), st.data())
 def test_a_reader_sees_what_stays_exactly_once_whatever_changes(
     states: list[list[bytes]], data: st.DataObject
 ) -> None:
-    positions = DirectoryOffsets()
+    offsets = DirectoryOffsets()
     seen: list[bytes] = []
     at = 0
     for names in states:
-        positions.update(names)
-        assert sorted(listed(positions)) == sorted(names)
-        for name, number in positions.since(at):
+        offsets.update(names)
+        assert sorted(listed(offsets)) == sorted(names)
+        for name, number in offsets.since(at):
             if data.draw(st.booleans()):
                 break
             seen.append(name)
             at = number + 1
-    seen += listed(positions, at)
+    seen += listed(offsets, at)
     for name in set.intersection(*(set(names) for names in states)):
         assert seen.count(name) == 1

@@ -314,7 +314,7 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
 def test_each_bound_that_is_reached_is_told_once_before_the_refusal(make_union: MakeUnion) -> None:
     union = make_union(size=100 * KIB, inodes=3)
     told: list[str] = []
-    union.fs.tell_when_full(told.append)
+    union.fs.report_when_full(told.append)
     union.create("a", b"x" * 50 * KIB)
     assert told == []
     handle = union.open("a", os.O_WRONLY)
@@ -331,4 +331,4 @@ def test_each_bound_that_is_reached_is_told_once_before_the_refusal(make_union: 
 
 
 def test_a_layer_without_bounds_has_nothing_to_tell(make_union: MakeUnion) -> None:
-    make_union().fs.tell_when_full(pytest.fail)
+    make_union().fs.report_when_full(pytest.fail)
