@@ -303,7 +303,7 @@ def source_from_options(options: Options, mountpoint: str | None) -> StackSource
                 if not os.access(f"/proc/self/fd/{fd}", access, effective_ids=True):
                     wanted = "written" if access & os.W_OK else "read"
                     raise UnionError(
-                        f"{role} {path} cannot be {wanted} by you: choose another, or change its mode"
+                        f"{role} {path} cannot be {wanted} by this user: use another directory, or change its mode"
                     )
             except OSError as error:
                 raise UnionError(f"{role} {path}: {error.strerror}") from None
@@ -373,7 +373,7 @@ def _refuse_index_dir(path: str, fd: int) -> None:
 
     if not is_safe(fd):
         raise UnionError(
-            f"index_dir {path} can be written by others, who could show you other files: use one of your own, of mode 0700"
+            f"index_dir {path} can be written by other users: use a directory of your own with mode 0700"
         )
 
 
@@ -384,7 +384,7 @@ def _refuse_inside(inner: list[tuple[str, int]], outer: list[tuple[str, int]]) -
         for ancestor in _ancestors(fd):
             if ancestor in homes:
                 relation = "is the same directory as" if ancestor == _identity(fd) else "is inside"
-                raise UnionError(f"{name} {relation} {homes[ancestor]}: choose a directory outside it")
+                raise UnionError(f"{name} {relation} {homes[ancestor]}: use a directory outside it")
 
 
 def _ancestors(fd: int) -> list[Identity]:

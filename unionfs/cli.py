@@ -61,7 +61,7 @@ def _describe() -> dict[str, object]:
         "arguments": [{"names": names, "value": value, "help": text} for names, value, text in arguments],
         "options": [{"usage": one.usage, "help": one.help} for one in DECLARED],
         "example": EXAMPLE,
-        "exit_status": "0, 1 for a failure, 2 for a wrong command line",
+        "exit_status": "0: success; 1: failure; 2: wrong command line",
     }
 
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION,...",
-        help="options of the union and of the mount, listed below; others are named and ignored",
+        help="options of the union and of the mount, listed below; unknown ones are reported and ignored",
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument(
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "arguments",
         nargs="*",
         metavar="[SOURCE] MOUNTPOINT",
-        help="an existing directory outside of all layers, after what mount(8) is to show as its source",
+        help="an existing directory outside of all layers; mount(8) shows SOURCE as the source",
     )
     return parser
 
@@ -228,7 +228,7 @@ def _build_indexes_first(source: StackSource) -> None:
     try:
         build_indexes(source, wait=True)
     except OSError as error:
-        print(f"unionfs: no index of the lower layers: {explain(error)}", file=sys.stderr)
+        print(f"unionfs: cannot build the index of the lower layers: {explain(error)}", file=sys.stderr)
 
 
 def _build_indexes(source: StackSource) -> IndexBuilder | None:

@@ -99,10 +99,12 @@ def _open_device() -> int:
         return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         raise UnionError(
-            f"{_DEVICE} does not exist: load the module as root (modprobe fuse), or pass it in"
+            f"{_DEVICE} does not exist: as root, run `modprobe fuse`; in a container, add the device to it"
         ) from None
     except PermissionError:
-        raise UnionError(f"{_DEVICE} is not open to you: as root, chmod 666 {_DEVICE}") from None
+        raise UnionError(
+            f"{_DEVICE} cannot be opened by this user: as root, run `chmod 666 {_DEVICE}`"
+        ) from None
 
 
 def _mount_directly(mountpoint: str, options: Collection[str]) -> Mounted:
@@ -156,7 +158,7 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
             # execvp(3) also fails with EACCES if it may not search a directory of PATH.
             if any(os.path.exists(os.path.join(part, _HELPER)) for part in os.get_exec_path()):
                 raise UnionError(f"cannot mount on {mountpoint}: {_HELPER}: {error.strerror}") from None
-            raise UnionError(f"{_HELPER} is not installed: as root, apt-get install fuse3") from None
+            raise UnionError(f"{_HELPER} is not installed: as root, run `apt-get install fuse3`") from None
         if done.returncode != 0:
             os.close(_open_device())  # raises an error with a remedy if the device is the cause
             said = done.stderr.decode(errors="replace").strip().removeprefix(f"{_HELPER}: ")

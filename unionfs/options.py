@@ -38,39 +38,51 @@ def _declared(names: str, value: str, text: str, *, of_mount: bool = False) -> D
 
 DECLARED: tuple[Declared, ...] = (
     _declared(
-        "lowerdir", "TOP:...:BOTTOM", "lower layers, top first; required; \\: and \\, are part of a path"
+        "lowerdir",
+        "TOP:...:BOTTOM",
+        "lower layers, top first (required); write \\: and \\, for : and , in a path",
     ),
-    _declared("upperdir", "DIR", "the writable layer; without it the mount is read-only"),
-    _declared("workdir", "DIR", "a directory of its own on the file system of upperdir; required with that"),
-    _declared("size", "BYTES[k|m|g|t]", "most that the writable layer may hold; ENOSPC beyond"),
-    _declared("inodes", "COUNT", "most objects that the writable layer may hold; ENOSPC beyond"),
-    _declared("volatile", "", "sync nothing"),
-    _declared("fsync", "0|1", "0 is volatile"),
+    _declared("upperdir", "DIR", "the writable layer; without it, the mount is read-only"),
     _declared(
-        "whiteouts", "overlay|aufs", "form of deletion marks; by default that of the layer, else what works"
+        "workdir", "DIR", "a separate directory on the file system of upperdir; required with upperdir"
+    ),
+    _declared("size", "BYTES[k|m|g|t]", "limit of the writable layer; writes beyond it fail with ENOSPC"),
+    _declared("inodes", "COUNT", "limit of objects in the writable layer; ENOSPC beyond it"),
+    _declared("volatile", "", "never sync the writable layer"),
+    _declared("fsync", "0|1", "0: the same as volatile"),
+    _declared(
+        "whiteouts",
+        "overlay|aufs",
+        "format of deletion marks; default: that of the layer, or one that works",
     ),
     _declared(
         "redirect_dir",
         "on|follow|off|nofollow",
-        "on: rename lower directories; follow, off: EXDEV; nofollow: read no redirect",
+        "on: rename lower directories; follow, off: EXDEV; nofollow: ignore redirects",
     ),
-    _declared("metacopy", "on|off", "on: a change of metadata copies no contents of files of 16 KiB or more"),
+    _declared(
+        "metacopy", "on|off", "on: changing metadata does not copy the contents of files from 16 KiB on"
+    ),
     _declared("userxattr", "", "write user.overlay.* attributes also as root"),
     _declared(
-        "xattr_permissions", "0|1|2", "1, 2: keep owner, mode and type in user.containers.override_stat"
+        "xattr_permissions", "0|1|2", "1, 2: store owner, mode and type in user.containers.override_stat"
     ),
-    _declared("uidmapping gidmapping", "DISK:SHOWN:COUNT:...", "show ids on disk as others, and back"),
-    _declared("squash_to_root", "", "show root as the owner of everything"),
-    _declared("squash_to_uid squash_to_gid", "ID", "show one user, or group, as the owner of everything"),
+    _declared(
+        "uidmapping gidmapping",
+        "DISK:SHOWN:COUNT:...",
+        "map ids on disk to the ids that the mount shows, and back",
+    ),
+    _declared("squash_to_root", "", "show root as the owner of all objects"),
+    _declared("squash_to_uid squash_to_gid", "ID", "show this user, or group, as the owner of all objects"),
     _declared("squash_unmapped", "", "show root instead of owners that the user namespace does not map"),
     _declared("static_nlink", "", "show the link count of directories as 1"),
-    _declared("noacl", "", "no access control lists"),
-    _declared("index_dir", "DIR", "keep an index of the lower layers in DIR, and use it"),
-    _declared("index_build", "background|first", "make a missing index beside the serving, or before it"),
-    _declared("immutable", "", "lower layers never change: compare nothing with the index; needs index_dir"),
-    _declared("server", "auto|direct|pyfuse3", "which server speaks to the kernel"),
+    _declared("noacl", "", "disable access control lists"),
+    _declared("index_dir", "DIR", "store an index of the lower layers in DIR, and use it"),
+    _declared("index_build", "background|first", "build a missing index while serving (default), or before"),
+    _declared("immutable", "", "lower layers never change: do not check the index; requires index_dir"),
+    _declared("server", "auto|direct|pyfuse3", "the server that answers the kernel's requests"),
     _declared(
-        "open_requests", "on|off", "off: no request for open(2) and opendir(3); not with server=pyfuse3"
+        "open_requests", "on|off", "off: no requests for open(2) and opendir(3); not with server=pyfuse3"
     ),
     _declared("without", "NAME:NAME...", "disable optimizations of the direct server, to measure them"),
     _declared("debug", "", "stay in the foreground"),
@@ -224,22 +236,22 @@ def parse_options(texts: list[str]) -> Options:
             elif not re.fullmatch(_IMPLIED, option):
                 ignored.append(option)
     if "lowerdir" not in values:
-        unknown = f" (unknown: {', '.join(ignored)})" if ignored else ""
-        raise UnionError(f"option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM{unknown}")
+        unknown = f" (unknown options: {', '.join(ignored)})" if ignored else ""
+        raise UnionError(f"option lowerdir is missing: add -o lowerdir=TOP:...:BOTTOM{unknown}")
     if ("upperdir" in values) != ("workdir" in values):
         given, missing = ("upperdir", "workdir") if "upperdir" in values else ("workdir", "upperdir")
-        raise UnionError(f"option {given} needs {missing}, a directory of its own on the same file system")
+        raise UnionError(
+            f"option {given} requires {missing}: add {missing}=DIR, a separate directory on the same file system"
+        )
     for key in ("index_build", "immutable"):
         if (key in values or key in flags) and "index_dir" not in values:
-            raise UnionError(
-                f"option {key} is about the indexes of lower layers: without index_dir there are none"
-            )
+            raise UnionError(f"option {key} requires index_dir: add index_dir=DIR")
     for key in ("size", "inodes"):
         if key in values and "upperdir" not in values:
-            raise UnionError(f"option {key} bounds the upper layer: without upperdir there is none")
+            raise UnionError(f"option {key} requires a writable layer: add upperdir=DIR,workdir=DIR")
     lowerdirs = tuple(filter(None, split_escaped(values["lowerdir"], ":")))
     if not lowerdirs:
-        raise UnionError("option lowerdir names no directory")
+        raise UnionError("option lowerdir contains no directory: use lowerdir=TOP:...:BOTTOM")
 
     def of(key: str, parse: Callable[[str, str], T]) -> T | None:
         return parse(key, values[key]) if key in values else None
@@ -292,12 +304,12 @@ def _serving(values: dict[str, str]) -> Serving:
         server = Server(_choice(*(each.value for each in Server))("server", values["server"]))
     open_requests = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
     if open_requests == "off" and server is Server.PYFUSE3:
-        raise UnionError("option open_requests=off needs server=direct: pyfuse3 cannot do without them")
+        raise UnionError("option open_requests=off does not work with server=pyfuse3: use server=direct")
     disabled_names = _choice_of_several(*(each.value for each in Optimization))(
         "without", values.get("without", "")
     )
     if disabled_names and server is Server.PYFUSE3:
-        raise UnionError("option without is about server=direct: pyfuse3 has its own ways")
+        raise UnionError("option without does not work with server=pyfuse3: use server=direct")
     disabled = frozenset(map(Optimization, disabled_names))
     return Serving(server=server, open_requests=open_requests == "on", disabled=disabled)
 
@@ -319,7 +331,7 @@ def _ids(values: dict[str, str], *, squash: bool) -> IdPolicy:
 def _choice(*known: str) -> Callable[[str, str], str]:
     def parse(key: str, value: str) -> str:
         if value not in known:
-            raise UnionError(f"option {key}={value} is unknown: use one of {', '.join(known)}")
+            raise UnionError(f"option {key}={value} has an unknown value: use one of {', '.join(known)}")
         return value
 
     return parse
@@ -332,21 +344,23 @@ def _choice_of_several(*known: str) -> Callable[[str, str], list[str]]:
 
 def _number(key: str, value: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) <= 15):
-        raise UnionError(f"option {key}={value} is no number")
+        raise UnionError(f"option {key}={value} is not a number: use at most 15 digits")
     return int(value)
 
 
 def _id(key: str, value: str) -> int:
     number = _number(key, value)
     if number > _MAX_ID:
-        raise UnionError(f"option {key}={value} is no user or group id: they end at {_MAX_ID}")
+        raise UnionError(f"option {key}={value} is not a user or group id: use 0 to {_MAX_ID}")
     return number
 
 
 def _bytes(key: str, value: str) -> int:
     match = re.fullmatch(_SIZE, value)
     if match is None:
-        raise UnionError(f"option {key}={value} is no size: use a number of bytes, or one with k, m, g or t")
+        raise UnionError(
+            f"option {key}={value} is not a size: use a number of bytes, or a number with k, m, g or t"
+        )
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
     return min(_at_least_one(key, size), _LARGEST)
 
@@ -357,7 +371,7 @@ def _count(key: str, value: str) -> int:
 
 def _at_least_one(key: str, number: int) -> int:
     if number == 0:
-        raise UnionError(f"option {key}=0: a layer holds at least 1")
+        raise UnionError(f"option {key}=0 is too small: use 1 or more")
     return number
 
 
@@ -366,6 +380,6 @@ def _ranges(key: str, value: str) -> tuple[IdRange, ...]:
     numbers = [_id(key, text) for text in value.split(":") if text]
     if len(numbers) % 3 or (value and not numbers):
         raise UnionError(
-            f"option {key}={value} is no map: use DISK:SHOWN:COUNT, and more such triples after a colon"
+            f"option {key}={value} is not an id map: use DISK:SHOWN:COUNT, or several of them separated by colons"
         )
     return tuple(IdRange(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))

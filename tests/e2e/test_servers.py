@@ -40,11 +40,11 @@ def test_where_the_kernel_is_too_old_for_the_direct_server_the_other_one_serves(
     old = {"PYTHONPATH": str(tmp_path)}
     done = launcher.up(HOST_ROOT, ["true"], options=["--debug"], environ=old)
     said = next(line for line in done.err.splitlines() if "served by" in line)
-    assert said.startswith("+ served by pyfuse3: the kernel speaks FUSE 7.")
+    assert said.startswith("+ served by pyfuse3: the kernel has FUSE 7.")
     assert done.status == 0
     done = launcher.up(HOST_ROOT + 'server = "direct"\n', ["true"], environ=old)
     assert done.status == 125
-    assert "no version of FUSE in common" in done.err
+    assert "FUSE version that the direct server does not support" in done.err
 
 
 @SERVERS

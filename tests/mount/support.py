@@ -156,7 +156,7 @@ class Union:
 
         def usable() -> bool:
             assert self.process is not None
-            if self.process.poll() is not None and "cannot hold overlay whiteouts" in self.log():
+            if self.process.poll() is not None and "does not support overlay whiteouts" in self.log():
                 require("whiteouts")
             assert self.process.poll() is None, f"the server ended: {self.log()}"
             return os.stat(self.path).st_dev != device

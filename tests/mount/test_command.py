@@ -145,7 +145,7 @@ def test_a_flag_without_effect_is_a_warning_and_ignored(stack: str) -> None:
 
 
 def test_a_missing_lowerdir_option_is_an_error_that_names_it(stack: str) -> None:
-    assert refusal("mnt", cwd=stack) == "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM"
+    assert refusal("mnt", cwd=stack) == "option lowerdir is missing: add -o lowerdir=TOP:...:BOTTOM"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_missing_mount_point_is_named(stack: str) -> None:
 
 def test_an_upper_directory_without_a_work_directory_is_refused(stack: str) -> None:
     message = refusal("-o", "lowerdir=lower,upperdir=upper", "mnt", cwd=stack)
-    assert message.startswith("option upperdir needs workdir")
+    assert message.startswith("option upperdir requires workdir")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_directories_inside_each_other_are_refused_with_both_names(
 ) -> None:
     message = refusal("-o", options, "mnt", cwd=stack)
     relation = "is the same directory as" if inner.split()[1] == outer.split()[1] else "is inside"
-    assert message == f"{inner} {relation} {outer}: choose a directory outside it"
+    assert message == f"{inner} {relation} {outer}: use a directory outside it"
 
 
 @pytest.mark.parametrize("mountpoint", ["lower/inner", "lower", "upper/inner"])
@@ -195,7 +195,7 @@ def test_a_mount_point_inside_a_layer_is_refused(stack: str, mountpoint: str) ->
     layer = mountpoint.split("/", maxsplit=1)[0]
     relation = "is the same directory as" if mountpoint == layer else "is inside"
     point = f"mount point {stack}/{mountpoint}"
-    assert message == f"{point} {relation} layer {layer}: choose a directory outside it"
+    assert message == f"{point} {relation} layer {layer}: use a directory outside it"
 
 
 def test_a_mount_point_inside_a_layer_is_found_through_a_symbolic_link(stack: str) -> None:
@@ -229,6 +229,8 @@ def test_a_directory_without_the_permissions_that_it_needs_is_named(stack: str) 
         options = ",".join(f"{key}={path}" for key, path in paths.items())
         done = run_unionfs("-o", options, "mnt", cwd=stack, wrapper=WITHOUT_OVERRIDE)
         assert done.returncode == 1
-        said = f"unionfs: {role} shut cannot be {verb} by you: choose another, or change its mode\n"
+        said = (
+            f"unionfs: {role} shut cannot be {verb} by this user: use another directory, or change its mode\n"
+        )
         assert done.stderr == said
         os.chmod(f"{stack}/shut", 0o700)

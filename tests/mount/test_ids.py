@@ -345,4 +345,4 @@ def test_owners_cannot_be_kept_in_attributes_where_there_are_none(ramfs: str, ba
     union = Union(ramfs, [f"{base}/lower"], options="xattr_permissions=2")
     done = run_unionfs("-f", "-o", union.options, union.path)
     assert done.returncode == 1
-    assert "upperdir cannot keep owners in attributes" in done.stderr
+    assert "upperdir cannot store owners: its file system has no user.* attributes" in done.stderr

@@ -75,7 +75,7 @@ def test_an_unusable_directory_for_indexes_is_refused(base: str, indexes: str, p
     where, said = {
         "missing": (f"{base}/nowhere", "No such file"),
         "inside a layer": (f"{base}/lower/inside", "is inside layer"),
-        "open to others": (indexes, "can be written by others"),
+        "open to others": (indexes, "can be written by other users"),
     }[problem]
     os.chmod(indexes, 0o777)
     done = run_unionfs("-f", "-o", f"lowerdir={base}/lower,index_dir={where}", f"{base}/mnt")

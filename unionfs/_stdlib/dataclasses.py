@@ -67,7 +67,7 @@ class _Field:
 
 def _dataclass(*, frozen: bool = False, slots: bool = False, kw_only: bool = False) -> Callable[[type], type]:
     if not slots:
-        raise TypeError("a record has slots: @dataclass(slots=True)")
+        raise TypeError("the decorator requires slots: use @dataclass(slots=True)")
     return lambda cls: _made(cls, frozen=frozen, kw_only=kw_only)
 
 
@@ -166,7 +166,7 @@ def _initialiser(
             if name in values:
                 put(self, values[name])
             elif name not in without:
-                raise TypeError(f"{title} misses the argument {name!r}")
+                raise TypeError(f"{title} is missing the argument {name!r}")
         if after:
             self.__post_init__()
 

@@ -193,7 +193,7 @@ class CopyUp:
             if inode.xattrs is None and inode.ref.known_no_xattrs:
                 inode.xattrs = frozenset()
             if is_null_device(info):
-                raise OSError(errno.EPERM, "the copy of a character device 0:0 would be a whiteout")
+                raise OSError(errno.EPERM, "a copy of a character device 0:0 would be a whiteout")
             if inode.names:
                 self._upper.refuse_reserved(inode.names[0][1])
             if background is not None and contents is Contents.COPY and regular:
@@ -260,7 +260,7 @@ class CopyUp:
                 pass  # an empty file needs no descriptor
         info = source.stat()
         if stat.S_IFMT(info.st_mode) != inode.kind:
-            raise OSError(errno.ESTALE, "layer changed while mounted")
+            raise OSError(errno.ESTALE, "the layer changed while mounted")
         return -1, info
 
     def _require_room(self, inode: FileInode, info: os.stat_result, contents: Contents) -> None:
@@ -299,7 +299,7 @@ class CopyUp:
         indexed = inode.indexed
         below = self._index.lower_names(inode.ino) if indexed else 0
         if info.st_nlink + below > 1 + indexed or (inode.names and place is None):
-            raise OSError(errno.EPERM, "an object with several names cannot be made anew")
+            raise OSError(errno.EPERM, "an object with several names cannot be replaced by a copy")
         contents = Contents.COPY if stat.S_ISREG(inode.kind) else Contents.NONE
         with self._workdir.building(COPY_PREFIX) as (tmp_fd, tmp):
             transaction = self._transaction(inode.ref, inode.layer, info, tmp_fd, tmp)
@@ -331,7 +331,7 @@ class CopyUp:
         self.copies += 1
 
     def settle_contents(self, inode: FileInode) -> None:
-        """Complete *inode*, which gets another name, if it is a copy of metadata alone without an absolute redirect.
+        """Complete *inode*, which gets another name, if it is a metadata copy without an absolute redirect.
 
         Our redirects are absolute. The kernel also writes marks that lead to the same name in the layers below.
         """

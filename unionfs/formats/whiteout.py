@@ -82,7 +82,7 @@ def whiteout_name(name: bytes) -> bytes:
     """
     marked = WH_PREFIX + name
     if len(marked) > NAME_MAX:
-        raise ValueError(f"no .wh. form of a name of {len(name)} bytes")
+        raise ValueError(f"a name of {len(name)} bytes is too long for a .wh. name")
     return marked
 
 

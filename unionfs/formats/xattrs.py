@@ -92,5 +92,5 @@ def parse_redirect(value: bytes) -> tuple[bool, tuple[bytes, ...]]:
     names = tuple(value[1:].split(b"/")) if absolute else (value,)
     for name in names:
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise ValueError(f"redirect {value!r} is no path of a layer")
+            raise ValueError(f"redirect {value!r} is not a path in a layer")
     return absolute, names

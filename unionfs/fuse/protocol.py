@@ -252,7 +252,7 @@ def too_old(body: bytes | memoryview) -> str | None:
     major, minor, _, _ = INIT_IN.unpack_from(body)
     if (major, minor) >= (MAJOR, LEAST_MINOR):
         return None
-    return f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{LEAST_MINOR} is the oldest known"
+    return f"the kernel has FUSE {major}.{minor}, but the direct server requires {MAJOR}.{LEAST_MINOR}"
 
 
 def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int = 0) -> Agreement:

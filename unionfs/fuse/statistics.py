@@ -31,4 +31,4 @@ def report(line: str, fs: UnionFs) -> None:
         try:
             fs.writable.upper.workdir.save(b"statistics", line.encode() + b"\n")
         except OSError as error:
-            log.warning("statistics could not be written: %s", error)
+            log.warning("cannot write statistics: %s", error)

@@ -102,7 +102,7 @@ class FileInode(_InodeState):
         if not self.metacopy:
             return self.ref
         if self.data is None:
-            raise OSError(errno.EIO, "the layer below has not the contents of this copy of its metadata")
+            raise OSError(errno.EIO, "no lower layer has the contents of this metadata copy")
         return self.data
 
 

@@ -166,7 +166,7 @@ class InodeTable:
         info = ref.info()
         if stat.S_ISDIR(info.st_mode):
             # Another process replaced a file of a layer by a directory: harmless, but not the object that was listed.
-            raise OSError(errno.ENOENT, "layer changed while mounted", name)
+            raise OSError(errno.ENOENT, "the layer changed while mounted", name)
         layer = ref.layer
         is_mount_point = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         number = ino = self.numbers.number((info.st_dev, info.st_ino))

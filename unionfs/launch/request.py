@@ -42,17 +42,17 @@ def receive(channel: socket.socket) -> Request:
     """
     packet, fds, _, _ = socket.recv_fds(channel, _MAX_PACKET, 1)
     if not packet:
-        raise EOFError("the launcher went away")
+        raise EOFError("the launcher closed the socket")
     try:
         try:
             header = json.loads(packet)
             if header["version"] != VERSION:
                 raise UnionError(
-                    f"launcher speaks version {header['version']}, this server {VERSION}: install both from one release"
+                    f"launcher uses protocol version {header['version']}, this server {VERSION}: install both from one release"
                 )
             count = int(header["descriptors"])
             if not fds:
-                raise ValueError("a packet without the request")
+                raise ValueError("a packet has no request")
             message = json.loads(_read_sealed(fds[0]))
         finally:
             for fd in fds:
@@ -92,11 +92,11 @@ def _receive_descriptors(channel: socket.socket, count: int) -> list[int]:
                 f"only {len(found)} of {count} descriptors arrived: raise the limit on open files"
             )
         if not data:
-            raise EOFError("the launcher went away")
+            raise EOFError("the launcher closed the socket")
         if not fds:
-            raise ValueError("a packet without descriptors")
+            raise ValueError("a packet has no descriptors")
     if len(found) > count:
-        raise ValueError(f"{len(found)} descriptors instead of {count}")
+        raise ValueError(f"got {len(found)} descriptors instead of {count}")
     return found
 
 
@@ -104,7 +104,7 @@ def _optional_count(value: object) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < 0:
-        raise ValueError(f"no count: {value!r}")
+        raise ValueError(f"not a count: {value!r}")
     return value
 
 
@@ -112,19 +112,19 @@ def _optional_program(value: object) -> bytes | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise TypeError(f"no program: {value!r}")
+        raise TypeError(f"not a seccomp program: {value!r}")
     program = binascii.a2b_base64(value, strict_mode=True)
     if not program or len(program) % 8:
-        raise ValueError(f"no program: {len(program)} bytes")
+        raise ValueError(f"not a seccomp program: {len(program)} bytes")
     return program
 
 
 def _serving(server: object, open_requests: object) -> Serving:
     if not isinstance(open_requests, bool):
-        raise TypeError(f"no truth value: {open_requests!r}")
+        raise TypeError(f"not a boolean: {open_requests!r}")
     serving = Serving(server=Server(server), open_requests=open_requests)
     if serving.server is Server.PYFUSE3 and not open_requests:
-        raise ValueError("pyfuse3 cannot do without open requests")
+        raise ValueError("server pyfuse3 requires open_requests")
     return serving
 
 

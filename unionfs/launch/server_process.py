@@ -23,9 +23,9 @@ def serve_launcher(number: int) -> int:
     except (UnionError, OSError) as error:
         reason = explain(error)
     except MemoryError:
-        reason = "there is no memory left"
+        reason = "the server is out of memory"
     except ImportError as error:  # also raised if there is no memory to map a library
-        reason = f"it cannot be loaded: {error}"
+        reason = f"the server cannot be loaded: {error}"
     try:
         channel.send(f"error: {reason}".encode(errors="surrogateescape"))
     except OSError:

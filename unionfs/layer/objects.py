@@ -79,7 +79,7 @@ class PathRef:
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+                raise OSError(errno.ESTALE, "the layer changed while mounted", self.name)
         except OSError:
             os.close(fd)
             raise

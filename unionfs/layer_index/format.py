@@ -147,25 +147,25 @@ class Page:
         """
         at, length, count, sources, names_length, checksum = file.entry(number)
         if at + length > len(file.map):
-            raise DamagedError("a page beyond the end")
+            raise DamagedError("a page is beyond the end of the file")
         blob = file.map[at : at + length]
         kinds_at = count * ROW.size
         sources_at = kinds_at + count
         names_at = sources_at + sources * _SOURCE.size
         targets_at = names_at + names_length
         if targets_at > length or zlib.crc32(blob) != checksum:
-            raise DamagedError("a page that is not whole")
+            raise DamagedError("a page has a wrong checksum or length")
         names = blob[names_at:targets_at]
         split = names.split(b"\0") if count else []
         #: The row numbers by name.
         self.rows = dict(zip(split, range(count), strict=False))
         if len(split) != count or len(self.rows) != count or b"/" in names or (names and not count):
-            raise DamagedError("names that no directory has")
+            raise DamagedError("a page contains invalid names")
         if number and (b"" in self.rows or b"." in self.rows or b".." in self.rows):
-            raise DamagedError("names that no directory has")
+            raise DamagedError("a page contains invalid names")
         self.sources = tuple(map(Source._make, _SOURCE.iter_unpack(blob[sources_at:names_at])))
         if any(source.layer >= file.layers for source in self.sources):
-            raise DamagedError("a layer that is not there")
+            raise DamagedError("a page refers to a layer that does not exist")
         self._kinds = blob[kinds_at:sources_at]
         self._map = file.map
         self._number = number
@@ -202,7 +202,7 @@ class Page:
         """
         number = self.fields(row)[11]
         if number <= self._number:
-            raise DamagedError("a directory inside itself")
+            raise DamagedError("a directory contains itself")
         return number
 
     def target(self, row: int) -> bytes | None:
@@ -216,10 +216,10 @@ class Page:
         fields = self.fields(row)
         start, length = fields[11], fields[13]
         if not length or start + length > self._links_end or length > LONGEST_TARGET:
-            raise DamagedError("a target that is elsewhere")
+            raise DamagedError("the target of a symbolic link is outside of its page")
         target = self._map[self._targets + start : self._targets + start + length]
         if b"\0" in target:
-            raise DamagedError("a target that no link has")
+            raise DamagedError("the target of a symbolic link is invalid")
         return target
 
 
@@ -235,22 +235,22 @@ class LayerIndex:
         self.map = content
         self.layers = layers
         if len(content) < HEADER.size:
-            raise DamagedError("too short")
+            raise DamagedError("the file is too short")
         magic, version, checksum, length, key_length, table_at, pages, refused = HEADER.unpack(
             content[: HEADER.size]
         )
         if magic != MAGIC or version != VERSION or length != len(content) or key_length != len(key):
-            raise DamagedError("of another kind")
+            raise DamagedError("the file has another magic number or version")
         if not HEADER.size + key_length <= table_at <= length or length - table_at != pages * _PAGE.size:
-            raise DamagedError("a table that is elsewhere")
+            raise DamagedError("the table is outside of the file")
         head = HEADER.pack(magic, version, 0, length, key_length, table_at, pages, refused)
         stored = content[HEADER.size : HEADER.size + key_length]
         if zlib.crc32(content[table_at:length], zlib.crc32(stored, zlib.crc32(head))) != checksum:
-            raise DamagedError("not whole")
+            raise DamagedError("the file has a wrong checksum")
         if stored != key:
-            raise DamagedError("about other layers")
+            raise DamagedError("the file describes other layers")
         if not -1 <= refused < layers or (refused < 0 and pages <= ROOT_PAGE):
-            raise DamagedError("without a root")
+            raise DamagedError("the index has no root")
         #: The layer that cannot be indexed, if that is why there is no index; otherwise None.
         self.refused: int | None = None if refused < 0 else refused
         self._table_at = table_at
@@ -263,6 +263,6 @@ class LayerIndex:
             DamagedError: there is no such page.
         """
         if not 0 <= number < self.pages:
-            raise DamagedError("a page that is not there")
+            raise DamagedError("a page number is not in the table")
         start = self._table_at + number * _PAGE.size
         return _PAGE.unpack(self.map[start : start + _PAGE.size])

@@ -83,7 +83,7 @@ class Stack:
         self.on_distrust = list(on_distrust)
         entry = Page(index, 0)
         if list(entry.rows) != [b""] or entry.layer(0) >= len(self.layers):
-            raise DamagedError("without a root")
+            raise DamagedError("the index has no root")
         self.root = MergedDirectory(self, None, b"", _Stored(self, entry, ROOT_PAGE), 0)
 
     def distrust(self) -> None:
@@ -285,7 +285,7 @@ class MergedDirectory(LayerDir):
             number = self._listing.page.page(self._row)
             page = Page(stack.index, number)
             if not page.sources or page.sources[0].layer != self._listing.page.layer(self._row):
-                raise DamagedError("a directory of other layers")
+                raise DamagedError("a page belongs to a directory of other layers")
         except DamagedError:
             stack.distrust()
             return None
@@ -313,7 +313,7 @@ class MergedDirectory(LayerDir):
         for found in scan(self.parent.parts()):
             if found.name == self.name and found.is_dir:
                 return found.parts
-        raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+        raise OSError(errno.ESTALE, "the layer changed while mounted", self.name)
 
     def mark(self, name: bytes) -> Mark | None:
         """Return the mark of *name* in this directory; None if the stack has no such name."""
@@ -460,7 +460,7 @@ class IndexedRef(PathRef):
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.ESTALE, "layer changed while mounted", self.name)
+                raise OSError(errno.ESTALE, "the layer changed while mounted", self.name)
             self.directory._stack.compare(info, self._listing.content(self._row))
         except OSError:
             os.close(fd)

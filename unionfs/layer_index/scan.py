@@ -81,7 +81,7 @@ def scan(parts: Parts) -> Iterator[Found]:
         try:
             names = part[1].names()
         except PermissionError:
-            raise CannotIndexError(part[0], f"{part[1].path()!r} may not be read") from None
+            raise CannotIndexError(part[0], f"{part[1].path()!r} cannot be read") from None
         for name in names:
             having.setdefault(name, []).append(part)
     for name, those in having.items():
@@ -119,17 +119,17 @@ def examine(found: Found) -> tuple[os.stat_result, bool, bytes | None]:
     for _, part in found.parts if found.is_dir else ():
         part.reachable()
         if part.shown_empty:
-            raise refuse("is a mount point, or hidden")
+            raise refuse("is a mount point or hidden")
     info = ref.stat()
     if info.st_dev != directory.layer.device:
         raise refuse("is on another device")
     names = xattr_names(ref)
     for directory_of_layer in (part for _, part in found.parts) if found.is_dir else ():
         if policy_marks(directory_of_layer, names if directory_of_layer is ref else None):
-            raise refuse("was moved there, by a mark")
+            raise refuse("has a redirect")
     metacopy = readable(METACOPY_XATTRS, user_marks=policy.user_marks)
     if policy.metacopy and stat.S_ISREG(info.st_mode) and not names.isdisjoint(metacopy):
-        raise refuse("is a copy of metadata alone")
+        raise refuse("is a metadata copy")
     target = None
     if stat.S_ISLNK(info.st_mode) and isinstance(ref, PathRef):
         target = ref.readlink()

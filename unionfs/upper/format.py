@@ -119,7 +119,9 @@ class LayerFormat:
 
     def _settle_override(self, wanted: bool | None, single_id: bool | None) -> None:
         if wanted and not self.marks:
-            raise UnionError("upperdir cannot keep owners in attributes: its file system has no user.* ones")
+            raise UnionError(
+                "upperdir cannot store owners: its file system has no user.* attributes; use xattr_permissions=0"
+            )
         if wanted is None and self.marks:
             wanted = owns_single_id() if single_id is None else single_id
         if wanted:
@@ -150,7 +152,7 @@ def open_format(
     if trusted and not form.marks:
         if recorded is not None:
             raise UnionError(
-                "upperdir was written by root, whose marks (trusted.overlay.*) this account cannot see: mount it as root"
+                "upperdir has marks of root (trusted.overlay.*), which this user cannot read: mount it as root"
             )
         form.prefix = USER_PREFIX
         form.marks = _works(_try_mark, scratch_fd, form.prefix)
@@ -158,7 +160,7 @@ def open_format(
         if form.marks and _works(_try_whiteouts, scratch_fd, form.prefix):
             form.whiteouts = WhiteoutFormat.OVERLAY
         elif wanted.whiteouts is not None:
-            raise UnionError("upperdir cannot hold overlay whiteouts: use whiteouts=aufs")
+            raise UnionError("upperdir does not support overlay whiteouts: use whiteouts=aufs")
     form.settle(wanted, shared=shared, single_id=single_id)
     return form
 

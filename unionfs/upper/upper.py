@@ -80,7 +80,7 @@ class Upper:
         if b"/" in name or name in _NO_NAMES:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
         if is_reserved_name(name, self.layer.policy):
-            raise OSError(errno.EPERM, "names in .wh. are whiteouts in this layer", name)
+            raise OSError(errno.EPERM, "names that begin with .wh. are whiteouts in this layer", name)
 
     def whiteout(self, directory: LayerDir, name: bytes) -> None:
         """Hide the lower *name* of *directory*, which has nothing of that name here."""
@@ -120,7 +120,7 @@ class Upper:
             too_long = error.errno == errno.ENOSPC and len(redirect) > _ATTRIBUTE_ROOM
             if not too_long and error.errno not in (errno.E2BIG, errno.ERANGE):
                 raise
-            raise OSError(errno.EXDEV, "path too long for a redirect", redirect) from None
+            raise OSError(errno.EXDEV, "the path is too long for a redirect", redirect) from None
         directory.note_redirect(redirect)
 
     def set_metacopy(self, fd: int, redirect: bytes) -> None:

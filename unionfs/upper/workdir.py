@@ -59,7 +59,9 @@ class WorkDirectory:
             OSError: the work directory cannot be written.
         """
         if os.fstat(work_fd).st_dev != layer.device:
-            raise UnionError("upperdir and workdir are on different file systems: put both in one")
+            raise UnionError(
+                "upperdir and workdir are on different file systems: put both on one file system"
+            )
         self._serial = itertools.count()
         #: The temporary name that was renamed into place last.
         self._placed = b""
@@ -271,7 +273,7 @@ def _lock(directory_fd: int, role: str) -> int:
                 continue
             os.close(fd)
             raise UnionError(
-                f"{role} is in use by another mount: unmount that one, or use another upperdir and workdir"
+                f"{role} is in use by another mount: unmount it, or use another upperdir and workdir"
             ) from None
         except OSError:
             pass  # a file system without such locks, as NFS without its lock daemon

@@ -162,7 +162,7 @@ class Union:
         try:
             return open_stack(with_index(source, self.work.parent, indexed=self.indexed))
         except UnionError as error:
-            if "cannot hold overlay whiteouts" in str(error):
+            if "does not support overlay whiteouts" in str(error):
                 require("whiteouts")
             raise
 

@@ -123,35 +123,41 @@ def test_the_format_of_whiteouts_can_be_chosen(form: WhiteoutFormat) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM"),
+        ([], "option lowerdir is missing: add -o lowerdir=TOP:...:BOTTOM"),
         (
             ["lowerdr=a"],
-            "option lowerdir is missing: -o lowerdir=TOP:...:BOTTOM (unknown: lowerdr=a)",
+            "option lowerdir is missing: add -o lowerdir=TOP:...:BOTTOM (unknown options: lowerdr=a)",
         ),
-        (["lowerdir=:"], "option lowerdir names no directory"),
+        (["lowerdir=:"], "option lowerdir contains no directory: use lowerdir=TOP:...:BOTTOM"),
         (["lowerdir="], "option lowerdir needs a value: lowerdir=..."),
         (["lowerdir=/a,upperdir"], "option upperdir needs a value: upperdir=..."),
         (
             ["lowerdir=/a,upperdir=/u"],
-            "option upperdir needs workdir, a directory of its own on the same file system",
+            "option upperdir requires workdir: add workdir=DIR, a separate directory on the same file system",
         ),
         (
             ["lowerdir=/a,workdir=/w"],
-            "option workdir needs upperdir, a directory of its own on the same file system",
+            "option workdir requires upperdir: add upperdir=DIR, a separate directory on the same file system",
         ),
-        (["lowerdir=/a,size=1g"], "option size bounds the upper layer: without upperdir there is none"),
-        (["lowerdir=/a,upperdir=/u,workdir=/w,size=0k"], "option size=0: a layer holds at least 1"),
-        (["lowerdir=/a,upperdir=/u,workdir=/w,inodes=0"], "option inodes=0: a layer holds at least 1"),
-        (["lowerdir=/a,upperdir=/u,workdir=/w,inodes=x"], "option inodes=x is no number"),
+        (["lowerdir=/a,size=1g"], "option size requires a writable layer: add upperdir=DIR,workdir=DIR"),
+        (["lowerdir=/a,upperdir=/u,workdir=/w,size=0k"], "option size=0 is too small: use 1 or more"),
+        (["lowerdir=/a,upperdir=/u,workdir=/w,inodes=0"], "option inodes=0 is too small: use 1 or more"),
+        (
+            ["lowerdir=/a,upperdir=/u,workdir=/w,inodes=x"],
+            "option inodes=x is not a number: use at most 15 digits",
+        ),
         (
             ["lowerdir=/a,uidmapping=::"],
-            "option uidmapping=:: is no map: use DISK:SHOWN:COUNT, and more such triples after a colon",
+            "option uidmapping=:: is not an id map: use DISK:SHOWN:COUNT, or several of them separated by colons",
         ),
         (
             ["lowerdir=/a,squash_to_uid=4294967295"],
-            "option squash_to_uid=4294967295 is no user or group id: they end at 4294967294",
+            "option squash_to_uid=4294967295 is not a user or group id: use 0 to 4294967294",
         ),
-        (["lowerdir=/a,whiteouts=oci"], "option whiteouts=oci is unknown: use one of overlay, aufs"),
+        (
+            ["lowerdir=/a,whiteouts=oci"],
+            "option whiteouts=oci has an unknown value: use one of overlay, aufs",
+        ),
     ],
 )
 def test_what_cannot_be_mounted_is_an_error_that_says_the_remedy(texts: list[str], message: str) -> None:
@@ -173,7 +179,7 @@ def test_the_server_is_chosen_by_the_kernel_unless_one_is_named() -> None:
     [
         ("server=fast", "use one of auto, pyfuse3, direct"),
         ("open_requests=no", "use one of on, off"),
-        ("server=pyfuse3,open_requests=off", "needs server=direct"),
+        ("server=pyfuse3,open_requests=off", "does not work with server=pyfuse3: use server=direct"),
     ],
 )
 def test_a_way_of_serving_that_there_is_not_is_refused(text: str, said: str) -> None:
@@ -190,8 +196,8 @@ def test_what_the_server_is_to_do_without_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("without=magic", "option without=magic is unknown: use one of spin, threads, "),
-        ("server=pyfuse3,without=spin", "pyfuse3 has its own ways"),
+        ("without=magic", "option without=magic has an unknown value: use one of spin, threads, "),
+        ("server=pyfuse3,without=spin", "does not work with server=pyfuse3: use server=direct"),
     ],
 )
 def test_what_the_server_cannot_do_without_is_an_error(text: str, said: str) -> None:
@@ -208,7 +214,7 @@ def test_indexes_of_lower_layers_are_kept_where_they_are_told_to_be() -> None:
 
 @pytest.mark.parametrize("option", ["index_build=first", "immutable"])
 def test_what_is_said_of_indexes_needs_a_place_for_them(option: str) -> None:
-    with pytest.raises(UnionError, match="without index_dir there are none"):
+    with pytest.raises(UnionError, match="requires index_dir: add index_dir=DIR"):
         parse_options([f"lowerdir=/a,{option}"])
 
 

@@ -251,5 +251,5 @@ def test_a_deletion_between_ends_the_way() -> None:
 
 
 def test_a_redirect_that_is_no_path_is_an_error_and_not_an_empty_directory() -> None:
-    with pytest.raises(OSError, match="no path of a layer"):
+    with pytest.raises(OSError, match="not a path in a layer"):
         paths([directory(a=directory(b"/../etc")), directory()], b"a")

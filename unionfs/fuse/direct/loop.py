@@ -102,7 +102,7 @@ def serve(
                 except UnionError:
                     raise
                 except Exception:
-                    log.exception("the serving loop failed; going on")
+                    log.exception("the serving loop failed; it continues")
                 else:
                     return 0
             return 1
@@ -342,7 +342,7 @@ class _Loop:
                     self._put(unique, reply)
         except OSError as error:
             if error.errno not in _NOBODY_WAITS:
-                log.warning("a late reply was not taken: %s", error.strerror)
+                log.warning("the kernel rejected an asynchronous reply: %s", error.strerror)
 
     def close(self) -> None:
         """Close /dev/fuse. Replies of threads are discarded from now on."""
@@ -358,12 +358,14 @@ class _Loop:
         except OSError as error:
             # With any other errno, the kernel rejected the reply, and the client gets an error (fuse_dev_do_write).
             if error.errno not in _NOBODY_WAITS:
-                log.warning("a reply to %s was not taken: %s", opcode, error.strerror)
+                log.warning("the kernel rejected a reply to %s: %s", opcode, error.strerror)
             self._requests.take_back(opcode, reply)
             return
         if opcode == Opcode.INIT:
             if isinstance(reply, int):
-                raise UnionError("the kernel and this server have no version of FUSE in common")
+                raise UnionError(
+                    "the kernel has a FUSE version that the direct server does not support: use server=auto"
+                )
             if self._on_ready is not None:
                 then, self._on_ready = self._on_ready, None
                 then()

@@ -122,7 +122,7 @@ async def _serve_until_unmounted(refused: list[OSError]) -> int:
                 return 1
             if _says_ended(error):
                 return 0
-            log.exception("the serving loop failed; going on")
+            log.exception("the serving loop failed; it continues")
         else:
             return 0
     return 1

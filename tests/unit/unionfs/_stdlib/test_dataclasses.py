@@ -150,7 +150,7 @@ def test_a_frozen_one_takes_no_change_and_has_no_other_attributes() -> None:
     assert late.a == 5
     with pytest.raises(AttributeError):
         late.z = 1
-    with pytest.raises(TypeError, match="has slots"):
+    with pytest.raises(TypeError, match="requires slots"):
         light.dataclass(frozen=True)
 
 

@@ -12,7 +12,7 @@ import sys
 from unionfs._stdlib.logging import Complaints
 if {confined}: sys.meta_path.clear()
 log = Complaints("unionfs.x")
-log.warning("a reply to %s was not taken: %s", 15, "gone")
+log.warning("the kernel rejected a reply to %s: %s", 15, "gone")
 try:
     {{}}["k"]
 except KeyError:
@@ -26,6 +26,6 @@ def test_a_complaint_is_a_line_with_our_name_and_a_failure_is_told(confined: boo
         [sys.executable, "-c", SCRIPT.format(confined=confined)], capture_output=True, text=True, check=True
     )
     lines = done.stderr.splitlines()
-    assert lines[0] == "unionfs: a reply to 15 was not taken: gone"
+    assert lines[0] == "unionfs: the kernel rejected a reply to 15: gone"
     assert lines[1].startswith("unionfs: request read failed")
     assert "KeyError" in lines[-1]

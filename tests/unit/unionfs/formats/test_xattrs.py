@@ -75,5 +75,5 @@ def test_a_redirect_is_a_path_from_the_root_or_a_name_beside() -> None:
     "value", [b"", b"/", b"//", b"/a//b", b"/a/", b"a/b", b"..", b"/..", b"/a/../b", b".", b"/a\0b"]
 )
 def test_a_redirect_that_leads_nowhere_or_elsewhere_is_refused(value: bytes) -> None:
-    with pytest.raises(ValueError, match="no path of a layer"):
+    with pytest.raises(ValueError, match="not a path in a layer"):
         parse_redirect(value)

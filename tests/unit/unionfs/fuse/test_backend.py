@@ -57,7 +57,7 @@ def test_an_older_kernel_is_served_by_pyfuse3_and_the_reason_told(
         server=Server.PYFUSE3,
         open_requests=True,
         first=first,
-        reason=f"the kernel speaks FUSE {version[0]}.{version[1]}; 7.23 is the oldest known",
+        reason=f"the kernel has FUSE {version[0]}.{version[1]}, but the direct server requires 7.23",
     )
 
 

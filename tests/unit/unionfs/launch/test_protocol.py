@@ -118,9 +118,9 @@ def test_a_filter_of_system_calls_may_come_with_it(
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
-        (7, "no program: 7"),
-        ("", "no program: 0 bytes"),
-        ("AAAA", "no program: 3 bytes"),
+        (7, "not a seccomp program: 7"),
+        ("", "not a seccomp program: 0 bytes"),
+        ("AAAA", "not a seccomp program: 3 bytes"),
         ("no base64", "base64"),
     ],
 )
@@ -226,14 +226,16 @@ def test_a_packet_without_descriptors_is_refused_rather_than_waited_out(ends: En
     launcher, server = ends
     send(launcher, message())
     launcher.send(b"x")
-    with pytest.raises(UnionError, match="a packet without descriptors"):
+    with pytest.raises(UnionError, match="a packet has no descriptors"):
         receive(server)
 
 
 def test_another_version_is_refused_before_any_descriptor_is_awaited(ends: Ends) -> None:
     launcher, server = ends
     send(launcher, message(version=VERSION + 1))
-    with pytest.raises(UnionError, match=f"launcher speaks version {VERSION + 1}, this server {VERSION}"):
+    with pytest.raises(
+        UnionError, match=f"launcher uses protocol version {VERSION + 1}, this server {VERSION}"
+    ):
         receive(server)
 
 
@@ -289,14 +291,16 @@ def test_a_launcher_of_another_release_is_told_to_install_both_from_one(ends: En
     """Version 2 had the whole request in the packet."""
     launcher, server = ends
     launcher.send(json.dumps(message(version=2)).encode())
-    with pytest.raises(UnionError, match=f"launcher speaks version 2, this server {VERSION}: install both"):
+    with pytest.raises(
+        UnionError, match=f"launcher uses protocol version 2, this server {VERSION}: install both"
+    ):
         receive(server)
 
 
 def test_a_packet_without_the_request_is_refused(ends: Ends) -> None:
     launcher, server = ends
     launcher.send(json.dumps({"version": VERSION, "descriptors": 0}).encode())
-    with pytest.raises(UnionError, match="a packet without the request"):
+    with pytest.raises(UnionError, match="a packet has no request"):
         receive(server)
 
 

@@ -90,7 +90,7 @@ def test_a_packet_without_descriptors_is_refused(ends: Ends) -> None:
     launcher, server = ends
     send(launcher, 1)
     launcher.send(b"x")
-    with pytest.raises(UnionError, match="a packet without descriptors"):
+    with pytest.raises(UnionError, match="a packet has no descriptors"):
         receive(server)
 
 
@@ -130,10 +130,10 @@ def test_the_launcher_is_told_why_its_request_is_refused() -> None:
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        ("MemoryError", b"error: there is no memory left"),
+        ("MemoryError", b"error: the server is out of memory"),
         (
             "ImportError('libfuse3.so.4: failed to map')",
-            b"error: it cannot be loaded: libfuse3.so.4: failed to map",
+            b"error: the server cannot be loaded: libfuse3.so.4: failed to map",
         ),
     ],
 )
