@@ -1,5 +1,5 @@
-"""The handlers of ``UnionOperations`` over those of the direct server: each call becomes the bytes that the kernel would
-send, and the bytes that come back become what pyfuse3 would be given.
+"""The interface of ``UnionOperations`` over the handlers of the direct server. Each call is encoded as the kernel would
+encode it, and the reply is decoded to the values that pyfuse3 would receive.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from unionfs.fuse.protocol import Opcode
 from unionfs.vfs.filesystem import UnionFs
 
 _U64 = (1 << 64) - 1
-#: What a kernel of today offers.
+#: The INIT flags of a current kernel.
 _OFFERED = 0x7FFFFFFF
 _SIZES = {0: 0, 1: 200, 3: 560, 100: 1 << 16}
 
 
 def header(opcode: int, ino: int, length: int, context: Any) -> bytes:
-    """Return struct fuse_in_header of a request with *length* more bytes, by the *context* of pyfuse3."""
+    """Return struct fuse_in_header of a request with a body of *length* bytes. *context* is a request context of pyfuse3."""
     uid, gid, pid = (context.uid, context.gid, context.pid) if context is not None else (0, 0, 0)
     size = protocol.IN_HEADER.size + length
     return protocol.IN_HEADER.pack(size, opcode, 7, ino & _U64, uid, gid, pid, 0, 0)
 
 
 class DirectClient:
-    """Writes requests to where :class:`Handlers` finds them."""
+    """Writes requests to the buffer of :class:`Handlers`."""
 
     def __init__(
         self, fs: UnionFs, *, unopened: bool = False, offered: int = _OFFERED, minor: int = 45
     ) -> None:
-        """Introduce a kernel that speaks FUSE 7.*minor* and offers *offered* to a server of *fs*."""
+        """Send INIT of a kernel with FUSE 7.*minor* and the flags *offered* to a server of *fs*."""
         self._buffer = bytearray(protocol.BUFFER)
         self.requests = Handlers(fs, memoryview(self._buffer), unopened=unopened)
         init = protocol.INIT_IN.pack(7, minor, 131072, offered) + bytes(48)
         assert isinstance(self.send(Opcode.INIT, 0, init), bytes)
 
     def send(self, opcode: int, ino: int, body: bytes, context: Any = None) -> Reply:
-        """Return what is answered to a request."""
+        """Send a request and return the reply."""
         request = header(opcode, ino, len(body), context) + body
         self._buffer[: len(request)] = request
         reply = self.requests.answer(opcode, ino & _U64, len(request))
@@ -54,7 +54,7 @@ class DirectClient:
         return reply
 
     def ask(self, opcode: int, ino: int, body: bytes, context: Any = None) -> bytes:
-        """Return the answer; FUSEError for an errno, as pyfuse3's handlers say it."""
+        """Send a request and return the reply. Raise FUSEError for an errno, as the handlers of pyfuse3 do."""
         reply = self.send(opcode, ino, body, context)
         if isinstance(reply, int):
             raise FUSEError(-reply)
@@ -62,13 +62,13 @@ class DirectClient:
 
 
 def entry(reply: bytes, at: int = 0) -> Any:
-    """Read struct fuse_entry_out."""
+    """Decode struct fuse_entry_out."""
     fields = protocol.ENTRY_OUT.unpack_from(reply, at)
     return SimpleNamespace(st_ino=fields[0], st_mode=fields[15])
 
 
 def entries(reply: bytes) -> list[tuple[bytes, Any, int]]:
-    """Read an answer to READDIRPLUS: name, entry, next offset."""
+    """Decode a reply to READDIRPLUS: name, entry and next offset."""
     found, at = [], 0
     while at < len(reply):
         start = at + protocol.ENTRY_OUT.size
@@ -81,7 +81,7 @@ def entries(reply: bytes) -> list[tuple[bytes, Any, int]]:
 
 
 class DirectOperations:
-    """What a fuzz calls in the place of ``UnionOperations``."""
+    """A replacement of ``UnionOperations`` for the fuzz test."""
 
     def __init__(self, fs: UnionFs, *, unopened: bool) -> None:
         """Serve *fs*, with or without OPEN."""
@@ -89,7 +89,7 @@ class DirectOperations:
         self._ask = self._client.ask
         self._unopened = unopened
         self._numbers = itertools.count(1000)
-        #: Without OPEN, what our own numbers of handles stand for.
+        #: Without OPEN: the inode number of each handle number of this class.
         self._opened: dict[int, int] = {}
 
     def _handle(self, number: int) -> tuple[int, int]:
@@ -229,7 +229,7 @@ class DirectOperations:
 
     async def release(self, number: int) -> None:
         ino, fh = self._handle(number)
-        if not self._unopened:  # what was not opened is not closed
+        if not self._unopened:  # without OPEN, there is no RELEASE
             self._ask(Opcode.RELEASE, ino, protocol.RELEASE_IN.pack(fh, 0, 0, 0))
         self._opened.pop(number, None)
 

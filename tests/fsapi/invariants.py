@@ -1,4 +1,4 @@
-"""What holds of the tables of a union between any two requests (docs/unionfs/internals.md, "Inodes and lookup counts")."""
+"""Check the invariants of a union's tables between two requests (docs/unionfs/internals.md, "Inodes and lookup counts")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unionfs.vfs.filesystem import UnionFs
 
 
 def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None:
-    """Look at every table of *fs*; *told*: how many lookups the kernel holds of each number."""
+    """Check all tables of *fs*. *told*: the kernel's lookup count of each inode number."""
     tree = fs.inode_table
     fds = tree.layers[0].fds
     assert len(fds) <= fds.capacity
@@ -27,7 +27,7 @@ def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None
             _check_file(fs, inodes, inode)
         if told is not None and ino != ROOT_INO:
             assert inode.lookups == told.get(ino, 0), ino
-            # A node that nobody was told of is there for those below it.
+            # An inode with lookup count 0 is kept for its children only.
             assert inode.lookups or (isinstance(inode, DirectoryInode) and inode.children), ino
     if told is not None:
         assert {ino for ino, count in told.items() if count} <= inodes.keys()
@@ -37,7 +37,7 @@ def check_invariants(fs: UnionFs, told: Mapping[int, int] | None = None) -> None
     for handle in fs.handles._files.values():
         assert handle in handle.inode.handles
         os.fstat(handle.fd)
-    fds.trim()  # what this needed itself
+    fds.trim()  # descriptors that this function opened
 
 
 def _check_directory(inodes: Mapping[int, Inode], inode: DirectoryInode) -> None:

@@ -1,7 +1,7 @@
-"""A server that is confined as the launcher's is opens nothing outside of its layers, whatever it is asked for.
+"""A server that is confined like the launcher's opens nothing outside of its layers, whatever the request.
 
-Landlock then refuses everything below /proc, whatever inodes procfs has at the moment: what would fail only when the kernel
-reclaims memory fails here at once.
+Landlock refuses all opens below /proc in these tests, whichever inodes of procfs exist. So an open that would fail only
+after the kernel reclaimed memory fails here at once.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = 1
-#: A link of procfs to something that is open: followed, not opened.
+#: A link in procfs to an open descriptor: the kernel follows it without opening a file of procfs.
 _OPEN_ALREADY = re.compile(rb"/proc/self/fd/\d+(/.*)?")
 #: "u::rwx,g::r-x,o::r-x" (struct posix_acl_xattr_header, include/uapi/linux/posix_acl_xattr.h).
 _ACCESS_LIST = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", tag, mode, 0xFFFFFFFF) for tag, mode in ((1, 7), (4, 5), (0x20, 5))
 )
-#: Not root, whose set-group-id files are left alone; this account, where it can give nothing away.
+#: Not root, whose set-group-id files keep the bit. Without CAP_CHOWN it is this account.
 _UID, _GID = os.geteuid() or 1000, os.getegid() or 1000
 _CALLER = SimpleNamespace(uid=_UID, gid=_GID, pid=os.getpid(), umask=0)
 _STRANGER = SimpleNamespace(uid=_UID, gid=_GID + 1000, pid=os.getpid(), umask=0)
 
 
 class Opened:
-    """The absolute paths that this process opens or lists, links to open descriptors aside."""
+    """The absolute paths that this process opens or lists, without links to open descriptors."""
 
     def __init__(self) -> None:
         self.paths: list[bytes] = []
@@ -92,7 +92,7 @@ def in_child(action: Callable[[], object]) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> StackSource:
-    """Return a stack of two layers that an index is wanted of, and a writable one; a child of the test owns its descriptors."""
+    """Return a stack of two layers to index, and a writable one. A child of the test owns the descriptors."""
     for name in ("top", "bottom"):
         make_tree(
             tmp_path / name,
@@ -123,7 +123,7 @@ def _closed(source: StackSource) -> object:
 
 
 def confine(source: StackSource, *writable: int | None) -> tuple[StackSource, Opened]:
-    """Confine this process as that of *source*, and see to it that nothing below /proc can be opened."""
+    """Confine this process like the server of *source*, and deny all opens below /proc."""
     source = with_process_facts(source)
     readable = [
         *(lower.fd for lower in source.lowers),
@@ -142,7 +142,7 @@ def confine(source: StackSource, *writable: int | None) -> tuple[StackSource, Op
 
 
 def run(coroutine: object) -> object:
-    """Return what a handler of pyfuse3 returns, none of which waits."""
+    """Run a handler of pyfuse3, which never waits, and return its result."""
     try:
         coroutine.send(None)  # type: ignore[attr-defined]
     except StopIteration as done:
@@ -197,7 +197,7 @@ def test_every_request_is_answered_without_opening_anything_else(source: StackSo
 
 
 def use(kernel: object) -> None:
-    """Have every kind of request answered by *kernel*."""
+    """Send one request of every kind through *kernel*."""
 
     def ask(name: str, *arguments: object) -> object:
         return run(getattr(kernel, name)(*arguments))
@@ -220,7 +220,7 @@ def use(kernel: object) -> None:
         ask("getattr", number, _CALLER)
         ask("listxattr", number, _CALLER)
     ask("statfs", _CALLER)
-    # Copies up: contents, metadata, a name alone.
+    # Copy-up of contents, of metadata, and of a name only.
     handle = open_file(both, os.O_RDWR)
     ask("write", handle, 0, b"changed")
     ask("fsync", handle, False)
@@ -243,7 +243,7 @@ def use(kernel: object) -> None:
         ask("unlink", made, name, _CALLER)
     ask("rmdir", ROOT, b"new", _CALLER)
     ask("unlink", ROOT, b"both", _CALLER)
-    # An access list of a set-group-id file: whether its group is one of the caller's is not looked up.
+    # Setting an ACL of a set-group-id file must not look up the caller's groups in /proc.
     created, _ = ask("create", ROOT, b"sgid", stat.S_ISGID | 0o755, os.O_RDWR, _CALLER)  # type: ignore[misc]
     ask("release", getattr(created, "fh", created))
     ask("setxattr", find(ROOT, b"sgid"), b"system.posix_acl_access", _ACCESS_LIST, _STRANGER)

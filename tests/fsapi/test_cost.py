@@ -1,7 +1,7 @@
-"""What a request costs does not grow with the directory that it is about, and what a walk costs only as fast as the tree.
+"""The cost of a request does not grow with the size of the directory. The cost of a walk grows linearly with the tree.
 
-Judged by counting, not by time: the functions that are called, in Python and in C, system calls among them; the lines that are run,
-as a loop calls nothing; and the memory that is taken on the way, as a copy of a list runs one line.
+The tests do not measure time. They count called functions (Python and C, with system calls) and executed lines, because a
+loop may call nothing. They measure allocated memory, because copying a list executes one line only.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from unionfs.types import ROOT_INO
 from unionfs.upper.format import WantedFormat
 
 SMALL, LARGE = 10, 10_000
-#: Of what is counted, so much may differ, and so many by chance, as the calls of a weak reference that goes.
+#: Allowed difference of counts: a relative one, and a number of random calls, such as callbacks of weak references.
 SHARE, CHANCE = 0.1, 10
-#: Bytes; the names of a large directory in a list take ten thousand pointers.
+#: Bytes. A list of the names of a large directory has ten thousand pointers.
 MEMORY = 40_000
 
 SERVERS = ("pyfuse3", "direct", "unopened")
 
 
 class Cost(NamedTuple):
-    """What one request took."""
+    """The cost of one request."""
 
     calls: int
     lines: int
@@ -47,14 +47,14 @@ class Cost(NamedTuple):
 
 
 class Client:
-    """Makes requests of a union as the kernel does, each to its end."""
+    """Sends requests to a union as the kernel does, one after the other."""
 
     def __init__(self, union: Union, server: str) -> None:
         """Serve *union*."""
         self.union = union
         self.room = 3
         self.told: list[Any] = []
-        #: Entries of the last listing, "." and ".." among them, of which the kernel is told nothing.
+        #: Entries of the last listing, with "." and "..", whose lookup counts do not increase.
         self.listed = 0
         self.operations: Any = (
             UnionOperations(union.fs, masks=True)
@@ -64,13 +64,13 @@ class Client:
         self.context = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0o22)
 
     def tell(self, entry: Any) -> None:
-        """Take note of what a listing tells of, for `DirectOperations`."""
+        """Record the entries of a listing, for `DirectOperations`."""
         self.listed += 1
         if entry.st_ino:
             self.told.append(entry)
 
     def reply(self, _token: object, _name: bytes, entry: Any, after: int) -> bool:
-        """Stand in for pyfuse3.readdir_reply."""
+        """Replace pyfuse3.readdir_reply."""
         if not self.room:
             return False
         self.room -= 1
@@ -80,7 +80,7 @@ class Client:
         return True
 
     def ask(self, name: str, *arguments: Any, context: bool = True) -> Any:
-        """Call the handler *name*, which never waits, and return what it answers."""
+        """Call the handler *name*, which never waits, and return its reply."""
         coroutine = getattr(self.operations, name)(*arguments, *([self.context] if context else []))
         try:
             coroutine.send(None)
@@ -93,17 +93,17 @@ class Client:
         raise AssertionError("a handler waits")
 
     def inode(self, parent: int, name: bytes) -> int:
-        """Look *name* up."""
+        """Look up *name*."""
         return int(self.ask("lookup", parent, name).st_ino)
 
     def make(self, parent: int, name: bytes) -> None:
-        """Make a file and close it."""
+        """Create a file and close it."""
         opened, _ = self.ask("create", parent, name, 0o644, os.O_RDWR)
         self.ask("release", opened.fh, context=False)
 
 
 def measured(request: Callable[[], object], *, memory: bool) -> Cost:
-    """Return what *request* costs: the memory, or, which changes that, the rest."""
+    """Return the cost of *request*: either the memory, or the counts, because counting changes the memory."""
     calls = lines = 0
     if memory:
         tracemalloc.start()
@@ -136,7 +136,7 @@ def measured(request: Callable[[], object], *, memory: bool) -> Cost:
 
 
 def requests(client: Client, at: int, other: int, number: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield kinds of requests about the directory *at*, each for the *number*th time, with other names each time."""
+    """Yield one request of each kind in the directory *at*. *number* makes the names differ from those of earlier requests."""
     ask = client.ask
     there = iter([b"there%d" % each for each in range(number * 3, number * 3 + 3)])
     new = b"new%d" % number
@@ -169,7 +169,7 @@ def requests(client: Client, at: int, other: int, number: int) -> Iterator[tuple
 
 
 def costs(client: Client, at: int, other: int) -> dict[str, Cost]:
-    """Return what each kind of request costs when it is not the first."""
+    """Return the cost of each kind of request when it is not the first of its kind."""
     found: dict[str, Cost] = {}
     for number in range(3):
         for kind, request in requests(client, at, other, number):
@@ -182,7 +182,7 @@ def costs(client: Client, at: int, other: int) -> dict[str, Cost]:
 
 
 def fill(directory: Path, count: int) -> None:
-    """Make *count* files in *directory*."""
+    """Create *count* files in *directory*."""
     directory.mkdir(parents=True, exist_ok=True)
     fd = os.open(directory, os.O_RDONLY)
     for number in range(count):
@@ -192,7 +192,7 @@ def fill(directory: Path, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Layers with a directory of a few and of very many files."""
+    """Layers with a directory of few files and one of very many."""
     made = {}
     for count in (SMALL, LARGE):
         made[count] = tmp_path_factory.mktemp(f"layer{count}")
@@ -204,7 +204,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def client(
     tmp_path: Path, layers: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Client]]:
-    """Make a client of a union whose directory `big` has that many files, in the layers that are named."""
+    """Return a client of a union whose directory `big` has this number of files in the given layers."""
     opened: list[Union] = []
 
     def make(server: str, where: str, count: int, whiteouts: WhiteoutFormat | None = None) -> Client:
@@ -227,7 +227,7 @@ def client(
 
 
 def assert_alike(small: dict[str, Cost], large: dict[str, Cost]) -> None:
-    """Fail with all that costs more in the larger one."""
+    """Fail with a list of the requests that cost more in the larger directory."""
     assert small.keys() == large.keys()
     worse = [
         f"{kind}: {small[kind]} of {SMALL}, {large[kind]} of {LARGE}"
@@ -269,7 +269,7 @@ def test_renaming_a_directory_costs_the_same_whatever_is_in_it(
         def rename(old: bytes, to: int, new: bytes) -> Callable[[], object]:
             return lambda: made.ask("rename", ROOT_INO, old, to, new, 0)
 
-        # The first one records where the layer has it.
+        # The first lookup records the place in the layer.
         return {
             "first": measured(rename(b"big", ROOT_INO, b"big2"), memory=False),
             "second": measured(rename(b"big2", ROOT_INO, b"big3"), memory=False),
@@ -314,7 +314,7 @@ def test_an_open_stream_takes_no_memory_by_entry_whether_or_not_its_directory_ch
     streams: list[Any] = []
 
     def open_more(count: int) -> int:
-        """Open *count* streams more and begin to read each; returns the bytes that are taken then."""
+        """Open *count* more streams and begin to read each. Return the allocated bytes."""
         for _ in range(count):
             streams.append(made.ask("opendir", at))
             made.room = 3
@@ -340,7 +340,7 @@ def test_an_open_stream_takes_no_memory_by_entry_whether_or_not_its_directory_ch
 
 
 def walk(client: Client) -> int:
-    """List everything below the root as a kernel does that forgets what it has read; returns how many entries there are."""
+    """List everything below the root and forget each entry, as a kernel without memory would. Return the number of entries."""
     seen = 0
     pending = [ROOT_INO]
     while pending:
@@ -366,14 +366,14 @@ def walk(client: Client) -> int:
 
 
 def forest(directory: Path, directories: int, files: int) -> Path:
-    """Make so many directories of so many files in *directory*, which is returned."""
+    """Create directories with files in *directory*, and return *directory*."""
     for number in range(directories):
         fill(directory / f"directory{number}", files)
     return directory
 
 
 def calls_per_entry(base: Path, layer: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Return how many functions are called to walk *layer*, by entry of it."""
+    """Return the number of function calls per entry that a walk of *layer* takes."""
     for name in ("upper", "work"):
         (base / name).mkdir(parents=True)
     union = Union.over(base, [layer], WantedFormat())
@@ -386,7 +386,7 @@ def calls_per_entry(base: Path, layer: Path, server: str, monkeypatch: pytest.Mo
             nonlocal seen
             seen = walk(client)
 
-        count = calls_of(walked)  # without the lines, which would take minutes
+        count = calls_of(walked)  # without counting lines, which would take minutes
         assert seen == sum(len(names) + len(others) for _, names, others in os.walk(layer))
         assert len(union.fs.inode_table) == 1
         return count / seen
@@ -410,7 +410,7 @@ def test_a_walk_costs_by_entry_what_it_costs_in_a_tree_of_a_twentieth(
 
 @pytest.fixture(scope="module")
 def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A layer of a million files, which go at the end: pytest would keep those of three runs."""
+    """A layer of a million files. It is removed at the end, because pytest keeps temporary directories of three runs."""
     layer = forest(tmp_path_factory.mktemp("million"), 10_000, 100)
     yield layer
     shutil.rmtree(layer)

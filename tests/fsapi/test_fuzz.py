@@ -1,5 +1,5 @@
-"""Random requests, as no kernel would send them, to the handlers themselves: each ends in a reply or an errno, and the
-tables hold what they should.
+"""Send random requests, which a kernel would not send, to the handlers. Each ends with a reply or an errno, and the
+invariants of the tables hold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.unit.unionfs.support import Union
 from unionfs.fuse.libfuse.handlers import UnionOperations
 from unionfs.inode.inode import DirectoryInode
 
-#: More than what is copied when only metadata changes.
+#: Larger than files whose contents are copied when only metadata changes.
 LARGE = bytes(range(256)) * 100
 TOP: Tree = {
     "d": {"a": b"top a", "gone": Whiteout(), "e": {"x": b"x"}},
@@ -93,7 +93,7 @@ XATTRS = [
 
 
 class Kernel:
-    """Calls the handlers, knows what a kernel would know, and sometimes pretends to know more."""
+    """Calls the handlers with numbers that a kernel would know, and sometimes with others."""
 
     def __init__(self, union: Union, seed: int, server: str) -> None:
         self.random = random.Random(seed)
@@ -104,14 +104,14 @@ class Kernel:
             else DirectOperations(union.fs, unopened=server == "unopened")
         )
         self.told: Counter[int] = Counter()
-        #: The modes of what was told once, by number; most are good.
+        #: The modes of all inodes that a reply contained, by number.
         self.modes: dict[int, int] = {}
         self.files: list[tuple[int, int]] = []
         self.directories: list[tuple[int, int]] = []
         self.outcomes: Counter[str] = Counter()
         self.room = 0
 
-    # -- what is asked for -------------------------------------------------------------------------
+    # -- arguments of requests ---------------------------------------------------------------------
 
     def inode(self) -> int:
         return self._choose(lambda mode: True)
@@ -123,7 +123,7 @@ class Kernel:
         return self._choose(stat.S_ISREG)
 
     def _choose(self, wanted: Callable[[int], bool]) -> int:
-        """Return mostly the number of something that is *wanted*, else of anything, forgotten, or made up."""
+        """Return a number, mostly of an inode whose mode is *wanted*; otherwise any, a forgotten or an invented one."""
         luck = self.random.random()
         if luck < 0.03:
             return self.random.choice([0, 2, 1 << 48, (1 << 64) - 1, self.random.getrandbits(64)])
@@ -138,7 +138,7 @@ class Kernel:
         return self.random.choice(ODD_NAMES if self.random.random() < 0.08 else NAMES)
 
     def entry(self) -> tuple[int, bytes]:
-        """Return a directory and a name, mostly one that is there."""
+        """Return a directory and a name, which mostly exists."""
         parent = self.parent()
         inode = self.union.fs.inode_table._by_ino.get(parent)  # type: ignore[call-overload]
         if isinstance(inode, DirectoryInode) and inode.children and self.random.random() < 0.7:
@@ -166,7 +166,7 @@ class Kernel:
     # -- requests ----------------------------------------------------------------------------------
 
     def run(self, handler: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a handler, which never waits, to its end; None for an error."""
+        """Run a handler, which never waits, and return its result; None for an error."""
         coroutine = handler(*arguments)
         try:
             coroutine.send(None)
@@ -184,7 +184,7 @@ class Kernel:
             self.modes[entry.st_ino] = entry.st_mode
 
     def step(self) -> None:
-        """Make one request of a kind chosen at random."""
+        """Send one request of a random kind."""
         kind = self.random.choice(KINDS)
         getattr(self, "do_" + kind)()
 
@@ -207,7 +207,7 @@ class Kernel:
         names = ("mode", "uid", "gid", "size", "atime", "mtime")
         fields = SimpleNamespace(**{"update_" + name: self.random.random() < 0.3 for name in names})
         value = SimpleNamespace(
-            st_mode=self.random.getrandbits(12) | stat.S_IRWXU,  # not only root looks at what comes of it
+            st_mode=self.random.getrandbits(12) | stat.S_IRWXU,  # other users than root read the result
             st_uid=os.getuid(),
             st_gid=os.getgid(),
             st_size=self.random.choice([0, 1, 5000, 30_000, -1, 1 << 62]),
@@ -258,9 +258,7 @@ class Kernel:
         inode, name = self.inode(), self.random.choice(XATTRS)
         value = self.random.choice([b"", b"v", b"x" * 3000, b"x" * 65536, b"x" * 65537])
         if name == b"security.capability":
-            value = bytes.fromhex(
-                "0100000200040000000000000000000000000000"
-            )  # the kernel lets no other through
+            value = bytes.fromhex("0100000200040000000000000000000000000000")  # the kernel rejects all others
         match self.random.randrange(4):
             case 0:
                 self.run(self.operations.setxattr, inode, name, value, self.context())
@@ -342,7 +340,7 @@ class Kernel:
         self.run(self.operations.readdir, self.handle(self.directories), start, self)
 
     def reply(self, _token: object, _name: bytes, entry: Any, after: int) -> bool:
-        """Stand in for pyfuse3.readdir_reply."""
+        """Replace pyfuse3.readdir_reply."""
         if not self.room:
             return False
         self.room -= 1
@@ -353,7 +351,7 @@ class Kernel:
     # -- the end -----------------------------------------------------------------------------------
 
     def let_go(self) -> None:
-        """Close and forget everything."""
+        """Close all handles and forget all inodes."""
         for number, _ in self.files:
             self.run(self.operations.release, number)
         for number, _ in self.directories:
@@ -367,7 +365,7 @@ KINDS += ["lookup"] * 4 + ["create", "open", "readdir", "rename", "write", "link
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory whose contents may have any mode in the end."""
+    """Return a directory that can be removed even if its contents have modes without permissions."""
     before = os.umask(0)
     yield tmp_path
     os.umask(before)
@@ -398,7 +396,7 @@ def fuzz(
         union.reopen()
         assert union.show(ino=False) == shown
         assert "ENOSYS" not in kernel.outcomes
-        # Most kinds of requests succeed now and then: else the fuzz tests less than it seems to.
+        # Most kinds of requests have to succeed sometimes. Otherwise the test covers less than intended.
         assert len(set(kernel.outcomes) - set(errno.errorcode.values())) >= (20 if steps > 1000 else 5)
     finally:
         union.close()

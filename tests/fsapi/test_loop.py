@@ -1,4 +1,4 @@
-"""The loop of the direct server on one end of a socket, with a test for a kernel at the other."""
+"""The loop of the direct server on one end of a socket. The test acts as the kernel at the other end."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from unionfs.fuse.direct import loop
 from unionfs.fuse.protocol import Opcode
 
 ENDING = frozenset((signal.SIGTERM,))
-#: Who asks: an ordinary account cannot make files of others.
+#: The caller: a server without privileges cannot create files of other users.
 OWNER = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1)
 INIT = protocol.INIT_IN.pack(7, 45, 131072, 0x7FFFFFFF) + bytes(48)
 
 
-#: The server's end by the number of the kernel's.
+#: The server's end of each socket, by the number of the kernel's end.
 _PEERS: dict[int, socket.socket] = {}
 
 
 @pytest.fixture
 def kernel() -> Iterator[socket.socket]:
-    """Give the kernel's end."""
+    """Return the kernel's end of a socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(10)
     _PEERS[ours.fileno()] = theirs
@@ -51,7 +51,7 @@ def serve(
     first: bytes = b"",
     size: int | None = None,
 ) -> tuple[int, list[str]]:
-    """Serve while *play* plays the kernel in a thread of its own, to the end; *size* bounds the writable layer."""
+    """Serve while *play* acts as the kernel in another thread. *size* limits the writable layer."""
     union = Union(tmp_path, [{"f": b"content"}], {}, more={"size": size})
     said: list[str] = []
 
@@ -59,7 +59,7 @@ def serve(
         try:
             play()
         except BaseException:
-            end_by_signal()  # or the server would wait for more
+            end_by_signal()  # otherwise the server would wait for more requests
             raise
 
     player = threading.Thread(target=playing)
@@ -217,14 +217,14 @@ def test_a_reply_that_the_end_of_the_connection_overtakes_is_dropped_without_a_w
         opcode = Opcode.FSYNC if late else Opcode.GETATTR
         kernel.send(header(opcode, 1, len(body), None) + body)
         assert dropped.wait(10)
-        time.sleep(0.1)  # in which a thread would complain
+        time.sleep(0.1)  # time in which a thread would log an error
         end_by_signal()
 
     assert serve(tmp_path, kernel, play) == (0, ["ready"])
 
 
 def made_and_written(kernel: socket.socket, name: bytes, size: int) -> tuple[int, int]:
-    """Make a file and write to it; returns its number and the error."""
+    """Create a file and write to it. Return its inode number and the error."""
     asked = protocol.CREATE_IN.pack(os.O_RDWR, 0o100600, 0, 0) + name + b"\0"
     error, made = ask(kernel, Opcode.CREATE, 1, asked)
     assert error == 0
@@ -250,7 +250,7 @@ def test_what_there_is_no_room_for_is_tried_again_after_what_has_come_meanwhile(
 
     def holding(fd: int, parts: tuple[bytes, bytes]) -> int:
         done = writev(fd, parts)
-        if len(parts[1]) == 104:  # struct fuse_attr_out: while it is held up after that, more can come
+        if len(parts[1]) == 104:  # struct fuse_attr_out; more requests arrive while the server is blocked
             assert go_on.wait(10)
         return done
 
@@ -266,7 +266,7 @@ def test_what_there_is_no_room_for_is_tried_again_after_what_has_come_meanwhile(
         _, made = ask(kernel, Opcode.CREATE, 1, asked)
         (new,) = struct.unpack_from("=Q", made)
         handle, _, _ = protocol.OPEN_OUT.unpack_from(made, protocol.ENTRY_OUT.size)
-        # While the server is held up, the kernel gets to have a write for it, and only then what it has forgotten.
+        # While the server is blocked, the kernel queues a WRITE, and only then the FORGET.
         assert ask(kernel, Opcode.GETATTR, 1, bytes(16))[0] == 0
         body = written(handle, 10_000)  # the socket holds some 200,000 bytes
         kernel.send(header(Opcode.WRITE, new, len(body), None) + body)

@@ -1,4 +1,4 @@
-"""What the direct server answers, byte for byte, where that is not seen by the calls of a mount."""
+"""Replies of the direct server, byte by byte, if system calls on a mount do not show them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWNER = SimpleNamespace(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0)
 
 @pytest.fixture
 def union(tmp_path: Path) -> Iterator[Union]:
-    """Give an open stack over one layer."""
+    """Return an open stack over one layer."""
     made = Union(tmp_path, [LOWER], {})
     yield made
     made.close()
@@ -48,7 +48,7 @@ def test_no_request_is_too_short_or_too_strange_to_be_answered(
     client = DirectClient(union.fs)
     with caplog.at_level(
         logging.CRITICAL
-    ):  # what is not there to be read is a mistake of ours, and logged as one
+    ):  # the missing structure raises an exception in the handler, which is logged
         for body in (b"", b"\0", bytes(200)):
             reply = client.send(opcode, 1, body)
             assert reply is None or isinstance(reply, bytes) or -200 < reply < 0
@@ -123,7 +123,7 @@ def test_set_id_bits_are_kept_only_where_the_kernel_reports_who_may_keep_them(
     union: Union, reports: bool, minor: int
 ) -> None:
     if reports and os.geteuid() != 0:
-        pytest.skip("needs a server with CAP_FSETID")  # else its own write clears the bits
+        pytest.skip("needs a server with CAP_FSETID")  # otherwise the server's own write clears the bits
     offered = 0x7FFFFFFF if reports else 0x7FFFFFFF & ~Init.HANDLE_KILLPRIV_V2
     client = DirectClient(union.fs, offered=offered, minor=minor)
     inode = union.file("f")
@@ -142,9 +142,9 @@ def test_set_id_bits_are_kept_only_where_the_kernel_reports_who_may_keep_them(
         )
     allocating = protocol.FALLOCATE_IN.pack(fh, 0, 10, 0, 0)
     assert mode(Opcode.FALLOCATE, allocating) == (0o6777 if reports and minor >= 37 else 0o777)
-    # What the kernel sends before a caller without CAP_FSETID changes contents, and for chown(2) that changes nothing.
+    # The kernel sends this before a caller without CAP_FSETID changes contents, and for a chown(2) without a change.
     assert mode(Opcode.SETATTR, protocol.SETATTR_IN.pack(0, 0, 0, 0, *(0,) * 12)) == 0o777
-    # It then copies by READ and WRITE, which reports who the caller is.
+    # The kernel then copies with READ and WRITE, which reports the caller.
     union.chmod("f", 0o4777)
     copying = protocol.COPY_FILE_RANGE_IN.pack(fh, 0, inode.ino, fh, 20, 1, 0)
     assert client.send(Opcode.COPY_FILE_RANGE, inode.ino, copying) == -errno.EOPNOTSUPP
@@ -165,9 +165,9 @@ def test_set_id_bits_go_with_the_allocation_that_another_caller_has_announced(un
     assert union.stat("f").mode & 0o7777 == 0o6777
     assert client.send(Opcode.FALLOCATE, inode.ino, allocating, somebody) == b""
     assert union.stat("f").mode & 0o7777 == 0o777
-    if os.geteuid() == 0:  # else the file system below clears the bits, as for any caller of fallocate(2)
+    if os.geteuid() == 0:  # otherwise the underlying file system clears the bits (fallocate(2))
         union.chmod("f", 0o6777)
-        # A caller with CAP_FSETID announces nothing.
+        # For a caller with CAP_FSETID, the kernel sends no SETATTR first.
         assert client.send(Opcode.FALLOCATE, inode.ino, allocating, root) == b""
         assert union.stat("f").mode & 0o7777 == 0o6777
     client.requests.fs.handles.close_file(fh)
@@ -268,7 +268,7 @@ def test_a_file_that_lost_its_mode_is_read_and_written_on_by_who_had_it_open(uni
     client.ask(Opcode.WRITE, ino, protocol.WRITE_IN.pack(0, 0, 1, 0, 0, os.O_WRONLY, 0) + b"C")
     files = client.requests._files
     assert files is not None
-    files.close(ino)  # as others that were needed more would have it
+    files.close(ino)  # as if other files had needed its descriptor
     client.ask(Opcode.SETATTR, ino, protocol.SETATTR_IN.pack(protocol.FATTR_MODE, *(0,) * 15))
     client.ask(Opcode.WRITE, ino, protocol.WRITE_IN.pack(0, 1, 1, 0, 0, os.O_WRONLY, 0) + b"O")
     assert client.ask(Opcode.READ, ino, listing(100)) == b"COntent"

@@ -1,4 +1,4 @@
-"""A union driven as the kernel drives a mount: it counts what it was told of, forgets, and drops what lost its last name."""
+"""A client that uses a union as the kernel does: it counts lookups, forgets inodes, and forgets unlinked objects."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from unionfs.vfs.filesystem import UnionFs
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-#: Descriptors kept between requests: few, so that directories are opened again all the time.
+#: The descriptors that stay open between requests: few, so that directories are often opened again.
 _FEW = 16
 
 
 class Client(Union):
-    """One union, whose layers may have been written by unionfs themselves."""
+    """One union, whose layers may have been written by unionfs."""
 
     def __init__(self, base: Path, lowers: Sequence[Tree], form: WantedFormat) -> None:
-        """Write *lowers* below *base* and open them under an empty upper layer."""
+        """Write *lowers* below *base*, and open them with an empty upper layer."""
         self.base = base
         #: The inodes that the kernel would have looked up.
         self._known: dict[int, Inode] = {}
@@ -54,7 +54,7 @@ class Client(Union):
         )
 
     def inode(self, path: str) -> Inode:
-        """Look *path* up, one name after the other, and remember what was told."""
+        """Look up *path*, one name after the other, and count the lookups."""
         inode: Inode = self.fs.inode_table.root
         for name in filter(None, os.fsencode(path).split(b"/")):
             assert isinstance(inode, DirectoryInode)
@@ -65,7 +65,7 @@ class Client(Union):
         return inode
 
     def end_request(self) -> None:
-        """Do what comes between two requests: close descriptors, forget what has lost its last name."""
+        """Do the work between two requests: close descriptors, and forget objects without names."""
         self.fs.trim()
         for inode in list(self._known.values()):
             gone = not inode.names if isinstance(inode, FileInode) else inode.removed
@@ -73,7 +73,7 @@ class Client(Union):
                 self._forget(inode)
 
     def forget_everything(self) -> None:
-        """Forget all that is not open, entries before their directories."""
+        """Forget all objects that are not open, entries before their directories."""
         for inode in reversed(list(self._known.values())):
             self._forget(inode)
 
@@ -83,9 +83,9 @@ class Client(Union):
             self.fs.inode_table.forget(inode.ino, inode.lookups)
 
     def freeze(self) -> None:
-        """Make the upper layer the topmost lower one, and open all layers read-only.
+        """Turn the upper layer into the topmost lower layer, and open all layers read-only.
 
-        What the index knows goes with the work directory.
+        The link index is lost with the work directory.
         """
         self.close()
         shutil.rmtree(self.work)
@@ -94,7 +94,7 @@ class Client(Union):
         self.fs = open_stack(with_index(self._source(writable=False), self.base))
 
     def begin_layer(self) -> None:
-        """Open the layers under a new and empty upper layer."""
+        """Open the layers with a new, empty upper layer."""
         self.close()
         self._generation += 1
         self.upper = self.base / f"upper{self._generation}"
@@ -105,7 +105,7 @@ class Client(Union):
 
     @staticmethod
     def _copy_root(old: Path, new: Path) -> None:
-        """The union's root is the upper layer's, which nothing copies up."""
+        """The root of the union is the root of the upper layer, so it is never copied up."""
         info = old.stat()
         os.chown(new, info.st_uid, info.st_gid)
         for name in os.listxattr(old):

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of unionfs that need no mount."""
+"""Fixtures for tests of unionfs without a mount."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MakeUnion(Protocol):
-    """Makes a union of trees, ordered top first."""
+    """Creates a union of trees, ordered top first."""
 
     def __call__(
         self,
@@ -31,12 +31,12 @@ class MakeUnion(Protocol):
         size: int | None = ...,
         inodes: int | None = ...,
     ) -> Union:
-        """Write the trees, open the stack over them."""
+        """Write the trees, and open the stack."""
 
 
 @pytest.fixture(autouse=True)
 def _no_umask() -> Iterator[None]:
-    """The server applies none, as the kernel has applied the caller's."""
+    """Set umask 0: the kernel has applied the umask of the caller already."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -44,7 +44,7 @@ def _no_umask() -> Iterator[None]:
 
 @pytest.fixture
 def make_union(tmp_path: Path) -> Iterator[MakeUnion]:
-    """Return a function that makes a union; those made are closed at the end of the test."""
+    """Return a function that creates a union. The unions are closed at the end of the test."""
     made: list[Union] = []
 
     def make(
@@ -78,7 +78,7 @@ def make_union(tmp_path: Path) -> Iterator[MakeUnion]:
 
 @pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
 def whiteouts(request: pytest.FixtureRequest) -> WhiteoutFormat:
-    """Return each format in which deletions are written."""
+    """Return each format of deletion marks."""
     form = request.param
     assert isinstance(form, WhiteoutFormat)
     return form

@@ -1,5 +1,5 @@
-"""System calls that fail when a test wants them to, as on a full or a broken disk, or that the process does not
-live to make.
+"""Let system calls fail on request of a test, as on a full or broken disk, or end the process
+before a call.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import pytest
 
 from unionfs import _libc
 
-#: What changes something on disk.
+#: Calls that change the disk.
 _CHANGING = (
     "chmod chown copy_file_range fdatasync fsync ftruncate link mkdir mknod pwrite removexattr rename rmdir "
     "setxattr symlink unlink utime write"
 ).split()
-#: What asks something. A full disk does not fail these, a broken one does.
+#: Calls that only read. They do not fail on a full disk, but on a broken one.
 _READING = "fstat getxattr listdir listxattr lseek pread readlink scandir stat".split()
 _LIBC_CHANGING = ("renameat2", "link_fd", "fallocate")
 
 
 class Faults:
-    """Counts calls and lets one of them fail, or all from one on."""
+    """Counts calls, and lets one call, or all calls from one on, fail."""
 
     def __init__(
         self, fails_at: int, fail: Callable[[], None], *, reading: bool = False, lasting: bool = False
     ) -> None:
-        """Call *fail*, which raises or ends the process, in the place of the call *fails_at*, counted from 1.
+        """Call *fail*, which raises or ends the process, instead of the call number *fails_at*, counted from 1.
 
         Args:
             fails_at: the number of the call.
-            fail: what it does instead.
-            reading: count calls that only ask, too.
-            lasting: all calls from that one on fail.
+            fail: called instead.
+            reading: also count calls that only read.
+            lasting: all later calls fail, too.
         """
         self.names: list[str] = []
         self._fails_at = fails_at
@@ -45,12 +45,12 @@ class Faults:
 
     @property
     def reached(self) -> bool:
-        """Whether the call that had to fail was made at all."""
+        """Return whether the call that had to fail was made."""
         return len(self.names) >= self._fails_at
 
     @property
     def call(self) -> str:
-        """The call that failed, for messages."""
+        """Return the name of the call that failed, for messages."""
         return f"call {self._fails_at}, {self.names[self._fails_at - 1]}"
 
     def _count(self, name: str) -> None:
@@ -59,7 +59,7 @@ class Faults:
             self._fail()
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Stand between the program and the system calls."""
+        """Replace the functions for system calls."""
         for name in (*_CHANGING, *(_READING if self._reading else ())):
             self._wrap(monkeypatch, os, name)
         for name in _LIBC_CHANGING:
@@ -86,7 +86,7 @@ class Faults:
 
 
 def failing_with(number: int) -> Callable[[], None]:
-    """Return what a call does that ends with errno *number*."""
+    """Return a function that raises the errno *number*."""
 
     def fail() -> None:
         raise OSError(number, os.strerror(number))

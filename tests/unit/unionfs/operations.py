@@ -1,4 +1,4 @@
-"""Operations that change a union, over one prepared state on disk: what tests of failures and kills run."""
+"""Operations that change a union, and a prepared state on disk, for tests of failures and kills."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from unionfs.vfs.rename_plan import RENAME_EXCHANGE
 _PUNCH = _libc.FALLOC_FL_PUNCH_HOLE | _libc.FALLOC_FL_KEEP_SIZE
 Operation = Callable[[Union], None]
 
-#: A modification time, and a span around it that is long before now.
+#: A modification time long ago, and a tolerance.
 LONG_AGO = 10**18
 SPAN = 10**9
-#: More than the size from which on metadata is copied alone.
+#: Larger than the minimum size of files for which only metadata is copied.
 _LARGE = 20_000
 
 LOWER: dict[str, Node] = {
@@ -65,10 +65,10 @@ UPPER: dict[str, Node] = {"upper": b"upper", "new/f": b"new"}
 
 
 class Prepared:
-    """One state on disk in one format, and as many unions that begin with it as are asked for."""
+    """One state on disk in one format. It opens any number of unions that begin with a copy of that state."""
 
     def __init__(self, base: Path, form: WantedFormat) -> None:
-        """Make it below *base*: some lower names deleted, some objects copied up, a directory renamed."""
+        """Create the state below *base*: some lower names deleted, some objects copied up, a directory renamed."""
         self._base = base
         self._form = form
         self.lowers = [base / "lower0", base / "lower1"]
@@ -85,7 +85,7 @@ class Prepared:
         self._serial = 0
 
     def fresh(self) -> Union:
-        """Open one more union in that state."""
+        """Open another union in that state."""
         self._serial += 1
         base = self._base / str(self._serial)
         copy_tree(self._template, base)
@@ -120,7 +120,7 @@ def _change(union: Union) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy everything below *source*, hard links as such, to *target*, which is made."""
+    """Copy everything below *source*, with its hard links, to the new directory *target*."""
     known: dict[int, bytes] = {}
 
     def copy(at: bytes, to: bytes) -> None:
@@ -177,7 +177,7 @@ def _rename(old: str, new: str, flags: int = 0) -> Operation:
     return lambda union: union.rename(old, new, flags)
 
 
-#: Operations that write no mark and remove none: one format is enough.
+#: Operations that neither write nor remove marks. Testing them in one format is enough.
 WITHOUT_MARKS: Mapping[str, Operation] = {
     "copy a file up by opening it": lambda union: _open_for_writing(union, "d/f"),
     "copy a file with holes up": lambda union: _open_for_writing(union, "d/big"),
@@ -246,7 +246,7 @@ WITH_MARKS: Mapping[str, Operation] = {
     "unlink a copy of a hard link's metadata": lambda union: union.unlink("m/one"),
     "rename over a copy of metadata": _rename("upper", "m/meta"),
 }
-#: Operations that need redirects, which the overlay formats have only where it says so in the layer.
+#: Operations that need redirects. The overlay formats have them only if the layer records that.
 ON_DIRECTORIES: Mapping[str, Operation] = {
     "rename a lower directory in its parent": _rename("t/dir", "t/new"),
     "rename a lower directory to another parent": _rename("t/dir", "new/dir"),
@@ -263,7 +263,7 @@ ON_DIRECTORIES: Mapping[str, Operation] = {
     "exchange a lower directory and a lower file": _rename("t/dir", "below", RENAME_EXCHANGE),
     "exchange a renamed and a lower directory": _rename("renamed", "t/dir", RENAME_EXCHANGE),
 }
-#: Operations whose result an attribute keeps: the ids need not be this server's.
+#: Operations whose result is stored in an attribute, so any ids can be used.
 ON_OWNERS: Mapping[str, Operation] = {
     "change the owner of a file": lambda union: union.chown("upper", 5, 6),
     "change the group of a lower file": lambda union: union.chown("d/f", None, 6),
@@ -315,7 +315,7 @@ FORMS: Mapping[str, WantedFormat] = MappingProxyType(
         "override": WantedFormat(override_stat=True),
     }
 )
-#: Which operations are run in which format.
+#: The operations for each format.
 OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "overlay": {
         **WITHOUT_MARKS,
@@ -326,9 +326,9 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "aufs": {**WITH_MARKS, **ON_DIRECTORIES},
     "override": {**ON_OWNERS, **ON_ATTRIBUTES},
 }
-#: Operations that take a name from an object which has more in lower layers: the count of those is written
-#: after the name has gone. If that fails it stays too high, which costs an entry in the index. Too low, it would
-#: let the copy go while names lead to it.
+#: Operations that remove a name of an object with more names in lower layers. The count of those is written
+#: after the removal. If that fails, the count stays too high, which leaves an entry in the index. A count that is too
+#: low would delete the copy while it has names.
 LOSES_A_LOWER_NAME = {
     "unlink one of two lower names",
     "unlink the lower name of a copy",
@@ -338,7 +338,7 @@ LOSES_A_LOWER_NAME = {
     "rename a large hard link",
     "unlink a copy of a hard link's metadata",
 }
-#: Operations that fill a file with its contents in its place, as it has several names: a kill in between leaves it
+#: Operations that copy contents into a file in place, because it has several names. After a kill, it has
 #: the time of the kill.
 FILLS_IN_PLACE = {
     "write to a copy of a hard link's metadata",
@@ -346,8 +346,8 @@ FILLS_IN_PLACE = {
     "empty a copy of a hard link's metadata",
     "empty a copy of metadata with two names",
 }
-#: Operations that change the contents of a file with set-id bits. These go first, as in every file system; where it is
-#: filled in place by a server without privileges, the kernel takes them, and a kill may come before they are put back.
+#: Operations that change the contents of a file with set-id bits. The bits are cleared first, as in every file system. If
+#: a server without privileges fills the file in place, the kernel clears them, and a kill may prevent their restoration.
 CLEARS_SET_ID = FILLS_IN_PLACE | {
     name
     for name in WITHOUT_MARKS

@@ -1,4 +1,4 @@
-"""What is compared of an object that a union shows and one on disk, or on a mount."""
+"""The compared properties of an object, in a union that is not mounted, on disk, or on a mount."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Seen(NamedTuple):
-    """What is compared of one object. None where it has no such thing."""
+    """The compared properties of one object; None if the object has no such property."""
 
     mode: int
     uid: int
@@ -28,12 +28,12 @@ class Seen(NamedTuple):
 
 
 def brief(data: bytes) -> tuple[int, int, bytes]:
-    """Return what tells *data* from others and can be read in a failure: its length, checksum and beginning."""
+    """Return length, checksum and beginning of *data*, for comparison and for readable failures."""
     return len(data), zlib.crc32(data), data[:20]
 
 
 def in_union(union: Union, path: str) -> Seen:
-    """Return what *union*, which is not mounted, shows of *path*."""
+    """Return the properties of *path* in *union*, which is not mounted."""
     inode = union.inode(path)
     shown = union.fs.attributes.of(inode)
     is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
@@ -52,7 +52,7 @@ def in_union(union: Union, path: str) -> Seen:
 
 
 def on_disk(at: str) -> Seen:
-    """Return what is at the path *at*."""
+    """Return the properties of the object at the path *at*."""
     info = os.lstat(at)
     is_dir, is_link = stat.S_ISDIR(info.st_mode), stat.S_ISLNK(info.st_mode)
     data = None
@@ -73,7 +73,7 @@ def on_disk(at: str) -> Seen:
 
 
 def tree_in_union(union: Union) -> dict[str, Seen]:
-    """Return everything that *union* shows, by path."""
+    """Return all objects of *union*, by path."""
     found: dict[str, Seen] = {}
     pending = [""]
     while pending:
@@ -85,7 +85,7 @@ def tree_in_union(union: Union) -> dict[str, Seen]:
 
 
 def tree_on_disk(root: str) -> dict[str, Seen]:
-    """Return everything below *root*, by path."""
+    """Return all objects below *root*, by path."""
     found: dict[str, Seen] = {}
     pending = [""]
     while pending:
@@ -99,10 +99,10 @@ def tree_on_disk(root: str) -> dict[str, Seen]:
 def differences(
     ours: dict[str, Seen], theirs: dict[str, Seen], *, but_for: set[str] = frozenset()
 ) -> dict[str, tuple[Seen | None, Seen | None]]:
-    """Return what differs, by path; of the paths *but_for* nothing but the type is compared.
+    """Return the differences, by path. For the paths *but_for*, only the type is compared.
 
-    Link counts are not, which only the index of a layer knows, nor are attributes named like marks, which others
-    escape otherwise.
+    Not compared are link counts, which only the link index knows, and attributes with names of marks, which other
+    implementations escape differently.
     """
 
     def comparable(tree: dict[str, Seen], path: str) -> object:

@@ -1,5 +1,5 @@
-"""A union over directories of a test, driven in this process and without a mount: what the kernel would ask, by
-path.
+"""A union over directories of a test, used in this process and without a mount. Its methods send, by path, the
+requests of the kernel.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-#: Every test of a union has indexes of its lower layers made and used.
+#: Build and use indexes of lower layers in every test.
 INDEXED = os.environ.get("UNIONFS_TEST_INDEX") == "1"
 if INDEXED:
-    build._TICK_NS = 0  # trees are made right before they are used: do not wait each time
+    build._TICK_NS = 0  # trees are used right after their creation: do not wait for older timestamps
 
 
 def with_index(source: StackSource, base: Path, *, indexed: bool = INDEXED) -> StackSource:
-    """Return *source* with an index of its lower layers, made now and kept below *base*, if it is to be *indexed*."""
+    """Return *source*; if *indexed*, with an index of its lower layers that is built now below *base*."""
     if not indexed:
         return source
     (base / "indexes").mkdir(mode=0o700, exist_ok=True)
@@ -51,7 +51,7 @@ def with_index(source: StackSource, base: Path, *, indexed: bool = INDEXED) -> S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What the union shows of one object; None where it has no such thing or it was not asked for."""
+    """The properties of one object in the union; None if it has no such property, or if it was not requested."""
 
     mode: int
     uid: int
@@ -77,7 +77,7 @@ class StackOptions(TypedDict, total=False):
 
 
 class Union:
-    """One stack on disk and the file system over it, which can be closed and opened again."""
+    """One stack on disk and its file system, which can be closed and opened again."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Union:
     ) -> None:
         """Write *lowers*, ordered top first, and *upper* (None: read-only) below *base*, and open them.
 
-        *whiteouts* is short for a *form* that asks for nothing else. *skeleton* is the generated layer below all. With
+        *whiteouts* stands for a *form* with this format only. *skeleton* is the generated layer below all others. With
         *indexed* the lower layers have an index.
         """
         self.indexed = indexed
@@ -119,7 +119,7 @@ class Union:
 
     @classmethod
     def over(cls, base: Path, lowers: Sequence[Path], form: WantedFormat) -> Union:
-        """Open a stack that is on disk already: *lowers*, and ``upper`` and ``work`` below *base*."""
+        """Open an existing stack: *lowers*, and ``upper`` and ``work`` below *base*."""
         union = cls.__new__(cls)
         union.indexed, union.skeleton = INDEXED, None
         union._set(base, lowers, form, ALL_MARKS, writable=True)
@@ -141,7 +141,7 @@ class Union:
         self.writable = writable
         self.form = form
         self.policy = policy
-        #: What else a stack can be opened with; takes effect at the next :meth:`reopen`.
+        #: Other options of the stack, which the next :meth:`reopen` applies.
         self.more: StackOptions = more or {}
         self.fs = self._open()
 
@@ -167,11 +167,11 @@ class Union:
             raise
 
     def close(self) -> None:
-        """Close the file system; the directories stay."""
+        """Close the file system. The directories stay."""
         self.fs.close()
 
     def reopen(self) -> None:
-        """Do what unmounting and mounting again does."""
+        """Close and open the file system, as a remount does."""
         self.fs.close()
         self.fs = self._open()
 
@@ -181,10 +181,10 @@ class Union:
         assert self.fs.writable is not None
         return self.fs.writable
 
-    # -- asking ------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def inode(self, path: str) -> Inode:
-        """Look *path* up, one name after the other."""
+        """Look up *path*, one name after the other."""
         inode: Inode = self.fs.inode_table.root
         for name in filter(None, os.fsencode(path).split(b"/")):
             assert isinstance(inode, DirectoryInode)
@@ -198,13 +198,13 @@ class Union:
         return inode
 
     def file(self, path: str) -> FileInode:
-        """Look up anything else."""
+        """Look up a non-directory."""
         inode = self.inode(path)
         assert isinstance(inode, FileInode)
         return inode
 
     def exists(self, path: str) -> bool:
-        """Tell whether *path* can be looked up."""
+        """Return whether *path* exists."""
         try:
             self.inode(path)
         except FileNotFoundError:
@@ -216,7 +216,7 @@ class Union:
         return self.fs.attributes.of(self.inode(path))
 
     def names(self, path: str = "") -> list[str]:
-        """List *path* as readdir does, sorted, without ``.`` and ``..``."""
+        """Return the names in *path*, sorted, without ``.`` and ``..``."""
         number = self.fs.directories.open(self.inode(path).ino)
         try:
             return sorted(
@@ -230,13 +230,13 @@ class Union:
         inode = self.file(path)
         number = self.fs.files.open(inode.ino, os.O_RDONLY)
         try:
-            # The kernel asks for nothing behind the end.
+            # The kernel does not read beyond the end of the file.
             return self.fs.files.read(number, 0, min(1 << 20, self.fs.attributes.of(inode).size))
         finally:
             self.fs.handles.close_file(number)
 
     def show(self, *, ino: bool = False, nlink: bool = True) -> dict[str, Shown]:
-        """Return everything that the union shows, by path. Times of directories are left out."""
+        """Return all objects of the union, by path, without the times of directories."""
         found: dict[str, Shown] = {}
         pending = [""]
         while pending:
@@ -273,11 +273,11 @@ class Union:
         return self.directory(parent), os.fsencode(name)
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
-        """Open a file; returns the number of the handle."""
+        """Open a file, and return the number of the handle."""
         return self.fs.files.open(self.file(path).ino, flags)
 
     def write(self, path: str, data: bytes, offset: int = 0) -> None:
-        """Write into an existing file."""
+        """Write to an existing file."""
         number = self.open(path, os.O_WRONLY)
         try:
             assert self.fs.files.write(number, offset, data) == len(data)
@@ -287,7 +287,7 @@ class Union:
     def create(
         self, path: str, data: bytes = b"", mode: int = 0o644, by: tuple[int, int] | None = None
     ) -> None:
-        """Make a regular file with *data*, as a request of the user and group *by*."""
+        """Create a regular file with *data*, for a caller with the user and group *by*."""
         parent, name = self._split(path)
         number, _ = self.fs.files.create(parent.ino, name, mode, os.O_RDWR, by or owner())
         try:
@@ -297,7 +297,7 @@ class Union:
             self.fs.handles.close_file(number)
 
     def allocate(self, path: str, mode: int, offset: int, length: int) -> None:
-        """Change the blocks of a file as fallocate(2) with *mode*."""
+        """Call fallocate(2) with *mode* for a file."""
         number = self.open(path, os.O_RDWR)
         try:
             change = RangeAllocation(self.fs, self.fs.handles.file(number), mode, offset, length)
@@ -307,7 +307,7 @@ class Union:
             self.fs.handles.close_file(number)
 
     def copy_range(self, source: str, target: str, offset: int, at: int, length: int) -> int:
-        """Copy a range from one file to another as copy_file_range(2); returns how many bytes were copied."""
+        """Call copy_file_range(2) for two files. Return the number of copied bytes."""
         numbers = [self.open(target, os.O_RDWR)]
         try:
             numbers.append(self.open(source))
@@ -323,7 +323,7 @@ class Union:
     def link_unnamed(
         self, path: str, data: bytes = b"", mode: int = 0o644, by: tuple[int, int] | None = None
     ) -> None:
-        """Make a regular file without a name, write *data*, and give it the name *path*."""
+        """Create a file without a name, write *data*, and link it to *path*."""
         parent, name = self._split(path)
         number, inode = self.fs.files.create_unnamed(parent, mode, os.O_RDWR, by or owner())
         try:
@@ -334,22 +334,22 @@ class Union:
             self.fs.inode_table.settle()
 
     def mkdir(self, path: str, mode: int = 0o755, by: tuple[int, int] | None = None) -> None:
-        """Make a directory."""
+        """Create a directory."""
         parent, name = self._split(path)
         self.fs.names.mkdir(parent, name, mode, by or owner())
 
     def mknod(self, path: str, mode: int, rdev: int = 0, by: tuple[int, int] | None = None) -> None:
-        """Make a special file."""
+        """Create a special file."""
         parent, name = self._split(path)
         self.fs.names.mknod(parent, name, mode, rdev, by or owner())
 
     def symlink(self, path: str, target: str, by: tuple[int, int] | None = None) -> None:
-        """Make a symbolic link."""
+        """Create a symbolic link."""
         parent, name = self._split(path)
         self.fs.names.symlink(parent, name, os.fsencode(target), by or owner())
 
     def link(self, existing: str, path: str) -> None:
-        """Make a hard link."""
+        """Create a hard link."""
         parent, name = self._split(path)
         self.fs.names.link(self.file(existing), parent, name)
 
@@ -392,14 +392,14 @@ class Union:
     # -- on disk -----------------------------------------------------------------------------------
 
     def leftovers(self) -> list[str]:
-        """List what is in the work directory under temporary names."""
+        """Return the temporary names in the work directory."""
         return os.listdir(self.work / "unionfs" / "tmp")
 
     def index(self) -> list[str]:
-        """List the entries of the index."""
+        """Return the entries of the link index."""
         return sorted(os.listdir(self.work / "unionfs" / "index"))
 
 
 def owner() -> tuple[int, int]:
-    """Return the ids of this account, as the caller of a request that makes something."""
+    """Return the ids of this account, as those of the caller of a request."""
     return os.geteuid(), os.getegid()

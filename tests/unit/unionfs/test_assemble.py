@@ -1,4 +1,4 @@
-"""Which stacks are refused, before anything is touched, and that refusing one leaves nothing open."""
+"""Invalid stacks are refused before any change, and without leaving descriptors open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """Return a directory with one directory for each role, and one inside each."""
+    """Return a directory with one directory for each role, each of which has a subdirectory."""
     for name in ("lower", "other", "upper", "work", "mnt"):
         (tmp_path / name / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to("lower")
@@ -25,7 +25,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def source(base: Path, mountpoint: str = "mnt", **changes: str) -> StackSource:
-    """Open a stack of which *changes* name other directories."""
+    """Open a stack, with the directories in *changes* instead of the defaults."""
     names = {"lower": "lower", "upper": "upper", "work": "work"} | changes
     options = Options(
         lowerdirs=(str(base / "other"), str(base / names["lower"])),

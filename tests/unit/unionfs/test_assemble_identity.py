@@ -1,4 +1,4 @@
-"""What was recorded over one stack of layers is not believed over another that only looks like it."""
+"""Records about one stack of layers are not used for another stack with the same numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def change_one_of_two_names(union: Union) -> None:
-    """Copy a hard-linked file up and remove the changed name: only the index leads the other to the copy."""
+    """Copy up a hard-linked file and remove the changed name. Then only the index connects the other name to the copy."""
     union.write("a", b"CHANGED")
     union.unlink("a")
     assert union.read("b") == b"CHANGED"
@@ -42,7 +42,7 @@ def test_a_layer_that_was_made_anew_in_its_place_shows_its_own_files(make_union:
     union.fs.close()
     shutil.rmtree(lower)
     lower.mkdir()
-    make("x", "y", b"another")  # on ext4 with the inode numbers of those before
+    make("x", "y", b"another")  # on ext4, they have the inode numbers of the former files
     union.fs = union._open()
     assert union.read("x") == union.read("y") == b"another"
     assert union.index() == []
@@ -53,7 +53,7 @@ def test_the_same_layer_is_known_again(make_union: MakeUnion) -> None:
     os.link(union.lowers[0] / "a", union.lowers[0] / "b")
     union.reopen()
     change_one_of_two_names(union)
-    (union.lowers[0] / "new").write_bytes(b"")  # as in a layer that is the host's own root
+    (union.lowers[0] / "new").write_bytes(b"")  # as in a layer that is the root of the host
     union.reopen()
     assert union.read("b") == b"CHANGED"
 
@@ -74,7 +74,7 @@ def test_a_layer_that_cannot_be_told_from_another_is_not_believed_to_be_the_same
     union = make_union({"a": b"before!"})
     os.link(union.lowers[0] / "a", union.lowers[0] / "b")
     union.reopen()
-    change_one_of_two_names(union)  # within one mount hard links are whole all the same
+    change_one_of_two_names(union)  # within one mount, hard links are still kept together
     union.reopen()
     assert union.read("b") == b"before!"
 
@@ -122,12 +122,12 @@ def test_another_file_system_in_the_place_of_a_layer_shows_its_own_files(tmp_pat
 
 
 def replace_hard_links(union: Union, names: tuple[str, str], data: bytes) -> bool:
-    """Replace, in the layer, the hard-linked file *names*; tells whether the new one has the old one's number."""
+    """Replace the hard-linked file *names* in the layer. Return whether the new file has the same inode number."""
     lower = union.lowers[0]
     before = (lower / names[0]).stat().st_ino
     for name in names:
         (lower / name).unlink()
-    made = []  # an inode number comes again at once on ext4, and not at all on tmpfs
+    made = []  # ext4 reuses an inode number at once, tmpfs never does
     for attempt in range(50):
         path = lower / f"made{attempt}"
         path.write_bytes(data)
@@ -159,7 +159,7 @@ def test_files_that_the_owner_of_a_layer_puts_in_the_place_of_others_show_as_the
             pytest.skip("the file system gives no number again, as tmpfs")
         replace_hard_links(union, ("c", "d"), b"another")
         union.fs = union._open()
-        # The upper layer has a copy under the name a, and nothing under b.
+        # The upper layer has a copy with the name a, and nothing with the name b.
         assert {name: union.read(name) for name in order} == {"a": b"CHANGED", "b": b"another"}
         assert {name: union.stat(name).nlink for name in order} == {"a": 1, "b": 2}
         union.write("a", b"ANOTHER")

@@ -1,4 +1,4 @@
-"""Every change is done or not done: whichever of its system calls fails, and at whichever the server is killed."""
+"""Every change is atomic, whichever of its system calls fails, and before whichever call the server is killed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.unit.unionfs.support import Shown, Union
 if TYPE_CHECKING:
     from tests.unit.unionfs.conftest import MakeUnion
 
-#: More calls than any operation makes: the loops below have to end by themselves.
+#: More calls than any operation makes, so that the loops below end.
 _MANY = 400
 CASES = [(form, name) for form, operations in OPERATIONS.items() for name in operations]
 
@@ -41,7 +41,7 @@ State = dict[str, Shown]
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Work in memory if it keeps user attributes (tmpfs since Linux 6.6): thousands of unions are made here."""
+    """Use tmpfs if it supports user attributes (since Linux 6.6), because the tests create thousands of unions."""
     try:
         path = tempfile.mkdtemp(dir="/dev/shm")
     except OSError:
@@ -72,7 +72,7 @@ def _states(memory: Path) -> dict[str, Prepared]:
 
 @pytest.fixture
 def fresh(_states: dict[str, Prepared], form: str) -> Iterator[Fresh]:
-    """Return a function that opens a union in the prepared state, and closes the one before."""
+    """Return a function that opens a union in the prepared state, and closes the previous one."""
     opened: list[Union] = []
 
     def close() -> None:
@@ -92,12 +92,12 @@ def fresh(_states: dict[str, Prepared], form: str) -> Iterator[Fresh]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the call is made is tested here, and not how long a disk takes."""
+    """Replace syncs: the tests check that the call is made, and need not wait for a disk."""
     monkeypatch.setattr(os, "fdatasync", lambda _fd: None)
 
 
 def _state(union: Union) -> State:
-    """Return what *union* shows, but for times that are those of the test itself."""
+    """Return all objects of *union*, without the times of the test itself."""
     return {
         path: one
         if one.mtime_ns is not None and abs(one.mtime_ns - LONG_AGO) < SPAN
@@ -107,7 +107,7 @@ def _state(union: Union) -> State:
 
 
 def _difference(one: State, other: State) -> dict[str, tuple[str, str]]:
-    """Return what differs, of each attribute: a whole state is too long to read."""
+    """Return the differing attributes, because a whole state is too long to read."""
     found = {}
     for path in sorted(one.keys() | other.keys()):
         ours, theirs = one.get(path), other.get(path)
@@ -124,7 +124,7 @@ def _difference(one: State, other: State) -> dict[str, tuple[str, str]]:
 
 
 def _accepted(name: str, expected: State, shown: State) -> State:
-    """Return *shown*, with what may differ from *expected* after the operation *name* set to what is there."""
+    """Return *shown*, with the values of *expected* where the operation *name* permits a difference."""
     return {path: _accepted_one(name, expected.get(path), one) for path, one in shown.items()}
 
 
@@ -154,7 +154,7 @@ def _check_old_or_new(name: str, old: State, new: State, union: Union, when: str
 
 
 def _run(union: Union, operation: Operation, faults: Faults) -> OSError | None:
-    """Run *operation* under *faults*; returns the error that came out of it."""
+    """Run *operation* with *faults*, and return its error."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         faults.install(monkeypatch)
         try:
@@ -165,7 +165,7 @@ def _run(union: Union, operation: Operation, faults: Faults) -> OSError | None:
 
 
 def _run_and_kill(run: Callable[[Faults], None], number: int) -> bool:
-    """Call *run* in a process that ends before its call *number*; tells whether it came so far."""
+    """Call *run* in a process that ends before its call *number*. Return whether it reached this call."""
     child = os.fork()
     if child == 0:
         status = 2
@@ -179,7 +179,7 @@ def _run_and_kill(run: Callable[[Faults], None], number: int) -> bool:
     return status == 1
 
 
-#: What each operation makes of the prepared state, for all tests of it.
+#: The result of each operation on the prepared state, computed once for all tests.
 _KNOWN: dict[tuple[str, str], tuple[State, State]] = {}
 
 
@@ -193,9 +193,9 @@ def _old_and_new(fresh: Fresh, form: str, name: str) -> tuple[State, State]:
 
 
 def _numbers(name: str, stride: int) -> list[int]:
-    """Return numbers of calls of the operation *name*: each *stride*-th, beginning anywhere.
+    """Return every *stride*-th call number of the operation *name*, from a random start.
 
-    The first is one of them where some operations would end before that.
+    Number 1 is added if short operations would end before the first number.
     """
     first = 1 + zlib.crc32(name.encode()) % stride
     return [*([1] if first > 3 else []), *range(first, _MANY, stride)]
@@ -204,9 +204,9 @@ def _numbers(name: str, stride: int) -> list[int]:
 def _every(
     stride: int, cases: Sequence[tuple[str, str]] = CASES, *, of_cases: int = 1
 ) -> pytest.MarkDecorator:
-    """Let a test try each *stride*-th call of each *of_cases*-th case, and every one where there is time.
+    """Let a test try every *stride*-th call of every *of_cases*-th case, or all of them with --long.
 
-    For the accounts of scripts/test, whose layers differ in their marks only, each second of those has to do.
+    For the accounts of scripts/test, whose layers differ only in their marks, half of those are enough.
     """
     stride *= 1 if os.geteuid() == 0 else 2
     sampled = [pytest.param(*case, stride, id="-".join(case)) for case in cases[::of_cases]]
@@ -222,7 +222,7 @@ def test_whichever_step_finds_the_disk_full_the_change_is_done_or_not_done(
     old, new = _old_and_new(fresh, form, name)
     for number in _numbers(name, stride):
         union = fresh()
-        _state(union)  # what is known of every object has to stay true
+        _state(union)  # cached attributes of every object have to stay correct
         faults = Faults(number, failing_with(errno.ENOSPC))
         error = _run(union, operation, faults)
         if not faults.reached:
@@ -330,7 +330,7 @@ def test_a_layer_on_a_full_disk_can_be_mounted_as_before(
 def test_a_layer_first_mounted_on_a_full_disk_keeps_marks_that_its_root_can_see(
     make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root of a user namespace may not set trusted.*: that shows before it shows that there is no room."""
+    """Root of a user namespace may not set trusted.* attributes, and this error precedes ENOSPC."""
     really_mark, really_make = os.setxattr, os.mkdir
 
     def refuse_trusted(path: bytes, name: str, *others: Any, **more: Any) -> None:
@@ -352,7 +352,7 @@ def test_a_layer_first_mounted_on_a_full_disk_keeps_marks_that_its_root_can_see(
     assert vars(union.parts.upper)["_format"].prefix == "user.overlay."
 
 
-#: Operations that put a copy into the index before it has its name.
+#: Operations that add a copy to the index before it has its name.
 INDEXES = [
     ("overlay", "copy a hard link up"),
     ("overlay", "change the mode of a large hard link"),
@@ -387,7 +387,7 @@ def test_a_second_kill_at_whichever_step_of_the_next_mount_changes_nothing(
 
 
 def _lose_every_name(union: Union) -> None:
-    """Unlink whatever is no directory: an entry of the index that is there after that leads to nothing."""
+    """Unlink all non-directories. An entry of the index that remains refers to no object."""
     for path, shown in union.show().items():
         if not stat.S_ISDIR(shown.mode):
             union.unlink(path)

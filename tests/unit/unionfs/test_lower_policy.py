@@ -1,4 +1,4 @@
-"""A writable layer of before that is named as a lower one."""
+"""A former writable layer that is used as a lower layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told to mount(2), without mounting."""
+"""The arguments of mount(2), without mounting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unionfs.errors import UnionError
 
 @pytest.fixture
 def mounted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes, bytes, int, bytes]]:
-    """Return what mount(2) is called with, as root."""
+    """Return the arguments of mount(2), for root."""
     calls: list[tuple[bytes, bytes, bytes, int, bytes]] = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "getegid", lambda: 0)
@@ -100,7 +100,7 @@ def test_a_device_that_is_not_open_to_us_is_told_with_the_remedy_where_the_helpe
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory of programs that is all of PATH, for an ordinary user whose mount on /mnt is still there."""
+    """Return a directory of programs, the only one in PATH, for an ordinary user with an existing mount on /mnt."""
 
     def refused(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -28,7 +28,7 @@ def test_options_of_several_o_are_taken_together_and_the_last_of_one_name_counts
 
 
 def test_a_backslash_lets_colons_commas_and_backslashes_be_part_of_a_path() -> None:
-    # As a shell would pass it: one level for the comma of the option list, one for the colon of the paths.
+    # One level of backslashes escapes the comma of the option list, the other the colon between paths.
     options = parse_options([r"lowerdir=/a\\:b:/c\,d,upperdir=/u\,v,workdir=/w\\x"])
     assert options.lowerdirs == ("/a:b", "/c,d")
     assert options.upperdir == "/u,v"
@@ -40,7 +40,7 @@ def test_a_backslash_lets_colons_commas_and_backslashes_be_part_of_a_path() -> N
     [
         ("/u:2", "/u:2"),
         (r"/u\:2", "/u:2"),  # as kernel OverlayFS reads it
-        (r"/u\\:2", "/u:2"),  # with the level more that libfuse takes away
+        (r"/u\\:2", "/u:2"),  # with an additional level, which libfuse removes
         (r"/u\\\:2", r"/u\:2"),
         (r"/u\\\\2", r"/u\\2"),
     ],
@@ -55,7 +55,7 @@ def test_the_writable_directories_may_have_their_colons_escaped_like_the_others(
     [
         (r"a\:b:c", ["a:b", "c"]),
         (r"a\\:b", ["a\\", "b"]),
-        (r"a\n:b", [r"a\n", "b"]),  # a backslash before anything else stays
+        (r"a\n:b", [r"a\n", "b"]),  # a backslash before any other character stays
         ("a\\", ["a\\"]),
         ("", [""]),
         ("::", ["", "", ""]),

@@ -1,6 +1,6 @@
-"""Moved directories: resolution checked against a second, independent statement of the kernel's rule.
+"""Renamed directories: resolution is compared with a second, independent implementation of the kernel's rules.
 
-The model walks one path through one layer after the other, as fs/overlayfs/namei.c does: a layer may end the search,
+The model walks one path through one layer after the other, as fs/overlayfs/namei.c does. A layer may end the search,
 or rewrite the path for the layers below it. ``resolve`` descends name by name through merged directories instead.
 """
 
@@ -18,13 +18,13 @@ from unionfs.types import Mark
 
 @dataclass(eq=False)
 class Entry:
-    """One entry of a layer: a directory, unless *mark* says something else."""
+    """One entry of a layer: a directory, unless *mark* is another kind."""
 
     mark: Mark = Mark.DIRECTORY
     entries: dict[bytes, Entry] = field(default_factory=dict)
     opaque: bool = False
     redirect: bytes | None = None
-    #: The root of its layer and its path there, and the roots below.
+    #: The root of its layer, its path in the layer, and the roots of the layers below.
     layer: int = -1
     path: tuple[bytes, ...] = ()
     below: list[Entry] = field(default_factory=list)
@@ -65,7 +65,7 @@ class View:
 
 
 def settle(roots: list[Entry]) -> list[Entry]:
-    """Tell every entry where it is."""
+    """Set the root, path and lower roots of every entry."""
 
     def visit(entry: Entry, layer: int, path: tuple[bytes, ...]) -> None:
         entry.layer, entry.path, entry.below = layer, path, roots[layer + 1 :]
@@ -79,7 +79,7 @@ def settle(roots: list[Entry]) -> list[Entry]:
 
 
 def model(roots: list[Entry], path: tuple[bytes, ...]) -> list[Entry]:
-    """List what contributes to *path*, top first, by walking it through each layer."""
+    """Return the directories that contribute to *path*, top first, by walking it through each layer."""
     found: list[Entry] = []
     for root in roots:
         at, rewritten, last = root, path, False
@@ -97,10 +97,10 @@ def model(roots: list[Entry], path: tuple[bytes, ...]) -> list[Entry]:
             elif entry.redirect is not None:
                 rest = path[depth + 1 :]
                 if entry.redirect.startswith(b"/"):
-                    # From the root on, whatever hides the layers below on the way here.
+                    # An opaque directory or whiteout on the path, from the root on, hides the layers below.
                     rewritten, last = (*entry.redirect[1:].split(b"/"), *rest), False
                 else:
-                    # Its directory as this layer's own redirects have it for the layers below.
+                    # The parent's path in the layers below, by the redirects of this layer.
                     rewritten = (*rewritten[: len(rewritten) - len(rest) - 1], entry.redirect, *rest)
             if final:
                 found.append(entry)
@@ -112,11 +112,11 @@ def model(roots: list[Entry], path: tuple[bytes, ...]) -> list[Entry]:
 
 
 def model_with_skeleton(roots: list[Entry], skeleton: Entry, path: tuple[bytes, ...]) -> list[Entry]:
-    """List what contributes to *path*: what *roots* have, and below it what the skeleton has at the same path."""
+    """Return the directories that contribute to *path*: those of *roots*, then that of the skeleton."""
     found: list[Entry] = []
     for depth in range(1, len(path) + 1):
         if found and found[0].mark is Mark.OTHER:
-            return []  # above it is no directory
+            return []  # an ancestor is not a directory
         found = model(roots, path[:depth])
         at: Entry | None = skeleton
         for name in path[:depth]:
@@ -129,7 +129,7 @@ def model_with_skeleton(roots: list[Entry], skeleton: Entry, path: tuple[bytes, 
 
 
 def resolved(roots: list[Entry], path: tuple[bytes, ...]) -> list[Entry]:
-    """List what contributes to *path* as ``resolve`` finds it."""
+    """Return the directories that contribute to *path* according to ``resolve``."""
     views = [View(root) for root in roots]
     places: list[tuple[View, bytes]] = []
     for depth, name in enumerate(path):
@@ -197,7 +197,7 @@ def test_the_skeleton_shows_at_its_own_paths_under_every_mark_and_redirect_and_a
 ) -> None:
     skeleton.skeleton = True
     settle([*roots, skeleton])
-    settle(roots)  # no redirect leads into the skeleton
+    settle(roots)  # no redirect refers to the skeleton
     expected = [(entry.layer, entry.path) for entry in model_with_skeleton(roots, skeleton, path)]
     note(str(expected))
     assert [(entry.layer, entry.path) for entry in resolved([*roots, skeleton], path)] == expected

@@ -1,4 +1,4 @@
-"""The skeleton, the generated layer of mount points: no mark of a layer hides it, and a program deletes of it what it may."""
+"""The skeleton, the generated layer of mount points: no mark hides its names, and programs can delete them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _no_waiting_for_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[..., Union]]:
-    """Open unions, each below a directory of its own."""
+    """Open unions, each in a separate directory."""
     unions: list[Union] = []
 
     def make(lowers: list[Any], upper: Any = None, **how: Any) -> Union:
@@ -50,7 +50,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Union]]:
 
 
 class Marks:
-    """A format: how it deletes a name and hides a directory's."""
+    """A format of whiteouts and opaque directories."""
 
     def __init__(self, delete: Callable[[str], Tree], hide: Callable[[Tree], Node]) -> None:
         self.delete = delete
@@ -104,7 +104,7 @@ def kinds(union: Union) -> dict[str, bytes | None]:
 
 
 def laid_under(shown: dict[str, bytes | None], skeleton: Tree, at: str = "") -> None:
-    """Add to *shown* what of *skeleton* is not there, as far as directories lead to it."""
+    """Add the names of *skeleton* to *shown*, unless they exist or an ancestor is not a directory."""
     for name, entry in skeleton.items():
         path = f"{at}/{os.fsdecode(name)}"
         directory = isinstance(entry, dict)
@@ -134,7 +134,7 @@ def test_what_shows_is_what_the_layers_show_with_the_skeleton_laid_under_it(
         assert kinds(union) == expected
 
 
-# -- what a program does to it -------------------------------------------------------------------------
+# -- changes by programs -------------------------------------------------------------------------------
 
 FORMAT = pytest.mark.parametrize("whiteouts", list(WhiteoutFormat))
 LAYER: Tree = {"opt": {"of the layer": b"x", "data": {"old": b"x"}}, "etc": {"name": b"of the layer"}}
@@ -247,13 +247,13 @@ def _change_both(generator: random.Random, union: Union, plain: Path, text: str)
     path, other = ("/".join(generator.choices(NAMES, k=generator.randint(1, 3))) for _ in range(2))
     there, to = plain / path, plain / other
     if not (there.parent.is_dir() and to.parent.is_dir()):
-        return  # the kernel asks for no name in what is no directory
+        return  # the kernel sends no lookup in a non-directory
 
     def outcome(act: Callable[[], object]) -> int:
         try:
             act()
         except OSError as error:
-            # Which of two reasons is given differs, as the kernel looks at some before it asks a file system.
+            # If there are two errors, the kernel may report another one, because it checks some conditions before the request.
             return error.errno or 0
         return 0
 

@@ -1,4 +1,4 @@
-"""Our dataclasses are those of the standard library, but for what they cost."""
+"""The dataclasses of `unionfs._stdlib` behave like those of the standard library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unionfs._stdlib import dataclasses as light
 
 
 def classes(module: Any) -> list[type]:
-    """Return the same classes, made by *module*."""
+    """Return the same classes, created with *module*."""
     field = module.field
 
     @module.dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def classes(module: Any) -> list[type]:
 
     @module.dataclass(slots=True)
     class Late:
-        """What is not given."""
+        """Defaults of arguments that are not given."""
 
         a: int
         rest: list[int] = field(init=False, repr=False)
@@ -48,7 +48,7 @@ def classes(module: Any) -> list[type]:
 
     @module.dataclass(frozen=True, slots=True)
     class PathRef:
-        """One with methods of its own."""
+        """A dataclass with methods."""
 
         a: int
 
@@ -96,7 +96,7 @@ def test_a_class_says_the_same_of_itself(pair: tuple[type, type]) -> None:
         (CHILD, (1, "y"), {}),
         (LATE, (1,), {}),
         (NAMED, (3,), {}),
-        # What is refused:
+        # Rejected declarations:
         (BASE, (), {}),
         (BASE, (1, "x", 2), {}),
         (BASE, (1,), {"a": 1}),

@@ -1,4 +1,4 @@
-"""What a server says, also where it may read nothing any more."""
+"""Warnings of a server, even if it may no longer read the modules of `logging`."""
 
 from __future__ import annotations
 

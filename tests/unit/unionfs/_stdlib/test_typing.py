@@ -1,4 +1,4 @@
-"""What stands in for `typing` at run time."""
+"""The replacement of `typing` at run time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unionfs._stdlib import typing as light
 def test_a_named_tuple_is_what_typing_makes_of_it() -> None:
     def declare(base: typing.Any) -> typing.Any:
         class Row(base):  # type: ignore[misc]
-            """One of them."""
+            """An example."""
 
             name: bytes
             page: int = 0

@@ -1,4 +1,4 @@
-"""Copy-up: what the copy keeps, when it is made, and what goes on with it."""
+"""Copy-up: the properties that the copy keeps, when it is made, and how it is used afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOLE = 1 << 20
 
 
 def _change(union: Union, path: str) -> None:
-    """Make a change that a copy-up must precede, and that changes nothing that is shown."""
+    """Make a change that requires a copy-up but changes nothing that the mount shows."""
     attributes = union.stat(path)
     union.fs.attributes.change(attributes.ino, Change(mtime_ns=attributes.mtime_ns), None)
 
@@ -73,7 +73,7 @@ def test_a_copy_keeps_owner_capabilities_and_set_id_bits(make_union: MakeUnion) 
         "0100000200040000000000000000000000000000"
     )  # cap_net_bind_service, vfs_cap_data
     owned = File(b"", uid=12, gid=34, mode=0o755, xattrs={"security.capability": capability})
-    large = File(b"", size=1 << 20, mode=0o6755, xattrs=owned.xattrs)  # its contents stay below
+    large = File(b"", size=1 << 20, mode=0o6755, xattrs=owned.xattrs)  # its contents stay in the lower layer
     union = make_union(
         {
             "f": owned,
@@ -107,7 +107,7 @@ def test_a_copy_keeps_holes(make_union: MakeUnion, monkeypatch: pytest.MonkeyPat
 
 
 def _deny_offload(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have neither shared blocks nor copy_file_range, as between two file systems on an old kernel."""
+    """Disable FICLONE and copy_file_range, as between two file systems on an old kernel."""
 
     def refused(*_args: object, **_kwargs: object) -> int:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
@@ -210,7 +210,7 @@ def test_a_file_that_is_open_but_unlinked_can_still_be_written_after_its_copy_up
 ) -> None:
     union = make_union({"f": b"old"})
     reader, inode = union.open("f"), union.file("f")
-    inode.lookups += 1  # as the kernel's, which has it open
+    inode.lookups += 1  # as the kernel, which has the file open
     union.unlink("f")
     union.fs.attributes.change(inode.ino, Change(size=2), None)
     assert union.fs.files.read(reader, 0, 10) == b"ol"
@@ -253,7 +253,7 @@ def test_all_names_of_a_file_see_its_copy(make_union: MakeUnion) -> None:
 def test_a_copy_made_when_the_known_name_is_gone_is_the_copy_of_the_others(make_union: MakeUnion) -> None:
     union = make_union(LINKED)
     inode = union.file("a")
-    inode.lookups += 1  # as the kernel's, which has it open
+    inode.lookups += 1  # as the kernel, which has the file open
     union.unlink("a")
     union.fs.attributes.change(inode.ino, Change(size=2), None)
     for _ in range(2):
@@ -360,7 +360,7 @@ def test_numbers_of_files_stay_when_the_kernel_forgets_them_in_between(make_unio
 def test_a_killed_copy_up_of_a_hard_link_leaves_no_entry_that_could_lose_data(
     make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What counts as the copy of a file has to be a link of it, or its last lower name takes the data along."""
+    """The index entry of a copy has to be a hard link to it. Otherwise the data is lost with the last lower name."""
     union = make_union({"a": b"old", "b": HardLink("a")})
     child = os.fork()
     if child == 0:
@@ -384,7 +384,7 @@ def test_a_killed_copy_up_of_a_hard_link_leaves_no_entry_that_could_lose_data(
 def test_a_mode_that_copies_up_is_what_chmod_makes_of_it(
     make_union: MakeUnion, before: int, after: int, listed: bool
 ) -> None:
-    # Its owner, user 0, the group, a mask, and all others.
+    # Entries of the ACL: the owner, user 0, the group, a mask, and all others.
     entries = (
         (1, before >> 6 & 7, (1 << 32) - 1), (2, 6, 0), (4, 5, (1 << 32) - 1), (16, 7, (1 << 32) - 1),
         (32, before & 7, (1 << 32) - 1),
@@ -438,7 +438,7 @@ def test_what_has_become_something_else_below_is_not_copied_up(
     }
     with pytest.raises(OSError) as raised:
         changes[change]()
-    # Opening a link or a directory as a file has errors of its own.
+    # Opening a symbolic link or a directory as a file fails with other errors.
     assert raised.value.errno in (errno.ESTALE, errno.ELOOP, errno.EISDIR)
     assert not (union.upper / "file").is_file()
     assert union.leftovers() == []

@@ -1,4 +1,4 @@
-"""What a copy-up consists of, and in which order."""
+"""The steps of a copy-up and their order."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def test_a_regular_file_is_copied_whole_before_it_gets_its_name() -> None:
     [
         (Step.DATA, Step.OWNER),  # a write clears set-id bits
         (Step.DATA, Step.XATTRS),  # and security.capability
-        (Step.METACOPY, Step.XATTRS),  # as does giving the file its size
+        (Step.METACOPY, Step.XATTRS),  # and so does setting the size
         (Step.OWNER, Step.XATTRS),  # a change of owner clears security.capability
         (Step.OWNER, Step.MODE),  # and set-id bits
-        (Step.ORIGIN, Step.XATTRS),  # an ACL may take the right to write attributes
-        (Step.XATTRS, Step.MODE),  # and rewrites the mode
+        (Step.ORIGIN, Step.XATTRS),  # an ACL may revoke the permission to write attributes
+        (Step.XATTRS, Step.MODE),  # and changes the mode
         (Step.MODE, Step.TIMES),
-        (Step.METACOPY, Step.MODE),  # a file that may not be written takes no attributes
-        (Step.METACOPY, Step.TIMES),  # giving it its size changes them
+        (Step.METACOPY, Step.MODE),  # attributes cannot be set on a file without write permission
+        (Step.METACOPY, Step.TIMES),  # setting the size changes the times
         (Step.TIMES, Step.SYNC),
         (Step.SYNC, Step.PUBLISH),
-        (Step.INDEX, Step.PUBLISH),  # once a lower name is covered, the others must find the copy
+        (Step.INDEX, Step.PUBLISH),  # when a lower name is hidden, the other names must find the copy
     ],
     ids=lambda step: step.value,
 )

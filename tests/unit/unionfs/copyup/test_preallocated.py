@@ -1,4 +1,4 @@
-"""Copies that come one after the other find their file made: what is on disk and shown is the same as without."""
+"""Successive copy-ups use a preallocated file. The result on disk and in the mount is the same as without it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ready(union: Union) -> PreallocatedFile | None:
 
 
 def chmod(union: Union, *names: str, mode: int = 0o600) -> None:
-    """Change modes, each in a request of its own."""
+    """Change modes, one per request."""
     for name in names:
         union.chmod(name, mode)
         union.fs.trim()
@@ -59,7 +59,7 @@ def on_disk(union: Union) -> list[str]:
 
 @pytest.fixture
 def warm(union: Union) -> Union:
-    """Give a union with a file that is ready, as two have been copied."""
+    """Return a union with a preallocated file, because two files have been copied."""
     chmod(union, "f0", "f1")
     assert ready(union) is not None
     return union
@@ -237,7 +237,7 @@ def test_whichever_call_of_a_copy_fails_it_is_made_or_not(
             assert shown.mode & 0o7777 == 0o640
             break
         expected = old.mode if error is not None else shown.mode & ~0o7777 | 0o640
-        # After the step that cannot be undone an error can still come out of asking what has become of it.
+        # After the rename into place, reading the attributes of the copy can still fail.
         assert shown.mode == expected or (number == errno.EIO and shown.mode & 0o7777 == 0o640), faults.call
         assert (shown.data, shown.mtime_ns) == (old.data, old.mtime_ns), faults.call
         preallocated = ready(union)
@@ -253,7 +253,7 @@ def test_whichever_call_of_a_copy_fails_it_is_made_or_not(
 
 
 def test_what_is_called_before_the_answer_is_what_has_to_be(warm: Union) -> None:
-    """As many calls as the copy has properties; what nobody can see comes after."""
+    """The calls before the reply are those for the properties of the copy. Invisible work is done after the reply."""
     counted = Faults(1000, failing_with(errno.EIO), reading=True)
     inode = warm.inode("f2")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -263,7 +263,7 @@ def test_what_is_called_before_the_answer_is_what_has_to_be(warm: Union) -> None
         before = counted.names[:]
         warm.fs.trim()
     after = counted.names[len(before) :]
-    # How contents are copied is the file system's, and how attributes are found the mount's.
+    # The calls that copy contents depend on the file system, and those that list attributes on the mount.
     others = ("ioctl", "copy_file_range", "pread", "pwrite", "fdatasync", "listxattr", "getxattr")
     there = [name for name in before if name not in others]
     assert there == ["open", "fstat", "setxattr", "utime", "fstat", "rename", "stat"]

@@ -1,4 +1,4 @@
-"""What a new object inherits from its directory's default list, as a file system says it."""
+"""The ACLs that a new object inherits from the default ACL of its directory, compared with a file system."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encode(entries: list[tuple[int, int, int]]) -> bytes:
 
 @st.composite
 def lists(draw: st.DrawFn) -> bytes:
-    """Draw a valid list: entries in the order that the kernel wants, a mask where others than owners have one."""
+    """Return a random valid ACL: entries in the order that the kernel requires, with a mask if there are named entries."""
     users = sorted(draw(st.sets(st.integers(1, 5), max_size=2)))
     groups = sorted(draw(st.sets(st.integers(1, 5), max_size=2)))
     none = (1 << 32) - 1
@@ -56,7 +56,7 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.root  # ids of others do not exist in the namespace of an ordinary account's tests
+@pytest.mark.root  # other ids are not mapped in the user namespace of an ordinary account's tests
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(default=lists(), mode=st.integers(0, 0o777))
 def test_what_is_inherited_is_what_the_file_system_below_gives(
@@ -91,12 +91,12 @@ def test_entries_of_ids_that_are_not_mapped_are_left_out() -> None:
     assert acl.mapped(b"junk") == b"junk"
 
 
-@pytest.mark.usefixtures("directory")  # which looks whether there are lists
+@pytest.mark.usefixtures("directory")  # the check whether there are ACLs
 def test_a_list_that_the_work_directory_inherits_gives_nobody_a_right_to_copies(
     make_union: MakeUnion,
 ) -> None:
     union = make_union({"secret": File(b"x", mode=0o640), "d": Dir({"f": b""}, mode=0o750)})
-    none, account = (1 << 32) - 1, os.getuid()  # an account that is there in any namespace
+    none, account = (1 << 32) - 1, os.getuid()  # an id that is mapped in any user namespace
     everything = [(1, 7, none), (2, 7, account), (4, 7, none), (0x10, 7, none), (0x20, 0, none)]
     for inheriting in (union.work, union.work / "unionfs", union.work / "unionfs" / "tmp"):
         os.setxattr(inheriting, acl.DEFAULT, encode(everything))

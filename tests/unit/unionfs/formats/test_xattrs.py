@@ -1,4 +1,4 @@
-"""Which attributes are a union file system's own, and how a program's of such a name are kept."""
+"""The attributes of union file systems, and how a program's attributes with such names are stored."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_where_owners_are_kept_in_attributes_those_of_security_are_kept_as_fuse_
     kept = "user.containers.override_security.capability"
     assert stored_name("security.capability", override=True) == kept
     assert shown_name(kept) is None
-    # What the disk has was given to the file on disk, and not to the one that is shown.
+    # The attribute on disk belongs to the file on disk, not to the file that the mount shows.
     assert shown_name("security.capability", override=True) is None
     assert shown_name("user.containers.override_stat", override=True) is None
 

@@ -1,4 +1,4 @@
-"""A union behind FUSE requests, and system calls whose data is not in memory or that lack memory."""
+"""A union that is used through FUSE requests, with blocking reads, and with system calls that fail for lack of memory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 60.0
-LARGE = bytes(range(256)) * 128  # with the limit of the fixture; a change of metadata alone copies none of it
+#: Large with the limit of the fixture. A change of metadata does not copy the contents.
+LARGE = bytes(range(256)) * 128
 
 
 @dataclass
 class Server:
-    """A union behind requests, whose threads can be held up."""
+    """A union that is used through requests, and whose worker threads can be blocked."""
 
     union: Union
     client: DirectClient
@@ -34,7 +35,7 @@ class Server:
     gate: threading.Event = field(default_factory=threading.Event)
 
     def ino(self, path: str) -> int:
-        """Look *path* up as the kernel does, who knows it then."""
+        """Look up *path* as the kernel does, and count the lookup."""
         inode = self.union.inode(path)
         inode.lookups += 1
         return inode.ino
@@ -44,7 +45,7 @@ class Server:
         self.news.clear()
 
     def resume(self) -> list[bytes | memoryview | int | None]:
-        """Ask again what can be asked again, as the loop does."""
+        """Handle parked requests again, as the loop does."""
         waiting = self.client.requests.async_io
         assert waiting is not None
         replies = []
@@ -64,7 +65,7 @@ class Server:
 
 
 def not_in_memory(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    """Have the kernel say that nothing is in memory, and the disk wait for the gate."""
+    """Let RWF_NOWAIT reads find nothing in memory, and blocking reads wait for the gate."""
     read, pread = os.preadv, os.pread
 
     def preadv(fd: int, buffers: tuple[memoryview], offset: int, flags: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""A union behind FUSE requests, whose worker threads the test can hold back."""
+"""A union that is used through FUSE requests, and whose worker threads a test can block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Give a server of a small and a large lower file, and one of the upper layer."""
+    """Return a server with a small and a large lower file, and a file of the upper layer."""
     union = make_union({"small": b"small", "large": LARGE, "d": {}})
     union.create("upper", b"upper")
     made = Server(union, DirectClient(union.fs, unopened=True))

@@ -1,4 +1,4 @@
-"""Reads of a disk and syncs run in threads: other requests are answered meanwhile."""
+"""Reads from a disk and syncs run in threads, while the server answers other requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who serves a mount, by what the kernel says first: on one end of a socket, with a test for a kernel at the other."""
+"""The choice of the server by the kernel's INIT request. The test acts as the kernel at the other end of a socket."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def first_request(major: int, minor: int) -> bytes:
 
 @pytest.fixture
 def kernel() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give the kernel's end and that of the server, where nothing is waited for."""
+    """Return the kernel's end and the server's end, which is non-blocking."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
     with ours, theirs:

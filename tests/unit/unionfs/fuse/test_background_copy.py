@@ -1,4 +1,4 @@
-"""A large copy-up runs in a thread: requests for the file wait for it, and all others are answered."""
+"""A large copy-up runs in a thread. Requests for the file wait for it, all others are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking for the next request without sleeping goes on only where it pays."""
+"""Busy polling continues only as long as it pays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unionfs.fuse.busy_poll import SPINS, WINDOW, BusyPoll
 
 
 def rests_after(busy_poll: BusyPoll, *, of_four: int) -> int:
-    """Have so many of four waits end while looking until it rests; returns for how many waits it does."""
+    """Let this many of four waits end while polling, until polling pauses. Return the length of the pause in waits."""
     for number in range(32):
         assert busy_poll.times() == SPINS
         busy_poll.judge(hit=number % 4 < of_four)
@@ -29,7 +29,7 @@ def test_it_rests_after_a_trial_that_brought_little_longer_each_time() -> None:
     busy_poll = BusyPoll()
     rests = [rests_after(busy_poll, of_four=1)]
     for _ in range(9):
-        busy_poll.judge(hit=False)  # the wait that ended the rest
+        busy_poll.judge(hit=False)  # the wait that ended the pause
         for _ in range(31):
             assert busy_poll.times() == SPINS
             busy_poll.judge(hit=False)
@@ -54,7 +54,7 @@ def test_alone_on_one_processor_nobody_is_waited_for() -> None:
 
 
 def window(busy_poll: BusyPoll, waits: int) -> list[int]:
-    """Have as many requests come as a window holds, that many of which were waited for; returns how often each looked."""
+    """Pass one window of requests, of which this many had to be waited for. Return the number of polls of each wait."""
     looked = []
     for _ in range(waits):
         looked.append(busy_poll.times())

@@ -1,4 +1,4 @@
-"""The kernel is asked to forget the oldest nodes, in its own words, and asked no more than it is of use."""
+"""The server notifies the kernel of the oldest inodes (FUSE_NOTIFY_PRUNE), and only as often as that helps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = 40
 
 @pytest.fixture
 def union(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Union:
-    """Give a union whose nodes the kernel knows, one too many of them."""
+    """Return a union with one inode more than the limit, all of which the kernel knows."""
     monkeypatch.setattr(notify, "LIMIT", FILES - 1)
     made = make_union({f"f{number:02}": b"x" for number in range(FILES)})
     for number in range(FILES):
@@ -32,16 +32,16 @@ def union(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Union:
 
 
 class Connection(NamedTuple):
-    """A pipe in the place of a mounted /dev/fuse."""
+    """A pipe instead of a mounted /dev/fuse."""
 
-    #: Where notifications arrive.
+    #: The end at which notifications arrive.
     end: int
     start: int
 
 
 @pytest.fixture
 def connection() -> Iterator[Connection]:
-    """Give a pipe whose far end does not block."""
+    """Return a pipe whose reading end does not block."""
     made = Connection(*os.pipe())
     os.set_blocking(made.end, False)
     yield made
@@ -60,7 +60,7 @@ def test_the_oldest_nodes_without_handles_are_named(union: Union, connection: Co
     handle = union.open("f01")
     oldest = [
         union.file(f"f{number:02}").ino for number in (0, 2, 3, 4)
-    ]  # after the root; two too many, and a batch
+    ]  # after the root: two inodes over the limit, and a batch
     ask(KernelNotifier(union.fs.inode_table, connection.start))
     message = os.read(connection.end, 1000)
     length, code, unique, count = struct.unpack_from("=IiQI", message)
@@ -92,7 +92,7 @@ def test_nothing_is_asked_for_again_until_there_is_more_to_gain(union: Union, co
 def test_what_grew_while_the_kernel_was_being_told_is_named_though_nothing_follows(
     union: Union, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread may get no time until the last request was answered."""
+    """The thread may not run before the last request was answered."""
     monkeypatch.setattr(notify, "_PER_MESSAGE", 4)
     held, told = threading.Event(), os.write
 
@@ -166,7 +166,7 @@ def test_attributes_that_do_not_hold_are_asked_for_again_before_the_request_goes
     said = os.read(connection.end, 10_000)
     messages = list(struct.iter_unpack("=IiQQqq", said))
     assert {message[:3] for message in messages} == {(40, 2, 0)}
-    assert {message[4:] for message in messages} == {(-1, 0)}  # of pages nothing
+    assert {message[4:] for message in messages} == {(-1, 0)}  # no pages are invalidated
     assert {message[3] for message in messages} == set(union.fs.inode_table._by_ino)
 
 

@@ -18,14 +18,14 @@ from unionfs.fuse.protocol import Opcode
 
 @dataclass
 class Disk:
-    """Contents that come to memory bit by bit."""
+    """File contents that reach the page cache piece by piece."""
 
     server: Server
     #: Bytes of the file that are in memory.
     there: int = 0
-    #: How often somebody looked.
+    #: The number of polls.
     looked: int = 0
-    #: What the disk says instead.
+    #: The error that the disk reports instead.
     error: int = 0
 
     @property
@@ -37,7 +37,7 @@ class Disk:
 
 @pytest.fixture
 def disk(server: Server, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    """Have the server look a hundred times for what its disk, of which nothing is in memory, has."""
+    """Let the server poll a hundred times for data of a disk, none of which is in the page cache."""
 
     def say(unique: int, reply: bytes | memoryview | int) -> None:
         server.said[unique] = reply if isinstance(reply, int) else bytes(reply)

@@ -1,4 +1,4 @@
-"""The kernel's structures, against bytes as a kernel writes them and the sizes that fuse.h gives them."""
+"""The structures of the protocol, compared with bytes from a kernel and with the sizes in fuse.h."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from unionfs.fuse import protocol
 from unionfs.fuse.protocol import Init, Opcode, ProtocolError, agree, counted
 
-#: sizeof of each, by a C compiler from linux/fuse.h (version 7.41), where the name there has no end of variable length.
+#: The sizeof of each structure of fixed length in linux/fuse.h (version 7.41), from a C compiler.
 SIZES = {
     "IN_HEADER": 40,
     "OUT_HEADER": 16,
@@ -83,7 +83,7 @@ def test_what_is_agreed_on_is_what_both_know() -> None:
     assert agreement.flags is not None
     wanted = Init.DONT_MASK | Init.CACHE_SYMLINKS | Init.HANDLE_KILLPRIV_V2 | Init.DO_READDIRPLUS
     assert agreement.flags & wanted == wanted
-    # What would have other requests sent, or things left to us that are not done here.
+    # Flags that change the requests, or delegate tasks that this server does not implement.
     assert not agreement.flags & ~int(protocol._ALWAYS | Init.ATOMIC_O_TRUNC)
 
 

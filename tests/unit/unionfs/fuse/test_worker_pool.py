@@ -1,4 +1,4 @@
-"""The worker pool starts as many threads as work waits, and survives errors and missing threads."""
+"""The worker pool starts a thread for each waiting job, and survives errors and the limit of threads."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_system_that_allows_no_threads_is_told_apart(monkeypatch: pytest.Monke
 
 
 def test_threads_are_had_where_nothing_can_be_imported_any_more() -> None:
-    """A confined server may be unable to read Python's library."""
+    """A confined server may be unable to read Python's standard library."""
     script = (
         "import sys, threading, unionfs.fuse.direct.loop\n"
         "from unionfs.fuse.direct.worker_pool import WorkerPool\n"

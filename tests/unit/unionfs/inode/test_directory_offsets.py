@@ -1,4 +1,4 @@
-"""Offsets in a directory stay good however it changes."""
+"""Directory offsets stay valid when the directory changes."""
 
 from __future__ import annotations
 

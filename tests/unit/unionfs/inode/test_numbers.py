@@ -1,4 +1,4 @@
-"""Inode numbers: unique, constant, and lasting where that is promised."""
+"""Inode numbers are unique and constant, and persist over mounts where documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left to a server that is restricted to its layers."""
+"""The rights that remain to a server that is restricted to its layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def restricted(lower: Path, upper: Path, work: Path, action: Callable[[], object]) -> str:
-    """Restrict a child as the server of these directories, and return what *action* returned or raised there."""
+    """Restrict a child like the server of these directories, and return the result or error of *action* in it."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -107,7 +107,7 @@ def test_what_was_open_before_stays_usable(places: tuple[Path, Path, Path]) -> N
 def test_nothing_below_proc_is_opened_and_links_to_what_is_open_are_followed(
     places: tuple[Path, Path, Path],
 ) -> None:
-    """A rule for /proc/self would hold until the kernel reclaims its inode: a start then failed, or did not."""
+    """A Landlock rule for /proc/self ends when the kernel reclaims its inode, so a start would fail at random."""
     for path in ("/proc/self/uid_map", "/proc/self/mountinfo", "/proc/self/status", "/proc/meminfo"):
         assert restricted(*places, Path(path).read_text) == "Permission denied"
     assert restricted(*places, lambda: os.listdir("/proc/self/fd")) == "Permission denied"

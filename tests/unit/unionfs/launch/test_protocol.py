@@ -1,4 +1,4 @@
-"""The request of the launcher: decoded, or refused with a reason."""
+"""The launcher's request is decoded, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def ends() -> Iterator[Ends]:
 
 @pytest.fixture
 def null() -> Iterator[int]:
-    """Return a descriptor to send copies of."""
+    """Return a descriptor, copies of which are sent."""
     fd = os.open(os.devnull, os.O_RDONLY)
     yield fd
     os.close(fd)
 
 
 def send(launcher: socket.socket, request: dict[str, Any]) -> None:
-    """Send *request* as the launcher does: version and count in the packet, the rest in a sealed memfd."""
+    """Send *request* as the launcher does: version and number of descriptors in the packet, the rest in a sealed memfd."""
     header = {key: request[key] for key in ("version", "descriptors") if key in request}
     fd = sealed_memfd(
         json.dumps({key: value for key, value in request.items() if key not in header}).encode()
@@ -52,7 +52,7 @@ def send(launcher: socket.socket, request: dict[str, Any]) -> None:
 
 
 def message(**changes: Any) -> dict[str, Any]:
-    """Return a request for one lower layer and a writable one, over five descriptors."""
+    """Return a request for one lower layer and a writable one, with five descriptors."""
     layer = {"fd": 2, "marks": "none", "squash": True, "cross": ["/usr/", "home"]}
     return {
         "version": VERSION,
@@ -149,7 +149,7 @@ def test_more_descriptors_than_one_packet_holds_come_in_several(ends: Ends, null
 
 
 def descriptors_of(request: Request) -> list[int]:
-    """Return the descriptors that are in *request*."""
+    """Return the descriptor indexes in *request*."""
     stack = request.stack
     found = [request.fuse_fd, request.user_namespace_fd, stack.upper_fd, stack.work_fd]
     return [fd for fd in [*found, *(layer.fd for layer in stack.lowers)] if fd is not None]
@@ -218,7 +218,7 @@ def test_a_descriptor_is_named_by_its_place_among_those_sent_and_nothing_else(
     with pytest.raises(UnionError, match="malformed request from the launcher"):
         receive(server)
     assert len(received) == 2
-    for fd in received:  # the server ends now, and we do not
+    for fd in received:  # the server would end now, but the test continues
         os.close(fd)
 
 
@@ -318,7 +318,7 @@ def test_a_request_that_could_be_changed_while_it_is_read_is_refused(ends: Ends,
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Allow this process as many open files as it may have."""
+    """Raise the limit on open files to the hard limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield
@@ -332,7 +332,7 @@ def test_a_request_of_the_launcher_arrives_whole_however_long_it_is(
 ) -> None:
     """The socket's buffer holds 208 KiB, and one packet 253 descriptors."""
     launcher, server = ends
-    most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // 2  # here both ends are one process
+    most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // 2  # here, both ends are in one process
     layers = min(layers, most)
     paths = tuple(f"mnt/{number:05}/{'x' * 20}" for number in range(cross))
     stack = ServedStack(

@@ -1,4 +1,4 @@
-"""The descriptors that come with the launcher's request: each one that is named arrives, or the request is refused."""
+"""The descriptors of the launcher's request: all arrive, or the request is rejected."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """Return the launcher's end and the server's; whatever was received is closed after."""
+    """Return the launcher's end and the server's. Received descriptors are closed afterwards."""
     before = set(os.listdir("/proc/self/fd"))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        theirs.settimeout(60)  # a request that is waited for in vain is a failure, not a hang
+        theirs.settimeout(60)  # a missing request makes the test fail instead of hang
         yield ours, theirs
     for name in set(os.listdir("/proc/self/fd")) - before:
         try:
@@ -98,7 +98,7 @@ def test_descriptors_for_which_there_is_no_room_are_not_waited_for(ends: Ends) -
     launcher, server = ends
     send(launcher, 3)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # The lowest free number is the next to be given out, so this leaves room for one.
+    # The kernel allocates the lowest free number, so this leaves room for one descriptor.
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, before[1]))
@@ -138,7 +138,7 @@ def test_the_launcher_is_told_why_its_request_is_refused() -> None:
     ],
 )
 def test_the_launcher_is_told_what_keeps_the_server_from_being_loaded(failure: str, said: bytes) -> None:
-    """It is started beside everything else, so this is where memory ends."""
+    """The server starts while other processes start, so it may be the one that finds no memory."""
     script = (
         "import sys\n"
         "from unionfs import cli\n"

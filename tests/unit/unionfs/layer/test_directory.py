@@ -1,4 +1,4 @@
-"""A layer on disk: read by descriptors, never through its own symbolic links, with bounded descriptors."""
+"""A layer on disk is read through a limited number of descriptors, and never through its own symbolic links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fds() -> Iterator[FdCache]:
-    """Return the cache of the descriptors of all layers of one test."""
+    """Return the descriptor cache for all layers of one test."""
     cache = FdCache(16)
     yield cache
     cache.capacity = 0
@@ -137,7 +137,7 @@ def test_an_opaque_directory_that_may_not_be_read_is_opaque(
 
 
 def _deny_listing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no directory be opened for reading, as for an account without the permission."""
+    """Deny opening directories for reading, as for an account without the permission."""
     really_open = os.open
 
     def opening(path: bytes, flags: int, *args: int, dir_fd: int | None = None) -> int:
@@ -148,7 +148,7 @@ def _deny_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", opening)
 
 
-# -- layers that change, or want to lead us astray -------------------------------------------------------
+# -- layers that change or are malicious -----------------------------------------------------------------
 
 
 def test_a_symbolic_link_put_in_the_place_of_a_directory_is_not_followed(
@@ -203,7 +203,7 @@ def test_a_fifo_put_in_the_place_of_a_file_does_not_hang_the_server(
 
 
 class _seconds:  # noqa: N801 - reads as a number with its unit
-    """Interrupt what takes longer than *limit* seconds."""
+    """Raise an error if the context takes longer than *limit* seconds."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""Copies of metadata alone: their contents stay below until somebody writes, and are those of the file below until then."""
+"""Metadata copies: their contents are those of the lower file until the first write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owners as a mount shows them and as a layer keeps them: maps, squashing, and what goes with neither."""
+"""Owners as a mount shows them and as a layer stores them: maps, squashing, and rejected combinations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def override(uid: int, gid: int, mode: int = 0o644, kind: str = "file") -> dict[
 
 
 def upper_of(uid: int, gid: int) -> dict[str, File | Dir]:
-    """Return an upper layer whose owners are in attributes, so that any account can have them."""
+    """Return an upper layer that stores owners in attributes, which any account can do."""
     return {
         "f": File(b"f", xattrs=override(uid, gid)),
         "d": Dir({}, mode=0o755, xattrs=override(uid, gid, 0o755, "dir")),
@@ -189,7 +189,7 @@ def test_a_volatile_mount_syncs_nothing_and_is_otherwise_the_same(
     number = union.fs.directories.open(union.inode("").ino)
     union.fs.directories.fsync(number)
     union.fs.handles.close_directory(number)
-    # Each copy of contents, then what was asked for.
+    # Each copy of contents comes before the requested change.
     assert synced == ([] if volatile else ["fdatasync", "fsync", "fdatasync", "fdatasync", "fsync"])
     union.reopen()
     assert (union.read("f"), union.read("large")[:2]) == (b"UPPER", b"Xx")

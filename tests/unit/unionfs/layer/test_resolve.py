@@ -1,4 +1,4 @@
-"""The rule of the union, on dictionaries."""
+"""The rules of the union, tested on dictionaries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHITEOUT, DIRECTORY, OTHER, OPAQUE = Mark.WHITEOUT, Mark.DIRECTORY, Mark.OTHER, 
 
 
 class Names:
-    """A directory of a layer as a dictionary; notes which directories were asked whether they are opaque."""
+    """A directory of a layer as a dictionary. It records the directories whose opaque marks were read."""
 
     def __init__(
         self, marks: dict[bytes, Mark], opaque: Iterable[bytes] = (), *, skeleton: bool = False
@@ -26,7 +26,7 @@ class Names:
         self.skeleton = skeleton
         self._opaque = frozenset(opaque)
         self.asked: list[bytes] = []
-        #: Of the root of a layer: it is opaque.
+        #: For the root of a layer: it is opaque.
         self.hides = False
 
     def mark(self, name: bytes) -> Mark | None:
@@ -53,7 +53,7 @@ class Names:
 
 
 def layers(*marks: Mark | None, opaque: Iterable[int] = ()) -> list[Names]:
-    """Return views, top first, of which each has the name ``x`` so marked."""
+    """Return views, top first, each of which has the name ``x`` with one of the marks."""
     hiding = set(opaque)
     return [
         Names({} if mark is None else {b"x": mark}, [b"x"] if position in hiding else [])

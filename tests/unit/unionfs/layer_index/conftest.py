@@ -1,4 +1,4 @@
-"""Build indexes without waiting for the clock."""
+"""Build indexes without waiting for older timestamps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks of lower layers, opened with an index or without, and everything that such a stack shows."""
+"""Stacks of lower layers, opened with or without an index, and the listing of such a stack."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Seen = dict[str, tuple[Any, ...]]
 
 
 class Layers:
-    """Lower layers on disk, opened with an index of them or without."""
+    """Lower layers on disk, opened with or without an index."""
 
     def __init__(self, base: Path, *trees: Any, policy: MarkPolicy = ALL_MARKS) -> None:
         """Write *trees*, top first, below *base*."""
@@ -38,7 +38,7 @@ class Layers:
         (base / "work").mkdir()
         self.policies = [policy] * len(trees)
         self.unchanging = True
-        #: Which layers are to be in an index; None for all.
+        #: The layers to index; None for all.
         self.indexed: Sequence[bool] | None = None
 
     def source(self, *, writable: bool = False) -> StackSource:
@@ -53,7 +53,7 @@ class Layers:
         )
 
     def open(self, *, indexed: bool = True, writable: bool = False, build: bool = True) -> UnionFs:
-        """Open the stack, with an index that is made if it is missing and *build* says so."""
+        """Open the stack with an index. *build*: build the index if it is missing."""
         source = self.source(writable=writable)
         if indexed:
             (self.base / "indexes").mkdir(mode=0o700, exist_ok=True)
@@ -73,12 +73,12 @@ class Layers:
         return open_stack(source)
 
     def files(self) -> list[Path]:
-        """List the indexes that there are."""
+        """Return the names of the existing indexes."""
         return sorted((self.base / "indexes").glob("*.index"))
 
 
 def seen(fs: UnionFs, *, data: bool = True) -> Seen:
-    """Return everything that *fs* shows, by path, in the order of its listings. Times of access change with reading."""
+    """Return everything that *fs* shows, by path, in the order of its listings, without access times, which reads change."""
     found: Seen = {}
     pending: list[tuple[str, int]] = [("", 1)]
     while pending:
@@ -110,7 +110,7 @@ def seen(fs: UnionFs, *, data: bool = True) -> Seen:
 
 
 def show(layers: Layers, **how: Any) -> Seen:
-    """Open *layers*, look at all of it and close it."""
+    """Open *layers*, read everything, and close them."""
     fs = layers.open(**how)
     try:
         return seen(fs)
@@ -119,7 +119,7 @@ def show(layers: Layers, **how: Any) -> Seen:
 
 
 def is_indexed(fs: UnionFs) -> bool:
-    """Tell whether *fs* believes an index of the whole of its lower layers."""
+    """Return whether *fs* trusts one index for all of its lower layers."""
     root = fs.inode_table.root.parts[-1]
     return isinstance(root, MergedDirectory) and root._stack.trusted
 

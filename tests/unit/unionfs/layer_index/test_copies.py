@@ -1,4 +1,4 @@
-"""What is copied up from a layer that changed after its index was made is what the layer has now."""
+"""Copy-up copies the current state of a layer that changed after its index was built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unionfs.vfs.attributes import Change
 def test_attributes_that_an_object_got_after_its_index_was_made_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """As an access list: a copy without it would let others in."""
+    """Such an attribute may be an ACL: a copy without it would grant access to others."""
     monkeypatch.setattr(build, "_TICK_NS", 0)
     layers = Layers(tmp_path, {"f": b"x", "d": {}})
     layers.unchanging = False

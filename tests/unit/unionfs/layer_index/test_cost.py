@@ -44,7 +44,7 @@ def test_lookups_and_listings_make_no_system_call(tmp_path: Path, monkeypatch: p
     fs = layers.open(writable=True)
     counted = _Counted(monkeypatch)
     seen(fs, data=False)
-    # What is left is about the writable layer.
+    # The remaining calls are about the writable layer.
     upper = [
         name for name in counted.calls if name not in ("scandir", "open", "openat2", "fstat", "listxattr")
     ]

@@ -1,4 +1,4 @@
-"""An index of lower layers shows what the layers show."""
+"""A stack with an index shows the same as without."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_random_stacks_show_the_same_with_an_index_and_without(tmp_path: Path, s
     make_tree(tmp_path / "upper", _random_tree(rng, 3))
     plain = show(layers, indexed=False, writable=True)
     assert show(layers, indexed=True, writable=True) == plain
-    # Some layers in indexes of their own, between others that are in none.
+    # Some layers have an index, with others between them that have none.
     layers.indexed = [rng.random() < 0.6 for _ in trees]
     assert show(layers, indexed=True, writable=True) == plain
     layers.unchanging = False
@@ -117,7 +117,7 @@ def test_a_layer_with_marks_that_lead_elsewhere_parts_the_others(tmp_path: Path,
     assert [type(part) is MergedDirectory for part in fs.inode_table.root.parts] == [True, False, True]
     assert seen(fs) == plain
     fs.close()
-    # Of all, of those above and of those below; nothing is tried again at once.
+    # Indexes of all layers, of those above and of those below. A failed build is not repeated at once.
     assert len(layers.files()) == 3
     before = [made.stat().st_mtime_ns for made in layers.files()]
     show(layers)
@@ -164,7 +164,7 @@ def test_copying_up_from_an_index_takes_what_the_file_is_now(tmp_path: Path) -> 
 
 
 def test_flags_that_only_the_kernel_knows_open_a_file_all_the_same(tmp_path: Path) -> None:
-    for_exec = 0x20  # __FMODE_EXEC (include/linux/fs.h) comes with what execve(2) opens
+    for_exec = 0x20  # __FMODE_EXEC (include/linux/fs.h): execve(2) opens files with it
     fs = Layers(tmp_path, {"f": b"data"}).open()
     number = fs.files.open(
         fs.inode_table.lookup(fs.inode_table.root, b"f").ino, os.O_RDONLY | os.O_LARGEFILE | for_exec

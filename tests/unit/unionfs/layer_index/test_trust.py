@@ -1,4 +1,4 @@
-"""An index that is outdated, damaged, forged or writable for others is not trusted."""
+"""An index that is outdated, damaged, forged or writable by other users is not trusted."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_whatever_an_index_with_right_checksums_says_there_are_answers_and_error
 
 
 def _forge(whole: bytes, rng: random.Random) -> bytes:
-    """Change anything, and make the checksums right again."""
+    """Change random bytes, and correct the checksums."""
     magic, version, _, length, key_length, table_at, pages, refused = HEADER.unpack_from(whole)
     assert magic == MAGIC
     content = bytearray(whole)

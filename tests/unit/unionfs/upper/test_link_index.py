@@ -1,4 +1,4 @@
-"""The index of copied-up objects: what it remembers, for how long, and over which stack."""
+"""The link index: its records, their lifetime, and the stack that they belong to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUMBER = Ino((1 << 48) + 5)
 
 
 class Home:
-    """An upper directory, a home in its work directory, and the indexes opened over them."""
+    """An upper directory, the home in its work directory, and the indexes that are opened there."""
 
     def __init__(self, base: Path) -> None:
         self.upper, self.home = base / "upper", base / "home"
@@ -36,7 +36,7 @@ class Home:
         return self._made[-1]
 
     def copy(self, name: str) -> tuple[int, bytes]:
-        """Make a finished copy; returns where it is."""
+        """Create a finished copy, and return its place."""
         (self.upper / name).write_bytes(b"copy")
         return self.layer.root.fd(), os.fsencode(name)
 

@@ -1,4 +1,4 @@
-"""The bound on the writable layer: never exceeded, and given back when something goes."""
+"""The quota of the writable layer is never exceeded, and freed space is available again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOWER = {
 
 
 def taken(union: Union) -> tuple[int, int]:
-    """Count what the upper directory takes, from nothing but the directory."""
+    """Count the bytes and objects of the upper directory on disk."""
     size, objects = max(0, os.stat(union.upper).st_blocks * 512 - 4096), 0
     seen = set()
     for directory, names, files in os.walk(union.upper):
@@ -52,7 +52,7 @@ def taken(union: Union) -> tuple[int, int]:
 
 
 def refused(action: Callable[[], object]) -> bool:
-    """Tell whether there was no space for *action*."""
+    """Return whether *action* fails with ENOSPC."""
     try:
         action()
     except OSError as error:
@@ -74,7 +74,7 @@ def test_writing_stops_at_the_bound_and_keeps_what_fitted(make_union: MakeUnion)
     assert 90 * KIB <= written <= 100 * KIB
     assert union.stat("f").size == written
     assert taken(union)[0] <= 100 * KIB
-    # What is there already can be written over.
+    # Existing contents can be overwritten.
     assert union.fs.files.write(handle, 0, b"y" * 10_000) == 10_000
     union.fs.handles.close_file(handle)
 
@@ -83,7 +83,7 @@ def test_space_comes_back_with_what_is_deleted_and_forgotten(make_union: MakeUni
     union = make_union(size=64 * KIB)
     union.create("a", b"x" * 50_000)
     inode = union.file("a")
-    inode.lookups = 1  # as the kernel knows it
+    inode.lookups = 1  # as the kernel, which has looked it up
     union.create("b")
     assert union.fs.files.write(union.open("b", os.O_WRONLY), 0, b"y" * 50_000) < 50_000
     union.unlink("a")
@@ -105,7 +105,7 @@ def test_a_hole_below_blocks_behind_the_end_is_no_way_round_the_bound(make_union
         if list(unallocated(file.fileno(), 60 * KIB, 124 * KIB)):
             union.fs.handles.close_file(handle)
             pytest.skip("the file system does not report allocated blocks that hold nothing (FIEMAP)")
-    # Blocks that are there take no more, wherever they are.
+    # Existing blocks take no more space, wherever they are.
     assert union.fs.files.write(handle, 60 * KIB, b"x" * 64 * KIB) == 64 * KIB
     union.fs.handles.close_file(handle)
 
@@ -134,7 +134,7 @@ def test_a_copy_up_that_does_not_fit_changes_nothing(make_union: MakeUnion) -> N
     assert refused(lambda: union.write("big", b"new"))
     assert union.read("big") == b"x" * 40_000
     assert taken(union) == (0, 0)
-    union.chmod("big", 0o600)  # takes no contents along
+    union.chmod("big", 0o600)  # does not copy contents
     assert union.stat("big").mode & 0o777 == 0o600
     assert refused(lambda: union.write("big", b"new"))
     assert union.read("big") == b"x" * 40_000
@@ -153,7 +153,7 @@ def test_objects_are_counted_too_and_marks_are_never_refused(make_union: MakeUni
         lambda: union.chmod("small", 0o600),
     ):
         assert refused(action)
-    union.link("a", "another name")  # is no object
+    union.link("a", "another name")  # is not an object
     union.unlink("small")
     union.unlink("b")
     union.unlink("c")
@@ -204,10 +204,10 @@ def test_counting_opens_few_descriptors_however_many_directories_there_are(make_
 
 
 def test_the_first_copy_of_metadata_alone_counts_the_record_that_it_makes(make_union: MakeUnion) -> None:
-    # On ext4 the attributes of the root get a page of their own with it: found by the test below, at random.
+    # On ext4, the attributes of the root get a separate page. The random test below found this.
     union = make_union({"big": b"x" * 40_000}, size=96 * KIB)
     union.create("filler", b"x" * (92 * KIB))
-    refused(lambda: union.chmod("big", 0o640))  # is it, where attributes take room
+    refused(lambda: union.chmod("big", 0o640))  # is counted as one if attributes need blocks
     assert taken(union)[0] <= 96 * KIB
     union.truncate("filler", 80 * KIB)
     union.chmod("big", 0o640)
@@ -286,7 +286,7 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
             union.copy_range("big", path, 0, size, size)
         elif action == "unnamed":
             union.link_unnamed(path, b"n" * size)
-        elif action == "hold":  # a file without a name that is open to the end
+        elif action == "hold":  # a file without a name that stays open until the end
             number, inode = union.fs.files.create_unnamed(union.directory(""), 0o600, os.O_RDWR, owner())
             inode.lookups = 1
             held.append(inode.ref)
@@ -298,7 +298,7 @@ def test_whatever_is_done_the_layer_stays_within_its_bounds(
         try:
             perform(*action)
         except (OSError, AssertionError):
-            pass  # a short write, or what is simply not there: here the bounds are asked about
+            pass  # a short write, or a missing object: this test is about the limits only
         if action[0] == "reopen":
             held.clear()
         size, _ = taken(union)

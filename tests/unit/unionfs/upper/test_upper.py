@@ -1,4 +1,4 @@
-"""The writable layer: what each change leaves on disk, in both formats."""
+"""The writable layer: the result of each change on disk, in both formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OVERLAY, AUFS = WhiteoutFormat.OVERLAY, WhiteoutFormat.AUFS
 
 
 def on_disk(union: Union) -> dict[str, str]:
-    """Return what is in the upper directory: by path a letter for the type, ``!`` for a whiteout."""
+    """Return the contents of the upper directory: a letter for the type by path, ``!`` for a whiteout."""
     found = {}
     for path in union.upper.rglob("*"):
         info = path.lstat()
@@ -38,18 +38,18 @@ def on_disk(union: Union) -> dict[str, str]:
 
 
 def whiteout(form: WhiteoutFormat, path: str) -> dict[str, str]:
-    """Return what hides *path* in the format *form*."""
+    """Return the whiteout of *path* in the format *form*."""
     parent, slash, name = path.rpartition("/")
     return {path: "!"} if form is OVERLAY else {f"{parent}{slash}.wh.{name}": "-"}
 
 
 def opaque(form: WhiteoutFormat, path: str) -> dict[str, str]:
-    """Return what is in the opaque directory *path* in the format *form*."""
+    """Return the contents of the opaque directory *path* in the format *form*."""
     return {path: "d"} if form is OVERLAY else {path: "d", f"{path}/.wh..wh..opq": "-"}
 
 
 def is_opaque(union: Union, path: str) -> bool:
-    """Tell whether *path* of the upper directory carries an opaque mark."""
+    """Return whether *path* of the upper directory has an opaque mark."""
     directory = union.upper / path
     marked = {"user.overlay.opaque", "trusted.overlay.opaque"} & set(os.listxattr(directory))
     return bool(marked) or (directory / ".wh..wh..opq").exists()
@@ -140,7 +140,7 @@ def test_a_long_name_can_be_deleted_unless_its_mark_would_be_too_long(
         assert union.names() == []
 
 
-# -- making --------------------------------------------------------------------------------------------
+# -- creation ------------------------------------------------------------------------------------------
 
 
 def test_a_file_made_where_one_was_deleted_replaces_the_whiteout(

@@ -1,4 +1,4 @@
-"""Copies and allocations of ranges by requests: small ones at once, large ones by a thread, after which the server counts and
+"""Copies and allocations of ranges by requests. Small ones are done at once, large ones in a thread. Then the server counts and
 answers.
 """
 
@@ -28,7 +28,7 @@ LARGE = bytes(range(256)) * 128
 
 
 class Server:
-    """A union behind requests, some of which threads work for."""
+    """A union that is used through requests, some of which threads handle."""
 
     def __init__(self, union: Union) -> None:
         self.union = union
@@ -40,24 +40,24 @@ class Server:
         )
 
     def ino(self, path: str) -> int:
-        """Return the number of *path*, which the kernel then knows."""
+        """Look up *path* as the kernel does, and return its inode number."""
         inode = self.union.inode(path)
         inode.lookups += 1
         return inode.ino
 
     def copy_range(self, source: str, length: int, opcode: Opcode = Opcode.COPY_FILE_RANGE) -> object:
-        """Copy to offset 3 of the file of the upper layer; None where the reply comes later."""
+        """Copy to offset 3 of the upper file. Return the reply; None if it is sent later."""
         body = protocol.COPY_FILE_RANGE_IN.pack(0, 0, self.ino("upper"), 0, 3, length, 0)
         return self.client.send(opcode, self.ino(source), body)
 
     def allocate(self, mode: int, length: int) -> object:
-        """Call fallocate(2) for the file of the upper layer; None where the reply comes later."""
+        """Call fallocate(2) for the upper file. Return the reply; None if it is sent later."""
         return self.client.send(
             Opcode.FALLOCATE, self.ino("upper"), protocol.FALLOCATE_IN.pack(0, 0, length, mode, 0)
         )
 
     def finish(self) -> None:
-        """Wait for the thread, and do the server's part."""
+        """Wait for the thread, and run the server's part of the request."""
         assert self.done.wait(PATIENCE)
         assert self.replies == {}, "no thread answers"
         assert list(self.async_io.resume()) == []
@@ -65,7 +65,7 @@ class Server:
 
 @pytest.fixture
 def server(make_union: MakeUnion, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Give a server of a small and a large lower file, and one of the upper layer."""
+    """Return a server with a small and a large lower file, and a file of the upper layer."""
     union = make_union({"small": b"small", "large": LARGE})
     union.create("upper", b"upper")
     monkeypatch.setattr(file_handlers, "LARGE", len(LARGE))
@@ -85,7 +85,7 @@ def test_a_copy_of_a_large_range_holds_nobody_up_and_is_shown_when_it_is_done(
 
     monkeypatch.setattr(os, "copy_file_range", slow)
     assert server.copy_range("large", len(LARGE)) is None
-    # Another client looks at the file, so that the server remembers its attributes of before.
+    # Another client reads the attributes, so that the server caches the former ones.
     assert isinstance(server.client.send(Opcode.GETATTR, server.ino("upper"), bytes(16)), bytes)
     gate.set()
     server.finish()

@@ -1,4 +1,4 @@
-"""The file system as the kernel asks for it, without a mount: numbers, handles, streams, attributes."""
+"""The file system by the requests of the kernel, without a mount: numbers, handles, streams, attributes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_name_need_not_be_text(make_union: MakeUnion) -> None:
     assert union.names() == [name * 2]
 
 
-# -- reading only --------------------------------------------------------------------------------------
+# -- read-only unions ----------------------------------------------------------------------------------
 
 CHANGES: dict[str, Callable[[Union], object]] = {
     "create": lambda union: union.create("new"),
@@ -117,7 +117,7 @@ def test_without_a_writable_layer_every_change_is_refused(make_union: MakeUnion,
     assert union.show() == before
 
 
-# -- numbers and the kernel's memory -------------------------------------------------------------------
+# -- numbers and lookup counts -------------------------------------------------------------------------
 
 
 def test_a_number_that_was_never_told_or_is_forgotten_is_stale(make_union: MakeUnion) -> None:
@@ -129,7 +129,7 @@ def test_a_number_that_was_never_told_or_is_forgotten_is_stale(make_union: MakeU
     assert union.fs.inode_table.inode(inode.ino) is inode
     union.fs.inode_table.forget(inode.ino, 1)
     assert number_of(union.fs.inode_table.inode, inode.ino) == errno.ESTALE
-    union.fs.inode_table.forget(inode.ino, 1)  # one more is no error: pyfuse3 has none to give
+    union.fs.inode_table.forget(inode.ino, 1)  # one more FORGET is not an error, because FORGET has no reply
 
 
 def test_forgetting_everything_leaves_the_root_only(make_union: MakeUnion) -> None:
@@ -328,7 +328,7 @@ def test_setting_the_size_changes_the_modification_time_as_in_a_plain_directory(
     make_tree(tmp_path / "plain", tree)
 
     def unchanged(name: str) -> bool:
-        """Set the size of both; tells whether that left the time alone, where file systems differ if it is the same."""
+        """Set the size of both files. Return whether that kept the time. File systems differ for an equal size."""
         plain = tmp_path / "plain" / name
         os.truncate(plain, sizes[name])
         union.truncate(name, sizes[name])
@@ -422,7 +422,7 @@ def test_where_owners_are_kept_in_attributes_those_of_security_are_the_unions_ow
 def test_where_owners_are_kept_in_attributes_a_copy_has_its_capabilities_there(make_union: MakeUnion) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     lower = {"f": File(b"", xattrs={"security.capability": capability})}
-    # What the disk of such a layer has of its own was not given by anybody inside.
+    # An attribute that only the disk has was not set through the mount.
     upper = {"g": File(b"", xattrs={"security.capability": capability})}
     union = make_union(lower, upper=upper, form=WantedFormat(override_stat=True))
     assert union.fs.xattrs.list(union.inode("g").ino) == []

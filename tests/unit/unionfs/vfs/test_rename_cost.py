@@ -1,4 +1,4 @@
-"""Renaming a directory costs the same whatever is in it, and leaves one new directory in the writable layer."""
+"""The cost of renaming a directory does not depend on its contents. It adds one directory to the writable layer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.once
 
-#: Calls that may differ by chance, as those of a weak reference that goes.
+#: Calls that may differ at random, such as callbacks of weak references.
 CHANCE = 10
 
 
 def tree(entries: int, depth: int) -> Tree:
-    """Return a directory of that many entries, and as many in it below each other."""
+    """Return a directory with this many entries, and this many nested directories."""
     deep: Tree = {"end": b""}
     for _ in range(depth):
         deep = {"deep": deep}
@@ -33,7 +33,7 @@ def tree(entries: int, depth: int) -> Tree:
 
 
 def merge(union: Union) -> None:
-    """Give the directories a part in the upper layer."""
+    """Copy up the directories."""
     union.create("dir/mine")
     union.create("other/mine")
 
@@ -67,7 +67,7 @@ def test_renaming_a_directory_costs_the_same_whatever_is_in_it(
         prepare(union)
         union.unlink("gone")
         union.reopen()
-        for path in ("dir", "other", "home", "home/empty"):  # as the kernel has, before it asks for a rename
+        for path in ("dir", "other", "home", "home/empty"):  # as the kernel does before a rename
             union.inode(path)
         return calls_of(lambda: rename(union))
 

@@ -1,4 +1,4 @@
-"""What a rename needs, and each reason to refuse it."""
+"""The steps of a rename, and each reason to refuse it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DELETED = End(exists=False, lower_has_name=True)
     ("source", "target", "flags", "number"),
     [
         (UPPER_FILE, ABSENT, 8, errno.EINVAL),
-        (UPPER_FILE, ABSENT, 4, errno.EINVAL),  # RENAME_WHITEOUT is for the server below only
+        (UPPER_FILE, ABSENT, 4, errno.EINVAL),  # clients cannot pass RENAME_WHITEOUT
         (UPPER_FILE, UPPER_FILE, RENAME_NOREPLACE | RENAME_EXCHANGE, errno.EINVAL),
         (ABSENT, ABSENT, 0, errno.ENOENT),
         (ABSENT, UPPER_FILE, RENAME_NOREPLACE, errno.ENOENT),
