@@ -92,7 +92,7 @@ class Document:
             else:
                 self._put(path, [value])
         elif not isinstance(present, list):
-            raise EditError(f"{self.name}: {format_key_path(path)} is {_a(present)}, and no list")
+            raise EditError(f"{self.name}: {format_key_path(path)} is {_a(present)}, not a list")
         elif isinstance(value, dict) and self._source.is_made_of_headers(path):
             insert_section(self._source, path, value, array=True)
         else:
@@ -155,7 +155,7 @@ class Document:
         """Raise EditError unless *value* can be put at *path*."""
         if not all(map(is_unicode, texts((list(path), value)))):
             # Python represents bytes of a command line that are not UTF-8 as surrogates.
-            raise EditError(f"{self.name}: the value is not UTF-8, and all TOML is")
+            raise EditError(f"{self.name}: the value is not UTF-8, which TOML requires")
         around: Any = self.tree
         for depth, part in enumerate(path):
             here = f"{self.name}: {format_key_path(path[:depth])}"
@@ -167,7 +167,7 @@ class Document:
                 if part >= len(around):
                     elements = "1 element" if len(around) == 1 else f"{len(around)} elements"
                     raise EditError(
-                        f"{here} has {elements}, counted from 0, and no element {part}",
+                        f"{here} has no element {part}: it has {elements}, counted from 0",
                         hint="`sandbox add` adds one",
                     )
             elif around is not MISSING and not isinstance(around, dict):

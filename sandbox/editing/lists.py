@@ -137,8 +137,10 @@ def _names(known: dict[str, Collection]) -> list[tuple[str, Collection]]:
 def _unknown(what: str) -> EditError:
     words = sorted({name.rpartition(".")[2] for name, _ in _names(collections())} - {_OVER})
     meant = nearest(what, words)
-    hint = f"did you mean {meant}?" if meant else f"lists: {', '.join(words)}; or the whole key of one"
-    return EditError(f"{shown(what)} is no list of the language", hint=hint)
+    hint = (
+        f"did you mean {meant}?" if meant else f"lists: {', '.join(words)}; or write the full key of a list"
+    )
+    return EditError(f"{shown(what)} is not a list of the language", hint=hint)
 
 
 def add_elements(document: Document, collection: Collection, words: Sequence[str]) -> None:
@@ -195,7 +197,9 @@ def _pairs(collection: Collection, words: Sequence[str]) -> list[tuple[str, obje
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise EditError(f"{shown(word)} is not NAME=VALUE", hint=f"{collection.key} holds pairs")
+            raise EditError(
+                f"{shown(word)} is not NAME=VALUE", hint=f"elements of {collection.key} are pairs"
+            )
         pairs.append((name, parse_value(value, (*collection.path, name))))
     return pairs
 
@@ -265,9 +269,9 @@ def resolve_names(text: str, document: Document) -> str:
             hint = (
                 f"did you mean [{meant}]?"
                 if meant
-                else f"it holds {shown_list(short)}"
+                else f"the list has {shown_list(short)}"
                 if short
-                else "it is empty"
+                else "the list is empty"
             )
             raise EditError(
                 f"{document.name}: {format_key_path(path)} has no element {shown(name)}", hint=hint

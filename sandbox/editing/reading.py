@@ -26,7 +26,7 @@ def read_input() -> bytes:
     """Return the data on standard input. Raises EditError when it is larger than an environment file may be."""
     data = sys.stdin.buffer.read(MAX_FILE_SIZE + 1)
     if len(data) > MAX_FILE_SIZE:
-        raise EditError("<stdin>: the file is larger than 1 MiB", hint="give an environment file")
+        raise EditError("<stdin>: the file is larger than 1 MiB", hint="give the path of an environment file")
     return data
 
 

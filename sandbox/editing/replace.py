@@ -39,7 +39,9 @@ def read_original(name: str) -> Original:
     Raises EditError for standard input, and for a file that is missing, unreadable, not regular, or too large.
     """
     if name == STDIN:
-        raise EditError("standard input cannot be changed in place", hint="name an environment file")
+        raise EditError(
+            "standard input cannot be changed in place", hint="give the path of an environment file"
+        )
     try:
         path = os.path.realpath(name, strict=True)
         status, data = _read(path, name)
@@ -50,7 +52,7 @@ def read_original(name: str) -> Original:
     except (OSError, ValueError) as error:
         raise EditError(f"{name}: cannot be read: {_reason(error)}") from None
     if len(data) > MAX_FILE_SIZE:
-        raise EditError(f"{name}: the file is larger than 1 MiB", hint="name an environment file")
+        raise EditError(f"{name}: the file is larger than 1 MiB", hint="give the path of an environment file")
     return Original(name, path, data, status)
 
 
@@ -61,7 +63,7 @@ def _read(path: str, name: str) -> tuple[os.stat_result, bytes]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise EditError(f"{name}: is {what}", hint="name an environment file")
+            raise EditError(f"{name}: is {what}", hint="give the path of an environment file")
         with open(descriptor, "rb", closefd=False) as file:
             return status, file.read(MAX_FILE_SIZE + 1)
     finally:
@@ -106,26 +108,29 @@ def check_replaceable(original: Original) -> None:
     if original.status.st_nlink > 1:
         raise EditError(
             f"{name}: has {original.status.st_nlink} names (hard links), and the others would keep the old content",
-            hint="change it with an editor that writes in place, or give it one name",
+            hint="change it with an editor that writes in place, or remove the other hard links",
         )
     if not os.access(path, os.W_OK, effective_ids=True):
-        raise EditError(f"{name}: is read-only", hint=f"chmod u+w {name}, if you may change it")
+        raise EditError(f"{name}: is read-only", hint=f"make it writable: chmod u+w {name}")
     directory = os.path.dirname(path)
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         raise EditError(
-            f"{name}: its directory {directory} is read-only, and the new content is first written beside the file",
+            f"{name}: its directory {directory} is read-only, but the new content is first written to a new file in it",
             hint="make the directory writable, or copy the file elsewhere",
         )
 
 
 def already_there(name: str) -> EditError:
     """Return the error for a new file *name* that exists already."""
-    return EditError(f"{name}: is there already", hint="--force replaces it, another name keeps both")
+    return EditError(f"{name}: exists already", hint="replace it with --force, or give another name")
 
 
 def changed_meanwhile(name: str) -> EditError:
     """Return the error for a file that another process has changed since it was read."""
-    return EditError(f"{name}: was changed by somebody else meanwhile", hint="look at it, and try again")
+    return EditError(
+        f"{name}: was changed by another process in the meantime",
+        hint="check the file, and repeat the command",
+    )
 
 
 @contextmanager
@@ -244,7 +249,7 @@ def _unwritable(name: str, error: OSError) -> EditError:
     hints = {
         errno.ENOSPC: "free some space on its file system (see `df`)",
         errno.EDQUOT: "free some space: the disk quota is used up",
-        errno.ENOENT: "make its directory first",
+        errno.ENOENT: "create its directory first",
     }
     return EditError(f"{name}: cannot be written: {_reason(error)}", hint=hints.get(error.errno or 0))
 
@@ -252,4 +257,4 @@ def _unwritable(name: str, error: OSError) -> EditError:
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
-    return "it is not a path: it holds a NUL character"
+    return "it is not a path: it contains a NUL character"

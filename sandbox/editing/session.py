@@ -19,7 +19,7 @@ from sandbox.spec.diagnostic import Diagnostic
 
 DEFAULT_EDITOR = "vi"
 QUESTION = "What now? (e)dit again, e(x)it without saving: "
-_ANSWERS = "e: edit again, with what you have written\nx: exit without saving, and forget it"
+_ANSWERS = "e: edit your version again\nx: exit without saving, and discard your version"
 
 
 def editor_of(environ: Mapping[str, str]) -> list[str]:
@@ -30,7 +30,7 @@ def editor_of(environ: Mapping[str, str]) -> list[str]:
                 return shlex.split(value)
             except ValueError as error:
                 raise EditError(
-                    f"{variable} is no command: {str(error).lower()}",
+                    f"{variable} is not a command line: {str(error).lower()}",
                     hint="quote its arguments as for a shell",
                 ) from None
     return [DEFAULT_EDITOR]
@@ -95,7 +95,7 @@ def _copy(original: Original) -> str:
     except OSError as error:
         _forget(path)
         reason = (error.strerror or str(error)).lower()
-        raise EditError(f"{original.name}: no copy can be written beside it: {reason}") from None
+        raise EditError(f"{original.name}: cannot write a copy in its directory: {reason}") from None
     return path
 
 
@@ -115,7 +115,7 @@ def _run(editor: list[str], copy: str, name: str) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if status:
-        ending = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+        ending = f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
         raise EditError(f"the editor {shlex.quote(editor[0])} {ending}; {name} is unchanged")
 
 
@@ -133,7 +133,7 @@ def _content(copy: str, name: str) -> bytes:
         # Opened again by its path, because many editors write a new file and rename it.
         return read_original(copy).data
     except EditError:
-        raise EditError(f"the editor has removed its copy; {name} is unchanged") from None
+        raise EditError(f"the editor removed the copy that it was given; {name} is unchanged") from None
 
 
 def _wants_to_edit_again(ask: Callable[[str], str], show: Callable[[str], None]) -> bool:

@@ -97,6 +97,6 @@ def tree_without(tree: Any, path: Sequence[str | int]) -> Any:
 def unsafe(name: str) -> EditError:
     """Return the error for a change of *name* whose result is not the requested one."""
     return EditError(
-        f"{name}: the change would say something else than what was asked for",
-        hint=f"make it by hand with `sandbox edit {name}`, and report this",
+        f"{name}: the result of the change would differ from the request",
+        hint=f"make the change with `sandbox edit {name}`, and report this error",
     )

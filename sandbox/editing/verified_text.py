@@ -52,7 +52,8 @@ class VerifiedText:
         layout = read_layout(normalised(text))
         if layout.located.stopped is not None:
             raise EditError(
-                f"{self.name}: the value is nested more than {MAX_DEPTH} levels deep", hint="flatten it"
+                f"{self.name}: the value is nested more than {MAX_DEPTH} levels deep",
+                hint="use fewer levels of nesting",
             )
         self.text, self.tree, self._known = layout.text, tree, layout
 

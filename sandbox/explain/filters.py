@@ -65,7 +65,7 @@ def seccomp_facts(case: Case) -> Iterator[Fact]:
         where = f"{SECCOMP}.log"
         yield Fact(
             label="denied calls",
-            text="are let through and logged" if plan.log else "fail, and are not logged",
+            text="are allowed and logged" if plan.log else "fail, and are not logged",
             value=plan.log,
             origin=case.origin(where),
             keys=(where,),
@@ -73,17 +73,17 @@ def seccomp_facts(case: Case) -> Iterator[Fact]:
 
 
 def _notes(plan: SeccompPlan) -> tuple[str, ...]:
-    notes: tuple[str, ...] = ("calls of x32, and of other machines than this one, fail with ENOSYS",)
+    notes: tuple[str, ...] = ("system calls of x32 and of other architectures fail with ENOSYS",)
     if plan.profile != "unconfined" and "fcntl" not in plan.allow:
-        notes += ("leases of files (F_SETLEASE), by which a program makes others wait, fail with EACCES",)
+        notes += ("file leases (F_SETLEASE), which can block other processes, fail with EACCES",)
     return notes
 
 
 def _profile_text(plan: SeccompPlan, allowed: frozenset[str]) -> str:
     if plan.profile == "unconfined":
-        return "none but the denied calls below"
+        return "no profile: only the calls below are denied"
     if plan.profile != "default":
-        return f"as {plan.profile} says"
+        return f"defined by {plan.profile}"
     kinds = _denied_kinds(allowed)
     named = [kind for kind in _TOLD if kind in kinds]
     return f"built-in profile: denies {', '.join(named)}, and {len(kinds) - len(named)} more kinds of calls"
@@ -95,7 +95,7 @@ _TOLD = (
     "the kernel's keyrings",
     "io_uring",
     "programs in the kernel (bpf)",
-    "typing into terminals",
+    "input injection into terminals",
     "sockets other than unix, IP, netlink and packet",
 )
 """The kinds of denied calls that `text` names for people. `value`, for programs, has all kinds."""
@@ -105,7 +105,12 @@ def _denied_kinds(allowed: frozenset[str]) -> list[str]:
     """Return the kinds of calls that the built-in profile denies to a program with the capabilities *allowed*."""
     namespaces = [] if "SYS_ADMIN" in allowed else ["new namespaces"]
     kinds = [denied.why for denied in DENIED if denied.capability not in allowed]
-    return [*namespaces, *kinds, "typing into terminals", "sockets other than unix, IP, netlink and packet"]
+    return [
+        *namespaces,
+        *kinds,
+        "input injection into terminals",
+        "sockets other than unix, IP, netlink and packet",
+    ]
 
 
 def landlock_facts(case: Case) -> Iterator[Fact]:
@@ -124,7 +129,7 @@ def landlock_facts(case: Case) -> Iterator[Fact]:
         )
         return
     assert asked is not None
-    scoped = "nothing outside is signalled, or connected to by an abstract socket"
+    scoped = "the program can neither signal processes outside nor connect to their abstract sockets"
     less = f"signals and abstract sockets are not restricted: that needs version {SCOPED} of Landlock"
     yield Fact(
         label="landlock",
@@ -139,7 +144,9 @@ def landlock_facts(case: Case) -> Iterator[Fact]:
         some, none = _KINDS[kind]
         yield Fact(
             label=f"may {kind}",
-            text=f"{some.format(joined(map(str, value)))}, whatever permissions say" if value else none,
+            text=f"{some.format(joined(map(str, value)))}, in addition to file permissions"
+            if value
+            else none,
             value=value,
             origin=case.origin(where),
             keys=(where,),

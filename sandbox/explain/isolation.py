@@ -16,14 +16,14 @@ from sandbox.spec.units import format_duration
 #: For each kind of namespace the text if it is private, if it is the host's, and if it is joined from "{}".
 _NAMESPACES = {
     "user": (
-        "ids and capabilities are the sandbox's own, and good for nothing outside",
+        "ids and capabilities are the sandbox's own, and have no effect outside",
         "",
-        "ids and capabilities are those of {}, and good for all that belongs to it",
+        "ids and capabilities are those of {}, and apply to everything that belongs to it",
     ),
-    "mount": ("its tree of mounts is its own; nothing mounted inside shows outside", "", ""),
+    "mount": ("the tree of mounts is the sandbox's own; its mounts do not appear outside", "", ""),
     "pid": (
         "sees and signals its own processes only",
-        "sees every process of this machine, its command line too, and can signal those of its own ids",
+        "sees every process of this machine with its command line, and can signal those of its own ids",
         "sees the processes of {}, is seen by them, and can signal them",
     ),
     "net": (
@@ -42,23 +42,27 @@ _NAMESPACES = {
         "has the host name of {}",
     ),
     "cgroup": (
-        "sees its own cgroup as the root of all",
-        "sees where in the cgroups of this machine it is",
-        "sees the cgroup of {} as the root of all",
+        "sees its own cgroup as the root of the cgroup tree",
+        "sees its place in the cgroup tree of this machine",
+        "sees the cgroup of {} as the root of the cgroup tree",
     ),
-    "time": ("clocks since boot are its own", "clocks are those of this machine", "clocks are those of {}"),
+    "time": (
+        "the monotonic and boot-time clocks are its own",
+        "clocks are those of this machine",
+        "clocks are those of {}",
+    ),
 }
 
 _CAPABILITIES = {
     "CHOWN": "give files of its own ids to another id of the sandbox",
-    "DAC_OVERRIDE": "pass permission checks on files whose ids are the sandbox's",
+    "DAC_OVERRIDE": "bypass permission checks on files whose ids are the sandbox's",
     "FOWNER": "act as the owner of such files",
     "FSETID": "keep set-id bits when changing such files",
     "KILL": "signal processes of other users of the sandbox",
     "NET_BIND_SERVICE": "listen on ports below 1024 of a network of the sandbox's own",
-    "SETFCAP": "give file capabilities, which count in the sandbox only",
+    "SETFCAP": "set file capabilities, which apply in the sandbox only",
     "SETGID": "become another group of the sandbox",
-    "SETPCAP": "drop capabilities for good",
+    "SETPCAP": "drop capabilities permanently",
     "SETUID": "become another user of the sandbox",
     "SYS_CHROOT": "call chroot(2)",
 }
@@ -111,7 +115,7 @@ def ids_section(case: Case) -> Iterator[Fact]:
         groups = " ".join(map(str, kept))
         yield Fact(
             label="groups of yours",
-            text=f"{groups} stay, and with them what they may read: setgroups(2) is denied",
+            text=f"{groups} remain, with their access to files: setgroups(2) is denied",
             value=kept,
             origin=origin,
         )
@@ -131,19 +135,21 @@ def _inside(id_map: Sequence[IdMap], outside: int) -> int | None:
 def _whom(case: Case, outside: int, you: str) -> str:
     """Return the text about the host id of user 0 of the sandbox."""
     if outside == 0 and case.facts.is_real_root:
-        return "is root of this machine: what it may do to files and processes outside, only the namespaces decide"
+        return (
+            "is root of this machine: only the namespaces restrict its access to files and processes outside"
+        )
     if outside == case.facts.uid:
         return f"is {you}: files of yours in volumes are its own"
     if case.facts.is_real_root and _is_given(case):
         return f"is uid {outside}: files of that user in volumes are its own"
-    return f"is uid {outside}, whom nobody else is"
+    return f"is uid {outside}, which no other user has"
 
 
 def _map_origin(case: Case) -> Origin:
     if "user" not in case.plan.namespaces:
         return case.origin("namespaces.user")
     if case.facts.is_real_root:
-        return case.decided_here("root maps ids that belong to nobody", "ids.map")
+        return case.decided_here("root maps ids that no user has", "ids.map")
     if case.spec.ids.map == "single":
         return case.origin("ids.map")
     name = case.facts.user_name or case.facts.uid
@@ -186,26 +192,26 @@ def network_section(case: Case) -> Iterator[Fact]:
     keys = ("network.mode", "namespaces.net")
     origin = case.effective(*keys)
     value = joined or ("host" if host else "none")
-    reaches = "nothing but a loopback of its own"
-    listens = "on its own loopback"
+    reaches = "only a loopback interface of its own"
+    listens = "on its own loopback interface"
     if host:
-        reaches = "all that this machine reaches, and the services on its loopback"
+        reaches = "everything that this machine reaches, and the services on its loopback interface"
         listens = "on every address of this machine, at ports that any user may listen on"
     elif joined:
-        reaches = f"all that {joined} reaches, and the services on its loopback"
+        reaches = f"everything that {joined} reaches, and the services on its loopback interface"
         listens = f"on every address of {joined}"
     yield Fact(label="reaches", text=reaches, value=value, origin=origin, keys=keys[:1])
     yield Fact(label="listens", text=listens, value=value, origin=origin)
     yield Fact(
         label="ports",
-        text="none of this machine is led in",
+        text="no port of this machine is forwarded",
         value=[],
         origin=case.effective("network.ports"),
         keys=("network.ports",),
     )
     abstract = list(case.surroundings.abstract_sockets) if host else []
-    text = "abstract ones of this machine can be connected to, whatever files it sees" + (
-        f"; at present {' '.join(abstract)}" if abstract else "; at present there is none"
+    text = "the program can connect to those of this machine" + (
+        f"; at present {' '.join(abstract)}" if abstract else "; at present there are none"
     )
     yield Fact(
         label="abstract sockets",
@@ -217,9 +223,9 @@ def network_section(case: Case) -> Iterator[Fact]:
     found = sorted({socket for source in sources for socket in sockets_below(source, case)})
     yield Fact(
         label="sockets in volumes",
-        text=f"can be connected to, read-only or not: {' '.join(found)}"
+        text=f"the program can connect to them, also in read-only volumes: {' '.join(found)}"
         if found
-        else "none at present; a socket that somebody makes there could be connected to"
+        else "none at present; the program could connect to sockets that are created there later"
         if sources
         else "none: there is no bind volume",
         value=found,
@@ -227,9 +233,9 @@ def network_section(case: Case) -> Iterator[Fact]:
     )
     yield Fact(
         label="sockets in layers",
-        text="cannot be connected to: unionfs shows them, and nobody listens there"
+        text="the program cannot connect to them: unionfs shows them without a listener"
         if case.plan.bound is None
-        else "none: a layer that has some is not bound",
+        else "none: a layer with sockets does not qualify for a direct bind",
         value=[],
         origin=DEFAULT,
     )
@@ -241,7 +247,7 @@ def security_section(case: Case) -> Iterator[Fact]:
     yield _sets(case)
     order = sorted(process.capabilities, key=lambda name: capabilities.NUMBERS[name])
     for name in order:
-        why = _CAPABILITIES.get(name, "asked for by the file; see capabilities(7)")
+        why = _CAPABILITIES.get(name, "requested by the file; see capabilities(7)")
         key = _capability_key(case, "add", name)
         yield Fact(
             label=name,
@@ -257,7 +263,7 @@ def security_section(case: Case) -> Iterator[Fact]:
     key = "security.no_new_privileges"
     yield Fact(
         label="no_new_privileges",
-        text="on: set-user-id programs and file capabilities are without effect"
+        text="on: set-user-id programs and file capabilities have no effect"
         if process.no_new_privileges
         else "off: set-user-id programs and file capabilities in the layers work, within the sandbox's ids",
         value=process.no_new_privileges,
@@ -280,7 +286,7 @@ def _covered(label: str, paths: Sequence[str], case: Case, key: str, effect: str
         value=list(paths),
         origin=case.origin(key),
         keys=(key,),
-        notes=(f"those that there are; they {effect}",),
+        notes=(f"paths that exist {effect}",),
     )
 
 
@@ -293,9 +299,9 @@ def _sets(case: Case) -> Fact:
     sets = capabilities.sets_for(uid, process.capabilities, process.added_capabilities)
     effective = sorted(sets.permitted)
     if uid == 0:
-        text = f"{len(effective)}, over what belongs to the sandbox's ids and namespaces only"
+        text = f"{len(effective)}, valid only for the ids and namespaces of the sandbox"
     elif not names:
-        text = "none, and nothing gives it any"
+        text = "none, and the program cannot gain any"
     else:
         had = f"{' '.join(effective)}, which the file adds" if effective else "none"
         text = f"{had}: the program is not root but user {user}; the sandbox's root would have those below"
@@ -304,7 +310,7 @@ def _sets(case: Case) -> Fact:
         notes.append(f"if {user} is uid 0 in the sandbox's /etc/passwd, it is root and has those below")
     if uid and names != effective:
         notes.append(
-            "it cannot become root to get them: set-user-id programs are without effect (no_new_privileges)"
+            "it cannot become root to get them: set-user-id programs have no effect (no_new_privileges)"
             if process.no_new_privileges
             else "a set-user-id program of root, or one with file capabilities, in the layers can give it those below"
         )

@@ -16,7 +16,7 @@ from unionfs._stdlib.dataclasses import asdict
 
 #: The unit of each limit, for people.
 _UNITS = {
-    "memory": "bytes", "memory_high": "bytes", "cpuset": "(numbers of processors)", "swap": "bytes", "cpus": "processors", "cpu_weight": "of 10000, where 100 is usual",
+    "memory": "bytes", "memory_high": "bytes", "cpuset": "(numbers of processors)", "swap": "bytes", "cpus": "processors", "cpu_weight": "of 10000, where 100 is the default",
     "pids": "processes and threads", "open_files": "files", "processes": "processes of one user",
     "file_size": "bytes", "core": "bytes", "stack": "bytes", "cpu_time": "seconds of one process",
 }  # fmt: skip
@@ -30,26 +30,26 @@ def limits_section(case: Case) -> Iterator[Fact]:
         value = None if getattr(plan.cgroup, name) == () else getattr(plan.cgroup, name)
         # The directory of a run ends in random digits.
         where = None if value is None else hierarchy.file_of(f"{plan.name}-*", name)
-        text = None if value is None else f"{_amount(name, value)}, held by {mechanism}: {where}"
+        text = None if value is None else f"{_amount(name, value)}, enforced by {mechanism}: {where}"
         yield _limit(case, name, _plain(value), text, mechanism, where)
     if plan.server_cgroup.given():
         yield _of_server(plan.server_cgroup, sure=plan.bound is None)
     for name in PROCESS_LIMITS:
         resource = f"RLIMIT_{LIMITS_CONF_NAMES[name].upper()}"
         value = case.plan.process.rlimits.get(name)
-        text = None if value is None else f"{_amount(name, value)}, held by the kernel, {resource}"
+        text = None if value is None else f"{_amount(name, value)}, enforced by the kernel ({resource})"
         yield _limit(case, name, value, text, "rlimit", resource)
     wall, adjustment = case.plan.wall_time, case.plan.process.oom_score_adj
     text = (
         None
         if wall is None
-        else f"{format_duration(wall)}, held by a timer of the supervisor, which then kills process 1"
+        else f"{format_duration(wall)}, enforced by a timer of the supervisor, which kills process 1"
     )
     yield _limit(case, "wall_time", wall, text, "timer", None)
     lasts = (
         "which the program cannot lower"
         if case.facts.sys_resource
-        else "which the program can lower again to that of whoever starts the sandbox"
+        else "which the program can lower again to the value that `up` inherits"
     )
     text = None if adjustment is None else f"{adjustment}, written to /proc/self/oom_score_adj, {lasts}"
     yield _limit(case, "oom_score_adj", adjustment, text, "proc", "/proc/self/oom_score_adj")
@@ -83,7 +83,7 @@ def _limit(case: Case, name: str, value: Any, text: str | None, mechanism: str, 
     dropped, refused = case.differs(key), case.refused(key)
     if dropped is not None:
         origin = case.decided_here(dropped, key)
-        return Fact(label=name, text="nothing holds it", value=held, origin=origin, keys=(key,))
+        return Fact(label=name, text="not enforced", value=held, origin=origin, keys=(key,))
     if refused is not None:
         return Fact(label=name, text=f"refused: {refused}", value=held, origin=case.origin(key), keys=(key,))
     return Fact(label=name, text=_unlimited(case, name), value=held, origin=case.origin(key), keys=(key,))
@@ -93,10 +93,10 @@ def _unlimited(case: Case, name: str) -> str:
     if name in PROCESS_LIMITS:
         hard = case.facts.hard_limits[name]
         most = "which can be unlimited" if hard == rlimits.UNLIMITED else f"at most {hard}"
-        return f"that of whoever starts the sandbox, {most}"
+        return f"the value that `up` inherits, {most}"
     if name == "oom_score_adj":
-        return "that of whoever starts the sandbox"
-    return "the usual share" if name == "cpu_weight" else "nothing limits it"
+        return "the value that `up` inherits"
+    return "the default share" if name == "cpu_weight" else "not limited"
 
 
 def _amount(name: str, value: Any) -> str:

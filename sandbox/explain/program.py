@@ -41,7 +41,7 @@ def program_section(case: Case) -> Iterator[Fact]:
         value={"user": user.user, "group": user.group},
         origin=case.origin("process.user")
         if user == own.user
-        else case.origin("ids.map").because("machine", "who starts the sandbox keeps the id"),
+        else case.origin("ids.map").because("machine", "the user who starts the sandbox keeps the id"),
         keys=("process.user",),
         notes=("names are looked up in the sandbox's own /etc/passwd and /etc/group",) if named else (),
     )
@@ -57,7 +57,7 @@ def program_section(case: Case) -> Iterator[Fact]:
     yield _simple(
         case, "stop timeout", "process.stop_timeout", f"{wait}, then it is killed", process.stop_timeout
     )
-    text = "an init of the sandbox's own, which reaps and passes signals on"
+    text = "an init of the sandbox, which reaps processes and forwards signals"
     yield _simple(case, "process 1", "process.init", text, own.init)
     yield _simple(case, "name", "sandbox.name", plan.name, plan.name)
 
@@ -70,10 +70,10 @@ def _groups(case: Case) -> Fact:
     if any(isinstance(group, str) for group in groups or ()):
         notes.append("names are looked up in the sandbox's own /etc/group")
     if by_name and not asked and groups is not None:
-        notes.append("those that /etc/group has for the user cannot be set with these ids")
+        notes.append("the groups of the user in /etc/group cannot be set with these ids")
     return Fact(
         label="other groups",
-        text="those that the sandbox's own /etc/group has for the user"
+        text="those of the user in the sandbox's own /etc/group"
         if groups is None
         else " ".join(map(str, groups)) or "none",
         value=None if groups is None else list(groups),
@@ -93,7 +93,7 @@ def _terminal(case: Case) -> Fact:
     is_one = "are a terminal" if case.facts.terminal else "are not both a terminal"
     return Fact(
         label="terminal",
-        text="one of its own, inside"
+        text="a pseudo-terminal of its own"
         if given
         else "none of its own: standard input and output are those of `up`",
         value=given,
@@ -124,7 +124,7 @@ def environment_section(case: Case) -> Iterator[Fact]:
                 label=name,
                 text="absent",
                 value={"value": None, "present": False},
-                origin=case.decided_here("not set where the sandbox is started", key),
+                origin=case.decided_here("not set in the environment of `up`", key),
                 keys=(key,),
             )
 
@@ -139,13 +139,13 @@ def _variable(case: Case, name: str, value: str, inherited: int | None, from_fil
         (
             "process.env_file",
             Origin(kind="file", file=own.env_file, line=from_file.line if from_file else None, column=1),
-            "the value that its file gives it",
+            "the value in that file",
             from_file is not None,
         ),
         (
             passed,
             case.origin(passed),
-            "the value that it has where the sandbox is started",
+            "the value in the environment of `up`",
             inherited is not None and name in case.environ,
         ),
     ]
@@ -163,7 +163,7 @@ def _variable(case: Case, name: str, value: str, inherited: int | None, from_fil
         value={"value": value if where == key else None, "present": True},
         origin=origin,
         keys=tuple(keys),
-        notes=(f"wins over {' and '.join(lost)}",) if lost else (),
+        notes=(f"overrides {' and '.join(lost)}",) if lost else (),
     )
 
 

@@ -54,7 +54,7 @@ class Origin:
         place = self.file if self.file in OPTIONS else f"{self.file}:{self.line}"
         if self.kind not in ("machine", "version"):
             return place
-        asked = "" if self.file is None else f" (asked for in {place})"
+        asked = "" if self.file is None else f" (requested in {place})"
         return f"this {self.kind}: {self.reason}{asked}"
 
     def because(self, kind: Literal["machine", "version"], reason: str) -> Origin:

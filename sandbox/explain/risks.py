@@ -45,12 +45,12 @@ def _volumes(case: Case) -> Iterator[Risk]:
         key = keys[bind.target]
         whole = ""
         if bind.source == "/":
-            whole = ", which is all of it"
+            whole = ", which is the whole file system"
         elif home.startswith("/") and inside(home, bind.source):
             is_home = home.rstrip("/") == bind.source
             whole = ", which is your home directory" if is_home else ", where your home directory is"
         # If root starts the sandbox, its ids belong to no user of the host, and others' rights on files apply to its program.
-        may = "what anybody may {} of " if case.is_nobody else ""
+        may = "what any user may {} of " if case.is_nobody else ""
         if not bind.read_only:
             what = may.format("change") + bind.source
             yield _risk(case, "danger", f"The program can change {what} on this machine{whole}.", key)
@@ -73,7 +73,7 @@ def _volumes(case: Case) -> Iterator[Risk]:
 def _devices(case: Case) -> Iterator[Risk]:
     found = [step for step in case.plan.operations if isinstance(step, BindDevice)]
     if blocks := [step.source for step in found if step.kind == "b"]:
-        text = f"The program reaches the block device {', '.join(blocks)}: all that is stored on it, past every permission there."
+        text = f"The program reaches the block device {', '.join(blocks)}: all data on it, regardless of file permissions."
         yield _risk(case, "danger", text, "devices")
     if others := [step.source for step in found if step.kind != "b"]:
         text = f"The program reaches {', '.join(others)}, and with it a driver of this machine's kernel."
@@ -88,7 +88,7 @@ def _later_mounts(case: Case) -> Iterator[Risk]:
                 for number, volume in enumerate(case.spec.volumes)
                 if volume.target == bind.target
             )
-            text = f"What this machine mounts in {bind.source} later appears in the sandbox, writable where it is so here."
+            text = f"Later mounts of this machine in {bind.source} appear in the sandbox, and are writable if they are writable here."
             yield _risk(case, "caution", text, key)
 
 
@@ -101,29 +101,31 @@ def _layers(case: Case) -> Iterator[Risk]:
             continue
         if layer.kind == "dir" and fact.real == "/":
             if case.is_nobody:
-                text = "The program can read every file of this machine that anybody may read (dir:/)."
+                text = "The program can read every file of this machine that any user may read (dir:/)."
             else:
-                text = "The program can read every file that you can read, keys and passwords among them (dir:/)."
+                text = (
+                    "The program can read every file that you can read, including keys and passwords (dir:/)."
+                )
             yield _risk(case, "caution", text, key)
         elif layer.kind == "dir" and home.startswith("/") and inside(home, fact.real):
-            who = "anybody" if case.is_nobody else "you"
+            who = "any user" if case.is_nobody else "you"
             text = f"The program can read what {who} can read of {layer.path}, where your home directory is."
             yield _risk(case, "caution", text, key)
         problem = trust_problem(fact, case.facts.uid)
         if problem is not None:
-            text = f"What the program runs on is not yours alone: {layer.path}: {problem}."
+            text = f"Other users can change a layer that the program runs on: {layer.path}: {problem}."
             yield _risk(case, "caution", text, key)
 
 
 def _network(case: Case) -> Iterator[Risk]:
     joined = {join.kind: join.asked for join in case.plan.joins}
     if "net" in joined:
-        text = f"The network is that of {joined['net']}: the program reaches what that reaches, and its services."
+        text = f"The network is that of {joined['net']}: the program reaches everything that {joined['net']} reaches, and its services."
         yield _risk(case, "caution", text, "namespaces.net")
     elif "net" not in case.plan.namespaces:
         text = (
-            "The network is this machine's: the program reaches all that this machine reaches, services on its loopback "
-            "and abstract unix sockets, and can send anywhere what it reads."
+            "The network is this machine's: the program reaches everything that this machine reaches, services on its loopback "
+            "interface and abstract unix sockets, and can send all data that it reads to other machines."
         )
         yield _risk(case, "danger", text, "network.mode", "namespaces.net")
 
@@ -133,14 +135,14 @@ def _privileges(case: Case) -> Iterator[Risk]:
     extra = process.capabilities - capabilities.DEFAULT
     keys = ["security.capabilities.add"]
     if extra:
-        names = " ".join(sorted(extra)) if len(extra) <= 8 else f"all {len(process.capabilities)} there are"
-        level: Level = "danger" if extra & _WIDE else "caution"
-        text = (
-            f"The program gets capabilities beside the default ones: {names}; over its own namespaces only."
+        names = (
+            " ".join(sorted(extra)) if len(extra) <= 8 else f"all {len(process.capabilities)} capabilities"
         )
+        level: Level = "danger" if extra & _WIDE else "caution"
+        text = f"The program gets capabilities in addition to the default ones: {names}; valid in its own namespaces only."
         yield _risk(case, level, text, *keys)
     if "SYS_ADMIN" in process.capabilities:
-        text = "With SYS_ADMIN the program can take away the mounts that hide paths, and make read-only volumes writable."
+        text = "With SYS_ADMIN the program can unmount the mounts that hide paths, and make read-only volumes writable."
         yield _risk(case, "danger", text, *keys)
     if not process.no_new_privileges:
         text = "Set-user-id programs and file capabilities in the layers work (no_new_privileges is off)."
@@ -151,7 +153,7 @@ def _shared_namespaces(case: Case) -> Iterator[Risk]:
     texts = {
         "ipc": "System V IPC and POSIX message queues are shared with this machine.",
         "uts": "The host name is this machine's.",
-        "cgroup": "The program sees where in the cgroups of this machine it is.",
+        "cgroup": "The program sees its place in the cgroup tree of this machine.",
     }
     joined = {join.kind: join.asked for join in case.plan.joins}
     for name, text in texts.items():
@@ -161,15 +163,15 @@ def _shared_namespaces(case: Case) -> Iterator[Risk]:
         whose = (
             ""
             if case.is_nobody
-            else ", and can signal and end those of yours, the sandbox's own supervisor among them"
+            else ", and can signal and kill yours, including the supervisor of the sandbox"
         )
         text = (
             f"The program sees every process of this machine with its command line{whose}. "
-            "Nothing but the supervisor and the sandbox's init ends what it leaves running."
+            "Only the supervisor and the init of the sandbox end processes that it leaves running."
         )
         yield _risk(case, "danger", text, "namespaces.pid")
     if "user" in joined:
-        text = f"The program has the rights of a user of {joined['user']}: as its root, over all that belongs to it."
+        text = f"The program has the rights of a user of {joined['user']}; as root there, it has rights over everything that belongs to it."
         yield _risk(case, "danger", text, "namespaces.user")
     others = [kind for kind in joined if kind not in ("user", "net")]
     if others:
@@ -195,7 +197,7 @@ def _environment(case: Case) -> Iterator[Risk]:
         yield _risk(case, "danger", text, *(key for _, key in secret))
     if plain:
         names = ", ".join(name for name, _ in plain)
-        text = f"Variables come from the environment that the sandbox is started in: {names}."
+        text = f"The program gets variables from the environment of `up`: {names}."
         yield _risk(case, "note", text, *(key for _, key in plain))
 
 
@@ -204,12 +206,12 @@ def _ids(case: Case) -> Iterator[Risk]:
     for what, id_map, key in maps:
         if case.facts.is_real_root and any(entry.outside == 0 for entry in id_map):
             text = (
-                f"A {what} of the sandbox is root of this machine outside: what root's files say of their owner does not hold the "
-                "program back, and a way out of its namespaces makes it root here."
+                f"A {what} of the sandbox is root of this machine outside: the permissions of root's files do not restrict the "
+                "program, and an escape from its namespaces makes it root here."
             )
             yield _risk(case, "danger", text, key)
     if case.plan.ids.single and any(not bind.read_only for bind in binds(case.plan.operations)):
-        who = "one id that nobody has" if case.facts.is_real_root else "you"
+        who = "one id that no user has" if case.facts.is_real_root else "you"
         text = f"All users of the sandbox are {who} outside: only a single id is mapped."
         yield _risk(case, "note", text, "ids.map")
 
@@ -228,33 +230,33 @@ def _limits(case: Case) -> Iterator[Risk]:
     }
     free = [names[name] for name in names if held[name] is None]
     if free:
-        text = f"Nothing limits {', '.join(free)}."
+        text = f"Not limited: {', '.join(free)}."
         yield _risk(case, "note", text, *(f"limits.{name}" for name in names if held[name] is None))
 
 
 def _kept(case: Case) -> Iterator[Risk]:
     if case.plan.writable == "persistent":
-        text = "What the program changes is there again at the next start."
+        text = "Changes to the root file system are kept for the next start."
         yield _risk(case, "note", text, "root.writable")
 
 
 def _kernel(case: Case) -> Iterator[Risk]:
     key, plan = "security.seccomp", case.plan.process.seccomp
     if plan is None:
-        text = "No filter of system calls: the program reaches all of the kernel, and its bugs."
+        text = "There is no seccomp filter: the program can use every system call, and exploit bugs in any of them."
         yield _risk(case, "caution", text, key)
         return
     if plan.log:
-        text = "The filter of system calls denies nothing: it only logs."
+        text = "The seccomp filter denies no system call: it only logs."
         yield _risk(case, "caution", text, f"{key}.log")
     if plan.allow:
-        text = f"The filter allows system calls that the profile may deny: {', '.join(plan.allow)}."
+        text = f"The seccomp filter allows system calls that the profile may deny: {', '.join(plan.allow)}."
         yield _risk(case, "caution", text, f"{key}.allow")
     if plan.profile not in ("default", "unconfined"):
-        text = f"Which system calls are denied is up to {plan.profile}."
+        text = f"The profile {plan.profile} decides which system calls are denied."
         yield _risk(case, "note", text, key)
     elif plan.profile == "unconfined":
-        text = f"The filter denies nothing but {', '.join(plan.deny)}."
+        text = f"The seccomp filter denies only {', '.join(plan.deny)}."
         yield _risk(case, "caution", text, key)
 
 

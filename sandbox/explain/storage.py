@@ -36,7 +36,7 @@ def trust_problem(fact: PathFact, own: int) -> str | None:
     """Return a text about the accounts other than root and *own* that can change the path of *fact*; None without any."""
     # The sticky bit prevents the replacement of names, but not new names.
     if fact.mode & 0o002:
-        return "everybody on this machine can change it"
+        return "every user of this machine can change it"
     if fact.owner not in (None, 0, own):
         return f"belongs to user {fact.owner}, who can change it"
     return "its group can change it" if fact.mode & 0o020 else None
@@ -66,15 +66,15 @@ def root_section(case: Case) -> Iterator[Fact]:
     bound = case.plan.bound
     made = f"generated: empty directories and files to mount on: {' '.join(points)}"
     if bound is not None:
-        made = f"generated if layer 1 is served, else not there: {' '.join(points)}"
+        made = f"generated if layer 1 is served, else absent: {' '.join(points)}"
     if bound is None or bound.otherwise != "refuse":
         yield Fact(label="layer 0", text=made, value={"kind": "generated", "paths": points}, origin=DEFAULT)
     for number, layer in enumerate(case.spec.root.layers):
         yield _layer(number, layer, case)
     yield from _writable(case)
-    joined = "unionfs: a server without privileges shows the layers as one through /dev/fuse"
+    joined = "unionfs: an unprivileged server merges the layers through /dev/fuse"
     if bound is not None:
-        joined = "nothing: there is one layer"
+        joined = "none: there is one layer"
     yield Fact(
         label="joined by",
         text=joined,
@@ -87,27 +87,27 @@ def root_section(case: Case) -> Iterator[Fact]:
 
 def _server(case: Case) -> Fact:
     server = case.plan.server
-    auto = "the direct server of unionfs, or the one through libfuse where the kernel is too old for that"
+    auto = "the direct server of unionfs, or the pyfuse3 server on a kernel that is too old for it"
     texts = {
         "auto": auto,
-        "direct": "the direct server of unionfs, and no other",
-        "pyfuse3": "the server of unionfs through libfuse",
-        "none": "nobody: the layer is bound from the store, read-only",
+        "direct": "the direct server of unionfs only",
+        "pyfuse3": "the pyfuse3 server of unionfs, over libfuse",
+        "none": "no server: a read-only direct bind of the layer",
     }
     notes = []
     bound = case.plan.bound
     if bound is not None:
-        texts["auto"] = f"nobody, the layer is bound from the store; if it cannot be, {auto}"
+        texts["auto"] = f"no server, a direct bind of the layer; if it does not qualify, {auto}"
         otherwise = {"serve": "it is served", "warn": "it is served, with a warning"}
         notes = [
-            "where the layer has no place for a mount, or holds marks of deletions, FIFOs or sockets, "
+            "if the layer lacks a place for a mount, or has whiteouts or other marks, FIFOs or sockets, "
             + otherwise.get(bound.otherwise, "the start is refused"),
-            "other sandboxes of yours with the same layer have the same files, and see that they are opened",
+            "your other sandboxes with the same layer share its files, and can observe that they are opened",
         ]
         if bound.otherwise != "refuse" and (problem := fuse_problem(case.facts)) is not None:
             notes.append(f"it cannot be served here: {problem.message}")
     elif not case.plan.open_requests:
-        notes = ["no layer changes, so the kernel opens files and keeps listings without asking it"]
+        notes = ["no layer changes, so the kernel opens files and caches listings without requests to it"]
     refused = case.refused("root.server")
     return Fact(
         label="served by",
@@ -150,11 +150,9 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 
 def _reading(layer: Layer, case: Case) -> str:
     if layer.kind == "tar":
-        return "an archive, unpacked once into the store under the ids of this sandbox"
-    who = "anybody" if case.is_nobody else "you"
-    return (
-        f"a directory of this machine, of which the program can read what {who} can read and change nothing"
-    )
+        return "an archive, unpacked once into the layer store under the ids of this sandbox"
+    who = "any user" if case.is_nobody else "you"
+    return f"a directory of this machine; the program can read what {who} can read, and cannot change it"
 
 
 def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str | None) -> Iterator[str]:
@@ -167,7 +165,7 @@ def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str |
     if hidden:
         yield f"mounts of this machine in it that appear empty: {' '.join(hidden)}"
     if layer.immutable:
-        yield "promised not to change while it is used"
+        yield "declared as immutable: it does not change while it is used"
 
 
 def _run_directory(case: Case) -> str | None:
@@ -184,7 +182,7 @@ def _writable(case: Case) -> Iterator[Fact]:
     state = case.state_directory or "the state directory"
     ephemeral = f"{_run_directory(case) or state}/run/{plan.name}-*/upper"
     texts = {
-        "ephemeral": f"changes go to {ephemeral}, which is removed when the program ends",
+        "ephemeral": f"changes are stored in {ephemeral}, which is removed when the program ends",
         "persistent": f"changes are kept in {state}/sandboxes/{plan.name}/upper for the next start",
         "none": "nothing can be changed: the root is mounted read-only",
     }
@@ -197,7 +195,7 @@ def _writable(case: Case) -> Iterator[Fact]:
     appears = "appear" if len(case.plan.private) > 1 else "appears"
     notes = [f"the {private} {appears} empty in every layer"] if private else []
     if plan.writable == "persistent":
-        notes.append("what an earlier run left there hides the layers below it")
+        notes.append("files that an earlier run left there hide those of the layers below")
         notes.append("nothing is kept there yet" if case.kept.own is None else case.kept.own.shown())
     yield Fact(
         label="writable layer",
@@ -213,7 +211,7 @@ def _writable(case: Case) -> Iterator[Fact]:
         amount = format_size(count) if count is not None and unit == "bytes" else f"{count} {unit}"
         yield Fact(
             label=f"its {key}",
-            text="as much as the file system there has room for"
+            text="limited only by the space on the file system there"
             if count is None
             else f"at most {amount}, counted by the server of the root file system",
             value=count,
@@ -243,7 +241,7 @@ def mounts_section(case: Case) -> Iterator[Fact]:
         if not case.paths[device.path].devices:
             yield Fact(
                 label=device.target or device.path,
-                text="device: refused, not there",
+                text="device: refused, does not exist",
                 value={"type": "device", "source": device.path, "mounted": False},
                 origin=case.origin(f"devices[{number}]"),
                 keys=(f"devices[{number}]",),
@@ -262,7 +260,7 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             return _of_ours("/", "fuse", "the layers", options, case, *keys)
         case BindRoot():
             options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
-            source = "the layer" if operation.otherwise == "refuse" else "the layer, or fuse as it is served"
+            source = "the layer" if operation.otherwise == "refuse" else "the layer, or fuse if it is served"
             keys = ("root.writable", "security.no_new_privileges")
             return _of_ours("/", "bind", source, options, case, *keys)
         case MountProc():
@@ -285,7 +283,7 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             fact = _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
             return fact if case.spec.devices else replace(fact, keys=("devices",))
         case ShowHosts():
-            source = f"the root's own file, and the name {operation.name}; not where a direct bind of the root has none"
+            source = f"the root's own file, and the name {operation.name}; absent if a direct bind of the root has no such file"
             options = ["ro", "nosuid", "nodev", "noexec"]
             return _of_ours("/etc/hosts", "tmpfs", source, options, case, "sandbox.hostname")
         case BindDevice():
@@ -309,10 +307,10 @@ def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case
 
 def _native(operation: DirectBind, case: Case) -> Fact:
     options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
-    otherwise = "the union shows it, with a warning" if operation.optional else "the start is refused"
+    otherwise = "the server shows it, with a warning" if operation.optional else "the start is refused"
     return Fact(
         label=operation.target,
-        text=f"native: the directory of the one archive that has it, past the union ({' '.join(options)})",
+        text=f"direct bind: the directory of the only archive that has it, without the server ({' '.join(options)})",
         value={
             "type": "native",
             "source": None,
@@ -324,8 +322,8 @@ def _native(operation: DirectBind, case: Case) -> Fact:
         origin=case.origin(operation.key, "root.native"),
         keys=(operation.key,),
         notes=(
-            f"where more than one layer has it, or it holds marks, sockets or FIFOs, {otherwise}",
-            "other sandboxes of yours with the same layer have the same files, and see that they are opened",
+            f"if more than one layer has it, or it contains marks, sockets or FIFOs, {otherwise}",
+            "your other sandboxes with the same layer share its files, and can observe that they are opened",
         ),
     )
 
@@ -339,7 +337,9 @@ def _native_refused(case: Case) -> Iterator[Fact]:
         unenforced = case.differs("root.native") is not None
         yield Fact(
             label=path,
-            text="native: not here, the union shows it" if unenforced else "native: refused, not mounted",
+            text="direct bind: not enforced, the server shows it"
+            if unenforced
+            else "direct bind: refused, not mounted",
             value={"type": "native", "source": None, "target": path, "mounted": False},
             origin=case.effective("root.native"),
             keys=(key,),
@@ -396,29 +396,29 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
         "mounted": True,
     }
     if isinstance(operation, BindVolume) and operation.name is not None:
-        text = f"named: {operation.name}, which is kept in {operation.source} ({' '.join(options)})"
+        text = f"named: {operation.name}, kept in {operation.source} ({' '.join(options)})"
         value |= {"source": operation.source, "name": operation.name}
-        notes.append("other sandboxes that name it have the same files, also at the same time")
+        notes.append("other sandboxes that use this name share its files, also at the same time")
         if operation.name in case.kept.volumes:
-            notes.append("it is kept already, with what other sandboxes left in it")
+            notes.append("it exists already, with the files that other sandboxes left in it")
     elif isinstance(operation, FileVolume):
         text = f"file: {len(operation.content)} bytes of the environment file, mode {operation.mode:04o} ({' '.join(options)})"
         value |= {"source": None, "size": len(operation.content), "mode": f"{operation.mode:04o}"}
     elif isinstance(operation, BindVolume):
         sockets = sockets_below(operation.source, case)
-        text = f"bind: {operation.source} of this machine, with what is mounted in it ({' '.join(options)})"
+        text = f"bind: {operation.source} of this machine, including mounts in it ({' '.join(options)})"
         value |= {"source": operation.source, "sockets": sockets}
         if volume.source != operation.source:
             notes.append(f"{volume.source} is really {operation.source}")
         if sockets:
-            notes.append(f"sockets in it, which can be connected to: {' '.join(sockets)}")
+            notes.append(f"sockets in it, to which the program can connect: {' '.join(sockets)}")
         notes += [
             f"the {step.name} of sandboxes, which is in it, appears empty"
             for step in case.plan.operations
             if isinstance(step, HideDirectory) and step.volume == operation.target
         ]
         if operation.slave:
-            notes.append("what this machine mounts in it later appears, with the flags that it has there")
+            notes.append("later mounts of this machine in it appear, with their flags of the host")
         value |= {"propagation": "slave" if operation.slave else "private"}
     else:
         size = "half of the memory" if operation.size is None else format_size(operation.size)
@@ -442,7 +442,7 @@ def _owner(target: str, case: Case) -> list[str]:
             group = "" if step.group is None else f":{step.group}"
             if target in step.kept:
                 return [
-                    f"given to process.user, {step.user}{group}, if it is empty and user 0's at the start"
+                    f"given to process.user, {step.user}{group}, if it is empty and belongs to user 0 at the start"
                 ]
             return [f"belongs to process.user, {step.user}{group}"]
     return []

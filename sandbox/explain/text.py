@@ -38,7 +38,7 @@ class _Painter:
         file = report.files[-1] if report.files else report.file
         yield from self._wrap("", f"{file}: sandbox {report.name}", "bold")
         if len(report.files) > 1:
-            yield from self._wrap("", f"put together from {', '.join(report.files)}")
+            yield from self._wrap("", f"merged from {', '.join(report.files)}")
         count = len(report.refusals)
         verdict = (
             f"`sandbox up` refuses it here, for {report.account}: {count} reason{'s' if count > 1 else ''}, see the end."
@@ -46,10 +46,10 @@ class _Painter:
             else f"`sandbox up` would start it here, for {report.account}."
         )
         yield from self._wrap("", verdict, "red" if report.refused else "")
-        yield from self._heading("What stands out")
+        yield from self._heading("Risks")
         for risk in report.risks:
             yield from self._risk(risk)
-        yield from self._heading("Different from what the file asks for")
+        yield from self._heading("Differences from the file")
         for deviation in report.deviations:
             yield from self._deviation(deviation)
         if not report.deviations:
@@ -62,7 +62,9 @@ class _Painter:
                 for fact in facts:
                     yield from self._fact(fact, width)
         if self._everything:
-            title = "What would be done, in order" + (", without what is refused" if report.refused else "")
+            title = "Steps of the start, in order" + (
+                ", without those that are refused" if report.refused else ""
+            )
             yield from self._heading(title)
             for number, step in enumerate(report.plan, 1):
                 yield from self._wrap(f"  {number:2} ", step)
@@ -74,7 +76,8 @@ class _Painter:
             count = sum(not fact.origin.is_set for fact in report.facts())
             yield ""
             yield from self._wrap(
-                "", f"{count} more hold by default or on this machine: --all prints them, and the steps."
+                "",
+                f"{count} more facts are defaults or come from this machine: --all prints them, and the steps of the start.",
             )
 
     def _heading(self, text: str) -> Iterator[str]:
@@ -99,7 +102,7 @@ class _Painter:
 
     def _deviation(self, deviation: Deviation) -> Iterator[str]:
         difference = deviation.difference
-        effective = "is refused" if deviation.refused else difference.effective or "goes unenforced"
+        effective = "is refused" if deviation.refused else difference.effective or "is not enforced"
         text = f"{difference.key} = {difference.asked} {effective}: {difference.reason}"
         yield from self._wrap("  - ", f"{text} [{deviation.origin.text()}]")
 

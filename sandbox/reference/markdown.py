@@ -8,8 +8,8 @@ from sandbox.reference.prose import ALTERNATIVES, COMPOSITION, LANGUAGE, VALUES
 _INTRODUCTION = """\
 # Reference of the environment file
 
-Made by `sandbox reference --markdown` from the declarations in `sandbox/spec/`; a test keeps it equal to them. The same in a terminal: `sandbox
-reference`, `sandbox reference limits`, `sandbox reference limits.memory`. For an editor: `sandbox schema`."""
+`sandbox reference --markdown` generates this page from the declarations in `sandbox/spec/`; a test compares the two.
+In a terminal: `sandbox reference`, `sandbox reference limits`, `sandbox reference limits.memory`. For an editor: `sandbox schema`."""
 
 
 def markdown() -> str:

@@ -24,7 +24,7 @@ def schema() -> dict[str, object]:
     return {
         "$schema": DIALECT,
         "title": "environment file of sandbox",
-        "description": "What `sandbox up` starts: layers, volumes, namespaces, limits. See `sandbox reference`.",
+        "description": "The description of one sandbox: layers, volumes, namespaces, limits. See `sandbox reference`.",
         **whole,
         # A file with `extends` may lack required keys, because the extended files may have them.
         "if": {"not": {"required": ["extends"]}},

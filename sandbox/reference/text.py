@@ -52,7 +52,7 @@ def _unknown(name: str, found: list[Entry]) -> SandboxError:
     last = {key.rpartition(".")[2]: key for key in keys}
     meant = nearest(name, keys) or last.get(nearest(name, last) or "")
     hint = f"did you mean {meant}?" if meant else "`sandbox reference` lists all keys"
-    return SandboxError(f"{name} is no key of the language", hint=hint)
+    return SandboxError(f"{name} is not a key of the language", hint=hint)
 
 
 def overview() -> str:
@@ -69,7 +69,7 @@ def overview() -> str:
             lines.append(f"  {entry.name:{width}}  {text}")
         lines.append("")
     lines.append(f"(not yet): {NOT_ENFORCED}")
-    lines.append("`sandbox reference KEY` says more about one of them; topics: " + ", ".join(TOPICS))
+    lines.append("`sandbox reference KEY` prints the details of a key; topics: " + ", ".join(TOPICS))
     return "\n".join(lines) + "\n"
 
 

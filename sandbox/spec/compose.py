@@ -42,7 +42,7 @@ MAX_FILES = 64
 MAX_ENTRIES = 1 << 16
 """How many keys and values one specification may have; a file that is read twice counts twice. Checking so many takes seconds."""
 
-_TOO_MANY = "put data into a file, and name that as a volume, a layer or an env_file"
+_TOO_MANY = "move data into a separate file, and use that file as a volume, a layer or process.env_file"
 
 _LISTED = 100
 """Number of list elements up to which a hint lists or compares them."""
@@ -143,7 +143,7 @@ def _extended(document: Document, composer: _Composer, chain: tuple[Document, ..
     """Return the tree of *document* merged over the files that it extends. *chain* leads from the main file to it."""
     composer.entries += len(document.origins.by_path)
     if composer.entries > MAX_ENTRIES:
-        message = f"more than {MAX_ENTRIES} keys and values, with those of the files that it extends"
+        message = f"more than {MAX_ENTRIES} keys and values, including those of extended files"
         raise SpecError([(*chain, document)[0].origins.main.diagnostic(None, message, _TOO_MANY)])
     node = _annotate(document)
     whole = _Node({}, None)
@@ -192,7 +192,7 @@ def _open_base(
     if not name or "\0" in name:
         return None  # reported by the codec of `extends`
     if len(composer.files) + len(chain) >= MAX_FILES:
-        composer.report(reference.origin, path, f"more than {MAX_FILES} files", "extend fewer")
+        composer.report(reference.origin, path, f"more than {MAX_FILES} files", "extend fewer files")
         return None
     if name.startswith("~/") and composer.home:
         name = composer.home + name[1:]
@@ -212,7 +212,10 @@ def _open_base(
         if document.identity == base.identity:
             circle = [one.origins.main.file for one in chain[position:]] + [file]
             composer.report(
-                reference.origin, path, f"extends itself: {' -> '.join(circle)}", "remove one of them"
+                reference.origin,
+                path,
+                f"extends itself: {' -> '.join(circle)}",
+                "remove one of these references",
             )
             return None
     return base
@@ -241,7 +244,11 @@ def _merge(under: _Node, over: _Node, path: KeyPath, composer: _Composer) -> Non
         elif isinstance(node.value, dict) and _changes_list(node, here):
             found = type_name(present.value)
             composer.report(
-                node.origin, here, f"cannot change what is {_a(found)}", "write the whole value", key=True
+                node.origin,
+                here,
+                f"cannot append to or remove from {_a(found)}",
+                "write the whole value",
+                key=True,
             )
         else:
             under.value[key] = node
@@ -325,7 +332,7 @@ def _available(
 ) -> str:
     """Return the hint for *wanted*, which is not among *items* (those at *removed* are no longer in the list)."""
     if len(items) - len(removed) > _LISTED:
-        return f"it holds {len(items) - len(removed)} others"
+        return f"the list has {len(items) - len(removed)} other elements"
     items = [item for index, item in enumerate(items) if index not in removed]
     # The first name is the whole element; the last is the value that identifies it.
     names = [(element.names(_plain(item)) if element else (_plain(item),)) for item in items]
@@ -334,7 +341,7 @@ def _available(
     if meant is not None:
         return f"did you mean {quote(meant)}?"
     short = [name if isinstance(name := one[min(1, len(one) - 1)], str) else literal(name) for one in names]
-    return f"it holds {', '.join(map(shown, short))}" if short else "it is empty"
+    return f"the list has {', '.join(map(shown, short))}" if short else "the list is empty"
 
 
 def _settle_changes(node: _Node, path: KeyPath, composer: _Composer) -> None:
@@ -364,7 +371,7 @@ def _apply_profiles(whole: _Node, names: Sequence[str], main: Source, composer: 
                 if meant
                 else f"profiles: {', '.join(known)}"
                 if known
-                else "it has no profiles"
+                else "the file has no profiles"
             )
             composer.found.append(main.diagnostic(None, f"no profile {shown(name)}", hint))
         elif isinstance(node.value, dict):
@@ -373,7 +380,7 @@ def _apply_profiles(whole: _Node, names: Sequence[str], main: Source, composer: 
 
 _FORMS = {
     SET: "write --set KEY=VALUE, such as --set limits.memory=1G",
-    VARIABLE: "write -e NAME=VALUE, or -e NAME for the value that it has here",
+    VARIABLE: "write -e NAME=VALUE, or -e NAME to pass on the value from your environment",
 }
 
 
@@ -398,7 +405,7 @@ def _assign(whole: _Node, option: str, text: str, directory: str, composer: _Com
     )
     node = _annotate_value(value, lambda _: origin, ())
     if path[0] in ("extends", "profile"):
-        composer.report(origin, path, "cannot be set for one run", "write it into the file", key=True)
+        composer.report(origin, path, "cannot be set on the command line", "write it in the file", key=True)
         return
     parent = whole
     for depth, part in enumerate(path[:-1]):

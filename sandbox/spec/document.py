@@ -37,14 +37,14 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     (
         "Invalid initial character for a key part",
         "not a key",
-        'letters, digits, "_" and "-" make a key; others need quotes',
+        'a key without quotes has only letters, digits, "_" and "-"; put other keys in quotes',
     ),
     ("Expected '=' after a key", 'expected "=" after the key', "write key = value"),
-    ("Invalid value", _NOT_A_VALUE, "text needs quotes; booleans are true and false"),
+    ("Invalid value", _NOT_A_VALUE, "put text in quotes; write booleans as true or false"),
     (
         "Expected newline or end of document after a statement",
         "expected the end of the line",
-        "text needs quotes, and so does a number with a unit; one key to a line",
+        "put text and numbers with units in quotes; write one key per line",
     ),
     ("Expected ']' at the end of a table", 'expected "]" after the name of the table', None),
     ("Expected ']]' at the end of an array", 'expected "]]" after the name of the array', None),
@@ -52,7 +52,7 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     (
         "Unclosed inline table",
         'expected "," or "}" in the inline table',
-        "an inline table ends on the line that it begins on",
+        "write an inline table on one line",
     ),
     (
         "Unescaped '\\' in a string",
@@ -61,7 +61,7 @@ _SYNTAX: tuple[tuple[str, str, str | None], ...] = (
     ),
     ("Invalid hex value", "expected hexadecimal digits after \\u or \\U", None),
     ("Escaped character is not a Unicode scalar value", "the escape is not a Unicode character", None),
-    ("Invalid date or datetime", "there is no such date", None),
+    ("Invalid date or datetime", "not a valid date or time", None),
 )
 _QUOTES = pattern(r"\"\"\"|\'\'\'|[\"\']")
 _BARE_WORD = pattern(r"[^\s,\]}#=]+")
@@ -81,7 +81,13 @@ def parse_document(data: bytes, *, file: str, directory: str) -> tuple[dict[str,
     located = locate(source.text)
     if located.too_deep and located.stopped is not None:
         span = Span(located.stopped, located.stopped + 1)
-        raise SpecError([source.diagnostic(span, f"nested more than {MAX_DEPTH} levels deep", "flatten it")])
+        raise SpecError(
+            [
+                source.diagnostic(
+                    span, f"nested more than {MAX_DEPTH} levels deep", "use fewer levels of nesting"
+                )
+            ]
+        )
     tree = _parse(source, located)
     origins = Origins.of(source, located.entries)
     too_large = [
@@ -121,7 +127,9 @@ def _parse(source: Source, located: Located) -> dict[str, Any]:
         # int() refuses thousands of digits, see sys.set_int_max_str_digits().
         raise SpecError([_long_integer(source, located)]) from None
     except RecursionError:
-        raise SpecError([source.diagnostic(None, "nested too deeply", "flatten it")]) from None
+        raise SpecError(
+            [source.diagnostic(None, "nested too deeply", "use fewer levels of nesting")]
+        ) from None
 
 
 def _long_integer(source: Source, located: Located) -> Diagnostic:
@@ -207,7 +215,7 @@ def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | N
             line = source.position(first.key.start)[0]
             message = f"already defined on line {line}"
             name = format_key_path(path[:length])
-            hint = "join the two"
+            hint = "remove one of the two definitions, or merge them"
             tables = statement.header and length == len(path) and not first.literal
             if tables and (path != statement.path or _have_keys_in_common(statement, located)):
                 hint = f"for a list of tables, write each as [[{name}]], with two brackets"

@@ -75,7 +75,9 @@ def text_of(spec: Spec, *, defaults: bool = False, origins: bool = False) -> str
     """
     tables = list(_walk(tables_of(spec, defaults=defaults)))
     unwritable = [
-        spec.diagnose(value.path, "holds bytes that are not UTF-8, which TOML cannot write", "use --json")
+        spec.diagnose(
+            value.path, "contains bytes that are not UTF-8, which TOML cannot represent", "use --json"
+        )
         for table in tables
         for value in table.values
         if not _is_unicode(value.value)

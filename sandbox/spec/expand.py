@@ -60,7 +60,7 @@ def expand(text: str, environ: Mapping[str, str], config_dir: str) -> str:
         if reference == "$${":
             return "${"
         if body is None:
-            raise Invalid('"${" is not closed, or holds another reference', _SYNTAX, fragment="${")
+            raise Invalid('"${" is not closed, or contains another reference', _SYNTAX, fragment="${")
         if body == "config_dir":
             return config_dir
         variable = _ENV.fullmatch(body)
@@ -109,16 +109,18 @@ def unexpanded(tree: object, path: KeyPath = ()) -> Iterator[Problem]:
         # `~` is checked only below `env`: paths of the host may start with it.
         home = _HOME.search(tree) if "~" in tree and "env" in path else None
         if variable is not None:
-            hint = f"write ${{env:{variable['name']}}} for the variable of this machine"
+            hint = f"write ${{env:{variable['name']}}} to insert the variable of your environment"
             yield _warning(path, variable[0], hint)
         elif home is not None:
             yield _warning(
-                path, "~", "write ${env:HOME} for your home on this machine, or the path in the sandbox"
+                path,
+                "~",
+                "write ${env:HOME} for your home directory on this machine, or the path in the sandbox",
             )
 
 
 def _warning(path: KeyPath, fragment: str, hint: str) -> Problem:
-    message = f"{fragment} stays as it is: no shell reads this"
+    message = f"{fragment} is not expanded: no shell reads this value"
     return Problem(path=path, message=message, hint=hint, fragment=fragment, warning=True)
 
 
@@ -127,5 +129,5 @@ def _meant(body: str) -> str:
     if nearest(body, ("config_dir",)):
         return "did you mean ${config_dir}?"
     if body.isidentifier():
-        return f"write $${{{body}}} for a literal ${{{body}}}, ${{env:{body}}} for a variable of this machine"
+        return f"write $${{{body}}} for a literal ${{{body}}}, or ${{env:{body}}} for a variable of your environment"
     return _SYNTAX

@@ -32,7 +32,7 @@ ANYWHERE: Mapping[str, str] = _words({
     "process.stop_signal": "kill_signal stopsignal",
     # the root
     "root.layers": "image images rootfs base from lower lowerdir overlay overlays",
-    'write writable = "none" in [root] for a root that cannot be changed': "read_only readonly ro",
+    'write writable = "none" in [root] for a read-only root': "read_only readonly ro",
     "root.writable": "persistent ephemeral volatile",
     # volumes and devices
     "volumes": "volume mounts mount bind binds tmpfs storage",
@@ -64,7 +64,7 @@ ANYWHERE: Mapping[str, str] = _words({
     "security.no_new_privileges": "no_new_privs",
     "security.seccomp": "security_opt seccomp_profile syscall_filter system_call_filter",
     "security.masked_paths": "inaccessible_paths inaccessible",
-    "no sandbox has all rights: name those it needs in security.capabilities.add, and its [[devices]]": "privileged",
+    "there is no privileged mode: list the capabilities in security.capabilities.add, and devices in [[devices]]": "privileged",
     # ids and namespaces
     "ids.map": "userns userns_mode private_users",
     "namespaces": "unshare share_namespaces",
@@ -74,7 +74,7 @@ ANYWHERE: Mapping[str, str] = _words({
     "health": "healthcheck",
     "sandboxes": "services containers",
     "write depends_on in [sandboxes.NAME]": "depends_on depends",
-    "remove it: files have no version": "version",
+    "remove it: environment files have no version number": "version",
 })  # fmt: skip
 
 INSIDE: Mapping[str, Mapping[str, str]] = {
@@ -82,13 +82,13 @@ INSIDE: Mapping[str, Mapping[str, str]] = {
         "volumes[].source": "src from host host_path hostpath what device",
         "volumes[].target": "destination dest dst to path mountpoint mount_point container_path guest where mount_path",
         "volumes[].read_only": "readonly ro",
-        "remove it: a volume without read_only = true can be written": "rw writable write",
+        "remove it: volumes are writable unless read_only = true": "rw writable write",
         "volumes[].content": "text data contents inline",
         "volumes[].mode": "perm perms permissions",
         "volumes[].size": "tmpfs_size",
         "volumes[].type": "driver kind fstype",
         "volumes[].options": "option opts mount_options",
-        "the name of a named volume is its source": "name",
+        "write the name of a named volume as its source": "name",
     }),
     "devices": _words({
         "devices[].path": "source src host from",
@@ -181,7 +181,7 @@ def swallowed(key: str, value: object, around: KeyPath, root: type) -> str | Non
     if setting is None or not inside:
         return None
     header = _header(profile + key, setting)
-    below = f"what stands below [{format_key_path(around)}] is part of it"
+    below = f"all keys below [{format_key_path(around)}] belong to that table"
     if not header.startswith("["):
         return f"move it above the first [table]: {below}"
     return f"write {header}{_as_table(value)}: {below}"

@@ -243,7 +243,7 @@ def _refuse_planted(info: os.stat_result) -> None:
     if info.st_uid in (0, os.geteuid()) or not os.stat(".").st_mode & stat.S_IWOTH:
         return
     message = f"belongs to user {info.st_uid}, in a directory that every user may write to"
-    hint = f"if you trust it, name it: ./{DEFAULT_FILE}"
+    hint = f"if you trust it, give its path: ./{DEFAULT_FILE}"
     raise SpecError([Diagnostic(file=DEFAULT_FILE, message=message, hint=hint)])
 
 
@@ -264,7 +264,13 @@ def _open_regular(path: str, flags: int) -> int:
 def _checked_size(data: bytes, name: str) -> bytes:
     if len(data) > MAX_FILE_SIZE:
         raise SpecError(
-            [Diagnostic(file=name, message="the file is larger than 1 MiB", hint="name an environment file")]
+            [
+                Diagnostic(
+                    file=name,
+                    message="the file is larger than 1 MiB",
+                    hint="give the path of an environment file",
+                )
+            ]
         )
     return data
 
@@ -275,7 +281,7 @@ def _unreadable(path: str, error: OSError | ValueError) -> Diagnostic:
         if os.path.isfile(f"{path}.toml"):
             hint = f"did you mean {path}.toml?"
         elif path == DEFAULT_FILE:
-            hint = "without FILE it is that of this directory: name another, or `sandbox init` writes one"
+            hint = "give the path of an environment file, or create this one with `sandbox init`"
         else:
             hint = "give the path of an environment file"
         return Diagnostic(file=path, message="no such file", hint=hint)
@@ -287,8 +293,8 @@ def _unreadable(path: str, error: OSError | ValueError) -> Diagnostic:
         return Diagnostic(
             file=path,
             message="permission denied",
-            hint="the file, and the directories on its way, must be readable",
+            hint="the file must be readable, and the directories of its path searchable",
         )
     if isinstance(error, OSError):
         return Diagnostic(file=path, message=f"cannot be read: {(error.strerror or str(error)).lower()}")
-    return Diagnostic(file=path, message="is not a path: it holds a NUL character")
+    return Diagnostic(file=path, message="is not a path: it contains a NUL character")

@@ -65,7 +65,7 @@ def _path(value: object, cursor: Cursor) -> str:
     try:
         text = expect_text(_PATH, value)
         if not text:
-            raise Invalid("the path is empty", "name an environment file, relative to this one")
+            raise Invalid("the path is empty", "give the path of an environment file, relative to this file")
     except Invalid as error:
         cursor.report(error.message, error.hint, fragment=error.fragment)
         return ""
@@ -90,7 +90,9 @@ class ProfilesCodec(Codec["Mapping[str, Any]"]):
             raise mismatch(self, value)
         if len(value) > MAX_PROFILES:
             cursor.report(
-                f"more than {MAX_PROFILES} profiles", "put some into files that extend this one", part="key"
+                f"more than {MAX_PROFILES} profiles",
+                "move some profiles to files that extend this one",
+                part="key",
             )
         for name, changes in value.items():
             here = cursor.child(name)
@@ -144,17 +146,23 @@ class Spec:
     doubts: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
 
     sandbox: Sandbox = setting(
-        Record(Sandbox), doc="What the sandbox is called.", example={"name": "web"}, default=Sandbox()
+        Record(Sandbox),
+        doc="The name, host name and labels of the sandbox.",
+        example={"name": "web"},
+        default=Sandbox(),
     )
     root: Root = setting(
         Record(Root), doc="The root file system.", example={"layers": ["dir:/"]}, required=True
     )
     process: Process = setting(
-        Record(Process), doc="The program.", example={"command": ["make"]}, default=Process()
+        Record(Process),
+        doc="The program and its environment.",
+        example={"command": ["make"]},
+        default=Process(),
     )
     volumes: tuple[Volume, ...] = setting(
         ListOf(VolumeCodec()),
-        doc="Paths that bypass the layers.",
+        doc="Mounts over the root file system.",
         example=[{"type": "tmpfs", "target": "/tmp"}],
         default=(),
     )
@@ -166,24 +174,29 @@ class Spec:
     )
     namespaces: Namespaces = setting(
         Record(Namespaces),
-        doc="What is private and what shared.",
+        doc="Which namespaces are private, shared with the host, or joined.",
         example={"ipc": "host"},
         default=Namespaces(),
     )
-    ids: Ids = setting(Record(Ids), doc="Which ids exist.", example={"map": "single"}, default=Ids())
+    ids: Ids = setting(
+        Record(Ids), doc="The user and group ids of the sandbox.", example={"map": "single"}, default=Ids()
+    )
     network: Network = setting(
-        Record(Network), doc="What can be reached.", example={"mode": "host"}, default=Network()
+        Record(Network), doc="The network of the sandbox.", example={"mode": "host"}, default=Network()
     )
     limits: Limits = setting(
-        Record(Limits), doc="What may be used.", example={"memory": "512M"}, default=Limits()
+        Record(Limits), doc="Limits of resources.", example={"memory": "512M"}, default=Limits()
     )
     security: Security = setting(
-        Record(Security), doc="What may be done.", example={"no_new_privileges": True}, default=Security()
+        Record(Security),
+        doc="Capabilities, seccomp, Landlock and protected paths.",
+        example={"no_new_privileges": True},
+        default=Security(),
     )
 
     extends: tuple[str, ...] = setting(
         ExtendsCodec(),
-        doc="Environment files that this one completes and changes, relative to it; of several the later ones win.",
+        doc="Environment files that this file extends, relative to it; later ones override earlier ones.",
         example="base.toml",
         default=(),
     )
@@ -195,13 +208,13 @@ class Spec:
     )
     health: Health | None = setting(
         Record(Health),
-        doc="How to see whether the program is well.",
+        doc="A command that checks whether the program is healthy.",
         example={"command": ["true"]},
         enforced=False,
     )
     restart: Restart | None = setting(
         Record(Restart),
-        doc="When to start the program again.",
+        doc="When the program is restarted.",
         example={"policy": "on-failure"},
         enforced=False,
     )
@@ -214,14 +227,14 @@ class Spec:
     )
     sandboxes: Mapping[str, Member] = setting(
         TableOf(Record(Member), _check_sandbox_name),
-        doc="Several sandboxes that belong together.",
+        doc="Sandboxes that are started together.",
         example={"db": {"file": "db.toml"}},
         default=MappingProxyType({}),
         enforced=False,
     )
     build: tuple[BuildStep, ...] = setting(
         ListOf(Record(BuildStep)),
-        doc="Steps that make a layer.",
+        doc="Steps that build a layer.",
         example=[{"run": "make"}],
         default=(),
         enforced=False,

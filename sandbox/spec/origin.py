@@ -159,8 +159,8 @@ class Origins:
         ordered = sorted(problems, key=self._order)
         diagnostics = [self._diagnostic(problem) for problem in ordered[:MAX_DIAGNOSTICS]]
         if len(ordered) > MAX_DIAGNOSTICS:
-            more = f"and more: {len(ordered)} mistakes in all"
-            diagnostics.append(self.main.diagnostic(None, more, "mend those above first"))
+            more = f"{len(ordered)} mistakes in all, of which the first are shown"
+            diagnostics.append(self.main.diagnostic(None, more, "correct the mistakes above first"))
         return diagnostics
 
     def _diagnostic(self, problem: Problem) -> Diagnostic:

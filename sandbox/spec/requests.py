@@ -63,7 +63,7 @@ _Found = Iterator[tuple[Kind, str, str, str]]
 
 def _extends(spec: Spec) -> _Found:
     for path in spec.files[:-1]:
-        yield "path", path, "read, as part of the environment file", "extends"
+        yield "path", path, "read as part of the environment file", "extends"
 
 
 def _references(spec: Spec) -> _Found:
@@ -75,20 +75,20 @@ def _layers(spec: Spec) -> _Found:
     for number, layer in enumerate(spec.root.layers):
         key = f"root.layers[{number}]"
         if layer.kind == "dir":
-            yield "path", layer.path, "read, all that you can read below it: a layer", key
+            yield "path", layer.path, "a layer: the program can read every file in it that you can read", key
             for path in layer.cross:
                 yield (
                     "path",
                     f"{layer.path.rstrip('/')}{path}",
-                    "read, although it is another file system",
+                    "read, including the file system that is mounted there",
                     key,
                 )
         elif layer.kind == "image":
             yield "path", layer.path, "an image of your store", key
         else:
-            yield "path", layer.path, "read: the content of a layer", key
+            yield "path", layer.path, "read as the content of a layer", key
     if spec.root.writable == "persistent":
-        text = "keeps what it changes on your disk, for the next start"
+        text = "changes to the root are kept on your disk for the next start"
         yield "privilege", 'root.writable = "persistent"', text, "root.writable"
 
 
@@ -96,21 +96,21 @@ def _environment(spec: Spec) -> _Found:
     for number, name in enumerate(spec.process.inherit_env):
         yield "variable", name, "passed to the program", f"process.inherit_env[{number}]"
     if spec.process.env_file is not None:
-        yield "path", spec.process.env_file, "read: variables for the program", "process.env_file"
+        yield "path", spec.process.env_file, "read for variables of the program", "process.env_file"
 
 
 def _volumes(spec: Spec) -> _Found:
     for number, volume in enumerate(spec.volumes):
         key = f"volumes[{number}]"
-        does = "read, its sockets connected to" if volume.read_only else "read and changed"
+        does = "can be read, and its sockets connected to" if volume.read_only else "can be read and changed"
         if volume.type == "bind" and volume.source is not None:
             if volume.propagation == "slave":
-                does += ", with what is mounted there later"
-            yield "path", volume.source, f"{does}: at {volume.target} in the sandbox", key
+                does += ", including later mounts there"
+            yield "path", volume.source, f"{does}, at {volume.target} in the sandbox", key
         elif volume.type == "named" and volume.source is not None:
-            yield "privilege", f"volume {volume.source}", f"{does}: what other sandboxes of yours keep", key
+            yield "privilege", f"volume {volume.source}", f"{does}; your other sandboxes share it", key
     for number, device in enumerate(spec.devices):
-        yield "path", device.path, "a device of this machine, used", f"devices[{number}]"
+        yield "path", device.path, "a device of this machine", f"devices[{number}]"
 
 
 def _namespaces(spec: Spec) -> _Found:
@@ -123,10 +123,10 @@ def _namespaces(spec: Spec) -> _Found:
             continue  # reported as network.mode, which sets it
         kind, _, what = value.partition(":")
         if kind == "path":
-            yield "path", what, f"joined: the {name} namespace of somebody else", key
+            yield "path", what, f"joined: the {name} namespace of another process", key
         else:
-            whose = "this machine's" if kind == "host" else f"that of the sandbox {what}"
-            yield "privilege", f"{key} = {quote(value)}", f"no {name} namespace of its own: {whose}", key
+            whose = "this machine" if kind == "host" else f"the sandbox {what}"
+            yield "privilege", f"{key} = {quote(value)}", f"shares the {name} namespace of {whose}", key
 
 
 def _ids(spec: Spec) -> _Found:
@@ -136,13 +136,13 @@ def _ids(spec: Spec) -> _Found:
         for number, entry in enumerate(getattr(spec.ids, name)):
             last = entry.outside + entry.count - 1
             what = f"{name[0]}ids {entry.outside} to {last}" if entry.count > 1 else f"{name[0]}id {last}"
-            yield "privilege", what, "ids of this machine that the program has", f"ids.{name}[{number}]"
+            yield "privilege", what, "host ids that are mapped into the sandbox", f"ids.{name}[{number}]"
 
 
 def _network(spec: Spec) -> _Found:
     network = spec.network
     if network.mode == "host":
-        text = "reaches all that this machine reaches, its own services too, and listens on its ports"
+        text = "reaches everything that this machine reaches, including its own services, and can listen on its ports"
         yield "privilege", 'network.mode = "host"', text, "network.mode"
     elif network.mode != "none":
         yield "privilege", f"network.mode = {quote(network.mode)}", "reaches other machines", "network.mode"
@@ -158,7 +158,7 @@ def _network(spec: Spec) -> _Found:
         yield (
             "port",
             str(port),
-            f"of this machine, led into the sandbox{everybody}",
+            f"forwarded to the sandbox{everybody}",
             f"network.ports[{number}]",
         )
     for number, name in enumerate(network.networks):
@@ -167,7 +167,7 @@ def _network(spec: Spec) -> _Found:
         yield (
             "privilege",
             f"name server {address}",
-            "learns the names that are looked up",
+            "receives the names that the program looks up",
             f"network.dns[{number}]",
         )
 
@@ -176,7 +176,7 @@ def _privileges(spec: Spec) -> _Found:
     security = spec.security
     for number, name in enumerate(security.capabilities.add):
         key = f"security.capabilities.add[{number}]"
-        yield "privilege", f"capability {name}", "over its own namespaces", key
+        yield "privilege", f"capability {name}", "valid in its own namespaces", key
     if not security.no_new_privileges:
         text = "set-user-id programs of its layers work"
         yield "privilege", "security.no_new_privileges = false", text, "security.no_new_privileges"
@@ -184,7 +184,7 @@ def _privileges(spec: Spec) -> _Found:
     if isinstance(seccomp, Seccomp):
         for number, call in enumerate(seccomp.allow):
             key = f"security.seccomp.allow[{number}]"
-            yield "privilege", f"system call {call}", "whatever the profile says", key
+            yield "privilege", f"system call {call}", "allowed regardless of the profile", key
         if seccomp.log:
             yield (
                 "privilege",
@@ -198,31 +198,41 @@ def _privileges(spec: Spec) -> _Found:
         else (seccomp, "security.seccomp")
     )
     if "/" in profile:
-        yield "path", profile, "read: says which system calls are allowed", key
+        yield "path", profile, "read as the seccomp profile", key
     elif profile == "unconfined" and spec.is_set(key):
         yield "privilege", f'{key} = "unconfined"', "no system call is refused", key
 
 
 def _limits(spec: Spec) -> _Found:
     for number, limit in enumerate(spec.limits.io):
-        yield "path", limit.path, "looked at: the disk that is limited", f"limits.io[{number}].path"
+        yield "path", limit.path, "examined to find the disk that is limited", f"limits.io[{number}].path"
 
 
 def _optional(spec: Spec) -> _Found:
     for table in ("root", "namespaces", "ids", "network", "limits", "security"):
         for number, name in enumerate(getattr(spec, table).optional):
             key = f"{table}.optional[{number}]"
-            yield "privilege", f"{table}.{name} is optional", "started without it where it cannot be had", key
+            yield (
+                "privilege",
+                f"{table}.{name} is optional",
+                "the sandbox starts without it where it cannot be enforced",
+                key,
+            )
 
 
 def _others(spec: Spec) -> _Found:
     for name, member in spec.sandboxes.items():
-        yield "path", member.file, "read and started, another environment file", f"sandboxes.{name}.file"
+        yield (
+            "path",
+            member.file,
+            "another environment file, which is read and started",
+            f"sandboxes.{name}.file",
+        )
     for number, step in enumerate(spec.build):
         if step.copy is not None:
             yield "path", step.copy, "copied into a layer", f"build[{number}].copy"
         if step.network:
-            text = "what is run to build reaches all that this machine reaches"
+            text = "build commands reach everything that this machine reaches"
             yield "privilege", "build network", text, f"build[{number}].network"
 
 

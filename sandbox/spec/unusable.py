@@ -44,7 +44,7 @@ def wrong_layer(kind: str, path: str, file_type: int) -> tuple[str, str] | None:
     if kind == "tar" and file_type == stat.S_IFDIR:
         return f"{path} is a directory, not a file", f'write "dir:{path}"'
     what = "directory" if kind == "dir" else "regular file"
-    return f"{path} is {_NAMES.get(file_type)}, not a {what}", f"name a {what}"
+    return f"{path} is {_NAMES.get(file_type)}, not a {what}", f"give the path of a {what}"
 
 
 def _read(spec: Spec) -> dict[str, str | None]:

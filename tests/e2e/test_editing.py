@@ -146,7 +146,7 @@ def test_a_mistake_is_shown_and_edited_again(file: Path) -> None:
 def test_an_invalid_answer_is_explained_and_the_question_repeated(file: Path) -> None:
     edit = editor(file.parent, 'sed -i s/512M/much/ "$1"')
     done = talk(file.parent, ["edit", "web.toml"], {"EDITOR": edit}, ["Q\n", "x\n"])
-    explained = "e: edit again, with what you have written\nx: exit without saving, and forget it\n"
+    explained = "e: edit your version again\nx: exit without saving, and discard your version\n"
     assert done == Outcome(1, f"{MISTAKE}{QUESTION}Q\n{explained}{QUESTION}x\nweb.toml is unchanged\n", "")
     assert file.read_text() == GOOD
     assert left(file) == ["web.toml"]
@@ -192,7 +192,7 @@ def test_a_file_that_changed_meanwhile_is_not_replaced_and_the_copy_is_kept(file
     assert done == Outcome(
         125,
         "",
-        "sandbox: web.toml: was changed by somebody else meanwhile\n"
+        "sandbox: web.toml: was changed by another process in the meantime\n"
         f"      hint: your version is kept in {file.parent}/{copy}\n",
     )
     assert file.read_text() == GOOD + "# theirs\n"
@@ -209,7 +209,7 @@ def test_an_editor_may_replace_its_copy_by_a_new_file(file: Path) -> None:
     ("step", "told"),
     [
         ("exit 3", "ended with status 3; web.toml is unchanged"),
-        ("kill -KILL $$", "was ended by signal 9; web.toml is unchanged"),
+        ("kill -KILL $$", "was killed by signal 9; web.toml is unchanged"),
     ],
 )
 def test_an_editor_that_fails_changes_nothing(file: Path, step: str, told: str) -> None:
@@ -230,7 +230,7 @@ def test_an_editor_that_fails_changes_nothing(file: Path, step: str, told: str) 
         ("/", "the editor / cannot be started: permission denied\n      hint: set VISUAL or EDITOR"),
         (
             "vi 'x",
-            "EDITOR is no command: no closing quotation\n      hint: quote its arguments as for a shell",
+            "EDITOR is not a command line: no closing quotation\n      hint: quote its arguments as for a shell",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_an_editor_is_not_found_although_a_directory_of_path_may_not_be_searched
 def test_an_editor_that_removes_its_copy_changes_nothing(file: Path) -> None:
     edit = editor(file.parent, 'rm "$1"')
     done = sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": edit})
-    assert done == Outcome(125, "", "sandbox: the editor has removed its copy; web.toml is unchanged\n")
+    assert done == Outcome(125, "", "sandbox: the editor removed the copy that it was given; web.toml is unchanged\n")
 
 
 def test_a_file_that_cannot_be_replaced_is_not_opened_in_an_editor(file: Path) -> None:

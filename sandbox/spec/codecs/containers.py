@@ -73,7 +73,7 @@ class ListOf(Codec[tuple[T, ...]]):
         if isinstance(value, str) and "string" in self.codec.toml_types:
             if value.startswith("[") and value.endswith("]"):  # the shell turns `--set KEY=["a"]` into [a]
                 inside = ", ".join(shown(part.strip()) for part in value[1:-1].split(","))
-                return f"put what is in the brackets in quotes: [{inside}], in a shell '[{inside}]'"
+                return f"put each element in quotes: [{inside}]; in a shell: '[{inside}]'"
             return f"put it in brackets: [{shown(value)}]"
         return None
 

@@ -48,7 +48,7 @@ def check_sandbox_path(text: str) -> str:
             f"{shown(text)} is not an absolute path", "start it with /: it is a path in the sandbox"
         )
     if ".." in text.split("/"):
-        raise Invalid(f'{shown(text)} contains ".."', "write the path that is meant")
+        raise Invalid(f'{shown(text)} contains ".."', 'write the path without ".."')
     # normpath() keeps exactly two leading slashes: POSIX allows a special meaning for them, which Linux does not use.
     return posixpath.normpath("/" + text.lstrip("/"))
 
@@ -65,7 +65,8 @@ def resolve_host_path(text: str, cursor: Cursor) -> str:
         text = _home(context) + text[1:]
     elif text.startswith("~"):
         raise Invalid(
-            f"{shown(text)} is the home of another user", "write the path itself, or ./~ for a name with ~"
+            f"{shown(text)} is the home of another user",
+            "write the absolute path, or ./~NAME for a file name that begins with ~",
         )
     path = posixpath.join(context.origins.directory(cursor.path), text)
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
@@ -73,5 +74,5 @@ def resolve_host_path(text: str, cursor: Cursor) -> str:
 
 def _home(context: Context) -> str:
     if not context.home or not context.home.startswith("/"):
-        raise Invalid("~ needs HOME to be set to an absolute path", "set HOME, or write the path itself")
+        raise Invalid("~ needs HOME to be set to an absolute path", "set HOME, or write an absolute path")
     return context.home

@@ -12,7 +12,8 @@ def check_env_name(name: str) -> str:
     """Return *name* if it can name an environment variable (environ(7)); raise Invalid otherwise."""
     if not name or "=" in name or "\0" in name:
         raise Invalid(
-            f"{shown(name)} cannot name an environment variable", 'a name is not empty, without "=" and NUL'
+            f"{shown(name)} cannot name an environment variable",
+            'a name is not empty and contains neither "=" nor NUL',
         )
     return name
 
@@ -24,7 +25,9 @@ def check_inherited_name(name: str) -> str:
     inherit no variable.
     """
     if "*" in name:
-        raise Invalid(f"{shown(name)} is a pattern", "name each variable: patterns are not taken here")
+        raise Invalid(
+            f"{shown(name)} is a pattern", "list each variable by its name: patterns are not supported"
+        )
     return check_env_name(name)
 
 

@@ -18,14 +18,14 @@ def hostname_needs_private_uts(spec: Spec) -> Iterator[Problem]:
     if spec.sandbox.hostname is not None and spec.namespaces.uts == "host":
         yield Problem(
             path=("sandbox", "hostname"),
-            message='would change the host\'s own name, because namespaces.uts is "host"',
+            message='would change the host name of this machine, because namespaces.uts is "host"',
             hint='remove it, or set namespaces.uts = "private"',
         )
     elif spec.sandbox.hostname is not None and ":" in spec.namespaces.uts:
         yield Problem(
             path=("sandbox", "hostname"),
-            message="the host name is that of the namespace which namespaces.uts joins",
-            hint="remove one of the two",
+            message="the host name is that of the namespace that namespaces.uts joins",
+            hint="remove one of the two settings",
         )
 
 
@@ -35,21 +35,21 @@ def joined_namespaces_fit_together(spec: Spec) -> Iterator[Problem]:
         example = pid if pid.startswith("sandbox:") else "path:/proc/PID/ns/user"
         yield Problem(
             path=("namespaces", "pid"),
-            message="needs the user namespace joined, too: /proc shows the processes to who has rights over them",
+            message="needs namespaces.user to join as well: /proc shows processes only to a user with rights over them",
             hint=f"add user = {quote(example)}",
         )
     if pid == "host" and ":" in user:
         yield Problem(
             path=("namespaces", "pid"),
-            message=f'"host" cannot stand beside user = {quote(user)}',
+            message=f'"host" cannot be combined with user = {quote(user)}',
             hint='join the pid namespace, too, or set pid = "private"',
         )
     for key in ("map", "uid_map", "gid_map"):
         if ":" in user and spec.is_set(("ids", key)):
             yield Problem(
                 path=("ids", key),
-                message="the ids are those of the user namespace which namespaces.user joins",
-                hint="remove one of the two",
+                message="the ids are those of the user namespace that namespaces.user joins",
+                hint="remove one of the two settings",
                 part="key",
             )
     for kind in settings_of(type(spec.namespaces)):
@@ -58,7 +58,7 @@ def joined_namespaces_fit_together(spec: Spec) -> Iterator[Problem]:
             yield Problem(
                 path=("namespaces", kind),
                 message="a sandbox cannot join itself",
-                hint="name another one, or one of the two otherwise",
+                hint="name another sandbox, or change sandbox.name",
             )
 
 
@@ -85,14 +85,12 @@ def id_maps_are_whole(spec: Spec) -> Iterator[Problem]:
     maps = {"uid_map": spec.ids.uid_map, "gid_map": spec.ids.gid_map}
     for key, other in (("uid_map", "gid_map"), ("gid_map", "uid_map")):
         if maps[key] and not maps[other]:
-            yield Problem(
-                path=("ids", key), message=f"needs ids.{other} beside it", hint="give both", part="key"
-            )
+            yield Problem(path=("ids", key), message=f"needs ids.{other}, too", hint="set both", part="key")
         if maps[key] and spec.is_set("ids.map"):
             yield Problem(
                 path=("ids", key),
-                message="cannot stand beside ids.map",
-                hint="remove one of the two",
+                message="cannot be combined with ids.map",
+                hint="remove one of the two settings",
                 part="key",
             )
         for side in ("inside", "outside"):
@@ -112,22 +110,22 @@ def _map_holds(key: str, ranges: Sequence[IdRange]) -> Iterator[Problem]:
             if None not in (start, count) and start + count - 1 > ID_MAX:
                 yield Problem(
                     path=("ids", key, index, "count"),
-                    message=f"the range ends beyond {ID_MAX}, the last id there is",
-                    hint=f"with {side} = {start} at most {ID_MAX - start + 1}",
+                    message=f"the range ends above {ID_MAX}, the largest id",
+                    hint=f"with {side} = {start}, count can be at most {ID_MAX - start + 1}",
                 )
                 break
     if len(ranges) > _MAP_LINES:
         yield Problem(
             path=("ids", key),
-            message=f"{len(ranges)} ranges, and the kernel takes {_MAP_LINES}",
-            hint="join ranges",
+            message=f"{len(ranges)} ranges, but the kernel accepts at most {_MAP_LINES}",
+            hint="merge adjacent ranges",
             part="key",
         )
     if ranges and len(complete) == len(ranges) and not any(item.inside == 0 for _, item in complete):
         yield Problem(
             path=("ids", key),
-            message="maps no id to 0 inside, and a sandbox is set up and its files are served by its own root",
-            hint="add a range with inside = 0; process.user decides who the program is",
+            message="does not map id 0 of the sandbox, under which the sandbox is set up and its files are served",
+            hint="add a range with inside = 0; process.user sets the user of the program",
             part="key",
         )
 

@@ -15,19 +15,19 @@ def mode_agrees_with_namespace(spec: Spec) -> Iterator[Problem]:
         yield Problem(
             path=("namespaces", "net"),
             message='"private" contradicts network.mode = "host"',
-            hint="remove one of the two",
+            hint="remove one of the two settings",
         )
     if spec.namespaces.net == "host" and spec.is_set("network.mode") and spec.network.mode != "host":
         yield Problem(
             path=("namespaces", "net"),
             message=f'"host" contradicts network.mode = {quote(spec.network.mode)}',
-            hint="remove one of the two",
+            hint="remove one of the two settings",
         )
     if ":" in spec.namespaces.net and spec.is_set("network.mode"):
         yield Problem(
             path=("network", "mode"),
-            message="the network is that of the namespace which namespaces.net joins",
-            hint="remove one of the two",
+            message="the network is that of the namespace that namespaces.net joins",
+            hint="remove one of the two settings",
             part="key",
         )
 
@@ -66,7 +66,7 @@ def ports_differ(spec: Spec) -> Iterator[Problem]:
         if name in first:
             yield Problem(
                 path=("network", "ports", index),
-                message=f"port {port.host}/{port.protocol} of {port.address} leads to network.ports[{first[name]}] already",
+                message=f"port {port.host}/{port.protocol} of {port.address} is already used by network.ports[{first[name]}]",
                 hint="choose another port of the host",
             )
         first.setdefault(name, index)

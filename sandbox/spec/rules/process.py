@@ -18,8 +18,8 @@ def stop_signal_asks_to_end(spec: Spec) -> Iterator[Problem]:
     if spec.process.stop_signal == "SIGCHLD":
         yield Problem(
             path=("process", "stop_signal"),
-            message="SIGCHLD asks no program to end",
-            hint='the usual one is "SIGTERM"',
+            message="SIGCHLD does not end a program",
+            hint='use another signal, such as "SIGTERM"',
         )
 
 
@@ -27,7 +27,7 @@ def swap_needs_memory(spec: Spec) -> Iterator[Problem]:
     if spec.limits.swap is not None and spec.limits.memory is None:
         yield Problem(
             path=("limits", "swap"),
-            message="needs limits.memory: without it, memory is not limited at all",
+            message="needs limits.memory: without it, memory is not limited",
             hint='add memory = "512M" to [limits]',
         )
 
@@ -37,7 +37,7 @@ def memory_high_is_below_memory(spec: Spec) -> Iterator[Problem]:
     if high is not None and most is not None and high > most:
         yield Problem(
             path=("limits", "memory_high"),
-            message=f"above limits.memory, which is {format_size(most)}: it would never apply",
+            message=f"is above limits.memory, which is {format_size(most)}, and would have no effect",
             hint="lower it, or remove it",
         )
 
@@ -49,7 +49,7 @@ def restarting_is_wanted(spec: Spec) -> Iterator[Problem]:
         if spec.is_set(("restart", key)):
             yield Problem(
                 path=("restart", key),
-                message='means nothing with restart.policy = "no"',
+                message='has no effect with restart.policy = "no"',
                 hint='set policy = "on-failure"',
                 part="key",
             )
@@ -67,7 +67,9 @@ def dependencies_have_an_order(spec: Spec) -> Iterator[Problem]:
                 yield Problem(path=path, message=f"there is no sandbox {shown(other)}", hint=hint)
             elif circle_of[other] == circle_of[name]:
                 yield Problem(
-                    path=path, message=f"{other} depends on {name} itself", hint="one of them has to be first"
+                    path=path,
+                    message=f"{other} depends on {name} itself",
+                    hint="remove one of these dependencies",
                 )
 
 
@@ -78,7 +80,7 @@ def build_steps_do_one_thing(spec: Spec) -> Iterator[Problem]:
         if run == copy:
             found = "both" if run else "neither"
             message = f'expected one of "run" and "copy", found {found}'
-            yield Problem(path=path, message=message, hint="one thing a step", part="key")
+            yield Problem(path=path, message=message, hint="write a step of its own for each", part="key")
         elif copy and not spec.is_set((*path, "target")):
             hint = 'add target = "/src" to this table'
             yield Problem(
@@ -86,7 +88,10 @@ def build_steps_do_one_thing(spec: Spec) -> Iterator[Problem]:
             )
         elif run and step.target is not None:
             yield Problem(
-                path=(*path, "target"), message="only a copy has this", hint="remove it", part="key"
+                path=(*path, "target"),
+                message="only a step with copy has a target",
+                hint="remove it",
+                part="key",
             )
 
 
@@ -101,7 +106,7 @@ def optional_names_settings(spec: Spec) -> Iterator[Problem]:
             if name in known and settings_of(type(value))[name].required:
                 yield Problem(
                     path=(table, "optional", index),
-                    message=f"{shown(name)} cannot go unenforced: it is required",
+                    message=f"{shown(name)} cannot be optional: it is required",
                     hint="remove it from the list",
                 )
             if name not in known:
@@ -109,7 +114,5 @@ def optional_names_settings(spec: Spec) -> Iterator[Problem]:
                 yield Problem(
                     path=(table, "optional", index),
                     message=f"{shown(name)} is not a key of [{table}]",
-                    hint=f"did you mean {quote(meant)}?"
-                    if meant
-                    else f"the other keys of [{table}] are its names",
+                    hint=f"did you mean {quote(meant)}?" if meant else f"list other keys of [{table}]",
                 )

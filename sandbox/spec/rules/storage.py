@@ -17,8 +17,8 @@ def only_a_writable_layer_is_bounded(spec: Spec) -> Iterator[Problem]:
         if spec.root.writable == "none" and spec.is_set(("root", key)):
             yield Problem(
                 path=("root", key),
-                message='with root.writable = "none" there is no writable layer',
-                hint="remove one of the two",
+                message='has no effect with root.writable = "none": there is no writable layer',
+                hint="remove one of the two settings",
                 part="key",
             )
 
@@ -68,7 +68,7 @@ def file_is_read_only(spec: Spec) -> Iterator[Problem]:
             yield Problem(
                 path=("volumes", index, "read_only"),
                 message="a file volume is always read-only",
-                hint="remove it; a file that the program may change belongs in a layer",
+                hint="remove it; put a file that the program may change into a layer",
             )
 
 
@@ -79,7 +79,7 @@ def later_mounts_cannot_be_restricted(spec: Spec) -> Iterator[Problem]:
         if volume.type != "bind":
             yield Problem(
                 path=("volumes", index, "propagation"),
-                message=f"nothing is mounted in a {volume.type} volume on the host, only in a bind volume",
+                message=f"a {volume.type} volume has no propagation, only a bind volume",
                 hint="remove it, or change the type",
             )
             continue
@@ -87,8 +87,8 @@ def later_mounts_cannot_be_restricted(spec: Spec) -> Iterator[Problem]:
             if getattr(volume, key):
                 yield Problem(
                     path=("volumes", index, key),
-                    message='cannot hold with propagation = "slave": what is mounted later has the flags that it has on the host',
-                    hint="remove one of the two",
+                    message='cannot be enforced with propagation = "slave": later mounts keep their flags of the host',
+                    hint="remove one of the two settings",
                     part="key",
                 )
 
@@ -99,7 +99,7 @@ def native_paths_are_apart(spec: Spec) -> Iterator[Problem]:
     for index, around in below(paths):
         yield Problem(
             path=("root", "native", index),
-            message=f"{shown(native[index])} is below {shown(native[around])}, which is native as a whole",
+            message=f"{shown(native[index])} is below {shown(native[around])}, which is already a direct bind",
             hint="remove it",
         )
     targets = [(number, volume.target) for number, volume in elements(spec.volumes) if volume.target]
@@ -108,7 +108,7 @@ def native_paths_are_apart(spec: Spec) -> Iterator[Problem]:
         yield Problem(
             path=("root", "native", index),
             message=f"{shown(native[index])} is covered by volumes[{position}], whose target is {target}",
-            hint="remove one of the two; a volume may be below a native path",
+            hint="remove one of the two; a volume may be below a path of root.native",
         )
 
 

@@ -25,8 +25,10 @@ from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffset
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
-_NO_HOST_IDS = "its root would be this machine's, and no mount could be made for it; [ids] says which ids of this machine are behind its own"
-_NO_OTHER_MOUNTS = "a sandbox's root file system is mounted in a tree of its own, and goes with it"
+_NO_HOST_IDS = (
+    "a sandbox mounts its file systems as root of a user namespace of its own; [ids] sets the host ids"
+)
+_NO_OTHER_MOUNTS = "the root file system is mounted in a private mount namespace"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +49,13 @@ class Namespaces:
     )
     pid: str = setting(
         NamespaceCodec("private", "host"),
-        doc="Process ids: which processes are seen and, with the right to, signalled.",
+        doc="Process ids: which processes the program can see and, with permission, signal.",
         example="host",
         default="private",
     )
     net: str = setting(
         NamespaceCodec("private", "host"),
-        doc="Network interfaces; follows network.mode.",
+        doc='Network interfaces; "host" means the same as network.mode = "host".',
         example="sandbox:db",
         default="private",
     )
@@ -69,13 +71,13 @@ class Namespaces:
     )
     time: str | TimeOffsets = setting(
         TimeCodec(),
-        doc="Clocks that start elsewhere: monotonic and boottime are added to the host's.",
+        doc="Offsets of clocks: monotonic and boottime are added to the clocks of the host.",
         example={"boottime": "1d"},
         default="host",
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),
-        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        doc="Keys of this table that are not required: if one cannot be enforced, the sandbox starts with a warning.",
         example=["cgroup"],
         default=(),
     )
@@ -89,7 +91,9 @@ class IdRange:
     outside: int = setting(
         Integer(0, ID_MAX), doc="The first id on the host.", example=100_000, required=True
     )
-    count: int = setting(Integer(1, ID_MAX), doc="How many.", example=65_536, unit="ids", required=True)
+    count: int = setting(
+        Integer(1, ID_MAX), doc="The number of ids.", example=65_536, unit="ids", required=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,28 +103,28 @@ class Ids:
     map: str = setting(
         Choice("auto", "single", "keep-id"),
         doc=(
-            "auto: all subordinate ids of the user, with the user as 0. single: only the user, as 0. keep-id: the user has its "
-            "own number, which process.user is unless set, and its subordinate ids are the others. For root, auto and single "
-            "take ids that nobody has."
+            "auto: you are user 0, and your subordinate ids are the other users. single: you are user 0, and there is no "
+            "other user. keep-id: you keep your own id, the default of process.user, and your subordinate ids are the other "
+            "users. Started by root, auto and single use host ids that no user has."
         ),
         example="keep-id",
         default="auto",
     )
     uid_map: tuple[IdRange, ...] = setting(
         ListOf(Record(IdRange)),
-        doc="User ids, range by range, instead of map: your own, or subordinate ones; with 0.",
+        doc="Ranges of user ids, instead of map: outside, your own id or subordinate ids; inside, id 0 among them.",
         example=[{"inside": 0, "outside": 100000, "count": 65536}],
         default=(),
     )
     gid_map: tuple[IdRange, ...] = setting(
         ListOf(Record(IdRange)),
-        doc="Group ids, range by range, instead of map: your own, or subordinate ones; with 0.",
+        doc="Ranges of group ids, instead of map: outside, your own id or subordinate ids; inside, id 0 among them.",
         example=[{"inside": 0, "outside": 100000, "count": 65536}],
         default=(),
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),
-        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        doc="Keys of this table that are not required: if one cannot be enforced, the sandbox starts with a warning.",
         example=["map"],
         default=(),
     )
@@ -132,13 +136,13 @@ class Capabilities:
 
     drop: tuple[str, ...] = setting(
         ListOf(capability(), distinct=True),
-        doc='Capabilities that the program does not get; "all" for none of the default ones.',
+        doc='Default capabilities that the program does not get; "all" for none of them.',
         example=["all"],
         default=(),
     )
     add: tuple[str, ...] = setting(
         ListOf(capability(), distinct=True),
-        doc="Capabilities that the program gets beside the default ones, over its own namespaces only.",
+        doc="Capabilities that the program gets in addition to the default ones, valid in its own namespaces only.",
         example=["NET_RAW"],
         default=(),
     )
@@ -180,25 +184,25 @@ class Seccomp:
 
     profile: str = setting(
         SeccompProfile(),
-        doc='The profile: "default", "unconfined", or a path (with a /) of a JSON profile of the containers ecosystem.',
+        doc='The profile: "default", "unconfined", or the path (with a /) of a JSON profile as for podman or docker.',
         example="./seccomp.json",
         default="default",
     )
     allow: tuple[str, ...] = setting(
-        ListOf(Text(r"[a-z0-9_]+", 'a name in small letters, such as "ptrace"'), distinct=True),
-        doc="System calls that the filter lets through, with any arguments, whatever the profile says.",
+        ListOf(Text(r"[a-z0-9_]+", 'write a name in lower case, such as "ptrace"'), distinct=True),
+        doc="System calls that the filter allows, with any arguments, regardless of the profile.",
         example=["keyctl"],
         default=(),
     )
     deny: tuple[str, ...] = setting(
-        ListOf(Text(r"[a-z0-9_]+", 'a name in small letters, such as "ptrace"'), distinct=True),
-        doc="System calls that fail, with EPERM, whatever the profile says.",
+        ListOf(Text(r"[a-z0-9_]+", 'write a name in lower case, such as "ptrace"'), distinct=True),
+        doc="System calls that fail with EPERM, regardless of the profile.",
         example=["ptrace"],
         default=(),
     )
     log: bool = setting(
         Boolean(),
-        doc="Whether what would be denied is let through and written to the kernel's log: to find out, not to confine.",
+        doc="Whether denied system calls are allowed and logged by the kernel: for finding out what a program needs, not for confinement.",
         example=True,
         default=False,
     )
@@ -246,16 +250,16 @@ class Landlock:
 
     read: tuple[str, ...] | None = setting(
         ListOf(SandboxPath()),
-        doc="Paths below which files may be read: programs and their libraries, too.",
+        doc="Paths below which files may be read, including programs and their libraries.",
         example=["/usr", "/etc"],
     )
     write: tuple[str, ...] | None = setting(
         ListOf(SandboxPath()),
-        doc="Paths below which files may be changed, made and removed; of devices that are written, such as /dev/null, too.",
+        doc="Paths below which files may be changed, created and removed, including devices such as /dev/null.",
         example=["/tmp"],
     )
     execute: tuple[str, ...] | None = setting(
-        ListOf(SandboxPath()), doc="Paths below which programs may be run.", example=["/usr"]
+        ListOf(SandboxPath()), doc="Paths below which programs may be executed.", example=["/usr"]
     )
     connect: tuple[int, ...] | None = setting(
         ListOf(Integer(1, PORT_MAX)), doc="TCP ports that may be connected to.", example=[443]
@@ -277,38 +281,38 @@ class Security:
     )
     no_new_privileges: bool = setting(
         Boolean(),
-        doc="Whether set-user-id programs and file capabilities are without effect; see PR_SET_NO_NEW_PRIVS(2const).",
+        doc="Whether set-user-id programs and file capabilities have no effect; see PR_SET_NO_NEW_PRIVS(2const).",
         example=False,
         default=True,
     )
     seccomp: str | Seccomp = setting(
         SeccompCodec(),
-        doc="Filter of system calls: built-in, none, a JSON profile as podman takes it, or one of these with changes.",
+        doc="The filter of system calls: built-in, none, a JSON profile as for podman, or one of these with changes.",
         example="./seccomp.json",
         default="default",
     )
     landlock: Landlock | None = setting(
         Record(Landlock),
-        doc="Rules of Landlock, see landlock(7): a key that is left out restricts nothing.",
+        doc="Landlock rules, see landlock(7); an absent key restricts nothing.",
         example={"read": ["/usr"]},
     )
     masked_paths: tuple[str, ...] = setting(
-        ListOf(CoveredPath("root.layers for what / holds"), distinct=True),
-        doc="Paths that appear empty, where they are there, beside those of /proc and /sys that always do; "
-        "a * stands for the rest of a name.",
+        ListOf(CoveredPath("root.layers for the content of /"), distinct=True),
+        doc="Paths that appear empty if they exist, in addition to the built-in ones in /proc and /sys; "
+        "a * matches the rest of a name.",
         example=["/etc/ssh"],
         default=(),
     )
     readonly_paths: tuple[str, ...] = setting(
         ListOf(CoveredPath('root.writable = "none" for all of it'), distinct=True),
-        doc="Paths that cannot be written, with all below them, where they are there, beside those of /proc and all of /sys; "
-        "a * stands for the rest of a name.",
+        doc="Paths that are read-only with everything below them if they exist, in addition to /sys and the built-in ones in "
+        "/proc; a * matches the rest of a name.",
         example=["/usr"],
         default=(),
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),
-        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        doc="Keys of this table that are not required: if one cannot be enforced, the sandbox starts with a warning.",
         example=["seccomp"],
         default=(),
     )

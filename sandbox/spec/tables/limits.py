@@ -26,10 +26,10 @@ class IoLimit:
     """limits.io: the bandwidth of reads and writes on one block device; see io.max of cgroups."""
 
     path: str = setting(
-        HostPath(), doc="The device, or a file on the file system that it holds.", example="/", required=True
+        HostPath(), doc="The block device, or a file on its file system.", example="/", required=True
     )
-    read: int | None = setting(Size(1), doc="Reading.", example="10M", unit="bytes a second")
-    write: int | None = setting(Size(1), doc="Writing.", example="10M", unit="bytes a second")
+    read: int | None = setting(Size(1), doc="Read bandwidth.", example="10M", unit="bytes a second")
+    write: int | None = setting(Size(1), doc="Write bandwidth.", example="10M", unit="bytes a second")
     read_operations: int | None = setting(
         Integer(1), doc="Read requests.", example=1000, unit="operations a second"
     )
@@ -51,11 +51,13 @@ class Limits:
     )
     memory_high: int | None = setting(
         Size(4 * MIB),
-        doc="Memory above which processes are slowed down and give memory back; needs cgroups version 2.",
+        doc="Memory above which processes are throttled and their memory is reclaimed; needs cgroups version 2.",
         example="400M",
         unit="bytes",
     )
-    swap: int | None = setting(Size(), doc="Swap beside memory; 0 for none.", example="256M", unit="bytes")
+    swap: int | None = setting(
+        Size(), doc="Swap in addition to memory; 0 for none.", example="256M", unit="bytes"
+    )
     cpus: float | None = setting(
         # The kernel accepts no quota below 1 ms (min_cfs_quota_period); the period is 100 ms.
         Number(0.01, 100_000),
@@ -65,18 +67,18 @@ class Limits:
     )
     cpu_weight: int | None = setting(
         Integer(1, 10_000),
-        doc="Share of processor time when others want it too; 100 is what all have.",
+        doc="Share of processor time when processors are busy; every cgroup has 100 by default.",
         example=50,
     )
     cpuset: str | None = setting(
         CpuSetCodec(), doc="Processors that may be used; see cpuset(7).", example="0-3"
     )
     pids: int | None = setting(
-        Integer(1), doc="Processes and threads at once.", example=256, unit="processes"
+        Integer(1), doc="Processes and threads that exist at one time.", example=256, unit="processes"
     )
     io: tuple[IoLimit, ...] = setting(
         ListOf(Record(IoLimit, key="path")),
-        doc="Bandwidth of block devices, of the whole sandbox; writing needs cgroups version 2.",
+        doc="Bandwidth of block devices for the whole sandbox; limits of writes need cgroups version 2.",
         example=[{"path": "/", "read": "10M"}],
         default=(),
     )
@@ -97,7 +99,7 @@ class Limits:
     )
     cpu_time: int | Unlimited | None = setting(
         OrUnlimited(WholeSeconds(1)),
-        doc="RLIMIT_CPU: processor time of one process. It gets SIGXCPU then, and SIGKILL a second later.",
+        doc="RLIMIT_CPU: processor time of one process, after which it gets SIGXCPU, and SIGKILL one second later.",
         example="10m",
         unit="seconds",
     )
@@ -109,12 +111,12 @@ class Limits:
     )
     oom_score_adj: int | None = setting(
         Integer(0, 1000),
-        doc="How early the kernel kills here when memory runs out; see proc(5).",
+        doc="Preference of the kernel for killing these processes when memory runs out; see proc(5).",
         example=500,
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),
-        doc="Limits that may go unenforced, with a warning, where they cannot be enforced.",
+        doc="Limits that are not required: if one cannot be enforced, the sandbox starts with a warning.",
         example=["cpus", "pids"],
         default=(),
     )

@@ -33,7 +33,7 @@ class Egress:
 
     allow: tuple[str, ...] = setting(
         ListOf(EndpointCodec(), distinct=True),
-        doc="Destinations that may be connected to; all others may not.",
+        doc="Destinations that may be connected to; all others are denied.",
         example=["example.org:443", "10.0.0.0/8"],
         default=(),
     )
@@ -51,13 +51,13 @@ class Network:
 
     mode: str = setting(
         Choice("none", "host", planned=("private",)),
-        doc="none: only its own loopback. host: everything the host reaches, its loopback too.",
+        doc="none: only a loopback interface of its own. host: the network of the host, including its loopback interface.",
         example="host",
         default="none",
     )
     ports: tuple[Port, ...] = setting(
         ListOf(PortCodec()),
-        doc="Ports of the host that lead into the sandbox; without an address, only this machine reaches them.",
+        doc="Ports of the host that are forwarded to the sandbox; without an address, only this machine can connect.",
         example=["127.0.0.1:8080:80/tcp"],
         default=(),
         enforced=False,
@@ -85,14 +85,14 @@ class Network:
     )
     networks: tuple[str, ...] = setting(
         ListOf(Text(NETWORK_NAME, NETWORK_NAME_RULE), distinct=True),
-        doc="Networks of [networks] that the sandbox is part of.",
+        doc="Networks of [networks] to which the sandbox is connected.",
         example=["backend"],
         default=(),
         enforced=False,
     )
     egress: Egress | None = setting(
         Record(Egress),
-        doc="Where connections may go; without it, everywhere that the network reaches.",
+        doc="Destinations of connections that are allowed or denied; without it, all are allowed.",
         example={"allow": ["example.org:443"]},
         enforced=False,
     )
@@ -101,7 +101,7 @@ class Network:
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),
-        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        doc="Keys of this table that are not required: if one cannot be enforced, the sandbox starts with a warning.",
         example=["egress"],
         default=(),
     )
@@ -111,5 +111,7 @@ class Network:
 class NetworkDefinition:
     """[networks.NAME]: a network that several sandboxes share."""
 
-    subnet: str | None = setting(SubnetCodec(), doc="Its addresses.", example="10.89.0.0/24")
-    internal: bool = setting(Boolean(), doc="Whether it leads nowhere else.", example=True, default=False)
+    subnet: str | None = setting(SubnetCodec(), doc="The addresses of the network.", example="10.89.0.0/24")
+    internal: bool = setting(
+        Boolean(), doc="Whether the network has no connection to other networks.", example=True, default=False
+    )

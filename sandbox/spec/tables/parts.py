@@ -15,11 +15,11 @@ class Member:
 
     file: str = setting(HostPath(), doc="Its environment file.", example="db.toml", required=True)
     profiles: tuple[str, ...] = setting(
-        ListOf(Text(), distinct=True), doc="Profiles of it that apply.", example=["debug"], default=()
+        ListOf(Text(), distinct=True), doc="Profiles of that file to apply.", example=["debug"], default=()
     )
     depends_on: tuple[str, ...] = setting(
         ListOf(Text(SANDBOX_NAME, SANDBOX_NAME_RULE), distinct=True),
-        doc="Sandboxes that are started before, and are well.",
+        doc="Sandboxes that must be started and healthy before this one.",
         example=["db"],
         default=(),
     )
@@ -30,12 +30,14 @@ class BuildStep:
     """[[build]]: one step that builds a layer: a command that runs in it, or a file or directory that is copied into it."""
 
     run: tuple[str, ...] | None = setting(
-        CommandCodec(ListOf(Text())), doc="A command, run on the layers so far.", example=["make", "install"]
+        CommandCodec(ListOf(Text())),
+        doc="A command that runs on the layers built so far.",
+        example=["make", "install"],
     )
     copy: str | None = setting(
         HostPath(), doc="A file or directory of the host that is copied.", example="./src"
     )
-    target: str | None = setting(SandboxPath(), doc="Where the copy goes.", example="/src")
+    target: str | None = setting(SandboxPath(), doc="The path of the copy in the layer.", example="/src")
     network: bool = setting(
-        Boolean(), doc="Whether the command reaches what the host reaches.", example=True, default=False
+        Boolean(), doc="Whether the command uses the network of the host.", example=True, default=False
     )

@@ -44,14 +44,14 @@ class Process:
     cwd: str = setting(SandboxPath(), doc="Working directory.", example="/srv", default="/")
     user: User = setting(
         UserCodec(),
-        doc="User and group of the program: ids, or names that the sandbox's own /etc/passwd and /etc/group have.",
+        doc="User and group of the program: ids, or names in the sandbox's own /etc/passwd and /etc/group.",
         example="1000:1000",
         default=User(0),
     )
     groups: tuple[int | str, ...] | None = setting(
         ListOf(GroupCodec(), distinct=True),
-        doc="Supplementary groups: ids, or names that the sandbox's own /etc/group has. Without it, a user who is given by name alone "
-        "has those that list it there, others have none.",
+        doc="Supplementary groups: ids, or names in the sandbox's own /etc/group. Without it, a user that is a name alone has the "
+        "groups that list it there; other users have none.",
         example=["render", 27],
     )
     umask: int = setting(
@@ -69,18 +69,18 @@ class Process:
     )
     inherit_env: tuple[str, ...] = setting(
         ListOf(env_name(), distinct=True),
-        doc="Variables taken from the environment that the sandbox is started in; env wins over them.",
+        doc="Variables taken from the environment of `sandbox up`; env overrides them.",
         example=["TERM"],
         default=(),
     )
     terminal: bool | Literal["auto"] = setting(
         TerminalCodec(),
-        doc="Whether the program gets a terminal of its own; auto gives it one when started in the foreground of one.",
+        doc="Whether the program gets a terminal of its own; auto: if the sandbox is started in the foreground of a terminal.",
         example=False,
         default="auto",
     )
     stop_signal: str = setting(
-        signal_name(), doc="Signal that asks the program to end.", example="SIGINT", default="SIGTERM"
+        signal_name(), doc="Signal that requests the program to end.", example="SIGINT", default="SIGTERM"
     )
     stop_timeout: float = setting(
         Duration(),
@@ -91,13 +91,13 @@ class Process:
     )
     init: bool = setting(
         Boolean(planned=False),
-        doc="Whether a small init runs as process 1 and reaps; the program itself would be process 1 otherwise.",
+        doc="Whether an init runs as process 1 and reaps orphaned processes; otherwise the program is process 1.",
         example=True,
         default=True,
     )
     env_file: str | None = setting(
         HostPath(),
-        doc="File with NAME=VALUE lines for the environment, as docker's --env-file; env wins over it, it over inherit_env.",
+        doc="File with NAME=VALUE lines, as for --env-file of docker; env overrides it, and it overrides inherit_env.",
         example="web.env",
     )
 
@@ -113,18 +113,18 @@ class Health:
 
     command: tuple[str, ...] = setting(
         CommandCodec(ListOf(Text())),
-        doc="Runs in the sandbox; exit status 0 means well.",
+        doc="Command that runs in the sandbox; exit status 0 means healthy.",
         example=["curl", "-f", "http://localhost/"],
         required=True,
     )
     interval: float = setting(
-        Duration(0.001), doc="From one run to the next.", example="10s", unit="seconds", default=30.0
+        Duration(0.001), doc="Time from one run to the next.", example="10s", unit="seconds", default=30.0
     )
     timeout: float = setting(
         Duration(0.001), doc="A run that takes longer has failed.", example="5s", unit="seconds", default=30.0
     )
     retries: int = setting(
-        Integer(1), doc="Failures in a row after which the program is not well.", example=5, default=3
+        Integer(1), doc="Consecutive failures after which the program is unhealthy.", example=5, default=3
     )
 
 
@@ -134,13 +134,16 @@ class Restart:
 
     policy: str = setting(
         Choice("no", "on-failure", "always"),
-        doc="Never, after an exit status other than 0 or when it is not well, or after any end.",
+        doc="no: never. on-failure: after an exit status other than 0, or when it is unhealthy. always: after every end.",
         example="on-failure",
         default="no",
     )
     max: int | None = setting(
-        Integer(1), doc="How often at most; without it, without end.", example=5, unit="times"
+        Integer(1),
+        doc="The largest number of restarts; without it, there is no limit.",
+        example=5,
+        unit="times",
     )
     delay: float = setting(
-        Duration(), doc="How long to wait before a start.", example="5s", unit="seconds", default=1.0
+        Duration(), doc="How long to wait before a restart.", example="5s", unit="seconds", default=1.0
     )

@@ -30,7 +30,7 @@ class Sandbox:
         example="web.internal",
     )
     description: str | None = setting(
-        Text(), doc="One line for people, shown in listings.", example="throw-away shell over the host"
+        Text(), doc="One line of description, shown in listings.", example="throw-away shell over the host"
     )
     labels: Mapping[str, str] = setting(
         TableOf(Text()), doc="Labels to select sandboxes by.", example={"team": "infra"}, default=_NO_LABELS
@@ -43,50 +43,53 @@ class Root:
 
     layers: tuple[Layer, ...] = setting(
         ListOf(LayerCodec(), minimum=1),
-        doc="Layers of the root file system, bottom first: what a later one holds hides the same path of earlier ones.",
+        doc="Layers of the root file system, bottom first: a file of a later layer hides the same path in earlier ones.",
         example=["dir:/"],
         required=True,
     )
     writable: str = setting(
         Choice("ephemeral", "persistent", "none"),
-        doc="Where changes go: gone after exit, kept for the next start of the same file, or refused.",
+        doc="Changes to the root: discarded at exit, kept for the next start of the same file, or refused.",
         example="persistent",
         default="ephemeral",
     )
     driver: str = setting(
-        Choice("unionfs"), doc="What joins the layers.", example="unionfs", default="unionfs"
+        Choice("unionfs"),
+        doc="The union file system that merges the layers.",
+        example="unionfs",
+        default="unionfs",
     )
     server: str = setting(
         Choice("auto", "direct", "pyfuse3", "none"),
-        doc="Which of the servers of unionfs answers the kernel: direct by itself, pyfuse3 through libfuse, which is slower and "
-        "knows older kernels. With none nobody does: a read-only root of one archive is bound from the store, if it holds nothing that only "
-        "unionfs can show and has a place for each mount. With auto it is none where that can be, else direct, and pyfuse3 where the kernel is "
-        "too old for that. What the program sees is the same.",
+        doc="The server of the root file system. direct: reads /dev/fuse itself. pyfuse3: uses libfuse; slower, for older kernels. "
+        "none: no server; the root must qualify for a direct bind: a read-only root of one archive, without marks, sockets and "
+        "FIFOs, and with a place for each mount. auto: none if the root qualifies, else direct, or pyfuse3 if the kernel is too old "
+        "for it. The program sees the same files in each case.",
         example="pyfuse3",
         default="auto",
     )
     size: int | None = setting(
         Size(1),
-        doc="Most that the writable layer may hold. Copies of what a program changes in other layers count, too.",
+        doc="Largest size of the writable layer, including copies of changed files of other layers.",
         example="2G",
         unit="bytes",
     )
     inodes: int | None = setting(
         Integer(1),
-        doc="Most files, directories and other objects that the writable layer may hold.",
+        doc="Largest number of files, directories and other objects in the writable layer.",
         example=100_000,
         unit="files",
     )
     native: tuple[str, ...] = setting(
         ListOf(NativePathCodec(), distinct=True),
-        doc="Directories that only one layer has, an archive, bound read-only from it: programs and files in them are used at the speed of the file "
-        "system below. Volumes may be mounted in them where the archive has the place.",
+        doc="Directories that are direct binds: mounted read-only from the only layer that has them, an archive, without the server, "
+        "so that their files are as fast as on the file system below. A volume may be mounted at a path in them that the archive has.",
         example=["/usr"],
         default=(),
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),
-        doc="Settings of this table that may go unenforced, with a warning, where they cannot be enforced.",
+        doc="Keys of this table that are not required: if one cannot be enforced, the sandbox starts with a warning.",
         example=["native"],
         default=(),
     )

@@ -22,7 +22,7 @@ class Volume:
 
     type: str = setting(
         Choice("bind", "tmpfs", "named", "file"),
-        doc="A path of the host; memory that is gone after exit; a directory that is kept under a name; a file with content.",
+        doc="bind: a path of the host. tmpfs: memory, discarded at exit. named: a directory that is kept under a name. file: a file with the given content.",
         example="bind",
         required=True,
     )
@@ -33,46 +33,46 @@ class Volume:
     )
     target: str = setting(
         VolumeTargetCodec(),
-        doc="Where it appears: an absolute path in the sandbox.",
+        doc="The mount point: an absolute path in the sandbox.",
         example="/src",
         required=True,
     )
     read_only: bool | None = setting(
         Boolean(),
-        doc="Whether writing is refused, also in what is mounted below the source: not without it, but in a file always.",
+        doc="Whether the volume is read-only, including mounts below its source. A file volume always is.",
         example=True,
     )
     size: int | None = setting(
         # tmpfs(5) takes 0 as "no limit", the opposite of what a reader of the file expects.
         Size(1),
-        doc="For tmpfs: most that it may hold.",
+        doc="For tmpfs: the largest size of its content.",
         example="64M",
         unit="bytes",
     )
     mode: int | None = setting(
         Octal(0o7777),
-        doc="Permission bits: of a file (0644 without it), of the top directory of a tmpfs (1777), and of a named volume when it "
-        "is made (0755). All of these belong to process.user and its group; a named volume to that of the sandbox that "
-        "first writes to it, and what is in use already is never given away.",
+        doc="Permission bits of a file (default 0644), of the top directory of a tmpfs (1777), or of a new named volume (0755). "
+        "They belong to process.user and its group; a named volume, to those of the first sandbox that may write to it. "
+        "The owner of a volume in use does not change.",
         example="1777",
         unit="octal",
     )
     options: tuple[str, ...] = setting(
         ListOf(MountOptionCodec(), distinct=True),
-        doc="Mount options, see mount(8); nosuid and nodev hold always.",
+        doc="Mount options, see mount(8); nosuid and nodev are always set.",
         example=["nosuid", "noexec"],
         default=(),
     )
     propagation: str = setting(
         Choice("private", "slave"),
-        doc="For bind: whether what the host mounts in the source later stays out, or (slave) appears, as it is mounted there; "
+        doc="For bind: whether later mounts of the host below the source appear. private: no. slave: yes, with the flags of the host; "
         "see mount_namespaces(7).",
         example="slave",
         default="private",
     )
     content: str | None = setting(
         Text(),
-        doc="For file: the text that it holds. It is kept in memory, belongs to process.user, and is in no layer.",
+        doc="For file: its text. The file is kept in memory, belongs to process.user, and is in no layer.",
         example="hello\n",
     )
 
@@ -83,12 +83,14 @@ class Device:
 
     path: str = setting(
         HostPath(),
-        doc="The device node of the host, or a directory: each device node in it. Who may open it is as on the host.",
+        doc="A device node of the host, or a directory: all device nodes in it. Its permissions are those of the host.",
         example="/dev/kvm",
         required=True,
     )
     target: str | None = setting(
-        DeviceTargetCodec(), doc="Where in /dev it appears, if elsewhere.", example="/dev/accel"
+        DeviceTargetCodec(),
+        doc="The path in the sandbox, below /dev, if it differs from path.",
+        example="/dev/accel",
     )
 
 

@@ -80,7 +80,7 @@ def _id_or_name(text: str) -> int | str | None:
     """Return *text* as an id or a name, or None if it is neither. Raise Invalid for a number above ID_MAX."""
     if _NUMBER.fullmatch(text):
         if len(text) > len(str(ID_MAX)) or int(text) > ID_MAX:
-            raise Invalid(f"id {shown(text)} is larger than {ID_MAX}", fragment=text)
+            raise Invalid(f"id {shown(text)} is larger than the largest id, {ID_MAX}", fragment=text)
         return int(text)
     return text if _ACCOUNT_NAME.fullmatch(text) else None
 

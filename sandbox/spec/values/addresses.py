@@ -131,7 +131,7 @@ class SubnetCodec(Codec[str]):
     def decode(self, value: object, _cursor: Cursor, /) -> str:
         text = expect_text(self, value)
         if "/" not in text:
-            raise Invalid(f"{shown(text)} has no prefix length", 'such as "10.1.0.0/24"')
+            raise Invalid(f"{shown(text)} has no prefix length", 'write a network such as "10.1.0.0/24"')
         return _parse_network(text)
 
     def schema(self) -> dict[str, object]:
@@ -149,7 +149,7 @@ def _parse_network(text: str) -> str:
             raise Invalid(
                 f"{shown(text)} is an address inside a network", f"did you mean {quote(meant)}?"
             ) from None
-        raise Invalid(f"{shown(text)} is not a network", 'such as "10.1.0.0/24"') from None
+        raise Invalid(f"{shown(text)} is not a network", 'write a network such as "10.1.0.0/24"') from None
 
 
 class DomainCodec(Codec[str]):
@@ -168,7 +168,7 @@ class DomainCodec(Codec[str]):
 def check_domain(text: str) -> str:
     """Return *text* if it is a domain name; raise Invalid otherwise."""
     if not _DOMAIN.fullmatch(text.removesuffix(".")):
-        raise Invalid(f"{shown(text)} is not a domain name", 'such as "example.org"')
+        raise Invalid(f"{shown(text)} is not a domain name", 'write a name such as "example.org"')
     return text
 
 

@@ -15,7 +15,7 @@ class CoveredPath(SandboxPath):
     def decode(self, value: object, cursor: Cursor, /) -> str:
         path = super().decode(value, cursor)
         if path == "/":
-            raise Invalid('"/" cannot be covered', f"use {self._instead}")
+            raise Invalid('"/" is not allowed here', f"use {self._instead}")
         return path
 
     def describe(self) -> str:

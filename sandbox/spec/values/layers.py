@@ -77,7 +77,7 @@ class LayerTable:
     )
     immutable: bool = setting(
         Boolean(),
-        doc="Promise that the directory does not change while it is used, so that its content may be indexed.",
+        doc="Whether the directory is guaranteed not to change while it is used, so that it may be indexed.",
         example=True,
         default=False,
     )
@@ -101,7 +101,8 @@ class LayerCodec(Codec[Layer]):
         if not colon:
             prefix = "tar:" if text.lower().endswith(_ARCHIVES) else "dir:"
             raise Invalid(
-                f"{shown(text)} does not say what kind of layer it is", f"write {quote(prefix + text[:60])}"
+                f"{shown(text)} has no prefix that sets the kind of layer",
+                f"write {quote(prefix + text[:60])}",
             )
         kind = _KINDS.get(word)
         if kind is None:

@@ -47,11 +47,13 @@ class NamespaceCodec(Codec[str]):
         if text in self.choices:
             return text
         if text in self.refused:
-            raise Invalid(f"{quote(text)} cannot be: {self.refused[text]}", allowed)
+            raise Invalid(f"{quote(text)} is not supported: {self.refused[text]}", allowed)
         kind, colon, rest = text.partition(":")
         if colon and kind == "path":
             if not rest.startswith("/"):
-                raise Invalid(f"{shown(rest)} is not an absolute path", 'such as "path:/proc/1234/ns/net"')
+                raise Invalid(
+                    f"{shown(rest)} is not an absolute path", 'write a path such as "path:/proc/1234/ns/net"'
+                )
         elif colon and kind == "sandbox":
             if not re.fullmatch(SANDBOX_NAME, rest):
                 raise Invalid(f"{shown(rest)} is not the name of a sandbox", SANDBOX_NAME_RULE)
@@ -132,7 +134,7 @@ class HostnameCodec(Codec[str]):
             )
         if len(text) > _HOST_NAME_MAX:
             raise Invalid(
-                f"host name of {len(text)} characters", f"the kernel takes at most {_HOST_NAME_MAX}"
+                f"the host name has {len(text)} characters", f"the kernel accepts at most {_HOST_NAME_MAX}"
             )
         return text
 

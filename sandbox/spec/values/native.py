@@ -15,8 +15,8 @@ class NativePathCodec(SandboxPath):
         path = super().decode(value, cursor)
         if path == "/":
             raise Invalid(
-                'the root "/" itself cannot be native: there would be nothing to mount on',
-                'name directories in it, such as "/usr"',
+                '"/" cannot be a path of root.native',
+                'list directories below it, such as "/usr"',
             )
         for managed in MANAGED:
             if path == managed or path.startswith(managed + "/"):

@@ -28,7 +28,7 @@ class VolumeTargetCodec(Codec[str]):
     def decode(self, value: object, _cursor: Cursor, /) -> str:
         path = check_sandbox_path(expect_text(self, value))
         if path == "/":
-            raise Invalid('a volume cannot be the root "/"', "use root.layers for what / holds")
+            raise Invalid('a volume cannot be the root "/"', "use root.layers for the content of /")
         for managed in MANAGED:
             if path == managed or path.startswith(managed + "/"):
                 raise Invalid(
@@ -44,21 +44,21 @@ class VolumeTargetCodec(Codec[str]):
         return f"sandbox path, not / nor under {joined(MANAGED)}"
 
 
-_ALWAYS = "it cannot be had: nosuid and nodev hold always"
+_ALWAYS = "remove it: volumes are always mounted with nosuid and nodev"
 _ELSEWHERE = {
-    "ro": "write read_only = true beside it",
-    "rw": "remove it: a volume without read_only = true can be written",
+    "ro": "remove it, and set read_only = true in this table",
+    "rw": "remove it: volumes are writable unless read_only = true",
     "suid": _ALWAYS,
     "dev": _ALWAYS,
-    "exec": "remove it: programs can be run where noexec is not",
-    "bind": 'write type = "bind" beside it',
-    "rbind": 'write type = "bind" beside it, which has what is mounted below, too',
-    "private": 'write propagation = "private" beside it',
-    "rprivate": 'write propagation = "private" beside it',
-    "slave": 'write propagation = "slave" beside it',
-    "rslave": 'write propagation = "slave" beside it',
-    "size": "write size beside it",
-    "mode": "write mode beside it",
+    "exec": "remove it: programs can be executed unless noexec is set",
+    "bind": 'remove it, and set type = "bind" in this table',
+    "rbind": 'remove it, and set type = "bind" in this table; mounts below the source are included',
+    "private": 'remove it, and set propagation = "private" in this table',
+    "rprivate": 'remove it, and set propagation = "private" in this table',
+    "slave": 'remove it, and set propagation = "slave" in this table',
+    "rslave": 'remove it, and set propagation = "slave" in this table',
+    "size": "remove it, and set size in this table",
+    "mode": "remove it, and set mode in this table",
 }
 """Options of mount(8) and of container engines that `options` does not accept, with the hint for each."""
 
@@ -99,7 +99,7 @@ def device_target_problem(path: str) -> tuple[str, str] | None:
     """Return the message and the hint if *path* cannot be the target of a device, else None."""
     below = path.removeprefix("/dev/")
     if below == path or ".." in path.split("/"):
-        return f"{shown(path)} is not below /dev", 'devices appear there: target = "/dev/NAME"'
+        return f"{shown(path)} is not below /dev", 'write target = "/dev/NAME": devices appear below /dev'
     if below.partition("/")[0] in _STANDARD_DEVICES:
-        return f"{shown(path)} is the sandbox's own", "choose another target"
+        return f"{shown(path)} is one of the standard devices of a sandbox", "choose another target"
     return None

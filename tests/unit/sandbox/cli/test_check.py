@@ -45,7 +45,7 @@ def test_every_profile_is_checked_and_no_mistake_is_told_twice(capsys: pytest.Ca
     assert main(["check", "profiles.toml", "good.toml"]) == 1
     assert capsys.readouterr() == (
         """\
-profiles.toml:3:15: limits.swap: needs limits.memory: without it, memory is not limited at all (with --profile small)
+profiles.toml:3:15: limits.swap: needs limits.memory: without it, memory is not limited (with --profile small)
     3 | limits.swap = "1G"
       |               ^~~~ add memory = "512M" to [limits]
 profiles.toml:5:1: profile.typo.limits.memry: unknown key
@@ -173,13 +173,13 @@ def test_untrusted_names_what_is_asked_for_where_links_lead_and_nothing_that_a_t
         f"""\
 h.toml asks for:
   paths of this machine
-    /: read, all that you can read below it: a layer [h.toml:2]
-    {directory}/src, which is /etc: read and changed: at /src in the sandbox [h.toml:5]
-    /x\\u001B[2J\\u000Ano mistakes: read and changed: at /x in the sandbox [h.toml:9]
+    /: a layer: the program can read every file in it that you can read [h.toml:2]
+    {directory}/src, which is /etc: can be read and changed, at /src in the sandbox [h.toml:5]
+    /x\\u001B[2J\\u000Ano mistakes: can be read and changed, at /x in the sandbox [h.toml:9]
   variables of your environment
     TOKEN: passed to the program [h.toml:4]
   privileges
-    network.mode = "host": reaches all that this machine reaches, its own services too, and listens on its ports \
+    network.mode = "host": reaches everything that this machine reaches, including its own services, and can listen on its ports \
 (with --profile wide) [h.toml:14]
 """,
         "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",

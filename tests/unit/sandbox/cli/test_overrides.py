@@ -125,7 +125,7 @@ def test_without_a_file_that_of_the_directory_is_taken(
     assert main(words) in (1, 125)
     said = "".join(capsys.readouterr())
     assert "sandbox.toml: no such file" in said
-    assert "`sandbox init` writes one" in said
+    assert "create this one with `sandbox init`" in said
     assert main(["init"]) == 0
     assert main(words) == 0
 

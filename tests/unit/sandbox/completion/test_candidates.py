@@ -69,7 +69,7 @@ def test_keys_are_those_that_this_version_enforces_with_what_they_mean() -> None
 def test_topics_are_those_of_the_reference_and_all_keys() -> None:
     found = topics()
     assert set(keys()) < found.keys()
-    assert found["volumes[].target"] == "Where it appears: an absolute path in the sandbox."
+    assert found["volumes[].target"] == "The mount point: an absolute path in the sandbox."
     assert "composition" in found
 
 
@@ -82,7 +82,7 @@ def test_lists_are_what_elements_can_be_added_to() -> None:
 @pytest.mark.parametrize("collection", ["volumes", "volume"])
 def test_element_is_written_value_by_value(collection: str) -> None:
     found = elements(collection, "t")
-    assert found["target="] == "Where it appears: an absolute path in the sandbox."
+    assert found["target="] == "The mount point: an absolute path in the sandbox."
     assert list(elements(collection, "type=")) == ["type=bind", "type=tmpfs", "type=named", "type=file"]
     assert list(elements(collection, "read_only=t")) == ["read_only=true", "read_only=false"]
     assert elements(collection, "absent=") == {}
@@ -95,7 +95,7 @@ def test_elements_that_are_no_tables_have_no_keys(collection: str) -> None:
 
 def test_assignment_begins_with_a_key_of_a_value() -> None:
     found = assignments("limits.m")
-    assert found["root.writable="].startswith("Where changes go")
+    assert found["root.writable="].startswith("Changes to the root")
     assert "limits=" not in found
     assert all(key.endswith("=") for key in found)
 

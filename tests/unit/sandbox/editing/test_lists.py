@@ -68,4 +68,4 @@ def test_every_list_that_is_declared_outside_of_elements_is_known() -> None:
 def test_what_is_no_list_is_refused(word: str) -> None:
     with pytest.raises(EditError) as caught:
         find_collection(word)
-    assert caught.value.message == f'"{word}" is no list of the language'
+    assert caught.value.message == f'"{word}" is not a list of the language'

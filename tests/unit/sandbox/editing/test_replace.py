@@ -147,7 +147,7 @@ def test_a_file_with_several_names_is_refused(file: Path, tmp_path: Path) -> Non
     os.link(file, tmp_path / "other.toml")
     assert refusal(lambda: replace(read_original("x.toml"), NEW)) == (
         "x.toml: has 2 names (hard links), and the others would keep the old content\n"
-        "      hint: change it with an editor that writes in place, or give it one name"
+        "      hint: change it with an editor that writes in place, or remove the other hard links"
     )
     assert file.read_bytes() == OLD
 
@@ -155,7 +155,7 @@ def test_a_file_with_several_names_is_refused(file: Path, tmp_path: Path) -> Non
 def test_a_file_that_somebody_else_changed_is_refused(file: Path) -> None:
     original = read_original("x.toml")
     file.write_bytes(b"theirs = 1\n")
-    told = "x.toml: was changed by somebody else meanwhile\n      hint: look at it, and try again"
+    told = "x.toml: was changed by another process in the meantime\n      hint: check the file, and repeat the command"
     assert refusal(lambda: replace(original, NEW)) == told
     assert file.read_bytes() == b"theirs = 1\n"
     assert names() == ["x.toml"]
@@ -166,7 +166,7 @@ def test_a_change_that_keeps_the_size_and_the_time_is_noticed(file: Path) -> Non
     file.write_bytes(OLD[::-1])
     os.utime(file, ns=(original.status.st_atime_ns, original.status.st_mtime_ns))
     assert refusal(lambda: replace(original, NEW)).startswith(
-        "x.toml: was changed by somebody else meanwhile"
+        "x.toml: was changed by another process in the meantime"
     )
 
 
@@ -175,7 +175,10 @@ def test_a_file_that_another_command_is_replacing_is_refused(file: Path) -> None
         with file.open("rb") as held:
             fcntl.flock(held, kind)
             told = refusal(lambda: replace(read_original("x.toml"), NEW))
-        assert told == "x.toml: was changed by somebody else meanwhile\n      hint: look at it, and try again"
+        assert (
+            told
+            == "x.toml: was changed by another process in the meantime\n      hint: check the file, and repeat the command"
+        )
         assert names() == ["x.toml"]
     replace(read_original("x.toml"), NEW)
 
@@ -212,7 +215,7 @@ def test_of_commands_that_read_the_same_file_only_one_replaces_it(file: Path) ->
         told = [command.communicate()[0] for command in commands]
         winner = told.index("replaced\n")
         told.pop(winner)
-        assert told == ["x.toml: was changed by somebody else meanwhile\n"] * 7
+        assert told == ["x.toml: was changed by another process in the meantime\n"] * 7
         assert file.read_text() == f"n = {winner}\n"
 
 
@@ -231,7 +234,7 @@ def test_a_name_that_means_another_file_is_refused(file: Path, tmp_path: Path, h
         if how == "replaced":
             file.write_bytes(OLD)
     assert refusal(lambda: replace(original, NEW)).startswith(
-        "x.toml: was changed by somebody else meanwhile"
+        "x.toml: was changed by another process in the meantime"
     )
 
 
@@ -287,7 +290,7 @@ def test_a_read_only_file_is_refused(public: Path) -> None:
     (public / "x.toml").write_bytes(OLD)
     (public / "x.toml").chmod(0o444)
     assert unprivileged("replace(read_original('x.toml'), b'new = 1\\n')", public) == (
-        "x.toml: is read-only\n      hint: chmod u+w x.toml, if you may change it\n"
+        "x.toml: is read-only\n      hint: make it writable: chmod u+w x.toml\n"
     )
     assert (public / "x.toml").read_bytes() == OLD
 
@@ -298,7 +301,7 @@ def test_a_file_in_a_read_only_directory_is_refused(public: Path) -> None:
     public.chmod(0o555)
     try:
         assert unprivileged("replace(read_original('x.toml'), b'new = 1\\n')", public) == (
-            f"x.toml: its directory {public} is read-only, and the new content is first written beside the file\n"
+            f"x.toml: its directory {public} is read-only, but the new content is first written to a new file in it\n"
             "      hint: make the directory writable, or copy the file elsewhere\n"
         )
         assert unprivileged("create('y.toml', b'new = 1\\n')", public) == (
@@ -407,23 +410,26 @@ def test_what_is_no_file_is_refused_by_name(file: Path, tmp_path: Path) -> None:
     Path("loop").symlink_to("loop")
     Path("nowhere").symlink_to("gone")
     assert refusal(lambda: read_original("fifo")) == (
-        "fifo: is not a regular file\n      hint: name an environment file"
+        "fifo: is not a regular file\n      hint: give the path of an environment file"
     )
-    assert refusal(lambda: read_original(".")) == ".: is a directory\n      hint: name an environment file"
+    assert (
+        refusal(lambda: read_original("."))
+        == ".: is a directory\n      hint: give the path of an environment file"
+    )
     assert refusal(lambda: read_original("nowhere")) == (
         "nowhere: no such file\n      hint: `sandbox init nowhere` writes one to start from"
     )
     assert refusal(lambda: read_original("loop")) == (
         "loop: cannot be read: too many levels of symbolic links"
     )
-    assert refusal(lambda: read_original("a\0b")).endswith("it is not a path: it holds a NUL character")
+    assert refusal(lambda: read_original("a\0b")).endswith("it is not a path: it contains a NUL character")
     assert refusal(lambda: read_original("x.toml/y")) == "x.toml/y: cannot be read: not a directory"
 
 
 def test_a_file_of_more_than_a_mebibyte_is_refused(file: Path) -> None:
     file.write_bytes(b"#" * (1 << 20) + b"\n")
     assert refusal(lambda: read_original("x.toml")) == (
-        "x.toml: the file is larger than 1 MiB\n      hint: name an environment file"
+        "x.toml: the file is larger than 1 MiB\n      hint: give the path of an environment file"
     )
 
 
@@ -447,12 +453,12 @@ def test_a_new_file_never_takes_the_place_of_what_is_there(file: Path, there: st
     else:
         Path("y.toml").write_bytes(OLD)
     assert refusal(lambda: create("y.toml", NEW)) == (
-        "y.toml: is there already\n      hint: --force replaces it, another name keeps both"
+        "y.toml: exists already\n      hint: replace it with --force, or give another name"
     )
     assert names() == ["x.toml", "y.toml"]
 
 
 def test_a_new_file_in_no_directory_is_refused(file: Path) -> None:
     assert refusal(lambda: create("no/y.toml", NEW)) == (
-        "no/y.toml: cannot be written: no such file or directory\n      hint: make its directory first"
+        "no/y.toml: cannot be written: no such file or directory\n      hint: create its directory first"
     )

@@ -51,7 +51,7 @@ def test_a_read_only_file_is_refused_before_an_editor_opens(
 
 
 def test_work_that_cannot_be_installed_is_kept(file: Path) -> None:
-    with pytest.raises(EditError, match="was changed by somebody else meanwhile") as raised:
+    with pytest.raises(EditError, match="was changed by another process in the meantime") as raised:
         edit('echo "# mine" >> "$0"; echo "# theirs" >> x.toml')
     assert raised.value.hint is not None
     copy = Path(raised.value.hint.removeprefix("your version is kept in "))

@@ -24,8 +24,8 @@ layers = [
 ]
 """
 UNSAFE = (
-    "x.toml: the change would say something else than what was asked for\n"
-    "      hint: make it by hand with `sandbox edit x.toml`, and report this"
+    "x.toml: the result of the change would differ from the request\n"
+    "      hint: make the change with `sandbox edit x.toml`, and report this error"
 )
 
 
@@ -107,5 +107,5 @@ def test_a_value_that_is_no_unicode_is_refused() -> None:
     document = Document(b"a = 1\n", "x.toml")
     with pytest.raises(EditError) as caught:
         document.put(("b",), "\udcff")  # the byte 0xFF of a command line
-    assert caught.value.render() == "x.toml: the value is not UTF-8, and all TOML is"
+    assert caught.value.render() == "x.toml: the value is not UTF-8, which TOML requires"
     assert document.text == "a = 1\n"

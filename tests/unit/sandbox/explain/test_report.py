@@ -77,7 +77,7 @@ def test_the_short_report_has_all_but_what_nobody_set(name: str) -> None:
     ):
         assert "".join(told.split()) in text
     left = sum(fact.origin.file is None for fact in report.facts())
-    assert short[-2] == f"{left} more hold by default or on this machine: --all prints them, and the steps."
+    assert short[-2] == f"{left} more facts are defaults or come from this machine: --all prints them, and the steps of the start."
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -56,8 +56,8 @@ def test_volume_covers_what_is_mounted_in_its_place() -> None:
         (0o755, None, None),
         (0o755, 1001, "belongs to user 1001, who can change it"),
         (0o775, 0, "its group can change it"),
-        (0o777, 1000, "everybody on this machine can change it"),
-        (0o1777, 0, "everybody on this machine can change it"),
+        (0o777, 1000, "every user of this machine can change it"),
+        (0o1777, 0, "every user of this machine can change it"),
     ],
 )
 def test_path_is_trusted_if_only_its_user_and_root_can_change_it(
@@ -90,15 +90,15 @@ def test_who_serves_a_root_that_is_bound_and_what_happens_otherwise_is_told(
 ) -> None:
     found = root_of(server, more)
     text, notes = found["served by"]
-    assert "nobody" in text
+    assert "no server" in text
     assert notes[0].endswith(f", {otherwise}")
-    assert found["joined by"][0] == "nothing: there is one layer"
+    assert found["joined by"][0] == "none: there is one layer"
     assert found["/"][0].startswith("bind: the layer")
     assert ("layer 0" in found) == (otherwise != "the start is refused")
 
 
 def test_a_server_that_is_needed_is_told_with_the_reason() -> None:
-    assert root_of("direct")["served by"][0] == "direct: the direct server of unionfs, and no other"
+    assert root_of("direct")["served by"][0] == "direct: the direct server of unionfs only"
     refused = root_of("none", writable="ephemeral")
     assert refused["served by"][0].startswith("refused: changes to the root need somebody to keep them")
     assert refused["/"][0].startswith("fuse: ")

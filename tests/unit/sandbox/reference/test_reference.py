@@ -108,14 +108,15 @@ limits.memory
             memory = "512M"
 
 volumes[].target
-  Where it appears: an absolute path in the sandbox.
+  The mount point: an absolute path in the sandbox.
   value:    sandbox path, not / nor under /proc, /sys or /dev
   default:  required
   example:  [[volumes]]
             target = "/src"
 
 network.ports
-  Ports of the host that lead into the sandbox; without an address, only this machine reaches them.
+  Ports of the host that are forwarded to the sandbox; without an address, only this machine can
+  connect.
   value:    array, each: "[ADDRESS:]HOST:SANDBOX[/tcp|/udp]"
   default:  []
   example:  [network]
@@ -156,7 +157,7 @@ def test_a_key_can_be_named_as_it_is_written(name: str, found: list[str], capsys
 )
 def test_an_unknown_key_is_an_error_with_the_nearest_one(name: str, hint: str, capsys: Capture) -> None:
     assert main(["reference", name]) == 125
-    assert capsys.readouterr() == ("", f"sandbox: {name} is no key of the language\n      hint: {hint}\n")
+    assert capsys.readouterr() == ("", f"sandbox: {name} is not a key of the language\n      hint: {hint}\n")
 
 
 def test_the_overview_has_a_line_for_every_key(capsys: Capture) -> None:
@@ -167,13 +168,13 @@ def test_the_overview_has_a_line_for_every_key(capsys: Capture) -> None:
         part = out.split(f"\n{header}  " if header else "\nat the top of the file\n")
         assert len(part) == 2 or header == "[sandbox]"
         assert all(f"\n  {entry.name} " in out for entry in inside)
-    assert "\n  pids           Processes and threads at once.\n" in out
+    assert "\n  pids           Processes and threads that exist at one time.\n" in out
 
 
 def test_what_can_be_a_table_instead_of_a_word_is_told_with_its_keys(capsys: Capture) -> None:
     assert main(["reference", "seccomp"]) == 0
     out = capsys.readouterr().out
-    assert "security.seccomp.deny\n  System calls that fail, with EPERM, whatever the profile says.\n" in out
+    assert "security.seccomp.deny\n  System calls that fail with EPERM, regardless of the profile.\n" in out
     assert main(["reference", "security.seccomp.deny"]) == 0
     told = capsys.readouterr().out
     assert told in out

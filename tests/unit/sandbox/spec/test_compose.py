@@ -339,7 +339,7 @@ def test_what_cannot_be_removed_is_told_what_there_is_by_what_identifies_it(file
         + 'volumes = [{ type = "tmpfs", target = "/one" }, { type = "tmpfs", target = "/two" }]\n',
         main='extends = "base.toml"\nvolumes = { remove = ["zzz"] }\n',
     )
-    with pytest.raises(SpecError, match=r'it holds "/one", "/two"'):
+    with pytest.raises(SpecError, match=r'the list has "/one", "/two"'):
         files.load()
 
 

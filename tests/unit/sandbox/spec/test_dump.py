@@ -201,7 +201,7 @@ def test_bytes_that_are_no_unicode_are_refused_where_they_come_in() -> None:
     with pytest.raises(SpecError) as caught:
         text_of(spec)
     assert str(caught.value) == (
-        "/f.toml:2:16: process.args: holds bytes that are not UTF-8, which TOML cannot write\n"
+        "/f.toml:2:16: process.args: contains bytes that are not UTF-8, which TOML cannot represent\n"
         '    2 | process.args = ["x", "${env:RAW}"]\n'
         "      |                ^~~~~~~~~~~~~~~~~~~ use --json"
     )

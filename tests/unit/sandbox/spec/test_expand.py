@@ -44,8 +44,8 @@ def test_references_are_replaced_once(text: str, expanded: str) -> None:
         ("${env:1}", "${env:1}", 'unknown reference "${env:1}"'),
         ("${env:A-b}", "${env:A-b}", 'unknown reference "${env:A-b}"'),
         ("${config_dir:-x}", "${config_dir:-x}", 'unknown reference "${config_dir:-x}"'),
-        ("${env:A", "${", '"${" is not closed, or holds another reference'),
-        ("${env:NO:-${env:A}}", "${", '"${" is not closed, or holds another reference'),
+        ("${env:A", "${", '"${" is not closed, or contains another reference'),
+        ("${env:NO:-${env:A}}", "${", '"${" is not closed, or contains another reference'),
     ],
 )
 def test_a_bad_reference_is_an_error_that_names_it(text: str, fragment: str, message: str) -> None:
@@ -60,7 +60,7 @@ def test_a_shell_variable_is_told_how_to_stay_one() -> None:
         expand("echo ${PATH}", {}, "/")
     assert (
         caught.value.hint
-        == "write $${PATH} for a literal ${PATH}, ${env:PATH} for a variable of this machine"
+        == "write $${PATH} for a literal ${PATH}, or ${env:PATH} for a variable of your environment"
     )
 
 
@@ -81,7 +81,7 @@ def test_what_only_a_shell_would_replace_is_a_warning_at_its_place(
     spec = parse(_whole(text), path="/t.toml", environ={})
     (warning,) = spec.warnings
     assert (warning.severity, warning.key) == ("warning", key)
-    assert warning.message == f"{fragment} stays as it is: no shell reads this"
+    assert warning.message == f"{fragment} is not expanded: no shell reads this value"
     assert "${env:" in (warning.hint or "")
     assert spec.unenforced == ()
 

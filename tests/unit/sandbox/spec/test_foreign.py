@@ -116,7 +116,7 @@ def test_a_value_in_place_of_a_table_leads_to_the_key_that_takes_it(table: str) 
 @pytest.mark.parametrize("value", ["[1]", "{ a = 1 }"])
 def test_a_key_of_the_file_that_a_header_swallowed_is_told_where_it_belongs(key: str, value: str) -> None:
     said = hint(f"{ROOT}[process]\n{key} = {value}\n", f"process.{key}")
-    assert said.endswith(": what stands below [process] is part of it")
+    assert said.endswith(": all keys below [process] belong to that table")
     assert f"[{key}" in said or said.startswith("move it above the first [table]")
 
 
@@ -125,7 +125,7 @@ def test_a_swallowed_volume_in_the_form_of_others_is_shown_as_the_table_that_it_
     said = hint(f'{ROOT}[{header}]\nvolumes = ["/tmp:/x:ro"]\n', f"{header}.volumes")
     assert said == (
         'write [[volumes]] with type = "bind", source = "/tmp", target = "/x", read_only = true: '
-        f"what stands below [{header}] is part of it"
+        f"all keys below [{header}] belong to that table"
     )
 
 

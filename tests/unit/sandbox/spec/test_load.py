@@ -316,7 +316,7 @@ def test_a_path_through_a_file_is_one_diagnostic(tmp_path: Path) -> None:
 
 
 def test_a_path_with_a_nul_character_is_one_diagnostic() -> None:
-    assert only_message("a\0b") == "a\ufffdb: is not a path: it holds a NUL character"
+    assert only_message("a\0b") == "a\ufffdb: is not a path: it contains a NUL character"
 
 
 def test_an_unreadable_file_is_one_diagnostic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

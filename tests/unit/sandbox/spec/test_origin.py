@@ -75,7 +75,10 @@ def test_of_very_many_problems_the_first_are_told_and_the_others_counted(origins
     told = origins.diagnose_all(problems)
     assert [diagnostic.message for diagnostic in told[:3]] == ["nowhere", "early", "late"]
     assert len(told) == MAX_DIAGNOSTICS + 1
-    assert told[-1].render() == "f.toml: and more: 252 mistakes in all\n      hint: mend those above first"
+    assert (
+        told[-1].render()
+        == "f.toml: 252 mistakes in all, of which the first are shown\n      hint: correct the mistakes above first"
+    )
 
 
 def test_each_value_keeps_the_directory_of_its_source(origins: Origins) -> None:
@@ -107,7 +110,7 @@ def test_only_more_mistakes_than_are_told_are_counted() -> None:
         told = [diagnostic.as_dict()["message"] for diagnostic in raised.value.diagnostics]
         assert told[:MAX_DIAGNOSTICS] == ["unknown key"] * MAX_DIAGNOSTICS
         assert told[MAX_DIAGNOSTICS:] == (
-            [f"and more: {number} mistakes in all"] if number > MAX_DIAGNOSTICS else []
+            [f"{number} mistakes in all, of which the first are shown"] if number > MAX_DIAGNOSTICS else []
         )
 
 
